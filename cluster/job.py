@@ -1,0 +1,107 @@
+"""Job: one section of a recipe, and what it is handed when it runs. Read this before any `*/job.py`."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from cluster.ingest import Source
+from cluster.ledger import Ledger
+from cluster.progress import Screen
+from cluster.step import Settings
+from cluster.store import Store
+
+JOBS = {
+    "generate": "generation.job:Generate",
+    "select": "selection.job:Select",
+    "train": "training.job:Train",
+    "evaluate": "training.evaluate:Evaluate",
+}
+"""The one upward pointer: job names in the order in which a recipe runs them, resolved when a recipe is loaded."""
+
+
+class Ground(Settings):
+    """`[cluster]`: which Ray cluster the run stands on."""
+
+    address: str | None = None
+    """`"auto"` or `host:port` of a running cluster; by default the one of `ray job submit`, else one of our own."""
+    num_cpus: int | None = Field(default=None, gt=0)
+    """Cores that our own local cluster offers; all of the machine by default."""
+    num_gpus: int | None = Field(default=None, ge=0)
+    """GPUs that our own local cluster offers; all of the machine by default."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a recipe: where it writes, what it tells people, what it remembers."""
+
+    id: str
+    store: Store
+    ledger: Ledger
+    screen: Screen
+    logs: str | None
+    """Local folder for the log files of drivers and actors, or None when the store is remote."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one job of a run is asked to make: the output folder's name, its fingerprint, the input folders' names."""
+
+    output: str
+    fingerprint: str
+    inputs: Mapping[str, str]
+
+
+@dataclass
+class Plan:
+    """What a job would do, found without loading a model."""
+
+    job: str
+    output: str
+    state: str = "to do"
+    """`to do`, `continues` or `done`."""
+    shards: int = 0
+    samples: int = 0
+    """Samples asked for (generate) or read (the others), as far as it is known before the run."""
+    actors: int = 0
+    cpus: float = 0
+    gpus: float = 0
+    tokens: int = 0
+    """Estimated tokens through the model, prompt and reply."""
+    notes: list[str] = field(default_factory=list)
+
+
+class Job(Settings):
+    """One section of a recipe: a frozen value that makes one folder of the store from others."""
+
+    name: ClassVar[str]
+    upstream: ClassVar[tuple[str, ...]] = ()
+    """Jobs of the same recipe whose output is this job's `samples` when no `input` is named, best first."""
+    not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
+
+    input: Source | None = None
+    """Data from outside the recipe: a path, or a table with path and format."""
+
+    def check(self, base: Path) -> list[str]:
+        """Return what is wrong beyond types, as `key: what is, what must be`; `base` is the recipe's folder."""
+        del base
+        return []
+
+    def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
+        """Return further inputs by role, from the outputs of the recipe's earlier jobs by job name."""
+        del outputs
+        return {}
+
+    @abstractmethod
+    def plan(self, store: Store, work: Work) -> Plan:
+        """Say what `make` would do, in seconds, loading no model; inputs may not exist yet."""
+
+    @abstractmethod
+    def make(self, run: Run, work: Work) -> dict[str, Any]:
+        """Make `work.output`, going on behind what is committed of it, and return its figures.
+
+        The job commits the manifest itself (`Store.commit`). Ray is up when this is called.
+        """

@@ -1,0 +1,51 @@
+"""Logs: our own sentences in the run's log files, third parties quiet on the terminal and whole in the files."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d: %(message)s"
+
+
+def to_file(folder: str | None, name: str) -> None:
+    """Send this process' logging, and everything it or its libraries print, to `<folder>/<name>.log`.
+
+    Called first thing in an actor. With no folder (the store is remote) output stays with Ray's own worker logs.
+    """
+    if folder is None:
+        logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    handle = os.open(Path(folder) / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
+
+
+def driver(folder: Path | None) -> None:
+    """Set up the driver: all records into `driver.log`, and only errors of third parties to standard error."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    root.setLevel(logging.INFO)
+    console = logging.StreamHandler()
+    console.setLevel(logging.ERROR)
+    console.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root.addHandler(console)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(folder / "driver.log", encoding="utf-8")
+        file.setFormatter(logging.Formatter(FORMAT))
+        root.addHandler(file)
+
+
+def tail(folder: str | None, name: str, lines: int = 5) -> str:
+    """Return the last lines of a process' log for an error message, or the empty string."""
+    path = Path(folder or "/nonexistent") / f"{name}.log"
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

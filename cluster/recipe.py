@@ -1,0 +1,248 @@
+"""Recipes: one TOML file, a section per job; loading it finds every error at once, before anything is started."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from cluster import ids, ingest
+from cluster.errors import GristmillError, JobError
+from cluster.job import JOBS, Ground, Job, Work
+from cluster.store import Store, place
+
+T = TypeVar("T", bound=BaseModel)
+TOP = ("name", "store", "cluster", *JOBS)
+"""Legal keys at the top of a recipe."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that passed all checks."""
+
+    name: str
+    store: str
+    ground: Ground
+    jobs: Mapping[str, Job]
+    path: Path
+
+    def works(self) -> dict[str, Work]:
+        """Return what each job is to make, from content digests of the inputs; reads the input files once.
+
+        Raises:
+            JobError: when an input is absent.
+        """
+        outputs: dict[str, str] = {}
+        works: dict[str, Work] = {}
+        for name, job in self.jobs.items():
+            inputs = job.needs(outputs)
+            if job.input is not None:
+                outputs["ingest"] = inputs["samples"] = ingest.place_of(job.input)[0]
+            elif job.upstream:
+                inputs["samples"] = next(outputs[up] for up in job.upstream if up in outputs)
+            output, fingerprint = place(name, job.identity(), inputs)
+            works[name] = Work(output, fingerprint, inputs)
+            outputs[name] = output
+        return works
+
+    def run_id(self, works: Mapping[str, Work]) -> str:
+        """Return the run's name: the recipe's, and a hash of what it makes; the same recipe is the same run."""
+        return f"{self.name}-{ids.digest({name: work.output for name, work in works.items()})[:8]}"
+
+    def resolved(self, works: Mapping[str, Work]) -> dict[str, Any]:
+        """Return the recipe with all defaults, as it is written to the run and can itself be run."""
+        return {
+            "name": self.name,
+            "store": self.store,
+            "cluster": self.ground.model_dump(mode="json"),
+            "jobs": {name: job.model_dump(mode="json") for name, job in self.jobs.items()},
+            "outputs": {name: work.output for name, work in works.items()},
+        }
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe (`.toml`, or the `recipe.json` of a run), apply `--set` overrides and check everything.
+
+    Args:
+        path: the file; relative input paths in it are looked up beside it.
+        overrides: `section.key=value`, the value as TOML writes it, or a bare word.
+
+    Raises:
+        JobError: one message that lists every error, a line each.
+    """
+    raw = _read(path)
+    errors = [*_override(raw, overrides)]
+    errors += [f"{key}: unknown section, must be one of {', '.join(TOP)}" for key in raw if key not in TOP]
+    context = {"base": path.resolve().parent}
+    jobs: dict[str, Job] = {}
+    for name, pointer in JOBS.items():
+        if name not in raw:
+            continue
+        module, _, attribute = pointer.partition(":")
+        kind = getattr(import_module(module), attribute)
+        job = _validate(kind, raw[name], name, context, errors)
+        if job is not None:
+            jobs[name] = job
+            errors += [f"{name}.{line}" for line in job.check(context["base"])]
+    ground = _validate(Ground, raw.get("cluster", {}), "cluster", context, errors) or Ground()
+    errors += _unfed(jobs, raw)
+    name, store = raw.get("name", path.stem), raw.get("store", "runs")
+    errors += [
+        f"{key}: {value!r}, must be a string"
+        for key, value in (("name", name), ("store", store))
+        if not isinstance(value, str)
+    ]
+    if not any(section in raw for section in JOBS):
+        errors.append(f"no job, must have at least one of the sections {', '.join(JOBS)}")
+    if errors:
+        raise JobError("\n".join(f"{path}: {line}" for line in errors))
+    return Recipe(name, store, ground, jobs, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise JobError(f"{path}: absent, must be a recipe; see the folder examples/") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"{path}: cannot be read ({error}), must be a UTF-8 text file") from error
+    try:
+        if path.suffix != ".json":
+            return tomllib.loads(text)
+        raw = json.loads(text)
+        return {**{k: raw[k] for k in ("name", "store", "cluster")}, **raw["jobs"]}
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise JobError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise JobError(f"{path}: no {error} in it, must be the recipe.json of a run") from error
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+    for line in overrides:
+        key, equals, text = line.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            yield f"--set {line}: must read section.key=value"
+            continue
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        problem = _put(raw, parts, value)
+        if problem:
+            yield f"--set {line}: {problem}"
+
+
+def _put(raw: dict[str, Any], parts: list[str], value: object) -> str:
+    place: Any = raw
+    for part in parts[:-1]:
+        if isinstance(place, list):
+            if not part.isdigit() or int(part) >= len(place):
+                return f"{part} is no place in a list of {len(place)}"
+            place = place[int(part)]
+        else:
+            place = place.setdefault(part, {})
+        if not isinstance(place, dict | list):
+            return f"{part} is a value, must be a section"
+    if isinstance(place, list):
+        if not parts[-1].isdigit() or int(parts[-1]) >= len(place):
+            return f"{parts[-1]} is no place in a list of {len(place)}"
+        place[int(parts[-1])] = value
+    else:
+        place[parts[-1]] = value
+    return ""
+
+
+def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], errors: list[str]) -> T | None:
+    try:
+        return kind.model_validate(raw, context=context)
+    except ValidationError as error:
+        errors += [_line(kind, name, dict(e)) for e in error.errors()]
+        return None
+
+
+def _line(kind: type[BaseModel], name: str, error: dict[str, Any]) -> str:
+    """Return `section.key: what is, what must be` for one pydantic error."""
+    where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        legal = _legal_keys(kind, list(error["loc"][:-1]))
+        return f"{where}: unknown key" + (f", must be one of {', '.join(legal)}" if legal else "")
+    if error["type"] == "missing":
+        return f"{where}: absent, must be given"
+    if error["type"].startswith("union_tag"):
+        given = error.get("ctx", {}).get("tag")
+        expected = error.get("ctx", {}).get("expected_tags", "").replace("'", "")
+        return (
+            f"{where}.kind: {given or 'absent'}, must be one of {expected}"
+            if expected
+            else f"{where}: kind is absent, must be given"
+        )
+    shown = repr(error["input"])
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message[0].lower() + message[1:]
+    return f"{where}: {shown if len(shown) < 80 else shown[:77] + '...'}, {message.replace('should be', 'must be')}"
+
+
+def _legal_keys(kind: Any, loc: list[Any]) -> list[str]:  # noqa: ANN401 - annotations have no common type
+    """Return the field names of the settings class that a location inside `kind` leads to."""
+    while True:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if not loc:
+                return list(kind.model_fields)
+            field = kind.model_fields.get(str(loc.pop(0)))
+            kind = field.annotation if field else None
+            continue
+        if loc and isinstance(loc[0], int):
+            loc.pop(0)
+        options = [m for a in get_args(kind) for m in (a, *get_args(a))]
+        models = [m for m in options if isinstance(m, type) and issubclass(m, BaseModel)]
+        models += [m for a in options for m in get_args(a) if isinstance(m, type) and issubclass(m, BaseModel)]
+        tagged = [m for m in models if loc and "kind" in m.model_fields and m.model_fields["kind"].default == loc[0]]
+        if tagged:
+            loc.pop(0)
+        if not models:
+            return []
+        kind = (tagged or models)[0]
+
+
+def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for each job that has nothing to work on."""
+    for name, job in jobs.items():
+        needs_none = not job.upstream and name != "generate"
+        fed = job.input is not None or needs_none or any(up in raw for up in job.upstream)
+        if not fed:
+            others = "".join(f", or the recipe have a section [{up}]" for up in job.upstream)
+            yield f"{name}.input: absent, must name the samples to work on{others}"
+        if name == "evaluate" and "train" not in raw:
+            yield "evaluate: no [train] section, must have one: it compares the model that train makes with its base"
+
+
+def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mapping[str, Work]) -> list[str]:
+    """Return what the chosen jobs lack: outputs of jobs that are neither chosen nor complete in the store."""
+    made = {works[name].output for name in only}
+    own = {ingest.place_of(job.input)[0] for job in recipe.jobs.values() if job.input is not None}
+    return [
+        f"{name}: its {role} {folder} is not in the store; run `gristmill {folder.split('-')[0]}` first"
+        for name in only
+        for role, folder in works[name].inputs.items()
+        if folder not in made | own and not store.complete(folder)
+    ]
+
+
+def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Work]]:
+    """Load a recipe and place its jobs.
+
+    Raises:
+        JobError: for anything wrong with the recipe or its inputs.
+    """
+    recipe = load(path, overrides)
+    try:
+        return recipe, recipe.works()
+    except JobError:
+        raise
+    except GristmillError as error:
+        raise JobError(f"{path}: {error}") from error

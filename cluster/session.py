@@ -1,0 +1,96 @@
+"""The only `ray.init`: the cluster that a job was submitted to, one that is named, or one of our own."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.errors import JobError, RunError
+
+ENV = {
+    "RAY_worker_niceness": "0",  # 15 by default: workers starve beside ordinary processes
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "INFO",
+}
+"""Environment of our processes: third parties quiet and private."""
+
+
+@contextmanager
+def session(address: str | None, num_cpus: int | None, num_gpus: int | None, *, quiet: bool = True) -> Iterator[None]:
+    """Hold a Ray session while the block runs.
+
+    Inside `ray job submit`, or with `RAY_ADDRESS` set, the running cluster is used; otherwise a local one is started
+    (10 to 15 s on two cores) and ends with the block. Its processes share the fate of the driver, so that `kill -9`
+    leaves nothing behind that holds memory.
+
+    Raises:
+        JobError: when a cluster is named that does not answer.
+        RunError: when the local cluster does not start.
+    """
+    import ray
+
+    if ray.is_initialized():  # a test, or a notebook, brought its own
+        yield
+        return
+    os.environ.update({key: value for key, value in ENV.items() if key not in os.environ})
+    quiet_level = logging.ERROR if quiet else logging.INFO
+    existing = address or os.environ.get("RAY_ADDRESS")
+    home = None
+    try:
+        if existing:
+            ray.init(address=existing, log_to_driver=not quiet, logging_level=quiet_level)
+        else:
+            home = tempfile.mkdtemp(prefix="gristmill-")
+            # the dashboard stays on: without it Ray Train's placement group cleaner logs an error every second
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                num_gpus=num_gpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=not quiet,
+                logging_level=quiet_level,
+                _temp_dir=home,
+                runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
+            )
+    except (ConnectionError, ValueError, TimeoutError) as error:
+        raise JobError(
+            f"cluster.address: {existing} does not answer ({error}); start it or leave the key out"
+        ) from error
+    except RuntimeError as error:
+        raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if home:
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _python_path() -> str:
+    """Let workers import what the driver imports, wherever it was started."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(dict.fromkeys([root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+
+
+def require(where: str, cpus: float, gpus: float) -> None:
+    """Refuse a job that can never be placed.
+
+    Raises:
+        JobError: "needs X, the cluster has Y".
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    for what, need in (("CPU", cpus), ("GPU", gpus)):
+        if need > have.get(what, 0):
+            raise JobError(f"{where}: needs {need:g} {what}, the cluster has {have.get(what, 0):g}; ask for fewer")

@@ -1,0 +1,133 @@
+"""Text for people: the summary of a run, the listing of a store, the plan of a recipe, samples to read."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cluster.job import Plan
+from cluster.ledger import RunState, fold, read_lines
+from cluster.sample import Sample
+from cluster.store import Store
+
+
+def state_of(store: Store, run_id: str) -> RunState:
+    """Return the state of a run as its ledger tells it."""
+    return fold(read_lines(store, f"runs/{run_id}"))
+
+
+def summary(store: Store, run_id: str, report: str) -> Iterator[str]:
+    """Yield what came out of a run: rows, tokens, seconds and rates per job, losses, and where everything lies."""
+    state = state_of(store, run_id)
+    rows: list[tuple[str, ...]] = [("job", "rows in", "kept", "tokens", "seconds", "tokens/s")]
+    rows += [_stage(name, job.figures) for name, job in state.jobs.items()]
+    yield from _aligned(rows)
+    figures = state.jobs["evaluate"].figures if "evaluate" in state.jobs else {}
+    if "loss_before" in figures:
+        before, after = figures["loss_before"], figures["loss_after"]
+        interval = f" (95 % interval of the difference {figures['ci_low']:+.4f} to {figures['ci_high']:+.4f})"
+        yield f"held-out loss {before:.4f} -> {after:.4f}{interval}"
+    yield ""
+    for name, job in state.jobs.items():
+        yield f"{name:9} {store.at(job.output)}"
+    yield f"{'report':9} {report}"
+
+
+def _stage(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
+    tokens = figures.get("tokens") or figures.get("prompt_tokens", 0) + figures.get("reply_tokens", 0)
+    seconds = figures.get("seconds")
+    numbers = (
+        figures.get("rows"),
+        figures.get("kept"),
+        tokens or None,
+        seconds,
+        round(tokens / seconds) if tokens and seconds else None,
+    )
+    return (name, *("" if n is None else f"{n:,.1f}" if isinstance(n, float) else f"{n:,}" for n in numbers))
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        first, *rest = row
+        yield f"{first:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(rest, widths[1:], strict=True))
+
+
+def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
+    """Yield the plan of a recipe as a table with notes."""
+    rows = [("job", "state", "samples", "shards", "actors", "CPU", "GPU", "tokens (about)", "output")]
+    rows += [
+        (
+            p.job,
+            p.state,
+            f"{p.samples:,}",
+            f"{p.shards:,}",
+            f"{p.actors}",
+            f"{p.cpus:g}",
+            f"{p.gpus:g}",
+            f"{p.tokens:,}",
+            p.output,
+        )
+        for p in plans
+    ]
+    yield from _aligned(rows)
+    for plan in plans:
+        for note in plan.notes:
+            yield f"{plan.job}: {note}"
+
+
+def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
+    """Return the runs and complete datasets of a store with state and counts, as JSON values."""
+    states = {run_id: state_of(store, run_id) for run_id in run_ids}
+    return {
+        "runs": [
+            {
+                "run": run_id,
+                "state": state.state,
+                "started": state.started,
+                "attempts": state.attempts,
+                "jobs": {name: job.state for name, job in state.jobs.items()},
+            }
+            for run_id, state in states.items()
+        ],
+        "datasets": [
+            {"dataset": m.name, "kind": m.kind, "rows": m.rows, "kept": m.kept, "shards": len(m.shards)}
+            for m in store.entries()
+        ],
+    }
+
+
+def listing_lines(value: dict[str, Any]) -> Iterator[str]:
+    """Yield a listing as tables."""
+    if value["runs"]:
+        rows = [("run", "state", "started", "attempts", "jobs")]
+        rows += [
+            (
+                r["run"],
+                r["state"],
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"])),
+                str(r["attempts"]),
+                ", ".join(f"{name} {state}" for name, state in r["jobs"].items()),
+            )
+            for r in value["runs"]
+        ]
+        yield from _aligned(rows)
+        yield ""
+    rows = [("dataset", "kind", "rows", "kept", "shards")]
+    rows += [(d["dataset"], d["kind"], f"{d['rows']:,}", f"{d['kept']:,}", str(d["shards"])) for d in value["datasets"]]
+    yield from _aligned(rows)
+
+
+def sample_lines(sample: Sample) -> Iterator[str]:
+    """Yield one sample readably: where it comes from, its scores, its conversation, its drop reason."""
+    scores = "  ".join(f"{name} {value:.3g}" for name, value in sorted(sample.scores.items()))
+    tags = "  ".join(f"{name}={value}" for name, value in sorted(sample.tags.items()))
+    facts = [sample.id, sample.method, f"round {sample.round}", *filter(None, (scores, tags))]
+    yield "─" * 100
+    yield "  ".join(facts)
+    if sample.parents:
+        yield f"parents  {' '.join(sample.parents)}"
+    if sample.dropped:
+        yield f"dropped  {sample.dropped}"
+    for role, content in sample.messages:
+        yield f"[{role}]"
+        yield from (f"    {line}" for line in content.splitlines() or [""])

@@ -1,0 +1,1 @@
+"""Embedding, duplicates and choice: what of a dataset is worth training on."""

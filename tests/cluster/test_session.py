@@ -1,0 +1,55 @@
+"""Our own local Ray goes with its driver, however that ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import JobError
+from cluster.session import require
+
+pytestmark = pytest.mark.ray
+
+DRIVER = """
+import time
+from cluster.session import session
+with session(None, 1, 0):
+    import ray
+    print(ray._private.worker._global_node.get_session_dir_path(), flush=True)
+    time.sleep(600)
+"""
+
+
+def processes_of(folder: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue  # it ended while we looked
+            if folder in line:
+                found.append(int(entry.name))
+    return found
+
+
+def test_killing_the_driver_leaves_no_process_behind() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True, env=environment) as driver:
+        assert driver.stdout is not None
+        folder = driver.stdout.readline().strip()
+        assert len(processes_of(folder)) >= 2
+        driver.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert processes_of(folder) == []
+
+
+def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(ray_session: None) -> None:
+    with pytest.raises(JobError, match="needs 64 CPU, the cluster has 2"):
+        require("generate.engine", 64, 0)
