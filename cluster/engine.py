@@ -1,5 +1,6 @@
 """The engine as every package sees it: its settings, a request, a reply, and how to start one without importing it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,8 +12,8 @@ from cluster import models
 from cluster.sample import Message
 from cluster.step import Settings
 
-ACTOR = "generation.engine:EngineActor"
-"""The actor class behind `start`; a string, because `cluster` imports no package above it."""
+MODULE = "generation.engine"
+"""Where the actor class behind `start` lies; a string, because `cluster` imports no package above it."""
 
 
 class Engine(Settings):
@@ -55,12 +56,15 @@ class Request:
     max_tokens: int
     seed: int
     temperature: float = 0.7
-    top_p: float = 0.95
+    top_p: float = 1.0
+    """1 leaves it out: on a CPU it sorts the vocabulary for every row of the batch, and halves the throughput."""
     stop: tuple[str, ...] = ()
     prefix: str = ""
     """Text that the reply continues, such as `"Score: "`."""
     choices: tuple[str, ...] = ()
     """When given, the reply is one of these words, decoded under constraint, with the probability of each."""
+    min_p: float = 0.05
+    """Tokens less likely than this share of the likeliest are never sampled; needs no sorting, so it costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +78,46 @@ class Reply:
     reply_tokens: int
     choices: Mapping[str, float] = field(default_factory=dict)
     """Probability of each choice, summing to 1; empty without choices."""
+    cached_tokens: int = 0
+    """Prompt tokens that the engine found in its prefix cache."""
+
+
+def resources(engine: Engine) -> tuple[float, float]:
+    """Return (cores, GPUs) of one engine: as set, else a GPU and a core where there are GPUs, else a share of the cores.
+
+    Reads the Ray cluster when there is a session, this machine otherwise; loads nothing.
+    """
+    cores, devices = _cluster()
+    gpus = engine.gpus if engine.gpus is not None else float(devices > 0)
+    share = 1.0 if gpus else max(1.0, float(cores // engine.actors))
+    return engine.cpus or share, gpus
+
+
+def _cluster() -> tuple[float, float]:
+    import ray
+
+    if ray.is_initialized():
+        have = ray.cluster_resources()
+        return have.get("CPU", 1.0), have.get("GPU", 0.0)
+    return float(len(os.sched_getaffinity(0))), 0.0
 
 
 def start(engine: Engine, logs: str | None, name: str, *, cpus: float, gpus: float) -> Any:  # noqa: ANN401
-    """Start one engine actor and return its handle at once.
+    """Start one engine actor and return its handle at once; `name` is that of its log file.
 
     The actor offers `ready() -> dict` (resolved engine settings, seconds to start), `ask_all(requests) -> replies`
     (in order), and `stats() -> dict`.
     """
-    module, _, attribute = ACTOR.partition(":")
-    actor = getattr(import_module(module), attribute)
-    return actor.options(num_cpus=cpus, num_gpus=gpus).remote(engine, logs, name)
+    import ray
+
+    module = import_module(MODULE)
+    actor = ray.remote(module.EngineActor).options(
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_concurrency=1000,
+        runtime_env={"env_vars": module.environment(engine, cpus, gpus)},
+    )
+    return actor.remote(engine, logs, name)
 
 
 def ask_all(actor: Any, requests: Sequence[Request]) -> list[Reply]:  # noqa: ANN401

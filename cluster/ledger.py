@@ -20,6 +20,9 @@ class Ledger:
         """Continue the ledger in a run's folder, or begin it."""
         self._store, self._folder = store, folder
         self._lines = read_lines(store, folder)
+        if store.exists(folder, LEDGER) and not store.read_bytes(folder, LEDGER).endswith(b"\n"):
+            # a kill cut the last line: take it away, or the next event would be written onto it and lost with it
+            store.write_bytes("".join(f"{line}\n" for line in self._lines).encode(), folder, LEDGER)
 
     def append(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
         """Append one event with the time in seconds since 1970 and its facts (JSON values)."""
@@ -41,7 +44,7 @@ def read_lines(store: Store, folder: str) -> list[str]:
         return []
     text = store.read_bytes(folder, LEDGER).decode(errors="replace")
     lines = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # `splitlines` would also split inside a JSON string, at U+2028 and others
         try:
             json.loads(line)
         except ValueError:

@@ -161,13 +161,19 @@ def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], er
     try:
         return kind.model_validate(raw, context=context)
     except ValidationError as error:
-        errors += [_line(kind, name, dict(e)) for e in error.errors()]
+        found = error.errors()
+        for e in found:  # a list that lost its bad entries is not also too short
+            follows = e["type"] == "too_short" and any(
+                o["loc"][: len(e["loc"])] == e["loc"] and o is not e for o in found
+            )
+            if not follows:
+                errors.append(_line(kind, name, raw, dict(e)))
         return None
 
 
-def _line(kind: type[BaseModel], name: str, error: dict[str, Any]) -> str:
+def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) -> str:
     """Return `section.key: what is, what must be` for one pydantic error."""
-    where = name + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    where = name + _path(raw, error["loc"])
     if error["type"] == "extra_forbidden":
         legal = _legal_keys(kind, list(error["loc"][:-1]))
         return f"{where}: unknown key" + (f", must be one of {', '.join(legal)}" if legal else "")
@@ -185,6 +191,19 @@ def _line(kind: type[BaseModel], name: str, error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message[0].lower() + message[1:]
     return f"{where}: {shown if len(shown) < 80 else shown[:77] + '...'}, {message.replace('should be', 'must be')}"
+
+
+def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through TOML values
+    """Return a location as a recipe spells it: pydantic also names the kind that it chose, which is no key."""
+    path = ""
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            raw = raw[part] if isinstance(raw, list) and part < len(raw) else None
+        elif not (isinstance(raw, dict) and part not in raw and raw.get("kind") == part):
+            path += f".{part}"
+            raw = raw.get(part) if isinstance(raw, dict) else None
+    return path
 
 
 def _legal_keys(kind: Any, loc: list[Any]) -> list[str]:  # noqa: ANN401 - annotations have no common type

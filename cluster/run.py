@@ -86,7 +86,7 @@ def _ingest(run: Run, source: ingest.Source) -> None:
     reused = run.store.complete(folder)
     if not reused:
         run.ledger.append("job_started", job="ingest", output=folder)
-        ingest.ingest(run.store, source)
+        ingest.ingest(run.store, source, run.screen)
     manifest = run.store.manifest(folder)
     dropped = manifest.rows - manifest.kept
     note = f", {dropped} dropped" if dropped else ""

@@ -73,8 +73,10 @@ def _refuse_nulls(array: pa.Array, column: pa.Field, where: str) -> None:
         raise SchemaError(f"{where} has {array.null_count} nulls, must have none")
     kind = column.type
     if pa.types.is_map(kind):
-        _refuse_nulls(array.keys, kind.key_field, f"{where} (keys)")
-        _refuse_nulls(array.items, kind.item_field, f"{where} (values)")
+        # keys and items are those of the whole parent; look at this slice's alone
+        first, count = array.offsets[0].as_py(), array.offsets[-1].as_py() - array.offsets[0].as_py()
+        _refuse_nulls(array.keys.slice(first, count), kind.key_field, f"{where} (keys)")
+        _refuse_nulls(array.items.slice(first, count), kind.item_field, f"{where} (values)")
     elif pa.types.is_list(kind):
         _refuse_nulls(array.flatten(), kind.value_field, f"{where} (items)")
     elif pa.types.is_struct(kind):

@@ -22,7 +22,7 @@ from pyarrow import fs, ipc
 
 from cluster import ids
 from cluster.errors import StoreError
-from cluster.schema import SCHEMA_VERSION, check
+from cluster.schema import SAMPLES, SCHEMA_VERSION, check, vectors
 
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
@@ -164,7 +164,7 @@ class Store:
             table: rows that keep their schema; null in `dropped` counts as kept.
             compress: zstd for samples, off for vectors so that they memory-map.
         """
-        check(table, table.schema, f"{name}/{shard}")
+        check(table, _contract(table), f"{name}/{shard}")
         sink = pa.BufferOutputStream()
         options = ipc.IpcWriteOptions(compression="zstd" if compress else None)
         with ipc.new_file(sink, table.schema, options=options) as writer:
@@ -215,7 +215,8 @@ class Store:
         self.write_json(dict(figures or {}), manifest.name, FIGURES)
         self.write_json(asdict(manifest), manifest.name, MANIFEST)
         for shard in manifest.shards:
-            self.delete(manifest.name, Path(shard.name).stem + ".json")
+            if shard.name.endswith(".arrow"):  # a model's own config.json is no commit file
+                self.delete(manifest.name, Path(shard.name).stem + ".json")
 
     def manifest(self, name: str) -> Manifest:
         """Open a complete folder.
@@ -227,11 +228,16 @@ class Store:
             state = "incomplete (it has no manifest)" if self.exists(name) else "absent"
             raise StoreError(f"{self.at(name)}: {state}, must be complete; run the job that makes it")
         raw = self.read_json(name, MANIFEST)
-        if raw.get("schema_version") != SCHEMA_VERSION:
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"{name}: schema version {version}, must be {SCHEMA_VERSION}; make it anew")
+        try:
+            return Manifest(**{**raw, "shards": tuple(Shard(**s) for s in raw["shards"])})
+        except (KeyError, TypeError) as error:
+            where = self.at(name, MANIFEST)
             raise StoreError(
-                f"{name}: schema version {raw.get('schema_version')}, must be {SCHEMA_VERSION}; make it anew"
-            )
-        return Manifest(**{**raw, "shards": tuple(Shard(**s) for s in raw["shards"])})
+                f"{where}: no manifest ({error}), it was altered; delete the folder and run again"
+            ) from error
 
     def figures(self, name: str) -> dict[str, Any]:
         """Return what making a complete folder took."""
@@ -243,18 +249,39 @@ class Store:
             yield self.read_shard(name, shard, columns)
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a complete dataset as one table; for data that fits in memory."""
-        return pa.concat_tables(list(self.scan(name, columns)))
+        """Return a complete dataset as one table; for data that fits in memory.
 
-    def entries(self) -> list[Manifest]:
-        """Return the manifests of everything complete in the store, by name."""
-        return [self.manifest(name) for name in self.names() if self.complete(name)]
+        Raises:
+            StoreError: when it is absent, incomplete, altered, or holds no shard.
+        """
+        tables = list(self.scan(name, columns))
+        if not tables:
+            raise StoreError(f"{self.at(name)}: has no shard, must have one; delete the folder and run again")
+        return pa.concat_tables(tables)
+
+    def entries(self) -> tuple[list[Manifest], list[str]]:
+        """Return the manifests of everything complete in the store, by name, and what is wrong with the others."""
+        whole, damaged = [], []
+        for name in filter(self.complete, self.names()):
+            try:
+                whole.append(self.manifest(name))
+            except StoreError as error:
+                damaged.append(str(error))
+        return whole, damaged
 
 
 def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, str]:
     """Return (folder name, fingerprint) of what a job with this identity makes from these input folders."""
     fingerprint = ids.digest(job, dict(identity), dict(inputs))
     return f"{job}-{fingerprint[: ids.SHORT_HEX]}", fingerprint
+
+
+def _contract(table: pa.Table) -> pa.Schema:
+    """Return the contract that a table must keep: VECTORS when it has vectors, else SAMPLES."""
+    if table.column_names != ["id", "vector"]:
+        return SAMPLES
+    kind = table.schema.field("vector").type
+    return vectors(kind.list_size, kind.value_type) if pa.types.is_fixed_size_list(kind) else SAMPLES
 
 
 def _digest(data: pa.Buffer) -> str:

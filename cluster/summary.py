@@ -78,6 +78,7 @@ def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
 def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
     """Return the runs and complete datasets of a store with state and counts, as JSON values."""
     states = {run_id: state_of(store, run_id) for run_id in run_ids}
+    whole, damaged = store.entries()
     return {
         "runs": [
             {
@@ -90,9 +91,9 @@ def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
             for run_id, state in states.items()
         ],
         "datasets": [
-            {"dataset": m.name, "kind": m.kind, "rows": m.rows, "kept": m.kept, "shards": len(m.shards)}
-            for m in store.entries()
+            {"dataset": m.name, "kind": m.kind, "rows": m.rows, "kept": m.kept, "shards": len(m.shards)} for m in whole
         ],
+        "damaged": damaged,
     }
 
 
@@ -115,6 +116,7 @@ def listing_lines(value: dict[str, Any]) -> Iterator[str]:
     rows = [("dataset", "kind", "rows", "kept", "shards")]
     rows += [(d["dataset"], d["kind"], f"{d['rows']:,}", f"{d['kept']:,}", str(d["shards"])) for d in value["datasets"]]
     yield from _aligned(rows)
+    yield from value["damaged"]
 
 
 def sample_lines(sample: Sample) -> Iterator[str]:

@@ -1,0 +1,229 @@
+"""Ingest: files in the common shapes become a SAMPLES dataset of seeds; a bad row is named by file, line and field.
+
+`readers` turns files into rows, `shapes` turns rows into conversations, and this file makes the dataset from both. What
+comes out depends on the content of the files alone, never on what they are called or where they lie.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from cluster import ids, readers
+from cluster.errors import JobError
+from cluster.progress import Bar, Screen
+from cluster.readers import File, Row
+from cluster.sample import Message, Sample, seed, to_table
+from cluster.shapes import LAYOUTS, RowError, detect, language, reason_of
+from cluster.step import Settings
+from cluster.store import Manifest, Shard, Store, place
+
+log = logging.getLogger(__name__)
+Shape = Literal["auto", "messages", "sharegpt", "alpaca", "completion", "label", "document", "self_instruct"]
+
+SHARD_ROWS = 65_536
+RAW_CHARACTERS = 4_000
+"""How much of a bad row is kept in the dropped sample that it becomes."""
+
+
+class Source(Settings):
+    """Data from outside: `input = "my/*.jsonl"`, or a table with the path and how to read it."""
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
+
+    path: tuple[str, ...] = Field(min_length=1)
+    """Files, globs or URIs; relative ones are looked up beside the recipe. One string is a list of one."""
+    format: Literal["auto", "jsonl", "json", "csv", "parquet", "arrow", "text"] = "auto"
+    """How the files are written; `auto` goes by their suffix, else by how they begin. `text` is one document a line."""
+    shape: Shape = "auto"
+    """How a row is laid out; `auto` goes by the columns of each file's first row."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """`error` refuses the file naming line and field; `drop` keeps the row as a dropped sample with its reason."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value comes in
+        """Accept a string for the whole table and for `path`, and resolve relative paths beside the recipe."""
+        if isinstance(value, str):
+            value = {"path": value}
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            value = {**value, "path": (value["path"],)}
+        base = (info.context or {}).get("base")
+        if base and isinstance(value, dict) and isinstance(value.get("path"), list | tuple):
+            absolute = (p if "://" in str(p) else str(base / Path(str(p)).expanduser()) for p in value["path"])
+            value = {**value, "path": tuple(absolute)}
+        return value
+
+
+def place_of(source: Source) -> tuple[str, str]:
+    """Return (folder name, fingerprint) of the dataset that a source becomes, reading the files only for their digests.
+
+    Raises:
+        JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
+    """
+    return _place(source, readers.find(source.path, source.format))
+
+
+def _place(source: Source, files: Iterable[File]) -> tuple[str, str]:
+    inputs = {f"file-{number:05d}": f"{file.format}:{file.digest}" for number, file in enumerate(files, 1)}
+    return place("ingest", source.identity(), inputs)
+
+
+def ingest(store: Store, source: Source, screen: Screen | None = None) -> str:
+    """Make the dataset of a source and return its folder's name; the same content a second time is left as it is.
+
+    Memory holds one shard of 65,536 rows and an index of about 150 bytes a row for duplicates.
+
+    Raises:
+        JobError: for files that cannot be read, a bad row where `on_bad_row` is `error`, or no good row at all.
+            Nothing is left in the store then.
+    """
+    begin = time.monotonic()
+    files = readers.find(source.path, source.format)
+    name, fingerprint = _place(source, files)
+    if store.complete(name):
+        log.info("ingest: %s is there already", name)
+        return name
+    pass_ = _Pass(source, files)
+    try:
+        if screen:
+            with screen.bar("ingest") as bar:
+                shards = _write(store, name, pass_.samples(), bar)
+        else:
+            shards = _write(store, name, pass_.samples(), None)
+        pass_.refuse_nothing(shards)
+    except JobError:
+        if store.exists(name):
+            store.fs.delete_dir(store.at(name))
+        raise
+    manifest = Manifest(
+        name=name,
+        kind="samples",
+        job="ingest",
+        fingerprint=fingerprint,
+        inputs={},
+        settings=source.model_dump(mode="json"),
+        shards=tuple(shards),
+        metadata={"files": json.dumps({file.name: file.digest for file in files}, ensure_ascii=False)},
+    )
+    figures = {"rows": manifest.rows, "kept": manifest.kept, "dropped": manifest.rows - manifest.kept}
+    store.commit(manifest, {**figures, "files": len(files), "seconds": round(time.monotonic() - begin, 3)})
+    log.info("ingest: %s, %d rows of %d files, %d dropped", name, figures["rows"], len(files), figures["dropped"])
+    return name
+
+
+def read(source: Source) -> Iterator[Sample]:
+    """Yield the seeds of a source, kept and dropped, in the order of its files and rows; every id stands once.
+
+    Raises:
+        JobError: as `ingest`.
+    """
+    yield from _Pass(source, readers.find(source.path, source.format)).samples()
+
+
+def _write(store: Store, name: str, samples: Iterable[Sample], bar: Bar | None) -> list[Shard]:
+    shards: list[Shard] = []
+    held: list[Sample] = []
+
+    def commit() -> None:
+        shards.append(store.commit_shard(name, f"shard-{len(shards):05d}", to_table(held)))
+        held.clear()
+        if bar:
+            bar.update(sum(shard.rows for shard in shards), "rows")
+
+    for sample in samples:
+        held.append(sample)
+        if len(held) == SHARD_ROWS:
+            commit()
+    if held:
+        commit()
+    return shards
+
+
+@dataclass
+class _Pass:
+    """One reading of a source: what it has seen so far."""
+
+    source: Source
+    files: list[File]
+    first: dict[bytes, tuple[int, str]] = field(default_factory=dict)
+    """File number and place of the first row with each conversation, by its id."""
+    worst: str = ""
+    """The first bad row, for a source that holds no other."""
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield every row of every file as a sample."""
+        for number, file in enumerate(self.files, 1):
+            yield from self._file(number, file)
+
+    def refuse_nothing(self, shards: Iterable[Shard]) -> None:
+        """Refuse a source without a kept row.
+
+        Raises:
+            JobError: with the first bad row, if there is one.
+        """
+        if not any(shard.kept for shard in shards):
+            names = ", ".join(file.name for file in self.files)
+            raise JobError(f"{names}: holds no good row, must hold at least one; {self.worst or 'add some'}")
+
+    def _file(self, number: int, file: File) -> Iterator[Sample]:
+        shape: str = "" if self.source.shape == "auto" else self.source.shape
+        said: frozenset[str] = frozenset()
+        for row in readers.rows(file):
+            if row.columns is not None:
+                shape = shape or _detected(file, row)
+                unknown = frozenset(row.columns) - LAYOUTS[shape].reads - said
+                if unknown:
+                    log.warning("%s: %s, ignored columns %s", file.name, shape, ", ".join(sorted(unknown)))
+                    said |= unknown
+            yield self._sample(number, file, row, shape)
+
+    def _sample(self, number: int, file: File, row: Row, shape: str) -> Sample:
+        if row.columns is None:
+            return self._bad(number, file, row, row.problem)
+        try:
+            conversation = LAYOUTS[shape].read(row.columns)
+        except RowError as bad:
+            return self._bad(number, file, row, str(bad))
+        spoken = conversation.tags.get("language") or language(conversation.messages)
+        tags = {**conversation.tags, **({"language": spoken} if spoken else {})}
+        sample = seed(conversation.messages, tags, reason_of(row.columns))
+        here, key = self._where(number, row), bytes.fromhex(sample.id)
+        if key not in self.first:
+            self.first[key] = (number, row.place)
+            return sample
+        first_number, first_place = self.first[key]
+        first = first_place if first_number == number else f"{first_place} of file {first_number}"
+        log.info("%s: %s is the same conversation as %s", file.name, row.place, first)
+        unique = ids.digest("ingest", sample.id, here)
+        return Sample(unique, sample.messages, tags=tags, dropped=f"ingest: same conversation as {first}")
+
+    def _bad(self, number: int, file: File, row: Row, problem: str) -> Sample:
+        line = row.place.removeprefix("line ")
+        said = f"{file.name}:{line}: {problem}"
+        if self.source.on_bad_row == "error":
+            raise JobError(f'{said}; fix it or set on_bad_row = "drop"')
+        self.worst = self.worst or said
+        here = self._where(number, row)
+        message = Message("user", row.text()[:RAW_CHARACTERS])
+        return Sample(ids.digest("ingest", "bad row", here), (message,), dropped=f"ingest: {here}: {problem}")
+
+    def _where(self, number: int, row: Row) -> str:
+        """Name a row without the file's name, on which the dataset must not depend."""
+        return row.place if len(self.files) == 1 else f"{row.place} of file {number}"
+
+
+def _detected(file: File, row: Row) -> str:
+    columns: Mapping[str, Any] = row.columns or {}
+    shape = detect(tuple(columns))
+    if not shape:
+        raise JobError(
+            f"{file.name}: the columns {', '.join(sorted(columns)) or '(none)'} fit no shape; name the shape, one of "
+            f"{', '.join(LAYOUTS)}, and rename the columns as it wants them"
+        )
+    return shape

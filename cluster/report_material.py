@@ -1,0 +1,107 @@
+"""What a run has left in the store, read for its report: counts of everything, samples up to a bound."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.ledger import RunState, fold, read_lines
+from cluster.sample import Sample, from_table
+from cluster.store import Manifest, Store
+
+MAX_ROWS = 50_000
+"""Samples read for distributions; counts and reasons come from all of them."""
+_ID, _DECIMAL, _WHOLE = re.compile(r"\b[0-9a-f]{32}\b"), re.compile(r"-?\b\d+\.\d+\b"), re.compile(r"\b\d+\b")
+
+
+@dataclass
+class Material:
+    """What a run has left in the store, as far as it has come."""
+
+    run_id: str
+    recipe: dict[str, Any]
+    state: RunState
+    manifests: dict[str, Manifest]
+    """By job name, of the outputs that are complete."""
+    figures: dict[str, dict[str, Any]]
+    seeds: dict[str, Sample] = field(default_factory=dict)
+    samples: dict[str, Sample] = field(default_factory=dict)
+    """By id, up to `MAX_ROWS`: as the last job that decided on them left them."""
+    fates: dict[str, str] = field(default_factory=dict)
+    before: Counter[str] = field(default_factory=Counter)
+    """Drop reasons before selection, counts and ids cut out of them."""
+    selection: Counter[str] = field(default_factory=Counter)
+    """Drop reasons of selection."""
+    rows: int = 0
+    """Samples in all, whether read or only counted."""
+
+
+def material_of(store: Store, run_id: str) -> Material:
+    """Return what there is of a run.
+
+    Raises:
+        StoreError: when there is no such run.
+    """
+    recipe = store.read_json("runs", run_id, "recipe.json")
+    state = fold(read_lines(store, f"runs/{run_id}"))
+    outputs = {name: job.output for name, job in state.jobs.items() if job.output} | dict(recipe.get("outputs", {}))
+    manifests = {name: store.manifest(folder) for name, folder in outputs.items() if store.complete(folder)}
+    figures = {name: store.figures(manifest.name) for name, manifest in manifests.items()}
+    for name, job in state.jobs.items():
+        figures[name] = {**job.figures, **figures.get(name, {})}
+    material = Material(run_id, recipe, state, manifests, figures)
+    _read_samples(store, material)
+    return material
+
+
+def _read_samples(store: Store, material: Material) -> None:
+    """Fill in seeds and samples: the dataset that selection or training began with, and what selection decided."""
+    manifests = material.manifests
+    select, train = manifests.get("select"), manifests.get("train")
+    if "ingest" in manifests:
+        material.seeds = {s.id: s for s in _rows(store, manifests["ingest"].name, MAX_ROWS)}
+    base = manifests.get("generate")
+    if base is None:
+        folder = next((m.inputs["samples"] for m in (select, train) if m and "samples" in m.inputs), None)
+        base = store.manifest(folder) if folder and store.complete(folder) else manifests.get("ingest")
+    if base is None:
+        return
+    material.rows = base.rows
+    material.before = _reasons(store, base.name)
+    for sample in _rows(store, base.name, MAX_ROWS):
+        material.samples[sample.id] = sample
+        material.fates[sample.id] = "kept" if sample.dropped is None else "dropped before selection"
+    if select is None:
+        return
+    material.selection = _reasons(store, select.name)
+    for sample in _rows(store, select.name, MAX_ROWS):
+        if sample.id in material.samples or len(material.samples) < MAX_ROWS:
+            material.samples[sample.id] = sample
+            material.fates[sample.id] = "kept" if sample.dropped is None else "dropped in selection"
+
+
+def _rows(store: Store, name: str, limit: int) -> Iterator[Sample]:
+    left = limit
+    for table in store.scan(name):
+        yield from from_table(table.slice(0, left))
+        left -= min(left, table.num_rows)
+        if not left:
+            return
+
+
+def _reasons(store: Store, name: str) -> Counter[str]:
+    """Count the drop reasons of a whole dataset, with numbers and ids left out so that like ones fall together."""
+    found: Counter[str] = Counter()
+    for table in store.scan(name, ["dropped"]):
+        for entry in table["dropped"].value_counts().to_pylist():
+            if entry["values"] is not None:
+                found[plain_reason(entry["values"])] += entry["counts"]
+    return found
+
+
+def plain_reason(reason: str) -> str:
+    """Return a drop reason without the ids and numbers of its one sample."""
+    kind, colon, why = reason.partition(": ")
+    why = _WHOLE.sub("…", _DECIMAL.sub("", _ID.sub("another sample", why)))
+    return f"{kind}{colon}{' '.join(why.split())}"

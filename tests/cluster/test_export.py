@@ -1,0 +1,257 @@
+"""Export: other tools load what is written, and what is written comes back as it was."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.card import size_category
+from cluster.errors import JobError, StoreError
+from cluster.export import Form, export
+from cluster.ingest import Source, ingest, read
+from cluster.sample import Message, Origin, Sample, seed, to_table
+from cluster.store import Manifest, Store
+from tests.invariants import samples_of
+
+FORMS: tuple[Form, ...] = ("parquet", "jsonl", "sharegpt", "alpaca")
+SEEDS = Path(__file__).parents[2] / "examples" / "seeds.jsonl"
+
+
+def conversation(*contents: str, system: str = "") -> tuple[Message, ...]:
+    turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(contents)]
+    return (Message("system", system), *turns) if system else tuple(turns)
+
+
+ORIGIN = Origin("quickstart-1", "s" * 32, "builtin:small", 7, 10, 20, "stop")
+FIRST = seed(conversation("What is 1 + 1?", "2"), {"language": "en"})
+SECOND = seed(conversation("你好", "你好！", "再见", "再见！", system="简短"), {"language": "zh", "topic": "chat"})
+DROPPED = seed(conversation("no", "no"), {"language": "en"}, "rule: too short")
+MADE = Sample(
+    "b" * 32,
+    conversation("Name a river.", "The Seine."),
+    parents=(FIRST.id,),
+    method="self_instruct",
+    round=1,
+    scores={"judge": 0.75},
+    tags={"language": "en"},
+    origin=ORIGIN,
+)
+
+
+@pytest.fixture
+def name(store: Store) -> str:
+    """A dataset whose first shard has no history, no system turn and fewer tags, and whose second is all dropped."""
+    shards = [[FIRST, MADE], [DROPPED], [SECOND]]
+    entries = tuple(store.commit_shard("made-1", f"shard-{n:05d}", to_table(rows)) for n, rows in enumerate(shards))
+    settings = {"input": {"path": ["/home/someone/private/x.jsonl"]}, "target": 3}
+    store.commit(Manifest("made-1", "samples", "generate", "f" * 32, {"samples": "ingest-1"}, settings, entries))
+    return "made-1"
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`datasets.load_dataset` for a folder or a file, without network and with its cache in the test's folder."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    import datasets
+
+    def load_dataset(target: Path) -> Any:
+        cache = str(tmp_path / "cache")
+        if target.is_dir():
+            return datasets.load_dataset(str(target), split="train", cache_dir=cache)
+        kind = "parquet" if target.suffix == ".parquet" else "json"
+        return datasets.load_dataset(kind, data_files=str(target), split="train", cache_dir=cache)
+
+    return load_dataset
+
+
+def target_of(folder: Path, form: Form, *, whole: bool) -> Path:
+    return folder / (f"out-{form}" if whole else f"out.{'parquet' if form == 'parquet' else 'jsonl'}")
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+@pytest.mark.parametrize("form", FORMS)
+def test_datasets_loads_every_form(form: Form, whole: bool, store: Store, name: str, tmp_path: Path, load: Any) -> None:
+    for dropped, count in ((False, 3), (True, 4)):
+        target = target_of(tmp_path / str(dropped), form, whole=whole)
+        assert export(store, name, target, form, dropped=dropped) == count
+        assert load(target).num_rows == count
+
+
+def test_messages_and_tags_come_out_as_they_are(store: Store, name: str, tmp_path: Path, load: Any) -> None:
+    export(store, name, tmp_path / "out", "jsonl", dropped=True)
+    rows = load(tmp_path / "out").to_list()
+    assert [row["id"] for row in rows] == [FIRST.id, MADE.id, DROPPED.id, SECOND.id]
+    assert rows[3]["messages"] == [{"role": role, "content": content} for role, content in SECOND.messages]
+    assert rows[0]["tags"] == {"language": "en", "topic": ""}
+    assert rows[3]["tags"] == {"language": "zh", "topic": "chat"}
+    assert [row["dropped"] for row in rows] == ["", "", "rule: too short", ""]
+
+
+def test_an_export_under_a_name_that_was_loaded_before_is_not_taken_for_it(
+    store: Store, name: str, tmp_path: Path, load: Any
+) -> None:
+    for side, dropped in (("a", False), ("b", True)):
+        export(store, name, tmp_path / side / "out", "jsonl", dropped=dropped)
+        assert load(tmp_path / side / "out").num_rows == 3 + dropped
+
+
+def test_sharegpt_has_humans_and_gpts(store: Store, name: str, tmp_path: Path, load: Any) -> None:
+    export(store, name, tmp_path / "out.jsonl", "sharegpt")
+    assert load(tmp_path / "out.jsonl")[2]["conversations"][:3] == [
+        {"from": "system", "value": "简短"},
+        {"from": "human", "value": "你好"},
+        {"from": "gpt", "value": "你好！"},
+    ]
+
+
+def test_alpaca_has_the_last_turn_and_the_history_before_it(store: Store, name: str, tmp_path: Path, load: Any) -> None:
+    export(store, name, tmp_path / "out", "alpaca")
+    rows = load(tmp_path / "out").to_list()
+    assert rows[0] == {"instruction": "What is 1 + 1?", "input": "", "output": "2", "history": [], "system": ""}
+    assert rows[2] == {
+        "instruction": "再见",
+        "input": "",
+        "output": "再见！",
+        "history": [["你好", "你好！"]],
+        "system": "简短",
+    }
+
+
+def test_alpaca_has_neither_history_nor_system_where_no_sample_has(store: Store, tmp_path: Path, load: Any) -> None:
+    entry = store.commit_shard("docs-1", "shard-00000", to_table([FIRST, seed(conversation("a plain text"))]))
+    store.commit(Manifest("docs-1", "samples", "ingest", "f", {}, {}, (entry,)))
+    export(store, "docs-1", tmp_path / "out", "alpaca")
+    rows = load(tmp_path / "out").to_list()
+    assert rows[1] == {"instruction": "a plain text", "input": "", "output": ""}
+
+
+def test_parquet_holds_every_column(store: Store, name: str, tmp_path: Path, load: Any) -> None:
+    export(store, name, tmp_path / "out.parquet", "parquet")
+    row = load(tmp_path / "out.parquet")[1]
+    assert row["parents"] == [FIRST.id]
+    assert row["scores"] == [{"key": "judge", "value": 0.75}]
+    assert row["origin"]["model"] == "builtin:small"
+    assert pq.read_table(tmp_path / "out.parquet", columns=["round"])["round"].to_pylist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_can_be_ingested_again(form: Form, store: Store, name: str, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    export(store, name, target, form, dropped=True)
+    back = list(read(Source(path=(f"{target}/data/*",))))
+    there = samples_of(store, name)
+    assert [s.messages for s in back] == [s.messages for s in there]
+    assert [s.dropped for s in back] == [s.dropped for s in there]
+    if form in ("parquet", "jsonl"):
+        assert [s.tags for s in back] == [dict(s.tags) for s in there]
+
+
+def test_the_card_says_where_the_rows_come_from(store: Store, name: str, tmp_path: Path) -> None:
+    export(store, name, tmp_path / "out", "jsonl")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    header, body = card.removeprefix("---\n").split("\n---\n", 1)
+    for line in ('- "en"', '- "zh"', "- n<1K", "- synthetic", "- gristmill"):
+        assert line in header.splitlines()
+    for words in (
+        "4, 3 kept, 1 dropped",
+        "| self_instruct | 1 |",
+        "| builtin:small | 1 |",
+        "| rule | 1 |",
+        "quickstart-1",
+    ):
+        assert words in body
+    assert f"fingerprint `{'f' * 32}`" in body
+    assert '"x.jsonl"' in body
+    assert "/home/someone" not in card
+
+
+def test_size_categories_are_the_words_of_the_hub() -> None:
+    assert [size_category(rows) for rows in (1, 999, 1000, 99_999, 10**6, 10**10)] == [
+        "n<1K",
+        "n<1K",
+        "1K<n<10K",
+        "10K<n<100K",
+        "1M<n<10M",
+        "n>1B",
+    ]
+
+
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(store: Store, name: str, tmp_path: Path) -> None:
+    tool = seed((Message("user", "q"), Message("tool", "r"), Message("assistant", "a")))
+    for folder, rows in (("tool-1", [tool]), ("none-1", [DROPPED])):
+        entry = store.commit_shard(folder, "shard-00000", to_table(rows))
+        store.commit(Manifest(folder, "samples", "made", "f", {}, {}, (entry,)))
+    store.commit(Manifest("model-1", "model", "train", "f", {}, {}, ()))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    refused: list[tuple[str, Path, Form, str]] = [
+        ("tool-1", tmp_path / "a.jsonl", "alpaca", rf"sample {tool.id}: its turns are user, tool, assistant, must be"),
+        ("tool-1", tmp_path / "a", "alpaca", "export as jsonl"),
+        ("none-1", tmp_path / "b", "jsonl", "no kept samples"),
+        ("model-1", tmp_path / "c", "jsonl", "holds model, must be a dataset of samples"),
+        (name, out, "jsonl", "holds something already"),
+    ]
+    before = sorted(tmp_path.iterdir())
+    for folder, target, form, said in refused:
+        with pytest.raises(JobError, match=said):
+            export(store, folder, target, form)
+    with pytest.raises(StoreError, match="absent"):
+        export(store, "nothing", tmp_path / "d", "jsonl")
+    assert sorted(tmp_path.iterdir()) == before
+    assert [p.name for p in out.iterdir()] == ["mine.txt"]
+
+
+def test_a_file_is_replaced_and_an_empty_folder_filled(store: Store, name: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out.jsonl").write_text("old")
+    for target in (tmp_path / "out", tmp_path / "out.jsonl"):
+        assert export(store, name, target, "jsonl") == 3
+    assert (tmp_path / "out.jsonl").read_text().count("\n") == 3
+    assert sorted(p.name for p in (tmp_path / "out" / "data").iterdir()) == ["train-00000.jsonl", "train-00001.jsonl"]
+
+
+def test_the_same_dataset_is_exported_to_the_same_bytes(store: Store, name: str, tmp_path: Path) -> None:
+    for form in FORMS:
+        files = [target_of(tmp_path / side, form, whole=False) for side in ("a", "b")]
+        for file in files:
+            export(store, name, file, form)
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.flow
+def test_trl_trains_on_the_messages_form(store: Store, tmp_path: Path, load: Any) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from cluster.models import SMOLLM2, local
+
+    export(store, ingest(store, Source(path=(str(SEEDS),))), tmp_path / "out", "jsonl")
+    tokenizer = AutoTokenizer.from_pretrained(local(SMOLLM2))
+    small = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    settings = SFTConfig(
+        output_dir=str(tmp_path / "trl"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        max_length=128,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+    )
+    rows = load(tmp_path / "out")
+    trainer = SFTTrainer(model=LlamaForCausalLM(small), args=settings, train_dataset=rows, processing_class=tokenizer)
+    result = trainer.train()
+    assert result.global_step == 1
+    assert 5 < result.training_loss < 20  # a random model of 49,152 words starts near ln(49152) = 10.8

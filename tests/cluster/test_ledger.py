@@ -1,0 +1,57 @@
+"""The ledger: what a kill leaves of it, and the state that follows from it."""
+
+from cluster.ledger import LEDGER, Ledger, fold, read_lines
+from cluster.store import Store
+
+
+def test_a_line_that_a_kill_cut_is_ignored_and_the_next_event_is_not_lost(store: Store) -> None:
+    Ledger(store, "run").append("run_started")
+    with (store.folder("run") / LEDGER).open("a", encoding="utf-8") as out:
+        out.write('{"time": 1, "event": "run_fai')
+    assert [fold([line]).state for line in read_lines(store, "run")] == ["running"]
+    Ledger(store, "run").append("run_done")
+    assert len(read_lines(store, "run")) == 2
+    assert fold(read_lines(store, "run")).state == "done"
+
+
+def test_facts_may_hold_any_letters(store: Store) -> None:
+    Ledger(store, "run").append("run_failed", error="断电\u2028line\nnext \x85")
+    assert fold(read_lines(store, "run")).error == "断电\u2028line\nnext \x85"
+
+
+def test_the_state_of_a_run_is_a_fold(store: Store) -> None:
+    ledger = Ledger(store, "run")
+    ledger.append("run_started", jobs=["generate", "select"])
+    ledger.append("job_started", job="generate", output="generate-1")
+    ledger.append("shards_planned", job="generate", shards=4, committed=0)
+    for shard in range(2):
+        ledger.append("shard_done", job="generate", shard=shard)
+    state = fold(read_lines(store, "run"))
+    assert (state.state, state.attempts) == ("running", 1)
+    assert (state.jobs["generate"].shards_done, state.jobs["generate"].shards) == (2, 4)
+
+    ledger.append("job_failed", job="generate")
+    ledger.append("run_failed", error="engine died")
+    state = fold(read_lines(store, "run"))
+    assert (state.state, state.error, state.jobs["generate"].state) == ("failed", "engine died", "failed")
+
+    again = Ledger(store, "run")
+    again.append("run_started", jobs=["generate"])
+    again.append("job_started", job="generate", output="generate-1")
+    again.append("shards_planned", job="generate", shards=4, committed=2)
+    for shard in (2, 3):
+        again.append("shard_done", job="generate", shard=shard)
+    again.append("job_done", job="generate", output="generate-1", figures={"rows": 8})
+    again.append("job_done", job="select", output="select-1", reused=True)
+    again.append("run_done")
+    state = fold(read_lines(store, "run"))
+    assert (state.state, state.attempts, state.error) == ("done", 2, "")
+    assert state.jobs["generate"].shards_done == 4
+    assert state.jobs["generate"].figures == {"rows": 8}
+    assert [job.reused for job in state.jobs.values()] == [False, True]
+    assert state.ended >= state.started > 0
+
+
+def test_no_ledger_is_an_empty_one(store: Store) -> None:
+    assert read_lines(store, "run") == []
+    assert fold([]).jobs == {}

@@ -1,0 +1,124 @@
+"""Recipes: every error at once, in words that say what to do; overrides; identity of what is asked for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import JobError
+from cluster.recipe import Recipe, load
+
+SEEDS = '{"messages": [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}]}\n'
+SELECT = '[select]\ninput = "seeds.jsonl"\n'
+
+
+def written(folder: Path, text: str, *overrides: str) -> Recipe:
+    (folder / "seeds.jsonl").write_text(SEEDS)
+    path = folder / "mill.toml"
+    path.write_text(text)
+    return load(path, overrides)
+
+
+def refused(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(JobError) as caught:
+        written(folder, text, *overrides)
+    return str(caught.value)
+
+
+def test_the_name_is_that_of_the_file_and_the_store_lies_where_one_stands(tmp_path: Path) -> None:
+    recipe = written(tmp_path, SELECT)
+    assert (recipe.name, recipe.store, list(recipe.jobs)) == ("mill", "runs", ["select"])
+    assert written(tmp_path, 'name = "x"\nstore = "s3://b/c"\n' + SELECT).name == "x"
+
+
+def test_input_paths_are_looked_up_beside_the_recipe(tmp_path: Path) -> None:
+    source = written(tmp_path, SELECT).jobs["select"].input
+    assert source is not None
+    assert source.path == (str(tmp_path / "seeds.jsonl"),)
+
+
+def test_every_error_is_listed_at_once(tmp_path: Path) -> None:
+    said = refused(
+        tmp_path, 'colour = 1\n[generate]\ntarget = 0\nsead = 3\n[select]\nshard_rows = "many"\n[train]\nlr = -1\n'
+    )
+    for part in ("colour: unknown section, must be one of", "generate.target: 0,", "generate.sead: unknown key",
+                 "select.shard_rows: 'many'", "train.lr: -1,"):  # fmt: skip
+        assert part in said
+    assert all(line.startswith(str(tmp_path / "mill.toml") + ": ") for line in said.splitlines())
+
+
+def test_an_unknown_key_is_told_the_legal_ones(tmp_path: Path) -> None:
+    said = refused(tmp_path, SELECT + "[[select.steps]]\nkind = 'semantic'\nthreshhold = 0.9\n")
+    assert "select.steps[0].threshhold: unknown key, must be one of kind, " in said
+    assert said.count("\n") == 0
+
+
+def test_an_unknown_kind_is_told_the_legal_ones(tmp_path: Path) -> None:
+    said = refused(tmp_path, SELECT + "[[select.steps]]\nkind = 'magic'\n")
+    assert "magic, must be one of" in said
+    assert "k_center" in said
+
+
+def test_a_job_without_anything_to_work_on_is_refused(tmp_path: Path) -> None:
+    assert "select.input: absent" in refused(tmp_path, "[select]\n")
+    assert "generate.input: absent" in refused(tmp_path, "[generate]\n")
+    assert "evaluate: no [train] section" in refused(tmp_path, SELECT + "[evaluate]\n")
+    assert "no job" in refused(tmp_path, 'name = "empty"\n')
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    assert "not TOML" in refused(tmp_path, "[select\n")
+    with pytest.raises(JobError, match="absent"):
+        load(tmp_path / "no.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(JobError, match="UTF-8"):
+        load(tmp_path / "binary.toml")
+
+
+def test_an_override_replaces_one_setting(tmp_path: Path) -> None:
+    assert written(tmp_path, SELECT, "select.shard_rows=7").jobs["select"].model_dump()["shard_rows"] == 7
+    steps = SELECT + "[[select.steps]]\nkind = 'k_center'\nbudget = 3\n"
+    assert written(tmp_path, steps, "select.steps.0.budget=9").jobs["select"].model_dump()["steps"][0]["budget"] == 9
+    assert written(tmp_path, SELECT, "name=word").name == "word"
+    assert "must read section.key=value" in refused(tmp_path, SELECT, "nonsense")
+    assert "no place in a list" in refused(tmp_path, steps, "select.steps.4.budget=9")
+
+
+def test_the_same_recipe_is_the_same_run_and_a_changed_setting_another(tmp_path: Path) -> None:
+    def run_id(*overrides: str) -> str:
+        recipe = written(tmp_path, SELECT, *overrides)
+        return recipe.run_id(recipe.works())
+
+    assert run_id() == run_id()
+    assert run_id("select.seed=5") != run_id()
+    first = run_id()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "seeds.jsonl").write_text(SEEDS)
+    assert run_id('select.input="other/seeds.jsonl"') == first, "where the data lies is not what it is"
+
+
+def test_a_resolved_recipe_can_itself_be_run(tmp_path: Path) -> None:
+    recipe = written(tmp_path, SELECT)
+    works = recipe.works()
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe.resolved(works)))
+    again = load(path)
+    assert again.works() == works
+    assert again.run_id(again.works()) == recipe.run_id(works)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").glob("*.toml")), ids=lambda p: p.name)
+def test_every_shipped_recipe_loads_and_plans(path: Path, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).parent / "gristmill"), "plan", str(path), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["jobs"]
+
+
+def test_help_answers_without_loading_anything_heavy() -> None:
+    code = "import sys; from cluster.cli import parser; parser(); print([m for m in ('ray', 'pyarrow', 'pydantic', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,166 @@
+"""The shape of the code: who imports whom, which library stands behind which file, how long things are."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cluster", "generation", "selection", "training")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+NAMES = [str(path.relative_to(ROOT)) for path in FILES]
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 60
+
+ADAPTERS = {
+    "vllm": {"generation/engine.py"},
+    "deepspeed": {"training/zero.py"},
+}
+"""Libraries that one file alone may import, at any depth."""
+HEAVY = (
+    "torch",
+    "vllm",
+    "deepspeed",
+    "transformers",
+    "peft",
+    "ray",
+    "sentence_transformers",
+    "plotly",
+    "jieba",
+    "datasets",
+)
+"""Libraries that no import of these modules may pull in: the command line answers before any of them is loaded."""
+LIGHT = (
+    *(
+        name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for name in NAMES
+        if name.startswith("cluster/")
+    ),
+    "generation.job",
+    "selection.job",
+    "training.job",
+    "training.evaluate",
+)
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every import of a file, nested ones too, as (line, module)."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.module or ""
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_ground_imports_nobody_and_the_three_only_the_ground(name: str) -> None:
+    own = name.split("/", maxsplit=1)[0]
+    others = {*PACKAGES} - {own} - ({"cluster"} if own != "cluster" else set())
+    wrong = [f"line {line}: {module}" for line, module in imports(ROOT / name) if module.split(".")[0] in others]
+    assert not wrong, f"{name} imports {wrong}; the packages meet in datasets on disk"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_are_absolute(name: str) -> None:
+    wrong = [node.lineno for node in ast.walk(tree(ROOT / name)) if isinstance(node, ast.ImportFrom) and node.level]
+    assert not wrong, f"{name}: relative imports at lines {wrong}"
+
+
+@pytest.mark.parametrize("library", ADAPTERS)
+def test_a_library_is_imported_by_its_adapter_alone(library: str) -> None:
+    users = {
+        name
+        for name, path in zip(NAMES, FILES, strict=True)
+        for _, module in imports(path)
+        if module.split(".")[0] == library
+    }
+    assert users == ADAPTERS[library]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_and_functions_are_short(name: str) -> None:
+    lines = (ROOT / name).read_text(encoding="utf-8").count("\n")
+    assert lines <= LONGEST_FILE, f"{name} has {lines} lines"
+    long = [
+        f"{node.name} ({(node.end_lineno or 0) - node.lineno + 1} lines)"
+        for node in ast.walk(tree(ROOT / name))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    ]
+    assert not long, f"{name}: {long}"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cluster/cli.py"])
+def test_only_the_command_line_prints(name: str) -> None:
+    calls = (node for node in ast.walk(tree(ROOT / name)) if isinstance(node, ast.Call))
+    wrong = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert not wrong, f"{name}: print at lines {wrong}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_says_in_its_first_line_what_it_is_for(name: str) -> None:
+    text = ast.get_docstring(tree(ROOT / name))
+    assert text, f"{name}: no docstring"
+
+
+def test_importing_what_the_command_line_needs_loads_no_heavy_library() -> None:
+    """In a fresh process, so that nothing that another test imported hides a library."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {LIGHT!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    loaded = [heavy for heavy in {HEAVY!r} if heavy in sys.modules]\n"
+        "    assert not loaded, f'{name} loads {loaded}'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
+
+
+def readme_blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [block.split("```")[0] for block in text.split(f"```{language}\n")[1:]]
+
+
+def test_the_recipes_in_the_readme_are_legal(tmp_path: Path) -> None:
+    from cluster.recipe import load
+
+    whole, source = readme_blocks("toml")
+    (tmp_path / "whole.toml").write_text(whole, encoding="utf-8")
+    (tmp_path / "source.toml").write_text(source, encoding="utf-8")
+    assert list(load(tmp_path / "whole.toml").jobs) == ["generate", "select", "train", "evaluate"]
+    load(tmp_path / "source.toml")
+
+
+def test_the_method_in_the_readme_is_one() -> None:
+    from generation.contracts import Method
+
+    [code] = readme_blocks("python")
+    names: dict[str, object] = {"__name__": "follow_up"}
+    exec(compile(code, "README.md", "exec"), names)
+    follow_up = names["FollowUp"]
+    assert isinstance(follow_up, type)
+    assert issubclass(follow_up, Method)
+    assert len(follow_up().fingerprint()) == 32
+
+
+def test_the_tree_in_the_readme_names_every_file_of_the_packages() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1]
+    told, package = set(), ""
+    for line in text.splitlines():
+        if line.startswith("    ") and not line.startswith("      "):
+            package = line.split("/")[0].strip()
+        names = line.strip().split("  ")[0].split(", ") if line.startswith("      ") else []
+        told |= {f"{package}/{name}" for name in names if name.endswith(".py")}
+    there = {name for name in NAMES if name.count("/") == 1 and not name.endswith("__init__.py")}
+    assert told == there, f"not told: {sorted(there - told)}; not there: {sorted(told - there)}"
