@@ -1,16 +1,21 @@
 """The ledger of a run: one JSON line an event, appended by the driver alone; the run's state is a fold over it."""
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cluster.errors import RunError
 from cluster.store import Store
 
 LEDGER = "ledger.jsonl"
-State = Literal["running", "done", "failed"]
+LOCK = ".lock"
+State = Literal["running", "stopped", "done", "failed"]
+"""`stopped`: it was running when its driver went, without a word; the same command goes on."""
 
 
 class Ledger:
@@ -36,6 +41,47 @@ class Ledger:
             out.write(line + "\n")
             out.flush()
             os.fsync(out.fileno())
+
+
+@contextmanager
+def lock(store: Store, folder: str) -> Iterator[None]:
+    """Let one driver at a time write a run; the lock goes with its process, however that ends.
+
+    Object stores have no locks: there two drivers may do the same work twice, and commit the same bytes.
+
+    Raises:
+        RunError: when another process holds it.
+    """
+    if store.local is None:
+        yield
+        return
+    with (store.folder(folder) / LOCK).open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: another process is executing this run; wait for it or end it") from error
+        yield
+
+
+def _held(store: Store, folder: str) -> bool:
+    """Say whether a driver is at work on a run; on an object store nobody can tell, so yes."""
+    if store.local is None:
+        return True
+    try:
+        with lock(store, folder):
+            return False
+    except RunError:
+        return True
+
+
+def state(store: Store, folder: str) -> "RunState":
+    """Return the state of a run as its ledger tells it, and whether its driver still lives."""
+    run = fold(read_lines(store, folder))
+    if run.state == "running" and not _held(store, folder):
+        run.state = "stopped"
+        for job in run.jobs.values():
+            job.state = "stopped" if job.state == "running" else job.state
+    return run
 
 
 def read_lines(store: Store, folder: str) -> list[str]:

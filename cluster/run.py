@@ -1,6 +1,5 @@
 """A run: make what a recipe asks for, job by job, going on behind what a killed run left; then say what came out."""
 
-import fcntl
 import logging
 import os
 import time
@@ -12,7 +11,7 @@ from typing import Any
 from cluster import ingest, log, report
 from cluster.errors import GristmillError, JobError, RunError
 from cluster.job import Run, Work
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, lock
 from cluster.progress import Screen
 from cluster.recipe import Recipe, check_inputs
 from cluster.session import session
@@ -40,7 +39,7 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
     run_id = recipe.run_id(works)
     folder = f"{RUNS}/{run_id}"
     logs = str(store.folder(f"{folder}/logs")) if store.local else None
-    with _lock(store, folder, run_id):
+    with lock(store, folder):
         log.driver(Path(logs) if logs else None)
         store.write_json(recipe.resolved(works), folder, "recipe.json")
         run = Run(run_id, store, Ledger(store, folder), screen, logs)
@@ -116,26 +115,12 @@ def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
     run.ledger.append("run_done")
 
 
-@contextmanager
-def _lock(store: Store, folder: str, run_id: str) -> Iterator[None]:
-    """Let one driver at a time execute a run; the lock goes with its process, however that ends."""
-    if store.local is None:
-        yield
-        return
-    with (store.folder(folder) / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{run_id}: another process is executing this run; wait for it or end it") from error
-        yield
-
-
 def runs(store: Store) -> list[str]:
     """Return the ids of the runs in a store."""
     return [name for name in store.names(RUNS) if store.exists(RUNS, name, "recipe.json")]
 
 
-def find(store: Store, name: str) -> tuple[str, Any]:
+def find(store: Store, name: str) -> tuple[str, str]:
     """Return (`"run"` or `"dataset"`, its full name) for a name or an unambiguous beginning of one.
 
     Raises:

@@ -22,6 +22,8 @@ ENV = {
     "VLLM_LOGGING_LEVEL": "INFO",
 }
 """Environment of our processes: third parties quiet and private."""
+HOME = "gristmill-"
+"""Beginning of the names of our sessions' folders in the temporary folder; the driver's process id follows."""
 
 
 @contextmanager
@@ -49,11 +51,12 @@ def session(address: str | None, num_cpus: int | None, num_gpus: int | None, *, 
         if existing:
             ray.init(address=existing, log_to_driver=not quiet, logging_level=quiet_level)
         else:
-            home = tempfile.mkdtemp(prefix="gristmill-")
+            _sweep()
+            home = tempfile.mkdtemp(prefix=f"{HOME}{os.getpid()}-")
             # the dashboard stays on: without it Ray Train's placement group cleaner logs an error every second
             ray.init(
                 address="local",
-                num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                num_cpus=num_cpus,
                 num_gpus=num_gpus,
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
@@ -74,6 +77,14 @@ def session(address: str | None, num_cpus: int | None, num_gpus: int | None, *, 
         ray.shutdown()
         if home:
             shutil.rmtree(home, ignore_errors=True)
+
+
+def _sweep() -> None:
+    """Delete the folders of sessions whose driver was killed before it could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{HOME}*-*"):
+        pid = folder.name.removeprefix(HOME).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _python_path() -> str:

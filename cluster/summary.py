@@ -5,29 +5,29 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cluster.job import Plan
-from cluster.ledger import RunState, fold, read_lines
+from cluster.ledger import RunState, state
 from cluster.sample import Sample
 from cluster.store import Store
 
 
 def state_of(store: Store, run_id: str) -> RunState:
     """Return the state of a run as its ledger tells it."""
-    return fold(read_lines(store, f"runs/{run_id}"))
+    return state(store, f"runs/{run_id}")
 
 
 def summary(store: Store, run_id: str, report: str) -> Iterator[str]:
     """Yield what came out of a run: rows, tokens, seconds and rates per job, losses, and where everything lies."""
-    state = state_of(store, run_id)
+    run = state_of(store, run_id)
     rows: list[tuple[str, ...]] = [("job", "rows in", "kept", "tokens", "seconds", "tokens/s")]
-    rows += [_stage(name, job.figures) for name, job in state.jobs.items()]
+    rows += [_stage(name, job.figures) for name, job in run.jobs.items()]
     yield from _aligned(rows)
-    figures = state.jobs["evaluate"].figures if "evaluate" in state.jobs else {}
+    figures = run.jobs["evaluate"].figures if "evaluate" in run.jobs else {}
     if "loss_before" in figures:
         before, after = figures["loss_before"], figures["loss_after"]
         interval = f" (95 % interval of the difference {figures['ci_low']:+.4f} to {figures['ci_high']:+.4f})"
         yield f"held-out loss {before:.4f} -> {after:.4f}{interval}"
     yield ""
-    for name, job in state.jobs.items():
+    for name, job in run.jobs.items():
         yield f"{name:9} {store.at(job.output)}"
     yield f"{'report':9} {report}"
 
@@ -83,12 +83,12 @@ def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
         "runs": [
             {
                 "run": run_id,
-                "state": state.state,
-                "started": state.started,
-                "attempts": state.attempts,
-                "jobs": {name: job.state for name, job in state.jobs.items()},
+                "state": run.state,
+                "started": run.started,
+                "attempts": run.attempts,
+                "jobs": {name: job.state for name, job in run.jobs.items()},
             }
-            for run_id, state in states.items()
+            for run_id, run in states.items()
         ],
         "datasets": [
             {"dataset": m.name, "kind": m.kind, "rows": m.rows, "kept": m.kept, "shards": len(m.shards)} for m in whole

@@ -1,6 +1,9 @@
 """The ledger: what a kill leaves of it, and the state that follows from it."""
 
-from cluster.ledger import LEDGER, Ledger, fold, read_lines
+import pytest
+
+from cluster.errors import RunError
+from cluster.ledger import LEDGER, Ledger, fold, lock, read_lines, state
 from cluster.store import Store
 
 
@@ -55,3 +58,15 @@ def test_the_state_of_a_run_is_a_fold(store: Store) -> None:
 def test_no_ledger_is_an_empty_one(store: Store) -> None:
     assert read_lines(store, "run") == []
     assert fold([]).jobs == {}
+
+
+def test_a_run_whose_driver_is_gone_has_stopped_and_a_second_driver_is_refused(store: Store) -> None:
+    with lock(store, "runs/one"):
+        ledger = Ledger(store, "runs/one")
+        ledger.append("run_started")
+        ledger.append("job_started", job="train", output="train-1")
+        assert state(store, "runs/one").state == "running"
+        with pytest.raises(RunError, match="another process"), lock(store, "runs/one"):
+            pass
+    run = state(store, "runs/one")
+    assert (run.state, run.jobs["train"].state) == ("stopped", "stopped")

@@ -1,0 +1,282 @@
+"""The report: everything that is there, nothing that is not, and no text that can break the page."""
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster import report, report_charts
+from cluster.errors import StoreError
+from cluster.ledger import Ledger
+from cluster.report_material import plain_reason
+from cluster.report_page import script_safe
+from cluster.sample import Message, Origin, Sample, seed, to_table
+from cluster.schema import vectors as vectors_schema
+from cluster.store import Manifest, Store
+
+RUN = "night-1a2b3c4d"
+NASTY = "</script><script>alert('x')</script> & <b>bold</b> \u2028"
+SEED = seed([Message("user", "写一首关于春天的诗"), Message("assistant", "春风又绿江南岸")])
+
+
+def made(number: int, instruction: str, dropped: str | None = None, **scores: float) -> Sample:
+    origin = Origin(RUN, "0" * 32, "scripted", 7, 10, 5, "stop")
+    messages = (Message("user", instruction), Message("assistant", f"answer {number}"))
+    return Sample(f"{number:032x}", messages, (SEED.id,), "self_instruct", 1, scores, {}, dropped, origin)
+
+
+SAMPLES = [
+    made(1, "列举三条河流", judge=4.5, novelty=0.9),
+    made(2, NASTY, judge=3.5, novelty=0.8),
+    made(3, "Name three rivers", judge=3.0, novelty=0.5),
+    made(4, "Name", "length: 1 word, must be at least 3"),
+    made(5, "Name a lake", f"novelty: too near {SEED.id}", novelty=0.1),
+    made(6, "Name a pond", "novelty: too near " + "a" * 32, novelty=0.2),
+]
+
+
+def put(store: Store, name: str, samples: list[Sample], **metadata: str) -> None:
+    shard = store.commit_shard(name, "shard-00000", to_table(samples))
+    job = name.split("-", maxsplit=1)[0]
+    inputs = {"samples": "generate-1"} if job == "select" else {}
+    manifest = Manifest(name, "samples", job, "f" * 32, inputs, {}, (shard,), metadata=metadata)
+    store.commit(manifest, {"rows": manifest.rows, "kept": manifest.kept, "seconds": 2.0})
+
+
+def put_vectors(store: Store, name: str, samples: list[Sample]) -> None:
+    schema = vectors_schema(3)
+    values = np.random.default_rng(0).normal(size=(len(samples), 3)).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=schema.field("vector").type)
+    table = pa.Table.from_arrays([pa.array([s.id for s in samples], pa.string()), column], schema=schema)
+    shard = store.commit_shard(name, "shard-00000", table, compress=False)
+    store.commit(Manifest(name, "vectors", "embed", "f" * 32, {}, {}, (shard,), metadata={"dim": "3"}))
+
+
+def begin(store: Store, **outputs: str) -> Ledger:
+    jobs = {
+        "generate": {"filters": [{"kind": "novelty"}, {"kind": "length"}]},
+        "select": {"steps": [{"kind": "exact"}, {"kind": "semantic"}]},
+    }
+    store.write_json({"name": "night", "jobs": jobs, "outputs": outputs}, "runs", RUN, "recipe.json")
+    ledger = Ledger(store, f"runs/{RUN}")
+    ledger.append("run_started", jobs=list(outputs))
+    for job, output in outputs.items():
+        ledger.append("job_started", job=job, output=output)
+    return ledger
+
+
+def whole_run(store: Store) -> None:
+    put(store, "ingest-1", [SEED])
+    put(store, "generate-1", SAMPLES)
+    lost = SAMPLES[2]
+    lost = Sample(
+        **{n: getattr(lost, n) for n in ("id", "messages", "parents", "method", "round", "origin")},
+        scores={**lost.scores, "semantic_distance": 0.03},
+        tags={"lost_to": SAMPLES[0].id},
+        dropped=f"semantic: cosine 0.97 to {SAMPLES[0].id}",
+    )
+    put(store, "select-1", [*SAMPLES[:2], lost], vectors="vectors-1", seed_vectors="vectors-2")
+    put_vectors(store, "vectors-1", SAMPLES)
+    put_vectors(store, "vectors-2", [SEED])
+    lines = [{"start": 0}, *({"step": n, "loss": 3 - n / 10, "tokens": 9} for n in range(1, 5)), {"end": 4}]
+    lines[4]["holdout_loss"] = 2.9
+    store.write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode(), "train-1", "metrics.jsonl")
+    store.commit(
+        Manifest("train-1", "model", "train", "f", {}, {}, ()), {"samples": 1, "holdout": 1, "tokens": 36, "seconds": 4}
+    )
+    figures = {"loss_before": 3.0, "loss_after": 2.5, "ci_low": -0.7, "ci_high": -0.3, "seconds": 1.0}
+    store.commit(Manifest("evaluate-1", "evaluation", "evaluate", "f", {}, {}, ()), figures)
+    ledger = begin(store, generate="generate-1", select="select-1", train="train-1", evaluate="evaluate-1")
+    ledger.append("job_done", job="ingest", output="ingest-1", figures={})
+    for job in ("generate", "select", "train", "evaluate"):
+        ledger.append("job_done", job=job, output=f"{job}-1", figures={})
+    ledger.append("run_done")
+
+
+def page_of(store: Store) -> tuple[str, dict[str, Any]]:
+    """The page without Plotly's own script, and the data in it."""
+    path = report.write(store, RUN)
+    assert path == store.at("runs", RUN, "report.html")
+    page = store.read_bytes("runs", RUN, "report.html").decode()
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", page), "the page asks the network"
+    plotly = re.compile(r"<script>(?!\s*\"use strict\")(?=.{0,200}plotly).*?</script>", re.DOTALL)
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return plotly.sub("", page), json.loads(found.group(1))
+
+
+def bars_of(data: dict[str, Any], number: int) -> dict[str, str]:
+    trace = data["figures"][f"chart-{number}"]["data"][0]
+    return dict(zip(trace["customdata"], trace["text"], strict=True))
+
+
+def test_a_whole_run_shows_the_funnel_the_reasons_and_the_losses(store: Store) -> None:
+    whole_run(store)
+    page, data = page_of(store)
+    assert bars_of(data, 0) == {
+        "seeds": "1",
+        "drafts": "6  (100%)",
+        "after novelty": "4  (67%)",
+        "after length": "3  (50%)",
+        "after semantic": "2  (33%)",
+        "kept": "2  (33%)",
+        "trained on": "1  (17%)",
+        "held out": "1  (17%)",
+    }
+    assert bars_of(data, 1) == {
+        "novelty: too near another sample": "2",
+        "length: … word, must be at least …": "1",
+        "semantic: cosine to another sample": "1",
+    }
+    for heading in ("From seeds to data", "Scores", "Lengths", "Map of meanings", "Training", "Samples", "Jobs"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "3.000 → 2.500" in page
+    assert "-0.7000 to -0.3000" in page
+    assert "<b>50%</b>" in page
+    assert 'class="badge done"' in page
+
+
+def test_the_map_colours_every_fate_and_the_seeds(store: Store) -> None:
+    whole_run(store)
+    _, data = page_of(store)
+    names = [trace["name"] for trace in data["figures"][data["map"]]["data"]]
+    assert names == ["dropped before selection (3)", "dropped in selection (1)", "kept (2)", "seed (1)"]
+    seeds = data["figures"][data["map"]]["data"][3]
+    assert seeds["text"] == ["写一首关于春天的诗"]
+
+
+def test_a_sample_comes_with_its_parents_its_winner_and_its_origin(store: Store) -> None:
+    whole_run(store)
+    _, data = page_of(store)
+    by_id = {entry["id"]: entry for entry in data["samples"]}
+    assert len(by_id) == 6
+    lost = by_id[SAMPLES[2].id]
+    assert lost["fate"] == "dropped in selection"
+    assert lost["lost_to"] == {"id": SAMPLES[0].id, "text": "列举三条河流"}
+    assert lost["parents"] == [{"id": SEED.id, "text": "写一首关于春天的诗"}]
+    assert lost["origin"]["model"] == "scripted"
+    assert lost["scores"]["judge"] == 3.0
+    assert by_id[SAMPLES[3].id]["fate"] == "dropped before selection"
+
+
+def test_no_text_of_a_sample_can_leave_its_place(store: Store) -> None:
+    whole_run(store)
+    page, data = page_of(store)
+    assert "alert('x')</script>" not in page
+    assert "<b>bold" not in page
+    nasty = next(entry for entry in data["samples"] if "alert" in entry["instruction"])
+    assert nasty["instruction"] == NASTY
+    hovers = [text for trace in data["figures"][data["map"]]["data"] for text in trace["text"]]
+    assert all("<b>" not in text and "<script" not in text for text in hovers)
+
+
+def test_a_run_that_has_just_begun_has_a_page(store: Store) -> None:
+    begin(store, generate="generate-1", select="select-1")
+    page, data = page_of(store)
+    assert "<h2>Samples</h2>" not in page
+    assert data == {"figures": {}, "map": "", "samples": []}
+    assert 'class="badge running"' in page
+
+
+def test_a_failed_run_says_why(store: Store) -> None:
+    begin(store, generate="generate-1").append("run_failed", error="engine died: <no memory>")
+    page, _ = page_of(store)
+    assert "engine died: &lt;no memory&gt;" in page
+    assert 'class="badge failed"' in page
+
+
+def test_only_select_on_data_from_outside(store: Store) -> None:
+    put(store, "generate-1", SAMPLES)  # stands for what was ingested
+    put(store, "select-1", SAMPLES[:3])
+    begin(store, select="select-1").append("job_done", job="select", output="select-1", figures={})
+    page, data = page_of(store)
+    assert list(bars_of(data, 0)) == ["samples read", "after novelty", "after length", "kept"]
+    assert "Map of meanings" not in page
+    assert "Training" not in page
+
+
+def test_empty_datasets_make_a_page(store: Store) -> None:
+    put(store, "ingest-1", [])
+    put(store, "generate-1", [])
+    put(store, "select-1", [], vectors="vectors-1")
+    put_vectors(store, "vectors-1", [])
+    ledger = begin(store, generate="generate-1", select="select-1")
+    ledger.append("job_done", job="ingest", output="ingest-1", figures={})
+    _, data = page_of(store)
+    assert data["samples"] == []
+    assert bars_of(data, 0) == {"seeds": "0"}
+
+
+def test_the_table_is_bounded_and_says_so(store: Store) -> None:
+    kept = [made(n, f"kept {n}") for n in range(400)]
+    dropped = [made(n, f"dropped {n}", "length: too short") for n in range(400, 1000)]
+    put(store, "generate-1", [*dropped, *kept])
+    begin(store, generate="generate-1")
+    page, data = page_of(store)
+    assert len(data["samples"]) == report.MAX_TABLE == 500
+    assert sum(entry["fate"] == "kept" for entry in data["samples"]) == 250
+    assert "500 of 1,000 samples" in page
+
+
+def test_the_same_store_makes_the_same_page(store: Store) -> None:
+    whole_run(store)
+    report.write(store, RUN)
+    first = store.read_bytes("runs", RUN, "report.html")
+    report.write(store, RUN)
+    assert store.read_bytes("runs", RUN, "report.html") == first
+
+
+def test_an_unknown_run_is_named(store: Store) -> None:
+    with pytest.raises(StoreError, match="no-such-run"):
+        report.write(store, "no-such-run")
+
+
+@pytest.mark.parametrize(
+    ("reason", "plain"),
+    [
+        ("judge: below threshold", "judge: below threshold"),
+        (f"exact: same instruction as {'b' * 32}", "exact: same instruction as another sample"),
+        (f"semantic: cosine 0.97 to {'0' * 32}", "semantic: cosine to another sample"),
+        ("language: answer not in en or zh", "language: answer not in en or zh"),
+        ("no colon 12", "no colon 12"),
+    ],
+)
+def test_reasons_lose_what_belongs_to_one_sample(reason: str, plain: str) -> None:
+    assert plain_reason(reason) == plain
+
+
+def test_json_in_the_page_is_json_and_ends_no_script() -> None:
+    text = script_safe({"a": NASTY})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"a": NASTY}
+
+
+def test_a_histogram_counts_every_number_once() -> None:
+    values = {"kept": np.array([1.0, 2.0, 2.0, 50.0, np.nan]), "dropped in selection": np.array([])}
+    (trace,) = report_charts.histograms(values, "x", clip=True)["data"]
+    assert sum(trace["customdata"]) == 2 * 4  # each step of the staircase has two corners
+    assert sum(trace["y"]) == pytest.approx(200, abs=0.1)
+
+
+def test_the_map_is_the_plane_of_most_variance_and_settles_its_signs() -> None:
+    rng = np.random.default_rng(1)
+    plane = rng.normal(size=(200, 2)) * [5.0, 2.0]
+    basis = np.linalg.qr(rng.normal(size=(10, 10)))[0][:2]
+    vectors = (plane @ basis).astype(np.float32)
+    points, share = report_charts.flat_2d(vectors)
+    assert share == pytest.approx(1, abs=1e-6)
+    before = np.linalg.norm(plane[:, None] - plane[None], axis=2)
+    after = np.linalg.norm(points[:, None] - points[None], axis=2)
+    np.testing.assert_allclose(before, after, atol=1e-4)
+    np.testing.assert_allclose(np.abs(report_charts.flat_2d(-vectors)[0]), np.abs(points), atol=1e-6)
+    assert report_charts.flat_2d(vectors[:1])[0].shape == (1, 2)
+    assert report_charts.flat_2d(vectors[:0])[0].shape == (0, 2)
+
+
+def test_long_chinese_text_is_broken_into_lines() -> None:
+    lines = report_charts.hover("河" * 130).split("<br>")
+    assert [len(line) for line in lines] == [60, 60, 10]
+    assert report_charts.hover("a<b").count("&lt;") == 1
