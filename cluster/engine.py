@@ -65,6 +65,8 @@ class Request:
     """When given, the reply is one of these words, decoded under constraint, with the probability of each."""
     min_p: float = 0.05
     """Tokens less likely than this share of the likeliest are never sampled; needs no sorting, so it costs nothing."""
+    stop_loops: bool = False
+    """End a reply that repeats 5 to 40 tokens four times in a row, with finish `repetition`; small models do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Reply:
 
     text: str
     finish: str
-    """`stop`, `length`, or `error: …` for a request that the engine refused, such as a prompt that is too long."""
+    """`stop`, `length`, `repetition`, or `error: …` for a request that the engine refused, such as a prompt that is too long."""
     prompt_tokens: int
     reply_tokens: int
     choices: Mapping[str, float] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Reply:
 
 
 def resources(engine: Engine) -> tuple[float, float]:
-    """Return (cores, GPUs) of one engine: as set, else a GPU and a core where there are GPUs, else a share of the cores.
+    """Return (cores, GPUs) of one engine: as set, else one of each where there are GPUs, else a share of all cores.
 
     Reads the Ray cluster when there is a session, this machine otherwise; loads nothing.
     """

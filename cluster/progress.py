@@ -24,12 +24,12 @@ class Bar:
 
     def __init__(self, screen: "Screen", title: str, total: int | None) -> None:
         self._screen, self._title, self._total = screen, title, total
-        self._done, self._note, self._said, self._start = 0, "", 0.0, time.monotonic()
+        self._done, self._note, self._said, self._start, self._unsaid = 0, "", 0.0, time.monotonic(), True
         self._task = screen.rich.add_task(title, total=total, note="") if screen.rich else None
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         """Say how much is done in all, with figures such as `412 tokens/s`."""
-        self._done, self._note, self._total = done, note, total or self._total
+        self._done, self._note, self._total, self._unsaid = done, note, total or self._total, True
         if self._screen.rich and self._task is not None:
             self._screen.rich.update(self._task, completed=done, note=note, total=self._total)
         elif time.monotonic() - self._said >= PLAIN_EVERY_S:
@@ -37,11 +37,11 @@ class Bar:
 
     def close(self) -> None:
         """Leave the last state standing."""
-        if not self._screen.rich:
+        if not self._screen.rich and self._unsaid:
             self._line()
 
     def _line(self) -> None:
-        self._said = time.monotonic()
+        self._said, self._unsaid = time.monotonic(), False
         of = f"/{self._total}" if self._total else ""
         elapsed = time.monotonic() - self._start
         note = f", {self._note}" if self._note else ""

@@ -40,6 +40,7 @@ def write(store: Store, run_id: str) -> str:
         tiles=list(_tiles(material)),
         sections=[*_flow(material), *sections],
         stages=_stages(material),
+        replies=_replies(store, material),
         samples=_table(material),
         num_samples=material.rows,
     )
@@ -76,9 +77,8 @@ def _tiles(material: Material) -> Iterator[Tile]:
         yield Tile("samples kept", f"{last.kept:,}", f"of {material.rows:,} made or read")
     if "generate" in manifests:
         made = manifests["generate"]
-        yield Tile(
-            "acceptance", f"{made.kept / max(1, made.rows):.0%}", f"{made.kept:,} of {made.rows:,} drafts passed"
-        )
+        accepted = figures["generate"].get("acceptance", made.kept / max(1, made.rows))
+        yield Tile("acceptance", f"{accepted:.0%}", f"{made.kept:,} of {made.rows:,} drafts kept")
     tokens = {name: _tokens(f) for name, f in figures.items()}
     if sum(tokens.values()):
         most = ", ".join(f"{name}\u00a0{_short(n)}" for name, n in tokens.items() if n)
@@ -201,7 +201,7 @@ def _quality(material: Material) -> Iterator[Section]:
     panels = [
         Panel(
             name,
-            charts.histograms(_by_fate(material, {s.id: s.scores[name] for s in samples if name in s.scores}), name),
+            charts.histograms(_by_fate(material, {s.id: s.scores[name] for s in samples if name in s.scores}), ""),
         )
         for name in names[:8]
     ]
@@ -265,6 +265,15 @@ def _training(store: Store, material: Material) -> Iterator[Section]:
         panels.append(Panel("Before and after", figure, note))
     if panels:
         yield Section("Training", "", panels)
+
+
+def _replies(store: Store, material: Material) -> list[tuple[str, str, str]]:
+    """Return what the tuned model answered in its smoke test, from `evaluation.json`."""
+    measured = material.manifests.get("evaluate")
+    if measured is None or not store.exists(measured.name, "evaluation.json"):
+        return []
+    told = store.read_json(measured.name, "evaluation.json").get("smoke", [])
+    return [(t["prompt"][:MAX_TEXT], t["reply"][:MAX_TEXT], t["reference"][:MAX_TEXT]) for t in told]
 
 
 # -- table of samples ---------------------------------------------------------------------------------------------

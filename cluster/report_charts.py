@@ -12,6 +12,8 @@ Figure = dict[str, Any]
 KEPT, SELECTED_OUT, REFUSED, SEEDS, INK, GRID = "#2c6e8f", "#d9923b", "#b8bcc4", "#3f4a5a", "#2b3440", "#e9ecf0"
 COLOURS = {"kept": KEPT, "dropped in selection": SELECTED_OUT, "dropped before selection": REFUSED, "seed": SEEDS}
 """One colour per fate of a sample, the same in every chart."""
+SIZES = {"kept": 7, "dropped in selection": 11, "dropped before selection": 7, "seed": 8}
+"""Dots of the map; those dropped in selection are larger, to show as a ring around the copy that was kept."""
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', sans-serif"
 BINS = 24
 LABEL_CHARS = 42
@@ -71,7 +73,7 @@ def bars(labels: Sequence[str], values: Sequence[float], colours: Sequence[str],
     return figure(
         [trace],
         60 + 30 * len(labels),
-        xaxis={"range": [0, top * 1.22], "showgrid": False, "showticklabels": False},
+        xaxis={"range": [0, top * 1.4], "showgrid": False, "showticklabels": False},
         yaxis={"autorange": "reversed", "showgrid": False, "ticksuffix": "  ", **ticks},
         margin={"l": 8, "r": 8, "t": 4, "b": 8},
     )
@@ -82,7 +84,7 @@ def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: b
 
     Args:
         values: numbers by fate; a fate without numbers is left out.
-        title: name of the number, under the axis.
+        title: what stands under the axis.
         clip: gather what lies beyond the 98th percentile in the last bar.
     """
     groups = {fate: found[np.isfinite(found)] for fate, found in values.items()}
@@ -118,7 +120,7 @@ def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: b
         210,
         xaxis={"title": {"text": html.escape(title), "font": {"size": 13}}, "showgrid": False},
         yaxis={"ticksuffix": " %", "nticks": 4},
-        margin={"l": 8, "r": 8, "t": 8, "b": 44},
+        margin={"l": 8, "r": 8, "t": 8, "b": 44 if title else 24},
     )
 
 
@@ -140,7 +142,7 @@ def map_2d(points: NDArray[np.float64], fates: Sequence[str], texts: Sequence[st
                 "hovertemplate": f"%{{text}}<br><i>{fate}</i><extra></extra>",
                 "marker": {
                     "color": COLOURS[fate],
-                    "size": 8 if fate == "seed" else 7,
+                    "size": SIZES[fate],
                     "opacity": 0.85 if fate in ("kept", "seed") else 0.7,
                     "symbol": "diamond" if fate == "seed" else "circle",
                     "line": {"color": "#ffffff", "width": 0.7},

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.ledger import RunState, fold, read_lines
+from cluster.ledger import RunState
+from cluster.ledger import state as state_of
 from cluster.sample import Sample, from_table
 from cluster.store import Manifest, Store
 
@@ -44,7 +45,7 @@ def material_of(store: Store, run_id: str) -> Material:
         StoreError: when there is no such run.
     """
     recipe = store.read_json("runs", run_id, "recipe.json")
-    state = fold(read_lines(store, f"runs/{run_id}"))
+    state = state_of(store, f"runs/{run_id}")
     outputs = {name: job.output for name, job in state.jobs.items() if job.output} | dict(recipe.get("outputs", {}))
     manifests = {name: store.manifest(folder) for name, folder in outputs.items() if store.complete(folder)}
     figures = {name: store.figures(manifest.name) for name, manifest in manifests.items()}

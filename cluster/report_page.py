@@ -25,7 +25,7 @@ overflow-wrap:anywhere}
 .tile b{display:block;font-size:24px;line-height:1.25;font-weight:600;margin:2px 0;font-variant-numeric:tabular-nums}
 .tile span{font-size:13px;color:var(--soft)}
 .panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:12px;margin-top:10px}
-.panels.many{grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr))}
+.panels.many{grid-template-columns:repeat(auto-fit,minmax(min(100%,265px),1fr))}
 .wide{grid-column:1/-1}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
@@ -33,7 +33,7 @@ th{font-weight:600;color:var(--soft);text-align:left;white-space:nowrap}
 th,td{padding:7px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 tr:last-child>td{border-bottom:0}
 .num{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.mono{font:12px/1.6 ui-monospace,"SF Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}
+.mono{font:12px/1.6 ui-monospace,"SF Mono",Menlo,Consolas,monospace;white-space:nowrap}
 .controls{display:flex;gap:10px;flex-wrap:wrap;align-items:center;margin:10px 0 12px}
 input,select{font:inherit;font-size:14px;padding:6px 10px;border:1px solid #cfd5dd;border-radius:7px;background:#fff;
 color:inherit;max-width:100%}
@@ -42,6 +42,7 @@ input{flex:1 1 220px;min-width:0}select{flex:0 1 auto}
 .rows tr.row{cursor:pointer}.rows tr.row:hover td,.rows tr.row:focus td{background:#f3f6f8}
 .rows tr.row:focus{outline:none}
 .clip{display:-webkit-box;-webkit-line-clamp:3;-webkit-box-orient:vertical;overflow:hidden;overflow-wrap:anywhere}
+.clip.long{-webkit-line-clamp:8;white-space:pre-wrap}.replies{margin-top:12px}.thirds{table-layout:fixed;min-width:600px}
 .fate{display:inline-block;font-size:12px;font-weight:600;white-space:nowrap;color:var(--gone)}
 .fate::before{content:"";display:inline-block;width:8px;height:8px;border-radius:50%;background:currentColor;margin-right:6px}
 .fate.kept{color:var(--kept)}.fate.selection{color:#b06f1d}
@@ -106,12 +107,15 @@ function line(sample) {
     cell.append(make("div", "clip", text));
     return cell;
   });
-  const scores = Object.entries(sample.scores).map(([name, value]) => name.replace(/_/g, " ") + " " + value.toFixed(2));
+  const scores = make("td", "opt why");
+  for (const [name, value] of Object.entries(sample.scores)) {
+    scores.append(make("div", "", name.replace(/_/g, " ") + " " + value.toFixed(2)));
+  }
   const fate = make("td");
   fate.append(make("span", fateClass(sample.fate), sample.fate === "kept" ? "kept" : "dropped"));
   if (sample.reason) fate.append(make("div", "why", sample.reason.replace(/\\b([0-9a-f]{8})[0-9a-f]{24}\\b/g, "$1")));
   const method = make("td", "opt", sample.method.replace(/_/g, " "));
-  row.append(...texts, method, make("td", "opt why", scores.join(", ")), fate);
+  row.append(...texts, method, scores, fate);
   const toggle = () => {
     if (row.nextSibling && row.nextSibling.className === "detail") row.nextSibling.remove();
     else row.after(detail(sample));
@@ -182,6 +186,8 @@ class Page:
     tiles: Sequence[Tile]
     sections: Sequence[Section]
     stages: Sequence[Sequence[str]]
+    replies: Sequence[tuple[str, str, str]]
+    """Held-out instruction, the tuned model's reply, the answer that was held out."""
     samples: Sequence[Mapping[str, Any]]
     """The rows of the table, as the script shows them."""
     num_samples: int
@@ -204,7 +210,8 @@ class Page:
             f'<header><h1>{_e(self.title)} <span class="badge {_e(self.badge)}">{_e(self.badge)}</span></h1>'
             f'<p class="facts">{facts}</p>'
             + (f'<div class="error">{_e(self.error)}</div>' if self.error else "")
-            + f"</header>{_tiles(self.tiles)}{_stages(self.stages)}{sections}{self._samples()}</main>\n"
+            + f"</header>{_tiles(self.tiles)}{_stages(self.stages)}{sections}"
+            f"{_replies(self.replies)}{self._samples()}</main>\n"
             f'<script id="data" type="application/json">{script_safe(data)}</script>\n'
             f"{needs_plotly}\n<script>{SCRIPT}</script></body></html>\n"
         )
@@ -223,8 +230,8 @@ class Page:
             '<option value="dropped before selection">dropped before selection</option></select>'
             '<select id="kind" aria-label="Dropped by"><option value="">any reason</option></select>'
             '<span id="count" class="soft"></span></div><div class="scroll"><table class="rows">'
-            '<colgroup><col style="width:30%"><col style="width:32%"><col class="opt" style="width:9%">'
-            '<col class="opt" style="width:14%"><col style="width:15%"></colgroup>'
+            '<colgroup><col style="width:29%"><col style="width:31%"><col class="opt" style="width:9%">'
+            '<col class="opt" style="width:15%"><col style="width:16%"></colgroup>'
             '<thead><tr><th>instruction</th><th>answer</th><th class="opt">method</th><th class="opt">scores</th>'
             '<th>fate</th></tr></thead><tbody id="rows"></tbody></table></div></div>'
         )
@@ -277,6 +284,18 @@ def _stages(stages: Sequence[Sequence[str]]) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<h2>Jobs</h2><div class="card scroll">{table}</div>'
+
+
+def _replies(replies: Sequence[tuple[str, str, str]]) -> str:
+    if not replies:
+        return ""
+    rows = "".join(
+        "<tr>" + "".join(f'<td><div class="clip long">{_e(text)}</div></td>' for text in reply) + "</tr>"
+        for reply in replies
+    )
+    heads = "".join(f"<th>{head}</th>" for head in ("held-out instruction", "the tuned model says", "held-out answer"))
+    table = f'<table class="thirds"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="card replies scroll">{table}</div>'
 
 
 def _stage_class(column: int, plain: set[int]) -> str:

@@ -87,6 +87,8 @@ def whole_run(store: Store) -> None:
     store.commit(
         Manifest("train-1", "model", "train", "f", {}, {}, ()), {"samples": 1, "holdout": 1, "tokens": 36, "seconds": 4}
     )
+    told = [{"prompt": "Name a lake", "reply": "The <Bodensee>", "reference": "Garda", "ok": True}]
+    store.write_json({"smoke": told}, "evaluate-1", "evaluation.json")
     figures = {"loss_before": 3.0, "loss_after": 2.5, "ci_low": -0.7, "ci_high": -0.3, "seconds": 1.0}
     store.commit(Manifest("evaluate-1", "evaluation", "evaluate", "f", {}, {}, ()), figures)
     ledger = begin(store, generate="generate-1", select="select-1", train="train-1", evaluate="evaluate-1")
@@ -136,6 +138,7 @@ def test_a_whole_run_shows_the_funnel_the_reasons_and_the_losses(store: Store) -
     assert "3.000 → 2.500" in page
     assert "-0.7000 to -0.3000" in page
     assert "<b>50%</b>" in page
+    assert "The &lt;Bodensee&gt;" in page
     assert 'class="badge done"' in page
 
 

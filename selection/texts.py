@@ -1,0 +1,68 @@
+"""Text as selection sees it: parts of a conversation, comparison keys, words; the same for English and Chinese."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Literal
+
+from cluster.sample import Message
+
+Part = Literal["instruction", "answer", "conversation"]
+
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_QUOTES = re.compile(r"[\"'`“”‘’「」『』]")
+_SENTENCE_SIGNS = re.compile(r"(?<!\d)[.,;:!?…、。·~]+|[.,;:!?…、。·~]+(?!\d)")
+_SPACE_BY_CJK = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
+_UNITS = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")
+_CJK_RUN = re.compile(rf"[{_CJK}]")
+
+
+def part(messages: Sequence[Message], which: Part) -> str:
+    """Return a part of a conversation: all user turns, all assistant turns, or both; never the system prompt.
+
+    A system prompt or tool list that many samples share would make strangers look alike: behind one of 120 words, a
+    cosine threshold of 0.95 deleted 98.8 % of 10,000 different samples. All user turns are taken, not the first,
+    because dialogues that open with the same greeting are not the same. Where a conversation lacks the part, the
+    whole stands for it.
+    """
+    roles = {"instruction": ("user",), "answer": ("assistant",), "conversation": ("user", "assistant")}[which]
+    found = "\n".join(content for role, content in messages if role in roles and content.strip())
+    if found:
+        return found.strip()
+    return "\n".join(content for role, content in messages if role != "system" and content.strip()).strip()
+
+
+def key(text: str) -> str:
+    """Return the text in the form in which copies are equal.
+
+    Unicode NFKC (full-width forms become plain), case, quotes, sentence punctuation and the amount of white space do
+    not count; neither does any space beside a Chinese or Japanese character. Brackets, operators, and points and commas
+    between digits do count: `5-3`, `5/3` and `5.3` are three questions. A text of nothing but punctuation stands for
+    itself.
+    """
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    bare = _SENTENCE_SIGNS.sub(" ", _QUOTES.sub(" ", plain))
+    bare = _SPACE_BY_CJK.sub("", " ".join(bare.split()))
+    return bare or plain
+
+
+def words(text: str) -> frozenset[str]:
+    """Return what two texts can share: words, and pairs of neighbouring characters where a script writes no spaces."""
+    found: set[str] = set()
+    for run in _UNITS.findall(unicodedata.normalize("NFKC", text).casefold()):
+        if _CJK_RUN.match(run) and len(run) > 1:
+            found.update(run[place : place + 2] for place in range(len(run) - 1))
+        else:
+            found.add(run)
+    return frozenset(found)
+
+
+def overlap(left: frozenset[str], right: frozenset[str]) -> float:
+    """Return the shared words over those of the smaller text, in [0, 1]; 1 where one of the texts has no words."""
+    smaller = min(len(left), len(right))
+    return len(left & right) / smaller if smaller else 1.0
+
+
+def is_cjk(text: str) -> bool:
+    """Say whether at least three in ten of the characters are Chinese or Japanese."""
+    return len(_CJK_RUN.findall(text)) >= 0.3 * max(1, len(text))

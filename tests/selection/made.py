@@ -1,0 +1,54 @@
+"""Small made-up samples and runs for the tests of selection."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cluster import ids
+from cluster.job import Run, Work
+from cluster.ledger import Ledger
+from cluster.progress import Screen
+from cluster.sample import Message, Origin, Sample, to_table
+from cluster.store import Manifest, Store, place
+from selection.contracts import Float32, View
+from selection.job import Select
+
+
+def made(instruction: str, answer: str = "fine", *, judge: float | None = None, dropped: str | None = None) -> Sample:
+    messages = (Message("user", instruction), Message("assistant", answer))
+    origin = Origin("test-run", "0" * 32, "scripted", 7, 10, 5, "stop")
+    name = ids.made_id("0" * 32, [], int(ids.digest(instruction, answer)[:12], 16))
+    scores = {} if judge is None else {"judge": judge}
+    return Sample(name, messages, method="self_instruct", round=1, scores=scores, dropped=dropped, origin=origin)
+
+
+def view_of(samples: Sequence[Sample], vectors: Float32 | None = None) -> View:
+    names = sorted({name for s in samples for name in s.scores})
+    scores = {name: np.array([s.scores.get(name, np.nan) for s in samples], np.float32) for name in names}
+    return View([s.id for s in samples], [s.messages for s in samples], scores, vectors)
+
+
+def unit(vectors: np.ndarray) -> Float32:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def put(store: Store, name: str, samples: Sequence[Sample], shard_rows: int = 10) -> str:
+    """Commit samples as a dataset of the store and return its name."""
+    starts = range(0, max(1, len(samples)), shard_rows)
+    shards = tuple(
+        store.commit_shard(name, f"shard-{n:05d}", to_table(samples[start : start + shard_rows]))
+        for n, start in enumerate(starts)
+    )
+    store.commit(Manifest(name, "samples", "generate", "0" * 32, {}, {}, shards), {"seconds": 1.0})
+    return name
+
+
+def run_of(store: Store, tmp_path: Path) -> Run:
+    return Run("test-run", store, Ledger(store, "runs/test-run"), Screen(quiet=True), str(tmp_path / "logs"))
+
+
+def work_for(settings: Select, samples: str, seeds: str | None = None) -> Work:
+    inputs = {"samples": samples, **({"seeds": seeds} if seeds else {})}
+    name, fingerprint = place("select", settings.identity(), inputs)
+    return Work(name, fingerprint, inputs)

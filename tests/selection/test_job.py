@@ -1,0 +1,252 @@
+"""The select job through real actors with the hashing encoder, and what can be said without Ray."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import JobError, SchemaError
+from cluster.sample import Message, Sample, seed
+from cluster.store import Store
+from selection.embed import Embedding, warning
+from selection.job import NO_TEXT, Select, select
+from selection.selectors.exact import Exact
+from selection.selectors.k_center import KCenter
+from selection.selectors.semantic import Semantic
+from selection.selectors.top_score import TopScore
+from selection.vectors import open_vectors
+from tests.fakes import HashingEncoder, open_hashing_encoder
+from tests.invariants import check_dataset, samples_of
+from tests.selection.made import made, put, run_of, work_for
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = Select(
+    encoder=Embedding(cpus=1),
+    steps=(Exact(), Semantic(min_cosine=0.9), KCenter(budget=20)),
+    shard_rows=8,
+    embed_dropped=3,
+)
+
+
+def rows() -> list[Sample]:
+    """41 rows: 30 strangers, 2 exact and 2 near copies, 1 without text, 6 dropped before."""
+    topics = ("river", "bread", "moon", "tax", "河流", "面包")
+    strangers = [
+        made(f"{n * 7919}: explain {topics[n % 6]} number {n * n}", f"answer {n}", judge=n % 4) for n in range(30)
+    ]
+    copies = [made(s.instruction.upper() + "!", s.answer) for s in strangers[:2]]
+    near = [made(s.instruction + " ok", s.answer) for s in strangers[2:4]]
+    silent = Sample(id="e" * 32, messages=(Message("system", "You are terse."),), method="self_instruct", round=1)
+    dropped = [made(f"dropped {n}", dropped="length: 1 word, must be at least 3") for n in range(6)]
+    return [*strangers, *copies, silent, *near, *dropped]
+
+
+def dies_after(texts: int, marker: str) -> type[HashingEncoder]:
+    """An encoder whose process is killed once, in the middle of the work."""
+
+    class Dying(HashingEncoder):
+        def __init__(self, settings: object) -> None:
+            del settings
+            self.seen = 0
+
+        def encode(self, texts_: list[str]):  # noqa: ANN202
+            self.seen += len(texts_)
+            if self.seen > texts and not Path(marker).exists():
+                Path(marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().encode(texts_)
+
+    return Dying
+
+
+def refuses(settings: object) -> HashingEncoder:
+    del settings
+    raise JobError("select.encoder.model: no such model")
+
+
+def bytes_of(store: Store, name: str) -> dict[str, bytes]:
+    return {n: store.read_bytes(name, n) for n in store.names(name) if n.endswith(".arrow") or n == "manifest.json"}
+
+
+@pytest.mark.ray
+def test_every_kept_sample_comes_out_kept_or_dropped_with_its_reason(
+    ray_session: None, store: Store, tmp_path: Path
+) -> None:
+    samples = put(store, "generate-x", rows())
+    seeds = put(store, "ingest-x", [seed([Message("user", "a seed"), Message("assistant", "yes")])])
+    work = work_for(SETTINGS, samples, seeds)
+    figures = select(SETTINGS, run_of(store, tmp_path), work, open_hashing_encoder)
+    out = check_dataset(store, work.output)
+    assert [s.id for s in out] == [s.id for s in rows() if s.dropped is None]
+    assert figures["input_rows"] == 41
+    assert figures["rows"] == len(out) == 35
+    assert figures["embedded"] == 34 + 3 + 1
+    assert (figures["dropped_exact"], figures["dropped_semantic"]) == (2, 2)
+    assert figures["kept"] == 20
+    assert figures["dropped"] == 15 == sum(s.dropped is not None for s in out)
+    by_id = {s.id: s for s in out}
+    assert by_id["e" * 32].dropped == NO_TEXT
+    for lost in out:
+        if "lost_to" in lost.tags:
+            assert lost.tags["lost_to"] in (lost.dropped or "")
+            assert lost.tags["lost_to"] in by_id
+    before = {s.id: s for s in rows()}
+    assert all(
+        (s.origin, s.parents, s.messages) == (before[s.id].origin, before[s.id].parents, before[s.id].messages)
+        for s in out
+    )
+    assert any("semantic_distance" in s.scores and "k_center_distance" in s.scores for s in out)
+    manifest = store.manifest(work.output)
+    vectors = open_vectors(store, manifest.metadata["vectors"])
+    assert vectors.matrix.shape == (37, 64)
+    assert open_vectors(store, manifest.metadata["seed_vectors"]).matrix.shape == (1, 64)
+
+
+@pytest.mark.ray
+def test_a_killed_actor_and_another_number_of_actors_change_no_byte(
+    ray_session: None, store: Store, tmp_path: Path
+) -> None:
+    samples = put(store, "generate-x", rows())
+    work = work_for(SETTINGS, samples)
+    select(SETTINGS, run_of(store, tmp_path), work, open_hashing_encoder)
+    other = Store(str(tmp_path / "other"))
+    put(other, "generate-x", rows())
+    marker = tmp_path / "killed"
+    two = SETTINGS.model_copy(update={"encoder": Embedding(cpus=1, actors=2)})
+    assert work_for(two, samples) == work
+    select(two, run_of(other, tmp_path), work, dies_after(9, str(marker)))
+    assert marker.exists()
+    vectors = store.manifest(work.output).metadata["vectors"]
+    assert bytes_of(store, vectors) == bytes_of(other, vectors)
+    shards = [{n: b for n, b in bytes_of(s, work.output).items() if n != "manifest.json"} for s in (store, other)]
+    assert shards[0] == shards[1]  # the manifest notes the settings, and with them the number of actors
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from cluster.session import session
+from cluster.store import Store
+from selection.job import select
+from tests.fakes import HashingEncoder
+from tests.selection.made import run_of, work_for
+from tests.selection.test_job import SETTINGS
+
+class Slow(HashingEncoder):
+    def __init__(self, settings): pass
+    def encode(self, texts):
+        time.sleep(1.5)
+        return super().encode(texts)
+
+with session("local", 1, 0):
+    store = Store(sys.argv[1])
+    select(SETTINGS, run_of(store, Path(sys.argv[2])), work_for(SETTINGS, "generate-x"), Slow)
+"""
+
+
+@pytest.mark.ray
+def test_a_killed_driver_goes_on_behind_its_last_shard_to_the_same_bytes(
+    ray_session: None, store: Store, tmp_path: Path
+) -> None:
+    put(store, "generate-x", rows())
+    other = Store(str(tmp_path / "other"))
+    put(other, "generate-x", rows())
+    work = work_for(SETTINGS, "generate-x")
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(store.local), str(tmp_path)],
+        env=environment,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+    )
+    vectors = ""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and driver.poll() is None:
+        vectors = next((n for n in store.names() if n.startswith("vectors-")), "")
+        if vectors and len(store.committed(vectors)) >= 2:
+            break
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = store.committed(vectors)
+    assert 2 <= len(done) < 6, (driver.returncode, driver.stderr and driver.stderr.read()[-2000:])
+    stamps = {n: (store.folder(vectors) / e.name).stat().st_mtime_ns for n, e in done.items()}
+    figures = select(SETTINGS, run_of(store, tmp_path), work, open_hashing_encoder)
+    assert stamps == {n: (store.folder(vectors) / e.name).stat().st_mtime_ns for n, e in done.items()}
+    assert figures["embedded"] == 37 - sum(entry.rows for entry in done.values())
+    select(SETTINGS, run_of(other, tmp_path), work, open_hashing_encoder)
+    assert bytes_of(store, work.output) == bytes_of(other, work.output)
+    assert bytes_of(store, vectors) == bytes_of(other, vectors)
+
+
+@pytest.mark.ray
+def test_vectors_are_shared_by_jobs_that_differ_in_their_steps(ray_session: None, store: Store, tmp_path: Path) -> None:
+    samples = put(store, "generate-x", rows())
+    select(SETTINGS, run_of(store, tmp_path), work_for(SETTINGS, samples), open_hashing_encoder)
+    again = SETTINGS.model_copy(update={"steps": (Semantic(min_cosine=0.7),)})
+    figures = select(again, run_of(store, tmp_path), work_for(again, samples), open_hashing_encoder)
+    assert figures["embedded"] == 0
+
+
+@pytest.mark.ray
+def test_an_encoder_that_cannot_be_opened_is_the_recipes_error(ray_session: None, store: Store, tmp_path: Path) -> None:
+    samples = put(store, "generate-x", rows())
+    with pytest.raises(JobError, match="no such model"):
+        select(SETTINGS, run_of(store, tmp_path), work_for(SETTINGS, samples), refuses)
+
+
+@pytest.mark.ray
+def test_no_rows_at_all_make_an_empty_dataset(ray_session: None, store: Store, tmp_path: Path) -> None:
+    samples = put(store, "generate-x", [])
+    work = work_for(SETTINGS, samples)
+    figures = select(SETTINGS, run_of(store, tmp_path), work, open_hashing_encoder)
+    assert (figures["kept"], figures["dropped"]) == (0, 0)
+    assert samples_of(store, work.output) == []
+
+
+def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path: Path) -> None:
+    settings = Select(steps=(Exact(), TopScore(budget=0.5)))
+    samples = put(store, "generate-x", rows())
+    work = work_for(settings, samples)
+    figures = select(settings, run_of(store, tmp_path), work, refuses)
+    assert figures["kept"] == 16
+    assert "vectors" not in store.manifest(work.output).metadata
+    check_dataset(store, work.output)
+
+
+def test_an_id_that_stands_twice_is_refused(store: Store, tmp_path: Path) -> None:
+    settings = Select(steps=(Exact(),))
+    samples = put(store, "generate-x", [made("a"), made("a")])
+    with pytest.raises(SchemaError, match="stands twice"):
+        select(settings, run_of(store, tmp_path), work_for(settings, samples), refuses)
+
+
+def test_the_plan_knows_the_rows_and_whether_it_was_done(store: Store) -> None:
+    work = work_for(SETTINGS, "generate-x")
+    assert SETTINGS.plan(store, work).state == "to do"
+    put(store, "generate-x", rows())
+    plan = SETTINGS.plan(store, work)
+    assert (plan.samples, plan.shards, plan.actors, plan.notes) == (35, 6, 1, ["exact -> semantic -> k_center"])
+
+
+def test_an_absent_model_is_found_before_anything_runs() -> None:
+    wrong = Select(encoder=Embedding(model="builtin:none"))
+    assert wrong.check(Path())[0].startswith("encoder.model: builtin:none: no such builtin model")
+    assert Select(encoder=Embedding(model="builtin:none"), steps=(Exact(),)).check(Path()) == []
+
+
+def test_where_and_how_fast_is_no_part_of_the_identity() -> None:
+    base = Select()
+    assert base.fingerprint() == Select(encoder=Embedding(actors=4, cpus=3)).fingerprint()
+    assert base.fingerprint() != Select(encoder=Embedding(max_tokens=64)).fingerprint()
+    assert base.fingerprint() != Select(steps=(Exact(), Semantic(min_cosine=0.9))).fingerprint()
+
+
+def test_an_english_encoder_on_chinese_texts_is_said() -> None:
+    assert "36% of the texts" in warning(Embedding(), ["写一首诗"] * 4 + ["write a poem"] * 7)
+    assert warning(Embedding(), ["write a poem"] * 7) == ""
+    assert warning(Embedding(model="/my/multilingual"), ["写一首诗"]) == ""

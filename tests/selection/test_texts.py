@@ -1,0 +1,71 @@
+"""Parts, keys and words of texts, in English and Chinese."""
+
+import pytest
+
+from cluster.sample import Message
+from selection.texts import is_cjk, key, overlap, part, words
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("Name three  rivers.", "name three rivers"),
+        ("“Hello”, world!", "hello world"),
+        ("列举三条河流。", "列举三条河流"),
+        ("列举 三条 河流！", "列举三条河流。"),
+        ("Ｗｈａｔ？", "what"),
+        ("用 Python 写一个函数", "用Python写一个函数。"),
+    ],
+)
+def test_copies_have_one_key(left: str, right: str) -> None:
+    assert key(left) == key(right)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("What is 5-3?", "What is 5/3?"),
+        ("What is 5.3?", "What is 53?"),
+        ("1,000 or 2", "1 000 or 2"),
+        ("call f(x)", "call f[x]"),
+        ("a < b", "a > b"),
+        ("列举三条河流", "列举四条河流"),
+        ("?", "!"),
+    ],
+)
+def test_different_questions_have_different_keys(left: str, right: str) -> None:
+    assert key(left) != key(right)
+
+
+def test_a_part_leaves_the_system_prompt_out_and_takes_every_turn() -> None:
+    talk = [
+        Message("system", "You are terse."),
+        Message("user", "Hi"),
+        Message("assistant", "Hello"),
+        Message("user", "Name a river"),
+        Message("assistant", "The Elbe"),
+    ]
+    assert part(talk, "instruction") == "Hi\nName a river"
+    assert part(talk, "answer") == "Hello\nThe Elbe"
+    assert part(talk, "conversation") == "Hi\nHello\nName a river\nThe Elbe"
+
+
+def test_a_missing_part_is_the_whole_conversation() -> None:
+    assert part([Message("assistant", "A plain text")], "instruction") == "A plain text"
+    assert part([Message("system", "You are terse.")], "instruction") == ""
+
+
+def test_overlap_counts_words_and_pairs_of_chinese_characters() -> None:
+    assert words("Name THREE rivers.") == {"name", "three", "rivers"}
+    assert words("三条河流") == {"三条", "条河", "河流"}
+    assert words("用Python写") == {"用", "python", "写"}
+    assert overlap(words("name three rivers"), words("name three very long rivers")) == 1
+    assert overlap(words("为恐怖电影写一个开场"), words("推荐一部周末观影的电影")) < 0.3
+    assert overlap(words("?"), words("name")) == 1
+
+
+def test_chinese_is_told_from_english_with_a_chinese_word_in_it() -> None:
+    assert is_cjk("请写一首诗")
+    assert is_cjk("用 Python 写一个函数")
+    assert not is_cjk("What does 你好 mean in English, please?")
+    assert not is_cjk("")
