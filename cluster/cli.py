@@ -36,15 +36,20 @@ def _jobs(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
+    from cluster.job import Plan
     from cluster.recipe import open_recipe
     from cluster.store import Store
     from cluster.summary import plan_lines
 
     recipe, works = open_recipe(arguments.recipe, arguments.set)
     store = Store(recipe.store)
-    plans = [job.plan(store, works[name]) for name, job in recipe.jobs.items()]
+    plans: list[Plan] = []
+    expected: dict[str, int] = {}
+    for name, job in recipe.jobs.items():
+        plans.append(job.plan(store, replace(works[name], expected=expected)))
+        expected[works[name].output] = plans[-1].kept
     if arguments.json:
         print(json.dumps({"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}, indent=1))
     else:

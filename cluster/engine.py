@@ -75,7 +75,7 @@ class Reply:
 
     text: str
     finish: str
-    """`stop`, `length`, `repetition`, or `error: …` for a request that the engine refused, such as a prompt that is too long."""
+    """`stop`, `length`, `repetition`, or `error: …` for a request that the engine refused, as one that is too long."""
     prompt_tokens: int
     reply_tokens: int
     choices: Mapping[str, float] = field(default_factory=dict)

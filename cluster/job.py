@@ -53,6 +53,13 @@ class Work:
     output: str
     fingerprint: str
     inputs: Mapping[str, str]
+    expected: Mapping[str, int] = field(default_factory=dict)
+    """Kept samples expected of folders that do not exist yet; known to `plan` alone."""
+
+    def num_samples(self, store: Store) -> int:
+        """Return how many kept samples come in: counted where the dataset is complete, expected where it is not."""
+        folder = self.inputs.get("samples", "")
+        return store.manifest(folder).kept if folder and store.complete(folder) else self.expected.get(folder, 0)
 
 
 @dataclass
@@ -66,6 +73,8 @@ class Plan:
     shards: int = 0
     samples: int = 0
     """Samples asked for (generate) or read (the others), as far as it is known before the run."""
+    kept: int = 0
+    """Samples that are expected to be kept."""
     actors: int = 0
     cpus: float = 0
     gpus: float = 0

@@ -17,7 +17,7 @@ h2{font-size:18px;margin:36px 0 4px}h3{font-size:14px;margin:0 0 6px;font-weight
 .soft,.note{color:var(--soft)}.note{font-size:13px;margin:4px 0 12px;max-width:90ch}
 .facts{color:var(--soft);font-size:13px;margin:6px 0 0}.facts span+span::before{content:"·";margin:0 8px}
 .badge{font-size:12px;font-weight:600;padding:3px 10px;border-radius:99px;background:#e4eef3;color:var(--kept)}
-.badge.failed{background:#fbe9e4;color:#a6401c}.badge.running{background:#fdf3e2;color:#8a5a10}
+.badge.failed{background:#fbe9e4;color:#a6401c}.badge.running,.badge.stopped{background:#fdf3e2;color:#8a5a10}
 .error{background:#fbe9e4;color:#7c2f14;padding:10px 14px;border-radius:8px;margin-top:14px;white-space:pre-wrap;
 overflow-wrap:anywhere}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:12px;margin-top:22px}

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from cluster import ingest, log, report
 from cluster.errors import GristmillError, JobError, RunError

@@ -62,7 +62,7 @@ def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
             f"{p.samples:,}",
             f"{p.shards:,}",
             f"{p.actors}",
-            f"{p.cpus:g}",
+            f"{p.cpus:g}" if p.cpus or not p.actors else "all",
             f"{p.gpus:g}",
             f"{p.tokens:,}",
             p.output,

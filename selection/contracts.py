@@ -108,6 +108,10 @@ class Selector(Step):
     needs_vectors: ClassVar[bool] = False
     """Whether the samples must be embedded before `pick`."""
 
+    def most(self, num: int) -> int:
+        """Return how many of `num` samples stay at most; all, where there is no budget."""
+        return num
+
     @abstractmethod
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; the same samples in another order make the same choice of ids."""

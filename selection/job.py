@@ -71,12 +71,13 @@ class Select(Job):
         plan = Plan("select", work.output, actors=self.encoder.actors if self.embeds else 0)
         plan.cpus, plan.gpus = (self.encoder.cpus or 0) * plan.actors, (self.encoder.gpus or 0) * plan.actors
         plan.notes.append(" -> ".join(step.kind for step in self.steps))
-        samples = work.inputs.get("samples", "")
-        if samples and store.complete(samples):
-            manifest = store.manifest(samples)
-            plan.samples, plan.shards = manifest.kept, -(-manifest.rows // self.shard_rows)
-            vectors, _ = self._vectors(samples, self.embed_dropped)
-            plan.state = "continues" if self.embeds and store.exists(vectors) else plan.state
+        samples = work.inputs["samples"]
+        plan.samples = plan.kept = work.num_samples(store)
+        plan.shards = -(-plan.samples // self.shard_rows)
+        for step in self.steps:
+            plan.kept = step.most(plan.kept)
+        if self.embeds and store.exists(self._vectors(samples, self.embed_dropped)[0]):
+            plan.state = "continues"
         if store.complete(work.output):
             plan.state = "done"
         return plan

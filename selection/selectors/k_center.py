@@ -24,6 +24,10 @@ class KCenter(Selector):
     first: str = "mean"
     """Where to begin: `mean`, the sample nearest to the mean of all, or a score's name, the sample highest in it."""
 
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where that is less."""
+        return budget_rows(self.budget, num)
+
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice, with the score `k_center_distance`: 1 - cosine to the nearest chosen sample before it."""
         del rng

@@ -15,6 +15,10 @@ class RandomChoice(Selector):
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in, below 1."""
 
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where that is less."""
+        return budget_rows(self.budget, num)
+
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice, drawn from the samples in order of id."""
         by_id = view.order(())

@@ -10,7 +10,7 @@ import pytest
 
 from cluster import report, report_charts
 from cluster.errors import StoreError
-from cluster.ledger import Ledger
+from cluster.ledger import Ledger, lock
 from cluster.report_material import plain_reason
 from cluster.report_page import script_safe
 from cluster.sample import Message, Origin, Sample, seed, to_table
@@ -178,7 +178,9 @@ def test_no_text_of_a_sample_can_leave_its_place(store: Store) -> None:
 
 def test_a_run_that_has_just_begun_has_a_page(store: Store) -> None:
     begin(store, generate="generate-1", select="select-1")
-    page, data = page_of(store)
+    assert 'class="badge stopped"' in page_of(store)[0], "its driver is gone"
+    with lock(store, f"runs/{RUN}"):
+        page, data = page_of(store)
     assert "<h2>Samples</h2>" not in page
     assert data == {"figures": {}, "map": "", "samples": []}
     assert 'class="badge running"' in page

@@ -230,7 +230,7 @@ def test_the_plan_knows_the_rows_and_whether_it_was_done(store: Store) -> None:
     assert SETTINGS.plan(store, work).state == "to do"
     put(store, "generate-x", rows())
     plan = SETTINGS.plan(store, work)
-    assert (plan.samples, plan.shards, plan.actors, plan.notes) == (35, 6, 1, ["exact -> semantic -> k_center"])
+    assert (plan.samples, plan.shards, plan.actors, plan.notes) == (35, 5, 1, ["exact -> semantic -> k_center"])
 
 
 def test_an_absent_model_is_found_before_anything_runs() -> None:
