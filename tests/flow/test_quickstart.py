@@ -1,0 +1,159 @@
+"""The whole mill through the command line, with the real engines, at reduced size."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cluster.store import Store
+from tests.invariants import check_dataset, samples_of
+
+pytestmark = pytest.mark.flow
+
+ROOT = Path(__file__).resolve().parents[2]
+GRISTMILL = str(Path(sys.executable).parent / "gristmill")
+SMALL = ["--set", "generate.target=12", "--set", "select.steps.2.budget=10", "--set", "train.epochs=1"]
+RECIPE = str(ROOT / "examples" / "quickstart.toml")
+
+
+def gristmill(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [GRISTMILL, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == expect, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the reduced quickstart has run, and what it printed."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    return folder, gristmill(folder, "run", RECIPE, *SMALL).stderr
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    (recipe,) = (folder / "runs" / "runs").glob("*/recipe.json")
+    return {str(k): str(v) for k, v in json.loads(recipe.read_text())["outputs"].items()}
+
+
+def test_the_quickstart_goes_through_and_says_what_came_out(ground: tuple[Path, str]) -> None:
+    folder, said = ground
+    for job in ("ingest", "generate", "select", "train", "evaluate", "report"):
+        assert re.search(rf"^{job} +/", said, re.MULTILINE), f"{job} is not in the summary:\n{said}"
+    assert "held-out loss" in said
+    assert "Traceback" not in said
+    page = next((folder / "runs" / "runs").glob("*/report.html")).read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", page), "the report is not self-contained"
+
+
+def test_every_row_is_accounted_for(ground: tuple[Path, str]) -> None:
+    folder, _ = ground
+    store, made = Store(str(folder / "runs")), outputs(folder)
+    seeds = check_dataset(store, made["ingest"])
+    assert len([s for s in seeds if s.dropped is None]) >= 60, "the shipped seeds"
+    generated = check_dataset(store, made["generate"], made["ingest"])
+    assert sum(1 for s in generated if s.dropped is None) == 12
+    assert all("judge" in s.scores for s in generated if s.dropped is None)
+    selected = samples_of(store, made["select"])
+    assert {s.id for s in selected} <= {s.id for s in generated if s.dropped is None}
+    assert 0 < sum(1 for s in selected if s.dropped is None) <= 10
+    assert store.manifest(made["train"]).kind == "model"
+
+
+def test_a_second_time_nothing_is_made(ground: tuple[Path, str]) -> None:
+    folder, _ = ground
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*-*/*") if path.is_file()}
+    start = time.monotonic()
+    said = gristmill(folder, "run", RECIPE, *SMALL).stderr
+    assert time.monotonic() - start < 20, "Ray was started for nothing"
+    assert said.count("nothing to do") == 4
+    assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*-*/*") if path.is_file()}
+
+
+def test_show_head_and_plan_read_what_lies_there(ground: tuple[Path, str]) -> None:
+    folder, _ = ground
+    listing = json.loads(gristmill(folder, "show", "--json").stdout)
+    (run,) = listing["runs"]
+    assert run["state"] == "done"
+    assert set(run["jobs"].values()) == {"done"}
+    detail = json.loads(gristmill(folder, "show", run["run"][:10]).stdout)
+    assert detail["jobs"]["generate"]["figures"]["kept"] == 12
+    assert "[user]" in gristmill(folder, "head", "generate", "-n", "2").stdout
+    assert "dropped  " in gristmill(folder, "head", "generate", "-n", "1", "--dropped").stdout
+    plans = json.loads(gristmill(folder, "plan", RECIPE, *SMALL, "--json").stdout)["jobs"]
+    assert [p["state"] for p in plans] == ["done"] * 4
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "sharegpt", "alpaca"])
+def test_each_export_holds_the_kept_rows(ground: tuple[Path, str], tmp_path: Path, form: str) -> None:
+    folder, _ = ground
+    target = tmp_path / ("out.parquet" if form == "parquet" else "out.jsonl")
+    said = gristmill(folder, "export", "generate", str(target), "--form", form).stdout
+    assert said.startswith("12 samples of generate-")
+
+
+def test_a_flipped_byte_is_named_with_what_to_do(ground: tuple[Path, str]) -> None:
+    folder, _ = ground
+    shard = folder / "runs" / outputs(folder)["generate"] / "shard-00000.arrow"
+    sound = shard.read_bytes()
+    try:
+        shard.write_bytes(sound[:200] + bytes([sound[200] ^ 1]) + sound[201:])
+        said = gristmill(folder, "head", "generate", expect=1).stderr
+    finally:
+        shard.write_bytes(sound)
+    assert "shard-00000.arrow: content does not match its digest" in said
+    assert "delete the folder" in said
+    assert "Traceback" not in said
+
+
+def test_a_wrong_recipe_lists_every_error_and_starts_nothing(tmp_path: Path) -> None:
+    recipe = tmp_path / "wrong.toml"
+    recipe.write_text('[generate]\ninput = "absent.jsonl"\ntarget = 0\ncolour = 1\n[selct]\n[train]\nepochs = "x"\n')
+    said = gristmill(tmp_path, "run", str(recipe), expect=2).stderr
+    for part in ("generate.target", "generate.colour: unknown key", "selct: unknown section", "train.epochs"):
+        assert part in said, said
+    assert not (tmp_path / "runs").exists()
+
+
+def submitted(arguments: Sequence[str]) -> str:
+    """A driver that holds a cluster and submits `gristmill` to it as `ray job submit` does; prints the job's logs."""
+    return f"""
+import time
+from cluster.session import session
+with session(None, 2, 0):
+    import ray
+    from ray.job_submission import JobSubmissionClient, JobStatus
+    client = JobSubmissionClient("http://" + ray._private.worker._global_node.webui_url)
+    for attempt in range(30):  # the job agent comes up later than the dashboard
+        try:
+            job = client.submit_job(entrypoint={" ".join(arguments)!r}, submission_id="gristmill-test")
+            break
+        except RuntimeError as error:
+            if "agent" not in str(error):
+                raise
+            time.sleep(2)
+    while client.get_job_status(job) not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
+        time.sleep(1)
+    print(client.get_job_status(job), client.get_job_logs(job))
+"""
+
+
+def test_a_job_runs_on_the_cluster_that_it_was_submitted_to(tmp_path: Path) -> None:
+    recipe = tmp_path / "select.toml"
+    recipe.write_text(f'store = "{tmp_path}/runs"\n[select]\ninput = "{ROOT}/examples/seeds.jsonl"\n')
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", submitted([GRISTMILL, "run", str(recipe)])],
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert "SUCCEEDED" in done.stdout, done.stdout + done.stderr
+    store = Store(str(tmp_path / "runs"))
+    (name,) = [m.name for m in store.entries()[0] if m.job == "select"]
+    assert store.manifest(name).rows >= 60

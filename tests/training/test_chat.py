@@ -1,0 +1,110 @@
+"""Masks: exactly what the assistant says, stop token included, in every shape of conversation."""
+
+from typing import Any
+
+import pytest
+
+from cluster.errors import JobError
+from tests.fakes import CHATML
+from training import chat
+
+TWO_TURNS = [("user", "Hi"), ("assistant", "Hello!\n"), ("user", "Bye"), ("assistant", " So long")]
+MARKED = CHATML.replace(
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}",
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}{% if message['role'] == 'assistant' %}{% generation %}"
+    "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}{% else %}"
+    "{{ message['content'] + '<|im_end|>\\n' }}{% endif %}",
+)
+
+
+@pytest.fixture
+def tok(tiny: str) -> Any:
+    return chat.tokenizer(tiny)
+
+
+def said(tok: Any, encoded: chat.Encoded, place: int = 0) -> str:
+    """What is trained on of one sample."""
+    start = int(encoded.lengths[:place].sum())
+    part = slice(start, start + int(encoded.lengths[place]))
+    return str(tok.decode(encoded.ids[part][encoded.trained[part]]))
+
+
+@pytest.mark.parametrize(
+    ("messages", "wanted"),
+    [
+        ([("user", "Hi"), ("assistant", "Hello")], "Hello<|im_end|>"),
+        (TWO_TURNS, "Hello!\n<|im_end|> So long<|im_end|>"),
+        ([("system", "Be brief."), ("user", "Hi"), ("assistant", "Hey")], "Hey<|im_end|>"),
+        ([("user", "一加一等于几？"), ("assistant", "等于二。")], "等于二。<|im_end|>"),
+    ],
+)
+def test_the_mask_covers_what_the_assistant_says_and_its_stop_token(
+    tok: Any, messages: list[tuple[str, str]], wanted: str
+) -> None:
+    assert said(tok, chat.encode(tok, [messages], 512)) == wanted
+
+
+def test_token_ids_are_those_of_the_plain_rendering(tok: Any) -> None:
+    encoded = chat.encode(tok, [TWO_TURNS], 512)
+    plain = tok.apply_chat_template([{"role": r, "content": c} for r, c in TWO_TURNS], tokenize=True, return_dict=True)
+    assert encoded.ids.tolist() == plain["input_ids"]
+
+
+def test_marks_in_the_template_give_the_same_mask(tok: Any) -> None:
+    plain = chat.encode(tok, [TWO_TURNS], 512)
+    tok.chat_template = MARKED
+    marked = chat.encode(tok, [TWO_TURNS], 512)
+    assert marked.ids.tolist() == plain.ids.tolist()
+    assert marked.trained.tolist() == plain.trained.tolist()
+
+
+def test_long_samples_are_counted_and_dropped(tok: Any) -> None:
+    rows = [[("user", "Hi"), ("assistant", "x" * n)] for n in (5, 500, 6)]
+    encoded = chat.encode(tok, rows, 100)
+    assert encoded.places.tolist() == [0, 2]
+    assert encoded.drops == {"too long": 1}
+
+
+def test_long_samples_are_cut_when_asked(tok: Any) -> None:
+    rows = [[("user", "Hi"), ("assistant", "x" * 500)], [("user", "y" * 500), ("assistant", "cut away")]]
+    encoded = chat.encode(tok, rows, 100, "truncate")
+    assert encoded.lengths.tolist() == [100]
+    assert encoded.drops == {"no trained token": 1}
+
+
+def test_an_empty_mask_everywhere_is_an_error(tok: Any) -> None:
+    with pytest.raises(JobError, match="none of 1 samples can be trained on"):
+        chat.encode(tok, [[("user", "nobody answers")]], 100)
+
+
+def test_a_template_without_stop_token_is_refused(tok: Any) -> None:
+    tok.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    tok.chat_template += "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    with pytest.raises(JobError, match="must end in a special token"):
+        chat.encode(tok, [TWO_TURNS], 512)
+
+
+def test_a_template_that_rewrites_earlier_turns_drops_the_sample_with_a_reason(tok: Any) -> None:
+    tok.chat_template = CHATML.replace(
+        "message['content']", "('gone' if loop.index + 2 < loop.length else message['content'])"
+    )
+    rows = [TWO_TURNS, TWO_TURNS[:2]]
+    encoded = chat.encode(tok, rows, 512)
+    assert encoded.drops == {"template rewrites earlier turns": 1}
+    assert encoded.places.tolist() == [1]
+
+
+def test_a_template_that_refuses_a_sample_drops_it_with_its_words(tok: Any) -> None:
+    tok.chat_template = (
+        "{% if messages[0]['role'] == 'assistant' %}{{ raise_exception('user first') }}{% endif %}" + CHATML
+    )
+    encoded = chat.encode(tok, [[("assistant", "I begin")], TWO_TURNS], 512)
+    assert encoded.drops == {"template refuses: user first": 1}
+
+
+def test_a_tokenizer_without_template_is_refused(tiny: str, tmp_path: Any) -> None:
+    tok = chat.tokenizer(tiny)
+    tok.chat_template = None
+    tok.save_pretrained(str(tmp_path))
+    with pytest.raises(JobError, match="no chat template"):
+        chat.tokenizer(str(tmp_path))

@@ -1,0 +1,85 @@
+"""Packed rows give every token the loss that it has alone, and the comparison of two models is right."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.conftest import chats
+from training import chat, losses, packing
+from training.data import Bins
+from training.model import load
+from training.scoring import Scores, compare
+
+
+@pytest.fixture(scope="module")
+def model(tiny: str) -> Any:
+    return load(tiny, "fp32").eval()
+
+
+@pytest.fixture
+def encoded(tiny: str) -> chat.Encoded:
+    return chat.encode(chat.tokenizer(tiny), [list(s.messages) for s in chats(12)], 256)
+
+
+def bins_of(encoded: chat.Encoded, bins: list[list[int]]) -> Bins:
+    return Bins([packing.bins_table(encoded, bins)])
+
+
+def test_packed_logits_are_those_of_the_samples_alone(model: Any, encoded: chat.Encoded) -> None:
+    import torch
+
+    order = list(range(4))
+    row = bins_of(encoded, [order]).batch(np.array([0]))
+    packed = losses.tensors(packing.batch([(row["input_ids"][0], row["labels"][0], row["position_ids"][0])]), "cpu")
+    ends = np.cumsum(encoded.lengths[:4])
+    with torch.no_grad():
+        together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False).logits[0]
+        leaked = model(input_ids=packed["input_ids"], use_cache=False).logits[0]
+        for end, length in zip(ends, encoded.lengths[:4], strict=True):
+            ids = packed["input_ids"][:, end - length : end]
+            alone = model(input_ids=ids, use_cache=False).logits[0]
+            assert (alone - together[end - length : end]).abs().max() < 1e-4
+    assert (leaked - together).abs().max() > 1e-2, "without positions the samples see each other: the test can fail"
+
+
+def test_losses_of_samples_do_not_depend_on_how_they_are_packed(model: Any, encoded: chat.Encoded) -> None:
+    alone = losses.sample_losses(model, bins_of(encoded, [[p] for p in range(12)]), 12)
+    packed = losses.sample_losses(model, bins_of(encoded, packing.fit(encoded.lengths, 512)), 12)
+    assert np.allclose(alone[0], packed[0], atol=1e-3)
+    assert alone[1].tolist() == packed[1].tolist()
+    starts = np.cumsum(encoded.lengths) - encoded.lengths
+    assert alone[1].tolist() == np.add.reduceat(encoded.trained, starts, dtype=np.int64).tolist()
+
+
+def test_several_rows_at_once_give_the_sum_of_each(model: Any, encoded: chat.Encoded) -> None:
+    import torch
+
+    bins = bins_of(encoded, [[0, 1], [2], [3, 4, 5]])
+    with torch.no_grad():
+        together = losses.token_losses(model, losses.tensors(bins.batch(np.arange(3)), "cpu"))[0].sum(dim=1)
+        each = [losses.token_losses(model, losses.tensors(bins.batch(np.array([p])), "cpu"))[0].sum() for p in range(3)]
+    assert torch.allclose(together, torch.stack(each), atol=1e-3)
+
+
+def test_the_comparison_weighs_tokens_and_its_interval_holds_the_difference() -> None:
+    tokens = np.array([1, 3] * 50)
+    before = Scores(np.array([2.0, 3.0] * 50), tokens, 0.0)
+    after = Scores(np.array([1.0, 3.0] * 50), tokens, 0.0)
+    found = compare([str(n) for n in range(100)], before, after, draws=500, seed=0)
+    assert found["loss_before"] == pytest.approx(250 / 200)
+    assert found["difference"] == pytest.approx(-50 / 200)
+    assert found["perplexity_after"] == pytest.approx(math.exp(200 / 200))
+    assert found["ci_low"] < found["difference"] < found["ci_high"] < 0
+    assert found["samples"][1] == {"id": "1", "tokens": 3, "loss_before": 1.0, "loss_after": 1.0}
+    assert compare([str(n) for n in range(100)], before, after, draws=500, seed=0) == found
+
+
+def test_models_that_are_alike_have_an_interval_round_zero() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 50, 200)
+    before = Scores(rng.random(200) * tokens, tokens, 0.0)
+    after = Scores(before.summed + rng.normal(0, 1, 200), tokens, 0.0)
+    found = compare(["x"] * 200, before, after, draws=1000, seed=1)
+    assert found["ci_low"] < 0 < found["ci_high"]

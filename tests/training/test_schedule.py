@@ -1,0 +1,44 @@
+"""The rows and the rate of a step follow from the step alone."""
+
+import numpy as np
+import pytest
+
+from training.schedule import global_batch, learning_rate, num_steps, share
+
+
+@pytest.mark.parametrize(("world", "micro"), [(1, 1), (2, 1), (4, 2), (8, 1)])
+def test_all_workers_together_take_the_same_rows_whatever_their_number(world: int, micro: int) -> None:
+    places = global_batch(7, seed=3, bins=50, batch=8)
+    taken = np.concatenate([share(places, rank, world, micro).ravel() for rank in range(world)])
+    assert sorted(taken.tolist()) == sorted(places.tolist())
+    assert share(places, 0, world, micro).shape == (8 // (world * micro), micro)
+
+
+def test_an_epoch_holds_every_row_once_and_the_next_one_in_another_order() -> None:
+    stream = np.concatenate([global_batch(step, seed=0, bins=10, batch=4) for step in range(5)])
+    assert sorted(stream[:10].tolist()) == sorted(stream[10:].tolist()) == list(range(10))
+    assert stream[:10].tolist() != stream[10:].tolist()
+
+
+def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
+    first = global_batch(9, seed=5, bins=7, batch=3)
+    for step in range(9):
+        global_batch(step, seed=5, bins=7, batch=3)
+    assert global_batch(9, seed=5, bins=7, batch=3).tolist() == first.tolist()
+    assert global_batch(9, seed=6, bins=7, batch=3).tolist() != first.tolist()
+
+
+def test_steps_cover_the_epochs() -> None:
+    assert num_steps(3, 10, 4) == 8
+    assert num_steps(1, 8, 4) == 2
+    assert num_steps(0.1, 3, 8) == 1
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_the_rate_rises_to_its_peak_and_never_above(schedule: str) -> None:
+    rates = [learning_rate(s, steps=50, peak=1.0, warmup=0.1, schedule=schedule) for s in range(50)]  # type: ignore[arg-type]
+    assert rates[:6] == sorted(rates[:6])
+    assert max(rates) == rates[5] == 1.0
+    assert min(rates) > 0
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert (rates[-1] < 0.05) == (schedule != "constant")

@@ -1,0 +1,113 @@
+"""What the jobs refuse and plan, the configuration that DeepSpeed gets, and which checkpoint is taken."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.errors import JobError, RunError
+from cluster.job import Run, Work
+from cluster.ledger import Ledger
+from cluster.progress import Screen
+from cluster.store import Store
+from training import checkpoint
+from training.evaluate import Evaluate, require_talk
+from training.job import Train
+from training.zero import Batching, Zero, config
+
+CUT = Batching(micro=2, accumulation=3, world=4)
+
+
+def built(zero: Zero, *, gpu: bool = False) -> dict[str, Any]:
+    return config(zero, CUT, clip=0.5, bf16=True, gpu=gpu)
+
+
+def test_the_configuration_follows_the_settings() -> None:
+    made = built(Zero(stage=2))
+    assert made["train_batch_size"] == 24
+    assert made["gradient_clipping"] == 0.5
+    assert made["bf16"] == {"enabled": True}
+    assert made["zero_optimization"] == {"stage": 2, "overlap_comm": False, "contiguous_gradients": False}
+    assert built(Zero(stage=2), gpu=True)["zero_optimization"]["overlap_comm"]
+
+
+def test_open_arguments_are_laid_over_what_is_built() -> None:
+    made = built(Zero(args={"zero_optimization": {"reduce_bucket_size": 7}, "wall_clock_breakdown": True}))
+    assert made["zero_optimization"]["reduce_bucket_size"] == 7
+    assert made["zero_optimization"]["stage"] == 1
+    assert made["wall_clock_breakdown"] is True
+
+
+def test_offloading_is_placed_on_the_host() -> None:
+    made = built(Zero(stage=3, offload_optimizer=True, offload_params=True))["zero_optimization"]
+    assert made["offload_optimizer"]["device"] == made["offload_param"]["device"] == "cpu"
+
+
+def test_every_fault_of_the_settings_is_named(tiny: str) -> None:
+    job = Train.model_validate(
+        {"model": tiny, "batch": 5, "workers": 2, "zero": {"offload_params": True, "args": {"optimizer": {}}}}
+    )
+    found = job.check(Path())
+    assert len(found) == 3
+    assert any(f.startswith("batch: 5 rows, must be a multiple of micro_batch x workers = 2; try 6") for f in found)
+    assert len(Train(model=tiny, zero=Zero(stage=0)).check(Path())) == 1
+    assert Train(model="builtin:none").check(Path())[0].startswith("model: builtin:none: no such builtin model")
+    assert Train(model=tiny).check(Path()) == []
+
+
+def test_only_what_changes_the_model_changes_its_identity(tiny: str) -> None:
+    base = Train(model=tiny).fingerprint()
+    assert Train(model=tiny, workers=1, save_every=3, recompute=True).fingerprint() == base
+    assert Train(model=tiny, lr=2e-3).fingerprint() != base
+    assert Train(model=tiny, lora="none").fingerprint() != base
+
+
+def test_plans_load_nothing_and_know_what_is_there(store: Store, samples: str, tiny: str) -> None:
+    plan = Train(model=tiny).plan(store, Work("train-x", "x", {"samples": samples}))
+    assert (plan.state, plan.samples, plan.cpus) == ("to do", 60, 2)
+    assert plan.tokens > 0
+    store.folder("train-x")
+    assert Train(model=tiny).plan(store, Work("train-x", "x", {"samples": samples})).state == "continues"
+    assert Train(model=tiny).plan(store, Work("train-y", "y", {"samples": "absent"})).samples == 0
+    assert Evaluate().plan(store, Work("evaluate-x", "x", {"model": "train-x"})).state == "to do"
+
+
+def test_evaluation_needs_a_trained_model_and_no_other() -> None:
+    assert Evaluate().needs({"train": "train-x"}) == {"model": "train-x"}
+    with pytest.raises(JobError, match="no \\[train\\]"):
+        Evaluate().needs({"select": "select-x"})
+    assert Evaluate.model_validate({"engine": {"model": "other"}}).check(Path())
+    assert Evaluate().check(Path()) == []
+
+
+def test_the_newest_committed_checkpoint_is_found_and_orphans_are_swept(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "absent") is None
+    for step in (5, 10, 15, 20):
+        (tmp_path / f"step-{step:08d}" / "zero").mkdir(parents=True)
+        if step != 20:
+            checkpoint.commit(tmp_path / f"step-{step:08d}", step, 2)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    assert (found.step, found.world) == (15, 2)
+    checkpoint.sweep(tmp_path, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000015"]
+
+
+def test_checkpoints_of_another_number_of_workers_are_refused(store: Store, samples: str, tiny: str) -> None:
+    (store.folder("train-x") / "checkpoints/step-00000010").mkdir(parents=True)
+    checkpoint.commit(store.folder("train-x") / "checkpoints/step-00000010", 10, 3)
+    run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), None)
+    with pytest.raises(JobError, match="workers: 2, must be 3"):
+        Train(model=tiny).make(run, Work("train-x", "x", {"samples": samples}))
+
+
+def reply(text: str, finish: str) -> dict[str, Any]:
+    return {"reply": text, "finish": finish}
+
+
+def test_a_model_that_says_nothing_or_never_stops_fails_the_smoke_test() -> None:
+    require_talk([reply("", "stop"), reply("endless", "length"), reply("fine", "stop")])
+    with pytest.raises(RunError, match="all 2 replies are empty"):
+        require_talk([reply(" ", "stop"), reply("", "length")])
+    with pytest.raises(RunError, match="must stop by itself"):
+        require_talk([reply("and on and on", "length")])

@@ -1,0 +1,238 @@
+"""Real DeepSpeed under real Ray Train: whole runs, killed runs, every stage, and what comes out of them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.store import Store
+from tests.training.conftest import chats, dataset
+from tests.training.drive import train
+from training import data, loop, schedule
+from training.data import Bins
+from training.evaluate import Evaluate
+from training.job import Train
+from training.zero import Batching, Zero
+
+pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
+STEPS, KILL_AT, SAVE_EVERY = 120, 30, 10
+
+
+def settings(tiny: str) -> dict[str, Any]:
+    return {
+        "model": tiny, "steps": STEPS, "save_every": SAVE_EVERY, "precision": "fp32", "batch": 2, "max_length": 256,
+        "lr": 1e-2, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "holdout": 0.2,
+    }  # fmt: skip
+
+
+def shelve(folder: Path) -> Store:
+    store = Store(str(folder))
+    dataset(store, chats(60))
+    return store
+
+
+def journal(store: Store, output: str) -> list[dict[str, Any]]:
+    return loop.read_journal(store.folder(output) / loop.METRICS)
+
+
+def losses_of(lines: list[dict[str, Any]]) -> list[float]:
+    assert [m["step"] for m in lines if "step" in m] == list(range(1, STEPS + 1)), "a step is missing or stands twice"
+    return [m["loss"] for m in lines if "step" in m] + [m["holdout_loss"] for m in lines if "end" in m]
+
+
+@pytest.fixture(scope="module")
+def unbroken(shelf: Path, tiny: str, ray_session: None) -> tuple[Store, str]:
+    """The store and folder of a run that nothing disturbed."""
+    store = shelve(shelf / "unbroken")
+    return store, train(store.uri, settings(tiny))
+
+
+def at_step(store: Store, step: int, act: Callable[[Path], None]) -> threading.Thread:
+    """Do something as soon as a run in this store has reached a step, unless it does not within five minutes."""
+
+    def watch() -> None:
+        for _ in range(6000):
+            for folder in Path(store.uri).glob("train-*"):
+                if any(m.get("step", 0) >= step for m in loop.read_journal(folder / loop.METRICS)):
+                    act(folder)
+                    return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_run_lowers_the_loss_and_leaves_only_what_it_exports(unbroken: tuple[Store, str]) -> None:
+    store, output = unbroken
+    figures, lines = store.figures(output), journal(store, output)
+    losses = losses_of(lines)
+    assert losses[-1] < losses[0] - 0.5
+    assert figures["holdout_loss"] == losses[-1]
+    assert figures["samples"] + figures["holdout"] + figures["dropped"] == 60
+    assert figures["starts"] == 1
+    left = {name for name in store.names(output) if name not in ("figures.json", "manifest.json")}
+    assert left == {"adapter", "merged", "holdout.arrow", "metrics.jsonl"}
+    names = {shard.name for shard in store.manifest(output).shards}
+    assert {"adapter/adapter_model.safetensors", "merged/model.safetensors", "merged/tokenizer.json"} <= names
+    for shard in store.manifest(output).shards:
+        assert (store.folder(output) / shard.name).stat().st_size == shard.bytes
+
+
+def test_the_merged_model_speaks_like_base_and_adapter(unbroken: tuple[Store, str], tiny: str) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = unbroken[0].folder(unbroken[1])
+    ids = AutoTokenizer.from_pretrained(str(folder / "merged"))("What follows 3?", return_tensors="pt")["input_ids"]
+    base = AutoModelForCausalLM.from_pretrained(tiny).eval()
+    merged = AutoModelForCausalLM.from_pretrained(str(folder / "merged")).eval()
+    with torch.no_grad():
+        plain, whole = base(ids).logits, merged(ids).logits
+        adapted = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()(ids).logits
+    assert (whole - adapted).abs().max() < 1e-4
+    assert (whole - plain).abs().max() > 1e-2, "the adapter changes nothing"
+
+
+def test_a_killed_worker_changes_no_loss(unbroken: tuple[Store, str], shelf: Path, tiny: str) -> None:
+    store = shelve(shelf / "worker")
+
+    def kill(folder: Path) -> None:
+        del folder
+        said = (Path(store.uri) / "runs/test/logs/train-1.log").read_text()
+        os.kill(int(re.findall(r"training\.loop (\d+): rank 1 starts", said)[-1]), signal.SIGKILL)
+
+    watcher = at_step(store, KILL_AT, kill)
+    output = train(store.uri, settings(tiny))
+    assert not watcher.is_alive()
+    starts = [m["start"] for m in journal(store, output) if "start" in m]
+    assert starts[0] == 0
+    assert len(starts) == 2, "the worker was not killed while it trained"
+    assert starts[1] >= KILL_AT - SAVE_EVERY
+    assert losses_of(journal(store, output)) == losses_of(journal(*unbroken))
+
+
+def test_a_killed_driver_goes_on_from_its_checkpoint(unbroken: tuple[Store, str], shelf: Path, tiny: str) -> None:
+    import json
+
+    store = shelve(shelf / "driver")
+    command = [sys.executable, "-m", "tests.training.drive", store.uri, json.dumps(settings(tiny))]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as driver:
+        at_step(store, KILL_AT, lambda _: driver.kill())
+        assert driver.wait(300) == -signal.SIGKILL
+    (output,) = [name for name in store.names() if name.startswith("train-")]
+    assert not store.complete(output)
+    assert train(store.uri, settings(tiny)) == output
+    starts = [m["start"] for m in journal(store, output) if "start" in m]
+    assert starts[0] == 0
+    assert starts[-1] >= KILL_AT - SAVE_EVERY, "it began anew"
+    assert losses_of(journal(store, output)) == losses_of(journal(*unbroken))
+
+
+def rehearse(courses: list[loop.Course], workers: int) -> None:
+    """Run several courses one after the other in one group of workers."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    def work(config: dict[str, list[loop.Course]]) -> None:
+        for course in config["courses"]:
+            loop.work({"course": course})
+
+    TorchTrainer(
+        work,
+        train_loop_config={"courses": courses},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}),
+        run_config=ray.train.RunConfig(storage_path=f"{courses[0].store.uri}/ray"),
+    ).fit()
+
+
+def course(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any) -> loop.Course:
+    job = Train.model_validate({**settings(tiny), "batch": 4, "save_every": 99, "workers": workers, **changed})
+    data.prepare(store, output, "select-000000000000", tiny, job)
+    return loop.Course(job, store, output, tiny, 3, Batching(1, 4 // workers, workers), False, f"{store.uri}/logs")
+
+
+def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, tiny: str) -> None:
+    store = shelve(shelf / "stages")
+    full = {"lora": "none", "lr": 1e-3}
+    lora = {"lora": {"r": 4, "alpha": 8}}
+    two = {
+        **{
+            f"lora-{stage}": course(store, tiny, f"lora-{stage}", zero=Zero(stage=stage), **lora)
+            for stage in (0, 1, 2, 3)
+        },
+        "explodes": course(store, tiny, "explodes", lr=1e30, clip=0),
+        **{f"full-{stage}": course(store, tiny, f"full-{stage}", zero=Zero(stage=stage), **full) for stage in (1, 3)},
+    }
+    one = {
+        "lora-alone": course(store, tiny, "lora-alone", workers=1, **lora),
+        "full-alone": course(store, tiny, "full-alone", workers=1, **full),
+    }
+    rehearse(list(two.values()), 2)
+    rehearse(list(one.values()), 1)
+    assert "the loss is nan" in store.read_json("explodes", loop.FAILED)["error"]
+    for kind in ("lora", "full"):
+        curves = {n: [m["loss"] for m in journal(store, n) if "step" in m] for n in (*two, *one) if n.startswith(kind)}
+        norms = {n: [m["grad_norm"] for m in journal(store, n) if "step" in m] for n in curves}
+        assert all(len(curve) == 3 for curve in curves.values()), curves
+        for name, curve in curves.items():
+            assert curve == pytest.approx(curves[f"{kind}-1"], abs=1e-5), name
+            if norms[name][0]:
+                assert norms[name] == pytest.approx(norms[f"{kind}-1"], rel=1e-3), name
+    logits_of_exports_agree(store, "full-1", "full-3")
+    logits_of_exports_agree(store, "lora-1", "lora-3")
+
+
+def logits_of_exports_agree(store: Store, first: str, second: str) -> None:
+    from safetensors.torch import load_file
+
+    one, other = (load_file(str(store.folder(name) / "merged" / "model.safetensors")) for name in (first, second))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert (tensor - other[name]).abs().max() < 1e-4, name
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) -> None:
+    """The first loss that two workers report is that of the base model over the same rows in one process."""
+    import torch
+
+    from training.losses import tensors, token_losses
+    from training.model import load
+
+    store = Store(str(shelf / "stages"))
+    made = journal(store, "full-1")
+    job = Train.model_validate({**settings(tiny), "batch": 4})
+    data.prepare(store, "again", "select-000000000000", tiny, job)
+    bins = Bins.open(store, "again", data.PACKED)
+    places = schedule.global_batch(0, seed=0, bins=len(bins), batch=4)
+    with torch.no_grad():
+        values, _ = token_losses(load(tiny, "fp32").eval(), tensors(bins.batch(places), "cpu"))
+    first = next(m for m in made if m.get("step") == 1)
+    assert first["trained_tokens"] == bins.trained[places].sum()
+    assert first["loss"] == pytest.approx(float(values.sum()) / first["trained_tokens"], abs=1e-4)
+
+
+def test_evaluation_scores_both_models_on_the_rows_held_out(unbroken: tuple[Store, str]) -> None:
+    from cluster.job import Run, Work
+    from cluster.ledger import Ledger
+    from cluster.progress import Screen
+
+    store, model = unbroken
+    job = Evaluate(precision="fp32", smoke_prompts=0)
+    run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), f"{store.uri}/runs/test/logs")
+    figures = job.make(run, Work("evaluate-x", job.fingerprint(), job.needs({"train": model})))
+    found = store.read_json("evaluate-x", "evaluation.json")
+    assert store.complete("evaluate-x")
+    assert figures["rows"] == len(found["samples"]) == store.figures(model)["holdout"]
+    assert figures["loss_after"] == pytest.approx(store.figures(model)["holdout_loss"], abs=1e-4)
+    assert figures["ci_low"] < figures["difference"] < figures["ci_high"] < 0

@@ -1,0 +1,95 @@
+"""Checkpoints of a training run: every rank writes its part, rank 0 commits behind a barrier, the newest one is found.
+
+    <output>/checkpoints/step-00000020/zero/…       DeepSpeed's files, each rank its own
+                                       COMMITTED    {"step", "world", …}; written last: without it the rest is an orphan
+
+Ray Train's own register is not used: its controller learns of a checkpoint only when it next polls (2 s), so the newest
+one can be lost to a kill.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = "checkpoints"
+COMMITTED = "COMMITTED"
+TAG = "zero"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One committed checkpoint."""
+
+    path: Path
+    step: int
+    """Optimizer steps that are done."""
+    world: int
+    """Workers that wrote it; as many must read it."""
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """Return the newest committed checkpoint of a folder, or None."""
+    found = committed(folder)
+    return found[-1] if found else None
+
+
+def committed(folder: Path) -> list[Checkpoint]:
+    """Return the committed checkpoints of a folder, oldest first."""
+    found = []
+    for marker in folder.glob(f"step-*/{COMMITTED}"):
+        said = json.loads(marker.read_text(encoding="utf-8"))
+        found.append(Checkpoint(marker.parent, said["step"], said["world"]))
+    return sorted(found, key=lambda c: c.step)
+
+
+def sweep(folder: Path, keep: int) -> None:
+    """Delete checkpoints without a commit, and all but the newest `keep` of the committed ones.
+
+    The marker goes first, so that a kill in between leaves an orphan and never half a checkpoint that looks whole.
+    """
+    old = {c.path for c in committed(folder)[: -keep or None]}
+    for path in folder.glob("step-*"):
+        if path in old or not (path / COMMITTED).exists():
+            (path / COMMITTED).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def save(engine: Any, folder: Path, step: int, *, keep: int, only_trainable: bool) -> None:  # noqa: ANN401
+    """Write and commit a checkpoint; every rank calls it at the same step.
+
+    Args:
+        engine: the DeepSpeed engine.
+        folder: a folder that all ranks share.
+        step: optimizer steps that are done.
+        keep: checkpoints to keep, this one included.
+        only_trainable: leave frozen weights out; they come from the base model again.
+    """
+    import torch.distributed as dist
+
+    path = folder / f"step-{step:08d}"
+    if dist.get_rank() == 0:
+        shutil.rmtree(path, ignore_errors=True)
+    dist.barrier()
+    engine.save_checkpoint(str(path), tag=TAG, client_state={"step": step}, exclude_frozen_parameters=only_trainable)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        commit(path, step, dist.get_world_size())
+        sweep(folder, keep)
+
+
+def commit(path: Path, step: int, world: int) -> None:
+    """Write the marker that makes a checkpoint one."""
+    temporary = path / f".{COMMITTED}"
+    with temporary.open("w", encoding="utf-8") as out:
+        json.dump({"step": step, "world": world}, out)
+        out.flush()
+        os.fsync(out.fileno())
+    temporary.rename(path / COMMITTED)
+
+
+def load(engine: Any, found: Checkpoint, *, only_trainable: bool) -> None:  # noqa: ANN401
+    """Bring an engine to the state of a checkpoint; every rank calls it."""
+    engine.load_checkpoint(str(found.path), tag=TAG, load_module_strict=not only_trainable)

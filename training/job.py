@@ -1,0 +1,281 @@
+"""The train job: a dataset and a base model become an adapter and a merged model, under Ray Train with DeepSpeed.
+
+<output>/adapter/…        PEFT adapter (not with `lora = "none"`)
+         merged/…         the whole model with its tokenizer, as transformers and vLLM load it
+         holdout.arrow    SAMPLES: the rows held out
+         metrics.jsonl    a line a step (`training.loop.Journal`)
+         checkpoints/…    while it runs; gone when the manifest stands
+"""
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cluster import models, session
+from cluster.errors import JobError, RunError
+from cluster.job import Job, Plan, Run, Work
+from cluster.log import tail
+from cluster.store import Manifest, Shard, Store, file_shard
+from training import checkpoint, data, loop
+from training.chat import TooLong
+from training.model import ADAPTER, MERGED, Lora, Precision
+from training.schedule import Schedule, num_steps
+from training.zero import Batching, Zero
+
+RAY_FOLDER = "ray"
+TOKENS_PER_SAMPLE = 200
+"""For the plan alone: instruction data in English is about as long."""
+POLL_S = 0.5
+
+
+class Train(Job):
+    """`[train]`: fine-tune a model on what the assistant says in the kept samples."""
+
+    name: ClassVar[str] = "train"
+    upstream: ClassVar[tuple[str, ...]] = ("select", "generate")
+    not_identity: ClassVar[frozenset[str]] = frozenset(
+        {
+            "input",
+            "micro_batch",
+            "workers",
+            "cpus_per_worker",
+            "gpus_per_worker",
+            "save_every",
+            "keep_checkpoints",
+            "recompute",
+            "max_failures",
+        }
+    )
+
+    model: str = "builtin:smollm2-135m-instruct"
+    """The base model: `builtin:…`, a folder as transformers saves it, or the name of one on a hub."""
+    epochs: float = Field(default=2.0, gt=0)
+    """How often every sample is seen."""
+    steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps; overrides `epochs`."""
+    lr: float = Field(default=1e-3, gt=0)
+    """The highest learning rate. For LoRA on the small default model, where it beat 1e-4 and 3e-4 on held-out samples;
+    models of billions of weights, or training every weight, want less."""
+    schedule: Schedule = "cosine"
+    """How the rate falls behind the warm-up."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the rate rises."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's, on matrices alone."""
+    clip: float = Field(default=1.0, ge=0)
+    """Longest gradient; 0 for no limit."""
+    batch: int = Field(default=4, gt=0)
+    """Packed rows of an optimizer step on all workers together."""
+    micro_batch: int = Field(default=1, gt=0)
+    """Packed rows that a worker computes at once."""
+    max_length: int = Field(default=512, gt=1)
+    """Tokens of a packed row, and of the longest sample."""
+    too_long: TooLong = "drop"
+    """What becomes of longer samples: dropped and counted, or cut at the end."""
+    holdout: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the samples that is held out, at least one; each sample's lot follows from its id."""
+    eval_every: int = Field(default=0, ge=0)
+    """Steps between losses on the held-out samples; 0 for one at the end."""
+    seed: int = 0
+    """Of the order of the rows, the adapters' first values and dropout."""
+    precision: Precision = "bf16"
+    """What is computed in; optimizer states and the weights they step are fp32 in both."""
+    lora: Lora | Literal["none"] = Lora()
+    """The adapters, or `"none"` to train every weight."""
+    zero: Zero = Zero()
+    """What DeepSpeed spreads over the workers."""
+    recompute: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
+    workers: int = Field(default=2, gt=0)
+    """Processes that train, each with its share of every batch."""
+    cpus_per_worker: float = Field(default=1, gt=0)
+    """Cores of each."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPUs of each; one where the cluster has any, else none."""
+    save_every: int = Field(default=10, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Checkpoints that stay until the model is committed."""
+    max_failures: int = Field(default=2, ge=0)
+    """Deaths of workers from which the run goes on by itself."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the model made: the weights themselves rather than where they lie."""
+        value = super().identity()
+        value["fields"]["model"] = models.identity(self.model)
+        return value
+
+    def check(self, base: Path) -> list[str]:
+        """Return what is wrong with the settings beyond their types."""
+        del base
+        found = self.zero.problems()
+        problem = models.missing(self.model)
+        if problem:
+            found.append(f"model: {self.model}: {problem}")
+        if self.zero.stage == 0 and self.precision == "bf16":
+            found.append(
+                "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
+            )
+        at_once = self.micro_batch * self.workers
+        if self.batch % at_once:
+            found.append(
+                f"batch: {self.batch} rows, must be a multiple of micro_batch x workers = {at_once}; "
+                f"try {-(-self.batch // at_once) * at_once}"
+            )
+        return found
+
+    def plan(self, store: Store, work: Work) -> Plan:
+        """Say what would be trained; steps and tokens are estimates until the data is packed."""
+        plan = Plan(self.name, work.output, actors=self.workers, cpus=self.workers * self.cpus_per_worker, shards=1)
+        plan.gpus = self.workers * (self.gpus_per_worker or 0)
+        plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
+        plan.samples = plan.kept = work.num_samples(store)
+        tokens = plan.samples * TOKENS_PER_SAMPLE
+        steps = self.steps or num_steps(self.epochs, -(-tokens // self.max_length) or 1, self.batch)
+        plan.tokens = self.steps * self.batch * self.max_length if self.steps else int(tokens * self.epochs)
+        how = "every weight" if self.lora == "none" else f"LoRA r={self.lora.r}"
+        plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, about {steps} steps")
+        return plan
+
+    def make(self, run: Run, work: Work) -> dict[str, Any]:
+        """Pack, train, export and commit; go on from the newest checkpoint if there is one."""
+        began = time.monotonic()
+        folder = run.store.folder(work.output)
+        self._require_same_world(folder)
+        base = models.local(self.model)
+        gpus = self._gpus()
+        session.require("train.workers", self.workers * self.cpus_per_worker, self.workers * gpus)
+        run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
+        with run.screen.bar("train: packing"):
+            packed = data.prepare(run.store, work.output, work.inputs["samples"], base, self)
+        packing_s = time.monotonic() - began
+        steps = self.steps or num_steps(self.epochs, packed.bins, self.batch)
+        cut = Batching(self.micro_batch, self.batch // (self.micro_batch * self.workers), self.workers)
+        course = loop.Course(self, run.store, work.output, base, steps, cut, gpus > 0, run.logs)
+        _fit(self, course, run, folder)
+        journal = loop.read_journal(folder / loop.METRICS)
+        figures = _figures(packed, journal, steps)
+        figures |= {"packing_seconds": round(packing_s, 1), "seconds": round(time.monotonic() - began, 1)}
+        self._commit(run, work, folder, figures)
+        run.ledger.append("shard_done", job=self.name, shard=MERGED, rows=packed.samples, kept=packed.samples,
+                          seconds=figures["seconds"])  # fmt: skip
+        return figures
+
+    def _gpus(self) -> float:
+        import ray
+
+        if self.gpus_per_worker is not None:
+            return self.gpus_per_worker
+        return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+    def _require_same_world(self, folder: Path) -> None:
+        found = checkpoint.newest(folder / checkpoint.FOLDER)
+        if found and found.world != self.workers:
+            raise JobError(
+                f"train.workers: {self.workers}, must be {found.world}, which wrote the checkpoint of step "
+                f"{found.step}; or delete {folder / checkpoint.FOLDER} to begin anew"
+            )
+
+    def _commit(self, run: Run, work: Work, folder: Path, figures: dict[str, Any]) -> None:
+        holdout = run.store.committed(work.output, data.HOLDOUT)[data.HOLDOUT]
+        files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
+        shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / loop.METRICS]]
+        run.store.commit(
+            Manifest(
+                name=work.output,
+                kind="model",
+                job=self.name,
+                fingerprint=work.fingerprint,
+                inputs=dict(work.inputs),
+                settings=self.model_dump(mode="json"),
+                shards=(holdout, *shards),
+            ),
+            figures,
+        )
+        data.sweep(run.store, work.output)
+        for name in (checkpoint.FOLDER, RAY_FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _fit(job: Train, course: loop.Course, run: Run, folder: Path) -> None:
+    """Run the workers, showing their steps.
+
+    Raises:
+        RunError: when they die more often than `max_failures`, or a worker says why it gave up.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, which is waited for at the end
+    course.store.delete(course.output, loop.FAILED)
+    errors: list[Exception] = []
+    # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
+    fit = threading.Thread(target=_train_workers, args=(job, course, folder, errors), daemon=True)
+    fit.start()
+    with run.screen.bar("train: steps", course.steps) as bar:
+        while fit.is_alive():
+            fit.join(POLL_S)
+            _show(bar, folder / loop.METRICS)
+    if run.store.exists(course.output, loop.FAILED):
+        raise RunError(str(run.store.read_json(course.output, loop.FAILED)["error"]))
+    if errors or not any("end" in m for m in loop.read_journal(folder / loop.METRICS)):
+        last = tail(run.logs, "train-0", 3)
+        raise RunError(
+            f"train: the workers died more than {job.max_failures} times; run again to go on from the last checkpoint; "
+            f"see {run.logs}/train-*.log\n{last}"
+        ) from (errors[0] if errors else None)
+
+
+def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[Exception]) -> None:
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": job.cpus_per_worker, **({"GPU": job._gpus()} if course.gpu else {})}
+    trainer = TorchTrainer(
+        loop.work,
+        train_loop_config={"course": course},
+        torch_config=TorchConfig(backend="nccl" if course.gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=job.workers, use_gpu=course.gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"try-{time.time_ns()}",
+            storage_path=str(folder / RAY_FOLDER),
+            failure_config=ray.train.FailureConfig(max_failures=job.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+        errors.append(error)
+
+
+def _show(bar: Any, path: Path) -> None:  # noqa: ANN401
+    steps = [m for m in loop.read_journal(path) if "step" in m]
+    if steps:
+        last = steps[-10:]
+        rate = sum(m["tokens"] for m in last) / max(1e-9, sum(m["seconds"] for m in last))
+        bar.update(steps[-1]["step"], f"loss {steps[-1]['loss']:.3f}, {rate:.0f} tokens/s")
+
+
+def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    done = [m for m in journal if "step" in m]
+    seconds, tokens = sum(m["seconds"] for m in done), sum(m["tokens"] for m in done)
+    return {
+        "samples": packed.samples,
+        "holdout": packed.holdout,
+        "dropped": sum(packed.drops.values()),
+        **{f"dropped: {reason}": count for reason, count in sorted(packed.drops.items())},
+        "packed_rows": packed.bins,
+        "steps": steps,
+        "tokens": tokens,
+        "trained_tokens": sum(m["trained_tokens"] for m in done),
+        "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
+        "step_seconds": round(seconds, 1),
+        "loss_first": done[0]["loss"] if done else None,
+        "loss_last": done[-1]["loss"] if done else None,
+        "holdout_loss": next((m["holdout_loss"] for m in reversed(journal) if "end" in m), None),
+        "starts": sum(1 for m in journal if "start" in m),
+    }

@@ -1,0 +1,56 @@
+"""Pure functions of the step: which rows a worker takes, and the learning rate. Nothing here has a state to restore."""
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+
+def num_steps(epochs: float, bins: int, batch: int) -> int:
+    """Return how many optimizer steps see every bin `epochs` times, the last step filled from the next epoch."""
+    return max(1, math.ceil(epochs * bins / batch - 1e-9))
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, bins: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(bins).astype(np.int64)
+
+
+def global_batch(step: int, *, seed: int, bins: int, batch: int) -> NDArray[np.int64]:
+    """Return the bins of one optimizer step, (batch,), whatever the number of workers.
+
+    The bins of each epoch are shuffled anew by (seed, epoch) and read as one endless stream, `batch` a step.
+    """
+    at = np.arange(step * batch, (step + 1) * batch)
+    epochs, places = at // bins, at % bins
+    return np.array([_order(seed, int(e), bins)[p] for e, p in zip(epochs, places, strict=True)], np.int64)
+
+
+def share(places: NDArray[np.int64], rank: int, world: int, micro: int) -> NDArray[np.int64]:
+    """Return the bins of one worker, (accumulation, micro); all workers together take every place exactly once."""
+    return places.reshape(-1, world, micro)[:, rank, :]
+
+
+def learning_rate(step: int, *, steps: int, peak: float, warmup: float, schedule: Schedule) -> float:
+    """Return the learning rate of a step, counted from 0.
+
+    Args:
+        step: the optimizer step.
+        steps: steps in all.
+        peak: the highest rate, reached behind the warm-up.
+        warmup: share of the steps in which the rate rises in a straight line, in [0, 1).
+        schedule: how it falls to 0 afterwards, or stays.
+
+    Source: cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, section 3, without restarts.
+    """
+    rise = math.ceil(warmup * steps)
+    if step < rise:
+        return peak * (step + 1) / (rise + 1)
+    done = (step - rise) / max(1, steps - rise)
+    if schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+    return peak * (1 - done) if schedule == "linear" else peak

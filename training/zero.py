@@ -1,0 +1,167 @@
+"""The adapter of DeepSpeed: settings, configuration for CPU and GPU, an engine, and whole tensors out of ZeRO-3.
+
+The optimizer is PyTorch's own AdamW, fused, which every stage takes: DeepSpeed's would be compiled at its first use (40
+to 100 s each). For the same reason its shared-memory collectives for CPUs stay off (38 s); gloo does their work.
+
+Source: ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054; offloading: Ren et al. 2021, arXiv:2101.06840.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cluster.step import Settings
+
+OURS = frozenset(
+    {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "optimizer",
+        "scheduler",
+        "bf16",
+        "fp16",
+    }
+)
+"""Keys that follow from other settings of the job, so `zero.args` may not set them."""
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+class Zero(Settings):
+    """`[train.zero]`: what DeepSpeed spreads over the workers."""
+
+    stage: Literal[0, 1, 2, 3] = 1
+    """0 nothing, 1 optimizer states, 2 gradients too, 3 the weights too. The losses are the same."""
+    offload_optimizer: bool = False
+    """Keep optimizer states in the memory of the host."""
+    offload_params: bool = False
+    """Keep the weights there too; needs stage 3."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Laid over the configuration that is built from the other settings, and handed to DeepSpeed as it is."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the settings beyond their types."""
+        found = [
+            f"zero.args.{key}: is set, must not be; it follows from train's own keys" for key in OURS & {*self.args}
+        ]
+        if self.offload_params and self.stage != 3:
+            found.append(f"zero.offload_params: true at stage {self.stage}, must be false; or set zero.stage to 3")
+        if self.offload_optimizer and self.stage == 0:
+            found.append("zero.offload_optimizer: true at stage 0, must be false; or set zero.stage to 1, 2 or 3")
+        return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How an optimizer step is cut: `micro` rows at a time, `accumulation` times, on `world` workers."""
+
+    micro: int
+    accumulation: int
+    world: int
+
+
+def config(zero: Zero, batching: Batching, *, clip: float, bf16: bool, gpu: bool) -> dict[str, Any]:
+    """Return DeepSpeed's configuration."""
+    spread: dict[str, Any] = {"stage": zero.stage, "overlap_comm": gpu, "contiguous_gradients": gpu}
+    if zero.offload_optimizer:
+        spread["offload_optimizer"] = {"device": "cpu", "pin_memory": gpu}
+    if zero.offload_params:
+        spread["offload_param"] = {"device": "cpu", "pin_memory": gpu}
+    if zero.stage == 3:
+        spread["stage3_gather_16bit_weights_on_model_save"] = True
+    built = {
+        "train_micro_batch_size_per_gpu": batching.micro,
+        "gradient_accumulation_steps": batching.accumulation,
+        "train_batch_size": batching.micro * batching.accumulation * batching.world,
+        "gradient_clipping": clip,
+        "bf16": {"enabled": bf16},
+        "zero_optimization": spread,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    return _laid_over(built, zero.args)
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def begin(*, gpu: bool) -> None:
+    """Make DeepSpeed adopt the process group that Ray Train has made."""
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # else it looks for accelerators and warns
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", verbose=False, timeout=COLLECTIVE_TIMEOUT)
+
+
+@contextmanager
+def partitioned(configuration: Mapping[str, Any]) -> Iterator[None]:
+    """Let transformers load weights straight into their partitions, at stage 3, while the block runs."""
+    if configuration["zero_optimization"]["stage"] != 3:
+        yield
+        return
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    alive = HfDeepSpeedConfig(dict(configuration))  # transformers holds it by a weak reference
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del alive
+
+
+def engine(model: Any, configuration: Mapping[str, Any], *, lr: float, weight_decay: float) -> Any:  # noqa: ANN401
+    """Return a DeepSpeed engine round a model whose trainable parameters are those that require a gradient.
+
+    Norms and biases (fewer than two dimensions) do not decay.
+    """
+    import deepspeed
+    import torch
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    flat = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2]
+    thick = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) >= 2]
+    groups = [{"params": thick, "weight_decay": weight_decay}, {"params": flat, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999), fused=True)
+    made, *_ = deepspeed.initialize(
+        model=model, model_parameters=trainable, optimizer=optimizer, config=dict(configuration)
+    )
+    return made
+
+
+def trainable_state(model: Any, rank: int) -> dict[str, Any]:  # noqa: ANN401
+    """Return the trainable parameters by name as whole tensors on the CPU, on rank 0; elsewhere nothing.
+
+    Every rank must call it: at stage 3 the partitions are gathered.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    with _gathered([p for _, p in named]):
+        return {name: p.detach().cpu().clone() for name, p in named} if rank == 0 else {}
+
+
+@contextmanager
+def _gathered(parameters: Sequence[Any]) -> Iterator[None]:
+    import deepspeed
+
+    split = any(hasattr(p, "ds_id") for p in parameters)
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None, enabled=split):
+        yield
+
+
+def whole_state(made: Any, stage: int, rank: int) -> dict[str, Any]:  # noqa: ANN401
+    """Return all parameters of an engine's model as on one machine, on rank 0; every rank must call it."""
+    if stage == 3:
+        return dict(made._zero3_consolidated_16bit_state_dict() or {})
+    return dict(made.module.state_dict()) if rank == 0 else {}
