@@ -134,7 +134,7 @@ def _write(store: Store, name: str, samples: Iterable[Sample], bar: Bar | None) 
         shards.append(store.commit_shard(name, f"shard-{len(shards):05d}", to_table(held)))
         held.clear()
         if bar:
-            bar.update(sum(shard.rows for shard in shards), "rows")
+            bar.update(sum(shard.rows for shard in shards))
 
     for sample in samples:
         held.append(sample)

@@ -45,7 +45,8 @@ class Bar:
         of = f"/{self._total}" if self._total else ""
         elapsed = time.monotonic() - self._start
         note = f", {self._note}" if self._note else ""
-        self._screen.say(f"{self._title}: {self._done}{of}{note} ({elapsed:.0f} s)")
+        count = f" {self._done}{of}" if self._done or of else ""
+        self._screen.say(f"{self._title}:{count}{note} ({elapsed:.0f} s)")
 
 
 class Screen:

@@ -14,12 +14,15 @@ from cluster.report_material import Material, material_of
 from cluster.report_page import Page, Panel, Section, Tile
 from cluster.sample import Sample
 from cluster.store import Store
+from cluster.summary import stage
 
 MAX_POINTS = 3_000
 MAX_TABLE = 500
 MAX_REASONS = 14
 MAX_TEXT = 4_000
 SNIPPET = 160
+LAST = {"target": 1 << 30}
+"""Place in the funnel of what is dropped behind every step of a recipe."""
 
 
 def write(store: Store, run_id: str) -> str:
@@ -109,15 +112,9 @@ def _stages(material: Material) -> list[tuple[str, ...]]:
     """Return the stage table: a line a job."""
     lines = []
     for name, job in material.state.jobs.items():
-        figures = material.figures.get(name, {})
-        tokens, seconds = _tokens(figures), figures.get("seconds")
-        rate = f"{tokens / seconds:,.0f}" if tokens and seconds else ""
-        rows, kept = figures.get("rows", figures.get("samples")), figures.get("kept")
-        state = "reused" if job.reused else job.state
         shards = f"{job.shards_done}/{job.shards}" if job.shards else ""
-        numbers = tuple("" if n is None else f"{n:,}" for n in (rows, kept))
-        took = f"{float(seconds):,.1f}" if seconds is not None else ""
-        lines.append((name, state, shards, *numbers, f"{tokens:,}" if tokens else "", took, rate, job.output))
+        cells = stage(material.figures.get(name, {}))
+        lines.append((name, "reused" if job.reused else job.state, shards, *cells, job.output))
     return lines
 
 
@@ -132,9 +129,10 @@ def _kinds(reasons: Counter[str]) -> Counter[str]:
 
 
 def _ordered(kinds: Counter[str], steps: Sequence[Any]) -> list[tuple[str, int]]:
-    """Return kinds with counts in the order of the recipe's steps; those that are no step of it come first."""
+    """Return kinds with counts in the order of the recipe's steps, the methods' before them, the target's behind."""
     order = [str(step.get("kind")) for step in steps if isinstance(step, dict)]
-    return sorted(kinds.items(), key=lambda item: (order.index(item[0]) if item[0] in order else -1, item[0]))
+    places = {**LAST, **{kind: place for place, kind in enumerate(order)}}
+    return sorted(kinds.items(), key=lambda item: (places.get(item[0], -1), item[0]))
 
 
 def _funnel(material: Material) -> Iterator[tuple[str, int, str]]:
@@ -156,8 +154,8 @@ def _funnel(material: Material) -> Iterator[tuple[str, int, str]]:
     if material.rows:
         yield "kept", left, charts.KEPT
     train = material.figures.get("train", {})
-    if "samples" in train and "holdout" in train:
-        yield "trained on", train["samples"], charts.KEPT
+    if "kept" in train and "holdout" in train:
+        yield "trained on", train["kept"], charts.KEPT
         yield "held out", train["holdout"], charts.KEPT
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.summary import STAGE
+
 STYLE = """
 :root{--ink:#2b3440;--soft:#67707d;--line:#e3e7ec;--paper:#fff;--ground:#f6f7f9;--kept:#2c6e8f;--out:#d9923b;--gone:#8b929d;
 --font:system-ui,-apple-system,"Segoe UI","Noto Sans","Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif}
@@ -275,8 +277,8 @@ def _tiles(tiles: Sequence[Tile]) -> str:
 def _stages(stages: Sequence[Sequence[str]]) -> str:
     if not stages:
         return ""
-    heads = ("job", "state", "shards", "rows in", "kept", "tokens", "seconds", "tokens/s", "output")
-    plain = {0, 1, 8}
+    heads = ("job", "state", "shards", *STAGE, "output")
+    plain = {0, 1, len(heads) - 1}
     head = "".join(f"<th{'' if n in plain else ' class=num'}>{_e(h)}</th>" for n, h in enumerate(heads))
     rows = "".join(
         "<tr>" + "".join(f'<td class="{_stage_class(n, plain)}">{_e(v)}</td>' for n, v in enumerate(stage)) + "</tr>"
@@ -299,4 +301,4 @@ def _replies(replies: Sequence[tuple[str, str, str]]) -> str:
 
 
 def _stage_class(column: int, plain: set[int]) -> str:
-    return "mono" if column == 8 else "" if column in plain else "num"
+    return "mono" if column == len(STAGE) + 3 else "" if column in plain else "num"

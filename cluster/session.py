@@ -69,8 +69,8 @@ def session(address: str | None, num_cpus: int | None, num_gpus: int | None, *, 
         raise JobError(
             f"cluster.address: {existing} does not answer ({error}); start it or leave the key out"
         ) from error
-    except RuntimeError as error:
-        raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs") from error
+    except Exception as error:  # Ray raises a bare one when a node times out during start-up
+        raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs, and run again") from error
     try:
         yield
     finally:

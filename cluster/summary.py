@@ -1,13 +1,16 @@
 """Text for people: the summary of a run, the listing of a store, the plan of a recipe, samples to read."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.job import Plan
 from cluster.ledger import RunState, state
 from cluster.sample import Sample
 from cluster.store import Store
+
+STAGE = ("rows in", "kept", "prompt tokens", "tokens", "seconds", "tokens/s")
+"""What the summary and the report say of a job."""
 
 
 def state_of(store: Store, run_id: str) -> RunState:
@@ -18,8 +21,8 @@ def state_of(store: Store, run_id: str) -> RunState:
 def summary(store: Store, run_id: str, report: str) -> Iterator[str]:
     """Yield what came out of a run: rows, tokens, seconds and rates per job, losses, and where everything lies."""
     run = state_of(store, run_id)
-    rows: list[tuple[str, ...]] = [("job", "rows in", "kept", "tokens", "seconds", "tokens/s")]
-    rows += [_stage(name, job.figures) for name, job in run.jobs.items()]
+    rows: list[tuple[str, ...]] = [("job", *STAGE)]
+    rows += [(name, *stage(job.figures)) for name, job in run.jobs.items()]
     yield from _aligned(rows)
     figures = run.jobs["evaluate"].figures if "evaluate" in run.jobs else {}
     if "loss_before" in figures:
@@ -32,17 +35,18 @@ def summary(store: Store, run_id: str, report: str) -> Iterator[str]:
     yield f"{'report':9} {report}"
 
 
-def _stage(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
-    tokens = figures.get("tokens") or figures.get("prompt_tokens", 0) + figures.get("reply_tokens", 0)
-    seconds = figures.get("seconds")
+def stage(figures: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of `STAGE` for one job's figures; `tokens` are those written by the model, or trained on."""
+    tokens, rate = figures.get("reply_tokens", figures.get("tokens")), figures.get("reply_tokens_per_s")
     numbers = (
         figures.get("rows"),
         figures.get("kept"),
-        tokens or None,
-        seconds,
-        round(tokens / seconds) if tokens and seconds else None,
+        figures.get("prompt_tokens"),
+        tokens,
+        figures.get("seconds"),
+        figures.get("tokens_per_s", rate),
     )
-    return (name, *("" if n is None else f"{n:,.1f}" if isinstance(n, float) else f"{n:,}" for n in numbers))
+    return tuple("" if n is None else f"{n:,.1f}" if isinstance(n, float) else f"{n:,}" for n in numbers)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

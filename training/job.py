@@ -264,7 +264,8 @@ def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -
     done = [m for m in journal if "step" in m]
     seconds, tokens = sum(m["seconds"] for m in done), sum(m["tokens"] for m in done)
     return {
-        "samples": packed.samples,
+        "rows": packed.samples + packed.holdout,
+        "kept": packed.samples,
         "holdout": packed.holdout,
         "dropped": sum(packed.drops.values()),
         **{f"dropped: {reason}": count for reason, count in sorted(packed.drops.items())},
@@ -272,7 +273,7 @@ def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -
         "steps": steps,
         "tokens": tokens,
         "trained_tokens": sum(m["trained_tokens"] for m in done),
-        "tokens_per_second": round(tokens / seconds, 1) if seconds else 0.0,
+        "tokens_per_s": round(tokens / seconds, 1) if seconds else 0.0,
         "step_seconds": round(seconds, 1),
         "loss_first": done[0]["loss"] if done else None,
         "loss_last": done[-1]["loss"] if done else None,

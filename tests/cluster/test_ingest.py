@@ -426,7 +426,7 @@ def test_what_a_killed_ingest_left_is_written_again(tmp_path: Path, store: Store
 
 def test_people_see_how_far_it_is(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     ingest(store, source(put(tmp_path, "x.jsonl", lines(GOOD))), Screen())
-    assert "ingest: 1, rows" in capsys.readouterr().err
+    assert "ingest: 1 (" in capsys.readouterr().err
 
 
 def test_many_rows_become_several_shards(tmp_path: Path, store: Store) -> None:

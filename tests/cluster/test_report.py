@@ -85,7 +85,7 @@ def whole_run(store: Store) -> None:
     lines[4]["holdout_loss"] = 2.9
     store.write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode(), "train-1", "metrics.jsonl")
     store.commit(
-        Manifest("train-1", "model", "train", "f", {}, {}, ()), {"samples": 1, "holdout": 1, "tokens": 36, "seconds": 4}
+        Manifest("train-1", "model", "train", "f", {}, {}, ()), {"kept": 1, "holdout": 1, "tokens": 36, "seconds": 4}
     )
     told = [{"prompt": "Name a lake", "reply": "The <Bodensee>", "reference": "Garda", "ok": True}]
     store.write_json({"smoke": told}, "evaluate-1", "evaluation.json")

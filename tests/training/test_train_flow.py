@@ -77,7 +77,7 @@ def test_a_run_lowers_the_loss_and_leaves_only_what_it_exports(unbroken: tuple[S
     losses = losses_of(lines)
     assert losses[-1] < losses[0] - 0.5
     assert figures["holdout_loss"] == losses[-1]
-    assert figures["samples"] + figures["holdout"] + figures["dropped"] == 60
+    assert figures["kept"] + figures["holdout"] + figures["dropped"] == 60
     assert figures["starts"] == 1
     left = {name for name in store.names(output) if name not in ("figures.json", "manifest.json")}
     assert left == {"adapter", "merged", "holdout.arrow", "metrics.jsonl"}
