@@ -61,7 +61,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from cluster.run import find, runs
-    from cluster.summary import listing, listing_lines, state_of
+    from cluster.summary import dataset_lines, listing, listing_lines, run_lines, state_of
 
     store = _store(arguments.store)
     if arguments.name is None:
@@ -69,11 +69,13 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps(value, indent=1) if arguments.json else "\n".join(listing_lines(value)))
         return 0
     kind, name = find(store, arguments.name)
-    if kind == "run":
-        print(json.dumps({"run": name, **asdict(state_of(store, name))}, indent=1, ensure_ascii=False))
+    manifest = store.manifest(name) if kind == "dataset" else None
+    if manifest is not None:
+        figures = store.figures(name)
+        value, lines = {**asdict(manifest), "figures": figures}, dataset_lines(manifest, figures)
     else:
-        value = {**asdict(store.manifest(name)), "figures": store.figures(name)}
-        print(json.dumps(value, indent=1, ensure_ascii=False))
+        value, lines = {"run": name, **asdict(state_of(store, name))}, run_lines(store, name)
+    print(json.dumps(value, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
     return 0
 
 

@@ -15,7 +15,7 @@ from cluster.progress import Screen
 from cluster.recipe import Recipe, check_inputs
 from cluster.session import session
 from cluster.store import Store
-from cluster.summary import summary
+from cluster.summary import run_lines
 
 RUNS = "runs"
 """Folder of the store that holds the runs."""
@@ -44,9 +44,9 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
         run = Run(run_id, store, Ledger(store, folder), screen, logs)
         with _recorded(run, only):
             _make_all(recipe, works, only, run)
-        report_path = report.write(store, run_id)
+        report.write(store, run_id)
     screen.say("")
-    for line in summary(store, run_id, report_path):
+    for line in run_lines(store, run_id):
         screen.say(line)
     return run_id
 

@@ -1,5 +1,6 @@
 """Text for people: the summary of a run, the listing of a store, the plan of a recipe, samples to read."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from cluster.job import Plan
 from cluster.ledger import RunState, state
 from cluster.sample import Sample
-from cluster.store import Store
+from cluster.store import Manifest, Store
 
 STAGE = ("rows in", "kept", "prompt tokens", "tokens", "seconds", "tokens/s")
 """What the summary and the report say of a job."""
@@ -18,11 +19,15 @@ def state_of(store: Store, run_id: str) -> RunState:
     return state(store, f"runs/{run_id}")
 
 
-def summary(store: Store, run_id: str, report: str) -> Iterator[str]:
-    """Yield what came out of a run: rows, tokens, seconds and rates per job, losses, and where everything lies."""
+def run_lines(store: Store, run_id: str) -> Iterator[str]:
+    """Yield what a run came to: rows, tokens, seconds and rates per job, losses, and where everything lies."""
     run = state_of(store, run_id)
-    rows: list[tuple[str, ...]] = [("job", *STAGE)]
-    rows += [(name, *stage(job.figures)) for name, job in run.jobs.items()]
+    if run.state != "done":
+        yield f"{run_id}: {run.state}{f', {run.error}' if run.error else ''}"
+    rows: list[tuple[str, ...]] = [("job", "state", "shards", *STAGE)]
+    for name, job in run.jobs.items():
+        shards = f"{job.shards_done}/{job.shards}" if job.shards else ""
+        rows.append((name, "reused" if job.reused else job.state, shards, *stage(job.figures)))
     yield from _aligned(rows)
     figures = run.jobs["evaluate"].figures if "evaluate" in run.jobs else {}
     if "loss_before" in figures:
@@ -32,7 +37,19 @@ def summary(store: Store, run_id: str, report: str) -> Iterator[str]:
     yield ""
     for name, job in run.jobs.items():
         yield f"{name:9} {store.at(job.output)}"
-    yield f"{'report':9} {report}"
+    if store.exists("runs", run_id, "report.html"):
+        yield f"{'report':9} {store.at('runs', run_id, 'report.html')}"
+
+
+def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a dataset or model holds and what it was made from."""
+    counts = f"{manifest.rows:,} rows, {manifest.kept:,} kept, {len(manifest.shards)} files"
+    yield f"{manifest.name}: {manifest.kind}, {counts}"
+    facts = {f"from {role}": folder for role, folder in manifest.inputs.items()} | dict(manifest.metadata)
+    for name, value in (facts | dict(figures)).items():
+        yield f"  {name}: {value}"
+    yield "  settings:"
+    yield from (f"    {line}" for line in json.dumps(manifest.settings, indent=1, ensure_ascii=False).splitlines())
 
 
 def stage(figures: Mapping[str, Any]) -> tuple[str, ...]:
@@ -50,10 +67,13 @@ def stage(figures: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """Yield a table, its first row the heads; columns of numbers stand to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [any(column[1:]) and not any(any(c.isalpha() for c in cell) for cell in column[1:]) for column in columns]
     for row in rows:
-        first, *rest = row
-        yield f"{first:<{widths[0]}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(rest, widths[1:], strict=True))
+        cells = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(row, widths, right, strict=True))
+        yield "  ".join(cells).rstrip()
 
 
 def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:

@@ -83,8 +83,10 @@ def test_show_head_and_plan_read_what_lies_there(ground: tuple[Path, str]) -> No
     (run,) = listing["runs"]
     assert run["state"] == "done"
     assert set(run["jobs"].values()) == {"done"}
-    detail = json.loads(gristmill(folder, "show", run["run"][:10]).stdout)
+    detail = json.loads(gristmill(folder, "show", run["run"][:14], "--json").stdout)
     assert detail["jobs"]["generate"]["figures"]["kept"] == 12
+    assert "held-out loss" in gristmill(folder, "show", run["run"]).stdout
+    assert "from samples: ingest-" in gristmill(folder, "show", "generate").stdout
     assert "[user]" in gristmill(folder, "head", "generate", "-n", "2").stdout
     assert "dropped  " in gristmill(folder, "head", "generate", "-n", "1", "--dropped").stdout
     plans = json.loads(gristmill(folder, "plan", RECIPE, *SMALL, "--json").stdout)["jobs"]
