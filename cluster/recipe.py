@@ -55,13 +55,15 @@ class Recipe:
 
     def resolved(self, works: Mapping[str, Work]) -> dict[str, Any]:
         """Return the recipe with all defaults, as it is written to the run and can itself be run."""
-        ingested = {"ingest": works[name].inputs["samples"] for name, job in self.jobs.items() if job.input is not None}
+        ingested = [works[name].inputs["samples"] for name, job in self.jobs.items() if job.input is not None]
+        outputs = {"ingest": ingested[0]} if ingested else {}
+        outputs |= {name: work.output for name, work in works.items()}
         return {
             "name": self.name,
             "store": self.store,
             "cluster": self.ground.model_dump(mode="json"),
             "jobs": {name: job.model_dump(mode="json") for name, job in self.jobs.items()},
-            "outputs": ingested | {name: work.output for name, work in works.items()},
+            "outputs": outputs,
         }
 
 
