@@ -4,7 +4,7 @@ PYTHON ?= python3
 FLAVOUR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 LOCK := deploy/lock/$(FLAVOUR).txt
 READY := $(VENV)/.ready-$(FLAVOUR)
 # Where the CPU build of torch comes from when the machine's own pip settings do not have it.

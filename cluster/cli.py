@@ -123,6 +123,8 @@ def _store(uri: str) -> "Store":
     store = Store(uri)
     if not store.exists():
         raise JobError(f"{uri}: absent, must be a store; name it with --store, or run a recipe first")
+    if store.is_file():
+        raise JobError(f"{uri}: a file, must be the folder of a store; name that with --store")
     return store
 
 

@@ -1,6 +1,7 @@
 """Recipes: one TOML file, a section per job; loading it finds every error at once, before anything is started."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,14 +165,21 @@ def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], er
     try:
         return kind.model_validate(raw, context=context)
     except ValidationError as error:
-        found = error.errors()
-        for e in found:  # a list that lost its bad entries is not also too short
-            follows = e["type"] == "too_short" and any(
-                o["loc"][: len(e["loc"])] == e["loc"] and o is not e for o in found
-            )
-            if not follows:
-                errors.append(_line(kind, name, raw, dict(e)))
+        found = [dict(e) for e in error.errors()]
+        errors += [_line(kind, name, raw, e) for e in found if not _follows(e, found)]
         return None
+
+
+def _follows(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> bool:
+    """Say whether an error only follows from another.
+
+    A list that lost its bad entries is not also too short, and a table that is wrong is not also no word.
+    """
+    place = error["loc"]
+    inner = any(other["loc"][: len(place)] == place and other is not error for other in found)
+    return (error["type"] == "too_short" and inner) or (
+        error["type"] == "literal_error" and isinstance(error["input"], dict)
+    )
 
 
 def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) -> str:
@@ -193,7 +201,10 @@ def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) 
     shown = repr(error["input"])
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message[0].lower() + message[1:]
-    return f"{where}: {shown if len(shown) < 80 else shown[:77] + '...'}, {message.replace('should be', 'must be')}"
+    message = re.sub(r"a valid dictionary or instance of \w+", "a table", message.replace("should be", "must be"))
+    if isinstance(error["input"], dict):
+        return f"{where}: {message}"
+    return f"{where}: {shown if len(shown) < 80 else shown[:77] + '...'}, {message}"
 
 
 def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through TOML values
@@ -203,6 +214,8 @@ def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through 
         if isinstance(part, int):
             path += f"[{part}]"
             raw = raw[part] if isinstance(raw, list) and part < len(raw) else None
+        elif part[0].isupper() or not part.isidentifier():
+            continue  # the class that a table of one of several classes was tried as
         elif not (isinstance(raw, dict) and part not in raw and raw.get("kind") == part):
             path += f".{part}"
             raw = raw.get(part) if isinstance(raw, dict) else None

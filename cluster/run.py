@@ -32,6 +32,8 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
         GristmillError: when a job fails; the ledger has it, and the same command goes on behind it.
     """
     store = Store(recipe.store)
+    if store.is_file():
+        raise JobError(f"{recipe.path}: store: {recipe.store} is a file, must be a folder or a URI")
     lacking = check_inputs(recipe, store, only, works)
     if lacking:
         raise JobError("\n".join(f"{recipe.path}: {line}" for line in lacking))

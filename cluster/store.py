@@ -78,6 +78,10 @@ class Store:
             self.local = Path(uri).expanduser().resolve()
             self.fs, self.root = fs.LocalFileSystem(), str(self.local)
 
+    def is_file(self) -> bool:
+        """Say whether a file stands where the store's folder must be."""
+        return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
+
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         """Travel to other processes as the URI alone."""
         return Store, (str(self.local) if self.local else self.uri,)

@@ -69,6 +69,15 @@ def test_a_job_without_anything_to_work_on_is_refused(tmp_path: Path) -> None:
     assert "no job" in refused(tmp_path, 'name = "empty"\n')
 
 
+def test_one_mistake_is_one_line_in_the_words_of_the_recipe(tmp_path: Path) -> None:
+    train = SELECT + "[train]\n"
+    assert refused(tmp_path, train + "[train.lora]\nr = 0\n").endswith("train.lora.r: 0, must be greater than 0")
+    assert refused(tmp_path, train + 'lora = "all"\n').count("train.lora") >= 1
+    assert refused(tmp_path, "generate = 3\n").splitlines()[0].endswith("generate: 3, must be a table")
+    twice = '[generate]\ninput = "seeds.jsonl"\nfilters = [{kind = "length"}, {kind = "length"}]\n'
+    assert refused(tmp_path, twice).endswith("generate: filters: length stands twice, must stand once")
+
+
 def test_broken_files_are_named(tmp_path: Path) -> None:
     assert "not TOML" in refused(tmp_path, "[select\n")
     with pytest.raises(JobError, match="absent"):
