@@ -1,7 +1,7 @@
 """Job: one section of a recipe, and what it is handed when it runs. Read this before any `*/job.py`."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from cluster.ingest import Source
 from cluster.ledger import Ledger
 from cluster.progress import Screen
 from cluster.step import Settings
-from cluster.store import Store
+from cluster.store import Kind, Manifest, Shard, Store
 
 JOBS = {
     "generate": "generation.job:Generate",
@@ -103,6 +103,21 @@ class Job(Settings):
         """Return further inputs by role, from the outputs of the recipe's earlier jobs by job name."""
         del outputs
         return {}
+
+    def manifest(
+        self, work: Work, kind: Kind, shards: Sequence[Shard], metadata: Mapping[str, str] | None = None
+    ) -> Manifest:
+        """Return the manifest of this job's output, to be committed when all shards stand."""
+        return Manifest(
+            name=work.output,
+            kind=kind,
+            job=self.name,
+            fingerprint=work.fingerprint,
+            inputs=dict(work.inputs),
+            settings=self.model_dump(mode="json"),
+            shards=tuple(shards),
+            metadata=dict(metadata or {}),
+        )
 
     @abstractmethod
     def plan(self, store: Store, work: Work) -> Plan:

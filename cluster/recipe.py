@@ -259,7 +259,7 @@ def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
 def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mapping[str, Work]) -> list[str]:
     """Return what the chosen jobs lack: outputs of jobs that are neither chosen nor complete in the store."""
     made = {works[name].output for name in only}
-    own = {ingest.place_of(job.input)[0] for job in recipe.jobs.values() if job.input is not None}
+    own = {works[name].inputs["samples"] for name, job in recipe.jobs.items() if job.input is not None}
     return [
         f"{name}: its {role} {folder} is not in the store; run `gristmill {folder.split('-')[0]}` first"
         for name in only

@@ -57,7 +57,7 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
     for name in only:
         source = recipe.jobs[name].input
         if source is not None:
-            _ingest(run, source)
+            _ingest(run, source, works[name].inputs["samples"])
     pending = [name for name in only if not run.store.complete(works[name].output)]
     for name in only:
         if name not in pending:
@@ -81,8 +81,7 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
             run.ledger.append("job_done", job=name, output=works[name].output, figures=figures)
 
 
-def _ingest(run: Run, source: ingest.Source) -> None:
-    folder, _ = ingest.place_of(source)
+def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
     reused = run.store.complete(folder)
     if not reused:
         run.ledger.append("job_started", job="ingest", output=folder)

@@ -65,11 +65,10 @@ def session(address: str | None, num_cpus: int | None, num_gpus: int | None, *, 
                 _temp_dir=home,
                 runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
             )
-    except (ConnectionError, ValueError, TimeoutError) as error:
-        raise JobError(
-            f"cluster.address: {existing} does not answer ({error}); start it or leave the key out"
-        ) from error
     except Exception as error:  # Ray raises a bare one when a node times out during start-up
+        if existing and isinstance(error, ConnectionError | ValueError | TimeoutError):
+            must = "start it or leave the key out"
+            raise JobError(f"cluster.address: {existing} does not answer ({error}); {must}") from error
         raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs, and run again") from error
     try:
         yield

@@ -14,7 +14,7 @@ from cluster.errors import JobError, RunError
 from cluster.job import Job, Plan, Run, Work
 from cluster.progress import Bar
 from cluster.sample import Sample, from_table
-from cluster.store import Manifest, Store
+from cluster.store import Store
 from generation.dispatch import Actors, Dispatch
 from generation.engine import VllmEngine
 from generation.filters import AnyFilter
@@ -159,15 +159,7 @@ class _Grinding:
         for name in store.names(output):  # the final shards all stand, so nothing needs them any more
             if name.startswith("raw-"):
                 store.delete(output, name)
-        manifest = Manifest(
-            name=output,
-            kind="samples",
-            job=job.name,
-            fingerprint=self._work.fingerprint,
-            inputs=dict(self._work.inputs),
-            settings=job.model_dump(mode="json"),
-            shards=tuple(self.progress.shards),
-        )
+        manifest = job.manifest(self._work, "samples", self.progress.shards)
         figures = self._figures()
         store.commit(manifest, figures)
         return figures

@@ -14,7 +14,7 @@ from cluster import ids, models
 from cluster.errors import SchemaError
 from cluster.job import Job, Plan, Run, Work
 from cluster.sample import Sample, from_table, to_table
-from cluster.store import Manifest, Shard, Store
+from cluster.store import Shard, Store
 from selection.contracts import Choice, View
 from selection.embed import Checkpoint, Embedding, OpenEncoder, embed, folder, warning
 from selection.selectors import AnySelector
@@ -127,16 +127,7 @@ def select(settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) ->
     figures |= {"kept": len(view), "dropped": len(decisions) - len(view), "seconds": round(seconds, 2)}
     figures["samples_per_s"] = round(len(decisions) / max(seconds, 1e-9), 1)
     run.store.commit(
-        Manifest(
-            name=work.output,
-            kind="samples",
-            job="select",
-            fingerprint=work.fingerprint,
-            inputs=dict(work.inputs),
-            settings=settings.model_dump(mode="json"),
-            shards=shards,
-            metadata=metadata,
-        ),
+        settings.manifest(work, "samples", shards, metadata),
         figures,
     )
     return figures

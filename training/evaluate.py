@@ -27,7 +27,7 @@ from cluster.errors import EngineError, JobError, RunError
 from cluster.ids import request_seed
 from cluster.job import Job, Plan, Run, Work
 from cluster.sample import Message
-from cluster.store import Manifest, Store, file_shard
+from cluster.store import Store, file_shard
 from training import data, scoring
 from training.model import MERGED, Precision
 
@@ -112,15 +112,7 @@ class Evaluate(Job):
         }
         entry = file_shard(folder / EVALUATION, folder)
         run.store.commit(
-            Manifest(
-                name=work.output,
-                kind="evaluation",
-                job=self.name,
-                fingerprint=work.fingerprint,
-                inputs=dict(work.inputs),
-                settings=self.model_dump(mode="json"),
-                shards=(entry,),
-            ),
+            self.manifest(work, "evaluation", (entry,)),
             figures,
         )
         run.ledger.append("shard_done", job=self.name, shard=entry.name, rows=found["rows"], kept=found["rows"],

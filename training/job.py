@@ -20,7 +20,7 @@ from cluster import models, session
 from cluster.errors import JobError, RunError
 from cluster.job import Job, Plan, Run, Work
 from cluster.log import tail
-from cluster.store import Manifest, Shard, Store, file_shard
+from cluster.store import Shard, Store, file_shard
 from training import checkpoint, data, loop
 from training.chat import TooLong
 from training.model import ADAPTER, MERGED, Lora, Precision
@@ -186,15 +186,7 @@ class Train(Job):
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
         shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / loop.METRICS]]
         run.store.commit(
-            Manifest(
-                name=work.output,
-                kind="model",
-                job=self.name,
-                fingerprint=work.fingerprint,
-                inputs=dict(work.inputs),
-                settings=self.model_dump(mode="json"),
-                shards=(holdout, *shards),
-            ),
+            self.manifest(work, "model", (holdout, *shards)),
             figures,
         )
         data.sweep(run.store, work.output)
