@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,6 +28,11 @@ class Ledger:
         if store.exists(folder, LEDGER) and not store.read_bytes(folder, LEDGER).endswith(b"\n"):
             # a kill cut the last line: take it away, or the next event would be written onto it and lost with it
             store.write_bytes("".join(f"{line}\n" for line in self._lines).encode(), folder, LEDGER)
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The lines so far, of earlier executions too."""
+        return self._lines
 
     def append(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
         """Append one event with the time in seconds since 1970 and its facts (JSON values)."""

@@ -1,8 +1,8 @@
-"""A pool of actors that work through shards: several in flight each, the dead replaced, their shards tried again."""
+"""A pool of actors that work through pieces: several in flight each, the dead replaced, a deadly piece singled out."""
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -12,20 +12,36 @@ log = logging.getLogger(__name__)
 W = TypeVar("W")
 R = TypeVar("R")
 
-MAX_ATTEMPTS = 3
-"""Times that one piece of work may take an actor down before the run fails."""
+MAX_DEATHS = 16
+"""Actors that may die one after another without a piece being finished in between."""
+
+
+def listed(pieces: Iterable[W]) -> Callable[[], W | None]:
+    """Return a feed that gives the pieces in their order."""
+    left = iter(pieces)
+    return lambda: next(left, None)
 
 
 @dataclass
 class Pool(Generic[W, R]):
-    """Actors made by `spawn(place)`; `call(actor, work)` starts one piece of work and returns its object reference."""
+    """Actors made by `spawn(place)`; `call(actor, work)` starts one piece of work and returns its object reference.
+
+    A piece that was in flight when its actor died is tried again alone on an actor, so that it cannot be blamed for a
+    neighbour. If that one dies too, `split` may cut the piece; what cannot be cut any further is handed to `give_up`.
+    """
 
     spawn: Callable[[int], Any]
     call: Callable[[Any, W], Any]
     num_actors: int
     in_flight: int = 2
     """Pieces that an actor holds at once, so that it has the next before it is done with the last."""
+    split: Callable[[W], Sequence[W]] = lambda piece: (piece,)
+    """Cuts a piece that took two actors down."""
+    give_up: Callable[[W, Exception], bool | None] | None = None
+    """Takes an uncut piece that took two actors down, and says as `done` whether to end; by default the run fails."""
     _actors: list[Any] = field(default_factory=list)
+    _suspects: deque[W] = field(default_factory=deque)
+    _deaths: int = 0
 
     def __enter__(self) -> "Pool[W, R]":
         """Start all actors at once."""
@@ -46,60 +62,94 @@ class Pool(Generic[W, R]):
         return tuple(self._actors)
 
     def run(
-        self, work: Sequence[W], done: Callable[[W, R], None], tick: Callable[[], None], tick_s: float = 1.0
+        self,
+        feed: Callable[[], W | None],
+        done: Callable[[W, R], bool | None],
+        tick: Callable[[], None],
+        tick_s: float = 1.0,
     ) -> None:
-        """Do every piece of work once, in any order.
+        """Do every piece that the feed gives, in any order.
 
         Args:
-            work: the pieces.
-            done: called with a piece and its result as it ends.
+            feed: returns the next piece, or None when there is none at present; asked again after each `done`. The run
+                ends when it gives None and nothing is in flight.
+            done: called with a piece and its result as it ends; True ends the run at once, whatever is in flight.
             tick: called about every `tick_s` seconds.
             tick_s: seconds.
 
         Raises:
-            RunError: when a piece has taken `MAX_ATTEMPTS` actors down, with the last cause.
+            RunError: when actors keep dying, or a piece takes two down and there is no `give_up`.
             GristmillError: what a piece of work itself raised.
         """
         import ray
 
-        waiting = deque((piece, 1) for piece in work)
-        flying: dict[Any, tuple[int, W, int]] = {}
-        while waiting or flying:
-            load = [sum(1 for place, _, _ in flying.values() if place == p) for p in range(self.num_actors)]
-            while waiting and min(load) < self.in_flight:
-                place = load.index(min(load))
-                piece, attempt = waiting.popleft()
-                flying[self.call(self._actors[place], piece)] = (place, piece, attempt)
-                load[place] += 1
+        flying: dict[Any, tuple[int, W, bool]] = {}
+        while True:
+            self._launch(feed, flying)
+            if not flying:
+                return
             ready, _ = ray.wait(list(flying), num_returns=1, timeout=tick_s)
             tick()
             for ref in ready:
                 if ref not in flying:
                     continue  # went down with a neighbour in this round
-                place, piece, attempt = flying.pop(ref)
+                place, piece, alone = flying.pop(ref)
                 try:
                     result = ray.get(ref)
                 except (ray.exceptions.RayActorError, EngineError) as error:
-                    lost = [(piece, attempt), *self._take_down(place, flying)]
-                    waiting.extendleft(reversed([self._again(p, a, error) for p, a in lost]))
+                    if self._take_down(place, piece, flying, error, alone=alone):
+                        return
                 except ray.exceptions.RayTaskError as error:
                     cause = error.cause
                     raise (cause if isinstance(cause, GristmillError) else RunError(f"{piece}: {error}")) from error
                 else:
-                    done(piece, result)
+                    self._deaths = 0
+                    if done(piece, result):
+                        return
 
-    def _take_down(self, place: int, flying: dict[Any, tuple[int, W, int]]) -> list[tuple[W, int]]:
-        """Replace the actor at a place; return what else it held, which counts as the same attempt."""
+    def _launch(self, feed: Callable[[], W | None], flying: dict[Any, tuple[int, W, bool]]) -> None:
+        """Start what there is room for: suspects alone on an idle actor first, then what the feed gives."""
+        held: dict[int, list[bool]] = {place: [] for place in range(self.num_actors)}
+        for place, _, alone in flying.values():
+            held[place].append(alone)
+        while self._suspects and (idle := [place for place, pieces in held.items() if not pieces]):
+            self._start(idle[0], self._suspects.popleft(), flying, alone=True)
+            held[idle[0]].append(True)
+        free = {place: len(pieces) for place, pieces in held.items() if not any(pieces)}
+        if self._suspects:  # keep an actor free for them, unless all are already kept
+            free.pop(min(free, key=lambda place: free[place]), None) if free else None
+        while free and min(free.values()) < self.in_flight:
+            piece = feed()
+            if piece is None:
+                return
+            place = min(free, key=lambda p: free[p])
+            self._start(place, piece, flying, alone=False)
+            free[place] += 1
+
+    def _start(self, place: int, piece: W, flying: dict[Any, tuple[int, W, bool]], *, alone: bool) -> None:
+        flying[self.call(self._actors[place], piece)] = (place, piece, alone)
+
+    def _take_down(
+        self, place: int, piece: W, flying: dict[Any, tuple[int, W, bool]], error: Exception, *, alone: bool
+    ) -> bool:
+        """Replace the actor at a place and take what it held back; return whether the run ends."""
         import ray
 
+        self._deaths += 1
+        if self._deaths >= MAX_DEATHS:
+            raise RunError(f"{piece}: {self._deaths} actors died without one finishing, the last by: {error}")
         held = [ref for ref, (p, _, _) in flying.items() if p == place]
-        lost = [(piece, attempt) for _, piece, attempt in map(flying.pop, held)]
+        lost = [piece, *(flying.pop(ref)[1] for ref in held)]
+        log.warning("%s lost with their actor, trying again: %s", ", ".join(map(str, lost)), error)
         ray.kill(self._actors[place])
         self._actors[place] = self.spawn(place)
-        return lost
-
-    def _again(self, piece: W, attempt: int, error: Exception) -> tuple[W, int]:
-        if attempt >= MAX_ATTEMPTS:
-            raise RunError(f"{piece}: took {attempt} actors down, the last by: {error}") from error
-        log.warning("%s lost with its actor at attempt %d, trying again: %s", piece, attempt, error)
-        return piece, attempt + 1
+        if not alone:
+            self._suspects.extend(lost)
+            return False
+        parts = self.split(piece)
+        if len(parts) > 1:
+            self._suspects.extendleft(reversed(parts))
+            return False
+        if self.give_up is None:
+            raise RunError(f"{piece}: took two actors down, the last by: {error}") from error
+        return bool(self.give_up(piece, error))

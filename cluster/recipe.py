@@ -41,8 +41,9 @@ class Recipe:
         works: dict[str, Work] = {}
         for name, job in self.jobs.items():
             inputs = job.needs(outputs)
+            inputs |= {role: ingest.place_of(source)[0] for role, source in job.sources().items()}
             if job.input is not None:
-                outputs["ingest"] = inputs["samples"] = ingest.place_of(job.input)[0]
+                outputs["ingest"] = inputs["samples"]
             elif job.upstream:
                 inputs["samples"] = next(outputs[up] for up in job.upstream if up in outputs)
             output, fingerprint = place(name, job.identity(), inputs)
@@ -247,8 +248,7 @@ def _legal_keys(kind: Any, loc: list[Any]) -> list[str]:  # noqa: ANN401 - annot
 def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
     """Yield an error for each job that has nothing to work on."""
     for name, job in jobs.items():
-        needs_none = not job.upstream and name != "generate"
-        fed = job.input is not None or needs_none or any(up in raw for up in job.upstream)
+        fed = job.input is not None or not job.upstream or any(up in raw for up in job.upstream)
         if not fed:
             others = "".join(f", or the recipe have a section [{up}]" for up in job.upstream)
             yield f"{name}.input: absent, must name the samples to work on{others}"
@@ -259,7 +259,7 @@ def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
 def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mapping[str, Work]) -> list[str]:
     """Return what the chosen jobs lack: outputs of jobs that are neither chosen nor complete in the store."""
     made = {works[name].output for name in only}
-    own = {works[name].inputs["samples"] for name, job in recipe.jobs.items() if job.input is not None}
+    own = {works[name].inputs[role] for name, job in recipe.jobs.items() for role in job.sources()}
     return [
         f"{name}: its {role} {folder} is not in the store; run `gristmill {folder.split('-')[0]}` first"
         for name in only

@@ -55,9 +55,8 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
 
 def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], run: Run) -> None:
     for name in only:
-        source = recipe.jobs[name].input
-        if source is not None:
-            _ingest(run, source, works[name].inputs["samples"])
+        for role, source in recipe.jobs[name].sources().items():
+            _ingest(run, source, works[name].inputs[role])
     pending = [name for name in only if not run.store.complete(works[name].output)]
     for name in only:
         if name not in pending:

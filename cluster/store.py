@@ -180,10 +180,14 @@ class Store:
         self.write_json(asdict(entry), name, f"{shard}.json")
         return entry
 
+    def shard(self, name: str, shard: str) -> Shard:
+        """Return one committed shard of a folder that has no manifest yet, by its name without suffix."""
+        return Shard(**self.read_json(name, f"{shard}.json"))
+
     def committed(self, name: str, prefix: str = "shard-") -> dict[str, Shard]:
         """Return the committed shards of a folder that has no manifest yet, by name without suffix."""
         found = (n for n in self.names(name) if n.startswith(prefix) and n.endswith(".json"))
-        return {n.removesuffix(".json"): Shard(**self.read_json(name, n)) for n in found}
+        return {n.removesuffix(".json"): self.shard(name, n.removesuffix(".json")) for n in found}
 
     def read_shard(self, name: str, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
         """Read one shard, memory-mapped where the store is local, after comparing size and digest.

@@ -1,4 +1,4 @@
-"""What selection is made of: Encoder, View, Choice, Selector. Read this first.
+"""What selection is made of: View, Choice, Selector. Read this first.
 
 A selector sees the kept samples as columns and answers with who stays; it never owns a model, a path or a store.
 """
@@ -7,30 +7,20 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
+from cluster.encoder import Float32
 from cluster.errors import JobError
 from cluster.sample import Message
 from cluster.step import Step
 from selection.texts import Part, part
 
-Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 Int = NDArray[np.int64]
-
-
-class Encoder(Protocol):
-    """A model that turns texts into unit vectors; it lives inside one actor."""
-
-    dim: int
-    """Numbers in one vector."""
-
-    def encode(self, texts: Sequence[str]) -> Float32:
-        """Return [len(texts), dim] float32 with rows of length 1, the same for the same texts."""
 
 
 @dataclass(frozen=True, eq=False)

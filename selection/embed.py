@@ -1,31 +1,27 @@
 """Embedding: actors turn the samples of a dataset into a dataset of unit vectors, committed shard by shard.
 
-The only file that imports sentence_transformers. Cost on CPU with the default encoder: about 18 texts of 256 tokens per
+Cost on CPU with the default encoder: about 18 texts of 256 tokens per
 core and second; short instructions go several times faster.
 """
 
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
 from cluster import log, models, schema
-from cluster.errors import JobError
+from cluster.encoder import Embedding, Encoder, OpenEncoder
 from cluster.job import Run
-from cluster.pool import Pool
+from cluster.pool import Pool, listed
 from cluster.sample import Sample, from_table
 from cluster.session import require
-from cluster.step import Settings
 from cluster.store import Manifest, Shard, Store, place
-from selection.contracts import Encoder, Float32
 from selection.texts import Part, is_cjk, part
 
 logger = logging.getLogger(__name__)
@@ -33,66 +29,6 @@ logger = logging.getLogger(__name__)
 ENGLISH_ONLY = frozenset({models.MINILM})
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 """What to use instead where the texts are Chinese; it must be downloaded or lie in a folder."""
-
-
-class Embedding(Settings):
-    """`[select.encoder]`: which model makes the vectors, on how many actors."""
-
-    not_identity: ClassVar[frozenset[str]] = frozenset({"actors", "cpus", "gpus"})
-
-    model: str = models.MINILM
-    """A sentence-transformers checkpoint: `builtin:…`, a folder, or a name that the hub knows."""
-    max_tokens: int = Field(default=128, gt=0)
-    """Tokens of a text that are read; the rest is cut off."""
-    batch: int = Field(default=32, gt=0)
-    """Texts encoded at once; texts of like length stand together."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """How a number of a vector is stored."""
-    actors: int = Field(default=1, gt=0)
-    """Processes that embed, each with the whole model."""
-    cpus: float | None = Field(default=None, gt=0)
-    """Cores of one actor; without GPU all cores of the cluster shared evenly, with GPU one."""
-    gpus: float | None = Field(default=None, ge=0)
-    """GPUs of one actor; one where the cluster has any, else none."""
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the vectors: the weights themselves rather than where they lie."""
-        value = super().identity()
-        value["fields"]["model"] = models.identity(self.model)
-        return value
-
-
-OpenEncoder = Callable[[Embedding], Encoder]
-
-
-class Checkpoint:
-    """A sentence-transformers checkpoint as an `Encoder`."""
-
-    def __init__(self, settings: Embedding) -> None:
-        """Load it on the GPU if the process sees one, else on its share of cores."""
-        from sentence_transformers import SentenceTransformer
-
-        self._batch = settings.batch
-        try:
-            self._model = SentenceTransformer(models.local(settings.model))
-        except (OSError, ValueError) as error:
-            raise JobError(
-                f"select.encoder.model: {settings.model} is no checkpoint of sentence-transformers: {error}"
-            ) from error
-        longest = self._model.max_seq_length or settings.max_tokens
-        self._model.max_seq_length = min(longest, settings.max_tokens)
-        self.dim = int(self._model.get_embedding_dimension() or 0)
-
-    def encode(self, texts: Sequence[str]) -> Float32:
-        """Return unit vectors, [texts, dim]; the library batches texts of like length together."""
-        vectors = self._model.encode(
-            list(texts),
-            batch_size=self._batch,
-            normalize_embeddings=True,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
-        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +181,7 @@ def _through_actors(
             read += piece.rows
             bar.update(read, f"{read / (last - begin):.0f} samples/s")
 
-        pool.run(waiting, commit, lambda: None)
+        pool.run(listed(waiting), commit, lambda: None)
 
 
 def placement(settings: Embedding) -> tuple[float, float]:

@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import Field
 
 from cluster import ids, models
+from cluster.encoder import Checkpoint, Embedding, OpenEncoder
 from cluster.errors import SchemaError
 from cluster.job import Job, Plan, Run, Work
 from cluster.sample import Sample, from_table, to_table
 from cluster.store import Shard, Store
 from selection.contracts import Choice, View
-from selection.embed import Checkpoint, Embedding, OpenEncoder, embed, folder, warning
+from selection.embed import embed, folder, warning
 from selection.selectors import AnySelector
 from selection.selectors.exact import Exact
 from selection.selectors.semantic import Semantic
@@ -36,7 +37,7 @@ class Select(Job):
     """
 
     name: ClassVar[str] = "select"
-    upstream: ClassVar[tuple[str, ...]] = ("generate",)
+    upstream: ClassVar[tuple[str, ...]] = ("review", "generate")
 
     encoder: Embedding = Embedding()
     """The model that makes the vectors; it is not loaded where no step needs them."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster.encoder import Float32
 from cluster.errors import StoreError
 from cluster.store import Store
-from selection.contracts import Float32
 
 
 @dataclass(frozen=True, eq=False)

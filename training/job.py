@@ -37,7 +37,7 @@ class Train(Job):
     """`[train]`: fine-tune a model on what the assistant says in the kept samples."""
 
     name: ClassVar[str] = "train"
-    upstream: ClassVar[tuple[str, ...]] = ("select", "generate")
+    upstream: ClassVar[tuple[str, ...]] = ("select", "review", "generate")
     not_identity: ClassVar[frozenset[str]] = frozenset(
         {
             "input",

@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from selection.contracts import Budget, Choice, Float32, Int, Selector, View, budget_rows
+from cluster.encoder import Float32
+from selection.contracts import Budget, Choice, Int, Selector, View, budget_rows
 
 
 class KCenter(Selector):

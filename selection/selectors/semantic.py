@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from selection.contracts import Choice, Float32, Int, Selector, View
+from cluster.encoder import Float32
+from selection.contracts import Choice, Int, Selector, View
 from selection.neighbours import ROUNDING, above
 from selection.texts import overlap, words
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.encoder import Checkpoint, Embedding
 from cluster.store import Store
 from selection.contracts import Float32
-from selection.embed import Checkpoint, Embedding
 from selection.job import Select, select
 from selection.selectors.exact import Exact
 from selection.selectors.k_center import KCenter

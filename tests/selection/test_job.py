@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.encoder import Embedding
 from cluster.errors import JobError, SchemaError
 from cluster.sample import Message, Sample, seed
 from cluster.store import Store
-from selection.embed import Embedding, warning
+from selection.embed import warning
 from selection.job import NO_TEXT, Select, select
 from selection.selectors.exact import Exact
 from selection.selectors.k_center import KCenter
