@@ -2,6 +2,11 @@
 
 `readers` turns files into rows, `shapes` turns rows into conversations, and this file makes the dataset from both. What
 comes out depends on the content of the files alone, never on what they are called or where they lie.
+
+A Markdown, HTML or PDF file is one document, and so is any file under `format = "document"`. Documents are cut into
+chunks, a row each: one user turn, with the tags `document` (the first 12 digits of the file's digest, which the
+manifest has beside its name), `chunk` (counted from 1), `span` (`"0-3987"`: offsets in the text that was taken from the
+file, the end excluded), and `title`, `heading` and `page` where the file says them.
 """
 
 import json
@@ -14,12 +19,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from cluster import ids, readers
+from cluster import documents, ids, readers
+from cluster.documents import Document
 from cluster.errors import JobError
 from cluster.progress import Bar, Screen
-from cluster.readers import File, Row
+from cluster.readers import WHOLE, File, Format, Row
 from cluster.sample import Message, Sample, seed, to_table
-from cluster.shapes import LAYOUTS, RowError, detect, language, reason_of
+from cluster.shapes import LAYOUTS, RowError, detect, document_of, language, reason_of
 from cluster.step import Settings
 from cluster.store import Manifest, Shard, Store, place
 
@@ -38,12 +44,20 @@ class Source(Settings):
 
     path: tuple[str, ...] = Field(min_length=1)
     """Files, globs or URIs; relative ones are looked up beside the recipe. One string is a list of one."""
-    format: Literal["auto", "jsonl", "json", "csv", "parquet", "arrow", "text"] = "auto"
-    """How the files are written; `auto` goes by their suffix, else by how they begin. `text` is one document a line."""
+    format: Literal["auto", Format] = "auto"
+    """How the files are written; `auto` goes by their suffix, else by how they begin. `text`, which is also what `.txt`
+    means, is one document a line. Under `document` each file is one document: Markdown, HTML or PDF where its suffix
+    says so, plain text otherwise, `.txt` too."""
     shape: Shape = "auto"
     """How a row is laid out; `auto` goes by the columns of each file's first row."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """`error` refuses the file naming line and field; `drop` keeps the row as a dropped sample with its reason."""
+    """`error` refuses the file naming line and field; `drop` keeps the row as a dropped sample with its reason. Of a
+    PDF the pages that cannot be read are such rows, and so is a whole document that cannot."""
+    chunk_chars: int | None = Field(default=None, gt=0)
+    """Most characters of a chunk of a document; it ends with a paragraph where it can, else with a sentence. By default
+    4,000 for files that are one document, while the rows of other files stay whole."""
+    overlap_chars: int = Field(default=200, ge=0)
+    """Characters that a chunk repeats of the one before, at most, and never more than half of it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +187,8 @@ class _Pass:
 
     def _file(self, number: int, file: File) -> Iterator[Sample]:
         shape: str = "" if self.source.shape == "auto" else self.source.shape
+        if file.format in WHOLE and shape not in ("", "document"):
+            raise JobError(f"{file.name}: is {file.format}, its shape must be document and not {shape}; change it")
         said: frozenset[str] = frozenset()
         for row in readers.rows(file):
             if row.columns is not None:
@@ -181,7 +197,30 @@ class _Pass:
                 if unknown:
                     log.warning("%s: %s, ignored columns %s", file.name, shape, ", ".join(sorted(unknown)))
                     said |= unknown
-            yield self._sample(number, file, row, shape)
+            for piece in self._pieces(file, row, shape):
+                yield self._sample(number, file, piece, shape or "document")
+
+    def _pieces(self, file: File, row: Row, shape: str) -> Iterator[Row]:
+        """Yield the chunks of a document as rows, and any other row as it is."""
+        size, document, tags = self.source.chunk_chars, row.document, {"document": file.digest[: ids.SHORT_HEX]}
+        place, columns = "", row.columns or {}
+        if document is None and size and shape == "document":
+            try:
+                conversation = document_of(columns)
+            except RowError:  # said with its place when the row is read
+                yield row
+                return
+            whole = ids.seed_id(conversation.messages)
+            document, place = Document(conversation.messages[0].content), f"{row.place}, "
+            tags = {**conversation.tags, "document": whole[: ids.SHORT_HEX]}
+        if document is None:
+            yield row
+            return
+        for chunk in documents.chunks(document.text, size or documents.CHUNK_CHARS, self.source.overlap_chars):
+            text = document.text[chunk.begin : chunk.end]
+            known = {**tags, **documents.tags_at(document, chunk)}
+            chunked = {"text": text, "tags": known, "dropped": columns.get("dropped")}
+            yield Row(f"{place}chunk {chunk.number}", row.number, chunked, text)
 
     def _sample(self, number: int, file: File, row: Row, shape: str) -> Sample:
         if row.columns is None:

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs, ipc
 
+from cluster import documents
+from cluster.documents import Document, DocumentError
 from cluster.errors import JobError
 
-Format = Literal["jsonl", "json", "csv", "parquet", "arrow", "text"]
+Format = Literal["jsonl", "json", "csv", "parquet", "arrow", "text", "markdown", "html", "pdf", "document"]
 
 SUFFIXES: Mapping[str, Format] = {
     ".jsonl": "jsonl",
@@ -30,8 +32,25 @@ SUFFIXES: Mapping[str, Format] = {
     ".feather": "arrow",
     ".ipc": "arrow",
     ".txt": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".pdf": "pdf",
 }
-HEADS: Mapping[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"{": "jsonl", b"[": "json"}
+WHOLE = frozenset({"markdown", "html", "pdf", "document"})
+"""Formats of which a file is one document, which ingest cuts into chunks; a file of any other is many rows."""
+HEADS: Mapping[bytes, Format] = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"{": "jsonl",
+    b"[": "json",
+    documents.PDF_HEAD: "pdf",
+    b"<!DOCTYPE html": "html",
+    b"<!doctype html": "html",
+    b"<html": "html",
+}
 """How a file begins whose suffix says nothing; any other beginning is plain text, one document a line."""
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 """Suffixes behind which text formats are decompressed while they are read."""
@@ -57,12 +76,14 @@ class Row:
     """One row as it stands in a file: its columns, or what is wrong with it."""
 
     place: str
-    """`line 12` for text formats, counted from 1 with the header; `row 12` where there are no lines."""
+    """`line 12` for text formats, counted from 1 with the header; `row 12` where there are no lines; `document`."""
     number: int
     columns: Mapping[str, Any] | None
     raw: str = ""
     """The line as it stands in the file, where there are lines."""
     problem: str = ""
+    document: Document | None = None
+    """The file as a whole, for formats of which a file is one document; it has no columns."""
 
     def text(self) -> str:
         """Return the row as text, for the dropped sample that a bad row becomes."""
@@ -125,14 +146,18 @@ def _file(name: str, system: fs.FileSystem, path: str, format_name: str) -> File
                 total.update(block)
     except (pa.ArrowException, OSError) as error:
         raise JobError(f"{name}: cannot be read ({error}); check that it exists and may be read") from error
-    if not head:
+    known = _format(path, head, format_name)
+    if not head and known not in WHOLE:
         raise JobError(f"{name}: is empty, must hold at least one row")
-    return File(name, system, path, _format(path, head, format_name), total.hexdigest())
+    return File(name, system, path, known, total.hexdigest())
 
 
 def _format(path: str, head: bytes, format_name: str) -> Format:
     stem = Path(path.lower())
     suffix = stem.with_suffix("").suffix if stem.suffix in COMPRESSED else stem.suffix
+    if format_name == "document":
+        structured = SUFFIXES.get(suffix)
+        return structured if structured in WHOLE else "document"
     known: Format | None = next((f for f in SUFFIXES.values() if f == format_name), SUFFIXES.get(suffix))
     if known:
         return known
@@ -148,7 +173,7 @@ def rows(file: File) -> Iterator[Row]:
     """
     readers = {"jsonl": _jsonl, "json": _json, "csv": _csv, "parquet": _parquet, "arrow": _arrow, "text": _text}
     try:
-        yield from readers[file.format](file)
+        yield from readers.get(file.format, _document)(file)
     except (pa.ArrowException, OSError, EOFError) as error:
         said = str(error).splitlines()[0]
         raise JobError(f"{file.name}: cannot be read as {file.format} ({said}); name its format or mend it") from error
@@ -249,6 +274,20 @@ def _text(file: File) -> Iterator[Row]:
         if line.strip():
             row = _line_row(number, line)
             yield row if row.problem else Row(row.place, number, {"text": line.strip()}, line)
+
+
+def _document(file: File) -> Iterator[Row]:
+    """Yield the pages that cannot be read, as rows with a problem, then the document; it is held whole."""
+    with file.system.open_input_stream(file.path) as stream:
+        data = stream.read()
+    try:
+        document = documents.read(data, file.format)
+    except DocumentError as error:
+        yield Row("document", 1, None, file.format, str(error))
+        return
+    for page, problem in document.problems:
+        yield Row(f"page {page}", page, None, f"{file.format}, page {page}", problem)
+    yield Row("document", 1, None, "", "", document)
 
 
 def _parquet(file: File) -> Iterator[Row]:
