@@ -1,4 +1,4 @@
-"""The contracts of a method, a filter and the model as they see it: Ask, Draft, Verdict, Method, Filter, SetFilter.
+"""The contracts of a method, a filter and the model as they see it: Ask, Snapshot, Draft, Verdict, Method, Filter.
 
 How one row comes about, the same for every method:
 
@@ -8,15 +8,20 @@ How one row comes about, the same for every method:
 A method drafts a conversation. When the draft ends with the user's turn, the filters that can judge an instruction
 alone run first, then the method answers, then the others run, those that ask the model last. The first drop ends the
 row, so a dropped sample costs no further call. A method that drafts whole conversations needs no `answer`, and every
-filter then runs behind the draft, in the same order of stages.
+filter then runs behind the draft, in the same order of stages. When all rows of a draw are judged, the method may
+`choose` among them.
+
+An exception out of a step is a row dropped with the reason `"<kind>: failed: …"`, never a failed shard.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import ClassVar, Literal, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, Protocol, TypedDict, Unpack
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from cluster.engine import Reply
@@ -25,6 +30,7 @@ from cluster.step import Step
 
 Stage = Literal["instruction", "sample", "model"]
 STAGES: tuple[Stage, ...] = ("instruction", "sample", "model")
+Input = Literal["seeds", "documents"]
 
 
 class Sampling(TypedDict, total=False):
@@ -33,18 +39,75 @@ class Sampling(TypedDict, total=False):
     temperature: float
     top_p: float
     min_p: float
+    presence_penalty: float
     stop: tuple[str, ...]
     prefix: str
     choices: tuple[str, ...]
+    json_schema: str
+    regex: str
+    role: Literal["assistant", "user"]
+    logprobs: bool
     stop_loops: bool
+    engine: str
+    """Another of the job's engines than the step's own."""
 
 
 class Ask(Protocol):
     """The model, bound to one sample: the n-th call has the seed `request_seed(sample id, n)`, and all are counted."""
 
-    async def __call__(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
-        """Return the reply; a request that the engine refuses comes back with finish `error: …`, it does not raise."""
+    @property
+    def parents(self) -> Sequence[Sample]:
+        """What the sample is made from, for filters that must see it, such as the chunk that an answer rests on."""
         ...
+
+    @property
+    def turn(self) -> int:
+        """The turn that the method's `draw` got for this row."""
+        ...
+
+    @property
+    def prepared(self) -> Any:  # noqa: ANN401 - whatever the step's `prepare` returned
+        """What this step's `prepare` returned for the round."""
+        ...
+
+    async def __call__(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
+        """Return the reply; a request that the engine refuses comes back with finish `error: …`, it does not raise.
+
+        Calls may be gathered. They are numbered in the order in which they are made, so make them in a fixed one.
+        """
+        ...
+
+    async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
+        """Return the one reply that every sample gets who asks exactly this; asked once on each worker."""
+        ...
+
+    async def score(self, messages: Sequence[Message], text: str) -> Reply:
+        """Return a reply without text whose `logprob` is that of `text` as the assistant's next turn.
+
+        `reply_tokens` counts the tokens of `text`. Without messages, nothing but the turn's header stands before it.
+        """
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return unit vectors, [texts, d], of the job's encoder."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a round draws from: the job's inputs, and what was settled of the rounds until the one before the last.
+
+    The sequences may be long and lie in Arrow: index and sample from them, never copy or scan them for each draw.
+    """
+
+    round: int
+    seeds: Sequence[Sample] = ()
+    documents: Sequence[Sample] = ()
+    """Rows of `[generate.documents]`: a text each, as one user turn, with tags that say where it comes from."""
+    made: Sequence[Sample] = ()
+    """Kept rows in their order; empty in the first two rounds."""
+    refused: Sequence[Sample] = ()
+    """Dropped rows in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +118,9 @@ class Draft:
     tags: Mapping[str, str] = field(default_factory=dict)
     dropped: str | None = None
     """`"method: reason"`; the messages are kept beside it as far as they came."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    parents: tuple[Sample, ...] = ()
+    """Samples found on the way, such as retrieved passages; the row names them behind the parents that were drawn."""
 
     @property
     def complete(self) -> bool:
@@ -64,27 +130,51 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a filter found: numbers to keep with the sample, and a drop reason `"filter: reason"` or None."""
+    """What a filter found: numbers and words to keep with the sample, and a drop reason `"filter: reason"` or None."""
 
     scores: Mapping[str, float] = field(default_factory=dict)
     dropped: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    messages: tuple[Message, ...] | None = None
+    """The conversation to go on with in place of the one that was judged, such as one with personal data masked."""
 
 
 class Method(Step):
     """A way to make new samples from parents."""
 
+    feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
+    """Inputs of which the job must have one; empty when the method needs none."""
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Fields that hold prompts by language (`dict[str, str]`, `en` at least), and the placeholders each must have."""
+    learns: ClassVar[bool] = True
+    """Whether draws depend on what earlier rounds have kept; where no step of a job learns, it is a single round."""
+
     weight: float = Field(default=1.0, gt=0)
     """Share of the draws that this method gets, relative to the other methods' weights."""
     group: int = Field(default=1, gt=0)
     """Draws in a row that share one set of parents, and with it their prompt's prefix in the engine's cache."""
+    engine: str = ""
+    """Which of `[generate.engines]` is asked; by default `[generate.engine]`."""
 
-    def draw(self, seeds: Sequence[Sample], made: Sequence[Sample], rng: Random) -> tuple[Sample, ...]:
-        """Return the parents of one group of draws, out of the seeds and what closed rounds have kept; one by default.
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return the parents of one group of draws, the `turn`-th of this method; by default one seed or kept row."""
+        del turn
+        place = rng.randrange(len(snapshot.seeds) + len(snapshot.made))
+        before = len(snapshot.seeds)
+        return (snapshot.seeds[place] if place < before else snapshot.made[place - before],)
 
-        The seeds are never empty; `made` is in the first round.
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - its own business
+        """Return what the step derives from a round's snapshot, such as an index; steps see it as `ask.prepared`.
+
+        Called once a round on each worker; `before` is what it returned for an earlier round there, or None. When the
+        result has a mapping `figures`, it stands beside the round in the job's figures.
         """
-        pool = (*seeds, *made)
-        return (pool[rng.randrange(len(pool))],)
+        del snapshot, ask
+        return before
+
+    def engines(self) -> tuple[str, ...]:
+        """Return the names of all engines that are asked."""
+        return (self.engine,)
 
     @abstractmethod
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
@@ -93,6 +183,10 @@ class Method(Step):
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Return the draft with its last turn answered, or dropped; called when it ends with the user's turn."""
         return self.answered(draft, await ask(draft.messages, max_tokens=512))
+
+    def choose(self, rows: Sequence[Sample]) -> Sequence[Sample]:
+        """Return the judged rows of one draw, as many, those that are not chosen dropped; by default all stay."""
+        return rows
 
     def answered(self, draft: Draft, reply: Reply) -> Draft:
         """Return the draft with a reply as its next turn, dropped when the reply is cut off, empty or refused."""
@@ -105,20 +199,63 @@ class Method(Step):
         return replace(whole, dropped=f"{self.kind}: {what}")
 
 
+class Walk(Method):
+    """A method that takes its inputs one after another, once each before any comes again.
+
+    With `target = "all"` the job ends when each input was drawn once.
+    """
+
+    learns: ClassVar[bool] = False
+
+    def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
+        """Return what is walked through: the documents where the job has any, else the seeds."""
+        return snapshot.documents or snapshot.seeds
+
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return the next input."""
+        del rng
+        inputs = self.inputs(snapshot)
+        return (inputs[turn % len(inputs)],)
+
+
 class Filter(Step):
     """Judges one sample by itself."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
     """When it runs: `instruction` before the answer is asked for (`sample.answer` is then empty), `sample` on the whole
     sample, `model` on the whole sample and last, because it asks the model. A filter may name two of them."""
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """As those of a method."""
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - its own business
+        """Return what the filter derives from a round's snapshot; see `Method.prepare`."""
+        del snapshot, ask
+        return before
 
     @abstractmethod
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return scores and a drop reason; rules ignore `ask`."""
 
 
+class ModelFilter(Filter):
+    """A filter that asks a model: the generating one, or another in its own pool."""
+
+    stages: ClassVar[tuple[Stage, ...]] = ("model",)
+
+    engine: str = ""
+    """Which of `[generate.engines]` is asked; by default `[generate.engine]`."""
+
+    def engines(self) -> tuple[str, ...]:
+        """Return the names of all engines that are asked."""
+        return (self.engine,)
+
+
 class Memory(Protocol):
-    """The samples that a `SetFilter` compares with; alive, therefore never inside the filter."""
+    """The samples that a `SetFilter` compares with, in order; alive, therefore never inside the filter."""
+
+    def __len__(self) -> int:
+        """Return how many are remembered."""
+        ...
 
     def add(self, sample: Sample) -> None:
         """Remember one more sample."""
@@ -128,8 +265,8 @@ class Memory(Protocol):
 class SetFilter(Step):
     """Judges a sample against all that were accepted before it, by its instruction, before the answer is asked for.
 
-    It runs twice: in the workers against what closed rounds have kept, which saves the calls of what would fall anyway,
-    and in the driver, in order, against everything accepted so far, which decides.
+    It runs twice: in the workers against what settled rounds have kept, which saves the calls of what would fall
+    anyway, and in the driver, in order, against everything accepted so far, which decides.
     """
 
     @abstractmethod
@@ -137,5 +274,5 @@ class SetFilter(Step):
         """Return an empty memory."""
 
     @abstractmethod
-    def compare(self, sample: Sample, memory: Memory) -> Verdict:
-        """Return scores and a drop reason, leaving the memory as it is."""
+    def compare(self, sample: Sample, memory: Memory, size: int) -> Verdict:
+        """Return scores and a drop reason from the first `size` remembered samples, leaving the memory as it is."""

@@ -1,22 +1,22 @@
-"""The generate job: seeds into a dataset of exactly `target` new samples, each drop kept with its reason."""
+"""The generate job: seeds, documents or nothing into a dataset of exactly as many new samples as asked for."""
 
-import logging
-import time
-from collections.abc import Mapping, Sequence
+import math
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster import models
+from cluster.encoder import Checkpoint, Embedding, OpenEncoder
 from cluster.engine import Engine, resources
-from cluster.errors import JobError, RunError
+from cluster.errors import JobError
+from cluster.ingest import Source
 from cluster.job import Job, Plan, Run, Work
-from cluster.progress import Bar
-from cluster.sample import Sample, from_table
 from cluster.store import Store
-from generation.dispatch import Actors, Dispatch
-from generation.engine import VllmEngine
+from generation.contracts import Filter, Method, SetFilter, Snapshot, Walk
+from generation.engines.live import OpenEngine, open_engine
 from generation.filters import AnyFilter
 from generation.filters.judge import Judge
 from generation.filters.language import Language
@@ -26,214 +26,219 @@ from generation.filters.refusal import Refusal
 from generation.filters.repetition import Repetition
 from generation.methods import AnyMethod
 from generation.methods.self_instruct import SelfInstruct
-from generation.rounds import Progress, close, next_shards, num_draws
-from generation.worker import Mill, OpenEngine, RawShard, ShardReport, Tally
-
-log = logging.getLogger(__name__)
+from generation.mill.dispatch import Actors, Dispatch
+from generation.mill.grind import Grinding
+from generation.mill.rounds import MARGIN
+from generation.mill.shards import MIN_SHARD, Mill, Schedule
+from generation.mill.snapshots import Snapshots
+from generation.mill.worker import Place
 
 DRAFTS_PER_SAMPLE = 20
 """Drafts that a kept sample may cost before the job gives up, when the recipe does not say."""
 TOKENS_PER_DRAFT = 650
 """Prompt and reply tokens of all calls made for one draft; measured with Self-Instruct and the judge."""
+SHARDS_AT_LEAST = 4
+"""Shards that a small job is cut into, so that its last one is not most of it."""
 
 
 class Generate(Job):
-    """`[generate]`: draft new samples from the seeds, filter them, and keep exactly as many as asked for."""
+    """`[generate]`: draft new samples, filter them, and keep exactly as many as asked for."""
 
     name: ClassVar[str] = "generate"
-    not_identity: ClassVar[frozenset[str]] = frozenset({"input", "max_drafts"})
+    not_identity: ClassVar[frozenset[str]] = frozenset({"input", "documents", "max_drafts"})
 
-    target: int = Field(default=100, gt=0)
-    """Kept samples wanted, exactly."""
+    documents: Source | None = None
+    """Texts to draw from beside or in place of the seeds: what `grounded`, `annotate` and others work on."""
+    target: int | Literal["all"] = 100
+    """Kept samples wanted, exactly; or `"all"`: each input once, whatever is kept of it."""
     engine: Engine = Field(default_factory=Engine)
     """The model that drafts, answers and judges, and what it runs on."""
+    engines: dict[str, Engine] = Field(default_factory=dict)
+    """Other models, each in a pool of its own, that steps name as their `engine`."""
+    encoder: Embedding = Embedding()
+    """The model behind steps that compare meanings; it is not loaded where there is none."""
     methods: tuple[AnyMethod, ...] = Field(default=(SelfInstruct(),), min_length=1)
     """Ways to make samples; each gets its weight's share of the draws."""
     filters: tuple[AnyFilter, ...] = (Length(), Language(), Repetition(), Refusal(), Novelty(), Judge())
     """What a sample must pass; within a stage they run in this order, those that ask the model last."""
     shard_size: int = Field(default=64, gt=0)
-    """Draws of one shard, the unit of work, retry and resume. An engine holds two shards."""
-    rounds: int = Field(default=2, gt=0)
-    """Rounds aimed at; each takes machine-made demonstrations from those before it. More follow until the target."""
-    prior: float = Field(default=0.4, gt=0, le=1)
-    """Share of drafts expected to be kept, until there is a measured one."""
+    """Draws of one shard at most: the unit of work, retry and resume."""
+    rounds: int = Field(default=4, gt=0)
+    """Rounds that the expected draws make up; one draws from what was kept until the round before the last."""
+    prior: float = Field(default=0.4, gt=0)
+    """Samples expected to be kept of a draw, until there is a measured share."""
     max_drafts: int | None = Field(default=None, gt=0)
-    """Drafts after which no further round begins; 20 times the target by default."""
+    """Drafts after which the job gives up; 20 times the target by default."""
     seed: int = 0
     """Another seed gives other samples."""
 
     @model_validator(mode="after")
-    def _one_filter_of_a_kind(self) -> "Generate":
-        kinds = [step.kind for step in self.filters]
-        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+    def _sound(self) -> "Generate":
+        names = [" ".join(filter(None, (step.kind, *_apart(step)))) for step in self.filters]
+        twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"filters: {', '.join(twice)} stands twice, must stand once")
+            apart = "what tells filters of a kind apart is `rubric` or `name`"
+            raise ValueError(f"filters: {', '.join(twice)} stands twice, must stand once; {apart}")
         return self
 
+    @field_validator("target", mode="before")
+    @classmethod
+    def _wanted(cls, value: object) -> object:
+        if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError('must be a whole number above 0, or "all"')
+        return value
+
+    @property
+    def most_drafts(self) -> float:
+        """Drafts after which no further shard begins."""
+        if self.max_drafts is not None:
+            return self.max_drafts
+        return math.inf if self.target == "all" else DRAFTS_PER_SAMPLE * self.target
+
+    def sources(self) -> dict[str, Source]:
+        """Return the data from outside by role."""
+        return super().sources() | ({"documents": self.documents} if self.documents else {})
+
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with the model and the prompts."""
+        """Return what is wrong with models, inputs, prompts and names of engines."""
         del base
-        missing = models.missing(self.engine.model)
-        problems = [f"generate.engine.model is {self.engine.model!r}: {missing}"] if missing else []
+        problems = []
+        for name, engine in {"engine": self.engine, **{f"engines.{n}": e for n, e in self.engines.items()}}.items():
+            missing = "" if engine.endpoint else models.missing(engine.model)
+            problems += [f"{name}.model: {engine.model}: {missing}"] if missing else []
         for n, method in enumerate(self.methods):
-            problems += _placeholders(f"generate.methods[{n}].prompts", method.prompts, ("{count}",))
+            problems += self._check_method(f"methods[{n}]", method)
         for n, step in enumerate(self.filters):
-            if isinstance(step, Judge):
-                problems += _placeholders(f"generate.filters[{n}].rubrics", step.rubrics, ())
+            problems += self._check_step(f"filters[{n}]", step)
+        return problems
+
+    def _check_method(self, where: str, method: Method) -> list[str]:
+        have = {"seeds": self.input, "documents": self.documents}
+        problems = self._check_step(where, method)
+        if method.feeds and not any(have[name] for name in method.feeds):
+            keys = " or ".join("generate.input" if name == "seeds" else "generate.documents" for name in method.feeds)
+            problems.append(f"{where}: {method.kind} has nothing to draw from, must have {keys}")
+        if self.target == "all" and not isinstance(method, Walk):
+            walks = "must be a method that takes its inputs one by one, or generate.target a number"
+            problems.append(f"{where}: {method.kind} draws without end, {walks}")
+        return problems
+
+    def _check_step(self, where: str, step: Any) -> list[str]:  # noqa: ANN401 - a method or a filter
+        problems = []
+        for field, wanted in getattr(step, "templates", {}).items():
+            problems += _placeholders(f"{where}.{field}", getattr(step, field), wanted)
+        missing = models.missing(step.model) if getattr(step, "model", "") else ""
+        problems += [f"{where}.model: {step.model}: {missing}"] if missing else []
+        for name in step.engines() if hasattr(step, "engines") else ():
+            if name and name not in self.engines:
+                known = ", ".join(self.engines) or "none"
+                problems.append(f"{where}: engine {name!r} is unknown, must be one of [generate.engines] ({known})")
         return problems
 
     def plan(self, store: Store, work: Work) -> Plan:
         """Say how many drafts and shards are expected, on what, at how many tokens."""
-        expected = num_draws(self.target, 0, 0, 1, self.prior)
-        cpus, gpus = resources(self.engine)
-        plan = Plan(self.name, work.output, samples=expected, actors=self.engine.actors, cpus=cpus, gpus=gpus)
-        plan.shards = -(-expected // self.shard_size)
-        plan.tokens, plan.kept = expected * TOKENS_PER_DRAFT, self.target
+        inputs = {role: store.manifest(n).kept for role, n in work.inputs.items() if store.complete(n)}
+        if self.target == "all":
+            expected = len(self.methods) * inputs.get("documents", inputs.get("samples", 0))
+            kept = round(expected * min(1.0, self.prior))
+        else:
+            expected, kept = self._expected(), self.target
+        local = [engine for engine in (self.engine, *self.engines.values()) if not engine.endpoint]
+        actors = sum(engine.actors for engine in local)
+        each = [resources(engine, actors) for engine in local]
+        plan = Plan(self.name, work.output, samples=expected, actors=self.engine.actors)
+        plan.cpus, plan.gpus = (max((need[which] for need in each), default=0.0) for which in (0, 1))
+        plan.shards = -(-expected // self._size(expected))
+        plan.tokens, plan.kept = expected * TOKENS_PER_DRAFT, kept
         if store.complete(work.output):
             plan.state = "done"
         elif store.exists(work.output):
             plan.state = "continues"
-            plan.notes.append(f"{len(store.committed(work.output, 'raw-'))} shards are committed")
-        plan.notes.append(f"{self.target} samples to keep, {self.prior:.0%} of the drafts expected to pass")
+            plan.notes.append(f"{len(store.committed(work.output))} shards are committed")
+        wanted = "every input once" if self.target == "all" else f"{self.target} samples to keep"
+        plan.notes.append(f"{wanted}, {self.prior:.0%} of the drafts expected to pass")
         return plan
 
     def make(self, run: Run, work: Work) -> dict[str, Any]:
-        """Make the dataset on vLLM actors; see `Job.make`."""
-        return self.make_on(run, work, VllmEngine)
+        """Make the dataset on the engines that the recipe names; see `Job.make`."""
+        return self.make_on(run, work, open_engine, Checkpoint)
 
-    def make_on(self, run: Run, work: Work, open_engine: OpenEngine) -> dict[str, Any]:
-        """Make the dataset on worker actors whose engine `open_engine` opens."""
-        with Actors(run, work.output, self.mill(run), open_engine) as actors:
+    def make_on(self, run: Run, work: Work, opens: OpenEngine, encodes: OpenEncoder) -> dict[str, Any]:
+        """Make the dataset on worker actors which open engines and encoders so."""
+        mill, place = self.mill(run.id), self.place(run.store, work, run.logs)
+        schedule = self.schedule(run.store, work)
+        with Actors(run, place, mill, (opens, encodes), schedule.size) as actors:
             return self.grind(run, work, actors)
 
-    def mill(self, run: Run) -> Mill:
+    def mill(self, run: str) -> Mill:
         """Return what all rows are made with."""
-        return Mill(run.id, self.engine, self.methods, self.filters, self.seed)
+        return Mill(run, {"": self.engine, **self.engines}, self.methods, self.filters, self.encoder, self.seed)
+
+    def place(self, store: Store, work: Work, logs: str | None) -> Place:
+        """Return where workers read and write."""
+        return Place(store, work.output, work.inputs.get("samples"), work.inputs.get("documents"), logs)
+
+    def schedule(self, store: Store, work: Work) -> Schedule:
+        """Return the sequence of shards.
+
+        Raises:
+            JobError: when an input has no kept row.
+        """
+        given = Snapshots(store, work.output, work.inputs.get("samples"), work.inputs.get("documents"))
+        for role, rows in {"samples": given.seeds, "documents": given.documents}.items():
+            if role in work.inputs and not len(rows):
+                name = work.inputs[role]
+                raise JobError(f"generate: {name} has no kept row, must have at least one; see its drop reasons")
+        limits = None
+        if self.target == "all":
+            snapshot = Snapshot(0, given.seeds, given.documents)
+            limits = [len(method.inputs(snapshot)) for method in self.methods if isinstance(method, Walk)]
+        expected = sum(limits) if limits else self._expected()
+        size = self._size(expected)
+        rounds = max(1, math.ceil(expected / size / self.rounds)) if self._learns() else sys.maxsize
+        return Schedule([method.weight for method in self.methods], size, rounds, limits)
+
+    def _learns(self) -> bool:
+        """Return whether any step depends on what earlier rounds have kept."""
+        filters = (isinstance(f, SetFilter) or type(f).prepare is not Filter.prepare for f in self.filters)
+        return any(method.learns for method in self.methods) or any(filters)
+
+    def _expected(self) -> int:
+        """Return the draws that a numbered target is expected to need."""
+        assert isinstance(self.target, int)
+        return math.ceil(self.target / self.prior * MARGIN)
+
+    def _size(self, expected: int) -> int:
+        """Return the draws of a shard: fewer in a small job, and whole groups where they fit."""
+        fewer = max(MIN_SHARD, math.ceil(expected / SHARDS_AT_LEAST / len(self.methods)))
+        group = max(method.group for method in self.methods)
+        return min(self.shard_size, -(-fewer // group) * group)
 
     def grind(self, run: Run, work: Work, dispatch: Dispatch) -> dict[str, Any]:
         """Make the dataset on whatever `dispatch` has raw shards made by, and return its figures.
 
         Raises:
-            JobError: when no seed is kept.
+            JobError: when an input has no kept row.
             RunError: when `max_drafts` are drawn and the target is not met.
         """
-        grinding = _Grinding(self, run, work, dispatch)
-        with run.screen.bar("generate", self.target) as bar:
-            while len(grinding.progress.kept) < self.target:
-                grinding.round(bar)
+        grinding = Grinding(self, run, work, dispatch, self.schedule(run.store, work))
+        with run.screen.bar("generate", self.target if isinstance(self.target, int) else None) as bar:
+            grinding.grind(bar)
         return grinding.finish()
 
 
-class _Grinding:
-    """One execution of the job: rounds until the target is met, then the manifest."""
-
-    def __init__(self, job: Generate, run: Run, work: Work, dispatch: Dispatch) -> None:
-        self._job, self._run, self._work, self._dispatch = job, run, work, dispatch
-        self.progress = Progress(_seeds(run.store, work.inputs["samples"]), job.filters)
-        self._made = Tally()  # by this execution
-        self._round = Tally()
-        self._begin = time.monotonic()
-        self._making_s = 0.0
-
-    def round(self, bar: Bar) -> None:
-        """Make, settle and commit one round."""
-        job, store, output, progress = self._job, self._run.store, self._work.output, self.progress
-        self._refuse_endless()
-        left = job.rounds - progress.rounds
-        draws = num_draws(job.target, len(progress.kept), progress.draws, left, job.prior)
-        shards = next_shards(progress, draws, job.shard_size)
-        raw, final = store.committed(output, prefix="raw-"), store.committed(output)
-        todo = [shard for shard in shards if str(shard) not in raw and shard.final not in final]
-        planned = len(progress.shards) + len(shards)
-        self._run.ledger.append("shards_planned", job=job.name, shards=planned, committed=planned - len(todo))
-        self._round = Tally()
-        begin = time.monotonic()
-        self._dispatch(todo, progress.snapshot(), self._done, lambda stats: self._show(bar, stats))
-        self._making_s += time.monotonic() - begin
-        close(progress, store, output, shards, job.target)
-        bar.update(len(progress.kept), f"{len(progress.kept)} of {progress.rows} drafts kept")
-
-    def finish(self) -> dict[str, Any]:
-        """Delete the raw shards, commit the manifest, and return the figures."""
-        store, output, job = self._run.store, self._work.output, self._job
-        for name in store.names(output):  # the final shards all stand, so nothing needs them any more
-            if name.startswith("raw-"):
-                store.delete(output, name)
-        manifest = job.manifest(self._work, "samples", self.progress.shards)
-        figures = self._figures()
-        store.commit(manifest, figures)
-        return figures
-
-    def _refuse_endless(self) -> None:
-        """Raise when the drafts are spent."""
-        progress, target = self.progress, self._job.target
-        limit = self._job.max_drafts or DRAFTS_PER_SAMPLE * target
-        if progress.draws < limit:
-            return
-        kept = len(progress.kept)
-        reasons = ", ".join(f"{why} ({n})" for why, n in progress.reasons.most_common(3))
-        raise RunError(
-            f"generate: {kept} of {target} samples kept after {progress.draws} drafts (acceptance "
-            f"{kept / progress.draws:.1%}), the limit is {limit}; most were dropped by: {reasons}. Loosen these "
-            "filters, use a larger model, or raise generate.max_drafts: the drafts are kept and the job continues"
-        )
-
-    def _done(self, shard: RawShard, report: ShardReport) -> None:
-        """Count a committed shard and write it to the ledger."""
-        for tally in (self._made, self._round):
-            tally.add(report)
-        facts = {"rows": report.rows, "kept": report.kept, "seconds": round(report.seconds, 1)}
-        self._run.ledger.append("shard_done", job=self._job.name, shard=str(shard), **facts)
-        log.info("%s: %d rows, %d kept, %.1f s", shard, report.rows, report.kept, report.seconds)
-
-    def _show(self, bar: Bar, stats: Mapping[str, float]) -> None:
-        """Update the bar from the committed shards of the round and the stats of those in the making."""
-        kept = len(self.progress.kept) + self._round.kept + int(stats.get("kept", 0))
-        rows = self.progress.rows + self._round.rows + int(stats.get("rows", 0))
-        note = f"{kept} of {rows} drafts kept ({kept / max(1, rows):.0%})"
-        if stats:
-            note += (
-                f", {stats['reply_tokens_per_s']:.0f} tokens/s, {stats['running']:.0f} running, "
-                f"{stats['waiting']:.0f} waiting, {stats['cached_tokens'] / max(1, stats['prompt_tokens']):.0%} cached"
-            )
-        else:
-            note = "starting the engine" if not rows else note
-        bar.update(min(kept, self._job.target), note)
-
-    def _figures(self) -> dict[str, Any]:
-        progress, made = self.progress, self._made
-        making_s = max(0.0, self._making_s - self._dispatch.engine_start_s)
-        return {
-            "rows": progress.rows,
-            "kept": len(progress.kept),
-            "drafts": progress.draws,
-            "rounds": progress.rounds,
-            "acceptance": round((len(progress.kept) + progress.reasons["target: surplus"]) / progress.rows, 4),
-            "prompt_tokens": progress.prompt_tokens,
-            "reply_tokens": progress.reply_tokens,
-            "seconds": round(time.monotonic() - self._begin, 1),
-            "engine_start_s": self._dispatch.engine_start_s,
-            "reply_tokens_per_s": round(made.reply_tokens / making_s, 1) if making_s else 0.0,
-            "prefix_cache_hit_rate": round(made.cached_tokens / max(1, made.prompt_tokens), 4),
-            **{f"dropped by {why}": n for why, n in progress.reasons.most_common()},
-        }
+def _apart(step: Any) -> tuple[str, ...]:  # noqa: ANN401 - any filter
+    """Return what tells two filters of one kind apart."""
+    return tuple(str(getattr(step, field)) for field in ("rubric", "name") if hasattr(step, field))
 
 
-def _seeds(store: Store, dataset: str) -> tuple[Sample, ...]:
-    """Return the kept rows of the seed dataset."""
-    kept = tuple(sample for table in store.scan(dataset) for sample in from_table(table) if sample.dropped is None)
-    if not kept:
-        raise JobError(f"generate.input: {dataset} has no kept row, must have at least one seed; see its drop reasons")
-    return kept
-
-
-def _placeholders(where: str, prompts: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
+def _placeholders(where: str, prompts: Mapping[str, str], wanted: tuple[str, ...]) -> list[str]:
     """Return what is wrong with prompts by language."""
     problems = (
         [] if "en" in prompts else [f"{where}: has no prompt for `en`, must have one; other languages fall back to it"]
     )
     for language, prompt in prompts.items():
-        absent = [name for name in wanted if name not in prompt]
+        absent = [f"{{{name}}}" for name in wanted if f"{{{name}}}" not in prompt]
         if absent:
             problems.append(f"{where}.{language}: lacks {', '.join(absent)}, must contain it")
     return problems

@@ -6,6 +6,7 @@ ahead, in a thread of their own, and the engine gets token ids and hands out fin
 """
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -13,7 +14,6 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from typing import Any
 from cluster import models
 from cluster.engine import Engine, Reply, Request
 from cluster.errors import EngineError, JobError
-from cluster.log import to_file
+from generation.engines.render import Node, RefusedError, Renderer
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ BLOCK_SIZE_CPU = 32
 99 % and 939 instead of 458 greedy tokens/s."""
 LOOP = (40, 5, 4)
 """Longest and shortest sequence of tokens, and how often in a row, that make a loop."""
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
@@ -83,7 +84,23 @@ def engine_args(engine: Engine, *, gpu: bool) -> dict[str, Any]:
     if not gpu:
         # a request's own seed together with chunked prefill kills the engine: "CPU Generator does not use offset"
         ours |= {"enable_chunked_prefill": False, "enforce_eager": True, "block_size": BLOCK_SIZE_CPU}
+    if engine.adapter:
+        ours |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(engine.adapter)}
     return {**ours, **engine.args}
+
+
+def _rank(adapter: str) -> int:
+    """Return the smallest rank that vLLM knows and the adapter fits into.
+
+    Raises:
+        JobError: when the folder holds no adapter.
+    """
+    path = Path(adapter).expanduser() / "adapter_config.json"
+    try:
+        rank = int(json.loads(path.read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError) as error:
+        raise JobError(f"engine.adapter: {adapter} has no adapter_config.json with a rank `r`: {error}") from error
+    return next((known for known in LORA_RANKS if known >= rank), rank)
 
 
 @dataclass(slots=True)
@@ -92,8 +109,7 @@ class _Call:
 
     token_ids: list[int]
     params: Any
-    choices: dict[int, str]
-    future: "Future[Reply]"
+    future: "Future[Any]"
 
 
 class VllmEngine:
@@ -107,11 +123,12 @@ class VllmEngine:
         self._settings = engine
         self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._calls: dict[str, _Call] = {}
-        self._renderer = ThreadPoolExecutor(1, "render")
+        self._ahead = ThreadPoolExecutor(1, "render")
         self._started: Future[dict[str, Any]] = Future()
-        self._tokenizer: Any = None
+        self._renderer: Any = None
+        self._lora: Any = None
         self._engine: Any = None
-        self._totals = {"requests": 0, "prompt_tokens": 0, "reply_tokens": 0, "cached_tokens": 0}
+        self._totals = {"requests": 0, "prompt_tokens": 0, "reply_tokens": 0, "cached_tokens": 0, "steps": 0}
         self._busy_s = 0.0
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
@@ -125,17 +142,25 @@ class VllmEngine:
         return await asyncio.wrap_future(self._started)
 
     async def ask(self, request: Request) -> Reply:
-        """Return the reply to one request.
+        """Return the reply to one request; one that cannot be rendered or is refused has the finish `error: …`."""
+        if not self._started.done():
+            await self.ready()
+        loop = asyncio.get_running_loop()
+        try:
+            if request.choices:
+                head, tree = await loop.run_in_executor(self._ahead, self._rendered_choices, request)
+                return await self._choose(request, head, tree)
+            call, num_scored = await loop.run_in_executor(self._ahead, self._rendered, request)
+            return _reply(await self._through(call), num_scored)
+        except RefusedError as error:
+            return Reply("", f"error: {error}", 0, 0)
 
-        Raises:
-            JobError: when `choices` cannot be decoded under constraint.
-        """
-        await asyncio.wrap_future(self._started)
-        call = await asyncio.get_running_loop().run_in_executor(self._renderer, self._render, request)
-        if isinstance(call, Reply):
-            return call
-        self._inbox.put(call)
-        return await asyncio.wrap_future(call.future)
+    def render(self, request: Request) -> str:
+        """Return the prompt as the model sees it, once the engine has started."""
+        try:
+            return str(self._renderer.text(request)) + (request.scored or "")
+        except RefusedError as error:
+            return f"(refused: {error})"
 
     def stats(self) -> dict[str, float]:
         """Return counters since the start and the requests running and waiting now."""
@@ -154,29 +179,59 @@ class VllmEngine:
         """End the thread once the requests in flight are done."""
         self._inbox.put(None)
         self._thread.join()
-        self._renderer.shutdown()
+        self._ahead.shutdown()
         self._engine = None
 
     # -- ahead of the engine ------------------------------------------------------------------------------------
 
-    def _render(self, request: Request) -> "_Call | Reply":
-        """Turn a request into token ids and sampling parameters, or into a refusal."""
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        token_ids = self._tokenizer.encode(text + request.prefix, add_special_tokens=False)
-        room = self._settings.max_model_len - len(token_ids)
+    def _rendered(self, request: Request) -> tuple[_Call, int]:
+        """Return the call of a request, and how many of its tokens are there to be scored."""
+        if request.scored is not None and self._lora is not None:  # it would kill the engine (vLLM 0.32, on a CPU)
+            raise RefusedError("texts cannot be scored with an adapter, merge it or score with another engine")
+        text = self._renderer.text(request)
+        ids = self._renderer.ids(text)
+        scored = self._renderer.ids(request.scored) if request.scored is not None else []
+        room = self._settings.max_model_len - len(ids) - len(scored)
         if room < 1:
-            refusal = f"error: prompt has {len(token_ids)} tokens, must be below {self._settings.max_model_len}"
-            return Reply("", refusal, len(token_ids), 0)
-        choices = choice_ids(self._tokenizer, request.choices)
-        return _Call(token_ids, _params(request, list(choices), room), choices, Future())
+            raise RefusedError(f"prompt and scored text have {len(ids) + len(scored)} tokens, too many for the model")
+        stop_ids, stops = self._renderer.user_end if request.role == "user" else ([], [])
+        return _Call([*ids, *scored], _params(request, room, stop_ids, stops), Future()), len(scored)
+
+    def _rendered_choices(self, request: Request) -> tuple[list[int], Any]:
+        head, tree = self._renderer.choices(self._renderer.ids(self._renderer.text(request)), request.choices)
+        return head, tree
+
+    async def _choose(self, request: Request, head: list[int], tree: Any) -> Reply:  # noqa: ANN401 - Node or choice
+        """Return the likeliest choice, with the probability of each: one call wherever choices part."""
+        chances = dict.fromkeys(request.choices, 0.0)
+        prompt = cached = calls = 0
+        ahead = [(1.0, tree)]
+        while ahead:
+            chance, node = ahead.pop()
+            if not isinstance(node, Node):
+                chances[node] = chance
+                continue
+            call = _Call([*head, *node.ids], _choice_params(list(node.branches)), Future())
+            output = await self._through(call)
+            calls, prompt, cached = calls + 1, prompt + len(call.token_ids), cached + (output.num_cached_tokens or 0)
+            logprobs = output.outputs[0].logprobs[0]
+            weights = {token: math.exp(logprobs[token].logprob) for token in node.branches}
+            total = sum(weights.values()) or 1.0
+            ahead += [(chance * weights[token] / total, inner) for token, inner in node.branches.items()]
+        return Reply(max(chances, key=lambda choice: chances[choice]), "stop", prompt, calls, chances, cached)
+
+    async def _through(self, call: _Call) -> Any:  # noqa: ANN401 - vLLM's RequestOutput
+        self._inbox.put(call)
+        return await asyncio.wrap_future(call.future)
 
     # -- the engine's thread ------------------------------------------------------------------------------------
 
     def _live(self) -> None:
         try:
             begin = time.monotonic()
-            self._engine, self._tokenizer, resolved = _open(self._settings)
+            self._engine, tokenizer, resolved = _open(self._settings)
+            self._renderer = Renderer(tokenizer, self._settings.max_model_len)
+            self._lora = _lora(self._settings.adapter)
             resolved["engine_start_s"] = round(time.monotonic() - begin, 1)
         except Exception as error:
             log.exception("engine did not start")
@@ -198,6 +253,7 @@ class VllmEngine:
             begin = time.monotonic()
             outputs = self._engine.step()
             self._busy_s += time.monotonic() - begin
+            self._totals["steps"] += 1
             for output in outputs:
                 if output.finished:
                     self._finish(output)
@@ -221,89 +277,74 @@ class VllmEngine:
 
         name = str(self._totals["requests"])
         self._totals["requests"] += 1
+        prompt = TokensPrompt(prompt_token_ids=call.token_ids)
         try:
-            self._engine.add_request(name, TokensPrompt(prompt_token_ids=call.token_ids), call.params)
+            self._engine.add_request(name, prompt, call.params, lora_request=self._lora)
         except (VLLMError, ValueError) as error:  # refused this request; the others go on
-            call.future.set_result(Reply("", f"error: {error}", len(call.token_ids), 0))
+            call.future.set_exception(RefusedError(str(error)))
             return
         self._calls[name] = call
 
     def _finish(self, output: Any) -> None:  # noqa: ANN401 - vLLM's RequestOutput
         call = self._calls.pop(output.request_id)
-        said = output.outputs[0]
-        cached = output.num_cached_tokens or 0
         self._totals["prompt_tokens"] += len(call.token_ids)
-        self._totals["reply_tokens"] += len(said.token_ids)
-        self._totals["cached_tokens"] += cached
-        chances = _chances(said, call.choices) if call.choices else {}
-        finish = "stop" if call.choices else str(said.finish_reason)
-        reply = Reply(said.text, finish, len(call.token_ids), len(said.token_ids), chances, cached)
-        call.future.set_result(reply)
+        self._totals["reply_tokens"] += len(output.outputs[0].token_ids)
+        self._totals["cached_tokens"] += output.num_cached_tokens or 0
+        call.future.set_result(output)
 
 
-class EngineActor:
-    """An engine as an actor of its own, for callers that bring their requests; see `cluster.engine.start`."""
-
-    def __init__(self, engine: Engine, logs: str | None, name: str) -> None:
-        """Begin to start the engine; what it and its libraries print goes to `<logs>/<name>.log`."""
-        to_file(logs, name)
-        self._engine = VllmEngine(engine)
-
-    async def ready(self) -> dict[str, Any]:
-        """Return the resolved settings and seconds to start, once it has started."""
-        return await self._engine.ready()
-
-    async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies in the order of the requests, which share the batch with everybody else's."""
-        return list(await asyncio.gather(*(self._engine.ask(request) for request in requests)))
-
-    async def stats(self) -> dict[str, float]:
-        """Return the engine's counters."""
-        return self._engine.stats()
-
-
-def choice_ids(tokenizer: Any, choices: Sequence[str]) -> dict[int, str]:  # noqa: ANN401 - any tokenizer
-    """Return the one token of each choice.
-
-    Raises:
-        JobError: when a choice is not exactly one token, or two are the same one.
-    """
-    found: dict[int, str] = {}
-    for choice in choices:
-        encoded = tokenizer.encode(choice, add_special_tokens=False)
-        if len(encoded) != 1 or encoded[0] in found:
-            must = "must be one token of its own in this model's vocabulary; choose shorter words"
-            raise JobError(f"choices: {choice!r} is the tokens {encoded}, {must}")
-        found[encoded[0]] = choice
-    return found
-
-
-def _params(request: Request, choices: list[int], room: int) -> Any:  # noqa: ANN401 - vLLM's SamplingParams
+def _params(request: Request, room: int, stop_ids: list[int], stops: list[str]) -> Any:  # noqa: ANN401 - vLLM's
     from vllm import SamplingParams
-    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+    from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
     common: dict[str, Any] = {"seed": request.seed, "output_kind": RequestOutputKind.FINAL_ONLY}
-    if choices:  # the likeliest of them, with the log-probabilities of exactly these tokens
-        scored: dict[str, Any] = {"allowed_token_ids": choices, "logprob_token_ids": choices, "logprobs": len(choices)}
-        return SamplingParams(max_tokens=1, temperature=0.0, **scored, **common)
+    if request.scored is not None:
+        return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, **common)
+    constraint = None
+    if request.json_schema or request.regex:
+        constraint = StructuredOutputsParams(json=request.json_schema or None, regex=request.regex or None)
     return SamplingParams(
         max_tokens=min(request.max_tokens, room),
         temperature=request.temperature,
         top_p=request.top_p,
         min_p=request.min_p,
-        stop=list(request.stop),
+        presence_penalty=request.presence_penalty,
+        stop=[*request.stop, *stops],
+        stop_token_ids=stop_ids,
+        logprobs=0 if request.logprobs else None,
+        structured_outputs=constraint,
         repetition_detection=RepetitionDetectionParams(*LOOP) if request.stop_loops else None,
         **common,
     )
 
 
-def _chances(said: Any, choices: dict[int, str]) -> dict[str, float]:  # noqa: ANN401 - vLLM's CompletionOutput
-    """Return the probability of each choice given that it is one of them; vLLM reports raw log-probabilities."""
-    raw = {word: said.logprobs[0][token].logprob for token, word in choices.items()}
-    top = max(raw.values())
-    weights = {word: math.exp(value - top) for word, value in raw.items()}
-    total = sum(weights.values())
-    return {word: weight / total for word, weight in weights.items()}
+def _choice_params(tokens: list[int]) -> Any:  # noqa: ANN401 - vLLM's SamplingParams
+    """Return parameters for the likeliest of some tokens, with the log-probabilities of exactly these."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    scored: dict[str, Any] = {"allowed_token_ids": tokens, "logprob_token_ids": tokens, "logprobs": len(tokens)}
+    return SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY, **scored)
+
+
+def _reply(output: Any, num_scored: int) -> Reply:  # noqa: ANN401 - vLLM's RequestOutput
+    """Return what a finished request says; of scored tokens, their log-probability and no text."""
+    said, prompt = output.outputs[0], len(output.prompt_token_ids)
+    cached = output.num_cached_tokens or 0
+    if num_scored:
+        tail = zip(output.prompt_token_ids[-num_scored:], output.prompt_logprobs[-num_scored:], strict=True)
+        logprob = sum(float(found[token].logprob) for token, found in tail)
+        return Reply("", "stop", prompt - num_scored, num_scored, {}, cached, logprob)
+    finish = str(said.finish_reason)
+    return Reply(said.text, finish, prompt, len(said.token_ids), {}, cached, said.cumulative_logprob)
+
+
+def _lora(adapter: str) -> Any:  # noqa: ANN401 - vLLM's LoRARequest
+    if not adapter:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, str(Path(adapter).expanduser().resolve()))
 
 
 def _open(settings: Engine) -> tuple[Any, Any, dict[str, Any]]:

@@ -1,0 +1,117 @@
+"""Rendering: a request as the text and the token ids that the model reads, ahead of the engine; no vLLM here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from cluster.engine import Request
+
+MARK = "XGRISTMILLX"
+"""Stands for the turn to come while a template is rendered; letters only, so that no template trims or escapes it."""
+TAIL = 8
+"""Tokens at the end of a prompt that may merge with the beginning of a choice."""
+
+
+class RefusedError(Exception):
+    """A request that cannot be rendered; its text says why."""
+
+
+@dataclass(slots=True)
+class Node:
+    """A place where choices part: the tokens that lead to it, and the choices behind each next token."""
+
+    ids: list[int]
+    branches: dict[int, "Node | str"] = field(default_factory=dict)
+
+
+class Renderer:
+    """A tokenizer with its chat template, and the room that a prompt has."""
+
+    def __init__(self, tokenizer: Any, max_model_len: int) -> None:  # noqa: ANN401 - any of transformers'
+        """Take the tokenizer over."""
+        self._tokenizer, self._max_model_len = tokenizer, max_model_len
+
+    def text(self, request: Request) -> str:
+        """Return the prompt as text: the conversation, the header of the turn to come, and the prefix.
+
+        Raises:
+            RefusedError: when the chat template does not take the conversation.
+        """
+        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        if request.role == "user":
+            if messages and messages[-1]["role"] == "user":
+                raise RefusedError("the last turn is the user's, must be another for the user to go on")
+            return self._template([*messages, {"role": "user", "content": MARK}]).split(MARK)[0] + request.prefix
+        if not messages:
+            return self._header + request.prefix
+        return self._template(messages, add_generation_prompt=True) + request.prefix
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of a rendered text.
+
+        Raises:
+            RefusedError: when they leave no room for a reply.
+        """
+        found: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        if len(found) >= self._max_model_len:
+            raise RefusedError(f"prompt has {len(found)} tokens, must be below {self._max_model_len}")
+        return found
+
+    def _template(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except (TemplateError, TypeError) as error:
+            raise RefusedError(f"the chat template does not take this conversation: {error}") from error
+        return text
+
+    @cached_property
+    def _header(self) -> str:
+        """What stands before the assistant's words when nobody has spoken."""
+        asked = [{"role": "user", "content": MARK}]
+        return self._template(asked, add_generation_prompt=True).removeprefix(self._template(asked))
+
+    @cached_property
+    def user_end(self) -> tuple[list[int], list[str]]:
+        """How a user's turn ends in this template: as token ids where that is a special token, else as strings."""
+        spoken = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}]
+        after = self._template(spoken).split(MARK)[1]
+        first: list[int] = self._tokenizer.encode(after, add_special_tokens=False)[:1]
+        if first and first[0] in self._tokenizer.all_special_ids:
+            return first, []
+        lines = [line for line in after.strip().splitlines() if line.strip()]
+        return [], lines[:1]
+
+    def choices(self, ids: Sequence[int], choices: Sequence[str]) -> tuple[list[int], Node | str]:
+        """Return the prompt's tokens up to where the choices part, and the tree of what follows.
+
+        A choice is tokenised together with the end of the prompt, as the model has seen such text, so that tokens may
+        merge across the seam. A choice that another one begins with ends in the end-of-text token.
+
+        Raises:
+            RefusedError: when two choices are the same.
+        """
+        head, tail = list(ids[:-TAIL]), list(ids[-TAIL:])
+        seam: str = self._tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if self._tokenizer.encode(seam, add_special_tokens=False) != tail:
+            head, tail, seam = list(ids), [], ""
+        paths = {choice: self._tokenizer.encode(seam + choice, add_special_tokens=False) for choice in choices}
+        if len(set(choices)) != len(choices) or len({tuple(path) for path in paths.values()}) != len(choices):
+            raise RefusedError(f"choices {list(choices)} must differ from each other")
+        return head, self._tree([], {choice: list(path) for choice, path in paths.items()})
+
+    def _tree(self, ids: list[int], paths: dict[str, list[int]]) -> Node | str:
+        """Return the tree of the paths that go on from `ids`, with steps that all share left out."""
+        if len(paths) == 1:
+            return next(iter(paths))
+        groups: dict[int, dict[str, list[int]]] = {}
+        for choice, path in paths.items():
+            token = path[len(ids)] if len(path) > len(ids) else self._tokenizer.eos_token_id
+            groups.setdefault(token, {})[choice] = path
+        if len(groups) == 1:
+            return self._tree([*ids, next(iter(groups))], paths)
+        return Node(ids, {token: self._tree([*ids, token], inner) for token, inner in groups.items()})

@@ -1,0 +1,109 @@
+"""Watching engine actors: their figures every second, and an end to those that hang."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.errors import GristmillError, JobError, RunError
+from cluster.log import tail
+
+log = logging.getLogger(__name__)
+
+MOVES = ("steps", "requests", "reply_tokens", "rows")
+"""Counters of which one grows as long as an engine works."""
+
+
+@dataclass
+class _Watched:
+    actor: Any
+    name: str
+    ready: Any
+    restarts: bool
+    hang_s: float
+    asked: Any = None
+    stats: Mapping[str, float] = field(default_factory=dict)
+    moved: float = 0.0
+    """When it last got on, or had nothing to do."""
+
+
+class Watch:
+    """The actors of a job, by a key each."""
+
+    def __init__(self, logs: str | None) -> None:
+        """Take the folder of the actors' logs, for error messages."""
+        self._logs = logs
+        self._watched: dict[Any, _Watched] = {}
+        self.engine_start_s = 0.0
+        self.facts: dict[str, Any] = {}
+        """What the first engine that started said of itself."""
+
+    def begin(self, key: object, actor: Any, name: str, hang_s: float, *, restarts: bool = False) -> None:  # noqa: ANN401
+        """Watch an actor that starts, in place of an earlier one of this key; `restarts` says that Ray does it."""
+        self._watched[key] = _Watched(actor, name, actor.ready.remote(), restarts, hang_s)
+
+    def look(self) -> dict[str, float]:
+        """Collect what the actors have answered, ask again, and return the sums; never waits for one.
+
+        Raises:
+            JobError: when an endpoint does not know the key or the model.
+            RunError: when an engine cannot start.
+        """
+        total: dict[str, float] = {}
+        for key, watched in list(self._watched.items()):
+            if watched.ready is not None:
+                self._started(watched)
+                continue
+            self._heard(watched)
+            if time.monotonic() - watched.moved > watched.hang_s:
+                self._end(key, watched)
+            elif isinstance(key, int):  # a worker; the other engines work for the workers, whose figures hold theirs
+                for name, value in watched.stats.items():
+                    total[name] = total.get(name, 0.0) + value
+        return total
+
+    def _started(self, watched: _Watched) -> None:
+        import ray
+
+        if not ray.wait([watched.ready], timeout=0)[0]:
+            return
+        try:
+            facts = ray.get(watched.ready)
+        except ray.exceptions.RayActorError:  # killed while it started: the pool starts another
+            facts = {}
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, JobError):  # such as an endpoint that knows neither key nor model
+                raise error.cause from error
+            cause = error.cause if isinstance(error.cause, GristmillError) else error
+            last = tail(self._logs, watched.name, 1)
+            raise RunError(f"generate: {cause}; see {watched.name}.log in {self._logs} ({last})") from error
+        watched.ready, watched.moved = None, time.monotonic()
+        self.facts = self.facts or dict(facts)
+        self.engine_start_s = max(self.engine_start_s, float(facts.get("engine_start_s", 0.0)))
+
+    def _heard(self, watched: _Watched) -> None:
+        import ray
+
+        if watched.asked is not None and ray.wait([watched.asked], timeout=0)[0]:
+            try:
+                stats = ray.get(watched.asked)
+            except ray.exceptions.RayActorError:  # the pool hears of it with the shard
+                stats = {}
+            moved = any(stats.get(name, 0) != watched.stats.get(name, 0) for name in MOVES)
+            if moved or not stats.get("running", 0) + stats.get("waiting", 0):
+                watched.moved = time.monotonic()
+            watched.stats, watched.asked = stats, None
+        if watched.asked is None:
+            watched.asked = watched.actor.stats.remote()
+
+    def _end(self, key: object, watched: _Watched) -> None:
+        """End an actor that hangs; what it held comes back to the pool as after any death."""
+        import ray
+
+        log.warning("%s has not moved for %.0f s with requests waiting, ending it", watched.name, watched.hang_s)
+        watched.moved = time.monotonic()
+        watched.asked = None
+        if not watched.restarts:
+            del self._watched[key]
+        ray.kill(watched.actor, no_restart=not watched.restarts)

@@ -1,0 +1,220 @@
+"""Grinding: the driver's side of the generate job, which hands out shards and settles what comes back, in order."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import RunError
+from cluster.job import Run, Work
+from cluster.progress import Bar
+from cluster.sample import from_table, to_table
+from cluster.store import Shard
+from generation.mill.dispatch import Dispatch
+from generation.mill.rounds import MARGIN, Progress, top
+from generation.mill.shards import RawShard, Schedule, ShardReport, Tally
+from generation.mill.snapshots import Snapshots
+
+if TYPE_CHECKING:
+    from generation.job import Generate
+
+log = logging.getLogger(__name__)
+
+RAW = "raw-"
+
+
+class Grinding:
+    """One execution of the job: shards out, rows settled, until the target is met; then the manifest."""
+
+    def __init__(self, job: "Generate", run: Run, work: Work, dispatch: Dispatch, schedule: Schedule) -> None:
+        """Take in what earlier executions have committed."""
+        self._job, self._run, self._work, self._dispatch, self._schedule = job, run, work, dispatch, schedule
+        self._ahead: Iterator[RawShard] = iter(schedule)
+        self._next: RawShard | None = next(self._ahead, None)
+        self.progress = Progress(None if job.target == "all" else job.target, job.filters)
+        self._settled: list[Shard] = []
+        self._given: dict[int, RawShard] = {}  # handed out or found committed, and not settled yet
+        self._there: dict[int, Shard] = {}  # of these, the committed ones
+        self._made = Tally()
+        self._rounds: dict[int, dict[str, float]] = {}
+        self._begin = time.monotonic()
+        self._first: tuple[float, int, int] | None = None  # time, rows and kept ones when the first row was seen
+        self._making_s = 0.0
+        self._resume()
+
+    def grind(self, bar: Bar) -> None:
+        """Have shards made until the target is met.
+
+        Raises:
+            RunError: when `max_drafts` are drawn and it is not.
+        """
+        if not self.progress.met:
+            begin = time.monotonic()
+            self._dispatch(self._feed, self._done, lambda stats: self._show(bar, stats))
+            self._making_s = time.monotonic() - begin
+        self._refuse_short()
+        bar.update(self.progress.kept, f"{self.progress.kept} of {self.progress.rows} drafts kept")
+
+    def finish(self) -> dict[str, Any]:
+        """Delete what is not needed any more, commit the manifest, and return the figures."""
+        store, output = self._run.store, self._work.output
+        for name in store.names(output):
+            if name.startswith(RAW):  # of shards that were under way when the target was met
+                store.delete(output, name)
+        figures = self._figures()
+        store.commit(self._job.manifest(self._work, "samples", self._settled), figures)
+        return figures
+
+    # -- what is there already ----------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        store, output, progress = self._run.store, self._work.output, self.progress
+        if progress.compares and self._work.inputs.get("samples"):
+            progress.remember(Snapshots(store, output, self._work.inputs["samples"], None).seeds)
+        final, raw = store.committed(output), store.committed(output, prefix=RAW)
+        while self._next is not None and (entry := final.get(self._next.final)) is not None:
+            progress.resume(from_table(store.read_shard(output, entry)), self._next.draws)
+            self._settled.append(entry)
+            self._next = next(self._ahead, None)
+        self._raw = raw
+        self._spent_before()
+        planned = len(self._settled) + len(raw)
+        self._run.ledger.append("shards_planned", job=self._job.name, shards=self._planned(), committed=planned)
+
+    def _spent_before(self) -> None:
+        """Add what earlier executions of this run spent, as its ledger has it."""
+        for line in self._run.ledger.lines:
+            event = json.loads(line)
+            if event["event"] == "shard_done" and event.get("job") == self._job.name:
+                self._made.cost += event.get("cost", 0.0)
+
+    def _planned(self) -> int:
+        """Return how many shards are expected in all, as far as is known now."""
+        if self._schedule.limits:
+            return sum(-(-limit // self._schedule.size) for limit in self._schedule.limits)
+        missing = max(0, (self.progress.target or 0) - self.progress.kept)
+        draws = missing / self.progress.acceptance(self._job.prior) * MARGIN
+        return len(self._settled) + -(-int(draws) // self._schedule.size)
+
+    # -- out ------------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> tuple[RawShard, Sequence[Shard]] | None:
+        """Return the next shard to make; None when enough is under way, or its round must wait for an earlier one."""
+        while (shard := self._next) is not None and not self.progress.met:
+            entry, needed = self._raw.get(str(shard)), self._schedule.settled_before(shard.round)
+            if entry is None and (len(self._settled) < needed or self._enough() or self._spent()):
+                return None
+            self._next = next(self._ahead, None)
+            self._given[shard.place] = shard
+            if entry is None:
+                return shard, self._settled[:needed]
+            self._there[shard.place] = entry  # made by an earlier execution
+            self._settle()
+        return None
+
+    def _enough(self) -> bool:
+        """Say whether what is under way is expected to meet the target."""
+        if self.progress.target is None or not self._given:
+            return False
+        under_way = sum(shard.draws for shard in self._given.values())
+        expected = self.progress.kept + under_way * self.progress.acceptance(self._job.prior)
+        return expected >= self.progress.target * MARGIN
+
+    def _spent(self) -> bool:
+        under_way = sum(shard.draws for shard in self._given.values())
+        return self.progress.draws + under_way >= self._job.most_drafts
+
+    # -- in -------------------------------------------------------------------------------------------------------
+
+    def _done(self, shard: RawShard, report: ShardReport) -> bool:
+        """Count a committed shard, settle what can be settled, and say whether the target is met."""
+        self._made.add(report)
+        if report.figures:
+            self._rounds.setdefault(shard.round, {"round": shard.round}).update(report.figures)
+        facts = {"rows": report.rows, "kept": report.kept, "seconds": round(report.seconds, 1)}
+        if report.cost:
+            facts["cost"] = round(report.cost, 6)
+        self._run.ledger.append("shard_done", job=self._job.name, shard=str(shard), **facts)
+        self._there[shard.place] = self._run.store.shard(self._work.output, str(shard))
+        return self._settle()
+
+    def _settle(self) -> bool:
+        """Settle the shards that are next in order, and return whether the target is met."""
+        store, output = self._run.store, self._work.output
+        while not self.progress.met and (place := len(self._settled)) in self._there:
+            shard, raw = self._given.pop(place), self._there.pop(place)
+            rows = self.progress.settle(from_table(store.read_shard(output, raw)), shard.draws)
+            self._settled.append(store.commit_shard(output, shard.final, to_table(rows)))
+            for suffix in ("json", "arrow"):  # the commit file first: without it the rest is no shard
+                store.delete(output, f"{shard}.{suffix}")
+        return self.progress.met
+
+    def _refuse_short(self) -> None:
+        progress = self.progress
+        if progress.target is None or progress.met:
+            return
+        most = ", ".join(top(progress.reasons, 3))
+        raise RunError(
+            f"generate: {progress.kept} of {progress.target} samples kept after {progress.draws} drafts (acceptance "
+            f"{progress.kept / max(1, progress.draws):.1%}), the limit is {self._job.most_drafts}; most were dropped "
+            f"by: {most}. Loosen these filters, use a larger model, or raise generate.max_drafts: the drafts are kept "
+            "and the job continues"
+        )
+
+    # -- told -----------------------------------------------------------------------------------------------------
+
+    def _show(self, bar: Bar, stats: Mapping[str, float]) -> None:
+        """Update the bar from what is settled and the stats of what is in the making."""
+        waiting = sum(shard.kept for shard in self._there.values())
+        kept = self.progress.kept + waiting + int(stats.get("kept", 0))
+        rows = self.progress.rows + sum(s.rows for s in self._there.values()) + int(stats.get("rows", 0))
+        note = f"{kept} of {rows} drafts kept ({kept / max(1, rows):.0%})"
+        if stats:
+            cached = stats.get("cached_tokens", 0) / max(1, stats.get("prompt_tokens", 0))
+            note += (
+                f"{self._pace(rows, kept)}, {stats.get('reply_tokens_per_s', 0):.0f} tokens/s, "
+                f"{stats.get('running', 0):.0f} running, {stats.get('waiting', 0):.0f} waiting, {cached:.0%} cached"
+            )
+        elif not rows:
+            note = "starting the engine"
+        bar.update(min(kept, self.progress.target or kept), note)
+
+    def _pace(self, rows: int, kept: int) -> str:
+        """Return rows a second since the first one, and the time that is left at this pace."""
+        now = time.monotonic()
+        if self._first is None and rows > self.progress.rows:
+            self._first = (now, rows, kept)
+        if self._first is None or now - self._first[0] < 1:
+            return ""
+        began, rows_then, kept_then = self._first
+        rate, gain = (rows - rows_then) / (now - began), (kept - kept_then) / (now - began)
+        missing = max(0, (self.progress.target or 0) - kept)
+        if self._schedule.limits:
+            missing, gain = max(0, sum(self._schedule.limits) - rows), rate
+        return f", {rate:.1f} rows/s" + (f", {timedelta(seconds=round(missing / gain))} left" if gain > 0 else "")
+
+    def _figures(self) -> dict[str, Any]:
+        progress, made = self.progress, self._made
+        making_s = max(0.0, self._making_s - self._dispatch.engine_start_s)
+        engine_s = making_s * self._job.engine.actors
+        cost = made.cost + engine_s / 3600 * self._job.engine.price.hour
+        kept = max(1, progress.kept)
+        return {
+            "rows": progress.rows,
+            "kept": progress.kept,
+            "drafts": progress.draws,
+            "acceptance": round((progress.kept + progress.reasons["target: surplus"]) / max(1, progress.rows), 4),
+            "prompt_tokens": progress.prompt_tokens,
+            "reply_tokens": progress.reply_tokens,
+            "tokens_per_kept": round((progress.prompt_tokens + progress.reply_tokens) / kept, 1),
+            "seconds": round(time.monotonic() - self._begin, 1),
+            "engine_start_s": self._dispatch.engine_start_s,
+            "engine_seconds_per_kept": round(engine_s / kept, 3),
+            "reply_tokens_per_s": round(made.reply_tokens / making_s, 1) if making_s else 0.0,
+            "prefix_cache_hit_rate": round(made.cached_tokens / max(1, made.prompt_tokens), 4),
+            **({"cost": round(cost, 4), "cost_per_kept": round(cost / kept, 6)} if cost else {}),
+            **({"by_round": [self._rounds[r] for r in sorted(self._rounds)]} if self._rounds else {}),
+            **{f"dropped by {why}": n for why, n in progress.reasons.most_common()},
+        }

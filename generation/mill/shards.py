@@ -1,0 +1,150 @@
+"""Shards of draws: which method draws what in which order, all of it a function of the recipe alone."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cluster import ids
+from cluster.encoder import Embedding
+from cluster.engine import Engine
+from cluster.sample import Sample
+from generation.contracts import Filter, Method, SetFilter, Snapshot
+
+MIN_SHARD = 8
+
+
+@dataclass(frozen=True)
+class Mill:
+    """What all rows of a job are made with."""
+
+    run: str
+    engines: Mapping[str, Engine]
+    """By the names that steps know them by; the generating one is called `""`."""
+    methods: tuple[Method, ...]
+    filters: tuple[Filter | SetFilter, ...]
+    encoder: Embedding
+    seed: int
+
+    def step(self, place: int) -> str:
+        """Return the fingerprint that goes into the ids of a method's rows: what decides its asks and answers."""
+        method = self.methods[place]
+        return ids.digest(method.fingerprint(), self.engines[method.engine].fingerprint(), self.seed, place)
+
+
+@dataclass(frozen=True, slots=True)
+class RawShard:
+    """A piece of work: draws of one method with consecutive ordinals."""
+
+    place: int
+    """Of the shard among all of the job; its rows end up in the final shard of the same place."""
+    round: int
+    method: int
+    """Place of the method among the mill's."""
+    first: int
+    """Ordinal of its first draw among the method's."""
+    draws: int
+    part: bool = False
+    """Whether it is a cut of the shard of this place."""
+
+    def __str__(self) -> str:
+        """Return the name under which its rows are committed before they are settled."""
+        return f"raw-{self.place:05d}" + (f".{self.first}+{self.draws}" if self.part else "")
+
+    @property
+    def final(self) -> str:
+        """Name of the shard that its rows end up in."""
+        return f"shard-{self.place:05d}"
+
+    def halves(self) -> "list[RawShard]":
+        """Return the shard cut in two, or itself when it is a single draw."""
+        half = self.draws // 2
+        if not half:
+            return [self]
+        rest = replace(self, first=self.first + half, draws=self.draws - half, part=True)
+        return [replace(self, draws=half, part=True), rest]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts over rows; kept is before they are settled."""
+
+    rows: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    reply_tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, other: "Tally") -> None:
+        """Add the counts of another tally."""
+        for name in Tally.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class ShardReport(Tally):
+    """What a worker tells the driver of a shard that it has committed."""
+
+    seconds: float = 0.0
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What steps found when they prepared for the shard's round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One draw: its method, its parents, its ordinal among the method's draws."""
+
+    method: Method
+    parents: tuple[Sample, ...]
+    ordinal: int
+    step: str
+    """Fingerprint that goes into the row's id."""
+
+    @property
+    def id(self) -> str:
+        """Id of its first row."""
+        return ids.made_id(self.step, [parent.id for parent in self.parents], self.ordinal)
+
+
+def draws(mill: Mill, shard: RawShard, snapshot: Snapshot) -> Iterator[Draw]:
+    """Yield the draws of a shard; parents are a function of the seed, the ordinals and the snapshot alone."""
+    method, step = mill.methods[shard.method], mill.step(shard.method)
+    turn = -1
+    parents: tuple[Sample, ...] = ()
+    for ordinal in range(shard.first, shard.first + shard.draws):
+        if ordinal // method.group != turn:
+            turn = ordinal // method.group
+            parents = method.draw(snapshot, turn, ids.stream(mill.seed, "parents", shard.method, turn))
+        yield Draw(method, parents, ordinal, step)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The endless sequence of a job's shards; finite when each method has so many draws and no more."""
+
+    weights: Sequence[float]
+    size: int
+    """Draws of a shard."""
+    round_shards: int
+    """Shards of a round."""
+    limits: Sequence[int] | None = None
+    """Draws of each method in all."""
+
+    def __iter__(self) -> Iterator[RawShard]:
+        """Yield the shards in order; each goes to the method that is furthest behind its weight."""
+        taken = [0] * len(self.weights)
+        limits: Sequence[float] = self.limits or [math.inf] * len(self.weights)
+        place = 0
+        while open_ := [m for m in range(len(taken)) if taken[m] < limits[m]]:
+            method = min(open_, key=lambda m: (taken[m] + self.size) / self.weights[m])
+            draws = int(min(self.size, limits[method] - taken[method]))
+            yield RawShard(place, place // self.round_shards, method, taken[method], draws)
+            taken[method] += draws
+            place += 1
+
+    def settled_before(self, round_: int) -> int:
+        """Return how many shards a round sees settled: those of the rounds until the one before the last.
+
+        So a round can begin while the one before it is still being made, and no engine waits for its slowest row.
+        """
+        return max(0, round_ - 1) * self.round_shards
