@@ -1,0 +1,90 @@
+"""Adversarial: Self-Instruct that shows what passed for human, and what was found out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cluster.sample import Sample
+from generation.contracts import Ask, Draft, Snapshot
+from generation.methods.self_instruct import SelfInstruct
+from generation.text.languages import language_of
+from generation.text.prompts import fill, spoken
+from generation.text.words import num_words
+
+AVOID = {
+    "en": "These read as if a machine had written them, so write nothing like them:\n{refused}",
+    "zh": "下面这些一看就像是机器写的，请不要写成这样：\n{refused}",
+}
+"""What is said of refused instructions, by language."""
+SCORE = "human_like"
+MAX_SCANNED = 2000
+"""Refused rows that are looked through once a round."""
+LOOKED_AT = 8
+"""Kept rows that are looked at for each one that is shown."""
+
+
+class Adversarial(SelfInstruct):
+    """Draft as Self-Instruct does, from the machine-made demonstrations that fooled the discriminator most.
+
+    The loop needs the filter `discriminator` and a few rounds: what it drops is shown to the model as what not to
+    write, what passes with a high `human_like` is shown as a demonstration. This steers a fixed generator by its
+    prompt; it is no adversarial training, and nothing says that it converges. Whether it moved anything is read off
+    the filter's `accuracy` by round.
+
+    Source: the loop is that of SeqGAN (Yu et al. 2017, arXiv:1609.05473) and of self-play fine-tuning (SPIN, Chen et
+    al. 2024, arXiv:2401.01335, section 4), with the test of Lopez-Paz and Oquab 2017, arXiv:1610.06545, as the
+    discriminator. Drafts and answers: see SelfInstruct. Departures: both papers train the generator on the
+    discriminator's signal, here it chooses demonstrations; for each machine-made one, the best of eight kept rows taken
+    at random is shown, so that a draw costs the same however many there are.
+    """
+
+    kind: Literal["adversarial"] = "adversarial"  # type: ignore[assignment]
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {**SelfInstruct.templates, "avoid_prompts": ("refused",)}
+    num_machine: int = Field(default=3, ge=0)
+    """Demonstrations from what settled rounds have kept; seeds stand in while there is none."""
+    num_refused: int = Field(default=2, ge=0)
+    """Refused instructions that the model is told to write nothing like; 0 tells of none."""
+    avoid_prompts: dict[str, str] = Field(default_factory=lambda: dict(AVOID))
+    """What the model is told of them, by language, with `{refused}` for their list."""
+
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return demonstrations of one language: seeds, and the kept rows that passed for human best."""
+        look = min(len(snapshot.made), LOOKED_AT * self.num_machine)
+        looked = [snapshot.made[place] for place in rng.sample(range(len(snapshot.made)), look)]
+        ranked = sorted(looked, key=lambda row: (-row.scores.get(SCORE, 0.0), row.id))
+        best: dict[str, list[Sample]] = {}
+        for row in ranked:
+            if num_words(self._demo(row)) <= self.max_demo_words:
+                best.setdefault(language_of(row), []).append(row)
+        shown = tuple(row for rows in best.values() for row in rows[: self.num_machine])
+        return super().draw(replace(snapshot, made=shown), turn, rng)
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> tuple[tuple[str, str], ...]:  # noqa: ANN401
+        """Return (language, instruction) of the rows that the discriminator refused most surely of late."""
+        del before, ask
+        first = max(0, len(snapshot.refused) - MAX_SCANNED)
+        rows = [snapshot.refused[place] for place in range(first, len(snapshot.refused))]
+        told = [row for row in rows if (row.dropped or "").startswith("discriminator:")]
+        told = [row for row in told if num_words(row.instruction) <= self.max_demo_words]
+        ranked = sorted(told, key=lambda row: (row.scores.get(SCORE, 0.0), row.id))
+        found: dict[str, list[str]] = {}
+        for row in ranked:
+            found.setdefault(language_of(row), []).append(self._demo(row))
+        return tuple((language, text) for language in sorted(found) for text in found[language][: self.num_refused])
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return one draft that ends with the user's turn."""
+        language = language_of(parents[0])
+        refused = [" ".join(text.split()) for spoken_in, text in ask.prepared or () if spoken_in == language]
+        if not refused:
+            return await super().expand(parents, ask, rng)
+        listed = "\n".join(f"- {text}" for text in refused)
+        avoid = fill(spoken(self.avoid_prompts, language), refused=listed)
+        told = {
+            name: {**getattr(self, name), language: f"{spoken(getattr(self, name), language)}\n\n{avoid}"}
+            for name in ("prompts", "bare_prompts")
+        }
+        return await SelfInstruct.expand(self.model_copy(update=told), parents, ask, rng)

@@ -1,0 +1,326 @@
+"""Annotate: labels, entities, extracted fields, translations and summaries for texts, by one or several annotators."""
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from random import Random
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from cluster.engine import Reply
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, Draft, Input, Sampling, Snapshot, Walk
+from generation.methods.annotators import Annotator, Form, Vote, combined, entities
+from generation.text.languages import language_of
+from generation.text.prompts import fill, json_in, spoken
+from generation.text.words import num_words
+
+PROMPTS: Mapping[Form, Mapping[str, str]] = {
+    "label": {
+        "en": "Which of these labels fits the text best: {labels}? Answer with the label alone.",
+        "zh": "下面哪个标签最符合这段文字：{labels}？只回答标签。",
+    },
+    "entities": {
+        "en": "Find all names of these kinds in the text: {labels}. Copy each name exactly as it is written.",
+        "zh": "找出文字中以下几类名称：{labels}。每个名称都要照原文抄写。",
+    },
+    "json": {
+        "en": "Fill in a JSON object from the text. It must have this schema: {schema}",
+        "zh": "根据文字填写一个JSON对象，格式为：{schema}",
+    },
+    "translation": {
+        "en": "Translate the text into {language}.",
+        "zh": "把这段文字翻译成{language}。",
+    },
+    "summary": {
+        "en": "Summarise the text in at most {words} words.",
+        "zh": "用不超过{words}个词概括这段文字。",
+    },
+}
+"""What the user asks for, by form and language."""
+LANGUAGES = {
+    "en": {"en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish", "ja": "Japanese"},
+    "zh": {"en": "英文", "zh": "中文", "de": "德文", "fr": "法文", "es": "西班牙文", "ja": "日文"},
+}
+HEADS: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "text": "Text: ",
+        "label": "Label:",
+        "entities": "Names:",
+        "json": "JSON:",
+        "translation": "Translation:",
+        "summary": "Summary:",
+    },
+    "zh": {
+        "text": "文字：",
+        "label": "标签：",
+        "entities": "名称：",
+        "json": "JSON：",
+        "translation": "译文：",
+        "summary": "概括：",
+    },
+}
+"""What stands before a text and before what is said of it."""
+GAP = {"en": " ", "zh": ""}
+EMPTY = ("N/A", "...", "-")
+"""Texts that say nothing, which show how far the model leans to each label by itself."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the model's own turn begins with: labelled seeds, by language."""
+
+    texts: Mapping[str, tuple[str, ...]]
+
+    def turned(self, language: str, order: int, orders: int) -> str:
+        """Return the demonstrations of a language in one of several orders, each beginning at another of them."""
+        texts = self.texts.get(language, ())
+        first = order * len(texts) // orders
+        return "".join((*texts[first:], *texts[:first]))
+
+
+class Call(NamedTuple):
+    """One of the calls that one annotator's vote takes."""
+
+    annotator: Annotator
+    order: int
+    shown: str
+
+
+class Annotate(Walk):
+    """Take the documents in turn, else the seeds, and say of each what it is; decoded so that every answer parses.
+
+    The parent's text is the user's turn, the answer the assistant's. Every annotator's vote stands in the tag
+    `vote:<name>` and its confidence in the score `confidence:<name>`; together they give the answer and the score
+    `confidence`. A label is also the tag `label`, and a label that the text had before is the tag `gold`. Labels are
+    settled by majority, entities one by one, a text is the one most like the others. Entities are a JSON array of text,
+    label, start and end, verified against the text. With documents, the seeds that have answers are shown first.
+
+    Source: confidence as the probability of a label over the labels, divided by what a text without content gets: Zhao
+    et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5; agreement of k samples: Wang et al. 2022,
+    arXiv:2203.11171, section 2; rules that vote or abstain: Ratner et al. 2017, Snorkel, arXiv:1711.10160, section 2.
+    Departures: the confidence of free text is the geometric mean of its tokens' probabilities; majority here, weighted
+    combination in the job that follows.
+    """
+
+    kind: Literal["annotate"] = "annotate"
+    feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ()}
+
+    form: Form = "label"
+    """What is said of a text."""
+    labels: tuple[str, ...] = ()
+    """The labels of a text, or the kinds of names in it."""
+    json_schema: str = ""
+    """The schema of the object that is filled in, itself JSON."""
+    to: str = "en"
+    """The language to translate into, as ISO 639-1."""
+    max_words: int = Field(default=40, gt=0)
+    """Most words of a summary."""
+    annotators: tuple[Annotator, ...] = Field(default=(Annotator(name="model"),), min_length=1)
+    """Who is asked; with several, each votes."""
+    calibrate: bool = True
+    """Whether the probabilities of labels are divided by those for texts without content, which are asked once."""
+    demonstrations: int = Field(default=8, ge=0)
+    """Seeds with answers that are shown where there are documents, each label as often as any other."""
+    max_demo_words: int = Field(default=100, gt=0)
+    """Longer ones are not shown."""
+    with_prompt: bool | None = None
+    """Whether the sample's user turn says what is wanted; by default not for labels and entities."""
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+    """Samples with less are dropped."""
+    max_tokens: int = Field(default=256, gt=0)
+    """Cap on an answer that is no label, in tokens."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of several samples from one annotator; a single one is taken at 0."""
+    prompts: dict[str, str] = Field(default_factory=lambda data: dict(PROMPTS[data.get("form", "label")]))
+    """What the user asks for, by language, with `{labels}`, `{schema}`, `{language}` or `{words}` where they belong."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Annotate":
+        names = [annotator.name for annotator in self.annotators]
+        if len({*names}) < len(names):
+            raise ValueError("annotators: two have the same name, each must have its own")
+        if self.form in ("label", "entities") and len({*self.labels}) < (2 if self.form == "label" else 1):
+            raise ValueError(f"labels: form {self.form!r} needs {'two or more' if self.form == 'label' else 'some'}")
+        if self.form == "json" and not isinstance(json_in(self.json_schema), dict):
+            raise ValueError("json_schema: must be a JSON object, the schema of what is filled in")
+        ruled = {label for annotator in self.annotators for _, label in annotator.rules}
+        if ruled and (self.form != "label" or not ruled <= {*self.labels}):
+            raise ValueError("annotators: rules vote for labels alone, and for those in `labels`")
+        return self
+
+    def engines(self) -> tuple[str, ...]:
+        """Return the engines of all annotators that ask a model."""
+        asked = {annotator.engine or self.engine for annotator in self.annotators if not annotator.rules}
+        return tuple(sorted(asked))
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
+        """Return the demonstrations, which stay the same in all rounds."""
+        del ask
+        if before is not None:
+            return before
+        seeds = snapshot.seeds if len(snapshot.documents) else ()
+        answered = [s for s in seeds if s.answer and num_words(f"{s.instruction} {s.answer}") <= self.max_demo_words]
+        languages = sorted({language_of(seed) for seed in answered})
+        return Shown({one: self._shown([s for s in answered if language_of(s) == one], one) for one in languages})
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return the annotated text."""
+        del rng
+        parent = parents[0]
+        text, language = parent.instruction, language_of(parent)
+        known = {name: word for name, word in parent.tags.items() if name not in ("label", "language")}
+        tags = {**known, **({} if self.form == "translation" else {"language": language})}
+        if "label" in parent.tags:
+            tags["gold"] = parent.tags["label"]
+        votes, reason = await self._votes(text, language, ask)
+        tags.update({f"vote:{name}": vote.answer for name, vote in votes.items()})
+        scores = {f"confidence:{name}": vote.confidence for name, vote in votes.items()}
+        opened = Message("user", f"{self._prompt('', language)}\n\n{text}" if self._told else text)
+        if not votes:
+            return [Draft((opened,), tags, f"{self.kind}: {reason}")]
+        whole = combined(list(votes.values()), self.form)
+        scores["confidence"] = whole.confidence
+        if self.form == "label":
+            tags["label"] = whole.answer
+        low = whole.confidence < self.min_confidence
+        messages = (opened, Message("assistant", whole.answer))
+        return [Draft(messages, tags, f"{self.kind}: confidence too low" if low else None, scores)]
+
+    @property
+    def _told(self) -> bool:
+        return self.form not in ("label", "entities") if self.with_prompt is None else self.with_prompt
+
+    async def _votes(self, text: str, language: str, ask: Ask) -> tuple[dict[str, Vote], str]:
+        """Return the votes by annotator, those who abstain or fail left out, and why the last one failed."""
+        shown = ask.prepared if isinstance(ask.prepared, Shown) else Shown({})
+        calls = [call for annotator in self.annotators for call in self._calls(annotator, shown, language)]
+        leanings = await self._leanings(calls, language, ask)
+        replies = await asyncio.gather(*(self._ask(call, text, language, ask) for call in calls))
+        read = [self._read(reply, text, leaning) for reply, leaning in zip(replies, leanings, strict=True)]
+        reason = next((why for why in read if isinstance(why, str)), "no annotator has an opinion")
+        votes: dict[str, Vote] = {}
+        for annotator in self.annotators:
+            said = [vote for call, vote in zip(calls, read, strict=True) if call.annotator is annotator]
+            sure = [vote for vote in said if isinstance(vote, Vote)]
+            alike = [Vote(vote.answer, 1.0) for vote in sure] if len(sure) > 1 else sure
+            vote = annotator.ruled(text) if annotator.rules else combined(alike, self.form) if alike else None
+            if vote:
+                votes[annotator.name] = vote
+        return votes, reason
+
+    def _calls(self, annotator: Annotator, shown: Shown, language: str) -> list[Call]:
+        """Return the calls of one annotator: none for rules, one where several could not differ."""
+        same = self.form == "label" and len(shown.texts.get(language, ())) < 2
+        count = 0 if annotator.rules else 1 if same else annotator.samples
+        return [Call(annotator, n, shown.turned(language, n, count)) for n in range(count)]
+
+    async def _leanings(self, calls: Sequence[Call], language: str, ask: Ask) -> list[dict[str, float]]:
+        """Return for each call the mean probabilities of the labels for texts without content, or nothing."""
+        if self.form != "label" or not self.calibrate:
+            return [{} for _ in calls]
+        asked = [self._ask(call, text, language, ask, shared=True) for call in calls for text in EMPTY]
+        replies = await asyncio.gather(*asked)
+        parts = [replies[n : n + len(EMPTY)] for n in range(0, len(replies), len(EMPTY))]
+        return [
+            {label: sum(r.choices.get(label, 0.0) for r in part) / len(part) for label in part[0].choices}
+            for part in parts
+        ]
+
+    async def _ask(self, call: Call, text: str, language: str, ask: Ask, *, shared: bool = False) -> Reply:
+        """Ask one annotator's model: after the demonstrations in its own turn, else with the text in the user's."""
+        heads, gap = HEADS.get(language, HEADS["en"]), GAP.get(language, " ")
+        prompt, flat = self._prompt(call.annotator.prompt, language), " ".join(text.split())
+        told = prompt if call.shown else f"{prompt}\n\n{heads['text']}{flat}"
+        begun = f"{call.shown}{heads['text']}{flat}\n{heads[self.form]}" if call.shown else heads[self.form]
+        settings: Sampling = {
+            "temperature": self.temperature if call.annotator.samples > 1 else 0.0,
+            "prefix": begun,
+            "engine": call.annotator.engine or self.engine,
+            "logprobs": self.form != "label",
+        }
+        if self.form == "label":
+            settings["choices"] = tuple(f"{gap}{label}" for label in self.labels)
+        elif self.form in ("entities", "json"):
+            settings["json_schema"] = self.json_schema if self.form == "json" else entity_schema(self.labels)
+        else:
+            settings["stop"], settings["stop_loops"] = ("\n\n", f"\n{heads['text'].strip()}"), True
+        way = ask.shared if shared else ask
+        return await way(
+            [Message("user", told)], max_tokens=16 if self.form == "label" else self.max_tokens, **settings
+        )
+
+    def _read(self, reply: Reply, text: str, leaning: Mapping[str, float]) -> Vote | str:
+        """Return what a reply says of the text, or why it says nothing."""
+        if reply.finish.startswith("error"):
+            return reply.finish
+        if self.form == "label":
+            return _chosen(reply, leaning)
+        if reply.finish != "stop":
+            return "answer cut off"
+        likely = math.exp(reply.logprob / max(1, reply.reply_tokens)) if reply.logprob is not None else 1.0
+        answer: str | None = reply.text.strip() or None
+        if self.form in ("entities", "json"):
+            value = json_in(reply.text)
+            answer = None if value is None else json.dumps(value, ensure_ascii=False)
+        if self.form == "entities" and answer is not None:
+            given, answer = answer, entities(answer, text, self.labels)
+            if answer == "[]" and given not in ("[]", '{"entities": []}'):
+                return "no named words stand in the text"
+        return "answer does not parse" if answer is None else Vote(answer, likely)
+
+    def _prompt(self, own: str, language: str) -> str:
+        """Return what the user asks for, filled in."""
+        names = LANGUAGES.get(language, LANGUAGES["en"])
+        return fill(
+            own or spoken(self.prompts, language),
+            labels=("、" if language == "zh" else ", ").join(self.labels),
+            schema=self.json_schema,
+            language=names.get(self.to, self.to),
+            words=self.max_words,
+        )
+
+    def _shown(self, answered: Sequence[Sample], language: str) -> tuple[str, ...]:
+        """Return the demonstrations of one language, the labels by turns."""
+        heads, gap = HEADS.get(language, HEADS["en"]), GAP.get(language, " ")
+        by_label: dict[str, list[Sample]] = {}
+        for seed in answered:
+            group = seed.tags.get("label", seed.answer) if self.form == "label" else ""
+            if self.form != "label" or group in self.labels:
+                by_label.setdefault(group, []).append(seed)
+        turns = [seed for some in zip_longest(*by_label.values()) for seed in some if seed is not None]
+        return tuple(
+            f"{heads['text']}{' '.join(seed.instruction.split())}\n{heads[self.form]}{gap}{self._said(seed)}\n\n"
+            for seed in turns[: self.demonstrations]
+        )
+
+    def _said(self, seed: Sample) -> str:
+        """Return the answer of a seed as the model shall write it."""
+        if self.form == "label":
+            return seed.tags.get("label", seed.answer)
+        listed = json_in(seed.answer) if self.form == "entities" else None
+        if not isinstance(listed, list):
+            return " ".join(seed.answer.split())
+        short = [{"text": e.get("text"), "label": e.get("label")} for e in listed if isinstance(e, dict)]
+        return json.dumps(short, ensure_ascii=False)
+
+
+def _chosen(reply: Reply, leaning: Mapping[str, float]) -> Vote | str:
+    """Return the label with the largest probability, each divided by what the model leans to it by itself."""
+    if not reply.choices:
+        return "answer is no label"
+    worth = {label: chance / max(leaning.get(label, 1.0), 1e-6) for label, chance in reply.choices.items()}
+    best = max(worth, key=lambda label: worth[label])
+    return Vote(best.strip(), worth[best] / (sum(worth.values()) or 1.0))
+
+
+def entity_schema(labels: Sequence[str]) -> str:
+    """Return the JSON schema of a list of texts with labels."""
+    fields = {"text": {"type": "string", "minLength": 1}, "label": {"enum": list(labels)}}
+    entry = {"type": "object", "properties": fields, "required": [*fields], "additionalProperties": False}
+    return json.dumps({"type": "array", "items": entry, "maxItems": 20}, ensure_ascii=False)

@@ -1,0 +1,291 @@
+"""Magpie: an aligned model writes the user's turn itself, from the template before it, and then answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, Draft, Input, Method, Snapshot
+from generation.text.prompts import fill, spoken
+from generation.text.replies import BLANK, calibrated
+
+SYSTEMS = {
+    "en": {
+        "general": "",
+        "math": "You are a tutor of mathematics. People bring you problems, stated in full, and you solve them.",
+        "code": "You are a programmer. People want a short piece of code from you, or an explanation of one.",
+        "writing": "You are a writer. People want a text of a given kind on a given subject from you.",
+        "advice": "You give advice. People tell you of a situation in their lives and want to know what to do.",
+    },
+    "zh": {
+        "general": "你是一位中文助手。用户用中文提问，你用中文回答。",
+        "math": "你是一位数学助手。用户用中文提出一道条件完整的数学题，你用中文解答。",
+        "code": "你是一位编程助手。用户用中文请你写一小段代码或解释一段代码，你用中文回答。",
+        "writing": "你是一位写作助手。用户用中文请你就某个题目写一段文字，你用中文回答。",
+        "advice": "你是一位生活助手。用户用中文描述自己的处境并请你出主意，你用中文回答。",
+    },
+}
+"""System prompts by language and domain; an empty one leaves the template as it is."""
+FOLLOW = {
+    "en": "You are a helpful assistant in a conversation of several turns, each about what was said before.",
+    "zh": "你是一位中文助手，正在与用户进行多轮对话。用户会就前面说过的内容继续用中文追问。",
+}
+"""What the model is told when it writes a later turn of the user, by language."""
+Words = tuple[str, ...]
+QUALITIES: Words = ("very poor", "poor", "average", "good", "excellent")
+DIFFICULTIES: Words = ("very easy", "easy", "medium", "hard", "very hard")
+CATEGORIES: Words = (
+    "information seeking",
+    "reasoning",
+    "planning",
+    "editing",
+    "coding and debugging",
+    "math",
+    "data analysis",
+    "creative writing",
+    "role playing",
+    "advice seeking",
+    "brainstorming",
+    "others",
+)
+RATE = {
+    "en": (
+        "Rate each request to an assistant. Quality says how clear, specific and complete it is: {qualities}. "
+        "Difficulty says how much knowledge and thought it takes: {difficulties}. Category is one of: {categories}."
+    ),
+    "zh": (
+        "请评价下面每条提给智能助手的请求。Quality表示是否清楚、具体、完整：{qualities}。"
+        "Difficulty表示需要多少知识和思考：{difficulties}。Category是下列之一：{categories}。"
+    ),
+}
+"""What the user asks the rating model for, by language."""
+RATED: dict[str, tuple[tuple[str, str, str, str], ...]] = {
+    "en": (
+        ("Name the three largest rivers in Africa and the sea that each flows into.", "good", "easy", CATEGORIES[0]),
+        ("asdf the the what it", "very poor", "very easy", CATEGORIES[11]),
+        (
+            "I have 20 minutes, two eggs and a tin of beans. Suggest a dinner for one and list the steps in order.",
+            "excellent",
+            "easy",
+            CATEGORIES[9],
+        ),
+        ("Can you help me?", "poor", "very easy", CATEGORIES[11]),
+        ("Prove that the sum of two odd numbers is always even.", "good", "medium", CATEGORIES[5]),
+        ("Write something about stuff.", "poor", "easy", CATEGORIES[7]),
+        (
+            "Write a Python function that merges two sorted lists in linear time, and explain why it is linear.",
+            "excellent",
+            "medium",
+            CATEGORIES[4],
+        ),
+        ("What is the meaning of words?", "average", "hard", CATEGORIES[1]),
+        ("Thank you for your help.", "very poor", "very easy", CATEGORIES[11]),
+        ("Plan a week of training for somebody who wants to run 10 km in May.", "good", "medium", CATEGORIES[2]),
+    ),
+    "zh": (
+        ("说出非洲最长的三条河，并说明各自流入哪片海。", "good", "easy", CATEGORIES[0]),
+        ("的的啊什么那个", "very poor", "very easy", CATEGORIES[11]),
+        (
+            "我有二十分钟、两个鸡蛋和一罐豆子，请推荐一人份的晚餐，并按顺序写出步骤。",
+            "excellent",
+            "easy",
+            CATEGORIES[9],
+        ),
+        ("能帮我吗？", "poor", "very easy", CATEGORIES[11]),
+        ("证明两个奇数之和一定是偶数。", "good", "medium", CATEGORIES[5]),
+        ("随便写点东西。", "poor", "easy", CATEGORIES[7]),
+        (
+            "用Python写一个函数，在线性时间内合并两个有序列表，并解释为什么是线性的。",
+            "excellent",
+            "medium",
+            CATEGORIES[4],
+        ),
+        ("话的意思是什么？", "average", "hard", CATEGORIES[1]),
+        ("谢谢你的帮助。", "very poor", "very easy", CATEGORIES[11]),
+        ("为想在五月跑完十公里的人制定一周训练计划。", "good", "medium", CATEGORIES[2]),
+    ),
+}
+"""Requests with quality, difficulty and category that the rating model's own turn begins with, by language."""
+ENDS_OPEN = (":", "：")
+
+
+class Magpie(Method):
+    """Let the model continue its chat template up to the end of the user's turn, and then answer what it wrote there.
+
+    Needs a model whose user turns were trained on; a template that cannot be cut before the user's words is an error of
+    each row. The tags `quality`, `difficulty` and `category` are chosen under constraint; the score `request_quality`
+    is the expected place on the scale of qualities, 1 to 5. What else the published filter has lies elsewhere: the
+    reward of the answer is the `reward` filter's (the paper keeps what is above -10), the first of each group of
+    near-duplicates (distance below 0.05) is a selector's, which sees the whole set.
+
+    Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (steps 1 and 2, multi-turn), section 3 and appendix
+    (tags, filter); released code: one line a request, T 1, top-p 1, greedy answers. Departures: min-p 0.05, because of
+    16 requests of the default model 4 had words of no language without it, and none with it (0 is the paper's); tags by
+    constrained choice after rated requests, calibrated by an empty one (Zhao et al. 2021, arXiv:2102.09690), instead of
+    JSON out of a rubric, and given before the answer, so that a poor request costs none; a Chinese system prompt for
+    Chinese, since the bare template of most models speaks English; a system prompt is not part of the sample.
+    """
+
+    kind: Literal["magpie"] = "magpie"
+    feeds: ClassVar[tuple[Input, ...]] = ()
+    learns: ClassVar[bool] = False
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "follow_prompts": (),
+        "rate_prompts": ("qualities", "difficulties", "categories"),
+    }
+
+    languages: tuple[str, ...] = Field(default=("en",), min_length=1)
+    """Languages of the requests, as ISO 639-1, drawn evenly; each must have system prompts."""
+    domains: tuple[str, ...] = Field(default=("general",), min_length=1)
+    """Which system prompts to draw from, evenly; `general` is in English the bare template."""
+    systems: dict[str, dict[str, str]] = Field(default_factory=lambda: {k: dict(v) for k, v in SYSTEMS.items()})
+    """System prompts by language and domain."""
+    turns: int = Field(default=1, ge=1, le=8)
+    """Questions and answers of a conversation at most; it ends earlier where the next question is no good."""
+    single_line: bool = True
+    """End a request at its first line break, as the released code does."""
+    temperature: float = Field(default=1.0, gt=0, le=2)
+    """Of the user's turns; at 0 every draw would be the same."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Of the user's turns."""
+    min_p: float = Field(default=0.05, ge=0, le=1)
+    """Of the user's turns."""
+    max_tokens: int = Field(default=256, gt=0)
+    """Cap on a request, in tokens."""
+    answer_temperature: float = Field(default=0.0, ge=0, le=2)
+    """Of the answers."""
+    max_answer_tokens: int = Field(default=512, gt=0)
+    """Cap on an answer, in tokens."""
+    stop_loops: bool = True
+    """End a reply that says the same four times in a row."""
+    qualities: tuple[str, ...] = ("good", "excellent")
+    """Qualities to keep; empty keeps all and asks for no quality."""
+    tag: bool = True
+    """Whether difficulty and category are asked for too."""
+    calibrate: bool = True
+    """Whether the tags are calibrated by what the model says of an empty request."""
+    follow_prompts: dict[str, str] = Field(default_factory=lambda: dict(FOLLOW))
+    """System prompts for the user's later turns, by language."""
+    rate_prompts: dict[str, str] = Field(default_factory=lambda: dict(RATE))
+    """What the rating model is asked, by language, with `{qualities}`, `{difficulties}` and `{categories}`."""
+    rated: dict[str, tuple[tuple[str, str, str, str], ...]] = Field(default_factory=lambda: dict(RATED))
+    """Requests with quality, difficulty and category to begin with, by language."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        absent = [f"{lang}.{name}" for lang in self.languages for name in self.domains if not self._has(lang, name)]
+        if absent:
+            raise ValueError(f"systems has no {', '.join(absent)}, must have one for each of languages and domains")
+        unknown = [quality for quality in self.qualities if quality not in QUALITIES]
+        if unknown:
+            raise ValueError(f"qualities has {', '.join(unknown)}, must be of {', '.join(QUALITIES)}")
+        return self
+
+    def _has(self, language: str, domain: str) -> bool:
+        return domain in self.systems.get(language, {})
+
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return no parents: the template is all that the model is given."""
+        del snapshot, turn, rng
+        return ()
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return one draft that ends with the user's turn, tagged and perhaps refused for its quality."""
+        del parents
+        language, domain = rng.choice(self.languages), rng.choice(self.domains)
+        tags = {"language": language, "domain": domain}
+        text, reason = await self._request(ask, self._system(self.systems[language][domain]))
+        draft = Draft((Message("user", text),) if text else (), tags, f"{self.kind}: {reason}" if reason else None)
+        return [draft if reason else await self._tagged(draft, text, ask)]
+
+    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+        """Answer, then let the user ask again and answer that, as often as there are turns."""
+        language = draft.tags["language"]
+        system = self._system(self.systems[language][draft.tags["domain"]])
+        whole = await self._answer(draft, system, ask)
+        for _ in range(1, self.turns):
+            if whole.dropped is not None:
+                break
+            text, reason = await self._request(
+                ask, (*self._system(spoken(self.follow_prompts, language)), *whole.messages)
+            )
+            if reason or any(text == turn.content for turn in whole.messages):
+                break
+            longer = await self._answer(replace(whole, messages=(*whole.messages, Message("user", text))), system, ask)
+            if longer.dropped is not None:
+                break
+            whole = longer
+        return replace(whole, tags={**whole.tags, "turns": str(len(whole.messages) // 2)})
+
+    def _system(self, text: str) -> tuple[Message, ...]:
+        return (Message("system", text),) if text else ()
+
+    async def _request(self, ask: Ask, messages: tuple[Message, ...]) -> tuple[str, str | None]:
+        """Return the user's next turn, and what is wrong with it."""
+        reply = await ask(
+            messages,
+            role="user",
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            stop=("\n",) if self.single_line else (),
+            stop_loops=self.stop_loops,
+        )
+        text = reply.text.strip()
+        rules: Mapping[str, bool] = {
+            reply.finish: reply.finish.startswith("error"),
+            "instruction is empty": not text,
+            "instruction cut off": reply.finish in ("length", "repetition"),
+            "instruction ends with a colon": text.endswith(ENDS_OPEN),
+        }
+        return text, next((reason for reason, holds in rules.items() if holds), None)
+
+    async def _answer(self, draft: Draft, system: tuple[Message, ...], ask: Ask) -> Draft:
+        reply = await ask(
+            (*system, *draft.messages),
+            max_tokens=self.max_answer_tokens,
+            temperature=self.answer_temperature,
+            stop_loops=self.stop_loops,
+        )
+        return self.answered(draft, reply)
+
+    async def _tagged(self, draft: Draft, text: str, ask: Ask) -> Draft:
+        """Return the draft with its tags, dropped when its quality is not wanted; the quality is asked for first."""
+        language, tags = draft.tags["language"], dict(draft.tags)
+        listed = {"qualities": QUALITIES, "difficulties": DIFFICULTIES, "categories": CATEGORIES}
+        shown = {name: ", ".join(words) for name, words in listed.items()}
+        prompt = Message("user", fill(spoken(self.rate_prompts, language), **shown))
+        known = "".join(
+            f"Request: {asked}\nQuality: {quality}\nDifficulty: {difficulty}\nCategory: {category}\n\n"
+            for asked, quality, difficulty, category in self.rated.get(language, self.rated.get("en", ()))
+        )
+        begin, after, scores = f"{known}Request: ", "\n", dict(draft.scores)
+        asked: list[tuple[str, Words]] = [("quality", QUALITIES)] if self.qualities else []
+        asked += [("difficulty", DIFFICULTIES), ("category", CATEGORIES)] if self.tag else []
+        for name, words in asked:
+            after += f"{name.capitalize()}: "
+            chances, finish = await self._chances(ask, prompt, (begin, text, spoken(BLANK, language), after), words)
+            if not chances:
+                return replace(draft, tags=tags, dropped=f"{self.kind}: {finish}")
+            tags[name] = max(chances, key=lambda word: chances[word])
+            if name == "quality":
+                scores["request_quality"] = sum(place * chances[word] for place, word in enumerate(QUALITIES, 1))
+                if tags[name] not in self.qualities:
+                    return replace(draft, tags=tags, scores=scores, dropped=f"{self.kind}: quality is low")
+            after += f"{tags[name]}\n"
+        return replace(draft, tags=tags, scores=scores)
+
+    async def _chances(
+        self, ask: Ask, prompt: Message, parts: tuple[str, str, str, str], words: tuple[str, ...]
+    ) -> tuple[dict[str, float], str]:
+        """Return the probability of each word after a request, calibrated, and how the reply ended."""
+        begin, text, blank, after = parts
+        reply = await ask([prompt], max_tokens=8, temperature=0.0, prefix=begin + text + after, choices=words)
+        if not self.calibrate or not reply.choices:
+            return dict(reply.choices), reply.finish
+        empty = await ask.shared([prompt], max_tokens=8, temperature=0.0, prefix=begin + blank + after, choices=words)
+        return calibrated(reply.choices, empty.choices), reply.finish

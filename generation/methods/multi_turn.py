@@ -1,0 +1,147 @@
+"""Multi-turn: go on with a conversation, the model writing the user's turns too."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, Draft, Method, Snapshot
+from generation.mill.wander import wander
+from generation.text.languages import language_of
+from generation.text.words import num_words, tokens
+
+FAREWELLS = (
+    r"\b(?:thanks|thank you|thx|cheers|bye|good-?bye|farewell|see you|good night|you're welcome|that's all)\b",
+    r"谢谢|感谢|多谢|再见|拜拜|回头见|没有(?:其他|别的)?问题了|就这些|不客气|晚安|辛苦了",
+)
+"""Words of somebody who ends a conversation, in English and Chinese."""
+PLEASE = re.compile(
+    r"[?？]|\b(?:but|also|could|can|what|how|why|which|who|when|where|tell|please)\b|请(?!慢)|吗|怎|什么", re.IGNORECASE
+)
+"""Signs that the user wants something more for all the thanks."""
+MAX_FAREWELL_WORDS = 25
+"""Longer turns are more than a farewell."""
+
+
+class MultiTurn(Method):
+    """Go on with a seed or a kept row for `turns` more turns of the user, each followed by an answer.
+
+    The model writes the user's turn where the chat template puts one, behind the conversation so far, as it writes
+    the first in Magpie. The conversation ends early when the simulated user says good-bye, repeats an earlier turn, or
+    says nothing whole, and before an answer that is cut off or empty; the tag `ended` says why (`good-bye`,
+    `repetition`, `no turn`, `answer`, else `turns`). It is one sample; with fewer than `min_turns` new turns it is
+    dropped. Conversations that this method has made are not gone on with.
+
+    Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (multi-turn: the header of the user's turn is appended
+    to the conversation; a system prompt keeps the model in the user's role); Ding et al. 2023, UltraChat,
+    arXiv:2305.14233, section 3 (a second model plays the user; thanks and politeness are filtered out). Departures:
+    one model plays both; without a system prompt by default, because the small models that are the default write
+    better turns so; what UltraChat filters ends the conversation here.
+    """
+
+    kind: Literal["multi_turn"] = "multi_turn"
+    turns: int = Field(default=2, ge=1)
+    """Most turns of the user that are added."""
+    min_turns: int = Field(default=1, ge=1)
+    """Fewest turns added; a conversation with fewer is dropped."""
+    languages: tuple[str, ...] = ()
+    """Languages of the parents, as ISO 639-1; by default any."""
+    max_overlap: float = Field(default=0.7, ge=0, le=1)
+    """Largest share of words in common with an earlier turn of the user; above it the user repeats."""
+    max_user_tokens: int = Field(default=96, gt=0)
+    """Cap on a turn of the user, in tokens."""
+    user_temperature: float = Field(default=0.8, ge=0, le=2)
+    """Of the user's turns."""
+    max_tokens: int = Field(default=384, gt=0)
+    """Cap on an answer, in tokens."""
+    temperature: float = Field(default=0.3, ge=0, le=2)
+    """Of the answers."""
+    stop_loops: bool = True
+    """End a reply that says the same four times in a row."""
+    user_prompts: dict[str, str] = Field(default_factory=dict)
+    """System prompts while the user's turn is written, by language; by default that of the conversation."""
+    answer_prompts: dict[str, str] = Field(default_factory=dict)
+    """System prompts while an answer is written, by language; by default that of the conversation."""
+
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return one seed or kept row that this method has not made; a seed as it comes where none is found."""
+        del turn
+        for row in wander(rng, snapshot.seeds, snapshot.made):
+            if row.method != self.kind and (not self.languages or language_of(row) in self.languages):
+                return (row,)
+        return tuple(wander(rng, snapshot.seeds, tries=1))
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return the whole conversation."""
+        del rng
+        draft = Draft(parents[0].messages, {"language": language_of(parents[0])})
+        if not any(turn.role == "user" for turn in draft.messages):
+            return [replace(draft, dropped=f"{self.kind}: no conversation")]
+        if not draft.complete:
+            draft = await self._answered(draft, ask)
+        added, ended = 0, ""
+        while draft.dropped is None and not ended and added < self.turns:
+            asked, ended = await self._asked(draft, ask)
+            if ended:
+                break
+            further = await self._answered(replace(draft, messages=(*draft.messages, asked)), ask)
+            if further.dropped and added >= self.min_turns:
+                ended = "answer"
+            else:
+                draft, added = further, added + 1
+        short = f"{self.kind}: too few turns" if added < self.min_turns else None
+        tags = {**draft.tags, "turns": str(added), "ended": ended or "turns"}
+        return [replace(draft, tags=tags, dropped=draft.dropped or short)]
+
+    async def _asked(self, draft: Draft, ask: Ask) -> tuple[Message, str]:
+        """Return the user's next turn, and why the conversation ends before it, if so."""
+        messages = _spoken(draft, self.user_prompts)
+        reply = await ask(
+            messages,
+            max_tokens=self.max_user_tokens,
+            temperature=self.user_temperature,
+            stop_loops=self.stop_loops,
+            role="user",
+        )
+        text = reply.text.strip()
+        earlier = [turn.content for turn in draft.messages if turn.role == "user"]
+        rules: Mapping[str, bool] = {
+            "no turn": reply.finish != "stop" or not tokens(text),
+            "good-bye": takes_leave(text),
+            "repetition": any(overlap(text, before) > self.max_overlap for before in earlier),
+        }
+        return Message("user", text), next((why for why, holds in rules.items() if holds), "")
+
+    async def _answered(self, draft: Draft, ask: Ask) -> Draft:
+        reply = await ask(
+            _spoken(draft, self.answer_prompts),
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop_loops=self.stop_loops,
+        )
+        return self.answered(draft, reply)
+
+
+def _spoken(draft: Draft, prompts: Mapping[str, str]) -> tuple[Message, ...]:
+    """Return the conversation with another system turn, where the prompts have one for its language."""
+    system = prompts.get(draft.tags["language"])
+    if not system:
+        return draft.messages
+    return (Message("system", system), *(turn for turn in draft.messages if turn.role != "system"))
+
+
+def takes_leave(text: str) -> bool:
+    """Say whether a turn thanks or says good-bye without asking for anything more."""
+    found = any(re.search(pattern, text, re.IGNORECASE) for pattern in FAREWELLS)
+    return found and num_words(text) <= MAX_FAREWELL_WORDS and not PLEASE.search(text)
+
+
+def overlap(one: str, other: str) -> float:
+    """Return the share of words that two texts have in common: twice the common ones over all, 0 to 1."""
+    first, second = Counter(tokens(one)), Counter(tokens(other))
+    return 2 * (first & second).total() / max(1, first.total() + second.total())

@@ -1,0 +1,381 @@
+"""Persona: who would read this text, who stands near that person, and what would this person ask."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from random import Random
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, Draft, Input, Snapshot, Walk
+from generation.text.fewshot import begun, flat
+from generation.text.languages import language_of
+from generation.text.prompts import spoken
+from generation.text.replies import stripped
+from generation.text.words import num_words, tokens
+
+PERSONA = {
+    "en": (
+        "Who would write, read or need each text? Describe the person in one sentence: trade or situation, place or "
+        "field, and what is particular. Give no names.\n---\n"
+        "Text: How do I keep my tomatoes from getting blight in a wet summer?\n"
+        "Person: A retired postman who grows vegetables in a rainy valley and sells the rest to neighbours.\n\n"
+        "Text: Prove that the square root of two is irrational.\n"
+        "Person: A first-year student of mathematics who works nights at a petrol station and likes short proofs.\n\n"
+        "Text: The ferry leaves at 6:40 and takes cars only on weekdays.\n"
+        "Person: A travelling vet who serves the farms of three islands and plans each day around the tides.\n\n"
+        "Text: {text}\nPerson: A"
+    ),
+    "zh": (
+        "什么人会写、会读或者需要下面的文字？请用一句话描述这个人：职业或处境、地方或领域、与众不同之处。不要写姓名。\n---\n"
+        "文字：夏天雨水多，怎样防止番茄得晚疫病？\n"
+        "人物：一位退休邮递员，在多雨的山谷里种菜，吃不完的就卖给邻居。\n\n"
+        "文字：证明根号二是无理数。\n"
+        "人物：一位在加油站上夜班的数学系新生，喜欢短小的证明。\n\n"
+        "文字：渡轮六点四十分开船，只有工作日可以载车。\n"
+        "人物：一位走遍三座小岛农场的兽医，每天按潮汐安排行程。\n\n"
+        "文字：{text}\n人物：一位"
+    ),
+}
+"""Text to persona, by language: what the user asks, and behind the line how the assistant's turn begins."""
+RELATED = {
+    "en": (
+        "Each person knows another one. Describe that other person in one sentence: trade or situation, place or "
+        "field, and what is particular. Give no names.\n---\n"
+        "Person: A retired postman who grows vegetables in a rainy valley and sells the rest to neighbours.\n"
+        "Who: a relative of another generation\n"
+        "Other person: A teenage granddaughter who films cooking videos and wants to live without meat.\n\n"
+        "Person: A first-year student of mathematics who works nights at a petrol station and likes short proofs.\n"
+        "Who: somebody from whom this person learns\n"
+        "Other person: A strict professor of algebra who repairs old radios and answers letters by hand.\n\n"
+        "Person: {persona}\nWho: {relation}\nOther person: A"
+    ),
+    "zh": (
+        "每个人物都认识另一个人。请用一句话描述这另一个人：职业或处境、地方或领域、与众不同之处。不要写姓名。\n---\n"
+        "人物：一位退休邮递员，在多雨的山谷里种菜，吃不完的就卖给邻居。\n"
+        "关系：不同辈分的亲人\n"
+        "另一人：一位十几岁的孙女，爱拍做饭的视频，打算从此吃素。\n\n"
+        "人物：一位在加油站上夜班的数学系新生，喜欢短小的证明。\n"
+        "关系：教导此人的人\n"
+        "另一人：一位严格的代数教授，业余修理老收音机，回信只用手写。\n\n"
+        "人物：{persona}\n关系：{relation}\n另一人：一位"
+    ),
+}
+"""Persona to persona, by language, in the same way."""
+RELATIONS: Mapping[str, tuple[str, ...]] = {
+    "en": (
+        "a colleague from another trade",
+        "somebody whom this person serves or teaches",
+        "somebody from whom this person learns",
+        "a relative of another generation",
+        "a friend who shares a hobby",
+        "somebody who holds the opposite opinion",
+        "a neighbour who is new in town",
+    ),
+    "zh": (
+        "来自另一行业的合作者",
+        "受此人服务或教导的人",
+        "教导此人的人",
+        "不同辈分的亲人",
+        "爱好相同的朋友",
+        "观点相反的人",
+        "刚搬来的邻居",
+    ),
+}
+"""How the next person stands to the one before, by language."""
+INSTRUCTION = {
+    "en": (
+        "What would each person type to an assistant? Write one request with the details that it needs.\n---\n"
+        "Person: A travelling vet who serves the farms of three islands and plans each day around the tides.\n"
+        "User prompt: I visit four farms today and the causeway is closed from 10:30 to 12:15. Make a timetable from "
+        "7:00 with 40 minutes for each farm and 20 minutes for each drive.\n\n"
+        "Person: A teenage granddaughter who films cooking videos and wants to live without meat.\n"
+        "User prompt: Suggest five names for a video channel about cheap vegetarian dinners.\n\n"
+        "Person: A strict professor of algebra who repairs old radios and answers letters by hand.\n"
+        "User prompt: Explain in plain words why an old radio hums, and which part I should check first.\n\n"
+        "Person: {persona}\nUser prompt:"
+    ),
+    "zh": (
+        "下面的人物会对智能助手输入什么？请写出一条请求，把所需的细节都写进去。\n---\n"
+        "人物：一位走遍三座小岛农场的兽医，每天按潮汐安排行程。\n"
+        "用户请求：我今天要去四个农场，堤道十点半到十二点一刻封闭。请从七点起排一张时间表，每个农场四十分钟，路上各二十分钟。\n\n"
+        "人物：一位十几岁的孙女，爱拍做饭的视频，打算从此吃素。\n"
+        "用户请求：我想开一个教人做便宜素食晚餐的视频号，请取五个名字。\n\n"
+        "人物：一位严格的代数教授，业余修理老收音机，回信只用手写。\n"
+        "用户请求：请用通俗的话解释老收音机为什么会有嗡嗡声，应该先检查哪个零件。\n\n"
+        "人物：{persona}\n用户请求："
+    ),
+}
+"""A user's request through a persona, by language, in the same way; it ends with the marker of what is wanted."""
+MATH = {
+    "en": (
+        "Write a mathematics problem from the life of each person, with the numbers that it needs and one answer. Do "
+        "not solve it.\n---\n"
+        "Person: A travelling vet who serves the farms of three islands and plans each day around the tides.\n"
+        "Math problem: A vet drives 18 km to one farm, 27 km to the next and 15 km home. Her car needs 7 litres of "
+        "petrol for 100 km. How many litres does the trip take?\n\n"
+        "Person: A teenage granddaughter who films cooking videos and wants to live without meat.\n"
+        "Math problem: A cook has 1400 g of lentils. She puts 200 g into a salad and serves 150 g to each guest. How "
+        "many guests can she serve?\n\n"
+        "Person: {persona}\nMath problem:"
+    ),
+    "zh": (
+        "请从每个人物的生活中出一道数学题，给出所需的数字，只有一个答案。不要写解答。\n---\n"
+        "人物：一位走遍三座小岛农场的兽医，每天按潮汐安排行程。\n"
+        "数学题：兽医开车18公里到第一个农场，再开27公里到第二个，最后开15公里回家。汽车每百公里耗油7升，这趟路一共耗油多少升？\n\n"
+        "人物：一位十几岁的孙女，爱拍做饭的视频，打算从此吃素。\n"
+        "数学题：小厨师有1400克扁豆，先用200克做沙拉，再给每位客人盛150克，可以招待几位客人？\n\n"
+        "人物：{persona}\n数学题："
+    ),
+}
+"""A mathematics problem through a persona, by language, in the same way."""
+LOGIC = {
+    "en": (
+        "Write a puzzle of logical reasoning from the life of each person, with the facts that it needs and one "
+        "answer. Do not solve it.\n---\n"
+        "Person: A retired postman who grows vegetables in a rainy valley and sells the rest to neighbours.\n"
+        "Logic problem: Four neighbours each grow one of beans, leeks, peas and squash. Ann grows neither beans nor "
+        "peas. Bo grows leeks. Cem does not grow beans. Who grows squash?\n\n"
+        "Person: A strict professor of algebra who repairs old radios and answers letters by hand.\n"
+        "Logic problem: A radio hums whenever both the lamp and the heater are on. It does not hum now, and the lamp "
+        "is on. Is the heater on?\n\n"
+        "Person: {persona}\nLogic problem:"
+    ),
+    "zh": (
+        "请从每个人物的生活中出一道逻辑推理题，给出所需的事实，只有一个答案。不要写解答。\n---\n"
+        "人物：一位退休邮递员，在多雨的山谷里种菜，吃不完的就卖给邻居。\n"
+        "逻辑题：四位邻居分别种豆角、大葱、豌豆和南瓜。甲不种豆角也不种豌豆，乙种大葱，丙不种豆角。谁种南瓜？\n\n"
+        "人物：一位严格的代数教授，业余修理老收音机，回信只用手写。\n"
+        "逻辑题：只要台灯和电暖器同时开着，收音机就会嗡嗡响。现在它没有响，而台灯开着。电暖器开着吗？\n\n"
+        "人物：{persona}\n逻辑题："
+    ),
+}
+"""A puzzle through a persona, by language, in the same way."""
+Want = Literal["instruction", "math", "logic"]
+MARKERS: Mapping[Want, Mapping[str, str]] = {
+    "instruction": {"en": "User prompt:", "zh": "用户请求："},
+    "math": {"en": "Math problem:", "zh": "数学题："},
+    "logic": {"en": "Logic problem:", "zh": "逻辑题："},
+}
+"""What a request begins with: the prompts end with it, and where a reply says it again, it is stripped."""
+ECHOES = re.compile(
+    r"user prompt\s*:|(?:math|logic) problem\s*:|(?:other )?person\s*:|\bpersona\b"
+    r"|(?:用户请求|数学题|逻辑题|人物|另一人)\s*[:：]"
+    r"|(?:^|\n)\s*(?:solution|answer|assistant|解答|答案|助手)\s*[:：]",
+    re.IGNORECASE,
+)
+"""Words of the prompt, or of an answer, that have no place in a request."""
+
+
+class Persona(Walk):
+    """Make a persona from a text, walk to others by relation, and write a request as that person would.
+
+    The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
+    A persona that settled rounds have used, or one nearly like it, is not used again: the walk takes one more step, and
+    where it may not, the draw is dropped. The persona stands in the tag `persona`, the steps from the text in `hops`.
+
+    Source: Ge et al. 2024, Scaling Synthetic Data Creation with 1,000,000,000 Personas, arXiv:2406.20094, sections 2
+    (text-to-persona, persona-to-persona up to six times, near-duplicates at a similarity of 0.9) and 4 (problems and
+    user prompts through a persona). Departures: two or three shown cases, which the model continues; near-duplicates by
+    the exact Jaccard index of words (the paper estimates it by MinHash of 1-grams, and compares embeddings as well),
+    against settled rounds only, so within a round draws of one text may share a person; relations are drawn from a
+    list; the number of steps is drawn evenly.
+    """
+
+    kind: Literal["persona"] = "persona"
+    learns: ClassVar[bool] = True  # personas of settled rows are not made again
+    feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "persona_prompts": ("text",),
+        "related_prompts": ("persona", "relation"),
+        "instruction_prompts": ("persona",),
+        "math_prompts": ("persona",),
+        "logic_prompts": ("persona",),
+    }
+
+    wants: tuple[Want, ...] = Field(default=("instruction",), min_length=1)
+    """What to write through a persona, drawn evenly: a request of a user, a mathematics problem, a puzzle."""
+    languages: tuple[str, ...] = ()
+    """Languages to write in, drawn evenly, as ISO 639-1; by default that of the text."""
+    max_hops: int = Field(default=2, ge=0, le=6)
+    """Most steps from the person of the text to another person; 0 to this many are drawn."""
+    max_similarity: float = Field(default=0.9, gt=0, le=1)
+    """Largest Jaccard index of a persona's words with those of one used before."""
+    max_text_chars: int = Field(default=2000, gt=0)
+    """Beginning of a text that is shown."""
+    max_persona_tokens: int = Field(default=80, gt=0)
+    """Cap on a persona, in tokens."""
+    persona_temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of the personas."""
+    min_words: int = Field(default=5, ge=1)
+    """Fewest words of a persona and of a request."""
+    max_words: int = Field(default=200, gt=0)
+    """Most words of a request."""
+    max_tokens: int = Field(default=200, gt=0)
+    """Cap on a request, in tokens."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of the request."""
+    max_answer_tokens: int = Field(default=512, gt=0)
+    """Cap on the answer, in tokens."""
+    answer_temperature: float = Field(default=0.3, ge=0, le=2)
+    """Of the answer."""
+    stop_loops: bool = True
+    """End a reply that says the same four times in a row."""
+    relations: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(RELATIONS))
+    """How the next person stands to the one before, by language, `en` at least."""
+    persona_prompts: dict[str, str] = Field(default_factory=lambda: dict(PERSONA))
+    """Text to persona, by language, with `{text}`; a line `---` parts the user's turn and how the answer begins."""
+    related_prompts: dict[str, str] = Field(default_factory=lambda: dict(RELATED))
+    """Persona to persona, by language, with `{persona}` and `{relation}`, in the same way."""
+    instruction_prompts: dict[str, str] = Field(default_factory=lambda: dict(INSTRUCTION))
+    """A request through a persona, by language, with `{persona}`, in the same way."""
+    math_prompts: dict[str, str] = Field(default_factory=lambda: dict(MATH))
+    """A mathematics problem through a persona, by language, with `{persona}`, in the same way."""
+    logic_prompts: dict[str, str] = Field(default_factory=lambda: dict(LOGIC))
+    """A puzzle through a persona, by language, with `{persona}`, in the same way."""
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> "Seen":  # noqa: ANN401 - of `Method.prepare`
+        """Return the personas that settled rounds have used; only rows that are new since `before` are read."""
+        del ask
+        last = before if isinstance(before, Seen) else Seen(Used())
+        if last.size < len(last.used) or last.rows > len(snapshot.made):  # of a round that another has gone on from
+            last = Seen(Used())
+        for place in range(last.rows, len(snapshot.made)):
+            last.used.add(snapshot.made[place].tags.get("persona", ""))
+        return Seen(last.used, len(last.used), len(snapshot.made))
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return one draft that ends with the request of a persona."""
+        language = rng.choice(self.languages) if self.languages else language_of(parents[0])
+        want = rng.choice(self.wants)
+        tags = {"language": language, "want": want}
+        persona, hops, reason = await self._person(parents[0], language, ask, rng)
+        if persona:
+            tags |= {"persona": persona, "hops": str(hops)}
+        if reason:
+            return [Draft((), tags, f"{self.kind}: {reason}")]
+        prompts = {"instruction": self.instruction_prompts, "math": self.math_prompts, "logic": self.logic_prompts}
+        messages, prefix = begun(spoken(prompts[want], language), persona=persona)
+        marker = spoken(MARKERS[want], language)
+        reply = await ask(
+            messages,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop=("\n\n", f"\n{marker}"),
+            stop_loops=self.stop_loops,
+            prefix=prefix,
+        )
+        text = stripped(reply.text, marker)
+        reason = self.refuse(text, reply.finish, prefix)
+        return [Draft((Message("user", text),) if text else (), tags, f"{self.kind}: {reason}" if reason else None)]
+
+    def refuse(self, text: str, finish: str, shown: str = "") -> str | None:
+        """Return why a request is dropped at once, or None; `shown` is what stood before it."""
+        words = num_words(text)
+        rules: Mapping[str, bool] = {
+            finish: finish.startswith("error"),
+            "request cut off": finish in ("length", "repetition"),
+            "request too short": words < self.min_words,
+            "request too long": words > self.max_words,
+            "request repeats words of the prompt": ECHOES.search(text) is not None or text in shown,
+        }
+        return next((reason for reason, holds in rules.items() if holds), None)
+
+    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+        """Answer the request; the persona is not shown."""
+        reply = await ask(
+            draft.messages,
+            max_tokens=self.max_answer_tokens,
+            temperature=self.answer_temperature,
+            stop_loops=self.stop_loops,
+        )
+        return self.answered(draft, reply)
+
+    async def _person(self, parent: Sample, language: str, ask: Ask, rng: Random) -> tuple[str, int, str | None]:
+        """Return a persona, its steps from the text, and why there is none."""
+        text = "\n\n".join(turn.content for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
+        messages, prefix = begun(spoken(self.persona_prompts, language), text=flat(text))
+        hops, least = 0, rng.randint(0, self.max_hops)
+        seen = ask.prepared if isinstance(ask.prepared, Seen) else Seen(Used())
+        while True:
+            persona, reason = await self._persona(messages, prefix, ask)
+            if reason:
+                return persona, hops, reason
+            near = seen.near(persona, self.max_similarity)
+            if hops >= least and not near:
+                return persona, hops, None
+            if hops == self.max_hops:
+                return persona, hops, "persona used before"
+            relation = rng.choice(self.relations.get(language, self.relations["en"]))
+            messages, prefix = begun(spoken(self.related_prompts, language), persona=persona, relation=relation)
+            hops += 1
+
+    async def _persona(self, messages: Sequence[Message], prefix: str, ask: Ask) -> tuple[str, str | None]:
+        """Return one persona, begun as the prefix ends, and what is wrong with it."""
+        reply = await ask.shared(
+            messages,
+            max_tokens=self.max_persona_tokens,
+            temperature=self.persona_temperature,
+            stop=("\n",),
+            stop_loops=self.stop_loops,
+            prefix=prefix,
+        )
+        persona = (re.split(r"[:：]", prefix.rsplit("\n", 1)[-1])[-1].strip() + reply.text).strip()
+        rules: Mapping[str, bool] = {
+            reply.finish: reply.finish.startswith("error"),
+            "persona cut off": reply.finish in ("length", "repetition"),
+            "persona too short": num_words(persona) < self.min_words,
+            "persona repeats words of the prompt": ECHOES.search(persona) is not None or persona in prefix,
+        }
+        return persona, next((reason for reason, holds in rules.items() if holds), None)
+
+
+class Used:
+    """Personas as sets of words, which only grow; `near` finds exactly those above a Jaccard index."""
+
+    def __init__(self) -> None:
+        self._sets: list[frozenset[str]] = []
+        self._known: set[frozenset[str]] = set()
+        self._places: dict[str, list[int]] = {}  # where each word stands
+
+    def __len__(self) -> int:
+        return len(self._sets)
+
+    def add(self, persona: str) -> None:
+        """Remember one more persona; nothing is remembered twice."""
+        words = frozenset(tokens(persona))
+        if not words or words in self._known:
+            return
+        self._known.add(words)
+        for word in words:
+            self._places.setdefault(word, []).append(len(self._sets))
+        self._sets.append(words)
+
+    def near(self, persona: str, similarity: float, size: int) -> bool:
+        """Say whether the Jaccard index with any of the first `size` personas is at least as given.
+
+        Two sets that similar share at least ceil(similarity * n) of the n words of one, so one of its n - that + 1
+        rarest words is in the other: only those are looked up.
+        """
+        words = frozenset(tokens(persona))
+        rarest = sorted(words, key=lambda word: (len(self._places.get(word, ())), word))
+        looked = rarest[: len(words) - ceil(similarity * len(words)) + 1] if words else []
+        found = {place for word in looked for place in self._places.get(word, ()) if place < size}
+        return any(len(words & self._sets[place]) >= similarity * len(words | self._sets[place]) for place in found)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a round sees of the personas: as many as there were when it began, though the index has grown since."""
+
+    used: Used
+    size: int = 0
+    rows: int = 0
+    """Kept rows that were read so far."""
+
+    def near(self, persona: str, similarity: float) -> bool:
+        """Say whether a persona is nearly one of them."""
+        return self.used.near(persona, similarity, self.size)

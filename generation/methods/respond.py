@@ -1,0 +1,132 @@
+"""Respond: answers for prompts that are there already, the best of several, or the one that most samples agree on."""
+
+from asyncio import gather
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cluster.engine import Reply
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, Draft, Input, Walk
+from generation.text.finals import final_answer
+from generation.text.languages import language_of
+from generation.text.prompts import spoken
+
+STEPS = {
+    "en": "Think step by step. End with one last line that has #### and then the final answer alone.",
+    "zh": "请一步一步地思考，最后单独用一行写出“#### ”和最终答案。",
+}
+"""What is asked for besides where final answers are read, by language; it is not part of the sample."""
+
+
+class Respond(Walk):
+    """Answer each prompt: `n` candidates, each a row, of which a filter's score may choose one; or a majority's answer.
+
+    The prompt is an input up to its last user's turn, with its system turn and all turns in between; an answer that
+    the input has already is left aside. `best_of` names a score that a filter gives, such as `judge` or `reward`; the
+    candidate with the largest stays and the others are dropped. With `votes` over 1 a candidate is the majority of
+    that many sampled answers: final answers are read out of them, the first answer with the commonest one is kept, and
+    the score `self_consistency` is the share of the votes that it got. Answers without a final one, or cut off, are
+    votes for none. With `known_answer` an answer must come to the one that the input has, as in rejection sampling.
+
+    A novelty filter drops all rows of this method, because its instructions are those of the seeds: leave it out.
+
+    Source: Wang et al. 2022, Self-Consistency, arXiv:2203.11171, section 2 (unweighted majority over sampled reasoning;
+    its tables sample 40, at temperature 0.7 and more); Nakano et al. 2021, WebGPT, arXiv:2112.09332, section 3
+    (best-of-n by a reward); Yuan et al. 2023, arXiv:2308.01825, section 3 (rejection sampling). Departures: `#### ` is
+    asked for in the system turn instead of shown by eight worked solutions; ties go to the answer that was sampled
+    first; min-p instead of top-k.
+    """
+
+    kind: Literal["respond"] = "respond"
+    feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"vote_prompts": ()}
+    n: int = Field(default=1, ge=1)
+    """Candidates for each prompt."""
+    best_of: str = ""
+    """Score by which one candidate is chosen; by default all stay that pass the filters."""
+    votes: int = Field(default=1, ge=1)
+    """Sampled answers of which a candidate is the majority; 1 takes the answer as it is."""
+    labels: tuple[str, ...] = ()
+    """Final answers to look for, such as `("yes", "no")`; by default numbers and words that are marked or last."""
+    min_agreement: float = Field(default=0.0, ge=0, le=1)
+    """Smallest share of the votes for the answer that is kept."""
+    known_answer: bool = False
+    """Whether a candidate must come to the final answer that the input has already; the others are dropped."""
+    max_tokens: int = Field(default=512, gt=0)
+    """Cap on an answer, in tokens."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of an answer; candidates and votes need some."""
+    stop_loops: bool = True
+    """End a reply that says the same four times in a row."""
+    vote_prompts: dict[str, str] = Field(default_factory=lambda: dict(STEPS))
+    """Said in the system turn, by language, where final answers are read."""
+    answer_prompts: dict[str, str] = Field(default_factory=dict)
+    """System prompts, by language, for prompts that bring none; not part of the sample. By default the template's."""
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return the prompt `n` times."""
+        del ask, rng
+        prompt, tags = prompt_of(parents[0]), {"language": language_of(parents[0])}
+        if not prompt:
+            return [Draft(parents[0].messages, tags, f"{self.kind}: no prompt")]
+        return [Draft(prompt, tags) for _ in range(self.n)]
+
+    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+        """Answer the prompt, once or as often as there are votes."""
+        asked = self._asked(draft)
+        replies = await gather(
+            *(
+                ask(asked, max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=self.stop_loops)
+                for _ in range(self.votes)
+            )
+        )
+        whole = self._voted(draft, replies) if self.votes > 1 else self.answered(draft, replies[0])
+        if not self.known_answer or whole.dropped:
+            return whole
+        known, found = (final_answer(text, self.labels) for text in (ask.parents[0].answer, whole.messages[-1].content))
+        return whole if known and known == found else replace(whole, dropped=f"{self.kind}: not the known answer")
+
+    def _asked(self, draft: Draft) -> tuple[Message, ...]:
+        """Return the prompt with what the system says besides."""
+        language = draft.tags.get("language", "en")
+        own = [turn.content for turn in draft.messages if turn.role == "system"]
+        system = own or [self.answer_prompts[language]] if language in self.answer_prompts else own
+        if self.votes > 1 or self.known_answer:
+            system = [*system, spoken(self.vote_prompts, language)]
+        said = (Message("system", "\n\n".join(system)),) if system else ()
+        return (*said, *(turn for turn in draft.messages if turn.role != "system"))
+
+    def _voted(self, draft: Draft, replies: Sequence[Reply]) -> Draft:
+        """Return the draft with the majority's answer, or dropped."""
+        finals = [final_answer(reply.text, self.labels) if reply.finish == "stop" else None for reply in replies]
+        votes = Counter(final for final in finals if final)
+        if not votes:
+            whole = self.answered(draft, replies[0])
+            return whole if whole.dropped else replace(whole, dropped=f"{self.kind}: no final answer")
+        winner, count = votes.most_common(1)[0]  # of the commonest the first that was sampled
+        share = count / len(replies)
+        whole = self.answered(draft, replies[finals.index(winner)])
+        reason = f"{self.kind}: votes disagree" if share < self.min_agreement else None
+        scores = {**draft.scores, "self_consistency": share}
+        return replace(whole, scores=scores, dropped=whole.dropped or reason)
+
+    def choose(self, rows: Sequence[Sample]) -> Sequence[Sample]:
+        """Return the candidates of a prompt, all dropped but the one with the largest score."""
+        if not self.best_of:
+            return rows
+        rated = [place for place, row in enumerate(rows) if row.dropped is None and self.best_of in row.scores]
+        if not rated:
+            return [row.drop(f"{self.kind}: no score to choose by") for row in rows]
+        best = max(rated, key=lambda place: rows[place].scores[self.best_of])  # of equals the first
+        return [row if place == best else row.drop(f"{self.kind}: not the best") for place, row in enumerate(rows)]
+
+
+def prompt_of(sample: Sample) -> tuple[Message, ...]:
+    """Return a conversation up to its last user's turn; nothing where there is none."""
+    last = max((place for place, turn in enumerate(sample.messages) if turn.role == "user"), default=-1)
+    return sample.messages[: last + 1]

@@ -1,0 +1,183 @@
+"""Retrieve: related samples or passages of a corpus, as demonstrations, as grounding, or taken over as data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from cluster.engine import Reply
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, Draft, Input, Snapshot, Walk
+from generation.text.languages import language_of
+from generation.text.prompts import fill, spoken
+from generation.text.search import By, Hit, Index, find, index
+from generation.text.words import num_words
+
+ASK = {
+    "en": (
+        "Write a list of related questions and tasks. Each is new, complete and clear, and brings with it all that it "
+        "needs; each is followed by its answer."
+    ),
+    "zh": "请写出一组相关的问题和任务。每一个都是新的，完整清楚，自带所需的全部信息；每个后面都有回答。",
+}
+"""What the user asks for where the related samples are demonstrations, by language."""
+GROUND = {
+    "en": "Answer the question from these passages:\n\n{passages}\n\nQuestion: {question}",
+    "zh": "请根据下面的文字回答问题：\n\n{passages}\n\n问题：{question}",
+}
+"""The user's turn where the related texts are grounding, by language."""
+LAYOUT = {"en": ("Task:", "\nAnswer:", " "), "zh": ("任务：", "\n回答：", "")}
+"""What stands before a demonstrated task and before its answer, and the gap behind each."""
+MIN_WORDS = 4
+
+
+class Retrieve(Walk):
+    """Take the seeds in turn, find what is related to each in a corpus, and make something of it.
+
+    The corpus is the documents where the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
+    cosine of their embeddings, the rankings are fused, and of the best those are taken that add something new. What is
+    made depends on `use`. As `demonstrations`, related samples with the seed as the last stand in the model's own turn:
+    a seed without an answer is answered after them, and one with an answer is followed by a new task, answered in a
+    second call. As `grounding`, the seed is answered from the passages. As `data`, what was found becomes rows as it
+    is, each with the score `related`; a text without an answer is answered. The same sample may be found for two seeds:
+    the filter `novelty` drops it the second time.
+
+    Source: Robertson and Zaragoza 2009, The Probabilistic Relevance Framework, section 3 (BM25, k1 1.5, b 0.75);
+    Cormack et al. 2009, Reciprocal Rank Fusion, SIGIR, section 2 (k = 60); Carbonell and Goldstein 1998, MMR, SIGIR,
+    section 2; Liu et al. 2022, arXiv:2101.06804, section 3 (nearest samples as demonstrations, the nearest last);
+    Lewis et al. 2020, RAG, arXiv:2005.11401, section 2. Departures: texts without spaces are indexed by pairs of
+    characters; the relevance in MMR is the fused score; one prompt holds all passages.
+    """
+
+    kind: Literal["retrieve"] = "retrieve"
+    feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompts": (),
+        "grounding_prompts": ("passages", "question"),
+    }
+
+    use: Literal["demonstrations", "grounding", "data"] = "demonstrations"
+    """What becomes of the related texts."""
+    count: int = Field(default=4, gt=0)
+    """Related texts for one seed."""
+    search: By = "both"
+    """Go by `words` (BM25), by `meaning` (embeddings), or by both."""
+    relevance: float = Field(default=0.7, ge=0, le=1)
+    """Weight of relevance against variety; 1 takes the nearest, however much they are alike."""
+    with_passages: bool = False
+    """Whether a grounded sample brings its passages along, in the user's turn."""
+    max_demo_words: int = Field(default=200, gt=0)
+    """Longer samples are not used as demonstrations."""
+    max_words: int = Field(default=150, gt=0)
+    """Most words of a new task."""
+    max_tokens: int = Field(default=128, gt=0)
+    """Cap on a new task, in tokens."""
+    temperature: float = Field(default=0.8, ge=0, le=2)
+    """Of a new task."""
+    max_answer_tokens: int = Field(default=384, gt=0)
+    """Cap on the answer, in tokens."""
+    answer_temperature: float = Field(default=0.2, ge=0, le=2)
+    """Of the answer."""
+    prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK))
+    """What the user asks for where related samples are demonstrations, by language."""
+    grounding_prompts: dict[str, str] = Field(default_factory=lambda: dict(GROUND))
+    """The user's turn where they are grounding, by language."""
+
+    def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
+        """Return the seeds."""
+        return snapshot.seeds
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
+        """Return the index of the corpus, which stays the same in all rounds."""
+        return before if before is not None else await index(snapshot.documents or snapshot.seeds, self.search, ask)
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return one draft, or as data one for each sample that was found."""
+        del rng
+        seed = parents[0]
+        assert isinstance(ask.prepared, Index)
+        hits = await find(ask.prepared, seed.instruction, self.count, ask, weight=self.relevance, without=(seed.id,))
+        if not hits:
+            return [Draft(seed.messages[:1], dropped=f"{self.kind}: nothing related was found")]
+        if self.use == "data":
+            return [self._taken(hit) for hit in hits]
+        found = tuple(hit.sample for hit in hits)
+        tags = {"language": language_of(seed)}
+        if self.use == "grounding" or not seed.answer:
+            return [Draft((Message("user", seed.instruction),), tags, parents=found)]
+        return [await self._drafted(seed, found, tags, ask)]
+
+    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+        """Answer the last question after the demonstrations, or from the passages."""
+        if self.use == "data":
+            return self.answered(draft, await self._asked(draft.messages, "", (), ask))
+        language, question = draft.tags["language"], draft.messages[-1].content
+        if self.use == "grounding":
+            passages = "\n\n".join(passage.instruction for passage in draft.parents)
+            prompt = fill(spoken(self.grounding_prompts, language), passages=passages, question=question)
+            reply = await self._asked([Message("user", prompt)], "", (), ask)
+            opened = replace(draft, messages=(Message("user", prompt),)) if self.with_passages else draft
+            return self.answered(opened, reply)
+        head, middle, gap = LAYOUT.get(language, LAYOUT["en"])
+        shown = self._shown(draft.parents, ask.parents[0], language)
+        messages = [Message("user", spoken(self.prompts, language))]
+        stop = ("\n\n", f"\n{head}")
+        return self.answered(draft, await self._asked(messages, f"{shown}{head}{gap}{question}{middle}", stop, ask))
+
+    def refuse(self, text: str, finish: str, known: Sequence[Sample]) -> str | None:
+        """Return why a new task is dropped at once, or None."""
+        words = num_words(text)
+        rules = {
+            finish: finish.startswith("error"),
+            "task cut off": finish in ("length", "repetition"),
+            "task too short": words < MIN_WORDS,
+            "task too long": words > self.max_words,
+            "task is a demonstration again": any(flat(text) == flat(sample.instruction) for sample in known),
+        }
+        return next((reason for reason, holds in rules.items() if holds), None)
+
+    async def _drafted(self, seed: Sample, found: tuple[Sample, ...], tags: dict[str, str], ask: Ask) -> Draft:
+        """Return a new task that continues the related ones and the seed."""
+        language = tags["language"]
+        head, middle, _ = LAYOUT.get(language, LAYOUT["en"])
+        reply = await ask(
+            [Message("user", spoken(self.prompts, language))],
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop=(middle, f"\n{head}", "\n\n"),
+            stop_loops=True,
+            prefix=self._shown(found, seed, language) + head,
+        )
+        text = reply.text.strip()
+        reason = self.refuse(text, reply.finish, (*found, seed))
+        messages = (Message("user", text),) if text else ()
+        return Draft(messages, tags, f"{self.kind}: {reason}" if reason else None, parents=found)
+
+    async def _asked(self, messages: Sequence[Message], prefix: str, stop: tuple[str, ...], ask: Ask) -> Reply:
+        return await ask(
+            messages,
+            max_tokens=self.max_answer_tokens,
+            temperature=self.answer_temperature,
+            stop=stop,
+            stop_loops=True,
+            prefix=prefix,
+        )
+
+    def _shown(self, found: Sequence[Sample], seed: Sample, language: str) -> str:
+        """Return the answered samples as demonstrations, the farthest first, the seed last where it is answered."""
+        head, middle, gap = LAYOUT.get(language, LAYOUT["en"])
+        demonstrations = [s for s in (*reversed(found), seed) if s.answer]
+        short = [s for s in demonstrations if num_words(f"{s.instruction} {s.answer}") <= self.max_demo_words]
+        return "".join(f"{head}{gap}{flat(s.instruction)}{middle}{gap}{flat(s.answer)}\n\n" for s in short)
+
+    def _taken(self, hit: Hit) -> Draft:
+        """Return a sample that was found as a draft of its own, with the tags that say where it comes from."""
+        tags = {"language": language_of(hit.sample), **hit.sample.tags}
+        return Draft(hit.sample.messages, tags, scores={"related": hit.score}, parents=(hit.sample,))
+
+
+def flat(text: str) -> str:
+    """Return a text without blank lines, which end a demonstration."""
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
