@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cluster.sample import Sample
 from generation.contracts import Ask, Filter, Stage, Verdict
-from generation.languages import probabilities
+from generation.text.languages import probabilities
 
 
 class Language(Filter):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cluster.sample import Sample
 from generation.contracts import Ask, Filter, Stage, Verdict
-from generation.words import num_words
+from generation.text.words import num_words
 
 
 class Length(Filter):

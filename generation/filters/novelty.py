@@ -1,7 +1,8 @@
 """Novelty: an instruction must differ from the seeds and from everything accepted before it.
 
-All-pairs ROUGE-L is quadratic in the dataset. Two upper bounds that need no table of subsequences, one from the lengths
-and one from the common words, leave few pairs to compute, and they are exact: the decisions are those of all pairs.
+All-pairs ROUGE-L is quadratic in the dataset. An index of each instruction's rarest words finds the few that can be
+near enough, and two upper bounds that need no table of subsequences, from the lengths and from the common words, leave
+few of them to compute. All three are exact: the decisions are those of all pairs.
 """
 
 from functools import cache
@@ -13,45 +14,65 @@ from pydantic import Field
 
 from cluster.sample import Message, Sample
 from generation.contracts import Memory, SetFilter, Verdict
-from generation.words import tokens
+from generation.text.words import tokens
 
 Ids = npt.NDArray[np.int32]
+SLACK = 1e-9
+"""More than a bound can be off by rounding."""
 
 
 class Novelty(SetFilter):
     """Drop an instruction whose ROUGE-L F with a seed or an accepted sample is above the threshold.
 
-    The score `novelty` is 1 minus the largest ROUGE-L F, 0 to 1, before any threshold.
+    The score `novelty` is 1 minus the largest ROUGE-L F, as long as that is above `exact_from`; where nothing is so
+    near, it is 1 minus `exact_from`, which says "at least so novel". Decisions are exact in any case.
 
-    Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, section 2.2 (0.7); Lin 2004, ROUGE (LCS F with beta 1).
-    Departures: Chinese and other scripts without spaces are compared by characters, where the reference tokenizer
-    returns no token at all; words are not stemmed.
+    Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, section 2.2 (0.7); Lin 2004, ROUGE (LCS F with beta 1);
+    the search is a prefix filter with positions as in Xiao et al. 2008, PPJoin, section 3 (an overlap is needed before
+    a subsequence can be). Departures: Chinese and other scripts without spaces are compared by characters, where the
+    reference tokenizer returns no token at all; words are not stemmed.
     """
 
     kind: Literal["novelty"] = "novelty"
     max_similarity: float = Field(default=0.7, ge=0, le=1)
     """Largest ROUGE-L F with any earlier instruction."""
+    exact_from: float = Field(default=0.5, ge=0, le=1)
+    """Similarities up to this are not told apart; 0 finds the nearest of all, which is slow in a large dataset."""
 
     def memory(self) -> "Instructions":
         """Return an empty memory."""
-        return Instructions()
+        return Instructions(min(self.exact_from, self.max_similarity))
 
-    def compare(self, sample: Sample, memory: Memory) -> Verdict:
-        """Compare the first user turn with all remembered ones."""
+    def compare(self, sample: Sample, memory: Memory, size: int) -> Verdict:
+        """Compare the first user turn with those of the first `size` samples."""
         assert isinstance(memory, Instructions)
-        similarity, nearest = memory.nearest(sample.instruction)
-        scores = {"novelty": 1.0 - similarity}
+        similarity, nearest = memory.nearest(sample.instruction, size)
+        scores = {"novelty": 1.0 - max(similarity, memory.floor)}
         return Verdict(scores, f"{self.kind}: too near {nearest}" if similarity > self.max_similarity else None)
 
 
 class Instructions:
-    """Instructions as sequences of word numbers, in flat arrays that grow by doubling."""
+    """Instructions as sequences of word numbers in flat arrays, with an index of the rare words of each.
 
-    def __init__(self) -> None:
+    A word's number is the order of its first appearance, so frequent words have small ones, and a bag sorted by falling
+    number has its rare words first; it is stored as the numbers' negatives. Two bags of m and n words that share c of
+    them, so sorted, share a word among the first m - c + 1 of one and n - c + 1 of the other. A ROUGE-L F above t takes
+    c > t (m + n) / 2, with m and n at most a factor (2 - t) / t apart, so it is enough to index that beginning of each
+    bag: all of it when t is 0.
+    """
+
+    def __init__(self, floor: float = 0.0) -> None:
+        """Find similarities above `floor`, 0 to 1."""
+        self.floor = floor
         self._numbers: dict[str, int] = {}
         self._ids: list[str] = []
         self._words, self._bags = np.empty(1024, np.int32), np.empty(1024, np.int32)  # in order, and sorted
         self._ends = np.zeros(64, np.int64)
+        self._stamps = np.zeros(64, np.int32)  # by instruction: the last search that met it
+        self._searches = 0
+        self._pool = np.empty((1024, 2), np.int32)  # (instruction, place in its bag), the postings of a word in a row
+        self._slots = np.zeros((64, 3), np.int64)  # by word: where its postings begin, how many, room for how many
+        self._used = 0  # of the pool
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -59,40 +80,53 @@ class Instructions:
     def add(self, sample: Sample) -> None:
         """Remember the instruction of a sample."""
         words = np.array(self._encode(sample.instruction, grow=True), np.int32)
-        begin = int(self._ends[len(self)])
+        bag = np.sort(-words)
+        begin, place = int(self._ends[len(self)]), len(self)
         end = begin + len(words)
         self._words, self._bags = _room(self._words, end), _room(self._bags, end)
-        self._words[begin:end], self._bags[begin:end] = words, np.sort(words)
+        self._words[begin:end], self._bags[begin:end] = words, bag
         self._ids.append(sample.id)
-        self._ends = _room(self._ends, len(self) + 1)
+        self._ends, self._stamps = _room(self._ends, len(self) + 1), _room(self._stamps, len(self) + 1)
         self._ends[len(self)] = end
+        self._slots = _room(self._slots, len(self._numbers) + 1)
+        _, room, insert = _kernels()
+        self._pool = _room(self._pool, self._used + room(bag, self._slots, self.floor))
+        self._used = insert(bag, place, self._pool, self._slots, self._used, self.floor)
 
-    def nearest(self, text: str) -> tuple[float, str]:
-        """Return the largest ROUGE-L F with any remembered instruction, and the id of the first that has it."""
+    def nearest(self, text: str, size: int | None = None) -> tuple[float, str]:
+        """Return the largest ROUGE-L F with the first `size` instructions, and the id of the first that has it.
+
+        Returns (0, "") when none is above the floor.
+        """
         words = np.array(self._encode(text, grow=False), np.int32)  # [m]
-        if not self._ids or not len(words):
+        size = len(self) if size is None else min(size, len(self))
+        if not size or not len(words):
             return 0.0, ""
-        ends = self._ends[: len(self) + 1]
-        best, place = _search()(words, np.sort(words), self._words[: ends[-1]], self._bags[: ends[-1]], ends)
-        return float(best), self._ids[place] if place >= 0 else ""
+        self._searches += 1
+        flat = (self._words, self._bags, self._ends[: size + 1])
+        index = (self._pool, self._slots[: len(self._numbers)], self._stamps, self._searches)
+        best, place = _kernels()[0](words, np.sort(-words), flat, index, self.floor)
+        return (float(best), self._ids[place]) if place >= 0 else (0.0, "")
 
     def _encode(self, text: str, *, grow: bool) -> list[int]:
-        """Number the words; those unknown to a vocabulary that must not grow get numbers below zero."""
+        """Number the words; those unknown to a vocabulary that must not grow get the numbers behind it."""
+        found = tokens(text)
         if grow:
-            return [self._numbers.setdefault(word, len(self._numbers)) for word in tokens(text)]
+            return [self._numbers.setdefault(word, len(self._numbers)) for word in found]
         unknown: dict[str, int] = {}
-        numbers = (self._numbers.get(word) for word in tokens(text))
+        numbers = map(self._numbers.get, found)
         return [
-            unknown.setdefault(word, -1 - len(unknown)) if number is None else number
-            for word, number in zip(tokens(text), numbers, strict=True)
+            unknown.setdefault(word, len(self._numbers) + len(unknown)) if number is None else number
+            for word, number in zip(found, numbers, strict=True)
         ]
 
 
 def _room(values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """Return the array, or one twice as long with the same beginning, so that index `size` exists."""
-    return (
-        values if size < len(values) else np.concatenate([values, np.zeros(max(size, len(values)) + 1, values.dtype)])
-    )
+    if size < len(values):
+        return values
+    more = np.zeros((max(size, len(values)) + 1, *values.shape[1:]), values.dtype)
+    return np.concatenate([values, more])
 
 
 def rouge_l(one: str, other: str) -> float:
@@ -102,10 +136,10 @@ def rouge_l(one: str, other: str) -> float:
     return memory.nearest(one)[0]
 
 
-def common(a: Ids, b: Ids) -> int:
-    """Return the size of the intersection of two sorted bags."""
+def common(a: Ids, b: Ids, needed: float = 0.0) -> int:
+    """Return the size of the intersection of two sorted bags, or less than `needed` as soon as it is out of reach."""
     i = j = total = 0
-    while i < len(a) and j < len(b):
+    while i < len(a) and j < len(b) and total + min(len(a) - i, len(b) - j) >= needed:
         if a[i] == b[j]:
             total += 1
             i += 1
@@ -129,26 +163,92 @@ def lcs(a: Ids, b: Ids) -> int:
     return int(row[len(b)])
 
 
+def reach(size: int, floor: float) -> int:
+    """Return how many of the rarest words of a bag one must look at to meet any other above the floor.
+
+    Above t, c > t (m + n) / 2 words are common, and c <= n, hence c > t m / (2 - t). The fewest such c is rounded down
+    with a margin, so that rounding of floats never loses a pair.
+    """
+    fewest = int(floor * size / (2.0 - floor) - 1e-6) + 1
+    return min(size, size - fewest + 1)
+
+
+def f_measure(shared: int, m: int, n: int) -> float:
+    """Return 2 PR / (P + R) in the order of operations of `rouge_score`, so that what is 0.7 rounds as there."""
+    precision, recall = shared / m, shared / n
+    return 2.0 * precision * recall / (precision + recall) if shared else 0.0
+
+
+def better(score: float, place: int, best: float, first: int) -> bool:
+    """Say whether a score is the largest so far, or as large at an earlier place."""
+    return score > best or (score == best and 0 <= place < first)
+
+
+def search(words: Ids, bag: Ids, flat: Any, index: Any, floor: float) -> tuple[float, int]:  # noqa: ANN401
+    """Return the largest score above the floor and the first place that has it, else -1."""
+    (texts, bags, ends), (pool, slots, stamps, stamp) = flat, index
+    best, first, m = floor, -1, len(words)
+    for i in range(reach(m, floor)):
+        word = -bag[i]
+        if word >= len(slots) or (i and bag[i] == bag[i - 1]):
+            continue
+        for k in range(slots[word, 0], slots[word, 0] + slots[word, 1]):
+            place, j = pool[k, 0], pool[k, 1]
+            if place >= len(ends) - 1:
+                break
+            if stamps[place] == stamp:
+                continue
+            stamps[place] = stamp
+            begin, end = ends[place], ends[place + 1]
+            total = m + end - begin
+            # This is the first word that the two share, so nothing before it is common.
+            if not better(2.0 * min(m - i, end - begin - j) / total + SLACK, place, best, first):
+                continue
+            shared = common(bag[i:], bags[begin + j : end], best * total / 2.0 - 1e-6)
+            if not better(2.0 * shared / total + SLACK, place, best, first):
+                continue
+            score = f_measure(lcs(words, texts[begin:end]), m, end - begin)
+            if better(score, place, best, first):
+                best, first = score, place
+    return best, first
+
+
+def room(bag: Ids, slots: npt.NDArray[np.int64], floor: float) -> int:
+    """Return the room at the end of the pool that `insert` would take."""
+    needed = 0
+    for i in range(reach(len(bag), floor)):
+        most = slots[-bag[i], 2]
+        if (not i or bag[i] != bag[i - 1]) and slots[-bag[i], 1] == most:
+            needed += max(2, 2 * most)
+    return needed
+
+
+def insert(bag: Ids, place: int, pool: Ids, slots: npt.NDArray[np.int64], used: int, floor: float) -> int:
+    """Add an instruction to the postings of its rare words; a full list moves to the end, with twice the room."""
+    for i in range(reach(len(bag), floor)):
+        if i and bag[i] == bag[i - 1]:
+            continue
+        word = -bag[i]
+        start, count, most = slots[word, 0], slots[word, 1], slots[word, 2]
+        if count == most:
+            for k in range(count):
+                pool[used + k, 0] = pool[start + k, 0]
+                pool[used + k, 1] = pool[start + k, 1]
+            start, most = used, max(2, 2 * most)
+            used += most
+            slots[word, 0], slots[word, 2] = start, most
+        pool[start + count, 0] = place
+        pool[start + count, 1] = i
+        slots[word, 1] = count + 1
+    return used
+
+
 @cache
-def _search() -> Any:  # noqa: ANN401 - a compiled function
-    """Compile the search: about two seconds."""
+def _kernels() -> Any:  # noqa: ANN401 - compiled functions
+    """Compile `search`, `room` and `insert`."""
     import numba
+    from numba.extending import register_jitable
 
-    compiled = numba.njit(nogil=True)
-    common_, lcs_ = compiled(common), compiled(lcs)
-
-    def search(words: Ids, bag: Ids, flat: Ids, bags: Ids, ends: npt.NDArray[np.int64]) -> tuple[float, int]:
-        best, place = 0.0, -1
-        for k in range(len(ends) - 1):
-            begin, end = ends[k], ends[k + 1]
-            total = len(words) + end - begin
-            if 2.0 * min(len(words), end - begin) / total <= best:
-                continue
-            if 2.0 * common_(bag, bags[begin:end]) / total <= best:
-                continue
-            score = 2.0 * lcs_(words, flat[begin:end]) / total
-            if score > best:
-                best, place = score, k
-        return best, place
-
-    return compiled(search)
+    for helper in (common, lcs, reach, better, f_measure):
+        register_jitable(helper)
+    return numba.njit(nogil=True)(search), numba.njit(nogil=True)(room), numba.njit(nogil=True)(insert)

@@ -9,18 +9,28 @@ from cluster.sample import Sample
 from generation.contracts import Ask, Filter, Verdict
 
 PATTERNS = (
-    r"\b(?:as|i am|i'm)(?: just)? an? (?:helpful )?(?:ai|artificial intelligence|(?:large )?language model|chatbot)\b",
+    r"\b(?:as|i am|i'm)(?: just| only)? an? (?:helpful )?(?:ai|artificial intelligence|(?:large )?language model)\b",
+    r"\bi(?: am|'m) (?:just |only )?a chatbot\b",
     r"\bi(?:'m| am) (?:not equipped|not able|unable|not capable|here to (?:help|assist|support))\b",
-    r"\bi (?:do not|don't) have (?:the capability|the ability|access|personal)",
-    r"\bi(?:'m| am) (?:so )?(?:sorry|afraid),? (?:but|i|that|for any|for the|to hear|to inform)\b",
-    r"\bi (?:can(?:no|')t|can not|am (?:unable|not able) to|won't) (?:assist|help|answer|provide|comply|access|see|do)",
+    r"\bi (?:do not|don't) have (?:the capability|the ability|access|personal|feelings|real-time)",
+    r"\bi(?:'m| am) (?:so |very )?(?:sorry|afraid),? (?:but|i|that i (?:can|do)|for any|for the|to hear|to inform)\b",
+    r"\bi (?:can(?:no|')t|can not|am unable to|won't) (?:directly )?(?:assist|answer|provide|comply|access)\b",
+    r"\bi (?:can(?:no|')t|can not|won't) (?:fulfil+|do (?:that|this)|help(?! but\b)(?! \w+ing\b))\b",
+    r"\bi (?:can(?:no|')t|can not) (?:directly )?see (?:the|any|your|an?|this|that|images?|pictures?)\b",
+    r"\b(?:unfortunately|regrettably),? i(?:'m| am)? (?:can|unable|not able|do not have|don't have)",
+    r"\bi (?:must|have to|need to) (?:respectfully )?decline\b",
+    r"\bi apologi[sz]e,? but\b",
+    r"\bas of my (?:last|latest|knowledge|training)\b|\bmy (?:knowledge|training)(?: data)? (?:cut-?off|ends)",
     r"\b(?:please|can you|could you) (?:please )?(?:provide|share|paste) (?:me with )?(?:the|your|more|some)\b",
-    r"作为(?:一个|一名)?(?:人工智能|AI|语言模型|大型语言模型)",
-    r"(?:很抱歉|对不起|抱歉)[，,]?\s*(?:但)?(?:我|这)",
-    r"我(?:无法|不能|没有办法)(?:回答|提供|帮助|协助|完成|满足|访问|查看|生成)",
+    r"(?:作为|我(?:只)?是)(?:一个|一名|一款)?(?:人工智能|AI|(?:大型|大)?语言模型|聊天机器人|智能助手)",
+    r"(?:抱歉|对不起)[，,。！!]\s*(?:但)?(?:我|这|作为|您|目前)",
+    r"(?:抱歉|对不起)我(?:无法|不能|没办法|没有|不会|不知道|并不)",
+    r"我(?:还)?(?:无法|不能|没有办法|没办法)(?:直接|为您|为你|给您|给你)?(?:回答|提供|帮助|协助|完成|满足|访问|查看|生成)",
+    r"我(?:没有|不具备)(?:个人|情感|感情|实时|能力|访问)",
+    r"截至我的(?:知识|训练)|我的(?:知识|训练数据)(?:截止|更新)",
     r"请(?:您|你)?(?:先)?提供(?:更多|具体|相关|需要|您|你)",
 )
-"""Refusals in English and Chinese; a request for the missing text is one too."""
+"""Refusals in English and Chinese; a request for the missing text, or talk of a date of training, is one too."""
 
 
 class Refusal(Filter):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cluster.sample import Sample
 from generation.contracts import Ask, Filter, Stage, Verdict
-from generation.words import is_chinese, tokens
+from generation.text.words import is_chinese, tokens
 
 NGRAM = 5
 NGRAM_CHINESE = 8

@@ -1,0 +1,243 @@
+"""Faithfulness: an answer must stand on the passages that the sample was made from."""
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, ModelFilter, Verdict
+from generation.text.languages import language_of
+from generation.text.prompts import fill, spoken
+from generation.text.words import tokens
+
+ASK = {
+    "en": (
+        "For each passage, say of the answer whether the passage supports all of it: YES when everything that the "
+        "answer says stands in the passage or follows from it, NO when any of it is missing there or contradicts it."
+    ),
+    "zh": (
+        "请判断每段文字是否支持后面的回答：回答中的内容全部见于文字或能由文字推出，答“是”；"
+        "有任何内容文字中没有或与之矛盾，答“否”。"
+    ),
+}
+"""What the user asks for, by language."""
+SHOWN = {
+    "en": """\
+Passage: The lighthouse at Kesh Point was built in 1871 from granite. Its lamp burned whale oil until 1884, when the \
+keepers changed to paraffin because the smoke blackened the glass.
+Question: When did the keepers change to paraffin?
+Answerable: YES
+Answer: They changed to paraffin in 1884.
+Supported: YES
+
+Passage: To dry mint, cut the stems in the morning and hang them in a dark, airy room for ten days. Mint dried in the \
+sun is ready in two days but loses its colour.
+Question: How long does mint take to dry in a dark room?
+Answerable: YES
+Answer: It takes two days, after which it should be kept in the refrigerator.
+Supported: NO
+
+Passage: The ferry to Holm leaves Arden at eight, noon and six. The crossing takes forty minutes.
+Question: Who owns the ferry to Holm?
+Answerable: NO
+Answer: The ferry belongs to the Arden Shipping Company, founded by two brothers.
+Supported: NO
+
+Passage: Red clover is sown between the rows in spring. Its roots bind nitrogen, so that the wheat of the next year \
+needs less manure, and its flowers feed the bees.
+Question: Why does wheat need less manure after red clover?
+Answerable: YES
+Answer: Because the roots of the clover bind nitrogen in the soil.
+Supported: YES
+
+Passage: The bridge of Orun carries the road over the river on five stone arches. The middle arch fell in the flood of \
+1932 and was built again in concrete.
+Question: What happened to the bridge of Orun in 1932?
+Answerable: YES
+Answer: A flood destroyed the whole bridge, and a new one was built of steel.
+Supported: NO
+
+Passage: The library lends books for four weeks. Whoever returns one late pays ten cents a day, but never more than \
+two euros.
+Question: What does it cost to return a book late?
+Answerable: YES
+Answer: Ten cents a day, and two euros at most.
+Supported: YES
+
+""",
+    "zh": """\
+文字：白塔灯塔建于1871年，用花岗岩砌成。灯一直烧鲸油，到1884年因为烟熏黑玻璃才改用煤油。
+问题：看守人是哪一年改用煤油的？
+可答：是
+回答：1884年。
+支持：是
+
+文字：晾干薄荷要在早上剪下枝条，挂在阴暗通风的房间里十天。太阳下晒两天就干，但会褪色。
+问题：薄荷在阴暗的房间里要晾多久？
+可答：是
+回答：要晾两天，之后应当放进冰箱保存。
+支持：否
+
+文字：开往霍姆岛的渡船八点、十二点和十八点从阿登出发，航程四十分钟。
+问题：开往霍姆岛的渡船归谁所有？
+可答：否
+回答：归两兄弟创办的阿登航运公司所有。
+支持：否
+
+文字：春天在行间种下红三叶草。它的根能固氮，第二年种小麦就可以少施肥，花还能供蜜蜂采蜜。
+问题：种过红三叶草之后，小麦为什么可以少施肥？
+可答：是
+回答：因为红三叶草的根能固氮。
+支持：是
+
+文字：奥伦桥有五个石拱，公路从桥上过河。中间的桥拱在1932年的洪水中坍塌，后来用混凝土重建。
+问题：1932年奥伦桥发生了什么？
+可答：是
+回答：洪水冲毁了整座桥，后来新建了一座钢桥。
+支持：否
+
+文字：图书馆的书可以借四个星期。逾期每天付一角，但最多付二十元。
+问题：还书逾期要付多少钱？
+可答：是
+回答：每天一角，最多二十元。
+支持：是
+
+""",
+}
+"""Passages, questions and judged answers that the model's own turn begins with, by language."""
+
+_NAME = re.compile(r"\d+|(?<=[^\s.!?:\"“(]\s)[A-Z][^\W\d_]+")
+
+
+class Layout(NamedTuple):
+    """How what is shown is laid out, and what the model continues."""
+
+    begin: str
+    answerable: str
+    answer: str
+    supported: str
+    yes: str
+    no: str
+
+
+LAYOUTS = {
+    "en": Layout(
+        "Passage: {passage}\nQuestion: {question}\n", "Answerable:", "Answer: {answer}\n", "Supported:", " YES", " NO"
+    ),
+    "zh": Layout("文字：{passage}\n问题：{question}\n", "可答：", "回答：{answer}\n", "支持：", "是", "否"),
+}
+
+
+class Faithfulness(ModelFilter):
+    """Drop an answer whose words do not stand in the sample's passages, or that the model says they do not support.
+
+    Passages are the parents without an answer, but for the question itself: the chunks of a document, retrieved texts.
+    A sample without any passes. The score `extractive` is the share of the answer's words (characters in Chinese) that
+    stand in the passages or the question; it costs no call, and what falls there is not asked about. The score
+    `faithfulness` is the model's probability of YES against NO; `relevance`, when asked for, that of the passages
+    answering the question at all.
+
+    On 14 true and 14 false answers to questions on the documents of `examples/`, the share tells them apart with an AUC
+    of 0.93 (0.8 drops 11 false and 1 true), the 135M default model with 0.59, and with 0.71 after it was asked for the
+    relevance; it says YES at 0.6 to 0.9. With this model the rules do the work.
+
+    Source: Es et al. 2023, RAGAS, arXiv:2309.15217, section 3 (faithfulness: what the context supports; the extractive
+    share is ours); YES and NO decoded under constraint as InstructLab's pipelines ask for them. Departures: the whole
+    answer is judged at once instead of its statements one by one, and by a probability instead of a word; the model
+    continues a list of judged answers in its own turn.
+    """
+
+    kind: Literal["faithfulness"] = "faithfulness"
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": (), "shown": ()}
+
+    min_score: float = Field(default=0.5, ge=0, le=1)
+    """Samples with a smaller probability of being supported are dropped."""
+    min_extractive: float = Field(default=0.5, ge=0, le=1)
+    """Smallest share of the answer's words in the passages or the question; 0 leaves the rule out."""
+    exact_names: bool = False
+    """Whether each number of the answer, and each capitalised word that begins no sentence, must stand there too; not
+    for questions that ask to calculate."""
+    relevance: bool = False
+    """Whether to ask first whether the passages answer the question, one more call."""
+    min_relevance: float = Field(default=0.5, ge=0, le=1)
+    """Samples with a smaller probability of that are dropped."""
+    prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK))
+    """What the user asks for, by language."""
+    shown: dict[str, str] = Field(default_factory=lambda: dict(SHOWN))
+    """Judged answers to begin with, by language, laid out as they are here."""
+
+    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+        """Judge the last answer by the passages among the parents."""
+        texts = (parent.instruction for parent in ask.parents if not parent.answer)
+        passage = "\n".join(text for text in texts if not sample.instruction.endswith(text))
+        if not passage:
+            return Verdict()
+        share = extractive(sample.answer, f"{passage}\n{sample.instruction}")
+        scores = {"extractive": share}
+        reason = self._ruled(sample, passage, share)
+        if reason:
+            return Verdict(scores, f"{self.kind}: {reason}")
+        language = language_of(sample)
+        layout = LAYOUTS.get(language, LAYOUTS["en"])
+        prefix = self._begin(sample, passage, language)
+        if self.relevance:
+            prefix += layout.answerable
+            chance, finish = await self._yes(prefix, layout, language, ask)
+            if chance is None:
+                return Verdict(scores, f"{self.kind}: {finish}")
+            scores["relevance"] = chance
+            if chance < self.min_relevance:
+                return Verdict(scores, f"{self.kind}: passage does not answer the question")
+            prefix += f"{layout.yes}\n"
+        prefix += fill(layout.answer, answer=flat(sample.answer)) + layout.supported
+        chance, finish = await self._yes(prefix, layout, language, ask)
+        if chance is None:
+            return Verdict(scores, f"{self.kind}: {finish}")
+        scores["faithfulness"] = chance
+        return Verdict(scores, f"{self.kind}: not supported by the passage" if chance < self.min_score else None)
+
+    def _ruled(self, sample: Sample, passage: str, share: float) -> str | None:
+        """Return why the rules drop an answer, or None."""
+        if share < self.min_extractive:
+            return "few words stand in the passage"
+        there = {*tokens(f"{passage}\n{sample.instruction}")}
+        lacks = self.exact_names and not names(sample.answer) <= there
+        return "number or name does not stand in the passage" if lacks else None
+
+    def _begin(self, sample: Sample, passage: str, language: str) -> str:
+        """Return what is shown, the passages and the question; without the lines on relevance when it is not asked."""
+        layout, shown = LAYOUTS.get(language, LAYOUTS["en"]), spoken(self.shown, language)
+        if not self.relevance:
+            shown = "".join(line for line in shown.splitlines(True) if not line.startswith(layout.answerable))
+        question = sample.instruction.replace(passage, "")
+        return shown + fill(layout.begin, passage=flat(passage), question=flat(question))
+
+    async def _yes(self, prefix: str, layout: Layout, language: str, ask: Ask) -> tuple[float | None, str]:
+        """Return the probability of yes, or None and how the reply ended."""
+        reply = await ask(
+            [Message("user", spoken(self.prompts, language))],
+            max_tokens=8,
+            temperature=0.0,
+            prefix=prefix,
+            choices=(layout.yes, layout.no),
+        )
+        return reply.choices.get(layout.yes) if reply.choices else None, reply.finish
+
+
+def extractive(answer: str, passage: str) -> float:
+    """Return the share of an answer's words that stand in a passage, 0 to 1; 0 for an answer without words."""
+    said, there = tokens(answer), frozenset(tokens(passage))
+    return sum(word in there for word in said) / max(1, len(said))
+
+
+def names(text: str) -> set[str]:
+    """Return the numbers of a text and its capitalised words but for those that begin a sentence, in lower case."""
+    found = _NAME.findall(text)
+    return {token for word in found for token in tokens(word)}
+
+
+def flat(text: str) -> str:
+    """Return a text on one line, as blank lines end what is shown."""
+    return " ".join(text.split())

@@ -1,0 +1,125 @@
+"""Pairwise: the sample's answer against another answer to the same instruction, judged in both orders."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cluster.engine import Reply
+from cluster.sample import Message, Sample
+from generation.contracts import Ask, ModelFilter, Verdict
+from generation.filters.judge import asked
+from generation.text.prompts import spoken
+from generation.text.words import is_chinese
+
+RUBRIC = {
+    "en": "Two answers are given to each instruction. Say which one is better: more correct, more complete, clearer.",
+    "zh": "每条指令有两个回答。请指出哪一个更好：更正确、更完整、更清楚。",
+}
+"""What the user asks for, by language; other languages use the English one."""
+SHOWN: dict[str, tuple[tuple[str, str, str, Literal["A", "B"]], ...]] = {
+    "en": (
+        ("Name two fruits.", "Apples and pears.", "I walk to school.", "A"),
+        ("What is 3 plus 4?", "3 plus 4 is 12.", "3 plus 4 is 7.", "B"),
+        (
+            "Why do we sleep?",
+            "We sleep and sleep is sleep.",
+            "Sleep rests the body and sorts what we have learned.",
+            "B",
+        ),
+        ("Give a tip for saving water.", "Take shorter showers.", "Water is wet and blue.", "A"),
+        ("Translate 'cat' into French.", "Chat", "Dog", "A"),
+        ("Write a line to thank a teacher.", "Teachers work in schools.", "Thank you for your patience and help.", "B"),
+    ),
+    "zh": (
+        ("说出两种水果。", "苹果和梨。", "我走路去上学。", "A"),
+        ("3加4等于几？", "3加4等于12。", "3加4等于7。", "B"),
+        ("人为什么要睡觉？", "睡觉就是睡觉。", "睡眠让身体休息，并整理学到的东西。", "B"),
+        ("给出一条节水建议。", "缩短淋浴时间。", "水是湿的。", "A"),
+        ("把“猫”翻译成英语。", "Cat", "Dog", "A"),
+        ("写一句感谢老师的话。", "老师在学校工作。", "谢谢您的耐心和帮助。", "B"),
+    ),
+}
+"""Instructions, two answers and the better one, that the judge's own turn begins with, by language."""
+LAYOUT = {
+    "en": ("Instruction: ", "\nAnswer A: ", "\nAnswer B: ", "\nBetter:"),
+    "zh": ("指令：", "\n回答A：", "\n回答B：", "\n更好："),
+}
+LETTERS = {"en": (" A", " B"), "zh": ("A", "B")}
+
+
+class Pairwise(ModelFilter):
+    """Compare the sample's answer with another one in both orders, and drop it when it loses both times.
+
+    The other answer is that of a parent to the same instruction, or a fresh one by the asked model. The score
+    `pairwise` is the probability that the sample's answer is the better one, the mean of both orders, so that a model
+    that always prefers the first gives 0.5. It takes a model that can compare: the 135M default model prefers the
+    right one of two answers in 50 % of 60 pairs, which is chance.
+
+    Source: Zheng et al. 2023, Judging LLM-as-a-Judge, arXiv:2306.05685, section 3.4 (positions swapped; a win counts
+    only in both orders); Wang et al. 2023, Large Language Models are not Fair Evaluators, arXiv:2305.17926, section 3.2
+    (mean over both orders). Departures: the probability of a constrained letter instead of a written verdict; no tie.
+    """
+
+    kind: Literal["pairwise"] = "pairwise"
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"rubrics": ()}
+    against: Literal["fresh", "parent"] = "fresh"
+    """What is compared with: a fresh answer, or the answer of the first parent whose instruction is the same; without
+    such a parent the sample passes unscored."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of the fresh answer."""
+    max_tokens: int = Field(default=256, gt=0)
+    """Cap on the fresh answer, in tokens."""
+    rubrics: dict[str, str] = Field(default_factory=lambda: dict(RUBRIC))
+    """What the user asks for, by language."""
+    shown: dict[str, tuple[tuple[str, str, str, Literal["A", "B"]], ...]] = Field(default_factory=lambda: dict(SHOWN))
+    """Judged pairs to begin with, by language."""
+
+    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+        """Return the probability that the answer is the better one as the score `pairwise`."""
+        if not sample.answer:
+            return Verdict(dropped=f"{self.kind}: no answer")
+        if self.against == "fresh":
+            reply = await ask(
+                sample.messages[:-1], max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=True
+            )
+            if reply.finish.startswith("error"):
+                return Verdict(dropped=f"{self.kind}: {reply.finish}")
+            other = reply.text.strip()
+        else:
+            same = (p.answer for p in ask.parents if p.instruction == sample.instruction and p.answer != sample.answer)
+            other = next(same, "")
+        if not other or other == sample.answer:
+            return Verdict({self.kind: 0.5} if other else {})
+        first, second = await self.both_orders(asked(sample), sample.answer, other, ask)
+        if not first.choices or not second.choices:
+            return Verdict(dropped=f"{self.kind}: {(second if first.choices else first).finish}")
+        wins = (_chance(first, "A"), _chance(second, "B"))
+        lost = f"{self.kind}: loses in both orders" if max(wins) < 0.5 else None
+        return Verdict({self.kind: sum(wins) / 2}, lost)
+
+    async def both_orders(self, instruction: str, one: str, other: str, ask: Ask) -> tuple[Reply, Reply]:
+        """Return the verdicts on (one, other), where A means the one, and on (other, one), where B means the one."""
+        language = "zh" if is_chinese(instruction) else "en"
+        messages = [Message("user", spoken(self.rubrics, language))]
+        letters = LETTERS[language]
+        space = letters[0][:-1]
+        shown = "".join(
+            f"{_laid_out(language, *pair)}{space}{better}\n\n" for *pair, better in self.shown.get(language, ())
+        )
+        prefixes = [shown + _laid_out(language, instruction, a, b) for a, b in ((one, other), (other, one))]
+        first, second = await asyncio.gather(
+            *(ask(messages, max_tokens=1, temperature=0.0, prefix=prefix, choices=letters) for prefix in prefixes)
+        )
+        return first, second
+
+
+def _chance(reply: Reply, letter: str) -> float:
+    return sum(chance for choice, chance in reply.choices.items() if choice.strip() == letter)
+
+
+def _laid_out(language: str, *texts: str) -> str:
+    """Return an instruction and two answers, up to the verdict."""
+    before = LAYOUT[language]
+    return "".join(label + text for label, text in zip(before, (*texts, ""), strict=True))

@@ -1,0 +1,33 @@
+"""Reward: a reward model or any classifier head gives the sample a number."""
+
+from typing import Literal
+
+from cluster.sample import Sample
+from generation.contracts import Ask, Verdict
+from generation.filters.heads import HeadFilter
+
+
+class Reward(HeadFilter):
+    """Score each sample with a sequence classifier, and drop those below a bound, where one is set.
+
+    The score `reward` is the output of a model that has one, on its own scale, or the probability of `label`. The model
+    runs in the worker beside the engine; rows wait for each other to share a pass.
+
+    Source: Ouyang et al. 2022, InstructGPT, arXiv:2203.02155, section 3.4 (one scalar of the whole conversation); Xu et
+    al. 2024, Magpie, arXiv:2406.08464, section 2.2 (a reward model as filter). Departures: scores are rounded to four
+    decimals, because padding moves the last bits; a text that is too long loses its end.
+    """
+
+    kind: Literal["reward"] = "reward"
+    name: str = ""
+    """Name of the score, where a recipe has several of these filters; `reward` by default."""
+    min_score: float | None = None
+    """Samples with a smaller number are dropped; by default the number is only kept."""
+
+    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+        """Return the number."""
+        if not sample.answer:
+            return Verdict(dropped=f"{self.kind}: no answer")
+        number = await ask.prepared.read(sample.messages)
+        low = self.min_score is not None and number < self.min_score
+        return Verdict({self.name or self.kind: number}, f"{self.kind}: below threshold" if low else None)
