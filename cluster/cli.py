@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 JOB_VERBS = {
     "run": "run every section that the recipe has",
     "generate": "synthesize and self-filter samples with vLLM",
+    "review": "combine votes into labels, queue the least certain for people, take in what they said",
     "select": "embed, deduplicate and choose",
     "train": "fine-tune with DeepSpeed ZeRO",
     "evaluate": "compare the tuned model with its base",
 }
+ABOVE = {"preview": "generation.mill.preview_page:run"}
+"""Verbs whose work lies in a package above this one, as functions of the arguments that return the exit code."""
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca")
 
 
@@ -55,6 +58,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(plan_lines(plans)))
     return 0
+
+
+def _above(arguments: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    module, _, name = ABOVE[arguments.verb].partition(":")
+    return int(getattr(import_module(module), name)(arguments))
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -136,9 +146,10 @@ def _dataset(store: "Store", name: str) -> str:
     kind, full = find(store, name)
     if kind == "run":
         jobs = state_of(store, full).jobs
-        made = [jobs[j].output for j in ("select", "generate", "ingest") if j in jobs and jobs[j].state == "done"]
+        order = [j for j in ("select", "review", "generate", "ingest") if j in jobs]
+        made = [jobs[j].output for j in order if jobs[j].state == "done"]
         if not made:
-            raise JobError(f"{full}: has no dataset yet, must have run generate or select")
+            raise JobError(f"{full}: has no dataset yet, must have run generate, review or select")
         full = str(made[0])
     if store.manifest(full).kind != "samples":
         raise JobError(f"{full}: holds {store.manifest(full).kind}, must be a dataset of samples")
@@ -160,6 +171,10 @@ def parser() -> argparse.ArgumentParser:
     sub = _recipe_verb(verbs, "plan", "say what would run, loading no model, or list every error of the recipe")
     sub.add_argument("--json", action="store_true", help="for scripts")
     sub.set_defaults(call=_plan)
+    sub = _recipe_verb(verbs, "preview", "make a few samples and print all that the model is shown and says")
+    sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_above)
     sub = _store_verb(verbs, "show", "list runs and datasets of a store, or show one in detail")
     sub.add_argument("name", nargs="?", help="a run or dataset, or the beginning of its name")
     sub.add_argument("--json", action="store_true", help="for scripts")

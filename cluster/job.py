@@ -16,6 +16,7 @@ from cluster.store import Kind, Manifest, Shard, Store
 
 JOBS = {
     "generate": "generation.job:Generate",
+    "review": "generation.review:Review",
     "select": "selection.job:Select",
     "train": "training.job:Train",
     "evaluate": "training.evaluate:Evaluate",
@@ -98,6 +99,10 @@ class Job(Settings):
         """Return what is wrong beyond types, as `key: what is, what must be`; `base` is the recipe's folder."""
         del base
         return []
+
+    def sources(self) -> dict[str, Source]:
+        """Return the data from outside by the role that it has among the inputs."""
+        return {"samples": self.input} if self.input else {}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return further inputs by role, from the outputs of the recipe's earlier jobs by job name."""

@@ -21,7 +21,7 @@ MAX_TABLE = 500
 MAX_REASONS = 14
 MAX_TEXT = 4_000
 SNIPPET = 160
-LAST = {"target": 1 << 30}
+LAST = {"target": 1 << 30, "review": (1 << 30) + 1}
 """Place in the funnel of what is dropped behind every step of a recipe."""
 
 
@@ -43,6 +43,7 @@ def write(store: Store, run_id: str) -> str:
         tiles=list(_tiles(material)),
         sections=[*_flow(material), *sections],
         stages=_stages(material),
+        agreement=list(_agreement(material.figures.get("review", {}))),
         replies=_replies(store, material),
         samples=_table(material),
         num_samples=material.rows,
@@ -75,7 +76,7 @@ def _duration(seconds: float) -> str:
 
 def _tiles(material: Material) -> Iterator[Tile]:
     manifests, figures = material.manifests, material.figures
-    last = manifests.get("select") or manifests.get("generate")
+    last = manifests.get("select") or manifests.get("review") or manifests.get("generate")
     if last:
         yield Tile("samples kept", f"{last.kept:,}", f"of {material.rows:,} made or read")
     if "generate" in manifests:
@@ -263,6 +264,23 @@ def _training(store: Store, material: Material) -> Iterator[Section]:
         panels.append(Panel("Before and after", figure, note))
     if panels:
         yield Section("Training", "", panels)
+
+
+def _agreement(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield a line for each two annotators, for each group of them, and for how often each is right by people."""
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    for pair in figures.get("agreement", []):
+        who, rows = f"{pair['first']} and {pair['second']}", f"{pair['rows']:,}"
+        yield who, rows, f"{pair['agree']:.0%}", number(pair.get("kappa")), "", ""
+    fleiss, alpha = figures.get("fleiss_kappa", {}), figures.get("krippendorff_alpha", {})
+    for group in sorted({*fleiss, *alpha}):
+        yield f"all {group}", "", "", "", number(fleiss.get(group)), number(alpha.get(group))
+    settled = f"{figures.get('settled_by_people', 0):,}"
+    for name, share in figures.get("accuracy", {}).items():
+        yield f"{name}, right by what people say", settled, f"{share:.0%}", "", "", ""
 
 
 def _replies(store: Store, material: Material) -> list[tuple[str, str, str]]:

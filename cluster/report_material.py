@@ -57,29 +57,34 @@ def material_of(store: Store, run_id: str) -> Material:
 
 
 def _read_samples(store: Store, material: Material) -> None:
-    """Fill in seeds and samples: the dataset that selection or training began with, and what selection decided."""
+    """Fill in seeds and samples: the dataset that the run began with, and what review and selection made of them."""
     manifests = material.manifests
-    select, train = manifests.get("select"), manifests.get("train")
+    later = [manifests[name] for name in ("review", "select", "train") if name in manifests]
     if "ingest" in manifests:
         material.seeds = {s.id: s for s in _rows(store, manifests["ingest"].name, MAX_ROWS)}
     base = manifests.get("generate")
     if base is None:
-        folder = next((m.inputs["samples"] for m in (select, train) if m and "samples" in m.inputs), None)
+        folder = next((m.inputs["samples"] for m in later if "samples" in m.inputs), None)
         base = store.manifest(folder) if folder and store.complete(folder) else manifests.get("ingest")
     if base is None:
         return
     material.rows = base.rows
     material.before = _reasons(store, base.name)
-    for sample in _rows(store, base.name, MAX_ROWS):
-        material.samples[sample.id] = sample
-        material.fates[sample.id] = "kept" if sample.dropped is None else "dropped before selection"
-    if select is None:
-        return
-    material.selection = _reasons(store, select.name)
-    for sample in _rows(store, select.name, MAX_ROWS):
+    _take_over(store, material, base.name, "dropped before selection")
+    if "review" in manifests:
+        material.before += _reasons(store, manifests["review"].name)
+        _take_over(store, material, manifests["review"].name, "dropped before selection")
+    if "select" in manifests:
+        material.selection = _reasons(store, manifests["select"].name)
+        _take_over(store, material, manifests["select"].name, "dropped in selection")
+
+
+def _take_over(store: Store, material: Material, name: str, fate: str) -> None:
+    """Put the samples of a dataset in the place of what was known of them before."""
+    for sample in _rows(store, name, MAX_ROWS):
         if sample.id in material.samples or len(material.samples) < MAX_ROWS:
             material.samples[sample.id] = sample
-            material.fates[sample.id] = "kept" if sample.dropped is None else "dropped in selection"
+            material.fates[sample.id] = "kept" if sample.dropped is None else fate
 
 
 def _rows(store: Store, name: str, limit: int) -> Iterator[Sample]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from cluster.summary import STAGE
 
+AGREEMENT = ("who", "samples", "agree", "Cohen's kappa", "Fleiss' kappa", "Krippendorff's alpha")
+"""What the report says of two annotators, or of a group of them."""
 STYLE = """
 :root{--ink:#2b3440;--soft:#67707d;--line:#e3e7ec;--paper:#fff;--ground:#f6f7f9;--kept:#2c6e8f;--out:#d9923b;--gone:#8b929d;
 --font:system-ui,-apple-system,"Segoe UI","Noto Sans","Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif}
@@ -188,6 +190,8 @@ class Page:
     tiles: Sequence[Tile]
     sections: Sequence[Section]
     stages: Sequence[Sequence[str]]
+    agreement: Sequence[Sequence[str]]
+    """Of annotators and people, a line each two or each group: the cells of `AGREEMENT`."""
     replies: Sequence[tuple[str, str, str]]
     """Held-out instruction, the tuned model's reply, the answer that was held out."""
     samples: Sequence[Mapping[str, Any]]
@@ -212,7 +216,7 @@ class Page:
             f'<header><h1>{_e(self.title)} <span class="badge {_e(self.badge)}">{_e(self.badge)}</span></h1>'
             f'<p class="facts">{facts}</p>'
             + (f'<div class="error">{_e(self.error)}</div>' if self.error else "")
-            + f"</header>{_tiles(self.tiles)}{_stages(self.stages)}{sections}"
+            + f"</header>{_tiles(self.tiles)}{_stages(self.stages)}{_agreement(self.agreement)}{sections}"
             f"{_replies(self.replies)}{self._samples()}</main>\n"
             f'<script id="data" type="application/json">{script_safe(data)}</script>\n'
             f"{needs_plotly}\n<script>{SCRIPT}</script></body></html>\n"
@@ -286,6 +290,16 @@ def _stages(stages: Sequence[Sequence[str]]) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<h2>Jobs</h2><div class="card scroll">{table}</div>'
+
+
+def _agreement(lines: Sequence[Sequence[str]]) -> str:
+    if not lines:
+        return ""
+    cells = (f'<td class="{"num" if n else ""}">{_e(text)}</td>' for line in lines for n, text in enumerate(line))
+    rows = "".join("<tr>" + "".join(next(cells) for _ in AGREEMENT) + "</tr>" for _ in lines)
+    head = "".join(f"<th{' class=num' if n else ''}>{_e(name)}</th>" for n, name in enumerate(AGREEMENT))
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<h2>Agreement on labels</h2><div class="card scroll">{table}</div>'
 
 
 def _replies(replies: Sequence[tuple[str, str, str]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.job import Plan
-from cluster.ledger import RunState, state
+from cluster.ledger import JobState, RunState, state
 from cluster.sample import Sample
 from cluster.store import Manifest, Store
 
@@ -34,11 +34,31 @@ def run_lines(store: Store, run_id: str) -> Iterator[str]:
         before, after = figures["loss_before"], figures["loss_after"]
         interval = f" (95 % interval of the difference {figures['ci_low']:+.4f} to {figures['ci_high']:+.4f})"
         yield f"held-out loss {before:.4f} -> {after:.4f}{interval}"
+    if run.jobs.get("generate", JobState()).figures.get("tokens_per_kept"):
+        yield _cost_line(run.jobs["generate"].figures)
+    if "review" in run.jobs:
+        yield from _review_lines(run.jobs["review"].figures)
     yield ""
     for name, job in run.jobs.items():
         yield f"{name:9} {store.at(job.output)}"
     if store.exists("runs", run_id, "report.html"):
         yield f"{'report':9} {store.at('runs', run_id, 'report.html')}"
+
+
+def _cost_line(figures: Mapping[str, Any]) -> str:
+    """Return what a kept sample cost in tokens, in seconds of an engine and, where there are prices, in money."""
+    money = f", {figures['cost_per_kept']:.6f} in money" if "cost_per_kept" in figures else ""
+    spent = f"{figures['tokens_per_kept']:,.0f} tokens and {figures['engine_seconds_per_kept']:.2f} engine seconds"
+    return f"a kept sample took {spent}{money}"
+
+
+def _review_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how far the annotators agree, how often each is right by what people say, and how many samples wait."""
+    alpha = figures.get("krippendorff_alpha", {}).get("annotators")
+    said = [f"Krippendorff's alpha of the annotators {alpha:.3f}"] if alpha is not None else []
+    said += [f"{name} right {share:.0%}" for name, share in figures.get("accuracy", {}).items()]
+    if "queued" in figures:
+        yield "; ".join([*said, f"{figures['queued']} samples wait for people"])
 
 
 def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[str]:

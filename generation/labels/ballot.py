@@ -1,0 +1,122 @@
+"""Ballots: the votes of annotators and people on samples as one matrix, and how far they agree."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.sample import Sample
+from generation.labels import votes as labelling
+from generation.labels.people import Said
+from generation.labels.votes import ABSTAINED, Floats, Votes
+
+VOTE = "vote:"
+"""Tags that hold a vote begin so; the annotator's name follows."""
+SURE = "confidence:"
+"""Scores that say how sure an annotator is of its vote begin so."""
+PEOPLE = "people"
+"""Name of what most people said, beside the annotators' names in the figures."""
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """All votes on all samples, as places in the list of labels."""
+
+    samples: Sequence[Sample]
+    labels: tuple[str, ...]
+    annotators: tuple[str, ...]
+    votes: Votes
+    """Of the annotators, [samples, annotators]."""
+    weights: Floats
+    """How sure each annotator was of its vote, 0 to 1, 1 where it did not say, [samples, annotators]."""
+    people: NDArray[np.int64]
+    """What most people said of each sample, [samples]."""
+    persons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By person, what was said of each sample by its id."""
+
+    def columns(self) -> dict[str, NDArray[np.int64]]:
+        """Return the votes by annotator."""
+        return {name: self.votes[:, n] for n, name in enumerate(self.annotators)}
+
+    def said(self) -> Votes:
+        """Return what each person said, [samples, persons]."""
+        place = {label: n for n, label in enumerate(self.labels)}
+        rows = [[place.get(said.get(s.id, ""), ABSTAINED) for said in self.persons.values()] for s in self.samples]
+        return np.array(rows, np.int64).reshape(len(self.samples), len(self.persons))
+
+    def gold(self) -> NDArray[np.int64]:
+        """Return the labels that the samples had from the beginning, [samples]."""
+        place = {label: n for n, label in enumerate(self.labels)}
+        return np.array([place.get(s.tags.get("gold", ""), ABSTAINED) for s in self.samples], np.int64)
+
+    def answers(self, name: str) -> Counter[str]:
+        """Return what people said of one sample, with how many said it."""
+        return Counter(said[name] for said in self.persons.values() if name in said)
+
+    def chances(self, combine: str, smoothing: float, truth: NDArray[np.int64] | None = None) -> Floats:
+        """Return how likely each label is, [samples, labels]."""
+        if combine == "majority" or not self.votes.size:
+            return labelling.majority(self.votes, len(self.labels), self.weights)
+        given = labelling.counts(self.votes, len(self.labels))
+        return labelling.dawid_skene(given, truth=truth, smoothing=smoothing).posterior
+
+
+def ballot_of(samples: Sequence[Sample], said: Sequence[Said], labels: Sequence[str], *, label: bool) -> Ballot:
+    """Return all votes; of what a person said of a sample the last counts. Without labels to vote for, none at all."""
+    persons: dict[str, dict[str, str]] = {}
+    for one in said:
+        persons.setdefault(one.person, {})[one.sample] = one.answer
+    persons = dict(sorted(persons.items()))
+    names = sorted({tag.removeprefix(VOTE) for s in samples for tag in s.tags if tag.startswith(VOTE)}) if label else []
+    if not label:
+        none = np.zeros((len(samples), 0), np.int64)
+        return Ballot(samples, (), (), none, none.astype(np.float64), np.full(len(samples), ABSTAINED), persons)
+    voted = {s.tags[f"{VOTE}{name}"] for s in samples for name in names if f"{VOTE}{name}" in s.tags}
+    voted |= {s.tags["label"] for s in samples if "label" in s.tags}
+    known = tuple(labels) or tuple(sorted(voted | {one.answer for one in said}))
+    place = {name: n for n, name in enumerate(known)}
+    rows = [[place.get(s.tags.get(f"{VOTE}{name}", ""), ABSTAINED) for name in names] for s in samples]
+    votes = np.array(rows, np.int64).reshape(len(samples), len(names))
+    sure = [[s.scores.get(f"{SURE}{name}", 1.0) for name in names] for s in samples]
+    weights = np.array(sure, np.float64).reshape(votes.shape).clip(0, 1)
+    ballot = Ballot(samples, known, tuple(names), votes, weights, np.full(len(samples), ABSTAINED), persons)
+    settled = (most(ballot.answers(s.id)) for s in samples)
+    return replace(ballot, people=np.array([place.get(s, ABSTAINED) for s in settled], np.int64))
+
+
+def most(answers: Counter[str]) -> str:
+    """Return what most said, or the empty string where nobody said anything or two answers tie."""
+    first, second = [*answers.most_common(2), ("", 0), ("", 0)][:2]
+    return first[0] if first[1] > second[1] else ""
+
+
+def agreement(ballot: Ballot) -> dict[str, Any]:
+    """Return how far annotators and people agree, as figures: each two, and each group as a whole."""
+    said = ballot.said()
+    annotators = {**ballot.columns(), **({PEOPLE: ballot.people} if ballot.persons else {})}
+    persons = {f"person {name}": said[:, n] for n, name in enumerate(ballot.persons)}
+    groups = {"annotators": ballot.votes, PEOPLE: said}
+    return {
+        "agreement": [*_pairs(annotators), *_pairs(persons)],
+        "fleiss_kappa": known({name: labelling.fleiss_kappa(votes) for name, votes in groups.items()}),
+        "krippendorff_alpha": known({name: labelling.krippendorff_alpha(votes) for name, votes in groups.items()}),
+    }
+
+
+def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[dict[str, Any]]:
+    """Yield how far each two agree, where both said something of any sample."""
+    for (first, one), (second, other) in combinations(columns.items(), 2):
+        both = (one != ABSTAINED) & (other != ABSTAINED)
+        if both.any():
+            agree = {"agree": float((one == other)[both].mean()), "kappa": labelling.cohen_kappa(one, other)}
+            yield {"first": first, "second": second, "rows": int(both.sum()), **known(agree)}
+
+
+def known(values: Mapping[str, float]) -> dict[str, float]:
+    """Return what could be computed, to four places."""
+    return {name: round(value, 4) for name, value in values.items() if not math.isnan(value)}

@@ -1,0 +1,204 @@
+"""Labels from many annotators: combine their votes, say how certain the result is, and how far they agree.
+
+Annotators are models, prompts, rules and people alike. Votes are a matrix of whole numbers, a row a sample and a column
+an annotator: the place of the label in the list of labels, or `ABSTAINED`. All functions are pure, and what cannot be
+computed (no two votes on any row, only one label ever used) is NaN.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Votes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+ABSTAINED = -1
+RIGHT = 3
+"""How many times likelier than wrong an annotator is taken to be before its votes are counted. With 30 to 400 samples
+and three to five simulated annotators this kept what plain EM lost to the majority, and lost nothing where it won."""
+
+
+def counts(votes: Votes, num_labels: int) -> Floats:
+    """Return how often each annotator gave each label, [rows, annotators, labels]; abstentions are rows of zeros."""
+    return np.asarray(votes[:, :, None] == np.arange(num_labels), np.float64)
+
+
+def shares(votes: Votes, num_labels: int, weights: Floats | None = None) -> Floats:
+    """Return each label's share of a row's votes, [rows, labels]; rows without a vote are zero.
+
+    With weights from 0 to 1, [rows, annotators], a vote counts as much of one; what it lacks goes to no label.
+    """
+    each = counts(votes, num_labels)
+    given = each.sum((1, 2))[:, None]
+    per_label = (each if weights is None else each * weights[:, :, None]).sum(1)
+    return np.asarray(np.divide(per_label, given, out=np.zeros_like(per_label), where=given > 0))
+
+
+def majority(votes: Votes, num_labels: int, weights: Floats) -> Floats:
+    """Return the weighted shares of the labels that have the most votes of a row, [rows, labels]; the others' are 0."""
+    plain = shares(votes, num_labels)
+    most = plain >= plain.max(1, keepdims=True, initial=0) - 1e-9
+    return np.asarray(np.where(most, shares(votes, num_labels, weights), 0.0))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the votes say under the model of Dawid and Skene."""
+
+    prior: Floats
+    """Share of each true label, [labels]."""
+    confusion: Floats
+    """Chance that an annotator says the second label when the first is true, [annotators, labels, labels]."""
+    posterior: Floats
+    """Probability of each label, [rows, labels]."""
+    steps: int
+    """Steps of the EM algorithm until nothing changed by more than 1e-6."""
+    log_likelihood: float
+    """Of the votes, in nats; without smoothing it never falls from step to step."""
+
+
+def dawid_skene(
+    given: Floats, *, truth: NDArray[np.int64] | None = None, smoothing: float = 1, max_steps: int = 500
+) -> Fit:
+    """Return the likeliest labels when each annotator errs in its own way, independently of the others.
+
+    Source: Dawid and Skene 1979, Maximum likelihood estimation of observer error-rates using the EM algorithm,
+    Applied Statistics 28(1), sections 2 and 3; it starts from the shares of the votes (their equation 3.1).
+    Departures: labels that people have settled may be held fixed; confusion matrices and prior are smoothed, so that
+    among few votes what was never seen is not impossible and the labels do not change places (`smoothing=0` is the
+    paper's); computed in logarithms.
+
+    Args:
+        given: votes as counts, [rows, annotators, labels]; an annotator may abstain, or vote on a row more than once.
+        truth: the known label of each row or `ABSTAINED`, [rows].
+        smoothing: votes that each annotator is taken to have cast for each true label beforehand: as many wrong ones,
+            spread over the other labels, and `RIGHT` times as many right ones; and as many rows of each label.
+        max_steps: most steps.
+    """
+    labels = given.shape[2]
+    known = np.zeros(len(given), bool) if truth is None else truth != ABSTAINED
+    certain = np.eye(labels)[truth[known]] if truth is not None else np.zeros((0, labels))
+    per_label = given.sum(1)
+    posterior = (per_label + 1e-12) / (per_label + 1e-12).sum(1, keepdims=True)
+    posterior[known] = certain
+    steps, change, likelihood = 0, 1.0, 0.0
+    prior, confusion = _most_likely(given, posterior, smoothing)
+    while steps < max_steps and change >= 1e-6:
+        steps += 1
+        with np.errstate(divide="ignore"):
+            joint = np.log(prior) + _weighted(given, np.log(confusion))
+        top = np.maximum(joint.max(1, keepdims=True, initial=-np.inf), -1e300)
+        scaled = np.exp(joint - top)
+        total = np.maximum(scaled.sum(1, keepdims=True), 1e-300)
+        likelihood = float((top + np.log(total)).sum())
+        before, posterior = posterior, scaled / total
+        posterior[known] = certain
+        change = float(np.abs(posterior - before).max(initial=0))
+        prior, confusion = _most_likely(given, posterior, smoothing)
+    return Fit(prior, confusion, posterior, steps, likelihood)
+
+
+def _most_likely(given: Floats, posterior: Floats, smoothing: float) -> tuple[Floats, Floats]:
+    """Return prior and confusion matrices that fit the labels (their equations 2.3 and 2.4)."""
+    rows, annotators, labels = given.shape
+    prior = posterior.sum(0) + smoothing
+    seen = posterior.T @ given.reshape(rows, annotators * labels)
+    seen = seen.reshape(labels, annotators, labels).transpose(1, 0, 2)
+    right = np.eye(labels, dtype=bool)
+    seen = seen + np.where(right, RIGHT * smoothing, smoothing / max(labels - 1, 1))
+    total = seen.sum(2, keepdims=True)
+    even = np.full_like(seen, 1 / max(labels, 1))
+    return prior / max(float(prior.sum()), 1e-300), np.divide(seen, total, out=even, where=total > 0)
+
+
+def _weighted(given: Floats, logs: Floats) -> Floats:
+    """Return the log-probability of each row's votes under each true label, [rows, labels]; no vote weighs nothing."""
+    rows, annotators, labels = given.shape
+    flat = given.reshape(rows, annotators * labels)
+    weights = logs.transpose(0, 2, 1).reshape(annotators * labels, labels)
+    never = flat @ (~np.isfinite(weights)).astype(np.float64)
+    return np.asarray(np.where(never > 0, -np.inf, flat @ np.where(np.isfinite(weights), weights, 0)))
+
+
+# -- agreement ----------------------------------------------------------------------------------------------------
+
+
+def accuracy(votes: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    """Return the share of an annotator's votes that are right, among the rows where it voted and the truth is known."""
+    both = (votes != ABSTAINED) & (truth != ABSTAINED)
+    return float((votes[both] == truth[both]).mean()) if both.any() else float("nan")
+
+
+def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
+    """Return how far two annotators agree beyond chance, on the rows where both voted: 1 always, 0 as by chance.
+
+    Source: Cohen 1960, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20(1).
+    """
+    both = (first != ABSTAINED) & (second != ABSTAINED)
+    first, second = first[both], second[both]
+    if not len(first):
+        return float("nan")
+    expected = sum(float((first == label).mean() * (second == label).mean()) for label in np.union1d(first, second))
+    return _beyond(float((first == second).mean()), expected)
+
+
+def fleiss_kappa(votes: Votes) -> float:
+    """Return how far any number of annotators agree beyond chance, chance being how often each label is given at all.
+
+    Source: Fleiss 1971, Measuring nominal scale agreement among many raters, Psychological Bulletin 76(5).
+    Departures: rows may have different numbers of votes; those with one or none are left out, the others weigh the
+    same. Where all have as many, it is Fleiss' own.
+    """
+    per_label = _per_label(votes)
+    if not len(per_label):
+        return float("nan")
+    number = per_label.sum(1)
+    observed = ((per_label * (per_label - 1)).sum(1) / (number * (number - 1))).mean()
+    chance = per_label.sum(0) / number.sum()
+    return _beyond(float(observed), float((chance**2).sum()))
+
+
+def krippendorff_alpha(votes: Votes) -> float:
+    """Return Krippendorff's alpha for labels without order: 1 is full agreement, 0 that of chance.
+
+    Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability, section D (nominal data, any number of
+    observers, missing data). Rows weigh by their votes; the small-sample correction is in it.
+    """
+    per_label = _per_label(votes)
+    if not len(per_label):
+        return float("nan")
+    number = per_label.sum(1)
+    total, per_value = number.sum(), per_label.sum(0)
+    observed = (per_label * (per_label - 1)).sum(1) / (number - 1)
+    expected = (per_value * (per_value - 1)).sum() / (total - 1)
+    return _beyond(float(observed.sum() / total), float(expected / total))
+
+
+def _per_label(votes: Votes) -> Floats:
+    """Return how many votes each label has on each row that has two or more, [rows, labels]."""
+    labels = int(votes.max(initial=ABSTAINED)) + 1
+    per_label = counts(votes, labels).sum(1)
+    return np.asarray(per_label[per_label.sum(1) >= 2])
+
+
+def _beyond(observed: float, expected: float) -> float:
+    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
+
+
+# -- confidence ---------------------------------------------------------------------------------------------------
+
+
+def calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 10) -> float:
+    """Return by how much confidence and share of right labels differ, averaged over bins of equal width.
+
+    Source: Guo et al. 2017, On calibration of modern neural networks, arXiv:1706.04599, section 2, equation 3.
+    """
+    if not len(confidence):
+        return float("nan")
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = [
+        float((place == n).mean()) * abs(float(right[place == n].mean()) - float(confidence[place == n].mean()))
+        for n in np.unique(place)
+    ]
+    return sum(gaps)
