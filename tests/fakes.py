@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cluster import ids
 from cluster.engine import Engine, Reply, Request
-from cluster.sample import Message
+from cluster.sample import Message, Sample
 
 
 class HashingEncoder:
@@ -87,7 +87,7 @@ class ScriptedEngine:
 
     def __init__(self, settings: Engine, *, crash_at: int = 0, crashed: str = "") -> None:
         """Die at request `crash_at` (counted from 1) unless the marker file `crashed` stands; write it before."""
-        self._settings, self._crash_at, self._crashed, self._asked = settings, crash_at, crashed, 0
+        self._settings, self._crash_at, self._crashed, self.asked = settings, crash_at, crashed, 0
 
     async def ready(self) -> dict[str, Any]:
         return {"engine_start_s": 0.0}
@@ -102,29 +102,43 @@ class ScriptedEngine:
             os._exit(1)
 
     async def ask(self, request: Request) -> Reply:
-        self._asked += 1
-        if self._asked == self._crash_at:
+        self.asked += 1
+        if self.asked == self._crash_at:
             self._crash()
         await asyncio.sleep(0)
+        if request.scored is not None:
+            return Reply("", "stop", 50, len(request.scored.split()), {}, 0, -float(len(request.scored)))
         prompt = [[m.role, m.content] for m in request.messages]
         rng = Random(ids.digest(prompt, request.prefix, request.seed, list(request.choices)))
         if request.choices:
             weights = [rng.random() for _ in request.choices]
             chances = {c: w / sum(weights) for c, w in zip(request.choices, weights, strict=True)}
             return Reply(max(chances, key=lambda c: chances[c]), "stop", 50, 1, chances)
-        chinese = any("\u4e00" <= letter <= "\u9fff" for letter in request.messages[-1].content)
+        chinese = any("\u4e00" <= letter <= "\u9fff" for message in request.messages[-1:] for letter in message.content)
         words = [rng.choice(HAN if chinese else WORDS) for _ in range(rng.randint(4, 30))]
         text = "".join(words) if chinese else f"Tell me of the {' '.join(words)}"
         return Reply(text, "length" if rng.random() < 0.1 else "stop", 50, len(words))
 
 
 class ScriptedAsk:
-    """Replies given beforehand, in order; it keeps what it was asked."""
+    """Replies given beforehand, in order, to calls of every kind; it keeps what it was asked."""
 
-    def __init__(self, *replies: Reply | str) -> None:
+    def __init__(
+        self, *replies: Reply | str, parents: Sequence[Sample] = (), prepared: Any = None, turn: int = 0
+    ) -> None:
         self.asked: list[tuple[tuple[Message, ...], dict[str, Any]]] = []
+        self.parents, self.prepared, self.turn = tuple(parents), prepared, turn
         self._replies = [r if isinstance(r, Reply) else Reply(r, "stop", 10, len(r.split())) for r in replies]
 
     async def __call__(self, messages: Sequence[Message], **settings: Any) -> Reply:
         self.asked.append((tuple(messages), settings))
         return self._replies.pop(0)
+
+    async def shared(self, messages: Sequence[Message], **settings: Any) -> Reply:
+        return await self(messages, shared=True, **settings)
+
+    async def score(self, messages: Sequence[Message], text: str) -> Reply:
+        return await self(messages, scored=text)
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return HashingEncoder().encode(texts)

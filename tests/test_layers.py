@@ -16,7 +16,7 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 ADAPTERS = {
-    "vllm": {"generation/engine.py"},
+    "vllm": {"generation/engines/vllm.py"},
     "deepspeed": {"training/zero.py"},
 }
 """Libraries that one file alone may import, at any depth."""

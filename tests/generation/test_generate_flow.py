@@ -1,14 +1,18 @@
 """The generate job on real vLLM actors, small."""
 
+import json
 import os
+import re
 import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster import engine as engines
+from cluster import models
 from cluster.engine import Engine, Request
 from cluster.sample import Message
 from cluster.store import Store
@@ -60,25 +64,106 @@ def test_a_killed_vllm_actor_is_replaced_and_every_invariant_holds(tmp_path: Pat
     check_dataset(store, WORK.output, "seeds")
 
 
-def test_an_engine_actor_answers_refuses_and_chooses(tmp_path: Path) -> None:
+PERSON = json.dumps(
+    {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+)
+FRANCE = (Message("user", "What is the capital of France?"),)
+REQUESTS = {
+    "plain": Request(FRANCE, max_tokens=24, seed=1),
+    "forced": Request(FRANCE, max_tokens=1, seed=1, prefix="Grade: ", choices=("1", "2", "3", "4", "5")),
+    "labels": Request(
+        (Message("user", "Is it praise or blame? 'I love this film.'"),),
+        max_tokens=1,
+        seed=1,
+        prefix="It is",
+        choices=(" praise", " blame", " praiseworthy", " nothing of the kind"),
+    ),
+    "long": Request((Message("user", "word " * 3000),), max_tokens=8, seed=1),
+    "json": Request((Message("user", "Give a person as JSON."),), max_tokens=96, seed=1, json_schema=PERSON),
+    "no schema": Request(FRANCE, max_tokens=8, seed=1, json_schema='{"type": "nonsense"}'),
+    "regex": Request((Message("user", "How many?"),), max_tokens=8, seed=1, regex="[0-9]{1,3} apples"),
+    "user": Request((), max_tokens=60, seed=1, temperature=1.0, role="user"),
+    "right": Request(FRANCE, max_tokens=1, seed=0, scored="The capital of France is Paris."),
+    "wrong": Request(FRANCE, max_tokens=1, seed=0, scored="Bees make honey from nectar."),
+    "alone": Request((), max_tokens=1, seed=0, scored="The capital of France is Paris."),
+    "likely": Request(FRANCE, max_tokens=24, seed=1, logprobs=True),
+}
+
+
+def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path: Path) -> None:
     import ray
 
     actor = engines.start(TINY, str(tmp_path), "asked", cpus=2, gpus=0)
-    question = (Message("user", "What is the capital of France?"),)
-    plain = Request(question, max_tokens=24, seed=1)
-    forced = Request(question, max_tokens=1, seed=1, prefix="Grade: ", choices=("1", "2", "3", "4", "5"))
-    long = Request((Message("user", "word " * 3000),), max_tokens=8, seed=1)
     try:
-        replies = engines.ask_all(actor, [plain, forced, long, plain])
+        replies = dict(zip(REQUESTS, engines.ask_all(actor, list(REQUESTS.values())), strict=True))
         assert ray.get(actor.ready.remote())["max_num_seqs"] == 32
-        with pytest.raises(ray.exceptions.RayTaskError, match="must be one token of its own"):
-            engines.ask_all(actor, [Request(question, max_tokens=1, seed=1, choices=("unquestionably", "no"))])
-        again = engines.ask_all(actor, [plain])
+        again = engines.ask_all(actor, [REQUESTS["plain"]])[0]
     finally:
         ray.kill(actor)
-    assert "Paris" in replies[0].text
-    assert replies[1].text in forced.choices
-    assert sum(replies[1].choices.values()) == pytest.approx(1)
-    assert set(replies[1].choices) == set(forced.choices)
-    assert replies[2].finish.startswith("error: prompt has")
-    assert again[0].text == replies[0].text
+    assert "Paris" in replies["plain"].text and replies["plain"].text == again.text
+    for name in ("forced", "labels"):
+        assert replies[name].text in REQUESTS[name].choices
+        assert set(replies[name].choices) == set(REQUESTS[name].choices)
+        assert sum(replies[name].choices.values()) == pytest.approx(1)
+    assert replies["labels"].text == " praise"
+    assert replies["long"].finish.startswith("error: prompt has")
+    assert replies["no schema"].finish.startswith("error: ")
+    assert json.loads(replies["json"].text).keys() == {"name", "age"}
+    assert re.fullmatch("[0-9]{1,3} apples", replies["regex"].text)
+    assert replies["user"].finish == "stop" and replies["user"].text.strip()
+    right, wrong, alone = (replies[name].logprob for name in ("right", "wrong", "alone"))
+    assert right is not None and wrong is not None and alone is not None
+    assert 0 > right > alone > wrong
+    assert replies["right"].reply_tokens == 7
+    assert replies["likely"].logprob is not None and replies["likely"].logprob < 0
+
+
+def adapted(folder: Path) -> tuple[Any, Any]:
+    """Write a LoRA adapter with random weights; return the model with it, and its tokenizer."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = models.local(models.SMOLLM2)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    wanted = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned = get_peft_model(model, wanted)
+    tuned.save_pretrained(str(folder))
+    return tuned, AutoTokenizer.from_pretrained(base)
+
+
+def log_probability(model: Any, tokenizer: Any, said: str) -> float:
+    """Return what transformers makes of an answer about France."""
+    import torch
+
+    messages = [{"role": m.role, "content": m.content} for m in FRANCE]
+    before = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt, answer = (tokenizer.encode(text, add_special_tokens=False) for text in (before, said))
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return float(logits.gather(1, torch.tensor(answer)[:, None]).sum())
+
+
+def test_an_adapter_serves_without_a_merge_as_transformers_would(tmp_path: Path) -> None:
+    import ray
+
+    tuned, tokenizer = adapted(tmp_path / "adapter")
+    settings = TINY.model_copy(update={"adapter": str(tmp_path / "adapter")})
+    greedy = Request(FRANCE, max_tokens=8, seed=1, temperature=0.0, min_p=0.0, logprobs=True)
+    actor = engines.start(settings, str(tmp_path / "logs"), "adapted", cpus=2, gpus=0)
+    try:
+        reply, scored, again = engines.ask_all(actor, [greedy, REQUESTS["right"], greedy])
+    finally:
+        ray.kill(actor)
+    with_it = log_probability(tuned, tokenizer, reply.text)
+    without = log_probability(tuned.unload(), tokenizer, reply.text)
+    assert reply.logprob == pytest.approx(with_it, abs=0.5)  # bfloat16 in the engine, float32 in transformers
+    assert abs(with_it - without) > 1, "the adapter changes too little for the comparison to mean anything"
+    assert reply.text == again.text
+    assert scored.finish.startswith("error: texts cannot be scored with an adapter")

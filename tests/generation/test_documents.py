@@ -1,0 +1,77 @@
+"""The recipes that take documents, as whole jobs on the scripted engine: every row says what it is made from."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.engine import Reply, Request
+from cluster.ingest import ingest
+from cluster.job import Run, Work
+from cluster.ledger import Ledger
+from cluster.progress import Screen
+from cluster.recipe import load
+from cluster.sample import Sample
+from cluster.store import Store
+from generation.job import Generate
+from generation.mill.dispatch import Done, Feed, Tick
+from generation.mill.worker import Maker
+from tests.fakes import ScriptedEngine, open_hashing_encoder
+from tests.invariants import check_dataset, samples_of
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class AskingEngine(ScriptedEngine):
+    """Replies that are questions, made of words of the prompt, so that rules on words find something."""
+
+    async def ask(self, request: Request) -> Reply:
+        reply = await super().ask(request)
+        if request.choices:
+            return reply
+        words = request.prefix.split()[-12:]
+        return replace(reply, text=f"{reply.text} {' '.join(words)}?", finish="stop")
+
+
+def made(store: Store, name: str) -> tuple[list[Sample], dict[str, Sample]]:
+    """Run a recipe of the examples and return its rows and all samples that they can be made from, by id."""
+    generate = load(EXAMPLES / f"{name}.toml").jobs["generate"]
+    assert isinstance(generate, Generate)
+    inputs = {role: ingest(store, source) for role, source in generate.sources().items()}
+    work, run = (
+        Work(f"generate-{name}", "f" * 32, inputs),
+        Run("run", store, Ledger(store, "run"), Screen(quiet=True), None),
+    )
+    mill, place = generate.mill(run.id), generate.place(store, work, None)
+    maker = Maker(mill, place, {name: AskingEngine(e) for name, e in mill.engines.items()}, open_hashing_encoder)
+
+    def loop(feed: Feed, done: Done, tick: Tick) -> None:
+        with asyncio.Runner() as runner:
+            for shard, settled in iter(feed, None):
+                tick({})
+                if done(shard, runner.run(maker.make(shard, settled))):
+                    return
+
+    loop.engine_start_s = 0.0  # type: ignore[attr-defined]
+    generate.grind(run, work, loop)  # type: ignore[arg-type]
+    given = {sample.id: sample for folder in inputs.values() for sample in samples_of(store, folder)}
+    return check_dataset(store, work.output, *inputs.values()), given
+
+
+@pytest.mark.parametrize("name", ["grounded", "annotate", "retrieve"])
+def test_the_recipe_makes_rows_whose_parents_are_known(name: str, store: Store) -> None:
+    rows, given = made(store, name)
+    kept = [row for row in rows if row.dropped is None]
+    assert len(kept) == 12 and {row.method for row in rows} == {name}
+    assert not [row.dropped for row in rows if "failed" in str(row.dropped)]
+    assert all({*row.parents} <= {*given} and row.parents for row in rows)
+    if name == "grounded":
+        for row in kept:
+            chunks = [given[parent].tags["chunk"] for parent in row.parents]
+            assert row.tags["chunk"] == "; ".join(chunks) and row.scores["faithfulness"] >= 0.5
+    if name == "annotate":
+        assert all(row.tags["label"] == row.answer and row.scores["confidence"] >= 0.5 for row in kept)
+        assert all(row.instruction == given[row.parents[0]].instruction for row in rows)
+    if name == "retrieve":
+        assert all(len(row.parents) == 4 for row in kept), "the seed and three that are related to it"

@@ -1,0 +1,152 @@
+"""The endpoint engine against vLLM's own OpenAI server with the builtin model, in a child process."""
+
+import asyncio
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import models
+from cluster.engine import Engine, Request
+from cluster.sample import Message
+from generation.engines.endpoint import EndpointEngine
+from generation.engines.vllm import environment
+
+pytestmark = pytest.mark.flow
+
+MODEL = "smollm2"
+RIVER = (Message("user", "Name one long river, in one word."),)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that is up; everything that it says goes to a log file."""
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", models.local(models.SMOLLM2)]
+    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
+    command += ["--max-model-len", "1024", "--max-num-batched-tokens", "2048", "--max-num-seqs", "32"]
+    command += ["--enforce-eager", "--no-enable-chunked-prefill", "--generation-config", "vllm", "--block-size", "32"]
+    command += ["--enable-prompt-tokens-details", "--distributed-executor-backend", "uni"]
+    cores = len(os.sched_getaffinity(0))
+    env = {**os.environ, **environment(Engine(kv_cache_gib=1), cores, 0)}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=env, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+            time.sleep(0.5)
+    pytest.fail(log.read_text(errors="replace")[-3000:])
+
+
+def test_everything_that_a_request_can_say_reaches_the_model(server: str) -> None:
+    asyncio.run(everything(server))
+
+
+async def everything(server: str) -> None:
+    engine = EndpointEngine(Engine(model=MODEL, endpoint=server))
+    facts = await engine.ready()
+    assert (facts["server"], facts["max_model_len"]) == ("vllm", 1024)
+    await chats(engine)
+    await prefixes(engine)
+    await choices(engine)
+    await constraints(engine)
+    await scores(engine)
+    stats = engine.stats()
+    assert stats["retries"] == stats["running"] == 0 and stats["cached_tokens"] > 0
+    await engine._line.close()
+
+
+async def chats(engine: EndpointEngine) -> None:
+    request = Request(RIVER, 24, seed=3, logprobs=True, stop_loops=True, presence_penalty=0.1, stop=("\n\n",))
+    first, again, other = await asyncio.gather(
+        engine.ask(request), engine.ask(request), engine.ask(Request(RIVER, 24, seed=4, temperature=1.5))
+    )
+    assert first.text == again.text != other.text
+    assert first.finish in ("stop", "length") and 0 < first.reply_tokens <= 24
+    assert first.logprob is not None and first.logprob < 0 and other.logprob is None
+    long = await engine.ask(Request((Message("user", "word " * 2000),), 8, seed=1))
+    assert long.finish == "error: prompt and reply are longer than the model's context"
+    clipped = await engine.ask(Request((Message("user", "Count: " + "one two " * 400),), 4000, seed=1))
+    assert clipped.finish in ("stop", "length") and clipped.prompt_tokens + clipped.reply_tokens <= 1024
+    looped = await engine.ask(
+        Request(RIVER, 300, 1, 0.0, prefix="one two three four five six seven " * 8, stop_loops=True)
+    )
+    assert looped.finish == "repetition"
+
+
+async def prefixes(engine: EndpointEngine) -> None:
+    reply = await engine.ask(Request(RIVER, 8, 1, 0.0, prefix="1, 2, 3, 4,"))
+    assert reply.text.startswith(" 5, 6")
+    spaced = await engine.render(Request(RIVER, 8, 1, prefix="Score: "))
+    assert spaced.endswith("<|im_start|>assistant\nScore: ")
+    question = await engine.ask(Request((), 32, 1, 0.8, role="user"))
+    assert question.text and question.finish in ("stop", "length")
+    assert (await engine.render(Request((), 32, 1, role="user"))).endswith("<|im_start|>user\n")
+
+
+async def choices(engine: EndpointEngine) -> None:
+    asked = (Message("user", "Is Paris the capital of France? Answer yes or no."),)
+    one = await engine.ask(Request(asked, 1, 1, choices=("Yes", "No")))
+    assert one.text in ("Yes", "No") and one.reply_tokens == 1
+    assert sum(one.choices.values()) == pytest.approx(1) and 0.001 < one.choices["No"] < 0.999
+    assert one.choices[one.text] == max(one.choices.values())
+    scored = await asyncio.gather(*(engine.ask(Request(asked, 1, 1, scored=word)) for word in ("Yes", "No")))
+    odds = math.exp((scored[0].logprob or 0) - (scored[1].logprob or 0))
+    assert one.choices["Yes"] / one.choices["No"] == pytest.approx(odds, rel=0.2)
+    many = ("very positive", "very negative", "neutral", "very")
+    four = await engine.ask(Request(asked, 1, 1, choices=many, prefix="The mood is "))
+    assert four.text in many and sum(four.choices.values()) == pytest.approx(1)
+    assert all(p > 0 for p in four.choices.values()) and four.reply_tokens == 2, four
+
+
+async def constraints(engine: EndpointEngine) -> None:
+    schema = {"type": "object", "properties": {"river": {"type": "string", "maxLength": 12}}, "required": ["river"]}
+    held = await engine.ask(Request(RIVER, 64, 1, json_schema=json.dumps({**schema, "additionalProperties": False})))
+    assert list(json.loads(held.text)) == ["river"], held
+    year = await engine.ask(Request((Message("user", "When was that?"),), 16, 1, regex=r"(19|20)\d\d"))
+    assert re.fullmatch(r"(19|20)\d\d", year.text) and year.finish == "stop"
+    broken = await engine.ask(Request(RIVER, 16, 1, json_schema='{"type": "nonsense"}'))
+    assert broken.finish.startswith("error: 400")
+    after = await engine.ask(Request(RIVER, 64, 2, json_schema=json.dumps(schema)))
+    assert json.loads(after.text), "one bad schema does not end the use of schemas"
+
+
+async def scores(engine: EndpointEngine) -> None:
+    likely, unlikely = await asyncio.gather(
+        engine.ask(Request((Message("user", "Say hello."),), 1, 1, scored="Hello! How can I help you today?")),
+        engine.ask(Request((Message("user", "Say hello."),), 1, 1, scored="Hello! How cancel elephant window todo?")),
+    )
+    assert likely.text == "" and likely.finish == "stop" and 5 < likely.reply_tokens < 15
+    assert likely.logprob is not None and unlikely.logprob is not None
+    assert 0 > likely.logprob > unlikely.logprob
+    alone = await engine.ask(Request((), 1, 1, scored="Hello! How can I help you today?"))
+    assert alone.logprob is not None and alone.prompt_tokens < likely.prompt_tokens

@@ -1,0 +1,101 @@
+"""Every recipe of `examples/`, small, on one real vLLM engine and the real encoder.
+
+It stands here and not in `flow/`, because a test there submits a job to a cluster of its own, and a second cluster on
+the machine, as the one that these share, takes the port of its job agent.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import engine as engines
+from cluster import ingest
+from cluster.encoder import Checkpoint, Embedding, Encoder
+from cluster.engine import Engine
+from cluster.job import Run, Work
+from cluster.ledger import Ledger
+from cluster.progress import Screen
+from cluster.recipe import open_recipe
+from cluster.store import Store
+from generation.engines.live import RemoteEngine
+from generation.job import Generate
+from generation.mill.dispatch import Done, Feed, Tick
+from generation.mill.worker import Maker
+from tests.invariants import check_dataset
+from tests.test_examples import RECIPES
+
+pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
+
+OWN_FLOW = {"quickstart"}
+"""Recipes that a flow test of their own runs whole."""
+SMALL = [path for path in RECIPES if path.stem not in OWN_FLOW]
+
+
+@cache
+def encoder(settings: Embedding) -> Encoder:
+    return Checkpoint(settings)
+
+
+@pytest.fixture(scope="module")
+def actor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One engine for all recipes; their own settings of it decide speed, not what they are."""
+    import ray
+
+    logs = str(tmp_path_factory.mktemp("logs"))
+    handle = engines.start(Engine(kv_cache_gib=1, max_num_seqs=64), logs, "examples", cpus=1, gpus=0)
+    yield handle
+    ray.kill(handle)
+
+
+class Loop:
+    """Makes shards in this process, on an engine that is there already."""
+
+    engine_start_s = 0.0
+
+    def __init__(self, run: Run, work: Work, job: Generate, actor: Any) -> None:
+        mill = job.mill(run.id)
+        remote = dict.fromkeys(mill.engines, RemoteEngine([actor]))
+        self.maker = Maker(mill, job.place(run.store, work, None), remote, encoder)
+
+    def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
+        with asyncio.Runner() as runner:
+            while (given := feed()) is not None:
+                report = runner.run(self.maker.make(*given))
+                tick({})
+                if done(given[0], report):
+                    return
+
+
+@pytest.mark.parametrize("path", SMALL, ids=[path.stem for path in SMALL])
+def test_a_recipe_makes_what_it_says(path: Path, tmp_path: Path, actor: Any) -> None:
+    recipe, works = open_recipe(path, [f"store={tmp_path}"])
+    store = Store(recipe.store)
+    for job in recipe.jobs.values():
+        for source in job.sources().values():
+            ingest.ingest(store, source)
+    run = Run("run", store, Ledger(store, "run"), Screen(quiet=True), None)
+    if "generate" in recipe.jobs:
+        generate = recipe.jobs["generate"]
+        assert isinstance(generate, Generate)
+        generated(generate, run, works["generate"], actor)
+    if "review" in recipe.jobs:
+        recipe.jobs["review"].make(run, works["review"])
+        sources = [name for work in works.values() for name in work.inputs.values() if store.complete(name)]
+        assert [row for row in check_dataset(store, works["review"].output, *sources) if row.dropped is None]
+
+
+def generated(job: Generate, run: Run, work: Work, actor: Any) -> None:
+    """Make the dataset of a recipe with a target of two, and check it."""
+    if job.target != "all":
+        job = job.model_copy(update={"target": 2})
+    figures = job.grind(run, work, Loop(run, work, job, actor))
+    rows = check_dataset(run.store, work.output, *work.inputs.values())
+    kept = [row for row in rows if row.dropped is None]
+    assert figures["kept"] == len(kept) == (job.target if job.target != "all" else len(kept))
+    assert kept, figures
+    assert not [row.dropped for row in rows if row.dropped and ": failed: " in row.dropped]
+    assert {row.method for row in rows} <= {method.kind for method in job.methods}

@@ -1,0 +1,154 @@
+"""Ray's metrics of a worker, and the dashboard that draws them."""
+
+import json
+import re
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generation.mill import metrics
+from generation.mill.metrics import COUNTERS, DROPPED, GAUGES, MAX_REASONS, PREFIX, TAGS, Metrics, reason_label
+
+DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy/grafana.json").read_text(encoding="utf-8"))
+EXPORTED = {f"ray_{PREFIX}{name}_total" for name in (*COUNTERS, DROPPED)} | {f"ray_{PREFIX}{name}" for name in GAUGES}
+
+
+class Heard:
+    """A metric that only remembers."""
+
+    made: dict[str, "Heard"]
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+        assert description.endswith(".")
+        self.tag_keys, self.default, self.value = tag_keys, {}, None
+        self.by_tags: Counter[tuple[tuple[str, str], ...]] = Counter()
+        Heard.made[name.removeprefix(PREFIX)] = self
+
+    def set_default_tags(self, tags: dict[str, str]) -> None:
+        self.default = tags
+
+    def inc(self, value: float, tags: dict[str, str] | None = None) -> None:
+        assert value > 0 and {*self.default, *(tags or {})} == set(self.tag_keys)
+        self.by_tags[tuple(sorted((tags or {}).items()))] += value  # type: ignore[assignment]
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    import ray.util.metrics as of_ray
+
+    Heard.made = {}
+    monkeypatch.setattr(of_ray, "Counter", Heard)
+    monkeypatch.setattr(of_ray, "Gauge", Heard)
+    return Heard.made
+
+
+def test_counts_grow_by_what_is_new_and_states_are_as_they_are(heard: dict[str, Any]) -> None:
+    worker = Metrics("generate-ab12", "generate-0")
+    worker.update({"rows": 10, "kept": 4, "running": 7, "waiting": 2, "busy_s": 3.0})
+    worker.update({"rows": 25, "kept": 4, "running": 1, "waiting": 0})
+    assert heard["rows"].by_tags[()] == 25 and heard["kept"].by_tags[()] == 4
+    assert (heard["running"].value, heard["waiting"].value, heard["window"].value) == (1, 0, None)
+    assert heard["rows"].default == {"output": "generate-ab12", "actor": "generate-0"}
+    worker.update({"rows": 5})
+    assert heard["rows"].by_tags[()] == 30, "a count that fell began again"
+
+
+def test_drops_are_counted_by_reason_and_their_number_is_bounded(heard: dict[str, Any]) -> None:
+    worker = Metrics("generate-ab12", "generate-0")
+    worker.update({"dropped by length: answer too short": 3, "dropped by novelty: 0.81 near abc": 1})
+    worker.update({"dropped by length: answer too short": 5, "dropped by novelty: 0.81 near xyz": 1})
+    by = heard[DROPPED].by_tags
+    assert by[(("reason", "length: answer too short"),)] == 5
+    assert by[(("reason", "novelty: 0.81"),)] == 2
+    worker.update({f"dropped by kind: reason {n}": 1 for n in range(2 * MAX_REASONS)})
+    assert len(by) == MAX_REASONS + 1 and by[(("reason", "other"),)] == MAX_REASONS + 2
+    assert sum(by.values()) == 7 + 2 * MAX_REASONS
+
+
+@pytest.mark.parametrize(
+    ("dropped", "label"),
+    [
+        ("length: answer too short", "length: answer too short"),
+        ("self_instruct: error: prompt has 9000 tokens", "self_instruct: error"),
+        ("judge: failed: KeyError: 'x'", "judge: failed"),
+        ("novelty: instruction near 0a1b", "novelty: instruction"),
+        ("language: is zh, not en", "language: is zh, not en"),
+    ],
+)
+def test_a_label_names_no_row(dropped: str, label: str) -> None:
+    assert reason_label(dropped) == label
+
+
+def expressions() -> list[str]:
+    targets = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    return targets + [v["definition"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"]
+
+
+def test_the_dashboard_draws_every_metric_and_no_other() -> None:
+    assert set(re.findall(r"ray_gristmill_\w+", " ".join(expressions()))) == EXPORTED
+
+
+def test_the_dashboard_asks_for_labels_and_variables_that_exist() -> None:
+    variables = {v["name"] for v in DASHBOARD["templating"]["list"]}
+    labels = {*TAGS, "reason"}
+    for text in expressions():
+        assert set(re.findall(r"\$(\w+)", text)) - {"__rate_interval"} <= variables, text
+        by = [name for group in re.findall(r"by \(([^)]*)\)", text) for name in group.split(", ")]
+        assert set(by) | set(re.findall(r"(\w+)=~", text)) <= labels, text
+        assert text.count("(") == text.count(")") and text.count("{") == text.count("}")
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels
+            assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
+
+
+def test_the_panels_lie_beside_each_other() -> None:
+    taken: Counter[tuple[int, int]] = Counter()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        taken.update((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"]))
+    assert max(taken.values()) == 1
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids) and DASHBOARD["id"] is None
+
+
+class Reporter:
+    """An actor that has metrics, as a worker does."""
+
+    def __init__(self) -> None:
+        self._metrics = Metrics("generate-ab12", "generate-0")
+
+    def update(self, stats: dict[str, float]) -> None:
+        self._metrics.update(stats)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_ray_exports_every_metric_under_the_names_of_the_dashboard() -> None:
+    import ray
+
+    actor = ray.remote(Reporter).options(num_cpus=0.1).remote()
+    stats = {**dict.fromkeys(COUNTERS, 2.0), **dict.fromkeys(GAUGES, 0.5), f"{metrics.DROPPED_BY}length: too long": 3.0}
+    ray.get(actor.update.remote(stats))
+    node = ray.nodes()[0]
+    lines: dict[str, str] = {}
+    for _ in range(60):
+        with urllib.request.urlopen(
+            f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        ) as reply:
+            said = reply.read().decode()
+        lines = {line.partition("{")[0]: line for line in said.splitlines() if line.startswith(f"ray_{PREFIX}")}
+        if len(lines) >= len(EXPORTED):
+            break
+        time.sleep(0.5)
+    assert set(lines) == EXPORTED
+    dropped = lines[f"ray_{PREFIX}dropped_total"]
+    assert 'reason="length: too long"' in dropped and 'output="generate-ab12"' in dropped and dropped.endswith(" 3.0")
