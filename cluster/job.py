@@ -90,6 +90,8 @@ class Job(Settings):
     name: ClassVar[str]
     upstream: ClassVar[tuple[str, ...]] = ()
     """Jobs of the same recipe whose output is this job's `samples` when no `input` is named, best first."""
+    dashboard: ClassVar[bool] = False
+    """Whether a local Ray must have its dashboard."""
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
 
     input: Source | None = None

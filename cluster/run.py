@@ -68,7 +68,8 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
         return
     run.screen.say("starting Ray")
     ground = recipe.ground
-    with session(ground.address, ground.num_cpus, ground.num_gpus):
+    dashboard = any(recipe.jobs[name].dashboard for name in pending)
+    with session(ground.address, ground.num_cpus, ground.num_gpus, dashboard=dashboard):
         for name in pending:
             run.ledger.append("job_started", job=name, output=works[name].output)
             start = time.monotonic()

@@ -27,12 +27,22 @@ HOME = "gristmill-"
 
 
 @contextmanager
-def session(address: str | None, num_cpus: int | None, num_gpus: int | None, *, quiet: bool = True) -> Iterator[None]:
+def session(
+    address: str | None, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool = False, quiet: bool = True
+) -> Iterator[None]:
     """Hold a Ray session while the block runs.
 
     Inside `ray job submit`, or with `RAY_ADDRESS` set, the running cluster is used; otherwise a local one is started
     (10 to 15 s on two cores) and ends with the block. Its processes share the fate of the driver, so that `kill -9`
     leaves nothing behind that holds memory.
+
+    Args:
+        address: of a running cluster; by default the one we are in, else a local one.
+        num_cpus: of a local one; by default what the machine has.
+        num_gpus: as above.
+        dashboard: whether a local one has Ray's dashboard, which takes 1.3 % of two cores. Ray Train wants it: its
+            placement group cleaner logs an error every second without. Metrics are served either way.
+        quiet: whether Ray's own log stays out of the terminal.
 
     Raises:
         JobError: when a cluster is named that does not answer.
@@ -53,12 +63,11 @@ def session(address: str | None, num_cpus: int | None, num_gpus: int | None, *, 
         else:
             _sweep()
             home = tempfile.mkdtemp(prefix=f"{HOME}{os.getpid()}-")
-            # the dashboard stays on: without it Ray Train's placement group cleaner logs an error every second
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
                 num_gpus=num_gpus,
-                include_dashboard=True,
+                include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
                 log_to_driver=not quiet,
                 logging_level=quiet_level,

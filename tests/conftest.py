@@ -12,7 +12,7 @@ from cluster.store import Store
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray of two CPUs for all tests of the ray layer."""
-    with session(None, 2, 0):
+    with session(None, 2, 0, dashboard=True):
         yield
 
 

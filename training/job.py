@@ -38,6 +38,7 @@ class Train(Job):
 
     name: ClassVar[str] = "train"
     upstream: ClassVar[tuple[str, ...]] = ("select", "review", "generate")
+    dashboard: ClassVar[bool] = True
     not_identity: ClassVar[frozenset[str]] = frozenset(
         {
             "input",

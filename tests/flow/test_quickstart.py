@@ -129,7 +129,7 @@ def submitted(arguments: Sequence[str]) -> str:
     return f"""
 import time
 from cluster.session import session
-with session(None, 2, 0):
+with session(None, 2, 0, dashboard=True):
     import ray
     from ray.job_submission import JobSubmissionClient, JobStatus
     client = JobSubmissionClient("http://" + ray._private.worker._global_node.webui_url)

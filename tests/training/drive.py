@@ -21,5 +21,5 @@ def train(root: str, settings: dict[str, object], samples: str = "select-0000000
 
 
 if __name__ == "__main__":
-    with session(None, 2, 0):
+    with session(None, 2, 0, dashboard=True):
         train(sys.argv[1], json.loads(sys.argv[2]))
