@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +25,7 @@ from cluster.errors import JobError
 from cluster.progress import Bar, Screen
 from cluster.readers import WHOLE, File, Format, Row
 from cluster.sample import Message, Sample, seed, to_table
-from cluster.shapes import LAYOUTS, RowError, detect, document_of, language, reason_of
+from cluster.shapes import LAYOUTS, RowError, detect, document_of, language, reason_of, scores_of
 from cluster.step import Settings
 from cluster.store import Manifest, Shard, Store, place
 
@@ -40,6 +40,7 @@ RAW_CHARACTERS = 4_000
 class Source(Settings):
     """Data from outside: `input = "my/*.jsonl"`, or a table with the path and how to read it."""
 
+    revision: ClassVar[int] = 2  # scores are read
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
@@ -226,12 +227,12 @@ class _Pass:
         if row.columns is None:
             return self._bad(number, file, row, row.problem)
         try:
-            conversation = LAYOUTS[shape].read(row.columns)
+            conversation, scores = LAYOUTS[shape].read(row.columns), scores_of(row.columns)
         except RowError as bad:
             return self._bad(number, file, row, str(bad))
         spoken = conversation.tags.get("language") or language(conversation.messages)
         tags = {**conversation.tags, **({"language": spoken} if spoken else {})}
-        sample = seed(conversation.messages, tags, reason_of(row.columns))
+        sample = replace(seed(conversation.messages, tags, reason_of(row.columns)), scores=scores)
         here, key = self._where(number, row), bytes.fromhex(sample.id)
         if key not in self.first:
             self.first[key] = (number, row.place)

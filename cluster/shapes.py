@@ -1,5 +1,6 @@
 """Shapes: how one row of outside data (a mapping of columns) becomes a conversation with tags."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ class Layout:
     def reads(self) -> frozenset[str]:
         """All columns that this shape reads; any other is ignored."""
         return (
-            frozenset({"tags", "dropped"}) | self.optional | frozenset(name for group in self.needs for name in group)
+            frozenset({"tags", "scores", "dropped"})
+            | self.optional
+            | frozenset(name for group in self.needs for name in group)
         )
 
 
@@ -191,6 +194,27 @@ def tags_of(row: Row) -> dict[str, str]:
         if word is not None and word != "":
             tags[str(name)] = str(word).lower() if isinstance(word, bool) else str(word)
     return tags
+
+
+def scores_of(row: Row) -> dict[str, float]:
+    """Return the scores of a row from a table or pairs of name and number, nulls left out; higher is better."""
+    value = row.get("scores")
+    if value is None:
+        return {}
+    if isinstance(value, list) and all(isinstance(pair, Mapping) and {*pair} == {"key", "value"} for pair in value):
+        value = {pair["key"]: pair["value"] for pair in value}
+    elif isinstance(value, list) and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
+        value = dict(value)
+    if not isinstance(value, Mapping):
+        raise RowError(f"field 'scores' is {_said(value)}, must be a table of numbers")
+    scores = {}
+    for name, number in value.items():
+        if number is None:
+            continue
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise RowError(f"field 'scores.{name}' is {_said(number)}, must be a finite number")
+        scores[str(name)] = float(number)
+    return scores
 
 
 def reason_of(row: Row) -> str | None:
