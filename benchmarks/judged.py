@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jobs
 from common import in_process, prompts, write
-from throughput import Opens
 
 from cluster.engine import Engine
 from cluster.sample import Message, Sample
@@ -39,13 +39,7 @@ def engine(given: argparse.Namespace) -> Engine:
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """Answer and grade in one job."""
-    from cluster import ingest
-    from cluster.encoder import Checkpoint
-    from cluster.job import Run, Work
-    from cluster.ledger import Ledger
-    from cluster.progress import Screen
     from cluster.session import session
-    from cluster.store import Store
     from generation.contracts import Ask, ModelFilter, Verdict
     from generation.job import Generate
 
@@ -59,22 +53,16 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             reply = await ask([Message("user", question)], max_tokens=1, temperature=0.0, choices=GRADES)
             return Verdict({"grade": float(reply.text)})
 
+    method = {"kind": "respond", "max_tokens": given.max_tokens, "stop_loops": False}
+    generate = Generate.model_validate(
+        {"target": "all", "engine": engine(given), "methods": [method], "filters": []}
+    ).model_copy(update={"filters": (Grade(),)})
     with tempfile.TemporaryDirectory() as folder, session(None, None, None):
-        path = Path(folder) / "prompts.jsonl"
-        rows = [{"messages": [{"role": "user", "content": text}]} for text in prompts(given.prompts, given.num)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        store = Store(f"{folder}/store")
-        source = ingest.Source(path=(str(path),))
-        seeds = ingest.ingest(store, source)
-        method = {"kind": "respond", "max_tokens": given.max_tokens, "stop_loops": False}
-        generate = Generate.model_validate(
-            {"input": source, "target": "all", "engine": engine(given), "methods": [method], "filters": []}
-        ).model_copy(update={"filters": (Grade(),)})
-        run = Run("run", store, Ledger(store, "run"), Screen(quiet=True), f"{folder}/logs")
-        opens = Opens(f"{folder}/first", ignore_eos=False)
-        figures = generate.make_on(run, Work("out", "f" * 32, {"samples": seeds}), opens, Checkpoint)
-        seconds = time.time() - float(Path(f"{folder}/first").read_text())
-        graded = sum("grade" in dict(row) for table in store.scan("out") for row in table["scores"].to_pylist())
+        store, seeds = jobs.inputs(folder, prompts(given.prompts, given.num))
+        opens = jobs.Opens(folder)
+        figures = jobs.make(generate, store, seeds, opens)
+        seconds = opens.seconds()
+        graded = sum("grade" in dict(row) for table in store.scan(jobs.OUT) for row in table["scores"].to_pylist())
     start = figures["engine_start_s"]
     return {"seconds": round(seconds, 2), "engine_start_s": start, "tokens": figures["reply_tokens"], "graded": graded}
 

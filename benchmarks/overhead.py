@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jobs
 from common import in_process, write
 
 from cluster.engine import Engine, Reply, Request
@@ -70,21 +71,13 @@ class Opens:
 
 def job(given: argparse.Namespace) -> dict[str, Any]:
     """Make so many samples on so many waiting engines in this process' driver."""
-    from cluster.encoder import Checkpoint
-    from cluster.job import Run, Work
-    from cluster.ledger import Ledger
-    from cluster.progress import Screen
-    from cluster.sample import Message, seed, to_table
     from cluster.session import session
-    from cluster.store import Manifest, Store
     from generation.job import Generate
 
     number = given.samples[0]
     with tempfile.TemporaryDirectory() as folder, session(None, given.engines if given.latency else 2, 0):
-        store = Store(f"{folder}/store")
-        rows = [seed([Message("user", f"Write line number {n} of the list")]) for n in range(min(number, 4096))]
-        shard = store.commit_shard("seeds", "shard-00000", to_table(rows))
-        store.commit(Manifest("seeds", "samples", "ingest", "f", {}, {}, (shard,)))
+        texts = [f"Write line number {n} of the list" for n in range(min(number, 4096))]
+        store, seeds = jobs.inputs(folder, texts)
         engine = Engine(actors=given.engines, cpus=1, max_num_seqs=given.batch)
         method = {"kind": "respond", "max_tokens": 96}
         generate = Generate.model_validate(
@@ -97,10 +90,9 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
                 "prior": 1.0,
             }
         )
-        run = Run("run", store, Ledger(store, "run"), Screen(quiet=True), f"{folder}/logs")
         before = time.process_time()
         opens: Any = Opens(given.latency, folder)
-        figures = generate.make_on(run, Work("out", "f" * 32, {"samples": "seeds"}), opens, Checkpoint)
+        figures = jobs.make(generate, store, seeds, opens)
         ended = time.time()
         firsts = [float(path.read_text()) for path in Path(folder).glob("first-*")]
         workers = sum(float(path.read_text()) for path in Path(folder).glob("cpu-*"))

@@ -17,41 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jobs
 from common import in_process, prompts, write
 
-from cluster.engine import Engine, Reply, Request
-from generation.engines.vllm import VllmEngine, engine_args, environment
+from cluster.engine import Engine
+from generation.engines.vllm import engine_args, environment
 
 RULES = [{"kind": "length", "max_answer_words": 4000}, {"kind": "repetition"}, {"kind": "refusal"}]
-
-
-class TimedEngine(VllmEngine):
-    """Leaves the time of its first request in a file, and may ignore where the model would end."""
-
-    first: Path
-    ignore_eos = False
-
-    async def ask(self, request: Request) -> Reply:
-        if not self.first.exists():
-            self.first.write_text(repr(time.time()))
-        return await super().ask(request)
-
-    def _rendered(self, request: Request) -> Any:
-        call, scored = super()._rendered(request)
-        call.params.ignore_eos = self.ignore_eos
-        return call, scored
-
-
-class Opens:
-    """Opens a `TimedEngine` in the worker."""
-
-    def __init__(self, first: str, *, ignore_eos: bool) -> None:
-        self.first, self.ignore_eos = first, ignore_eos
-
-    def __call__(self, settings: Engine) -> TimedEngine:
-        engine = TimedEngine(settings)
-        engine.first, engine.ignore_eos = Path(self.first), self.ignore_eos
-        return engine
 
 
 def settings(given: argparse.Namespace) -> Engine:
@@ -79,31 +51,18 @@ def raw(given: argparse.Namespace) -> dict[str, Any]:
 
 def job(given: argparse.Namespace) -> dict[str, Any]:
     """Generate with a job on a Ray actor."""
-    from cluster import ingest
-    from cluster.encoder import Checkpoint
-    from cluster.job import Run, Work
-    from cluster.ledger import Ledger
-    from cluster.progress import Screen
     from cluster.session import session
-    from cluster.store import Store
     from generation.job import Generate
 
+    method = {"kind": "respond", "max_tokens": given.max_tokens, "stop_loops": False}
+    generate = Generate.model_validate(
+        {"target": "all", "engine": settings(given), "methods": [method], "filters": RULES}
+    )
     with tempfile.TemporaryDirectory() as folder, session(None, None, None):
-        path = Path(folder) / "prompts.jsonl"
-        texts = prompts(given.prompts, given.num)
-        rows = [{"messages": [{"role": "user", "content": text}]} for text in texts]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        source = ingest.Source(path=(str(path),))
-        store = Store(f"{folder}/store")
-        seeds = ingest.ingest(store, source)
-        method = {"kind": "respond", "max_tokens": given.max_tokens, "stop_loops": False}
-        generate = Generate.model_validate(
-            {"input": source, "target": "all", "engine": settings(given), "methods": [method], "filters": RULES}
-        )
-        run = Run("run", store, Ledger(store, "run"), Screen(quiet=True), f"{folder}/logs")
-        opens = Opens(f"{folder}/first", ignore_eos=given.ignore_eos)
-        figures = generate.make_on(run, Work("out", "f" * 32, {"samples": seeds}), opens, Checkpoint)
-        seconds = time.time() - float(Path(f"{folder}/first").read_text())
+        store, seeds = jobs.inputs(folder, prompts(given.prompts, given.num))
+        opens = jobs.Opens(folder, ignore_eos=given.ignore_eos)
+        figures = jobs.make(generate, store, seeds, opens)
+        seconds = opens.seconds()
     tokens = figures["reply_tokens"]
     return {
         "tokens": tokens,

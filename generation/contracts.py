@@ -148,6 +148,8 @@ class Method(Step):
     """Fields that hold prompts by language (`dict[str, str]`, `en` at least), and the placeholders each must have."""
     learns: ClassVar[bool] = True
     """Whether draws depend on what earlier rounds have kept; where no step of a job learns, it is a single round."""
+    instructs: ClassVar[bool] = True
+    """Whether the instructions of its rows are its own; those that are an input's pass every `SetFilter`."""
 
     weight: float = Field(default=1.0, gt=0)
     """Share of the draws that this method gets, relative to the other methods' weights."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster import models
-from cluster.encoder import Checkpoint, Embedding, OpenEncoder
+from cluster.encoder import Embedding, OpenEncoder, open_embedding
 from cluster.engine import Engine, resources
 from cluster.errors import JobError
 from cluster.ingest import Source
@@ -95,6 +95,12 @@ class Generate(Job):
             return self.max_drafts
         return math.inf if self.target == "all" else DRAFTS_PER_SAMPLE * self.target
 
+    @property
+    def judging(self) -> tuple[Filter | SetFilter, ...]:
+        """The filters that have rows to judge: a `SetFilter` only where a method makes instructions of its own."""
+        new = any(method.instructs for method in self.methods)
+        return tuple(step for step in self.filters if new or isinstance(step, Filter))
+
     def sources(self) -> dict[str, Source]:
         """Return the data from outside by role."""
         return super().sources() | ({"documents": self.documents} if self.documents else {})
@@ -137,31 +143,39 @@ class Generate(Job):
 
     def plan(self, store: Store, work: Work) -> Plan:
         """Say how many drafts and shards are expected, on what, at how many tokens."""
-        inputs = {role: store.manifest(n).kept for role, n in work.inputs.items() if store.complete(n)}
-        if self.target == "all":
-            expected = len(self.methods) * inputs.get("documents", inputs.get("samples", 0))
-            kept = round(expected * min(1.0, self.prior))
-        else:
-            expected, kept = self._expected(), self.target
+        expected, wanted = self._wanted_of(store, work)
         local = [engine for engine in (self.engine, *self.engines.values()) if not engine.endpoint]
         actors = sum(engine.actors for engine in local)
         each = [resources(engine, actors) for engine in local]
         plan = Plan(self.name, work.output, samples=expected, actors=self.engine.actors)
         plan.cpus, plan.gpus = (max((need[which] for need in each), default=0.0) for which in (0, 1))
         plan.shards = -(-expected // self._size(expected))
-        plan.tokens, plan.kept = expected * TOKENS_PER_DRAFT, kept
+        plan.tokens = expected * TOKENS_PER_DRAFT
+        plan.kept = round(expected * min(1.0, self.prior)) if self.target == "all" else self.target
         if store.complete(work.output):
             plan.state = "done"
         elif store.exists(work.output):
             plan.state = "continues"
             plan.notes.append(f"{len(store.committed(work.output))} shards are committed")
-        wanted = "every input once" if self.target == "all" else f"{self.target} samples to keep"
         plan.notes.append(f"{wanted}, {self.prior:.0%} of the drafts expected to pass")
+        sets = [step.kind for step in self.filters if isinstance(step, SetFilter)]
+        known = dict.fromkeys(method.kind for method in self.methods if not method.instructs)
+        if sets and known:
+            plan.notes.append(f"{', '.join(sets)}: not for {', '.join(known)}, whose instructions are the input's own")
         return plan
+
+    def _wanted_of(self, store: Store, work: Work) -> tuple[int, str]:
+        """Return how many drafts are expected, as far as is known before the run, and what is wanted in words."""
+        if self.target != "all":
+            return self._expected(), f"{self.target} samples to keep"
+        name = work.inputs.get("documents", work.inputs.get("samples", ""))
+        if not name or not store.complete(name):
+            return 0, "every input once, as many as there are when it is ingested"
+        return len(self.methods) * store.manifest(name).kept, "every input once"
 
     def make(self, run: Run, work: Work) -> dict[str, Any]:
         """Make the dataset on the engines that the recipe names; see `Job.make`."""
-        return self.make_on(run, work, open_engine, Checkpoint)
+        return self.make_on(run, work, open_engine, open_embedding)
 
     def make_on(self, run: Run, work: Work, opens: OpenEngine, encodes: OpenEncoder) -> dict[str, Any]:
         """Make the dataset on worker actors which open engines and encoders so."""
@@ -172,7 +186,7 @@ class Generate(Job):
 
     def mill(self, run: str) -> Mill:
         """Return what all rows are made with."""
-        return Mill(run, {"": self.engine, **self.engines}, self.methods, self.filters, self.encoder, self.seed)
+        return Mill(run, {"": self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
 
     def place(self, store: Store, work: Work, logs: str | None) -> Place:
         """Return where workers read and write."""
@@ -200,7 +214,7 @@ class Generate(Job):
 
     def _learns(self) -> bool:
         """Return whether any step depends on what earlier rounds have kept."""
-        filters = (isinstance(f, SetFilter) or type(f).prepare is not Filter.prepare for f in self.filters)
+        filters = (isinstance(f, SetFilter) or type(f).prepare is not Filter.prepare for f in self.judging)
         return any(method.learns for method in self.methods) or any(filters)
 
     def _expected(self) -> int:

@@ -9,6 +9,7 @@ from generation.filters.discriminator import Discriminator
 from generation.filters.faithfulness import Faithfulness
 from generation.filters.format import Format
 from generation.filters.ifd import Ifd
+from generation.filters.instag import Instag
 from generation.filters.judge import Judge
 from generation.filters.language import Language
 from generation.filters.length import Length
@@ -28,6 +29,7 @@ AnyFilter = Annotated[
     | Faithfulness
     | Format
     | Ifd
+    | Instag
     | Judge
     | Language
     | Length

@@ -1,6 +1,5 @@
 """Repetition: texts that say the same again and again, as small models do when they run away."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -49,15 +48,17 @@ class Repetition(Filter):
 def duplicate_lines(text: str) -> float:
     """Return the share of non-empty lines that stood before, 0 to 1."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return sum(n - 1 for n in Counter(lines).values()) / max(1, len(lines))
+    return (len(lines) - len(set(lines))) / max(1, len(lines))
 
 
 def duplicate_ngrams(found: Sequence[str], n: int) -> float:
     """Return the share of tokens that lie in an n-gram which stood before, 0 to 1."""
+    ngrams = list(zip(*(found[start:] for start in range(n)), strict=False))
+    if len(set(ngrams)) == len(ngrams):  # so it is for most texts
+        return 0.0
     seen: set[tuple[str, ...]] = set()
     covered = [False] * len(found)
-    for start in range(len(found) - n + 1):
-        ngram = tuple(found[start : start + n])
+    for start, ngram in enumerate(ngrams):
         if ngram in seen:
             covered[start : start + n] = [True] * n
         seen.add(ngram)

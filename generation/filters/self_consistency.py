@@ -1,8 +1,6 @@
 """Self-consistency: fresh answers to the same instruction must agree with the sample's answer."""
 
 import asyncio
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -11,9 +9,10 @@ from pydantic import Field
 from cluster.engine import Reply
 from cluster.sample import Message, Sample
 from generation.contracts import Ask, ModelFilter, Verdict
+from generation.text.finals import final_answer, marked_answer
 from generation.text.languages import language_of
 from generation.text.prompts import spoken
-from generation.text.words import num_words, tokens
+from generation.text.words import num_words
 
 FREE = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
@@ -25,20 +24,15 @@ RESULT = {
     "zh": "请用简短的几步完成用户的要求，最后单独写一行：答案是……",
 }
 """The same where the sample's answer is a result."""
-MARKED = re.compile(
-    r"####[ \t]*([^\n]+)|\\boxed\{([^{}]+)\}|(?:(?:final )?answer is|答案[是为：:]|答[：:])[ \t:：]*([^\n]+)",
-    re.IGNORECASE,
-)
-"""Where an answer says of itself that it comes to its result."""
-NUMBER = re.compile(r"[-−]?\d[\d,，]*(?:\.\d+)?")
 
 
 class SelfConsistency(ModelFilter):
     r"""Ask the sample's instruction again and drop the sample when too few fresh answers agree with its own.
 
-    Results that can be compared are: the number or words behind `####`, `\boxed`, `the answer is` or `答案是`, a
-    number or at most `short_words` words in all. The score `self_consistency` is then the share of fresh answers with
-    the same result. Other answers are compared by the cosine of their embeddings, and the score is its mean.
+    Results that can be compared are final answers that the answer marks as such (`####`, `\boxed`, `the answer is`,
+    `答案是`, `答：`) and answers of at most `short_words` words. The score `self_consistency` is then the share of
+    fresh answers that come to the same result, marked or in their last line. Other answers are compared by the cosine
+    of their embeddings, and the score is its mean.
 
     Source: Wang et al. 2022, Self-Consistency, arXiv:2203.11171, section 2 (sampled answers, the majority's result);
     Lin et al. 2023, Generating with Confidence, arXiv:2305.19187, section 4 (mean similarity for free text).
@@ -46,6 +40,7 @@ class SelfConsistency(ModelFilter):
     encoder instead of an entailment model, which for Chinese must be one that knows Chinese.
     """
 
+    revision: ClassVar[int] = 2  # results are read as `respond` reads them
     kind: Literal["self_consistency"] = "self_consistency"
     templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"answer_prompts": (), "result_prompts": ()}
     samples: int = Field(default=5, ge=1)
@@ -55,7 +50,8 @@ class SelfConsistency(ModelFilter):
     max_tokens: int = Field(default=256, gt=0)
     """Cap on a fresh answer, in tokens."""
     compare: Literal["auto", "exact", "embedding"] = "auto"
-    """`exact` compares results alone, `embedding` texts alone; by default whichever the sample's answer calls for."""
+    """`exact` compares results alone, that of the last line where none is marked, `embedding` texts alone; by default
+    whichever the sample's answer calls for."""
     short_words: int = Field(default=5, ge=1)
     """Most words of an answer that is compared as a whole."""
     min_share: float = Field(default=0.5, ge=0, le=1)
@@ -72,7 +68,7 @@ class SelfConsistency(ModelFilter):
         if not sample.messages or sample.messages[-1].role != "assistant" or not sample.messages[-1].content.strip():
             return Verdict(dropped=f"{self.kind}: no answer")
         answer = sample.messages[-1].content
-        wanted = result(answer, self.short_words)
+        wanted = final_answer(answer) or "" if self.compare == "exact" else result(answer, self.short_words)
         exact = self.compare == "exact" or (self.compare == "auto" and bool(wanted))
         asked = self._asked(sample, self.result_prompts if exact else self.answer_prompts)
         replies = await asyncio.gather(
@@ -84,7 +80,7 @@ class SelfConsistency(ModelFilter):
         if all(reply.finish.startswith("error") for reply in replies):
             return Verdict(dropped=f"{self.kind}: {replies[0].finish}")
         if exact:
-            score, least = _share(wanted, replies, self.short_words), self.min_share
+            score, least = _share(wanted, replies), self.min_share
         else:
             score, least = await _cosine(answer, replies, ask), self.min_cosine
         return Verdict({self.kind: score}, f"{self.kind}: answers disagree" if score < least else None)
@@ -98,29 +94,14 @@ class SelfConsistency(ModelFilter):
 
 def result(text: str, short_words: int = 5) -> str:
     """Return what an answer comes to, in a form that compares: a number, or few words; empty for free text."""
-    marks = [next(filter(None, found.groups())) for found in MARKED.finditer(text)]
-    end = unicodedata.normalize("NFKC", marks[-1] if marks else text).strip()
-    if not marks and num_words(end) > short_words:
-        return ""
-    numbers = NUMBER.findall(end)
-    if len(numbers) == 1 and (marks or num_words(end) <= short_words):
-        plain = numbers[0].replace(",", "").replace("，", "").replace("−", "-")
-        return f"{float(plain):.10g}"
-    return " ".join(tokens(end)) if num_words(end) <= short_words else ""
+    short = num_words(text) <= short_words
+    found = marked_answer(text) or (final_answer(text) if short else None) or ""
+    return found if num_words(found) <= short_words else ""
 
 
-def _share(wanted: str, replies: Sequence[Reply], short_words: int) -> float:
-    """Return the share of replies with the wanted result; a long one agrees when its last number or words do."""
-    agree = 0
-    for reply in replies:
-        got = result(reply.text, short_words) or _last_number(reply.text)
-        agree += bool(wanted) and reply.finish == "stop" and got == wanted
-    return agree / len(replies)
-
-
-def _last_number(text: str) -> str:
-    numbers = NUMBER.findall(unicodedata.normalize("NFKC", text))
-    return result(numbers[-1]) if numbers else ""
+def _share(wanted: str, replies: Sequence[Reply]) -> float:
+    """Return the share of replies that come to the wanted result."""
+    return sum(reply.finish == "stop" and final_answer(reply.text) == wanted for reply in replies) / len(replies)
 
 
 async def _cosine(answer: str, replies: Sequence[Reply], ask: Ask) -> float:

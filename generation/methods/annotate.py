@@ -108,6 +108,7 @@ class Annotate(Walk):
     """
 
     kind: Literal["annotate"] = "annotate"
+    instructs: ClassVar[bool] = False
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
     templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ()}
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,6 +45,7 @@ class MultiTurn(Method):
     """
 
     kind: Literal["multi_turn"] = "multi_turn"
+    instructs: ClassVar[bool] = False
     turns: int = Field(default=2, ge=1)
     """Most turns of the user that are added."""
     min_turns: int = Field(default=1, ge=1)

@@ -33,7 +33,7 @@ class Respond(Walk):
     the score `self_consistency` is the share of the votes that it got. Answers without a final one, or cut off, are
     votes for none. With `known_answer` an answer must come to the one that the input has, as in rejection sampling.
 
-    A novelty filter drops all rows of this method, because its instructions are those of the seeds: leave it out.
+    Its instructions are those of the inputs, so that a novelty filter judges none of its rows.
 
     Source: Wang et al. 2022, Self-Consistency, arXiv:2203.11171, section 2 (unweighted majority over sampled reasoning;
     its tables sample 40, at temperature 0.7 and more); Nakano et al. 2021, WebGPT, arXiv:2112.09332, section 3
@@ -42,7 +42,9 @@ class Respond(Walk):
     first; min-p instead of top-k.
     """
 
+    revision: ClassVar[int] = 2  # `答：` marks a final answer
     kind: Literal["respond"] = "respond"
+    instructs: ClassVar[bool] = False
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"vote_prompts": ()}
     n: int = Field(default=1, ge=1)
@@ -79,13 +81,11 @@ class Respond(Walk):
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer the prompt, once or as often as there are votes."""
         asked = self._asked(draft)
-        replies = await gather(
-            *(
-                ask(asked, max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=self.stop_loops)
-                for _ in range(self.votes)
-            )
-        )
-        whole = self._voted(draft, replies) if self.votes > 1 else self.answered(draft, replies[0])
+        asking = [
+            ask(asked, max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=self.stop_loops)
+            for _ in range(self.votes)
+        ]
+        whole = self._voted(draft, await gather(*asking)) if self.votes > 1 else self.answered(draft, await asking[0])
         if not self.known_answer or whole.dropped:
             return whole
         known, found = (final_answer(text, self.labels) for text in (ask.parents[0].answer, whole.messages[-1].content))

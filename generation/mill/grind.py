@@ -33,7 +33,8 @@ class Grinding:
         self._job, self._run, self._work, self._dispatch, self._schedule = job, run, work, dispatch, schedule
         self._ahead: Iterator[RawShard] = iter(schedule)
         self._next: RawShard | None = next(self._ahead, None)
-        self.progress = Progress(None if job.target == "all" else job.target, job.filters)
+        taken = frozenset(method.kind for method in job.methods if not method.instructs)
+        self.progress = Progress(None if job.target == "all" else job.target, job.judging, taken)
         self._settled: list[Shard] = []
         self._given: dict[int, RawShard] = {}  # handed out or found committed, and not settled yet
         self._there: dict[int, Shard] = {}  # of these, the committed ones

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from cluster import ids, ingest
-from cluster.encoder import Checkpoint, OpenEncoder
+from cluster.encoder import OpenEncoder, open_embedding
 from cluster.engine import Engine, Reply, Request
 from cluster.errors import GristmillError, RunError
 from cluster.job import Work
@@ -152,7 +152,7 @@ def preview(
     work: Work,
     n: int,
     screen: Screen,
-    opens: tuple[OpenEngine, OpenEncoder] = (open_engine, Checkpoint),
+    opens: tuple[OpenEngine, OpenEncoder] = (open_engine, open_embedding),
 ) -> Preview:
     """Return the samples of a generate job's first `n` draws with their calls.
 

@@ -29,6 +29,8 @@ class Progress:
     target: int | None
     """Kept rows wanted of the whole job; None for as many as there are."""
     filters: Sequence[Filter | SetFilter]
+    passing: frozenset[str] = frozenset()
+    """Methods whose rows are compared with none, see `Method.instructs`."""
     kept: int = 0
     draws: int = 0
     rows: int = 0
@@ -80,7 +82,7 @@ class Progress:
 
     def _compared(self, row: Sample) -> Sample:
         for step, memory in self._memories:
-            if row.dropped is None:
+            if row.dropped is None and row.method not in self.passing:
                 verdict = step.compare(row, memory, len(memory))
                 row = replace(row, scores={**row.scores, **verdict.scores}, dropped=verdict.dropped)
         if row.dropped is None:

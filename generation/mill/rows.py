@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import count
 from typing import Any, Unpack
 
@@ -17,6 +18,7 @@ from cluster.sample import Message, Origin, Sample
 from generation.contracts import STAGES, Draft, Filter, Memory, Method, Sampling, SetFilter, Snapshot, Stage, Verdict
 from generation.engines.live import LiveEngine
 from generation.mill.shards import Draw, Mill, RawShard, Tally, draws
+from generation.mill.streams import stream
 
 log = logging.getLogger(__name__)
 NOTHING = Verdict()
@@ -34,14 +36,6 @@ class Means:
     """Requests that all who ask the same share."""
     failed: set[str] = field(default_factory=set)
     """Steps of which one traceback is in the log already."""
-    asked_of: dict[int, str] = field(default_factory=dict)
-    """The engine of each step, by the identity of the step."""
-
-    def engine_of(self, step: Method | Filter) -> str:
-        """Return the name of the engine that a step asks."""
-        if id(step) not in self.asked_of:
-            self.asked_of[id(step)] = getattr(step, "engine", "")
-        return self.asked_of[id(step)]
 
 
 @dataclass
@@ -55,8 +49,13 @@ class Spent:
     finished: int = -1
     """Number of the call that `finish` is of."""
 
+    @cached_property
+    def seed(self) -> int:
+        """Seed of the first request, which is also that of the row."""
+        return ids.request_seed(self.id, 0)
 
-@dataclass(frozen=True)
+
+@dataclass(slots=True)
 class BoundAsk:
     """`Ask` for one row and one step: seeds follow from the row's id and the number of the call."""
 
@@ -71,7 +70,8 @@ class BoundAsk:
         """Return the reply to the next request made for this row."""
         call = next(self.spent.calls)
         engine = sampling.pop("engine", self.engine)
-        request = Request(tuple(messages), max_tokens, ids.request_seed(self.spent.id, call), **_known(sampling))
+        seed = ids.request_seed(self.spent.id, call) if call else self.spent.seed
+        request = Request(tuple(messages), max_tokens, seed, **_known(sampling))
         reply = await self.means.engines[engine].ask(request)
         self._count(reply, engine)
         if not request.choices and call > self.spent.finished:  # of the last text that was written, not of a grade
@@ -129,11 +129,16 @@ class Rows:
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        """Sort the filters by their stages."""
+        """Sort the filters by their stages, and find what each step asks with."""
         memories: Mapping[int, Any] = {id(step): memory for step, memory in self.memories}
         self._known = len(self.snapshot.seeds) + len(self.snapshot.made)
+        mill = self.means.mill
+        self._asks = {
+            id(step): (getattr(step, "engine", ""), self.prepared.get(id(step)))
+            for step in (*mill.methods, *mill.filters)
+        }
         self._staged: dict[Stage, list[tuple[Filter | SetFilter, Any]]] = {
-            stage: [(step, memories.get(id(step))) for step in self.means.mill.filters if stage in stages_of(step)]
+            stage: [(step, memories.get(id(step))) for step in mill.filters if stage in stages_of(step)]
             for stage in STAGES
         }
 
@@ -145,7 +150,7 @@ class Rows:
     async def of_draw(self, draw: Draw) -> list[Sample]:
         """Return the rows of one draw; the first has the id that is known before the model is called."""
         first = _Making(draw, Spent(draw.id), draw.parents)
-        rng = ids.stream(self.means.mill.seed, "expand", draw.id)
+        rng = stream(self.means.mill.seed, "expand", first.spent.id)
         try:
             drafts = await draw.method.expand(draw.parents, self._ask(draw.method, first), rng)
         except Exception as error:  # noqa: BLE001 - a step that fails on a row is a dropped row
@@ -154,7 +159,8 @@ class Rows:
         parents = [parent.id for parent in draw.parents]
         others = (ids.made_id(f"{draw.step}/{n}", parents, draw.ordinal) for n in range(1, len(drafts)))
         spent = [first.spent, *map(Spent, others)]
-        made = await asyncio.gather(*(self._row(draw, d, s) for d, s in zip(drafts, spent, strict=True)))
+        making = [self._row(draw, d, s) for d, s in zip(drafts, spent, strict=True)]
+        made = await asyncio.gather(*making) if len(making) > 1 else [await making[0]]  # a task takes 15 microseconds
         rows = list(draw.method.choose(made))
         for row, s in zip(rows, spent, strict=True):
             s.tally.rows, s.tally.kept = 1, int(row.dropped is None)
@@ -163,11 +169,12 @@ class Rows:
 
     async def _row(self, draw: Draw, draft: Draft, spent: Spent) -> Sample:
         making = _Making(draw, spent, (*draw.parents, *draft.parents))
-        sample = _with(_begun(making), draft)
-        sample = await self._judged(sample, "instruction", making)
+        begun = _begun(making, draft)
+        sample = await self._judged(begun, "instruction", making)
         if sample.dropped is None and not draft.complete:
             try:
-                draft = replace(draft, messages=sample.messages, tags=sample.tags, scores=sample.scores)
+                if sample is not begun:
+                    draft = replace(draft, messages=sample.messages, tags=sample.tags, scores=sample.scores)
                 sample = _with(sample, await draw.method.answer(draft, self._ask(draw.method, making)))
             except Exception as error:  # noqa: BLE001 - as above
                 sample = sample.drop(self._failed(draw.method.kind, error))
@@ -183,16 +190,17 @@ class Rows:
             try:
                 if isinstance(step, Filter):
                     verdict = await step.judge(sample, self._ask(step, making))
-                else:
+                elif making.draw.method.instructs:
                     verdict = step.compare(sample, memory, self._known)
+                else:
+                    continue
             except Exception as error:  # noqa: BLE001 - as above
                 verdict = Verdict(dropped=self._failed(step.kind, error))
             sample = ruled(sample, verdict)
         return sample
 
     def _ask(self, step: Method | Filter, making: "_Making") -> BoundAsk:
-        engine = self.means.engine_of(step)
-        return BoundAsk(self.means, making.spent, making.parents, engine, self.prepared.get(id(step)), making.turn)
+        return BoundAsk(self.means, making.spent, making.parents, *self._asks[id(step)], making.turn)
 
     def _failed(self, kind: str, error: Exception) -> str:
         """Return the drop reason of a step that raised; its first traceback goes to the log.
@@ -222,14 +230,17 @@ class _Making:
         return self.draw.ordinal // self.draw.method.group
 
 
-def _begun(making: _Making) -> Sample:
-    """Return the row before anything is drafted."""
+def _begun(making: _Making, draft: Draft) -> Sample:
+    """Return the row as it is drafted."""
     return Sample(
         id=making.spent.id,
-        messages=(),
+        messages=draft.messages,
         parents=tuple(dict.fromkeys(parent.id for parent in making.parents)),
         method=making.draw.method.kind,
         round=1 + max((parent.round for parent in making.parents), default=-1),
+        scores=draft.scores,
+        tags=draft.tags,
+        dropped=draft.dropped,
     )
 
 
@@ -239,7 +250,7 @@ def origin(mill: Mill, draw: Draw, spent: Spent) -> Origin:
         run=mill.run,
         step=draw.step,
         model=mill.engines[draw.method.engine].model,
-        seed=ids.request_seed(spent.id, 0),
+        seed=spent.seed,
         prompt_tokens=spent.tally.prompt_tokens,
         reply_tokens=spent.tally.reply_tokens,
         finish=spent.finish,
@@ -249,8 +260,8 @@ def origin(mill: Mill, draw: Draw, spent: Spent) -> Origin:
 def lost_row(mill: Mill, draw: Draw, reason: str) -> Sample:
     """Return the dropped row of a draw that could not be made at all."""
     spent = Spent(draw.id)
-    row = _begun(_Making(draw, spent, draw.parents))
-    return replace(row, dropped=reason, origin=origin(mill, draw, spent))
+    row = _begun(_Making(draw, spent, draw.parents), Draft(dropped=reason))
+    return replace(row, origin=origin(mill, draw, spent))
 
 
 def _with(sample: Sample, draft: Draft) -> Sample:

@@ -9,6 +9,7 @@ from cluster.encoder import Embedding
 from cluster.engine import Engine
 from cluster.sample import Sample
 from generation.contracts import Filter, Method, SetFilter, Snapshot
+from generation.mill.streams import stream
 
 MIN_SHARD = 8
 
@@ -114,7 +115,7 @@ def draws(mill: Mill, shard: RawShard, snapshot: Snapshot) -> Iterator[Draw]:
     for ordinal in range(shard.first, shard.first + shard.draws):
         if ordinal // method.group != turn:
             turn = ordinal // method.group
-            parents = method.draw(snapshot, turn, ids.stream(mill.seed, "parents", shard.method, turn))
+            parents = method.draw(snapshot, turn, stream(mill.seed, "parents", shard.method, turn))
         yield Draw(method, parents, ordinal, step)
 
 

@@ -10,6 +10,7 @@ HASHES = re.compile(r"####\s*(.+)")
 SAID = (
     r"(?:final |correct )?answer(?: is|:|：| would be| should be)\s*:?\s*(.+)",
     r"(?:最终|正确|所以|因此)?(?:的)?答案(?:应该|应|就)?(?:是|为|：|:)\s*[:：]?\s*(.+)",
+    r"(?:^|\n)[ \t]*答\s*[：:]\s*(.+)",
 )
 """How an answer is announced, in English and Chinese; what follows on the line is the answer."""
 NUMBER = re.compile(r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
@@ -23,17 +24,34 @@ def final_answer(text: str, labels: Sequence[str] = ()) -> str | None:
     r"""Return the final answer of a text in one form for all ways to write it, or None where there is none.
 
     With labels it is the one that stands last. Otherwise: the last `\boxed{}`, else what follows the last `####`, else
-    the last `answer is` or `答案是`, else the last line; of that the last number, or the words where there is none.
-    `$1,000.00`, `1000 dollars`, `１０００` and `一千` are all `1000`.
+    the last `answer is`, `答案是` or `答：`, else the last line; of that the last number, or the words where there
+    is none. `$1,000.00`, `1000 dollars`, `１０００` and `一千` are all `1000`.
     """
-    text = unicodedata.normalize("NFKC", text).strip()
     if labels:
-        return _last_label(text, labels)
-    marked = _boxed(text) or _last(HASHES, text) or _announced(text)
+        return _last_label(_plain(text), labels)
+    text = _plain(text)
+    marked = _marked(text)
     if marked:
-        return _number(marked, first=True) or " ".join(tokens(marked)) or None
-    line = next((line for line in reversed(text.splitlines()) if tokens(line)), "")
-    return _number(line) or " ".join(tokens(line)) or None
+        return _form(marked, first=True)
+    return _form(next((line for line in reversed(text.splitlines()) if tokens(line)), ""))
+
+
+def marked_answer(text: str) -> str | None:
+    """Return the final answer of a text that says which it is, in the same form; None where it must be guessed."""
+    return _form(_marked(_plain(text)), first=True)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).strip()
+
+
+def _marked(text: str) -> str:
+    return _boxed(text) or _last(HASHES, text) or _announced(text)
+
+
+def _form(text: str, *, first: bool = False) -> str | None:
+    """Return the last (or first) number of a text, else its words."""
+    return _number(text, first=first) or " ".join(tokens(text)) or None
 
 
 def _last_label(text: str, labels: Sequence[str]) -> str | None:

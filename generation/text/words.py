@@ -29,12 +29,16 @@ def _tokens(text: str) -> tuple[str, ...]:
 def num_words(text: str) -> int:
     """Count words; 1.5 characters of an unspaced script count as one."""
     found = tokens(text)
+    if text.isascii():
+        return len(found)
     unspaced = sum(1 for token in found if _UNSPACED.fullmatch(token))
     return len(found) - unspaced + round(unspaced / UNSPACED_PER_WORD)
 
 
 def is_chinese(text: str) -> bool:
     """Say whether Han characters make up most of the text's words, kana excluded."""
+    if text.isascii():
+        return False
     found = tokens(text)
     han = sum(1 for token in found if "\u3400" <= token[0] <= "\u9fff" or token[0] >= "\U00020000")
     return 2 * han > len(found) > 0

@@ -5,6 +5,7 @@ the machine, as the one that these share, takes the port of its job agent.
 """
 
 import asyncio
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from cluster import engine as engines
 from cluster import ingest
-from cluster.encoder import Checkpoint, Embedding, Encoder
+from cluster.encoder import Embedding, Encoder, open_embedding
 from cluster.engine import Engine
 from cluster.job import Run, Work
 from cluster.ledger import Ledger
@@ -37,7 +38,7 @@ SMALL = [path for path in RECIPES if path.stem not in OWN_FLOW]
 
 @cache
 def encoder(settings: Embedding) -> Encoder:
-    return Checkpoint(settings)
+    return open_embedding(settings)
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,6 @@ def generated(job: Generate, run: Run, work: Work, actor: Any) -> None:
     assert kept, figures
     assert not [row.dropped for row in rows if row.dropped and ": failed: " in row.dropped]
     assert {row.method for row in rows} <= {method.kind for method in job.methods}
+    if any(step.kind == "instag" for step in job.filters):
+        named = [(json.loads(row.tags["intents"]), row.scores["num_intents"]) for row in kept if "intents" in row.tags]
+        assert named and all(len(names) == number for names, number in named)

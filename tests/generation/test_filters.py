@@ -12,7 +12,7 @@ from generation.filters.judge import Judge
 from generation.filters.language import Language
 from generation.filters.length import Length
 from generation.filters.novelty import Instructions, Novelty, common, lcs, rouge_l
-from generation.filters.refusal import Refusal
+from generation.filters.refusal import PATTERNS, Refusal, joined
 from generation.filters.repetition import Repetition, duplicate_lines, duplicate_ngrams
 from generation.text.words import is_chinese, num_words, tokens
 from tests.fakes import ScriptedAsk
@@ -82,6 +82,8 @@ def test_repetition_counts_lines_and_ngrams_that_stood_before() -> None:
     assert duplicate_lines("a\nb\n\na\na") == 0.5
     assert duplicate_ngrams(list("abcdeXabcde"), 5) == pytest.approx(5 / 11)
     assert duplicate_ngrams(list("abcdefgh"), 5) == 0.0
+    assert duplicate_ngrams(list("abcabcabc"), 3) == pytest.approx(6 / 9)
+    assert duplicate_ngrams(list("abc"), 5) == duplicate_ngrams([], 5) == duplicate_lines("") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,15 @@ def test_repetition_drops_repeated_lines() -> None:
 )
 def test_refusal_looks_at_the_beginning_of_the_answer(answer: str, declines: bool) -> None:
     assert (judged(Refusal(), sample("Do it", answer)).dropped is not None) == declines
+
+
+def test_patterns_of_refusals_are_searched_together_and_those_with_groups_or_flags_alone() -> None:
+    assert [pattern.groups for pattern in joined(PATTERNS)] == [0, 0]
+    own = (r"(no)pe \1\b", "(?i:sorry)", r"(?x) n e v e r", "不行", "cannot")
+    assert len(joined(own)) == 4
+    said = {"Nope no": True, "Nope yes": False, "SORRY": True, "Never ever": True, "这不行": True, "I CANNOT": True}
+    for answer, declines in said.items():
+        assert (judged(Refusal(patterns=own), sample("Do it", answer)).dropped is not None) == declines, answer
 
 
 def test_rouge_l_gives_the_numbers_of_the_paper() -> None:

@@ -105,6 +105,8 @@ def test_a_perplexity_ratio_beyond_any_float_is_just_large() -> None:
         ("We add them. The answer is 18 dollars.", "18"),
         ("先算出单价，再相乘。\n答案是：６０元", "60"),
         ("答：-3", "-3"),
+        ("先算单价，再乘以数量，最后加上运费。\n答：一共要付１２元，不用再付别的钱。\n请检查一遍。", "12"),
+        ("Half of it is left. The answer is 1/2 of the cake.", "1/2"),
         ("Negative", "negative"),
         ("Paris.", "paris"),
         ("负面", "负 面"),
@@ -141,6 +143,14 @@ def test_results_are_compared_exactly(turns: tuple[str, str], fresh: tuple[str, 
     )
     language = "zh" if turns[0].startswith("一") else "en"
     assert ask.asked[0][0] == (Message("system", RESULT[language]), Message("user", turns[0]))
+
+
+def test_exact_compares_the_last_line_of_an_answer_that_marks_no_result() -> None:
+    turns = ("How many?", "Half of the 48 friends came, and they bought a clip each.\nSo she sold 24 clips in all.")
+    fresh = ("She sold 24.", "#### 24", "It is 25.", "There is no way to know.")
+    verdict, _ = judged(SelfConsistency(samples=4, compare="exact"), sample(*turns), *fresh)
+    assert verdict.scores == {"self_consistency": 0.5}
+    assert result(turns[1]) == "", "by default such an answer is free text"
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

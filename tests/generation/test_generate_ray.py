@@ -15,7 +15,7 @@ from cluster.store import Store
 from generation.engines.live import LiveEngine
 from generation.engines.placement import Placement
 from tests.fakes import ScriptedEngine, open_hashing_encoder
-from tests.generation.test_generate import WORK, a_run, ground, job, with_seeds
+from tests.generation.ground import WORK, a_run, ground, job, with_seeds
 from tests.invariants import check_dataset, samples_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session")]

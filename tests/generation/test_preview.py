@@ -20,7 +20,7 @@ from generation.engines.live import LiveEngine
 from generation.mill.preview import Call, Preview, Recorder, Shown, assigned, first_draws, preview
 from generation.mill.preview_page import as_json, show
 from tests.fakes import ScriptedEngine, open_hashing_encoder
-from tests.generation.test_generate import WORK, job, with_seeds
+from tests.generation.ground import WORK, job, with_seeds
 
 KEPT = Sample(
     "a" * 32,

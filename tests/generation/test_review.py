@@ -1,8 +1,6 @@
 """The review job: votes become labels, the least certain go to people, and what people say comes back."""
 
-import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,79 +9,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster import ids, report
+from cluster import ids
 from cluster.errors import JobError, SchemaError
-from cluster.ingest import Source, ingest
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.recipe import load, open_recipe
-from cluster.sample import Message, Sample, to_table
-from cluster.store import Manifest, Store, place
-from cluster.summary import run_lines
-from generation.contracts import Snapshot
-from generation.methods.annotate import Annotate
+from cluster.sample import Message, Sample
+from cluster.store import Store
 from generation.review import Review
-from tests.fakes import ScriptedAsk
-from tests.invariants import check_dataset, samples_of
-
-PERSON = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def voted(
-    text: str, answer: str = "", dropped: str | None = None, confidence: float | None = None, **votes: str
-) -> Sample:
-    """A sample as annotate leaves it: the label that it chose as the answer and as a tag, a vote a tag."""
-    tags = {f"vote:{name}": vote for name, vote in votes.items()} | ({"label": answer} if answer else {})
-    messages = (Message("user", text), Message("assistant", answer)) if answer else (Message("user", text),)
-    scores = {} if confidence is None else {"confidence": confidence}
-    return Sample(ids.digest(text), messages, (), "annotate", 1, scores, {**tags, "language": "zh"}, dropped)
-
-
-ROWS = [
-    voted("很好吃", "好评", model="好评", rule="好评", hint="好评"),
-    voted("太慢了", "差评", model="差评", rule="差评", hint="好评"),
-    voted("还行吧", "好评", model="好评", rule="差评", confidence=0.6),
-    voted("味道一般，但送得快", "差评", model="差评", confidence=0.55),
-    voted("谢谢", "好评", model="好评", rule="好评"),
-    voted("dropped before", "好评", model="好评", dropped="length: too short"),
-]
-
-
-def put(store: Store, rows: Sequence[Sample], name: str = "generate-x") -> str:
-    shard = store.commit_shard(name, "shard-00000", to_table(rows))
-    store.commit(Manifest(name, "samples", "generate", "0" * 32, {}, {}, (shard,)))
-    return name
-
-
-def reviewed(store: Store, settings: Review, rows: Sequence[Sample] = ROWS) -> tuple[dict[str, Any], list[Sample], str]:
-    """Figures, rows and folder of a review of these rows."""
-    samples = "generate-x" if store.complete("generate-x") else put(store, rows)
-    name, fingerprint = place("review", settings.identity(), {"samples": samples})
-    run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), None)
-    figures = settings.make(run, Work(name, fingerprint, {"samples": samples}))
-    return figures, check_dataset(store, name), name
-
-
-def by_text(rows: Sequence[Sample]) -> dict[str, Sample]:
-    return {row.instruction: row for row in rows}
-
-
-def queue_of(store: Store, name: str) -> list[dict[str, Any]]:
-    return list(store.read_json(name, "queue.json"))
-
-
-def label_studio(folder: Path, name: str, *said: tuple[str, int, str]) -> str:
-    """A JSON export of Label Studio: (text, person, label) each."""
-    entries: dict[str, dict[str, Any]] = {}
-    for text, person, label in said:
-        entry = entries.setdefault(text, {"data": {"sample_id": ids.digest(text), "text": text}, "annotations": []})
-        result = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [label]}}
-        entry["annotations"].append({"completed_by": person, "was_cancelled": False, "result": [result]})
-    path = folder / name
-    path.write_text(json.dumps(list(entries.values()), ensure_ascii=False))
-    return str(path)
+from tests.generation.reviews import PERSON, ROWS, by_text, label_studio, queue_of, reviewed, voted
 
 
 def test_the_majority_decides_and_an_even_vote_is_broken_by_the_label_that_came_in(store: Store) -> None:
@@ -290,120 +221,3 @@ def test_free_text_is_not_taken_for_labels(store: Store) -> None:
     with pytest.raises(JobError, match="101 different labels came in"):
         reviewed(store, Review(), rows)
     assert reviewed(store, Review(question="text"))[0]["rows"] == 101
-
-
-def test_the_same_review_makes_the_same_bytes(store: Store, tmp_path: Path) -> None:
-    other = Store(str(tmp_path / "other"))
-    settings = Review(combine="dawid_skene", shard_rows=2)
-    for place_ in (store, other):
-        _, _, name = reviewed(place_, settings)
-    assert [n for n in store.names(name) if n.endswith(".arrow")] == [f"shard-0000{n}.arrow" for n in range(3)]
-    for file in store.names(name):
-        if file != "figures.json":
-            assert store.read_bytes(name, file) == other.read_bytes(name, file)
-
-
-def test_a_reviewed_dataset_is_input_of_the_next_job_with_its_labels(store: Store, tmp_path: Path) -> None:
-    path = label_studio(tmp_path, "said.json", ("还行吧", 1, "差评"))
-    _, _, name = reviewed(store, Review(verdicts=(path,)))
-    next_ = Store(str(tmp_path / "next"))
-    seeds = samples_of(next_, ingest(next_, Source(path=(store.at(name, "*.arrow"),))))
-    assert len(seeds) == 5
-    assert {s.tags["label_source"] for s in seeds} == {"human", "majority"}
-    last = Store(str(tmp_path / "last"))
-    human = samples_of(last, ingest(last, Source(path=(store.at(name, "people.jsonl"),))))
-    assert [(s.instruction, s.answer, s.tags["label"]) for s in human] == [("还行吧", "差评", "差评")]
-    snapshot = Snapshot(0, seeds=human, documents=[Sample("f" * 32, (Message("user", "好"),))])
-    shown = asyncio.run(Annotate(labels=("好评", "差评")).prepare(snapshot, None, ScriptedAsk()))
-    for said in ("文字：还行吧", "标签：差评"):
-        assert said in repr(shown), "what people said is what the next annotators see first"
-
-
-RECIPE = """
-[review]
-input = "voted.jsonl"
-combine = "dawid_skene"
-queue = 2
-verdicts = "said/*.json"
-"""
-
-
-def recipe_in(folder: Path, text: str = RECIPE) -> Path:
-    lines = [{"messages": [m._asdict() for m in s.messages], "tags": dict(s.tags)} for s in ROWS[:5]]
-    (folder / "voted.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "said").mkdir(exist_ok=True)
-    path = folder / "mill.toml"
-    path.write_text(f'store = "{folder}/store"\n{text}')
-    return path
-
-
-def test_a_recipe_finds_verdicts_beside_itself_and_they_are_part_of_what_is_made(tmp_path: Path) -> None:
-    recipe, works = open_recipe(recipe_in(tmp_path))
-    assert recipe.jobs["review"].plan(Store(recipe.store), works["review"]).notes[-1] == "0 files of verdicts"
-    label_studio(tmp_path / "said", "a.json", ("谢谢", 1, "差评"))
-    again, more = open_recipe(recipe_in(tmp_path))
-    assert more["review"].output != works["review"].output
-    assert again.jobs["review"].plan(Store(again.store), more["review"]).notes[-1] == "1 files of verdicts"
-
-
-def test_what_is_wrong_with_verdicts_is_said_before_anything_starts(tmp_path: Path) -> None:
-    path = recipe_in(tmp_path)
-    (tmp_path / "said" / "a.json").write_text('[{"text": "x"}]')
-    with pytest.raises(JobError, match=r"review\.verdicts: .*a\.json: entry 1: has neither"):
-        load(path)
-    with pytest.raises(JobError, match=r"review\.verdicts: .*gone\.json: no such file"):
-        load(path, ['review.verdicts="gone.json"'])
-    with pytest.raises(JobError, match=r"review\.labels: one stands twice"):
-        load(path, ['review.labels=["a", "a"]', 'review.on_bad_verdict="skip"'])
-
-
-def test_a_reviewed_dataset_stands_between_generate_and_select(tmp_path: Path) -> None:
-    path = recipe_in(tmp_path, '[generate]\ninput = "voted.jsonl"\n[review]\n[select]\nsteps = [{kind = "exact"}]\n')
-    _, works = open_recipe(path)
-    assert list(works) == ["generate", "review", "select"]
-    assert works["review"].inputs["samples"] == works["generate"].output
-    assert works["select"].inputs["samples"] == works["review"].output
-
-
-def test_the_report_and_the_summary_show_who_agrees_with_whom(store: Store, tmp_path: Path) -> None:
-    path = label_studio(tmp_path, "said.json", ("谢谢", 1, "差评"))
-    figures, _, name = reviewed(store, Review(min_confidence=0.6, verdicts=(path,)))
-    outputs = {"generate": "generate-x", "review": name}
-    store.write_json({"name": "x", "jobs": {}, "outputs": outputs}, "runs", "x-1", "recipe.json")
-    ledger = Ledger(store, "runs/x-1")
-    ledger.append("run_started", jobs=list(outputs))
-    for job, output in outputs.items():
-        ledger.append("job_started", job=job, output=output)
-        ledger.append("job_done", job=job, output=output, figures=figures if job == "review" else {})
-    report.write(store, "x-1")
-    page = store.read_bytes("runs", "x-1", "report.html").decode()
-    table = page[page.index("<h2>Agreement on labels</h2>") : page.index("<h2>From seeds to data</h2>")]
-    assert '<td class="">model and rule</td><td class="num">4</td><td class="num">75%</td>' in table
-    assert "model, right by what people say" in table
-    data = json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
-    rows = {row["instruction"]: row for row in data["samples"]}
-    assert rows["谢谢"]["answer"] == "差评", "the page shows the labels after the review"
-    assert rows["还行吧"]["fate"] == "dropped before selection"
-    said = "\n".join(run_lines(store, "x-1"))
-    assert "Krippendorff's alpha of the annotators" in said
-    assert "model right 0%" in said
-
-
-def test_the_example_of_votes_from_elsewhere_is_reviewed_as_it_says(store: Store) -> None:
-    recipe = load(EXAMPLES / "review_votes.toml")
-    settings = recipe.jobs["review"]
-    assert isinstance(settings, Review)
-    assert settings.input is not None
-    samples = samples_of(store, ingest(store, settings.input))
-    figures, rows, name = reviewed(store, settings, samples)
-    assert (figures["verdicts"], figures["people"], figures["disputed"]) == (12, 2, 1)
-    assert by_text(rows)["Thank you for nothing: the form is still not there."].answer == "complaint"
-    assert by_text(rows)["为什么垃圾总是没人收？"].tags["label_source"] == "human"
-    assert queue_of(store, name)[0]["fields"]["text"].startswith("Why is nobody"), "what people dispute"
-    assert figures["accuracy"]["dawid_skene"] >= figures["accuracy"]["keywords"]
-
-
-def test_the_example_of_annotate_and_review_loads() -> None:
-    recipe, works = open_recipe(EXAMPLES / "review.toml")
-    assert list(recipe.jobs) == ["generate", "review"]
-    assert works["review"].inputs["samples"] == works["generate"].output

@@ -1,0 +1,69 @@
+"""A generate job as the benchmarks run it: prompts as inputs of a store of its own, on an engine that is timed."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster import ingest
+from cluster.encoder import open_embedding
+from cluster.engine import Engine, Reply, Request
+from cluster.job import Run, Work
+from cluster.ledger import Ledger
+from cluster.progress import Screen
+from cluster.store import Store
+from generation.engines.live import OpenEngine
+from generation.engines.vllm import VllmEngine
+from generation.job import Generate
+
+OUT = "out"
+"""Folder of the store that the job makes."""
+
+
+class TimedEngine(VllmEngine):
+    """Leaves the time of its first request in a file, and may ignore where the model would end."""
+
+    first: Path
+    ignore_eos = False
+
+    async def ask(self, request: Request) -> Reply:
+        if not self.first.exists():
+            self.first.write_text(repr(time.time()))
+        return await super().ask(request)
+
+    def _rendered(self, request: Request) -> Any:
+        call, scored = super()._rendered(request)
+        call.params.ignore_eos = self.ignore_eos
+        return call, scored
+
+
+class Opens:
+    """Opens a `TimedEngine` in the worker."""
+
+    def __init__(self, folder: str, *, ignore_eos: bool = False) -> None:
+        self.first, self.ignore_eos = f"{folder}/first", ignore_eos
+
+    def __call__(self, settings: Engine) -> TimedEngine:
+        engine = TimedEngine(settings)
+        engine.first, engine.ignore_eos = Path(self.first), self.ignore_eos
+        return engine
+
+    def seconds(self) -> float:
+        """Return the seconds since the first request."""
+        return time.time() - float(Path(self.first).read_text())
+
+
+def inputs(folder: str, texts: Sequence[str]) -> tuple[Store, str]:
+    """Return a store in the folder, and the name of the dataset in it that prompts became."""
+    path = Path(folder) / "prompts.jsonl"
+    rows = ({"messages": [{"role": "user", "content": text}]} for text in texts)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    store = Store(f"{folder}/store")
+    return store, ingest.ingest(store, ingest.Source(path=(str(path),)))
+
+
+def make(generate: Generate, store: Store, seeds: str, opens: OpenEngine) -> dict[str, Any]:
+    """Make a job on a Ray session that stands, and return its figures."""
+    run = Run("run", store, Ledger(store, "run"), Screen(quiet=True), str(store.folder("logs")))
+    return generate.make_on(run, Work(OUT, "f" * 32, {"samples": seeds}), opens, open_embedding)

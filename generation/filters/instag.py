@@ -1,0 +1,138 @@
+"""InsTag: the model says in words of its own what an instruction wants, and how much of it; nothing is dropped."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cluster.sample import Sample
+from generation.contracts import Ask, ModelFilter, Verdict
+from generation.text.fewshot import begun, flat
+from generation.text.languages import language_of
+from generation.text.prompts import spoken
+
+TAGGED = {
+    "en": """\
+Say what each instruction wants: the task, its subject and every further demand, each in one to three words, the most \
+important first.
+---
+Instruction: Write a haiku about the first frost in which no word is longer than five letters.
+{"intents": ["poetry writing", "haiku", "winter", "word length limit"]}
+
+Instruction: Hello!
+{"intents": ["greeting"]}
+
+Instruction: At how many degrees does ethanol boil?
+{"intents": ["factual question", "chemistry"]}
+
+Instruction: Translate into French, as in a formal letter: We regret that your parcel was lost.
+{"intents": ["translation", "french", "formal tone"]}
+
+Instruction: Is this review positive or negative? The soup was cold and nobody cared.
+{"intents": ["sentiment classification", "restaurant review"]}
+
+Instruction: I earn 2400 euros a month, pay 900 in rent and want a bicycle of 700. Make a plan for three months as a \
+table, with one tip for each month.
+{"intents": ["budget planning", "arithmetic", "saving", "table format", "tips"]}
+
+Instruction: Tell me why this function returns None, fix it and add a docstring: def area(w, h): w * h
+{"intents": ["debugging", "python", "code explanation", "documentation"]}
+
+Instruction: {instruction}
+""",
+    "zh": """\
+请说出每条指令想要什么：任务、主题和每一项其他要求，各用一个短词，最重要的在前。
+---
+指令：写一首关于初霜的五言绝句，不要出现“冷”字。
+{"intents": ["写诗", "五言绝句", "冬天", "用字限制"]}
+
+指令：你好！
+{"intents": ["问候"]}
+
+指令：乙醇的沸点是多少度？
+{"intents": ["事实问答", "化学"]}
+
+指令：把这句话译成法语，用正式书信的语气：很遗憾，您的包裹丢失了。
+{"intents": ["翻译", "法语", "正式语气"]}
+
+指令：这条评论是正面还是负面？汤是凉的，也没人管。
+{"intents": ["情感分类", "餐馆评论"]}
+
+指令：我每月收入六千元，房租两千元，想买一辆三千元的自行车。请用表格做一个三个月的计划，每个月给一条建议。
+{"intents": ["预算规划", "算术", "攒钱", "表格形式", "建议"]}
+
+指令：请说明这个函数为什么返回None，改正它，并加上注释：def area(w, h): w * h
+{"intents": ["调试", "python", "代码讲解", "注释"]}
+
+指令：{instruction}
+""",
+}
+"""Instructions with their intents, by language: what the user asks, and behind the line how the model's turn begins."""
+ENDS = r'^[^"\\\n]{1,40}$'
+"""An intent as the schema allows it: no quotes, escapes or line ends, and at most 40 characters."""
+
+
+class Instag(ModelFilter):
+    """Name the intents of a sample's instruction, in an open vocabulary, and count them.
+
+    The tag `intents` is a JSON list of lower-case strings, such as `["translation", "french", "formal tone"]`, in the
+    language of the instruction; the score `num_intents` is their number, which the paper takes for the instruction's
+    complexity. All turns of the user are read, the answers are not. Where the model's reply is no such list, as one
+    that was cut off, the sample goes on without them. It wants a model that can name things: the 135M default model
+    gives intents to 71 of the 72 seeds of `examples/`, of which many are loose, and the Chinese ones of no use.
+
+    Source: Lu et al. 2023, #InsTag, arXiv:2308.07074, section 3 (open tags of intentions by a prompted model; tags in
+    lower case, special characters as spaces; diversity is the share of all tags that a dataset covers, complexity the
+    mean number of tags). Departures: a list of tagged instructions that the model continues, decoded under a schema,
+    instead of a prompt that asks for tags with explanations; at most `max_intents` tags; stemming, filtering by
+    frequency and merging of near tags take the whole dataset, and are left to who selects by the tags.
+    """
+
+    kind: Literal["instag"] = "instag"
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ("instruction",)}
+    max_intents: int = Field(default=6, gt=0)
+    """Most intents of an instruction."""
+    max_tokens: int = Field(default=96, gt=0)
+    """Cap on the list, in tokens."""
+    prompts: dict[str, str] = Field(default_factory=lambda: dict(TAGGED))
+    """Instructions with their intents to begin with, by language, laid out as they are here."""
+
+    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+        """Return the intents as a tag and their number as the score `num_intents`."""
+        instruction = flat("\n".join(turn.content for turn in sample.messages if turn.role == "user"))
+        if not instruction:
+            return Verdict()
+        messages, prefix = begun(spoken(self.prompts, language_of(sample)), instruction=instruction)
+        reply = await ask(
+            messages,
+            max_tokens=self.max_tokens,
+            temperature=0.0,
+            prefix=prefix,
+            json_schema=schema(self.max_intents),
+            stop_loops=True,
+        )
+        found = intents(reply.text)[: self.max_intents]
+        if not found:
+            return Verdict()
+        return Verdict({"num_intents": float(len(found))}, tags={"intents": json.dumps(found, ensure_ascii=False)})
+
+
+def schema(most: int) -> str:
+    """Return the schema of a list of intents; an object, because some endpoints take no other root."""
+    names = {"type": "array", "items": {"type": "string", "pattern": ENDS}, "minItems": 1, "maxItems": most}
+    whole = {"type": "object", "properties": {"intents": names}, "required": ["intents"]}
+    return json.dumps({**whole, "additionalProperties": False})
+
+
+def intents(text: str) -> list[str]:
+    """Return the intents of a reply in one form, each once, in their order; none where it is no list of them."""
+    try:
+        names = json.loads(text)["intents"]
+    except (ValueError, KeyError, TypeError):
+        return []
+    plain = (unicodedata.normalize("NFKC", str(name)).lower() for name in names) if isinstance(names, list) else ()
+    words = (" ".join(re.sub(r"[^\w+#]+|_", " ", name).split()) for name in plain)  # c++ and c# stay apart
+    return list(dict.fromkeys(filter(None, words)))

@@ -1,0 +1,29 @@
+"""An endpoint engine on the fake server, quick to give up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from cluster.engine import Engine, Reply, Request
+from cluster.sample import Message
+from generation.engines.endpoint import EndpointEngine
+from generation.engines.endpoint_http import Patience
+from tests.fake_server import FakeServer
+
+QUICK = Patience(attempts=4, first_s=0.01, floor_s=5)
+ASK = Request((Message("user", "Name a river."),), 16, seed=1)
+
+
+def at(server: FakeServer, patience: Patience = QUICK, **settings: int | str) -> EndpointEngine:
+    return EndpointEngine(Engine(model="fake", endpoint=server.url, **settings), patience)  # type: ignore[arg-type]
+
+
+def served(server: FakeServer, use: Callable[[EndpointEngine], Awaitable[Reply]], patience: Patience = QUICK) -> Reply:
+    async def run() -> Reply:
+        async with server:
+            engine = at(server, patience)
+            reply = await use(engine)
+            engine.close()
+            await asyncio.sleep(0)
+            return reply
+
+    return asyncio.run(run())
