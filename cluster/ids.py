@@ -55,6 +55,11 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(canonical(list(parts)).encode(), digest_size=ID_HEX // 2).hexdigest()
 
 
+def of_bytes(data: bytes) -> str:
+    """Return 32 hex digits (BLAKE2b, 128 bits) of bytes; for arrays, which are too long for JSON."""
+    return hashlib.blake2b(data, digest_size=ID_HEX // 2).hexdigest()
+
+
 def seed_id(messages: Sequence[tuple[str, str]]) -> str:
     """Return the id of a seed: the hash of its (role, content) pairs."""
     return digest("seed", [[role, content] for role, content in messages])

@@ -1,47 +1,113 @@
 """What selection is made of: View, Choice, Selector. Read this first.
 
 A selector sees the kept samples as columns and answers with who stays; it never owns a model, a path or a store.
+Rows of a view stand in the order of their ids, so that what a selector does with them, ties included, depends neither
+on how the shards lie nor on how many there are.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from cluster.encoder import Float32
+from cluster import ids
 from cluster.errors import JobError
-from cluster.sample import Message
+from cluster.ingest import Source
 from cluster.step import Step
-from selection.texts import Part, part
+from selection import columns
+from selection.columns import Ids, Int, Part
+from selection.matrix import Float32, Matrix
+from selection.pool import Array, Pool
 
 Bool = NDArray[np.bool_]
-Int = NDArray[np.int64]
+Prefer = tuple[str, ...]
+"""Which of two samples stays: highest in these in turn, then lowest id. A name is a score, or `length`, the characters
+of the answer; a sample without the score comes behind those with it."""
+BEST: Prefer = ("judge", "length")
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The samples still kept, as columns of equal length n; what a selector chooses from."""
+    """The samples still kept, n of them in the order of their ids; what a selector chooses from."""
 
-    ids: Sequence[str]
-    messages: Sequence[Sequence[Message]]
-    scores: Mapping[str, Float32]
-    """By name, [n]; NaN where a sample has no such score."""
-    vectors: Float32 | None = None
-    """[n, d] unit rows, present when some step of the job needs them."""
+    pool: Pool
+    rows: Int
+    """[n] ascending rows of the pool."""
+    vectors: Matrix | None = None
+    """[n, d] unit rows, present when the step asks for them."""
+    beside: Mapping[str, "View"] = field(default_factory=dict)
+    """The datasets that the step names in `sources`, by the same names; their vectors come with them."""
+    encode: Callable[[Sequence[str]], Float32] | None = None
+    """The job's encoder for a few texts that are no samples, [texts, d] unit rows, where `needs_vectors` says so."""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.rows)
 
-    def texts(self, which: Part) -> list[str]:
-        """Return one part of every conversation; see `selection.texts.part`."""
-        return [part(messages, which) for messages in self.messages]
+    @property
+    def ids(self) -> Ids:
+        """[n] ascending ids."""
+        return self.pool.ids[self.rows]
 
-    def unit(self, where: str) -> Float32:
+    @property
+    def scores(self) -> Mapping[str, Float32]:
+        """By name, [n]; NaN where a sample has no such score."""
+        return {name: values[self.rows] for name, values in self.pool.scores.items()}
+
+    @property
+    def lengths(self) -> Int:
+        """[n] characters of the answers."""
+        return self.pool.lengths[self.rows]
+
+    def scan(self, which: Part) -> Iterator[tuple[Int, pa.LargeStringArray]]:
+        """Yield (rows of this view, their texts) a shard at a time, never all at once; rows in no order."""
+        for rows, table in self._tables(["messages"]):
+            yield rows, columns.part(table, which)
+
+    def texts(self, which: Part) -> pa.LargeStringArray:
+        """Return [n] texts in memory; `scan` is for steps that can do without."""
+        rows, parts = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
+        for found, texts in self.scan(which):
+            rows.append(found)
+            parts.append(texts)
+        return pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(rows), kind="stable")))
+
+    def some(self, which: Part, rows: Int) -> list[str]:
+        """Return the texts of a few rows of this view, in the order asked for."""
+        place = {int(row): n for n, row in enumerate(rows)}
+        found = [""] * len(rows)
+        for seen, texts in self.scan(which):
+            for at in np.flatnonzero(np.isin(seen, rows)):
+                found[place[int(seen[at])]] = texts[int(at)].as_py()
+        return found
+
+    def tags(self, name: str) -> tuple[Int, list[str]]:
+        """Return ([n] place in the values, -1 without; the sorted values) of a tag, or of `method`."""
+        if name in self.pool.given:
+            words = self.pool.given[name][self.rows]
+            values = sorted({word for word in words if word is not None})
+            places = {word: n for n, word in enumerate(values)} | {None: -1}
+            return np.array([places[word] for word in words], np.int64), values
+        found = np.full(len(self), -1, np.int64)
+        place: dict[str, int] = {}
+        for rows, table in self._tables(["method", "tags"]):
+            encoded = columns.tag(table, name).dictionary_encode()
+            codes = np.array([place.setdefault(v, len(place)) for v in encoded.dictionary.to_pylist()], np.int64)
+            places = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+            found[rows] = np.where(places < 0, -1, np.append(codes, -1)[places])
+        values = sorted(place)
+        ordered = np.empty(len(place) + 1, np.int64)
+        ordered[[place[value] for value in values]] = np.arange(len(values))
+        ordered[-1] = -1
+        return ordered[found], values
+
+    def unit(self, where: str) -> Matrix:
         """Return the vectors of a selector that says it needs them."""
         if self.vectors is None:
             raise JobError(
@@ -49,62 +115,122 @@ class View:
             )
         return self.vectors
 
-    def order(self, prefer: Sequence[str]) -> Int:
-        """Return all rows best first: by each name in turn, highest first, then by id.
-
-        A name is a score or `length` (characters of the answer); a sample without the score comes behind those with it.
-        The order depends on the samples alone, not on how the rows stand.
-        """
-        keys: list[NDArray[np.generic]] = [np.array(self.ids, dtype=np.str_)]
-        for name in reversed(prefer):  # lexsort goes by its last key first
+    def order(self, prefer: Prefer) -> Int:
+        """Return all rows best first; see `Prefer`."""
+        keys: list[NDArray[np.generic]] = []
+        for name in reversed(prefer):  # lexsort goes by its last key first, and leaves ties as they stand: by id
             if name == "length":
-                keys.append(-np.array([len(text) for text in self.texts("answer")], dtype=np.int64))
-            elif name in self.scores:  # a score that no sample has decides nothing
+                keys.append(-self.lengths)
+            elif name in self.pool.scores:  # a score that no sample has decides nothing
                 keys.append(-np.nan_to_num(self.scores[name].astype(np.float64), nan=-np.inf))
-        order: Int = np.lexsort(keys).astype(np.int64)
-        return order
+        return np.lexsort(keys).astype(np.int64) if keys else np.arange(len(self))
+
+    def memo(self, name: str, make: Callable[[], Array]) -> Array:
+        """Return an array that depends on these samples and the name alone, made now or in an earlier build."""
+        subset = "" if len(self) == len(self.pool.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
+        return self.pool.memo(f"{name}{subset}", make)
 
     def take(self, keep: Bool) -> "View":
         """Return the view of the rows that stay."""
         rows = np.flatnonzero(keep)
-        return View(
-            ids=[self.ids[row] for row in rows],
-            messages=[self.messages[row] for row in rows],
-            scores={name: values[rows] for name, values in self.scores.items()},
-            vectors=None if self.vectors is None else self.vectors[rows],
-        )
+        return replace(self, rows=self.rows[rows], vectors=None if self.vectors is None else self.vectors.at(rows))
+
+    def _tables(self, wanted: Sequence[str]) -> Iterator[tuple[Int, pa.Table]]:
+        place = np.full(len(self.pool.ids), -1, np.int64)
+        place[self.rows] = np.arange(len(self))
+        for rows, table in self.pool.scan(wanted):
+            here = place[rows]
+            yield here[here >= 0], (table if (here >= 0).all() else table.filter(pa.array(here >= 0)))
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Who stays and why the others go; a row is kept exactly when it has no reason."""
+    """Who stays, and why the others go."""
 
-    kept: Bool
-    """[n]."""
-    reasons: Mapping[int, str]
-    """By row, for every row that goes: `"kind: why"`."""
-    lost_to: Mapping[int, int] = field(default_factory=dict)
-    """By row that goes, the kept row that stands for it, where there is one."""
+    reason: Int
+    """[n] -1 for a row that stays, else the place in `reasons`."""
+    reasons: Sequence[str] = ()
+    """`"kind: why"`, without anything that differs from row to row: that stands in `lost_to` and the scores."""
+    lost_to: Ids | None = None
+    """[n] id of the sample that stands for a row that goes (of this view or of one beside it), empty without one."""
     scores: Mapping[str, Float32] = field(default_factory=dict)
     """New scores by name, [n], NaN where a row gets none; higher is better."""
+    tags: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """New tags by name, [n]."""
+    cut: Mapping[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """New (role, content) turns by row, of rows whose text a step shortened."""
+    figures: Mapping[str, float | str] = field(default_factory=dict)
+    """What people will want to know of this step: (ε, δ), a radius, a cluster count."""
 
-    def __post_init__(self) -> None:
-        assert set(self.reasons) == set(np.flatnonzero(~self.kept).tolist())
+    @property
+    def kept(self) -> Bool:
+        """[n]."""
+        return self.reason < 0
+
+    @staticmethod
+    def of(kept: Bool, reason: str, **further: object) -> "Choice":
+        """Return the choice where all who go do so for one reason."""
+        return Choice(np.where(kept, -1, 0).astype(np.int64), (reason,), **further)  # type: ignore[arg-type]
+
+
+class Wanted(NamedTuple):
+    """Vectors that a step asks for: by which model, of which part."""
+
+    encoder: Any
+    """Settings that `selection.encoders.open_encoder` knows: `Embedding` or gradients."""
+    part: Part
+
+
+class Cost(NamedTuple):
+    """An estimate, from figures measured on two cores."""
+
+    cpu_s: float
+    peak_bytes: int
 
 
 class Selector(Step):
-    """A frozen value that chooses among samples; the work is done by a pure function beside each class."""
+    """A frozen value that chooses among samples; the work is done by pure functions beside or below each class."""
 
     needs_vectors: ClassVar[bool] = False
-    """Whether the samples must be embedded before `pick`."""
+    """Whether it works on the job's vectors."""
+
+    def sources(self) -> dict[str, Source]:
+        """Return the datasets from outside that it compares with, by names of its own."""
+        return {}
+
+    def wants(self, job: Wanted) -> Wanted | None:
+        """Return the vectors that the view must have: by default the job's own, or none."""
+        return job if self.needs_vectors else None
+
+    def wants_beside(self, job: Wanted) -> Wanted | None:
+        """Return the vectors that the views beside must have."""
+        return self.wants(job)
 
     def most(self, num: int) -> int:
         """Return how many of `num` samples stay at most; all, where there is no budget."""
         return num
 
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate the step for `num` samples and vectors of `dim` numbers, without its embedding."""
+        del num, dim
+        return Cost(0.0, 0)
+
     @abstractmethod
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice; the same samples in another order make the same choice of ids."""
+        """Return the choice; the same samples in other shards make the same choice of ids."""
+
+
+class Deduplicator(Selector):
+    """A selector that drops copies; the job stops when it would drop suspiciously much, see `selection.breaker`."""
+
+    prefer: Prefer = BEST
+    """Which of two samples stays: highest score of these names in turn (`length`: of the answer), then lowest id."""
+    max_group: float = Field(default=0.05, gt=0, le=1)
+    """Share of all samples that may be lost to one and the same sample (1,000 always may)."""
+    max_loss: float = Field(default=0.8, gt=0, le=1)
+    """Share of a source's samples that may be lost (1,000 always may); see `source`."""
+    source: str = "source"
+    """Tag that says where a sample comes from; where no sample has it, its method does."""
 
 
 def budget_rows(budget: float, rows: int) -> int:

@@ -7,25 +7,33 @@ core and second; short instructions go several times faster.
 import heapq
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import log, models, schema
-from cluster.encoder import Embedding, Encoder, OpenEncoder
+from cluster.encoder import Encoder
+from cluster.errors import GristmillError
 from cluster.job import Run
 from cluster.pool import Pool, listed
-from cluster.sample import Sample, from_table
 from cluster.session import require
 from cluster.store import Manifest, Shard, Store, place
-from selection.texts import Part, is_cjk, part
+from selection import columns
+from selection.columns import Part
+from selection.contracts import Wanted
+from selection.matrix import Float32
+from selection.text.shared import Blocks, find, own, starts
+from selection.text.texts import is_cjk
 
+OpenEncoder = Callable[[Any], Encoder]
 logger = logging.getLogger(__name__)
 
+_COLUMNS = ("id", "messages", "dropped")
 ENGLISH_ONLY = frozenset({models.MINILM})
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 """What to use instead where the texts are Chinese; it must be downloaded or lie in a folder."""
@@ -42,8 +50,10 @@ class Piece:
     name: str
     spans: tuple[tuple[Shard, int, int], ...]
     """(shard, first row, row behind the last)."""
-    dropped: frozenset[str]
+    dropped: tuple[str, ...]
     """Ids of dropped samples that are embedded as well."""
+    blocks: Blocks
+    """Beginnings that many samples share, which are left out."""
 
     @property
     def rows(self) -> int:
@@ -57,69 +67,71 @@ class Piece:
 class EmbedActor:
     """Embed one piece after another; the encoder is opened with the first, so that its errors arrive as errors."""
 
-    def __init__(
-        self, run: tuple[Store, str | None], which: Part, settings: Embedding, open_encoder: OpenEncoder, name: str
-    ) -> None:
+    def __init__(self, run: tuple[Store, str | None], wanted: Wanted, open_encoder: OpenEncoder, name: str) -> None:
         """Take what all pieces share; `run` is (store, folder of the logs)."""
         self._store, logs = run
         log.to_file(logs, name)
-        self._part, self._settings, self._open = which, settings, open_encoder
+        self._wanted, self._open = wanted, open_encoder
         self._encoder: Encoder | None = None
+
+    def encode(self, texts: Sequence[str]) -> Float32:
+        """Return the vectors of texts that are no samples."""
+        self._encoder = self._encoder or self._open(self._wanted.encoder)
+        return self._encoder.encode(texts)
 
     def embed(self, piece: Piece) -> Shard:
         """Embed and commit one shard; doing it again writes the same. Samples without any text are left out."""
         begin = time.monotonic()
-        self._encoder = self._encoder or self._open(self._settings)
+        self._encoder = self._encoder or self._open(self._wanted.encoder)
         opened = time.monotonic()
-        rows: list[Sample] = []
+        names, texts = [pa.array([], pa.string())], [pa.array([], pa.large_string())]
         for shard, first, stop in piece.spans:
-            rows += from_table(self._store.read_shard(piece.samples, shard).slice(first, stop - first))
-        found = {s.id: part(s.messages, self._part) for s in rows if s.dropped is None or s.id in piece.dropped}
-        texts = {name: text for name, text in found.items() if text}
-        vectors = self._encoder.encode(list(texts.values())).astype(self._settings.dtype)
+            rows = self._store.read_shard(piece.samples, shard, _COLUMNS).slice(first, stop - first)
+            chosen = pc.or_(pc.is_null(rows["dropped"]), pc.is_in(rows["id"], pa.array(piece.dropped, pa.string())))
+            rows = rows.filter(chosen)
+            said = columns.part(rows, self._wanted.part)
+            names.append(rows["id"].combine_chunks().filter(pc.not_equal(said, "")))
+            said = said.filter(pc.not_equal(said, ""))
+            texts.append(own(said, starts(said, piece.blocks)))
+        said = pa.concat_arrays(texts)
+        vectors = self._encoder.encode(said.to_pylist()).astype(self._wanted.encoder.dtype)
         kept = schema.vectors(self._encoder.dim, pa.from_numpy_dtype(vectors.dtype))
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=kept.field("vector").type)
-        table = pa.Table.from_arrays([pa.array(list(texts), pa.string()), column], schema=kept)
+        table = pa.Table.from_arrays([pa.concat_arrays(names), column], schema=kept)
         entry = self._store.commit_shard(piece.output, piece.name, table, compress=False)
         spent = time.monotonic() - opened
-        logger.info("%s: %d texts in %.1f s, encoder opened in %.1f s", piece, len(texts), spent, opened - begin)
+        logger.info("%s: %d texts in %.1f s, encoder opened in %.1f s", piece, len(said), spent, opened - begin)
         return entry
 
 
-def folder(samples: str, which: Part, settings: Embedding, *, num_dropped: int, shard_rows: int) -> tuple[str, str]:
+def folder(samples: str, wanted: Wanted, *, num_dropped: int, shard_rows: int) -> tuple[str, str]:
     """Return (folder, fingerprint) of the vectors of a dataset; jobs with the same encoder share them."""
-    identity = {"encoder": settings.identity(), "part": which, "dropped": num_dropped, "shard_rows": shard_rows}
+    encoder = wanted.encoder.identity()
+    identity = {"encoder": encoder, "part": wanted.part, "dropped": num_dropped, "shard_rows": shard_rows}
     return place("vectors", identity, {"samples": samples})
 
 
 def embed(
-    run: Run,
-    sources: Mapping[str, int],
-    which: Part,
-    settings: Embedding,
-    open_encoder: OpenEncoder,
-    *,
-    shard_rows: int,
+    run: Run, sources: Mapping[str, int], wanted: Wanted, open_encoder: OpenEncoder, *, shard_rows: int
 ) -> tuple[dict[str, str], int]:
     """Make the vectors of datasets through one set of actors, going on behind what is committed of them.
 
     Args:
         run: where, and who is told.
         sources: folders of samples, and how many dropped samples of each are embedded as well (those of lowest id).
-        which: the part of the conversation that is embedded.
-        settings: which encoder, where.
+        wanted: which encoder, and the part of the conversation that it reads.
         open_encoder: opens it inside an actor.
         shard_rows: samples of one shard.
 
     Returns:
         (folders of vectors by folder of samples, samples embedded in this call).
     """
-    places = {s: folder(s, which, settings, num_dropped=n, shard_rows=shard_rows) for s, n in sources.items()}
+    places = {s: folder(s, wanted, num_dropped=n, shard_rows=shard_rows) for s, n in sources.items()}
     open_ = {samples: place_ for samples, place_ in places.items() if not run.store.complete(place_[0])}
     pieces: list[Piece] = []
     for samples, (output, _) in open_.items():
         dropped = _lowest_dropped(run.store, samples, sources[samples])
-        pieces += _pieces(samples, output, run.store.manifest(samples).shards, dropped, shard_rows)
+        pieces += _pieces(run.store, samples, output, (dropped, _blocks(run.store, samples, wanted.part)), shard_rows)
     done = {
         (output, name): entry for output, _ in open_.values() for name, entry in run.store.committed(output).items()
     }
@@ -128,11 +140,18 @@ def embed(
     if pieces:
         run.ledger.append("shards_planned", job="select", shards=len(pieces), committed=len(pieces) - len(waiting))
     if waiting:
-        _through_actors(run, which, settings, open_encoder, waiting, done)
+        _through_actors(run, wanted, open_encoder, waiting, done)
     for samples, (output, fingerprint) in open_.items():
         shards = tuple(done[piece.output, piece.name] for piece in pieces if piece.output == output)
         dim = run.store.read_shard(output, shards[0]).schema.field("vector").type.list_size
-        metadata = {"encoder": models.identity(settings.model), "part": which, "dim": str(dim), "dtype": settings.dtype}
+        settings: Any = wanted.encoder
+        metadata = {
+            "encoder": settings.fingerprint(),
+            "model": models.identity(settings.model),
+            "part": wanted.part,
+            "dim": str(dim),
+            "dtype": settings.dtype,
+        }
         inputs = {"samples": samples}
         manifest = Manifest(
             output, "vectors", "embed", fingerprint, inputs, settings.identity(), shards, metadata=metadata
@@ -141,10 +160,39 @@ def embed(
     return {s: output for s, (output, _) in places.items()}, sum(entry.rows for entry in done.values()) - before
 
 
+def encoding(run: Run, wanted: Wanted, open_encoder: OpenEncoder) -> Callable[[Sequence[str]], Float32]:
+    """Return what encodes texts that are no samples, on an actor that starts with the first and ends with the last."""
+
+    def encode(texts: Sequence[str]) -> Float32:
+        import ray
+
+        cpus, gpus = placement(wanted.encoder)
+        actor = ray.remote(EmbedActor).options(num_cpus=cpus, num_gpus=gpus)
+        handle: Any = actor.remote((run.store, run.logs), wanted, open_encoder, "embed-texts")
+        try:
+            found: Float32 = np.asarray(ray.get(handle.encode.remote(list(texts))))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, GristmillError) else error from None
+        finally:
+            ray.kill(handle)
+        return found
+
+    return encode
+
+
+def _blocks(store: Store, samples: str, which: Part) -> Blocks:
+    """Return the beginnings that many of a dataset's samples share; none of the chat form, which is for its model."""
+    if which == "chat":
+        return Blocks(np.empty(0, np.uint64), np.empty(0, np.uint64), 0)
+    begin = accumulate((shard.rows for shard in store.manifest(samples).shards), initial=0)
+    tables = zip(begin, store.scan(samples, ["messages"]), strict=False)
+    texts = ((np.arange(first, first + len(table)), columns.part(table, which)) for first, table in tables)
+    return find(texts, store.manifest(samples).rows)
+
+
 def _through_actors(
     run: Run,
-    which: Part,
-    settings: Embedding,
+    wanted: Wanted,
     open_encoder: OpenEncoder,
     waiting: Sequence[Piece],
     done: dict[tuple[str, str], Shard],
@@ -152,11 +200,12 @@ def _through_actors(
     """Embed the waiting pieces, entering each into `done`."""
     import ray
 
+    settings: Any = wanted.encoder
     cpus, gpus = placement(settings)
     actor = ray.remote(EmbedActor).options(num_cpus=cpus, num_gpus=gpus)
 
     def spawn(number: int) -> Any:  # noqa: ANN401 - Ray's handles have no public type
-        return actor.remote((run.store, run.logs), which, settings, open_encoder, f"embed-{number}")
+        return actor.remote((run.store, run.logs), wanted, open_encoder, f"embed-{number}")
 
     num_actors = min(settings.actors, len(waiting))
     begin = last = time.monotonic()
@@ -184,7 +233,7 @@ def _through_actors(
         pool.run(listed(waiting), commit, lambda: None)
 
 
-def placement(settings: Embedding) -> tuple[float, float]:
+def placement(settings: Any) -> tuple[float, float]:  # noqa: ANN401 - of any encoder
     """Return (cores, GPUs) of one actor on the cluster that is up.
 
     Raises:
@@ -200,32 +249,33 @@ def placement(settings: Embedding) -> tuple[float, float]:
     return cpus, gpus
 
 
-def _lowest_dropped(store: Store, samples: str, limit: int) -> frozenset[str]:
+def _lowest_dropped(store: Store, samples: str, limit: int) -> tuple[str, ...]:
     """Return the ids of up to `limit` dropped samples; ids are hashes, so the lowest ones are a fair draw."""
     dropped: list[str] = []
     for table in store.scan(samples, ["id", "dropped"]) if limit else ():
         dropped = heapq.nsmallest(limit, dropped + table.filter(pc.is_valid(table["dropped"]))["id"].to_pylist())
-    return frozenset(dropped)
+    return tuple(dropped)
 
 
 def _pieces(
-    samples: str, output: str, shards: Sequence[Shard], dropped: frozenset[str], shard_rows: int
+    store: Store, samples: str, output: str, skip: tuple[tuple[str, ...], Blocks], shard_rows: int
 ) -> Iterator[Piece]:
     """Cut the rows of all shards, end to end, into pieces of `shard_rows`; at least one, if empty."""
+    shards = store.manifest(samples).shards
     starts = [0, *accumulate(shard.rows for shard in shards)]
     for number, first in enumerate(range(0, max(starts[-1], 1), shard_rows)):
         stop = first + shard_rows
         cuts = ((s, max(first - a, 0), min(stop - a, s.rows)) for s, a in zip(shards, starts, strict=False))
         spans = tuple(cut for cut in cuts if cut[1] < cut[2])
-        yield Piece(samples, output, f"shard-{number:05d}", spans, dropped)
+        yield Piece(samples, output, f"shard-{number:05d}", spans, *skip)
 
 
-def warning(settings: Embedding, texts: Sequence[str]) -> str:
+def warning(model: str, texts: Sequence[str]) -> str:
     """Return what to say when an English encoder meets Chinese texts, or the empty string."""
     share = sum(map(is_cjk, texts)) / max(1, len(texts))
-    if settings.model not in ENGLISH_ONLY or share < 0.05:
+    if model not in ENGLISH_ONLY or share < 0.05:
         return ""
     return (
-        f"select.encoder.model: {settings.model} knows English only and {share:.0%} of the texts are Chinese or "
+        f"select.encoder.model: {model} knows English only and {share:.0%} of the texts are Chinese or "
         f"Japanese, whose distances mean little; set a multilingual one such as {MULTILINGUAL!r}"
     )

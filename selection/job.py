@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,22 +11,28 @@ import numpy as np
 from pydantic import Field
 
 from cluster import ids, models
-from cluster.encoder import Checkpoint, Embedding, OpenEncoder
-from cluster.errors import SchemaError
+from cluster.encoder import Embedding
+from cluster.errors import RunError
+from cluster.ingest import Source
 from cluster.job import Job, Plan, Run, Work
-from cluster.sample import Sample, from_table, to_table
-from cluster.store import Shard, Store
-from selection.contracts import Choice, View
-from selection.embed import embed, folder, warning
+from cluster.store import Store
+from selection.breaker import tripped
+from selection.columns import Part
+from selection.compare import Labels, compare
+from selection.contracts import Choice, Deduplicator, Selector, View, Wanted
+from selection.decisions import Decisions
+from selection.embed import OpenEncoder, embed, encoding, folder, warning
+from selection.encoders import open_encoder, prepared
+from selection.memo import memo_of
+from selection.pool import Pool, open_pool
 from selection.selectors import AnySelector
 from selection.selectors.exact import Exact
+from selection.selectors.minhash import MinHash
 from selection.selectors.semantic import Semantic
-from selection.texts import Part
-from selection.vectors import open_vectors
+from selection.topics import topics
+from selection.vectors import matrix_of
 
 logger = logging.getLogger(__name__)
-
-NO_TEXT = "select: no text in the conversation"
 
 
 class Select(Job):
@@ -42,42 +48,65 @@ class Select(Job):
     encoder: Embedding = Embedding()
     """The model that makes the vectors; it is not loaded where no step needs them."""
     part: Part = "instruction"
-    """What is embedded: all user turns, all assistant turns, or both; never the system prompt."""
-    steps: tuple[AnySelector, ...] = Field(default=(Exact(), Semantic()), min_length=1)
+    """What is embedded: all user turns, all assistant turns, both, or every turn with its role."""
+    steps: tuple[AnySelector, ...] = Field(default=(Exact(), MinHash(), Semantic()), min_length=1)
     """The selectors, each choosing among the samples that the one before kept."""
     seed: int = 0
     """Start of the random streams of selectors that draw."""
+    topics: int = Field(default=0, ge=0)
+    """Topics that the samples are sorted into, for the report and for steps by the tag `topic`; by default as many as
+    suit their number where there are vectors, else none."""
     embed_dropped: int = Field(default=500, ge=0)
     """Samples dropped before selection that are embedded as well, for the report's map."""
     shard_rows: int = Field(default=2048, gt=0)
     """Samples of one shard, of the vectors and of the output: what a kill during the embedding can cost."""
 
     @property
+    def wanted(self) -> Wanted:
+        """The job's own vectors."""
+        return Wanted(self.encoder, self.part)
+
+    @property
     def embeds(self) -> bool:
-        """Whether any step needs vectors."""
-        return any(step.needs_vectors for step in self.steps)
+        """Whether any step needs the job's own vectors."""
+        return any(self.wanted in (step.wants(self.wanted), step.wants_beside(self.wanted)) for step in self.steps)
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with the encoder."""
+        """Return what is wrong with the encoders."""
         del base
-        problem = models.missing(self.encoder.model) if self.embeds else ""
-        return [f"encoder.model: {self.encoder.model}: {problem}"] if problem else []
+        found = [w for step in self.steps for w in (step.wants(self.wanted), step.wants_beside(self.wanted)) if w]
+        names = list(dict.fromkeys(w.encoder.model for w in found))
+        problems = [(name, models.missing(name)) for name in names]
+        return [f"encoder.model: {name}: {problem}" for name, problem in problems if problem]
+
+    def sources(self) -> dict[str, Source]:
+        """Return the data from outside: the samples, and what steps compare them with."""
+        beside = {
+            f"steps.{n}.{name}": source for n, step in enumerate(self.steps) for name, source in step.sources().items()
+        }
+        return super().sources() | beside
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Ask for the seeds, which the report's map shows beside what was made from them."""
         return {"seeds": outputs["ingest"]} if self.embeds and "ingest" in outputs else {}
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say how many samples would be embedded, and where."""
+        """Say how many samples would be embedded, and what the steps would cost."""
         plan = Plan("select", work.output, actors=self.encoder.actors if self.embeds else 0)
         plan.cpus, plan.gpus = (self.encoder.cpus or 0) * plan.actors, (self.encoder.gpus or 0) * plan.actors
         plan.notes.append(" -> ".join(step.kind for step in self.steps))
         samples = work.inputs["samples"]
         plan.samples = plan.kept = work.num_samples(store)
         plan.shards = -(-plan.samples // self.shard_rows)
+        seconds, peak = 0.0, 0
         for step in self.steps:
+            cost = step.cost(plan.kept, DIM)
+            seconds, peak = seconds + cost.cpu_s, max(peak, cost.peak_bytes)
             plan.kept = step.most(plan.kept)
-        if self.embeds and store.exists(self._vectors(samples, self.embed_dropped)[0]):
+        plan.notes.append(
+            f"steps: about {seconds:,.0f} s of one core and {peak / 2**30:.1f} GiB, without the embedding"
+        )
+        if self.embeds and store.exists(self._vectors(samples)):
             plan.state = "continues"
         if store.complete(work.output):
             plan.state = "done"
@@ -85,116 +114,198 @@ class Select(Job):
 
     def make(self, run: Run, work: Work) -> dict[str, Any]:
         """Embed, choose, and write the choice."""
-        return select(self, run, work, Checkpoint)
+        return Selecting(self, run, work, open_encoder).make()
 
-    def _vectors(self, samples: str, num_dropped: int) -> tuple[str, str]:
-        return folder(samples, self.part, self.encoder, num_dropped=num_dropped, shard_rows=self.shard_rows)
-
-
-@dataclass
-class Decision:
-    """What became of one sample in selection."""
-
-    dropped: str | None
-    lost_to: str | None
-    scores: dict[str, float]
+    def _vectors(self, samples: str) -> str:
+        return folder(samples, self.wanted, num_dropped=self.embed_dropped, shard_rows=self.shard_rows)[0]
 
 
-def select(settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> dict[str, Any]:
-    """Make the output of a select job; only the encoder is handed in beside what every job gets."""
-    begin = time.monotonic()
-    samples = work.inputs["samples"]
-    view, decisions = _view(run.store, samples)
-    figures: dict[str, Any] = {"rows": len(decisions), "input_rows": run.store.manifest(samples).rows, "embedded": 0}
-    metadata: dict[str, str] = {}
-    if settings.embeds:
-        problem = warning(settings.encoder, view.texts(settings.part))
+DIM = 384
+"""Numbers of a vector that a plan reckons with: those of the default encoder."""
+MIN_TOPIC_ROWS = 20
+"""Fewer samples have no topics."""
+PAIRS = 40
+"""Of each step, samples that the report shows beside the one that they lost to."""
+
+
+class Selecting:
+    """One select job at work."""
+
+    def __init__(self, settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> None:
+        """Only the encoder is handed in beside what every job gets."""
+        self.settings, self.run, self.work, self.open = settings, run, work, open_encoder
+        self.samples = work.inputs["samples"]
+        self.figures: dict[str, Any] = {"embedded": 0, "steps": [], "pairs": []}
+        self.metadata: dict[str, str] = {}
+        self.decisions: Decisions
+
+    def make(self) -> dict[str, Any]:
+        """Make the output and return the figures."""
+        begin = time.monotonic()
+        store, settings = self.run.store, self.settings
+        pool, silent = open_pool(lambda wanted: store.scan(self.samples, wanted), self.samples)
+        self.scores, self.tags = dict(pool.scores), dict[str, Any]()
+        pool = replace(pool, scores=self.scores, given=self.tags, memo=memo_of(store, self.samples))
+        self.decisions = Decisions(pool, silent)
+        everything = View(pool, np.arange(len(pool.ids)))
+        if settings.embeds:
+            everything = replace(everything, vectors=self._vectors(pool))
+            self._topics(everything)
+            self.figures["embed_seconds"] = round(time.monotonic() - begin, 2)
+        view = everything
+        with self.run.screen.bar("select", total=len(settings.steps)) as bar:
+            for place, step in enumerate(settings.steps):
+                view = self._step(place, step, view)
+                bar.update(place + 1, f"{step.kind}: {len(view):,} left")
+        self._describe(everything, view)
+        shards = self.decisions.write(store, self.work.output, self.samples, settings.shard_rows)
+        seconds = time.monotonic() - begin
+        rows = len(pool.ids) + len(silent)
+        self.figures |= {
+            "rows": rows,
+            "input_rows": store.manifest(self.samples).rows,
+            "kept": len(view),
+            "dropped": rows - len(view),
+            "seconds": round(seconds, 2),
+            "samples_per_s": round(rows / max(seconds, 1e-9), 1),
+        }
+        store.commit(settings.manifest(self.work, "samples", shards, self.metadata), self.figures)
+        return self.figures
+
+    def _vectors(self, pool: Pool) -> Any:  # noqa: ANN401 - a Matrix
+        """Embed the samples, and the seeds where they are known."""
+        settings, wanted = self.settings, self.settings.wanted
+        roles = {"vectors": self.samples}
+        if self.work.inputs.get("seeds", self.samples) != self.samples:
+            roles["seed_vectors"] = self.work.inputs["seeds"]
+        first = next((texts for _, texts in View(pool, np.arange(len(pool.ids))).scan(wanted.part)), None)
+        problem = warning(settings.encoder.model, first.to_pylist() if first is not None else [])
         if problem:
-            run.screen.say(problem)
+            self.run.screen.say(problem)
             logger.warning("%s", problem)
-        metadata, figures["embedded"] = _embed_all(settings, run, work, open_encoder)
-        vectors = open_vectors(run.store, metadata["vectors"], models.identity(settings.encoder.model))
-        view = replace(view, vectors=vectors.aligned(view.ids))
-        figures["embed_seconds"] = round(time.monotonic() - begin, 2)
-    for place, step in enumerate(settings.steps):
-        choice = step.pick(view, ids.stream("select", settings.seed, place, step.fingerprint()))
-        _enter(decisions, view, choice)
-        dropped = len(view) - int(choice.kept.sum())
-        figures[f"dropped_{step.kind}"] = figures.get(f"dropped_{step.kind}", 0) + dropped
-        logger.info("%s: %d in, %d dropped", step.kind, len(view), dropped)
-        view = view.take(choice.kept)
-    shards = _write(run.store, work.output, samples, decisions, settings.shard_rows)
-    seconds = time.monotonic() - begin
-    figures |= {"kept": len(view), "dropped": len(decisions) - len(view), "seconds": round(seconds, 2)}
-    figures["samples_per_s"] = round(len(decisions) / max(seconds, 1e-9), 1)
-    run.store.commit(
-        settings.manifest(work, "samples", shards, metadata),
-        figures,
-    )
-    return figures
+        sources = {samples: settings.embed_dropped if role == "vectors" else 0 for role, samples in roles.items()}
+        folders = self._embed(sources, wanted)
+        self.metadata = {role: folders[samples] for role, samples in roles.items()}
+        return matrix_of(self.run.store, self.metadata["vectors"], pool, settings.encoder.fingerprint())
+
+    def _embed(self, sources: Mapping[str, int], wanted: Wanted) -> dict[str, str]:
+        folders, embedded = embed(self.run, sources, wanted, self.open, shard_rows=self.settings.shard_rows)
+        self.figures["embedded"] += embedded
+        return folders
+
+    def _step(self, place: int, step: Selector, view: View) -> View:
+        if not len(view):  # nothing to choose from, nothing to embed
+            self._note(step, view, Choice(np.empty(0, np.int64)), 0.0)
+            return view
+        begin = time.monotonic()
+        seen = self._prepared(place, step, view)
+        choice = step.pick(seen, ids.stream("select", self.settings.seed, place, step.fingerprint()))
+        self._note(step, seen, choice, time.monotonic() - begin)
+        if isinstance(step, Deduplicator):
+            problem = tripped(step, seen, choice)
+            if problem:
+                path = self._stopped(problem)
+                raise RunError(f"select.steps.{place} ({step.kind}): {problem}; {path} has the pairs")
+        self.decisions.enter(seen, choice)
+        self.scores |= self.decisions.scores
+        logger.info("%s: %d in, %d dropped", step.kind, len(view), int((~choice.kept).sum()))
+        return view.take(choice.kept)
+
+    def _prepared(self, place: int, step: Selector, view: View) -> View:
+        """Return the view with the vectors and the datasets beside it that a step asks for."""
+        mine, theirs = step.wants(self.settings.wanted), step.wants_beside(self.settings.wanted)
+        mine, theirs = (w and prepared(w, view, self._models) for w in (mine, theirs))
+        if mine is not None and mine != self.settings.wanted:
+            folders = self._embed({self.samples: 0}, mine)
+            matrix = matrix_of(self.run.store, folders[self.samples], view.pool, mine.encoder.fingerprint())
+            view = replace(view, vectors=matrix.at(view.rows))
+        beside = {name: self._beside(f"steps.{place}.{name}", theirs) for name in step.sources()}
+        encode = encoding(self.run, mine, self.open) if mine is not None else None
+        return replace(view, beside=beside, encode=encode)
+
+    def _models(self) -> Path:
+        """Return the folder of models that steps train for their features."""
+        return self.run.store.folder(f"index-{self.samples}")
+
+    def _beside(self, role: str, wanted: Wanted | None) -> View:
+        store, dataset = self.run.store, self.work.inputs[role]
+        pool, _ = open_pool(lambda columns: store.scan(dataset, columns), dataset)
+        pool = replace(pool, memo=memo_of(store, dataset))
+        view = View(pool, np.arange(len(pool.ids)))
+        if wanted is None:
+            return view
+        matrix = matrix_of(store, self._embed({dataset: 0}, wanted)[dataset], pool, wanted.encoder.fingerprint())
+        return replace(view, vectors=matrix)
+
+    def _note(self, step: Selector, view: View, choice: Choice, seconds: float) -> None:
+        """Add what a step did to the figures."""
+        gone = choice.reason[~choice.kept]
+        counts = np.bincount(gone, minlength=len(choice.reasons))
+        self.figures["steps"].append(
+            {
+                "kind": step.kind,
+                "in": len(view),
+                "kept": int(choice.kept.sum()),
+                "seconds": round(seconds, 2),
+                "reasons": {r: int(c) for r, c in zip(choice.reasons, counts, strict=True) if c},
+                "figures": dict(choice.figures),
+            }
+        )
+        self.figures["pairs"] += pairs(step, view, choice)
+
+    def _stopped(self, problem: str) -> str:
+        """Write what a stopped job has seen so far, and return the path."""
+        name = "stopped.json"
+        self.run.store.write_json({"problem": problem, **self.figures}, "runs", self.run.id, name)
+        return self.run.store.at("runs", self.run.id, name)
+
+    def _topics(self, view: View) -> None:
+        if len(view) < MIN_TOPIC_ROWS:
+            return
+        every = np.ones(len(view), np.bool_)
+        found, labels = topics(view, every, num=self.settings.topics or None, seed=self.settings.seed)
+        self.decisions.tag("topic", labels)
+        self.tags["topic"] = self.decisions.tags["topic"]
+        self.figures["topics"] = found
+
+    def _describe(self, everything: View, view: View) -> None:
+        """Add what was chosen beside what chance and length would have chosen, and the topics' fates."""
+        kept = np.zeros(len(everything), np.bool_)
+        kept[view.rows] = True
+        labels = None
+        if "topics" in self.figures:
+            codes, names = everything.tags("topic")
+            labels = Labels("topics", codes)
+            left = np.bincount(codes[kept], minlength=len(names))
+            for topic in self.figures["topics"]:
+                topic["kept"] = int(left[names.index(topic["name"])])
+        stream = ids.stream("compare", self.settings.seed)
+        self.figures["baselines"] = compare(everything, kept, stream, labels)
 
 
-def _view(store: Store, samples: str) -> tuple[View, dict[str, Decision]]:
-    """Return the kept samples with text as a view, and a decision yet to be filled for every kept sample."""
-    decisions: dict[str, Decision] = {}
-    rows: list[Sample] = []
-    for table in store.scan(samples):
-        for sample in from_table(table):
-            if sample.dropped is not None:
-                continue
-            if sample.id in decisions:
-                raise SchemaError(f"{samples}: id {sample.id} stands twice, must be unique; make the dataset anew")
-            has_text = any(content.strip() for role, content in sample.messages if role != "system")
-            decisions[sample.id] = Decision(None if has_text else NO_TEXT, None, {})
-            if has_text:
-                rows.append(sample)
-    names = sorted({name for sample in rows for name in sample.scores})
-    scores = {name: np.array([s.scores.get(name, np.nan) for s in rows], np.float32) for name in names}
-    return View([s.id for s in rows], [s.messages for s in rows], scores), decisions
-
-
-def _embed_all(settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> tuple[dict[str, str], int]:
-    """Embed the samples, and the seeds where they are known; return the folders by role and the samples embedded."""
-    roles = {"vectors": work.inputs["samples"]}
-    if work.inputs.get("seeds", roles["vectors"]) != roles["vectors"]:
-        roles["seed_vectors"] = work.inputs["seeds"]
-    sources = {samples: settings.embed_dropped if role == "vectors" else 0 for role, samples in roles.items()}
-    folders, embedded = embed(
-        run, sources, settings.part, settings.encoder, open_encoder, shard_rows=settings.shard_rows
-    )
-    return {role: folders[samples] for role, samples in roles.items()}, embedded
-
-
-def _enter(decisions: dict[str, Decision], view: View, choice: Choice) -> None:
-    """Note what a selector said of the samples that it saw."""
-    for row, name in enumerate(view.ids):
-        decision = decisions[name]
-        decision.dropped = choice.reasons.get(row)
-        decision.lost_to = view.ids[choice.lost_to[row]] if row in choice.lost_to else None
-        for score, values in choice.scores.items():
-            if not np.isnan(values[row]):
-                decision.scores[score] = float(values[row])
-
-
-def _write(store: Store, output: str, samples: str, decisions: dict[str, Decision], rows: int) -> tuple[Shard, ...]:
-    """Write the samples that came in kept, in their order, each with its decision; at least one shard, if empty."""
-    shards: list[Shard] = []
-    held: list[Sample] = []
-    for sample in _decided(store, samples, decisions):
-        held.append(sample)
-        if len(held) == rows:
-            shards.append(store.commit_shard(output, f"shard-{len(shards):05d}", to_table(held)))
-            held = []
-    if held or not shards:
-        shards.append(store.commit_shard(output, f"shard-{len(shards):05d}", to_table(held)))
-    return tuple(shards)
-
-
-def _decided(store: Store, samples: str, decisions: dict[str, Decision]) -> Iterator[Sample]:
-    for table in store.scan(samples):
-        for sample in from_table(table):
-            decision = decisions.get(sample.id)
-            if decision is None:
-                continue
-            tags = {**sample.tags, "lost_to": decision.lost_to} if decision.lost_to else sample.tags
-            yield replace(sample, scores={**sample.scores, **decision.scores}, tags=tags, dropped=decision.dropped)
+def pairs(step: Selector, view: View, choice: Choice) -> list[dict[str, Any]]:
+    """Return some samples that a step dropped beside the ones that they lost to, with the texts of both."""
+    if choice.lost_to is None:
+        return []
+    lost = np.flatnonzero(choice.lost_to != b"")
+    lost = lost[np.linspace(0, len(lost) - 1, min(PAIRS, len(lost))).astype(np.int64)]
+    if not len(lost):
+        return []
+    texts = view.some("instruction", lost)
+    others: dict[bytes, str] = {}
+    for other in (view, *view.beside.values()):
+        rows = np.minimum(np.searchsorted(other.ids, choice.lost_to[lost]), max(0, len(other) - 1))
+        rows = np.unique(rows[other.ids[rows] == choice.lost_to[lost]]) if len(other) else rows[:0]
+        others |= dict(zip(other.ids[rows].tolist(), other.some("instruction", rows), strict=True))
+    score = next(iter(choice.scores.values()), None)
+    return [
+        {
+            "step": step.kind,
+            "score": None if score is None or np.isnan(score[row]) else round(float(score[row]), 4),
+            "id": view.ids[row].decode(),
+            "text": text,
+            "to": choice.lost_to[row].decode(),
+            "to_text": others.get(bytes(choice.lost_to[row]), ""),
+        }
+        for row, text in zip(lost, texts, strict=True)
+    ]

@@ -16,10 +16,10 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 ADAPTERS = {
-    "vllm": {"generation/engines/vllm.py"},
+    "vllm": {"generation/engines/vllm.py", "cluster/encoder_vllm.py"},
     "deepspeed": {"training/zero.py"},
 }
-"""Libraries that one file alone may import, at any depth."""
+"""Libraries that few files may import, at any depth: vLLM writes in one and embeds in the other."""
 HEAVY = (
     "torch",
     "vllm",

@@ -4,10 +4,35 @@ from typing import Annotated
 
 from pydantic import Field
 
+from selection.selectors.against import Against
+from selection.selectors.balance import Balance
+from selection.selectors.complexity import Complexity
+from selection.selectors.decontaminate import Decontaminate
+from selection.selectors.diversity import Diversity
 from selection.selectors.exact import Exact
-from selection.selectors.k_center import KCenter
+from selection.selectors.longest import Longest
+from selection.selectors.minhash import MinHash
+from selection.selectors.private import Private
+from selection.selectors.quality import Quality
 from selection.selectors.random_ import RandomChoice
+from selection.selectors.relevance import Relevance
 from selection.selectors.semantic import Semantic
-from selection.selectors.top_score import TopScore
+from selection.selectors.substring import Substring
 
-AnySelector = Annotated[Exact | Semantic | KCenter | TopScore | RandomChoice, Field(discriminator="kind")]
+AnySelector = Annotated[
+    Exact
+    | MinHash
+    | Substring
+    | Semantic
+    | Against
+    | Decontaminate
+    | Quality
+    | Complexity
+    | Diversity
+    | Relevance
+    | Balance
+    | Private
+    | RandomChoice
+    | Longest,
+    Field(discriminator="kind"),
+]

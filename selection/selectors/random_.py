@@ -5,23 +5,34 @@ from typing import Literal
 
 import numpy as np
 
-from selection.contracts import Budget, Choice, Selector, View, budget_rows
+from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
 
 
 class RandomChoice(Selector):
-    """Keep a budget of samples drawn without replacement, the same ones for the same samples and seed."""
+    """Keep a budget of samples drawn without replacement, the same ones for the same samples and seed.
+
+    A larger budget keeps the samples of a smaller one and more.
+
+    Source: the baseline of every comparison; Ivison et al. 2025, arXiv:2503.01807, section 4 (at millions of samples
+    many selectors fall short of it). Departures: none.
+    """
 
     kind: Literal["random"] = "random"
     budget: Budget
-    """How many samples stay: a whole number, or a share of those that come in, below 1."""
+    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
 
     def most(self, num: int) -> int:
         """Return the budget, or `num` where that is less."""
         return budget_rows(self.budget, num)
 
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate one permutation."""
+        del dim
+        return Cost(3e-8 * num, 17 * num)
+
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice, drawn from the samples in order of id."""
-        by_id = view.order(())
+        """Return the choice, drawn from the samples in the order of their ids."""
+        drawn = np.random.default_rng(rng.getrandbits(64)).permutation(len(view))
         kept = np.zeros(len(view), np.bool_)
-        kept[by_id[rng.sample(range(len(view)), budget_rows(self.budget, len(view)))]] = True
-        return Choice(kept, {int(row): "random: beyond the budget" for row in np.flatnonzero(~kept)})
+        kept[drawn[: budget_rows(self.budget, len(view))]] = True
+        return Choice.of(kept, "random: beyond the budget")

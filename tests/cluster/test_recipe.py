@@ -59,7 +59,7 @@ def test_an_unknown_key_is_told_the_legal_ones(tmp_path: Path) -> None:
 def test_an_unknown_kind_is_told_the_legal_ones(tmp_path: Path) -> None:
     said = refused(tmp_path, SELECT + "[[select.steps]]\nkind = 'magic'\n")
     assert "magic, must be one of" in said
-    assert "k_center" in said
+    assert "diversity" in said
 
 
 def test_a_job_without_anything_to_work_on_is_refused(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 
 def test_an_override_replaces_one_setting(tmp_path: Path) -> None:
     assert written(tmp_path, SELECT, "select.shard_rows=7").jobs["select"].model_dump()["shard_rows"] == 7
-    steps = SELECT + "[[select.steps]]\nkind = 'k_center'\nbudget = 3\n"
+    steps = SELECT + "[[select.steps]]\nkind = 'random'\nbudget = 3\n"
     assert written(tmp_path, steps, "select.steps.0.budget=9").jobs["select"].model_dump()["steps"][0]["budget"] == 9
     assert written(tmp_path, SELECT, "name=word").name == "word"
     assert "must read section.key=value" in refused(tmp_path, SELECT, "nonsense")
@@ -120,8 +120,8 @@ def test_a_resolved_recipe_can_itself_be_run(tmp_path: Path) -> None:
     assert again.run_id(again.works()) == recipe.run_id(works)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "examples").glob("*.toml")), ids=lambda p: p.name)
-def test_every_shipped_recipe_loads_and_plans(path: Path, tmp_path: Path) -> None:
+def test_the_command_line_plans_the_shipped_recipe(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "examples" / "quickstart.toml"
     command = [str(Path(sys.executable).parent / "gristmill"), "plan", str(path), "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,12 @@ from cluster.ledger import Ledger
 from cluster.progress import Screen
 from cluster.sample import Message, Origin, Sample, to_table
 from cluster.store import Manifest, Store, place
-from selection.contracts import Float32, View
-from selection.job import Select
+from selection.contracts import Choice, View
+from selection.matrix import Float32, Matrix
+from selection.pool import open_pool
+
+if TYPE_CHECKING:
+    from selection.job import Select
 
 
 def made(instruction: str, answer: str = "fine", *, judge: float | None = None, dropped: str | None = None) -> Sample:
@@ -23,10 +28,26 @@ def made(instruction: str, answer: str = "fine", *, judge: float | None = None, 
     return Sample(name, messages, method="self_instruct", round=1, scores=scores, dropped=dropped, origin=origin)
 
 
-def view_of(samples: Sequence[Sample], vectors: Float32 | None = None) -> View:
-    names = sorted({name for s in samples for name in s.scores})
-    scores = {name: np.array([s.scores.get(name, np.nan) for s in samples], np.float32) for name in names}
-    return View([s.id for s in samples], [s.messages for s in samples], scores, vectors)
+def view_of(samples: Sequence[Sample], vectors: Float32 | None = None, **beside: View) -> View:
+    """A view in memory; `vectors` stand in the order of the samples, the view's rows in that of their ids."""
+    halves = [to_table(samples[: len(samples) // 2]), to_table(samples[len(samples) // 2 :])]
+    pool, _ = open_pool(lambda columns: (half.select(columns) for half in halves), "made")
+    matrix = None
+    if vectors is not None:
+        place = {s.id.encode(): n for n, s in enumerate(samples)}
+        matrix = Matrix(np.ascontiguousarray(vectors[[place[bytes(name)] for name in pool.ids]]))
+    return View(pool, np.arange(len(pool.ids)), matrix, beside)
+
+
+def kept_of(view: View, choice: Choice) -> set[str]:
+    """The ids that stay; a check besides that everything in the choice fits together."""
+    assert len(choice.reason) == len(view)
+    assert choice.reason.max(initial=-1) < len(choice.reasons)
+    if choice.lost_to is not None:
+        assert not choice.lost_to[choice.kept].any()
+    for values in (*choice.scores.values(), *choice.tags.values()):
+        assert len(values) == len(view)
+    return {name.decode() for name in view.ids[choice.kept]}
 
 
 def unit(vectors: np.ndarray) -> Float32:
@@ -48,7 +69,7 @@ def run_of(store: Store, tmp_path: Path) -> Run:
     return Run("test-run", store, Ledger(store, "runs/test-run"), Screen(quiet=True), str(tmp_path / "logs"))
 
 
-def work_for(settings: Select, samples: str, seeds: str | None = None) -> Work:
+def work_for(settings: "Select", samples: str, seeds: str | None = None) -> Work:
     inputs = {"samples": samples, **({"seeds": seeds} if seeds else {})}
     name, fingerprint = place("select", settings.identity(), inputs)
     return Work(name, fingerprint, inputs)

@@ -10,14 +10,16 @@ import pytest
 
 from cluster.encoder import Checkpoint, Embedding
 from cluster.store import Store
-from selection.contracts import Float32
-from selection.job import Select, select
+from selection.job import Select
+from selection.matrix import Float32
+from selection.pool import open_pool
+from selection.selectors.diversity import Diversity
 from selection.selectors.exact import Exact
-from selection.selectors.k_center import KCenter
 from selection.selectors.semantic import Semantic
-from selection.vectors import open_vectors
+from selection.vectors import matrix_of
 from tests.invariants import check_dataset
 from tests.selection.made import made, put, run_of, work_for
+from tests.selection.test_job import select, step_of
 
 PAIRS = (
     ("Write a short poem about autumn leaves.", "Write a brief poem about the leaves of autumn."),
@@ -53,22 +55,24 @@ def test_paraphrases_go_and_strangers_stay_though_the_encoder_is_killed(
     texts = [*(text for pair in PAIRS for text in pair), *STRANGERS]
     samples = [made(text, "an answer " * (len(texts) - n)) for n, text in enumerate(texts)]
     put(store, "generate-x", samples)
-    settings = Select(steps=(Exact(), Semantic(min_cosine=0.9), KCenter(budget=6)), shard_rows=4)
+    settings = Select(steps=(Exact(), Semantic(min_cosine=0.9), Diversity(method="k_center", budget=6)), shard_rows=4)
     work = work_for(settings, "generate-x")
     marker = tmp_path / "killed"
     figures = select(settings, run_of(store, tmp_path), work, dies_once(marker))
     assert marker.exists()
     assert figures["embedded"] == len(texts)
-    vectors = open_vectors(store, store.manifest(work.output).metadata["vectors"]).aligned([s.id for s in samples])
+    pool, _ = open_pool(lambda columns: store.scan("generate-x", columns), "generate-x")
+    place = np.searchsorted(pool.ids, [s.id.encode() for s in samples])
+    vectors = matrix_of(store, store.manifest(work.output).metadata["vectors"], pool).take(place)
     assert vectors.shape == (11, 384)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
     cosines = vectors @ vectors.T
     twins = [float(cosines[n, n + 1]) for n in range(0, 8, 2)]
     others = [float(cosines[a, b]) for a in range(11) for b in range(a) if not (a < 8 and a // 2 == b // 2)]
     assert min(twins) > 0.9
     assert max(others) < 0.6
     out = check_dataset(store, work.output)
-    assert figures["dropped_semantic"] == 4
+    assert step_of(figures, "semantic")["kept"] == len(texts) - 4
     assert figures["kept"] == 6
-    lost = {s.id: s.tags["lost_to"] for s in out if "lost_to" in s.tags}
+    lost = {s.id: s.tags["lost_to"] for s in out if (s.dropped or "").startswith("semantic")}
     assert lost == {samples[n + 1].id: samples[n].id for n in range(0, 8, 2)}

@@ -6,20 +6,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.encoder import Embedding
-from cluster.errors import JobError, SchemaError
+from cluster.errors import JobError, RunError, SchemaError
+from cluster.job import Run, Work
 from cluster.sample import Message, Sample, seed
 from cluster.store import Store
-from selection.embed import warning
-from selection.job import NO_TEXT, Select, select
+from selection.decisions import NO_TEXT
+from selection.embed import OpenEncoder, warning
+from selection.job import Select, Selecting
+from selection.selectors.diversity import Diversity
 from selection.selectors.exact import Exact
-from selection.selectors.k_center import KCenter
+from selection.selectors.quality import Quality
 from selection.selectors.semantic import Semantic
-from selection.selectors.top_score import TopScore
-from selection.vectors import open_vectors
 from tests.fakes import HashingEncoder, open_hashing_encoder
 from tests.invariants import check_dataset, samples_of
 from tests.selection.made import made, put, run_of, work_for
@@ -27,7 +29,7 @@ from tests.selection.made import made, put, run_of, work_for
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Select(
     encoder=Embedding(cpus=1),
-    steps=(Exact(), Semantic(min_cosine=0.9), KCenter(budget=20)),
+    steps=(Exact(), Semantic(min_cosine=0.9), Diversity(method="k_center", budget=20)),
     shard_rows=8,
     embed_dropped=3,
 )
@@ -69,6 +71,14 @@ def refuses(settings: object) -> HashingEncoder:
     raise JobError("select.encoder.model: no such model")
 
 
+def select(settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> dict[str, Any]:
+    return Selecting(settings, run, work, open_encoder).make()
+
+
+def step_of(figures: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next(step for step in figures["steps"] if step["kind"] == kind)
+
+
 def bytes_of(store: Store, name: str) -> dict[str, bytes]:
     return {n: store.read_bytes(name, n) for n in store.names(name) if n.endswith(".arrow") or n == "manifest.json"}
 
@@ -86,25 +96,32 @@ def test_every_kept_sample_comes_out_kept_or_dropped_with_its_reason(
     assert figures["input_rows"] == 41
     assert figures["rows"] == len(out) == 35
     assert figures["embedded"] == 34 + 3 + 1
-    assert (figures["dropped_exact"], figures["dropped_semantic"]) == (2, 2)
+    assert [(step["kind"], step["in"], step["kept"]) for step in figures["steps"]] == [
+        ("exact", 34, 32),
+        ("semantic", 32, 30),
+        ("diversity", 30, 20),
+    ]
+    assert sum(sum(step["reasons"].values()) for step in figures["steps"]) == 14
+    assert {pair["step"] for pair in figures["pairs"]} >= {"exact", "semantic"}
+    assert all(pair["text"] and pair["to_text"] for pair in figures["pairs"])
+    assert set(figures["baselines"]) >= {"chosen", "random", "longest"}
     assert figures["kept"] == 20
     assert figures["dropped"] == 15 == sum(s.dropped is not None for s in out)
     by_id = {s.id: s for s in out}
     assert by_id["e" * 32].dropped == NO_TEXT
     for lost in out:
         if "lost_to" in lost.tags:
-            assert lost.tags["lost_to"] in (lost.dropped or "")
-            assert lost.tags["lost_to"] in by_id
+            assert by_id[lost.tags["lost_to"]].dropped is None or lost.dropped is not None
     before = {s.id: s for s in rows()}
     assert all(
         (s.origin, s.parents, s.messages) == (before[s.id].origin, before[s.id].parents, before[s.id].messages)
         for s in out
     )
-    assert any("semantic_distance" in s.scores and "k_center_distance" in s.scores for s in out)
+    assert {name for s in out for name in s.scores} >= {"semantic_distance", "k_center_distance"}
     manifest = store.manifest(work.output)
-    vectors = open_vectors(store, manifest.metadata["vectors"])
-    assert vectors.matrix.shape == (37, 64)
-    assert open_vectors(store, manifest.metadata["seed_vectors"]).matrix.shape == (1, 64)
+    assert store.manifest(manifest.metadata["vectors"]).rows == 37
+    assert store.manifest(manifest.metadata["vectors"]).metadata["dtype"] == "float16"
+    assert store.manifest(manifest.metadata["seed_vectors"]).rows == 1
 
 
 @pytest.mark.ray
@@ -132,10 +149,9 @@ import sys, time
 from pathlib import Path
 from cluster.session import session
 from cluster.store import Store
-from selection.job import select
 from tests.fakes import HashingEncoder
 from tests.selection.made import run_of, work_for
-from tests.selection.test_job import SETTINGS
+from tests.selection.test_job import SETTINGS, select
 
 class Slow(HashingEncoder):
     def __init__(self, settings): pass
@@ -210,7 +226,7 @@ def test_no_rows_at_all_make_an_empty_dataset(ray_session: None, store: Store, t
 
 
 def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path: Path) -> None:
-    settings = Select(steps=(Exact(), TopScore(budget=0.5)))
+    settings = Select(steps=(Exact(), Quality(budget=0.5)))
     samples = put(store, "generate-x", rows())
     work = work_for(settings, samples)
     figures = select(settings, run_of(store, tmp_path), work, refuses)
@@ -231,7 +247,8 @@ def test_the_plan_knows_the_rows_and_whether_it_was_done(store: Store) -> None:
     assert SETTINGS.plan(store, work).state == "to do"
     put(store, "generate-x", rows())
     plan = SETTINGS.plan(store, work)
-    assert (plan.samples, plan.shards, plan.actors, plan.notes) == (35, 5, 1, ["exact -> semantic -> k_center"])
+    assert (plan.samples, plan.shards, plan.actors, plan.notes[0]) == (35, 5, 1, "exact -> semantic -> diversity")
+    assert "GiB" in plan.notes[1]
 
 
 def test_an_absent_model_is_found_before_anything_runs() -> None:
@@ -248,6 +265,29 @@ def test_where_and_how_fast_is_no_part_of_the_identity() -> None:
 
 
 def test_an_english_encoder_on_chinese_texts_is_said() -> None:
-    assert "36% of the texts" in warning(Embedding(), ["写一首诗"] * 4 + ["write a poem"] * 7)
-    assert warning(Embedding(), ["write a poem"] * 7) == ""
-    assert warning(Embedding(model="/my/multilingual"), ["写一首诗"]) == ""
+    assert "36% of the texts" in warning(Embedding().model, ["写一首诗"] * 4 + ["write a poem"] * 7)
+    assert warning(Embedding().model, ["write a poem"] * 7) == ""
+    assert warning("/my/multilingual", ["写一首诗"]) == ""
+
+
+def test_a_step_that_would_lose_too_much_stops_the_job_and_leaves_the_pairs(store: Store, tmp_path: Path) -> None:
+    copies = [made("Name a river.", f"The {n}th.") for n in range(1200)]
+    samples = put(store, "generate-x", [*copies, *(made(f"question {n}", "x") for n in range(100))], 200)
+    settings = Select(steps=(Exact(),))
+    with pytest.raises(RunError, match=r"select.steps.0 \(exact\): 1,199 of 1,300 samples would be lost to one"):
+        select(settings, run_of(store, tmp_path), work_for(settings, samples), refuses)
+    stopped = store.read_json("runs", "test-run", "stopped.json")
+    assert stopped["pairs"][0]["text"] == stopped["pairs"][0]["to_text"] == "Name a river."
+    allowed = Select(steps=(Exact(max_group=1.0, max_loss=1.0),))
+    figures = select(allowed, run_of(store, tmp_path), work_for(allowed, samples), refuses)
+    assert figures["kept"] == 101
+
+
+def test_the_same_rows_in_other_shards_make_the_same_choice(store: Store, tmp_path: Path) -> None:
+    settings = Select(steps=(Exact(), Quality(budget=0.5)))
+    kept = []
+    for name, order, shard_rows in (("generate-a", rows(), 10), ("generate-b", rows()[::-1], 7)):
+        work = work_for(settings, put(store, name, order, shard_rows))
+        select(settings, run_of(store, tmp_path), work, refuses)
+        kept.append({s.id for s in samples_of(store, work.output) if s.dropped is None})
+    assert kept[0] == kept[1]

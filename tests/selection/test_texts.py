@@ -1,9 +1,8 @@
-"""Parts, keys and words of texts, in English and Chinese."""
+"""Keys and words of texts, in English and Chinese."""
 
 import pytest
 
-from cluster.sample import Message
-from selection.texts import is_cjk, key, overlap, part, words
+from selection.text.texts import is_cjk, key, overlap, words
 
 
 @pytest.mark.parametrize(
@@ -35,24 +34,6 @@ def test_copies_have_one_key(left: str, right: str) -> None:
 )
 def test_different_questions_have_different_keys(left: str, right: str) -> None:
     assert key(left) != key(right)
-
-
-def test_a_part_leaves_the_system_prompt_out_and_takes_every_turn() -> None:
-    talk = [
-        Message("system", "You are terse."),
-        Message("user", "Hi"),
-        Message("assistant", "Hello"),
-        Message("user", "Name a river"),
-        Message("assistant", "The Elbe"),
-    ]
-    assert part(talk, "instruction") == "Hi\nName a river"
-    assert part(talk, "answer") == "Hello\nThe Elbe"
-    assert part(talk, "conversation") == "Hi\nHello\nName a river\nThe Elbe"
-
-
-def test_a_missing_part_is_the_whole_conversation() -> None:
-    assert part([Message("assistant", "A plain text")], "instruction") == "A plain text"
-    assert part([Message("system", "You are terse.")], "instruction") == ""
 
 
 def test_overlap_counts_words_and_pairs_of_chinese_characters() -> None:

@@ -1,0 +1,1 @@
+"""Vectors compared by nearness: clusters, neighbours, who of like ones stays."""

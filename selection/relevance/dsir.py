@@ -1,0 +1,67 @@
+"""DSIR: importance weights of bags of hashed n-grams, and a draw without replacement by them.
+
+Source: Xie et al. 2023, arXiv:2302.03169, section 3 and algorithm 1. Departures: one count is added to every bucket
+(the paper's targets are corpora; of a target set of a hundred samples most n-grams are absent, and a single one would
+decide); words are those of `selection.text.ngrams`, so that punctuation does not count and a Chinese character is one.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from numba import njit, prange
+from numpy.typing import NDArray
+
+from selection.columns import Int
+from selection.text.ngrams import UInt64, slices, units, windows
+
+BUCKETS = 10_000
+Float64 = NDArray[np.float64]
+Texts = Iterable[tuple[Int, pa.LargeStringArray]]
+"""(rows, their texts), a table at a time."""
+
+
+def counts(texts: Texts, buckets: int = BUCKETS) -> Int:
+    """Return [buckets] how many words and pairs of neighbouring words fall into each."""
+    found = np.zeros(buckets, np.int64)
+    for _, column in texts:
+        for _, piece in slices(column):
+            words = units(piece)
+            for hashes in (words.hashes, windows(words, 2)[1]):
+                found += np.bincount((hashes % np.uint64(buckets)).astype(np.int64), minlength=buckets)
+    return found
+
+
+def log_ratios(targets: Int, samples: Int) -> Float64:
+    """Return [buckets] the log of how much likelier each is in targets than in samples, from the counts of both."""
+    likely, usual = targets + 1.0, samples + 1.0
+    return np.asarray(np.log(likely / likely.sum()) - np.log(usual / usual.sum()), np.float64)
+
+
+def log_weights(texts: Texts, ratios: Float64, num: int) -> Float64:
+    """Return [num] the log importance weight of each text: the sum of the ratios of its n-grams."""
+    found = np.zeros(num)
+    for rows, column in texts:
+        for first, piece in slices(column):
+            words = units(piece)
+            pairs, hashes = windows(words, 2)
+            found[rows[first : first + len(piece)]] = _sums(words.ends, words.hashes, ratios) + _sums(
+                pairs, hashes, ratios
+            )
+    return found
+
+
+def draw(weights: Float64, budget: int, seed: int) -> Int:
+    """Return rows drawn without replacement with chances ∝ exp(weights): the highest after Gumbel noise, best first."""
+    noisy = weights + np.random.default_rng(seed).gumbel(size=len(weights))
+    return np.argsort(-noisy, kind="stable")[:budget].astype(np.int64)
+
+
+@njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator]
+def _sums(ends: Int, hashes: UInt64, ratios: Float64) -> Float64:
+    """Return [n] the sum of the ratios of each text's hashes."""
+    found = np.zeros(len(ends) - 1)
+    for row in prange(len(found)):
+        for at in range(ends[row], ends[row + 1]):
+            found[row] += ratios[hashes[at] % np.uint64(len(ratios))]
+    return found

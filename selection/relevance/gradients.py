@@ -1,0 +1,324 @@
+"""Gradient features of LESS: a short low-rank warm-up of a causal language model, then a gradient for every sample.
+
+Source: Xia et al. 2024, arXiv:2402.04333, sections 3 and 4 (definition 3.1, steps 1 and 2). Departures: gradients are
+projected by a balanced count sketch, in which every coordinate goes with a random sign into one of `dim` sums of equal
+size: it keeps dot products as a Rademacher matrix does, with the same order of error, in one addition a number instead
+of 8,192; the learning rate rises from its first step on and not from 0, so that no checkpoint weighs nothing.
+
+Cost: a forward and a backward pass for each sample and checkpoint, one sample at a time, so only for those who can pay;
+the paper took 48 hours of one A100 for 270,000 samples, four checkpoints and 7 billion weights.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cluster import ids, models
+from cluster.encoder import Float32, unit_rows
+from cluster.errors import JobError
+from cluster.step import Settings
+
+Tensor = Any
+"""A tensor of torch, which is not imported here."""
+BETAS, EPS = (0.9, 0.999), 1e-8
+"""Of Adam, in the warm-up and in what gradients are preconditioned with."""
+RAMP = 0.03
+"""Share of the warm-up's steps in which its learning rate rises; it falls to 0 in the others."""
+SKETCH_SEED = 20_240_206
+"""Every feature that is ever compared must be projected alike."""
+SCHEDULE = "schedule.json"
+_TURN = re.compile(r"^<\|(system|user|assistant|tool)\|>\n", re.MULTILINE)
+
+
+class Warmup(Settings):
+    """`[select.steps.gradients.warmup]`: the fine-tuning on a few samples before gradients mean anything."""
+
+    share: float = Field(default=0.05, gt=0, le=1)
+    """Of the samples, those of the lowest ids: ids are hashes, so that this is a fair draw."""
+    epochs: int = Field(default=4, gt=0)
+    """Passes over them; after each the model is kept, and every sample gets a gradient of each."""
+    lr: float = Field(default=2e-5, gt=0)
+    """Highest learning rate."""
+    batch: int = Field(default=32, gt=0)
+    """Samples of one step."""
+    r: int = Field(default=128, gt=0)
+    """Rank of the matrices that are trained beside the frozen weights."""
+    alpha: int = Field(default=512, gt=0)
+    """The product of the matrices is scaled by alpha / r."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the inputs of the matrices that is dropped."""
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names of the layers that get such matrices."""
+    seed: int = 0
+    """Of the first values, the order and the dropout."""
+
+
+class Gradients(Settings):
+    """`[select.steps.gradients]`: features of the samples to choose from, preconditioned as Adam steps are."""
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"actors", "cpus", "gpus"})
+    preconditioned: ClassVar[bool] = True
+
+    model: str = models.SMOLLM2
+    """A causal language model; what a small one chooses serves a large one."""
+    warmup: Warmup = Warmup()
+    """How it is fine-tuned before."""
+    checkpoints: str = ""
+    """Folder of the fine-tuned checkpoints, seen by all machines; by default one is made from the samples."""
+    max_tokens: int = Field(default=2048, gt=1)
+    """Tokens of a conversation that are read; the rest is cut off."""
+    dim: int = Field(default=8192, gt=0)
+    """Numbers that a checkpoint's gradient is projected to; a feature has as many for each checkpoint."""
+    dtype: Literal["float32", "float16"] = "float16"
+    """How a number of a feature is stored."""
+    actors: int = Field(default=1, gt=0)
+    """Processes that take gradients, each with the whole model."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Cores of one actor; without GPU all cores of the cluster shared evenly, with GPU one."""
+    gpus: float | None = Field(default=None, ge=0)
+    """GPUs of one actor; one where the cluster has any, else none."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the features: the weights themselves rather than where they lie."""
+        value = super().identity()
+        value["fields"]["model"] = models.identity(self.model)
+        if self.checkpoints:
+            value["fields"]["checkpoints"] = models.identity(self.checkpoints)
+        return value
+
+    def trained_on(self, samples: str) -> str:
+        """Return the fingerprint of the checkpoints that the warm-up makes of samples with this digest."""
+        return ids.digest(models.identity(self.model), self.warmup.identity(), self.max_tokens, samples)
+
+
+class TargetGradients(Gradients):
+    """Features of the targets: plain gradients, because what lowers their loss is asked for, not how Adam would go."""
+
+    preconditioned: ClassVar[bool] = False
+
+
+class GradientEncoder:
+    """A warmed-up model as an `Encoder` of conversations in the form of the part `chat`.
+
+    The dot product of a sample's and a target's vector is Σ wᵢ cos(sampleᵢ, targetᵢ) over the checkpoints, wᵢ the mean
+    learning rate before each, Σ wᵢ = 1: a vector holds √wᵢ times the unit vector of each checkpoint, end to end.
+    """
+
+    def __init__(self, settings: Gradients) -> None:
+        """Load the model; the checkpoints' matrices are loaded as they are needed.
+
+        Raises:
+            JobError: when the folder of checkpoints is absent or not complete.
+        """
+        self._folder = Path(settings.checkpoints)
+        if not settings.checkpoints or not (self._folder / SCHEDULE).is_file():
+            raise JobError(
+                f"gradients.checkpoints: {settings.checkpoints or '(empty)'} holds no checkpoints of a warm-up, must "
+                "be a folder that all machines see; leave it out and select makes one"
+            )
+        schedule = json.loads((self._folder / SCHEDULE).read_text(encoding="utf-8"))
+        self._rates, self._steps = schedule["rates"], schedule["steps"]
+        self._settings = settings
+        self._model, self._tokenizer = load(settings)
+        self._model.eval()
+        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
+        self._sketch = Sketch(sum(p.numel() for p in self._parameters), settings.dim, self._parameters[0].device)
+        self.dim = settings.dim * len(self._rates)
+
+    def encode(self, texts: Sequence[str]) -> Float32:
+        """Return [texts, checkpoints x dim] unit vectors."""
+        rows = np.empty((len(texts), self.dim), np.float32)
+        dim = self._settings.dim
+        for place, (rate, steps) in enumerate(zip(self._rates, self._steps, strict=True)):
+            first, second = self._take(place)
+            for row, text in enumerate(texts):
+                direction = self._gradient(text)
+                if self._settings.preconditioned:
+                    direction = adam(direction, first, second, steps)
+                short = self._sketch(direction)
+                scaled = short * (math.sqrt(rate / sum(self._rates)) / short.norm().clamp_min(1e-30))
+                rows[row, place * dim : (place + 1) * dim] = scaled.cpu().numpy()
+        return unit_rows(rows, self._settings.model)
+
+    def _take(self, place: int) -> tuple[Tensor, Tensor]:
+        """Set the model to a checkpoint and return Adam's two moments there."""
+        from safetensors.torch import load_file
+        from torch.nn.utils import vector_to_parameters
+
+        device = self._parameters[0].device
+        held = {name: tensor.to(device) for name, tensor in load_file(self._folder / _name(place)).items()}
+        vector_to_parameters(held["weights"], self._parameters)
+        return held["first"], held["second"]
+
+    def _gradient(self, text: str) -> Tensor:
+        import torch
+
+        loss = mean_loss(self._model, *tokens(self._tokenizer, text, self._settings.max_tokens))
+        return torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, self._parameters)]).float()
+
+
+class Sketch:
+    """A projection to `dim` numbers that keeps dot products in the mean."""
+
+    def __init__(self, size: int, dim: int, device: Any = "cpu") -> None:  # noqa: ANN401 - a device of torch
+        """Draw the place and the sign of each of `size` coordinates, the same ones on every machine."""
+        import torch
+
+        drawn = torch.Generator().manual_seed(SKETCH_SEED)
+        self._size, self._shape = size, (dim, -(-size // dim))
+        total = self._shape[0] * self._shape[1]
+        self._places = torch.randperm(total, generator=drawn).to(torch.int32).to(device)
+        self._signs = (torch.randint(0, 2, (total,), generator=drawn, dtype=torch.int8) * 2 - 1).to(device)
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return [dim] sums of the coordinates of a vector of [size]."""
+        import torch
+
+        padded = torch.nn.functional.pad(vector, (0, len(self._places) - self._size))
+        return (padded.index_select(0, self._places) * self._signs).view(self._shape).sum(dim=1)
+
+
+def adam(gradient: Tensor, first: Tensor, second: Tensor, steps: int) -> Tensor:
+    """Return the direction in which Adam would go after `steps` steps, were this the next gradient (definition 3.1)."""
+    mean = (BETAS[0] * first + (1 - BETAS[0]) * gradient) / (1 - BETAS[0] ** (steps + 1))
+    square = (BETAS[1] * second + (1 - BETAS[1]) * gradient**2) / (1 - BETAS[1] ** (steps + 1))
+    return mean / (square.sqrt() + EPS)
+
+
+def tokens(tokenizer: Any, text: str, longest: int) -> tuple[list[int], list[bool]]:  # noqa: ANN401
+    """Return the token ids of a conversation in chat form, and which are trained on.
+
+    These are the assistant's words and the end token behind them; all, where there are none within `longest`.
+    """
+    end = tokenizer.eos_token_id
+    found = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
+    trained = [False]
+
+    def add(part: str, *, mine: bool) -> None:
+        new = tokenizer(part, add_special_tokens=False)["input_ids"] + ([end] if mine else [])
+        found.extend(new)
+        trained.extend([mine] * len(new))
+
+    marks = list(_TURN.finditer(text))
+    starts = [*(mark.start() for mark in marks), len(text)]
+    add(text[: starts[0]], mine=False)
+    for mark, after in zip(marks, starts[1:], strict=True):
+        add(mark.group(), mine=False)
+        add(text[mark.end() : after].rstrip("\n"), mine=mark[1] == "assistant")
+        add("\n", mine=False)
+    if len(found) == 1:  # of an empty text, where something must be predicted
+        found, trained = [*found, end], [False, True]
+    found, trained = found[:longest], trained[:longest]
+    return found, trained if any(trained) else [True] * len(found)
+
+
+def mean_loss(model: Any, found: Sequence[int], trained: Sequence[bool]) -> Tensor:  # noqa: ANN401
+    """Return the mean cross entropy of the trained tokens of one conversation; the first token has no prediction."""
+    import torch
+
+    device = next(model.parameters()).device
+    given = torch.tensor([found], device=device)
+    wanted = torch.tensor(trained[1:], device=device)
+    scores = model(input_ids=given).logits[0, :-1][wanted]
+    return torch.nn.functional.cross_entropy(scores.float(), given[0, 1:][wanted])
+
+
+def load(settings: Gradients) -> tuple[Any, Any]:
+    """Return the model with its untrained low-rank matrices, on the GPU if the process sees one, and its tokenizer.
+
+    Raises:
+        JobError: when the model has no layers of the names that are to be trained.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gpu, name, warmup = torch.cuda.is_available(), models.local(settings.model), settings.warmup
+    base: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16 if gpu else torch.float32)
+    base.config.use_cache = False
+    wanted = LoraConfig(
+        r=warmup.r,
+        lora_alpha=warmup.alpha,
+        lora_dropout=warmup.dropout,
+        target_modules=list(warmup.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(warmup.seed)
+    try:
+        model = get_peft_model(base, wanted)
+    except ValueError as error:
+        raise JobError(f"gradients.warmup.target_modules: not in {settings.model}: {error}") from error
+    return model.to("cuda" if gpu else "cpu"), AutoTokenizer.from_pretrained(name)
+
+
+def warm_up(settings: Gradients, texts: Sequence[str], folder: Path) -> None:
+    """Fine-tune the model on conversations in chat form and keep every epoch's matrices and moments in a folder.
+
+    A folder that stands is left as it is: it is complete, because it is renamed into place.
+    """
+    import torch
+
+    if folder.exists():
+        return
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    model, tokenizer = load(settings)
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, betas=BETAS, eps=EPS, weight_decay=0.0)
+    rows = [tokens(tokenizer, text, settings.max_tokens) for text in texts]
+    schedule: dict[str, list[float]] = {"rates": [], "steps": []}
+    rates = list(learning_rates(settings.warmup, len(rows)))
+    per_epoch = len(rates) // settings.warmup.epochs
+    rng = np.random.default_rng(settings.warmup.seed)
+    for epoch in range(settings.warmup.epochs):
+        order = rng.permutation(len(rows))
+        mine = rates[epoch * per_epoch : (epoch + 1) * per_epoch]
+        for place, rate in enumerate(mine):
+            some = order[place * settings.warmup.batch : (place + 1) * settings.warmup.batch]
+            for row in some:
+                (mean_loss(model, *rows[row]) / len(some)).backward()
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+        _keep(parameters, optimizer, temporary / _name(epoch))
+        schedule["rates"].append(sum(mine) / len(mine))
+        schedule["steps"].append((epoch + 1) * per_epoch)
+    (temporary / SCHEDULE).write_text(json.dumps(schedule), encoding="utf-8")
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was quicker
+        shutil.rmtree(temporary)
+
+
+def learning_rates(warmup: Warmup, rows: int) -> Iterator[float]:
+    """Yield the learning rate of every step: it rises over the first ones, then falls to 0 behind the last."""
+    total = warmup.epochs * -(-rows // warmup.batch)
+    ramp = math.ceil(RAMP * total)
+    for step in range(total):
+        yield warmup.lr * min((step + 1) / ramp, (total - step) / (total - ramp + 1))
+
+
+def _keep(parameters: Sequence[Tensor], optimizer: Any, path: Path) -> None:  # noqa: ANN401
+    import torch
+    from safetensors.torch import save_file
+
+    def flat(parts: Iterator[Tensor]) -> Tensor:
+        return torch.cat([part.detach().float().reshape(-1).cpu() for part in parts])
+
+    held = {"weights": flat(iter(parameters))}
+    for name, key in (("first", "exp_avg"), ("second", "exp_avg_sq")):
+        held[name] = flat(optimizer.state[p][key] for p in parameters)
+    save_file(held, path)
+
+
+def _name(place: int) -> str:
+    return f"epoch-{place}.safetensors"

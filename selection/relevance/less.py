@@ -1,0 +1,37 @@
+"""Influence of samples on a target set, out of gradient features: the scoring half of LESS.
+
+Source: Xia et al. 2024, arXiv:2402.04333, section 4.2 (equation 3 and the maximum over subtasks). Departures: none
+here; the features come from `selection.relevance.gradients`, which lays the checkpoints side by side with the square
+roots of their weights, so that one dot product is the weighted sum of cosines.
+"""
+
+import numpy as np
+
+from selection.columns import Int
+from selection.matrix import Float32, Matrix
+
+NUMBERS = 1 << 25
+"""Numbers of a block, 128 MiB: features have tens of thousands of dimensions."""
+
+
+def influence(matrix: Matrix, targets: Float32, tasks: Int) -> Float32:
+    """Return [n] for each sample its mean score over the targets of the task for which that is highest.
+
+    Args:
+        matrix: [n, d] features of the samples.
+        targets: [t, d] features of the targets, at least one.
+        tasks: [t] task of each target, 0 … k - 1, every one of them present.
+    """
+    means = np.zeros((int(tasks.max()) + 1, targets.shape[1]), np.float64)
+    np.add.at(means, tasks, targets)
+    means /= np.bincount(tasks)[:, None]
+    directions = np.ascontiguousarray(means.T, np.float32)
+    found = np.empty(len(matrix), np.float32)
+    for first, block in matrix.blocks(max(1, NUMBERS // matrix.dim)):
+        found[first : first + len(block)] = (block @ directions).max(axis=1)
+    return found
+
+
+def highest(scores: Float32, budget: int) -> Int:
+    """Return the rows of the highest scores, best first; of equal ones the lower row."""
+    return np.argsort(-scores, kind="stable")[:budget].astype(np.int64)

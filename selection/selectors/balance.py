@@ -1,0 +1,127 @@
+"""Balance: how many samples of each label, language, method or topic stay."""
+
+from random import Random
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from cluster.errors import JobError
+from selection.columns import Int
+from selection.contracts import BEST, Budget, Choice, Cost, Prefer, Selector, View, budget_rows
+from selection.quota import Float64, allocate, first_of_groups, powers
+
+OTHERS = "*"
+SHOWN = 12
+"""Groups that the figures name, largest first."""
+
+
+class Balance(Selector):
+    """Fill a budget from groups, the best samples of each first.
+
+    By default a group of n samples gets a share in proportion to n^alpha, by `quotas` the shares that they name. Shares
+    become whole numbers by largest remainders, so that the budget is met exactly where there are enough samples; what a
+    group is too small for goes to the others in the same proportion. Samples without the tag are a group of their own.
+
+    Source: Conneau et al. 2020, XLM-R, arXiv:1911.02116, section 3.1 (languages drawn with p ~ n^alpha, alpha = 0.3);
+    Raffel et al. 2020, T5, arXiv:1910.10683, section 3.5.2 (the same with a temperature, T = 1/alpha). Departures: no
+    sample is drawn twice, and inside a group the best stay instead of random ones.
+    """
+
+    kind: Literal["balance"] = "balance"
+    by: str = Field(min_length=1)
+    """Tag whose values are the groups (`label`, `language`, `topic`, …), or `method`."""
+    budget: Budget
+    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
+    alpha: float = Field(default=0.0, ge=0, le=1)
+    """Exponent of the groups' sizes, 1/temperature: 1 leaves their proportions as they are, 0.3 (XLM-R) lifts the small
+    ones, 0 gives to each in turn (round robin)."""
+    quotas: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Weights by value, `{ en = 0.6, zh = 0.3, "*" = 0.1 }`, of which only the proportions count: `"*"` is for all the
+    other groups together, shared among them by `alpha`, and `""` for the samples without the tag. A group that is not
+    named gets nothing unless the named ones are too small."""
+    floor: int = Field(default=0, ge=0)
+    """Fewest samples of a group, as far as it has them."""
+    ceiling: int | None = Field(default=None, gt=0)
+    """Most samples of a group; the budget may then not be met."""
+    prefer: Prefer = BEST
+    """Which of a group's samples stay: highest score of these names in turn (`length`: of the answer), then lowest id.
+    Ids are hashes, so that no names at all are as good as chance."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Balance":
+        if self.ceiling is not None and self.floor > self.ceiling:
+            raise ValueError(f"floor is {self.floor}, must be at most the ceiling {self.ceiling}")
+        if self.quotas and not any(self.quotas.values()):
+            raise ValueError("quotas are all 0, at least one must be more")
+        return self
+
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where that is less."""
+        return budget_rows(self.budget, num)
+
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate reading the tag and two sorts."""
+        del dim
+        return Cost(1e-6 * num, 120 * num)
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        """Return the choice; it needs no randomness.
+
+        Raises:
+            JobError: when no sample has the tag, or when the floors take more than the budget.
+        """
+        del rng
+        code, values = view.tags(self.by)
+        if len(view) and not values:
+            raise JobError(
+                f"balance.by: no sample has the tag {self.by!r}, must be `method` or a tag of the samples; "
+                "see their tags with `gristmill show`"
+            )
+        empty = values.index("") if "" in values else -1
+        group = np.where((code < 0) | (code == empty), len(values), code)
+        names = [*values, ""]
+        sizes = np.bincount(group, minlength=len(names)).astype(np.int64)
+        counts = self._counts(names, sizes, budget_rows(self.budget, len(view)))
+        kept = first_of_groups(group, view.order(self.prefer), counts)
+        return Choice.of(kept, "balance: beyond the quota", figures=self._figures(names, sizes, counts))
+
+    def _counts(self, names: list[str], sizes: Int, budget: int) -> Int:
+        """Return how many samples each group gives."""
+        upper = sizes if self.ceiling is None else np.minimum(sizes, self.ceiling)
+        lower = np.minimum(upper, self.floor)
+        if lower.sum() > budget:
+            raise JobError(
+                f"balance.floor: {self.floor} of each of {int((sizes > 0).sum())} groups are {lower.sum()} samples, "
+                f"must be at most the budget of {budget}; lower the floor or raise the budget"
+            )
+        natural = powers(sizes, self.alpha)
+        return allocate(self._weights(names, natural), (lower, upper), budget, spill=np.maximum(natural, 1e-9))
+
+    def _weights(self, names: list[str], natural: Float64) -> Float64:
+        if not self.quotas:
+            return natural
+        named = np.array([name in self.quotas for name in names])
+        weights = np.array([self.quotas.get(name, 0.0) for name in names])
+        others = natural[~named].sum()
+        if OTHERS in self.quotas and others:
+            weights[~named] = self.quotas[OTHERS] * natural[~named] / others
+        return np.where(natural > 0, weights, 0.0)
+
+    def _figures(self, names: list[str], sizes: Int, counts: Int) -> dict[str, float | str]:
+        largest = np.argsort(-sizes, kind="stable")[:SHOWN]
+        told = [f"{names[g] or 'without'} {counts[g]:,} of {sizes[g]:,}" for g in largest if sizes[g]]
+        absent = sorted(set(self.quotas) - {OTHERS} - {n for n, size in zip(names, sizes, strict=True) if size})
+        return {
+            "groups": int((sizes > 0).sum()),
+            "evenness_before": evenness(sizes),
+            "evenness": evenness(counts),
+            "given": ", ".join(told) + (", …" if (sizes > 0).sum() > SHOWN else ""),
+            **({"no_samples": ", ".join(name or "without" for name in absent)} if absent else {}),
+        }
+
+
+def evenness(sizes: Int) -> float:
+    """Return the entropy of the groups' shares over that of equal ones (Pielou), in [0, 1]; 1 for a single group."""
+    shares = sizes[sizes > 0] / max(1, sizes.sum())
+    return 1.0 if len(shares) < 2 else round(float(-(shares * np.log(shares)).sum() / np.log(len(shares))), 4)

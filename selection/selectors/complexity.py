@@ -1,0 +1,206 @@
+"""Complexity: samples with many tags of intent that cover all of them (InsTag), or that tell most of each (MIG)."""
+
+from random import Random
+from typing import Literal
+
+import numpy as np
+from numba import njit
+from pydantic import Field, model_validator
+
+from cluster.errors import JobError
+from selection.columns import Int
+from selection.contracts import BEST, Bool, Budget, Choice, Cost, Prefer, Selector, View, Wanted, budget_rows
+from selection.matrix import Float32
+from selection.spread.mig import Float64, Propagation, mig, propagation
+from selection.tags import Tagged, merged, tagged
+
+LATE, UNTAGGED, UNSCORED = range(3)
+REASONS = ("complexity: beyond the budget", "complexity: no tags", "complexity: no score")
+MIG_ONLY = frozenset({"score", "min_cosine"})
+
+
+class Complexity(Selector):
+    """Choose by tags of intent, which the filter `instag` asks a model for.
+
+    - `count` goes through the samples from the one with most tags to the one with fewest and takes each that adds a tag
+      not taken before; when none does any more it forgets what it has taken and begins again, until the budget is met.
+    - `mig` takes the sample that brings the most information to a graph in which near tags share their weight; how much
+      a sample weighs is its score. See `selection.spread.mig`.
+
+    Samples without tags go. The score `tag_count` is the number of a sample's tags, `mig_gain` what it brought.
+
+    Source: Lu et al. 2023, InsTag, arXiv:2308.07074, sections 3.2 and 5.1 and algorithm 1 (complexity-first diverse
+    sampling; complexity is tags per sample, diversity the share of all tags that are covered); Chen et al. 2025, MIG,
+    arXiv:2504.13835, section 3. Departures: see `selection.tags` for how tags are normalised, and
+    `selection.spread.mig`; equal numbers of tags are ordered by `prefer`, where the paper leaves them as they stand.
+    """
+
+    kind: Literal["complexity"] = "complexity"
+    budget: Budget
+    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all that have tags)."""
+    rule: Literal["count", "mig"] = "count"
+    """How they are chosen."""
+    tag: str = "intents"
+    """Tag that holds the intents: a JSON list, or words between semicolons."""
+    min_count: int = Field(default=2, gt=0)
+    """Intents of fewer samples do not count; InsTag's 306,000 samples had 20."""
+    merge_cosine: float | None = Field(default=None, gt=0, lt=1)
+    """Cosine above which an intent counts as a more frequent one; by default only spellings are merged. It takes the
+    job's encoder, which must know the language of the intents."""
+    prefer: Prefer = BEST
+    """Of samples with equally many tags the highest of these scores in turn (`length`: of the answer) goes first, then
+    the lowest id."""
+    score: str = "judge"
+    """Only for `mig`: what a sample weighs, `length` for the characters of its answer, or `""` for all the same."""
+    min_cosine: float = Field(default=0.9, gt=0, le=1)
+    """Only for `mig`: cosine from which on tags are neighbours in the graph."""
+
+    @model_validator(mode="after")
+    def _belongs(self) -> "Complexity":
+        extra = sorted(MIG_ONLY & self.model_fields_set)
+        if self.rule == "count" and extra:
+            raise ValueError(f"{extra[0]} is set, must be left out where rule is 'count'; it belongs to 'mig'")
+        if self.rule == "mig" and "prefer" in self.model_fields_set:
+            raise ValueError("prefer is set, must be left out where rule is 'mig'; it goes by score")
+        return self
+
+    def wants(self, job: Wanted) -> Wanted | None:
+        """Return the job's vectors where its encoder is needed for the tags."""
+        return job if self.rule == "mig" or self.merge_cosine is not None else None
+
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where that is less."""
+        return budget_rows(self.budget, num)
+
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate reading 5 tags a sample, and the choice, with 6,000 different ones."""
+        del dim
+        return Cost((1.1e-5 if self.rule == "mig" else 9e-6) * num, 600 * num)
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        """Return the choice; it needs no randomness.
+
+        Raises:
+            JobError: when no sample has the tag, or for `mig` the score, or when a score is negative.
+        """
+        del rng
+        tags = self._tags(view)
+        reason = np.full(len(view), LATE, np.int64)
+        scores = {"tag_count": tags.per_row.astype(np.float32)}
+        if self.rule == "mig":
+            quality = self._quality(view)
+            reason[np.isnan(quality)] = UNSCORED
+            chosen, gain = mig(tags, quality, self._graph(view, tags), self.most(len(view)))
+            scores["mig_gain"] = np.full(len(view), np.nan, np.float32)
+            scores["mig_gain"][chosen] = gain
+        else:
+            order = view.order(self.prefer)
+            order = order[np.argsort(-tags.per_row[order], kind="stable")]
+            chosen = count_first(tags, order, self.most(len(view)))
+        reason[tags.per_row == 0] = UNTAGGED
+        reason[chosen] = -1
+        return Choice(reason, REASONS, scores=scores, figures=_figures(tags, reason < 0))
+
+    def _tags(self, view: View) -> Tagged:
+        code, values = view.tags(self.tag)
+        if len(view) and not values:
+            raise JobError(
+                f"complexity.tag: no sample has the tag {self.tag!r}, must hold a sample's intents; "
+                "let the filter `instag` write them before"
+            )
+        tags = tagged(code, values, self.min_count)
+        if self.merge_cosine is None or not tags.names:
+            return tags
+        return merged(tags, self._vectors(view, tags), self.merge_cosine)
+
+    def _vectors(self, view: View, tags: Tagged) -> Float32:
+        if view.encode is None:
+            raise JobError(
+                "complexity: there is no encoder for the tags, must be the job's; run it through the select job"
+            )
+        return view.encode(tags.names)
+
+    def _graph(self, view: View, tags: Tagged) -> Propagation:
+        vectors = self._vectors(view, tags) if tags.names else np.empty((0, 1), np.float32)
+        return propagation(vectors, self.min_cosine)
+
+    def _quality(self, view: View) -> Float64:
+        """Return [n] what samples weigh, NaN where they have no score."""
+        if not self.score:
+            return np.ones(len(view))
+        if self.score == "length":
+            return view.lengths.astype(np.float64)
+        quality = view.scores.get(self.score, np.full(len(view), np.nan, np.float32)).astype(np.float64)
+        known = sorted(view.scores)
+        if len(view) and np.isnan(quality).all():
+            raise JobError(
+                f"complexity.score: no sample has the score {self.score!r}, must be one of {known} or 'length'"
+            )
+        if np.nanmin(quality, initial=0.0) < 0:
+            raise JobError(
+                f"complexity.score: a sample has {np.nanmin(quality):g} in {self.score!r}, must not be negative"
+            )
+        return quality
+
+
+def count_first(tags: Tagged, order: Int, budget: int) -> Int:
+    """Return the rows of passes through an order that each take whoever adds a tag the pass has not taken yet.
+
+    A row without tags is never taken. Cost: rows of the answer x tags of a row, after one sort of all entries: the next
+    row of a pass is always the first one left of some tag.
+    """
+    place, rows = np.empty(len(order), np.int64), tags.rows
+    place[order] = np.arange(len(order))
+    posted = place[rows[np.lexsort((place[rows], tags.tags))]]  # the places of the rows of each tag, ascending
+    ends = np.append(0, np.cumsum(tags.counts))
+    head, alive = ends[:-1].copy(), np.arange(len(tags.names))
+    taken, seen = np.zeros(len(order), np.bool_), np.full(len(tags.names), -1, np.int64)
+    found, num, turn = np.empty(min(budget, int((tags.per_row > 0).sum())), np.int64), 0, 0
+    while num < len(found):
+        alive = alive[: _still_alive(alive, head, ends, posted, taken)]
+        first = posted[head[alive]]
+        alive, first = alive[np.argsort(first)], np.sort(first)
+        begin, num = num, num + _pass(order[first], alive, (tags.starts, tags.tags), (seen, turn), found[num:])
+        taken[place[found[begin:num]]] = True
+        turn += 1
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> int:
+    """Move each tag's head to its first row that is left, and the tags that have one to the front; return how many."""
+    left = 0
+    for t in alive:
+        while head[t] < ends[t + 1] and taken[posted[head[t]]]:
+            head[t] += 1
+        if head[t] < ends[t + 1]:
+            alive[left] = t
+            left += 1
+    return left
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _pass(rows: Int, alive: Int, tags: tuple[Int, Int], seen_in: tuple[Int, int], found: Int) -> int:
+    """Write the rows of one pass, given the first row left of every tag in order, and return how many they are."""
+    starts, tag = tags
+    seen, turn = seen_in
+    num = 0
+    for n in range(len(rows)):
+        if seen[alive[n]] < turn and num < len(found):
+            found[num] = rows[n]
+            num += 1
+            for e in range(starts[rows[n]], starts[rows[n] + 1]):
+                seen[tag[e]] = turn
+    return num
+
+
+def _figures(tags: Tagged, kept: Bool) -> dict[str, float | str]:
+    """Return InsTag's two measures, before and after: tags per sample, and the share of all tags that are covered."""
+    per_row = tags.per_row
+    covered = np.unique(tags.tags[kept[tags.rows]])
+    return {
+        "tags": len(tags.names),
+        "tags_per_sample_before": round(float(per_row.mean()), 3) if len(per_row) else 0.0,
+        "tags_per_sample": round(float(per_row[kept].mean()), 3) if kept.any() else 0.0,
+        "coverage": round(len(covered) / max(1, len(tags.names)), 4),
+    }

@@ -1,0 +1,307 @@
+"""Contamination: samples that hold items of evaluation sets, by n-gram and, where wished, by embedding."""
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from random import Random
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from cluster.ingest import Source
+from selection.columns import Ids, Int
+from selection.contracts import Choice, Cost, Selector, View, Wanted
+from selection.matrix import Float32, Matrix
+from selection.text.ngrams import Table, UInt64, Units, slices, units, wholes, windows
+from selection.text.texts import key
+
+REASONS = (
+    "decontaminate: shares n-grams with an evaluation item",
+    "decontaminate: asks the same as an evaluation item",
+    "decontaminate: means the same as an evaluation item",
+)
+TEMPLATE_ITEMS, TEMPLATE_SHARE = 10, 0.01
+"""An n-gram in more items of its set than both says nothing of any one of them: it belongs to the set's template."""
+WORDS_CHARS = 160
+"""How much of the overlapping words is told."""
+ROUNDING = 1e-6
+"""The float32 product of two equal unit vectors falls up to a few of its last digits short of 1."""
+TILE_ROWS = 8192
+
+
+class Decontaminate(Selector):
+    """Drop a sample that holds an evaluation item: enough of its n-grams, or its whole question if that is short.
+
+    The score `contamination` is the share of the item's n-grams that the sample's turns hold: of its question, or of
+    question and answer together where that is more, so that neither a strange answer to a copied question hides it nor
+    a copied solution to a reworded one. N-grams that much of an evaluation set shares belong to its template and do
+    not count. `lost_to` is the item; the tags `evaluation_set` and `overlap` say where it is from and which words.
+
+    Source: Brown et al. 2020, arXiv:2005.14165, appendix C (n-grams of 13 words down to 8); Lambert et al. 2024, Tulu
+    3, arXiv:2411.15124, section 3.2 (a share of the item of at least one half, instead of any one hit; the questions).
+    Departures: the share is of n-grams, not of covered tokens; items shorter than 8 words are compared as a whole,
+    where others never see them; Chinese counts by characters.
+    """
+
+    kind: Literal["decontaminate"] = "decontaminate"
+    sets: tuple[Source, ...] = Field(min_length=1)
+    """Evaluation sets: files, or tables with path and format as for the input."""
+    ngram: int = Field(default=13, ge=2)
+    """Words, or characters of Chinese, of an n-gram."""
+    short_ngram: int = Field(default=8, ge=2)
+    """The same for questions and answers that are shorter than `ngram`. A question that is shorter than this too must
+    equal the sample's instruction, case and punctuation aside; so short an answer tells nothing."""
+    min_overlap: float = Field(default=0.5, gt=0, le=1)
+    """Share of an item's n-grams from which on a sample is dropped."""
+    min_cosine: float | None = Field(default=None, gt=0, le=1)
+    """Cosine to an item from which on a sample is dropped as well; then the score `evaluation_cosine` is the highest to
+    any item. Texts are not embedded for this step where it is left out."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.short_ngram > self.ngram:
+            raise ValueError(f"short_ngram is {self.short_ngram}, must be at most ngram, which is {self.ngram}")
+        return self
+
+    def sources(self) -> dict[str, Source]:
+        """Return the evaluation sets by the names of their files, numbered where two have one name."""
+        found: dict[str, Source] = {}
+        for source in self.sets:
+            stem = PurePath(source.path[0]).name.partition(".")[0] or "set"
+            same = sum(name == stem or name.rpartition("-")[0] == stem for name in found)
+            found[f"{stem}-{same + 1}" if same else stem] = source
+        return found
+
+    def wants(self, job: Wanted) -> Wanted | None:
+        """Return the job's vectors where `min_cosine` is given."""
+        return None if self.min_cosine is None else job
+
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate samples of 80 words against 5,000 items."""
+        return Cost(num * (1.3e-5 + (2.1e-7 * dim if self.min_cosine else 0)), 200 * 2**20 + 64 * num)
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        """Return the choice; it needs no randomness."""
+        del rng
+        names = list(self.sources())
+        sets = [view.beside[name] for name in names]
+        index = index_of(sets, self.ngram, self.short_ngram)
+        found = overlaps(view, index, self.min_overlap)
+        reason = np.where(found.score >= self.min_overlap, np.where(found.equal, 1, 0), -1).astype(np.int64)
+        item, scores = found.item, {"contamination": found.score}
+        if self.min_cosine is not None:
+            cosine, near = nearest(view.unit(self.kind), [other.unit(self.kind) for other in sets])
+            also = (reason < 0) & (cosine >= self.min_cosine - ROUNDING)
+            reason[also], item = 2, np.where(also, near, item)
+            scores["evaluation_cosine"] = cosine
+        gone = reason >= 0
+        item = np.where(gone, item, -1)
+        lost_to = np.append(index.ids, np.array([b""], "S32"))[item]
+        said = np.array([*names, None], np.object_)[np.append(index.sets, len(names))[item]]
+        figures = {
+            f"items of {name} found": f"{len(np.unique(item[gone & (said == name)])):,} of {len(other):,}"
+            for name, other in zip(names, sets, strict=True)
+        }
+        tags = {"evaluation_set": said.tolist(), "overlap": [found.words.get(row) for row in range(len(view))]}
+        return Choice(reason, REASONS, lost_to, scores, tags, figures=figures)
+
+
+class Index(NamedTuple):
+    """The n-grams of k evaluation items; the question of item i is part 2 i, its answer part 2 i + 1."""
+
+    ids: Ids
+    """[k]."""
+    sets: Int
+    """[k] which evaluation set an item is of."""
+    sizes: tuple[int, ...]
+    """Lengths of n-grams that there are."""
+    table: Table
+    """The hashes of all n-grams."""
+    ends: Int
+    """[len(table.keys) + 1] where the parts that hold an n-gram begin in `parts`."""
+    parts: Int
+    grams: Int
+    """Places of n-grams in the table, item by item."""
+    begins: Int
+    """[k + 1] where those of each item begin."""
+    totals: Int
+    """[2 k] n-grams of a part."""
+    short: dict[str, int]
+    """Comparison keys of the questions without any n-gram, and the first item that asks each."""
+    short_hashes: Table
+    """Hashes of the units of those questions."""
+
+
+class Overlaps(NamedTuple):
+    """The item that each of n samples holds most of."""
+
+    score: Float32
+    """[n] share of the item's n-grams; NaN where the sample has none of any."""
+    item: Int
+    """[n] -1 without one."""
+    equal: NDArray[np.bool_]
+    """[n] whether the item's question is short and the sample's instruction equals it."""
+    words: dict[int, str]
+    """The longest run of words that a sample over the threshold shares with its item, by row."""
+
+
+def index_of(sets: Sequence[View], ngram: int, short_ngram: int) -> Index:
+    """Return the index of evaluation sets; see `Decontaminate` for what counts."""
+    names = np.concatenate([view.ids for view in sets])
+    of_set = np.repeat(np.arange(len(sets)), [len(view) for view in sets])
+    questions, answers = (pa.concat_arrays([view.texts(part) for view in sets]) for part in ("instruction", "answer"))
+    hashes, parts, whole = _grams(questions, answers, (ngram, short_ngram))
+    order = np.lexsort((parts, hashes))
+    hashes, parts = hashes[order], parts[order]
+    new = np.ones(len(hashes), np.bool_)
+    new[1:] = (hashes[1:] != hashes[:-1]) | (parts[1:] != parts[:-1])
+    hashes, parts = hashes[new], parts[new]
+    own = ~_template(hashes, of_set[parts // 2], np.bincount(of_set, minlength=len(sets)))
+    keys, firsts = np.unique(hashes[own], return_index=True)
+    totals = np.bincount(parts[own], minlength=2 * len(names))
+    short: dict[str, int] = {}
+    silent = np.flatnonzero(totals[::2] == 0)
+    for item in silent.tolist():
+        short.setdefault(key(questions[item].as_py()), item)
+    parts, ends = parts[own], np.append(firsts, own.sum())
+    by_item = np.argsort(parts // 2, kind="stable")
+    grams = np.repeat(np.arange(len(keys)), np.diff(ends))[by_item]
+    begins = np.searchsorted(parts[by_item] // 2, np.arange(len(names) + 1))
+    held = (Table.of(keys), ends, parts, grams, begins, totals)
+    return Index(names, of_set, tuple(sorted({ngram, short_ngram})), *held, short, Table.of(np.unique(whole[silent])))
+
+
+def overlaps(view: View, index: Index, min_overlap: float) -> Overlaps:
+    """Return the item that each sample holds most of (the first of equals), reading the samples once, in pieces."""
+    score, item = np.full(len(view), np.nan, np.float32), np.full(len(view), -1, np.int64)
+    equal, words = np.zeros(len(view), np.bool_), dict[int, str]()
+    for (rows, texts), (_, asked) in zip(view.scan("conversation"), view.scan("instruction"), strict=True):
+        for (start, piece), (_, questions) in zip(slices(texts), slices(asked), strict=True):
+            here = rows[start : start + len(piece)]
+            found = units(piece)
+            hits = _hits(found, index)
+            row, best, share = _best(hits, index)
+            score[here[row]], item[here[row]] = share, best
+            over = share >= min_overlap
+            for local, it in zip(row[over].tolist(), best[over].tolist(), strict=True):
+                words[int(here[local])] = _words(piece[local].as_py(), local, it, (hits, found, index))
+            for local, it, text in _equal(questions, index):
+                if not score[here[local]] >= 1:
+                    score[here[local]], item[here[local]], equal[here[local]] = 1, it, True
+                    words[int(here[local])] = text[:WORDS_CHARS]
+    return Overlaps(score, item, equal, words)
+
+
+def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
+    """Return ([n] highest cosine to an item of any set, [n] that item, counted through all sets), by blocks."""
+    cosine, item = np.full(len(samples), -1, np.float32), np.full(len(samples), -1, np.int64)
+    for start, block in samples.blocks():
+        here, first = slice(start, start + len(block)), 0
+        for items in sets:
+            for place, tile in items.blocks(TILE_ROWS):
+                cosines = np.minimum(block @ tile.T, np.float32(1))
+                best = cosines.argmax(axis=1)
+                found = cosines[np.arange(len(block)), best]
+                better = found > cosine[here]
+                item[here] = np.where(better, first + place + best, item[here])
+                cosine[here] = np.maximum(cosine[here], found)
+            first += len(items)
+    return cosine, item
+
+
+class _Hits(NamedTuple):
+    """Where samples of a piece hold an n-gram of an item, by row."""
+
+    rows: Int
+    keys: Int
+    """Place of the n-gram in the table."""
+    firsts: Int
+    """Unit at which it begins in the sample."""
+    sizes: Int
+
+
+def _grams(
+    questions: pa.LargeStringArray, answers: pa.LargeStringArray, sizes: tuple[int, int]
+) -> tuple[UInt64, Int, UInt64]:
+    """Return the n-grams of all parts (hashes, parts), and a hash of each whole question."""
+    hashes, parts, whole = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for side, texts in enumerate((questions, answers)):
+        for start, piece in slices(texts):
+            found = units(piece)
+            if not side:
+                whole.append(wholes(found))
+            lengths = np.diff(found.ends)
+            fitting = np.where(lengths >= sizes[0], sizes[0], sizes[1])
+            for size in set(sizes):
+                ends, grams = windows(found, size)
+                rows = np.repeat(np.arange(len(piece)), np.diff(ends))
+                mine = fitting[rows] == size
+                hashes.append(grams[mine])
+                parts.append(2 * (start + rows[mine]) + side)
+    return np.concatenate(hashes), np.concatenate(parts), np.concatenate(whole)
+
+
+def _template(hashes: UInt64, sets: Int, sizes: Int) -> NDArray[np.bool_]:
+    """Say which n-grams stand in so many items of their set that they belong to its template."""
+    _, gram = np.unique(hashes, return_inverse=True)
+    _, of, counts = np.unique(gram * len(sizes) + sets, return_inverse=True, return_counts=True)
+    template: NDArray[np.bool_] = counts[of] > np.maximum(TEMPLATE_ITEMS, TEMPLATE_SHARE * sizes)[sets]
+    return template
+
+
+def _hits(found: Units, index: Index) -> _Hits:
+    columns = [_Hits(*(np.empty(0, np.int64),) * 4)]
+    for size in index.sizes:
+        ends, hashes = windows(found, size)
+        keys = index.table.find(hashes)
+        at = np.flatnonzero(keys >= 0)
+        rows = np.searchsorted(ends, at, "right") - 1
+        columns.append(_Hits(rows, keys[at].astype(np.int64), at - ends[rows], np.full(len(at), size)))
+    rows, keys, firsts, sizes = (np.concatenate(column) for column in zip(*columns, strict=True))
+    order = np.argsort(rows, kind="stable")
+    return _Hits(rows[order], keys[order], firsts[order], sizes[order])
+
+
+def _best(hits: _Hits, index: Index) -> tuple[Int, Int, Float32]:
+    """Return (rows, the item that each holds most of, the share of it)."""
+    pairs = np.unique(hits.rows * max(1, len(index.table.keys)) + hits.keys)  # an n-gram counts once
+    rows, keys = np.divmod(pairs, max(1, len(index.table.keys)))
+    many = index.ends[keys + 1] - index.ends[keys]
+    held = np.repeat(rows, many)
+    inside = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+    parts = index.parts[np.repeat(index.ends[keys], many) + inside]
+    both, of = np.unique(held * len(index.ids) + parts // 2, return_inverse=True)
+    rows, items = np.divmod(both, max(1, len(index.ids)))
+    question, answer = (np.bincount(of[parts % 2 == side], minlength=len(both)) for side in (0, 1))
+    whole = np.maximum(index.totals[2 * items], 1)  # a short question counts as one n-gram, which is not there
+    share = np.maximum(question / whole, (question + answer) / (whole + index.totals[2 * items + 1]))
+    order = np.lexsort((items, -share, rows))
+    first = order[np.unique(rows[order], return_index=True)[1]]
+    return rows[first], items[first], share[first].astype(np.float32)
+
+
+def _words(text: str, row: int, item: int, known: tuple[_Hits, Units, Index]) -> str:
+    """Return the longest run of a sample's words that consists of n-grams of an item."""
+    hits, found, index = known
+    place = slice(*np.searchsorted(hits.rows, [row, row + 1]))
+    of_item = index.grams[index.begins[item] : index.begins[item + 1]]
+    mine = np.flatnonzero(np.isin(hits.keys[place], of_item)) + place.start
+    mine = mine[np.argsort(hits.firsts[mine], kind="stable")]
+    firsts, behind = hits.firsts[mine], np.maximum.accumulate(hits.firsts[mine] + hits.sizes[mine])
+    new = np.flatnonzero(np.append(True, firsts[1:] > behind[:-1]))
+    lengths = behind[np.append(new[1:], len(mine)) - 1] - firsts[new]
+    longest = int(lengths.argmax())
+    first = found.ends[row] + firsts[new[longest]]
+    shared = text.encode()[found.starts[first] : found.stops[first + lengths[longest] - 1]].decode()
+    return " ".join(shared.split())[:WORDS_CHARS]
+
+
+def _equal(questions: pa.LargeStringArray, index: Index) -> list[tuple[int, int, str]]:
+    """Return (row, item, text) of the instructions that equal a short question."""
+    if not index.short:
+        return []
+    near = np.flatnonzero(index.short_hashes.find(wholes(units(questions))) >= 0)
+    texts = ((row, questions[row].as_py()) for row in near.tolist())
+    return [(row, index.short[key(text)], text) for row, text in texts if key(text) in index.short]

@@ -1,0 +1,150 @@
+"""Diversity: a budget of samples that are unlike each other, or stand for all others, by their vectors."""
+
+from math import sqrt
+from random import Random
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from cluster.errors import JobError
+from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
+from selection.matrix import Float32, Matrix
+from selection.spread import Float64, Spread
+from selection.spread.blocks import BLOCK_ROWS, THREADS
+from selection.spread.cluster_balanced import cluster_balanced
+from selection.spread.dpp import dpp
+from selection.spread.facility_location import facility_location
+from selection.spread.k_center import k_center
+from selection.spread.mmr import mmr
+
+Method = Literal["facility_location", "k_center", "cluster_balanced", "mmr", "dpp"]
+WRITES: dict[Method, str] = {
+    "facility_location": "facility_gain",
+    "k_center": "k_center_distance",
+    "cluster_balanced": "centroid_cosine",
+    "mmr": "marginal_relevance",
+    "dpp": "dpp_gain",
+}
+"""The score that a method gives to the samples that it chooses: what each was worth when it was chosen."""
+
+
+class Diversity(Selector):
+    """Keep a budget of samples spread over all that there is; put duplicates and broken samples aside before.
+
+    `facility_location` chooses samples that stand for the others, so that it follows where the samples are and leaves
+    outliers; the default, because in the comparison of MIG (Chen et al. 2025, arXiv:2504.13835) it is, as QDIT, the
+    best of the methods here, and because k-center spends its budget on outliers first. `k_center` leaves no sample far
+    from a chosen one. `cluster_balanced` takes as many from every topic, `mmr` weighs a score against
+    likeness to the chosen, and `dpp` makes the chosen ones as independent as it can.
+
+    Source: see the module of each method in `selection.spread`; a score enters as QDIT, CaR, MMR and Chen et al. have
+    it. Departures: a score enters as the share of samples that score lower, so that `quality` means the same for every
+    score; more in each module.
+    """
+
+    kind: Literal["diversity"] = "diversity"
+    needs_vectors: ClassVar[bool] = True
+
+    budget: Budget
+    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
+    method: Method = "facility_location"
+    """How they are chosen."""
+    first: str = "mean"
+    """Where `k_center` begins: `mean`, the sample nearest to the mean of all, or a score's name, the highest in it."""
+    score: str = ""
+    """Score (or `length`, of the answer) that the other methods weigh against diversity; `mmr` must have one."""
+    quality: float = Field(default=0.0, ge=0, lt=1)
+    """Weight of the score, the rest is diversity's. In `cluster_balanced` the share of the budget that goes to the best
+    of all samples; there the score also says who is the best of a cluster, whatever the weight."""
+    clusters: int | None = Field(default=None, ge=1)
+    """Of `cluster_balanced`; by default the root of half the samples, as in CaR."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.first != "mean" and self.method != "k_center":
+            raise ValueError(f"first: has no meaning for {self.method}, must be left out; it is for k_center")
+        if self.clusters is not None and self.method != "cluster_balanced":
+            raise ValueError(
+                f"clusters: has no meaning for {self.method}, must be left out; it is for cluster_balanced"
+            )
+        if self.score and self.method == "k_center":
+            raise ValueError("score: has no meaning for k_center, must be left out; `first` says where it begins")
+        if self.quality and not self.score:
+            raise ValueError("quality: weighs no score, must come with one; name it in `score`")
+        if self.method == "mmr" and not self.quality:
+            raise ValueError("mmr: weighs nothing against likeness, must have `score` and `quality` above 0")
+        if self.score and not self.quality and self.method != "cluster_balanced":
+            raise ValueError(f"score: {self.score} has weight 0, must have one in `quality`, or be left out")
+        return self
+
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where that is less."""
+        return budget_rows(self.budget, num)
+
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate the method; within a factor of two of what `benchmarks/diversity.json` has."""
+        chosen, fitted = self.most(num), min(num, 100_000)
+        if self.method in ("k_center", "mmr"):  # some passes over all rows, then a quarter of the pairs
+            return Cost(num * dim * (2e-8 + 7.5e-12 * chosen), 64 * num + 4 * chosen * dim + (32 << 20))
+        groups = self._clusters(num) if self.method == "cluster_balanced" else 4 * num / BLOCK_ROWS
+        clustering = Cost(2.7e-11 * (12 * fitted + num) * groups * dim, 40 * num + 4 * fitted * dim)
+        if self.method == "cluster_balanced":
+            return clustering
+        each = 2 * chosen * BLOCK_ROWS / 4 / max(1, num)  # choices looked for in a block
+        pairs = 3e-8 * dim + 4e-9 * each if self.method == "facility_location" else 2e-10 * each * (dim + each / 2)
+        blocks = 40 * num + THREADS * 4 * min(num, BLOCK_ROWS) ** 2
+        return Cost(clustering.cpu_s + num * pairs, max(clustering.peak_bytes, blocks))
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        """Return the choice; `lost_to` is a chosen sample that stands for one that goes, where there is one."""
+        seed = rng.getrandbits(64)
+        if not len(view):
+            return Choice.of(np.empty(0, np.bool_), "diversity: beyond the budget")
+        found = self._spread(view, view.unit("diversity"), seed)
+        kept = np.zeros(len(view), np.bool_)
+        kept[found.chosen] = True
+        worth = np.full(len(view), np.nan, np.float32)
+        worth[found.chosen] = found.worth
+        lost_to = np.where(kept | (found.stand_in < 0), b"", view.ids[found.stand_in]).astype("S32")
+        return Choice.of(
+            kept,
+            f"diversity: beyond the budget of {self.method}",
+            lost_to=lost_to,
+            scores={WRITES[self.method]: worth},
+            figures=found.figures,
+        )
+
+    def _spread(self, view: View, matrix: Matrix, seed: int) -> Spread:
+        budget = budget_rows(self.budget, len(view))
+        if self.method == "k_center":
+            first = None if self.first == "mean" else int(np.argmax(_share_below(_score(view, self.first))))
+            return k_center(matrix, budget, first)
+        quality = _share_below(_score(view, self.score)) if self.score else None
+        if self.method == "mmr" and quality is not None:
+            return mmr(matrix, budget, quality, self.quality)
+        if self.method == "cluster_balanced":
+            num = self._clusters(len(view))
+            return cluster_balanced(matrix, budget, num=num, seed=seed, quality=quality, trade=self.quality)
+        choose = dpp if self.method == "dpp" else facility_location
+        return choose(matrix, budget, seed=seed, quality=quality, trade=self.quality)
+
+    def _clusters(self, num: int) -> int:
+        return self.clusters or max(1, round(sqrt(num / 2)))
+
+
+def _score(view: View, name: str) -> Float32:
+    if name == "length":
+        return view.lengths.astype(np.float32)
+    if name not in view.scores:
+        legal = ["length", *sorted(view.scores)]
+        raise JobError(f"diversity: no sample has the score '{name}', must be one of {legal}; change it")
+    return view.scores[name]
+
+
+def _share_below(values: Float32) -> Float64:
+    """Return [n] the share of the other rows with a lower value, equal ones counted half; no value is the lowest."""
+    filled = np.nan_to_num(values.astype(np.float64), nan=-np.inf, neginf=-np.inf)
+    ordered = np.sort(filled)
+    below, upto = np.searchsorted(ordered, filled, "left"), np.searchsorted(ordered, filled, "right")
+    return (below + upto - 1) / 2 / max(1, len(values) - 1)

@@ -1,0 +1,174 @@
+"""Private: a choice by the votes of private samples, with noise that hides each of them."""
+
+import hashlib
+import math
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from cluster import ids
+from cluster.errors import JobError
+from cluster.ingest import Source
+from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
+from selection.near.representation import FLOP_PER_S
+from selection.privacy import Float64, epsilon_of, gaussian, sigma_of, votes
+
+PRIVATE = "private"
+KEY_BYTES = 16
+TYPICAL = 10_000
+"""Private samples that the estimate reckons with; how many there are is nobody's business."""
+REASONS = ("private: beyond the budget", "private: too few votes")
+
+
+class Private(Selector):
+    """Choose the samples that lie nearest to private ones, so that the choice hardly tells of any one of them.
+
+    Every private sample votes for the nearest of the samples, the votes are counted, and Gaussian noise is added to
+    every count; what follows from the noisy counts alone is as private as they are. They become the score
+    `private_votes`. The guarantee, (epsilon, delta)-differential privacy, is for one private sample more or less, by
+    the analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530) over all `rounds`.
+
+    What it does not cover: samples that were made from the private ones without protection; several private samples of
+    one person (m of them make it m times weaker, and more); the vectors of the private samples, the figures of their
+    embedding and the samples themselves, which all stay in the store; anything else that is done with them. And it
+    covers nothing unless the noise is secret: see `key`.
+
+    Source: Lin et al. 2023, Private Evolution, arXiv:2305.15560, section 4, algorithm 2 (nearest neighbour histogram,
+    noise, threshold); Xie et al. 2024, Aug-PE, arXiv:2403.01749, section 3 (on texts, the highest counts stay).
+    Departures: one choice among samples that exist instead of a loop that varies them; sampling is without replacement;
+    several votes of a sample weigh 1/sqrt(votes) each, so that the sensitivity stays 1; the noise is of floating point
+    numbers, not of the discrete Gaussian, and the counts are released as float32.
+    """
+
+    kind: Literal["private"] = "private"
+    needs_vectors: ClassVar[bool] = True
+
+    private_data: Source
+    """The private samples."""
+    budget: Budget
+    """How many samples stay at most: a whole number, or a share of those that come in."""
+    delta: float = Field(gt=0, lt=1)
+    """Chance with which the guarantee may fail; well below 1 over the number of private samples."""
+    epsilon: float | None = Field(default=None, gt=0)
+    """How much the choice may tell; the noise follows. 1 is strict, 10 is weak."""
+    sigma: float | None = Field(default=None, gt=0)
+    """Standard deviation of the noise in votes; epsilon follows. Either this or `epsilon`."""
+    rounds: int = Field(default=1, gt=0)
+    """Choices made by the votes of the same private samples in all, this one included, each with this noise: the
+    guarantee is for all of them together. Raise it before the first, when the data is to be refreshed."""
+    votes: int = Field(default=1, gt=0)
+    """Samples that a private one votes for, its nearest ones."""
+    threshold: float = Field(default=0.0, ge=0)
+    """Samples with no more noisy votes than this go; some times sigma keeps out those that nobody voted for."""
+    rule: Literal["top", "sample"] = "top"
+    """Whether the highest counts stay, or samples drawn with chances in proportion to what their counts have above the
+    threshold."""
+    key: str | None = None
+    """File with at least 16 secret random bytes, out of which the noise is made; a relative path is looked up beside
+    the recipe. Without it the noise follows from the recipe's seed, which is no secret: that is a rehearsal without any
+    guarantee, and the figures say so. Other votes, settings or samples make other noise from the same key."""
+
+    @field_validator("key")
+    @classmethod
+    def _beside_recipe(cls, value: str | None, info: ValidationInfo) -> str | None:
+        base = (info.context or {}).get("base")
+        return str(base / Path(value).expanduser()) if base and value else value
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "Private":
+        if (self.epsilon is None) == (self.sigma is None):
+            raise ValueError("epsilon and sigma are both set or both not, must be exactly one of them")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the choice: of the key only whether there is one, so that a rehearsal is no release."""
+        value = super().identity()
+        value["fields"]["key"] = self.key is not None
+        return value
+
+    def sources(self) -> dict[str, Source]:
+        """Return the private samples."""
+        return {PRIVATE: self.private_data}
+
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where that is less."""
+        return budget_rows(self.budget, num)
+
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate the votes of 10,000 private samples."""
+        return Cost(TYPICAL * num * (2 * dim / FLOP_PER_S + 4e-10), 60 * num + 4 * 8192 * (8192 + 2 * dim))
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        """Return the choice, with the score `private_votes`: noisy counts, rounded to float32.
+
+        Raises:
+            JobError: when there are no private samples, delta is too large for their number, or the key is no good.
+        """
+        private = view.beside[PRIVATE]
+        if not len(private):
+            raise JobError("private.private_data: has no samples, must have some that vote")
+        if self.delta * len(private) >= 1:
+            raise JobError(
+                f"private.delta: {self.delta:g} is no less than 1 over the number of private samples, must be well "
+                "below: else one of them may be given away whole; lower delta"
+            )
+        sigma = self.sigma if self.sigma is not None else sigma_of(self.epsilon or 0.0, self.delta, self.rounds)
+        counts = votes(private.unit(self.kind), view.unit(self.kind), self.votes)
+        noisy = counts + sigma * gaussian(self._noise_key(view, counts, rng), len(view))
+        noisy = noisy.astype(np.float32).astype(np.float64)  # what is released is all that the choice may use
+        kept = chosen(
+            noisy - self.threshold, budget_rows(self.budget, len(view)), rng if self.rule == "sample" else None
+        )
+        reason = np.where(kept, -1, np.where(noisy > self.threshold, 0, 1))
+        return Choice(
+            reason, REASONS, scores={"private_votes": noisy.astype(np.float32)}, figures=self._guarantee(sigma)
+        )
+
+    def _noise_key(self, view: View, counts: Float64, rng: Random) -> bytes:
+        """Return the key of this very release: with a secret one, other counts or settings are hidden by other noise.
+
+        Were the noise the same for two private datasets, the difference of two releases would be that of the votes.
+        """
+        secret = rng.getrandbits(256).to_bytes(32, "big") if self.key is None else _read(self.key)
+        release = ids.digest(self.fingerprint(), view.pool.fingerprint).encode()
+        return hashlib.sha3_256(b"".join((secret, release, view.ids.tobytes(), counts.tobytes()))).digest()
+
+    def _guarantee(self, sigma: float) -> dict[str, float | str]:
+        epsilon = epsilon_of(sigma, self.delta, self.rounds)
+        return {
+            "epsilon": math.ceil(epsilon * 1e6) / 1e6,
+            "delta": self.delta,
+            "sigma": round(sigma, 6),
+            "rounds": self.rounds,
+            "accountant": "analytic Gaussian mechanism (Balle & Wang 2018); one private sample more or less",
+            "noise": "from a secret key" if self.key else "from the recipe's seed: a rehearsal, no guarantee",
+        }
+
+
+def chosen(weight: Float64, budget: int, rng: Random | None = None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Return [n] who stays of those with a positive weight: the highest, or with `rng` a draw in proportion.
+
+    A draw without replacement takes the highest log weight + Gumbel noise (Efraimidis & Spirakis 2006).
+    """
+    open_ = np.flatnonzero(weight > 0)
+    rank = weight[open_]
+    if rng is not None:
+        rank = np.log(rank) + np.random.default_rng(rng.getrandbits(64)).gumbel(size=len(open_))
+    kept = np.zeros(len(weight), np.bool_)
+    kept[open_[np.argsort(-rank, kind="stable")[:budget]]] = True
+    return kept
+
+
+def _read(path: str) -> bytes:
+    try:
+        secret = Path(path).read_bytes()
+    except OSError as error:
+        raise JobError(
+            f"private.key: {path} can't be read: {error}; make one with `head -c 32 /dev/urandom`"
+        ) from error
+    if len(secret) < KEY_BYTES:
+        raise JobError(f"private.key: {path} has {len(secret)} bytes, must have at least {KEY_BYTES} random ones")
+    return secret

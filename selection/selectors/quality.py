@@ -1,0 +1,159 @@
+"""Quality: thresholds and top shares by scores, and the best that are not too like each other (DEITA)."""
+
+from random import Random
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from cluster.errors import JobError
+from selection.contracts import Budget, Choice, Cost, Selector, View, Wanted, budget_rows
+from selection.matrix import Float32
+from selection.near.representation import BLOCK_ROWS, FLOP_PER_S, TILE_ROWS, representation_filter
+
+Combine = Literal["sum", "rank", "product"]
+UNSCORED, LOW, HIGH, NEAR, LATE = range(5)
+REASONS = (
+    "quality: no score",
+    "quality: below min_score",
+    "quality: not below the upper bound",
+    "quality: too near to a better one",
+    "quality: beyond the budget",
+)
+
+
+class Quality(Selector):
+    """Keep samples by one score, or by several made one: over a threshold, the highest, or both.
+
+    A sample that lacks one of the scores goes, with a reason of its own. The published rules in these settings:
+
+    - AlpaGasus (Chen et al. 2023, arXiv:2307.08701, section 3): `scores = "judge"`, `min_score = 4.5`.
+    - IFD (Li et al. 2023, arXiv:2308.12032, section 2.2): `scores = "ifd"`, `below = 1.0`, `budget = 0.1`: above 1 the
+      instruction does not help, and of the rest the highest are worth most. Superfiltering (Li et al. 2024,
+      arXiv:2402.00530, section 2) is the same, with the filter `ifd` at `kind_of = "perplexity"` and a small model.
+    - DEITA (Liu et al. 2024, arXiv:2312.15685, section 3, score-first with representation filter):
+      `scores = ["complexity", "judge"]`, `combine = "product"`, `max_cosine = 0.9`, `budget = 6000`.
+
+    Source: those named above; released code of DEITA (a sample stays when its cosine to all kept ones is at most the
+    bound). Departures: judges of our own, so grades from 1 to 5 for DEITA's 1 to 6 and AlpaGasus' 0 to 5; a
+    conversation has one score of each, where DEITA sums its products over the turns; the vectors are the job's.
+    """
+
+    kind: Literal["quality"] = "quality"
+    scores: dict[str, float] = Field(default={"judge": 1.0}, min_length=1)
+    """Scores and their weights, `{ judge = 1.0, reward = 0.5 }`; a name or a list of names weighs them 1. `length` is
+    the characters of the answer. A negative weight prefers the low ones."""
+    combine: Combine = "sum"
+    """How several become one: `sum` of the weighted scores, of their `rank`s (the share of samples that are not better,
+    so that scales do not matter; in [0, 1] for positive weights), or `product` of the scores as they are."""
+    min_score: float | None = None
+    """Samples with less go."""
+    below: float | None = None
+    """Samples with this or more go."""
+    max_cosine: float | None = Field(default=None, ge=-1, lt=1)
+    """Best first, samples with a greater cosine to one that stays go."""
+    budget: Budget | None = None
+    """How many samples stay at most, the highest first: a whole number, or a share of those that come in."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:  # noqa: ANN401 - any TOML value comes in
+        """Accept a name or a list of names for `scores`."""
+        if isinstance(value, dict) and isinstance(value.get("scores"), str | list | tuple):
+            names = [value["scores"]] if isinstance(value["scores"], str) else value["scores"]
+            value = {**value, "scores": dict.fromkeys(names, 1.0)}
+        return value
+
+    @model_validator(mode="after")
+    def _decides(self) -> "Quality":
+        if all(rule is None for rule in (self.min_score, self.below, self.max_cosine, self.budget)):
+            raise ValueError("keeps everything, must have one of min_score, below, max_cosine or budget")
+        if self.min_score is not None and self.below is not None and self.min_score >= self.below:
+            raise ValueError(f"min_score is {self.min_score}, must be less than below, {self.below}")
+        if not all(self.scores.values()):
+            raise ValueError("a weight of scores is 0, must be another number; leave out the score instead")
+        if self.combine == "product" and set(self.scores.values()) != {1.0}:
+            raise ValueError("combine = 'product' takes the scores as they are, so their weights must be 1")
+        return self
+
+    def wants(self, job: Wanted) -> Wanted | None:
+        """Return the job's vectors where `max_cosine` compares them."""
+        return None if self.max_cosine is None else job
+
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where there is none or that is less."""
+        return num if self.budget is None else budget_rows(self.budget, num)
+
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate the sort and, with `max_cosine`, twice the budget of candidates against half of it."""
+        cpu, peak = 3e-7 * num, 60 * num
+        if self.max_cosine is not None:
+            kept = self.most(num)
+            cpu += min(num, 2 * kept) * (kept / 2 + BLOCK_ROWS) * 2 * dim / FLOP_PER_S
+            peak += kept * dim * 4 + BLOCK_ROWS * TILE_ROWS * 4
+        return Cost(cpu, peak)
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        """Return the choice, with the scores `quality` and, where compared, `quality_distance`.
+
+        `quality_distance` is 1 - cosine to the nearest better sample that stays; NaN for the first, and for samples
+        that were never compared.
+
+        Raises:
+            JobError: when no sample has a score that is named.
+        """
+        del rng
+        value = self._value(view)
+        reason = np.full(len(view), -1, np.int64)
+        if self.min_score is not None:
+            reason[value < np.float32(self.min_score)] = LOW
+        if self.below is not None:
+            reason[value >= np.float32(self.below)] = HIGH
+        reason[np.isnan(value)] = UNSCORED
+        order = np.argsort(-value, kind="stable")  # NaN last, ties by id
+        order = order[reason[order] < 0]
+        budget = self.most(len(view))
+        if self.max_cosine is None:
+            reason[order[budget:]] = LATE
+            return Choice(reason, REASONS, scores={"quality": value})
+        found = representation_filter(view.unit(self.kind), order, self.max_cosine, budget)
+        seen = order[: len(found.kept)]
+        reason[order] = LATE
+        reason[seen] = np.where(found.kept, -1, NEAR)
+        lost = seen[~found.kept]
+        lost_to = np.zeros(len(view), "S32")
+        lost_to[lost] = view.ids[found.nearest[lost]]
+        return Choice(reason, REASONS, lost_to, {"quality": value, "quality_distance": 1 - found.cosine})
+
+    def _value(self, view: View) -> Float32:
+        """Return [n] the one number by which samples are judged, NaN where a score is missing."""
+        scores = {name: column for name, column in view.scores.items() if not np.isnan(column).all()}
+        known = ["length", *sorted(scores)]
+        columns = []
+        for name, weight in self.scores.items():
+            if name not in known and len(view):
+                raise JobError(
+                    f"quality.scores: no sample has the score {name!r}, must be one of {known}; "
+                    "let a filter score the samples before"
+                )
+            column = view.lengths.astype(np.float32) if name == "length" else scores.get(name, np.empty(0, np.float32))
+            columns.append((ranks(column) if self.combine == "rank" else column, weight))
+        return combined(columns, self.combine)
+
+
+def combined(columns: list[tuple[Float32, float]], combine: Combine) -> Float32:
+    """Return one number a row out of (scores [n], weight) pairs, NaN where one is; one score of weight 1 as it is."""
+    whole = sum(abs(weight) for _, weight in columns) if combine == "rank" else 1.0
+    total = columns[0][0].astype(np.float64) * (columns[0][1] / whole)
+    for scores, weight in columns[1:]:
+        total = total * scores if combine == "product" else total + scores.astype(np.float64) * (weight / whole)
+    return total.astype(np.float32)
+
+
+def ranks(scores: Float32) -> Float32:
+    """Return [n] the share of scored rows that are not better, in (0, 1], the same for equal scores; NaN stays."""
+    found = np.full(len(scores), np.nan, np.float32)
+    scored = ~np.isnan(scores)
+    _, place, counts = np.unique(scores[scored], return_inverse=True, return_counts=True)
+    found[scored] = np.cumsum(counts)[place] / max(1, int(scored.sum()))
+    return found

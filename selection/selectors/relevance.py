@@ -1,0 +1,144 @@
+"""Relevance: the samples that are most like a small target set."""
+
+from random import Random
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cluster import models
+from cluster.encoder import Embedding, Pooling
+from cluster.errors import JobError
+from cluster.ingest import Source
+from selection.columns import Int
+from selection.contracts import Budget, Choice, Cost, Selector, View, Wanted, budget_rows
+from selection.matrix import Float32
+from selection.relevance import dsir, less, rds
+from selection.relevance.gradients import Gradients, TargetGradients
+
+TARGETS = "targets"
+
+
+class HiddenStates(Embedding):
+    """`[select.steps.encoder]`: the pretrained model that RDS+ reads, best the one that is to be trained."""
+
+    model: str = models.SMOLLM2
+    """Any model that `AutoModel` loads: `builtin:…`, a folder, or a name that the hub knows."""
+    pooling: Pooling = "weighted_mean"
+    """The mean of the last layer over the tokens, weighted by their places: i / Σ i."""
+    max_tokens: int = Field(default=2048, gt=0)
+    """Tokens of a conversation that are read; the rest is cut off."""
+    batch: int = Field(default=8, gt=0)
+    """Conversations encoded at once."""
+
+
+class Relevance(Selector):
+    """Keep a budget of samples that are near to targets: a few dozen or hundred samples of what the model is for.
+
+    `nearest`: by cosine of the job's vectors, the targets taking turns, each with its best sample that is not taken.
+    `rds`: the same with hidden states of a language model, over the whole conversation. Source: RDS+, Ivison et al.
+    2025, arXiv:2503.01807, section 3; of the selectors compared there the best in every setting.
+    `dsir`: a draw weighted by how much likelier a sample's words are in the targets. Source: Xie et al. 2023,
+    arXiv:2302.03169. Reads text alone, a million samples of 60 words in 15 s of one core; weights sum over the words,
+    so long samples come out far above or far below short ones.
+    `less`: by how far a step on the sample would lower the loss of the targets, from gradients of a fine-tuned model.
+    Source: Xia et al. 2024, arXiv:2402.04333. A forward and a backward pass for each sample and checkpoint.
+    Departures: see `selection.relevance` and `selection.relevance.gradients`.
+    """
+
+    kind: Literal["relevance"] = "relevance"
+    targets: Source
+    """The target set: a path or a table, as `input` is."""
+    method: Literal["nearest", "rds", "dsir", "less"] = "nearest"
+    """What counts as near."""
+    budget: Budget
+    """How many samples stay: a whole number, or a share of those that come in."""
+    task: str = ""
+    """Tag that sorts the targets into tasks (`method`: the method). `nearest` and `rds` then let tasks take turns
+    instead of targets; `less` takes a task's mean, and of the tasks the highest. By default there is one task."""
+    encoder: HiddenStates = HiddenStates()
+    """The model of `rds`."""
+    gradients: Gradients = Gradients()
+    """The model of `less`."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the choice, without the settings of the methods that are not used."""
+        value = super().identity()
+        for name, method in (("encoder", "rds"), ("gradients", "less")):
+            if method != self.method:
+                del value["fields"][name]
+        return value
+
+    def sources(self) -> dict[str, Source]:
+        """Return the target set."""
+        return {TARGETS: self.targets}
+
+    def wants(self, job: Wanted) -> Wanted | None:
+        """Return the job's vectors, hidden states, gradients, or none, as the method needs."""
+        wanted = {"nearest": job, "rds": Wanted(self.encoder, "chat"), "less": Wanted(self.gradients, "chat")}
+        return wanted.get(self.method)
+
+    def wants_beside(self, job: Wanted) -> Wanted | None:
+        """Return the same, but plain gradients."""
+        if self.method == "less":
+            return Wanted(TargetGradients(**dict(self.gradients)), "chat")
+        return self.wants(job)
+
+    def most(self, num: int) -> int:
+        """Return the budget, or `num` where that is less."""
+        return budget_rows(self.budget, num)
+
+    def cost(self, num: int, dim: int) -> Cost:
+        """Estimate the step for 1,000 targets, and samples of 60 words."""
+        if self.method == "dsir":
+            return Cost(1.5e-5 * num, 16 * num + (64 << 20))
+        if self.method == "less":
+            numbers = self.gradients.dim * self.gradients.warmup.epochs
+            return Cost(1e-9 * num * numbers, 16 * num + 4 * less.NUMBERS)
+        held = max(1_000, min(1_000 * self.most(num), rds.HELD))
+        return Cost(8e-8 * num * dim, 16 * held + 13 * num + 8 * rds.SCORES)
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        """Return the choice, with the score `relevance` for every sample.
+
+        It is the highest cosine to a target, the mean one over the best task (`less`), or the log of how much likelier
+        the words of the sample are in the targets (`dsir`).
+
+        Raises:
+            JobError: when the target set is empty, or no target has the tag.
+        """
+        kept = np.zeros(len(view), np.bool_)
+        scores = np.empty(0, np.float32)
+        if len(view):
+            chosen, scores = self._choose(view, view.beside[TARGETS], rng)
+            kept[chosen] = True
+        return Choice.of(kept, "relevance: beyond the budget", scores={"relevance": scores})
+
+    def _choose(self, view: View, targets: View, rng: Random) -> tuple[Int, Float32]:
+        """Return the rows that stay and the score of all rows."""
+        if not len(targets):
+            raise JobError("relevance.targets: no sample has any text, must hold at least one; add some")
+        budget = budget_rows(self.budget, len(view))
+        if self.method == "dsir":
+            usual = dsir.counts(view.scan("conversation"))
+            ratios = dsir.log_ratios(dsir.counts(targets.scan("conversation")), usual)
+            weights = dsir.log_weights(view.scan("conversation"), ratios, len(view))
+            return dsir.draw(weights, budget, rng.getrandbits(64)), weights.astype(np.float32)
+        wanted = targets.unit("relevance.targets").whole()
+        tasks = self._tasks(targets)
+        if self.method == "less":
+            scores = less.influence(view.unit("relevance"), wanted, tasks)
+            return less.highest(scores, budget), scores
+        groups = tasks if tasks.any() else np.arange(len(wanted))
+        return rds.round_robin(view.unit("relevance"), wanted, groups, budget)
+
+    def _tasks(self, targets: View) -> Int:
+        """Return [targets] the task of each, 0 … k - 1; targets without the tag are a task of their own."""
+        if not self.task:
+            return np.zeros(len(targets), np.int64)
+        places, values = targets.tags(self.task)
+        if not values:
+            raise JobError(
+                f"relevance.task: no target has the tag {self.task!r}, must be one that some have; or drop it"
+            )
+        return np.unique(places, return_inverse=True)[1].astype(np.int64)

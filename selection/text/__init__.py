@@ -1,0 +1,1 @@
+"""Text compared by its wording: keys, shared beginnings, shingles, n-grams, spans; compiled where it is hot."""

@@ -1,0 +1,141 @@
+"""The encoder: pooling by its formula, padding that changes nothing, and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from cluster.encoder import PLAIN, Checkpoint, Embedding, Pooling, open_embedding, unit_rows
+from cluster.errors import JobError, RunError
+from cluster.models import MINILM
+from tests.fakes import two_layer_model
+
+ROOT = Path(__file__).resolve().parents[2]
+POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last", "weighted_mean")
+TEXTS = ["short", "一首关于秋天的短诗", "a text that is a good deal longer than the others, " * 4]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return two_layer_model(tmp_path_factory.mktemp("tiny"))
+
+
+def pooled(model: str, text: str, pooling: Pooling) -> np.ndarray:
+    """The formula, from the hidden states of one text without any padding."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    given = AutoTokenizer.from_pretrained(model)(text, return_tensors="pt", truncation=True, max_length=128)
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(model, dtype=torch.float32)(**given).last_hidden_state[0].numpy()
+    places = np.arange(1, len(states) + 1)
+    vector = {
+        "mean": states.mean(axis=0),
+        "cls": states[0],
+        "last": states[-1],
+        "weighted_mean": (places[:, None] * states).sum(axis=0) / places.sum(),
+    }[pooling]
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_is_its_formula_and_padding_changes_no_vector(model: str, pooling: Pooling) -> None:
+    encoder = Checkpoint(Embedding(model=model, pooling=pooling))
+    together = encoder.encode(TEXTS)
+    assert together.shape == (3, encoder.dim)
+    assert together.dtype == np.float32
+    for text, vector in zip(TEXTS, together, strict=True):
+        np.testing.assert_allclose(vector, encoder.encode([text])[0], atol=2e-6)
+        np.testing.assert_allclose(vector, pooled(model, text, pooling), atol=2e-6)
+
+
+def test_a_tokenizer_that_pads_in_front_and_has_no_pad_token_changes_nothing(model: str, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    AutoModel.from_pretrained(model).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.padding_side, tokenizer.pad_token = "left", None
+    tokenizer.save_pretrained(tmp_path)
+    found = Checkpoint(Embedding(model=str(tmp_path), pooling="weighted_mean")).encode(TEXTS)
+    np.testing.assert_allclose(
+        found, Checkpoint(Embedding(model=model, pooling="weighted_mean")).encode(TEXTS), atol=2e-6
+    )
+
+
+def test_a_text_is_read_up_to_max_tokens_and_an_empty_one_has_a_vector_too(model: str) -> None:
+    encoder = Checkpoint(Embedding(model=model, pooling="last", max_tokens=5))
+    cut, whole, other, empty = encoder.encode(["abcdefgh", "abcde", "abcdx", ""])
+    np.testing.assert_allclose(cut, whole, atol=2e-6)
+    assert np.abs(cut - other).max() > 0.01
+    assert np.linalg.norm(empty) == pytest.approx(1, abs=1e-5)
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_a_checkpoint_of_sentence_transformers_is_pooled_as_it_says(model: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling as Module
+
+    tokens = Transformer(model, modality_config=PLAIN, module_output_name="token_embeddings")
+    whole = SentenceTransformer(modules=[tokens, Module(tokens.get_embedding_dimension(), "cls"), Normalize()])
+    whole.save(str(tmp_path))
+    as_it_says = open_embedding(Embedding(model=str(tmp_path))).encode(TEXTS)
+    np.testing.assert_allclose(as_it_says[0], pooled(model, TEXTS[0], "cls"), atol=2e-6)
+    otherwise = open_embedding(Embedding(model=str(tmp_path), pooling="mean")).encode(TEXTS)
+    np.testing.assert_allclose(otherwise[0], pooled(model, TEXTS[0], "mean"), atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "vllm"])
+def test_a_plain_model_without_a_pooling_is_refused(model: str, backend: Literal["torch", "vllm"]) -> None:
+    with pytest.raises(JobError, match=r"encoder\.pooling: .* is no checkpoint of sentence-transformers and says none"):
+        open_embedding(Embedding(model=model, backend=backend))
+
+
+def test_vectors_without_a_direction_are_refused() -> None:
+    np.testing.assert_allclose(unit_rows(np.array([[3.0, 4.0]], np.float16), "m"), [[0.6, 0.8]], atol=1e-7)
+    for bad in (0.0, np.nan, np.inf):
+        with pytest.raises(RunError, match="m gives 1 of 2 texts a vector of length"):
+            unit_rows(np.array([[1.0, 0.0], [bad, 0.0]]), "m")
+
+
+def test_what_decides_the_vectors_is_in_the_fingerprint_and_where_they_are_made_is_not(model: str) -> None:
+    plain = Embedding(model=model, pooling="mean")
+    assert plain.fingerprint() == Embedding(model=model, pooling="mean", actors=3, cpus=2, gpus=1).fingerprint()
+    others = (Embedding(model=model, pooling="last"), Embedding(model=model, pooling="mean", max_tokens=9))
+    assert plain.fingerprint() not in {other.fingerprint() for other in others}
+    assert Embedding().dtype == "float16"
+
+
+def test_vllm_is_not_asked_for_a_pooling_that_it_lacks() -> None:
+    with pytest.raises(ValidationError, match=r"not one of vLLM's; take backend = \"torch\""):
+        Embedding(backend="vllm", pooling="weighted_mean")
+
+
+ENGINE = """
+import sys
+import numpy as np
+from cluster.encoder import Embedding, open_embedding
+from tests.cluster.test_encoder import TEXTS
+encoder = open_embedding(Embedding(model=sys.argv[1], pooling=sys.argv[2], backend="vllm"))
+assert encoder.encode([]).shape == (0, encoder.dim)
+np.save(sys.argv[3], encoder.encode([*TEXTS, ""]))
+"""
+
+
+@pytest.mark.flow
+@pytest.mark.parametrize("pooling", ["checkpoint", "last"])
+def test_vllm_makes_the_vectors_that_torch_makes(model: str, pooling: Pooling, tmp_path: Path) -> None:
+    """In a process of its own, as in an actor: an engine changes the threads and environment that it lives in."""
+    name, path = MINILM if pooling == "checkpoint" else model, tmp_path / "found.npy"
+    command = [sys.executable, "-c", ENGINE, name, pooling, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = np.load(path)
+    assert len(found) == 4
+    np.testing.assert_allclose(
+        found, Checkpoint(Embedding(model=name, pooling=pooling)).encode([*TEXTS, ""]), atol=1e-3
+    )

@@ -1,0 +1,67 @@
+"""Verdicts as columns, and the tables that they make."""
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.sample import Message, Sample, from_table, to_table
+from cluster.schema import SAMPLES
+from cluster.store import Store
+from selection.contracts import Choice, View
+from selection.decisions import NO_TEXT, Decisions, merged
+from selection.pool import open_pool
+from tests.selection.made import made, put
+
+
+def test_new_entries_stand_among_the_old_ones_by_name_and_take_their_place() -> None:
+    kind = SAMPLES.field("scores").type
+    old = [[("b", 1.0), ("d", 2.0)], [], [("a", 3.0)], [("d", 4.0)]]
+    column = pa.chunked_array([pa.array(old[:2], kind), pa.array(old, kind).slice(2)])
+    new = {
+        "c": pa.array([9.0, None, 8.0, None]),
+        "d": pa.array([None, 7.0, None, 6.0]),
+        "e": pa.array([None] * 4, pa.float32()),
+    }
+    told = merged(column, new)
+    assert told.type == kind
+    assert told.to_pylist() == [[("b", 1), ("c", 9), ("d", 2)], [("d", 7)], [("a", 3), ("c", 8)], [("d", 6)]]
+
+
+def test_nothing_new_changes_nothing() -> None:
+    kind = SAMPLES.field("tags").type
+    column = pa.chunked_array([pa.array([[("b", "1")], []], kind)])
+    assert merged(column, {}).to_pylist() == column.to_pylist()
+    assert merged(pa.chunked_array([], kind), {}).to_pylist() == []
+
+
+def test_what_is_written_is_what_was_decided(store: Store) -> None:
+    samples = [made(f"question {n}", judge=n) for n in range(7)]
+    silent = Sample("e" * 32, (Message("system", "You are terse."),))
+    before = made("gone already", dropped="length: 1 word")
+    put(store, "generate-x", [*samples[:3], silent, *samples[3:], before], 3)
+    pool, quiet = open_pool(lambda wanted: store.scan("generate-x", wanted), "generate-x")
+    view = View(pool, np.arange(7))
+    decisions = Decisions(pool, quiet)
+    first, second, third = (int(np.searchsorted(pool.ids, samples[n].id.encode())) for n in (0, 1, 2))
+    reason, lost_to, score = np.full(7, -1), np.zeros(7, "S32"), np.full(7, np.nan, np.float32)
+    reason[first], lost_to[first], score[first] = 0, pool.ids[second], 0.25
+    turns = (("user", "question"), ("assistant", "fine"))
+    decisions.enter(view, Choice(reason, ("exact: copy",), lost_to, {"distance": score}, cut={third: turns}))
+    decisions.tag("topic", [None if n % 2 else "rivers" for n in range(7)])
+    shards = decisions.write(store, "select-x", "generate-x", 4)
+    rows = [s for shard in shards for s in from_table(store.read_shard("select-x", shard))]
+    assert [s.id for s in rows] == [*(s.id for s in samples[:3]), silent.id, *(s.id for s in samples[3:])]
+    assert [shard.rows for shard in shards] == [4, 4]
+    by_id = {s.id: s for s in rows}
+    lost = by_id[samples[0].id]
+    assert (lost.dropped, lost.tags["lost_to"], lost.scores) == (
+        "exact: copy",
+        samples[1].id,
+        {"judge": 0, "distance": 0.25},
+    )
+    assert by_id[silent.id].dropped == NO_TEXT
+    assert by_id[samples[2].id].messages == tuple(Message(*turn) for turn in turns)
+    assert [s.id for s in rows if s.tags.get("topic") == "rivers"] == [
+        s.id for s in rows if s.id.encode() in pool.ids[::2]
+    ]
+    untouched = next(s for s in samples[3:] if s.id.encode() in pool.ids[1::2])
+    assert to_table([by_id[untouched.id]]) == to_table([untouched])

@@ -1,0 +1,239 @@
+"""Contamination: n-grams of evaluation items against brute force, and what must not count."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from cluster.sample import Sample
+from selection.contracts import Choice, View
+from selection.selectors.decontaminate import Decontaminate
+from selection.text import ngrams
+from tests.selection.made import kept_of, made, unit, view_of
+
+UNITS = re.compile(r"[\u3005\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3005\u3040-\u30ff\u3400-\u9fff]+")
+RIVER = "Which of the three long rivers of the northern plain carries more water in spring than in late autumn?"
+HILLS = "它从北方的群山流下，穿过平原上的十二座城市，最后在东边的海湾入海，全长两千公里"
+
+
+def units_of(text: str) -> list[str]:
+    return UNITS.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def step(**settings: object) -> Decontaminate:
+    return Decontaminate.model_validate({"sets": ["held/quiz.jsonl"], **settings})
+
+
+def outcome(view: View, items: View, **settings: object) -> tuple[Choice, set[str]]:
+    view = View(view.pool, view.rows, view.vectors, {"quiz": items})
+    choice = step(**settings).pick(view, Random(1))
+    return choice, kept_of(view, choice)
+
+
+def row_of(view: View, sample: Sample) -> int:
+    return view.ids.tolist().index(sample.id.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The cat, the CAT; thé cat! 5.3 x_y don't",
+        "上海Python3很好，全角ＡＢＣ１２ ok",
+        "emoji 🙂 here, ひらがな カタカナ 𠀀字 end",
+        "",
+        "  ...  ",
+        "Straße ÉTÉ Ωmega привет, МИР",
+    ],
+)
+def test_units_are_words_and_single_characters_whatever_their_case_and_width(text: str) -> None:
+    found = ngrams.units(pa.array(["before", text, "after"], pa.large_string()))
+    words = units_of(text.replace("𠀀", "㐀").replace("ß", "s"))
+    assert found.ends[2] - found.ends[1] == len(words)
+    raw = text.encode()
+    inside = slice(found.ends[1], found.ends[2])
+    said = [raw[a:b].decode() for a, b in zip(found.starts[inside], found.stops[inside], strict=True)]
+    assert [units_of(w.replace("𠀀", "㐀").replace("ß", "s"))[0] for w in said] == words
+    alone = ngrams.units(pa.array([unicodedata.normalize("NFKC", text).upper()], pa.large_string()))
+    if "ß" not in text:
+        assert alone.hashes.tolist() == found.hashes[inside].tolist()
+    assert len(set(found.hashes.tolist())) == len({"before", "after", *words})
+
+
+def test_windows_are_equal_exactly_where_the_words_are() -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["a", "b", "c"], size=n)) for n in (0, 1, 3, 4, 5, 30, 30)]
+    found = ngrams.units(pa.array(texts, pa.large_string()))
+    ends, hashes = ngrams.windows(found, 4)
+    words = [tuple(text.split()[at : at + 4]) for text in texts for at in range(len(text.split()) - 3)]
+    assert len(hashes) == len(words) == ends[-1]
+    assert len(set(hashes.tolist())) == len(set(words)) == len(set(zip(hashes.tolist(), words, strict=True)))
+    keys = np.unique(hashes)
+    assert (keys[ngrams.Table.of(keys).find(hashes)] == hashes).all()
+    assert (ngrams.Table.of(keys).find(keys + np.uint64(1)) == -1).all()
+
+
+def brute_force(sample: Sample, items: Sequence[Sample], n: int, short: int) -> dict[str, float]:
+    """Share by item id, from the definition."""
+
+    def grams(text: str, size: int) -> set[tuple[str, ...]]:
+        words = units_of(text)
+        return {tuple(words[at : at + size]) for at in range(len(words) - size + 1)}
+
+    shares = {}
+    for item in items:
+        sizes = [n if len(units_of(part)) >= n else short for part in (item.instruction, item.answer)]
+        question, answer = (grams(p, z) for p, z in zip((item.instruction, item.answer), sizes, strict=True))
+        held = [len(g & grams(f"{sample.instruction}\n{sample.answer}", z))
+                for g, z in zip((question, answer), sizes, strict=True)]  # fmt: skip
+        asks = len(question) or 1
+        if not question and units_of(sample.instruction) == units_of(item.instruction):
+            held[0] = 1
+        shares[item.id] = max(held[0] / asks, sum(held) / (asks + len(answer)))
+    return shares
+
+
+def test_the_score_is_the_share_of_the_items_n_grams_that_brute_force_finds() -> None:
+    rng = np.random.default_rng(4)
+
+    def text(low: int, high: int) -> str:
+        return " ".join(rng.choice(["red", "blue", "green", "河", "SIX"], size=rng.integers(low, high)))
+
+    items = [made(f"{text(0, 9)} {n}", text(1, 9)) for n in range(10)]
+    samples = [made(f"{text(1, 15)} {n}", text(1, 15)) for n in range(80)] + [made(items[3].instruction, "strange")]
+    view, of = view_of(samples), view_of(items)
+    choice, kept = outcome(view, of, ngram=4, short_ngram=2, min_overlap=0.6)
+    by_id = {sample.id: sample for sample in samples}
+    assert 5 < len(kept) < len(samples) - 5
+    for row, name in enumerate(view.ids):
+        shares = brute_force(by_id[name.decode()], sorted(items, key=lambda i: i.id), 4, 2)
+        best = max(shares.values())
+        score = choice.scores["contamination"][row]
+        assert (0 if np.isnan(score) else score) == pytest.approx(best, abs=1e-6)
+        assert (name.decode() in kept) == (best < 0.6 - 1e-6)
+        if choice.reason[row] >= 0:
+            assert choice.lost_to is not None
+            first = next(item for item, share in shares.items() if share == pytest.approx(best, abs=1e-6))
+            assert choice.lost_to[row].decode() == first
+
+
+def test_the_item_its_set_and_the_words_are_told() -> None:
+    item = made(RIVER, "The second.")
+    leak = made(f"Answer this, please.\n\n{RIVER.upper().replace('?', '')} Tell me.", "I do not know.")
+    view = view_of([leak, made("Name three rivers of the northern plain", "Rhine, Elbe, Oder")])
+    choice, kept = outcome(view, view_of([item, made("Who wrote Faust?", "Goethe")]))
+    row = row_of(view, leak)
+    assert leak.id not in kept
+    assert len(kept) == 1
+    assert choice.lost_to is not None
+    assert choice.lost_to[row].decode() == item.id
+    assert choice.reasons[choice.reason[row]] == "decontaminate: shares n-grams with an evaluation item"
+    assert choice.tags["evaluation_set"][row] == "quiz"
+    assert choice.tags["overlap"][row] == RIVER.upper().replace("?", "")
+    assert choice.figures == {"items of quiz found": "1 of 2"}
+    assert [tag for tag in choice.tags["overlap"] if tag] == [RIVER.upper().replace("?", "")]
+
+
+def test_one_hit_in_a_long_item_is_scored_and_kept() -> None:
+    words = [f"word{n}" for n in range(60)]
+    item, sample = made(" ".join(words), "yes"), made("Explain: " + " ".join(words[10:24]), "well")
+    choice, kept = outcome(view_of([sample]), view_of([item]))
+    assert kept == {sample.id}
+    assert choice.scores["contamination"][0] == pytest.approx(2 / 48)
+
+
+def test_chinese_items_are_found_by_characters() -> None:
+    item = made(f"请问：{HILLS}是哪一条河？", "长河")
+    leak, other = made(f"续写下面的句子。{HILLS}。", "好的"), made("请介绍一条从北方的群山流下的河", "长河很长")
+    view = view_of([leak, other])
+    choice, kept = outcome(view, view_of([item]))
+    assert kept == {other.id}
+    assert choice.tags["overlap"][row_of(view, leak)] == HILLS
+
+
+def test_short_questions_must_be_equal_as_a_whole() -> None:
+    items = view_of([made("What is 5-3?", "2"), made("谁写了《红楼梦》？", "曹雪芹")])
+    same = [made("what is 5-3", "two"), made("谁写了《红楼梦》", "不知道")]
+    different = [
+        made("What is 5/3?", "1.67"),
+        made("What is 5-3? Explain it to a child.", "two"),
+        made("What is two?", "2"),
+    ]
+    view = view_of([*same, *different])
+    choice, kept = outcome(view, items)
+    assert kept == {sample.id for sample in different}
+    assert {choice.reasons[r] for r in choice.reason if r >= 0} == {
+        "decontaminate: asks the same as an evaluation item"
+    }
+    assert np.isnan(choice.scores["contamination"][row_of(view, different[0])])
+
+
+def test_a_copied_solution_counts_and_a_copied_short_answer_does_not() -> None:
+    solution = "First we add the seven red marbles to the nine blue ones, then we take away half of all of them."
+    items = view_of([made("How many?", solution), made("Which city is meant here?", "Paris")])
+    copied, fine = made("Count them, if you please", solution), made("Capital of France", "Paris")
+    assert outcome(view_of([copied, fine]), items)[1] == {fine.id}
+
+
+def test_what_a_whole_set_shares_is_its_template() -> None:
+    head = "The following is a multiple choice question about the history of the world, answer with one letter:"
+    items = view_of([made(f"{head} what happened in the year {1500 + n}?", "B") for n in range(30)])
+    innocent = made(f"{head} who won the game of chess?", "C")
+    leak = made(f"{head} what happened in the year 1503?", "A")
+    assert outcome(view_of([innocent, leak]), items)[1] == {innocent.id}
+
+
+def test_by_embedding_as_well_where_it_is_asked_for() -> None:
+    rng = np.random.default_rng(2)
+    vectors = unit(rng.normal(size=(5, 8)))
+    items = view_of([made("What colour is the sky?", "blue"), made("Who?", "I")], vectors[:2])
+    samples = [made("Tell me the hue of the heavens", "azure"), made("Name a fish", "carp"), made("Name a bird", "tit")]
+    near = unit(vectors[:1] + 0.01 * vectors[4:5])
+    view = view_of(samples, np.concatenate([near, vectors[2:4]]))
+    choice, kept = outcome(view, items, min_cosine=0.95)
+    row = row_of(view, samples[0])
+    assert kept == {samples[1].id, samples[2].id}
+    assert choice.reasons[choice.reason[row]] == "decontaminate: means the same as an evaluation item"
+    assert choice.lost_to is not None
+    assert choice.lost_to[row].decode() == made("What colour is the sky?", "blue").id
+    brute = view.unit("test").whole() @ items.unit("test").whole().T
+    np.testing.assert_allclose(choice.scores["evaluation_cosine"], brute.max(axis=1), atol=1e-6)
+    assert "evaluation_cosine" not in outcome(view, items)[0].scores
+
+
+def test_the_order_of_samples_and_items_changes_nothing() -> None:
+    rng = np.random.default_rng(7)
+    words = ["one", "two", "three", "four"]
+    items = [made(" ".join(rng.choice(words, size=10)) + f" {n}", "yes") for n in range(8)]
+    samples = [made(" ".join(rng.choice(words, size=12)) + f" {n}", "no") for n in range(40)]
+    settings = {"ngram": 5, "short_ngram": 3, "min_overlap": 0.3}
+    found = []
+    for turn in (1, -1):
+        view = view_of(samples[::turn])
+        choice, kept = outcome(view, view_of(items[::turn]), **settings)
+        assert choice.lost_to is not None
+        found.append((kept, choice.lost_to.tolist(), choice.tags["overlap"]))
+    assert found[0] == found[1]
+    assert len(found[0][0]) < 40
+
+
+def test_small_and_empty_data() -> None:
+    items = view_of([made(RIVER, "The second.")])
+    assert outcome(view_of([]), items)[1] == set()
+    alone = made("...", "?!")
+    assert outcome(view_of([alone]), items)[1] == {alone.id}
+    assert outcome(view_of([alone]), view_of([]))[1] == {alone.id}
+    assert outcome(view_of([alone]), view_of([made("...", "!")]))[1] == set()
+
+
+def test_sets_are_named_by_their_files() -> None:
+    sets = ["a/gsm8k_test.jsonl.gz", "b/gsm8k_test.parquet", {"path": "mmlu.csv"}]
+    assert list(step(sets=sets).sources()) == ["gsm8k_test", "gsm8k_test-2", "mmlu"]
+    with pytest.raises(ValidationError, match="short_ngram is 9, must be at most ngram"):
+        step(ngram=8, short_ngram=9)
+    with pytest.raises(ValidationError):
+        step(sets=[])

@@ -1,0 +1,49 @@
+"""Encoders by their settings, and the warm-up that comes before gradients."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.encoder import Checkpoint, Embedding
+from cluster.errors import JobError
+from cluster.step import Settings
+from selection.contracts import Wanted
+from selection.encoders import open_encoder, prepared
+from selection.relevance.gradients import GradientEncoder, Gradients, TargetGradients, Warmup
+from tests.fakes import two_layer_model
+from tests.selection.made import made, view_of
+
+SAMPLES = [made(f"Name {n} rivers.", f"Here are {n}.") for n in range(8)]
+
+
+def test_settings_say_which_encoder_is_opened(tmp_path: Path) -> None:
+    assert isinstance(open_encoder(Embedding(model=two_layer_model(tmp_path), pooling="mean")), Checkpoint)
+    with pytest.raises(JobError, match="holds no checkpoints"):
+        open_encoder(Gradients())
+    with pytest.raises(JobError, match="Settings describes none, must be an Embedding or Gradients"):
+        open_encoder(Settings())
+
+
+def test_what_needs_no_warm_up_comes_back_as_it_is(tmp_path: Path) -> None:
+    view = view_of(SAMPLES)
+    for wanted in (Wanted(Embedding(), "instruction"), Wanted(Gradients(checkpoints="/there"), "chat")):
+        assert prepared(wanted, view, lambda: tmp_path) == wanted
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ray
+def test_a_warm_up_is_made_once_and_shared_by_samples_and_targets(ray_session: None, tmp_path: Path) -> None:
+    model = two_layer_model(tmp_path / "model")
+    plain = Gradients(model=model, warmup=Warmup(share=0.5, epochs=1, r=2, alpha=4), dim=64, cpus=1)
+    view = view_of(SAMPLES)
+    mine = prepared(Wanted(plain, "chat"), view, lambda: tmp_path)
+    folder = Path(mine.encoder.checkpoints)  # type: ignore[attr-defined]
+    written = (folder / "schedule.json").stat().st_mtime_ns
+    theirs = prepared(Wanted(TargetGradients(**dict(plain)), "chat"), view_of(SAMPLES[::-1]), lambda: tmp_path)
+    assert theirs.encoder.checkpoints == str(folder)  # type: ignore[attr-defined]
+    assert (folder / "schedule.json").stat().st_mtime_ns == written
+    encoder = open_encoder(mine.encoder)
+    assert isinstance(encoder, GradientEncoder)
+    assert encoder.encode(view.texts("chat").to_pylist()).shape == (8, 64)
+    other = prepared(Wanted(plain, "chat"), view_of(SAMPLES[:4]), lambda: tmp_path)
+    assert other.encoder.checkpoints != str(folder)  # type: ignore[attr-defined]
