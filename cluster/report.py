@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from cluster import report_charts as charts
+from cluster import report_selection
 from cluster.report_material import Material, material_of
-from cluster.report_page import Page, Panel, Section, Tile
+from cluster.report_page import Page, Panel, Section, Table, Tile
 from cluster.sample import Sample
 from cluster.store import Store
-from cluster.summary import stage
+from cluster.summary import STAGE, stage
 
 MAX_POINTS = 3_000
 MAX_TABLE = 500
@@ -34,17 +35,22 @@ def write(store: Store, run_id: str) -> str:
         StoreError: when there is no such run.
     """
     material = material_of(store, run_id)
-    sections = [*_quality(material), *_map(store, material), *_training(store, material)]
     report = Page(
         title=str(material.recipe.get("name", run_id)),
         badge=material.state.state,
         facts=list(_facts(material)),
         error=material.state.error,
         tiles=list(_tiles(material)),
-        sections=[*_flow(material), *sections],
-        stages=_stages(material),
-        agreement=list(_agreement(material.figures.get("review", {}))),
-        replies=_replies(store, material),
+        sections=[
+            *_jobs(material),
+            *_agreement(material.figures.get("review", {})),
+            *_flow(material),
+            *_rounds(material),
+            *report_selection.sections(material),
+            *_quality(material),
+            *_map(store, material),
+            *_training(store, material),
+        ],
         samples=_table(material),
         num_samples=material.rows,
     )
@@ -80,9 +86,10 @@ def _tiles(material: Material) -> Iterator[Tile]:
     if last:
         yield Tile("samples kept", f"{last.kept:,}", f"of {material.rows:,} made or read")
     if "generate" in manifests:
-        made = manifests["generate"]
-        accepted = figures["generate"].get("acceptance", made.kept / max(1, made.rows))
-        yield Tile("acceptance", f"{accepted:.0%}", f"{made.kept:,} of {made.rows:,} drafts kept")
+        made, surplus = manifests["generate"], material.before["target: surplus"]
+        spare = f", {surplus:,} of them more than were wanted" if surplus else ""
+        accepted = made.kept + surplus
+        yield Tile("acceptance", f"{accepted / max(1, made.rows):.0%}", f"{accepted:,} of {made.rows:,} drafts{spare}")
     tokens = {name: _tokens(f) for name, f in figures.items()}
     if sum(tokens.values()):
         most = ", ".join(f"{name}\u00a0{_short(n)}" for name, n in tokens.items() if n)
@@ -109,14 +116,15 @@ def _short(number: int) -> str:
     return f"{number:,}"
 
 
-def _stages(material: Material) -> list[tuple[str, ...]]:
-    """Return the stage table: a line a job."""
+def _jobs(material: Material) -> Iterator[Section]:
     lines = []
     for name, job in material.state.jobs.items():
         shards = f"{job.shards_done}/{job.shards}" if job.shards else ""
         cells = stage(material.figures.get(name, {}))
         lines.append((name, "reused" if job.reused else job.state, shards, *cells, job.output))
-    return lines
+    columns = (("job", ""), ("state", ""), ("shards", "num"), *((head, "num") for head in STAGE), ("output", "mono"))
+    if lines:
+        yield Section("Jobs", "", (), (Table(columns, lines),))
 
 
 # -- sections -----------------------------------------------------------------------------------------------------
@@ -139,7 +147,7 @@ def _ordered(kinds: Counter[str], steps: Sequence[Any]) -> list[tuple[str, int]]
 def _funnel(material: Material) -> Iterator[tuple[str, int, str]]:
     """Yield (label, samples left, colour) from the seeds to what was trained on."""
     jobs = material.recipe.get("jobs", {})
-    generate, select = jobs.get("generate") or {}, jobs.get("select") or {}
+    generate = jobs.get("generate") or {}
     ingest = material.manifests.get("ingest")
     if ingest and "generate" in material.manifests:
         yield "seeds", ingest.kept, charts.SEEDS
@@ -149,7 +157,10 @@ def _funnel(material: Material) -> Iterator[tuple[str, int, str]]:
     for kind, count in _ordered(_kinds(material.before), generate.get("filters") or []):
         left -= count
         yield f"after {kind}", left, charts.REFUSED
-    for kind, count in _ordered(_kinds(material.selection), select.get("steps") or []):
+    steps = material.figures.get("select", {}).get("steps")
+    if steps:
+        left = steps[0]["in"]
+    for kind, count in _selected(material, steps):
         left -= count
         yield f"after {kind}", left, charts.SELECTED_OUT
     if material.rows:
@@ -158,6 +169,14 @@ def _funnel(material: Material) -> Iterator[tuple[str, int, str]]:
     if "kept" in train and "holdout" in train:
         yield "trained on", train["kept"], charts.KEPT
         yield "held out", train["holdout"], charts.KEPT
+
+
+def _selected(material: Material, steps: Sequence[Mapping[str, Any]] | None) -> list[tuple[str, int]]:
+    """Return what each step of selection dropped: as the job tells it, else by the reasons of the rows."""
+    if steps:
+        return [(str(step["kind"]), int(step["in"]) - int(step["kept"])) for step in steps]
+    select = material.recipe.get("jobs", {}).get("select") or {}
+    return _ordered(_kinds(material.selection), select.get("steps") or [])
 
 
 def _flow(material: Material) -> Iterator[Section]:
@@ -189,6 +208,21 @@ def _by_fate(material: Material, numbers: Mapping[str, float]) -> dict[str, Any]
     return {fate: np.array(found, np.float64) for fate, found in groups.items()}
 
 
+def _rounds(material: Material) -> Iterator[Section]:
+    """Yield the figures that steps of generation leave of each round: shares in one chart, counts in another."""
+    rounds = material.figures.get("generate", {}).get("by_round") or []
+    names = sorted({name for figures in rounds for name in figures} - {"round"})
+    shares = [n for n in names if all(0 <= figures.get(n, 0) <= 1 for figures in rounds)]
+    others = [n for n in names if n not in shares]
+    panels = [
+        Panel(title, charts.by_round(rounds, chosen), "", wide=not (shares and others))
+        for title, chosen in (("Shares", shares), ("Numbers", others))
+        if chosen
+    ]
+    if panels:
+        yield Section("Round by round", "What the steps of generation measured when each round began.", panels)
+
+
 def _quality(material: Material) -> Iterator[Section]:
     samples = material.samples.values()
     if not samples:
@@ -201,6 +235,7 @@ def _quality(material: Material) -> Iterator[Section]:
         Panel(
             name,
             charts.histograms(_by_fate(material, {s.id: s.scores[name] for s in samples if name in s.scores}), ""),
+            _told_of(material, name),
         )
         for name in names[:8]
     ]
@@ -212,6 +247,17 @@ def _quality(material: Material) -> Iterator[Section]:
         numbers = {s.id: float(len(getattr(s, part))) for s in samples if getattr(s, part)}
         panels.append(Panel(part, charts.histograms(_by_fate(material, numbers), title, clip=True)))
     yield Section("Lengths", legend + " The last bar holds all that is longer.", panels)
+
+
+def _told_of(material: Material, score: str) -> str:
+    """Return what one must know to read a score's chart."""
+    if score != "novelty":
+        return ""
+    filters = (material.recipe.get("jobs", {}).get("generate") or {}).get("filters") or []
+    floor = next((1 - min(f["exact_from"], f.get("max_similarity", 1)) for f in filters if "exact_from" in f), None)
+    if not floor:
+        return ""
+    return f"{floor:g} stands for {floor:g} and more: how much farther the nearest instruction is, is not looked for."
 
 
 def _map(store: Store, material: Material) -> Iterator[Section]:
@@ -239,7 +285,7 @@ def _map(store: Store, material: Material) -> Iterator[Section]:
         f"Each dot is a sample, near ones mean similar things; the two main axes of the embedding ({share:.0%} of its "
         f"variance). {len(fates):,} shown. Drag to move, scroll to zoom, point to read."
     )
-    yield Section("Map of meanings", note, [Panel("", charts.map_2d(points, fates, texts), wide=True)])
+    yield Section("Map of meanings", note, [Panel("", charts.map_2d(points, fates, texts), wide=True, zooms=True)])
 
 
 def _matrix(table: pa.Table) -> Any:  # noqa: ANN401 - [n, d] float32
@@ -262,11 +308,22 @@ def _training(store: Store, material: Material) -> Iterator[Section]:
             note += f" 95 % interval of the change: {low:+.4f} to {high:+.4f} nats per token."
         figure = charts.before_after(measured["loss_before"], measured["loss_after"], low, high)
         panels.append(Panel("Before and after", figure, note))
-    if panels:
-        yield Section("Training", "", panels)
+    replies = _replies(store, material)
+    columns = tuple((head, "clip") for head in ("held-out instruction", "the tuned model says", "held-out answer"))
+    tables = (Table(columns, replies, fixed=(33, 34, 33)),) if replies else ()
+    if panels or tables:
+        yield Section("Training", "", panels, tables)
 
 
-def _agreement(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _agreement(figures: Mapping[str, Any]) -> Iterator[Section]:
+    heads = ("samples", "agree", "Cohen's kappa", "Fleiss' kappa", "Krippendorff's alpha")
+    lines = list(_agreements(figures))
+    if lines:
+        columns = (("who", ""), *((head, "num") for head in heads))
+        yield Section("Agreement on labels", "", (), (Table(columns, lines),))
+
+
+def _agreements(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield a line for each two annotators, for each group of them, and for how often each is right by people."""
 
     def number(value: float | None) -> str:

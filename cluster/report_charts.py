@@ -257,3 +257,64 @@ def flat_2d(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
     points = np.zeros((len(rows), 2))
     points[:, : top.shape[1]] = centred @ top
     return points, float(values[-2:].sum() / max(values.sum(), 1e-12))
+
+
+def lost(topic: Mapping[str, Any]) -> float:
+    """Return the share of a topic's samples that were dropped."""
+    return 1 - float(topic["kept"]) / float(max(1, topic["rows"]))
+
+
+def topic_map(topics: Sequence[Mapping[str, Any]], examples: Sequence[Sequence[str]]) -> Figure:
+    """Return fields as large as the topics, coloured by the share that was dropped, examples under the pointer."""
+    told = [f"{t['rows']:,} samples<br>{lost(t):.0%} dropped" for t in topics]
+    trace = {
+        "type": "treemap",
+        "ids": [str(place) for place in range(len(topics))],
+        "labels": [html.escape(str(t["name"])) for t in topics],
+        "parents": [""] * len(topics),
+        "values": [t["rows"] for t in topics],
+        "text": told,
+        "textinfo": "label+text",
+        "textposition": "middle center",
+        "customdata": ["<br>".join(f"· {hover(text)}" for text in texts) for texts in examples],
+        "hovertemplate": "<b>%{label}</b><br>%{text}<br>%{customdata}<extra></extra>",
+        "marker": {
+            "colors": [lost(t) for t in topics],
+            "colorscale": [[0, "#e7eef2"], [1, SELECTED_OUT]],
+            "cmin": 0,
+            "cmax": max([0.01, *map(lost, topics)]),
+            "line": {"color": "#ffffff", "width": 2},
+            "pad": {"t": 0, "l": 0, "r": 0, "b": 0},
+        },
+        "tiling": {"pad": 2},
+        "pathbar": {"visible": False},
+        "textfont": {"size": 13, "color": INK},
+    }
+    return figure([trace], 420, margin={"l": 0, "r": 0, "t": 0, "b": 0})
+
+
+def by_round(rounds: Sequence[Mapping[str, float]], names: Sequence[str]) -> Figure:
+    """Return lines of the named figures over the rounds of a job, where a round has them."""
+    colours = (KEPT, SELECTED_OUT, SEEDS, REFUSED)
+    traces = []
+    for place, name in enumerate(names):
+        known = [r for r in rounds if r.get(name) is not None]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name.replace("_", " "),
+                "x": [r["round"] for r in known],
+                "y": [r[name] for r in known],
+                "line": {"color": colours[place % len(colours)], "width": 2},
+                "marker": {"size": 8},
+                "hovertemplate": "round %{x}: %{y:.4g}<extra></extra>",
+            }
+        )
+    return figure(
+        traces,
+        280,
+        showlegend=True,
+        xaxis={"title": {"text": "round", "font": {"size": 13}}, **({"dtick": 1} if len(rounds) <= 12 else {})},
+        margin={"l": 8, "r": 16, "t": 8, "b": 48},
+    )

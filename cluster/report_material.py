@@ -3,8 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cluster.ledger import RunState
 from cluster.ledger import state as state_of
@@ -36,6 +40,8 @@ class Material:
     """Drop reasons of selection."""
     rows: int = 0
     """Samples in all, whether read or only counted."""
+    examples: dict[str, Sample] = field(default_factory=dict)
+    """Samples that figures name and that are not among those read, by id."""
 
 
 def material_of(store: Store, run_id: str) -> Material:
@@ -77,6 +83,8 @@ def _read_samples(store: Store, material: Material) -> None:
     if "select" in manifests:
         material.selection = _reasons(store, manifests["select"].name)
         _take_over(store, material, manifests["select"].name, "dropped in selection")
+        named = {name for topic in material.figures["select"].get("topics", []) for name in topic.get("examples", [])}
+        material.examples = _named(store, manifests["select"].name, named - material.samples.keys())
 
 
 def _take_over(store: Store, material: Material, name: str, fate: str) -> None:
@@ -85,6 +93,15 @@ def _take_over(store: Store, material: Material, name: str, fate: str) -> None:
         if sample.id in material.samples or len(material.samples) < MAX_ROWS:
             material.samples[sample.id] = sample
             material.fates[sample.id] = "kept" if sample.dropped is None else fate
+
+
+def _named(store: Store, name: str, ids: AbstractSet[str]) -> dict[str, Sample]:
+    """Return the samples of a dataset with these ids."""
+    found: dict[str, Sample] = {}
+    for table in store.scan(name) if ids else ():
+        mine = table.filter(pc.is_in(table["id"], pa.array(sorted(ids), pa.string())))
+        found |= {sample.id: sample for sample in from_table(mine)}
+    return found
 
 
 def _rows(store: Store, name: str, limit: int) -> Iterator[Sample]:

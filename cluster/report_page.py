@@ -6,10 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.summary import STAGE
-
-AGREEMENT = ("who", "samples", "agree", "Cohen's kappa", "Fleiss' kappa", "Krippendorff's alpha")
-"""What the report says of two annotators, or of a group of them."""
 STYLE = """
 :root{--ink:#2b3440;--soft:#67707d;--line:#e3e7ec;--paper:#fff;--ground:#f6f7f9;--kept:#2c6e8f;--out:#d9923b;--gone:#8b929d;
 --font:system-ui,-apple-system,"Segoe UI","Noto Sans","Noto Sans CJK SC","PingFang SC","Microsoft YaHei",sans-serif}
@@ -46,7 +42,8 @@ input{flex:1 1 220px;min-width:0}select{flex:0 1 auto}
 .rows tr.row{cursor:pointer}.rows tr.row:hover td,.rows tr.row:focus td{background:#f3f6f8}
 .rows tr.row:focus{outline:none}
 .clip{display:-webkit-box;-webkit-line-clamp:3;-webkit-box-orient:vertical;overflow:hidden;overflow-wrap:anywhere}
-.clip.long{-webkit-line-clamp:8;white-space:pre-wrap}.replies{margin-top:12px}.thirds{table-layout:fixed;min-width:600px}
+.clip.long{-webkit-line-clamp:8;white-space:pre-wrap}.lines{white-space:pre-line;overflow-wrap:anywhere;min-width:180px}
+.panels+.scroll{margin-top:12px}.tall{max-height:560px;overflow:auto}.fixed{table-layout:fixed;min-width:760px}.narrow{width:auto}
 .fate{display:inline-block;font-size:12px;font-weight:600;white-space:nowrap;color:var(--gone)}
 .fate::before{content:"";display:inline-block;width:8px;height:8px;border-radius:50%;background:currentColor;margin-right:6px}
 .fate.kept{color:var(--kept)}.fate.selection{color:#b06f1d}
@@ -168,15 +165,34 @@ class Panel:
     figure: Mapping[str, Any]
     note: str = ""
     wide: bool = False
+    zooms: bool = False
+    """Whether one moves about in it; the page has one such chart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of text."""
+
+    columns: Sequence[tuple[str, str]]
+    """Heads, each with what stands under it: nothing (words), `num`, `mono`, `lines` (line breaks count) or `clip`."""
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    tall: bool = False
+    """Whether it may be so long that it scrolls in a window of its own."""
+    fixed: Sequence[int] = ()
+    """Widths of the columns in per cent, where the text must not decide."""
+    narrow: bool = False
+    """Whether it is no wider than its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Charts under one heading."""
+    """Charts and tables under one heading."""
 
     title: str
     lead: str
     panels: Sequence[Panel]
+    tables: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +205,6 @@ class Page:
     error: str
     tiles: Sequence[Tile]
     sections: Sequence[Section]
-    stages: Sequence[Sequence[str]]
-    agreement: Sequence[Sequence[str]]
-    """Of annotators and people, a line each two or each group: the cells of `AGREEMENT`."""
-    replies: Sequence[tuple[str, str, str]]
-    """Held-out instruction, the tuned model's reply, the answer that was held out."""
     samples: Sequence[Mapping[str, Any]]
     """The rows of the table, as the script shows them."""
     num_samples: int
@@ -205,8 +216,8 @@ class Page:
 
         figures: dict[str, Any] = {}
         sections = "".join(_section(section, figures) for section in self.sections)
-        last = next((key for key, panel in figures.items() if panel.wide), "")
-        data = {"figures": {k: p.figure for k, p in figures.items()}, "map": last, "samples": list(self.samples)}
+        zoomed = next((key for key, panel in figures.items() if panel.zooms), "")
+        data = {"figures": {k: p.figure for k, p in figures.items()}, "map": zoomed, "samples": list(self.samples)}
         needs_plotly = f"<script>{get_plotlyjs()}</script>" if figures else ""
         facts = "".join(f"<span>{_e(fact)}</span>" for fact in self.facts)
         return (
@@ -216,8 +227,7 @@ class Page:
             f'<header><h1>{_e(self.title)} <span class="badge {_e(self.badge)}">{_e(self.badge)}</span></h1>'
             f'<p class="facts">{facts}</p>'
             + (f'<div class="error">{_e(self.error)}</div>' if self.error else "")
-            + f"</header>{_tiles(self.tiles)}{_stages(self.stages)}{_agreement(self.agreement)}{sections}"
-            f"{_replies(self.replies)}{self._samples()}</main>\n"
+            + f"</header>{_tiles(self.tiles)}{sections}{self._samples()}</main>\n"
             f'<script id="data" type="application/json">{script_safe(data)}</script>\n'
             f"{needs_plotly}\n<script>{SCRIPT}</script></body></html>\n"
         )
@@ -267,7 +277,31 @@ def _section(section: Section, figures: dict[str, Any]) -> str:
         panels.append(f'<div class="card{wide}">{title}{note}<div id="{key}" style="height:{height}px"></div></div>')
     lead = f'<p class="note">{_e(section.lead)}</p>' if section.lead else ""
     many = " many" if len(panels) > 2 else ""
-    return f'<section><h2>{_e(section.title)}</h2>{lead}<div class="panels{many}">{"".join(panels)}</div></section>'
+    charts = f'<div class="panels{many}">{"".join(panels)}</div>' if panels else ""
+    tables = "".join(map(_table, section.tables))
+    return f"<section><h2>{_e(section.title)}</h2>{lead}{charts}{tables}</section>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th{' class=num' if kind == 'num' else ''}>{_e(name)}</th>" for name, kind in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(_cell(text, kind) for text, (_, kind) in zip(row, table.columns, strict=True)) + "</tr>"
+        for row in table.rows
+    )
+    widths = "".join(f'<col style="width:{width}%">' for width in table.fixed)
+    columns = f"<colgroup>{widths}</colgroup>" if widths else ""
+    look = " ".join(name for name in ("fixed" * bool(table.fixed), "narrow" * table.narrow) if name)
+    note = f'<p class="note">{_e(table.note)}</p>' if table.note else ""
+    return (
+        f'<div class="card scroll{" tall" * table.tall}">{note}<table class="{look}">{columns}'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _cell(text: str, kind: str) -> str:
+    if kind == "clip":
+        return f'<td><div class="clip long">{_e(text)}</div></td>'
+    return f'<td class="{kind}">{_e(text)}</td>' if kind else f"<td>{_e(text)}</td>"
 
 
 def _tiles(tiles: Sequence[Tile]) -> str:
@@ -276,43 +310,3 @@ def _tiles(tiles: Sequence[Tile]) -> str:
         for t in tiles
     )
     return f'<div class="tiles">{cards}</div>' if cards else ""
-
-
-def _stages(stages: Sequence[Sequence[str]]) -> str:
-    if not stages:
-        return ""
-    heads = ("job", "state", "shards", *STAGE, "output")
-    plain = {0, 1, len(heads) - 1}
-    head = "".join(f"<th{'' if n in plain else ' class=num'}>{_e(h)}</th>" for n, h in enumerate(heads))
-    rows = "".join(
-        "<tr>" + "".join(f'<td class="{_stage_class(n, plain)}">{_e(v)}</td>' for n, v in enumerate(stage)) + "</tr>"
-        for stage in stages
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<h2>Jobs</h2><div class="card scroll">{table}</div>'
-
-
-def _agreement(lines: Sequence[Sequence[str]]) -> str:
-    if not lines:
-        return ""
-    cells = (f'<td class="{"num" if n else ""}">{_e(text)}</td>' for line in lines for n, text in enumerate(line))
-    rows = "".join("<tr>" + "".join(next(cells) for _ in AGREEMENT) + "</tr>" for _ in lines)
-    head = "".join(f"<th{' class=num' if n else ''}>{_e(name)}</th>" for n, name in enumerate(AGREEMENT))
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<h2>Agreement on labels</h2><div class="card scroll">{table}</div>'
-
-
-def _replies(replies: Sequence[tuple[str, str, str]]) -> str:
-    if not replies:
-        return ""
-    rows = "".join(
-        "<tr>" + "".join(f'<td><div class="clip long">{_e(text)}</div></td>' for text in reply) + "</tr>"
-        for reply in replies
-    )
-    heads = "".join(f"<th>{head}</th>" for head in ("held-out instruction", "the tuned model says", "held-out answer"))
-    table = f'<table class="thirds"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
-    return f'<div class="card replies scroll">{table}</div>'
-
-
-def _stage_class(column: int, plain: set[int]) -> str:
-    return "mono" if column == len(STAGE) + 3 else "" if column in plain else "num"

@@ -285,3 +285,35 @@ def test_long_chinese_text_is_broken_into_lines() -> None:
     lines = report_charts.hover("河" * 130).split("<br>")
     assert [len(line) for line in lines] == [60, 60, 10]
     assert report_charts.hover("a<b").count("&lt;") == 1
+
+
+def test_surplus_drafts_count_as_accepted_in_the_number_and_in_the_words(store: Store) -> None:
+    put(store, "generate-1", [*SAMPLES, made(7, "Name a sea", "target: surplus")])
+    begin(store, generate="generate-1").append("job_done", job="generate", output="generate-1", figures={})
+    page, _ = page_of(store)
+    assert "<b>57%</b><span>4 of 7 drafts, 1 of them more than were wanted</span>" in page
+
+
+def test_the_rounds_of_generation_are_drawn(store: Store) -> None:
+    rounds = [
+        {"round": 1, "discriminator human": 40},
+        {"round": 2, "discriminator human": 60, "discriminator accuracy": 0.8},
+        {"round": 3, "discriminator human": 60, "discriminator accuracy": 0.55},
+    ]
+    put(store, "generate-1", SAMPLES)
+    figures = {"by_round": rounds}
+    begin(store, generate="generate-1").append("job_done", job="generate", output="generate-1", figures=figures)
+    page, data = page_of(store)
+    assert "<h2>Round by round</h2>" in page
+    lines = {t["name"]: (t["x"], t["y"]) for f in data["figures"].values() for t in f["data"] if "name" in t}
+    assert lines["discriminator accuracy"] == ([2, 3], [0.8, 0.55])
+    assert lines["discriminator human"] == ([1, 2, 3], [40, 60, 60])
+
+
+def test_the_novelty_chart_says_where_it_stops_telling_apart(store: Store) -> None:
+    put(store, "generate-1", SAMPLES)
+    filters = [{"kind": "novelty", "max_similarity": 0.7, "exact_from": 0.4}]
+    begin(store, generate="generate-1").append("job_done", job="generate", output="generate-1", figures={})
+    recipe = {"name": "night", "jobs": {"generate": {"filters": filters}}, "outputs": {"generate": "generate-1"}}
+    store.write_json(recipe, "runs", RUN, "recipe.json")
+    assert "0.6 stands for 0.6 and more" in page_of(store)[0]
