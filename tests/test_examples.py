@@ -10,6 +10,8 @@ from cluster.store import Store
 from generation.filters import AnyFilter
 from generation.job import Generate
 from generation.methods import AnyMethod
+from selection.job import Select
+from selection.selectors import AnySelector
 
 RECIPES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 
@@ -31,3 +33,8 @@ def test_every_method_and_filter_stands_in_some_recipe() -> None:
     assert {method.kind for job in jobs for method in job.methods} == kinds(AnyMethod)
     without_model = {"reward"}  # needs a classifier of one's own; its tests bring one
     assert {step.kind for job in jobs for step in job.filters} == kinds(AnyFilter) - without_model
+
+
+def test_every_selector_stands_in_some_recipe() -> None:
+    jobs = [job for path in RECIPES for job in open_recipe(path)[0].jobs.values() if isinstance(job, Select)]
+    assert {step.kind for job in jobs for step in job.steps} == kinds(AnySelector)
