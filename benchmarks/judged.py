@@ -16,13 +16,14 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jobs
 from common import in_process, prompts, write
 
-from cluster.engine import Engine
+from cluster.engine import Engine, Reply
 from cluster.sample import Message, Sample
 from generation.engines.vllm import engine_args, environment
 
@@ -40,8 +41,17 @@ def engine(given: argparse.Namespace) -> Engine:
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """Answer and grade in one job."""
     from cluster.session import session
-    from generation.contracts import Ask, ModelFilter, Verdict
+    from generation.contracts import Ask, Draft, ModelFilter, Verdict
     from generation.job import Generate
+    from generation.methods.respond import Respond
+
+    class Answer(Respond):
+        """Keeps an answer that is cut off, so that all systems grade the same number."""
+
+        kind: str = "answer"
+
+        def answered(self, draft: Draft, reply: Reply) -> Draft:
+            return super().answered(draft, replace(reply, finish="stop"))
 
     class Grade(ModelFilter):
         """Asks for a grade in the words of this benchmark."""
@@ -53,10 +63,9 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
             reply = await ask([Message("user", question)], max_tokens=1, temperature=0.0, choices=GRADES)
             return Verdict({"grade": float(reply.text)})
 
-    method = {"kind": "respond", "max_tokens": given.max_tokens, "stop_loops": False}
-    generate = Generate.model_validate(
-        {"target": "all", "engine": engine(given), "methods": [method], "filters": []}
-    ).model_copy(update={"filters": (Grade(),)})
+    method = Answer(max_tokens=given.max_tokens, stop_loops=False)
+    settings = {"target": "all", "engine": engine(given), "methods": [{"kind": "respond"}], "filters": []}
+    generate = Generate.model_validate(settings).model_copy(update={"methods": (method,), "filters": (Grade(),)})
     with tempfile.TemporaryDirectory() as folder, session(None, None, None):
         store, seeds = jobs.inputs(folder, prompts(given.prompts, given.num))
         opens = jobs.Opens(folder)
