@@ -13,8 +13,8 @@ share of words edited. Precision: of the rows dropped, how many left another one
 from another in a number (`twin`) is a record of its own; since no peer has such a rule, `precision_twins_as_copies` is
 what it would be if twins were copies.
 
-Each peer is given what suits it best: sets of words, pairs of words or five characters, so many bands of its 128
-permutations, and the threshold at which it verifies, chosen at 10^5 as the fastest with a recall of 0.95.
+Each peer is given what suits it best: sets of words, pairs of words or five characters, so many permutations and bands
+of them, and the threshold at which it verifies, chosen at 10^5 as the fastest with a recall of 0.95.
 """
 
 import argparse
@@ -33,17 +33,17 @@ from common import in_process, write
 from numpy.typing import NDArray
 
 SIZES = (100_000, 1_000_000)
-PERMUTATIONS = 128
-OURS = ("ours:c5:0.65:32", "ours:w2:0.6:32", "exact:-:1:0")
+OURS = ("ours:c5:0.65:32:128", "ours:c5:0.65:16:64", "ours:w2:0.6:32:128", "exact:-:1:0:0")
 PEERS = (
-    "rensa:w1:0.7:16",
-    "rensa:w2:0.5:32",
-    "rensa:c5:0.6:32",
-    "gaoya:c5:0.6:32",
-    "datasketch:w1:0.7:16",
-    "datatrove:w1:0:16",
+    "rensa:w1:0.7:16:128",
+    "rensa:w1:0.7:8:64",
+    "rensa:w2:0.5:32:128",
+    "rensa:c5:0.6:32:128",
+    "gaoya:c5:0.6:32:128",
+    "datasketch:w1:0.7:16:128",
+    "datatrove:w1:0:16:128",
 )
-"""system:shingles:threshold:bands."""
+"""system:shingles:threshold:bands:permutations."""
 SLOW = ("gaoya", "datasketch", "datatrove")
 """Systems that run once, and at the first size only: at the second a run takes minutes."""
 NOT_RUN = {
@@ -65,7 +65,7 @@ def shingles(text: str, form: str) -> list[str]:
     return words if form == "w1" or len(words) < 2 else [f"{a} {b}" for a, b in pairwise(words)]
 
 
-def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int) -> Flags:
+def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, permutations: int) -> Flags:
     from selection.selectors.minhash import minhash
     from selection.text import shared
     from selection.text.shingles import Shape, sketch
@@ -73,33 +73,33 @@ def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int) ->
     rows = np.arange(len(texts))
     begin = shared.starts(texts, shared.find([(rows, texts)], len(texts)))
     shape = Shape("character" if form[0] == "c" else "word", int(form[1:]))
-    lost, _ = minhash(sketch(texts, begin, shape, PERMUTATIONS, numbers=True), rows, bands, threshold)
+    lost, _ = minhash(sketch(texts, begin, shape, permutations, numbers=True), rows, bands, threshold)
     return lost >= 0
 
 
-def exact(texts: pa.LargeStringArray, form: str, threshold: float, bands: int) -> Flags:
+def exact(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, permutations: int) -> Flags:
     from selection.near import groups
     from selection.text import normal
 
     return groups.first(np.arange(len(texts)), *normal.keys(texts)) >= 0
 
 
-def rensa(texts: list[str], form: str, threshold: float, bands: int) -> Flags:
+def rensa(texts: list[str], form: str, threshold: float, bands: int, permutations: int) -> Flags:
     from rensa import RMinHashDeduplicator
 
-    index = RMinHashDeduplicator(threshold, PERMUTATIONS, True, bands, 42)
+    index = RMinHashDeduplicator(threshold, permutations, True, bands, 42)
     return ~np.array(index.add_pairs((str(n), shingles(text, form)) for n, text in enumerate(texts)))
 
 
-def datasketch(texts: list[str], form: str, threshold: float, bands: int) -> Flags:
+def datasketch(texts: list[str], form: str, threshold: float, bands: int, permutations: int) -> Flags:
     import xxhash
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, PERMUTATIONS // bands))
+    index = MinHashLSH(num_perm=permutations, params=(bands, permutations // bands))
     kept: dict[int, MinHash] = {}
     found = np.zeros(len(texts), np.bool_)
     sets = ([s.encode() for s in shingles(text, form)] for text in texts)
-    for n, made in enumerate(MinHash.generator(sets, num_perm=PERMUTATIONS, hashfunc=xxhash.xxh32_intdigest)):
+    for n, made in enumerate(MinHash.generator(sets, num_perm=permutations, hashfunc=xxhash.xxh32_intdigest)):
         found[n] = any(kept[other].jaccard(made) >= threshold for other in index.query(made))
         if not found[n]:
             kept[n] = made
@@ -107,15 +107,15 @@ def datasketch(texts: list[str], form: str, threshold: float, bands: int) -> Fla
     return found
 
 
-def gaoya(texts: list[str], form: str, threshold: float, bands: int) -> Flags:
+def gaoya(texts: list[str], form: str, threshold: float, bands: int, permutations: int) -> Flags:
     from gaoya.minhash import MinHashStringIndex
 
     index = MinHashStringIndex(
         hash_size=32,
         jaccard_threshold=threshold,
         num_bands=bands,
-        band_size=PERMUTATIONS // bands,
-        num_hashes=PERMUTATIONS,
+        band_size=permutations // bands,
+        num_hashes=permutations,
         analyzer="char" if form[0] == "c" else "word",
         lowercase=True,
         ngram_range=(int(form[1]), int(form[1])),
@@ -128,14 +128,14 @@ def gaoya(texts: list[str], form: str, threshold: float, bands: int) -> Flags:
     return found
 
 
-def datatrove(texts: list[str], form: str, threshold: float, bands: int) -> Flags:
+def datatrove(texts: list[str], form: str, threshold: float, bands: int, permutations: int) -> Flags:
     """Run its three stages one after another; it keeps whatever shares no band, and verifies nothing."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup import minhash as trove
     from loguru import logger
 
     logger.remove()
-    settings = trove.MinhashConfig(n_grams=int(form[1]), num_buckets=bands, hashes_per_bucket=PERMUTATIONS // bands)
+    settings = trove.MinhashConfig(n_grams=int(form[1]), num_buckets=bands, hashes_per_bucket=permutations // bands)
     with tempfile.TemporaryDirectory() as folder:
         documents = (Document(text=text, id=str(n)) for n, text in enumerate(texts))
         trove.MinhashDedupSignature(f"{folder}/signatures", config=settings).run(documents, 0, 1)
@@ -190,16 +190,17 @@ def memory(name: str) -> float:
 def one(system: str, path: Path) -> dict[str, Any]:
     """Run a system once on the records of a file."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    name, form, threshold, bands = system.split(":")
+    name, form, *numbers = system.split(":")
+    threshold, bands, permutations = float(numbers[0]), int(numbers[1]), int(numbers[2])
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
         column = pa.concat_arrays(table["text"].chunks)
         texts = column if name in {"ours", "exact"} else column.to_pylist()
-        texts[:2000] and SYSTEMS[name](texts[:2000], form, float(threshold), int(bands))
+        texts[:2000] and SYSTEMS[name](texts[:2000], form, threshold, bands, permutations)
         before = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         began, wall = time.process_time(), time.perf_counter()
-        dropped = SYSTEMS[name](texts, form, float(threshold), int(bands))
+        dropped = SYSTEMS[name](texts, form, threshold, bands, permutations)
         seconds, wall = time.process_time() - began, time.perf_counter() - wall
         peak = memory("VmHWM") - before
         return {

@@ -197,7 +197,7 @@ def _sketch_row(
     for byte in before:
         found = (found ^ np.uint64(byte)) * ODD
         found ^= found >> HALF
-    kin[row] = _numbers(own, found) if numbers else found
+    kin[row] = _numbers(own, found, units) if numbers else found
     if word or has_cjk(own):
         num = _units(own, word, units, wide)
         num = _runs(units[:num], wide[:num], width, power, shingles)
@@ -209,20 +209,16 @@ def _sketch_row(
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _numbers(form: Points, found: np.uint64) -> np.uint64:
-    """Mix the runs of digits, in their order, into a hash."""
-    digits = np.uint32(0)
-    for point in form:
-        digits += np.uint32(np.uint32(point - np.uint32(48)) < np.uint32(10))
-    if digits == 0:  # known sixteen characters at a time
-        return found
-    place, last = ZERO, UNSEEN
-    for point in form:
-        if np.uint32(point - np.uint32(48)) < np.uint32(10):
-            found = (found ^ (np.uint64(point) if last + ONE == place else ~np.uint64(point))) * ODD
-            found ^= found >> HALF
-            last = place
-        place += ONE
+def _numbers(form: Points, found: np.uint64, places: Key) -> np.uint64:
+    """Mix the runs of digits, in their order, into a hash; their places are listed first, without a branch."""
+    num, last = ZERO, UNSEEN
+    for place in range(np.uint64(len(form))):
+        places[num] = place
+        num += np.uint64(np.uint32(form[place] - np.uint32(48)) < np.uint32(10))
+    for place in places[:num]:
+        found = (found ^ (np.uint64(form[place]) if last + ONE == place else ~np.uint64(form[place]))) * ODD
+        found ^= found >> HALF
+        last = place
     return found
 
 
