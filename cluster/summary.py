@@ -103,12 +103,11 @@ def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
         (
             p.job,
             p.state,
-            f"{p.samples:,}",
-            f"{p.shards:,}",
+            *((f"{p.samples:,}", f"{p.shards:,}") if p.samples else ("?", "?")),  # not known before the run
             f"{p.actors}",
             f"{p.cpus:g}" if p.cpus or not p.actors else "all",
             f"{p.gpus:g}",
-            f"{p.tokens:,}",
+            f"{p.tokens:,}" if p.samples else "?",
             p.output,
         )
         for p in plans
