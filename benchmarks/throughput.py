@@ -21,7 +21,8 @@ import jobs
 from common import in_process, prompts, write
 
 from cluster.engine import Engine
-from generation.engines.vllm import engine_args, environment
+from generation.engines.placement import environment
+from generation.engines.vllm import engine_args
 
 RULES = [{"kind": "length", "max_answer_words": 4000}, {"kind": "repetition"}, {"kind": "refusal"}]
 

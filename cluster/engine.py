@@ -117,6 +117,9 @@ class Request:
     """Whether the reply says how likely it was."""
     scored: str | None = None
     """A text to be scored as the turn instead of being written; the reply has its `logprob` and no text."""
+    onward: bool = False
+    """Whether it carries on what is under way: it goes before requests that begin something, while the engine's cache
+    still holds what was said so far."""
     stop_loops: bool = False
     """End a reply that repeats 5 to 40 tokens four times in a row, with finish `repetition`; small models do."""
 

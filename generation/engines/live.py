@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from cluster.engine import Engine, Reply, Request
 from cluster.log import to_file
 from generation.engines.endpoint import EndpointEngine
-from generation.engines.vllm import VllmEngine, environment
+from generation.engines.placement import environment
+from generation.engines.vllm import VllmEngine
 
 __all__ = ["EngineActor", "LiveEngine", "OpenEngine", "RemoteEngine", "environment", "open_engine"]
 

@@ -1,6 +1,10 @@
-"""Placement: room for every engine at once, as placement groups that are given back at the end."""
+"""Placement: room for every engine at once, given back at the end, and what stands in its process' environment."""
 
+import os
+import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from cluster.engine import Engine, resources
@@ -9,6 +13,7 @@ from cluster.session import require
 
 WAIT_S = 120.0
 """Seconds that a cluster with enough in all has to give it free."""
+LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
 class Placement:
@@ -66,3 +71,30 @@ class Placement:
             for group in groups:
                 remove_placement_group(group)
         self._groups = {}
+
+
+def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
+    """Return what must stand in an engine process' environment before it starts."""
+    values = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if gpus:
+        return values
+    cores = max(1, int(cpus))
+    values |= {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib), "OMP_NUM_THREADS": str(cores)}
+    if engine.actors == 1:  # Ray does not say which cores are whose, so several engines on a node are not bound
+        values["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{cores - 1}"
+    preload = [*_preloads(), *filter(None, [os.environ.get("LD_PRELOAD")])]
+    if preload:
+        values["LD_PRELOAD"] = ":".join(dict.fromkeys(preload))
+    return values
+
+
+def _preloads() -> list[str]:
+    """Return the allocator and OpenMP that make vLLM about 10 % faster on CPUs, as far as they are installed."""
+    vllm = find_spec("vllm")
+    bundled = [str(Path(vllm.origin).parent / "libs")] if vllm and vllm.origin else []
+    places = {
+        "libtcmalloc_minimal.so*": [*bundled, *LIBRARY_FOLDERS],
+        "libiomp5.so": [f"{sys.prefix}/lib", *LIBRARY_FOLDERS],
+    }
+    found = (sorted(p for folder in folders for p in Path(folder).glob(name)) for name, folders in places.items())
+    return [str(paths[0]) for paths in found if paths]

@@ -11,12 +11,10 @@ import logging
 import math
 import os
 import queue
-import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,34 +34,6 @@ BLOCK_SIZE_CPU = 32
 LOOP = (40, 5, 4)
 """Longest and shortest sequence of tokens, and how often in a row, that make a loop."""
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
-
-
-def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
-    """Return what must stand in an engine process' environment before it starts."""
-    values = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if gpus:
-        return values
-    cores = max(1, int(cpus))
-    values |= {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib), "OMP_NUM_THREADS": str(cores)}
-    if engine.actors == 1:  # Ray does not say which cores are whose, so several engines on a node are not bound
-        values["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{cores - 1}"
-    preload = [*_preloads(), *filter(None, [os.environ.get("LD_PRELOAD")])]
-    if preload:
-        values["LD_PRELOAD"] = ":".join(dict.fromkeys(preload))
-    return values
-
-
-def _preloads() -> list[str]:
-    """Return the allocator and OpenMP that make vLLM about 10 % faster on CPUs, as far as they are installed."""
-    vllm = find_spec("vllm")
-    bundled = [str(Path(vllm.origin).parent / "libs")] if vllm and vllm.origin else []
-    places = {
-        "libtcmalloc_minimal.so*": [*bundled, *LIBRARY_FOLDERS],
-        "libiomp5.so": [f"{sys.prefix}/lib", *LIBRARY_FOLDERS],
-    }
-    found = (sorted(p for folder in folders for p in Path(folder).glob(name)) for name, folders in places.items())
-    return [str(paths[0]) for paths in found if paths]
 
 
 def engine_args(engine: Engine, *, gpu: bool) -> dict[str, Any]:
@@ -75,6 +45,7 @@ def engine_args(engine: Engine, *, gpu: bool) -> dict[str, Any]:
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": max(engine.max_model_len, BATCHED_TOKENS_GPU if gpu else BATCHED_TOKENS_CPU),
         "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
         "generation_config": "vllm",  # a model's own sampling defaults would override the recipe's without a word
         "disable_log_stats": True,
         "seed": 0,
@@ -110,6 +81,8 @@ class _Call:
     token_ids: list[int]
     params: Any
     future: "Future[Any]"
+    priority: int
+    """Calls of a lower number go first, then those that came first."""
 
 
 class VllmEngine:
@@ -195,7 +168,8 @@ class VllmEngine:
         if room < 1:
             raise RefusedError(f"prompt and scored text have {len(ids) + len(scored)} tokens, too many for the model")
         stop_ids, stops = self._renderer.user_end if request.role == "user" else ([], [])
-        return _Call([*ids, *scored], _params(request, room, stop_ids, stops), Future()), len(scored)
+        params = _params(request, room, stop_ids, stops)
+        return _Call([*ids, *scored], params, Future(), int(not request.onward)), len(scored)
 
     def _rendered_choices(self, request: Request) -> tuple[list[int], Any]:
         head, tree = self._renderer.choices(self._renderer.ids(self._renderer.text(request)), request.choices)
@@ -211,7 +185,8 @@ class VllmEngine:
             if not isinstance(node, Node):
                 chances[node] = chance
                 continue
-            call = _Call([*head, *node.ids], _choice_params(list(node.branches)), Future())
+            params = _choice_params(list(node.branches))
+            call = _Call([*head, *node.ids], params, Future(), int(not request.onward))
             output = await self._through(call)
             calls, prompt, cached = calls + 1, prompt + len(call.token_ids), cached + (output.num_cached_tokens or 0)
             logprobs = output.outputs[0].logprobs[0]
@@ -279,7 +254,7 @@ class VllmEngine:
         self._totals["requests"] += 1
         prompt = TokensPrompt(prompt_token_ids=call.token_ids)
         try:
-            self._engine.add_request(name, prompt, call.params, lora_request=self._lora)
+            self._engine.add_request(name, prompt, call.params, lora_request=self._lora, priority=call.priority)
         except (VLLMError, ValueError) as error:  # refused this request; the others go on
             call.future.set_exception(RefusedError(str(error)))
             return

@@ -71,7 +71,7 @@ class BoundAsk:
         call = next(self.spent.calls)
         engine = sampling.pop("engine", self.engine)
         seed = ids.request_seed(self.spent.id, call) if call else self.spent.seed
-        request = Request(tuple(messages), max_tokens, seed, **_known(sampling))
+        request = Request(tuple(messages), max_tokens, seed, onward=call > 0, **_known(sampling))
         reply = await self.means.engines[engine].ask(request)
         self._count(reply, engine)
         if not request.choices and call > self.spent.finished:  # of the last text that was written, not of a grade
@@ -83,7 +83,7 @@ class BoundAsk:
         engine = sampling.pop("engine", self.engine)
         said = [[m.role, m.content] for m in messages]
         name = ids.digest("shared", said, max_tokens, sorted(sampling.items()))
-        request = Request(tuple(messages), max_tokens, ids.request_seed(name, 0), **_known(sampling))
+        request = Request(tuple(messages), max_tokens, ids.request_seed(name, 0), onward=True, **_known(sampling))
         key = (engine, request)
         if key not in self.means.asked:
             self.means.asked[key] = asyncio.create_task(self._paid(request, engine))
@@ -91,7 +91,7 @@ class BoundAsk:
 
     async def score(self, messages: Sequence[Message], text: str) -> Reply:
         """Return the log-probability of a text as the assistant's next turn."""
-        reply = await self.means.engines[self.engine].ask(Request(tuple(messages), 1, 0, scored=text))
+        reply = await self.means.engines[self.engine].ask(Request(tuple(messages), 1, 0, onward=True, scored=text))
         self._count(replace(reply, prompt_tokens=reply.prompt_tokens + reply.reply_tokens, reply_tokens=0), self.engine)
         return reply
 

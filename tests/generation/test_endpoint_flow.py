@@ -20,7 +20,7 @@ from cluster import models
 from cluster.engine import Engine, Request
 from cluster.sample import Message
 from generation.engines.endpoint import EndpointEngine
-from generation.engines.vllm import environment
+from generation.engines.placement import environment
 
 pytestmark = pytest.mark.flow
 

@@ -8,7 +8,8 @@ import pytest
 
 from cluster.engine import Engine, resources
 from cluster.errors import JobError
-from generation.engines.vllm import engine_args, environment
+from generation.engines.placement import environment
+from generation.engines.vllm import engine_args
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def test_on_a_cpu_prompts_are_never_chunked_because_seeds_would_kill_the_engine(
     assert values["enable_chunked_prefill"] is False
     assert values["max_num_batched_tokens"] == 8192
     assert values["distributed_executor_backend"] == "uni"
+    assert values["scheduling_policy"] == "priority"
     assert "enable_chunked_prefill" not in engine_args(Engine(model=model), gpu=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cluster.encoder import Embedding
-from cluster.engine import Engine
+from cluster.engine import Engine, Reply, Request
 from cluster.sample import Message, Sample, seed, to_table
 from cluster.store import Manifest, Shard, Store
 from generation.contracts import Draft, Method, Snapshot
@@ -94,6 +94,32 @@ def test_a_step_prepares_once_a_round_from_what_it_had_before(store: Store, tmp_
     assert set(told["raw-00000"]) == set(told["raw-00001"]) == {"((0, 0),)"}
     assert set(told["raw-00002"]) == {"((0, 0), (1, 7))"}
     assert [turns[1]["content"] for turns in said["raw-00002"]] == ["6", "7"]
+
+
+class Chatty(Method):
+    """Asks three times for each row."""
+
+    kind: str = "chatty"
+
+    async def expand(self, parents: Sequence[Sample], ask: Any, rng: Random) -> list[Draft]:
+        first = await ask([Message("user", "Begin")], max_tokens=9)
+        second = await ask([Message("user", first.text)], max_tokens=9)
+        await ask.score([Message("user", first.text)], second.text)
+        return [Draft((Message("user", first.text), Message("assistant", second.text)))]
+
+
+def test_requests_that_carry_a_row_on_go_before_those_that_begin_one(store: Store) -> None:
+    class Recording(ScriptedEngine):
+        async def ask(self, request: Request) -> Reply:
+            onward.append((request.onward, request.scored is not None, request.messages[0].content == "Begin"))
+            return await super().ask(request)
+
+    onward: list[tuple[bool, bool, bool]] = []
+    mill = Mill("r", {"": Engine()}, (Chatty(),), (), Embedding(), 0)
+    place = Place(with_seeds(store), "out", "seeds", None, None)
+    maker = Maker(mill, place, {"": Recording(Engine())}, open_hashing_encoder)
+    asyncio.run(maker.make(RawShard(0, 0, 0, 0, 4), ()))
+    assert sorted(onward) == 4 * [(False, False, True)] + 4 * [(True, False, False)] + 4 * [(True, True, False)]
 
 
 class Counting(HashingEncoder):
