@@ -23,7 +23,7 @@ from planted import planted, sources
 from cluster import ingest, schema
 from cluster.recipe import open_recipe
 from cluster.store import Manifest, Store
-from selection.embed import folder
+from selection.embed import Whose, folder
 from selection.job import Select
 from selection.pool import open_pool
 
@@ -90,7 +90,7 @@ def recipe(home: Path, step: str) -> Path:
 
 def vectors(store: Store, samples: str, job: Select) -> None:
     """Plant vectors for a dataset where its embedding would put them: topics of low rank, and noise."""
-    name = folder(samples, job.wanted, num_dropped=0, shard_rows=job.shard_rows)[0]
+    name = folder(samples, job.wanted, Whose(), shard_rows=job.shard_rows)[0]
     if store.complete(name):
         return
     pool, _ = open_pool(lambda columns: store.scan(samples, columns), samples)

@@ -24,6 +24,14 @@ def ids(table: pa.Table) -> Ids:
     return np.array(column.to_numpy(zero_copy_only=False), dtype="S32").reshape(len(table))
 
 
+def among(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
+    """Return ([n] place of each name in the ascending `known`, [n] whether it stands there)."""
+    if not len(known):
+        return np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
+    place = np.minimum(np.searchsorted(known, names), len(known) - 1)
+    return place, known[place] == names
+
+
 def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
     r"""Return a part of every conversation: its turns joined by line breaks, trimmed.
 

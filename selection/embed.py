@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import log, models, schema
+from cluster import ids, log, models, schema
 from cluster.encoder import Encoder
 from cluster.errors import GristmillError
 from cluster.job import Run
@@ -40,6 +40,21 @@ MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 
 
 @dataclass(frozen=True, slots=True)
+class Whose:
+    """Which samples of a dataset are embedded: all kept ones and some dropped ones, or those named alone."""
+
+    num_dropped: int = 0
+    """Dropped samples beside the kept ones: those of lowest id, which is a fair draw, for ids are hashes."""
+    only: tuple[str, ...] | None = None
+    """Ids of the samples, where not all kept ones are wanted."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the folder of the vectors depends on."""
+        only = {} if self.only is None else {"only": ids.digest(*self.only)}
+        return {"dropped": self.num_dropped, **only}
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One shard of vectors to be made, from spans of the samples."""
 
@@ -50,8 +65,10 @@ class Piece:
     name: str
     spans: tuple[tuple[Shard, int, int], ...]
     """(shard, first row, row behind the last)."""
-    dropped: tuple[str, ...]
-    """Ids of dropped samples that are embedded as well."""
+    named: tuple[str, ...]
+    """Ids of samples in the spans that are embedded."""
+    all_kept: bool
+    """Whether all kept samples in the spans are embedded as well."""
     blocks: Blocks
     """Beginnings that many samples share, which are left out."""
 
@@ -87,8 +104,8 @@ class EmbedActor:
         names, texts = [pa.array([], pa.string())], [pa.array([], pa.large_string())]
         for shard, first, stop in piece.spans:
             rows = self._store.read_shard(piece.samples, shard, _COLUMNS).slice(first, stop - first)
-            chosen = pc.or_(pc.is_null(rows["dropped"]), pc.is_in(rows["id"], pa.array(piece.dropped, pa.string())))
-            rows = rows.filter(chosen)
+            chosen = pc.is_in(rows["id"], pa.array(piece.named, pa.string()))
+            rows = rows.filter(pc.or_(chosen, pc.is_null(rows["dropped"])) if piece.all_kept else chosen)
             said = columns.part(rows, self._wanted.part)
             names.append(rows["id"].combine_chunks().filter(pc.not_equal(said, "")))
             said = said.filter(pc.not_equal(said, ""))
@@ -104,21 +121,21 @@ class EmbedActor:
         return entry
 
 
-def folder(samples: str, wanted: Wanted, *, num_dropped: int, shard_rows: int) -> tuple[str, str]:
+def folder(samples: str, wanted: Wanted, whose: Whose, *, shard_rows: int) -> tuple[str, str]:
     """Return (folder, fingerprint) of the vectors of a dataset; jobs with the same encoder share them."""
     encoder = wanted.encoder.identity()
-    identity = {"encoder": encoder, "part": wanted.part, "dropped": num_dropped, "shard_rows": shard_rows}
+    identity = {"encoder": encoder, "part": wanted.part, **whose.identity(), "shard_rows": shard_rows}
     return place("vectors", identity, {"samples": samples})
 
 
 def embed(
-    run: Run, sources: Mapping[str, int], wanted: Wanted, open_encoder: OpenEncoder, *, shard_rows: int
+    run: Run, sources: Mapping[str, Whose], wanted: Wanted, open_encoder: OpenEncoder, *, shard_rows: int
 ) -> tuple[dict[str, str], int]:
     """Make the vectors of datasets through one set of actors, going on behind what is committed of them.
 
     Args:
         run: where, and who is told.
-        sources: folders of samples, and how many dropped samples of each are embedded as well (those of lowest id).
+        sources: folders of samples, and which of them are embedded.
         wanted: which encoder, and the part of the conversation that it reads.
         open_encoder: opens it inside an actor.
         shard_rows: samples of one shard.
@@ -126,12 +143,13 @@ def embed(
     Returns:
         (folders of vectors by folder of samples, samples embedded in this call).
     """
-    places = {s: folder(s, wanted, num_dropped=n, shard_rows=shard_rows) for s, n in sources.items()}
+    places = {s: folder(s, wanted, whose, shard_rows=shard_rows) for s, whose in sources.items()}
     open_ = {samples: place_ for samples, place_ in places.items() if not run.store.complete(place_[0])}
     pieces: list[Piece] = []
     for samples, (output, _) in open_.items():
-        dropped = _lowest_dropped(run.store, samples, sources[samples])
-        pieces += _pieces(run.store, samples, output, (dropped, _blocks(run.store, samples, wanted.part)), shard_rows)
+        blocks = _blocks(run.store, samples, wanted.part)
+        cut = _pieces if sources[samples].only is None else _pieces_of
+        pieces += cut(run.store, (samples, output), sources[samples], blocks, shard_rows)
     done = {
         (output, name): entry for output, _ in open_.values() for name, entry in run.store.committed(output).items()
     }
@@ -257,17 +275,40 @@ def _lowest_dropped(store: Store, samples: str, limit: int) -> tuple[str, ...]:
     return tuple(dropped)
 
 
-def _pieces(
-    store: Store, samples: str, output: str, skip: tuple[tuple[str, ...], Blocks], shard_rows: int
-) -> Iterator[Piece]:
+def _pieces(store: Store, folders: tuple[str, str], whose: Whose, blocks: Blocks, shard_rows: int) -> Iterator[Piece]:
     """Cut the rows of all shards, end to end, into pieces of `shard_rows`; at least one, if empty."""
+    dropped = _lowest_dropped(store, folders[0], whose.num_dropped)
+    rows = sum(shard.rows for shard in store.manifest(folders[0]).shards)
+    for number, first in enumerate(range(0, max(rows, 1), shard_rows)):
+        spans = _spans(store, folders[0], first, first + shard_rows)
+        yield Piece(*folders, f"shard-{number:05d}", spans, dropped, all_kept=True, blocks=blocks)
+
+
+def _pieces_of(
+    store: Store, folders: tuple[str, str], whose: Whose, blocks: Blocks, shard_rows: int
+) -> Iterator[Piece]:
+    """Cut the named samples, in the order of the shards, into pieces of `shard_rows`; at least one, if empty."""
+    only, found = pa.array(whose.only, pa.string()), list[tuple[int, str]]()
+    first = 0
+    for table in store.scan(folders[0], ["id"]):
+        here = pc.is_in(table["id"], only)
+        rows = np.flatnonzero(here.to_numpy(zero_copy_only=False)) + first
+        found += zip(rows.tolist(), table["id"].filter(here).to_pylist(), strict=True)
+        first += len(table)
+    for number, at in enumerate(range(0, max(len(found), 1), shard_rows)):
+        some = found[at : at + shard_rows]
+        spans = _spans(store, folders[0], some[0][0], some[-1][0] + 1) if some else ()
+        yield Piece(
+            *folders, f"shard-{number:05d}", spans, tuple(name for _, name in some), all_kept=False, blocks=blocks
+        )
+
+
+def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Shard, int, int], ...]:
+    """Return where rows `first` to `stop` of all shards, end to end, lie."""
     shards = store.manifest(samples).shards
-    starts = [0, *accumulate(shard.rows for shard in shards)]
-    for number, first in enumerate(range(0, max(starts[-1], 1), shard_rows)):
-        stop = first + shard_rows
-        cuts = ((s, max(first - a, 0), min(stop - a, s.rows)) for s, a in zip(shards, starts, strict=False))
-        spans = tuple(cut for cut in cuts if cut[1] < cut[2])
-        yield Piece(samples, output, f"shard-{number:05d}", spans, *skip)
+    starts = accumulate((shard.rows for shard in shards), initial=0)
+    cuts = ((s, max(first - a, 0), min(stop - a, s.rows)) for s, a in zip(shards, starts, strict=False))
+    return tuple(cut for cut in cuts if cut[1] < cut[2])
 
 
 def warning(model: str, texts: Sequence[str]) -> str:

@@ -21,8 +21,9 @@ from selection.columns import Part
 from selection.compare import Labels, compare
 from selection.contracts import Choice, Deduplicator, Selector, View, Wanted
 from selection.decisions import Decisions
-from selection.embed import OpenEncoder, embed, encoding, folder, warning
+from selection.embed import OpenEncoder, Whose, embed, encoding, folder, warning
 from selection.encoders import open_encoder, prepared
+from selection.matrix import Matrix
 from selection.memo import memo_of
 from selection.pool import Pool, open_pool
 from selection.selectors import AnySelector
@@ -117,7 +118,7 @@ class Select(Job):
         return Selecting(self, run, work, open_encoder).make()
 
     def _vectors(self, samples: str) -> str:
-        return folder(samples, self.wanted, num_dropped=self.embed_dropped, shard_rows=self.shard_rows)[0]
+        return folder(samples, self.wanted, Whose(self.embed_dropped), shard_rows=self.shard_rows)[0]
 
 
 DIM = 384
@@ -172,7 +173,7 @@ class Selecting:
         store.commit(settings.manifest(self.work, "samples", shards, self.metadata), self.figures)
         return self.figures
 
-    def _vectors(self, pool: Pool) -> Any:  # noqa: ANN401 - a Matrix
+    def _vectors(self, pool: Pool) -> Matrix:
         """Embed the samples, and the seeds where they are known."""
         settings, wanted = self.settings, self.settings.wanted
         roles = {"vectors": self.samples}
@@ -183,12 +184,12 @@ class Selecting:
         if problem:
             self.run.screen.say(problem)
             logger.warning("%s", problem)
-        sources = {samples: settings.embed_dropped if role == "vectors" else 0 for role, samples in roles.items()}
+        sources = {s: Whose(settings.embed_dropped if role == "vectors" else 0) for role, s in roles.items()}
         folders = self._embed(sources, wanted)
         self.metadata = {role: folders[samples] for role, samples in roles.items()}
         return matrix_of(self.run.store, self.metadata["vectors"], pool, settings.encoder.fingerprint())
 
-    def _embed(self, sources: Mapping[str, int], wanted: Wanted) -> dict[str, str]:
+    def _embed(self, sources: Mapping[str, Whose], wanted: Wanted) -> dict[str, str]:
         folders, embedded = embed(self.run, sources, wanted, self.open, shard_rows=self.settings.shard_rows)
         self.figures["embedded"] += embedded
         return folders
@@ -216,12 +217,18 @@ class Selecting:
         mine, theirs = step.wants(self.settings.wanted), step.wants_beside(self.settings.wanted)
         mine, theirs = (w and prepared(w, view, self._models) for w in (mine, theirs))
         if mine is not None and mine != self.settings.wanted:
-            folders = self._embed({self.samples: 0}, mine)
-            matrix = matrix_of(self.run.store, folders[self.samples], view.pool, mine.encoder.fingerprint())
-            view = replace(view, vectors=matrix.at(view.rows))
+            view = replace(view, vectors=self._vectors_of(view, mine))
         beside = {name: self._beside(f"steps.{place}.{name}", theirs) for name in step.sources()}
         encode = encoding(self.run, mine, self.open) if mine is not None else None
         return replace(view, beside=beside, encode=encode)
+
+    def _vectors_of(self, view: View, wanted: Wanted) -> Matrix:
+        """Embed the samples that are left by a step's own encoder, which is a dear one."""
+        whole = len(view) == len(view.pool.ids)
+        whose = Whose() if whole else Whose(only=tuple(name.decode() for name in view.ids.tolist()))
+        name = self._embed({self.samples: whose}, wanted)[self.samples]
+        rows = None if whole else view.rows
+        return matrix_of(self.run.store, name, view.pool, wanted.encoder.fingerprint(), rows)
 
     def _models(self) -> Path:
         """Return the folder of models that steps train for their features."""
@@ -234,7 +241,7 @@ class Selecting:
         view = View(pool, np.arange(len(pool.ids)))
         if wanted is None:
             return view
-        matrix = matrix_of(store, self._embed({dataset: 0}, wanted)[dataset], pool, wanted.encoder.fingerprint())
+        matrix = matrix_of(store, self._embed({dataset: Whose()}, wanted)[dataset], pool, wanted.encoder.fingerprint())
         return replace(view, vectors=matrix)
 
     def _note(self, step: Selector, view: View, choice: Choice, seconds: float) -> None:

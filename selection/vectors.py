@@ -4,31 +4,39 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cluster import ids
 from cluster.errors import StoreError
 from cluster.store import Store
 from selection import columns
-from selection.columns import Ids
+from selection.columns import Ids, Int
 from selection.matrix import Matrix
 from selection.memo import StoreMemo
 from selection.pool import Array, Pool
 
 
-def matrix_of(store: Store, name: str, pool: Pool, encoder: str | None = None) -> Matrix:
+def matrix_of(store: Store, name: str, pool: Pool, encoder: str | None = None, rows: Int | None = None) -> Matrix:
     """Return the vectors of a pool's samples, row by row; in a local store memory-mapped from a file that is kept.
+
+    Args:
+        store: where the vectors are.
+        name: their folder.
+        pool: the samples.
+        encoder: identity that the vectors must have.
+        rows: [n] ascending rows of the pool, where not all are wanted.
 
     Raises:
         StoreError: when the folder holds no vectors, vectors of another encoder than the identity asked for, or none
             for a sample.
     """
     _check(store, name, encoder)
+    wanted = pool.ids if rows is None else pool.ids[rows]
 
     def fill(array: Array) -> None:
-        open_ = np.ones(len(pool.ids), np.bool_)
+        open_ = np.ones(len(wanted), np.bool_)
         for names, block in _scan(store, name):
-            rows = np.minimum(np.searchsorted(pool.ids, names), max(0, len(pool.ids) - 1))
-            known = pool.ids[rows] == names if len(pool.ids) else np.zeros(len(names), np.bool_)
-            array[rows[known]] = block[known]
-            open_[rows[known]] = False
+            place, known = columns.among(names, wanted)
+            array[place[known]] = block[known]
+            open_[place[known]] = False
         if open_.any():
             raise StoreError(
                 f"{name}: no vector for {int(open_.sum())} of {len(open_)} samples (such as "
@@ -36,9 +44,10 @@ def matrix_of(store: Store, name: str, pool: Pool, encoder: str | None = None) -
             )
 
     metadata = store.manifest(name).metadata
-    shape = (len(pool.ids), int(metadata["dim"]))
+    shape = (len(wanted), int(metadata["dim"]))
     if isinstance(pool.memo, StoreMemo):
-        return Matrix(pool.memo.build(f"matrix-{name}-{pool.fingerprint}", shape, metadata["dtype"], fill))
+        whose = pool.fingerprint if rows is None else ids.of_bytes(wanted.tobytes())
+        return Matrix(pool.memo.build(f"matrix-{name}-{whose}", shape, metadata["dtype"], fill))
     held = np.empty(shape, metadata["dtype"])
     fill(held)
     return Matrix(held)

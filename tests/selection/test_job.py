@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.encoder import Embedding
@@ -15,6 +17,7 @@ from cluster.errors import JobError, RunError, SchemaError
 from cluster.job import Run, Work
 from cluster.sample import Message, Sample, seed
 from cluster.store import Store
+from selection.contracts import Choice, Selector, View, Wanted
 from selection.decisions import NO_TEXT
 from selection.embed import OpenEncoder, warning
 from selection.job import Select, Selecting
@@ -207,6 +210,35 @@ def test_vectors_are_shared_by_jobs_that_differ_in_their_steps(ray_session: None
     again = SETTINGS.model_copy(update={"steps": (Semantic(min_cosine=0.7),)})
     figures = select(again, run_of(store, tmp_path), work_for(again, samples), open_hashing_encoder)
     assert figures["embedded"] == 0
+
+
+class OwnEncoder(Selector):
+    """Wants vectors of answers, by settings that are not the job's, and shows what it got."""
+
+    kind: str = "own"
+
+    def wants(self, job: Wanted) -> Wanted | None:
+        return Wanted(job.encoder.model_copy(update={"max_tokens": 17}), "answer")
+
+    def pick(self, view: View, rng: Random) -> Choice:
+        del rng
+        expected = HashingEncoder().encode(view.texts("answer").to_pylist()).astype(np.float16)
+        assert np.array_equal(view.unit("own").whole(), expected)
+        return Choice(np.full(len(view), -1))
+
+
+@pytest.mark.ray
+def test_a_steps_own_encoder_reads_only_what_is_left(ray_session: None, store: Store, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"steps": (Exact(), OwnEncoder())})
+    samples = put(store, "generate-x", rows(), shard_rows=7)
+    work = work_for(settings, samples)
+    figures = select(settings, run_of(store, tmp_path), work, open_hashing_encoder)
+    assert figures["embedded"] == step_of(figures, "own")["in"] == 32  # of 34, without two exact copies
+    again = SETTINGS.model_copy(update={"steps": (Exact(), OwnEncoder(), Quality(budget=5))})
+    assert select(again, run_of(store, tmp_path), work_for(again, samples), open_hashing_encoder)["embedded"] == 0
+    every = SETTINGS.model_copy(update={"steps": (OwnEncoder(),)})
+    figures = select(every, run_of(store, tmp_path), work_for(every, samples), open_hashing_encoder)
+    assert figures["embedded"] == 34
 
 
 @pytest.mark.ray
