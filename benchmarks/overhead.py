@@ -4,7 +4,8 @@
 
 `cpu`: one actor, an engine that answers at once; CPU time of driver and actor for each sample, and the driver's memory
 at the end of jobs of growing length. `efficiency`: many actors whose engines answer after a latency drawn around the
-given seconds, so many at a time; the rows a second that came out over those that the engines could give.
+given seconds, so many at a time; the rows that came out over those that the engines could give, each from its first
+request to the end of the job.
 """
 
 import argparse
@@ -100,6 +101,7 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
             "samples": figures["rows"],
             "seconds": round(ended - min(firsts), 2),
             "last_start_s": round(max(firsts) - min(firsts), 2),
+            "engine_s": round(sum(ended - first for first in firsts), 1),
             "driver_cpu_ms_per_sample": round((time.process_time() - before) / figures["rows"] * 1e3, 4),
             "worker_cpu_ms_per_sample": round(workers / figures["rows"] * 1e3, 4),
             "driver_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
@@ -111,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--engines", type=int, default=64)
+    parser.add_argument("--many", type=int, default=260_000, help="samples for the many engines")
     parser.add_argument("--latency", type=float, default=10.0)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--shard-size", type=int, default=64)
@@ -126,12 +129,10 @@ def main() -> None:
     ]
     for run in cpu:
         run["cpu_ms_per_sample"] = round(run["driver_cpu_ms_per_sample"] + run["worker_cpu_ms_per_sample"], 4)
-    capacity = given.engines * given.batch / given.latency
-    number = int(capacity * given.latency * 6)
-    own = [f"--samples={number}", f"--engines={given.engines}", f"--latency={given.latency}", f"--batch={given.batch}"]
-    many = in_process("overhead.py", ["--only", *own], {})
-    many |= {"engines": given.engines, "rows_per_s": round(many["samples"] / many["seconds"], 1)}
-    many |= {"capacity_rows_per_s": capacity, "efficiency": round(many["rows_per_s"] / capacity, 4)}
+    own = [f"--samples={given.many}", f"--engines={given.engines}", f"--latency={given.latency}"]
+    many = in_process("overhead.py", ["--only", *own, f"--batch={given.batch}"], {})
+    each = given.batch / given.latency  # rows a second of one engine
+    many |= {"engines": given.engines, "efficiency": round(many["samples"] / (many["engine_s"] * each), 4)}
     peaks = [run["driver_peak_mib"] for run in cpu]
     write(
         given.name,

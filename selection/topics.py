@@ -17,7 +17,7 @@ from selection.near import clusters
 
 MAX_TOPICS = 24
 """Topics of a report: more are not read."""
-ROWS_PER_TOPIC = 100
+ROWS_PER_TOPIC = 20
 """There are as many topics as samples over this, at least 2, at most `MAX_TOPICS`."""
 NAMED_BY = 300
 """Samples of a topic that its name is taken from."""
@@ -51,7 +51,7 @@ def topics(view: View, kept: Bool, *, num: int | None = None, seed: int = 0) -> 
     Args:
         view: the samples, with vectors.
         kept: [n] which of them stay.
-        num: topics to look for; by default one in 100 samples, 2 to 24. There may come out fewer.
+        num: topics to look for; by default one in 20 samples, 2 to 24. There may come out fewer.
         seed: start of the clustering.
 
     Returns:
