@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import in_process, write
+from common import in_process, memory, write
 from planted import planted, sources
 
 from cluster import ingest, schema
@@ -112,8 +112,6 @@ def vectors(store: Store, samples: str, job: Select) -> None:
 
 def one(home: Path, step: str) -> dict[str, Any]:
     """Run one step by the command line in this process and return its figures."""
-    import resource
-
     from cluster.cli import main as cli
 
     path = recipe(home, step)
@@ -125,7 +123,7 @@ def one(home: Path, step: str) -> dict[str, Any]:
         "seconds": figures["seconds"],
         "step_seconds": figures["steps"][0]["seconds"],
         "kept": figures["kept"],
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mib": round(memory("VmHWM")),
     }
 
 

@@ -102,3 +102,9 @@ def in_process(
     value: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     print(f"{script} {' '.join(arguments)}: {value}", file=sys.stderr, flush=True)
     return value
+
+
+def memory(name: str) -> float:
+    """Return `VmRSS` or `VmHWM` of this process in MiB; `ru_maxrss` would count the parent that it was forked from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024

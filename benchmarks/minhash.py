@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from common import in_process, write
+from common import in_process, memory, write
 from numpy.typing import NDArray
 
 SIZES = (100_000, 1_000_000)
@@ -179,12 +179,6 @@ def _right(group: NDArray[np.int64], dropped: Flags) -> tuple[int, int]:
     size = np.bincount(group)
     most = np.maximum(size - 1, 0)
     return int(np.minimum(np.bincount(group[dropped], minlength=len(size)), most).sum()), int(most.sum())
-
-
-def memory(name: str) -> float:
-    """Return `VmRSS` or `VmHWM` of this process in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def one(system: str, path: Path) -> dict[str, Any]:
