@@ -17,7 +17,7 @@ from cluster.ingest import Source
 from cluster.job import Job, Plan, Run, Work
 from cluster.store import Store
 from selection.breaker import tripped
-from selection.columns import Part
+from selection.columns import Part, among
 from selection.compare import Labels, compare
 from selection.contracts import Choice, Deduplicator, Selector, View, Wanted
 from selection.decisions import Decisions
@@ -301,8 +301,8 @@ def pairs(step: Selector, view: View, choice: Choice) -> list[dict[str, Any]]:
     texts = view.some("instruction", lost)
     others: dict[bytes, str] = {}
     for other in (view, *view.beside.values()):
-        rows = np.minimum(np.searchsorted(other.ids, choice.lost_to[lost]), max(0, len(other) - 1))
-        rows = np.unique(rows[other.ids[rows] == choice.lost_to[lost]]) if len(other) else rows[:0]
+        place, known = among(choice.lost_to[lost], other.ids)
+        rows = np.unique(place[known])
         others |= dict(zip(other.ids[rows].tolist(), other.some("instruction", rows), strict=True))
     score = next(iter(choice.scores.values()), None)
     return [

@@ -101,7 +101,8 @@ def sketch(texts: pa.LargeStringArray, starts: Int, shape: Shape, permutations: 
         for row in np.flatnonzero(hard):
             whole, begin = data[ends[row] : ends[row + 1]], starts[rows][row]
             forms = points_of(whole), points_of(whole[begin:])
-            _sketch_row(forms[0], forms[1], whole[:begin], settings, mine, row, _room(len(whole), permutations))
+            room = _room(max(map(len, forms)), permutations)  # longer than its bytes: one sign, six letters
+            _sketch_row(forms[0], forms[1], whole[:begin], settings, mine, row, room)
 
     each(texts, work)
     return made

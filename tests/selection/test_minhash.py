@@ -141,6 +141,13 @@ def test_texts_whose_numbers_differ_are_different() -> None:
     assert len(run(samples, numbers=False)[2]) == 1
 
 
+def test_a_sign_that_stands_for_many_letters_is_those_letters() -> None:
+    short, long = "㌖" * 4000, "キロメートル" * 4000
+    _, _, kept = run([made(short), made(long, "a much longer answer")])
+    assert kept == {made(long, "a much longer answer").id}
+    assert np.array_equal(*slots_of([short, long], Shape("character", 5)))
+
+
 def test_a_chain_is_not_followed() -> None:
     rng = random.Random(3)
     chain = [sentence(rng, 60).split()]
