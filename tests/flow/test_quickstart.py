@@ -1,24 +1,28 @@
-"""The whole mill through the command line, with the real engines, at reduced size."""
+"""The whole mill through the command line, with the real engines, at reduced size, its driver killed on the way."""
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.store import Store
+from cluster.ledger import read_lines
+from cluster.store import Shard, Store
 from tests.invariants import check_dataset, samples_of
 
 pytestmark = pytest.mark.flow
 
 ROOT = Path(__file__).resolve().parents[2]
 GRISTMILL = str(Path(sys.executable).parent / "gristmill")
-SMALL = ["--set", "generate.target=12", "--set", "select.steps.2.budget=10", "--set", "train.epochs=1"]
+SMALL = ["--set", "generate.target=12", "--set", "generate.shard_size=8", "--set", "generate.rounds=1"]
+SMALL += ["--set", "select.steps.2.budget=10", "--set", "train.epochs=1"]
 RECIPE = str(ROOT / "examples" / "quickstart.toml")
 
 
@@ -31,11 +35,36 @@ def gristmill(folder: Path, *arguments: str, expect: int = 0) -> subprocess.Comp
     return done
 
 
+def committed(store: Store, name: str) -> list[Shard]:
+    """Shards that are settled, and those that wait for it."""
+    return [*store.committed(name).values(), *store.committed(name, "raw-").values()]
+
+
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which the reduced quickstart has run, and what it printed."""
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]], int]:
+    """A folder in which the reduced quickstart was killed, with the rows and number of the shards that it had made."""
     folder = tmp_path_factory.mktemp("quickstart")
-    return folder, gristmill(folder, "run", RECIPE, *SMALL).stderr
+    store = Store(str(folder / "runs"))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    command = [GRISTMILL, "run", RECIPE, *SMALL]
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL) as driver:
+        deadline = time.monotonic() + 240
+        while not (found := [n for n in store.names() if n.startswith("generate-")]) or not committed(store, found[0]):
+            assert driver.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "no shard in four minutes"
+            time.sleep(0.05)
+        driver.send_signal(signal.SIGKILL)
+    assert not store.complete(found[0])
+    shards = committed(store, found[0])
+    rows = [row for shard in shards for row in store.read_shard(found[0], shard).to_pylist()]
+    return folder, {row["id"]: row for row in rows}, len(shards)
+
+
+@pytest.fixture(scope="module")
+def ground(killed: tuple[Path, dict[str, dict[str, Any]], int]) -> tuple[Path, str]:
+    """A folder in which the reduced quickstart was killed and run again, and what it printed then."""
+    assert "stopped" in gristmill(killed[0], "show").stdout
+    return killed[0], gristmill(killed[0], "run", RECIPE, *SMALL).stderr
 
 
 def outputs(folder: Path) -> dict[str, str]:
@@ -65,6 +94,21 @@ def test_every_row_is_accounted_for(ground: tuple[Path, str]) -> None:
     assert {s.id for s in selected} <= {s.id for s in generated if s.dropped is None}
     assert 0 < sum(1 for s in selected if s.dropped is None) <= 10
     assert store.manifest(made["train"]).kind == "model"
+
+
+def test_the_killed_driver_lost_no_committed_shard(
+    killed: tuple[Path, dict[str, dict[str, Any]], int], ground: tuple[Path, str]
+) -> None:
+    folder, before, shards = killed
+    store = Store(str(folder / "runs"))
+    rows = {row.id: row for row in samples_of(store, outputs(folder)["generate"])}
+    assert before
+    for row_id, row in before.items():
+        assert [tuple(m) for m in rows[row_id].messages] == [(m["role"], m["content"]) for m in row["messages"]]
+    (run,) = store.names("runs")
+    planned = [json.loads(line) for line in read_lines(store, f"runs/{run}") if '"shards_planned"' in line]
+    assert len(planned) >= 2
+    assert planned[1]["committed"] >= shards, "a committed shard was made again"
 
 
 def test_a_second_time_nothing_is_made(ground: tuple[Path, str]) -> None:

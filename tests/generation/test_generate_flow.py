@@ -4,8 +4,7 @@ import json
 import os
 import re
 import signal
-import threading
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ import pytest
 
 from cluster import engine as engines
 from cluster import models
-from cluster.engine import Engine, Request
+from cluster.encoder import open_embedding
+from cluster.engine import Engine, Reply, Request
 from cluster.sample import Message
 from cluster.store import Store
+from generation.engines.vllm import VllmEngine
 from generation.job import Generate
 from generation.methods.self_instruct import SelfInstruct
 from tests.generation.ground import WORK, with_seeds
@@ -34,22 +35,32 @@ def small(target: int) -> Generate:
     return Generate.model_validate(settings)
 
 
-def kill_the_engine_once(store: Store, killed: list[int]) -> None:
-    """Kill the engine actor's process as soon as it has committed a shard."""
-    from ray.util.state import list_actors
+class DyingEngine(VllmEngine):
+    """vLLM in a process that is killed once, when it has answered 40 requests and has others in hand."""
 
-    while not store.committed(WORK.output, "raw-"):
-        time.sleep(0.2)
-    alive = list_actors(filters=[("class_name", "=", "Worker"), ("state", "=", "ALIVE")])
-    killed.append(int(alive[-1]["pid"]))
-    os.kill(killed[0], signal.SIGKILL)
+    marker = Path()
+    answered = 0
+
+    async def ask(self, request: Request) -> Reply:
+        reply = await super().ask(request)
+        self.answered += 1
+        if self.answered == 40 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return reply
+
+
+def dies_once(settings: Engine, marker: Path) -> DyingEngine:
+    engine = DyingEngine(settings)
+    engine.marker = marker
+    return engine
 
 
 def test_a_killed_vllm_actor_is_replaced_and_exactly_what_was_asked_for_is_made(tmp_path: Path) -> None:
-    store, killed = with_seeds(Store(str(tmp_path / "store"))), list[int]()
-    threading.Thread(target=kill_the_engine_once, args=(store, killed), daemon=True).start()
-    figures = small(24).make(with_logs(store, tmp_path / "logs"), WORK)
-    assert killed
+    store, marker = with_seeds(Store(str(tmp_path / "store"))), tmp_path / "killed"
+    run, opens = with_logs(store, tmp_path / "logs"), partial(dies_once, marker=marker)
+    figures = small(24).make_on(run, WORK, opens, open_embedding)
+    assert marker.exists(), "no engine died"
     rows = check_dataset(store, WORK.output, "seeds")
     kept = [row for row in rows if row.dropped is None]
     assert figures["kept"] == len(kept) == 24

@@ -23,7 +23,7 @@ from training.job import Train
 from training.zero import Batching, Zero
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
-STEPS, KILL_AT, SAVE_EVERY = 120, 30, 10
+STEPS, KILL_AT, SAVE_EVERY = 80, 30, 10
 
 
 def settings(tiny: str) -> dict[str, Any]:
