@@ -21,7 +21,6 @@ from generation.mill.shards import Draw, Mill, RawShard, Tally, draws
 from generation.mill.streams import stream
 
 log = logging.getLogger(__name__)
-NOTHING = Verdict()
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 
 
@@ -180,7 +179,7 @@ class Rows:
                 sample = sample.drop(self._failed(draw.method.kind, error))
         sample = await self._judged(sample, "sample", making)
         sample = await self._judged(sample, "model", making)
-        return replace(sample, origin=origin(self.means.mill, draw, spent))
+        return _with_origin(sample, origin(self.means.mill, draw, spent))
 
     async def _judged(self, sample: Sample, stage: Stage, making: "_Making") -> Sample:
         """Return the sample with the verdicts of one stage, up to the first drop."""
@@ -261,17 +260,17 @@ def lost_row(mill: Mill, draw: Draw, reason: str) -> Sample:
     """Return the dropped row of a draw that could not be made at all."""
     spent = Spent(draw.id)
     row = _begun(_Making(draw, spent, draw.parents), Draft(dropped=reason))
-    return replace(row, origin=origin(mill, draw, spent))
+    return _with_origin(row, origin(mill, draw, spent))
 
 
-def _with(sample: Sample, draft: Draft) -> Sample:
-    return replace(
-        sample,
-        messages=draft.messages,
-        tags={**sample.tags, **draft.tags},
-        scores={**sample.scores, **draft.scores},
-        dropped=draft.dropped,
-    )
+def _with(s: Sample, draft: Draft) -> Sample:
+    """Return the sample as its answer leaves it; written out, because `replace` takes twice as long."""
+    scores, tags = {**s.scores, **draft.scores}, {**s.tags, **draft.tags}
+    return Sample(s.id, draft.messages, s.parents, s.method, s.round, scores, tags, draft.dropped, s.origin)
+
+
+def _with_origin(s: Sample, origin: Origin) -> Sample:
+    return Sample(s.id, s.messages, s.parents, s.method, s.round, s.scores, s.tags, s.dropped, origin)
 
 
 def stages_of(step: Filter | SetFilter) -> Sequence[Stage]:
@@ -281,7 +280,7 @@ def stages_of(step: Filter | SetFilter) -> Sequence[Stage]:
 
 def ruled(sample: Sample, verdict: Verdict) -> Sample:
     """Return the sample as a verdict leaves it."""
-    if verdict is NOTHING or verdict == NOTHING:
+    if verdict.dropped is None and verdict.messages is None and not verdict.scores and not verdict.tags:
         return sample
     return replace(
         sample,
