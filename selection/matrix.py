@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from selection.columns import Int
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 BLOCK_ROWS = 8192
 """Rows of a block: 12 MiB of float32 at 384 dimensions."""
 

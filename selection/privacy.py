@@ -8,12 +8,10 @@ import math
 
 import numpy as np
 from numba import njit, prange
-from numpy.typing import NDArray
 
 from selection.columns import Int
-from selection.matrix import BLOCK_ROWS, Float32, Matrix
+from selection.matrix import BLOCK_ROWS, Float32, Float64, Matrix
 
-Float64 = NDArray[np.float64]
 HALVINGS = 200
 BEYOND = 25.0
 """Where exp(x^2) erfc(x) is taken from its asymptotic series: the first term left out is 8e-9 of it there."""

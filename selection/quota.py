@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selection.columns import Int
+from selection.matrix import Float64
 
-Float64 = NDArray[np.float64]
 HALVINGS = 200
 """Steps of the search for the common factor: 53 would do for equal weights, the rest is for those 10^44 apart."""
 DIGITS = 9

@@ -10,13 +10,12 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 from numba import njit, prange
-from numpy.typing import NDArray
 
 from selection.columns import Int
+from selection.matrix import Float64
 from selection.text.ngrams import UInt64, slices, units, windows
 
 BUCKETS = 10_000
-Float64 = NDArray[np.float64]
 Texts = Iterable[tuple[Int, pa.LargeStringArray]]
 """(rows, their texts), a table at a time."""
 

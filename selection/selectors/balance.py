@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from cluster.errors import JobError
 from selection.columns import Int
 from selection.contracts import BEST, Budget, Choice, Cost, Prefer, Selector, View, budget_rows
-from selection.quota import Float64, allocate, first_of_groups, powers
+from selection.matrix import Float64
+from selection.quota import allocate, first_of_groups, powers
 
 OTHERS = "*"
 SHOWN = 12

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from cluster.errors import JobError
 from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
-from selection.matrix import Float32, Matrix
-from selection.spread import Float64, Spread
+from selection.matrix import Float32, Float64, Matrix
+from selection.spread import Spread
 from selection.spread.blocks import BLOCK_ROWS, THREADS
 from selection.spread.cluster_balanced import cluster_balanced
 from selection.spread.dpp import dpp

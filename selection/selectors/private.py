@@ -13,8 +13,9 @@ from cluster import ids
 from cluster.errors import JobError
 from cluster.ingest import Source
 from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
+from selection.matrix import Float64
 from selection.near.representation import FLOP_PER_S
-from selection.privacy import Float64, epsilon_of, gaussian, sigma_of, votes
+from selection.privacy import epsilon_of, gaussian, sigma_of, votes
 
 PRIVATE = "private"
 KEY_BYTES = 16

@@ -2,12 +2,8 @@
 
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from selection.columns import Int
-
-Float64 = NDArray[np.float64]
+from selection.matrix import Float64
 
 
 class Spread(NamedTuple):

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from selection.columns import Int
-from selection.matrix import Float32, Matrix
+from selection.matrix import Float32, Float64, Matrix
 from selection.near import clusters
-from selection.spread import Float64
 
 BLOCK_ROWS = 4096
 """Most rows of a block: its cosines are 64 MiB."""

@@ -3,9 +3,9 @@
 import numpy as np
 
 from selection.columns import Int
-from selection.matrix import Matrix
+from selection.matrix import Float64, Matrix
 from selection.near import clusters
-from selection.spread import Float64, Spread
+from selection.spread import Spread
 
 
 def cluster_balanced(

@@ -4,8 +4,8 @@ import numpy as np
 from numba import njit
 
 from selection.columns import Int
-from selection.matrix import Float32, Matrix
-from selection.spread import Float64, Spread
+from selection.matrix import Float32, Float64, Matrix
+from selection.spread import Spread
 from selection.spread.blocks import BLOCK_ROWS, GRID, Greed, blocks, merged, on_grid, stand_ins
 
 

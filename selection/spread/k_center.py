@@ -6,9 +6,9 @@ import numpy as np
 from numba import njit
 
 from selection.columns import Int
-from selection.matrix import Float32, Matrix
+from selection.matrix import Float32, Float64, Matrix
 from selection.near.clusters import Int32
-from selection.spread import Float64, Spread
+from selection.spread import Spread
 
 POOL_ROWS = 4096
 """Rows that are kept up to date with every choice: 6 MiB at 384 dimensions, which a core's caches hold."""

@@ -8,13 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
 from selection.columns import Int
-from selection.matrix import Float32
+from selection.matrix import Float32, Float64
 from selection.tags import Tagged
 
-Float64 = NDArray[np.float64]
 A, B = 1e-6, 0.8
 """phi(x) = (x + A)^B: how much information tags of weight x hold; the released code's numbers."""
 BLOCK_ROWS = 1024

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from selection.matrix import Matrix
-from selection.spread import Float64, Spread
+from selection.matrix import Float64, Matrix
+from selection.spread import Spread
 from selection.spread.k_center import greedy
 
 
