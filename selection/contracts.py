@@ -24,7 +24,7 @@ from cluster.step import Step
 from selection import columns
 from selection.columns import Ids, Int, Part
 from selection.matrix import Float32, Matrix
-from selection.pool import Array, Pool
+from selection.pool import Array, Pool, Turns
 
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
@@ -45,7 +45,7 @@ class View:
     beside: Mapping[str, "View"] = field(default_factory=dict)
     """The datasets that the step names in `sources`, by the same names; their vectors come with them."""
     encode: Callable[[Sequence[str]], Float32] | None = None
-    """The job's encoder for a few texts that are no samples, [texts, d] unit rows, where `needs_vectors` says so."""
+    """The job's encoder for a few texts that are no samples, [texts, d] unit rows, where the step `encodes`."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -128,7 +128,9 @@ class View:
     def memo(self, name: str, make: Callable[[], Array]) -> Array:
         """Return an array that depends on these samples and the name alone, made now or in an earlier build."""
         subset = "" if len(self) == len(self.pool.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
-        return self.pool.memo(f"{name}{subset}", make)
+        cut = sorted((row, turns) for row, turns in self.pool.cut.items() if row in self.rows)
+        shortened = "-" + ids.digest(cut)[: ids.SHORT_HEX] if cut else ""
+        return self.pool.memo(f"{name}{subset}{shortened}", make)
 
     def take(self, keep: Bool) -> "View":
         """Return the view of the rows that stay."""
@@ -157,8 +159,8 @@ class Choice:
     """New scores by name, [n], NaN where a row gets none; higher is better."""
     tags: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     """New tags by name, [n]."""
-    cut: Mapping[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
-    """New (role, content) turns by row, of rows whose text a step shortened."""
+    cut: Mapping[int, Turns] = field(default_factory=dict)
+    """New turns by row, of rows whose text a step shortened; later steps read these."""
     figures: Mapping[str, float | str] = field(default_factory=dict)
     """What people will want to know of this step: (ε, δ), a radius, a cluster count."""
 
@@ -205,6 +207,10 @@ class Selector(Step):
     def wants_beside(self, job: Wanted) -> Wanted | None:
         """Return the vectors that the views beside must have."""
         return self.wants(job)
+
+    def encodes(self) -> bool:
+        """Say whether it has the job's encoder read texts that are no samples, through `View.encode`."""
+        return False
 
     def most(self, num: int) -> int:
         """Return how many of `num` samples stay at most; all, where there is no budget."""

@@ -14,7 +14,7 @@ from selection import columns
 from selection.columns import Ids, Int
 from selection.contracts import Choice, View
 from selection.matrix import Float32
-from selection.pool import Pool
+from selection.pool import Pool, Turns, shortened
 
 NO_TEXT = "select: no text in the conversation"
 
@@ -32,7 +32,8 @@ class Decisions:
         """By name, [N], NaN where a sample got none."""
         self.tags: dict[str, NDArray[np.object_]] = {}
         """By name, [N], None where a sample got none."""
-        self._cut: dict[int, list[dict[str, str]]] = {}
+        self.cut: dict[int, Turns] = {}
+        """By row: the turns of samples whose text was shortened."""
 
     def enter(self, view: View, choice: Choice) -> None:
         """Note what a selector said of the samples that it saw."""
@@ -47,8 +48,7 @@ class Decisions:
             column[rows[known]] = values[known]
         for name, words in choice.tags.items():
             self.tag(name, words, rows)
-        for row, turns in choice.cut.items():
-            self._cut[int(rows[row])] = [{"role": role, "content": content} for role, content in turns]
+        self.cut |= {int(rows[row]): turns for row, turns in choice.cut.items()}
 
     def tag(self, name: str, words: Sequence[str | None], rows: Any = slice(None)) -> None:  # noqa: ANN401 - numpy index
         """Give samples a tag; None leaves what they have."""
@@ -96,10 +96,7 @@ class Decisions:
         winner = self._lost_to[rows]
         tags["lost_to"] = pa.array(winner, mask=~known | (winner == b"")).cast(pa.string())
         changed = {"scores": merged(table["scores"], scores), "tags": merged(table["tags"], tags), "dropped": said}
-        if any(int(row) in self._cut for row in rows):
-            turns = table["messages"].to_pylist()
-            new = [self._cut.get(int(row), old) for row, old in zip(rows, turns, strict=True)]
-            changed["messages"] = pa.array(new, SAMPLES.field("messages").type)
+        table = shortened(table, rows, self.cut)
         for name, column in changed.items():
             table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
         return table

@@ -25,7 +25,7 @@ from selection.embed import OpenEncoder, Whose, embed, encoding, folder, warning
 from selection.encoders import open_encoder, prepared
 from selection.matrix import Matrix
 from selection.memo import memo_of
-from selection.pool import Pool, open_pool
+from selection.pool import Pool, Turns, open_pool
 from selection.selectors import AnySelector
 from selection.selectors.exact import Exact
 from selection.selectors.minhash import MinHash
@@ -76,6 +76,7 @@ class Select(Job):
         """Return what is wrong with the encoders."""
         del base
         found = [w for step in self.steps for w in (step.wants(self.wanted), step.wants_beside(self.wanted)) if w]
+        found += [self.wanted for step in self.steps if step.encodes()]
         names = list(dict.fromkeys(w.encoder.model for w in found))
         problems = [(name, models.missing(name)) for name in names]
         return [f"encoder.model: {name}: {problem}" for name, problem in problems if problem]
@@ -93,7 +94,8 @@ class Select(Job):
 
     def plan(self, store: Store, work: Work) -> Plan:
         """Say how many samples would be embedded, and what the steps would cost."""
-        plan = Plan("select", work.output, actors=self.encoder.actors if self.embeds else 0)
+        once = int(any(step.encodes() for step in self.steps))
+        plan = Plan("select", work.output, actors=self.encoder.actors if self.embeds else once)
         plan.cpus, plan.gpus = (self.encoder.cpus or 0) * plan.actors, (self.encoder.gpus or 0) * plan.actors
         plan.notes.append(" -> ".join(step.kind for step in self.steps))
         samples = work.inputs["samples"]
@@ -145,8 +147,9 @@ class Selecting:
         begin = time.monotonic()
         store, settings = self.run.store, self.settings
         pool, silent = open_pool(lambda wanted: store.scan(self.samples, wanted), self.samples)
-        self.scores, self.tags = dict(pool.scores), dict[str, Any]()
-        pool = replace(pool, scores=self.scores, given=self.tags, memo=memo_of(store, self.samples))
+        self.scores, self.tags, self.cut = dict(pool.scores), dict[str, Any](), dict[int, Turns]()
+        memo = memo_of(store, self.samples)
+        pool = replace(pool, scores=self.scores, given=self.tags, cut=self.cut, memo=memo)
         self.decisions = Decisions(pool, silent)
         everything = View(pool, np.arange(len(pool.ids)))
         if settings.embeds:
@@ -209,6 +212,7 @@ class Selecting:
                 raise RunError(f"select.steps.{place} ({step.kind}): {problem}; {path} has the pairs")
         self.decisions.enter(seen, choice)
         self.scores |= self.decisions.scores
+        self.cut |= self.decisions.cut
         logger.info("%s: %d in, %d dropped", step.kind, len(view), int((~choice.kept).sum()))
         return view.take(choice.kept)
 
@@ -219,7 +223,7 @@ class Selecting:
         if mine is not None and mine != self.settings.wanted:
             view = replace(view, vectors=self._vectors_of(view, mine))
         beside = {name: self._beside(f"steps.{place}.{name}", theirs) for name in step.sources()}
-        encode = encoding(self.run, mine, self.open) if mine is not None else None
+        encode = encoding(self.run, self.settings.wanted, self.open) if step.encodes() else None
         return replace(view, beside=beside, encode=encode)
 
     def _vectors_of(self, view: View, wanted: Wanted) -> Matrix:

@@ -11,11 +11,13 @@ from cluster import ids
 from cluster.store import Store
 from selection.pool import Array, Memo, MemoryMemo
 
+REVISION = 1
+"""Raised when the same name comes to stand for other numbers, so that no build finds what another version made."""
 _PLAIN = re.compile(r"[a-z0-9_.-]{1,100}")
 
 
 class StoreMemo:
-    """Keeps arrays as `index-<dataset>/<name>.npy` in a local store and opens them memory-mapped."""
+    """Keeps arrays as `index-<dataset>/<name>.<revision>.npy` in a local store and opens them memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,7 +49,7 @@ class StoreMemo:
 
     def _path(self, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder / f"{name if _PLAIN.fullmatch(name) else ids.digest(name)}.npy"
+        return self._folder / f"{name if _PLAIN.fullmatch(name) else ids.digest(name)}.{REVISION}.npy"
 
 
 def memo_of(store: Store, dataset: str) -> Memo:

@@ -1,7 +1,7 @@
 """Pool: the samples that came into a job kept, read from the store again and again and never held."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from selection.columns import Ids, Int, Tables
 from selection.matrix import Float32
 
 Array = np.ndarray[Any, Any]
+Turns = Sequence[tuple[str, str]]
+"""(role, content) of each turn."""
 
 
 class Memo(Protocol):
@@ -52,6 +54,8 @@ class Pool:
     """By name, [N]; NaN where a sample has no such score. Those that steps give are added as they come."""
     given: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
     """By name, [N] strings or None: tags that the samples got in this job."""
+    cut: Mapping[int, Turns] = field(default_factory=dict)
+    """By row: the turns of samples whose text was shortened in this job. What scans read, but not `lengths`."""
     memo: Memo = field(default_factory=MemoryMemo)
     """Of this very dataset, kept in the store beside it: an index that later builds find again."""
 
@@ -66,15 +70,31 @@ class Pool:
         for table in self.tables(wanted):
             rows = self.row_of[place : place + len(table)]
             place += len(table)
-            yield rows[rows >= 0], (table if (rows >= 0).all() else table.filter(pa.array(rows >= 0)))
+            mine = rows[rows >= 0]
+            known = table if len(mine) == len(rows) else table.filter(pa.array(rows >= 0))
+            yield mine, shortened(known, mine, self.cut)
 
     @cached_property
     def lengths(self) -> Int:
-        """[N] characters of the answers; the conversation's where there is no answer."""
+        """[N] characters of the answers as they came in; the conversation's where there is no answer."""
         found = np.zeros(len(self.ids), np.int64)
-        for rows, table in self.scan(["messages"]):
+        for rows, table in replace(self, cut={}).scan(["messages"]):
             found[rows] = pc.utf8_length(columns.part(table, "answer")).to_numpy(zero_copy_only=False)
         return found
+
+
+def shortened(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
+    """Return a table of these rows of the pool with the turns that some of them have left."""
+    here = np.flatnonzero([int(row) in cut for row in rows]) if cut and "messages" in table.column_names else rows[:0]
+    if not len(here):
+        return table
+    kind = table.schema.field("messages").type
+    new = [[{"role": role, "content": content} for role, content in cut[int(row)]] for row in rows[here]]
+    both = pa.concat_arrays([*table["messages"].chunks, pa.array(new, kind)])
+    place = np.arange(len(table))
+    place[here] = len(table) + np.arange(len(here))
+    messages = both.take(pa.array(place))
+    return table.set_column(table.column_names.index("messages"), table.schema.field("messages"), messages)
 
 
 def open_pool(tables: Tables, where: str) -> tuple[Pool, Ids]:

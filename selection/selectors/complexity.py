@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from cluster.errors import JobError
 from selection.columns import Int
-from selection.contracts import BEST, Bool, Budget, Choice, Cost, Prefer, Selector, View, Wanted, budget_rows
-from selection.matrix import Float32
-from selection.spread.mig import Float64, Propagation, mig, propagation
+from selection.contracts import BEST, Bool, Budget, Choice, Cost, Prefer, Selector, View, budget_rows
+from selection.matrix import Float32, Float64
+from selection.spread.mig import Propagation, mig, propagation
 from selection.tags import Tagged, merged, tagged
 
 LATE, UNTAGGED, UNSCORED = range(3)
@@ -64,9 +64,9 @@ class Complexity(Selector):
             raise ValueError("prefer is set, must be left out where rule is 'mig'; it goes by score")
         return self
 
-    def wants(self, job: Wanted) -> Wanted | None:
-        """Return the job's vectors where its encoder is needed for the tags."""
-        return job if self.rule == "mig" or self.merge_cosine is not None else None
+    def encodes(self) -> bool:
+        """Say whether tags are compared, which goes by their vectors."""
+        return self.rule == "mig" or self.merge_cosine is not None
 
     def most(self, num: int) -> int:
         """Return the budget, or `num` where that is less."""

@@ -12,10 +12,10 @@ from pydantic import Field
 from selection.columns import ROLES, Int
 from selection.contracts import Choice, Cost, Deduplicator, View
 from selection.matrix import Float32
+from selection.pool import Turns
 from selection.text.ngrams import Units, units
 from selection.text.spans import Settled, settle, shared_windows
 
-Turns = tuple[tuple[str, str], ...]
 SHARED = "substring: a long span stands in a better sample"
 
 
@@ -27,6 +27,8 @@ class Substring(Deduplicator):
     the punctuation around it; a window of `min_units` is compared by its hash, found by winnowing, instead of a suffix
     array of all text; one sample keeps the span, where the paper cuts every copy but the first in the file; a sample
     that loses more than `max_cut` goes as a whole, and holds nothing then. What a sample repeats of itself stays.
+
+    Later steps read what is left of a text; its vector, and its length where a step prefers the longer, are of all.
     """
 
     kind: Literal["substring"] = "substring"

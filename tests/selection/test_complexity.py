@@ -242,6 +242,7 @@ def test_a_setting_of_the_other_rule_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_it_asks_for_the_encoder_only_where_tags_are_compared() -> None:
     job = Wanted(Embedding(), "instruction")
-    assert Complexity(budget=3).wants(job) is None
-    assert Complexity(budget=3, rule="mig").wants(job) == job
-    assert Complexity(budget=3, merge_cosine=0.9).wants(job) == job
+    assert not Complexity(budget=3).encodes()
+    for step in (Complexity(budget=3, rule="mig"), Complexity(budget=3, merge_cosine=0.9)):
+        assert step.encodes()
+        assert step.wants(job) is None, "no sample is embedded for it"

@@ -25,6 +25,7 @@ from selection.selectors.diversity import Diversity
 from selection.selectors.exact import Exact
 from selection.selectors.quality import Quality
 from selection.selectors.semantic import Semantic
+from selection.selectors.substring import Substring
 from tests.fakes import HashingEncoder, open_hashing_encoder
 from tests.invariants import check_dataset, samples_of
 from tests.selection.made import made, put, run_of, work_for
@@ -145,6 +146,24 @@ def test_a_killed_actor_and_another_number_of_actors_change_no_byte(
     assert bytes_of(store, vectors) == bytes_of(other, vectors)
     shards = [{n: b for n, b in bytes_of(s, work.output).items() if n != "manifest.json"} for s in (store, other)]
     assert shards[0] == shards[1]  # the manifest notes the settings, and with them the number of actors
+
+
+def test_what_is_left_of_a_text_is_what_later_steps_read(store: Store, tmp_path: Path) -> None:
+    passage, tail = (" ".join(f"{word}{n}" for n in range(many)) for word, many in (("stone", 60), ("leaf", 20)))
+    holder, cut = (
+        made("Tell me of stones.", passage, judge=5),
+        made("And more of them?", f"{passage}. {tail}.", judge=3),
+    )
+    alike, other = made("What lies on the ground?", f"{tail}.", judge=4), made("Who sings?", "A bird.")
+    put(store, "generate-x", [holder, cut, alike, other])
+    settings = Select(steps=(Substring(max_cut=0.9), Exact(part="answer")))
+    work = work_for(settings, "generate-x")
+    select(settings, run_of(store, tmp_path), work, open_hashing_encoder)
+    out = {s.id: s for s in check_dataset(store, work.output)}
+    assert out[cut.id].answer.strip() == f"{tail}."
+    assert out[cut.id].dropped == "exact: same answer"
+    assert out[cut.id].tags["lost_to"] == alike.id
+    assert [out[s.id].dropped for s in (holder, alike, other)] == [None] * 3
 
 
 DRIVER = """
