@@ -185,12 +185,14 @@ class VllmEngine:
             if not isinstance(node, Node):
                 chances[node] = chance
                 continue
-            params = _choice_params(list(node.branches))
-            call = _Call([*head, *node.ids], params, Future(), int(not request.onward))
-            output = await self._through(call)
-            calls, prompt, cached = calls + 1, prompt + len(call.token_ids), cached + (output.num_cached_tokens or 0)
-            logprobs = output.outputs[0].logprobs[0]
-            weights = {token: math.exp(logprobs[token].logprob) for token in node.branches}
+            weights: dict[int, float] = {}
+            for tokens in _parts(list(node.branches)):
+                call = _Call([*head, *node.ids], _choice_params(tokens), Future(), int(not request.onward))
+                output = await self._through(call)
+                calls, prompt = calls + 1, prompt + len(call.token_ids)
+                cached += output.num_cached_tokens or 0
+                logprobs = output.outputs[0].logprobs[0]
+                weights |= {token: math.exp(logprobs[token].logprob) for token in tokens}
             total = sum(weights.values()) or 1.0
             ahead += [(chance * weights[token] / total, inner) for token, inner in node.branches.items()]
         return Reply(max(chances, key=lambda choice: chances[choice]), "stop", prompt, calls, chances, cached)
@@ -286,20 +288,30 @@ def _params(request: Request, room: int, stop_ids: list[int], stops: list[str]) 
         presence_penalty=request.presence_penalty,
         stop=[*request.stop, *stops],
         stop_token_ids=stop_ids,
-        logprobs=0 if request.logprobs else None,
+        logprob_token_ids=[0] if request.logprobs else None,  # that of the token which was sampled comes with it
         structured_outputs=constraint,
         repetition_detection=RepetitionDetectionParams(*LOOP) if request.stop_loops else None,
         **common,
     )
 
 
+def _parts(tokens: list[int]) -> list[list[int]]:
+    """Cut a list of tokens into as many as vLLM gives the log-probabilities of at once."""
+    from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as MOST
+
+    return [tokens[start : start + MOST] for start in range(0, len(tokens), MOST)]
+
+
 def _choice_params(tokens: list[int]) -> Any:  # noqa: ANN401 - vLLM's SamplingParams
-    """Return parameters for the likeliest of some tokens, with the log-probabilities of exactly these."""
+    """Return parameters for the log-probabilities of exactly these tokens, whatever token is sampled.
+
+    With `logprobs` besides, each step would look for the likeliest tokens of all requests in the batch.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    scored: dict[str, Any] = {"allowed_token_ids": tokens, "logprob_token_ids": tokens, "logprobs": len(tokens)}
-    return SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY, **scored)
+    kind = RequestOutputKind.FINAL_ONLY
+    return SamplingParams(max_tokens=1, temperature=0.0, output_kind=kind, logprob_token_ids=tokens)
 
 
 def _reply(output: Any, num_scored: int) -> Reply:  # noqa: ANN401 - vLLM's RequestOutput
@@ -329,7 +341,10 @@ def _open(settings: Engine) -> tuple[Any, Any, dict[str, Any]]:
     from vllm import EngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.sample import sampler
 
+    # vLLM's own is compiled in the first step that grades, which takes 3 to 4 s
+    sampler.batched_count_greater_than = _no_ranks  # type: ignore[assignment,attr-defined]
     arguments = engine_args(settings, gpu=torch.cuda.is_available())
     engine = LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
     tokenizer = AutoTokenizer.from_pretrained(arguments["model"])
@@ -343,6 +358,13 @@ def _open(settings: Engine) -> tuple[Any, Any, dict[str, Any]]:
         "threads": torch.get_num_threads(),
     }
     return engine, tokenizer, resolved
+
+
+def _no_ranks(_: Any, sampled: Any) -> Any:  # noqa: ANN401 - tensors, [requests, tokens] and [requests, 1]
+    """Return what vLLM counts for each request that wants log-probabilities, how many tokens are likelier: unread."""
+    import torch
+
+    return torch.zeros(len(sampled), dtype=torch.int64, device=sampled.device)
 
 
 def _counts(engine: Any) -> tuple[int, int]:  # noqa: ANN401 - vLLM's LLMEngine

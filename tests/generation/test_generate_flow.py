@@ -100,6 +100,16 @@ REQUESTS = {
 }
 
 
+def of_many_words() -> Request:
+    """A request with 200 choices, each a token of its own."""
+    from transformers import AutoTokenizer
+
+    known = AutoTokenizer.from_pretrained(models.local(TINY.model)).get_vocab()
+    words = sorted((token for token in known if re.fullmatch("\u0120[a-z]{4,}", token)), key=lambda token: known[token])
+    choices = (" Paris", *(f" {word[1:]}" for word in words[:199]))
+    return Request(FRANCE, max_tokens=1, seed=1, prefix="The capital of France is", choices=choices)
+
+
 def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path: Path) -> None:
     import ray
 
@@ -107,7 +117,7 @@ def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path:
     try:
         replies = dict(zip(REQUESTS, engines.ask_all(actor, list(REQUESTS.values())), strict=True))
         assert ray.get(actor.ready.remote())["max_num_seqs"] == 32
-        again = engines.ask_all(actor, [REQUESTS["plain"]])[0]
+        again, many = engines.ask_all(actor, [REQUESTS["plain"], of_many_words()])
     finally:
         ray.kill(actor)
     assert "Paris" in replies["plain"].text and replies["plain"].text == again.text
@@ -116,6 +126,9 @@ def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path:
         assert set(replies[name].choices) == set(REQUESTS[name].choices)
         assert sum(replies[name].choices.values()) == pytest.approx(1)
     assert replies["labels"].text == " praise"
+    assert many.text == " Paris"
+    assert many.reply_tokens == 2, "vLLM tells 128 probabilities at once"
+    assert len(many.choices) == 200 and sum(many.choices.values()) == pytest.approx(1)
     assert replies["long"].finish.startswith("error: prompt has")
     assert replies["no schema"].finish.startswith("error: ")
     assert json.loads(replies["json"].text).keys() == {"name", "age"}
