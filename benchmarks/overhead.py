@@ -1,11 +1,12 @@
 """What a sample costs outside the engine: the whole job with an engine that only waits, and then answers.
 
-    python benchmarks/overhead.py [--samples 10000 100000 1000000] [--engines 64] [--latency 10]
+    python benchmarks/overhead.py [--parts cost efficiency] [--samples 10000 100000 1000000] [--engines 64]
 
-`cpu`: one actor, an engine that answers at once; CPU time of driver and actor for each sample, and the driver's memory
+`cost`: one actor, an engine that answers at once; CPU time of driver and actor for each sample, and the driver's memory
 at the end of jobs of growing length. `efficiency`: many actors whose engines answer after a latency drawn around the
 given seconds, so many at a time; the rows that came out over those that the engines could give, each from its first
-request to the end of the job.
+request to the end of the job. They begin when all are up, because to start so many processes keeps the cores busy for
+minutes.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from cluster.engine import Engine, Reply, Request
 
 WORDS = ("river", "lamp", "winter", "baker", "stone", "window", "garden", "orange", "travel", "music", "letter", "sea")
 TEXTS = [" ".join(random.Random(n).choices(WORDS, k=40)).capitalize() for n in range(512)]
+ONE = ["--only", "--engines=1", "--latency=0", "--batch=256", "--shard-size=256"]
 RULES: list[dict[str, Any]] = [{"kind": "length"}, {"kind": "repetition"}, {"kind": "refusal"}]
 
 
@@ -34,17 +36,26 @@ class WaitingEngine:
     """Answers after a while, so many requests at a time, as an engine that is full."""
 
     def __init__(self, settings: Engine, latency: float, notes: str) -> None:
+        self._all = settings.actors
         self._slots = asyncio.Semaphore(settings.max_num_seqs)
         self._latency, self._notes, self._asked, self._began = latency, notes, 0, 0.0
 
     async def ready(self) -> dict[str, Any]:
+        self._note("up", time.time())
+        while self._up() < self._all:  # noqa: ASYNC110 - the others are other processes
+            await asyncio.sleep(0.5)
         return {"engine_start_s": 0.0}
 
     def stats(self) -> Mapping[str, float]:
         return {"steps": float(self._asked), "running": 0.0, "waiting": 0.0}
 
+    def _up(self) -> int:
+        return len(list(Path(self._notes).glob("up-*")))
+
     def _note(self, what: str, value: float) -> None:
-        Path(self._notes, f"{what}-{os.getpid()}").write_text(repr(value))
+        path = Path(self._notes, f"{what}-{os.getpid()}")
+        path.with_name(f".{path.name}").write_text(repr(value))
+        path.with_name(f".{path.name}").replace(path)  # whole, whenever the process is ended
 
     async def ask(self, request: Request) -> Reply:
         if not self._asked:
@@ -108,43 +119,50 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
         }
 
 
+def cost(samples: list[int]) -> None:
+    """Run jobs of these lengths on one engine that answers at once, and write what a sample costs."""
+    runs = [in_process("overhead.py", [*ONE, f"--samples={n}"], {}) for n in samples]
+    for run in runs:
+        run["cpu_ms_per_sample"] = round(run["driver_cpu_ms_per_sample"] + run["worker_cpu_ms_per_sample"], 4)
+    peaks = [run["driver_peak_mib"] for run in runs]
+    result = {"filters": RULES, "bound": "0 ms", "cpu": runs, "driver_memory_growth": round(max(peaks) / min(peaks), 3)}
+    write("overhead", {"what": "cost of a sample outside the engine", **result})
+
+
+def efficiency(given: argparse.Namespace) -> None:
+    """Run one job on many engines that only wait, and write how much of what they could give came out."""
+    names = ("engines", "latency", "batch", "shard_size")
+    settings = {name: getattr(given, name) for name in names}
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    many = in_process("overhead.py", ["--only", f"--samples={given.many}", *arguments], {})
+    each = given.batch / given.latency  # rows a second of one engine
+    many["efficiency"] = round(many["samples"] / (many["engine_s"] * each), 4)
+    last = round(
+        given.latency * (1.5 - 13 / 24) * given.engines / many["engine_s"], 4
+    )  # a slot's last row: E[X^2] / 2 E[X]
+    what = "rows of many engines that only wait, over those that they could give"
+    write("efficiency", {"what": what, "settings": settings, "bound": 1.0, "lost_to_the_last_rows": last, "many": many})
+
+
 def main() -> None:
     """Run the jobs, each in a process of its own, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", choices=("cost", "efficiency"), default=["cost", "efficiency"])
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--engines", type=int, default=64)
-    parser.add_argument("--many", type=int, default=260_000, help="samples for the many engines")
-    parser.add_argument("--latency", type=float, default=10.0)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--shard-size", type=int, default=64)
+    parser.add_argument("--many", type=int, default=250_000, help="samples for the many engines")
+    parser.add_argument("--latency", type=float, default=10.0, help="seconds, on average")
+    parser.add_argument("--batch", type=int, default=64, help="requests that an engine answers at a time")
+    parser.add_argument("--shard-size", type=int, default=32)
     parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--name", default="overhead", help="of the result file")
     given = parser.parse_args()
     if given.only:
         print(json.dumps(job(given)))
         return
-    cpu = [
-        in_process("overhead.py", ["--only", f"--samples={n}", "--engines=1", "--latency=0", "--shard-size=256"], {})
-        for n in given.samples
-    ]
-    for run in cpu:
-        run["cpu_ms_per_sample"] = round(run["driver_cpu_ms_per_sample"] + run["worker_cpu_ms_per_sample"], 4)
-    own = [f"--samples={given.many}", f"--engines={given.engines}", f"--latency={given.latency}"]
-    many = in_process("overhead.py", ["--only", *own, f"--batch={given.batch}"], {})
-    each = given.batch / given.latency  # rows a second of one engine
-    many |= {"engines": given.engines, "efficiency": round(many["samples"] / (many["engine_s"] * each), 4)}
-    peaks = [run["driver_peak_mib"] for run in cpu]
-    write(
-        given.name,
-        {
-            "what": "cost of a sample outside the engine; efficiency of many engines that only wait",
-            "settings": {"filters": RULES, "latency_s": given.latency, "batch": given.batch},
-            "bound": "0 ms and 1.0",
-            "cpu": cpu,
-            "driver_memory_growth": round(max(peaks) / min(peaks), 3),
-            "many": many,
-        },
-    )
+    if "cost" in given.parts:
+        cost(given.samples)
+    if "efficiency" in given.parts:
+        efficiency(given)
 
 
 if __name__ == "__main__":
