@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.ledger import read_lines
-from cluster.store import Shard, Store
+from cluster.store import Store
 from tests.invariants import check_dataset, samples_of
 
 pytestmark = pytest.mark.flow
@@ -35,11 +35,6 @@ def gristmill(folder: Path, *arguments: str, expect: int = 0) -> subprocess.Comp
     return done
 
 
-def committed(store: Store, name: str) -> list[Shard]:
-    """Shards that are settled, and those that wait for it."""
-    return [*store.committed(name).values(), *store.committed(name, "raw-").values()]
-
-
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]], int]:
     """A folder in which the reduced quickstart was killed, with the rows and number of the shards that it had made."""
@@ -49,13 +44,15 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, di
     command = [GRISTMILL, "run", RECIPE, *SMALL]
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL) as driver:
         deadline = time.monotonic() + 240
-        while not (found := [n for n in store.names() if n.startswith("generate-")]) or not committed(store, found[0]):
+        while not (found := [n for n in store.names() if n.startswith("generate-")]) or not any(
+            n.startswith(("shard-", "raw-")) and n.endswith(".json") for n in store.names(found[0])
+        ):
             assert driver.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline, "no shard in four minutes"
             time.sleep(0.05)
         driver.send_signal(signal.SIGKILL)
     assert not store.complete(found[0])
-    shards = committed(store, found[0])
+    shards = [*store.committed(found[0]).values(), *store.committed(found[0], "raw-").values()]
     rows = [row for shard in shards for row in store.read_shard(found[0], shard).to_pylist()]
     return folder, {row["id"]: row for row in rows}, len(shards)
 
