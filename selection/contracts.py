@@ -128,8 +128,8 @@ class View:
     def memo(self, name: str, make: Callable[[], Array]) -> Array:
         """Return an array that depends on these samples and the name alone, made now or in an earlier build."""
         subset = "" if len(self) == len(self.pool.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
-        cut = sorted((row, turns) for row, turns in self.pool.cut.items() if row in self.rows)
-        shortened = "-" + ids.digest(cut)[: ids.SHORT_HEX] if cut else ""
+        cut = np.intersect1d(self.rows, np.fromiter(self.pool.cut, np.int64)).tolist()
+        shortened = "-" + ids.digest([(row, self.pool.cut[row]) for row in cut])[: ids.SHORT_HEX] if cut else ""
         return self.pool.memo(f"{name}{subset}{shortened}", make)
 
     def take(self, keep: Bool) -> "View":

@@ -1,5 +1,8 @@
 """Verdicts as columns, and the tables that they make."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,7 +12,7 @@ from cluster.store import Store
 from selection.contracts import Choice, View
 from selection.decisions import NO_TEXT, Decisions, merged
 from selection.pool import open_pool
-from tests.selection.made import made, put
+from tests.selection.made import made, put, view_of
 
 
 def test_new_entries_stand_among_the_old_ones_by_name_and_take_their_place() -> None:
@@ -65,3 +68,25 @@ def test_what_is_written_is_what_was_decided(store: Store) -> None:
     ]
     untouched = next(s for s in samples[3:] if s.id.encode() in pool.ids[1::2])
     assert to_table([by_id[untouched.id]]) == to_table([untouched])
+
+
+def test_what_is_kept_of_shortened_texts_has_a_name_of_its_own() -> None:
+    names: list[str] = []
+
+    def memo(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        names.append(name)
+        return make()
+
+    view = view_of([made(f"question {n}") for n in range(4)])
+    for rows, cut in (
+        (range(4), {}),
+        (range(4), {2: (("user", "left"),)}),
+        (range(4), {2: (("user", "less"),)}),
+        (range(2), {}),
+        (range(2), {2: (("user", "left"),)}),
+    ):
+        pool = replace(view.pool, memo=memo, cut=cut)
+        View(pool, np.array(rows)).memo("keys", lambda: np.zeros(1))
+    assert names[0] == "keys"
+    assert len(set(names[:4])) == 4
+    assert names[4] == names[3], "a text outside of the view is shortened"
