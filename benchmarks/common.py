@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import random
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from cluster.dtypes import cpu_flags
 
 HERE = Path(__file__).parent
 PACKAGES = (
@@ -55,6 +59,7 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "cpu": cpu,
+        "flags": sorted(cpu_flags()),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory, 1),
         "gpu": gpu,
@@ -102,6 +107,14 @@ def in_process(
     value: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     print(f"{script} {' '.join(arguments)}: {value}", file=sys.stderr, flush=True)
     return value
+
+
+def interval(values: Sequence[float], draws: int = 10_000) -> dict[str, float]:
+    """Return the median with its 95 % interval: percentile bootstrap, Efron & Tibshirani 1993, chapter 13."""
+    rng = random.Random(0)
+    drawn = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
+    low, high = drawn[int(0.025 * draws)], drawn[int(0.975 * draws)]
+    return {"median": round(statistics.median(values), 4), "low": round(low, 4), "high": round(high, 4)}
 
 
 def memory(name: str) -> float:

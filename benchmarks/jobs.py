@@ -22,31 +22,25 @@ OUT = "out"
 
 
 class TimedEngine(VllmEngine):
-    """Leaves the time of its first request in a file, and may ignore where the model would end."""
+    """Leaves the time of its first request in a file."""
 
     first: Path
-    ignore_eos = False
 
     async def ask(self, request: Request) -> Reply:
         if not self.first.exists():
             self.first.write_text(repr(time.time()))
         return await super().ask(request)
 
-    def _rendered(self, request: Request) -> Any:
-        call, scored = super()._rendered(request)
-        call.params.ignore_eos = self.ignore_eos
-        return call, scored
-
 
 class Opens:
     """Opens a `TimedEngine` in the worker."""
 
-    def __init__(self, folder: str, *, ignore_eos: bool = False) -> None:
-        self.first, self.ignore_eos = f"{folder}/first", ignore_eos
+    def __init__(self, folder: str) -> None:
+        self.first = f"{folder}/first"
 
     def __call__(self, settings: Engine) -> TimedEngine:
         engine = TimedEngine(settings)
-        engine.first, engine.ignore_eos = Path(self.first), self.ignore_eos
+        engine.first = Path(self.first)
         return engine
 
     def seconds(self) -> float:

@@ -1,16 +1,18 @@
-"""A whole job against `LLM.generate` of the same prompts in one list: output tokens a second, same engine settings.
+"""A whole job against `LLM.generate` of the same prompts in one list: output tokens a second.
 
-    python benchmarks/throughput.py PROMPTS.jsonl [--num 512] [--max-tokens 96] [--repeats 2] [--model builtin:…]
+    python benchmarks/throughput.py PROMPTS.jsonl [--num 128] [--max-tokens 512] [--pairs 5] [--model builtin:…]
 
 Raw is vLLM's own offline class with all prompts in one list, timed from the call to its return (it tokenises and
 detokenises too). The job is `[generate]` with the method `respond` and the rule filters, timed from the first request
-to the manifest: rendering, tokenising, filters, Arrow shards, settling. Both in turn, each in a process of its own.
-The bound is the raw rate: a job cannot be faster than its engine. A natural reply ends where the model ends it;
-with `ignore_eos` all are as long as allowed, so that both make exactly the same number of tokens.
+to the manifest: rendering, tokenising, filters, Arrow shards, settling. Both in turn, each in a process of its own, and
+both in the type that the machine chooses.
+Replies end where the model ends them; `cut_off` is the share that reached the limit. Raw gets the best of the settings
+`RAW`, each tried once before the pairs. The bound is the raw rate: a job cannot be faster than its engine.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -18,13 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import jobs
-from common import in_process, prompts, write
+from common import in_process, interval, prompts, write
 
+from cluster import dtypes
 from cluster.engine import Engine
+from cluster.sample import from_table
 from generation.engines.placement import environment
 from generation.engines.vllm import engine_args
 
 RULES = [{"kind": "length", "max_answer_words": 4000}, {"kind": "repetition"}, {"kind": "refusal"}]
+RAW: dict[str, dict[str, Any]] = {
+    "as the job's engine": {},
+    "blocks of 128 tokens": {"block_size": 128},
+    "first come, first served": {"scheduling_policy": "fcfs"},
+    "without prefix caching": {"enable_prefix_caching": False},
+}
+"""What vLLM's own arguments are tried with, over those of the job's engine. Chunked prefill is not among them: together
+with the seeds of requests it ends the engine on a CPU."""
 
 
 def settings(given: argparse.Namespace) -> Engine:
@@ -36,18 +48,17 @@ def raw(given: argparse.Namespace) -> dict[str, Any]:
     import torch
     from vllm import LLM, SamplingParams
 
-    args = engine_args(settings(given), gpu=torch.cuda.is_available())
+    args = {**engine_args(settings(given), gpu=torch.cuda.is_available()), **RAW[given.raw]}
     llm = LLM(**args)
     asked = [[{"role": "user", "content": text}] for text in prompts(given.prompts, given.num)]
     params = [
-        SamplingParams(max_tokens=given.max_tokens, temperature=0.7, min_p=0.05, seed=n, ignore_eos=given.ignore_eos)
-        for n in range(len(asked))
+        SamplingParams(max_tokens=given.max_tokens, temperature=0.7, min_p=0.05, seed=n) for n in range(given.num)
     ]
     begin = time.monotonic()
     outputs = llm.chat(asked, params, use_tqdm=False)
     seconds = time.monotonic() - begin
-    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-    return {"tokens": tokens, "seconds": round(seconds, 2), "tokens_per_s": round(tokens / seconds, 1)}
+    said = [output.outputs[0] for output in outputs]
+    return rates(sum(len(one.token_ids) for one in said), seconds, [str(one.finish_reason) for one in said])
 
 
 def job(given: argparse.Namespace) -> dict[str, Any]:
@@ -61,58 +72,74 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory() as folder, session(None, None, None):
         store, seeds = jobs.inputs(folder, prompts(given.prompts, given.num))
-        opens = jobs.Opens(folder, ignore_eos=given.ignore_eos)
+        opens = jobs.Opens(folder)
         figures = jobs.make(generate, store, seeds, opens)
         seconds = opens.seconds()
-    tokens = figures["reply_tokens"]
+        rows = from_table(store.read(jobs.OUT))
+    finishes = [row.origin.finish for row in rows if row.origin]
+    return rates(figures["reply_tokens"], seconds, finishes)
+
+
+def rates(tokens: int, seconds: float, finishes: list[str]) -> dict[str, Any]:
     return {
         "tokens": tokens,
         "seconds": round(seconds, 2),
         "tokens_per_s": round(tokens / seconds, 1),
-        "rows": figures["rows"],
-        "kept": figures["kept"],
+        "replies": len(finishes),
+        "cut_off": round(finishes.count("length") / max(1, len(finishes)), 3),
     }
 
 
 def main() -> None:
-    """Run both systems in turn and write the ratios."""
+    """Find raw vLLM's best settings, run both systems in turn and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", type=Path)
-    parser.add_argument("--num", type=int, default=512)
-    parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--num", type=int, default=128)
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
-    parser.add_argument("--ignore-eos", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--raw", choices=list(RAW), help="take these settings for raw vLLM instead of trying all")
     parser.add_argument("--only", choices=["raw", "job"], help=argparse.SUPPRESS)
     parser.add_argument("--name", default="throughput", help="of the result file")
     given = parser.parse_args()
     if given.only:
         print(json.dumps({"raw": raw, "job": job}[given.only](given)))
         return
-    import os
-
     own = [str(given.prompts), f"--num={given.num}", f"--max-tokens={given.max_tokens}", f"--model={given.model}"]
     variables = environment(settings(given), len(os.sched_getaffinity(0)), 0)
-    results: dict[str, Any] = {}
-    for ends in ("natural", "ignore_eos"):
-        extra = ["--ignore-eos"] if ends == "ignore_eos" else []
-        runs: dict[str, list[dict[str, Any]]] = {"raw": [], "job": []}
-        for turn in range(given.repeats):
-            for which in ("raw", "job") if turn % 2 == 0 else ("job", "raw"):
-                # the raw engine gets the worker's environment; the job sets its workers' itself
-                found = in_process(
-                    "throughput.py", [*own, *extra, f"--only={which}"], variables if which == "raw" else {}
-                )
-                runs[which].append(found)
-        rates = {which: statistics.median(run["tokens_per_s"] for run in found) for which, found in runs.items()}
-        results[ends] = {"runs": runs, "tokens_per_s": rates, "ratio": round(rates["job"] / rates["raw"], 4)}
+
+    def one(which: str, best: str) -> dict[str, Any]:
+        # the raw engine gets the worker's environment; the job sets its workers' itself
+        return in_process(
+            "throughput.py", [*own, f"--only={which}", f"--raw={best}"], variables if which == "raw" else {}
+        )
+
+    tried = {} if given.raw else {name: one("raw", name)["tokens_per_s"] for name in RAW}
+    best = given.raw or max(tried, key=lambda name: tried[name])
+    runs: dict[str, list[dict[str, Any]]] = {"raw": [], "job": []}
+    for pair in range(given.pairs):
+        for which in ("raw", "job") if pair % 2 == 0 else ("job", "raw"):
+            runs[which].append(one(which, best))
+    ratios = [j["tokens_per_s"] / r["tokens_per_s"] for j, r in zip(runs["job"], runs["raw"], strict=True)]
     write(
         given.name,
         {
             "what": "output tokens/s of a whole generate job over those of LLM.generate on the same prompts",
-            "settings": {"requests": given.num, "max_tokens": given.max_tokens, "model": given.model, "filters": RULES},
+            "settings": {
+                "requests": given.num,
+                "max_tokens": given.max_tokens,
+                "model": given.model,
+                "dtype": dtypes.choose(given.model).dtype,
+                "filters": RULES,
+            },
             "bound": "1.0: the engine's own rate",
-            **results,
+            "raw_settings": {"best": best, "tokens_per_s": tried},
+            "tokens_per_s": {
+                name: statistics.median(run["tokens_per_s"] for run in found) for name, found in runs.items()
+            },
+            "ratio": interval(ratios),
+            "ratios": [round(ratio, 4) for ratio in ratios],
+            "runs": runs,
         },
     )
 

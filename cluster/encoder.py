@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from cluster import models
+from cluster.dtypes import DTypeChoice, choose
 from cluster.errors import JobError, RunError
 from cluster.step import Settings
 
@@ -53,8 +54,10 @@ class Embedding(Settings):
     batch: int = Field(default=32, gt=0)
     """Texts encoded at once; texts of like length stand together. vLLM makes its own batches."""
     dtype: Literal["float32", "float16"] = "float16"
-    """How a number of a vector is stored. The model computes in float32 on CPUs; on GPUs in float16, or in bfloat16
-    where its weights are."""
+    """How a number of a vector is stored."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the model computes in. `auto` is what the machine computes fastest: on a CPU bfloat16 or float32, by a short
+    timed product; on a GPU float16, or bfloat16 where the weights are. Vectors keep the type that they began with."""
     actors: int = Field(default=1, gt=0)
     """Processes that embed, each with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
@@ -87,6 +90,17 @@ def open_embedding(settings: Embedding) -> Encoder:
     return VllmCheckpoint(settings)
 
 
+def choose_dtype(settings: Embedding) -> DTypeChoice:
+    """Return what this process computes the model in; takes seconds the first time on a machine."""
+    if settings.compute_dtype != "auto":
+        return DTypeChoice(settings.compute_dtype, "as the recipe says")
+    found = choose(settings.model)
+    if found.seconds:
+        return found
+    weights = models.weights_dtype(settings.model)
+    return DTypeChoice("bfloat16" if weights == "bfloat16" else "float16", f"the GPU has it, the weights are {weights}")
+
+
 def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
     """Return [n, d] rows scaled to length 1.
 
@@ -112,10 +126,8 @@ class Checkpoint:
         import torch
 
         self._name, self._batch = settings.model, settings.batch
-        gpu = torch.cuda.is_available()
-        self._model = _load(settings, "auto" if gpu else "float32")
-        if gpu and next(self._model.parameters()).dtype != torch.bfloat16:
-            self._model.half()
+        dtype = choose_dtype(settings).dtype
+        self._model = _load(settings, dtype).to(getattr(torch, dtype))  # a checkpoint may have layers after the model's
         tokenizer = self._model.tokenizer
         # behind a text padding changes nothing; before it, it moves the places of the tokens
         tokenizer.padding_side = "right"

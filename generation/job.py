@@ -158,6 +158,7 @@ class Generate(Job):
             plan.state = "continues"
             plan.notes.append(f"{len(store.committed(work.output))} shards are committed")
         plan.notes.append(f"{wanted}, {self.prior:.0%} of the drafts expected to pass")
+        plan.notes += [_memory(engine) for engine in local]
         sets = [step.kind for step in self.filters if isinstance(step, SetFilter)]
         known = dict.fromkeys(method.kind for method in self.methods if not method.instructs)
         if sets and known:
@@ -239,6 +240,14 @@ class Generate(Job):
         with run.screen.bar("generate", self.target if isinstance(self.target, int) else None) as bar:
             grinding.grind(bar)
         return grinding.finish()
+
+
+def _memory(engine: Engine) -> str:
+    """Return what one process of an engine holds, as far as it is known without loading the model."""
+    types = ("bfloat16", "float32") if engine.dtype == "auto" else (engine.dtype,)
+    held = models.memory(engine.model, types) or "as much as the model has"
+    why = " (the machine decides)" if engine.dtype == "auto" else ""
+    return f"{engine.model}: an engine holds weights, {held}{why}, and on a CPU {engine.kv_cache_gib} GiB of cache"
 
 
 def _apart(step: Any) -> tuple[str, ...]:  # noqa: ANN401 - any filter

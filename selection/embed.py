@@ -7,7 +7,7 @@ core and second; short instructions go several times faster.
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import ids, log, models, schema
-from cluster.encoder import Encoder
+from cluster import dtypes, ids, log, models, schema
+from cluster.encoder import Encoder, choose_dtype
 from cluster.errors import GristmillError
 from cluster.job import Run
 from cluster.pool import Pool, listed
@@ -34,6 +34,8 @@ OpenEncoder = Callable[[Any], Encoder]
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("id", "messages", "dropped")
+ENCODER = "encoder"
+"""Name of the encoder's setting, as folders of vectors keep what it computes in."""
 ENGLISH_ONLY = frozenset({models.MINILM})
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 """What to use instead where the texts are Chinese; it must be downloaded or lie in a folder."""
@@ -158,12 +160,15 @@ def embed(
     if pieces:
         run.ledger.append("shards_planned", job="select", shards=len(pieces), committed=len(pieces) - len(waiting))
     if waiting:
-        _through_actors(run, wanted, open_encoder, waiting, done)
+        dtype = _choose_dtype(run, [output for output, _ in places.values()], wanted.encoder)
+        _through_actors(run, _with_dtype(wanted, dtype), open_encoder, waiting, done)
     for samples, (output, fingerprint) in open_.items():
         shards = tuple(done[piece.output, piece.name] for piece in pieces if piece.output == output)
         dim = run.store.read_shard(output, shards[0]).schema.field("vector").type.list_size
         settings: Any = wanted.encoder
+        compute_dtype = dtypes.read(run.store, output).get(ENCODER, "")
         metadata = {
+            **({"compute_dtype": compute_dtype} if compute_dtype else {}),
             "encoder": settings.fingerprint(),
             "model": models.identity(settings.model),
             "part": wanted.part,
@@ -175,11 +180,18 @@ def embed(
             output, "vectors", "embed", fingerprint, inputs, settings.identity(), shards, metadata=metadata
         )
         run.store.commit(manifest)
+        run.store.delete(output, dtypes.DTYPES)
     return {s: output for s, (output, _) in places.items()}, sum(entry.rows for entry in done.values()) - before
 
 
-def encoding(run: Run, wanted: Wanted, open_encoder: OpenEncoder) -> Callable[[Sequence[str]], Float32]:
-    """Return what encodes texts that are no samples, on an actor that starts with the first and ends with the last."""
+def encoding(
+    run: Run, wanted: Wanted, open_encoder: OpenEncoder, like: Sequence[str] = ()
+) -> Callable[[Sequence[str]], Float32]:
+    """Return what encodes texts that are no samples, on an actor that starts with the first and ends with the last.
+
+    The model computes in the type of the folders of vectors `like`, where there are any.
+    """
+    wanted = _with_dtype(wanted, _dtype_of(run.store, like))
 
     def encode(texts: Sequence[str]) -> Float32:
         import ray
@@ -196,6 +208,40 @@ def encoding(run: Run, wanted: Wanted, open_encoder: OpenEncoder) -> Callable[[S
         return found
 
     return encode
+
+
+def _dtype_of(store: Store, outputs: Iterable[str]) -> Any:  # noqa: ANN401 - a manifest's metadata are strings
+    """Return what the encoder computed in for the first of these folders of vectors that has begun, or nothing."""
+    for output in outputs:
+        complete = store.complete(output)
+        found = store.manifest(output).metadata if complete else dtypes.read(store, output)
+        if began := found.get("compute_dtype" if complete else ENCODER):
+            return began
+    return ""
+
+
+def _with_dtype(wanted: Wanted, dtype: str) -> Wanted:
+    if not dtype or not hasattr(wanted.encoder, "compute_dtype"):
+        return wanted
+    return wanted._replace(encoder=wanted.encoder.model_copy(update={"compute_dtype": dtype}))
+
+
+def _choose_dtype(run: Run, outputs: Sequence[str], settings: Any) -> str:  # noqa: ANN401 - of any encoder
+    """Return what the encoder computes in, and write it to the folders that are not complete."""
+    if not hasattr(settings, "compute_dtype"):  # gradients are taken in float32 on a CPU, in bfloat16 on a GPU
+        return ""
+    began = _dtype_of(run.store, outputs)
+    if began or settings.compute_dtype != "auto":
+        why = "as the vectors began" if began else "as the recipe says"
+        choice = dtypes.DTypeChoice(began or settings.compute_dtype, why)
+    else:
+        cpus, gpus = placement(settings)
+        choice = dtypes.on_cluster(choose_dtype, settings, cpus=cpus, gpus=gpus)
+    for output in outputs:
+        if not run.store.complete(output):
+            dtypes.write(run.store, output, {ENCODER: choice})
+    run.screen.say(f"select.encoder: {choice.dtype}, {choice.reason}")
+    return choice.dtype
 
 
 def _blocks(store: Store, samples: str, which: Part) -> Blocks:

@@ -223,7 +223,8 @@ class Selecting:
         if mine is not None and mine != self.settings.wanted:
             view = replace(view, vectors=self._vectors_of(view, mine))
         beside = {name: self._beside(f"steps.{place}.{name}", theirs) for name in step.sources()}
-        encode = encoding(self.run, self.settings.wanted, self.open) if step.encodes() else None
+        like = [self.metadata["vectors"]] if "vectors" in self.metadata else []
+        encode = encoding(self.run, self.settings.wanted, self.open, like) if step.encodes() else None
         return replace(view, beside=beside, encode=encode)
 
     def _vectors_of(self, view: View, wanted: Wanted) -> Matrix:

@@ -1,7 +1,8 @@
 """Checkpoints of a training run: every rank writes its part, rank 0 commits behind a barrier, the newest one is found.
 
     <output>/checkpoints/step-00000020/zero/…       DeepSpeed's files, each rank its own
-                                       COMMITTED    {"step", "world", …}; written last: without it the rest is an orphan
+                                       COMMITTED    {"step", "world", "precision"}; written last: without it the rest
+                                                    is an orphan
 
 Ray Train's own register is not used: its controller learns of a checkpoint only when it next polls (2 s), so the newest
 one can be lost to a kill.
@@ -13,6 +14,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from training.model import Precision
 
 FOLDER = "checkpoints"
 COMMITTED = "COMMITTED"
@@ -28,6 +31,8 @@ class Checkpoint:
     """Optimizer steps that are done."""
     world: int
     """Workers that wrote it; as many must read it."""
+    precision: Precision
+    """What it was computed in; training goes on in the same."""
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -41,7 +46,7 @@ def committed(folder: Path) -> list[Checkpoint]:
     found = []
     for marker in folder.glob(f"step-*/{COMMITTED}"):
         said = json.loads(marker.read_text(encoding="utf-8"))
-        found.append(Checkpoint(marker.parent, said["step"], said["world"]))
+        found.append(Checkpoint(marker.parent, said["step"], said["world"], said["precision"]))
     return sorted(found, key=lambda c: c.step)
 
 
@@ -57,13 +62,22 @@ def sweep(folder: Path, keep: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def save(engine: Any, folder: Path, step: int, *, keep: int, only_trainable: bool) -> None:  # noqa: ANN401
+def save(
+    engine: Any,  # noqa: ANN401
+    folder: Path,
+    step: int,
+    *,
+    precision: Precision,
+    keep: int,
+    only_trainable: bool,
+) -> None:
     """Write and commit a checkpoint; every rank calls it at the same step.
 
     Args:
         engine: the DeepSpeed engine.
         folder: a folder that all ranks share.
         step: optimizer steps that are done.
+        precision: what is computed in.
         keep: checkpoints to keep, this one included.
         only_trainable: leave frozen weights out; they come from the base model again.
     """
@@ -76,15 +90,15 @@ def save(engine: Any, folder: Path, step: int, *, keep: int, only_trainable: boo
     engine.save_checkpoint(str(path), tag=TAG, client_state={"step": step}, exclude_frozen_parameters=only_trainable)
     dist.barrier()
     if dist.get_rank() == 0:
-        commit(path, step, dist.get_world_size())
+        commit(path, step, dist.get_world_size(), precision)
         sweep(folder, keep)
 
 
-def commit(path: Path, step: int, world: int) -> None:
+def commit(path: Path, step: int, world: int, precision: Precision) -> None:
     """Write the marker that makes a checkpoint one."""
     temporary = path / f".{COMMITTED}"
     with temporary.open("w", encoding="utf-8") as out:
-        json.dump({"step": step, "world": world}, out)
+        json.dump({"step": step, "world": world, "precision": precision}, out)
         out.flush()
         os.fsync(out.fileno())
     temporary.rename(path / COMMITTED)

@@ -2,6 +2,7 @@
 
 <output>/evaluation.json
     base, tuned         names of the two models
+    precision           what both were computed in
     rows, tokens        held-out samples, and their trained tokens
     dropped             held-out samples that could not be scored, by reason
     loss_before, loss_after               mean loss of a trained token in nats, base and tuned model
@@ -16,7 +17,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -40,8 +41,8 @@ class Evaluate(Job):
     name: ClassVar[str] = "evaluate"
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "cpus", "gpus"})
 
-    precision: Precision = "bf16"
-    """What both models compute in."""
+    precision: Precision | Literal["auto"] = "auto"
+    """What both models compute in. `auto` is what the machine computes fastest, see `cluster.dtypes`."""
     bootstrap: int = Field(default=2000, gt=0)
     """Draws of the interval."""
     seed: int = 0
@@ -104,7 +105,7 @@ class Evaluate(Job):
             "ci_high",
         )
         figures = {
-            **{name: found[name] for name in (*numbers, "rows", "tokens")},
+            **{name: found[name] for name in (*numbers, "rows", "tokens", "precision")},
             "smoke_replies": len(found["smoke"]),
             "smoke_ok": ok,
             **{f"seconds_{name}": value for name, value in found["seconds"].items()},
@@ -134,6 +135,7 @@ class Evaluate(Job):
         paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
         try:
             opened = ray.get(scorer.open.remote(paths["before"], data.conversations(table)))
+            run.screen.say(f"evaluate: {opened['precision']}, {opened['why']}")
             scores = {}
             for done, (name, path) in enumerate(paths.items(), 1):
                 scores[name] = ray.get(scorer.losses.remote(path))
@@ -147,6 +149,7 @@ class Evaluate(Job):
         return {
             "base": base,
             "tuned": work.inputs["model"],
+            "precision": opened["precision"],
             "dropped": opened["drops"],
             **found,
             "seconds": {"open": opened["seconds"], **{name: score.seconds for name, score in scores.items()}},

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,7 @@ from cluster import models, session
 from cluster.errors import JobError, RunError
 from cluster.job import Job, Plan, Run, Work
 from cluster.log import tail
+from cluster.progress import Bar
 from cluster.store import Shard, Store, file_shard
 from training import checkpoint, data, loop
 from training.chat import TooLong
@@ -84,8 +86,9 @@ class Train(Job):
     """Steps between losses on the held-out samples; 0 for one at the end."""
     seed: int = 0
     """Of the order of the rows, the adapters' first values and dropout."""
-    precision: Precision = "bf16"
-    """What is computed in; optimizer states and the weights they step are fp32 in both."""
+    precision: Precision | Literal["auto"] = "auto"
+    """What is computed in; optimizer states and the weights they step are fp32 in both. `auto` is what the slowest
+    worker computes fastest (see `cluster.dtypes`); a run that goes on from a checkpoint keeps its precision."""
     lora: Lora | Literal["none"] = Lora()
     """The adapters, or `"none"` to train every weight."""
     zero: Zero = Zero()
@@ -141,6 +144,9 @@ class Train(Job):
         plan.tokens = self.steps * self.batch * self.max_length if self.steps else int(tokens * self.epochs)
         how = "every weight" if self.lora == "none" else f"LoRA r={self.lora.r}"
         plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, about {steps} steps")
+        types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
+        if held := models.memory(self.model, types):
+            plan.notes.append(f"a worker holds weights, {held}, beside gradients and optimizer states")
         return plan
 
     def make(self, run: Run, work: Work) -> dict[str, Any]:
@@ -187,7 +193,7 @@ class Train(Job):
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
         shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / loop.METRICS]]
         run.store.commit(
-            self.manifest(work, "model", (holdout, *shards)),
+            self.manifest(work, "model", (holdout, *shards), {"precision": figures["precision"]}),
             figures,
         )
         data.sweep(run.store, work.output)
@@ -207,10 +213,15 @@ def _fit(job: Train, course: loop.Course, run: Run, folder: Path) -> None:
     # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
     fit = threading.Thread(target=_train_workers, args=(job, course, folder, errors), daemon=True)
     fit.start()
+    known = len(_starts(loop.read_journal(folder / loop.METRICS)))
     with run.screen.bar("train: steps", course.steps) as bar:
         while fit.is_alive():
             fit.join(POLL_S)
-            _show(bar, folder / loop.METRICS)
+            journal = loop.read_journal(folder / loop.METRICS)
+            _show(bar, journal)
+            for start in _starts(journal)[known:]:
+                known += 1
+                run.screen.say(f"train: {start['precision']}, {start['why']}")
     if run.store.exists(course.output, loop.FAILED):
         raise RunError(str(run.store.read_json(course.output, loop.FAILED)["error"]))
     if errors or not any("end" in m for m in loop.read_journal(folder / loop.METRICS)):
@@ -245,8 +256,12 @@ def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[E
         errors.append(error)
 
 
-def _show(bar: Any, path: Path) -> None:  # noqa: ANN401
-    steps = [m for m in loop.read_journal(path) if "step" in m]
+def _starts(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [m for m in journal if "start" in m]
+
+
+def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
+    steps = [m for m in journal if "step" in m]
     if steps:
         last = steps[-10:]
         rate = sum(m["tokens"] for m in last) / max(1e-9, sum(m["seconds"] for m in last))
@@ -264,6 +279,7 @@ def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -
         **{f"dropped: {reason}": count for reason, count in sorted(packed.drops.items())},
         "packed_rows": packed.bins,
         "steps": steps,
+        "precision": _starts(journal)[-1]["precision"],
         "tokens": tokens,
         "trained_tokens": sum(m["trained_tokens"] for m in done),
         "tokens_per_s": round(tokens / seconds, 1) if seconds else 0.0,
@@ -271,5 +287,5 @@ def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -
         "loss_first": done[0]["loss"] if done else None,
         "loss_last": done[-1]["loss"] if done else None,
         "holdout_loss": next((m["holdout_loss"] for m in reversed(journal) if "end" in m), None),
-        "starts": sum(1 for m in journal if "start" in m),
+        "starts": len(_starts(journal)),
     }

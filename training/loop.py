@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster import dtypes
 from cluster.errors import GristmillError, RunError
 from cluster.ids import request_seed
 from cluster.log import to_file
@@ -52,6 +53,7 @@ class _Bench:
     """What is alive in a worker."""
 
     course: Course
+    precision: model.Precision
     engine: Any
     device: Any
     rank: int
@@ -75,16 +77,17 @@ def work(config: Mapping[str, Course]) -> None:
 
 def _work(course: Course, rank: int) -> None:
     began = time.monotonic()
-    bench = _set_up(course, rank)
-    folder = bench.folder / checkpoint.FOLDER
+    folder = course.store.folder(course.output) / checkpoint.FOLDER
     found = checkpoint.newest(folder)
+    bench, why = _set_up(course, rank, found)
     if found:
         checkpoint.load(bench.engine, found, only_trainable=course.job.lora != "none")
     first = found.step if found else 0
     journal = Journal(bench.folder / METRICS) if rank == 0 else None
     if journal:
         journal.rewind(first)
-        journal.add(start=first, workers=course.batching.world, seconds=round(time.monotonic() - began, 1))
+        seconds = round(time.monotonic() - began, 1)
+        journal.add(start=first, workers=course.batching.world, precision=bench.precision, why=why, seconds=seconds)
     log.info("rank %d starts at step %d of %d after %.1f s", rank, first, course.steps, time.monotonic() - began)
     for step in range(first, course.steps):
         facts = _step(bench, step)
@@ -94,8 +97,8 @@ def _work(course: Course, rank: int) -> None:
         if journal:
             journal.add(step=done, **facts)
         if done % job.save_every == 0 and done < course.steps:
-            only = job.lora != "none"
-            checkpoint.save(bench.engine, folder, done, keep=job.keep_checkpoints, only_trainable=only)
+            only, keep = job.lora != "none", job.keep_checkpoints
+            checkpoint.save(bench.engine, folder, done, precision=bench.precision, keep=keep, only_trainable=only)
     last = _holdout_loss(bench)
     _export(bench)
     if journal:  # the driver takes this line as the sign that everything stands
@@ -103,7 +106,8 @@ def _work(course: Course, rank: int) -> None:
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
 
 
-def _set_up(course: Course, rank: int) -> _Bench:
+def _set_up(course: Course, rank: int, found: checkpoint.Checkpoint | None) -> tuple[_Bench, str]:
+    """Return what is alive in this worker, and why it computes in its precision."""
     import torch
     from ray.train.torch import get_device
 
@@ -113,15 +117,18 @@ def _set_up(course: Course, rank: int) -> _Bench:
     began = time.monotonic()
     zero.begin(gpu=course.gpu)
     log.info("process group adopted after %.1f s", time.monotonic() - began)
-    configuration = zero.config(job.zero, course.batching, clip=job.clip, bf16=job.precision == "bf16", gpu=course.gpu)
+    precision, why = precision_of(job, found)
+    log.info("%s: %s", precision, why)
+    configuration = zero.config(job.zero, course.batching, clip=job.clip, bf16=precision == "bf16", gpu=course.gpu)
     with zero.partitioned(configuration):
-        loaded = model.load(course.base, job.precision)
+        loaded = model.load(course.base, precision)
     tuned = model.trainable(loaded, job.lora, job.seed, recompute=job.recompute)
     log.info("model loaded after %.1f s", time.monotonic() - began)
     engine = zero.engine(tuned, configuration, lr=job.lr, weight_decay=job.weight_decay)
     log.info("engine made after %.1f s", time.monotonic() - began)
-    return _Bench(
+    bench = _Bench(
         course,
+        precision,
         engine,
         get_device(),
         rank,
@@ -129,6 +136,23 @@ def _set_up(course: Course, rank: int) -> _Bench:
         data.Bins.open(course.store, course.output, data.HELDOUT),
         course.store.folder(course.output),
     )
+    return bench, why
+
+
+def precision_of(job: "Train", found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
+    """Return what all workers compute in, and why; every worker calls it."""
+    import torch.distributed as dist
+
+    if job.precision != "auto":
+        return job.precision, "as the recipe says"
+    if found:
+        return found.precision, f"as the checkpoint of step {found.step}"
+    if job.zero.stage == 0:
+        return "fp32", "at zero.stage 0 DeepSpeed keeps no fp32 weights to step beside others"
+    choices: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(choices, dtypes.choose(job.model))
+    choice = dtypes.suit_slowest(choices)
+    return model.PRECISIONS[choice.dtype], choice.reason
 
 
 def _step(bench: _Bench, step: int) -> dict[str, Any]:
@@ -205,13 +229,14 @@ def _export(bench: _Bench) -> None:
     if bench.rank == 0:
         adapter = bench.folder / model.ADAPTER
         model.write_adapter(bench.engine.module, state, adapter)
-        model.write_merged(bench.course.base, adapter, bench.folder / model.MERGED, job.precision)
+        model.write_merged(bench.course.base, adapter, bench.folder / model.MERGED, bench.precision)
 
 
 class Journal:
     """`metrics.jsonl`: a line a step, kept by rank 0, wound back to the checkpoint that a run goes on from.
 
-    {"start": step, "workers": n, "seconds": s}        each time a worker group begins; seconds of loading
+    {"start": step, "workers": n, "precision": …, "why": …, "seconds": s}
+                                                       each time a worker group begins; seconds of loading
     {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
                                                        and "holdout_loss" where it was asked for
     {"end": step, "holdout_loss": nats}

@@ -14,6 +14,8 @@ from cluster.step import Settings
 
 ADAPTER, MERGED = "adapter", "merged"
 Precision = Literal["bf16", "fp32"]
+PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}
+"""What training and scoring compute in, where inference would compute in this type."""
 
 
 class Lora(Settings):

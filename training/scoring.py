@@ -3,15 +3,16 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster import dtypes
 from cluster.errors import RunError
 from cluster.log import to_file
 from training import chat, data, losses, packing
-from training.model import Precision, load
+from training.model import PRECISIONS, Precision, load
 
 DRAWS_AT_ONCE = 100
 
@@ -35,18 +36,27 @@ class Scores:
 class Scorer:
     """An actor that scores the same samples under one model after the other."""
 
-    def __init__(self, logs: str | None, cpus: float, precision: Precision, max_length: int) -> None:
+    def __init__(self, logs: str | None, cpus: float, precision: Precision | Literal["auto"], max_length: int) -> None:
         """Begin the log; `cpus` is the number of threads."""
         to_file(logs, "evaluate")
-        self._cpus, self._precision, self._max_length = cpus, precision, max_length
+        self._cpus, self._max_length = cpus, max_length
+        self._precision = None if precision == "auto" else precision
         self._bins: data.Bins | None = None
         self._count = 0
 
     def open(self, model: str, samples: list[list[tuple[str, str]]]) -> dict[str, Any]:
-        """Tokenise and pack the samples; return the places of those that can be scored, the drops and the seconds."""
+        """Tokenise and pack the samples, and choose the precision.
+
+        Returns:
+            `places` of the samples that can be scored, `drops` by reason, `precision` and `why`, `seconds`.
+        """
         import torch
 
         began = time.monotonic()
+        why = "as the recipe says"
+        if self._precision is None:
+            choice = dtypes.choose(model)
+            self._precision, why = PRECISIONS[choice.dtype], choice.reason
         torch.set_num_threads(max(1, int(self._cpus)))
         encoded = chat.encode(chat.tokenizer(model), samples, self._max_length)
         self._count = len(encoded.lengths)
@@ -54,6 +64,8 @@ class Scorer:
         return {
             "places": encoded.places,
             "drops": dict(encoded.drops),
+            "precision": self._precision,
+            "why": why,
             "seconds": round(time.monotonic() - began, 1),
         }
 
@@ -61,7 +73,7 @@ class Scorer:
         """Score the samples under a model."""
         import torch
 
-        if self._bins is None:
+        if self._bins is None or self._precision is None:
             raise RunError("evaluate: the scorer holds no samples, must be opened first")
         began = time.monotonic()
         loaded = load(model, self._precision).eval().to("cuda" if torch.cuda.is_available() else "cpu")

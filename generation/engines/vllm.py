@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import models
+from cluster import dtypes, models
 from cluster.engine import Engine, Reply, Request
 from cluster.errors import EngineError, JobError
 from generation.engines.render import Node, RefusedError, Renderer
@@ -40,7 +40,7 @@ def engine_args(engine: Engine, *, gpu: bool) -> dict[str, Any]:
     """Return vLLM's engine arguments: ours, then the recipe's `args` over them."""
     ours: dict[str, Any] = {
         "model": models.local(engine.model),
-        "dtype": engine.dtype,
+        "dtype": dtypes.choose(engine.model).dtype if engine.dtype == "auto" else engine.dtype,
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": max(engine.max_model_len, BATCHED_TOKENS_GPU if gpu else BATCHED_TOKENS_CPU),
@@ -351,6 +351,7 @@ def _open(settings: Engine) -> tuple[Any, Any, dict[str, Any]]:
     scheduler, cache = engine.vllm_config.scheduler_config, engine.vllm_config.cache_config
     resolved = {
         "model": arguments["model"],
+        "dtype": str(engine.vllm_config.model_config.dtype).removeprefix("torch."),
         "max_num_seqs": scheduler.max_num_seqs,
         "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         "kv_cache_blocks": cache.num_gpu_blocks,

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self
 
-from cluster.encoder import OpenEncoder
+from cluster import dtypes
+from cluster.encoder import OpenEncoder, choose_dtype
 from cluster.engine import start
 from cluster.job import Run
 from cluster.pool import Pool
@@ -13,7 +15,7 @@ from generation.engines.live import OpenEngine, environment
 from generation.engines.placement import Placement
 from generation.engines.watch import Watch
 from generation.mill.quarantine import Quarantine
-from generation.mill.shards import Mill, RawShard, ShardReport
+from generation.mill.shards import ENCODER, Mill, RawShard, ShardReport, engine_setting
 from generation.mill.worker import Place, Worker
 
 AHEAD = 2.0
@@ -112,6 +114,7 @@ class Actors:
     def _start(self) -> Pool[_Piece, ShardReport]:
         """Start all engines at once, in places that are reserved for all of them."""
         self._placement.reserve()
+        self._resolve()
         for name, engine in self._mill.engines.items():
             if name and not engine.endpoint:
                 self._others[name] = [self._other(name, n) for n in range(engine.actors)]
@@ -124,6 +127,24 @@ class Actors:
             give_up=self._given_up,
         )
         return self._pool.__enter__()
+
+    def _resolve(self) -> None:
+        """Find what each model computes in, where its first engine will run, and tell."""
+        mill = self._mill
+        here = {engine_setting(name): name for name, engine in mill.engines.items() if not engine.endpoint}
+        settings = {setting: mill.engines[name].dtype for setting, name in here.items()}
+        settings[ENCODER] = mill.encoder.compute_dtype
+
+        def choose_one(setting: str) -> dtypes.DTypeChoice:
+            options = self._placement.options(here.get(setting, ""), 0)  # the encoder runs beside the generating engine
+            if setting == ENCODER:
+                return dtypes.on_cluster(choose_dtype, mill.encoder, **options)
+            return dtypes.on_cluster(dtypes.choose, mill.engines[here[setting]].model, **options)
+
+        found = dtypes.keep(self._run.store, self._place.output, settings, choose_one)
+        self._mill = replace(mill, dtypes={setting: value.dtype for setting, value in found.items()})
+        for setting in here:
+            self._run.screen.say(f"generate.{setting}: {found[setting].dtype}, {found[setting].reason}")
 
     def _look(self) -> dict[str, float]:
         """Return the figures of the actors; tell what the engine resolved its settings to, once."""
@@ -146,7 +167,7 @@ class Actors:
         return _Piece(shard, self._settled[1])
 
     def _other(self, name: str, number: int) -> Any:  # noqa: ANN401 - a handle of Ray's
-        engine, called = self._mill.engines[name], f"engine-{name}-{number}"
+        engine, called = self._mill.engine(name), f"engine-{name}-{number}"
         handle = start(engine, self._run.logs, called, **self._placement.options(name, number))
         self._watch.begin(called, handle, called, engine.hang_s, restarts=True)
         return handle

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from cluster import dtypes
 from cluster.errors import RunError
 from cluster.job import Run, Work
 from cluster.progress import Bar
@@ -65,7 +66,9 @@ class Grinding:
             if name.startswith(RAW):  # of shards that were under way when the target was met
                 store.delete(output, name)
         figures = self._figures()
-        store.commit(self._job.manifest(self._work, "samples", self._settled), figures)
+        types = {f"dtype of {name}": dtype for name, dtype in dtypes.read(store, output).items()}
+        store.commit(self._job.manifest(self._work, "samples", self._settled, types), figures)
+        store.delete(output, dtypes.DTYPES)
         return figures
 
     # -- what is there already ----------------------------------------------------------------------------------

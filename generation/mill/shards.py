@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster import ids
+from cluster.dtypes import DType
 from cluster.encoder import Embedding
 from cluster.engine import Engine
 from cluster.sample import Sample
@@ -12,6 +13,13 @@ from generation.contracts import Filter, Method, SetFilter, Snapshot
 from generation.mill.streams import stream
 
 MIN_SHARD = 8
+ENCODER = "encoder"
+"""Name of the encoder's setting."""
+
+
+def engine_setting(name: str) -> str:
+    """Return the name of an engine's setting in the recipe; the generating engine is called `""`."""
+    return f"engines.{name}" if name else "engine"
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,19 @@ class Mill:
     filters: tuple[Filter | SetFilter, ...]
     encoder: Embedding
     seed: int
+    dtypes: Mapping[str, DType] = field(default_factory=dict)
+    """What each model computes in, by the name of its setting, where that is known."""
+
+    def engine(self, name: str) -> Engine:
+        """Return the settings with which an engine is opened: those of the recipe, with the type that `auto` became."""
+        known = self.dtypes.get(engine_setting(name))
+        return self.engines[name].model_copy(update={"dtype": known}) if known else self.engines[name]
+
+    @property
+    def opened_encoder(self) -> Embedding:
+        """The settings with which the encoder is opened."""
+        known = self.dtypes.get(ENCODER)
+        return self.encoder.model_copy(update={"compute_dtype": known}) if known else self.encoder
 
     def step(self, place: int) -> str:
         """Return the fingerprint that goes into the ids of a method's rows: what decides its asks and answers."""

@@ -82,7 +82,7 @@ class Maker:
         """Take the engines by name; nothing is read yet."""
         self._mill, self._place = mill, place
         self._snapshots = Snapshots(place.store, place.output, place.seeds, place.documents)
-        self._means = Means(mill, engines, Embedder(mill.encoder, open_encoder).embed)
+        self._means = Means(mill, engines, Embedder(mill.opened_encoder, open_encoder).embed)
         self._sets = [(step, step.memory()) for step in mill.filters if isinstance(step, SetFilter)]
         self._remembered = 0
         self._prepared: dict[int, dict[int, asyncio.Task[Any]]] = {}  # by the identity of the step and the round
@@ -179,11 +179,10 @@ class Worker:
         """
         to_file(place.logs, name)
         open_engine, open_encoder = open_
-        self._engine = open_engine(mill.engines[""])
+        self._engine = open_engine(mill.engine(""))
         engines: dict[str, LiveEngine] = {"": self._engine}
-        for other, settings in mill.engines.items():
-            if other:
-                engines[other] = RemoteEngine(others[other]) if others.get(other) else open_engine(settings)
+        for other in filter(None, mill.engines):
+            engines[other] = RemoteEngine(others[other]) if others.get(other) else open_engine(mill.engine(other))
         self._engines = engines
         self._maker = Maker(mill, place, engines, open_encoder)
         self._metrics = Metrics(job=place.output, actor=name)

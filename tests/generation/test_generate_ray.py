@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster import dtypes
 from cluster.engine import Engine, Reply, Request
 from cluster.errors import JobError, RunError
 from cluster.job import Run
@@ -37,6 +38,29 @@ def test_a_killed_actor_loses_no_row_and_doubles_none(tmp_path: Path) -> None:
     check_dataset(store, WORK.output, "seeds")
     assert figures["kept"] == 30
     assert samples_of(store, WORK.output) == samples_of(whole, WORK.output)
+
+
+def recording(settings: Engine, path: str) -> LiveEngine:
+    """The scripted engine; it leaves the type that it was opened with."""
+    Path(path).write_text(settings.dtype)
+    return ScriptedEngine(settings)
+
+
+def test_the_type_of_the_first_engine_is_written_to_the_dataset_and_kept_when_it_is_continued(tmp_path: Path) -> None:
+    generate = job(target=10, engine=Engine(cpus=1))
+    here = dtypes.choose(generate.engine.model).dtype
+    for name, began in (("new", here), ("continued", "bfloat16"), ("continued", "float32")):
+        store = with_seeds(Store(str(tmp_path / f"{name}-{began}")))
+        if name == "continued":
+            choice = dtypes.DTypeChoice(began, "the machine of yesterday")
+            dtypes.write(store, WORK.output, {"engine": choice, "encoder": choice})
+        opens = partial(recording, path=str(tmp_path / "opened"))
+        generate.make_on(with_logs(store, tmp_path / "logs"), WORK, opens, open_hashing_encoder)
+        assert (tmp_path / "opened").read_text() == began
+        manifest = store.manifest(WORK.output)
+        assert manifest.metadata["dtype of engine"] == began
+        assert manifest.settings["engine"]["dtype"] == "auto"
+        assert not store.exists(WORK.output, dtypes.DTYPES), "a complete folder holds what its manifest lists"
 
 
 class PoisonedEngine(ScriptedEngine):

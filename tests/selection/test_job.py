@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster import dtypes
 from cluster.encoder import Embedding
 from cluster.errors import JobError, RunError, SchemaError
 from cluster.job import Run, Work
@@ -19,7 +20,7 @@ from cluster.sample import Message, Sample, seed
 from cluster.store import Store
 from selection.contracts import Choice, Selector, View, Wanted
 from selection.decisions import NO_TEXT
-from selection.embed import OpenEncoder, warning
+from selection.embed import OpenEncoder, Whose, folder, warning
 from selection.job import Select, Selecting
 from selection.selectors.diversity import Diversity
 from selection.selectors.exact import Exact
@@ -126,6 +127,30 @@ def test_every_kept_sample_comes_out_kept_or_dropped_with_its_reason(
     assert store.manifest(manifest.metadata["vectors"]).rows == 37
     assert store.manifest(manifest.metadata["vectors"]).metadata["dtype"] == "float16"
     assert store.manifest(manifest.metadata["seed_vectors"]).rows == 1
+
+
+@pytest.mark.ray
+def test_vectors_that_are_continued_keep_what_their_encoder_computed_in(
+    ray_session: None, store: Store, tmp_path: Path
+) -> None:
+    here = dtypes.choose(SETTINGS.encoder.model).dtype
+    other = "bfloat16" if here == "float32" else "float32"
+    for began in (here, other):
+        opened = tmp_path / f"opened-{began}"
+        mine = Store(f"{store.uri}-{began}")
+        samples = put(mine, "generate-x", rows())
+        vectors = folder(samples, SETTINGS.wanted, Whose(SETTINGS.embed_dropped), shard_rows=SETTINGS.shard_rows)[0]
+        if began == other:
+            dtypes.write(mine, vectors, {"encoder": dtypes.DTypeChoice(began, "the machine of yesterday")})
+
+        def opens(settings: Embedding, path: Path = opened) -> HashingEncoder:
+            path.write_text(settings.compute_dtype)
+            return HashingEncoder()
+
+        select(SETTINGS, run_of(mine, tmp_path), work_for(SETTINGS, samples), opens)
+        assert opened.read_text() == began
+        assert mine.manifest(vectors).metadata["compute_dtype"] == began
+        assert not mine.exists(vectors, dtypes.DTYPES)
 
 
 @pytest.mark.ray

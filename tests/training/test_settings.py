@@ -13,6 +13,7 @@ from cluster.store import Store
 from training import checkpoint
 from training.evaluate import Evaluate, require_talk
 from training.job import Train
+from training.loop import precision_of
 from training.zero import Batching, Zero, config
 
 CUT = Batching(micro=2, accumulation=3, world=4)
@@ -50,7 +51,8 @@ def test_every_fault_of_the_settings_is_named(tiny: str) -> None:
     found = job.check(Path())
     assert len(found) == 3
     assert any(f.startswith("batch: 5 rows, must be a multiple of micro_batch x workers = 2; try 6") for f in found)
-    assert len(Train(model=tiny, zero=Zero(stage=0)).check(Path())) == 1
+    assert len(Train(model=tiny, zero=Zero(stage=0), precision="bf16").check(Path())) == 1
+    assert Train(model=tiny, zero=Zero(stage=0)).check(Path()) == [], "auto becomes fp32 there"
     assert Train(model="builtin:none").check(Path())[0].startswith("model: builtin:none: no such builtin model")
     assert Train(model=tiny).check(Path()) == []
 
@@ -85,7 +87,7 @@ def test_the_newest_committed_checkpoint_is_found_and_orphans_are_swept(tmp_path
     for step in (5, 10, 15, 20):
         (tmp_path / f"step-{step:08d}" / "zero").mkdir(parents=True)
         if step != 20:
-            checkpoint.commit(tmp_path / f"step-{step:08d}", step, 2)
+            checkpoint.commit(tmp_path / f"step-{step:08d}", step, 2, "fp32")
     found = checkpoint.newest(tmp_path)
     assert found is not None
     assert (found.step, found.world) == (15, 2)
@@ -95,7 +97,7 @@ def test_the_newest_committed_checkpoint_is_found_and_orphans_are_swept(tmp_path
 
 def test_checkpoints_of_another_number_of_workers_are_refused(store: Store, samples: str, tiny: str) -> None:
     (store.folder("train-x") / "checkpoints/step-00000010").mkdir(parents=True)
-    checkpoint.commit(store.folder("train-x") / "checkpoints/step-00000010", 10, 3)
+    checkpoint.commit(store.folder("train-x") / "checkpoints/step-00000010", 10, 3, "fp32")
     run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), None)
     with pytest.raises(JobError, match="workers: 2, must be 3"):
         Train(model=tiny).make(run, Work("train-x", "x", {"samples": samples}))
@@ -111,3 +113,12 @@ def test_a_model_that_says_nothing_or_never_stops_fails_the_smoke_test() -> None
         require_talk([reply(" ", "stop"), reply("", "length")])
     with pytest.raises(RunError, match="must stop by itself"):
         require_talk([reply("and on and on", "length")])
+
+
+def test_a_run_that_goes_on_keeps_the_precision_of_its_checkpoint(tmp_path: Path, tiny: str) -> None:
+    checkpoint.commit(tmp_path, 10, 2, "bf16")
+    path = tmp_path.rename(tmp_path.with_name("step-00000010"))
+    found = checkpoint.newest(path.parent)
+    assert precision_of(Train(model=tiny), found) == ("bf16", "as the checkpoint of step 10")
+    assert precision_of(Train(model=tiny, precision="fp32"), found) == ("fp32", "as the recipe says")
+    assert precision_of(Train(model=tiny, zero=Zero(stage=0)), None)[0] == "fp32"
