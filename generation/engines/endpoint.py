@@ -88,7 +88,10 @@ class EndpointEngine:
         return "\n".join([*turns, f"[{request.role}]\n{request.prefix}"])
 
     def stats(self) -> dict[str, float]:
-        """Return counters since the start, the calls in flight and waiting now, and how many may be in flight."""
+        """Return counters since the start, the calls in flight and waiting now, and how many may be in flight.
+
+        Replies are not streamed, so their tokens count when they end.
+        """
         busy = self._busy_s + (time.monotonic() - self._busy_since if self._asking else 0.0)
         totals, window = self._totals, self._line.window
         return {

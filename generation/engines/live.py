@@ -25,7 +25,7 @@ class LiveEngine(Protocol):
         ...
 
     def stats(self) -> Mapping[str, float]:
-        """Return `running`, `waiting`, `steps` and counters of tokens."""
+        """Return `running`, `waiting`, `steps` and counters of tokens, which grow as tokens are made or replies end."""
         ...
 
 
@@ -91,5 +91,5 @@ class RemoteEngine:
         return reply
 
     def stats(self) -> dict[str, float]:
-        """Return what this worker has asked of them."""
+        """Return what this worker has asked of them; tokens count when a reply ends."""
         return {**self._totals, "running": float(sum(self._load)), "waiting": 0.0}

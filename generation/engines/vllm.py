@@ -103,6 +103,7 @@ class VllmEngine:
         self._engine: Any = None
         self._totals = {"requests": 0, "prompt_tokens": 0, "reply_tokens": 0, "cached_tokens": 0, "steps": 0}
         self._busy_s = 0.0
+        self._tokens_seen = 0
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         self._thread.start()
 
@@ -136,9 +137,14 @@ class VllmEngine:
             return f"(refused: {error})"
 
     def stats(self) -> dict[str, float]:
-        """Return counters since the start and the requests running and waiting now."""
+        """Return counters since the start and the requests running and waiting now.
+
+        `reply_tokens` counts tokens as they are made, the other counts grow when a request ends. None ever falls.
+        """
+        totals = dict(self._totals)  # first: a request that ends meanwhile is missed once, and never counted twice
         running, waiting = _counts(self._engine) if self._engine is not None else (0, 0)
-        totals = dict(self._totals)
+        under_way = _under_way(self._engine) if self._engine is not None else 0
+        totals["reply_tokens"] = self._tokens_seen = max(self._tokens_seen, totals["reply_tokens"] + under_way)
         return {
             **totals,
             "running": running,
@@ -375,3 +381,9 @@ def _counts(engine: Any) -> tuple[int, int]:  # noqa: ANN401 - vLLM's LLMEngine
         return engine.get_num_unfinished_requests(), 0
     running, waiting = core.scheduler.get_request_counts()
     return int(running), int(waiting)
+
+
+def _under_way(engine: Any) -> int:  # noqa: ANN401 - vLLM's LLMEngine
+    """Return the reply tokens of the requests in flight; the engine's thread adds and removes some meanwhile."""
+    states = engine.output_processor.request_states.copy()  # in one step, while a loop over it could fail
+    return sum(state.detokenizer.num_output_tokens() for state in states.values() if state.detokenizer)

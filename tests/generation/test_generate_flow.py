@@ -110,6 +110,16 @@ def of_many_words() -> Request:
     return Request(FRANCE, max_tokens=1, seed=1, prefix="The capital of France is", choices=choices)
 
 
+def tokens_during(actor: Any, request: Request) -> list[int]:
+    """Return the tokens that an actor has counted before a request, again and again until it ends, and then."""
+    import ray
+
+    counts, asked = [ray.get(actor.stats.remote())["reply_tokens"]], actor.ask.remote(request)
+    while not ray.wait([asked], timeout=0.05)[0]:
+        counts.append(ray.get(actor.stats.remote())["reply_tokens"])
+    return [*counts, ray.get(actor.stats.remote())["reply_tokens"]]
+
+
 def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path: Path) -> None:
     import ray
 
@@ -118,8 +128,10 @@ def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path:
         replies = dict(zip(REQUESTS, engines.ask_all(actor, list(REQUESTS.values())), strict=True))
         assert ray.get(actor.ready.remote())["max_num_seqs"] == 32
         again, many = engines.ask_all(actor, [REQUESTS["plain"], of_many_words()])
+        counts = tokens_during(actor, Request(FRANCE, max_tokens=48, seed=1, stop_loops=False))
     finally:
         ray.kill(actor)
+    assert counts == sorted(counts) and counts[0] < counts[-2] <= counts[-1], "tokens count as they are made"
     assert "Paris" in replies["plain"].text and replies["plain"].text == again.text
     for name in ("forced", "labels"):
         assert replies[name].text in REQUESTS[name].choices
