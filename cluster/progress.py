@@ -2,51 +2,94 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
 
 
 class Bar:
-    """One piece of long work: how much is done of how much, and figures beside it."""
+    """One piece of long work: how much is done of how much, and figures below it.
+
+    As long as nothing is done a terminal shows a bar that pulses, since an empty one that is still looks like a hang.
+    """
 
     def __init__(self, screen: "Screen", title: str, total: int | None) -> None:
         self._screen, self._title, self._total = screen, title, total
-        self._done, self._note, self._said, self._start, self._unsaid = 0, "", 0.0, time.monotonic(), True
-        self._task = screen.rich.add_task(title, total=total, note="") if screen.rich else None
+        self._done, self._note, self._left, self._said, self._unsaid = 0, "", "", 0.0, True
+        self._start = time.monotonic()
+        self._task = (
+            screen.rich.add_task(title, total=None, count=self._count(), note="", left=None) if screen.rich else None
+        )
 
-    def update(self, done: int, note: str = "", total: int | None = None) -> None:
-        """Say how much is done in all, with figures such as `412 tokens/s`."""
-        self._done, self._note, self._total, self._unsaid = done, note, total or self._total, True
+    def update(self, done: int, note: str = "", total: int | None = None, left: str | None = None) -> None:
+        """Say how much is done in all, with figures such as `412 tokens/s`.
+
+        Args:
+            done: how much is done.
+            note: the figures.
+            total: of how much, where it has become known.
+            left: the time left in words, in place of the estimate from `done` alone; empty at the end.
+        """
+        self._done, self._note, self._left, self._total, self._unsaid = (
+            done,
+            note,
+            left or "",
+            total or self._total,
+            True,
+        )
         if self._screen.rich and self._task is not None:
-            self._screen.rich.update(self._task, completed=done, note=note, total=self._total)
+            # a full bar stops its clock, and there is work as long as time is left
+            known = max(self._total, done + bool(left)) if self._total and done else None
+            count = self._count()
+            self._screen.rich.update(self._task, completed=done, total=known, count=count, note=note, left=left)
         elif time.monotonic() - self._said >= PLAIN_EVERY_S:
             self._line()
 
     def close(self) -> None:
-        """Leave the last state standing."""
+        """Leave the last state on the screen."""
         if not self._screen.rich and self._unsaid:
             self._line()
 
+    def _count(self) -> str:
+        of = f"/{self._total}" if self._total else ""
+        return f"{self._done}{of}" if self._done or of else ""
+
     def _line(self) -> None:
         self._said, self._unsaid = time.monotonic(), False
-        of = f"/{self._total}" if self._total else ""
-        elapsed = time.monotonic() - self._start
-        note = f", {self._note}" if self._note else ""
-        count = f" {self._done}{of}" if self._done or of else ""
-        self._screen.say(f"{self._title}:{count}{note} ({elapsed:.0f} s)")
+        facts = ", ".join(filter(None, (self._count(), self._note, self._left)))
+        elapsed = f"({time.monotonic() - self._start:.0f} s)"
+        self._screen.say(" ".join(filter(None, (f"{self._title}:", facts, elapsed))))
+
+
+class _Left(TimeRemainingColumn):
+    """The time left as the job says it, else as rich estimates it."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields["left"]
+        return super().render(task) if left is None else Text(left, style="progress.remaining")
+
+
+class _Lines(Progress):
+    """A bar, and its figures on a line of their own: beside it they do not fit on a terminal of usual width."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if task.fields["note"]:
+                yield Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis")
 
 
 class Screen:
@@ -82,12 +125,11 @@ class Screen:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[count]}", style="progress.download"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _Left(),
         )
-        with Progress(*columns, console=self.console) as self.rich:
+        with _Lines(*columns, console=self.console) as self.rich:
             try:
                 yield Bar(self, title, total)
             finally:
