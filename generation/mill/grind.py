@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from cluster import dtypes
@@ -14,6 +13,7 @@ from cluster.progress import Bar
 from cluster.sample import from_table, to_table
 from cluster.store import Shard
 from generation.mill.dispatch import Dispatch
+from generation.mill.pace import TREND_S, Pace, Seen
 from generation.mill.rounds import MARGIN, Progress, top
 from generation.mill.shards import RawShard, Schedule, ShardReport, Tally
 from generation.mill.snapshots import Snapshots
@@ -42,7 +42,9 @@ class Grinding:
         self._made = Tally()
         self._rounds: dict[int, dict[str, float]] = {}
         self._begin = time.monotonic()
-        self._first: tuple[float, int, int] | None = None  # time, rows and kept ones when the first row was seen
+        self._total = sum(schedule.limits) if schedule.limits else self.progress.target or 0
+        self._found = Tally()  # rows that earlier executions have made
+        self._pace = Pace()
         self._making_s = 0.0
         self._resume()
 
@@ -57,7 +59,8 @@ class Grinding:
             self._dispatch(self._feed, self._done, lambda stats: self._show(bar, stats))
             self._making_s = time.monotonic() - begin
         self._refuse_short()
-        bar.update(self.progress.kept, f"{self.progress.kept} of {self.progress.rows} drafts kept")
+        kept, rows = self.progress.kept, self.progress.rows
+        bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
 
     def finish(self) -> dict[str, Any]:
         """Delete what is not needed any more, commit the manifest, and return the figures."""
@@ -83,6 +86,7 @@ class Grinding:
             self._settled.append(entry)
             self._next = next(self._ahead, None)
         self._raw = raw
+        self._found.add(Tally(progress.rows, progress.kept))
         self._spent_before()
         planned = len(self._settled) + len(raw)
         self._run.ledger.append("shards_planned", job=self._job.name, shards=self._planned(), committed=planned)
@@ -115,6 +119,7 @@ class Grinding:
             if entry is None:
                 return shard, self._settled[:needed]
             self._there[shard.place] = entry  # made by an earlier execution
+            self._found.add(Tally(entry.rows, entry.kept))
             self._settle()
         return None
 
@@ -167,37 +172,54 @@ class Grinding:
             "and the job continues"
         )
 
-    # -- told -----------------------------------------------------------------------------------------------------
+    # -- shown ----------------------------------------------------------------------------------------------------
 
     def _show(self, bar: Bar, stats: Mapping[str, float]) -> None:
-        """Update the bar from what is settled and the stats of what is in the making."""
-        waiting = sum(shard.kept for shard in self._there.values())
-        kept = self.progress.kept + waiting + int(stats.get("kept", 0))
-        rows = self.progress.rows + sum(s.rows for s in self._there.values()) + int(stats.get("rows", 0))
-        note = f"{kept} of {rows} drafts kept ({kept / max(1, rows):.0%})"
-        if stats:
-            cached = stats.get("cached_tokens", 0) / max(1, stats.get("prompt_tokens", 0))
-            note += (
-                f"{self._pace(rows, kept)}, {stats.get('reply_tokens_per_s', 0):.0f} tokens/s, "
-                f"{stats.get('running', 0):.0f} running, {stats.get('waiting', 0):.0f} waiting, {cached:.0%} cached"
+        """Update the bar from what is committed and the stats of what is in the making."""
+        there, making = self._there.values(), self._making(stats)
+        kept = self.progress.kept + sum(shard.kept for shard in there) + making.kept
+        rows = self.progress.rows + sum(shard.rows for shard in there) + making.rows
+        done = rows if self._schedule.limits else kept
+        if not stats:
+            said = [_kept(kept, rows)] if rows else []
+            bar.update(min(done, self._total), ", ".join([*said, "starting the engine"]), self._total, left="")
+            return
+        self._pace.add(
+            Seen(
+                now=time.monotonic(),
+                missing=max(0, self._total - done),
+                done=done - (self._found.rows if self._schedule.limits else self._found.kept),
+                rows=rows - self._found.rows,
+                row_tokens=self._made.reply_tokens + making.reply_tokens,
+                tokens=stats.get("reply_tokens", 0),
+                running=stats.get("running", 0),
             )
-        elif not rows:
-            note = "starting the engine"
-        bar.update(min(kept, self.progress.target or kept), note)
+        )
+        bar.update(min(done, self._total), self._note(kept, rows, stats), self._total, self._pace.left())
 
-    def _pace(self, rows: int, kept: int) -> str:
-        """Return rows a second since the first one, and the time that is left at this pace."""
-        now = time.monotonic()
-        if self._first is None and rows > self.progress.rows:
-            self._first = (now, rows, kept)
-        if self._first is None or now - self._first[0] < 1:
-            return ""
-        began, rows_then, kept_then = self._first
-        rate, gain = (rows - rows_then) / (now - began), (kept - kept_then) / (now - began)
-        missing = max(0, (self.progress.target or 0) - kept)
-        if self._schedule.limits:
-            missing, gain = max(0, sum(self._schedule.limits) - rows), rate
-        return f", {rate:.1f} rows/s" + (f", {timedelta(seconds=round(missing / gain))} left" if gain > 0 else "")
+    def _note(self, kept: int, rows: int, stats: Mapping[str, float]) -> str:
+        """Return what is said of the work; before a row is done, what shows that there is some."""
+        said, rows_s = [_kept(kept, rows)], self._pace.rate("rows", TREND_S)
+        if not rows:
+            under_way = sum(shard.draws for place, shard in self._given.items() if place not in self._there)
+            said = [f"{under_way} drafts under way", f"{self._pace.tokens:,} tokens"]
+        if rows_s >= 0.05:
+            said.append(f"{rows_s:.1f} rows/s")
+        said += [f"{self._pace.rate('tokens'):,.0f} tokens/s"]
+        said += [f"{stats[name]:.0f} {name}" for name in ("running", "waiting") if name in stats]
+        if stats.get("prompt_tokens"):
+            said.append(f"{stats.get('cached_tokens', 0) / stats['prompt_tokens']:.0%} cached")
+        return ", ".join(said)
+
+    def _making(self, stats: Mapping[str, float]) -> Tally:
+        """Return the counts of the shards in the making, without what was committed since the stats were taken."""
+        making = {str(shard) for place, shard in self._given.items() if place not in self._there}
+        tally = Tally()
+        for name, value in stats.items():
+            count, _, shard = name.rpartition(" ")
+            if shard.partition(".")[0] in making:  # the whole shard, or a cut of it
+                setattr(tally, count, getattr(tally, count) + int(value))
+        return tally
 
     def _figures(self) -> dict[str, Any]:
         progress, made = self.progress, self._made
@@ -222,3 +244,7 @@ class Grinding:
             **({"by_round": [self._rounds[r] for r in sorted(self._rounds)]} if self._rounds else {}),
             **{f"dropped by {why}": n for why, n in progress.reasons.most_common()},
         }
+
+
+def _kept(kept: int, rows: int) -> str:
+    return f"{kept} of {rows} drafts kept ({kept / max(1, rows):.0%})"

@@ -112,9 +112,14 @@ class Maker:
         return report
 
     def counts(self) -> dict[str, float]:
-        """Return rows done and kept of the shards in the making."""
-        tallies = list(self._tallies.values())
-        return {"rows": sum(t.rows for t in tallies), "kept": sum(t.kept for t in tallies)}
+        """Return the rows done of the shards in the making, and the counts of each shard, such as `kept raw-00007`.
+
+        By shard, so that the driver can leave out one whose report it has already.
+        """
+        counts: dict[str, float] = {"rows": sum(tally.rows for tally in self._tallies.values())}
+        for shard, tally in self._tallies.items():
+            counts |= {f"{name} {shard}": getattr(tally, name) for name in ("rows", "kept", "reply_tokens")}
+        return counts
 
     def totals(self) -> dict[str, float]:
         """Return rows, kept ones and drops by reason of all shards that were committed here."""
@@ -198,7 +203,7 @@ class Worker:
         return await self._maker.make(shard, settled)
 
     async def stats(self) -> dict[str, float]:
-        """Return the engine's stats with rows done and kept of the shards in the making."""
+        """Return the engine's stats with the counts of the shards in the making."""
         stats = self._engine.stats()
         self._metrics.update({**stats, **self._maker.totals()})
         return {**stats, **self._maker.counts()}
