@@ -1,11 +1,13 @@
 """A pool of actors that work through pieces: several in flight each, the dead replaced, a deadly piece singled out."""
 
 import logging
-from collections import deque
+import textwrap
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from cluster import deaths
 from cluster.errors import EngineError, GristmillError, RunError
 
 log = logging.getLogger(__name__)
@@ -14,6 +16,8 @@ R = TypeVar("R")
 
 MAX_DEATHS = 16
 """Actors that may die one after another without a piece being finished in between."""
+MAX_OUT_OF_MEMORY = 3
+"""Times that Ray may end the actor of one place because memory is full, without a piece being finished in between."""
 
 
 def listed(pieces: Iterable[W]) -> Callable[[], W | None]:
@@ -28,6 +32,8 @@ class Pool(Generic[W, R]):
 
     A piece that was in flight when its actor died is tried again alone on an actor, so that it cannot be blamed for a
     neighbour. If that one dies too, `split` may cut the piece; what cannot be cut any further is handed to `give_up`.
+    An actor that Ray ended because the machine's memory was full is replaced as well, but no piece is blamed for it:
+    any process of the machine may have filled the memory.
     """
 
     spawn: Callable[[int], Any]
@@ -39,9 +45,17 @@ class Pool(Generic[W, R]):
     """Cuts a piece that took two actors down."""
     give_up: Callable[[W, Exception], bool | None] | None = None
     """Takes an uncut piece that took two actors down, and says as `done` whether to end; by default the run fails."""
+    job: str = "run"
+    """Whose actors they are, as the first word of what is said of them."""
+    lower: str = ""
+    """Settings that decide how much memory the actors take, with their values, for the advice where it is full."""
+    say: Callable[[str], None] = log.warning
+    """Takes a line for people each time memory was full."""
     _actors: list[Any] = field(default_factory=list)
     _suspects: deque[W] = field(default_factory=deque)
+    _again: deque[W] = field(default_factory=deque)
     _deaths: int = 0
+    _out_of_memory: Counter[int] = field(default_factory=Counter)
 
     def __enter__(self) -> "Pool[W, R]":
         """Start all actors at once."""
@@ -94,18 +108,15 @@ class Pool(Generic[W, R]):
                 if ref not in flying:
                     continue  # went down with a neighbour in this round
                 place, piece, alone = flying.pop(ref)
-                try:
-                    result = ray.get(ref)
-                except (ray.exceptions.RayActorError, EngineError) as error:
-                    if self._take_down(place, piece, flying, error, alone=alone):
+                result, death = _outcome(ref, piece)
+                if death is not None:
+                    if self._take_down(place, piece, flying, death, alone=alone):
                         return
-                except ray.exceptions.RayTaskError as error:
-                    cause = error.cause
-                    raise (cause if isinstance(cause, GristmillError) else RunError(f"{piece}: {error}")) from error
-                else:
-                    self._deaths = 0
-                    if done(piece, result):
-                        return
+                    continue
+                self._deaths = 0
+                self._out_of_memory.clear()
+                if done(piece, result):
+                    return
 
     def _launch(self, feed: Callable[[], W | None], flying: dict[Any, tuple[int, W, bool]]) -> None:
         """Start what there is room for: suspects alone on an idle actor first, then what the feed gives."""
@@ -119,7 +130,7 @@ class Pool(Generic[W, R]):
         if self._suspects:  # keep an actor free for them, unless all are already kept
             free.pop(min(free, key=lambda place: free[place]), None) if free else None
         while free and min(free.values()) < self.in_flight:
-            piece = feed()
+            piece = self._again.popleft() if self._again else feed()
             if piece is None:
                 return
             place = min(free, key=lambda p: free[p])
@@ -136,13 +147,19 @@ class Pool(Generic[W, R]):
         import ray
 
         self._deaths += 1
-        if self._deaths >= MAX_DEATHS:
-            raise RunError(f"{piece}: {self._deaths} actors died without one finishing, the last by: {error}")
         held = [ref for ref, (p, _, _) in flying.items() if p == place]
         lost = [piece, *(flying.pop(ref)[1] for ref in held)]
         log.warning("%s lost with their actor, trying again: %s", ", ".join(map(str, lost)), error)
+        if deaths.out_of_memory(error):
+            self._note_full(place, error)
+        if self._deaths >= MAX_DEATHS:
+            last = deaths.ended(f"worker {place}", error)
+            raise RunError(f"{piece}: {self._deaths} actors died without one finishing, the last: {last}")
         ray.kill(self._actors[place])
         self._actors[place] = self.spawn(place)
+        if deaths.out_of_memory(error):
+            (self._suspects if alone else self._again).extendleft(reversed(lost))
+            return False
         if not alone:
             self._suspects.extend(lost)
             return False
@@ -151,5 +168,37 @@ class Pool(Generic[W, R]):
             self._suspects.extendleft(reversed(parts))
             return False
         if self.give_up is None:
-            raise RunError(f"{piece}: took two actors down, the last by: {error}") from error
+            raise RunError(f"{piece}: took two actors down, the last: {deaths.ended('worker', error)}") from error
         return bool(self.give_up(piece, error))
+
+    def _note_full(self, place: int, error: Exception) -> None:
+        """Say that Ray ended an actor because memory was full, or end the run when that goes on."""
+        self._out_of_memory[place] += 1
+        if self._out_of_memory[place] < MAX_OUT_OF_MEMORY and self._deaths < MAX_DEATHS:
+            self.say(f"{self.job}: {deaths.ended(f'worker {place}', error, top=False)}; started again")
+            return
+        last = deaths.ended(f"worker {place}", error)
+        what = f"{self._deaths} deaths with nothing finished in between, the last: {last}"
+        raise RunError(f"{self.job}: {what}; {deaths.advice(self.lower)}") from error
+
+
+def _outcome(ref: Any, piece: object) -> tuple[Any, Exception | None]:  # noqa: ANN401 - of an actor's method
+    """Return (result, None), or (None, why) when its actor is gone.
+
+    Raises:
+        GristmillError: what the piece of work raised; an error that is not ours as a `RunError` of one line.
+    """
+    import ray
+
+    try:
+        return ray.get(ref), None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, EngineError):
+            return None, error
+        if isinstance(error.cause, GristmillError):
+            raise error.cause from error
+        log.warning("%s: %s", piece, error)
+        what = textwrap.shorten(f"{type(error.cause).__name__}: {error.cause}", deaths.LONGEST)
+        raise RunError(f"{piece}: {what}") from error
+    except deaths.deaths() as error:
+        return None, error

@@ -12,6 +12,7 @@ from cluster.errors import JobError, RunError
 
 ENV = {
     "RAY_worker_niceness": "0",  # 15 by default: workers starve beside ordinary processes
+    "RAY_task_oom_retries": "0",  # endless by default, each with a page of text on standard output; we count ourselves
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DEDUP_LOGS": "1",

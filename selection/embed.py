@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import dtypes, ids, log, models, schema
+from cluster.deaths import advice, deaths, ended, lowerable
 from cluster.encoder import Encoder, choose_dtype
-from cluster.errors import GristmillError
+from cluster.errors import GristmillError, RunError
 from cluster.job import Run
 from cluster.pool import Pool, listed
 from cluster.session import require
@@ -203,6 +204,8 @@ def encoding(
             found: Float32 = np.asarray(ray.get(handle.encode.remote(list(texts))))
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, GristmillError) else error from None
+        except deaths() as error:
+            raise RunError(f"select: {ended('the encoder', error)}; {advice(_lower(wanted.encoder))}") from error
         finally:
             ray.kill(handle)
         return found
@@ -276,7 +279,14 @@ def _through_actors(
     read = 0
     with (
         run.screen.bar("embed", total=sum(piece.rows for piece in waiting)) as bar,
-        Pool[Piece, Shard](spawn=spawn, call=lambda a, piece: a.embed.remote(piece), num_actors=num_actors) as pool,
+        Pool[Piece, Shard](
+            spawn=spawn,
+            call=lambda a, piece: a.embed.remote(piece),
+            num_actors=num_actors,
+            job="embed",
+            lower=_lower(settings),
+            say=run.screen.say,
+        ) as pool,
     ):
 
         def commit(piece: Piece, entry: Shard) -> None:
@@ -295,6 +305,11 @@ def _through_actors(
             bar.update(read, f"{read / (last - begin):.0f} samples/s")
 
         pool.run(listed(waiting), commit, lambda: None)
+
+
+def _lower(encoder: Any) -> str:  # noqa: ANN401 - of any encoder
+    """Return the settings that decide how much memory encoders take."""
+    return lowerable("select.encoder", encoder, "batch", "max_length", "actors")
 
 
 def placement(settings: Any) -> tuple[float, float]:  # noqa: ANN401 - of any encoder

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from cluster import ids
+from cluster.deaths import deaths, ended
 from cluster.encoder import Embedding, Encoder, open_embedding
-from cluster.errors import JobError
+from cluster.errors import JobError, RunError
 from cluster.step import Settings
 from selection.contracts import View, Wanted, budget_rows
 from selection.embed import placement
@@ -37,6 +38,9 @@ def prepared(wanted: Wanted, view: View, folder: Callable[[], Path]) -> Wanted:
         wanted: as a step asks for it; settings but `Gradients`, and those with checkpoints, come back as they are.
         view: the samples that are chosen from, also where `wanted` is for what stands beside them.
         folder: tells where the checkpoints are kept; all machines must see it.
+
+    Raises:
+        RunError: when the process that trains dies more often than Ray tries again, or its machine's memory is full.
     """
     settings = wanted.encoder
     if not isinstance(settings, Gradients) or settings.checkpoints or not len(view):
@@ -48,5 +52,12 @@ def prepared(wanted: Wanted, view: View, folder: Callable[[], Path]) -> Wanted:
     if not path.exists():
         cpus, gpus = placement(settings)
         train = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(warm_up)  # a process that ends frees its memory
-        ray.get(train.remote(settings, view.some(wanted.part, np.arange(few)), path))
+        try:
+            ray.get(train.remote(settings, view.some(wanted.part, np.arange(few)), path))
+        except ray.exceptions.RayTaskError:  # of a living process
+            raise
+        except deaths() as error:
+            raise RunError(
+                f"select: {ended('the warm-up of gradients', error)}; lower the batch or share of its warmup"
+            ) from error
     return wanted._replace(encoder=settings.model_copy(update={"checkpoints": str(path)}))

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from cluster import models, session
+from cluster.deaths import advice, deaths, ended, lowerable, out_of_memory
 from cluster.engine import Engine, Request, ask_all, start
 from cluster.errors import EngineError, JobError, RunError
 from cluster.ids import request_seed
@@ -140,8 +141,12 @@ class Evaluate(Job):
             for done, (name, path) in enumerate(paths.items(), 1):
                 scores[name] = ray.get(scorer.losses.remote(path))
                 bar.update(done, f"loss {name} {scores[name].mean:.3f}")
-        except ray.exceptions.RayActorError as error:
-            raise RunError(f"evaluate: the scoring process died; see {run.logs}/evaluate.log") from error
+        except ray.exceptions.RayTaskError:  # of a living process
+            raise
+        except deaths() as error:
+            what = ended("the scoring process", error)
+            how = f"{advice('evaluate.precision to bf16')}; see" if out_of_memory(error) else "see"
+            raise RunError(f"evaluate: {what}; {how} {run.logs}/evaluate.log") from error
         finally:
             ray.kill(scorer)
         names = [table["id"][int(place)].as_py() for place in opened["places"]]
@@ -190,7 +195,10 @@ class Evaluate(Job):
         try:
             replies = ask_all(actor, requests)
         except (ray.exceptions.RayError, EngineError) as error:
-            raise RunError(f"evaluate, smoke test: the engine died on {tuned} ({error}); see {run.logs}") from error
+            what = f"{ended('the engine', error)} on {tuned}"
+            lower = lowerable("evaluate.engine", self.engine, "kv_cache_gib", "max_num_seqs")
+            how = f"{advice(lower)}; see" if out_of_memory(error) else "see"
+            raise RunError(f"evaluate, smoke test: {what}; {how} {run.logs}") from error
         finally:
             ray.kill(actor)
         told = [

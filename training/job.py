@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster import models, session
+from cluster import deaths, models, session
 from cluster.errors import JobError, RunError
 from cluster.job import Job, Plan, Run, Work
 from cluster.log import tail
@@ -29,7 +29,7 @@ from training.model import ADAPTER, MERGED, Lora, Precision
 from training.schedule import Schedule, num_steps
 from training.zero import Batching, Zero
 
-RAY_FOLDER = "ray"
+RAY_FOLDER, FULL = "ray", "memory-full.txt"
 TOKENS_PER_SAMPLE = 200
 """For the plan alone: instruction data in English is about as long."""
 POLL_S = 0.5
@@ -210,21 +210,27 @@ def _fit(job: Train, course: loop.Course, run: Run, folder: Path) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, which is waited for at the end
     course.store.delete(course.output, loop.FAILED)
     errors: list[Exception] = []
+    full = folder / RAY_FOLDER / FULL
+    full.parent.mkdir(parents=True, exist_ok=True)
+    full.unlink(missing_ok=True)
     # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
     fit = threading.Thread(target=_train_workers, args=(job, course, folder, errors), daemon=True)
     fit.start()
-    known = len(_starts(loop.read_journal(folder / loop.METRICS)))
+    known, said = len(_starts(loop.read_journal(folder / loop.METRICS))), 0
     with run.screen.bar("train: steps", course.steps) as bar:
         while fit.is_alive():
             fit.join(POLL_S)
             journal = loop.read_journal(folder / loop.METRICS)
             _show(bar, journal)
-            for start in _starts(journal)[known:]:
-                known += 1
-                run.screen.say(f"train: {start['precision']}, {start['why']}")
+            known = _say_starts(run, journal, known)
+            said = _say_full(run, full, said)
     if run.store.exists(course.output, loop.FAILED):
         raise RunError(str(run.store.read_json(course.output, loop.FAILED)["error"]))
     if errors or not any("end" in m for m in loop.read_journal(folder / loop.METRICS)):
+        memory = [error for error in map(_died, errors) if deaths.out_of_memory(error)]
+        if memory:
+            what = f"{deaths.ended('a worker', memory[0])}, more than {job.max_failures} times"
+            raise RunError(f"train: {what}; {_advice(job)}; run again to go on from the last checkpoint") from errors[0]
         last = tail(run.logs, "train-0", 3)
         raise RunError(
             f"train: the workers died more than {job.max_failures} times; run again to go on from the last checkpoint; "
@@ -248,6 +254,7 @@ def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[E
             name=f"try-{time.time_ns()}",
             storage_path=str(folder / RAY_FOLDER),
             failure_config=ray.train.FailureConfig(max_failures=job.max_failures),
+            callbacks=[_noting(str(folder / RAY_FOLDER / FULL))],
         ),
     )
     try:
@@ -258,6 +265,51 @@ def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[E
 
 def _starts(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [m for m in journal if "start" in m]
+
+
+def _say_starts(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
+    """Say what the workers compute in, for each start beyond those known; return how many there are."""
+    starts = _starts(journal)
+    for start in starts[known:]:
+        run.screen.say(f"train: {start['precision']}, {start['why']}")
+    return len(starts)
+
+
+def _noting(path: str) -> Any:  # noqa: ANN401 - Ray's callback
+    """Return what writes a line into a file each time memory was full; Ray calls it in its controller's process."""
+    import ray.train
+
+    class Noting(ray.train.UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ANN401
+            full = [(rank, _died(error)) for rank, error in worker_exceptions.items()]
+            lines = [deaths.ended(f"worker {rank}", e, top=False) for rank, e in full if deaths.out_of_memory(e)]
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+    return Noting()
+
+
+def _say_full(run: Run, path: Path, said: int) -> int:
+    """Say the lines of the file beyond those said before; return how many it has."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in lines[said:]:
+        run.screen.say(f"train: {line}")
+    return len(lines)
+
+
+def _died(error: Exception) -> Exception:
+    """Return the death of a worker within the errors that Ray Train packs it into."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        found = [_died(failure) for failure in failures.values()]
+        return next((one for one in found if deaths.out_of_memory(one)), found[0])
+    inner = getattr(error, "health_check_failure", None) or getattr(error, "controller_failure", None)
+    return _died(inner) if isinstance(inner, Exception) else error
+
+
+def _advice(job: Train) -> str:
+    lower = deaths.lowerable("train", job, "micro_batch", "max_length", "workers")
+    return deaths.advice(lower) + ("" if job.recompute else ", or set train.recompute = true")
 
 
 def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:

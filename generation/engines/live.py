@@ -1,16 +1,26 @@
 """Engines in their places: which backend a setting means, an engine as an actor of its own, and such actors as one."""
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from cluster import deaths
 from cluster.engine import Engine, Reply, Request
+from cluster.errors import RunError
 from cluster.log import to_file
 from generation.engines.endpoint import EndpointEngine
 from generation.engines.placement import environment
 from generation.engines.vllm import VllmEngine
 
 __all__ = ["EngineActor", "LiveEngine", "OpenEngine", "RemoteEngine", "environment", "open_engine"]
+log = logging.getLogger(__name__)
+
+TRIES = 4
+"""How often one request is asked where Ray ends its engine because memory is full: Ray starts an engine four times."""
+RESTART_S = 2.0
+"""Seconds until Ray knows that an actor is gone; calls fail at once before, and wait for the next process after."""
 
 
 class LiveEngine(Protocol):
@@ -58,16 +68,16 @@ class EngineActor:
         return list(await asyncio.gather(*(self._engine.ask(request) for request in requests)))
 
     async def stats(self) -> dict[str, float]:
-        """Return the engine's counters."""
-        return dict(self._engine.stats())
+        """Return the engine's counters, and the id of this process by which a restart is seen."""
+        return {**self._engine.stats(), "pid": float(os.getpid())}
 
 
 class RemoteEngine:
     """Engine actors as one engine: each request goes to the actor that has the fewest of this worker's."""
 
-    def __init__(self, actors: Sequence[Any]) -> None:
-        """Take the handles of `EngineActor`s that are starting or running."""
-        self._actors = tuple(actors)
+    def __init__(self, actors: Sequence[Any], name: str = "engine") -> None:
+        """Take the handles of `EngineActor`s that are starting or running, and their name in `[generate.engines]`."""
+        self._actors, self._name = tuple(actors), name
         self._load = [0] * len(self._actors)
         self._totals = {"steps": 0, "prompt_tokens": 0, "reply_tokens": 0, "cached_tokens": 0}
 
@@ -77,11 +87,15 @@ class RemoteEngine:
         return facts[0]
 
     async def ask(self, request: Request) -> Reply:
-        """Return the reply to one request; Ray repeats it when its actor dies and starts again."""
+        """Return the reply to one request, repeated when its actor dies and starts again.
+
+        Raises:
+            RunError: when the actor is gone for good.
+        """
         place = self._load.index(min(self._load))
         self._load[place] += 1
         try:
-            reply: Reply = await self._actors[place].ask.remote(request)
+            reply = await self._asked(self._actors[place], request)
         finally:
             self._load[place] -= 1
         self._totals["steps"] += 1
@@ -89,6 +103,25 @@ class RemoteEngine:
         self._totals["reply_tokens"] += reply.reply_tokens
         self._totals["cached_tokens"] += reply.cached_tokens
         return reply
+
+    async def _asked(self, actor: Any, request: Request, tries: int = TRIES) -> Reply:  # noqa: ANN401 - Ray's handle
+        """Ask one actor. Ray itself repeats a call after most deaths, but raises some of those for full memory."""
+        import ray
+
+        try:
+            reply: Reply = await actor.ask.remote(request)
+        except ray.exceptions.RayTaskError:  # of a living actor
+            raise
+        except deaths.deaths() as error:
+            if tries == 1 or not deaths.out_of_memory(error):
+                lower = f"generate.engines.{self._name}.kv_cache_gib, max_num_seqs or actors"
+                what = f"{deaths.ended(f'engine {self._name}', error)}, and it does not come back"
+                raise RunError(f"generate: {what}; {deaths.advice(lower)}") from error
+            log.warning("engine %s: asking again: %s", self._name, error)
+        else:
+            return reply
+        await asyncio.sleep(RESTART_S)
+        return await self._asked(actor, request, tries - 1)
 
     def stats(self) -> dict[str, float]:
         """Return what this worker has asked of them; tokens count when a reply ends."""

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.deaths import deaths
 from cluster.errors import GristmillError, JobError, RunError
 from cluster.log import tail
 
@@ -31,9 +32,9 @@ class _Watched:
 class Watch:
     """The actors of a job, by a key each."""
 
-    def __init__(self, logs: str | None) -> None:
-        """Take the folder of the actors' logs, for error messages."""
-        self._logs = logs
+    def __init__(self, logs: str | None, say: Callable[[str], None] = log.warning) -> None:
+        """Take the folder of the actors' logs, for error messages, and what takes lines for people."""
+        self._logs, self._say = logs, say
         self._watched: dict[Any, _Watched] = {}
         self.engine_start_s = 0.0
         self.facts: dict[str, Any] = {}
@@ -70,14 +71,14 @@ class Watch:
             return
         try:
             facts = ray.get(watched.ready)
-        except ray.exceptions.RayActorError:  # killed while it started: the pool starts another
-            facts = {}
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, JobError):  # such as an endpoint that knows neither key nor model
                 raise error.cause from error
             cause = error.cause if isinstance(error.cause, GristmillError) else error
             last = tail(self._logs, watched.name, 1)
             raise RunError(f"generate: {cause}; see {watched.name}.log in {self._logs} ({last})") from error
+        except deaths():  # while it started: the pool starts another
+            facts = {}
         watched.ready, watched.moved = None, time.monotonic()
         self.facts = self.facts or dict(facts)
         self.engine_start_s = max(self.engine_start_s, float(facts.get("engine_start_s", 0.0)))
@@ -88,14 +89,20 @@ class Watch:
         if watched.asked is not None and ray.wait([watched.asked], timeout=0)[0]:
             try:
                 stats = ray.get(watched.asked)
-            except ray.exceptions.RayActorError:  # the pool hears of it with the shard
+            except deaths():  # the pool hears of it with the shard
                 stats = {}
+            self._say_restart(watched, stats)
             moved = any(stats.get(name, 0) != watched.stats.get(name, 0) for name in MOVES)
             if moved or not stats.get("running", 0) + stats.get("waiting", 0):
                 watched.moved = time.monotonic()
             watched.stats, watched.asked = stats, None
         if watched.asked is None:
             watched.asked = watched.actor.stats.remote()
+
+    def _say_restart(self, watched: _Watched, stats: Mapping[str, float]) -> None:
+        """Say that Ray has started an engine again: it repeats what was asked, and no caller hears why it died."""
+        if stats.get("pid", 0.0) and stats["pid"] != watched.stats.get("pid", stats["pid"]):
+            self._say(f"generate: {watched.name} died, of full memory or by itself; Ray has started it again")
 
     def _end(self, key: object, watched: _Watched) -> None:
         """End an actor that hangs; what it held comes back to the pool as after any death."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self
 
 from cluster import dtypes
+from cluster.deaths import lowerable
 from cluster.encoder import OpenEncoder, choose_dtype
 from cluster.engine import start
 from cluster.job import Run
@@ -66,7 +67,7 @@ class Actors:
         self._in_flight = max(LEAST_SHARDS, math.ceil(AHEAD * batch / size))
         self._placement = Placement(mill.engines)
         self._quarantine = Quarantine(mill, place)
-        self._watch = Watch(run.logs)
+        self._watch = Watch(run.logs, run.screen.say)
         self._pool: Pool[_Piece, ShardReport] | None = None
         self._others: dict[str, list[Any]] = {}
         self._settled: tuple[int, Any] = (-1, None)
@@ -118,6 +119,7 @@ class Actors:
         for name, engine in self._mill.engines.items():
             if name and not engine.endpoint:
                 self._others[name] = [self._other(name, n) for n in range(engine.actors)]
+        local = () if self._engine.endpoint else ("kv_cache_gib", "max_num_seqs")
         self._pool = Pool(
             self._spawn,
             lambda actor, piece: actor.make.remote(piece.shard, piece.settled),
@@ -125,6 +127,9 @@ class Actors:
             self._in_flight,
             split=lambda piece: [piece._replace(shard=half) for half in self._quarantine.cut(piece.shard)],
             give_up=self._given_up,
+            job="generate",
+            lower=lowerable("generate.engine", self._engine, *local, "actors"),
+            say=self._run.screen.say,
         )
         return self._pool.__enter__()
 

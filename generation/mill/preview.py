@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from cluster import ids, ingest
+from cluster.deaths import advice, deaths, ended, out_of_memory
 from cluster.encoder import OpenEncoder, open_embedding
 from cluster.engine import Engine, Reply, Request
 from cluster.errors import GristmillError, RunError
@@ -233,7 +234,10 @@ def _got(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's met
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         raise (cause if isinstance(cause, GristmillError) else RunError(f"preview: {error}")) from error
-    except ray.exceptions.RayActorError as error:
+    except deaths() as error:
+        if out_of_memory(error):
+            lower = "generate.engine.kv_cache_gib or max_num_seqs"
+            raise RunError(f"preview: {ended('the engine', error)}; {advice(lower)}") from error
         raise RunError(f"preview: the engine's process died; the end of its log: {tail(logs, 'preview')}") from error
 
 

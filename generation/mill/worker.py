@@ -187,7 +187,8 @@ class Worker:
         self._engine = open_engine(mill.engine(""))
         engines: dict[str, LiveEngine] = {"": self._engine}
         for other in filter(None, mill.engines):
-            engines[other] = RemoteEngine(others[other]) if others.get(other) else open_engine(mill.engine(other))
+            handles = others.get(other)
+            engines[other] = RemoteEngine(handles, other) if handles else open_engine(mill.engine(other))
         self._engines = engines
         self._maker = Maker(mill, place, engines, open_encoder)
         self._metrics = Metrics(job=place.output, actor=name)
