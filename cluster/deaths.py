@@ -110,4 +110,4 @@ def _figures(memory: Memory, *, top: bool) -> str:
 def _command(line: str) -> str:
     """Return a command line without the folders of its program, short enough for a line."""
     program, _, rest = line.partition(" ")
-    return textwrap.shorten(f"{program if program.startswith('ray::') else Path(program).name} {rest}", 40)
+    return f"{program if program.startswith('ray::') else Path(program).name} {' '.join(rest.split())}"[:40].strip()

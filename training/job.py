@@ -7,6 +7,7 @@
          checkpoints/…    while it runs; gone when the manifest stands
 """
 
+import logging
 import os
 import shutil
 import threading
@@ -29,7 +30,9 @@ from training.model import ADAPTER, MERGED, Lora, Precision
 from training.schedule import Schedule, num_steps
 from training.zero import Batching, Zero
 
-RAY_FOLDER, FULL = "ray", "memory-full.txt"
+log = logging.getLogger(__name__)
+
+RAY_FOLDER = "ray"
 TOKENS_PER_SAMPLE = 200
 """For the plan alone: instruction data in English is about as long."""
 POLL_S = 0.5
@@ -202,40 +205,52 @@ class Train(Job):
 
 
 def _fit(job: Train, course: loop.Course, run: Run, folder: Path) -> None:
-    """Run the workers, showing their steps.
+    """Run the workers, showing their steps; start them again where Ray ended one because memory was full.
+
+    Ray Train starts them again after any other death. After this one it fails itself: in 2.60 it expects RayActorError
+    or RayTaskError of a dead worker (train/v2/_internal/callbacks/backend_setup.py), and OutOfMemoryError is neither.
 
     Raises:
         RunError: when they die more often than `max_failures`, or a worker says why it gave up.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, which is waited for at the end
     course.store.delete(course.output, loop.FAILED)
-    errors: list[Exception] = []
-    full = folder / RAY_FOLDER / FULL
-    full.parent.mkdir(parents=True, exist_ok=True)
-    full.unlink(missing_ok=True)
-    # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
-    fit = threading.Thread(target=_train_workers, args=(job, course, folder, errors), daemon=True)
-    fit.start()
-    known, said = len(_starts(loop.read_journal(folder / loop.METRICS))), 0
     with run.screen.bar("train: steps", course.steps) as bar:
-        while fit.is_alive():
-            fit.join(POLL_S)
-            journal = loop.read_journal(folder / loop.METRICS)
-            _show(bar, journal)
-            known = _say_starts(run, journal, known)
-            said = _say_full(run, full, said)
+        error = _attempt(job, course, run, folder, bar)
+        for _ in range(job.max_failures):
+            if error is None or not deaths.out_of_memory(_died(error)):
+                break
+            what = deaths.ended("a worker", _died(error), top=False)
+            run.screen.say(f"train: {what}; started again from the last checkpoint")
+            error = _attempt(job, course, run, folder, bar)
     if run.store.exists(course.output, loop.FAILED):
         raise RunError(str(run.store.read_json(course.output, loop.FAILED)["error"]))
-    if errors or not any("end" in m for m in loop.read_journal(folder / loop.METRICS)):
-        memory = [error for error in map(_died, errors) if deaths.out_of_memory(error)]
-        if memory:
-            what = f"{deaths.ended('a worker', memory[0])}, more than {job.max_failures} times"
-            raise RunError(f"train: {what}; {_advice(job)}; run again to go on from the last checkpoint") from errors[0]
+    if error and deaths.out_of_memory(_died(error)):
+        what = f"{job.max_failures + 1} deaths, the last: {deaths.ended('a worker', _died(error))}"
+        raise RunError(f"train: {what}; {_advice(job)}; run again to go on from the last checkpoint") from error
+    if error or not any("end" in m for m in loop.read_journal(folder / loop.METRICS)):
         last = tail(run.logs, "train-0", 3)
         raise RunError(
             f"train: the workers died more than {job.max_failures} times; run again to go on from the last checkpoint; "
             f"see {run.logs}/train-*.log\n{last}"
-        ) from (errors[0] if errors else None)
+        ) from error
+
+
+def _attempt(job: Train, course: loop.Course, run: Run, folder: Path, bar: Bar) -> Exception | None:
+    """Run the workers once, showing their steps; return what Ray raised, or None."""
+    errors: list[Exception] = []
+    # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
+    fit = threading.Thread(target=_train_workers, args=(job, course, folder, errors), daemon=True)
+    fit.start()
+    known = len(_starts(loop.read_journal(folder / loop.METRICS)))
+    while fit.is_alive():
+        fit.join(POLL_S)
+        journal = loop.read_journal(folder / loop.METRICS)
+        _show(bar, journal)
+        known = _say_starts(run, journal, known)
+    if errors:
+        log.warning("the workers failed: %s", errors[0])
+    return errors[0] if errors else None
 
 
 def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[Exception]) -> None:
@@ -254,7 +269,6 @@ def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[E
             name=f"try-{time.time_ns()}",
             storage_path=str(folder / RAY_FOLDER),
             failure_config=ray.train.FailureConfig(max_failures=job.max_failures),
-            callbacks=[_noting(str(folder / RAY_FOLDER / FULL))],
         ),
     )
     try:
@@ -275,28 +289,6 @@ def _say_starts(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> i
     return len(starts)
 
 
-def _noting(path: str) -> Any:  # noqa: ANN401 - Ray's callback
-    """Return what writes a line into a file each time memory was full; Ray calls it in its controller's process."""
-    import ray.train
-
-    class Noting(ray.train.UserCallback):
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ANN401
-            full = [(rank, _died(error)) for rank, error in worker_exceptions.items()]
-            lines = [deaths.ended(f"worker {rank}", e, top=False) for rank, e in full if deaths.out_of_memory(e)]
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-
-    return Noting()
-
-
-def _say_full(run: Run, path: Path, said: int) -> int:
-    """Say the lines of the file beyond those said before; return how many it has."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for line in lines[said:]:
-        run.screen.say(f"train: {line}")
-    return len(lines)
-
-
 def _died(error: Exception) -> Exception:
     """Return the death of a worker within the errors that Ray Train packs it into."""
     failures = getattr(error, "worker_failures", None)
@@ -308,8 +300,9 @@ def _died(error: Exception) -> Exception:
 
 
 def _advice(job: Train) -> str:
-    lower = deaths.lowerable("train", job, "micro_batch", "max_length", "workers")
-    return deaths.advice(lower) + ("" if job.recompute else ", or set train.recompute = true")
+    """Return what to do where memory is full: what leaves the model the same first."""
+    recompute = "" if job.recompute else "set train.recompute = true, or "
+    return recompute + deaths.advice(deaths.lowerable("train", job, "micro_batch", "workers", "max_length"))
 
 
 def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
