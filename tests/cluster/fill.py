@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
-ROOM, TAKEN = 3 * GIB, 6 * GIB
-"""What Ray lets the session take beyond the present use, and what a life of the worker tries to take."""
+LIMIT = "RAY_memory_usage_threshold"
+ROOM, HOLD_S = 3 * GIB, 20.0
+"""What Ray lets the machine use beyond the present, and seconds that a worker keeps it full; it is ended before."""
 
 
-def limit() -> float:
-    """Return the share of the memory at which Ray shall end workers; Ray counts what is not available as used."""
+def used(room: int = 0) -> float:
+    """Return the share of the memory that is used, and `room` bytes more, as Ray counts: all that is not available."""
     lines = (line.split() for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
     sizes = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
-    return 1 - (sizes["MemAvailable"] - ROOM) / sizes["MemTotal"]
+    return 1 - (sizes["MemAvailable"] - room) / sizes["MemTotal"]
 
 
 class Filler:
@@ -31,14 +32,18 @@ class Filler:
     def square(self, number: int) -> int:
         if number == 0 and len(list(self.folder.iterdir())) < self.lives:
             (self.folder / str(os.getpid())).touch()
-            held = [b"\1" * (GIB // 8) for _ in range(TAKEN // (GIB // 8))]
-            time.sleep(20)
-            del held
+            held, end = [], time.monotonic() + HOLD_S
+            while time.monotonic() < end:  # other programs may take or free some meanwhile
+                if used() < float(os.environ[LIMIT]) + 0.01:
+                    held.append(b"\1" * (GIB // 8))
+                else:
+                    time.sleep(0.1)
+            raise AssertionError(f"not ended, at {used():.3f} with {len(held)} pieces held")
         return number * number
 
 
 def main(folder: str, lives: int, count: int) -> None:
-    os.environ |= {"RAY_memory_usage_threshold": f"{limit():.4f}", "RAY_memory_monitor_refresh_ms": "100"}
+    os.environ |= {LIMIT: f"{used(ROOM):.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     import ray
 
     from cluster import log

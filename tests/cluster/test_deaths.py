@@ -88,9 +88,11 @@ def test_a_worker_that_ray_ends_for_full_memory_comes_back_and_no_piece_is_blame
     ended = fill(tmp_path, 1, 6)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == f"{[(n, n * n) for n in range(6)]}\n"
-    [line] = ended.stderr.splitlines()
-    assert line.startswith("square: Ray ended worker 0 because the machine's memory was full (")
-    assert line.endswith(" GiB); started again")
+    lines = ended.stderr.splitlines()
+    assert lines
+    for line in lines:  # one a death: it may be two, where other programs take memory meanwhile
+        assert line.startswith("square: Ray ended worker 0 because the machine's memory was full (")
+        assert line.endswith(" GiB); started again")
     assert "Top 10 memory users" in log_of(tmp_path)
 
 
@@ -104,5 +106,5 @@ def test_memory_that_is_full_again_and_again_ends_the_run_in_one_line_with_figur
     assert first.endswith("started again")
     assert second.endswith("started again")
     assert line.startswith("gristmill: square: 3 deaths with nothing finished in between, the last: Ray ended worker 0")
-    assert "ray::Filler.square" in line
+    assert " GiB; most in " in line
     assert line.endswith("; lower square.actors (2), or end other programs")
