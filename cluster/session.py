@@ -3,11 +3,11 @@
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster import temporary
 from cluster.errors import JobError, RunError
 
 ENV = {
@@ -62,8 +62,8 @@ def session(
         if existing:
             ray.init(address=existing, log_to_driver=not quiet, logging_level=quiet_level)
         else:
-            _sweep()
-            home = tempfile.mkdtemp(prefix=f"{HOME}{os.getpid()}-")
+            temporary.delete_orphans(HOME)
+            home = temporary.make_folder(f"{HOME}{os.getpid()}-")
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -72,7 +72,7 @@ def session(
                 dashboard_host="127.0.0.1",
                 log_to_driver=not quiet,
                 logging_level=quiet_level,
-                _temp_dir=home,
+                _temp_dir=str(home),
                 runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
             )
     except Exception as error:  # Ray raises a bare one when a node times out during start-up
@@ -86,14 +86,6 @@ def session(
         ray.shutdown()
         if home:
             shutil.rmtree(home, ignore_errors=True)
-
-
-def _sweep() -> None:
-    """Delete the folders of sessions whose driver was killed before it could."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{HOME}*-*"):
-        pid = folder.name.removeprefix(HOME).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _python_path() -> str:

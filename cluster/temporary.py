@@ -1,0 +1,110 @@
+"""Folders in the temporary directory that name the process that made them, so that only orphans are deleted."""
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+MARKER = "gristmill-owner.json"
+"""File in each folder that says who made it."""
+LARGEST_MARKER = 4096
+"""Bytes; a marker has about 250."""
+
+
+class Owner(BaseModel):
+    """What identifies a process among all that share a temporary directory, containers and other hosts too."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    folder: str
+    """Name of the folder: one that was copied or renamed is no longer ours."""
+    host: str
+    boot: str
+    """Id of the host's boot; process ids begin anew with each."""
+    pid_namespace: str
+    """Process ids of another namespace say nothing here."""
+    pid: int = Field(gt=0, lt=2**31)
+    started: int
+    """Clock ticks from boot to the start of the process: ids are used again."""
+
+
+def make_folder(prefix: str) -> Path:
+    """Make an empty folder in the temporary directory, with a marker that names this process.
+
+    Where `/proc` is absent there is no marker, and `delete_orphans` never deletes the folder.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    owner = _this_process(folder.name)
+    if owner:
+        (folder / MARKER).write_text(owner.model_dump_json(), encoding="utf-8")
+    return folder
+
+
+def delete_orphans(prefix: str) -> None:
+    """Delete the folders from `make_folder` whose process has provably ended; leave all others as they are."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        if _is_orphan(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_orphan(folder: Path) -> bool:
+    owner, here = _owner(folder), _this_process(folder.name)
+    if owner is None or here is None:
+        return False
+    if owner.model_copy(update={"pid": here.pid, "started": here.started}) != here:
+        return False  # of another host, boot or namespace, or under another name
+    return not _lives(owner)
+
+
+def _owner(folder: Path) -> Owner | None:
+    """Return who made a folder; None unless folder and marker are this user's own and the marker is whole."""
+    try:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            return None
+        with open(os.open(folder / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as marker:  # noqa: PTH123
+            found = os.fstat(marker.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+                return None
+            return Owner.model_validate_json(marker.read(LARGEST_MARKER))
+    except (OSError, ValidationError):  # absent, unreadable, torn, or not ours: nothing is known
+        return None
+
+
+def _this_process(folder: str) -> Owner | None:
+    """Return the identity of this process, as the marker of a folder has it; None where `/proc` does not tell."""
+    try:
+        return Owner(
+            folder=folder,
+            host=socket.gethostname(),
+            boot=Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+            pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
+            pid=os.getpid(),
+            started=_start_time(os.getpid()),
+        )
+    except OSError:
+        return None
+
+
+def _start_time(pid: int) -> int:
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(text.rpartition(")")[2].split()[19])  # field 22; field 2, in brackets, may hold spaces and brackets
+
+
+def _lives(owner: Owner) -> bool:
+    """Say whether the process may still live: whenever that is not certain, yes."""
+    try:
+        return _start_time(owner.pid) == owner.started
+    except OSError:
+        pass  # ended, or hidden from us: the kernel knows
+    try:
+        os.kill(owner.pid, 0)  # signal 0 is never sent
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
