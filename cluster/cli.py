@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.errors import GristmillError, JobError
+from cluster.interrupt import interruptible, signal_name
 
 if TYPE_CHECKING:
     from cluster.store import Store
@@ -161,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="gristmill",
         description="Grind seeds into a fine-tuning dataset, and the dataset into a better model.",
-        epilog="Exit codes: 0 done, 1 the run failed, 2 the recipe or the arguments are wrong.",
+        epilog="Exit codes: 0 done, 1 the run failed or was interrupted, 2 the recipe or the arguments are wrong.",
     )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in JOB_VERBS.items():
@@ -214,8 +215,16 @@ def _store_verb(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code."""
+    """Run one verb; return the exit code.
+
+    Ctrl-C, SIGTERM and SIGHUP end it in order, with code 1; the second is ignored meanwhile, the third kills.
+    """
     parsed = parser().parse_args(arguments)
+    with interruptible():
+        return _call(parsed)
+
+
+def _call(parsed: argparse.Namespace) -> int:
     try:
         return int(parsed.call(parsed))
     except JobError as error:
@@ -224,8 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GristmillError as error:
         print(f"gristmill: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("gristmill: interrupted; the same command goes on behind what is committed", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        again = "the same command goes on after what is committed"
+        print(f"gristmill: interrupted by {signal_name(error)}; {again}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `gristmill head … | less` was closed
         sys.stderr.close()

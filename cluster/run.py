@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cluster import ingest, log, report
 from cluster.errors import GristmillError, JobError, RunError
+from cluster.interrupt import signal_name
 from cluster.job import Run, Work
 from cluster.ledger import Ledger, lock
 from cluster.progress import Screen
@@ -103,8 +104,8 @@ def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
     except GristmillError as error:
         run.ledger.append("run_failed", error=str(error))
         raise
-    except KeyboardInterrupt:
-        run.ledger.append("run_failed", error="interrupted")
+    except KeyboardInterrupt as error:
+        run.ledger.append("run_failed", error=f"interrupted by {signal_name(error)}")
         raise
     except Exception as error:
         logger.exception("the run failed")

@@ -3,11 +3,14 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from cluster import temporary
+from cluster import interrupt, temporary
 from cluster.errors import JobError, RunError
 
 ENV = {
@@ -25,6 +28,8 @@ ENV = {
 """Environment of our processes: third parties quiet and private."""
 HOME = "gristmill-"
 """Beginning of the names of our sessions' folders in the temporary folder; the driver's process id follows."""
+REARM_S = 0.01
+"""How often our handlers of signals are put back while Ray shuts down, which takes 2 s."""
 
 
 @contextmanager
@@ -55,37 +60,112 @@ def session(
         yield
         return
     os.environ.update({key: value for key, value in ENV.items() if key not in os.environ})
-    quiet_level = logging.ERROR if quiet else logging.INFO
+    settings: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR if quiet else logging.INFO}
     existing = address or os.environ.get("RAY_ADDRESS")
     home = None
+    if existing:
+        settings["address"] = existing
+    else:
+        temporary.delete_orphans(HOME)
+        home = temporary.make_folder(f"{HOME}{os.getpid()}-")
+        settings |= _local(home, num_cpus, num_gpus, dashboard=dashboard)
+    put_back = interrupt.current_handlers()
     try:
-        if existing:
-            ray.init(address=existing, log_to_driver=not quiet, logging_level=quiet_level)
-        else:
-            temporary.delete_orphans(HOME)
-            home = temporary.make_folder(f"{HOME}{os.getpid()}-")
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                log_to_driver=not quiet,
-                logging_level=quiet_level,
-                _temp_dir=str(home),
-                runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
-            )
+        _start(settings, put_back)
     except Exception as error:  # Ray raises a bare one when a node times out during start-up
+        _end(home, put_back, keep_logs=True)
         if existing and isinstance(error, ConnectionError | ValueError | TimeoutError):
             must = "start it or leave the key out"
             raise JobError(f"cluster.address: {existing} does not answer ({error}); {must}") from error
         raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs, and run again") from error
+    except BaseException:
+        _end(home, put_back)
+        raise
     try:
         yield
     finally:
-        ray.shutdown()
-        if home:
-            shutil.rmtree(home, ignore_errors=True)
+        _end(home, put_back)
+
+
+def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool) -> dict[str, Any]:
+    """Return the settings of a Ray of our own."""
+    return {
+        "address": "local",
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "include_dashboard": dashboard,
+        "dashboard_host": "127.0.0.1",
+        "_temp_dir": str(home),
+        "runtime_env": {"env_vars": {"PYTHONPATH": _python_path()}},
+    }
+
+
+def _start(settings: Mapping[str, Any], put_back: Callable[[], None]) -> None:
+    """Start or join Ray, which replaces handlers of signals: `sys.exit` at SIGTERM first, later a dump of the stack.
+
+    In the last milliseconds of the start the second is in place, and nothing can be done about it.
+    """
+    import ray
+
+    try:
+        ray.init(**settings)
+    except SystemExit:  # SIGTERM: let it have the effect that it would have had without Ray
+        put_back()
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        put_back()
+
+
+def _end(home: Path | None, put_back: Callable[[], None], *, keep_logs: bool = False) -> None:
+    """Leave Ray; end every process of a local one, of one that was interrupted during its start too, and its folder.
+
+    Ray gives SIGTERM its default action half-way, which would end us before its processes. So Ray shuts down in a
+    thread, while this one puts the handlers back again and again, and an interrupt waits until all is done.
+    """
+    import ray
+
+    processes = _started(home) if home else []
+    with ThreadPoolExecutor(1) as pool:
+        shutdown = pool.submit(ray.shutdown)
+
+        def finish() -> None:
+            while not shutdown.done():
+                put_back()
+                wait([shutdown], REARM_S)
+            put_back()
+
+        try:
+            finish()
+        except KeyboardInterrupt:
+            finish()
+            raise
+        finally:
+            _kill(processes)
+            if home and not keep_logs:
+                shutil.rmtree(home, ignore_errors=True)
+    shutdown.result()
+
+
+def _started(home: Path) -> list[Any]:
+    """Return our child processes whose command line has a session's folder, and all that descend from them."""
+    import psutil  # which Ray brings
+
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it ended meanwhile
+            if any(str(home) in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _kill(processes: Sequence[Any]) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()  # compares the start time, so that a process with a used id is safe
+    psutil.wait_procs(processes, timeout=10)
 
 
 def _python_path() -> str:

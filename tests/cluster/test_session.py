@@ -50,6 +50,28 @@ def test_killing_the_driver_leaves_no_process_behind() -> None:
     assert processes_of(folder) == []
 
 
+INTERRUPTED = """
+import os, signal, tempfile, threading
+from pathlib import Path
+from cluster.interrupt import interruptible
+from cluster.session import session
+with interruptible():
+    try:
+        with session(None, 1, 0):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    except KeyboardInterrupt as error:
+        left = list(Path(tempfile.gettempdir()).glob(f"gristmill-{os.getpid()}-*"))
+        print(error, left, flush=True)
+"""
+
+
+def test_a_signal_while_ray_shuts_down_waits_until_it_is_gone() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("SIGTERM []\n", "", 0)
+
+
 def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(ray_session: None) -> None:
     with pytest.raises(JobError, match="needs 64 CPU, the cluster has 2"):
         require("generate.engine", 64, 0)

@@ -1,0 +1,76 @@
+"""The first signal interrupts, the second is ignored, the third ends the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cluster.interrupt import SIGNALS, current_handlers, interruptible, signal_name
+
+THREE = """
+import os, signal
+from cluster.interrupt import interruptible
+with interruptible():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt as error:
+        print(error, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("goes on", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("not reached", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_each_signal_interrupts_under_its_name_and_the_handlers_come_back(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    with interruptible(), pytest.raises(KeyboardInterrupt) as caught:
+        os.kill(os.getpid(), number)
+    assert signal_name(caught.value) == number.name
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_the_second_signal_is_ignored_and_the_third_ends_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", THREE], capture_output=True, text=True, check=False)
+    assert done.stdout == "SIGTERM\ngoes on\n"
+    assert done.returncode == -signal.SIGTERM
+    assert done.stderr == ""
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_handlers_that_a_library_replaced_come_back() -> None:
+    with interruptible():
+        ours, put_back = signal.getsignal(signal.SIGTERM), current_handlers()
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        put_back()
+        assert signal.getsignal(signal.SIGTERM) is ours
+
+
+def test_another_thread_leaves_the_handlers_alone() -> None:
+    found = []
+
+    def work() -> None:
+        with interruptible():
+            found.extend(signal.getsignal(each) for each in SIGNALS)
+
+    before = [signal.getsignal(each) for each in SIGNALS]
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == before
+
+
+def test_the_interrupt_of_python_itself_is_that_of_ctrl_c() -> None:
+    assert signal_name(KeyboardInterrupt()) == "SIGINT"
