@@ -217,7 +217,8 @@ def _store_verb(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code.
 
-    Ctrl-C, SIGTERM and SIGHUP end it in order, with code 1; the second is ignored meanwhile, the third kills.
+    Ctrl-C, SIGTERM and SIGHUP end it in order, with code 1; a second signal is ignored meanwhile, and one that comes
+    again and again kills (`cluster.interrupt`).
     """
     parsed = parser().parse_args(arguments)
     with interruptible():

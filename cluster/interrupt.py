@@ -7,52 +7,88 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 2
+"""Signals that leave time to end in order; the next one ends the process at once, as without a handler."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let the first of `SIGNALS` raise KeyboardInterrupt, with the signal's name, while the block runs.
 
-    The second is ignored, so that what the first began to shut down ends in order (2 to 5 s for a local Ray); the third
-    ends the process at once, as without a handler. A signal that was ignored before, as under `nohup`, stays ignored.
-    Outside the main thread, where Python allows no handlers, this does nothing.
+    The second is ignored, so that what the first began to shut down ends in order; the third ends the process at once.
     """
     received = 0
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int) -> None:
         nonlocal received
-        del frame
         received += 1
         if received == 1:
             raise KeyboardInterrupt(signal.Signals(number).name)
-        if received > 2:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+        if received > PATIENCE:
+            _end_now(number)
 
-    put_back = current_handlers()
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, handle)
-    try:
+    with _handled(interrupt):
         yield
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], None]]:
+    """Keep `SIGNALS` back while the block runs; afterwards the first has the effect that it had before the block.
+
+    An exception from a handler may be raised anywhere, and where Python itself calls back, as before and after a fork,
+    it is lost and leaves a lock held. Here the third signal ends the process at once.
+
+    Yields:
+        A function that puts the handlers of the block back, for libraries that replace them.
+    """
+    arrived: list[int] = []
+
+    def keep(number: int) -> None:
+        arrived.append(number)
+        if len(arrived) > PATIENCE:
+            _end_now(number)
+
+    try:
+        with _handled(keep) as put_back:
+            yield put_back
     finally:
-        put_back()
-
-
-def current_handlers() -> Callable[[], None]:
-    """Return a function that puts the present handlers of `SIGNALS` back, in the main thread, whoever replaced them."""
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def put_back() -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                if handler is not None:  # None: not Python's, which cannot be put back
-                    signal.signal(number, handler)
-
-    return put_back
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def signal_name(error: KeyboardInterrupt) -> str:
     """Return the name of the signal that an interrupt came from; Python's own handler of Ctrl-C gives none."""
     return str(error) or signal.SIGINT.name
+
+
+@contextmanager
+def _handled(handle: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+    """Handle `SIGNALS` so while the block runs, except those that are ignored, as under `nohup`.
+
+    Outside the main thread, where Python allows no handlers, this does nothing.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def act(number: int, frame: FrameType | None) -> None:
+        del frame
+        handle(number)
+
+    def install() -> None:
+        for number, handler in before.items():
+            if handler not in (signal.SIG_IGN, None):  # None: not Python's, and so could not be put back
+                signal.signal(number, act)
+
+    install()
+    try:
+        yield install
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _end_now(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)

@@ -3,10 +3,9 @@
 import logging
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +68,21 @@ def session(
         temporary.delete_orphans(HOME)
         home = temporary.make_folder(f"{HOME}{os.getpid()}-")
         settings |= _local(home, num_cpus, num_gpus, dashboard=dashboard)
-    put_back = interrupt.current_handlers()
     try:
-        _start(settings, put_back)
+        _start(settings)
     except Exception as error:  # Ray raises a bare one when a node times out during start-up
-        _end(home, put_back, keep_logs=True)
+        _end(home, keep_logs=True)
         if existing and isinstance(error, ConnectionError | ValueError | TimeoutError):
             must = "start it or leave the key out"
             raise JobError(f"cluster.address: {existing} does not answer ({error}); {must}") from error
         raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs, and run again") from error
     except BaseException:
-        _end(home, put_back)
+        _end(home)
         raise
     try:
         yield
     finally:
-        _end(home, put_back)
+        _end(home)
 
 
 def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool) -> dict[str, Any]:
@@ -100,50 +98,50 @@ def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard:
     }
 
 
-def _start(settings: Mapping[str, Any], put_back: Callable[[], None]) -> None:
-    """Start or join Ray, which replaces handlers of signals: `sys.exit` at SIGTERM first, later a dump of the stack.
+def _start(settings: Mapping[str, Any]) -> None:
+    """Start or join Ray; a signal meanwhile waits until it has started, which ends it in order.
 
-    In the last milliseconds of the start the second is in place, and nothing can be done about it.
+    Ray's own handler of SIGTERM would exit wherever the start is, and leave its processes. The handler that its core
+    installs dumps the stack and aborts; it is in place for the last milliseconds of the start, until ours are put back.
     """
     import ray
+    from ray._private import utils
 
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(interrupt.deferred())
+        stack.enter_context(_replaced(utils, "set_sigterm_handler", lambda handler: None))
         ray.init(**settings)
-    except SystemExit:  # SIGTERM: let it have the effect that it would have had without Ray
-        put_back()
-        signal.raise_signal(signal.SIGTERM)
-        raise
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
     finally:
-        put_back()
+        setattr(module, name, before)
 
 
-def _end(home: Path | None, put_back: Callable[[], None], *, keep_logs: bool = False) -> None:
-    """Leave Ray; end every process of a local one, of one that was interrupted during its start too, and its folder.
+def _end(home: Path | None, *, keep_logs: bool = False) -> None:
+    """Leave Ray; end every process of a local one, of one that did not start too, and delete its folder.
 
     Ray gives SIGTERM its default action half-way, which would end us before its processes. So Ray shuts down in a
-    thread, while this one puts the handlers back again and again, and an interrupt waits until all is done.
+    thread, while this one puts our handlers back again and again.
     """
     import ray
 
-    processes = _started(home) if home else []
-    with ThreadPoolExecutor(1) as pool:
-        shutdown = pool.submit(ray.shutdown)
-
-        def finish() -> None:
+    with interrupt.deferred() as put_back:
+        processes = _started(home) if home else []
+        with ThreadPoolExecutor(1) as pool:
+            shutdown = pool.submit(ray.shutdown)
             while not shutdown.done():
                 put_back()
                 wait([shutdown], REARM_S)
-            put_back()
-
-        try:
-            finish()
-        except KeyboardInterrupt:
-            finish()
-            raise
-        finally:
-            _kill(processes)
-            if home and not keep_logs:
-                shutil.rmtree(home, ignore_errors=True)
+        put_back()
+        _kill(processes)
+        if home and not keep_logs:
+            shutil.rmtree(home, ignore_errors=True)
     shutdown.result()
 
 

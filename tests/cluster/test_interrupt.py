@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cluster.interrupt import SIGNALS, current_handlers, interruptible, signal_name
+from cluster.interrupt import SIGNALS, deferred, interruptible, signal_name
 
 THREE = """
 import os, signal
@@ -50,12 +50,40 @@ def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_handlers_that_a_library_replaced_come_back() -> None:
-    with interruptible():
-        ours, put_back = signal.getsignal(signal.SIGTERM), current_handlers()
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
-        put_back()
-        assert signal.getsignal(signal.SIGTERM) is ours
+def test_a_deferred_signal_takes_effect_after_the_block_as_before_it() -> None:
+    done = []
+    with interruptible(), pytest.raises(KeyboardInterrupt) as caught:
+        with deferred() as put_back:
+            os.kill(os.getpid(), signal.SIGHUP)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a library does
+            put_back()
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("block")
+        done.append("after")
+    assert done == ["block"]
+    assert signal_name(caught.value) == "SIGHUP"
+
+
+def test_a_deferred_signal_also_follows_an_error_of_the_block() -> None:
+    with interruptible(), pytest.raises(KeyboardInterrupt) as caught, deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+INSIST = """
+import os, signal
+from cluster.interrupt import deferred
+with deferred():
+    for count in range(3):
+        print(count, flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_the_third_deferred_signal_ends_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", INSIST], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n1\n2\n", "", -signal.SIGINT)
 
 
 def test_another_thread_leaves_the_handlers_alone() -> None:

@@ -107,7 +107,6 @@ def check_end(driver: "subprocess.Popen[str]", recipe: Path, folder: Path, name:
     ("number", "moment"),
     [
         (signal.SIGTERM, has_folder),
-        (signal.SIGTERM, has_raylet),
         (signal.SIGINT, has_raylet),
         (signal.SIGINT, has_work),
         (signal.SIGHUP, has_work),
