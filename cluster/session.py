@@ -27,6 +27,10 @@ ENV = {
 """Environment of our processes: third parties quiet and private."""
 HOME = "gristmill-"
 """Beginning of the names of our sessions' folders in the temporary folder; the driver's process id follows."""
+LOCAL = "local"
+"""Ray's name for a cluster of our own."""
+LOOPBACK = "127.0.0.1"
+"""Address of a local Ray: nothing of it can be reached from other machines."""
 REARM_S = 0.01
 """How often our handlers of signals are put back while Ray shuts down, which takes 2 s."""
 
@@ -38,8 +42,8 @@ def session(
     """Hold a Ray session while the block runs.
 
     Inside `ray job submit`, or with `RAY_ADDRESS` set, the running cluster is used; otherwise a local one is started
-    (10 to 15 s on two cores) and ends with the block. Its processes share the fate of the driver, so that `kill -9`
-    leaves nothing behind that holds memory.
+    (10 to 15 s on two cores) and ends with the block. It listens on the loopback address alone. Its processes share the
+    fate of the driver, so that `kill -9` leaves nothing behind that holds memory.
 
     Args:
         address: of a running cluster; by default the one we are in, else a local one.
@@ -60,9 +64,9 @@ def session(
         return
     os.environ.update({key: value for key, value in ENV.items() if key not in os.environ})
     settings: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR if quiet else logging.INFO}
-    existing = address or os.environ.get("RAY_ADDRESS")
+    existing = address or os.environ.get("RAY_ADDRESS") or LOCAL
     home = None
-    if existing:
+    if existing != LOCAL:
         settings["address"] = existing
     else:
         temporary.delete_orphans(HOME)
@@ -72,7 +76,7 @@ def session(
         _start(settings)
     except Exception as error:  # Ray raises a bare one when a node times out during start-up
         _end(home, keep_logs=True)
-        if existing and isinstance(error, ConnectionError | ValueError | TimeoutError):
+        if existing != LOCAL and isinstance(error, ConnectionError | ValueError | TimeoutError):
             must = "start it or leave the key out"
             raise JobError(f"cluster.address: {existing} does not answer ({error}); {must}") from error
         raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs, and run again") from error
@@ -88,13 +92,14 @@ def session(
 def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool) -> dict[str, Any]:
     """Return the settings of a Ray of our own."""
     return {
-        "address": "local",
+        "address": LOCAL,
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "include_dashboard": dashboard,
-        "dashboard_host": "127.0.0.1",
+        "dashboard_host": LOOPBACK,
+        "_node_ip_address": LOOPBACK,
         "_temp_dir": str(home),
-        "runtime_env": {"env_vars": {"PYTHONPATH": _python_path()}},
+        "runtime_env": {"env_vars": {"PYTHONPATH": _python_path(), "GLOO_SOCKET_IFNAME": "lo"}},
     }
 
 
@@ -105,11 +110,15 @@ def _start(settings: Mapping[str, Any]) -> None:
     installs dumps the stack and aborts; it is in place for the last milliseconds of the start, until ours are put back.
     """
     import ray
-    from ray._private import utils
+    from ray._private import ray_constants, utils
 
     with ExitStack() as stack:
         stack.enter_context(interrupt.deferred())
         stack.enter_context(_replaced(utils, "set_sigterm_handler", lambda handler: None))
+        if settings["address"] == LOCAL:
+            # Ray replaces the loopback address by the machine's own, so that other machines can join, except where it
+            # supports no clusters of machines (macOS)
+            stack.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
         ray.init(**settings)
 
 

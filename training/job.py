@@ -255,13 +255,15 @@ def _attempt(job: Train, course: loop.Course, run: Run, folder: Path, bar: Bar) 
 
 def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[Exception]) -> None:
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from training.rendezvous import Rendezvous
 
     resources = {"CPU": job.cpus_per_worker, **({"GPU": job._gpus()} if course.gpu else {})}
     trainer = TorchTrainer(
         loop.work,
         train_loop_config={"course": course},
-        torch_config=TorchConfig(backend="nccl" if course.gpu else "gloo"),
+        torch_config=Rendezvous(backend="nccl" if course.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.workers, use_gpu=course.gpu, resources_per_worker=resources
         ),

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.errors import JobError
 from cluster.session import require
+from tests.listening import family_of, is_loopback, listening
 
 pytestmark = pytest.mark.ray
 
@@ -70,6 +71,23 @@ def test_a_signal_while_ray_shuts_down_waits_until_it_is_gone() -> None:
     command = [sys.executable, "-c", INTERRUPTED]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("SIGTERM []\n", "", 0)
+
+
+def test_a_local_session_listens_on_the_loopback_address_alone(ray_session: None) -> None:
+    """The session of all tests, which has the dashboard, with the driver and a worker of it."""
+    import ray
+
+    class Worker:
+        def address(self) -> str:
+            return str(ray.util.get_node_ip_address())
+
+    worker = ray.remote(num_cpus=0)(Worker).remote()
+    assert ray.get(worker.address.remote()) == "127.0.0.1"
+    found = listening(family_of(os.getpid()))
+    for part in ("gcs_server", "raylet", "dashboard.py", "DashboardAgent", "RuntimeEnvAgent", "Worker"):
+        assert any(part in name for name, _, _ in found), f"{part} listens nowhere: {found}"
+    assert any(name.startswith(f"{os.getpid()} ") for name, _, _ in found), f"the driver listens nowhere: {found}"
+    assert [entry for entry in found if not is_loopback(entry[1])] == []
 
 
 def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(ray_session: None) -> None:

@@ -1,0 +1,43 @@
+"""How the workers of a training find each other; loaded where Ray Train is, never by the command line."""
+
+from ipaddress import ip_address
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+
+
+class Rendezvous(TorchConfig):
+    """As Ray Train's own, but over a file where Ray listens on the loopback address alone.
+
+    Torch's store for a rendezvous over TCP listens on every interface, whatever its address is, and asks nobody who he
+    is.
+    """
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """Return what sets up the process group."""
+        return _Backend
+
+
+class _Backend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray has several kinds
+        if not ip_address(ray.util.get_node_ip_address()).is_loopback:
+            super().on_start(worker_group, backend_config)
+            return
+        node: Any = ray._private.worker._global_node
+        settings = {
+            "backend": backend_config.backend,
+            "world_size": len(worker_group),
+            "init_method": f"file://{node.get_session_dir_path()}/rendezvous-{uuid4().hex}",
+            "timeout_s": backend_config.timeout_s,
+        }
+        worker_group.execute(_set_torch_distributed_env_vars)
+        ray.get(
+            [
+                worker_group.execute_single_async(rank, _setup_torch_process_group, world_rank=rank, **settings)
+                for rank in range(len(worker_group))
+            ]
+        )
