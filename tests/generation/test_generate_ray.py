@@ -119,7 +119,7 @@ def hanging(settings: Engine, marker: str) -> LiveEngine:
 
 def test_a_hung_engine_is_ended_and_its_shards_are_made_elsewhere(tmp_path: Path) -> None:
     whole, store = (with_seeds(Store(str(tmp_path / name))) for name in ("whole", "actors"))
-    generate = job(target=30, engine=Engine(actors=1, cpus=1, hang_s=2.0))
+    generate = job(target=30, engine=Engine(actors=1, cpus=1, hang_s=8.0))
     ground(whole, generate)
     opens = partial(hanging, marker=str(tmp_path / "hung"))
     generate.make_on(with_logs(store, tmp_path / "logs"), WORK, opens, open_hashing_encoder)
