@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import models
+from cluster import dtypes, models
 from cluster.engine import Engine, Request
 from cluster.sample import Message
 from generation.engines.endpoint import EndpointEngine
@@ -40,7 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("vllm") / "server.log"
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", models.local(models.SMOLLM2)]
-    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
+    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", dtypes.choose(models.SMOLLM2).dtype]
     command += ["--max-model-len", "1024", "--max-num-batched-tokens", "2048", "--max-num-seqs", "32"]
     command += ["--enforce-eager", "--no-enable-chunked-prefill", "--generation-config", "vllm", "--block-size", "32"]
     command += ["--enable-prompt-tokens-details", "--distributed-executor-backend", "uni"]
