@@ -52,8 +52,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, di
             time.sleep(0.05)
         driver.send_signal(signal.SIGKILL)
     assert not store.complete(found[0])
-    shards = [*store.committed(found[0]).values(), *store.committed(found[0], "raw-").values()]
-    rows = [row for shard in shards for row in store.read_shard(found[0], shard).to_pylist()]
+    shards = {**store.committed(found[0]), **store.committed(found[0], "raw-")}
+    rows = [
+        {**row, "place": int(name.partition("-")[2])}
+        for name, shard in shards.items()
+        for row in store.read_shard(found[0], shard).to_pylist()
+    ]
     return folder, {row["id"]: row for row in rows}, len(shards)
 
 
@@ -100,8 +104,13 @@ def test_the_killed_driver_lost_no_committed_shard(
     store = Store(str(folder / "runs"))
     rows = {row.id: row for row in samples_of(store, outputs(folder)["generate"])}
     assert before
+    # shards are committed in any order; the target may be met before the dataset comes to one of a later place
+    reached = len(store.manifest(outputs(folder)["generate"]).shards)
     for row_id, row in before.items():
-        assert [tuple(m) for m in rows[row_id].messages] == [(m["role"], m["content"]) for m in row["messages"]]
+        if row["place"] < reached:
+            assert [tuple(m) for m in rows[row_id].messages] == [(m["role"], m["content"]) for m in row["messages"]]
+        else:
+            assert row_id not in rows
     (run,) = store.names("runs")
     planned = [json.loads(line) for line in read_lines(store, f"runs/{run}") if '"shards_planned"' in line]
     assert len(planned) >= 2
