@@ -175,12 +175,17 @@ def test_a_wrong_recipe_lists_every_error_and_starts_nothing(tmp_path: Path) -> 
 
 
 def submitted(arguments: Sequence[str]) -> str:
-    """A driver that holds a cluster and submits `gristmill` to it as `ray job submit` does; prints the job's logs."""
+    """A driver that holds a cluster and submits `gristmill` to it as `ray job submit` does; prints the job's logs.
+
+    The cluster is Ray's own: a local session of ours listens on the loopback address, and takes no jobs.
+    """
     return f"""
+import tempfile
 import time
-from cluster.session import session
-with session(None, 2, 0, dashboard=True):
-    import ray
+import ray
+with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, ray.init(
+    address="local", num_cpus=2, num_gpus=0, include_dashboard=True, _temp_dir=home
+):
     from ray.job_submission import JobSubmissionClient, JobStatus
     client = JobSubmissionClient("http://" + ray._private.worker._global_node.webui_url)
     for attempt in range(30):  # the job agent comes up later than the dashboard
