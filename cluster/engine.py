@@ -78,6 +78,12 @@ class Engine(Settings):
     args: dict[str, Any] = Field(default_factory=dict)
     """Handed to vLLM's engine arguments as it is."""
 
+    @property
+    def dtype_asked(self) -> Literal["auto", "bfloat16", "float16", "float32"]:
+        """The type that is asked for: bfloat16 where `auto` meets an adapter, whose replies in vLLM 0.32 are checked
+        against transformers in bfloat16 alone; in float32 on a CPU their probabilities differed."""
+        return "bfloat16" if self.adapter and self.dtype == "auto" else self.dtype
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the text: the weights themselves rather than where they lie."""
         value = super().identity()
