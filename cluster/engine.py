@@ -80,8 +80,10 @@ class Engine(Settings):
 
     @property
     def dtype_asked(self) -> Literal["auto", "bfloat16", "float16", "float32"]:
-        """The type that is asked for: bfloat16 where `auto` meets an adapter, whose replies in vLLM 0.32 are checked
-        against transformers in bfloat16 alone; in float32 on a CPU their probabilities differed."""
+        """The type that is asked for: `auto` becomes bfloat16 where there is an adapter.
+
+        Replies with an adapter agree with transformers in bfloat16; in float32 on a CPU their probabilities differed.
+        """
         return "bfloat16" if self.adapter and self.dtype == "auto" else self.dtype
 
     def identity(self) -> dict[str, Any]:
