@@ -18,8 +18,8 @@ OPENMP = {"KMP_BLOCKTIME": "200us", "KMP_USE_YIELD": "0"}
 
 By default they spin for 200 ms and yield meanwhile, each time for a whole time slice of what else runs. Beside one busy
 process per core the engine then made 0.22 of its quiet tokens a second, and makes 0.45 so. Quiet, 200 us lost nothing
-with yields; without them it is not measured yet. Spinning for 200 us with yields made 0.32; without any spinning 0.48, but quiet 0.82 to 0.95. See
-`benchmarks/busy.py`.
+with yields; without them it is not measured yet. Spinning for 200 us with yields made 0.32; without any spinning 0.48,
+but quiet 0.82 to 0.95. See `benchmarks/busy.py`.
 """
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
