@@ -78,14 +78,6 @@ class Engine(Settings):
     args: dict[str, Any] = Field(default_factory=dict)
     """Handed to vLLM's engine arguments as it is."""
 
-    @property
-    def dtype_asked(self) -> Literal["auto", "bfloat16", "float16", "float32"]:
-        """The type that is asked for: `auto` becomes bfloat16 where there is an adapter.
-
-        Replies with an adapter agree with transformers in bfloat16; in float32 on a CPU their probabilities differed.
-        """
-        return "bfloat16" if self.adapter and self.dtype == "auto" else self.dtype
-
     def identity(self) -> dict[str, Any]:
         """Return what decides the text: the weights themselves rather than where they lie."""
         value = super().identity()

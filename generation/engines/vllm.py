@@ -40,7 +40,7 @@ def engine_args(engine: Engine, *, gpu: bool) -> dict[str, Any]:
     """Return vLLM's engine arguments: ours, then the recipe's `args` over them."""
     ours: dict[str, Any] = {
         "model": models.local(engine.model),
-        "dtype": dtypes.choose(engine.model).dtype if engine.dtype_asked == "auto" else engine.dtype_asked,
+        "dtype": dtypes.choose(engine.model).dtype if engine.dtype == "auto" else engine.dtype,
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": max(engine.max_model_len, BATCHED_TOKENS_GPU if gpu else BATCHED_TOKENS_CPU),

@@ -137,7 +137,7 @@ class Actors:
         """Find what each model computes in, where its first engine will run, and tell."""
         mill = self._mill
         here = {engine_setting(name): name for name, engine in mill.engines.items() if not engine.endpoint}
-        settings = {setting: mill.engines[name].dtype_asked for setting, name in here.items()}
+        settings = {setting: mill.engines[name].dtype for setting, name in here.items()}
         settings[ENCODER] = mill.encoder.compute_dtype
 
         def choose_one(setting: str) -> dtypes.DTypeChoice:
