@@ -2,10 +2,10 @@
 
     python benchmarks/busy.py [--dtypes float32 bfloat16] [--pairs 10] [--busy-pairs 5]
 
-Two engines of the same model run in two processes, one with the threads as they are set now and one as they were in
-version 0.1.0 (Intel's OpenMP as it is: a thread that waits spins for 200 ms and yields). They work in turn, so that a
-pair sees the same machine; the one that does not work sleeps. A busy process is a loop of Python that never waits. The
-fair share beside as many busy processes as cores is 0.5 of the quiet rate.
+Two engines of the same model run in two processes, one with the threads as they are set now, see
+`generation.engines.spinning`, and one as Intel's OpenMP has them: a thread that waits spins for 200 ms and yields. They
+work in turn, so that a pair sees the same machine; the one that does not work sleeps. A busy process is a loop of
+Python that never waits. The fair share beside as many busy processes as cores is 0.5 of the quiet rate.
 """
 
 import argparse
@@ -22,12 +22,13 @@ from typing import Any
 
 from common import HERE, interval, write
 
+from cluster.dtypes import LIMITS
 from cluster.engine import Engine, Request
 from cluster.sample import Message
 from generation.engines.placement import environment
 
-BEFORE = {"KMP_BLOCKTIME": "200", "KMP_USE_YIELD": "1"}
-"""What differs in the environment of version 0.1.0: the defaults of the library, which spins and yields."""
+BEFORE = {"KMP_BLOCKTIME": "200"}
+"""The default of the library, in milliseconds; set, it is never changed."""
 WORK = {"float32": (64, 24), "bfloat16": (16, 8)}
 """Requests and tokens of one turn, about 10 s each on a quiet machine without AVX-512."""
 
@@ -113,24 +114,37 @@ def busy(number: int) -> Iterator[None]:
             process.join()
 
 
-def measured(dtype: str, given: argparse.Namespace, cores: int) -> dict[str, Any]:
-    """Return the rates of both settings, quiet and busy."""
+def _turns(
+    dtype: str, order: tuple[str, str], pairs: dict[str, int], cores: int, rates: dict[str, dict[str, list[float]]]
+) -> None:
+    """Start both settings in this order and add the rates of some pairs of turns."""
     variables = environment(Engine(), cores, 0)
-    servers = {"now": Server(dtype, variables), "before": Server(dtype, {**variables, **BEFORE})}
-    rates: dict[str, dict[str, list[float]]] = {}
+    settings = {"now": variables, "before": {**variables, **BEFORE}}
+    servers = {which: Server(dtype, settings[which]) for which in order}
     try:
         for server in servers.values():  # the first requests compile and fill caches
             server.turn()
-        for load, pairs, number in (("quiet", given.pairs, 0), ("busy", given.busy_pairs, cores)):
-            rates[load] = {"now": [], "before": []}
+        for load, number in (("quiet", 0), ("busy", cores)):
             with busy(number):
-                for pair in range(pairs):
-                    for which in ("now", "before") if pair % 2 == 0 else ("before", "now"):
+                for pair in range(pairs[load]):
+                    for which in order if pair % 2 == 0 else reversed(order):
                         rates[load][which].append(servers[which].turn())
                         print(dtype, load, which, rates[load][which][-1], file=sys.stderr, flush=True)
     finally:
         for server in servers.values():
             server.end()
+
+
+def measured(dtype: str, given: argparse.Namespace, cores: int) -> dict[str, Any]:
+    """Return the rates of both settings, quiet and busy.
+
+    Two processes with the same settings differ by some per cent for as long as they live, so both are started twice,
+    the other one first the second time.
+    """
+    rates: dict[str, dict[str, list[float]]] = {load: {"now": [], "before": []} for load in ("quiet", "busy")}
+    for half, order in enumerate((("now", "before"), ("before", "now"))):
+        pairs = {"quiet": (given.pairs + half) // 2, "busy": (given.busy_pairs + half) // 2}
+        _turns(dtype, order, pairs, cores, rates)
     quiet = {which: statistics.median(found) for which, found in rates["quiet"].items()}
     loaded = {which: statistics.median(found) for which, found in rates["busy"].items()}
     ratios = [now / before for now, before in zip(rates["quiet"]["now"], rates["quiet"]["before"], strict=True)]
@@ -160,11 +174,12 @@ def main() -> None:
         "busy",
         {
             "what": "output tokens/s of one engine, quiet and beside one busy process per core, in turn with the "
-            "threads of version 0.1.0",
+            "threads as OpenMP has them",
             "settings": {
                 "model": Engine().model,
                 "work": WORK,
                 "now": {key: now[key] for key in sorted(now) if key.startswith(("KMP", "OMP"))},
+                "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
                 "before": BEFORE,
             },
             "bound": "busy over quiet: 0.5, the fair share beside one busy process per core",

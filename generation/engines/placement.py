@@ -13,14 +13,6 @@ from cluster.session import require
 
 WAIT_S = 120.0
 """Seconds that a cluster with enough in all has to give it free."""
-OPENMP = {"KMP_BLOCKTIME": "200us", "KMP_USE_YIELD": "0"}
-"""How threads of Intel's OpenMP wait for each other: they spin for 200 us, then sleep, and never yield.
-
-By default they spin for 200 ms and yield meanwhile, each time for a whole time slice of what else runs. Beside one busy
-process per core the engine then made 0.22 of its quiet tokens a second, and makes 0.45 so. Quiet, 200 us lost nothing
-with yields; without them it is not measured yet. Spinning for 200 us with yields made 0.32; without any spinning 0.48,
-but quiet 0.82 to 0.95. See `benchmarks/busy.py`.
-"""
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
@@ -89,7 +81,6 @@ def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
     cores = max(1, int(cpus))
     values |= {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib), "OMP_NUM_THREADS": str(cores)}
     values["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # nobody says which cores are free, and other work moves too
-    values |= {name: os.environ.get(name, value) for name, value in OPENMP.items()}
     preload = [*_preloads(), *filter(None, [os.environ.get("LD_PRELOAD")])]
     if preload:
         values["LD_PRELOAD"] = ":".join(dict.fromkeys(preload))

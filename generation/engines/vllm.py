@@ -22,6 +22,7 @@ from cluster import dtypes, models
 from cluster.engine import Engine, Reply, Request
 from cluster.errors import EngineError, JobError
 from generation.engines.render import Node, RefusedError, Renderer
+from generation.engines.spinning import Spinning
 
 log = logging.getLogger(__name__)
 
@@ -230,9 +231,11 @@ class VllmEngine:
             os._exit(1)
 
     def _serve(self) -> None:
+        spinning = Spinning()
         while True:
             if not self._take_in():
                 return
+            spinning.adapt()
             begin = time.monotonic()
             outputs = self._engine.step()
             self._busy_s += time.monotonic() - begin

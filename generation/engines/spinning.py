@@ -1,0 +1,58 @@
+"""How long OpenMP's threads spin for each other: for a while where cores are idle, not at all where other work waits.
+
+A product on several cores ends when its last thread does. Threads that spin until then begin the next product at once:
+without any spinning the engine makes 0.82 of its tokens on a quiet machine, and 0.95 where they spin for 200 us instead
+of the library's 200 ms. Where other processes want the cores, a thread that spins uses up time in which the thread that
+it waits for could run. See `benchmarks/busy.py`.
+"""
+
+import ctypes
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
+"""Of a thread: nanoseconds on a core, nanoseconds for which it was ready and had no core, number of time slices."""
+LOOK_S = 0.2
+"""Seconds between two looks."""
+BUSY = 0.1
+"""Share of the time without a core from which the machine counts as busy: measured 0.01 on a quiet machine, with and
+without spinning, 0.33 beside one busy process on two cores, and 0.38 beside two."""
+
+
+class Spinning:
+    """Sets how long the OpenMP threads that work for the calling thread spin; that thread alone may call `adapt`."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ, schedstat: Path = SCHEDSTAT) -> None:
+        """Find Intel's or LLVM's library in this process; without it, or where `KMP_BLOCKTIME` is set, nothing is."""
+        library = ctypes.CDLL(None)
+        ours = "KMP_BLOCKTIME" not in environment and schedstat.exists()
+        self._set = getattr(library, "kmp_set_blocktime", None) if ours else None
+        self._quiet = int(library.kmp_get_blocktime()) if self._set else 0
+        self._schedstat = schedstat
+        self._busy = False
+        self._looked, self._waited = time.monotonic(), 0
+        if self._set:
+            self._waited = self._wait()
+
+    def adapt(self) -> None:
+        """See whether this thread had to wait for a core since the last look, and set the time for which it spins."""
+        now = time.monotonic()
+        if self._set is None or now - self._looked < LOOK_S:
+            return
+        waited = self._wait()
+        share = (waited - self._waited) / 1e9 / (now - self._looked)
+        self._looked, self._waited = now, waited
+        if (share > BUSY) != self._busy:
+            self._busy = not self._busy
+            self._set(0 if self._busy else self._quiet)
+            log.info(
+                "waited for a core %.0f %% of the time, threads %s", 100 * share, "sleep" if self._busy else "spin"
+            )
+
+    def _wait(self) -> int:
+        return int(self._schedstat.read_text(encoding="ascii").split()[1])
