@@ -1,13 +1,14 @@
 """A whole job against `LLM.generate` of the same prompts in one list: output tokens a second.
 
-    python benchmarks/throughput.py PROMPTS.jsonl [--num 128] [--max-tokens 512] [--pairs 5] [--model builtin:…]
+    python benchmarks/throughput.py PROMPTS.jsonl [--num 96] [--max-tokens 512] [--pairs 5] [--model builtin:…]
 
 Raw is vLLM's own offline class with all prompts in one list, timed from the call to its return (it tokenises and
 detokenises too). The job is `[generate]` with the method `respond` and the rule filters, timed from the first request
 to the manifest: rendering, tokenising, filters, Arrow shards, settling. Both in turn, each in a process of its own, and
 both in the type that the machine chooses.
 Replies end where the model ends them; `cut_off` is the share that reached the limit. Raw gets the best of the settings
-`RAW`, each tried once before the pairs. The bound is the raw rate: a job cannot be faster than its engine.
+`RAW`, each tried once before the pairs with a quarter of the prompts. The bound is the raw rate: a job cannot be faster
+than its engine.
 """
 
 import argparse
@@ -94,7 +95,7 @@ def main() -> None:
     """Find raw vLLM's best settings, run both systems in turn and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", type=Path)
-    parser.add_argument("--num", type=int, default=128)
+    parser.add_argument("--num", type=int, default=96)
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
@@ -105,16 +106,15 @@ def main() -> None:
     if given.only:
         print(json.dumps({"raw": raw, "job": job}[given.only](given)))
         return
-    own = [str(given.prompts), f"--num={given.num}", f"--max-tokens={given.max_tokens}", f"--model={given.model}"]
+    own = [str(given.prompts), f"--max-tokens={given.max_tokens}", f"--model={given.model}"]
     variables = environment(settings(given), len(os.sched_getaffinity(0)), 0)
 
-    def one(which: str, best: str) -> dict[str, Any]:
+    def one(which: str, best: str, num: int = given.num) -> dict[str, Any]:
         # the raw engine gets the worker's environment; the job sets its workers' itself
-        return in_process(
-            "throughput.py", [*own, f"--only={which}", f"--raw={best}"], variables if which == "raw" else {}
-        )
+        how = [*own, f"--num={num}", f"--only={which}", f"--raw={best}"]
+        return in_process("throughput.py", how, variables if which == "raw" else {})
 
-    tried = {} if given.raw else {name: one("raw", name)["tokens_per_s"] for name in RAW}
+    tried = {} if given.raw else {name: one("raw", name, given.num // 4)["tokens_per_s"] for name in RAW}
     best = given.raw or max(tried, key=lambda name: tried[name])
     runs: dict[str, list[dict[str, Any]]] = {"raw": [], "job": []}
     for pair in range(given.pairs):
@@ -130,6 +130,7 @@ def main() -> None:
                 "max_tokens": given.max_tokens,
                 "model": given.model,
                 "dtype": dtypes.choose(given.model).dtype,
+                "limits": {name: os.environ[name] for name in dtypes.LIMITS if name in os.environ},
                 "filters": RULES,
             },
             "bound": "1.0: the engine's own rate",
