@@ -47,7 +47,11 @@ gpu: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@# mypy follows no import hook: show it the package as it is installed
+	mkdir -p .mypy_view/gristmill
+	ln -sfn ../../gristmill/__init__.py .mypy_view/gristmill/__init__.py
+	for part in cluster generation selection training; do ln -sfn ../../$$part .mypy_view/gristmill/$$part; done
+	$(BIN)/mypy -p gristmill
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -64,4 +68,4 @@ lock:
 	done
 
 clean:
-	rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-lock .mypy_view .mypy_cache .ruff_cache .pytest_cache

@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 from common import in_process, memory, write
 from planted import planted, sources
 
-from cluster import ingest, schema
-from cluster.recipe import open_recipe
-from cluster.store import Manifest, Store
-from selection.embed import Whose, folder
-from selection.job import Select
-from selection.pool import open_pool
+from gristmill.cluster.contract import schema
+from gristmill.cluster.io import ingest
+from gristmill.cluster.jobs.recipe import open_recipe
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.selection.data.pool import open_pool
+from gristmill.selection.embedding.actors import RowChoice, folder
+from gristmill.selection.figures import SelectFigures
+from gristmill.selection.job import Select
 
 STEPS: dict[str, str] = {
     "exact": "",
@@ -90,7 +92,7 @@ def recipe(home: Path, step: str) -> Path:
 
 def vectors(store: Store, samples: str, job: Select) -> None:
     """Plant vectors for a dataset where its embedding would put them: topics of low rank, and noise."""
-    name = folder(samples, job.wanted, Whose(), shard_rows=job.shard_rows)[0]
+    name = folder(samples, job.wanted, RowChoice(), shard_rows=job.shard_rows)[0]
     if store.complete(name):
         return
     pool, _ = open_pool(lambda columns: store.scan(samples, columns), samples)
@@ -112,17 +114,17 @@ def vectors(store: Store, samples: str, job: Select) -> None:
 
 def one(home: Path, step: str) -> dict[str, Any]:
     """Run one step by the command line in this process and return its figures."""
-    from cluster.cli import main as cli
+    from gristmill.cluster.cli.main import main as cli
 
     path = recipe(home, step)
     code = cli(["select", str(path)])
     loaded, works = open_recipe(path)
-    figures = Store(loaded.store).figures(works["select"].output)
+    figures = SelectFigures.read(Store(loaded.store).figures(works["select"].output))
     return {
         "code": code,
-        "seconds": figures["seconds"],
-        "step_seconds": figures["steps"][0]["seconds"],
-        "kept": figures["kept"],
+        "seconds": figures.seconds,
+        "step_seconds": figures.steps[0].seconds,
+        "kept": figures.kept,
         "peak_mib": round(memory("VmHWM")),
     }
 

@@ -3,8 +3,8 @@
     python benchmarks/busy.py [--dtypes float32 bfloat16] [--pairs 10] [--busy-pairs 5]
 
 Two engines of the same model run in two processes, one with the threads as they are set now, see
-`generation.engines.spinning`, and one as Intel's OpenMP has them: a thread that waits spins for 200 ms and yields. They
-work in turn, so that a pair sees the same machine; the one that does not work sleeps. A busy process is a loop of
+`generation/engines/spinning.py`, and one as Intel's OpenMP has them: a thread that waits spins for 200 ms and yields.
+They work in turn, so that a pair sees the same machine; the one that does not work sleeps. A busy process is a loop of
 Python that never waits. The fair share beside as many busy processes as cores is 0.5 of the quiet rate.
 """
 
@@ -22,10 +22,10 @@ from typing import Any
 
 from common import HERE, interval, write
 
-from cluster.dtypes import LIMITS
-from cluster.engine import Engine, Request
-from cluster.sample import Message
-from generation.engines.placement import environment
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.dtypes import LIMITS
+from gristmill.cluster.models.engine import Engine, Request
+from gristmill.generation.engines.placement import environment
 
 BEFORE = {"KMP_BLOCKTIME": "200"}
 """The default of the library, in milliseconds; set, it is never changed."""
@@ -37,7 +37,7 @@ def serve(dtype: str) -> None:
     """Answer every line of standard input with a turn of work; run in a process of its own."""
     import asyncio
 
-    from generation.engines.vllm import VllmEngine
+    from gristmill.generation.engines.vllm import VllmEngine
 
     engine = VllmEngine(Engine(dtype=dtype, max_model_len=1024))  # type: ignore[arg-type]
     requests, tokens = WORK[dtype]

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cluster.dtypes import cpu_flags
+from gristmill.cluster.models.dtypes import cpu_flags
 
 HERE = Path(__file__).parent
 PACKAGES = (

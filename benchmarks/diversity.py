@@ -99,11 +99,11 @@ def _anonymous() -> float:
 
 def chooser(method: str, rows: int) -> Callable[[Any, int], Any]:
     """Return the method as (matrix, budget) -> Spread."""
-    from selection.spread.cluster_balanced import cluster_balanced
-    from selection.spread.dpp import dpp
-    from selection.spread.facility_location import facility_location
-    from selection.spread.k_center import k_center
-    from selection.spread.mmr import mmr
+    from gristmill.selection.diversity.cluster_balanced import cluster_balanced
+    from gristmill.selection.diversity.dpp import dpp
+    from gristmill.selection.diversity.facility_location import facility_location
+    from gristmill.selection.diversity.k_center import k_center
+    from gristmill.selection.diversity.mmr import mmr
 
     return {
         "k_center": k_center,
@@ -126,7 +126,7 @@ def objectives(vectors: Any, chosen: Any) -> dict[str, float]:
 
 def one(path: str, method: str, budget: int) -> dict[str, Any]:
     """Run one method on one file."""
-    from selection.matrix import Matrix
+    from gristmill.selection.data.matrix import Matrix
 
     vectors = np.load(path, mmap_mode="r")
     choose = chooser(method, len(vectors))
@@ -191,9 +191,9 @@ def _timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 def exact(path: str) -> dict[str, Any]:
     """Compare with the plain greedy in float64, choice by choice; and blocks with dense facility location."""
-    from selection.matrix import Matrix
-    from selection.spread.facility_location import facility_location
-    from selection.spread.k_center import k_center
+    from gristmill.selection.data.matrix import Matrix
+    from gristmill.selection.diversity.facility_location import facility_location
+    from gristmill.selection.diversity.k_center import k_center
 
     vectors = np.load(path, mmap_mode="r")
     ours = k_center(Matrix(vectors[:CHECKED]), BUDGETS[0]).chosen
@@ -224,7 +224,7 @@ def graph_greedy(matrix: Any, budget: int, neighbours: int) -> Any:
     """The usual way: a chosen row stands for its nearest neighbours, and those it is a nearest neighbour of, alone."""
     import heapq
 
-    from selection.near.neighbours import knn
+    from gristmill.selection.duplicates.neighbours import knn
 
     near, cosine = knn(matrix, neighbours, seed=1)
     edges: list[dict[int, float]] = [{row: 1.0} for row in range(len(matrix))]
@@ -265,8 +265,8 @@ def peer(path: str, name: str) -> dict[str, Any]:
             found = function.maximize(budget, optimizer="LazyGreedy", show_progress=False)
             chosen = np.array([row for row, _ in found])
         else:
-            from selection.matrix import Matrix
-            from selection.spread.facility_location import facility_location
+            from gristmill.selection.data.matrix import Matrix
+            from gristmill.selection.diversity.facility_location import facility_location
 
             facility_location(Matrix(vectors[:100]), 5, seed=1)
             chosen = facility_location(Matrix(vectors), budget, seed=1, block_rows=rows).chosen

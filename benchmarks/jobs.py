@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import ingest
-from cluster.encoder import open_embedding
-from cluster.engine import Engine, Reply, Request
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.store import Store
-from generation.engines.live import OpenEngine
-from generation.engines.vllm import VllmEngine
-from generation.job import Generate
+from gristmill.cluster.io import ingest
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.models.encoder import open_embedding
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Store
+from gristmill.generation.engines.actors import OpenEngine
+from gristmill.generation.engines.vllm import VllmEngine
+from gristmill.generation.job import Generate
 
 OUT = "out"
 """Folder of the store that the job makes."""

@@ -24,10 +24,10 @@ from typing import Any
 import jobs
 from common import in_process, prompts, write
 
-from cluster.engine import Engine, Reply
-from cluster.sample import Message, Sample
-from generation.engines.placement import environment
-from generation.engines.vllm import engine_args
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Engine, Reply
+from gristmill.generation.engines.placement import environment
+from gristmill.generation.engines.vllm import engine_args
 
 GRADES = ("1", "2", "3", "4", "5")
 QUESTION = "Grade your answer from 1 (wrong) to 5 (right). Say the grade alone."
@@ -46,10 +46,10 @@ def asked(question: str, answer: str) -> list[dict[str, str]]:
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
     """Answer and grade in one job."""
-    from cluster.session import session
-    from generation.contracts import Ask, Draft, ModelFilter, Verdict
-    from generation.job import Generate
-    from generation.methods.respond import Respond
+    from gristmill.cluster.runtime.session import session
+    from gristmill.generation.contracts import Ask, Draft, ModelFilter, Verdict
+    from gristmill.generation.job import Generate
+    from gristmill.generation.methods.respond import Respond
 
     class Answer(Respond):
         """Keeps an answer that is cut off, so that all systems grade the same number."""
@@ -78,8 +78,8 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         figures = jobs.make(generate, store, seeds, opens)
         seconds = opens.seconds()
         graded = sum("grade" in dict(row) for table in store.scan(jobs.OUT) for row in table["scores"].to_pylist())
-    start = figures["engine_start_s"]
-    return {"seconds": round(seconds, 2), "engine_start_s": start, "tokens": figures["reply_tokens"], "graded": graded}
+    start = figures.engine_start_s
+    return {"seconds": round(seconds, 2), "engine_start_s": start, "tokens": figures.tokens, "graded": graded}
 
 
 def raw(given: argparse.Namespace) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def shingles(text: str, form: str) -> list[str]:
 
 
 def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, permutations: int) -> Flags:
-    from selection.selectors.minhash import minhash
-    from selection.text import shared
-    from selection.text.shingles import Shape, sketch
+    from gristmill.selection.duplicates import shared
+    from gristmill.selection.duplicates.shingles import Shape, sketch
+    from gristmill.selection.selectors.minhash import minhash
 
     rows = np.arange(len(texts))
     begin = shared.starts(texts, shared.find([(rows, texts)], len(texts)))
@@ -78,8 +78,7 @@ def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, pe
 
 
 def exact(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, permutations: int) -> Flags:
-    from selection.near import groups
-    from selection.text import normal
+    from gristmill.selection.duplicates import groups, normal
 
     return groups.first(np.arange(len(texts)), *normal.keys(texts)) >= 0
 

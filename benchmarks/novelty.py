@@ -34,9 +34,9 @@ from typing import Any
 
 import numpy as np
 
-from cluster.sample import Message, Sample
-from generation.filters.novelty import Instructions, Novelty, f_measure, lcs
-from generation.text.words import is_chinese, tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.words import is_chinese, tokens
+from gristmill.generation.filters.novelty import Instructions, Novelty, f_measure, lcs
 
 HERE = Path(__file__).parent
 FLOORS = (0.7, 0.5, 0.0)

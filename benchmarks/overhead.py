@@ -24,7 +24,7 @@ from typing import Any
 import jobs
 from common import in_process, write
 
-from cluster.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Request
 
 WORDS = ("river", "lamp", "winter", "baker", "stone", "window", "garden", "orange", "travel", "music", "letter", "sea")
 TEXTS = [" ".join(random.Random(n).choices(WORDS, k=40)).capitalize() for n in range(512)]
@@ -83,8 +83,8 @@ class Opens:
 
 def job(given: argparse.Namespace) -> dict[str, Any]:
     """Make so many samples on so many waiting engines in this process' driver."""
-    from cluster.session import session
-    from generation.job import Generate
+    from gristmill.cluster.runtime.session import session
+    from gristmill.generation.job import Generate
 
     number = given.samples[0]
     with tempfile.TemporaryDirectory() as folder, session(None, given.engines if given.latency else 2, 0):
@@ -109,12 +109,12 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
         firsts = [float(path.read_text()) for path in Path(folder).glob("first-*")]
         workers = sum(float(path.read_text()) for path in Path(folder).glob("cpu-*"))
         return {
-            "samples": figures["rows"],
+            "samples": figures.rows,
             "seconds": round(ended - min(firsts), 2),
             "last_start_s": round(max(firsts) - min(firsts), 2),
             "engine_s": round(sum(ended - first for first in firsts), 1),
-            "driver_cpu_ms_per_sample": round((time.process_time() - before) / figures["rows"] * 1e3, 4),
-            "worker_cpu_ms_per_sample": round(workers / figures["rows"] * 1e3, 4),
+            "driver_cpu_ms_per_sample": round((time.process_time() - before) / figures.rows * 1e3, 4),
+            "worker_cpu_ms_per_sample": round(workers / figures.rows * 1e3, 4),
             "driver_peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         }
 

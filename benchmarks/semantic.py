@@ -107,12 +107,12 @@ def ours(name: str, matrix: np.ndarray) -> Callable[[], Found]:
     """Return a search of ours, compiled already."""
     from random import Random
 
-    from cluster.sample import Message, seed, to_table
-    from selection.contracts import View
-    from selection.matrix import Matrix
-    from selection.near import neighbours
-    from selection.pool import open_pool
-    from selection.selectors.semantic import PAIRS, PROBES, Semantic
+    from gristmill.cluster.contract.sample import Message, seed, to_table
+    from gristmill.selection.contracts import View
+    from gristmill.selection.data.matrix import Matrix
+    from gristmill.selection.data.pool import open_pool
+    from gristmill.selection.duplicates import neighbours
+    from gristmill.selection.selectors.semantic import PAIRS, PROBES, Semantic
 
     most = max(1, PAIRS // len(matrix))
     if name.startswith("pairs"):

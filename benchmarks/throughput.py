@@ -23,11 +23,11 @@ from typing import Any
 import jobs
 from common import in_process, interval, prompts, write
 
-from cluster import dtypes
-from cluster.engine import Engine
-from cluster.sample import from_table
-from generation.engines.placement import environment
-from generation.engines.vllm import engine_args
+from gristmill.cluster.contract.sample import from_table
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.models.engine import Engine
+from gristmill.generation.engines.placement import environment
+from gristmill.generation.engines.vllm import engine_args
 
 RULES = [{"kind": "length", "max_answer_words": 4000}, {"kind": "repetition"}, {"kind": "refusal"}]
 RAW: dict[str, dict[str, Any]] = {
@@ -64,8 +64,8 @@ def raw(given: argparse.Namespace) -> dict[str, Any]:
 
 def job(given: argparse.Namespace) -> dict[str, Any]:
     """Generate with a job on a Ray actor."""
-    from cluster.session import session
-    from generation.job import Generate
+    from gristmill.cluster.runtime.session import session
+    from gristmill.generation.job import Generate
 
     method = {"kind": "respond", "max_tokens": given.max_tokens, "stop_loops": False}
     generate = Generate.model_validate(
@@ -78,7 +78,7 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
         seconds = opens.seconds()
         rows = from_table(store.read(jobs.OUT))
     finishes = [row.origin.finish for row in rows if row.origin]
-    return rates(figures["reply_tokens"], seconds, finishes)
+    return rates(figures.tokens, seconds, finishes)
 
 
 def rates(tokens: int, seconds: float, finishes: list[str]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The ground: Ray session, actor pool, store, ledger, recipes, ingest and export, command line."""
+"""The ground that the other packages are built on; it imports none of them."""

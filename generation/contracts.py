@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from cluster.step import Step
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.settings import Step
+from gristmill.cluster.models.engine import Reply
 
 Stage = Literal["instruction", "sample", "model"]
 STAGES: tuple[Stage, ...] = ("instruction", "sample", "model")
@@ -34,7 +34,7 @@ Input = Literal["seeds", "documents"]
 
 
 class Sampling(TypedDict, total=False):
-    """What a call may say beyond its messages; meanings and defaults are those of `cluster.engine.Request`."""
+    """What a call may say beyond its messages; meanings and defaults are those of `Request`."""
 
     temperature: float
     top_p: float
@@ -149,7 +149,7 @@ class Method(Step):
     learns: ClassVar[bool] = True
     """Whether draws depend on what earlier rounds have kept; where no step of a job learns, it is a single round."""
     instructs: ClassVar[bool] = True
-    """Whether the instructions of its rows are its own; those that are an input's pass every `SetFilter`."""
+    """Whether the instructions of its rows are its own; those that are an input's pass every `HistoryFilter`."""
 
     weight: float = Field(default=1.0, gt=0)
     """Share of the draws that this method gets, relative to the other methods' weights."""
@@ -201,7 +201,7 @@ class Method(Step):
         return replace(whole, dropped=f"{self.kind}: {what}")
 
 
-class Walk(Method):
+class EachInput(Method):
     """A method that takes its inputs one after another, once each before any comes again.
 
     With `target = "all"` the job ends when each input was drawn once.
@@ -252,8 +252,8 @@ class ModelFilter(Filter):
         return (self.engine,)
 
 
-class Memory(Protocol):
-    """The samples that a `SetFilter` compares with, in order; alive, therefore never inside the filter."""
+class History(Protocol):
+    """The samples that a `HistoryFilter` compares with, in order; alive, therefore never inside the filter."""
 
     def __len__(self) -> int:
         """Return how many are remembered."""
@@ -264,7 +264,7 @@ class Memory(Protocol):
         ...
 
 
-class SetFilter(Step):
+class HistoryFilter(Step):
     """Judges a sample against all that were accepted before it, by its instruction, before the answer is asked for.
 
     It runs twice: in the workers against what settled rounds have kept, which saves the calls of what would fall
@@ -272,9 +272,9 @@ class SetFilter(Step):
     """
 
     @abstractmethod
-    def memory(self) -> Memory:
+    def memory(self) -> History:
         """Return an empty memory."""
 
     @abstractmethod
-    def compare(self, sample: Sample, memory: Memory, size: int) -> Verdict:
+    def compare(self, sample: Sample, memory: History, size: int) -> Verdict:
         """Return scores and a drop reason from the first `size` remembered samples, leaving the memory as it is."""

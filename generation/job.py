@@ -8,30 +8,32 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster import models
-from cluster.encoder import Embedding, OpenEncoder, open_embedding
-from cluster.engine import Engine, resources
-from cluster.errors import JobError
-from cluster.ingest import Source
-from cluster.job import Job, Plan, Run, Work
-from cluster.store import Store
-from generation.contracts import Filter, Method, SetFilter, Snapshot, Walk
-from generation.engines.live import OpenEngine, open_engine
-from generation.filters import AnyFilter
-from generation.filters.judge import Judge
-from generation.filters.language import Language
-from generation.filters.length import Length
-from generation.filters.novelty import Novelty
-from generation.filters.refusal import Refusal
-from generation.filters.repetition import Repetition
-from generation.methods import AnyMethod
-from generation.methods.self_instruct import SelfInstruct
-from generation.mill.dispatch import Actors, Dispatch
-from generation.mill.grind import Grinding
-from generation.mill.rounds import MARGIN
-from generation.mill.shards import MIN_SHARD, Mill, Schedule
-from generation.mill.snapshots import Snapshots
-from generation.mill.worker import Place
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.ingest import Source
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import Job, Plan, Run, Work
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.encoder import Embedding, OpenEncoder, open_embedding
+from gristmill.cluster.models.engine import Engine, resources
+from gristmill.cluster.store.store import Store
+from gristmill.generation.contracts import EachInput, Filter, HistoryFilter, Method, Snapshot
+from gristmill.generation.engines.actors import OpenEngine, open_engine
+from gristmill.generation.figures import GenerateFigures
+from gristmill.generation.filters import AnyFilter
+from gristmill.generation.filters.judge.filter import Judge
+from gristmill.generation.filters.language import Language
+from gristmill.generation.filters.length import Length
+from gristmill.generation.filters.novelty import Novelty
+from gristmill.generation.filters.refusal import Refusal
+from gristmill.generation.filters.repetition import Repetition
+from gristmill.generation.methods import AnyMethod
+from gristmill.generation.methods.self_instruct.method import SelfInstruct
+from gristmill.generation.pipeline.dispatch import Actors, Dispatch
+from gristmill.generation.pipeline.driver import Driver
+from gristmill.generation.pipeline.plan import MIN_SHARD, Goal, Pipeline, Schedule
+from gristmill.generation.pipeline.settle import MARGIN
+from gristmill.generation.pipeline.snapshots import Snapshots
+from gristmill.generation.pipeline.worker import Place
 
 DRAFTS_PER_SAMPLE = 20
 """Drafts that a kept sample may cost before the job gives up, when the recipe does not say."""
@@ -45,6 +47,9 @@ class Generate(Job):
     """`[generate]`: draft new samples, filter them, and keep exactly as many as asked for."""
 
     name: ClassVar[str] = "generate"
+    figures: ClassVar[type[Figures]] = GenerateFigures
+    presentation: ClassVar[str] = "gristmill.generation.report:GeneratePresentation"
+    example: ClassVar[Mapping[str, Any]] = {"input": "seeds.jsonl", "target": 100}
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "documents", "max_drafts"})
 
     documents: Source | None = None
@@ -96,8 +101,8 @@ class Generate(Job):
         return math.inf if self.target == "all" else DRAFTS_PER_SAMPLE * self.target
 
     @property
-    def judging(self) -> tuple[Filter | SetFilter, ...]:
-        """The filters that have rows to judge: a `SetFilter` only where a method makes instructions of its own."""
+    def judging(self) -> tuple[Filter | HistoryFilter, ...]:
+        """The filters that have rows to judge: a `HistoryFilter` only where a method makes instructions of its own."""
         new = any(method.instructs for method in self.methods)
         return tuple(step for step in self.filters if new or isinstance(step, Filter))
 
@@ -124,7 +129,7 @@ class Generate(Job):
         if method.feeds and not any(have[name] for name in method.feeds):
             keys = " or ".join("generate.input" if name == "seeds" else "generate.documents" for name in method.feeds)
             problems.append(f"{where}: {method.kind} has nothing to draw from, must have {keys}")
-        if self.target == "all" and not isinstance(method, Walk):
+        if self.target == "all" and not isinstance(method, EachInput):
             walks = "must be a method that takes its inputs one by one, or generate.target a number"
             problems.append(f"{where}: {method.kind} draws without end, {walks}")
         return problems
@@ -159,7 +164,7 @@ class Generate(Job):
             plan.notes.append(f"{len(store.committed(work.output))} shards are committed")
         plan.notes.append(f"{wanted}, {self.prior:.0%} of the drafts expected to pass")
         plan.notes += [_memory(engine) for engine in local]
-        sets = [step.kind for step in self.filters if isinstance(step, SetFilter)]
+        sets = [step.kind for step in self.filters if isinstance(step, HistoryFilter)]
         known = dict.fromkeys(method.kind for method in self.methods if not method.instructs)
         if sets and known:
             plan.notes.append(f"{', '.join(sets)}: not for {', '.join(known)}, whose instructions are the input's own")
@@ -174,20 +179,26 @@ class Generate(Job):
             return 0, "every input once, as many as there are when it is ingested"
         return len(self.methods) * store.manifest(name).kept, "every input once"
 
-    def make(self, run: Run, work: Work) -> dict[str, Any]:
+    def make(self, run: Run, work: Work) -> GenerateFigures:
         """Make the dataset on the engines that the recipe names; see `Job.make`."""
         return self.make_on(run, work, open_engine, open_embedding)
 
-    def make_on(self, run: Run, work: Work, opens: OpenEngine, encodes: OpenEncoder) -> dict[str, Any]:
+    def make_on(self, run: Run, work: Work, opens: OpenEngine, encodes: OpenEncoder) -> GenerateFigures:
         """Make the dataset on worker actors which open engines and encoders so."""
-        mill, place = self.mill(run.id), self.place(run.store, work, run.logs)
+        pipeline, place = self.pipeline(run.id), self.place(run.store, work, run.logs)
         schedule = self.schedule(run.store, work)
-        with Actors(run, place, mill, (opens, encodes), schedule.size) as actors:
-            return self.grind(run, work, actors)
+        with Actors(run, place, pipeline, (opens, encodes), schedule.size) as actors:
+            return self.drive(run, work, actors)
 
-    def mill(self, run: str) -> Mill:
+    def pipeline(self, run: str) -> Pipeline:
         """Return what all rows are made with."""
-        return Mill(run, {"": self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
+        return Pipeline(run, {"": self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
+
+    def goal(self) -> Goal:
+        """Return what the driver works towards."""
+        given = frozenset(method.kind for method in self.methods if not method.instructs)
+        target = None if self.target == "all" else self.target
+        return Goal(target, self.prior, self.most_drafts, self.judging, given, self.engine)
 
     def place(self, store: Store, work: Work, logs: str | None) -> Place:
         """Return where workers read and write."""
@@ -207,7 +218,7 @@ class Generate(Job):
         limits = None
         if self.target == "all":
             snapshot = Snapshot(0, given.seeds, given.documents)
-            limits = [len(method.inputs(snapshot)) for method in self.methods if isinstance(method, Walk)]
+            limits = [len(method.inputs(snapshot)) for method in self.methods if isinstance(method, EachInput)]
         expected = sum(limits) if limits else self._expected()
         size = self._size(expected)
         rounds = max(1, math.ceil(expected / size / self.rounds)) if self._learns() else sys.maxsize
@@ -215,7 +226,7 @@ class Generate(Job):
 
     def _learns(self) -> bool:
         """Return whether any step depends on what earlier rounds have kept."""
-        filters = (isinstance(f, SetFilter) or type(f).prepare is not Filter.prepare for f in self.judging)
+        filters = (isinstance(f, HistoryFilter) or type(f).prepare is not Filter.prepare for f in self.judging)
         return any(method.learns for method in self.methods) or any(filters)
 
     def _expected(self) -> int:
@@ -229,17 +240,17 @@ class Generate(Job):
         group = max(method.group for method in self.methods)
         return min(self.shard_size, -(-fewer // group) * group)
 
-    def grind(self, run: Run, work: Work, dispatch: Dispatch) -> dict[str, Any]:
+    def drive(self, run: Run, work: Work, dispatch: Dispatch) -> GenerateFigures:
         """Make the dataset on whatever `dispatch` has raw shards made by, and return its figures.
 
         Raises:
             JobError: when an input has no kept row.
             RunError: when `max_drafts` are drawn and the target is not met.
         """
-        grinding = Grinding(self, run, work, dispatch, self.schedule(run.store, work))
+        driver = Driver(self, self.goal(), run, work, dispatch, self.schedule(run.store, work))
         with run.screen.bar("generate", self.target if isinstance(self.target, int) else None) as bar:
-            grinding.grind(bar)
-        return grinding.finish()
+            driver.run(bar)
+        return driver.finish()
 
 
 def _memory(engine: Engine) -> str:

@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
-from cluster import ids
-from cluster.errors import JobError
-from cluster.ingest import Source
-from cluster.step import Step
-from selection import columns
-from selection.columns import Ids, Int, Part
-from selection.matrix import Float32, Matrix
-from selection.pool import Array, Pool, Turns
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.settings import Step
+from gristmill.cluster.io.ingest import Source
+from gristmill.selection.data import columns
+from gristmill.selection.data.columns import Ids, Int, Part
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.data.pool import Array, Pool, Turns
 
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
@@ -175,11 +175,11 @@ class Choice:
         return Choice(np.where(kept, -1, 0).astype(np.int64), (reason,), **further)  # type: ignore[arg-type]
 
 
-class Wanted(NamedTuple):
+class VectorsOf(NamedTuple):
     """Vectors that a step asks for: by which model, of which part."""
 
     encoder: Any
-    """Settings that `selection.encoders.open_encoder` knows: `Embedding` or gradients."""
+    """Settings that `gristmill.selection.embedding.encoders.open_encoder` knows: `Embedding` or gradients."""
     part: Part
 
 
@@ -200,11 +200,11 @@ class Selector(Step):
         """Return the datasets from outside that it compares with, by names of its own."""
         return {}
 
-    def wants(self, job: Wanted) -> Wanted | None:
+    def wants(self, job: VectorsOf) -> VectorsOf | None:
         """Return the vectors that the view must have: by default the job's own, or none."""
         return job if self.needs_vectors else None
 
-    def wants_beside(self, job: Wanted) -> Wanted | None:
+    def wants_beside(self, job: VectorsOf) -> VectorsOf | None:
         """Return the vectors that the views beside must have."""
         return self.wants(job)
 
@@ -227,7 +227,7 @@ class Selector(Step):
 
 
 class Deduplicator(Selector):
-    """A selector that drops copies; the job stops when it would drop suspiciously much, see `selection.breaker`."""
+    """A selector that drops copies; the job stops when it would drop suspiciously much, see `outcome.breaker`."""
 
     prefer: Prefer = BEST
     """Which of two samples stays: highest score of these names in turn (`length`: of the answer), then lowest id."""

@@ -3,35 +3,38 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from cluster import ids, models
-from cluster.encoder import Embedding
-from cluster.errors import RunError
-from cluster.ingest import Source
-from cluster.job import Job, Plan, Run, Work
-from cluster.store import Store
-from selection.breaker import tripped
-from selection.columns import Part, among
-from selection.compare import Labels, compare
-from selection.contracts import Choice, Deduplicator, Selector, View, Wanted
-from selection.decisions import Decisions
-from selection.embed import OpenEncoder, Whose, embed, encoding, folder, warning
-from selection.encoders import open_encoder, prepared
-from selection.matrix import Matrix
-from selection.memo import memo_of
-from selection.pool import Pool, Turns, open_pool
-from selection.selectors import AnySelector
-from selection.selectors.exact import Exact
-from selection.selectors.minhash import MinHash
-from selection.selectors.semantic import Semantic
-from selection.topics import topics
-from selection.vectors import matrix_of
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.io.ingest import Source
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import Job, Plan, Run, Work
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.encoder import Embedding
+from gristmill.cluster.store.store import Store
+from gristmill.selection.contracts import Choice, Deduplicator, Selector, VectorsOf, View
+from gristmill.selection.data.columns import Part, among
+from gristmill.selection.data.matrix import Matrix
+from gristmill.selection.data.memo import memo_of
+from gristmill.selection.data.pool import Pool, Turns, open_pool
+from gristmill.selection.data.vectors import matrix_of
+from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, embed, encoding, folder, warning
+from gristmill.selection.embedding.encoders import open_encoder, prepared
+from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic
+from gristmill.selection.outcome.breaker import tripped
+from gristmill.selection.outcome.compare import Labels, compare
+from gristmill.selection.outcome.decisions import Decisions
+from gristmill.selection.outcome.topics import topics
+from gristmill.selection.selectors import AnySelector
+from gristmill.selection.selectors.exact import Exact
+from gristmill.selection.selectors.minhash import MinHash
+from gristmill.selection.selectors.semantic import Semantic
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,10 @@ class Select(Job):
     """
 
     name: ClassVar[str] = "select"
+    figures: ClassVar[type[Figures]] = SelectFigures
+    presentation: ClassVar[str] = "gristmill.selection.report:SelectPresentation"
+    chooses: ClassVar[bool] = True
+    example: ClassVar[Mapping[str, Any]] = {"input": "samples.jsonl"}
     upstream: ClassVar[tuple[str, ...]] = ("review", "generate")
 
     encoder: Embedding = Embedding()
@@ -63,9 +70,9 @@ class Select(Job):
     """Samples of one shard, of the vectors and of the output: what a kill during the embedding can cost."""
 
     @property
-    def wanted(self) -> Wanted:
+    def wanted(self) -> VectorsOf:
         """The job's own vectors."""
-        return Wanted(self.encoder, self.part)
+        return VectorsOf(self.encoder, self.part)
 
     @property
     def embeds(self) -> bool:
@@ -115,12 +122,12 @@ class Select(Job):
             plan.state = "done"
         return plan
 
-    def make(self, run: Run, work: Work) -> dict[str, Any]:
+    def make(self, run: Run, work: Work) -> SelectFigures:
         """Embed, choose, and write the choice."""
         return Selecting(self, run, work, open_encoder).make()
 
     def _vectors(self, samples: str) -> str:
-        return folder(samples, self.wanted, Whose(self.embed_dropped), shard_rows=self.shard_rows)[0]
+        return folder(samples, self.wanted, RowChoice(self.embed_dropped), shard_rows=self.shard_rows)[0]
 
 
 DIM = 384
@@ -138,11 +145,12 @@ class Selecting:
         """Only the encoder is handed in beside what every job gets."""
         self.settings, self.run, self.work, self.open = settings, run, work, open_encoder
         self.samples = work.inputs["samples"]
-        self.figures: dict[str, Any] = {"embedded": 0, "steps": [], "pairs": []}
+        self.embedded, self.embed_seconds = 0, None if not settings.embeds else 0.0
+        self.steps, self.pairs, self.topics = list[StepFigures](), list[Pair](), list[Topic]()
         self.metadata: dict[str, str] = {}
         self.decisions: Decisions
 
-    def make(self) -> dict[str, Any]:
+    def make(self) -> SelectFigures:
         """Make the output and return the figures."""
         begin = time.monotonic()
         store, settings = self.run.store, self.settings
@@ -155,26 +163,32 @@ class Selecting:
         if settings.embeds:
             everything = replace(everything, vectors=self._vectors(pool))
             self._topics(everything)
-            self.figures["embed_seconds"] = round(time.monotonic() - begin, 2)
+            self.embed_seconds = round(time.monotonic() - begin, 2)
         view = everything
         with self.run.screen.bar("select", total=len(settings.steps)) as bar:
             for place, step in enumerate(settings.steps):
                 view = self._step(place, step, view)
                 bar.update(place + 1, f"{step.kind}: {len(view):,} left")
-        self._describe(everything, view)
+        baselines = self._describe(everything, view)
         shards = self.decisions.write(store, self.work.output, self.samples, settings.shard_rows)
         seconds = time.monotonic() - begin
         rows = len(pool.ids) + len(silent)
-        self.figures |= {
-            "rows": rows,
-            "input_rows": store.manifest(self.samples).rows,
-            "kept": len(view),
-            "dropped": rows - len(view),
-            "seconds": round(seconds, 2),
-            "samples_per_s": round(rows / max(seconds, 1e-9), 1),
-        }
-        store.commit(settings.manifest(self.work, "samples", shards, self.metadata), self.figures)
-        return self.figures
+        figures = SelectFigures(
+            rows=rows,
+            kept=len(view),
+            input_rows=store.manifest(self.samples).rows,
+            dropped=rows - len(view),
+            embedded=self.embedded,
+            embed_seconds=self.embed_seconds,
+            seconds=round(seconds, 2),
+            samples_per_s=round(rows / max(seconds, 1e-9), 1),
+            steps=tuple(self.steps),
+            pairs=tuple(self.pairs),
+            topics=tuple(self.topics),
+            baselines=baselines,
+        )
+        store.commit(settings.manifest(self.work, "samples", shards, self.metadata), figures.to_json())
+        return figures
 
     def _vectors(self, pool: Pool) -> Matrix:
         """Embed the samples, and the seeds where they are known."""
@@ -187,14 +201,14 @@ class Selecting:
         if problem:
             self.run.screen.say(problem)
             logger.warning("%s", problem)
-        sources = {s: Whose(settings.embed_dropped if role == "vectors" else 0) for role, s in roles.items()}
+        sources = {s: RowChoice(settings.embed_dropped if role == "vectors" else 0) for role, s in roles.items()}
         folders = self._embed(sources, wanted)
         self.metadata = {role: folders[samples] for role, samples in roles.items()}
         return matrix_of(self.run.store, self.metadata["vectors"], pool, settings.encoder.fingerprint())
 
-    def _embed(self, sources: Mapping[str, Whose], wanted: Wanted) -> dict[str, str]:
+    def _embed(self, sources: Mapping[str, RowChoice], wanted: VectorsOf) -> dict[str, str]:
         folders, embedded = embed(self.run, sources, wanted, self.open, shard_rows=self.settings.shard_rows)
-        self.figures["embedded"] += embedded
+        self.embedded += embedded
         return folders
 
     def _step(self, place: int, step: Selector, view: View) -> View:
@@ -227,11 +241,11 @@ class Selecting:
         encode = encoding(self.run, self.settings.wanted, self.open, like) if step.encodes() else None
         return replace(view, beside=beside, encode=encode)
 
-    def _vectors_of(self, view: View, wanted: Wanted) -> Matrix:
+    def _vectors_of(self, view: View, wanted: VectorsOf) -> Matrix:
         """Embed the samples that are left by a step's own encoder, which is a dear one."""
         whole = len(view) == len(view.pool.ids)
-        whose = Whose() if whole else Whose(only=tuple(name.decode() for name in view.ids.tolist()))
-        name = self._embed({self.samples: whose}, wanted)[self.samples]
+        choice = RowChoice() if whole else RowChoice(only=tuple(name.decode() for name in view.ids.tolist()))
+        name = self._embed({self.samples: choice}, wanted)[self.samples]
         rows = None if whole else view.rows
         return matrix_of(self.run.store, name, view.pool, wanted.encoder.fingerprint(), rows)
 
@@ -239,36 +253,39 @@ class Selecting:
         """Return the folder of models that steps train for their features."""
         return self.run.store.folder(f"index-{self.samples}")
 
-    def _beside(self, role: str, wanted: Wanted | None) -> View:
+    def _beside(self, role: str, wanted: VectorsOf | None) -> View:
         store, dataset = self.run.store, self.work.inputs[role]
         pool, _ = open_pool(lambda columns: store.scan(dataset, columns), dataset)
         pool = replace(pool, memo=memo_of(store, dataset))
         view = View(pool, np.arange(len(pool.ids)))
         if wanted is None:
             return view
-        matrix = matrix_of(store, self._embed({dataset: Whose()}, wanted)[dataset], pool, wanted.encoder.fingerprint())
+        matrix = matrix_of(
+            store, self._embed({dataset: RowChoice()}, wanted)[dataset], pool, wanted.encoder.fingerprint()
+        )
         return replace(view, vectors=matrix)
 
     def _note(self, step: Selector, view: View, choice: Choice, seconds: float) -> None:
         """Add what a step did to the figures."""
         gone = choice.reason[~choice.kept]
         counts = np.bincount(gone, minlength=len(choice.reasons))
-        self.figures["steps"].append(
-            {
-                "kind": step.kind,
-                "in": len(view),
-                "kept": int(choice.kept.sum()),
-                "seconds": round(seconds, 2),
-                "reasons": {r: int(c) for r, c in zip(choice.reasons, counts, strict=True) if c},
-                "figures": dict(choice.figures),
-            }
+        self.steps.append(
+            StepFigures(
+                kind=step.kind,
+                rows=len(view),
+                kept=int(choice.kept.sum()),
+                seconds=round(seconds, 2),
+                reasons={r: int(c) for r, c in zip(choice.reasons, counts, strict=True) if c},
+                figures=dict(choice.figures),
+            )
         )
-        self.figures["pairs"] += pairs(step, view, choice)
+        self.pairs += pairs(step, view, choice)
 
     def _stopped(self, problem: str) -> str:
         """Write what a stopped job has seen so far, and return the path."""
         name = "stopped.json"
-        self.run.store.write_json({"problem": problem, **self.figures}, "runs", self.run.id, name)
+        seen = {"steps": [asdict(step) for step in self.steps], "pairs": [asdict(pair) for pair in self.pairs]}
+        self.run.store.write_json({"problem": problem, **seen}, "runs", self.run.id, name)
         return self.run.store.at("runs", self.run.id, name)
 
     def _topics(self, view: View) -> None:
@@ -278,24 +295,23 @@ class Selecting:
         found, labels = topics(view, every, num=self.settings.topics or None, seed=self.settings.seed)
         self.decisions.tag("topic", labels)
         self.tags["topic"] = self.decisions.tags["topic"]
-        self.figures["topics"] = found
+        self.topics = [Topic(**topic) for topic in found]
 
-    def _describe(self, everything: View, view: View) -> None:
-        """Add what was chosen beside what chance and length would have chosen, and the topics' fates."""
+    def _describe(self, everything: View, view: View) -> dict[str, dict[str, float]]:
+        """Return what was chosen beside what chance and length would have chosen; count what is kept of the topics."""
         kept = np.zeros(len(everything), np.bool_)
         kept[view.rows] = True
         labels = None
-        if "topics" in self.figures:
+        if self.topics:
             codes, names = everything.tags("topic")
             labels = Labels("topics", codes)
             left = np.bincount(codes[kept], minlength=len(names))
-            for topic in self.figures["topics"]:
-                topic["kept"] = int(left[names.index(topic["name"])])
+            self.topics = [replace(topic, kept=int(left[names.index(topic.name)])) for topic in self.topics]
         stream = ids.stream("compare", self.settings.seed)
-        self.figures["baselines"] = compare(everything, kept, stream, labels)
+        return compare(everything, kept, stream, labels)
 
 
-def pairs(step: Selector, view: View, choice: Choice) -> list[dict[str, Any]]:
+def pairs(step: Selector, view: View, choice: Choice) -> list[Pair]:
     """Return some samples that a step dropped beside the ones that they lost to, with the texts of both."""
     if choice.lost_to is None:
         return []
@@ -311,13 +327,13 @@ def pairs(step: Selector, view: View, choice: Choice) -> list[dict[str, Any]]:
         others |= dict(zip(other.ids[rows].tolist(), other.some("instruction", rows), strict=True))
     score = next(iter(choice.scores.values()), None)
     return [
-        {
-            "step": step.kind,
-            "score": None if score is None or np.isnan(score[row]) else round(float(score[row]), 4),
-            "id": view.ids[row].decode(),
-            "text": text,
-            "to": choice.lost_to[row].decode(),
-            "to_text": others.get(bytes(choice.lost_to[row]), ""),
-        }
+        Pair(
+            step=step.kind,
+            score=None if score is None or np.isnan(score[row]) else round(float(score[row]), 4),
+            id=view.ids[row].decode(),
+            text=text,
+            to=choice.lost_to[row].decode(),
+            to_text=others.get(bytes(choice.lost_to[row]), ""),
+        )
         for row, text in zip(lost, texts, strict=True)
     ]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import session
-from cluster.store import Store
+from gristmill.cluster.runtime.session import session
+from gristmill.cluster.store.store import Store
 
 
 @pytest.fixture(scope="session")

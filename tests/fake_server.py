@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from cluster import ids
+from gristmill.cluster.contract import ids
 
 WORDS = ("river", "lamp", "winter", "baker", "stone", "window", "garden", "orange", "travel", "music", "letter", "sea")
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster import ids
-from cluster.engine import Engine, Reply, Request
-from cluster.sample import Message, Sample
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Engine, Reply, Request
 
 
 class HashingEncoder:

@@ -1,7 +1,7 @@
 """What must hold of any dataset, however often its making was killed."""
 
-from cluster.sample import Sample, from_table
-from cluster.store import Store
+from gristmill.cluster.contract.sample import Sample, from_table
+from gristmill.cluster.store.store import Store
 
 
 def samples_of(store: Store, name: str) -> list[Sample]:

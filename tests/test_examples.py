@@ -5,13 +5,13 @@ from typing import get_args
 
 import pytest
 
-from cluster.recipe import open_recipe
-from cluster.store import Store
-from generation.filters import AnyFilter
-from generation.job import Generate
-from generation.methods import AnyMethod
-from selection.job import Select
-from selection.selectors import AnySelector
+from gristmill.cluster.jobs.recipe import open_recipe
+from gristmill.cluster.store.store import Store
+from gristmill.generation.filters import AnyFilter
+from gristmill.generation.job import Generate
+from gristmill.generation.methods import AnyMethod
+from gristmill.selection.job import Select
+from gristmill.selection.selectors import AnySelector
 
 RECIPES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 

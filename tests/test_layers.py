@@ -1,6 +1,8 @@
 """The shape of the code: who imports whom, which library stands behind which file, how long things are."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ LONGEST_FILE = 400
 LONGEST_FUNCTION = 60
 
 ADAPTERS = {
-    "vllm": {"generation/engines/vllm.py", "cluster/encoder_vllm.py"},
+    "vllm": {"generation/engines/vllm.py", "cluster/models/encoder_vllm.py"},
     "deepspeed": {"training/zero.py"},
 }
 """Libraries that few files may import, at any depth: vLLM writes in one and embeds in the other."""
@@ -35,14 +37,14 @@ HEAVY = (
 """Libraries that no import of these modules may pull in: the command line answers before any of them is loaded."""
 LIGHT = (
     *(
-        name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        "gristmill." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for name in NAMES
         if name.startswith("cluster/")
     ),
-    "generation.job",
-    "selection.job",
-    "training.job",
-    "training.evaluate",
+    "gristmill.generation.job",
+    "gristmill.selection.job",
+    "gristmill.training.job",
+    "gristmill.training.evaluate.job",
 )
 
 
@@ -67,8 +69,36 @@ def test_there_is_something_to_look_at() -> None:
 def test_the_ground_imports_nobody_and_the_three_only_the_ground(name: str) -> None:
     own = name.split("/", maxsplit=1)[0]
     others = {*PACKAGES} - {own} - ({"cluster"} if own != "cluster" else set())
-    wrong = [f"line {line}: {module}" for line, module in imports(ROOT / name) if module.split(".")[0] in others]
+    wrong = [
+        f"line {line}: {module}"
+        for line, module in imports(ROOT / name)
+        if module.startswith("gristmill.") and module.split(".")[1] in others
+    ]
     assert not wrong, f"{name} imports {wrong}; the packages meet in datasets on disk"
+
+
+def module_of(name: str) -> str:
+    return "gristmill." + name.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def used(path: Path, known: set[str]) -> set[str]:
+    """The modules of ours that a file imports anywhere, for types alone too."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= inner or {node.module}
+    return found & known
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    known = {module_of(name): path for name, path in zip(NAMES, FILES, strict=True)}
+    left = {module: used(path, set(known)) - {module} for module, path in known.items()}
+    while free := {module for module, needs in left.items() if not needs & left.keys()}:
+        left = {module: needs for module, needs in left.items() if module not in free}
+    assert not left, f"these are in a circle, or use one: {sorted(left)}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,7 +131,7 @@ def test_files_and_functions_are_short(name: str) -> None:
     assert not long, f"{name}: {long}"
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "cluster/cli.py"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cluster/cli/main.py"])
 def test_only_the_command_line_prints(name: str) -> None:
     calls = (node for node in ast.walk(tree(ROOT / name)) if isinstance(node, ast.Call))
     wrong = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
@@ -127,40 +157,57 @@ def test_importing_what_the_command_line_needs_loads_no_heavy_library() -> None:
     assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
 
 
-def readme_blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
     return [block.split("```")[0] for block in text.split(f"```{language}\n")[1:]]
 
 
-def test_the_recipes_in_the_readme_are_legal(tmp_path: Path) -> None:
-    from cluster.recipe import load
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_the_recipes_of_a_page_are_legal(page: Path, tmp_path: Path) -> None:
+    from gristmill.cluster.jobs.recipe import load
 
-    whole, source = readme_blocks("toml")
-    (tmp_path / "whole.toml").write_text(whole, encoding="utf-8")
-    (tmp_path / "source.toml").write_text(source, encoding="utf-8")
-    assert list(load(tmp_path / "whole.toml").jobs) == ["generate", "select", "train", "evaluate"]
-    load(tmp_path / "source.toml")
+    for text in blocks(page, "toml"):
+        (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+        assert load(tmp_path / "recipe.toml").jobs
 
 
-def test_the_method_in_the_readme_is_one() -> None:
-    from generation.contracts import Method
+def test_the_method_that_is_shown_is_one() -> None:
+    from gristmill.generation.contracts import Method
 
-    [code] = readme_blocks("python")
+    [code] = blocks(ROOT / "docs/your-own-step.md", "python")
     names: dict[str, object] = {"__name__": "follow_up"}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "your-own-step.md", "exec"), names)
     follow_up = names["FollowUp"]
     assert isinstance(follow_up, type)
     assert issubclass(follow_up, Method)
     assert len(follow_up().fingerprint()) == 32
 
 
-def test_the_tree_in_the_readme_names_every_file_of_the_packages() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1]
-    told, package = set(), ""
-    for line in text.splitlines():
-        if line.startswith("    ") and not line.startswith("      "):
-            package = line.split("/")[0].strip()
-        names = line.strip().split("  ")[0].split(", ") if line.startswith("      ") else []
-        told |= {f"{package}/{name}" for name in names if name.endswith(".py")}
-    there = {name for name in NAMES if name.count("/") == 1 and not name.endswith("__init__.py")}
-    assert told == there, f"not told: {sorted(there - told)}; not there: {sorted(told - there)}"
+def test_the_tree_names_every_folder() -> None:
+    text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8").split("## The tree")[1]
+    told = {name for name in re.findall(r"`([a-z_/]+)/`", text) if name.split("/")[0] in PACKAGES}
+    there = {str(path.parent.relative_to(ROOT)) for path in FILES} - {*PACKAGES}
+    folders = {name for name in there if name.count("/") == 1}
+    assert told == folders, f"not told: {sorted(folders - told)}; not there: {sorted(told - folders)}"
+
+
+def test_files_that_pages_name_are_there() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (page.parent / name).exists(), f"{page.name} links to {name}"
+        for name in re.findall(r"`((?:cluster|generation|selection|training)/[\w/]+\.py)`", text):
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_reference_says_what_the_code_says() -> None:
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs/build.py")
+    assert spec is not None and spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    made = build.pages()
+    there = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/reference").glob("*.md")}
+    assert there == made, "run python docs/build.py"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.model import Precision
+from gristmill.training.tuning.model import Precision
 
 FOLDER = "checkpoints"
 COMMITTED = "COMMITTED"

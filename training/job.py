@@ -3,7 +3,7 @@
 <output>/adapter/…        PEFT adapter (not with `lora = "none"`)
          merged/…         the whole model with its tokenizer, as transformers and vLLM load it
          holdout.arrow    SAMPLES: the rows held out
-         metrics.jsonl    a line a step (`training.loop.Journal`)
+         metrics.jsonl    a line a step (`gristmill.training.loop.worker.Journal`)
          checkpoints/…    while it runs; gone when the manifest stands
 """
 
@@ -13,22 +13,26 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
-
-from cluster import deaths, models, session
-from cluster.errors import JobError, RunError
-from cluster.job import Job, Plan, Run, Work
-from cluster.log import tail
-from cluster.progress import Bar
-from cluster.store import Shard, Store, file_shard
-from training import checkpoint, data, loop
-from training.chat import TooLong
-from training.model import ADAPTER, MERGED, Lora, Precision
-from training.schedule import Schedule, num_steps
-from training.zero import Batching, Zero
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import Job, Plan, Run, Work
+from gristmill.cluster.models import names as models
+from gristmill.cluster.runtime import deaths, session
+from gristmill.cluster.runtime.log import tail
+from gristmill.cluster.runtime.progress import Bar
+from gristmill.cluster.store.store import Shard, Store, file_shard
+from gristmill.training import checkpoint
+from gristmill.training.data import prepare as data
+from gristmill.training.figures import TrainFigures
+from gristmill.training.loop import worker as loop
+from gristmill.training.optim.schedule import num_steps
+from gristmill.training.settings import TrainSettings
+from gristmill.training.tuning.model import ADAPTER, MERGED
+from gristmill.training.zero import Batching
 
 log = logging.getLogger(__name__)
 
@@ -38,78 +42,16 @@ TOKENS_PER_SAMPLE = 200
 POLL_S = 0.5
 
 
-class Train(Job):
+class Train(TrainSettings, Job):
     """`[train]`: fine-tune a model on what the assistant says in the kept samples."""
 
     name: ClassVar[str] = "train"
+    figures: ClassVar[type[Figures]] = TrainFigures
+    presentation: ClassVar[str] = "gristmill.training.report:TrainPresentation"
+    example: ClassVar[Mapping[str, Any]] = {"input": "samples.jsonl"}
     upstream: ClassVar[tuple[str, ...]] = ("select", "review", "generate")
     dashboard: ClassVar[bool] = True
-    not_identity: ClassVar[frozenset[str]] = frozenset(
-        {
-            "input",
-            "micro_batch",
-            "workers",
-            "cpus_per_worker",
-            "gpus_per_worker",
-            "save_every",
-            "keep_checkpoints",
-            "recompute",
-            "max_failures",
-        }
-    )
-
-    model: str = "builtin:smollm2-135m-instruct"
-    """The base model: `builtin:…`, a folder as transformers saves it, or the name of one on a hub."""
-    epochs: float = Field(default=2.0, gt=0)
-    """How often every sample is seen."""
-    steps: int | None = Field(default=None, gt=0)
-    """Optimizer steps; overrides `epochs`."""
-    lr: float = Field(default=1e-3, gt=0)
-    """The highest learning rate. For LoRA on the small default model, where it beat 1e-4 and 3e-4 on held-out samples;
-    models of billions of weights, or training every weight, want less."""
-    schedule: Schedule = "cosine"
-    """How the rate falls behind the warm-up."""
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps in which the rate rises."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's, on matrices alone."""
-    clip: float = Field(default=1.0, ge=0)
-    """Longest gradient; 0 for no limit."""
-    batch: int = Field(default=4, gt=0)
-    """Packed rows of an optimizer step on all workers together."""
-    micro_batch: int = Field(default=1, gt=0)
-    """Packed rows that a worker computes at once."""
-    max_length: int = Field(default=512, gt=1)
-    """Tokens of a packed row, and of the longest sample."""
-    too_long: TooLong = "drop"
-    """What becomes of longer samples: dropped and counted, or cut at the end."""
-    holdout: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the samples that is held out, at least one; each sample's lot follows from its id."""
-    eval_every: int = Field(default=0, ge=0)
-    """Steps between losses on the held-out samples; 0 for one at the end."""
-    seed: int = 0
-    """Of the order of the rows, the adapters' first values and dropout."""
-    precision: Precision | Literal["auto"] = "auto"
-    """What is computed in; optimizer states and the weights they step are fp32 in both. `auto` is what the slowest
-    worker computes fastest (see `cluster.dtypes`); a run that goes on from a checkpoint keeps its precision."""
-    lora: Lora | Literal["none"] = Lora()
-    """The adapters, or `"none"` to train every weight."""
-    zero: Zero = Zero()
-    """What DeepSpeed spreads over the workers."""
-    recompute: bool = False
-    """Recompute activations in the backward pass instead of keeping them."""
-    workers: int = Field(default=2, gt=0)
-    """Processes that train, each with its share of every batch."""
-    cpus_per_worker: float = Field(default=1, gt=0)
-    """Cores of each."""
-    gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPUs of each; one where the cluster has any, else none."""
-    save_every: int = Field(default=10, gt=0)
-    """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, gt=0)
-    """Checkpoints that stay until the model is committed."""
-    max_failures: int = Field(default=2, ge=0)
-    """Deaths of workers from which the run goes on by itself."""
+    not_identity: ClassVar[frozenset[str]] = Job.not_identity | TrainSettings.not_identity
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the model made: the weights themselves rather than where they lie."""
@@ -152,7 +94,7 @@ class Train(Job):
             plan.notes.append(f"a worker holds weights, {held}, beside gradients and optimizer states")
         return plan
 
-    def make(self, run: Run, work: Work) -> dict[str, Any]:
+    def make(self, run: Run, work: Work) -> TrainFigures:
         """Pack, train, export and commit; go on from the newest checkpoint if there is one."""
         began = time.monotonic()
         folder = run.store.folder(work.output)
@@ -166,14 +108,17 @@ class Train(Job):
         packing_s = time.monotonic() - began
         steps = self.steps or num_steps(self.epochs, packed.bins, self.batch)
         cut = Batching(self.micro_batch, self.batch // (self.micro_batch * self.workers), self.workers)
-        course = loop.Course(self, run.store, work.output, base, steps, cut, gpus > 0, run.logs)
-        _fit(self, course, run, folder)
+        plan = loop.WorkerPlan(self, run.store, work.output, base, steps, cut, gpus > 0, run.logs)
+        _fit(self, plan, run, folder)
         journal = loop.read_journal(folder / loop.METRICS)
-        figures = _figures(packed, journal, steps)
-        figures |= {"packing_seconds": round(packing_s, 1), "seconds": round(time.monotonic() - began, 1)}
+        figures = replace(
+            _figures(packed, journal, steps),
+            packing_seconds=round(packing_s, 1),
+            seconds=round(time.monotonic() - began, 1),
+        )
         self._commit(run, work, folder, figures)
         run.ledger.append("shard_done", job=self.name, shard=MERGED, rows=packed.samples, kept=packed.samples,
-                          seconds=figures["seconds"])  # fmt: skip
+                          seconds=figures.seconds)  # fmt: skip
         return figures
 
     def _gpus(self) -> float:
@@ -191,20 +136,20 @@ class Train(Job):
                 f"{found.step}; or delete {folder / checkpoint.FOLDER} to begin anew"
             )
 
-    def _commit(self, run: Run, work: Work, folder: Path, figures: dict[str, Any]) -> None:
+    def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:
         holdout = run.store.committed(work.output, data.HOLDOUT)[data.HOLDOUT]
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
         shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / loop.METRICS]]
         run.store.commit(
-            self.manifest(work, "model", (holdout, *shards), {"precision": figures["precision"]}),
-            figures,
+            self.manifest(work, "model", (holdout, *shards), {"precision": figures.precision}),
+            figures.to_json(),
         )
         data.sweep(run.store, work.output)
         for name in (checkpoint.FOLDER, RAY_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _fit(job: Train, course: loop.Course, run: Run, folder: Path) -> None:
+def _fit(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path) -> None:
     """Run the workers, showing their steps; start them again where Ray ended one because memory was full.
 
     Ray Train starts them again after any other death. After this one it fails itself: in 2.60 it expects RayActorError
@@ -214,17 +159,17 @@ def _fit(job: Train, course: loop.Course, run: Run, folder: Path) -> None:
         RunError: when they die more often than `max_failures`, or a worker says why it gave up.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, which is waited for at the end
-    course.store.delete(course.output, loop.FAILED)
-    with run.screen.bar("train: steps", course.steps) as bar:
-        error = _attempt(job, course, run, folder, bar)
+    plan.store.delete(plan.output, loop.FAILED)
+    with run.screen.bar("train: steps", plan.steps) as bar:
+        error = _attempt(job, plan, run, folder, bar)
         for _ in range(job.max_failures):
             if error is None or not deaths.out_of_memory(_died(error)):
                 break
             what = deaths.ended("a worker", _died(error), top=False)
             run.screen.say(f"train: {what}; started again from the last checkpoint")
-            error = _attempt(job, course, run, folder, bar)
-    if run.store.exists(course.output, loop.FAILED):
-        raise RunError(str(run.store.read_json(course.output, loop.FAILED)["error"]))
+            error = _attempt(job, plan, run, folder, bar)
+    if run.store.exists(plan.output, loop.FAILED):
+        raise RunError(str(run.store.read_json(plan.output, loop.FAILED)["error"]))
     if error and deaths.out_of_memory(_died(error)):
         what = f"{job.max_failures + 1} deaths, the last: {deaths.ended('a worker', _died(error))}"
         raise RunError(f"train: {what}; {_advice(job)}; run again to go on from the last checkpoint") from error
@@ -236,11 +181,11 @@ def _fit(job: Train, course: loop.Course, run: Run, folder: Path) -> None:
         ) from error
 
 
-def _attempt(job: Train, course: loop.Course, run: Run, folder: Path, bar: Bar) -> Exception | None:
+def _attempt(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path, bar: Bar) -> Exception | None:
     """Run the workers once, showing their steps; return what Ray raised, or None."""
     errors: list[Exception] = []
     # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
-    fit = threading.Thread(target=_train_workers, args=(job, course, folder, errors), daemon=True)
+    fit = threading.Thread(target=_train_workers, args=(job, plan, folder, errors), daemon=True)
     fit.start()
     known = len(_starts(loop.read_journal(folder / loop.METRICS)))
     while fit.is_alive():
@@ -253,19 +198,19 @@ def _attempt(job: Train, course: loop.Course, run: Run, folder: Path, bar: Bar) 
     return errors[0] if errors else None
 
 
-def _train_workers(job: Train, course: loop.Course, folder: Path, errors: list[Exception]) -> None:
+def _train_workers(job: Train, plan: loop.WorkerPlan, folder: Path, errors: list[Exception]) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from training.rendezvous import Rendezvous
+    from gristmill.training.loop.rendezvous import Rendezvous
 
-    resources = {"CPU": job.cpus_per_worker, **({"GPU": job._gpus()} if course.gpu else {})}
+    resources = {"CPU": job.cpus_per_worker, **({"GPU": job._gpus()} if plan.gpu else {})}
     trainer = TorchTrainer(
         loop.work,
-        train_loop_config={"course": course},
-        torch_config=Rendezvous(backend="nccl" if course.gpu else "gloo"),
+        train_loop_config={"course": plan},
+        torch_config=Rendezvous(backend="nccl" if plan.gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=job.workers, use_gpu=course.gpu, resources_per_worker=resources
+            num_workers=job.workers, use_gpu=plan.gpu, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
             name=f"try-{time.time_ns()}",
@@ -315,24 +260,24 @@ def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
         bar.update(steps[-1]["step"], f"loss {steps[-1]['loss']:.3f}, {rate:.0f} tokens/s")
 
 
-def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -> TrainFigures:
     done = [m for m in journal if "step" in m]
     seconds, tokens = sum(m["seconds"] for m in done), sum(m["tokens"] for m in done)
-    return {
-        "rows": packed.samples + packed.holdout,
-        "kept": packed.samples,
-        "holdout": packed.holdout,
-        "dropped": sum(packed.drops.values()),
-        **{f"dropped: {reason}": count for reason, count in sorted(packed.drops.items())},
-        "packed_rows": packed.bins,
-        "steps": steps,
-        "precision": _starts(journal)[-1]["precision"],
-        "tokens": tokens,
-        "trained_tokens": sum(m["trained_tokens"] for m in done),
-        "tokens_per_s": round(tokens / seconds, 1) if seconds else 0.0,
-        "step_seconds": round(seconds, 1),
-        "loss_first": done[0]["loss"] if done else None,
-        "loss_last": done[-1]["loss"] if done else None,
-        "holdout_loss": next((m["holdout_loss"] for m in reversed(journal) if "end" in m), None),
-        "starts": len(_starts(journal)),
-    }
+    return TrainFigures(
+        rows=packed.samples + packed.holdout,
+        kept=packed.samples,
+        holdout=packed.holdout,
+        dropped=sum(packed.drops.values()),
+        drop_reasons=dict(sorted(packed.drops.items())),
+        packed_rows=packed.bins,
+        steps=steps,
+        precision=_starts(journal)[-1]["precision"],
+        tokens=tokens,
+        trained_tokens=sum(m["trained_tokens"] for m in done),
+        tokens_per_s=round(tokens / seconds, 1) if seconds else 0.0,
+        step_seconds=round(seconds, 1),
+        loss_first=done[0]["loss"] if done else None,
+        loss_last=done[-1]["loss"] if done else None,
+        holdout_loss=next((m["holdout_loss"] for m in reversed(journal) if "end" in m), None),
+        starts=len(_starts(journal)),
+    )

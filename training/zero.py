@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster.step import Settings
+from gristmill.cluster.contract.settings import Settings
 
 OURS = frozenset(
     {

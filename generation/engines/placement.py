@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cluster.engine import Engine, resources
-from cluster.errors import JobError
-from cluster.session import require
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.models.engine import Engine, resources
+from gristmill.cluster.runtime.session import require
 
 WAIT_S = 120.0
 """Seconds that a cluster with enough in all has to give it free."""

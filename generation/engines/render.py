@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from cluster.engine import Request
+from gristmill.cluster.models.engine import Request
 
 MARK = "XGRISTMILLX"
 """Stands for the turn to come while a template is rendered; letters only, so that no template trims or escapes it."""
@@ -78,8 +78,8 @@ class Renderer:
     @cached_property
     def user_end(self) -> tuple[list[int], list[str]]:
         """How a user's turn ends in this template: as token ids where that is a special token, else as strings."""
-        spoken = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}]
-        after = self._template(spoken).split(MARK)[1]
+        prompt_for = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}]
+        after = self._template(prompt_for).split(MARK)[1]
         first: list[int] = self._tokenizer.encode(after, add_special_tokens=False)[:1]
         if first and first[0] in self._tokenizer.all_special_ids:
             return first, []

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import dtypes, models
-from cluster.engine import Engine, Reply, Request
-from cluster.errors import EngineError, JobError
-from generation.engines.render import Node, RefusedError, Renderer
-from generation.engines.spinning import Spinning
+from gristmill.cluster.contract.errors import EngineError, JobError
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.generation.engines.render import Node, RefusedError, Renderer
+from gristmill.generation.engines.spinning import Spinning
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.deaths import deaths
-from cluster.errors import GristmillError, JobError, RunError
-from cluster.log import tail
+from gristmill.cluster.contract.errors import GristmillError, JobError, RunError
+from gristmill.cluster.runtime.deaths import deaths
+from gristmill.cluster.runtime.log import tail
 
 log = logging.getLogger(__name__)
 

@@ -4,24 +4,24 @@ from typing import Annotated
 
 from pydantic import Field
 
-from generation.filters.blocklist import Blocklist
-from generation.filters.discriminator import Discriminator
-from generation.filters.faithfulness import Faithfulness
-from generation.filters.format import Format
-from generation.filters.ifd import Ifd
-from generation.filters.instag import Instag
-from generation.filters.judge import Judge
-from generation.filters.language import Language
-from generation.filters.length import Length
-from generation.filters.novelty import Novelty
-from generation.filters.pairwise import Pairwise
-from generation.filters.personal_data import PersonalData
-from generation.filters.refusal import Refusal
-from generation.filters.repetition import Repetition
-from generation.filters.reward import Reward
-from generation.filters.secrets import Secrets
-from generation.filters.self_consistency import SelfConsistency
-from generation.filters.toxicity import Toxicity
+from gristmill.generation.filters.blocklist import Blocklist
+from gristmill.generation.filters.discriminator import Discriminator
+from gristmill.generation.filters.faithfulness import Faithfulness
+from gristmill.generation.filters.format import Format
+from gristmill.generation.filters.ifd import Ifd
+from gristmill.generation.filters.instag import Instag
+from gristmill.generation.filters.judge.filter import Judge
+from gristmill.generation.filters.language import Language
+from gristmill.generation.filters.length import Length
+from gristmill.generation.filters.novelty import Novelty
+from gristmill.generation.filters.pairwise import Pairwise
+from gristmill.generation.filters.personal_data import PersonalData
+from gristmill.generation.filters.refusal import Refusal
+from gristmill.generation.filters.repetition import Repetition
+from gristmill.generation.filters.reward import Reward
+from gristmill.generation.filters.secrets import Secrets
+from gristmill.generation.filters.self_consistency import SelfConsistency
+from gristmill.generation.filters.toxicity import Toxicity
 
 AnyFilter = Annotated[
     Blocklist

@@ -2,15 +2,16 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from functools import cache
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator, model_validator
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Stage, Verdict
-from generation.text.words import UNSPACED
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.words import UNSPACED
+from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 SPACED = rf"[^\W{UNSPACED}]"
 """A letter or digit of a script that puts spaces between words."""
@@ -28,6 +29,7 @@ class Blocklist(Filter):
     """
 
     kind: Literal["blocklist"] = "blocklist"
+    example: ClassVar[Mapping[str, Any]] = {"words": ["lorem ipsum"]}
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     words: tuple[str, ...] = ()
     """Words or phrases, in any language."""

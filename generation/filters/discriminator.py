@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cluster import ids
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Snapshot, Verdict
-from generation.text.languages import language_of
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.generation.contracts import Ask, Filter, Snapshot, Verdict
 
 Float = NDArray[np.float64]
 STEPS = 25

@@ -6,11 +6,11 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, ModelFilter, Verdict
-from generation.text.languages import language_of
-from generation.text.prompts import fill, spoken
-from generation.text.words import tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import tokens
+from gristmill.generation.contracts import Ask, ModelFilter, Verdict
+from gristmill.generation.prompting.template import fill, prompt_for
 
 ASK = {
     "en": (
@@ -208,7 +208,7 @@ class Faithfulness(ModelFilter):
 
     def _begin(self, sample: Sample, passage: str, language: str) -> str:
         """Return what is shown, the passages and the question; without the lines on relevance when it is not asked."""
-        layout, shown = LAYOUTS.get(language, LAYOUTS["en"]), spoken(self.shown, language)
+        layout, shown = LAYOUTS.get(language, LAYOUTS["en"]), prompt_for(self.shown, language)
         if not self.relevance:
             shown = "".join(line for line in shown.splitlines(True) if not line.startswith(layout.answerable))
         question = sample.instruction.replace(passage, "")
@@ -217,7 +217,7 @@ class Faithfulness(ModelFilter):
     async def _yes(self, prefix: str, layout: Layout, language: str, ask: Ask) -> tuple[float | None, str]:
         """Return the probability of yes, or None and how the reply ended."""
         reply = await ask(
-            [Message("user", spoken(self.prompts, language))],
+            [Message("user", prompt_for(self.prompts, language))],
             max_tokens=8,
             temperature=0.0,
             prefix=prefix,

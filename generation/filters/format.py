@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Stage, Verdict
+from gristmill.cluster.contract.sample import Sample
+from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 FENCED = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ ]{0,3}\1[`~]*[ \t]*$|\Z)", re.M | re.S)
 FENCE = re.compile(r"^[ ]{0,3}(?:`{3,}|~{3,})", re.MULTILINE)

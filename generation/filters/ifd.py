@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from cluster.engine import Reply
-from cluster.sample import Sample
-from generation.contracts import Ask, ModelFilter, Verdict
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 
 MOST = 700.0
 """Largest exponent of a float."""

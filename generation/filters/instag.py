@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Sample
-from generation.contracts import Ask, ModelFilter, Verdict
-from generation.text.fewshot import begun, flat
-from generation.text.languages import language_of
-from generation.text.prompts import spoken
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.generation.contracts import Ask, ModelFilter, Verdict
+from gristmill.generation.prompting.fewshot import begin_answer, flat
+from gristmill.generation.prompting.template import prompt_for
 
 TAGGED = {
     "en": """\
@@ -105,7 +105,7 @@ class Instag(ModelFilter):
         instruction = flat("\n".join(turn.content for turn in sample.messages if turn.role == "user"))
         if not instruction:
             return Verdict()
-        messages, prefix = begun(spoken(self.prompts, language_of(sample)), instruction=instruction)
+        messages, prefix = begin_answer(prompt_for(self.prompts, language_of(sample)), instruction=instruction)
         reply = await ask(
             messages,
             max_tokens=self.max_tokens,

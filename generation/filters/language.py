@@ -4,9 +4,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Stage, Verdict
-from generation.text.languages import probabilities
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.language import probabilities
+from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 
 class Language(Filter):

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from cluster.sample import Message, Sample
-from generation.contracts import Memory, SetFilter, Verdict
-from generation.text.words import tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.words import tokens
+from gristmill.generation.contracts import History, HistoryFilter, Verdict
 
 Ids = npt.NDArray[np.int32]
 SLACK = 1e-9
 """More than a bound can be off by rounding."""
 
 
-class Novelty(SetFilter):
+class Novelty(HistoryFilter):
     """Drop an instruction whose ROUGE-L F with a seed or an accepted sample is above the threshold.
 
     The score `novelty` is 1 minus the largest ROUGE-L F, as long as that is above `exact_from`; where nothing is so
@@ -44,7 +44,7 @@ class Novelty(SetFilter):
         """Return an empty memory."""
         return Instructions(min(self.exact_from, self.max_similarity))
 
-    def compare(self, sample: Sample, memory: Memory, size: int) -> Verdict:
+    def compare(self, sample: Sample, memory: History, size: int) -> Verdict:
         """Compare the first user turn with those of the first `size` samples."""
         assert isinstance(memory, Instructions)
         similarity, nearest = memory.nearest(sample.instruction, size)

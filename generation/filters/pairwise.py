@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, ModelFilter, Verdict
-from generation.filters.judge import asked
-from generation.text.prompts import spoken
-from generation.text.words import is_chinese
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.words import is_chinese
+from gristmill.generation.contracts import Ask, ModelFilter, Verdict
+from gristmill.generation.filters.judge.filter import asked
+from gristmill.generation.prompting.template import prompt_for
 
 RUBRIC = {
     "en": "Two answers are given to each instruction. Say which one is better: more correct, more complete, clearer.",
@@ -102,7 +102,7 @@ class Pairwise(ModelFilter):
     async def both_orders(self, instruction: str, one: str, other: str, ask: Ask) -> tuple[Reply, Reply]:
         """Return the verdicts on (one, other), where A means the one, and on (other, one), where B means the one."""
         language = "zh" if is_chinese(instruction) else "en"
-        messages = [Message("user", spoken(self.rubrics, language))]
+        messages = [Message("user", prompt_for(self.rubrics, language))]
         letters = LETTERS[language]
         space = letters[0][:-1]
         shown = "".join(

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.errors import JobError
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Snapshot, Stage, Verdict
-from generation.filters.masking import Span, apart, masking
-from generation.text.words import is_chinese
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.words import is_chinese
+from gristmill.generation.contracts import Ask, Filter, Snapshot, Stage, Verdict
+from gristmill.generation.prompting.masking import Span, apart, masking
 
 What = Literal["email", "id_card", "card", "iban", "ip", "phone"]
 EVERY: tuple[What, ...] = ("email", "id_card", "card", "iban", "ip", "phone")

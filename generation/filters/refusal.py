@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Verdict
+from gristmill.cluster.contract.sample import Sample
+from gristmill.generation.contracts import Ask, Filter, Verdict
 
 PATTERNS = (
     r"\b(?:as|i am|i'm)(?: just| only)? an? (?:helpful )?(?:ai|artificial intelligence|(?:large )?language model)\b",

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Stage, Verdict
-from generation.text.words import is_chinese, tokens
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.words import is_chinese, tokens
+from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 NGRAM = 5
 NGRAM_CHINESE = 8

@@ -1,10 +1,11 @@
 """Reward: a reward model or any classifier head gives the sample a number."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Verdict
-from generation.filters.heads import HeadFilter
+from gristmill.cluster.contract.sample import Sample
+from gristmill.generation.contracts import Ask, Verdict
+from gristmill.generation.prompting.classifier import HeadFilter
 
 
 class Reward(HeadFilter):
@@ -19,6 +20,7 @@ class Reward(HeadFilter):
     """
 
     kind: Literal["reward"] = "reward"
+    example: ClassVar[Mapping[str, Any]] = {"model": "models/reward"}
     name: str = ""
     """Name of the score, where a recipe has several of these filters; `reward` by default."""
     min_score: float | None = None

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Filter, Stage, Verdict
-from generation.filters.masking import Span, apart, masking
+from gristmill.cluster.contract.sample import Sample
+from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
+from gristmill.generation.prompting.masking import Span, apart, masking
 
 EDGE, END = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
 FORMS: dict[str, str] = {

@@ -6,13 +6,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, ModelFilter, Verdict
-from generation.text.finals import final_answer, marked_answer
-from generation.text.languages import language_of
-from generation.text.prompts import spoken
-from generation.text.words import num_words
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, ModelFilter, Verdict
+from gristmill.generation.prompting.finals import final_answer, marked_answer
+from gristmill.generation.prompting.template import prompt_for
 
 FREE = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
@@ -89,7 +89,7 @@ class SelfConsistency(ModelFilter):
         before = sample.messages[:-1]
         if any(turn.role == "system" for turn in before):
             return before
-        return (Message("system", spoken(prompts, language_of(sample))), *before)
+        return (Message("system", prompt_for(prompts, language_of(sample))), *before)
 
 
 def result(text: str, short_words: int = 5) -> str:

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, ModelFilter, Snapshot, Verdict
-from generation.filters.heads import HeadFilter
-from generation.text.prompts import spoken
-from generation.text.words import is_chinese
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.words import is_chinese
+from gristmill.generation.contracts import Ask, ModelFilter, Snapshot, Verdict
+from gristmill.generation.prompting.classifier import HeadFilter
+from gristmill.generation.prompting.template import prompt_for
 
 RUBRIC = {
     "en": (
@@ -93,7 +93,7 @@ class Toxicity(HeadFilter, ModelFilter):
             text = " ".join(" ".join(turn.content.split()) for turn in turns)
             language = "zh" if is_chinese(text) else "en"
             reply = await ask(
-                [Message("user", spoken(self.prompts, language))],
+                [Message("user", prompt_for(self.prompts, language))],
                 max_tokens=8,
                 temperature=0.0,
                 prefix=self._continued(text, language),

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.sample import Sample
-from generation.labels import votes as labelling
-from generation.labels.people import Said
-from generation.labels.votes import ABSTAINED, Floats, Votes
+from gristmill.cluster.contract.sample import Sample
+from gristmill.generation.figures import Agreement
+from gristmill.generation.labels import votes as labelling
+from gristmill.generation.labels.people import Said
+from gristmill.generation.labels.votes import ABSTAINED, Floats, Votes
 
 VOTE = "vote:"
 """Tags that hold a vote begin so; the annotator's name follows."""
@@ -102,19 +103,19 @@ def agreement(ballot: Ballot) -> dict[str, Any]:
     persons = {f"person {name}": said[:, n] for n, name in enumerate(ballot.persons)}
     groups = {"annotators": ballot.votes, PEOPLE: said}
     return {
-        "agreement": [*_pairs(annotators), *_pairs(persons)],
+        "agreement": (*_pairs(annotators), *_pairs(persons)),
         "fleiss_kappa": known({name: labelling.fleiss_kappa(votes) for name, votes in groups.items()}),
         "krippendorff_alpha": known({name: labelling.krippendorff_alpha(votes) for name, votes in groups.items()}),
     }
 
 
-def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[dict[str, Any]]:
+def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[Agreement]:
     """Yield how far each two agree, where both said something of any sample."""
     for (first, one), (second, other) in combinations(columns.items(), 2):
         both = (one != ABSTAINED) & (other != ABSTAINED)
         if both.any():
             agree = {"agree": float((one == other)[both].mean()), "kappa": labelling.cohen_kappa(one, other)}
-            yield {"first": first, "second": second, "rows": int(both.sum()), **known(agree)}
+            yield Agreement(first=first, second=second, rows=int(both.sum()), **known(agree))
 
 
 def known(values: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
-from cluster.sample import Sample
+from gristmill.cluster.contract.sample import Sample
 
 Form = Literal["label_studio", "argilla"]
 Json = dict[str, Any]

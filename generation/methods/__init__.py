@@ -4,20 +4,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from generation.methods.adversarial import Adversarial
-from generation.methods.annotate import Annotate
-from generation.methods.augment import Augment
-from generation.methods.backtranslation import Backtranslation
-from generation.methods.evol_instruct import EvolInstruct
-from generation.methods.grounded import Grounded
-from generation.methods.magpie import Magpie
-from generation.methods.multi_turn import MultiTurn
-from generation.methods.persona import Persona
-from generation.methods.respond import Respond
-from generation.methods.retrieve import Retrieve
-from generation.methods.self_instruct import SelfInstruct
-from generation.methods.targeted import Targeted
-from generation.methods.taxonomy import Taxonomy
+from gristmill.generation.methods.adversarial import Adversarial
+from gristmill.generation.methods.annotate import Annotate
+from gristmill.generation.methods.augment.method import Augment
+from gristmill.generation.methods.backtranslation import Backtranslation
+from gristmill.generation.methods.evol_instruct.method import EvolInstruct
+from gristmill.generation.methods.grounded import Grounded
+from gristmill.generation.methods.magpie import Magpie
+from gristmill.generation.methods.multi_turn import MultiTurn
+from gristmill.generation.methods.persona import Persona
+from gristmill.generation.methods.respond import Respond
+from gristmill.generation.methods.retrieve import Retrieve
+from gristmill.generation.methods.self_instruct.method import SelfInstruct
+from gristmill.generation.methods.targeted.method import Targeted
+from gristmill.generation.methods.taxonomy import Taxonomy
 
 AnyMethod = Annotated[
     Adversarial

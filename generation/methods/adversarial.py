@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Sample
-from generation.contracts import Ask, Draft, Snapshot
-from generation.methods.self_instruct import SelfInstruct
-from generation.text.languages import language_of
-from generation.text.prompts import fill, spoken
-from generation.text.words import num_words
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, Snapshot
+from gristmill.generation.methods.self_instruct.method import SelfInstruct
+from gristmill.generation.prompting.template import fill, prompt_for
 
 AVOID = {
     "en": "These read as if a machine had written them, so write nothing like them:\n{refused}",
@@ -82,9 +82,9 @@ class Adversarial(SelfInstruct):
         if not refused:
             return await super().expand(parents, ask, rng)
         listed = "\n".join(f"- {text}" for text in refused)
-        avoid = fill(spoken(self.avoid_prompts, language), refused=listed)
+        avoid = fill(prompt_for(self.avoid_prompts, language), refused=listed)
         told = {
-            name: {**getattr(self, name), language: f"{spoken(getattr(self, name), language)}\n\n{avoid}"}
+            name: {**getattr(self, name), language: f"{prompt_for(getattr(self, name), language)}\n\n{avoid}"}
             for name in ("prompts", "bare_prompts")
         }
         return await SelfInstruct.expand(self.model_copy(update=told), parents, ask, rng)

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Sampling, Snapshot, Walk
-from generation.methods.annotators import Annotator, Form, Vote, combined, entities
-from generation.text.languages import language_of
-from generation.text.prompts import fill, json_in, spoken
-from generation.text.words import num_words
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Sampling, Snapshot
+from gristmill.generation.labels.annotators import Annotator, Form, Vote, combined, entities
+from gristmill.generation.prompting.template import fill, json_in, prompt_for
 
 PROMPTS: Mapping[Form, Mapping[str, str]] = {
     "label": {
@@ -91,7 +91,7 @@ class Call(NamedTuple):
     shown: str
 
 
-class Annotate(Walk):
+class Annotate(EachInput):
     """Take the documents in turn, else the seeds, and say of each what it is; decoded so that every answer parses.
 
     The parent's text is the user's turn, the answer the assistant's. Every annotator's vote stands in the tag
@@ -108,6 +108,7 @@ class Annotate(Walk):
     """
 
     kind: Literal["annotate"] = "annotate"
+    example: ClassVar[Mapping[str, Any]] = {"labels": ["positive", "negative"]}
     instructs: ClassVar[bool] = False
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
     templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ()}
@@ -238,10 +239,10 @@ class Annotate(Walk):
         heads, gap = HEADS.get(language, HEADS["en"]), GAP.get(language, " ")
         prompt, flat = self._prompt(call.annotator.prompt, language), " ".join(text.split())
         told = prompt if call.shown else f"{prompt}\n\n{heads['text']}{flat}"
-        begun = f"{call.shown}{heads['text']}{flat}\n{heads[self.form]}" if call.shown else heads[self.form]
+        begin_answer = f"{call.shown}{heads['text']}{flat}\n{heads[self.form]}" if call.shown else heads[self.form]
         settings: Sampling = {
             "temperature": self.temperature if call.annotator.samples > 1 else 0.0,
-            "prefix": begun,
+            "prefix": begin_answer,
             "engine": call.annotator.engine or self.engine,
             "logprobs": self.form != "label",
         }
@@ -279,7 +280,7 @@ class Annotate(Walk):
         """Return what the user asks for, filled in."""
         names = LANGUAGES.get(language, LANGUAGES["en"])
         return fill(
-            own or spoken(self.prompts, language),
+            own or prompt_for(self.prompts, language),
             labels=("、" if language == "zh" else ", ").join(self.labels),
             schema=self.json_schema,
             language=names.get(self.to, self.to),

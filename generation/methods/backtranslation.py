@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Walk
-from generation.text.fewshot import begun, flat
-from generation.text.languages import language_of
-from generation.text.prompts import spoken
-from generation.text.words import num_words, tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words, tokens
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input
+from gristmill.generation.prompting.fewshot import begin_answer, flat
+from gristmill.generation.prompting.template import prompt_for
 
 INSTRUCT = {
     "en": """\
@@ -174,7 +174,7 @@ HEADING = re.compile(r"#{1,6}[^\n]*")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 
 
-class Backtranslation(Walk):
+class Backtranslation(EachInput):
     """Write the instruction to which a segment of a document, or a seed's answer, is the answer; then curate the pair.
 
     Documents are walked through where there are any, else the seeds' answers. A document is cut at headings and blank
@@ -245,7 +245,7 @@ class Backtranslation(Walk):
         return [self._draft(parent, language, span, reply) for span, reply in zip(spans, replies, strict=True)]
 
     async def _instruct(self, text: str, language: str, ask: Ask) -> Reply:
-        messages, prefix = begun(spoken(self.prompts, language), text=flat(text))
+        messages, prefix = begin_answer(prompt_for(self.prompts, language), text=flat(text))
         return await ask(
             messages,
             max_tokens=self.max_tokens,
@@ -265,7 +265,7 @@ class Backtranslation(Walk):
         }
         reason = next((reason for reason, holds in rules.items() if holds), None)
         systems = self.seed_system if parent.answer else self.document_system
-        system = [Message("system", spoken(systems, language))] if self.system_sentences else []
+        system = [Message("system", prompt_for(systems, language))] if self.system_sentences else []
         return Draft(
             (*system, Message("user", instruction)) if instruction else (),
             {"language": language, "segment": f"{span[0]}:{span[1]}"},
@@ -276,8 +276,8 @@ class Backtranslation(Walk):
         """Take the segment for the answer, and curate the pair."""
         begin, end = map(int, draft.tags["segment"].split(":"))
         text, instruction = _text(ask.parents[0])[begin:end].strip(), draft.messages[-1].content
-        prompt = spoken(self.curation_prompts, draft.tags["language"])
-        messages, prefix = begun(prompt, instruction=flat(instruction), answer=flat(text))
+        prompt = prompt_for(self.curation_prompts, draft.tags["language"])
+        messages, prefix = begin_answer(prompt, instruction=flat(instruction), answer=flat(text))
         reply = await ask(messages, max_tokens=1, temperature=0.0, prefix=prefix, choices=GRADES)
         whole = replace(draft, messages=(*draft.messages, Message("assistant", text)))
         if not reply.choices:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Snapshot, Walk
-from generation.text.languages import language_of
-from generation.text.prompts import fill, spoken
-from generation.text.search import Index, index
-from generation.text.words import num_words
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
+from gristmill.generation.prompting.search import Index, index
+from gristmill.generation.prompting.template import fill, prompt_for
 
 ASK = {
     "en": (
@@ -128,7 +128,7 @@ NEAR = 32
 """Chunks to either side in which the second of a document is looked for."""
 
 
-class Grounded(Walk):
+class Grounded(EachInput):
     """Take the chunks of the documents in turn, draft questions of various kinds on each, and answer from it alone.
 
     The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
@@ -216,7 +216,7 @@ class Grounded(Walk):
         layout = LAYOUTS.get(language, LAYOUTS["en"])
         prefix = self._prefix(tuple(known.values()), draft.tags["question"], language)
         reply = await ask(
-            [Message("user", spoken(self.prompts, language))],
+            [Message("user", prompt_for(self.prompts, language))],
             max_tokens=self.max_answer_tokens,
             temperature=self.answer_temperature,
             stop=("\n",),
@@ -245,7 +245,7 @@ class Grounded(Walk):
     async def _question(self, passages: Sequence[Sample], kind: str, language: str, ask: Ask) -> tuple[str, str]:
         """Return a question, cut behind its first question mark, and how the reply ended."""
         reply = await ask(
-            [Message("user", spoken(self.prompts, language))],
+            [Message("user", prompt_for(self.prompts, language))],
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=("\n",),
@@ -263,7 +263,7 @@ class Grounded(Walk):
         texts = (" ".join(passage.instruction.split()) for passage in passages)
         told = "".join(fill(head, **{"0": text, "1": n}) for text, n in zip(texts, layout.numerals, strict=False))
         name = CHINESE.get(kind, kind) if language == "zh" else kind
-        return f"{spoken(self.shown, language)}{told}{layout.question.format(name)}"
+        return f"{prompt_for(self.shown, language)}{told}{layout.question.format(name)}"
 
     def _opened(self, question: str, passages: Sequence[Sample], language: str) -> tuple[Message, ...]:
         """Return the conversation up to the question, the passage before it where the sample brings it along."""
@@ -273,7 +273,7 @@ class Grounded(Walk):
         if not self.with_passage:
             return turns
         passage = "\n\n".join(passage.instruction for passage in passages)
-        return (Message("system", fill(spoken(self.passage_prompts, language), passage=passage)), *turns)
+        return (Message("system", fill(prompt_for(self.passage_prompts, language), passage=passage)), *turns)
 
 
 def _neighbours(chunks: Sequence[Sample], place: int) -> list[Sample]:

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Method, Snapshot
-from generation.text.prompts import fill, spoken
-from generation.text.replies import BLANK, calibrated
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
+from gristmill.generation.prompting.choices import BLANK, calibrated
+from gristmill.generation.prompting.template import fill, prompt_for
 
 SYSTEMS = {
     "en": {
@@ -210,7 +210,7 @@ class Magpie(Method):
             if whole.dropped is not None:
                 break
             text, reason = await self._request(
-                ask, (*self._system(spoken(self.follow_prompts, language)), *whole.messages)
+                ask, (*self._system(prompt_for(self.follow_prompts, language)), *whole.messages)
             )
             if reason or any(text == turn.content for turn in whole.messages):
                 break
@@ -258,7 +258,7 @@ class Magpie(Method):
         language, tags = draft.tags["language"], dict(draft.tags)
         listed = {"qualities": QUALITIES, "difficulties": DIFFICULTIES, "categories": CATEGORIES}
         shown = {name: ", ".join(words) for name, words in listed.items()}
-        prompt = Message("user", fill(spoken(self.rate_prompts, language), **shown))
+        prompt = Message("user", fill(prompt_for(self.rate_prompts, language), **shown))
         known = "".join(
             f"Request: {asked}\nQuality: {quality}\nDifficulty: {difficulty}\nCategory: {category}\n\n"
             for asked, quality, difficulty, category in self.rated.get(language, self.rated.get("en", ()))
@@ -268,7 +268,7 @@ class Magpie(Method):
         asked += [("difficulty", DIFFICULTIES), ("category", CATEGORIES)] if self.tag else []
         for name, words in asked:
             after += f"{name.capitalize()}: "
-            chances, finish = await self._chances(ask, prompt, (begin, text, spoken(BLANK, language), after), words)
+            chances, finish = await self._chances(ask, prompt, (begin, text, prompt_for(BLANK, language), after), words)
             if not chances:
                 return replace(draft, tags=tags, dropped=f"{self.kind}: {finish}")
             tags[name] = max(chances, key=lambda word: chances[word])

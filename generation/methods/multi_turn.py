@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Method, Snapshot
-from generation.mill.wander import wander
-from generation.text.languages import language_of
-from generation.text.words import num_words, tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words, tokens
+from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
+from gristmill.generation.prompting.draws import wander
 
 FAREWELLS = (
     r"\b(?:thanks|thank you|thx|cheers|bye|good-?bye|farewell|see you|good night|you're welcome|that's all)\b",

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Snapshot, Walk
-from generation.text.fewshot import begun, flat
-from generation.text.languages import language_of
-from generation.text.prompts import spoken
-from generation.text.replies import stripped
-from generation.text.words import num_words, tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words, tokens
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
+from gristmill.generation.prompting.choices import stripped
+from gristmill.generation.prompting.fewshot import begin_answer, flat
+from gristmill.generation.prompting.template import prompt_for
 
 PERSONA = {
     "en": (
@@ -170,7 +170,7 @@ ECHOES = re.compile(
 """Words of the prompt, or of an answer, that have no place in a request."""
 
 
-class Persona(Walk):
+class Persona(EachInput):
     """Make a persona from a text, walk to others by relation, and write a request as that person would.
 
     The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
@@ -258,8 +258,8 @@ class Persona(Walk):
         if reason:
             return [Draft((), tags, f"{self.kind}: {reason}")]
         prompts = {"instruction": self.instruction_prompts, "math": self.math_prompts, "logic": self.logic_prompts}
-        messages, prefix = begun(spoken(prompts[want], language), persona=persona)
-        marker = spoken(MARKERS[want], language)
+        messages, prefix = begin_answer(prompt_for(prompts[want], language), persona=persona)
+        marker = prompt_for(MARKERS[want], language)
         reply = await ask(
             messages,
             max_tokens=self.max_tokens,
@@ -297,7 +297,7 @@ class Persona(Walk):
     async def _person(self, parent: Sample, language: str, ask: Ask, rng: Random) -> tuple[str, int, str | None]:
         """Return a persona, its steps from the text, and why there is none."""
         text = "\n\n".join(turn.content for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
-        messages, prefix = begun(spoken(self.persona_prompts, language), text=flat(text))
+        messages, prefix = begin_answer(prompt_for(self.persona_prompts, language), text=flat(text))
         hops, least = 0, rng.randint(0, self.max_hops)
         seen = ask.prepared if isinstance(ask.prepared, Seen) else Seen(Used())
         while True:
@@ -310,7 +310,9 @@ class Persona(Walk):
             if hops == self.max_hops:
                 return persona, hops, "persona used before"
             relation = rng.choice(self.relations.get(language, self.relations["en"]))
-            messages, prefix = begun(spoken(self.related_prompts, language), persona=persona, relation=relation)
+            messages, prefix = begin_answer(
+                prompt_for(self.related_prompts, language), persona=persona, relation=relation
+            )
             hops += 1
 
     async def _persona(self, messages: Sequence[Message], prefix: str, ask: Ask) -> tuple[str, str | None]:

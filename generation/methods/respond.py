@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Walk
-from generation.text.finals import final_answer
-from generation.text.languages import language_of
-from generation.text.prompts import spoken
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.language import language_of
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input
+from gristmill.generation.prompting.finals import final_answer
+from gristmill.generation.prompting.template import prompt_for
 
 STEPS = {
     "en": "Think step by step. End with one last line that has #### and then the final answer alone.",
@@ -23,7 +23,7 @@ STEPS = {
 """What is asked for besides where final answers are read, by language; it is not part of the sample."""
 
 
-class Respond(Walk):
+class Respond(EachInput):
     """Answer each prompt: `n` candidates, each a row, of which a filter's score may choose one; or a majority's answer.
 
     The prompt is an input up to its last user's turn, with its system turn and all turns in between; an answer that
@@ -97,7 +97,7 @@ class Respond(Walk):
         own = [turn.content for turn in draft.messages if turn.role == "system"]
         system = own or [self.answer_prompts[language]] if language in self.answer_prompts else own
         if self.votes > 1 or self.known_answer:
-            system = [*system, spoken(self.vote_prompts, language)]
+            system = [*system, prompt_for(self.vote_prompts, language)]
         said = (Message("system", "\n\n".join(system)),) if system else ()
         return (*said, *(turn for turn in draft.messages if turn.role != "system"))
 

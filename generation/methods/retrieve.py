@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Snapshot, Walk
-from generation.text.languages import language_of
-from generation.text.prompts import fill, spoken
-from generation.text.search import By, Hit, Index, find, index
-from generation.text.words import num_words
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
+from gristmill.generation.prompting.search import By, Hit, Index, find, index
+from gristmill.generation.prompting.template import fill, prompt_for
 
 ASK = {
     "en": (
@@ -33,7 +33,7 @@ LAYOUT = {"en": ("Task:", "\nAnswer:", " "), "zh": ("任务：", "\n回答：", 
 MIN_WORDS = 4
 
 
-class Retrieve(Walk):
+class Retrieve(EachInput):
     """Take the seeds in turn, find what is related to each in a corpus, and make something of it.
 
     The corpus is the documents where the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
@@ -116,13 +116,13 @@ class Retrieve(Walk):
         language, question = draft.tags["language"], draft.messages[-1].content
         if self.use == "grounding":
             passages = "\n\n".join(passage.instruction for passage in draft.parents)
-            prompt = fill(spoken(self.grounding_prompts, language), passages=passages, question=question)
+            prompt = fill(prompt_for(self.grounding_prompts, language), passages=passages, question=question)
             reply = await self._asked([Message("user", prompt)], "", (), ask)
             opened = replace(draft, messages=(Message("user", prompt),)) if self.with_passages else draft
             return self.answered(opened, reply)
         head, middle, gap = LAYOUT.get(language, LAYOUT["en"])
         shown = self._shown(draft.parents, ask.parents[0], language)
-        messages = [Message("user", spoken(self.prompts, language))]
+        messages = [Message("user", prompt_for(self.prompts, language))]
         stop = ("\n\n", f"\n{head}")
         return self.answered(draft, await self._asked(messages, f"{shown}{head}{gap}{question}{middle}", stop, ask))
 
@@ -143,7 +143,7 @@ class Retrieve(Walk):
         language = tags["language"]
         head, middle, _ = LAYOUT.get(language, LAYOUT["en"])
         reply = await ask(
-            [Message("user", spoken(self.prompts, language))],
+            [Message("user", prompt_for(self.prompts, language))],
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=(middle, f"\n{head}", "\n\n"),

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cluster.sample import Message, Sample
-from generation.contracts import Ask, Draft, Input, Method, Snapshot
-from generation.text.fewshot import begun
-from generation.text.prompts import entries, fill, spoken
-from generation.text.words import num_words
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
+from gristmill.generation.prompting.fewshot import begin_answer
+from gristmill.generation.prompting.template import entries, fill, prompt_for
 
 DISCIPLINES: Mapping[str, tuple[str, ...]] = {
     "en": (
@@ -271,14 +271,14 @@ class Taxonomy(Method):
         if not wanted:
             below = {1: "disciplines", 2: "subjects", 3: "concepts" if chosen else "sessions"}
             return [Draft((), tags, f"{self.kind}: list of {below[len(tags)]} is empty")]
-        between = spoken(BETWEEN, language)
+        between = prompt_for(BETWEEN, language)
         wanted = in_order(list(dict.fromkeys(wanted)), rng.randint(1, self.max_concepts), rng)
         tags |= {"session": between.join(chosen), "concepts": between.join(wanted)}
         return [await self._question(tags, ask)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer the question in a call of its own, in which only the discipline is named."""
-        system = fill(spoken(self.answer_prompts, draft.tags["language"]), **draft.tags)
+        system = fill(prompt_for(self.answer_prompts, draft.tags["language"]), **draft.tags)
         reply = await ask(
             (Message("system", system), *draft.messages),
             max_tokens=self.max_answer_tokens,
@@ -290,8 +290,8 @@ class Taxonomy(Method):
     async def _question(self, tags: Mapping[str, str], ask: Ask) -> Draft:
         language = tags["language"]
         names = {name: tags[name] for name in ("discipline", "subject", "concepts")}
-        template = spoken(self.question_prompts, language)
-        messages, prefix = begun(template, **names, sessions=tags["session"])
+        template = prompt_for(self.question_prompts, language)
+        messages, prefix = begin_answer(template, **names, sessions=tags["session"])
         reply = await ask(
             messages,
             max_tokens=self.max_tokens,
@@ -316,7 +316,7 @@ class Taxonomy(Method):
         self, ask: Ask, prompts: Mapping[str, str], count: int, values: Mapping[str, str]
     ) -> tuple[str, ...]:
         """Return the entries of a list that is asked for once on each worker; `values` fill the prompt."""
-        messages, prefix = begun(spoken(prompts, values["language"]), **values, count=count)
+        messages, prefix = begin_answer(prompt_for(prompts, values["language"]), **values, count=count)
         reply = await ask.shared(
             messages,
             max_tokens=16 * count,

@@ -2,18 +2,19 @@
 
 Source: Xie et al. 2023, arXiv:2302.03169, section 3 and algorithm 1. Departures: one count is added to every bucket
 (the paper's targets are corpora; of a target set of a hundred samples most n-grams are absent, and a single one would
-decide); words are those of `selection.text.ngrams`, so that punctuation does not count and a Chinese character is one.
+decide); words are those of `duplicates.ngrams`, so that punctuation does not count and a Chinese character is one.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
-from numba import njit, prange
+from numba import prange
 
-from selection.columns import Int
-from selection.matrix import Float64
-from selection.text.ngrams import UInt64, slices, units, windows
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float64
+from gristmill.selection.duplicates.ngrams import UInt64, slices, units, windows
+from gristmill.selection.kernels import parallel
 
 BUCKETS = 10_000
 Texts = Iterable[tuple[Int, pa.LargeStringArray]]
@@ -56,7 +57,7 @@ def draw(weights: Float64, budget: int, seed: int) -> Int:
     return np.argsort(-noisy, kind="stable")[:budget].astype(np.int64)
 
 
-@njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator]
+@parallel
 def _sums(ends: Int, hashes: UInt64, ratios: Float64) -> Float64:
     """Return [n] the sum of the ratios of each text's hashes."""
     found = np.zeros(len(ends) - 1)

@@ -21,10 +21,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from cluster import ids, models
-from cluster.encoder import Float32, unit_rows
-from cluster.errors import JobError
-from cluster.step import Settings
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.encoder import Float32, unit_rows
 
 Tensor = Any
 """A tensor of torch, which is not imported here."""

@@ -1,14 +1,14 @@
 """Influence of samples on a target set, out of gradient features: the scoring half of LESS.
 
 Source: Xia et al. 2024, arXiv:2402.04333, section 4.2 (equation 3 and the maximum over subtasks). Departures: none
-here; the features come from `selection.relevance.gradients`, which lays the checkpoints side by side with the square
-roots of their weights, so that one dot product is the weighted sum of cosines.
+here; the features come from `relevance.gradients`, which lays the checkpoints side by side with the square roots of
+their weights, so that one dot product is the weighted sum of cosines.
 """
 
 import numpy as np
 
-from selection.columns import Int
-from selection.matrix import Float32, Matrix
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float32, Matrix
 
 NUMBERS = 1 << 25
 """Numbers of a block, 128 MiB: features have tens of thousands of dimensions."""

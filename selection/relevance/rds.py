@@ -6,11 +6,12 @@ only the best rows are held.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 from numpy.typing import NDArray
 
-from selection.columns import Int
-from selection.matrix import BLOCK_ROWS, Float32, Matrix
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import BLOCK_ROWS, Float32, Matrix
+from gristmill.selection.kernels import kernel, parallel
 
 Bool = NDArray[np.bool_]
 UInt64 = NDArray[np.uint64]
@@ -69,7 +70,7 @@ def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int,
     return lists
 
 
-@njit(cache=True, nogil=True, parallel=True)  # type: ignore[untyped-decorator]
+@parallel
 def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, counts: Int) -> None:
     """Offer a block, [groups, rows] bits of scores, to every group's heap, whose lowest key stands in front.
 
@@ -91,7 +92,7 @@ def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, cou
                 _sink(heap, key)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _rise(heap: UInt64, at: int, key: np.uint64) -> None:
     """Put a key behind the last one and let it rise to its place."""
     while at > 0 and heap[(at - 1) // 2] > key:
@@ -100,7 +101,7 @@ def _rise(heap: UInt64, at: int, key: np.uint64) -> None:
     heap[at] = key
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _sink(heap: UInt64, key: np.uint64) -> None:
     """Put a key in place of the lowest one and let it sink to its place."""
     at, below = 0, 1
@@ -114,7 +115,7 @@ def _sink(heap: UInt64, key: np.uint64) -> None:
     heap[at] = key
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _take_turns(lists: Int, open_: Bool, chosen: Int, num: int, turn: int) -> tuple[int, int]:
     """Go on until the budget is full or the group whose turn it is has no candidate left."""
     groups, keep = lists.shape

@@ -4,20 +4,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from selection.selectors.against import Against
-from selection.selectors.balance import Balance
-from selection.selectors.complexity import Complexity
-from selection.selectors.decontaminate import Decontaminate
-from selection.selectors.diversity import Diversity
-from selection.selectors.exact import Exact
-from selection.selectors.longest import Longest
-from selection.selectors.minhash import MinHash
-from selection.selectors.private import Private
-from selection.selectors.quality import Quality
-from selection.selectors.random_ import RandomChoice
-from selection.selectors.relevance import Relevance
-from selection.selectors.semantic import Semantic
-from selection.selectors.substring import Substring
+from gristmill.selection.selectors.against import Against
+from gristmill.selection.selectors.balance import Balance
+from gristmill.selection.selectors.complexity import Complexity
+from gristmill.selection.selectors.decontaminate import Decontaminate
+from gristmill.selection.selectors.diversity import Diversity
+from gristmill.selection.selectors.exact import Exact
+from gristmill.selection.selectors.longest import Longest
+from gristmill.selection.selectors.minhash import MinHash
+from gristmill.selection.selectors.private import Private
+from gristmill.selection.selectors.quality import Quality
+from gristmill.selection.selectors.random_ import RandomChoice
+from gristmill.selection.selectors.relevance import Relevance
+from gristmill.selection.selectors.semantic import Semantic
+from gristmill.selection.selectors.substring import Substring
 
 AnySelector = Annotated[
     Exact

@@ -1,24 +1,24 @@
 """What other datasets have already: an older release, an evaluation set, anything; only what is new stays."""
 
+from collections.abc import Mapping
 from pathlib import PurePath
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from cluster import ids
-from cluster.ingest import Source
-from selection.columns import Int, Part
-from selection.contracts import Choice, Cost, Deduplicator, View, Wanted
-from selection.matrix import Float32
-from selection.near import groups, neighbours
-from selection.pool import Array
-from selection.selectors.minhash import MinHash
-from selection.selectors.semantic import bags_of, fingerprint, shared_words
-from selection.text import normal, shared, shingles
-from selection.text.shared import Blocks
-from selection.text.shingles import Shape
+from gristmill.cluster.contract import ids
+from gristmill.cluster.io.ingest import Source
+from gristmill.selection.contracts import Choice, Cost, Deduplicator, VectorsOf, View
+from gristmill.selection.data.columns import Int, Part
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.pool import Array
+from gristmill.selection.duplicates import groups, neighbours, normal, shared, shingles
+from gristmill.selection.duplicates.shared import Blocks
+from gristmill.selection.duplicates.shingles import Shape
+from gristmill.selection.selectors.minhash import MinHash
+from gristmill.selection.selectors.semantic import bags_of, fingerprint, shared_words
 
 Way = Literal["exact", "minhash", "semantic"]
 REASONS = {
@@ -49,6 +49,7 @@ class Against(Deduplicator):
     """
 
     kind: Literal["against"] = "against"
+    example: ClassVar[Mapping[str, Any]] = {"datasets": ["older.jsonl"]}
 
     datasets: tuple[Source, ...] = Field(min_length=1)
     """The older ones: files, or tables with path and format as for the input."""
@@ -67,7 +68,7 @@ class Against(Deduplicator):
         """Return the datasets by number and file."""
         return {f"{n}-{PurePath(source.path[0]).name}": source for n, source in enumerate(self.datasets, 1)}
 
-    def wants(self, job: Wanted) -> Wanted | None:
+    def wants(self, job: VectorsOf) -> VectorsOf | None:
         """Return the job's vectors where they are compared."""
         return job if "semantic" in self.by else None
 

@@ -1,16 +1,17 @@
 """Balance: how many samples of each label, language, method or topic stay."""
 
+from collections.abc import Mapping
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from cluster.errors import JobError
-from selection.columns import Int
-from selection.contracts import BEST, Budget, Choice, Cost, Prefer, Selector, View, budget_rows
-from selection.matrix import Float64
-from selection.quota import allocate, first_of_groups, powers
+from gristmill.cluster.contract.errors import JobError
+from gristmill.selection.contracts import BEST, Budget, Choice, Cost, Prefer, Selector, View, budget_rows
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float64
+from gristmill.selection.diversity.quota import allocate, first_of_groups, powers
 
 OTHERS = "*"
 SHOWN = 12
@@ -30,6 +31,7 @@ class Balance(Selector):
     """
 
     kind: Literal["balance"] = "balance"
+    example: ClassVar[Mapping[str, Any]] = {"by": "method", "budget": 100}
     by: str = Field(min_length=1)
     """Tag whose values are the groups (`label`, `language`, `topic`, …), or `method`."""
     budget: Budget

@@ -1,18 +1,19 @@
 """Complexity: samples with many tags of intent that cover all of them (InsTag), or that tell most of each (MIG)."""
 
+from collections.abc import Mapping
 from random import Random
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numba import njit
 from pydantic import Field, model_validator
 
-from cluster.errors import JobError
-from selection.columns import Int
-from selection.contracts import BEST, Bool, Budget, Choice, Cost, Prefer, Selector, View, budget_rows
-from selection.matrix import Float32, Float64
-from selection.spread.mig import Propagation, mig, propagation
-from selection.tags import Tagged, merged, tagged
+from gristmill.cluster.contract.errors import JobError
+from gristmill.selection.contracts import BEST, Bool, Budget, Choice, Cost, Prefer, Selector, View, budget_rows
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float32, Float64
+from gristmill.selection.diversity.mig import Propagation, mig, propagation
+from gristmill.selection.diversity.tags import Tagged, merged, tagged
+from gristmill.selection.kernels import kernel
 
 LATE, UNTAGGED, UNSCORED = range(3)
 REASONS = ("complexity: beyond the budget", "complexity: no tags", "complexity: no score")
@@ -25,17 +26,18 @@ class Complexity(Selector):
     - `count` goes through the samples from the one with most tags to the one with fewest and takes each that adds a tag
       not taken before; when none does any more it forgets what it has taken and begins again, until the budget is met.
     - `mig` takes the sample that brings the most information to a graph in which near tags share their weight; how much
-      a sample weighs is its score. See `selection.spread.mig`.
+      a sample weighs is its score. See `gristmill.selection.diversity.mig`.
 
     Samples without tags go. The score `tag_count` is the number of a sample's tags, `mig_gain` what it brought.
 
     Source: Lu et al. 2023, InsTag, arXiv:2308.07074, sections 3.2 and 5.1 and algorithm 1 (complexity-first diverse
     sampling; complexity is tags per sample, diversity the share of all tags that are covered); Chen et al. 2025, MIG,
-    arXiv:2504.13835, section 3. Departures: see `selection.tags` for how tags are normalised, and
-    `selection.spread.mig`; equal numbers of tags are ordered by `prefer`, where the paper leaves them as they stand.
+    arXiv:2504.13835, section 3. Departures: see `diversity.tags` for how tags are normalised, and
+    `diversity.mig`; equal numbers of tags are ordered by `prefer`, where the paper leaves them as they stand.
     """
 
     kind: Literal["complexity"] = "complexity"
+    example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all that have tags)."""
     rule: Literal["count", "mig"] = "count"
@@ -166,7 +168,7 @@ def count_first(tags: Tagged, order: Int, budget: int) -> Int:
     return found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> int:
     """Move each tag's head to its first row that is left, and the tags that have one to the front; return how many."""
     left = 0
@@ -179,7 +181,7 @@ def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> 
     return left
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _pass(rows: Int, alive: Int, tags: tuple[Int, Int], seen_in: tuple[Int, int], found: Int) -> int:
     """Write the rows of one pass, given the first row left of every tag in order, and return how many they are."""
     starts, tag = tags

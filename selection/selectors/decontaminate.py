@@ -1,21 +1,21 @@
 """Contamination: samples that hold items of evaluation sets, by n-gram and, where wished, by embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from random import Random
-from typing import Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from cluster.ingest import Source
-from selection.columns import Ids, Int
-from selection.contracts import Choice, Cost, Selector, View, Wanted
-from selection.matrix import Float32, Matrix
-from selection.text.ngrams import Table, UInt64, Units, slices, units, wholes, windows
-from selection.text.texts import key
+from gristmill.cluster.io.ingest import Source
+from gristmill.cluster.text.keys import key
+from gristmill.selection.contracts import Choice, Cost, Selector, VectorsOf, View
+from gristmill.selection.data.columns import Ids, Int
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.duplicates.ngrams import Table, UInt64, Units, slices, units, wholes, windows
 
 REASONS = (
     "decontaminate: shares n-grams with an evaluation item",
@@ -46,6 +46,7 @@ class Decontaminate(Selector):
     """
 
     kind: Literal["decontaminate"] = "decontaminate"
+    example: ClassVar[Mapping[str, Any]] = {"sets": ["exam.jsonl"]}
     sets: tuple[Source, ...] = Field(min_length=1)
     """Evaluation sets: files, or tables with path and format as for the input."""
     ngram: int = Field(default=13, ge=2)
@@ -74,7 +75,7 @@ class Decontaminate(Selector):
             found[f"{stem}-{same + 1}" if same else stem] = source
         return found
 
-    def wants(self, job: Wanted) -> Wanted | None:
+    def wants(self, job: VectorsOf) -> VectorsOf | None:
         """Return the job's vectors where `min_cosine` is given."""
         return None if self.min_cosine is None else job
 

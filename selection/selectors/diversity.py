@@ -1,22 +1,23 @@
 """Diversity: a budget of samples that are unlike each other, or stand for all others, by their vectors."""
 
+from collections.abc import Mapping
 from math import sqrt
 from random import Random
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from cluster.errors import JobError
-from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
-from selection.matrix import Float32, Float64, Matrix
-from selection.spread import Spread
-from selection.spread.blocks import BLOCK_ROWS, THREADS
-from selection.spread.cluster_balanced import cluster_balanced
-from selection.spread.dpp import dpp
-from selection.spread.facility_location import facility_location
-from selection.spread.k_center import k_center
-from selection.spread.mmr import mmr
+from gristmill.cluster.contract.errors import JobError
+from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
+from gristmill.selection.data.matrix import Float32, Float64, Matrix
+from gristmill.selection.diversity import Spread
+from gristmill.selection.diversity.blocks import BLOCK_ROWS, THREADS
+from gristmill.selection.diversity.cluster_balanced import cluster_balanced
+from gristmill.selection.diversity.dpp import dpp
+from gristmill.selection.diversity.facility_location import facility_location
+from gristmill.selection.diversity.k_center import k_center
+from gristmill.selection.diversity.mmr import mmr
 
 Method = Literal["facility_location", "k_center", "cluster_balanced", "mmr", "dpp"]
 WRITES: dict[Method, str] = {
@@ -44,6 +45,7 @@ class Diversity(Selector):
     """
 
     kind: Literal["diversity"] = "diversity"
+    example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     needs_vectors: ClassVar[bool] = True
 
     budget: Budget

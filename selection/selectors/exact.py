@@ -5,10 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from selection.columns import Part
-from selection.contracts import Choice, Cost, Deduplicator, View
-from selection.near import groups
-from selection.text import normal
+from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
+from gristmill.selection.data.columns import Part
+from gristmill.selection.duplicates import groups, normal
 
 
 class Exact(Deduplicator):
@@ -17,7 +16,7 @@ class Exact(Deduplicator):
     The text is a part of the messages, never the rendered chat, so that a system prompt shared by all does not count
     either. Samples are read once, a shard at a time; a sample takes 56 bytes of memory, however long it is.
 
-    Source: common practice; NFKC and the treatment of Chinese are ours, see `selection.text.texts.key`.
+    Source: common practice; NFKC and the treatment of Chinese are ours, see `gristmill.cluster.text.keys.key`.
     """
 
     kind: Literal["exact"] = "exact"

@@ -1,11 +1,12 @@
 """Longest: the samples with the longest answers, a baseline that is hard to beat."""
 
+from collections.abc import Mapping
 from random import Random
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
+from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
 
 
 class Longest(Selector):
@@ -19,6 +20,7 @@ class Longest(Selector):
     """
 
     kind: Literal["longest"] = "longest"
+    example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
 

@@ -6,12 +6,11 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from selection.columns import Int, Part
-from selection.contracts import Choice, Cost, Deduplicator, View
-from selection.matrix import Float32
-from selection.near import groups
-from selection.text import shared, shingles
-from selection.text.shingles import Shape, Sketch, Unit
+from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
+from gristmill.selection.data.columns import Int, Part
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.duplicates import groups, shared, shingles
+from gristmill.selection.duplicates.shingles import Shape, Sketch, Unit
 
 
 class MinHash(Deduplicator):

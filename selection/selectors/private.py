@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Literal
@@ -9,13 +10,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from cluster import ids
-from cluster.errors import JobError
-from cluster.ingest import Source
-from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
-from selection.matrix import Float64
-from selection.near.representation import FLOP_PER_S
-from selection.privacy import epsilon_of, gaussian, sigma_of, votes
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.ingest import Source
+from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
+from gristmill.selection.data.matrix import Float64
+from gristmill.selection.diversity.representation import FLOP_PER_S
+from gristmill.selection.relevance.vote import epsilon_of, gaussian, sigma_of, votes
 
 PRIVATE = "private"
 KEY_BYTES = 16
@@ -45,6 +46,12 @@ class Private(Selector):
     """
 
     kind: Literal["private"] = "private"
+    example: ClassVar[Mapping[str, Any]] = {
+        "private_data": "private.jsonl",
+        "budget": 100,
+        "epsilon": 8.0,
+        "delta": 1e-6,
+    }
     needs_vectors: ClassVar[bool] = True
 
     private_data: Source

@@ -1,15 +1,17 @@
 """Quality: thresholds and top shares by scores, and the best that are not too like each other (DEITA)."""
 
+from collections.abc import Mapping
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from cluster.errors import JobError
-from selection.contracts import Budget, Choice, Cost, Selector, View, Wanted, budget_rows
-from selection.matrix import Float32
-from selection.near.representation import BLOCK_ROWS, FLOP_PER_S, TILE_ROWS, representation_filter
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.settings import STRING, STRINGS, short_forms
+from gristmill.selection.contracts import Budget, Choice, Cost, Selector, VectorsOf, View, budget_rows
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.diversity.representation import BLOCK_ROWS, FLOP_PER_S, TILE_ROWS, representation_filter
 
 Combine = Literal["sum", "rank", "product"]
 UNSCORED, LOW, HIGH, NEAR, LATE = range(5)
@@ -40,7 +42,10 @@ class Quality(Selector):
     """
 
     kind: Literal["quality"] = "quality"
-    scores: dict[str, float] = Field(default={"judge": 1.0}, min_length=1)
+    example: ClassVar[Mapping[str, Any]] = {"budget": 100}
+    scores: dict[str, float] = Field(
+        default={"judge": 1.0}, min_length=1, json_schema_extra=short_forms(STRING, STRINGS)
+    )
     """Scores and their weights, `{ judge = 1.0, reward = 0.5 }`; a name or a list of names weighs them 1. `length` is
     the characters of the answer. A negative weight prefers the low ones."""
     combine: Combine = "sum"
@@ -76,7 +81,7 @@ class Quality(Selector):
             raise ValueError("combine = 'product' takes the scores as they are, so their weights must be 1")
         return self
 
-    def wants(self, job: Wanted) -> Wanted | None:
+    def wants(self, job: VectorsOf) -> VectorsOf | None:
         """Return the job's vectors where `max_cosine` compares them."""
         return None if self.max_cosine is None else job
 

@@ -1,11 +1,12 @@
 """Random choice: the baseline that any cleverer selector must beat."""
 
+from collections.abc import Mapping
 from random import Random
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
+from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, budget_rows
 
 
 class RandomChoice(Selector):
@@ -18,6 +19,7 @@ class RandomChoice(Selector):
     """
 
     kind: Literal["random"] = "random"
+    example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
 

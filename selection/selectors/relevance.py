@@ -1,20 +1,21 @@
 """Relevance: the samples that are most like a small target set."""
 
+from collections.abc import Mapping
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from cluster import models
-from cluster.encoder import Embedding, Pooling
-from cluster.errors import JobError
-from cluster.ingest import Source
-from selection.columns import Int
-from selection.contracts import Budget, Choice, Cost, Selector, View, Wanted, budget_rows
-from selection.matrix import Float32
-from selection.relevance import dsir, less, rds
-from selection.relevance.gradients import Gradients, TargetGradients
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.ingest import Source
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.encoder import Embedding, Pooling
+from gristmill.selection.contracts import Budget, Choice, Cost, Selector, VectorsOf, View, budget_rows
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.relevance import dsir, less, rds
+from gristmill.selection.relevance.gradients import Gradients, TargetGradients
 
 TARGETS = "targets"
 
@@ -43,10 +44,11 @@ class Relevance(Selector):
     so long samples come out far above or far below short ones.
     `less`: by how far a step on the sample would lower the loss of the targets, from gradients of a fine-tuned model.
     Source: Xia et al. 2024, arXiv:2402.04333. A forward and a backward pass for each sample and checkpoint.
-    Departures: see `selection.relevance` and `selection.relevance.gradients`.
+    Departures: see `gristmill.selection.relevance` and `gristmill.selection.relevance.gradients`.
     """
 
     kind: Literal["relevance"] = "relevance"
+    example: ClassVar[Mapping[str, Any]] = {"targets": "targets.jsonl", "budget": 100}
     targets: Source
     """The target set: a path or a table, as `input` is."""
     method: Literal["nearest", "rds", "dsir", "less"] = "nearest"
@@ -73,15 +75,15 @@ class Relevance(Selector):
         """Return the target set."""
         return {TARGETS: self.targets}
 
-    def wants(self, job: Wanted) -> Wanted | None:
+    def wants(self, job: VectorsOf) -> VectorsOf | None:
         """Return the job's vectors, hidden states, gradients, or none, as the method needs."""
-        wanted = {"nearest": job, "rds": Wanted(self.encoder, "chat"), "less": Wanted(self.gradients, "chat")}
+        wanted = {"nearest": job, "rds": VectorsOf(self.encoder, "chat"), "less": VectorsOf(self.gradients, "chat")}
         return wanted.get(self.method)
 
-    def wants_beside(self, job: Wanted) -> Wanted | None:
+    def wants_beside(self, job: VectorsOf) -> VectorsOf | None:
         """Return the same, but plain gradients."""
         if self.method == "less":
-            return Wanted(TargetGradients(**dict(self.gradients)), "chat")
+            return VectorsOf(TargetGradients(**dict(self.gradients)), "chat")
         return self.wants(job)
 
     def most(self, num: int) -> int:

@@ -7,17 +7,17 @@ from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cluster import ids
-from selection.columns import Int
-from selection.contracts import Choice, Cost, Deduplicator, View
-from selection.matrix import Float32, Matrix
-from selection.near import groups, neighbours
-from selection.near.neighbours import ROUNDING, Pairs
-from selection.text.texts import words
+from gristmill.cluster.contract import ids
+from gristmill.cluster.text.keys import words
+from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.duplicates import groups, neighbours
+from gristmill.selection.duplicates.neighbours import ROUNDING, Pairs
+from gristmill.selection.kernels import kernel
 
 PROBES = 3
 """Clusters that a vector is compared in: of 10^5 made vectors with a near one before them 99.8 % are found in two, all
@@ -134,7 +134,7 @@ def shared_words(one: Bags, other: Bags, left: Int, right: Int) -> Float32:
     return found
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def _shared(ends: Int, words: UInt32, other_ends: Int, other_words: UInt32, left: Int, right: Int) -> Float32:
     found = np.ones(len(left), np.float32)
     for n in range(len(left)):

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from selection.columns import ROLES, Int
-from selection.contracts import Choice, Cost, Deduplicator, View
-from selection.matrix import Float32
-from selection.pool import Turns
-from selection.text.ngrams import Units, units
-from selection.text.spans import Settled, settle, shared_windows
+from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
+from gristmill.selection.data.columns import ROLES, Int
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.pool import Turns
+from gristmill.selection.duplicates.ngrams import Units, units
+from gristmill.selection.duplicates.spans import Settled, settle, shared_windows
 
 SHARED = "substring: a long span stands in a better sample"
 

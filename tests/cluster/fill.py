@@ -46,11 +46,11 @@ def main(folder: str, lives: int, count: int) -> None:
     os.environ |= {LIMIT: f"{used(ROOM):.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     import ray
 
-    from cluster import log
-    from cluster.errors import RunError
-    from cluster.pool import Pool, listed
-    from cluster.progress import Screen
-    from cluster.session import session
+    from gristmill.cluster.contract.errors import RunError
+    from gristmill.cluster.runtime import log
+    from gristmill.cluster.runtime.pool import Pool, listed
+    from gristmill.cluster.runtime.progress import Screen
+    from gristmill.cluster.runtime.session import session
 
     log.driver(Path(folder) / "logs")
     results: dict[int, int] = {}

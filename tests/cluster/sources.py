@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.ingest import Source
+from gristmill.cluster.io.ingest import Source
 
 
 def lines(*rows: object) -> str:

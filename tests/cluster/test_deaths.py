@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import deaths
-from cluster.deaths import Memory
-from cluster.engine import Engine
+from gristmill.cluster.models.engine import Engine
+from gristmill.cluster.runtime import deaths
+from gristmill.cluster.runtime.deaths import Memory
 
 TEXT = (Path(__file__).parent / "out_of_memory.txt").read_text(encoding="utf-8")
 """What Ray 2.60 said of an actor that it ended; only the folders and names of programs were changed."""

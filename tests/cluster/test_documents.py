@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from cluster import documents
-from cluster.documents import chunks
-from cluster.errors import JobError
-from cluster.ingest import Source, ingest, place_of, read
-from cluster.sample import Sample
-from cluster.store import Store
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.io import documents
+from gristmill.cluster.io.documents import chunks
+from gristmill.cluster.io.ingest import Source, ingest, place_of, read
+from gristmill.cluster.store.store import Store
 from tests.invariants import check_dataset
 
 MARKDOWN = """---

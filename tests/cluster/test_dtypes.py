@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import dtypes, models
-from cluster.dtypes import DTypeChoice, choose_by_time, suit_slowest
-from cluster.engine import Engine
-from cluster.store import Store
-from training.evaluate import Evaluate
-from training.job import Train
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.dtypes import DTypeChoice, choose_by_time, suit_slowest
+from gristmill.cluster.models.engine import Engine
+from gristmill.cluster.store.store import Store
+from gristmill.training.evaluate.job import Evaluate
+from gristmill.training.job import Train
 
 AVX2 = frozenset({"avx2"})
 AMX = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_bf16"})

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.encoder import PLAIN, Checkpoint, Embedding, Pooling, open_embedding, unit_rows
-from cluster.errors import JobError, RunError
-from cluster.models import MINILM
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.models.encoder import Embedding, Pooling, open_embedding, unit_rows
+from gristmill.cluster.models.encoder_torch import PLAIN, Checkpoint
+from gristmill.cluster.models.names import MINILM
 from tests.fakes import two_layer_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +119,7 @@ def test_vllm_is_not_asked_for_a_pooling_that_it_lacks() -> None:
 ENGINE = """
 import sys
 import numpy as np
-from cluster.encoder import Embedding, open_embedding
+from gristmill.cluster.models.encoder import Embedding, open_embedding
 from tests.cluster.test_encoder import TEXTS
 encoder = open_embedding(Embedding(model=sys.argv[1], pooling=sys.argv[2], backend="vllm"))
 assert encoder.encode([]).shape == (0, encoder.dim)

@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.card import size_category
-from cluster.errors import JobError, StoreError
-from cluster.export import Form, export
-from cluster.ingest import Source, ingest, read
-from cluster.sample import Message, Origin, Sample, seed, to_table
-from cluster.store import Manifest, Store
+from gristmill.cluster.contract.errors import JobError, StoreError
+from gristmill.cluster.contract.sample import Message, Origin, Sample, seed, to_table
+from gristmill.cluster.io.card import size_category
+from gristmill.cluster.io.export import Form, export
+from gristmill.cluster.io.ingest import Source, ingest, read
+from gristmill.cluster.store.store import Manifest, Store
 from tests.invariants import samples_of
 
 FORMS: tuple[Form, ...] = ("parquet", "jsonl", "sharegpt", "alpaca")
@@ -228,7 +228,7 @@ def test_trl_trains_on_the_messages_form(store: Store, tmp_path: Path, load: Any
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    from cluster.models import SMOLLM2, local
+    from gristmill.cluster.models.names import SMOLLM2, local
 
     export(store, ingest(store, Source(path=(str(SEEDS),))), tmp_path / "out", "jsonl")
     tokenizer = AutoTokenizer.from_pretrained(local(SMOLLM2))

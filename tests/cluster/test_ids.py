@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cluster import ids
+from gristmill.cluster.contract import ids
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, print, object(), {1, 2}, b"x", {"a": [1, {"b": len}]}, {1: "x"}])

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import ingest as ingest_module
-from cluster.errors import JobError
-from cluster.ingest import ingest, read
-from cluster.store import Store
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io import ingest as ingest_module
+from gristmill.cluster.io.ingest import ingest, read
+from gristmill.cluster.store.store import Store
 from tests.cluster.sources import lines, put, source
 from tests.invariants import check_dataset
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ingest
-from cluster.errors import JobError
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io import ingest
 
 
 def written(path: Path, *rows: dict[str, object]) -> ingest.Source:

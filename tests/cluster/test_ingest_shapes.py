@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import ipc
 
-from cluster.errors import JobError
-from cluster.ingest import read
-from cluster.sample import Message
-from cluster.shapes import language
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.io.ingest import read
+from gristmill.cluster.io.shapes import language
 from tests.cluster.sources import lines, put, source
 
 QA = (Message("user", "What is 2 + 2?"), Message("assistant", "4"))

@@ -8,11 +8,11 @@ import threading
 
 import pytest
 
-from cluster.interrupt import SIGNALS, deferred, interruptible, signal_name
+from gristmill.cluster.runtime.interrupt import SIGNALS, deferred, interruptible, signal_name
 
 THREE = """
 import os, signal
-from cluster.interrupt import interruptible
+from gristmill.cluster.runtime.interrupt import interruptible
 with interruptible():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -73,7 +73,7 @@ def test_a_deferred_signal_also_follows_an_error_of_the_block() -> None:
 
 INSIST = """
 import os, signal
-from cluster.interrupt import deferred
+from gristmill.cluster.runtime.interrupt import deferred
 with deferred():
     for count in range(3):
         print(count, flush=True)

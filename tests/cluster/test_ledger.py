@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster.errors import RunError
-from cluster.ledger import LEDGER, Ledger, fold, lock, read_lines, state
-from cluster.store import Store
+from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.store.ledger import LEDGER, Ledger, fold, lock, read_lines, state
+from gristmill.cluster.store.store import Store
 
 
 def test_a_line_that_a_kill_cut_is_ignored_and_the_next_event_is_not_lost(store: Store) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import RunError, SchemaError
-from cluster.pool import Pool, listed
+from gristmill.cluster.contract.errors import RunError, SchemaError
+from gristmill.cluster.runtime.pool import Pool, listed
 
 pytestmark = pytest.mark.ray
 

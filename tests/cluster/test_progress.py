@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from cluster.progress import Screen
+from gristmill.cluster.runtime.progress import Screen
 
 
 def test_plain_lines_go_to_standard_error_and_the_last_state_stands(capsys: pytest.CaptureFixture[str]) -> None:

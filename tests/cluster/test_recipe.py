@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import JobError
-from cluster.recipe import Recipe, load
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.jobs.recipe import Recipe, load
 
 SEEDS = '{"messages": [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}]}\n'
 SELECT = '[select]\ninput = "seeds.jsonl"\n'
@@ -130,6 +130,7 @@ def test_the_command_line_plans_the_shipped_recipe(tmp_path: Path) -> None:
 
 def test_help_answers_without_loading_anything_heavy() -> None:
     heavy = ("ray", "pyarrow", "pydantic", "numpy")
-    code = f"import sys; from cluster.cli import parser; parser(); print([m for m in {heavy} if m in sys.modules])"
+    code = f"from gristmill.cluster.cli.main import parser; parser(); print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys; {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,14 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster import report, report_charts
-from cluster.errors import StoreError
-from cluster.ledger import Ledger, lock
-from cluster.report_material import plain_reason
-from cluster.report_page import script_safe
-from cluster.sample import Message, Origin, Sample, seed, to_table
-from cluster.schema import vectors as vectors_schema
-from cluster.store import Manifest, Store
+from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.contract.sample import Message, Origin, Sample, seed, to_table
+from gristmill.cluster.contract.schema import vectors as vectors_schema
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.report import charts as report_charts
+from gristmill.cluster.report import run as report
+from gristmill.cluster.report.material import plain_reason
+from gristmill.cluster.report.page import script_safe
+from gristmill.cluster.store.ledger import Ledger, lock
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.generation.figures import GenerateFigures
+from gristmill.selection.figures import SelectFigures, StepFigures
+from gristmill.training.figures import EvaluateFigures, TrainFigures
 
 RUN = "night-1a2b3c4d"
 NASTY = "</script><script>alert('x')</script> & <b>bold</b> \u2028"
@@ -43,7 +48,22 @@ def put(store: Store, name: str, samples: list[Sample], **metadata: str) -> None
     job = name.split("-", maxsplit=1)[0]
     inputs = {"samples": "generate-1"} if job == "select" else {}
     manifest = Manifest(name, "samples", job, "f" * 32, inputs, {}, (shard,), metadata=metadata)
-    store.commit(manifest, {"rows": manifest.rows, "kept": manifest.kept, "seconds": 2.0})
+    store.commit(manifest, figures_of(job, manifest.rows, manifest.kept).to_json())
+
+
+def figures_of(job: str, rows: int, kept: int, **more: Any) -> Figures:
+    """Figures of a job that took two seconds."""
+    both: dict[str, Any] = {"rows": rows, "kept": kept, "seconds": 2.0}
+    if job == "generate":
+        work = {"acceptance": 0.5, "tokens_per_kept": 10.0, "engine_start_s": 1.0, "engine_seconds_per_kept": 0.1}
+        return GenerateFigures(**both, drafts=rows, prefix_cache_hit_rate=0.5, **work, **more)
+    if job == "select":
+        return SelectFigures(**both, input_rows=rows, dropped=rows - kept, embedded=0, samples_per_s=1.0, **more)
+    return Figures(**both, **more)
+
+
+def step(kind: str, rows: int, kept: int, **more: Any) -> StepFigures:
+    return StepFigures(kind=kind, rows=rows, kept=kept, **{"seconds": 0.1, **more})
 
 
 def put_vectors(store: Store, name: str, samples: list[Sample]) -> None:
@@ -53,6 +73,20 @@ def put_vectors(store: Store, name: str, samples: list[Sample]) -> None:
     table = pa.Table.from_arrays([pa.array([s.id for s in samples], pa.string()), column], schema=schema)
     shard = store.commit_shard(name, "shard-00000", table, compress=False)
     store.commit(Manifest(name, "vectors", "embed", "f" * 32, {}, {}, (shard,), metadata={"dim": "3"}))
+
+
+def rewrite(store: Store, name: str, figures: Figures) -> None:
+    store.write_json(figures.to_json(), name, "figures.json")
+
+
+TRAINED = TrainFigures(
+    rows=2, kept=1, holdout=1, dropped=0, packed_rows=1, steps=4, precision="fp32", tokens=36, trained_tokens=20,
+    step_seconds=1.0, starts=1, seconds=4.0,
+)  # fmt: skip
+EVALUATED = EvaluateFigures(
+    rows=1, kept=1, loss_before=3.0, loss_after=2.5, perplexity_before=20.1, perplexity_after=12.2, difference=-0.5,
+    ci_low=-0.7, ci_high=-0.3, precision="fp32", smoke_replies=1, smoke_ok=1, seconds=1.0,
+)  # fmt: skip
 
 
 def begin(store: Store, **outputs: str) -> Ledger:
@@ -78,19 +112,19 @@ def whole_run(store: Store) -> None:
         tags={"lost_to": SAMPLES[0].id},
         dropped=f"semantic: cosine 0.97 to {SAMPLES[0].id}",
     )
-    put(store, "select-1", [*SAMPLES[:2], lost], vectors="vectors-1", seed_vectors="vectors-2")
+    chosen = [*SAMPLES[:2], lost]
+    put(store, "select-1", chosen, vectors="vectors-1", seed_vectors="vectors-2")
+    steps = (step("exact", 3, 3), step("semantic", 3, 2))
+    rewrite(store, "select-1", figures_of("select", 3, 2, steps=steps))
     put_vectors(store, "vectors-1", SAMPLES)
     put_vectors(store, "vectors-2", [SEED])
     lines = [{"start": 0}, *({"step": n, "loss": 3 - n / 10, "tokens": 9} for n in range(1, 5)), {"end": 4}]
     lines[4]["holdout_loss"] = 2.9
     store.write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode(), "train-1", "metrics.jsonl")
-    store.commit(
-        Manifest("train-1", "model", "train", "f", {}, {}, ()), {"kept": 1, "holdout": 1, "tokens": 36, "seconds": 4}
-    )
+    store.commit(Manifest("train-1", "model", "train", "f", {}, {}, ()), TRAINED.to_json())
     told = [{"prompt": "Name a lake", "reply": "The <Bodensee>", "reference": "Garda", "ok": True}]
     store.write_json({"smoke": told}, "evaluate-1", "evaluation.json")
-    figures = {"loss_before": 3.0, "loss_after": 2.5, "ci_low": -0.7, "ci_high": -0.3, "seconds": 1.0}
-    store.commit(Manifest("evaluate-1", "evaluation", "evaluate", "f", {}, {}, ()), figures)
+    store.commit(Manifest("evaluate-1", "evaluation", "evaluate", "f", {}, {}, ()), EVALUATED.to_json())
     ledger = begin(store, generate="generate-1", select="select-1", train="train-1", evaluate="evaluate-1")
     ledger.append("job_done", job="ingest", output="ingest-1", figures={})
     for job in ("generate", "select", "train", "evaluate"):
@@ -123,6 +157,7 @@ def test_a_whole_run_shows_the_funnel_the_reasons_and_the_losses(store: Store) -
         "drafts": "6  (100%)",
         "after novelty": "4  (67%)",
         "after length": "3  (50%)",
+        "after exact": "3  (50%)",
         "after semantic": "2  (33%)",
         "kept": "2  (33%)",
         "trained on": "1  (17%)",
@@ -133,7 +168,16 @@ def test_a_whole_run_shows_the_funnel_the_reasons_and_the_losses(store: Store) -
         "length: … word, must be at least …": "1",
         "semantic: cosine to another sample": "1",
     }
-    for heading in ("From seeds to data", "Scores", "Lengths", "Map of meanings", "Training", "Samples", "Jobs"):
+    for heading in (
+        "From seeds to data",
+        "Scores",
+        "Lengths",
+        "Map of meanings",
+        "Training",
+        "Evaluation",
+        "Samples",
+        "Jobs",
+    ):
         assert f"<h2>{heading}</h2>" in page
     assert "3.000 → 2.500" in page
     assert "-0.7000 to -0.3000" in page
@@ -198,7 +242,7 @@ def test_only_select_on_data_from_outside(store: Store) -> None:
     put(store, "select-1", SAMPLES[:3])
     begin(store, select="select-1").append("job_done", job="select", output="select-1", figures={})
     page, data = page_of(store)
-    assert list(bars_of(data, 0)) == ["samples read", "after novelty", "after length", "kept"]
+    assert list(bars_of(data, 0)) == ["samples read", "after length", "after novelty", "kept"]
     assert "Map of meanings" not in page
     assert "Training" not in page
 
@@ -301,8 +345,8 @@ def test_the_rounds_of_generation_are_drawn(store: Store) -> None:
         {"round": 3, "discriminator human": 60, "discriminator accuracy": 0.55},
     ]
     put(store, "generate-1", SAMPLES)
-    figures = {"by_round": rounds}
-    begin(store, generate="generate-1").append("job_done", job="generate", output="generate-1", figures=figures)
+    rewrite(store, "generate-1", figures_of("generate", 6, 3, by_round=tuple(rounds)))
+    begin(store, generate="generate-1").append("job_done", job="generate", output="generate-1", figures={})
     page, data = page_of(store)
     assert "<h2>Round by round</h2>" in page
     lines = {t["name"]: (t["x"], t["y"]) for f in data["figures"].values() for t in f["data"] if "name" in t}
@@ -316,4 +360,4 @@ def test_the_novelty_chart_says_where_it_stops_telling_apart(store: Store) -> No
     begin(store, generate="generate-1").append("job_done", job="generate", output="generate-1", figures={})
     recipe = {"name": "night", "jobs": {"generate": {"filters": filters}}, "outputs": {"generate": "generate-1"}}
     store.write_json(recipe, "runs", RUN, "recipe.json")
-    assert "0.6 stands for 0.6 and more" in page_of(store)[0]
+    assert "0.6 means 0.6 or more" in page_of(store)[0]

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import ipc
 
-from cluster.sample import Message, Origin, Sample, from_table, seed, to_table
-from cluster.schema import SAMPLES
+from gristmill.cluster.contract.sample import Message, Origin, Sample, from_table, seed, to_table
+from gristmill.cluster.contract.schema import SAMPLES
 
 MADE = Sample(
     id="b" * 32,

@@ -5,9 +5,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.errors import SchemaError
-from cluster.sample import Message, seed, to_table
-from cluster.schema import SAMPLES, check, vectors
+from gristmill.cluster.contract.errors import SchemaError
+from gristmill.cluster.contract.sample import Message, seed, to_table
+from gristmill.cluster.contract.schema import SAMPLES, check, vectors
 
 ROW: dict[str, Any] = {
     "id": "a",

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import JobError
-from cluster.session import require
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.runtime.session import require
 from tests.listening import family_of, is_loopback, listening
 
 pytestmark = pytest.mark.ray
 
 DRIVER = """
 import time
-from cluster.session import session
+from gristmill.cluster.runtime.session import session
 with session(None, 1, 0):
     import ray
     print(ray._private.worker._global_node.get_session_dir_path(), flush=True)
@@ -54,8 +54,8 @@ def test_killing_the_driver_leaves_no_process_behind() -> None:
 INTERRUPTED = """
 import os, signal, tempfile, threading
 from pathlib import Path
-from cluster.interrupt import interruptible
-from cluster.session import session
+from gristmill.cluster.runtime.interrupt import interruptible
+from gristmill.cluster.runtime.session import session
 with interruptible():
     try:
         with session(None, 1, 0):

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from cluster.step import Settings, Step
+from gristmill.cluster.contract.settings import Settings, Step
 
 
 class Inner(Settings):

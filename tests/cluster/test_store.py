@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.errors import SchemaError, StoreError
-from cluster.sample import Message, from_table, seed, to_table
-from cluster.schema import vectors
-from cluster.store import MANIFEST, Manifest, Shard, Store, file_shard, place
+from gristmill.cluster.contract.errors import SchemaError, StoreError
+from gristmill.cluster.contract.sample import Message, from_table, seed, to_table
+from gristmill.cluster.contract.schema import vectors
+from gristmill.cluster.store.store import MANIFEST, Manifest, Shard, Store, file_shard, place
 
 SEEDS = [seed([Message("user", f"question {n} 问题")], dropped="rule: odd" if n % 2 else None) for n in range(5)]
 

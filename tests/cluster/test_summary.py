@@ -1,7 +1,7 @@
 """Text for people: what a plan says of numbers that are known only once the run has begun."""
 
-from cluster.job import Plan
-from cluster.summary import plan_lines
+from gristmill.cluster.cli.text import plan_lines
+from gristmill.cluster.jobs.job import Plan
 
 
 def test_a_plan_prints_numbers_and_says_where_it_knows_none() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cluster.temporary import MARKER, delete_orphans, make_folder
+from gristmill.cluster.runtime.temporary import MARKER, delete_orphans, make_folder
 
 MAKE = """
 import sys, tempfile
-from cluster.temporary import make_folder
+from gristmill.cluster.runtime.temporary import make_folder
 tempfile.tempdir = sys.argv[1]
 print(make_folder("gristmill-"), flush=True)
 sys.stdin.read()

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cluster.ledger import read_lines
-from cluster.store import Store
+from gristmill.cluster.store.ledger import read_lines
+from gristmill.cluster.store.store import Store
 from tests.invariants import check_dataset, samples_of
 
 pytestmark = pytest.mark.flow

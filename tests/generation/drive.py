@@ -8,11 +8,11 @@ import sys
 from functools import partial
 from typing import Any
 
-from cluster.cli import main
-from cluster.engine import Engine, Reply, Request
-from cluster.job import Run, Work
-from generation.engines.live import LiveEngine
-from generation.job import Generate
+from gristmill.cluster.cli.main import main
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.generation.engines.actors import LiveEngine
+from gristmill.generation.job import Generate
 from tests.fakes import ScriptedEngine, open_hashing_encoder
 
 

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from cluster.engine import Engine, Reply, Request
-from cluster.sample import Message
-from generation.engines.endpoint import EndpointEngine
-from generation.engines.endpoint_http import Patience
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.generation.engines.endpoint.engine import EndpointEngine
+from gristmill.generation.engines.endpoint.http import Patience
 from tests.fake_server import FakeServer
 
 QUICK = Patience(attempts=4, first_s=0.01, floor_s=5)

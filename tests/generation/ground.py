@@ -3,14 +3,14 @@
 import asyncio
 from typing import Any
 
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.sample import Message, seed, to_table
-from cluster.store import Manifest, Store
-from generation.job import Generate
-from generation.mill.dispatch import Done, Feed, Tick
-from generation.mill.worker import Maker
+from gristmill.cluster.contract.sample import Message, seed, to_table
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.generation.job import Generate
+from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
+from gristmill.generation.pipeline.worker import RowMaker
 from tests.fakes import ScriptedEngine, open_hashing_encoder
 
 TOPICS = ("age", "air", "bar", "end", "sea", "sun")
@@ -45,9 +45,9 @@ class Loop:
 
     def __init__(self, run: Run, generate: Generate, *, backwards: bool = False) -> None:
         self.run, self.made, self.backwards = run, list[str](), backwards
-        mill, place = generate.mill(run.id), generate.place(run.store, WORK, None)
-        engines = {name: ScriptedEngine(engine) for name, engine in mill.engines.items()}
-        self.maker = Maker(mill, place, engines, open_hashing_encoder)
+        pipeline, place = generate.pipeline(run.id), generate.place(run.store, WORK, None)
+        engines = {name: ScriptedEngine(engine) for name, engine in pipeline.engines.items()}
+        self.maker = RowMaker(pipeline, place, engines, open_hashing_encoder)
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
         with asyncio.Runner() as runner:
@@ -62,7 +62,7 @@ class Loop:
 
 def ground(store: Store, generate: Generate | None = None, **how: Any) -> dict[str, Any]:
     run, generate = a_run(store), generate or job()
-    return generate.grind(run, WORK, Loop(run, generate, **how))
+    return generate.drive(run, WORK, Loop(run, generate, **how))
 
 
 def contents(store: Store) -> dict[str, bytes]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster import ids
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.sample import Message, Sample, to_table
-from cluster.store import Manifest, Store, place
-from generation.review import Review
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import Message, Sample, to_table
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Manifest, Store, place
+from gristmill.generation.labels.job import Review
 from tests.invariants import check_dataset
 
 PERSON = "3fa85f64-5717-4562-b3fc-2c963f66afa6"

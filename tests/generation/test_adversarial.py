@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cluster.sample import Message, Sample
-from generation.contracts import Snapshot, Verdict
-from generation.filters.discriminator import (
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.words import is_chinese
+from gristmill.generation.contracts import Snapshot, Verdict
+from gristmill.generation.filters.discriminator import (
     Discriminator,
     Trained,
     even,
@@ -22,8 +23,7 @@ from generation.filters.discriminator import (
     regression,
     two_sample,
 )
-from generation.methods.adversarial import Adversarial
-from generation.text.words import is_chinese
+from gristmill.generation.methods.adversarial import Adversarial
 from tests.fakes import ScriptedAsk
 
 HUMAN_ZH, MADE_ZH = "请帮我写一封信给老家的亲戚，内容", "作为指令，请列出若干要点，编号"

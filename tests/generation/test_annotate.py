@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.annotate import EMPTY, Annotate, Shown
-from generation.methods.annotators import Annotator, Vote, combined, entities, majority
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.labels.annotators import Annotator, Vote, combined, entities, majority
+from gristmill.generation.methods.annotate import EMPTY, Annotate, Shown
 from tests.fakes import ScriptedAsk
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.augment import SPOKEN, Augment, kept_spans, label_of
-from generation.text.wordplay import take_apart
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.augment.method import SPOKEN, Augment, kept_spans, label_of
+from gristmill.generation.methods.augment.wordplay import take_apart
 from tests.fakes import ScriptedAsk
 from tests.generation.test_wordplay import CHINESE_TEXT, ENGLISH_TEXT, GUARDED, GUARDED_ZH
 

@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.backtranslation import GRADES, Backtranslation, segments
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.backtranslation import GRADES, Backtranslation, segments
 from tests.fakes import ScriptedAsk
 
 RIVER = "The Danube rises in the Black Forest and ends in a wide delta on the Black Sea."

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cluster import progress
-from cluster.job import Run
-from cluster.progress import Screen
-from cluster.store import Store
-from generation.job import Generate
-from generation.mill.dispatch import Done, Feed, Tick
+from gristmill.cluster.jobs.job import Run
+from gristmill.cluster.runtime import progress
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.store import Store
+from gristmill.generation.job import Generate
+from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
 from tests.generation.ground import WORK, Loop, a_run, ground, job, with_seeds
 from tests.generation.test_resume import FragileStore, Interrupt
 
@@ -46,7 +46,7 @@ class SideBySide(Loop):
 def lines_of(capsys: pytest.CaptureFixture[str], store: Store, generate: Generate) -> list[str]:
     run = a_run(store)
     shown = Run(run.id, store, run.ledger, Screen(), None)
-    generate.grind(shown, WORK, SideBySide(shown, generate))
+    generate.drive(shown, WORK, SideBySide(shown, generate))
     return capsys.readouterr().err.splitlines()
 
 

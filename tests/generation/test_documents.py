@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engine import Reply, Request
-from cluster.ingest import ingest
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.recipe import load
-from cluster.sample import Sample
-from cluster.store import Store
-from generation.job import Generate
-from generation.mill.dispatch import Done, Feed, Tick
-from generation.mill.worker import Maker
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.io.ingest import ingest
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.jobs.recipe import load
+from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Store
+from gristmill.generation.job import Generate
+from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
+from gristmill.generation.pipeline.worker import RowMaker
 from tests.fakes import ScriptedEngine, open_hashing_encoder
 from tests.invariants import check_dataset, samples_of
 
@@ -43,8 +43,10 @@ def made(store: Store, name: str) -> tuple[list[Sample], dict[str, Sample]]:
         Work(f"generate-{name}", "f" * 32, inputs),
         Run("run", store, Ledger(store, "run"), Screen(quiet=True), None),
     )
-    mill, place = generate.mill(run.id), generate.place(store, work, None)
-    maker = Maker(mill, place, {name: AskingEngine(e) for name, e in mill.engines.items()}, open_hashing_encoder)
+    pipeline, place = generate.pipeline(run.id), generate.place(store, work, None)
+    maker = RowMaker(
+        pipeline, place, {name: AskingEngine(e) for name, e in pipeline.engines.items()}, open_hashing_encoder
+    )
 
     def loop(feed: Feed, done: Done, tick: Tick) -> None:
         with asyncio.Runner() as runner:
@@ -54,7 +56,7 @@ def made(store: Store, name: str) -> tuple[list[Sample], dict[str, Sample]]:
                     return
 
     loop.engine_start_s = 0.0  # type: ignore[attr-defined]
-    generate.grind(run, work, loop)  # type: ignore[arg-type]
+    generate.drive(run, work, loop)  # type: ignore[arg-type]
     given = {sample.id: sample for folder in inputs.values() for sample in samples_of(store, folder)}
     return check_dataset(store, work.output, *inputs.values()), given
 

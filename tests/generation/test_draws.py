@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from cluster import ids
-from cluster.encoder import Embedding
-from cluster.engine import Engine, Reply
-from cluster.sample import Message, Sample
-from cluster.store import Store
-from generation.contracts import Draft, Method, Snapshot, Walk
-from generation.methods.self_instruct import SelfInstruct
-from generation.mill.rows import BoundAsk, Means, Spent
-from generation.mill.shards import Mill, RawShard, Schedule, draws
-from generation.mill.streams import stream
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.encoder import Embedding
+from gristmill.cluster.models.engine import Engine, Reply
+from gristmill.cluster.store.store import Store
+from gristmill.generation.contracts import Draft, EachInput, Method, Snapshot
+from gristmill.generation.methods.self_instruct.method import SelfInstruct
+from gristmill.generation.pipeline.plan import Pipeline, RawShard, Schedule, draws
+from gristmill.generation.pipeline.rows import BoundAsk, Context, Usage
+from gristmill.generation.pipeline.streams import stream
 from tests.fakes import ScriptedEngine
 from tests.generation.ground import WORK, ground, job, with_seeds
 from tests.invariants import check_dataset, samples_of
@@ -26,13 +26,13 @@ POOL = tuple(Sample(id=f"s{n}", messages=(Message("user", f"Write line number {n
 
 
 def test_draws_share_parents_in_groups() -> None:
-    mill = Mill("r", {"": Engine()}, (SelfInstruct(group=4),), (), Embedding(), 0)
-    made = list(draws(mill, RawShard(0, 0, 0, 100, 400), Snapshot(0, POOL)))
+    pipeline = Pipeline("r", {"": Engine()}, (SelfInstruct(group=4),), (), Embedding(), 0)
+    made = list(draws(pipeline, RawShard(0, 0, 0, 100, 400), Snapshot(0, POOL)))
     assert [draw.ordinal for draw in made] == list(range(100, 500))
     assert all(draw.parents == made[4 * (n // 4)].parents for n, draw in enumerate(made))
     assert len({tuple(p.id for p in draw.parents) for draw in made}) > 90
-    assert made == list(draws(mill, RawShard(0, 0, 0, 100, 400), Snapshot(0, POOL)))
-    assert made[50:60] == list(draws(mill, RawShard(9, 0, 0, 150, 10), Snapshot(0, POOL)))
+    assert made == list(draws(pipeline, RawShard(0, 0, 0, 100, 400), Snapshot(0, POOL)))
+    assert made[50:60] == list(draws(pipeline, RawShard(9, 0, 0, 150, 10), Snapshot(0, POOL)))
 
 
 def test_a_stream_is_that_of_its_parts_from_whatever_it_is_asked_first() -> None:
@@ -68,7 +68,7 @@ def test_each_input_is_drawn_once_when_all_are_asked_for() -> None:
     assert drawn == {0: list(range(20)), 1: list(range(5))}
 
 
-class Echo(Walk):
+class Echo(EachInput):
     """Says each input again; fails on one of them."""
 
     kind: str = "echo"
@@ -87,7 +87,7 @@ def test_all_inputs_once_and_a_step_that_raises_is_a_dropped_row(store: Store) -
     rows = check_dataset(store, WORK.output, "seeds")
     assert sorted(row.parents[0] for row in rows) == sorted(row.id for row in samples_of(store, "seeds")[:-1])
     assert [row.dropped for row in rows if row.dropped] == ["echo: failed: ValueError"]
-    assert (figures["rows"], figures["kept"]) == (9, 8)
+    assert (figures.rows, figures.kept) == (9, 8)
 
 
 class Twins(Method):
@@ -116,8 +116,8 @@ def test_a_method_chooses_among_the_rows_of_a_draw(store: Store) -> None:
 
 
 def ask_of(sample: str) -> BoundAsk:
-    mill = Mill("r", {"": Engine()}, (SelfInstruct(),), (), Embedding(), 0)
-    return BoundAsk(Means(mill, {"": ScriptedEngine(Engine())}, never), Spent(sample))
+    pipeline = Pipeline("r", {"": Engine()}, (SelfInstruct(),), (), Embedding(), 0)
+    return BoundAsk(Context(pipeline, {"": ScriptedEngine(Engine())}, never), Usage(sample))
 
 
 async def never(texts: Sequence[str]) -> Any:
@@ -137,7 +137,7 @@ def test_the_seed_of_a_request_follows_from_the_sample_and_the_call() -> None:
 
 def test_a_shared_request_is_asked_once_and_the_first_pays() -> None:
     first, second = ask_of("a"), ask_of("b")
-    second = replace(second, means=first.means)
+    second = replace(second, context=first.context)
     question = [Message("user", "Say something")]
 
     async def both() -> list[Reply]:
@@ -147,6 +147,6 @@ def test_a_shared_request_is_asked_once_and_the_first_pays() -> None:
 
     replies = asyncio.run(both())
     assert replies[0] == replies[1]
-    assert first.spent.tally.reply_tokens > 0 == second.spent.tally.reply_tokens
-    engine = first.means.engines[""]
+    assert first.usage.tally.reply_tokens > 0 == second.usage.tally.reply_tokens
+    engine = first.context.engines[""]
     assert isinstance(engine, ScriptedEngine) and engine.asked == 1

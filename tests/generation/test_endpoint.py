@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engine import Engine, Reply, Request
-from cluster.errors import EngineError, GristmillError, JobError
-from cluster.sample import Message, Sample, from_table
-from cluster.store import Store
-from generation.engines.endpoint import EndpointEngine
-from generation.engines.endpoint_http import Pace, Patience, retry_after
-from generation.engines.live import open_engine
-from generation.mill.shards import RawShard
-from generation.mill.worker import Maker
+from gristmill.cluster.contract.errors import EngineError, GristmillError, JobError
+from gristmill.cluster.contract.sample import Message, Sample, from_table
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.store.store import Store
+from gristmill.generation.engines.actors import open_engine
+from gristmill.generation.engines.endpoint.engine import EndpointEngine
+from gristmill.generation.engines.endpoint.http import Pace, Patience, retry_after
+from gristmill.generation.pipeline.plan import RawShard
+from gristmill.generation.pipeline.worker import RowMaker
 from tests.fake_server import FakeServer, Trouble
 from tests.fakes import open_hashing_encoder
 from tests.generation.endpoints import ASK, QUICK, at, served
@@ -195,7 +195,7 @@ def made_through(server: FakeServer, folder: Path) -> list[Sample]:
             generate = job(engine=Engine(model="fake", endpoint="http://fake/v1"))
             store, engine = with_seeds(Store(str(folder))), at(server)
             place = generate.place(store, WORK, None)
-            maker = Maker(generate.mill("run-1"), place, {"": engine}, open_hashing_encoder)
+            maker = RowMaker(generate.pipeline("run-1"), place, {"": engine}, open_hashing_encoder)
             shard = RawShard(0, 0, 0, 0, 16)
             await maker.make(shard, ())
             engine.close()
@@ -236,7 +236,7 @@ def test_a_whole_job_runs_on_an_endpoint_and_one_with_a_wrong_name_says_so(tmp_p
         whole = Store(str(tmp_path / "whole"))
         engine = Engine(model="fake", endpoint=url, cpus=1)
         figures = job(engine=engine).make_on(a_run(with_seeds(whole)), WORK, open_engine, open_hashing_encoder)
-        assert figures["kept"] == 12
+        assert figures.kept == 12
         check_dataset(whole, WORK.output, "seeds")
         wrong = job(engine=engine.model_copy(update={"model": "other"}))
         store = with_seeds(Store(str(tmp_path / "wrong")))

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import dtypes, models
-from cluster.engine import Engine, Request
-from cluster.sample import Message
-from generation.engines.endpoint import EndpointEngine
-from generation.engines.placement import environment
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.engine import Engine, Request
+from gristmill.generation.engines.endpoint.engine import EndpointEngine
+from gristmill.generation.engines.placement import environment
 
 pytestmark = pytest.mark.flow
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from cluster.engine import Request
-from generation.engines.endpoint_http import Patience, Window
+from gristmill.cluster.models.engine import Request
+from gristmill.generation.engines.endpoint.http import Patience, Window
 from tests.fake_server import FakeServer
 from tests.generation.endpoints import ASK, at
 

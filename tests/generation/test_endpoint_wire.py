@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from cluster.engine import Reply, Request
-from cluster.sample import Message
-from generation.engines import endpoint_wire as wire
-from generation.engines.endpoint import EndpointEngine
-from generation.engines.endpoint_http import Answer
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.engine import Reply, Request
+from gristmill.generation.engines.endpoint import wire
+from gristmill.generation.engines.endpoint.engine import EndpointEngine
+from gristmill.generation.engines.endpoint.http import Answer
 from tests.fake_server import END, FakeServer, Trouble, likelihood
 from tests.generation.endpoints import ASK, served
 

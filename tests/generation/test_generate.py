@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engine import Engine
-from cluster.errors import JobError, RunError
-from cluster.ingest import Source
-from cluster.sample import Message, Sample, seed, to_table
-from cluster.store import Manifest, Store
-from generation.filters.judge import Judge
-from generation.filters.novelty import Novelty, rouge_l
-from generation.job import Generate
-from generation.methods.self_instruct import SelfInstruct
-from generation.mill.rounds import Progress
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
+from gristmill.cluster.io.ingest import Source
+from gristmill.cluster.models.engine import Engine
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.generation.filters.judge.filter import Judge
+from gristmill.generation.filters.novelty import Novelty, rouge_l
+from gristmill.generation.job import Generate
+from gristmill.generation.methods.self_instruct.method import SelfInstruct
+from gristmill.generation.pipeline.settle import Progress
 from tests.generation.ground import CHINESE, ENGLISH, WORK, contents, ground, job, with_seeds
 from tests.invariants import check_dataset, samples_of
 
@@ -24,14 +24,13 @@ def test_the_dataset_has_exactly_the_target_and_every_invariant(store: Store) ->
     figures = ground(with_seeds(store), job(target=40))
     rows = check_dataset(store, WORK.output, "seeds")
     kept = [row for row in rows if row.dropped is None]
-    assert figures["kept"] == len(kept) == 40
-    assert figures["rows"] == len(rows) == figures["drafts"]
-    dropped = {name: n for name, n in figures.items() if name.startswith("dropped by ")}
-    assert sum(dropped.values()) == len(rows) - len(kept)
-    assert any(name.startswith("dropped by judge") for name in dropped)
+    assert figures.kept == len(kept) == 40
+    assert figures.rows == len(rows) == figures.drafts
+    assert sum(figures.dropped.values()) == len(rows) - len(kept)
+    assert any(reason.startswith("judge") for reason in figures.dropped)
     assert all(row.scores.keys() >= {"judge", "novelty"} and row.tags["language"] in "enzh" for row in kept)
     assert {row.tags["language"] for row in kept} == {"en", "zh"}
-    assert figures["reply_tokens"] == sum(row.origin.reply_tokens for row in rows if row.origin)
+    assert figures.tokens == sum(row.origin.reply_tokens for row in rows if row.origin)
 
 
 def test_machine_made_demonstrations_come_from_closed_rounds_only(store: Store) -> None:
@@ -85,7 +84,7 @@ def test_too_low_an_acceptance_ends_with_what_to_do_and_a_higher_limit_continues
     before = set(store.committed(WORK.output))
     assert before
     figures = ground(store, job(filters=strict, max_drafts=5000))
-    assert figures["kept"] == 12
+    assert figures.kept == 12
     assert job(max_drafts=20).fingerprint() == job(max_drafts=5000).fingerprint()
 
 
@@ -114,10 +113,10 @@ def test_the_figures_say_what_a_kept_sample_cost(store: Store) -> None:
     figures = ground(with_seeds(store), job(engine=engine))
     made = samples_of(store, WORK.output)
     tokens = [sum(getattr(row.origin, name) for row in made) for name in ("prompt_tokens", "reply_tokens")]
-    assert figures["cost"] == pytest.approx((tokens[0] + 2 * tokens[1]) / 1e6, abs=1e-4)
-    assert figures["tokens_per_kept"] == pytest.approx(sum(tokens) / 12, abs=0.1)
+    assert figures.cost == pytest.approx((tokens[0] + 2 * tokens[1]) / 1e6, abs=1e-4)
+    assert figures.tokens_per_kept == pytest.approx(sum(tokens) / 12, abs=0.1)
     assert job().fingerprint() == job(engine=engine).fingerprint()
-    assert "cost" not in ground(with_seeds(Store(str(store.local) + "-free")))
+    assert ground(with_seeds(Store(str(store.local) + "-free"))).cost is None
 
 
 def test_check_names_what_is_wrong(tmp_path: Path) -> None:
@@ -173,7 +172,7 @@ def test_plan_of_all_inputs_counts_them_once_they_are_ingested(store: Store) -> 
 def test_novelty_does_not_empty_a_job_on_the_instructions_of_its_inputs(store: Store, kind: str) -> None:
     method = {"kind": kind} | ({"labels": ["a", "b"], "calibrate": False} if kind == "annotate" else {})
     generate = job(methods=[method], filters=[{"kind": "novelty"}], target=6)
-    assert ground(with_seeds(store), generate)["kept"] == 6
+    assert ground(with_seeds(store), generate).kept == 6
     assert not any(row.scores.keys() & {"novelty"} for row in check_dataset(store, WORK.output, "seeds"))
     assert f"novelty: not for {kind}, whose instructions are the input's own" in generate.plan(store, WORK).notes
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from cluster import engine as engines
-from cluster import models
-from cluster.encoder import open_embedding
-from cluster.engine import Engine, Reply, Request
-from cluster.sample import Message
-from cluster.store import Store
-from generation.engines.vllm import VllmEngine
-from generation.job import Generate
-from generation.methods.self_instruct import SelfInstruct
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models import engine as engines
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.encoder import open_embedding
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.store.store import Store
+from gristmill.generation.engines.vllm import VllmEngine
+from gristmill.generation.job import Generate
+from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from tests.generation.ground import WORK, with_seeds
 from tests.generation.test_generate_ray import with_logs
 from tests.invariants import check_dataset
@@ -63,10 +63,10 @@ def test_a_killed_vllm_actor_is_replaced_and_exactly_what_was_asked_for_is_made(
     assert marker.exists(), "no engine died"
     rows = check_dataset(store, WORK.output, "seeds")
     kept = [row for row in rows if row.dropped is None]
-    assert figures["kept"] == len(kept) == 24
+    assert figures.kept == len(kept) == 24
     assert all(1 <= row.scores["judge"] <= 5 for row in kept)
-    assert figures["reply_tokens_per_s"] > 0
-    assert figures["prefix_cache_hit_rate"] > 0.2
+    assert figures.tokens_per_s > 0
+    assert figures.prefix_cache_hit_rate > 0.2
 
 
 PERSON = json.dumps(

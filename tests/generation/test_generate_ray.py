@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from cluster import dtypes
-from cluster.engine import Engine, Reply, Request
-from cluster.errors import JobError, RunError
-from cluster.job import Run
-from cluster.store import Store
-from generation.engines.live import LiveEngine
-from generation.engines.placement import Placement
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.jobs.job import Run
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.store.store import Store
+from gristmill.generation.engines.actors import LiveEngine
+from gristmill.generation.engines.placement import Placement
 from tests.fakes import ScriptedEngine, open_hashing_encoder
 from tests.generation.ground import WORK, a_run, ground, job, with_seeds
 from tests.invariants import check_dataset, samples_of
@@ -36,7 +36,7 @@ def test_a_killed_actor_loses_no_row_and_doubles_none(tmp_path: Path) -> None:
     figures = generate.make_on(with_logs(store, tmp_path / "logs"), WORK, engine, open_hashing_encoder)
     assert marker.exists(), "no actor died"
     check_dataset(store, WORK.output, "seeds")
-    assert figures["kept"] == 30
+    assert figures.kept == 30
     assert samples_of(store, WORK.output) == samples_of(whole, WORK.output)
 
 
@@ -131,7 +131,7 @@ class BrokenEngine(ScriptedEngine):
     """Does not start, as with a model that does not fit."""
 
     async def ready(self) -> dict[str, float]:
-        from cluster.errors import EngineError
+        from gristmill.cluster.contract.errors import EngineError
 
         raise EngineError("engine tiny: did not start: out of memory")
 

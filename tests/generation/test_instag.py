@@ -6,11 +6,11 @@ import json
 import jsonschema
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Verdict
-from generation.filters.instag import TAGGED, Instag, intents, schema
-from generation.text.words import is_chinese
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.words import is_chinese
+from gristmill.generation.contracts import Verdict
+from gristmill.generation.filters.instag import TAGGED, Instag, intents, schema
 from tests.fakes import ScriptedAsk
 
 EN, ZH = ("Name a river in Asia.", "The Mekong."), ("用一句话介绍长江。", "长江是中国最长的河。")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cluster.store import Store
+from gristmill.cluster.store.store import Store
 from tests.cluster.test_session import processes_of
 from tests.invariants import samples_of
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from generation.labels.votes import (
+from gristmill.generation.labels.votes import (
     ABSTAINED,
     accuracy,
     calibration_error,

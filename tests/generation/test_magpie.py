@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.engine import Reply
-from cluster.sample import Message
-from generation.contracts import Draft, Snapshot
-from generation.methods.magpie import CATEGORIES, DIFFICULTIES, QUALITIES, Magpie
-from generation.text.replies import calibrated
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.magpie import CATEGORIES, DIFFICULTIES, QUALITIES, Magpie
+from gristmill.generation.prompting.choices import calibrated
 from tests.fakes import ScriptedAsk
 
 

@@ -10,8 +10,17 @@ from typing import Any
 
 import pytest
 
-from generation.mill import metrics
-from generation.mill.metrics import COUNTERS, DROPPED, GAUGES, MAX_REASONS, PREFIX, TAGS, Metrics, reason_label
+from gristmill.generation.pipeline import metrics
+from gristmill.generation.pipeline.metrics import (
+    COUNTERS,
+    DROPPED,
+    GAUGES,
+    MAX_REASONS,
+    PREFIX,
+    TAGS,
+    Metrics,
+    reason_label,
+)
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy/grafana.json").read_text(encoding="utf-8"))
 EXPORTED = {f"ray_{PREFIX}{name}_total" for name in (*COUNTERS, DROPPED)} | {f"ray_{PREFIX}{name}" for name in GAUGES}

@@ -5,10 +5,10 @@ from random import Random
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.multi_turn import MultiTurn, overlap, takes_leave
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.multi_turn import MultiTurn, overlap, takes_leave
 from tests.fakes import ScriptedAsk
 
 SEED = Sample(

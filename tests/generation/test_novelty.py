@@ -6,10 +6,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cluster.sample import Message, Sample
-from generation.contracts import Verdict
-from generation.filters.novelty import Instructions, Novelty, common, insert, lcs, reach, room, rouge_l, search
-from generation.text.words import tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.words import tokens
+from gristmill.generation.contracts import Verdict
+from gristmill.generation.filters.novelty import (
+    Instructions,
+    Novelty,
+    common,
+    insert,
+    lcs,
+    reach,
+    room,
+    rouge_l,
+    search,
+)
 
 WORDS = [f"w{n}" for n in range(12)]
 HAN = "春夏秋冬山水花月"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from generation.mill.pace import UNKNOWN, Pace, Seen, words
+from gristmill.generation.pipeline.pace import UNKNOWN, Pace, Seen, words
 
 BATCH, ACCEPTANCE, MOST_TOKENS = 256, 0.4, 512
 UNITS = {"s": 1, "min": 60, "h": 3600}

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cluster.sample import Message, Sample
-from generation.labels.people import ANONYMOUS, Asked, Said, files, read, seen
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.generation.labels.people import ANONYMOUS, Asked, Said, files, read, seen
 
 IDS = ("a" * 32, "b" * 32)
 ASKED = [Asked(IDS[0], "送餐很快，味道也好。", "好评", 0.5), Asked(IDS[1], 'It was "fine" & <cold>', "差评", 0.75)]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.persona import Persona, Seen, Used
-from generation.text.replies import stripped
-from generation.text.words import tokens
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.words import tokens
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.persona import Persona, Seen, Used
+from gristmill.generation.prompting.choices import stripped
 from tests.fakes import ScriptedAsk
 
 ENGLISH = Sample("e", (Message("user", "How do I bake rye bread?"), Message("assistant", "Slowly.")))

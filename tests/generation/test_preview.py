@@ -9,16 +9,17 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
-from cluster import cli, ids
-from cluster.engine import Engine, Reply, Request
-from cluster.errors import EngineError
-from cluster.progress import Screen
-from cluster.recipe import open_recipe
-from cluster.sample import Message, Sample
-from cluster.store import Store
-from generation.engines.live import LiveEngine
-from generation.mill.preview import Call, Preview, Recorder, Shown, assigned, first_draws, preview
-from generation.mill.preview_page import as_json, show
+from gristmill.cluster.cli import main as cli
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import EngineError
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.jobs.recipe import open_recipe
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.store import Store
+from gristmill.generation.engines.actors import LiveEngine
+from gristmill.generation.preview.page import as_json, show
+from gristmill.generation.preview.record import Call, Preview, Recorder, Shown, assigned, first_draws, preview
 from tests.fakes import ScriptedEngine, open_hashing_encoder
 from tests.generation.ground import WORK, job, with_seeds
 

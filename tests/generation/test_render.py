@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cluster.engine import Request
-from cluster.sample import Message
-from generation.engines.render import Node, RefusedError, Renderer
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.engine import Request
+from gristmill.generation.engines.render import Node, RefusedError, Renderer
 from tests.fakes import two_layer_model
 
 QUESTION = (Message("user", "How are you?"),)
@@ -40,8 +40,8 @@ def test_the_assistant_goes_on_behind_its_header_and_the_prefix(renderer: Render
 
 def test_the_user_goes_on_behind_the_part_of_the_template_before_a_question(renderer: Renderer) -> None:
     assert text(renderer, (), role="user") == SYSTEM + "<|im_start|>user\n"
-    spoken = text(renderer, TALK, role="user", prefix="And")
-    assert spoken.endswith("Well.<|im_end|>\n<|im_start|>user\nAnd")
+    prompt_for = text(renderer, TALK, role="user", prefix="And")
+    assert prompt_for.endswith("Well.<|im_end|>\n<|im_start|>user\nAnd")
     with pytest.raises(RefusedError, match="last turn is the user's"):
         text(renderer, QUESTION, role="user")
 
@@ -109,5 +109,5 @@ def test_head_and_branch_are_the_prompt_with_the_choice(renderer: Renderer, toke
     assert isinstance(node, Node)
     for token, choice in node.branches.items():
         whole = tokenizer.encode(before + str(choice), add_special_tokens=False)
-        begun = [*head, *node.ids, token]
-        assert whole[: len(begun)] == begun
+        begin_answer = [*head, *node.ids, token]
+        assert whole[: len(begin_answer)] == begin_answer

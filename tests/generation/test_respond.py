@@ -5,11 +5,11 @@ from random import Random
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.respond import Respond, prompt_of
-from generation.text.finals import final_answer
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.respond import Respond, prompt_of
+from gristmill.generation.prompting.finals import final_answer
 from tests.fakes import ScriptedAsk
 
 TALK = (

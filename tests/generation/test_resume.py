@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.job import Run
-from cluster.store import Store
+from gristmill.cluster.jobs.job import Run
+from gristmill.cluster.store.store import Store
 from tests.generation.ground import WORK, Loop, a_run, contents, ground, job, with_seeds
 from tests.invariants import check_dataset
 
@@ -75,10 +75,10 @@ def test_committed_shards_are_not_made_again(store: Store) -> None:
     generate, run = job(), a_run(with_seeds(store))
     first = Loop(killed_after(run, 1), generate)
     with pytest.raises(Interrupt):
-        generate.grind(run, WORK, first)
+        generate.drive(run, WORK, first)
     committed = {name.replace("shard", "raw") for name in store.committed(WORK.output)}
     again = Loop(run, generate)
-    generate.grind(run, WORK, again)
+    generate.drive(run, WORK, again)
     assert committed
     assert not committed & set(again.made)
 

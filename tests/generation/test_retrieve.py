@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.retrieve import Retrieve
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.retrieve import Retrieve
 from tests.fakes import ScriptedAsk
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from cluster import report
-from cluster.errors import JobError
-from cluster.ingest import Source, ingest
-from cluster.ledger import Ledger
-from cluster.recipe import load, open_recipe
-from cluster.sample import Message, Sample
-from cluster.store import Store
-from cluster.summary import run_lines
-from generation.contracts import Snapshot
-from generation.methods.annotate import Annotate
-from generation.review import Review
+from gristmill.cluster.cli.text import run_lines
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.io.ingest import Source, ingest
+from gristmill.cluster.jobs.recipe import load, open_recipe
+from gristmill.cluster.report import run as report
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Store
+from gristmill.generation.contracts import Snapshot
+from gristmill.generation.labels.job import Review
+from gristmill.generation.methods.annotate import Annotate
 from tests.fakes import ScriptedAsk
 from tests.generation.reviews import ROWS, by_text, label_studio, queue_of, reviewed
 from tests.invariants import samples_of
@@ -106,10 +106,10 @@ def test_the_report_and_the_summary_show_who_agrees_with_whom(store: Store, tmp_
     ledger.append("run_started", jobs=list(outputs))
     for job, output in outputs.items():
         ledger.append("job_started", job=job, output=output)
-        ledger.append("job_done", job=job, output=output, figures=figures if job == "review" else {})
+        ledger.append("job_done", job=job, output=output, figures=figures.to_json() if job == "review" else {})
     report.write(store, "x-1")
     page = store.read_bytes("runs", "x-1", "report.html").decode()
-    table = page[page.index("<h2>Agreement on labels</h2>") : page.index("<h2>From seeds to data</h2>")]
+    table = page[page.index("<h2>Agreement on labels</h2>") :].split("</section>", maxsplit=1)[0]
     assert '<td>model and rule</td><td class="num">4</td><td class="num">75%</td>' in table
     assert "model, right by what people say" in table
     data = json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
@@ -128,11 +128,11 @@ def test_the_example_of_votes_from_elsewhere_is_reviewed_as_it_says(store: Store
     assert settings.input is not None
     samples = samples_of(store, ingest(store, settings.input))
     figures, rows, name = reviewed(store, settings, samples)
-    assert (figures["verdicts"], figures["people"], figures["disputed"]) == (12, 2, 1)
+    assert (figures.verdicts, figures.people, figures.disputed) == (12, 2, 1)
     assert by_text(rows)["Thank you for nothing: the form is still not there."].answer == "complaint"
     assert by_text(rows)["为什么垃圾总是没人收？"].tags["label_source"] == "human"
     assert queue_of(store, name)[0]["fields"]["text"].startswith("Why is nobody"), "what people dispute"
-    assert figures["accuracy"]["dawid_skene"] >= figures["accuracy"]["keywords"]
+    assert figures.accuracy["dawid_skene"] >= figures.accuracy["keywords"]
 
 
 def test_the_example_of_annotate_and_review_loads() -> None:

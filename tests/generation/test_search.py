@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from cluster.sample import Message, Sample
-from generation.text.search import Index, diverse, find, fuse, index, terms
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.generation.prompting.search import Index, diverse, find, fuse, index, terms
 from tests.fakes import HashingEncoder, ScriptedAsk
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.self_instruct import SelfInstruct
-from generation.methods.self_instruct_instances import label_of, parted
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.self_instruct.instances import label_of, parted
+from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from tests.fakes import ScriptedAsk
 
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from cluster.sample import Message, Sample
-from generation.text.spans import Span, dumps, grammar, of_seed, read, unmarked, write
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.generation.prompting.spans import Span, dumps, grammar, of_seed, read, unmarked, write
 
 LABELS = ("person", "city")
 

@@ -1,18 +1,19 @@
 """Threads spin on a quiet machine and sleep on a busy one: with the real OpenMP, and times as the kernel would tell."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cluster.engine import Engine
-from generation.engines.placement import environment
+from gristmill.cluster.models.engine import Engine
+from gristmill.generation.engines.placement import environment
 
 CODE = """
 import ctypes, os, sys, time
 from pathlib import Path
-from generation.engines import spinning
+from gristmill.generation.engines import spinning
 spinning.LOOK_S = 0.0
 stat, library = Path(sys.argv[1]), ctypes.CDLL(None)
 found = []
@@ -29,7 +30,7 @@ print(found)
 
 
 def blocktimes(folder: Path, load: str, **variables: str) -> str:
-    env = {**environment(Engine(), 2, 0), "PATH": "/usr/bin:/bin", **variables}
+    env = {**os.environ, **environment(Engine(), 2, 0), **variables}
     command = [sys.executable, "-c", CODE, str(folder / "schedstat"), load]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

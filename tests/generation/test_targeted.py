@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.engine import Reply
-from cluster.sample import Message, Sample
-from generation.contracts import Draft, Snapshot
-from generation.methods.label_check import Case, LabelCheck
-from generation.methods.targeted import Known, Targeted
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.targeted.method import Known, Targeted
+from gristmill.generation.prompting.label_check import Case, LabelCheck
 from tests.fakes import ScriptedAsk
 
 FILMS = Targeted(labels={"good": "the writer liked it", "bad": "the writer did not"}, near_miss=0.0, tries=1)

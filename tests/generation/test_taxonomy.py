@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cluster.engine import Reply
-from cluster.sample import Message
-from generation.contracts import Draft, Snapshot
-from generation.methods.taxonomy import DISCIPLINES, Taxonomy, in_order, listed
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.engine import Reply
+from gristmill.generation.contracts import Draft, Snapshot
+from gristmill.generation.methods.taxonomy import DISCIPLINES, Taxonomy, in_order, listed
 from tests.fakes import ScriptedAsk
 
 SUBJECTS = " Algebra\n2. Geometry\n3. Calculus"

@@ -4,9 +4,9 @@ from random import Random
 
 import pytest
 
-from generation.text import wordplay
-from generation.text.synonyms import CHINESE, ENGLISH, forms, synonyms, table
-from generation.text.wordplay import Piece, join, take_apart
+from gristmill.generation.methods.augment import wordplay
+from gristmill.generation.methods.augment.synonyms import CHINESE, ENGLISH, forms, synonyms, table
+from gristmill.generation.methods.augment.wordplay import Piece, join, take_apart
 
 ENGLISH_TEXT = "A sad, superior human comedy played out on the back roads of life where nothing good ends quickly"
 CHINESE_TEXT = "这家店的味道很好，送餐的速度也非常快，服务员的态度很热情"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import Store
+from gristmill.cluster.store.store import Store
 from tests.flow.test_quickstart import RECIPE, SMALL, gristmill
 from tests.invariants import check_dataset
 
@@ -19,4 +19,4 @@ def test_the_quickstart_runs_on_the_gpu(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "runs"))
     made = {manifest.job: manifest for manifest in store.entries()[0]}
     check_dataset(store, made["generate"].name, made["ingest"].name)
-    assert store.figures(made["generate"].name)["reply_tokens_per_s"] > 0
+    assert store.figures(made["generate"].name)["tokens_per_s"] > 0

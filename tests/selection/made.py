@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster import ids
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.sample import Message, Origin, Sample, to_table
-from cluster.store import Manifest, Store, place
-from selection.contracts import Choice, View
-from selection.matrix import Float32, Matrix
-from selection.pool import open_pool
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import Message, Origin, Sample, to_table
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Manifest, Store, place
+from gristmill.selection.contracts import Choice, View
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.data.pool import open_pool
 
 if TYPE_CHECKING:
-    from selection.job import Select
+    from gristmill.selection.job import Select
 
 
 def made(instruction: str, answer: str = "fine", *, judge: float | None = None, dropped: str | None = None) -> Sample:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.ingest import Source
-from cluster.sample import Sample
-from selection.contracts import Choice, View, Wanted
-from selection.matrix import Float32, Matrix
-from selection.memo import StoreMemo
-from selection.selectors.against import Against
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.io.ingest import Source
+from gristmill.selection.contracts import Choice, VectorsOf, View
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.data.memo import StoreMemo
+from gristmill.selection.selectors.against import Against
 from tests.selection.made import kept_of, made, unit, view_of
 
 OLD, OLDER = Source(path=("release-1.jsonl",)), Source(path=("release-0.jsonl",))
@@ -129,7 +129,7 @@ def test_the_index_of_an_older_dataset_is_made_once_and_one_more_adds_its_own(tm
 
 
 def test_a_way_that_needs_no_vectors_asks_for_none() -> None:
-    job: Any = Wanted(None, "instruction")  # type: ignore[arg-type]
+    job: Any = VectorsOf(None, "instruction")  # type: ignore[arg-type]
     assert step().wants(job) is None
     assert step().wants_beside(job) is None
     assert step(by=("exact", "semantic")).wants(job) is job

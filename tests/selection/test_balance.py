@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import JobError
-from cluster.sample import Sample
-from selection.quota import allocate, first_of_groups, largest_remainder, powers
-from selection.selectors.balance import Balance, evenness
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.selection.diversity.quota import allocate, first_of_groups, largest_remainder, powers
+from gristmill.selection.selectors.balance import Balance, evenness
 from tests.selection.made import kept_of, made, view_of
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.sample import Message, Sample, to_table
-from selection import columns
+from gristmill.cluster.contract.sample import Message, Sample, to_table
+from gristmill.selection.data import columns
 from tests.selection.made import view_of
 
 TALK = (

@@ -5,9 +5,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from cluster.sample import Sample
-from selection.compare import Labels, compare
-from selection.contracts import View
+from gristmill.cluster.contract.sample import Sample
+from gristmill.selection.contracts import View
+from gristmill.selection.outcome.compare import Labels, compare
 from tests.selection.made import made, unit, view_of
 
 

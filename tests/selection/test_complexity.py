@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.encoder import Embedding
-from cluster.errors import JobError
-from cluster.sample import Sample
-from selection.contracts import Choice, View, Wanted
-from selection.matrix import Float32
-from selection.selectors.complexity import Complexity, count_first
-from selection.spread.mig import mig, propagation
-from selection.tags import Tagged, form, merged, parse, spelling, tagged
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.models.encoder import Embedding
+from gristmill.selection.contracts import Choice, VectorsOf, View
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.diversity.mig import mig, propagation
+from gristmill.selection.diversity.tags import Tagged, form, merged, parse, spelling, tagged
+from gristmill.selection.selectors.complexity import Complexity, count_first
 from tests.selection.made import kept_of, made, unit, view_of
 
 
@@ -241,7 +241,7 @@ def test_a_setting_of_the_other_rule_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_it_asks_for_the_encoder_only_where_tags_are_compared() -> None:
-    job = Wanted(Embedding(), "instruction")
+    job = VectorsOf(Embedding(), "instruction")
     assert not Complexity(budget=3).encodes()
     for step in (Complexity(budget=3, rule="mig"), Complexity(budget=3, merge_cosine=0.9)):
         assert step.encodes()

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from cluster.sample import Message, Sample, from_table, to_table
-from cluster.schema import SAMPLES
-from cluster.store import Store
-from selection.contracts import Choice, View
-from selection.decisions import NO_TEXT, Decisions, merged
-from selection.pool import open_pool
+from gristmill.cluster.contract.sample import Message, Sample, from_table, to_table
+from gristmill.cluster.contract.schema import SAMPLES
+from gristmill.cluster.store.store import Store
+from gristmill.selection.contracts import Choice, View
+from gristmill.selection.data.pool import open_pool
+from gristmill.selection.outcome.decisions import NO_TEXT, Decisions, merged
 from tests.selection.made import made, put, view_of
 
 

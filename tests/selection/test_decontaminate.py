@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from cluster.sample import Sample
-from selection.contracts import Choice, View
-from selection.selectors.decontaminate import Decontaminate
-from selection.text import ngrams
+from gristmill.cluster.contract.sample import Sample
+from gristmill.selection.contracts import Choice, View
+from gristmill.selection.duplicates import ngrams
+from gristmill.selection.selectors.decontaminate import Decontaminate
 from tests.selection.made import kept_of, made, unit, view_of
 
 UNITS = re.compile(r"[\u3005\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3005\u3040-\u30ff\u3400-\u9fff]+")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import JobError
-from cluster.sample import Sample
-from selection.matrix import Float32, Matrix
-from selection.selectors.diversity import WRITES, Diversity
-from selection.spread.cluster_balanced import cluster_balanced
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.diversity.cluster_balanced import cluster_balanced
+from gristmill.selection.selectors.diversity import WRITES, Diversity
 from tests.selection.made import kept_of, made, unit, view_of
 
 STEPS = [

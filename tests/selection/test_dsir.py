@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from selection.relevance.dsir import BUCKETS, counts, draw, log_ratios, log_weights
+from gristmill.selection.relevance.dsir import BUCKETS, counts, draw, log_ratios, log_weights
 
 TEXTS = (
     "The river is wide, and the river is deep.",

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from selection.selectors.exact import Exact
-from selection.text import normal, texts
+from gristmill.cluster.text import keys as texts
+from gristmill.selection.duplicates import normal
+from gristmill.selection.selectors.exact import Exact
 from tests.selection.made import kept_of, made, view_of
 
 SIGNS = " \t\n\u3000\x1c\"'`“”‘’「」『』.,;:!?…、。·~～，！？：；．"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from selection.matrix import Float32, Matrix
-from selection.spread.blocks import GRID, Greed, blocks, merged
-from selection.spread.dpp import WIDTH, dpp
-from selection.spread.facility_location import facility_location
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.diversity.blocks import GRID, Greed, blocks, merged
+from gristmill.selection.diversity.dpp import WIDTH, dpp
+from gristmill.selection.diversity.facility_location import facility_location
 from tests.selection.made import unit
 from tests.selection.test_k_center import lumpy
 

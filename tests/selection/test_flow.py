@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.encoder import Checkpoint, Embedding
-from cluster.store import Store
-from selection.job import Select
-from selection.matrix import Float32
-from selection.pool import open_pool
-from selection.selectors.diversity import Diversity
-from selection.selectors.exact import Exact
-from selection.selectors.semantic import Semantic
-from selection.vectors import matrix_of
+from gristmill.cluster.models.encoder import Embedding
+from gristmill.cluster.models.encoder_torch import Checkpoint
+from gristmill.cluster.store.store import Store
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.pool import open_pool
+from gristmill.selection.data.vectors import matrix_of
+from gristmill.selection.job import Select
+from gristmill.selection.selectors.diversity import Diversity
+from gristmill.selection.selectors.exact import Exact
+from gristmill.selection.selectors.semantic import Semantic
 from tests.invariants import check_dataset
 from tests.selection.made import made, put, run_of, work_for
 from tests.selection.test_job import select, step_of
@@ -60,7 +61,7 @@ def test_paraphrases_go_and_strangers_stay_though_the_encoder_is_killed(
     marker = tmp_path / "killed"
     figures = select(settings, run_of(store, tmp_path), work, dies_once(marker))
     assert marker.exists()
-    assert figures["embedded"] == len(texts)
+    assert figures.embedded == len(texts)
     pool, _ = open_pool(lambda columns: store.scan("generate-x", columns), "generate-x")
     place = np.searchsorted(pool.ids, [s.id.encode() for s in samples])
     vectors = matrix_of(store, store.manifest(work.output).metadata["vectors"], pool).take(place)
@@ -72,7 +73,7 @@ def test_paraphrases_go_and_strangers_stay_though_the_encoder_is_killed(
     assert min(twins) > 0.9
     assert max(others) < 0.6
     out = check_dataset(store, work.output)
-    assert step_of(figures, "semantic")["kept"] == len(texts) - 4
-    assert figures["kept"] == 6
+    assert step_of(figures, "semantic").kept == len(texts) - 4
+    assert figures.kept == 6
     lost = {s.id: s.tags["lost_to"] for s in out if (s.dropped or "").startswith("semantic")}
     assert lost == {samples[n + 1].id: samples[n].id for n in range(0, 8, 2)}

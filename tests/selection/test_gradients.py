@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import JobError
-from selection.relevance import gradients
-from selection.relevance.gradients import GradientEncoder, Gradients, Sketch, TargetGradients, Warmup, warm_up
+from gristmill.cluster.contract.errors import JobError
+from gristmill.selection.relevance import gradients
+from gristmill.selection.relevance.gradients import GradientEncoder, Gradients, Sketch, TargetGradients, Warmup, warm_up
 from tests.fakes import two_layer_model
 
 TEXTS = (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selection.near import groups
+from gristmill.selection.duplicates import groups
 
 
 def pairs(*edges: tuple[int, int, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

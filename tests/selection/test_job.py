@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster import dtypes
-from cluster.encoder import Embedding
-from cluster.errors import JobError, RunError, SchemaError
-from cluster.job import Run, Work
-from cluster.sample import Message, Sample, seed
-from cluster.store import Store
-from selection.contracts import Choice, Selector, View, Wanted
-from selection.decisions import NO_TEXT
-from selection.embed import OpenEncoder, Whose, folder, warning
-from selection.job import Select, Selecting
-from selection.selectors.diversity import Diversity
-from selection.selectors.exact import Exact
-from selection.selectors.quality import Quality
-from selection.selectors.semantic import Semantic
-from selection.selectors.substring import Substring
+from gristmill.cluster.contract.errors import JobError, RunError, SchemaError
+from gristmill.cluster.contract.sample import Message, Sample, seed
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.models.encoder import Embedding
+from gristmill.cluster.store.store import Store
+from gristmill.selection.contracts import Choice, Selector, VectorsOf, View
+from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, folder, warning
+from gristmill.selection.figures import SelectFigures, StepFigures
+from gristmill.selection.job import Select, Selecting
+from gristmill.selection.outcome.decisions import NO_TEXT
+from gristmill.selection.selectors.diversity import Diversity
+from gristmill.selection.selectors.exact import Exact
+from gristmill.selection.selectors.quality import Quality
+from gristmill.selection.selectors.semantic import Semantic
+from gristmill.selection.selectors.substring import Substring
 from tests.fakes import HashingEncoder, open_hashing_encoder
 from tests.invariants import check_dataset, samples_of
 from tests.selection.made import made, put, run_of, work_for
@@ -80,8 +81,8 @@ def select(settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) ->
     return Selecting(settings, run, work, open_encoder).make()
 
 
-def step_of(figures: dict[str, Any], kind: str) -> dict[str, Any]:
-    return next(step for step in figures["steps"] if step["kind"] == kind)
+def step_of(figures: SelectFigures, kind: str) -> StepFigures:
+    return next(step for step in figures.steps if step.kind == kind)
 
 
 def bytes_of(store: Store, name: str) -> dict[str, bytes]:
@@ -98,20 +99,20 @@ def test_every_kept_sample_comes_out_kept_or_dropped_with_its_reason(
     figures = select(SETTINGS, run_of(store, tmp_path), work, open_hashing_encoder)
     out = check_dataset(store, work.output)
     assert [s.id for s in out] == [s.id for s in rows() if s.dropped is None]
-    assert figures["input_rows"] == 41
-    assert figures["rows"] == len(out) == 35
-    assert figures["embedded"] == 34 + 3 + 1
-    assert [(step["kind"], step["in"], step["kept"]) for step in figures["steps"]] == [
+    assert figures.input_rows == 41
+    assert figures.rows == len(out) == 35
+    assert figures.embedded == 34 + 3 + 1
+    assert [(step.kind, step.rows, step.kept) for step in figures.steps] == [
         ("exact", 34, 32),
         ("semantic", 32, 30),
         ("diversity", 30, 20),
     ]
-    assert sum(sum(step["reasons"].values()) for step in figures["steps"]) == 14
-    assert {pair["step"] for pair in figures["pairs"]} >= {"exact", "semantic"}
-    assert all(pair["text"] and pair["to_text"] for pair in figures["pairs"])
-    assert set(figures["baselines"]) >= {"chosen", "random", "longest"}
-    assert figures["kept"] == 20
-    assert figures["dropped"] == 15 == sum(s.dropped is not None for s in out)
+    assert sum(sum(step.reasons.values()) for step in figures.steps) == 14
+    assert {pair.step for pair in figures.pairs} >= {"exact", "semantic"}
+    assert all(pair.text and pair.to_text for pair in figures.pairs)
+    assert set(figures.baselines) >= {"chosen", "random", "longest"}
+    assert figures.kept == 20
+    assert figures.dropped == 15 == sum(s.dropped is not None for s in out)
     by_id = {s.id: s for s in out}
     assert by_id["e" * 32].dropped == NO_TEXT
     for lost in out:
@@ -139,7 +140,7 @@ def test_vectors_that_are_continued_keep_what_their_encoder_computed_in(
         opened = tmp_path / f"opened-{began}"
         mine = Store(f"{store.uri}-{began}")
         samples = put(mine, "generate-x", rows())
-        vectors = folder(samples, SETTINGS.wanted, Whose(SETTINGS.embed_dropped), shard_rows=SETTINGS.shard_rows)[0]
+        vectors = folder(samples, SETTINGS.wanted, RowChoice(SETTINGS.embed_dropped), shard_rows=SETTINGS.shard_rows)[0]
         if began == other:
             dtypes.write(mine, vectors, {"encoder": dtypes.DTypeChoice(began, "the machine of yesterday")})
 
@@ -194,8 +195,8 @@ def test_what_is_left_of_a_text_is_what_later_steps_read(store: Store, tmp_path:
 DRIVER = """
 import sys, time
 from pathlib import Path
-from cluster.session import session
-from cluster.store import Store
+from gristmill.cluster.runtime.session import session
+from gristmill.cluster.store.store import Store
 from tests.fakes import HashingEncoder
 from tests.selection.made import run_of, work_for
 from tests.selection.test_job import SETTINGS, select
@@ -241,7 +242,7 @@ def test_a_killed_driver_goes_on_behind_its_last_shard_to_the_same_bytes(
     stamps = {n: (store.folder(vectors) / e.name).stat().st_mtime_ns for n, e in done.items()}
     figures = select(SETTINGS, run_of(store, tmp_path), work, open_hashing_encoder)
     assert stamps == {n: (store.folder(vectors) / e.name).stat().st_mtime_ns for n, e in done.items()}
-    assert figures["embedded"] == 37 - sum(entry.rows for entry in done.values())
+    assert figures.embedded == 37 - sum(entry.rows for entry in done.values())
     select(SETTINGS, run_of(other, tmp_path), work, open_hashing_encoder)
     assert bytes_of(store, work.output) == bytes_of(other, work.output)
     assert bytes_of(store, vectors) == bytes_of(other, vectors)
@@ -253,7 +254,7 @@ def test_vectors_are_shared_by_jobs_that_differ_in_their_steps(ray_session: None
     select(SETTINGS, run_of(store, tmp_path), work_for(SETTINGS, samples), open_hashing_encoder)
     again = SETTINGS.model_copy(update={"steps": (Semantic(min_cosine=0.7),)})
     figures = select(again, run_of(store, tmp_path), work_for(again, samples), open_hashing_encoder)
-    assert figures["embedded"] == 0
+    assert figures.embedded == 0
 
 
 class OwnEncoder(Selector):
@@ -261,8 +262,8 @@ class OwnEncoder(Selector):
 
     kind: str = "own"
 
-    def wants(self, job: Wanted) -> Wanted | None:
-        return Wanted(job.encoder.model_copy(update={"max_tokens": 17}), "answer")
+    def wants(self, job: VectorsOf) -> VectorsOf | None:
+        return VectorsOf(job.encoder.model_copy(update={"max_tokens": 17}), "answer")
 
     def pick(self, view: View, rng: Random) -> Choice:
         del rng
@@ -277,12 +278,12 @@ def test_a_steps_own_encoder_reads_only_what_is_left(ray_session: None, store: S
     samples = put(store, "generate-x", rows(), shard_rows=7)
     work = work_for(settings, samples)
     figures = select(settings, run_of(store, tmp_path), work, open_hashing_encoder)
-    assert figures["embedded"] == step_of(figures, "own")["in"] == 32  # of 34, without two exact copies
+    assert figures.embedded == step_of(figures, "own").rows == 32  # of 34, without two exact copies
     again = SETTINGS.model_copy(update={"steps": (Exact(), OwnEncoder(), Quality(budget=5))})
     assert select(again, run_of(store, tmp_path), work_for(again, samples), open_hashing_encoder)["embedded"] == 0
     every = SETTINGS.model_copy(update={"steps": (OwnEncoder(),)})
     figures = select(every, run_of(store, tmp_path), work_for(every, samples), open_hashing_encoder)
-    assert figures["embedded"] == 34
+    assert figures.embedded == 34
 
 
 @pytest.mark.ray
@@ -297,7 +298,7 @@ def test_no_rows_at_all_make_an_empty_dataset(ray_session: None, store: Store, t
     samples = put(store, "generate-x", [])
     work = work_for(SETTINGS, samples)
     figures = select(SETTINGS, run_of(store, tmp_path), work, open_hashing_encoder)
-    assert (figures["kept"], figures["dropped"]) == (0, 0)
+    assert (figures.kept, figures.dropped) == (0, 0)
     assert samples_of(store, work.output) == []
 
 
@@ -306,7 +307,7 @@ def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path
     samples = put(store, "generate-x", rows())
     work = work_for(settings, samples)
     figures = select(settings, run_of(store, tmp_path), work, refuses)
-    assert figures["kept"] == 16
+    assert figures.kept == 16
     assert "vectors" not in store.manifest(work.output).metadata
     check_dataset(store, work.output)
 
@@ -356,7 +357,7 @@ def test_a_step_that_would_lose_too_much_stops_the_job_and_leaves_the_pairs(stor
     assert stopped["pairs"][0]["text"] == stopped["pairs"][0]["to_text"] == "Name a river."
     allowed = Select(steps=(Exact(max_group=1.0, max_loss=1.0),))
     figures = select(allowed, run_of(store, tmp_path), work_for(allowed, samples), refuses)
-    assert figures["kept"] == 101
+    assert figures.kept == 101
 
 
 def test_the_same_rows_in_other_shards_make_the_same_choice(store: Store, tmp_path: Path) -> None:

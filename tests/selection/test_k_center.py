@@ -5,10 +5,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from selection.matrix import Float32, Matrix
-from selection.spread import k_center as module
-from selection.spread.k_center import k_center
-from selection.spread.mmr import mmr
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.diversity import k_center as module
+from gristmill.selection.diversity.k_center import k_center
+from gristmill.selection.diversity.mmr import mmr
 from tests.selection.made import unit
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.sample import Message, Sample
-from selection.contracts import Choice, View
-from selection.selectors.exact import Exact
-from selection.selectors.minhash import MinHash
-from selection.text import shingles, texts
-from selection.text.shingles import Shape
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text import keys as texts
+from gristmill.selection.contracts import Choice, View
+from gristmill.selection.duplicates import shingles
+from gristmill.selection.duplicates.shingles import Shape
+from gristmill.selection.selectors.exact import Exact
+from gristmill.selection.selectors.minhash import MinHash
 from tests.selection.made import kept_of, made, view_of
 
 LETTERS = "etaoinshrdlucmfwypvbgk"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from selection.matrix import Float32, Matrix
-from selection.near import neighbours
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.duplicates import neighbours
 from tests.selection.made import unit
 
 

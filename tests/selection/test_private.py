@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import JobError
-from cluster.sample import Sample
-from selection.contracts import Choice, View
-from selection.matrix import BLOCK_ROWS, Float32, Matrix
-from selection.privacy import delta_of, epsilon_of, gaussian, sigma_of, votes
-from selection.selectors.private import Private, chosen
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.selection.contracts import Choice, View
+from gristmill.selection.data.matrix import BLOCK_ROWS, Float32, Matrix
+from gristmill.selection.relevance.vote import delta_of, epsilon_of, gaussian, sigma_of, votes
+from gristmill.selection.selectors.private import Private, chosen
 from tests.selection.made import kept_of, made, unit, view_of
 
 SETTINGS: dict[str, Any] = {"private_data": "private.jsonl", "budget": 3, "delta": 1e-3}

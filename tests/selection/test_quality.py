@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from cluster.encoder import Embedding
-from cluster.errors import JobError
-from cluster.sample import Sample
-from selection.contracts import Wanted
-from selection.matrix import Float32, Matrix
-from selection.near.representation import BLOCK_ROWS, representation_filter
-from selection.selectors.quality import Quality, ranks
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.models.encoder import Embedding
+from gristmill.selection.contracts import VectorsOf
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.diversity.representation import BLOCK_ROWS, representation_filter
+from gristmill.selection.selectors.quality import Quality, ranks
 from tests.selection.made import kept_of, made, unit, view_of
 
 
@@ -178,7 +178,7 @@ def test_settings_that_do_not_fit_each_other_are_refused(settings: dict[str, Any
 
 
 def test_it_asks_for_vectors_only_where_it_compares_them() -> None:
-    job = Wanted(Embedding(), "instruction")
+    job = VectorsOf(Embedding(), "instruction")
     assert Quality(budget=3).wants(job) is None
     assert Quality(max_cosine=0.9).wants(job) == job
     assert Quality(budget=10).most(100) == 10

@@ -6,10 +6,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from cluster.sample import Sample
-from selection.contracts import Selector
-from selection.selectors.longest import Longest
-from selection.selectors.random_ import RandomChoice
+from gristmill.cluster.contract.sample import Sample
+from gristmill.selection.contracts import Selector
+from gristmill.selection.selectors.longest import Longest
+from gristmill.selection.selectors.random_ import RandomChoice
 from tests.selection.made import kept_of, made, view_of
 
 BUDGETS = [(0, 3, 0), (0, 0.5, 0), (1, 0.1, 1), (9, 4, 4), (9, 1.0, 9), (9, 99, 9)]

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.encoder import Embedding
-from cluster.errors import JobError
-from cluster.sample import Sample
-from selection.contracts import View, Wanted
-from selection.matrix import Float32, Matrix
-from selection.relevance import less, rds
-from selection.relevance.gradients import Gradients, TargetGradients
-from selection.relevance.rds import round_robin
-from selection.selectors.relevance import HiddenStates, Relevance
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.models.encoder import Embedding
+from gristmill.selection.contracts import VectorsOf, View
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.relevance import less, rds
+from gristmill.selection.relevance.gradients import Gradients, TargetGradients
+from gristmill.selection.relevance.rds import round_robin
+from gristmill.selection.selectors.relevance import HiddenStates, Relevance
 from tests.fakes import HAN, WORDS, HashingEncoder
 from tests.selection.made import kept_of, made, unit, view_of
 
@@ -161,11 +161,11 @@ def test_a_target_set_must_hold_something_and_have_vectors() -> None:
 
 
 def test_each_method_asks_for_its_own_vectors() -> None:
-    job = Wanted(Embedding(), "instruction")
+    job = VectorsOf(Embedding(), "instruction")
     assert step(budget=1).wants(job) == step(budget=1).wants_beside(job) == job
     assert step(budget=1, method="dsir").wants(job) is None
     hidden = step(budget=1, method="rds", encoder={"model": "/my/model"}).wants(job)
-    assert hidden == Wanted(HiddenStates(model="/my/model"), "chat")
+    assert hidden == VectorsOf(HiddenStates(model="/my/model"), "chat")
     assert isinstance(hidden.encoder, Embedding)
     assert (hidden.encoder.pooling, hidden.encoder.max_tokens) == ("weighted_mean", 2048)
     paid = step(budget=1, method="less", gradients={"dim": 512, "warmup": {"epochs": 2}})
@@ -173,7 +173,7 @@ def test_each_method_asks_for_its_own_vectors() -> None:
     assert mine is not None
     assert theirs is not None
     assert type(mine.encoder) is Gradients
-    assert theirs == Wanted(TargetGradients(dim=512, warmup=mine.encoder.warmup), "chat")
+    assert theirs == VectorsOf(TargetGradients(dim=512, warmup=mine.encoder.warmup), "chat")
 
 
 def test_settings_of_other_methods_do_not_decide_the_choice() -> None:

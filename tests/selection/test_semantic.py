@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.errors import JobError
-from cluster.sample import Sample
-from selection.contracts import Choice, View
-from selection.matrix import Float32, Matrix
-from selection.near import neighbours
-from selection.selectors import semantic
-from selection.selectors.semantic import Semantic, bags_of, shared_words
-from selection.text.texts import overlap, words
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.keys import overlap, words
+from gristmill.selection.contracts import Choice, View
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.duplicates import neighbours
+from gristmill.selection.selectors import semantic
+from gristmill.selection.selectors.semantic import Semantic, bags_of, shared_words
 from tests.selection.made import kept_of, made, unit, view_of
 
 

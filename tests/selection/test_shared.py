@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from selection.text import shared
+from gristmill.selection.duplicates import shared
 
 WORDS = [f"w{n}" for n in range(5000)]
 

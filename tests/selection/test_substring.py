@@ -6,9 +6,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from cluster.sample import Message, Sample
-from selection.contracts import Choice, View
-from selection.selectors.substring import Substring, without
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.selection.contracts import Choice, View
+from gristmill.selection.selectors.substring import Substring, without
 from tests.selection.made import kept_of, made, view_of
 
 SPAN = "as a careful assistant I must remind you that this is no advice and that you should ask a doctor first"

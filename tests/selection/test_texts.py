@@ -2,7 +2,7 @@
 
 import pytest
 
-from selection.text.texts import is_cjk, key, overlap, words
+from gristmill.cluster.text.keys import is_cjk, key, overlap, words
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from math import log
 
 import numpy as np
 
-from cluster.sample import Sample
-from selection.contracts import Float32
-from selection.topics import name_topics, terms, topics
+from gristmill.cluster.contract.sample import Sample
+from gristmill.selection.contracts import Float32
+from gristmill.selection.outcome.topics import name_topics, terms, topics
 from tests.selection.made import made, unit, view_of
 
 SUBJECTS = [

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.errors import StoreError
-from cluster.schema import vectors as vectors_schema
-from cluster.store import Manifest, Store
-from selection.matrix import Float32
-from selection.memo import memo_of
-from selection.pool import Pool
-from selection.vectors import matrix_of
+from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.contract.schema import vectors as vectors_schema
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.memo import memo_of
+from gristmill.selection.data.pool import Pool
+from gristmill.selection.data.vectors import matrix_of
 from tests.selection.made import made, put, unit
 
 MATRIX = unit(np.random.default_rng(0).normal(size=(9, 4)))

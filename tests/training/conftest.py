@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.sample import Message, Sample, seed, to_table
-from cluster.store import Manifest, Store
+from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
+from gristmill.cluster.store.store import Manifest, Store
 from tests.fakes import two_layer_model
 
 

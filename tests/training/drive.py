@@ -3,12 +3,12 @@
 import json
 import sys
 
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.session import session
-from cluster.store import Store
-from training.job import Train
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.runtime.session import session
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Store
+from gristmill.training.job import Train
 
 
 def train(root: str, settings: dict[str, object], samples: str = "select-000000000000") -> str:

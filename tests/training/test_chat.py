@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import JobError
+from gristmill.cluster.contract.errors import JobError
+from gristmill.training.data import chat
 from tests.fakes import CHATML
-from training import chat
 
 TWO_TURNS = [("user", "Hi"), ("assistant", "Hello!\n"), ("user", "Bye"), ("assistant", " So long")]
 MARKED = CHATML.replace(

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from cluster.errors import JobError
-from cluster.sample import Message, seed, to_table
-from cluster.store import Shard, Store
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message, seed, to_table
+from gristmill.cluster.store.store import Shard, Store
+from gristmill.training.data import prepare as data
+from gristmill.training.job import Train
 from tests.training.conftest import chats, dataset
-from training import data
-from training.job import Train
 
 
 def test_a_row_keeps_its_lot_when_the_dataset_grows() -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gristmill.training.data import chat, packing
+from gristmill.training.data.prepare import Bins
+from gristmill.training.evaluate.actor import Scores, compare
+from gristmill.training.loop import losses
+from gristmill.training.tuning.model import load
 from tests.training.conftest import chats
-from training import chat, losses, packing
-from training.data import Bins
-from training.model import load
-from training.scoring import Scores, compare
 
 
 @pytest.fixture(scope="module")

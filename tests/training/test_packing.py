@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training import packing
-from training.chat import Encoded
+from gristmill.training.data import packing
+from gristmill.training.data.chat import Encoded
 
 
 def encoded(lengths: list[int], rng: np.random.Generator) -> Encoded:

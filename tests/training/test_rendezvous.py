@@ -30,7 +30,7 @@ def test_two_workers_with_gloo_listen_on_the_loopback_address_alone(tmp_path: Pa
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from training.rendezvous import Rendezvous
+    from gristmill.training.loop.rendezvous import Rendezvous
 
     trainer = TorchTrainer(
         add,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.schedule import global_batch, learning_rate, num_steps, share
+from gristmill.training.optim.schedule import global_batch, learning_rate, num_steps, share
 
 
 @pytest.mark.parametrize(("world", "micro"), [(1, 1), (2, 1), (4, 2), (8, 1)])

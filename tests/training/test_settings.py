@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import JobError, RunError
-from cluster.job import Run, Work
-from cluster.ledger import Ledger
-from cluster.progress import Screen
-from cluster.store import Store
-from training import checkpoint
-from training.evaluate import Evaluate, require_talk
-from training.job import Train
-from training.loop import precision_of
-from training.zero import Batching, Zero, config
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Store
+from gristmill.training import checkpoint
+from gristmill.training.evaluate.job import Evaluate, require_talk
+from gristmill.training.job import Train
+from gristmill.training.loop.worker import precision_of
+from gristmill.training.zero import Batching, Zero, config
 
 CUT = Batching(micro=2, accumulation=3, world=4)
 

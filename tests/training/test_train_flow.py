@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
-from cluster.store import Store
+from gristmill.cluster.store.store import Store
+from gristmill.training.data import prepare as data
+from gristmill.training.data.prepare import Bins
+from gristmill.training.evaluate.job import Evaluate
+from gristmill.training.job import Train
+from gristmill.training.loop import worker as loop
+from gristmill.training.optim import schedule
+from gristmill.training.zero import Batching, Zero
 from tests.training.conftest import chats, dataset
 from tests.training.drive import train
-from training import data, loop, schedule
-from training.data import Bins
-from training.evaluate import Evaluate
-from training.job import Train
-from training.zero import Batching, Zero
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
 STEPS, KILL_AT, SAVE_EVERY = 80, 30, 10
@@ -76,9 +78,9 @@ def test_a_run_lowers_the_loss_and_leaves_only_what_it_exports(unbroken: tuple[S
     figures, lines = store.figures(output), journal(store, output)
     losses = losses_of(lines)
     assert losses[-1] < losses[0] - 0.5
-    assert figures["holdout_loss"] == losses[-1]
-    assert figures["kept"] + figures["holdout"] + figures["dropped"] == 60
-    assert figures["starts"] == 1
+    assert figures.holdout_loss == losses[-1]
+    assert figures.kept + figures.holdout + figures.dropped == 60
+    assert figures.starts == 1
     left = {name for name in store.names(output) if name not in ("figures.json", "manifest.json")}
     assert left == {"adapter", "merged", "holdout.arrow", "metrics.jsonl"}
     names = {shard.name for shard in store.manifest(output).shards}
@@ -138,14 +140,14 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(unbroken: tuple[Store, str]
     assert losses_of(journal(store, output)) == losses_of(journal(*unbroken))
 
 
-def rehearse(courses: list[loop.Course], workers: int) -> None:
+def rehearse(courses: list[loop.WorkerPlan], workers: int) -> None:
     """Run several courses one after the other in one group of workers."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    def work(config: dict[str, list[loop.Course]]) -> None:
-        for course in config["courses"]:
-            loop.work({"course": course})
+    def work(config: dict[str, list[loop.WorkerPlan]]) -> None:
+        for plan in config["courses"]:
+            loop.work({"course": plan})
 
     TorchTrainer(
         work,
@@ -156,10 +158,10 @@ def rehearse(courses: list[loop.Course], workers: int) -> None:
     ).fit()
 
 
-def course(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any) -> loop.Course:
+def plan(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any) -> loop.WorkerPlan:
     job = Train.model_validate({**settings(tiny), "batch": 4, "save_every": 99, "workers": workers, **changed})
     data.prepare(store, output, "select-000000000000", tiny, job)
-    return loop.Course(job, store, output, tiny, 3, Batching(1, 4 // workers, workers), False, f"{store.uri}/logs")
+    return loop.WorkerPlan(job, store, output, tiny, 3, Batching(1, 4 // workers, workers), False, f"{store.uri}/logs")
 
 
 def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, tiny: str) -> None:
@@ -168,15 +170,15 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
     lora = {"lora": {"r": 4, "alpha": 8}}
     two = {
         **{
-            f"lora-{stage}": course(store, tiny, f"lora-{stage}", zero=Zero(stage=stage), **lora)
+            f"lora-{stage}": plan(store, tiny, f"lora-{stage}", zero=Zero(stage=stage), **lora)
             for stage in (0, 1, 2, 3)
         },
-        "explodes": course(store, tiny, "explodes", lr=1e30, clip=0),
-        **{f"full-{stage}": course(store, tiny, f"full-{stage}", zero=Zero(stage=stage), **full) for stage in (1, 3)},
+        "explodes": plan(store, tiny, "explodes", lr=1e30, clip=0),
+        **{f"full-{stage}": plan(store, tiny, f"full-{stage}", zero=Zero(stage=stage), **full) for stage in (1, 3)},
     }
     one = {
-        "lora-alone": course(store, tiny, "lora-alone", workers=1, **lora),
-        "full-alone": course(store, tiny, "full-alone", workers=1, **full),
+        "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
+        "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
     }
     rehearse(list(two.values()), 2)
     rehearse(list(one.values()), 1)
@@ -206,8 +208,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) 
     """The first loss that two workers report is that of the base model over the same rows in one process."""
     import torch
 
-    from training.losses import tensors, token_losses
-    from training.model import load
+    from gristmill.training.loop.losses import tensors, token_losses
+    from gristmill.training.tuning.model import load
 
     store = Store(str(shelf / "stages"))
     made = journal(store, "full-1")
@@ -223,9 +225,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) 
 
 
 def test_evaluation_scores_both_models_on_the_rows_held_out(unbroken: tuple[Store, str]) -> None:
-    from cluster.job import Run, Work
-    from cluster.ledger import Ledger
-    from cluster.progress import Screen
+    from gristmill.cluster.jobs.job import Run, Work
+    from gristmill.cluster.runtime.progress import Screen
+    from gristmill.cluster.store.ledger import Ledger
 
     store, model = unbroken
     job = Evaluate(precision="fp32", smoke_prompts=0)
@@ -233,6 +235,6 @@ def test_evaluation_scores_both_models_on_the_rows_held_out(unbroken: tuple[Stor
     figures = job.make(run, Work("evaluate-x", job.fingerprint(), job.needs({"train": model})))
     found = store.read_json("evaluate-x", "evaluation.json")
     assert store.complete("evaluate-x")
-    assert figures["rows"] == len(found["samples"]) == store.figures(model)["holdout"]
-    assert figures["loss_after"] == pytest.approx(store.figures(model)["holdout_loss"], abs=1e-4)
-    assert figures["ci_low"] < figures["difference"] < figures["ci_high"] < 0
+    assert figures.rows == len(found["samples"]) == store.figures(model)["holdout"]
+    assert figures.loss_after == pytest.approx(store.figures(model)["holdout_loss"], abs=1e-4)
+    assert figures.ci_low < figures.difference < figures.ci_high < 0

@@ -1,0 +1,274 @@
+"""The command line: one verb, one function; imports wait until a verb is used, so that `--help` is instant."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gristmill
+from gristmill.cluster.contract.errors import GristmillError, JobError
+from gristmill.cluster.runtime.interrupt import interruptible, signal_name
+
+if TYPE_CHECKING:
+    from gristmill.cluster.store.store import Store
+
+JOB_VERBS = {
+    "run": "run every section that the recipe has",
+    "generate": "synthesize and self-filter samples with vLLM",
+    "review": "combine votes into labels, queue the least certain for people, take in what they said",
+    "select": "embed, deduplicate and choose",
+    "train": "fine-tune with DeepSpeed ZeRO",
+    "evaluate": "compare the tuned model with its base",
+}
+ABOVE = {"preview": "gristmill.generation.preview.page:run"}
+"""Verbs whose work lies in a package above this one, as functions of the arguments that return the exit code."""
+FORMS = ("parquet", "jsonl", "sharegpt", "alpaca")
+
+
+def _jobs(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.cli.text import run_lines
+    from gristmill.cluster.jobs.recipe import open_recipe
+    from gristmill.cluster.jobs.run import execute
+    from gristmill.cluster.runtime.progress import Screen
+    from gristmill.cluster.store.store import Store
+
+    recipe, works = open_recipe(arguments.recipe, arguments.set)
+    verb = arguments.verb
+    if verb != "run" and verb not in works:
+        raise JobError(f"{arguments.recipe}: has no section [{verb}], must have one to run it")
+    screen = Screen(quiet=arguments.quiet)
+    run_id = execute(recipe, works, list(works) if verb == "run" else [verb], screen)
+    for line in ("", *run_lines(Store(recipe.store), run_id)):
+        screen.say(line)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict, replace
+
+    from gristmill.cluster.cli.text import plan_lines
+    from gristmill.cluster.jobs.job import Plan
+    from gristmill.cluster.jobs.recipe import open_recipe
+    from gristmill.cluster.store.store import Store
+
+    recipe, works = open_recipe(arguments.recipe, arguments.set)
+    store = Store(recipe.store)
+    plans: list[Plan] = []
+    expected: dict[str, int] = {}
+    for name, job in recipe.jobs.items():
+        plans.append(job.plan(store, replace(works[name], expected=expected)))
+        expected[works[name].output] = plans[-1].kept
+    if arguments.json:
+        print(json.dumps({"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}, indent=1))
+    else:
+        print("\n".join(plan_lines(plans)))
+    return 0
+
+
+def _above(arguments: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    module, _, name = ABOVE[arguments.verb].partition(":")
+    return int(getattr(import_module(module), name)(arguments))
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.cli.explain import lines
+
+    print("\n".join(lines(arguments.path)))
+    return 0
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.cli.schema import schema
+
+    del arguments
+    print(json.dumps(schema(), indent=1, ensure_ascii=False))
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from gristmill.cluster.cli.text import dataset_lines, listing, listing_lines, run_lines
+    from gristmill.cluster.jobs.run import find, runs
+    from gristmill.cluster.jobs.state import state_of
+
+    store = _store(arguments.store)
+    if arguments.name is None:
+        value = listing(store, runs(store))
+        print(json.dumps(value, indent=1) if arguments.json else "\n".join(listing_lines(value)))
+        return 0
+    kind, name = find(store, arguments.name)
+    manifest = store.manifest(name) if kind == "dataset" else None
+    if manifest is not None:
+        figures = store.figures(name)
+        value, lines = {**asdict(manifest), "figures": figures}, dataset_lines(manifest, figures)
+    else:
+        value, lines = {"run": name, **asdict(state_of(store, name))}, run_lines(store, name)
+    print(json.dumps(value, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
+    return 0
+
+
+def _head(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.cli.text import sample_lines
+    from gristmill.cluster.contract.sample import from_table
+
+    store = _store(arguments.store)
+    left = arguments.n
+    for table in store.scan(_dataset(store, arguments.name)):
+        for sample in from_table(table):
+            if left and bool(sample.dropped) == arguments.dropped:
+                print("\n".join(sample_lines(sample)))
+                left -= 1
+        if not left:
+            break
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.io.export import export
+
+    store = _store(arguments.store)
+    name = _dataset(store, arguments.name)
+    rows = export(store, name, arguments.target, arguments.form, dropped=arguments.dropped)
+    print(f"{rows} samples of {name} written to {arguments.target}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.jobs.run import find
+    from gristmill.cluster.report import run as report
+
+    store = _store(arguments.store)
+    kind, name = find(store, arguments.name)
+    if kind != "run":
+        raise JobError(f"{name}: a dataset, must be a run; `gristmill show` lists the runs")
+    print(report.write(store, name))
+    return 0
+
+
+def _store(uri: str) -> "Store":
+    from gristmill.cluster.store.store import Store
+
+    store = Store(uri)
+    if not store.exists():
+        raise JobError(f"{uri}: absent, must be a store; name it with --store, or run a recipe first")
+    if store.is_file():
+        raise JobError(f"{uri}: a file, must be the folder of a store; name that with --store")
+    return store
+
+
+def _dataset(store: "Store", name: str) -> str:
+    """Return the samples dataset that a name means: itself, or the last one that a run made."""
+    from gristmill.cluster.jobs.job import JOBS
+    from gristmill.cluster.jobs.run import find
+    from gristmill.cluster.jobs.state import state_of
+
+    kind, full = find(store, name)
+    if kind == "run":
+        jobs = state_of(store, full).jobs
+        order = [name for name in ("ingest", *JOBS) if name in jobs and jobs[name].state == "done"]
+        made = [jobs[name].output for name in order if store.manifest(jobs[name].output).kind == "samples"]
+        if not made:
+            raise JobError(f"{full}: has no dataset of samples yet; run its recipe further")
+        full = str(made[-1])
+    if store.manifest(full).kind != "samples":
+        raise JobError(f"{full}: holds {store.manifest(full).kind}, must be a dataset of samples")
+    return full
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="gristmill",
+        description="Grind seeds into a fine-tuning dataset, and the dataset into a better model.",
+        epilog="Exit codes: 0 done, 1 the run failed or was interrupted, 2 the recipe or the arguments are wrong.",
+    )
+    top.add_argument("--version", action="version", version=f"gristmill {gristmill.__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in JOB_VERBS.items():
+        sub = _recipe_verb(verbs, verb, text)
+        sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
+        sub.set_defaults(call=_jobs)
+    sub = _recipe_verb(verbs, "plan", "say what would run, loading no model, or list every error of the recipe")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_plan)
+    sub = _recipe_verb(verbs, "preview", "make a few samples and print all that the model is shown and says")
+    sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_above)
+    text = "say what a section, a step or a setting is, such as select.minhash or train.lora.r"
+    sub = verbs.add_parser("explain", help=text, description=text)
+    sub.add_argument("path", nargs="?", default="", help="a dotted path; without one, all sections and steps")
+    sub.set_defaults(call=_explain)
+    text = "print the JSON schema of recipes, with which editors complete and check them"
+    sub = verbs.add_parser("schema", help=text, description=text)
+    sub.set_defaults(call=_schema)
+    sub = _store_verb(verbs, "show", "list runs and datasets of a store, or show one in detail")
+    sub.add_argument("name", nargs="?", help="a run or dataset, or the beginning of its name")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_show)
+    sub = _store_verb(verbs, "head", "print samples readably")
+    sub.add_argument("name", help="a dataset or run, or the beginning of its name")
+    sub.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
+    sub.add_argument("--dropped", action="store_true", help="the dropped ones, with their reasons")
+    sub.set_defaults(call=_head)
+    sub = _store_verb(verbs, "export", "write a dataset in a form that other tools read")
+    sub.add_argument("name", help="a dataset or run, or the beginning of its name")
+    sub.add_argument("target", type=Path, help="the file, or a folder for a Hugging Face dataset with its card")
+    sub.add_argument("--form", choices=FORMS, default="jsonl", help="default: jsonl")
+    sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
+    sub.set_defaults(call=_export)
+    sub = _store_verb(verbs, "report", "write report.html of a run anew")
+    sub.add_argument("name", help="a run, or the beginning of its name")
+    sub.set_defaults(call=_report)
+    return top
+
+
+def _recipe_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", verb: str, text: str
+) -> argparse.ArgumentParser:
+    sub = verbs.add_parser(verb, help=text, description=text)
+    sub.add_argument("recipe", type=Path, help="a recipe (.toml), or the recipe.json of a run")
+    sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="replace one setting")
+    return sub
+
+
+def _store_verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", verb: str, text: str
+) -> argparse.ArgumentParser:
+    sub = verbs.add_parser(verb, help=text, description=text)
+    sub.add_argument("--store", default="runs", help="folder or URI (default: runs)")
+    return sub
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code.
+
+    Ctrl-C, SIGTERM and SIGHUP end it in order, with code 1; a second signal is ignored meanwhile, and one that comes
+    again and again kills (`gristmill.cluster.runtime.interrupt`).
+    """
+    parsed = parser().parse_args(arguments)
+    with interruptible():
+        return _call(parsed)
+
+
+def _call(parsed: argparse.Namespace) -> int:
+    try:
+        return int(parsed.call(parsed))
+    except JobError as error:
+        print(f"gristmill: {error}", file=sys.stderr)
+        return 2
+    except GristmillError as error:
+        print(f"gristmill: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        again = "the same command goes on after what is committed"
+        print(f"gristmill: interrupted by {signal_name(error)}; {again}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `gristmill head … | less` was closed
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,151 @@
+"""Text for people: the summary of a run, the listing of a store, the plan of a recipe, samples to read."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import JOBS, Plan, figures_class, job_class
+from gristmill.cluster.jobs.state import STAGE, stage, state_of
+from gristmill.cluster.report.sections import presentation_of
+from gristmill.cluster.store.ledger import JobState
+from gristmill.cluster.store.store import Manifest, Store
+
+log = logging.getLogger(__name__)
+
+
+def run_lines(store: Store, run_id: str) -> Iterator[str]:
+    """Yield what a run came to: rows, tokens, seconds and rates per job, losses, and where everything lies."""
+    run = state_of(store, run_id)
+    if run.state != "done":
+        yield f"{run_id}: {run.state}{f', {run.error}' if run.error else ''}"
+    rows: list[tuple[str, ...]] = [("job", "state", "shards", *STAGE)]
+    found = {name: _figures(name, job) for name, job in run.jobs.items()}
+    for name, job in run.jobs.items():
+        shards = f"{job.shards_done}/{job.shards}" if job.shards else ""
+        rows.append((name, "reused" if job.reused else job.state, shards, *stage(found[name])))
+    yield from _aligned(rows)
+    for name, figures in found.items():
+        if name in JOBS and figures is not None:
+            yield from presentation_of(job_class(name).presentation).summary(figures)
+    yield ""
+    for name, job in run.jobs.items():
+        yield f"{name:9} {store.at(job.output)}"
+    if store.exists("runs", run_id, "report.html"):
+        yield f"{'report':9} {store.at('runs', run_id, 'report.html')}"
+
+
+def _figures(name: str, job: JobState) -> Figures | None:
+    """Return the figures of a job, as far as it has any that this version reads."""
+    try:
+        return figures_class(name).read(job.figures) if job.figures else None
+    except StoreError as error:
+        log.warning("%s: %s", name, error)
+        return None
+
+
+def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a dataset or model holds and what it was made from."""
+    counts = f"{manifest.rows:,} rows, {manifest.kept:,} kept, {len(manifest.shards)} files"
+    yield f"{manifest.name}: {manifest.kind}, {counts}"
+    facts = {f"from {role}": folder for role, folder in manifest.inputs.items()} | dict(manifest.metadata)
+    for name, value in (facts | dict(figures)).items():
+        yield f"  {name}: {value}"
+    yield "  settings:"
+    yield from (f"    {line}" for line in json.dumps(manifest.settings, indent=1, ensure_ascii=False).splitlines())
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield a table, its first row the heads; columns of numbers stand to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [any(column[1:]) and not any(any(c.isalpha() for c in cell) for cell in column[1:]) for column in columns]
+    for row in rows:
+        cells = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(row, widths, right, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
+    """Yield the plan of a recipe as a table with notes."""
+    rows = [("job", "state", "samples", "shards", "actors", "CPU", "GPU", "tokens (about)", "output")]
+    rows += [
+        (
+            p.job,
+            p.state,
+            *((f"{p.samples:,}", f"{p.shards:,}") if p.samples else ("?", "?")),  # not known before the run
+            f"{p.actors}",
+            f"{p.cpus:g}" if p.cpus or not p.actors else "all",
+            f"{p.gpus:g}",
+            f"{p.tokens:,}" if p.samples else "?",
+            p.output,
+        )
+        for p in plans
+    ]
+    yield from _aligned(rows)
+    for plan in plans:
+        for note in plan.notes:
+            yield f"{plan.job}: {note}"
+
+
+def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
+    """Return the runs and complete datasets of a store with state and counts, as JSON values."""
+    states = {run_id: state_of(store, run_id) for run_id in run_ids}
+    whole, damaged = store.entries()
+    return {
+        "runs": [
+            {
+                "run": run_id,
+                "state": run.state,
+                "started": run.started,
+                "attempts": run.attempts,
+                "jobs": {name: job.state for name, job in run.jobs.items()},
+            }
+            for run_id, run in states.items()
+        ],
+        "datasets": [
+            {"dataset": m.name, "kind": m.kind, "rows": m.rows, "kept": m.kept, "shards": len(m.shards)} for m in whole
+        ],
+        "damaged": damaged,
+    }
+
+
+def listing_lines(value: dict[str, Any]) -> Iterator[str]:
+    """Yield a listing as tables."""
+    if value["runs"]:
+        rows = [("run", "state", "started", "attempts", "jobs")]
+        rows += [
+            (
+                r["run"],
+                r["state"],
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"])),
+                str(r["attempts"]),
+                ", ".join(f"{name} {state}" for name, state in r["jobs"].items()),
+            )
+            for r in value["runs"]
+        ]
+        yield from _aligned(rows)
+        yield ""
+    rows = [("dataset", "kind", "rows", "kept", "shards")]
+    rows += [(d["dataset"], d["kind"], f"{d['rows']:,}", f"{d['kept']:,}", str(d["shards"])) for d in value["datasets"]]
+    yield from _aligned(rows)
+    yield from value["damaged"]
+
+
+def sample_lines(sample: Sample) -> Iterator[str]:
+    """Yield one sample readably: where it comes from, its scores, its conversation, its drop reason."""
+    scores = "  ".join(f"{name} {value:.3g}" for name, value in sorted(sample.scores.items()))
+    tags = "  ".join(f"{name}={value}" for name, value in sorted(sample.tags.items()))
+    facts = [sample.id, sample.method, f"round {sample.round}", *filter(None, (scores, tags))]
+    yield "─" * 100
+    yield "  ".join(facts)
+    if sample.parents:
+        yield f"parents  {' '.join(sample.parents)}"
+    if sample.dropped:
+        yield f"dropped  {sample.dropped}"
+    for role, content in sample.messages:
+        yield f"[{role}]"
+        yield from (f"    {line}" for line in content.splitlines() or [""])

@@ -1,0 +1,85 @@
+"""The two Arrow contracts, SAMPLES and VECTORS, and the check that every table passes at the store's door."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gristmill.cluster.contract.errors import SchemaError
+
+SCHEMA_VERSION = 1
+"""Raised when a column changes meaning; stands in every manifest."""
+
+_MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
+_ORIGIN = pa.struct(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("reply_tokens", pa.int32(), nullable=False),
+        pa.field("finish", pa.string(), nullable=False),
+    ]
+)
+
+SAMPLES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("parents", pa.list_(pa.field("item", pa.string(), nullable=False)), nullable=False),
+        pa.field("messages", pa.list_(pa.field("item", _MESSAGE, nullable=False)), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("round", pa.int16(), nullable=False),
+        pa.field("scores", pa.map_(pa.string(), pa.field("value", pa.float32(), nullable=False)), nullable=False),
+        pa.field("tags", pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False)), nullable=False),
+        pa.field("dropped", pa.string()),
+        pa.field("origin", _ORIGIN),
+    ]
+)
+"""One row a sample. `dropped` null means kept; `origin` null means a seed; scores: higher is better."""
+
+
+def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
+    """Return the VECTORS schema for unit vectors of `dim` numbers (float32 by default, float16 allowed)."""
+    value = pa.field("item", dtype or pa.float32(), nullable=False)
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(value, dim), nullable=False),
+        ]
+    )
+
+
+def check(table: pa.Table, schema: pa.Schema, where: str = "table") -> pa.Table:
+    """Return the table when it keeps the schema.
+
+    Column names, order and types must be equal, and no `nullable=False` column or inner field may hold a null: pyarrow
+    itself takes such nulls without a word.
+
+    Raises:
+        SchemaError: naming the column, what it is and what it must be.
+    """
+    if table.schema.names != schema.names:
+        raise SchemaError(f"{where}: columns are {table.schema.names}, must be {schema.names}")
+    for column in schema:
+        actual = table.schema.field(column.name).type
+        if actual != column.type:
+            raise SchemaError(f"{where}: column {column.name} is {actual}, must be {column.type}")
+        for chunk in table.column(column.name).chunks:
+            _refuse_nulls(chunk, column, f"{where}: column {column.name}")
+    return table
+
+
+def _refuse_nulls(array: pa.Array, column: pa.Field, where: str) -> None:
+    if not column.nullable and array.null_count:
+        raise SchemaError(f"{where} has {array.null_count} nulls, must have none")
+    kind = column.type
+    if pa.types.is_map(kind):
+        # keys and items are those of the whole parent; look at this slice's alone
+        first, count = array.offsets[0].as_py(), array.offsets[-1].as_py() - array.offsets[0].as_py()
+        _refuse_nulls(array.keys.slice(first, count), kind.key_field, f"{where} (keys)")
+        _refuse_nulls(array.items.slice(first, count), kind.item_field, f"{where} (values)")
+    elif pa.types.is_list(kind):
+        _refuse_nulls(array.flatten(), kind.value_field, f"{where} (items)")
+    elif pa.types.is_struct(kind):
+        valid = array.filter(pc.is_valid(array)) if array.null_count else array
+        for place in range(kind.num_fields):
+            _refuse_nulls(valid.field(place), kind.field(place), f"{where}.{kind.field(place).name}")

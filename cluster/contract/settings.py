@@ -1,0 +1,64 @@
+"""Step: a small frozen value whose fields are its settings, and the fingerprint that follows from them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from gristmill.cluster.contract import ids
+
+STRING: dict[str, Any] = {"type": "string"}
+STRINGS: dict[str, Any] = {"type": "array", "items": STRING}
+
+
+def short_forms(*forms: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    """Return the `json_schema_extra` of a field that takes these forms too, which a validator turns into its own."""
+
+    def extend(schema: dict[str, Any]) -> None:
+        beside = {name: schema.pop(name) for name in ("description", "default", "title") if name in schema}
+        whole = dict(schema)
+        schema.clear()
+        schema.update(anyOf=[*forms, whole], **beside)
+
+    return extend
+
+
+class Settings(BaseModel):
+    """Settings out of a recipe: frozen, unknown keys refused, documented by the string under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    revision: ClassVar[int] = 1
+    """Raised when the same settings would from now on make other data."""
+    not_identity: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change how fast or where, never what: left out of the fingerprint."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """Values of the settings that must be given, for the recipes that documentation shows."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the JSON value that decides what this makes: class, revision, and every field but `not_identity`."""
+        fields = {
+            name: _identity(getattr(self, name)) for name in type(self).model_fields if name not in self.not_identity
+        }
+        return {"class": type(self).__name__, "revision": self.revision, "fields": fields}
+
+    def fingerprint(self) -> str:
+        """Return 32 hex digits that change exactly when `identity` does."""
+        return ids.digest(self.identity())
+
+
+def _identity(value: object) -> object:
+    if isinstance(value, Settings):
+        return value.identity()
+    if isinstance(value, list | tuple):
+        return [_identity(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: _identity(inner) for key, inner in value.items()}
+    return value
+
+
+class Step(Settings):
+    """A method, a filter or a selector: everything alive is handed to it, it never holds any."""
+
+    kind: str
+    """Name of the step in recipes, rows and drop reasons."""

@@ -1,0 +1,1 @@
+"""What comes in and goes out: files of many shapes to samples, and samples to files."""

@@ -1,0 +1,117 @@
+"""Card: the README.md of an exported Hugging Face dataset, with what it holds and where it came from."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import starmap
+
+import pyarrow as pa
+
+from gristmill.cluster.store.store import Manifest, Store
+
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+    (1_000_000_000, "100M<n<1B"),
+)
+FEATURES = {
+    "jsonl": "`id`, `messages` (role and content of each turn), `tags`",
+    "sharegpt": "`id`, `conversations` (from and value of each turn)",
+    "alpaca": "`instruction`, `input`, `output`, with `history` and `system` where any sample has them",
+    "parquet": "`id`, `parents`, `messages`, `method`, `round`, `scores`, `tags`, `dropped`, `origin`",
+}
+
+
+@dataclass
+class Provenance:
+    """Counts over all rows of a dataset, kept and dropped."""
+
+    methods: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+    runs: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """By the filter that dropped a row, the part of the reason before the colon."""
+    languages: Counter[str] = field(default_factory=Counter)
+    """Of the kept rows."""
+
+
+def write(store: Store, name: str, form: str, rows: int, features: str) -> str:
+    """Return the card of an export with `rows` rows in `data/`; `features` is YAML that pins its columns, or empty."""
+    manifest = store.manifest(name)
+    counts = Provenance()
+    for table in store.scan(name, ["method", "tags", "dropped", "origin"]):
+        _count(counts, table)
+    return "\n".join([*_header(counts, rows, features), *_body(manifest, counts, form, rows)]) + "\n"
+
+
+def size_category(rows: int) -> str:
+    """Return the hub's word for a number of rows."""
+    return next((word for limit, word in SIZES if rows < limit), "n>1B")
+
+
+def _count(counts: Provenance, table: pa.Table) -> None:
+    for row in table.to_pylist():
+        counts.methods[row["method"]] += 1
+        if row["origin"]:
+            counts.models[row["origin"]["model"]] += 1
+            counts.runs[row["origin"]["run"]] += 1
+        if row["dropped"]:
+            counts.reasons[row["dropped"].partition(":")[0]] += 1
+        else:
+            counts.languages[dict(row["tags"]).get("language", "not told")] += 1
+
+
+def _header(counts: Provenance, rows: int, features: str) -> list[str]:
+    """Return the YAML block; every value from the data is quoted as JSON, which YAML reads."""
+    languages = [json.dumps(lang) for lang, _ in counts.languages.most_common() if lang != "not told"]
+    made = any(method != "seed" for method in counts.methods)
+    lines = ["---", "pretty_name: Gristmill dataset"]
+    if languages:
+        lines += ["language:", *(f"- {language}" for language in languages)]
+    lines += ["task_categories:", "- text-generation", "size_categories:", f"- {size_category(rows)}", "tags:"]
+    lines += ["- gristmill", *(["- synthetic"] if made else [])]
+    # no `configs`: with it `datasets` names its cache by the pattern alone, and a second export under the same folder
+    # name would be loaded as the first one; without it the files themselves, found by their names, decide
+    return [*lines, *([features] if features else []), "---", ""]
+
+
+def _body(manifest: Manifest, counts: Provenance, form: str, rows: int) -> list[str]:
+    dropped = manifest.rows - manifest.kept
+    lines = [
+        f"# {manifest.name}",
+        "",
+        'Made with Gristmill. Load it with `datasets.load_dataset("path/to/this/folder", split="train")`.',
+        "",
+        f"- Rows in these files: {rows:,}, in the form `{form}`: {FEATURES[form]}",
+        f"- Rows where they come from: {manifest.rows:,}, {manifest.kept:,} kept, {dropped:,} dropped",
+        f"- Job: `{manifest.job}`, fingerprint `{manifest.fingerprint}`",
+    ]
+    lines += [f"- Made from ({role}): `{folder}`" for role, folder in sorted(manifest.inputs.items())]
+    for title, first, counter in (
+        ("Methods", "method", counts.methods),
+        ("Models", "model", counts.models),
+        ("Runs", "run", counts.runs),
+        ("Languages of the kept rows", "language", counts.languages),
+        ("Dropped by", "filter", counts.reasons),
+    ):
+        if counter:
+            lines += ["", f"## {title}", "", f"| {first} | rows |", "|---|---:|"]
+            lines += list(starmap("| {} | {:,} |".format, counter.most_common()))
+    settings = json.dumps(_public(dict(manifest.settings)), ensure_ascii=False, indent=1)
+    return [*lines, "", "## Settings", "", "```json", settings, "```"]
+
+
+def _public(value: object) -> object:
+    """Return settings with the folders taken off the paths in them: a card leaves the machine, they should not."""
+    if isinstance(value, dict):
+        return {key: _names(inner) if key == "path" else _public(inner) for key, inner in value.items()}
+    return [_public(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _names(paths: object) -> list[str]:
+    listed = paths if isinstance(paths, list | tuple) else [paths]
+    return [str(path).rsplit("/", 1)[-1] for path in listed]

@@ -1,0 +1,282 @@
+"""Ingest: files in the common shapes become a SAMPLES dataset of seeds; a bad row is named by file, line and field.
+
+`readers` turns files into rows, `shapes` turns rows into conversations, and this file makes the dataset from both. What
+comes out depends on the content of the files alone, never on what they are called or where they lie.
+
+A Markdown, HTML or PDF file is one document, and so is any file under `format = "document"`. Documents are cut into
+chunks, a row each: one user turn, with the tags `document` (the first 12 digits of the file's digest, which the
+manifest has beside its name), `chunk` (counted from 1), `span` (`"0-3987"`: offsets in the text that was taken from the
+file, the end excluded), and `title`, `heading` and `page` where the file says them.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
+from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.io import documents, readers
+from gristmill.cluster.io.documents import Document
+from gristmill.cluster.io.readers import WHOLE, File, Format, Row
+from gristmill.cluster.io.shapes import LAYOUTS, RowError, detect, document_of, language, reason_of, scores_of
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.runtime.progress import Bar, Screen
+from gristmill.cluster.store.store import Manifest, Shard, Store, place
+
+log = logging.getLogger(__name__)
+Shape = Literal["auto", "messages", "sharegpt", "alpaca", "completion", "label", "document", "self_instruct"]
+
+SHARD_ROWS = 65_536
+RAW_CHARACTERS = 4_000
+"""How much of a bad row is kept in the dropped sample that it becomes."""
+
+
+class Source(Settings):
+    """Data from outside: `input = "my/*.jsonl"`, or a table with the path and how to read it."""
+
+    revision: ClassVar[int] = 2  # scores are read
+    not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
+
+    path: tuple[str, ...] = Field(min_length=1)
+    """Files, globs or URIs; relative ones are looked up beside the recipe. One string is a list of one."""
+    format: Literal["auto", Format] = "auto"
+    """How the files are written; `auto` goes by their suffix, else by how they begin. `text`, which is also what `.txt`
+    means, is one document a line. Under `document` each file is one document: Markdown, HTML or PDF where its suffix
+    says so, plain text otherwise, `.txt` too."""
+    shape: Shape = "auto"
+    """How a row is laid out; `auto` goes by the columns of each file's first row."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """`error` refuses the file naming line and field; `drop` keeps the row as a dropped sample with its reason. Of a
+    PDF the pages that cannot be read are such rows, and so is a whole document that cannot."""
+    chunk_chars: int | None = Field(default=None, gt=0)
+    """Most characters of a chunk of a document; it ends with a paragraph where it can, else with a sentence. By default
+    4,000 for files that are one document, while the rows of other files stay whole."""
+    overlap_chars: int = Field(default=200, ge=0)
+    """Characters that a chunk repeats of the one before, at most, and never more than half of it."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Allow the short forms too: a path, or a table whose path is one."""
+        table = handler.resolve_ref_schema(handler(core_schema))
+        paths = table["properties"]["path"]
+        table["properties"]["path"] = {"anyOf": [{"type": "string"}, paths], "description": paths["description"]}
+        return {"anyOf": [{"type": "string"}, dict(table)]}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value comes in
+        """Accept a string for the whole table and for `path`, and resolve relative paths beside the recipe."""
+        if isinstance(value, str):
+            value = {"path": value}
+        if isinstance(value, dict) and isinstance(value.get("path"), str):
+            value = {**value, "path": (value["path"],)}
+        base = (info.context or {}).get("base")
+        if base and isinstance(value, dict) and isinstance(value.get("path"), list | tuple):
+            absolute = (p if "://" in str(p) else str(base / Path(str(p)).expanduser()) for p in value["path"])
+            value = {**value, "path": tuple(absolute)}
+        return value
+
+
+def place_of(source: Source) -> tuple[str, str]:
+    """Return (folder name, fingerprint) of the dataset that a source becomes, reading the files only for their digests.
+
+    Raises:
+        JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
+    """
+    return _place(source, readers.find(source.path, source.format))
+
+
+def _place(source: Source, files: Iterable[File]) -> tuple[str, str]:
+    inputs = {f"file-{number:05d}": f"{file.format}:{file.digest}" for number, file in enumerate(files, 1)}
+    return place("ingest", source.identity(), inputs)
+
+
+def ingest(store: Store, source: Source, screen: Screen | None = None) -> str:
+    """Make the dataset of a source and return its folder's name; the same content a second time is left as it is.
+
+    Memory holds one shard of 65,536 rows and an index of about 150 bytes a row for duplicates.
+
+    Raises:
+        JobError: for files that cannot be read, a bad row where `on_bad_row` is `error`, or no good row at all.
+            Nothing is left in the store then.
+    """
+    begin = time.monotonic()
+    files = readers.find(source.path, source.format)
+    name, fingerprint = _place(source, files)
+    if store.complete(name):
+        log.info("ingest: %s is there already", name)
+        return name
+    pass_ = _Pass(source, files)
+    try:
+        if screen:
+            with screen.bar("ingest") as bar:
+                shards = _write(store, name, pass_.samples(), bar)
+        else:
+            shards = _write(store, name, pass_.samples(), None)
+        pass_.refuse_nothing(shards)
+    except JobError:
+        if store.exists(name):
+            store.fs.delete_dir(store.at(name))
+        raise
+    manifest = Manifest(
+        name=name,
+        kind="samples",
+        job="ingest",
+        fingerprint=fingerprint,
+        inputs={},
+        settings=source.model_dump(mode="json"),
+        shards=tuple(shards),
+        metadata={"files": json.dumps({file.name: file.digest for file in files}, ensure_ascii=False)},
+    )
+    figures = Figures(rows=manifest.rows, kept=manifest.kept, seconds=round(time.monotonic() - begin, 3))
+    store.commit(manifest, figures.to_json())
+    dropped = manifest.rows - manifest.kept
+    log.info("ingest: %s, %d rows of %d files, %d dropped", name, manifest.rows, len(files), dropped)
+    return name
+
+
+def read(source: Source) -> Iterator[Sample]:
+    """Yield the seeds of a source, kept and dropped, in the order of its files and rows; every id stands once.
+
+    Raises:
+        JobError: as `ingest`.
+    """
+    yield from _Pass(source, readers.find(source.path, source.format)).samples()
+
+
+def _write(store: Store, name: str, samples: Iterable[Sample], bar: Bar | None) -> list[Shard]:
+    shards: list[Shard] = []
+    held: list[Sample] = []
+
+    def commit() -> None:
+        shards.append(store.commit_shard(name, f"shard-{len(shards):05d}", to_table(held)))
+        held.clear()
+        if bar:
+            bar.update(sum(shard.rows for shard in shards))
+
+    for sample in samples:
+        held.append(sample)
+        if len(held) == SHARD_ROWS:
+            commit()
+    if held:
+        commit()
+    return shards
+
+
+@dataclass
+class _Pass:
+    """One reading of a source: what it has seen so far."""
+
+    source: Source
+    files: list[File]
+    first: dict[bytes, tuple[int, str]] = field(default_factory=dict)
+    """File number and place of the first row with each conversation, by its id."""
+    worst: str = ""
+    """The first bad row, for a source that holds no other."""
+
+    def samples(self) -> Iterator[Sample]:
+        """Yield every row of every file as a sample."""
+        for number, file in enumerate(self.files, 1):
+            yield from self._file(number, file)
+
+    def refuse_nothing(self, shards: Iterable[Shard]) -> None:
+        """Refuse a source without a kept row.
+
+        Raises:
+            JobError: with the first bad row, if there is one.
+        """
+        if not any(shard.kept for shard in shards):
+            names = ", ".join(file.name for file in self.files)
+            raise JobError(f"{names}: holds no good row, must hold at least one; {self.worst or 'add some'}")
+
+    def _file(self, number: int, file: File) -> Iterator[Sample]:
+        shape: str = "" if self.source.shape == "auto" else self.source.shape
+        if file.format in WHOLE and shape not in ("", "document"):
+            raise JobError(f"{file.name}: is {file.format}, its shape must be document and not {shape}; change it")
+        said: frozenset[str] = frozenset()
+        for row in readers.rows(file):
+            if row.columns is not None:
+                shape = shape or _detected(file, row)
+                unknown = frozenset(row.columns) - LAYOUTS[shape].reads - said
+                if unknown:
+                    log.warning("%s: %s, ignored columns %s", file.name, shape, ", ".join(sorted(unknown)))
+                    said |= unknown
+            for piece in self._pieces(file, row, shape):
+                yield self._sample(number, file, piece, shape or "document")
+
+    def _pieces(self, file: File, row: Row, shape: str) -> Iterator[Row]:
+        """Yield the chunks of a document as rows, and any other row as it is."""
+        size, document, tags = self.source.chunk_chars, row.document, {"document": file.digest[: ids.SHORT_HEX]}
+        place, columns = "", row.columns or {}
+        if document is None and size and shape == "document":
+            try:
+                conversation = document_of(columns)
+            except RowError:  # said with its place when the row is read
+                yield row
+                return
+            whole = ids.seed_id(conversation.messages)
+            document, place = Document(conversation.messages[0].content), f"{row.place}, "
+            tags = {**conversation.tags, "document": whole[: ids.SHORT_HEX]}
+        if document is None:
+            yield row
+            return
+        for chunk in documents.chunks(document.text, size or documents.CHUNK_CHARS, self.source.overlap_chars):
+            text = document.text[chunk.begin : chunk.end]
+            known = {**tags, **documents.tags_at(document, chunk)}
+            chunked = {"text": text, "tags": known, "dropped": columns.get("dropped")}
+            yield Row(f"{place}chunk {chunk.number}", row.number, chunked, text)
+
+    def _sample(self, number: int, file: File, row: Row, shape: str) -> Sample:
+        if row.columns is None:
+            return self._bad(number, file, row, row.problem)
+        try:
+            conversation, scores = LAYOUTS[shape].read(row.columns), scores_of(row.columns)
+        except RowError as bad:
+            return self._bad(number, file, row, str(bad))
+        prompt_for = conversation.tags.get("language") or language(conversation.messages)
+        tags = {**conversation.tags, **({"language": prompt_for} if prompt_for else {})}
+        sample = replace(seed(conversation.messages, tags, reason_of(row.columns)), scores=scores)
+        here, key = self._where(number, row), bytes.fromhex(sample.id)
+        if key not in self.first:
+            self.first[key] = (number, row.place)
+            return sample
+        first_number, first_place = self.first[key]
+        first = first_place if first_number == number else f"{first_place} of file {first_number}"
+        log.info("%s: %s is the same conversation as %s", file.name, row.place, first)
+        unique = ids.digest("ingest", sample.id, here)
+        return Sample(unique, sample.messages, tags=tags, dropped=f"ingest: same conversation as {first}")
+
+    def _bad(self, number: int, file: File, row: Row, problem: str) -> Sample:
+        line = row.place.removeprefix("line ")
+        said = f"{file.name}:{line}: {problem}"
+        if self.source.on_bad_row == "error":
+            raise JobError(f'{said}; fix it or set on_bad_row = "drop"')
+        self.worst = self.worst or said
+        here = self._where(number, row)
+        message = Message("user", row.text()[:RAW_CHARACTERS])
+        return Sample(ids.digest("ingest", "bad row", here), (message,), dropped=f"ingest: {here}: {problem}")
+
+    def _where(self, number: int, row: Row) -> str:
+        """Name a row without the file's name, on which the dataset must not depend."""
+        return row.place if len(self.files) == 1 else f"{row.place} of file {number}"
+
+
+def _detected(file: File, row: Row) -> str:
+    columns: Mapping[str, Any] = row.columns or {}
+    shape = detect(tuple(columns))
+    if not shape:
+        raise JobError(
+            f"{file.name}: the columns {', '.join(sorted(columns)) or '(none)'} fit no shape; name the shape, one of "
+            f"{', '.join(LAYOUTS)}, and rename the columns as it wants them"
+        )
+    return shape

@@ -1,0 +1,72 @@
+"""What a job measured, as a typed value: written as JSON with its version, and read back by the same class."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from gristmill.cluster.contract.errors import StoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What every job says of its work; a job adds what only it measures."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    version: ClassVar[int] = 1
+    """Raised when a field gets another name or meaning."""
+
+    rows: int
+    """Rows that were read or made."""
+    kept: int
+    """Rows that go on."""
+    prompt_tokens: int | None = None
+    """Tokens that a model read."""
+    tokens: int | None = None
+    """Tokens that a model wrote, or that it was trained or scored on."""
+    seconds: float | None = None
+    tokens_per_s: float | None = None
+
+    @property
+    def all_tokens(self) -> int:
+        """Tokens read and written."""
+        return (self.prompt_tokens or 0) + (self.tokens or 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON value with the name and version of the class; what is None is left out."""
+        values = _adapter(type(self)).dump_python(self, mode="json", exclude_none=True)
+        return {"figures": type(self).__name__, "version": self.version, **values}
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> Self:
+        """Return the figures of a JSON value.
+
+        Raises:
+            StoreError: when another class or version wrote it.
+        """
+        given, wanted = (value.get("figures"), value.get("version")), (cls.__name__, cls.version)
+        if given != wanted:
+            raise StoreError(
+                f"figures: {given[0]} of version {given[1]}, must be {wanted[0]} of version {wanted[1]}; "
+                "read them with the version of gristmill that wrote them, or make the job anew"
+            )
+        try:
+            found: Self = _adapter(cls).validate_python(
+                {k: v for k, v in value.items() if k not in ("figures", "version")}
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise StoreError(f"figures: {cls.__name__}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        return found
+
+
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: type[Figures]) -> TypeAdapter[Any]:
+    """Return what checks and dumps a class; made once, for it takes milliseconds."""
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if name not in _ADAPTERS:
+        _ADAPTERS[name] = TypeAdapter(cls)
+    return _ADAPTERS[name]

@@ -1,0 +1,291 @@
+"""Recipes: one TOML file, a section per job; loading it finds every error at once, before anything is started."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import GristmillError, JobError
+from gristmill.cluster.io import ingest
+from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Work, job_class
+from gristmill.cluster.store.store import Store, place
+
+T = TypeVar("T", bound=BaseModel)
+TOP = ("name", "store", "cluster", *JOBS)
+"""Legal keys at the top of a recipe."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that passed all checks."""
+
+    name: str
+    store: str
+    ground: ClusterSettings
+    jobs: Mapping[str, Job]
+    path: Path
+
+    def works(self) -> dict[str, Work]:
+        """Return what each job is to make, from content digests of the inputs; reads the input files once.
+
+        Raises:
+            JobError: when an input is absent.
+        """
+        outputs: dict[str, str] = {}
+        works: dict[str, Work] = {}
+        for name, job in self.jobs.items():
+            inputs = job.needs(outputs)
+            inputs |= {role: ingest.place_of(source)[0] for role, source in job.sources().items()}
+            if job.input is not None:
+                outputs["ingest"] = inputs["samples"]
+            elif job.upstream:
+                inputs["samples"] = next(outputs[up] for up in job.upstream if up in outputs)
+            output, fingerprint = place(name, job.identity(), inputs)
+            works[name] = Work(output, fingerprint, inputs)
+            outputs[name] = output
+        return works
+
+    def run_id(self, works: Mapping[str, Work]) -> str:
+        """Return the run's name: the recipe's, and a hash of what it makes; the same recipe is the same run."""
+        return f"{self.name}-{ids.digest({name: work.output for name, work in works.items()})[:8]}"
+
+    def resolved(self, works: Mapping[str, Work]) -> dict[str, Any]:
+        """Return the recipe with all defaults, as it is written to the run and can itself be run."""
+        ingested = [works[name].inputs["samples"] for name, job in self.jobs.items() if job.input is not None]
+        outputs = {"ingest": ingested[0]} if ingested else {}
+        outputs |= {name: work.output for name, work in works.items()}
+        return {
+            "name": self.name,
+            "store": self.store,
+            "cluster": self.ground.model_dump(mode="json"),
+            "jobs": {name: job.model_dump(mode="json") for name, job in self.jobs.items()},
+            "outputs": outputs,
+        }
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe (`.toml`, or the `recipe.json` of a run), apply `--set` overrides and check everything.
+
+    Args:
+        path: the file; relative input paths in it are looked up beside it.
+        overrides: `section.key=value`, the value as TOML writes it, or a bare word.
+
+    Raises:
+        JobError: one message that lists every error, a line each.
+    """
+    raw = _read(path)
+    errors = [*_override(raw, overrides)]
+    errors += [
+        f"{key}: unknown section, must be one of {', '.join(TOP)}{near(key, TOP)}" for key in raw if key not in TOP
+    ]
+    context = {"base": path.resolve().parent}
+    jobs: dict[str, Job] = {}
+    for name in JOBS:
+        if name not in raw:
+            continue
+        job: Job | None = _validate(job_class(name), raw[name], name, context, errors)
+        if job is not None:
+            jobs[name] = job
+            errors += [f"{name}.{line}" for line in job.check(context["base"])]
+    ground = _validate(ClusterSettings, raw.get("cluster", {}), "cluster", context, errors) or ClusterSettings()
+    errors += _unfed(jobs, raw)
+    name, store = raw.get("name", path.stem), raw.get("store", "runs")
+    errors += [
+        f"{key}: {value!r}, must be a string"
+        for key, value in (("name", name), ("store", store))
+        if not isinstance(value, str)
+    ]
+    if not any(section in raw for section in JOBS):
+        errors.append(f"no job, must have at least one of the sections {', '.join(JOBS)}")
+    if errors:
+        raise JobError("\n".join(f"{path}: {line}" for line in errors))
+    return Recipe(name, store, ground, jobs, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise JobError(f"{path}: absent, must be a recipe; see the folder examples/") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"{path}: cannot be read ({error}), must be a UTF-8 text file") from error
+    try:
+        if path.suffix != ".json":
+            return tomllib.loads(text)
+        raw = json.loads(text)
+        return {**{k: raw[k] for k in ("name", "store", "cluster")}, **raw["jobs"]}
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise JobError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise JobError(f"{path}: no {error} in it, must be the recipe.json of a run") from error
+
+
+def _override(raw: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
+    for line in overrides:
+        key, equals, text = line.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            yield f"--set {line}: must read section.key=value"
+            continue
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        problem = _put(raw, parts, value)
+        if problem:
+            yield f"--set {line}: {problem}"
+
+
+def _put(raw: dict[str, Any], parts: list[str], value: object) -> str:
+    place: Any = raw
+    for part in parts[:-1]:
+        if isinstance(place, list):
+            if not part.isdigit() or int(part) >= len(place):
+                return f"{part} is no place in a list of {len(place)}"
+            place = place[int(part)]
+        else:
+            place = place.setdefault(part, {})
+        if not isinstance(place, dict | list):
+            return f"{part} is a value, must be a section"
+    if isinstance(place, list):
+        if not parts[-1].isdigit() or int(parts[-1]) >= len(place):
+            return f"{parts[-1]} is no place in a list of {len(place)}"
+        place[int(parts[-1])] = value
+    else:
+        place[parts[-1]] = value
+    return ""
+
+
+def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], errors: list[str]) -> T | None:
+    try:
+        return kind.model_validate(raw, context=context)
+    except ValidationError as error:
+        found = [dict(e) for e in error.errors()]
+        errors += [_line(kind, name, raw, e) for e in found if not _follows(e, found)]
+        return None
+
+
+def _follows(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> bool:
+    """Say whether an error only follows from another.
+
+    A list that lost its bad entries is not also too short, and a table that is wrong is not also no word.
+    """
+    place = error["loc"]
+    inner = any(other["loc"][: len(place)] == place and other is not error for other in found)
+    return (error["type"] == "too_short" and inner) or (
+        error["type"] == "literal_error" and isinstance(error["input"], dict)
+    )
+
+
+def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) -> str:
+    """Return `section.key: what is, what must be` for one pydantic error."""
+    where = name + _path(raw, error["loc"])
+    if error["type"] == "extra_forbidden":
+        legal = _legal_keys(kind, list(error["loc"][:-1]))
+        unknown = str(error["loc"][-1])
+        return f"{where}: unknown key" + (f", must be one of {', '.join(legal)}{near(unknown, legal)}" if legal else "")
+    if error["type"] == "missing":
+        return f"{where}: absent, must be given"
+    if error["type"].startswith("union_tag"):
+        given = error.get("ctx", {}).get("tag")
+        expected = error.get("ctx", {}).get("expected_tags", "").replace("'", "")
+        return (
+            f"{where}.kind: {given or 'absent'}, must be one of {expected}{near(str(given), expected.split(', '))}"
+            if expected
+            else f"{where}: kind is absent, must be given"
+        )
+    shown = repr(error["input"])
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = message[0].lower() + message[1:]
+    message = re.sub(r"a valid dictionary or instance of \w+", "a table", message.replace("should be", "must be"))
+    if isinstance(error["input"], dict):
+        return f"{where}: {message}"
+    return f"{where}: {shown if len(shown) < 80 else shown[:77] + '...'}, {message}"
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Return the question whether one of the legal names was meant, where one is near; else nothing."""
+    close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through TOML values
+    """Return a location as a recipe spells it: pydantic also names the kind that it chose, which is no key."""
+    path = ""
+    for part in loc:
+        if isinstance(part, int):
+            path += f"[{part}]"
+            raw = raw[part] if isinstance(raw, list) and part < len(raw) else None
+        elif part[0].isupper() or not part.isidentifier():
+            continue  # the class that a table of one of several classes was tried as
+        elif not (isinstance(raw, dict) and part not in raw and raw.get("kind") == part):
+            path += f".{part}"
+            raw = raw.get(part) if isinstance(raw, dict) else None
+    return path
+
+
+def _legal_keys(kind: Any, loc: list[Any]) -> list[str]:  # noqa: ANN401 - annotations have no common type
+    """Return the field names of the settings class that a location inside `kind` leads to."""
+    while True:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if not loc:
+                return list(kind.model_fields)
+            field = kind.model_fields.get(str(loc.pop(0)))
+            kind = field.annotation if field else None
+            continue
+        if loc and isinstance(loc[0], int):
+            loc.pop(0)
+        options = [m for a in get_args(kind) for m in (a, *get_args(a))]
+        models = [m for m in options if isinstance(m, type) and issubclass(m, BaseModel)]
+        models += [m for a in options for m in get_args(a) if isinstance(m, type) and issubclass(m, BaseModel)]
+        tagged = [m for m in models if loc and "kind" in m.model_fields and m.model_fields["kind"].default == loc[0]]
+        if tagged:
+            loc.pop(0)
+        if not models:
+            return []
+        kind = (tagged or models)[0]
+
+
+def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for each job that has nothing to work on."""
+    for name, job in jobs.items():
+        fed = job.input is not None or not job.upstream or any(up in raw for up in job.upstream)
+        if not fed:
+            others = "".join(f", or the recipe have a section [{up}]" for up in job.upstream)
+            yield f"{name}.input: absent, must name the samples to work on{others}"
+        if name == "evaluate" and "train" not in raw:
+            yield "evaluate: no [train] section, must have one: it compares the model that train makes with its base"
+
+
+def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mapping[str, Work]) -> list[str]:
+    """Return what the chosen jobs lack: outputs of jobs that are neither chosen nor complete in the store."""
+    made = {works[name].output for name in only}
+    own = {works[name].inputs[role] for name, job in recipe.jobs.items() for role in job.sources()}
+    return [
+        f"{name}: its {role} {folder} is not in the store; run `gristmill {folder.split('-')[0]}` first"
+        for name in only
+        for role, folder in works[name].inputs.items()
+        if folder not in made | own and not store.complete(folder)
+    ]
+
+
+def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Work]]:
+    """Load a recipe and place its jobs.
+
+    Raises:
+        JobError: for anything wrong with the recipe or its inputs.
+    """
+    recipe = load(path, overrides)
+    try:
+        return recipe, recipe.works()
+    except JobError:
+        raise
+    except GristmillError as error:
+        raise JobError(f"{path}: {error}") from error

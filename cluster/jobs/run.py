@@ -1,0 +1,139 @@
+"""A run: make what a recipe asks for, job by job, going on after what a killed run left."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from gristmill.cluster.contract.errors import GristmillError, JobError, RunError
+from gristmill.cluster.io import ingest
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.jobs.recipe import Recipe, check_inputs
+from gristmill.cluster.report import run as report
+from gristmill.cluster.runtime import log
+from gristmill.cluster.runtime.interrupt import signal_name
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.runtime.session import session
+from gristmill.cluster.store.ledger import Ledger, lock
+from gristmill.cluster.store.store import Store
+
+RUNS = "runs"
+"""Folder of the store that holds the runs."""
+logger = logging.getLogger(__name__)
+
+
+def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], screen: Screen) -> str:
+    """Make what the chosen jobs of a recipe ask for; return the run's id.
+
+    What is complete in the store is not made again; Ray starts only when something is left to make.
+
+    Raises:
+        JobError: when an input is missing, before anything is started.
+        GristmillError: when a job fails; the ledger has it, and the same command goes on behind it.
+    """
+    store = Store(recipe.store)
+    if store.is_file():
+        raise JobError(f"{recipe.path}: store: {recipe.store} is a file, must be a folder or a URI")
+    lacking = check_inputs(recipe, store, only, works)
+    if lacking:
+        raise JobError("\n".join(f"{recipe.path}: {line}" for line in lacking))
+    run_id = recipe.run_id(works)
+    folder = f"{RUNS}/{run_id}"
+    logs = str(store.folder(f"{folder}/logs")) if store.local else None
+    with lock(store, folder):
+        log.driver(Path(logs) if logs else None)
+        store.write_json(recipe.resolved(works), folder, "recipe.json")
+        run = Run(run_id, store, Ledger(store, folder), screen, logs)
+        with _recorded(run, only):
+            _make_all(recipe, works, only, run)
+        report.write(store, run_id)
+    return run_id
+
+
+def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], run: Run) -> None:
+    for name in only:
+        for role, source in recipe.jobs[name].sources().items():
+            _ingest(run, source, works[name].inputs[role])
+    pending = [name for name in only if not run.store.complete(works[name].output)]
+    for name in only:
+        if name not in pending:
+            output = works[name].output
+            run.screen.say(f"{name}: {run.store.at(output)} is complete, nothing to do")
+            figures = run.store.figures(output)
+            run.ledger.append("job_done", job=name, output=output, figures=figures, reused=True)
+    if not pending:
+        return
+    run.screen.say("starting Ray")
+    ground = recipe.ground
+    dashboard = any(recipe.jobs[name].dashboard for name in pending)
+    with session(ground.address, ground.num_cpus, ground.num_gpus, dashboard=dashboard):
+        for name in pending:
+            run.ledger.append("job_started", job=name, output=works[name].output)
+            start = time.monotonic()
+            try:
+                measured = recipe.jobs[name].make(run, works[name])
+            except BaseException:
+                run.ledger.append("job_failed", job=name, seconds=round(time.monotonic() - start, 1))
+                raise
+            run.ledger.append("job_done", job=name, output=works[name].output, figures=measured.to_json())
+
+
+def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
+    reused = run.store.complete(folder)
+    if not reused:
+        run.ledger.append("job_started", job="ingest", output=folder)
+        ingest.ingest(run.store, source, run.screen)
+    manifest = run.store.manifest(folder)
+    dropped = manifest.rows - manifest.kept
+    note = f", {dropped} dropped" if dropped else ""
+    run.screen.say(f"ingest: {manifest.kept} samples from {', '.join(source.path)}{note}")
+    figures = Figures(rows=manifest.rows, kept=manifest.kept)
+    run.ledger.append("job_done", job="ingest", output=folder, figures=figures.to_json(), reused=reused)
+
+
+@contextmanager
+def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
+    """Write the beginning and the end of a run into its ledger, whatever the end is."""
+    run.ledger.append("run_started", jobs=list(only), pid=os.getpid())
+    try:
+        yield
+    except GristmillError as error:
+        run.ledger.append("run_failed", error=str(error))
+        raise
+    except KeyboardInterrupt as error:
+        run.ledger.append("run_failed", error=f"interrupted by {signal_name(error)}")
+        raise
+    except Exception as error:
+        logger.exception("the run failed")
+        run.ledger.append("run_failed", error=f"{type(error).__name__}: {error}")
+        where = f"; the traceback is in {run.logs}/driver.log" if run.logs else ""
+        first = str(error).strip().splitlines() or [""]
+        raise RunError(f"{run.id}: {type(error).__name__}: {first[0]}{where}") from error
+    run.ledger.append("run_done")
+
+
+def runs(store: Store) -> list[str]:
+    """Return the ids of the runs in a store."""
+    return [name for name in store.names(RUNS) if store.exists(RUNS, name, "recipe.json")]
+
+
+def find(store: Store, name: str) -> tuple[str, str]:
+    """Return (`"run"` or `"dataset"`, its full name) for a name or an unambiguous beginning of one.
+
+    Raises:
+        JobError: when nothing or more than one thing begins so.
+    """
+    datasets = [n for n in store.names() if store.complete(n)]
+    found = [("run", n) for n in runs(store) if n.startswith(name)]
+    found += [("dataset", n) for n in datasets if n.startswith(name)]
+    exact = [f for f in found if f[1] == name]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    if not found:
+        raise JobError(
+            f"{store.uri}: nothing begins with {name!r}, must be a run or dataset; `gristmill show` lists them"
+        )
+    raise JobError(f"{name!r}: {len(found)} things begin so ({', '.join(n for _, n in found)}), give more letters")

@@ -1,0 +1,22 @@
+"""The state of a run as its ledger tells it, and the numbers of a job that the summary and the report show alike."""
+
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.store.ledger import RunState, state
+from gristmill.cluster.store.store import Store
+
+STAGE = ("rows in", "kept", "prompt tokens", "tokens", "seconds", "tokens/s")
+"""What the summary and the report say of a job."""
+
+
+def state_of(store: Store, run_id: str) -> RunState:
+    """Return the state of a run as its ledger tells it."""
+    return state(store, f"runs/{run_id}")
+
+
+def stage(figures: Figures | None) -> tuple[str, ...]:
+    """Return the cells of `STAGE`; empty ones for a job without figures."""
+    if figures is None:
+        return ("",) * len(STAGE)
+    counts = (figures.rows, figures.kept, figures.prompt_tokens, figures.tokens)
+    numbers = (*counts, figures.seconds, figures.tokens_per_s)
+    return tuple("" if n is None else f"{n:,.1f}" if isinstance(n, float) else f"{n:,}" for n in numbers)

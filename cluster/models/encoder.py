@@ -1,0 +1,130 @@
+"""The encoder as every package sees it: its settings, how one is opened, and what both backends share."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.dtypes import DTypeChoice, choose
+
+Float32 = NDArray[np.float32]
+Pooling = Literal["checkpoint", "mean", "cls", "last", "weighted_mean"]
+BACKENDS = {
+    "torch": "gristmill.cluster.models.encoder_torch:Checkpoint",
+    "vllm": "gristmill.cluster.models.encoder_vllm:VllmCheckpoint",
+}
+"""The class behind each backend; strings, because either library may be missing."""
+SHORTEST = 1e-12
+"""A vector that is shorter has no direction."""
+
+
+class Encoder(Protocol):
+    """A model that turns texts into unit vectors; it lives inside one actor."""
+
+    dim: int
+    """Numbers in one vector."""
+
+    def encode(self, texts: Sequence[str]) -> Float32:
+        """Return [len(texts), dim] float32 with rows of length 1, the same for the same texts."""
+
+
+class Embedding(Settings):
+    """`[select.encoder]` and `[generate.encoder]`: which model makes the vectors, on how many actors."""
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"actors", "cpus", "gpus"})
+
+    model: str = models.MINILM
+    """A sentence-transformers checkpoint or, with a `pooling`, any model that `AutoModel` loads: `builtin:…`, a folder,
+    or a name that the hub knows."""
+    pooling: Pooling = "checkpoint"
+    """How the vectors of the tokens become one: as the sentence-transformers checkpoint says, or, of the last layer,
+    their `mean`, the first (`cls`), the `last`, or the mean weighted by the place, i / Σ i (`weighted_mean`, for models
+    that look backwards only). Padding never counts."""
+    backend: Literal["torch", "vllm"] = "torch"
+    """What runs the model; vLLM must be installed, and knows no `weighted_mean`."""
+    max_tokens: int = Field(default=128, gt=0)
+    """Tokens of a text that are read; the rest is cut off."""
+    batch: int = Field(default=32, gt=0)
+    """Texts encoded at once; texts of like length stand together. vLLM makes its own batches."""
+    dtype: Literal["float32", "float16"] = "float16"
+    """How a number of a vector is stored."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What the model computes in. `auto` is what the machine computes fastest: on a CPU bfloat16 or float32, by a short
+    timed product; on a GPU float16, or bfloat16 where the weights are. Vectors keep the type that they began with."""
+    actors: int = Field(default=1, gt=0)
+    """Processes that embed, each with the whole model."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Cores of one actor; without GPU all cores of the cluster shared evenly, with GPU one."""
+    gpus: float | None = Field(default=None, ge=0)
+    """GPUs of one actor; one where the cluster has any, else none."""
+
+    @model_validator(mode="after")
+    def _known_to_backend(self) -> "Embedding":
+        if self.backend == "vllm" and self.pooling == "weighted_mean":
+            raise ValueError('pooling "weighted_mean" is not one of vLLM\'s; take backend = "torch"')
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the vectors: the weights themselves rather than where they lie."""
+        value = super().identity()
+        value["fields"]["model"] = models.identity(self.model)
+        return value
+
+
+OpenEncoder = Callable[[Embedding], Encoder]
+
+
+def open_embedding(settings: Embedding) -> Encoder:
+    """Load the model on the backend that the settings name."""
+    module, name = BACKENDS[settings.backend].split(":")
+    encoder: Encoder = getattr(import_module(module), name)(settings)
+    return encoder
+
+
+def choose_dtype(settings: Embedding) -> DTypeChoice:
+    """Return what this process computes the model in; takes seconds the first time on a machine."""
+    if settings.compute_dtype != "auto":
+        return DTypeChoice(settings.compute_dtype, "as the recipe says")
+    found = choose(settings.model)
+    if found.seconds:
+        return found
+    weights = models.weights_dtype(settings.model)
+    return DTypeChoice("bfloat16" if weights == "bfloat16" else "float16", f"the GPU has it, the weights are {weights}")
+
+
+def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
+    """Return [n, d] rows scaled to length 1.
+
+    Raises:
+        RunError: when a row holds a number that is not finite, or nothing but zeros.
+    """
+    rows = np.asarray(vectors, np.float32)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    wrong = np.flatnonzero(~(np.isfinite(lengths) & (lengths > SHORTEST)))
+    if len(wrong):
+        raise RunError(
+            f"encoder.model: {model} gives {len(wrong)} of {len(rows)} texts a vector of length "
+            f"{lengths[wrong[0], 0]}, must be finite and above 0; take another model or pooling"
+        )
+    return np.asarray(rows / lengths, np.float32)
+
+
+def require_pooling(settings: Embedding) -> None:
+    """Refuse a model that says nothing of its pooling where the settings do not either.
+
+    Raises:
+        JobError: naming the model.
+    """
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    if settings.pooling == "checkpoint" and not is_sentence_transformer_model(models.local(settings.model)):
+        raise JobError(
+            f"encoder.pooling: {settings.model} is no checkpoint of sentence-transformers and says none, must be "
+            'named; set one, such as "mean", or "last" for a model that looks backwards only'
+        )

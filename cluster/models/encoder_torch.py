@@ -1,0 +1,63 @@
+"""A checkpoint of sentence-transformers, or any model of transformers with a pooling, as an `Encoder`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.encoder import Embedding, Float32, choose_dtype, require_pooling, unit_rows
+
+POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken", "weighted_mean": "weightedmean"}
+"""Our names for poolings as sentence-transformers calls them."""
+PLAIN: Any = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+"""A text is tokenised as it is; by default the library would put it into the chat template of a model that has one."""
+
+
+class Checkpoint:
+    """A checkpoint of sentence-transformers, or any model of transformers with a pooling, as an `Encoder`."""
+
+    def __init__(self, settings: Embedding) -> None:
+        """Load it on the GPU if the process sees one, else on its share of cores."""
+        import torch
+
+        self._name, self._batch = settings.model, settings.batch
+        dtype = choose_dtype(settings).dtype
+        self._model = _load(settings, dtype).to(getattr(torch, dtype))  # a checkpoint may have layers after the model's
+        tokenizer = self._model.tokenizer
+        # behind a text padding changes nothing; before it, it moves the places of the tokens
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        longest = self._model.max_seq_length or settings.max_tokens
+        self._model.max_seq_length = min(longest, settings.max_tokens)
+        self.dim = int(self._model.get_embedding_dimension() or 0)
+
+    def encode(self, texts: Sequence[str]) -> Float32:
+        """Return unit vectors, [texts, dim]; the library batches texts of like length together."""
+        vectors = self._model.encode(
+            [text or " " for text in texts],  # of an empty text many tokenizers make no token at all
+            batch_size=self._batch,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return unit_rows(np.asarray(vectors, np.float32).reshape(len(texts), self.dim), self._name)
+
+
+def _load(settings: Embedding, dtype: str) -> Any:  # noqa: ANN401 - a SentenceTransformer
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling as PoolingModule
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    require_pooling(settings)
+    name, weights = models.local(settings.model), {"dtype": dtype}
+    try:
+        if settings.pooling == "checkpoint":
+            return SentenceTransformer(name, model_kwargs=weights)
+        plain = {"modality_config": PLAIN, "module_output_name": "token_embeddings"}
+        tokens = Transformer(name, model_kwargs=weights, **plain)
+        pooling = PoolingModule(tokens.get_embedding_dimension(), POOLING_MODES[settings.pooling])
+        return SentenceTransformer(modules=[tokens, pooling])
+    except (OSError, ValueError) as error:
+        raise JobError(f"encoder.model: {settings.model} cannot be loaded: {error}") from error

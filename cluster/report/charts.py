@@ -1,0 +1,325 @@
+"""Charts of the report as plain Plotly figures (JSON values); pure functions of numbers and words."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Figure = dict[str, Any]
+
+KEPT, SELECTED_OUT, REFUSED, SEEDS, INK, GRID = "#2c6e8f", "#d9923b", "#b8bcc4", "#3f4a5a", "#2b3440", "#e9ecf0"
+COLOURS = {"kept": KEPT, "dropped in selection": SELECTED_OUT, "dropped before selection": REFUSED, "seed": SEEDS}
+"""One colour per fate of a sample, the same in every chart."""
+SIZES = {"kept": 7, "dropped in selection": 11, "dropped before selection": 7, "seed": 8}
+"""Dots of the map; those dropped in selection are larger, to show as a ring around the copy that was kept."""
+FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', sans-serif"
+BINS = 24
+LABEL_CHARS = 42
+HOVER_CHARS, HOVER_LINE = 240, 60
+
+
+def figure(traces: Sequence[Figure], height: int, **layout: object) -> Figure:
+    """Return a figure in the page's style; `layout` is merged over it one level deep."""
+    axis = {
+        "gridcolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+        "fixedrange": True,
+        "ticks": "",
+        "linecolor": GRID,
+    }
+    style: Figure = {
+        "height": height,
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 8, "r": 16, "t": 8, "b": 36},
+        "showlegend": False,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        "hoverlabel": {
+            "bgcolor": "#ffffff",
+            "bordercolor": "#c9ced6",
+            "font": {"family": FONT, "size": 12, "color": INK},
+        },
+        "xaxis": dict(axis),
+        "yaxis": dict(axis),
+        "barmode": "overlay",
+        "bargap": 0.06,
+    }
+    for key, value in layout.items():
+        style[key] = {**style[key], **value} if isinstance(value, dict) and key in style else value
+    return {"data": list(traces), "layout": style}
+
+
+def bars(labels: Sequence[str], values: Sequence[float], colours: Sequence[str], texts: Sequence[str]) -> Figure:
+    """Return horizontal bars from top to bottom, each with its text behind it."""
+    shown = [label if len(label) <= LABEL_CHARS else label[: LABEL_CHARS - 1] + "…" for label in labels]
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(range(len(labels))),
+        "x": list(values),
+        "text": list(texts),
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {"color": list(colours)},
+        "customdata": [html.escape(label) for label in labels],
+        "hovertemplate": "%{customdata}: %{text}<extra></extra>",
+    }
+    top = max([*values, 1])
+    ticks = {"tickvals": list(range(len(labels))), "ticktext": [html.escape(s) for s in shown]}
+    return figure(
+        [trace],
+        60 + 30 * len(labels),
+        xaxis={"range": [0, top * 1.4], "showgrid": False, "showticklabels": False},
+        yaxis={"autorange": "reversed", "showgrid": False, "ticksuffix": "  ", **ticks},
+        margin={"l": 8, "r": 8, "t": 4, "b": 8},
+    )
+
+
+def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: bool = False) -> Figure:
+    """Return overlaid histograms of one number, one colour per fate; shares of each fate, so that sizes compare.
+
+    Args:
+        values: numbers by fate; a fate without numbers is left out.
+        title: what stands under the axis.
+        clip: gather what lies beyond the 98th percentile in the last bar.
+    """
+    groups = {fate: found[np.isfinite(found)] for fate, found in values.items()}
+    every = np.concatenate([*groups.values(), np.empty(0)])
+    low, high = (float(every.min()), float(every.max())) if len(every) else (0.0, 1.0)
+    if clip and len(every):
+        high = float(np.percentile(every, 98))
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    edges = np.linspace(low, high, BINS + 1)
+    traces = []
+    for fate, found in groups.items():
+        if not len(found):
+            continue
+        counts, _ = np.histogram(np.clip(found, low, high), edges)
+        shares = 100 * counts / len(found)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": fate,
+                "x": np.repeat(edges, 2).round(6).tolist(),  # a staircase: up at each left edge, level to the right one
+                "y": [0, *np.repeat(shares, 2).round(3).tolist(), 0],
+                "customdata": [0, *np.repeat(counts, 2).tolist(), 0],
+                "line": {"color": COLOURS[fate], "width": 1.8},
+                "fill": "tozeroy",
+                "fillcolor": COLOURS[fate] + "2e",
+                "hovertemplate": f"{fate}: %{{customdata}} samples (%{{y:.1f}} %)<extra></extra>",
+            }
+        )
+    return figure(
+        traces,
+        210,
+        xaxis={"title": {"text": html.escape(title), "font": {"size": 13}}, "showgrid": False},
+        yaxis={"ticksuffix": " %", "nticks": 4},
+        margin={"l": 8, "r": 8, "t": 8, "b": 44 if title else 24},
+    )
+
+
+def map_2d(points: NDArray[np.float64], fates: Sequence[str], texts: Sequence[str]) -> Figure:
+    """Return a scatter plot of [n, 2] points, coloured by fate, with the text under the pointer."""
+    traces = []
+    for fate in ("dropped before selection", "dropped in selection", "kept", "seed"):  # the rarest on top
+        rows = [row for row, f in enumerate(fates) if f == fate]
+        if not rows:
+            continue
+        traces.append(
+            {
+                "type": "scattergl" if len(points) > 5000 else "scatter",
+                "mode": "markers",
+                "name": f"{fate} ({len(rows)})",
+                "x": points[rows, 0].round(4).tolist(),
+                "y": points[rows, 1].round(4).tolist(),
+                "text": [hover(texts[row]) for row in rows],
+                "hovertemplate": f"%{{text}}<br><i>{fate}</i><extra></extra>",
+                "marker": {
+                    "color": COLOURS[fate],
+                    "size": SIZES[fate],
+                    "opacity": 0.85 if fate in ("kept", "seed") else 0.7,
+                    "symbol": "diamond" if fate == "seed" else "circle",
+                    "line": {"color": "#ffffff", "width": 0.7},
+                },
+            }
+        )
+    blank = {"showticklabels": False, "showgrid": True, "fixedrange": False, "title": {"text": ""}}
+    return figure(
+        traces,
+        520,
+        showlegend=True,
+        hovermode="closest",
+        dragmode="pan",
+        xaxis=blank,
+        yaxis=blank,
+        margin={"l": 4, "r": 4, "t": 8, "b": 4},
+    )
+
+
+def hover(text: str) -> str:
+    """Return a text for the pointer: escaped, cut, and broken into lines, in Chinese too."""
+    cut = text if len(text) <= HOVER_CHARS else text[: HOVER_CHARS - 1] + "…"
+    lines: list[str] = []
+    for line in cut.splitlines():
+        rest = line
+        while len(rest) > HOVER_LINE:
+            space = rest.rfind(" ", HOVER_LINE // 2, HOVER_LINE)
+            stop = space if space > 0 else HOVER_LINE
+            lines.append(rest[:stop])
+            rest = rest[stop:].lstrip()
+        lines.append(rest)
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
+
+
+def loss_curve(journal: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return training loss by step, and held-out loss where it was measured, from the lines of `metrics.jsonl`."""
+    steps = [m for m in journal if "step" in m and m.get("loss") is not None]
+    held = [m for m in journal if "step" in m and m.get("holdout_loss") is not None]
+    traces: list[Figure] = [
+        {
+            "type": "scatter",
+            "mode": "lines" if len(steps) > 1 else "markers",
+            "name": "training",
+            "x": [m["step"] for m in steps],
+            "y": [m["loss"] for m in steps],
+            "line": {"color": KEPT, "width": 2},
+            "hovertemplate": "step %{x}: %{y:.4f}<extra></extra>",
+        }
+    ]
+    if held:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": "held out",
+                "x": [m["step"] for m in held],
+                "y": [m["holdout_loss"] for m in held],
+                "line": {"color": SELECTED_OUT, "width": 2, "dash": "dot"},
+                "marker": {"size": 9, "color": SELECTED_OUT},
+                "hovertemplate": "step %{x}, held out: %{y:.4f}<extra></extra>",
+            }
+        )
+    return figure(
+        traces,
+        320,
+        showlegend=True,
+        xaxis={"title": {"text": "optimizer step", "font": {"size": 13}}},
+        yaxis={"title": {"text": "loss, nats per token", "font": {"size": 13}}},
+        margin={"l": 8, "r": 16, "t": 8, "b": 48},
+    )
+
+
+def before_after(before: float, after: float, low: float | None, high: float | None) -> Figure:
+    """Return two dots joined by a line: held-out loss of the base and of the tuned model, with its interval.
+
+    `low` and `high` are the ends of the interval of after - before; they are drawn about the tuned model's loss.
+    """
+    error = {}
+    if low is not None and high is not None:
+        spread = {"array": [0, max(0.0, before + high - after)], "arrayminus": [0, max(0.0, after - before - low)]}
+        error = {"error_x": {"type": "data", "symmetric": False, "thickness": 1.6, "width": 7, "color": KEPT, **spread}}
+    trace = {
+        "type": "scatter",
+        "mode": "markers+lines+text",
+        "x": [before, after],
+        "y": ["base", "tuned"],
+        "text": [f"{before:.4f}", f"{after:.4f}"],
+        "textposition": "top center",
+        "marker": {"size": 13, "color": [SEEDS, KEPT]},
+        "line": {"color": "#c9ced6", "width": 1.5},
+        "hovertemplate": "%{y}: %{x:.4f} nats per token<extra></extra>",
+        **error,
+    }
+    return figure(
+        [trace],
+        190,
+        xaxis={"title": {"text": "held-out loss, nats per token", "font": {"size": 13}}},
+        yaxis={"showgrid": False, "ticksuffix": "  ", "range": [1.6, -0.6]},
+        margin={"l": 8, "r": 24, "t": 24, "b": 48},
+    )
+
+
+def flat_2d(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
+    """Return [n, 2] principal components of [n, d] vectors, signs settled, and the share of variance they show."""
+    rows = vectors.astype(np.float64)
+    if len(rows) < 2:
+        return np.zeros((len(rows), 2)), 1.0
+    centred = rows - rows.mean(axis=0)
+    values, axes = np.linalg.eigh(centred.T @ centred)
+    top = axes[:, ::-1][:, :2]
+    top = top * np.sign(top[np.abs(top).argmax(axis=0), range(top.shape[1])])  # an axis has no sign of its own
+    points = np.zeros((len(rows), 2))
+    points[:, : top.shape[1]] = centred @ top
+    return points, float(values[-2:].sum() / max(values.sum(), 1e-12))
+
+
+def lost(rows: int, kept: int) -> float:
+    """Return the share of the rows that were dropped."""
+    return 1 - kept / max(1, rows)
+
+
+def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequence[str]]) -> Figure:
+    """Return fields as large as the topics, coloured by the share that was dropped, examples under the pointer.
+
+    Args:
+        topics: name, rows and kept rows of each.
+        examples: texts of each.
+    """
+    told = [f"{rows:,} samples<br>{lost(rows, kept):.0%} dropped" for _, rows, kept in topics]
+    trace = {
+        "type": "treemap",
+        "ids": [str(place) for place in range(len(topics))],
+        "labels": [html.escape(name) for name, _, _ in topics],
+        "parents": [""] * len(topics),
+        "values": [rows for _, rows, _ in topics],
+        "text": told,
+        "textinfo": "label+text",
+        "textposition": "middle center",
+        "customdata": ["<br>".join(f"· {hover(text)}" for text in texts) for texts in examples],
+        "hovertemplate": "<b>%{label}</b><br>%{text}<br>%{customdata}<extra></extra>",
+        "marker": {
+            "colors": [lost(rows, kept) for _, rows, kept in topics],
+            "colorscale": [[0, "#e7eef2"], [1, SELECTED_OUT]],
+            "cmin": 0,
+            "cmax": max([0.01, *(lost(rows, kept) for _, rows, kept in topics)]),
+            "line": {"color": "#ffffff", "width": 2},
+            "pad": {"t": 0, "l": 0, "r": 0, "b": 0},
+        },
+        "tiling": {"pad": 2},
+        "pathbar": {"visible": False},
+        "textfont": {"size": 13, "color": INK},
+    }
+    return figure([trace], 420, margin={"l": 0, "r": 0, "t": 0, "b": 0})
+
+
+def by_round(rounds: Sequence[Mapping[str, float]], names: Sequence[str]) -> Figure:
+    """Return lines of the named figures over the rounds of a job, where a round has them."""
+    colours = (KEPT, SELECTED_OUT, SEEDS, REFUSED)
+    traces = []
+    for place, name in enumerate(names):
+        known = [r for r in rounds if r.get(name) is not None]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name.replace("_", " "),
+                "x": [r["round"] for r in known],
+                "y": [r[name] for r in known],
+                "line": {"color": colours[place % len(colours)], "width": 2},
+                "marker": {"size": 8},
+                "hovertemplate": "round %{x}: %{y:.4g}<extra></extra>",
+            }
+        )
+    return figure(
+        traces,
+        280,
+        showlegend=True,
+        xaxis={"title": {"text": "round", "font": {"size": 13}}, **({"dtick": 1} if len(rounds) <= 12 else {})},
+        margin={"l": 8, "r": 16, "t": 8, "b": 48},
+    )

@@ -1,0 +1,168 @@
+"""What a run has left in the store, read for its report: counts of everything, samples up to a bound."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.contract.sample import Sample, from_table
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import JOBS, figures_class, job_class
+from gristmill.cluster.jobs.state import state_of
+from gristmill.cluster.store.ledger import RunState
+from gristmill.cluster.store.store import Manifest, Store
+
+INGEST = "ingest"
+MAX_ROWS = 50_000
+"""Samples read for distributions; counts and reasons come from all of them."""
+_ID, _DECIMAL, _WHOLE = re.compile(r"\b[0-9a-f]{32}\b"), re.compile(r"-?\b\d+\.\d+\b"), re.compile(r"\b\d+\b")
+
+
+@dataclass
+class Material:
+    """What a run has left in the store, as far as it has come."""
+
+    store: Store
+    run_id: str
+    recipe: dict[str, Any]
+    state: RunState
+    manifests: dict[str, Manifest]
+    """By job name, of the outputs that are complete."""
+    figures: dict[str, Figures]
+    """By job name."""
+    problems: list[str]
+    """Figures that cannot be read, and why."""
+    seeds: dict[str, Sample] = field(default_factory=dict)
+    samples: dict[str, Sample] = field(default_factory=dict)
+    """By id, up to `MAX_ROWS`: as the last job that decided on them left them."""
+    fates: dict[str, str] = field(default_factory=dict)
+    base: str = ""
+    """The job that made the rows, `ingest`, or nothing where they come from outside."""
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    """Drop reasons by the job that dropped, counts and ids cut out of them."""
+    rows: int = 0
+    """Samples in all, whether read or only counted."""
+    examples: dict[str, Sample] = field(default_factory=dict)
+    """Samples that figures name and that are not among those read, by id."""
+
+    def settings(self, job: str) -> dict[str, Any]:
+        """Return the settings of a job, as the recipe has them."""
+        return self.recipe.get("jobs", {}).get(job) or {}
+
+    def text(self, name: str) -> str:
+        """Return the instruction, else the answer, of a sample by its id; the id where it was not read."""
+        known = self.samples.get(name) or self.seeds.get(name) or self.examples.get(name)
+        return (known.instruction or known.answer) if known else name
+
+    def reasons_of(self, *, chosen: bool) -> Counter[str]:
+        """Return the drop reasons of the jobs that choose among good samples, or those of all others."""
+        return sum((r for job, r in self.reasons.items() if chooses(job) == chosen), Counter())
+
+
+def material_of(store: Store, run_id: str) -> Material:
+    """Return what there is of a run.
+
+    Raises:
+        StoreError: when there is no such run.
+    """
+    recipe = store.read_json("runs", run_id, "recipe.json")
+    state = state_of(store, run_id)
+    outputs = {name: job.output for name, job in state.jobs.items() if job.output} | dict(recipe.get("outputs", {}))
+    manifests = {name: store.manifest(folder) for name, folder in outputs.items() if store.complete(folder)}
+    written = {name: job.figures for name, job in state.jobs.items() if job.figures}
+    written |= {name: figures for name, manifest in manifests.items() if (figures := store.figures(manifest.name))}
+    figures, problems = {}, []
+    for name, value in written.items():
+        try:
+            figures[name] = figures_class(name).read(value)
+        except StoreError as error:
+            problems.append(f"{name}: {error}")
+    material = Material(store, run_id, recipe, state, manifests, figures, problems)
+    _read_samples(material)
+    return material
+
+
+def chooses(job: str) -> bool:
+    """Say whether the drops of a job are a choice among good samples."""
+    return job in JOBS and job_class(job).chooses
+
+
+def _read_samples(material: Material) -> None:
+    """Fill in seeds and samples: the dataset that the run began with, and what later jobs made of its rows."""
+    store, manifests = material.store, material.manifests
+    if INGEST in manifests:
+        material.seeds = {s.id: s for s in _rows(store, manifests[INGEST].name, MAX_ROWS)}
+    order = [name for name in JOBS if name in manifests]
+    datasets = {name: manifests[name].name for name in order if manifests[name].kind == "samples"}
+    maker = next((name for name in datasets if not job_class(name).upstream), None)
+    if maker is None:
+        folder = next(
+            (manifests[name].inputs["samples"] for name in order if "samples" in manifests[name].inputs), None
+        )
+        if folder and store.complete(folder):
+            datasets = {"": folder, **datasets}
+        elif INGEST in manifests:
+            datasets = {INGEST: manifests[INGEST].name, **datasets}
+    if not datasets:
+        return
+    material.base = next(iter(datasets))
+    material.rows = store.manifest(datasets[material.base]).rows
+    for job, name in datasets.items():
+        material.reasons[job] = _reasons(store, name)
+        _take_over(store, material, name, "dropped in selection" if chooses(job) else "dropped before selection")
+
+
+def read_examples(material: Material, wanted: AbstractSet[str]) -> None:
+    """Read samples by their ids, as far as they are not among those read, from the last dataset of the run."""
+    datasets = [m.name for name, m in material.manifests.items() if name in JOBS and m.kind == "samples"]
+    if datasets:
+        material.examples = _named(material.store, datasets[-1], wanted - material.samples.keys())
+
+
+def _take_over(store: Store, material: Material, name: str, fate: str) -> None:
+    """Put the samples of a dataset in the place of what was known of them before."""
+    for sample in _rows(store, name, MAX_ROWS):
+        if sample.id in material.samples or len(material.samples) < MAX_ROWS:
+            material.samples[sample.id] = sample
+            material.fates[sample.id] = "kept" if sample.dropped is None else fate
+
+
+def _named(store: Store, name: str, ids: AbstractSet[str]) -> dict[str, Sample]:
+    """Return the samples of a dataset with these ids."""
+    found: dict[str, Sample] = {}
+    for table in store.scan(name) if ids else ():
+        mine = table.filter(pc.is_in(table["id"], pa.array(sorted(ids), pa.string())))
+        found |= {sample.id: sample for sample in from_table(mine)}
+    return found
+
+
+def _rows(store: Store, name: str, limit: int) -> Iterator[Sample]:
+    left = limit
+    for table in store.scan(name):
+        yield from from_table(table.slice(0, left))
+        left -= min(left, table.num_rows)
+        if not left:
+            return
+
+
+def _reasons(store: Store, name: str) -> Counter[str]:
+    """Count the drop reasons of a whole dataset, with numbers and ids left out so that like ones fall together."""
+    found: Counter[str] = Counter()
+    for table in store.scan(name, ["dropped"]):
+        for entry in table["dropped"].value_counts().to_pylist():
+            if entry["values"] is not None:
+                found[plain_reason(entry["values"])] += entry["counts"]
+    return found
+
+
+def plain_reason(reason: str) -> str:
+    """Return a drop reason without the ids and numbers of its one sample."""
+    kind, colon, why = reason.partition(": ")
+    why = _WHOLE.sub("…", _DECIMAL.sub("", _ID.sub("another sample", why)))
+    return f"{kind}{colon}{' '.join(why.split())}"

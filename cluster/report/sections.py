@@ -1,0 +1,128 @@
+"""What a job hands in for the summary and the report: lines, tiles, stages of the funnel, sections."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.report.material import Material
+
+F = TypeVar("F", bound=Figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One number at the top."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart: a Plotly figure with a title and a sentence."""
+
+    title: str
+    figure: Mapping[str, Any]
+    note: str = ""
+    wide: bool = False
+    zooms: bool = False
+    """Whether one moves about in it; the page has one such chart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of text."""
+
+    columns: Sequence[tuple[str, str]]
+    """Heads, each with what stands under it: nothing (words), `num`, `mono`, `lines` (line breaks count) or `clip`."""
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    tall: bool = False
+    """Whether it may be so long that it scrolls in a window of its own."""
+    fixed: Sequence[int] = ()
+    """Widths of the columns in per cent, where the text must not decide."""
+    narrow: bool = False
+    """Whether it is no wider than its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Charts and tables under one heading."""
+
+    title: str
+    lead: str
+    panels: Sequence[Panel]
+    tables: Sequence[Table] = ()
+
+
+class Stage(NamedTuple):
+    """One bar of the funnel."""
+
+    label: str
+    left: int
+    """Samples that are left."""
+    colour: str
+
+
+class Presentation(Generic[F]):
+    """What a job shows; every part may be left out. The page lays out what it gets, and asks no job for its name."""
+
+    def summary(self, figures: F) -> Iterable[str]:
+        """Return lines of text for the end of a run."""
+        del figures
+        return ()
+
+    def tiles(self, material: Material, figures: F) -> Iterable[Tile]:
+        """Return numbers for the top of the page."""
+        del material, figures
+        return ()
+
+    def flow(self, left: int, material: Material, figures: F) -> Iterable[Stage]:
+        """Return bars of the funnel, from the samples that are `left` on."""
+        del left, material, figures
+        return ()
+
+    def sections(self, material: Material, figures: F) -> Iterable[Section]:
+        """Return sections of the page."""
+        del material, figures
+        return ()
+
+    def score_note(self, settings: Mapping[str, Any], score: str) -> str:
+        """Return what one must know to read the chart of a score."""
+        del settings, score
+        return ""
+
+    def examples(self, figures: F) -> Iterable[str]:
+        """Return ids of samples that the sections show."""
+        del figures
+        return ()
+
+
+def presentation_of(pointer: str) -> Presentation[Any]:
+    """Return the presentation that a job names."""
+    module, _, name = pointer.partition(":")
+    found: Presentation[Any] = getattr(import_module(module), name)()
+    return found
+
+
+def kinds_of(reasons: Counter[str]) -> Counter[str]:
+    """Count drops by the step that is named before the colon."""
+    kinds: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        kinds[reason.partition(":")[0]] += count
+    return kinds
+
+
+def stages(left: int, reasons: Counter[str], steps: Sequence[Any], colour: str, last: str = "") -> Iterator[Stage]:
+    """Yield what is left after each step of a recipe; what is no step comes first, the kind `last` at the end."""
+    order = {str(step.get("kind")): place for place, step in enumerate(steps) if isinstance(step, dict)}
+    if last:
+        order[last] = len(order)
+    kinds = kinds_of(reasons)
+    for kind in sorted(kinds, key=lambda kind: (order.get(kind, -1), kind)):
+        left -= kinds[kind]
+        yield Stage(f"after {kind}", left, colour)

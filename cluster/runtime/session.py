@@ -1,0 +1,196 @@
+"""The only `ray.init`: the cluster that a job was submitted to, one that is named, or one of our own."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import gristmill
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.runtime import interrupt, temporary
+
+ENV = {
+    "RAY_worker_niceness": "0",  # 15 by default: workers starve beside ordinary processes
+    "RAY_task_oom_retries": "0",  # endless by default, each with a page of text on standard output; we count ourselves
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "INFO",
+}
+"""Environment of our processes: third parties quiet and private."""
+HOME = "gristmill-"
+"""Beginning of the names of our sessions' folders in the temporary folder; the driver's process id follows."""
+LOCAL = "local"
+"""Ray's name for a cluster of our own."""
+LOOPBACK = "127.0.0.1"
+"""Address of a local Ray: nothing of it can be reached from other machines."""
+REARM_S = 0.01
+"""How often our handlers of signals are put back while Ray shuts down, which takes 2 s."""
+
+
+@contextmanager
+def session(
+    address: str | None, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool = False, quiet: bool = True
+) -> Iterator[None]:
+    """Hold a Ray session while the block runs.
+
+    Inside `ray job submit`, or with `RAY_ADDRESS` set, the running cluster is used; otherwise a local one is started
+    (10 to 15 s on two cores) and ends with the block. It listens on the loopback address alone. Its processes share the
+    fate of the driver, so that `kill -9` leaves nothing behind that holds memory.
+
+    Args:
+        address: of a running cluster; by default the one we are in, else a local one.
+        num_cpus: of a local one; by default what the machine has.
+        num_gpus: as above.
+        dashboard: whether a local one has Ray's dashboard, which takes 1.3 % of two cores. Ray Train wants it: its
+            placement group cleaner logs an error every second without. Metrics are served either way.
+        quiet: whether Ray's own log stays out of the terminal.
+
+    Raises:
+        JobError: when a cluster is named that does not answer.
+        RunError: when the local cluster does not start.
+    """
+    import ray
+
+    if ray.is_initialized():  # a test, or a notebook, brought its own
+        yield
+        return
+    os.environ.update({key: value for key, value in ENV.items() if key not in os.environ})
+    settings: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.ERROR if quiet else logging.INFO}
+    existing = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    home = None
+    if existing != LOCAL:
+        settings["address"] = existing
+    else:
+        temporary.delete_orphans(HOME)
+        home = temporary.make_folder(f"{HOME}{os.getpid()}-")
+        settings |= _local(home, num_cpus, num_gpus, dashboard=dashboard)
+    try:
+        _start(settings)
+    except Exception as error:  # Ray raises a bare one when a node times out during start-up
+        _end(home, keep_logs=True)
+        if existing != LOCAL and isinstance(error, ConnectionError | ValueError | TimeoutError):
+            must = "start it or leave the key out"
+            raise JobError(f"cluster.address: {existing} does not answer ({error}); {must}") from error
+        raise RunError(f"Ray did not start: {error}; see {home}/session_latest/logs, and run again") from error
+    except BaseException:
+        _end(home)
+        raise
+    try:
+        yield
+    finally:
+        _end(home)
+
+
+def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool) -> dict[str, Any]:
+    """Return the settings of a Ray of our own."""
+    return {
+        "address": LOCAL,
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "include_dashboard": dashboard,
+        "dashboard_host": LOOPBACK,
+        "_node_ip_address": LOOPBACK,
+        "_temp_dir": str(home),
+        "runtime_env": {"env_vars": {"PYTHONPATH": _python_path(), "GLOO_SOCKET_IFNAME": "lo"}},
+    }
+
+
+def _start(settings: Mapping[str, Any]) -> None:
+    """Start or join Ray; a signal meanwhile waits until it has started, which ends it in order.
+
+    Ray's own handler of SIGTERM would exit wherever the start is, and leave its processes. The handler that its core
+    installs dumps the stack and aborts; it is in place for the last milliseconds of the start, until ours are put back.
+    """
+    import ray
+    from ray._private import ray_constants, utils
+
+    with ExitStack() as stack:
+        stack.enter_context(interrupt.deferred())
+        stack.enter_context(_replaced(utils, "set_sigterm_handler", lambda handler: None))
+        if settings["address"] == LOCAL:
+            # Ray replaces the loopback address by the machine's own, so that other machines can join, except where it
+            # supports no clusters of machines (macOS)
+            stack.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        ray.init(**settings)
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def _end(home: Path | None, *, keep_logs: bool = False) -> None:
+    """Leave Ray; end every process of a local one, of one that did not start too, and delete its folder.
+
+    Ray gives SIGTERM its default action half-way, which would end us before its processes. So Ray shuts down in a
+    thread, while this one puts our handlers back again and again.
+    """
+    import ray
+
+    with interrupt.deferred() as put_back:
+        processes = _started(home) if home else []
+        with ThreadPoolExecutor(1) as pool:
+            shutdown = pool.submit(ray.shutdown)
+            while not shutdown.done():
+                put_back()
+                wait([shutdown], REARM_S)
+        put_back()
+        _kill(processes)
+        if home and not keep_logs:
+            shutil.rmtree(home, ignore_errors=True)
+    shutdown.result()
+
+
+def _started(home: Path) -> list[Any]:
+    """Return our child processes whose command line has a session's folder, and all that descend from them."""
+    import psutil  # which Ray brings
+
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it ended meanwhile
+            if any(str(home) in word for word in child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _kill(processes: Sequence[Any]) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()  # compares the start time, so that a process with a used id is safe
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _python_path() -> str:
+    """Let workers import what the driver imports, wherever it was started; ours comes last, after the user's own."""
+    root = str(Path(gristmill.__file__).resolve().parent.parent)
+    return os.pathsep.join(dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), root]))
+
+
+def require(where: str, cpus: float, gpus: float) -> None:
+    """Refuse a job that can never be placed.
+
+    Raises:
+        JobError: "needs X, the cluster has Y".
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    for what, need in (("CPU", cpus), ("GPU", gpus)):
+        if need > have.get(what, 0):
+            raise JobError(f"{where}: needs {need:g} {what}, the cluster has {have.get(what, 0):g}; ask for fewer")

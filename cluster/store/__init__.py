@@ -1,0 +1,1 @@
+"""The store of immutable datasets, and the ledger of a run."""

@@ -1,0 +1,166 @@
+"""The ledger of a run: one JSON line an event, appended by the driver alone; the run's state is a fold over it."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.store.store import Store
+
+LEDGER = "ledger.jsonl"
+LOCK = ".lock"
+State = Literal["running", "stopped", "done", "failed"]
+"""`stopped`: it was running when its driver went, without a word; the same command goes on."""
+
+
+class Ledger:
+    """Append events of one run; each line is flushed to disk before `append` returns."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        """Continue the ledger in a run's folder, or begin it."""
+        self._store, self._folder = store, folder
+        self._lines = read_lines(store, folder)
+        if store.exists(folder, LEDGER) and not store.read_bytes(folder, LEDGER).endswith(b"\n"):
+            # a kill cut the last line: take it away, or the next event would be written onto it and lost with it
+            store.write_bytes("".join(f"{line}\n" for line in self._lines).encode(), folder, LEDGER)
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The lines so far, of earlier executions too."""
+        return self._lines
+
+    def append(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Append one event with the time in seconds since 1970 and its facts (JSON values)."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
+        self._lines.append(line)
+        if self._store.local is None:  # objects cannot be appended to: write the short file anew
+            self._store.write_bytes(("\n".join(self._lines) + "\n").encode(), self._folder, LEDGER)
+            return
+        path = self._store.folder(self._folder) / LEDGER
+        with path.open("a", encoding="utf-8") as out:
+            out.write(line + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+
+
+@contextmanager
+def lock(store: Store, folder: str) -> Iterator[None]:
+    """Let one driver at a time write a run; the lock goes with its process, however that ends.
+
+    Object stores have no locks: there two drivers may do the same work twice, and commit the same bytes.
+
+    Raises:
+        RunError: when another process holds it.
+    """
+    if store.local is None:
+        yield
+        return
+    with (store.folder(folder) / LOCK).open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"{folder}: another process is executing this run; wait for it or end it") from error
+        yield
+
+
+def _held(store: Store, folder: str) -> bool:
+    """Say whether a driver is at work on a run; on an object store nobody can tell, so yes."""
+    if store.local is None:
+        return True
+    path = store.local / folder / LOCK
+    if not path.exists():
+        return False
+    with path.open() as handle:  # to look needs no right to write, and two who look do not hinder each other
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def state(store: Store, folder: str) -> "RunState":
+    """Return the state of a run as its ledger tells it, and whether its driver still lives."""
+    run = fold(read_lines(store, folder))
+    if run.state == "running" and not _held(store, folder):
+        run.state = "stopped"
+        for job in run.jobs.values():
+            job.state = "stopped" if job.state == "running" else job.state
+    return run
+
+
+def read_lines(store: Store, folder: str) -> list[str]:
+    """Return the whole lines of a ledger; a last line cut by a kill is left out."""
+    if not store.exists(folder, LEDGER):
+        return []
+    text = store.read_bytes(folder, LEDGER).decode(errors="replace")
+    lines = []
+    for line in text.split("\n"):  # `splitlines` would also split inside a JSON string, at U+2028 and others
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines
+
+
+@dataclass
+class JobState:
+    """What the ledger says of one job of a run."""
+
+    state: State | Literal["waiting"] = "waiting"
+    output: str = ""
+    shards_done: int = 0
+    shards: int = 0
+    figures: dict[str, Any] = field(default_factory=dict)
+    reused: bool = False
+
+
+@dataclass
+class RunState:
+    """What the ledger says of a run."""
+
+    state: State = "running"
+    attempts: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    error: str = ""
+    jobs: dict[str, JobState] = field(default_factory=dict)
+
+
+def fold(lines: Iterable[str]) -> RunState:
+    """Return the state of a run from the lines of its ledger."""
+    run = RunState()
+    for line in lines:
+        _apply(run, json.loads(line))
+    return run
+
+
+def _apply(run: RunState, event: Mapping[str, Any]) -> None:
+    run.ended = event["time"]
+    if event["event"] == "run_started":
+        run.state, run.error = "running", ""
+        run.attempts += 1
+        run.started = run.started or event["time"]
+        return
+    if event["event"] in ("run_done", "run_failed"):
+        run.state = "done" if event["event"] == "run_done" else "failed"
+        run.error = event.get("error", "")
+        return
+    job = run.jobs.setdefault(event["job"], JobState())
+    match event["event"]:
+        case "job_started":
+            job.state, job.output = "running", event["output"]
+        case "shards_planned":
+            job.shards, job.shards_done = event["shards"], event["committed"]
+        case "shard_done":
+            job.shards_done += 1
+        case "job_done":
+            job.state, job.output = "done", event["output"]
+            job.figures, job.reused = event.get("figures", {}), event.get("reused", False)
+        case "job_failed":
+            job.state = "failed"

@@ -1,0 +1,303 @@
+"""Datasets and models on disk or in an object store: immutable folders whose manifest is written last.
+
+    <store>/<job>-<fingerprint>/shard-00000.arrow     Arrow IPC file, written to a temporary name, flushed, renamed
+                                shard-00000.json      its commit: rows, kept, bytes, digest; written after the shard
+                                figures.json          what making it took; not part of the data
+                                manifest.json         written last: it exists exactly when the folder is complete
+
+A shard counts as committed once its commit file stands, so a killed job continues behind the last one.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs, ipc
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.contract.schema import SAMPLES, SCHEMA_VERSION, check, vectors
+
+MANIFEST = "manifest.json"
+FIGURES = "figures.json"
+Kind = Literal["samples", "vectors", "model", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One committed file of a dataset or model."""
+
+    name: str
+    rows: int
+    kept: int
+    bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a complete folder holds and where it came from."""
+
+    name: str
+    kind: Kind
+    job: str
+    fingerprint: str
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+    shards: tuple[Shard, ...]
+    schema_version: int = SCHEMA_VERSION
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows in all shards, kept and dropped."""
+        return sum(s.rows for s in self.shards)
+
+    @property
+    def kept(self) -> int:
+        """Kept rows in all shards."""
+        return sum(s.kept for s in self.shards)
+
+
+class Store:
+    """The folder or URI (`s3://`, `gs://`, `abfs://` by `pyarrow.fs`) that holds datasets, models and runs."""
+
+    def __init__(self, uri: str) -> None:
+        """Open a store; a local folder is made when it is first written to."""
+        self.uri = uri
+        if "://" in uri:
+            self.fs, self.root = fs.FileSystem.from_uri(uri)
+            self.local: Path | None = Path(self.root) if isinstance(self.fs, fs.LocalFileSystem) else None
+        else:
+            self.local = Path(uri).expanduser().resolve()
+            self.fs, self.root = fs.LocalFileSystem(), str(self.local)
+
+    def is_file(self) -> bool:
+        """Say whether a file stands where the store's folder must be."""
+        return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        """Travel to other processes as the URI alone."""
+        return Store, (str(self.local) if self.local else self.uri,)
+
+    def at(self, *names: str) -> str:
+        """Return the path of something in the store, as its file system spells it."""
+        return "/".join([self.root.rstrip("/"), *names])
+
+    def folder(self, name: str) -> Path:
+        """Return a folder of the store as a local path, made if absent.
+
+        Raises:
+            StoreError: when the store is not on a local or mounted file system.
+        """
+        if self.local is None:
+            raise StoreError(f"{self.uri}: {name} needs a local or shared folder, the store is an object store")
+        path = self.local / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def exists(self, *names: str) -> bool:
+        """Say whether a file or folder stands in the store."""
+        return bool(self.fs.get_file_info(self.at(*names)).type != fs.FileType.NotFound)
+
+    def write_bytes(self, data: bytes, *names: str) -> None:
+        """Write a file whole or not at all: temporary name, flush to disk, rename."""
+        path, temporary = self.at(*names), self.at(*names[:-1], f".{names[-1]}.{os.getpid()}.tmp")
+        self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        if self.local is None:
+            with self.fs.open_output_stream(path) as out:  # an object appears whole when the stream closes
+                out.write(data)
+            return
+        with Path(temporary).open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        Path(temporary).replace(path)
+
+    def write_json(self, value: object, *names: str) -> None:
+        """Write a JSON file whole or not at all."""
+        self.write_bytes((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode(), *names)
+
+    def read_bytes(self, *names: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            StoreError: when it is absent.
+        """
+        try:
+            with self.fs.open_input_file(self.at(*names)) as source:
+                return bytes(source.read())
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.at(*names)}: absent, must exist; make it with the job that writes it") from error
+
+    def read_json(self, *names: str) -> Any:  # noqa: ANN401 - JSON has no narrower type
+        """Read a JSON file.
+
+        Raises:
+            StoreError: when it is absent or no JSON.
+        """
+        try:
+            return json.loads(self.read_bytes(*names))
+        except ValueError as error:
+            raise StoreError(f"{self.at(*names)}: not JSON ({error}); delete it and run again") from error
+
+    def names(self, *names: str) -> list[str]:
+        """Return the sorted names of what lies in a folder, temporary files left out."""
+        selector = fs.FileSelector(self.at(*names), allow_not_found=True)
+        return sorted(info.base_name for info in self.fs.get_file_info(selector) if not info.base_name.startswith("."))
+
+    def delete(self, *names: str) -> None:
+        """Delete a file, if it is there."""
+        if self.exists(*names):
+            self.fs.delete_file(self.at(*names))
+
+    # -- shards -------------------------------------------------------------------------------------------------
+
+    def commit_shard(self, name: str, shard: str, table: pa.Table, *, compress: bool = True) -> Shard:
+        """Write a table as one shard and commit it; the same table makes the same bytes.
+
+        Args:
+            name: the dataset's folder.
+            shard: the shard's name without suffix, such as `shard-00003`.
+            table: rows that keep their schema; null in `dropped` counts as kept.
+            compress: zstd for samples, off for vectors so that they memory-map.
+        """
+        check(table, _contract(table), f"{name}/{shard}")
+        sink = pa.BufferOutputStream()
+        options = ipc.IpcWriteOptions(compression="zstd" if compress else None)
+        with ipc.new_file(sink, table.schema, options=options) as writer:
+            writer.write_table(table.combine_chunks())
+        data = sink.getvalue()
+        kept = pc.sum(pc.is_null(table["dropped"])).as_py() or 0 if "dropped" in table.column_names else table.num_rows
+        entry = Shard(f"{shard}.arrow", table.num_rows, int(kept), data.size, _digest(data))
+        self.write_bytes(data, name, entry.name)
+        self.write_json(asdict(entry), name, f"{shard}.json")
+        return entry
+
+    def shard(self, name: str, shard: str) -> Shard:
+        """Return one committed shard of a folder that has no manifest yet, by its name without suffix."""
+        return Shard(**self.read_json(name, f"{shard}.json"))
+
+    def committed(self, name: str, prefix: str = "shard-") -> dict[str, Shard]:
+        """Return the committed shards of a folder that has no manifest yet, by name without suffix."""
+        found = (n for n in self.names(name) if n.startswith(prefix) and n.endswith(".json"))
+        return {n.removesuffix(".json"): self.shard(name, n.removesuffix(".json")) for n in found}
+
+    def read_shard(self, name: str, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one shard, memory-mapped where the store is local, after comparing size and digest.
+
+        Raises:
+            StoreError: when the shard is absent, truncated or altered, naming it and what to do.
+        """
+        where = f"{name}/{shard.name}"
+        advice = f"delete the folder {self.at(name)} and run again"
+        try:
+            data = (
+                pa.memory_map(self.at(name, shard.name)).read_buffer()
+                if self.local
+                else pa.py_buffer(self.read_bytes(name, shard.name))
+            )
+        except FileNotFoundError as error:
+            raise StoreError(f"{where}: absent, the manifest lists it; {advice}") from error
+        if data.size != shard.bytes:
+            raise StoreError(f"{where}: {data.size} bytes, the manifest says {shard.bytes}; {advice}")
+        if _digest(data) != shard.digest:
+            raise StoreError(f"{where}: content does not match its digest, it was altered; {advice}")
+        table = ipc.open_file(data).read_all()
+        return table.select(list(columns)) if columns else table
+
+    # -- whole folders ------------------------------------------------------------------------------------------
+
+    def complete(self, name: str) -> bool:
+        """Say whether a dataset or model is complete, that is, has its manifest."""
+        return self.exists(name, MANIFEST)
+
+    def commit(self, manifest: Manifest, figures: Mapping[str, Any] | None = None) -> None:
+        """Complete a folder: figures first, the manifest last, then the shards' commit files go."""
+        self.write_json(dict(figures or {}), manifest.name, FIGURES)
+        self.write_json(asdict(manifest), manifest.name, MANIFEST)
+        for shard in manifest.shards:
+            if shard.name.endswith(".arrow"):  # a model's own config.json is no commit file
+                self.delete(manifest.name, Path(shard.name).stem + ".json")
+
+    def manifest(self, name: str) -> Manifest:
+        """Open a complete folder.
+
+        Raises:
+            StoreError: when it is absent, incomplete or of another schema version.
+        """
+        if not self.complete(name):
+            state = "incomplete (it has no manifest)" if self.exists(name) else "absent"
+            raise StoreError(f"{self.at(name)}: {state}, must be complete; run the job that makes it")
+        raw = self.read_json(name, MANIFEST)
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"{name}: schema version {version}, must be {SCHEMA_VERSION}; make it anew")
+        try:
+            return Manifest(**{**raw, "shards": tuple(Shard(**s) for s in raw["shards"])})
+        except (KeyError, TypeError) as error:
+            where = self.at(name, MANIFEST)
+            raise StoreError(
+                f"{where}: no manifest ({error}), it was altered; delete the folder and run again"
+            ) from error
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """Return what making a complete folder took."""
+        return dict(self.read_json(name, FIGURES))
+
+    def scan(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the shards of a complete dataset, one table at a time, in manifest order."""
+        for shard in self.manifest(name).shards:
+            yield self.read_shard(name, shard, columns)
+
+    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a complete dataset as one table; for data that fits in memory.
+
+        Raises:
+            StoreError: when it is absent, incomplete, altered, or holds no shard.
+        """
+        tables = list(self.scan(name, columns))
+        if not tables:
+            raise StoreError(f"{self.at(name)}: has no shard, must have one; delete the folder and run again")
+        return pa.concat_tables(tables)
+
+    def entries(self) -> tuple[list[Manifest], list[str]]:
+        """Return the manifests of everything complete in the store, by name, and what is wrong with the others."""
+        whole, damaged = [], []
+        for name in filter(self.complete, self.names()):
+            try:
+                whole.append(self.manifest(name))
+            except StoreError as error:
+                damaged.append(str(error))
+        return whole, damaged
+
+
+def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, str]:
+    """Return (folder name, fingerprint) of what a job with this identity makes from these input folders."""
+    fingerprint = ids.digest(job, dict(identity), dict(inputs))
+    return f"{job}-{fingerprint[: ids.SHORT_HEX]}", fingerprint
+
+
+def _contract(table: pa.Table) -> pa.Schema:
+    """Return the contract that a table must keep: VECTORS when it has vectors, else SAMPLES."""
+    if table.column_names != ["id", "vector"]:
+        return SAMPLES
+    kind = table.schema.field("vector").type
+    return vectors(kind.list_size, kind.value_type) if pa.types.is_fixed_size_list(kind) else SAMPLES
+
+
+def _digest(data: pa.Buffer) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def file_shard(path: Path, root: Path) -> Shard:
+    """Return the manifest entry of a plain file of a model or evaluation folder."""
+    with path.open("rb") as source:
+        digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return Shard(str(path.relative_to(root)), 0, 0, path.stat().st_size, digest)

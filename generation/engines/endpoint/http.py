@@ -1,0 +1,309 @@
+"""The line to an OpenAI-compatible endpoint: a window of calls in flight, deadlines, retries, and what they count.
+
+The client is aiohttp's: with 256 calls in flight it takes 0.35 ms of CPU a call where httpx takes 7 to 12.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from gristmill.cluster.contract.errors import EngineError, JobError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger(__name__)
+
+RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+SLOW_DOWN = frozenset({408, 429, 503, 504, 529})
+"""Answers that say there is too much in flight."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a call is tried for."""
+
+    attempts: int = 8
+    first_s: float = 0.5
+    """Longest wait before the second attempt; it doubles with each, and the wait is drawn between 0 and it."""
+    longest_s: float = 60.0
+    """Longest wait between two attempts; one that the server asks for may be `in_all_s` long."""
+    floor_s: float = 60.0
+    """Shortest deadline of one attempt."""
+    in_all_s: float = 900.0
+    """After this long no further attempt begins."""
+
+    def backoff(self, attempt: int) -> float:
+        """Return seconds to wait after the n-th attempt (from 1), drawn evenly from 0 up to the bound."""
+        return random.uniform(0, min(self.longest_s, self.first_s * 2 ** (attempt - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a JSON body, or why the server refused the call."""
+
+    status: int
+    body: Mapping[str, Any] = field(default_factory=dict)
+    refusal: str = ""
+    """What the server says of a call that it refuses for good; empty when it was served."""
+    param: str = ""
+    """Name of the parameter that it refuses, where it gives one."""
+    code: str = ""
+
+
+class Window:
+    """How many calls may be in flight: doubled at first, then one more each window, halved when the server is full."""
+
+    def __init__(self, limit: int, start: int = 16) -> None:
+        """Begin small, so that a small server is not flooded before it can say so."""
+        self.limit = limit
+        self.size = float(min(start, limit))
+        self.running = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._cuts = 0
+        self._paused_until = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place."""
+        return len(self._waiters)
+
+    async def enter(self) -> int:
+        """Wait for a place, first come first served, and return the number of cuts so far, to be handed to `cut`."""
+        if self.running >= int(self.size) or self._waiters:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self.leave()
+                elif waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                raise
+        else:
+            self.running += 1
+        return self._cuts
+
+    async def resumed(self) -> None:
+        """Wait until a pause is over."""
+        await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.running -= 1
+        self._admit()
+
+    def grow(self) -> None:
+        """Count one success: a window of them doubles the window before the first cut, and adds one place after it."""
+        if self.running >= int(self.size):  # a window that is not filled says nothing of what the server bears
+            self.size = min(float(self.limit), self.size + (1.0 if not self._cuts else 1.0 / self.size))
+            self._admit()
+
+    def cut(self, cuts: int) -> None:
+        """Halve, unless that happened since the call entered: one burst of refusals is one piece of news."""
+        if cuts == self._cuts:
+            self._cuts += 1
+            self.size = max(1.0, self.size / 2)
+            log.info("the endpoint is full: %d calls in flight from now on", int(self.size))
+
+    def pause(self, seconds: float) -> None:
+        """Begin no call for so long."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+    def _admit(self) -> None:
+        while self._waiters and self.running < int(self.size):
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.running += 1
+                waiter.set_result(None)
+
+
+@dataclass
+class Pace:
+    """Seconds that the endpoint takes per token of a reply, over about the last hundred replies."""
+
+    seconds: float = 0.0
+    tokens: float = 0.0
+    guess: float = 0.1
+    """Before anything is measured: a slow server."""
+
+    def add(self, seconds: float, tokens: int) -> None:
+        """Take in one reply."""
+        self.seconds = 0.99 * self.seconds + seconds
+        self.tokens = 0.99 * self.tokens + max(1, tokens)
+
+    def deadline(self, max_tokens: int, floor_s: float) -> float:
+        """Return the seconds after which a reply of so many tokens is given up: four times what it should take."""
+        each = self.seconds / self.tokens if self.tokens else self.guess
+        return max(floor_s, 4 * each * max_tokens)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Return the seconds that `Retry-After` asks for, which is a number or an HTTP date, or None without one."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - now
+        except ValueError:
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+class Line:
+    """Calls of one endpoint. `post` and `get` raise only what no other call would survive either."""
+
+    def __init__(self, base: str, key: str, key_name: str, limit: int, patience: Patience) -> None:
+        """Connect to nothing yet; the client is made in the loop that uses it."""
+        self.base, self._key, self._key_name = base.rstrip("/"), key, key_name
+        self.window, self.pace, self.patience = Window(limit), Pace(), patience
+        self.retries = self.answers = 0
+        self._served_at = 0.0
+        self._client: aiohttp.ClientSession | None = None
+
+    async def get(self, path: str) -> Answer:
+        """Return the answer to a GET, tried again as `post` does it."""
+        return await self._try("GET", path, None, 0)
+
+    async def post(self, path: str, payload: Mapping[str, Any], max_tokens: int = 0) -> Answer:
+        """Return the answer to a POST.
+
+        Raises:
+            JobError: when the endpoint refuses the key, lacks the model, or the quota is spent.
+            EngineError: when it did not serve anybody while this call was tried.
+        """
+        return await self._try("POST", path, payload, max_tokens)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def _try(self, method: str, path: str, payload: Mapping[str, Any] | None, max_tokens: int) -> Answer:
+        begin, timeouts, why = time.monotonic(), 0, ""
+        for attempt in range(1, self.patience.attempts + 1):
+            limit_s = self.pace.deadline(max_tokens, self.patience.floor_s) * 2**timeouts
+            answer, why, wait = await self._once(method, path, payload, limit_s)
+            if answer is not None:
+                return answer
+            timeouts += why.startswith("no answer in")
+            seconds = max(wait or 0.0, self.patience.backoff(attempt))
+            spent = time.monotonic() - begin + seconds > self.patience.in_all_s
+            if spent or attempt == self.patience.attempts:
+                break
+            self.retries += 1
+            await asyncio.sleep(seconds)
+        if self._served_at > begin:  # others were served meanwhile, so it is this call
+            return Answer(0, refusal=f"the endpoint did not serve this call: {why}")
+        raise EngineError(f"endpoint {self.base}: {why}, {attempt} times in a row; see whether it is up")
+
+    async def _once(
+        self, method: str, path: str, payload: Mapping[str, Any] | None, limit_s: float
+    ) -> tuple[Answer | None, str, float | None]:
+        """Return (the answer, "", None), or (None, why it must be tried again, the wait that the server asks for)."""
+        import aiohttp
+
+        cuts = await self.window.enter()
+        try:
+            await self.window.resumed()
+            async with (
+                asyncio.timeout(limit_s),
+                self._connected().request(method, self._url(path), json=payload) as reply,
+            ):
+                raw = await reply.read()
+            return self._read(reply.status, reply.headers, raw, cuts)
+        except TimeoutError:
+            self.window.cut(cuts)
+            return None, f"no answer in {limit_s:.0f} s", None
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            must = "must be http://host:port/v1"
+            raise JobError(f"generate.engine.endpoint is {self.base!r}: no address; {must}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            return None, f"{type(error).__name__} ({error})", None
+        finally:
+            self.window.leave()
+
+    def _read(
+        self, status: int, headers: Mapping[str, str], raw: bytes, cuts: int
+    ) -> tuple[Answer | None, str, float | None]:
+        self.answers += 1
+        body = _body(raw)
+        if status < 300:
+            if body is None:
+                return None, "an answer that is no JSON object", None
+            self.window.grow()
+            self._served_at = time.monotonic()
+            return Answer(status, body), "", None
+        error = _error(status, body, raw)
+        self._refuse(error)
+        if status not in RETRIED and status < 500:
+            self._served_at = time.monotonic()
+            return error, "", None
+        wait = retry_after(headers, time.time())
+        if status in SLOW_DOWN:
+            self.window.cut(cuts)
+            if wait:
+                self.window.pause(min(wait, self.patience.longest_s))
+        return None, f"{status} {error.refusal}"[:200], wait
+
+    def _refuse(self, error: Answer) -> None:
+        """Raise for an answer that every other call would get too."""
+        if error.status in (401, 403):
+            have = "set, but not accepted" if self._key else "not set"
+            raise JobError(
+                f"endpoint {self.base}: refuses the key ({error.status}: {error.refusal[:120]}); the environment "
+                f"variable {self._key_name} is {have}, and must hold one where the workers run"
+            )
+        if error.code == "insufficient_quota":
+            raise JobError(f"endpoint {self.base}: {error.refusal[:160]}; the quota of this key is spent")
+
+    def _url(self, path: str) -> str:
+        """Return where a path lies; one that begins with a slash hangs on the server, not on its version folder."""
+        if not path.startswith("/"):
+            return f"{self.base}/{path}"
+        return self.base.removesuffix("/v1") + path
+
+    def _connected(self) -> "aiohttp.ClientSession":
+        import aiohttp
+
+        if self._client is None:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            self._client = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self.window.limit),
+                timeout=aiohttp.ClientTimeout(total=None),
+                headers=headers,
+                trust_env=True,
+            )
+        return self._client
+
+
+def _body(raw: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a reply, or None when there is none."""
+    try:
+        value = json.loads(raw)
+    except ValueError:  # UnicodeDecodeError is one too
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _error(status: int, body: Mapping[str, Any] | None, raw: bytes) -> Answer:
+    """Return what an error says, in OpenAI's form, FastAPI's, or any."""
+    said = (body or {}).get("error", body or {})
+    if isinstance(said, str):
+        return Answer(status, refusal=said or "refused")
+    said = said if isinstance(said, dict) else {}
+    text = said.get("message") or said.get("detail") or raw[:300].decode(errors="replace") or "refused"
+    param, code = said.get("param") or "", said.get("code") or ""
+    return Answer(status, refusal=" ".join(str(text).split()), param=str(param), code=str(code))

@@ -1,0 +1,250 @@
+"""What goes to an OpenAI-compatible endpoint and what comes back: pure functions between Request, JSON and Reply."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gristmill.cluster.models.engine import Reply, Request
+from gristmill.generation.engines.endpoint.http import Answer
+
+LOOP = {"max_pattern_size": 40, "min_pattern_size": 5, "min_count": 4}
+"""The loops that end a reply, as `gristmill.generation.engines.vllm.LOOP` says them."""
+OPTIONAL = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "logprobs",
+    "top_logprobs",
+    "max_tokens",
+    "response_format",
+    "structured_outputs",
+    "repetition_detection",
+    "continue_final_message",
+    "add_generation_prompt",
+)
+"""Parameters that an endpoint may refuse and that are then left out."""
+GOES_WITH = {"logprobs": "top_logprobs", "continue_final_message": "add_generation_prompt"}
+UNSUPPORTED = re.compile(
+    r"unsupported|not support|unrecognized|unknown|unexpected|extra_forbidden|extra (inputs|fields)|not permitted"
+    r"|not allowed|invalid (parameter|argument)|deprecated|not available|use 'max_completion_tokens'",
+    re.IGNORECASE,
+)
+BAD_SCHEMA = re.compile(r"invalid_json_schema|invalid schema|grammar|compile", re.IGNORECASE)
+TOO_LONG = re.compile(
+    r"context.?length|maximum context|context window|too long|max_model_len|reduce the length|longer than the max",
+    re.IGNORECASE,
+)
+FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition", "eos": "stop", "eos_token": "stop"}
+Steps = Sequence[tuple[str, Mapping[str, float]]]
+"""The token that was said and the probabilities of those that could have been, for each token of a reply."""
+Spelled = tuple[str, ...]
+"""A text as its letters, or as the names of its tokens."""
+
+
+def chat(request: Request, model: str, *, vllm: bool) -> dict[str, Any]:
+    """Return the payload of one chat completion, without its constraint."""
+    messages = [{"role": m.role, "content": m.content} for m in request.messages]
+    payload: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": request.max_tokens}
+    payload |= {"seed": request.seed, "temperature": request.temperature}
+    if request.top_p != 1:
+        payload["top_p"] = request.top_p
+    if request.min_p and request.temperature:
+        payload["min_p"] = request.min_p
+    if request.presence_penalty:
+        payload["presence_penalty"] = request.presence_penalty
+    if request.stop:
+        payload["stop"] = list(request.stop)
+    if request.logprobs:
+        payload["logprobs"] = True
+    if request.stop_loops and vllm:
+        payload["repetition_detection"] = LOOP
+    if request.prefix or request.role == "user":
+        messages.append({"role": request.role, "content": request.prefix})
+        if vllm:
+            payload |= {"continue_final_message": True, "add_generation_prompt": False}
+    return payload
+
+
+def schema(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `response_format` for a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": value, "strict": True}}
+
+
+def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
+    """Return the `response_format` of a reply that is one of several words, where only JSON can be constrained."""
+    field = {"type": "string", "enum": list(choices)}
+    return schema(
+        "choice",
+        {"type": "object", "properties": {"choice": field}, "required": ["choice"], "additionalProperties": False},
+    )
+
+
+def constraint(request: Request) -> dict[str, Any]:
+    """Return what holds a reply to a schema or an expression."""
+    if request.json_schema:
+        return {"response_format": schema("reply", json.loads(request.json_schema))}
+    return {"structured_outputs": {"regex": request.regex}} if request.regex else {}
+
+
+def learn(answer: Answer, payload: Mapping[str, Any]) -> str:
+    """Return which parameter of a refused call the endpoint does not know, or the empty string."""
+    if TOO_LONG.search(answer.refusal) or BAD_SCHEMA.search(f"{answer.code} {answer.refusal}"):
+        return ""
+    if not UNSUPPORTED.search(f"{answer.code} {answer.refusal}"):
+        return ""
+    sent = [name for name in OPTIONAL if name in payload]
+    if answer.param.split(".")[-1] in sent:
+        return answer.param.split(".")[-1]
+    return next((name for name in sent if _named(name, answer.refusal)), "")
+
+
+def _named(name: str, text: str) -> bool:
+    """Return whether a sentence names a parameter, and does not merely use the word."""
+    quoted = rf"['\"`\[]{name}['\"`\]]"
+    plain = rf"\b{name}\b" if "_" in name else rf"(param(eter)?|argument|field)s?( supplied)?:? {name}\b"
+    return re.search(f"{quoted}|{plain}", text) is not None
+
+
+def refused(answer: Answer) -> Reply:
+    """Return the reply to a call that the endpoint refuses."""
+    if TOO_LONG.search(f"{answer.code} {answer.refusal}"):
+        return Reply("", "error: prompt and reply are longer than the model's context", 0, 0)
+    what = answer.refusal[:160] if not answer.status else f"{answer.status} {answer.refusal[:160]}"
+    return Reply("", f"error: {what}", 0, 0)
+
+
+def read(body: Mapping[str, Any], request: Request) -> Reply:
+    """Return the reply of a chat completion."""
+    choice = first_choice(body)
+    if choice is None:
+        said = body.get("error") or "the endpoint's answer has no choices"
+        return Reply("", f"error: {str(said)[:160]}", 0, 0)
+    text = str(_mapping(choice.get("message")).get("content") or "")
+    if request.prefix and text.startswith(request.prefix):  # this server said the prefix again
+        text = text[len(request.prefix) :]
+    finish = choice.get("finish_reason")
+    finish = "error: the endpoint's content filter" if finish == "content_filter" else FINISHES.get(str(finish), "stop")
+    tokens = _tokens(choice)
+    logprob = sum(float(token["logprob"]) for token in tokens) if tokens and request.logprobs else None
+    prompt, written, cached = usage(body)
+    return Reply(text, finish, prompt, written, cached_tokens=cached, logprob=logprob)
+
+
+def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return tokens of the prompt, of the reply, and found in the cache; estimated at 4 bytes where not reported."""
+    counts = _mapping(body.get("usage"))
+    if not counts:
+        text = str(_mapping((first_choice(body) or {}).get("message")).get("content") or "")
+        return 0, max(1, len(text.encode()) // 4), 0
+    details = _mapping(counts.get("prompt_tokens_details"))
+    numbers = (counts.get("prompt_tokens"), counts.get("completion_tokens"), details.get("cached_tokens"))
+    prompt, written, cached = (int(number or 0) for number in numbers)
+    return prompt, written, cached
+
+
+def first_choice(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the first choice of an answer, or None when it is not what a completion looks like."""
+    choices = body.get("choices")
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 - JSON from outside
+    return value if isinstance(value, dict) else {}
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = _mapping(choice.get("logprobs")).get("content")
+    return [token for token in content or () if isinstance(token, dict) and "logprob" in token]
+
+
+def steps(body: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
+    """Return the tokens of a chat completion with the probabilities of their alternatives; empty without logprobs."""
+    found: list[tuple[str, Mapping[str, float]]] = []
+    for token in _tokens(first_choice(body) or {}):
+        options = {str(o["token"]): math.exp(float(o["logprob"])) for o in token.get("top_logprobs") or ()}
+        found.append((str(token["token"]), {str(token["token"]): math.exp(float(token["logprob"])), **options}))
+    return found
+
+
+def said_choice(text: str, choices: Sequence[str]) -> str | None:
+    """Return which choice a reply is: bare, or the value of `choice` in JSON; None when it is none of them."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    named = value.get("choice") if isinstance(value, dict) else None
+    if named in choices:
+        return str(named)
+    bare = text.strip().strip("\"'")
+    return max((c for c in choices if bare.startswith(c)), key=len, default=None)
+
+
+def behind(lead: int, tokens: Steps) -> Steps:
+    """Return the steps behind the first `lead` characters of the text, the one that straddles them cut to its rest."""
+    for place, (said, options) in enumerate(tokens):
+        if lead < len(said):
+            head = said[:lead]
+            rest = {token[lead:]: p for token, p in options.items() if token.startswith(head) and len(token) > lead}
+            return [(said[lead:], rest), *tokens[place + 1 :]]
+        lead -= len(said)
+    return []
+
+
+def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) -> dict[str, float]:
+    """Return the probability of each choice from the text of the tokens; 1 for the chosen one without any."""
+    rests = {choice: tuple(choice) for choice in choices}
+    spelled: list[tuple[Spelled, Mapping[Spelled, float]]] = []
+    for said, options in behind(max(0, text.find(chosen)), tokens):
+        merged: dict[Spelled, float] = {}
+        for token, p in options.items():  # a token may hold the quote that ends the word in JSON
+            letters = tuple(token.partition('"')[0])
+            merged[letters] = merged.get(letters, 0.0) + p
+        spelled.append((tuple(said.partition('"')[0]), merged))
+    return walk(rests, spelled, chosen)
+
+
+def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, float]:
+    """Return the probability of each of some tokens, given that it is one of them, from a completion of one token."""
+    told = _mapping((first_choice(body) or {}).get("logprobs")).get("top_logprobs")
+    logprobs = _mapping(told[0]) if isinstance(told, list) and told else {}
+    if any(f"token_id:{token}" not in logprobs for token in tokens):
+        return {}
+    weights = {token: math.exp(float(logprobs[f"token_id:{token}"])) for token in tokens}
+    total = sum(weights.values())
+    return {token: weight / total for token, weight in weights.items()} if total else {}
+
+
+def walk(
+    rests: Mapping[str, Spelled], tokens: Sequence[tuple[Spelled, Mapping[Spelled, float]]], chosen: str
+) -> dict[str, float]:
+    """Return the probability of each choice given that the reply is one of them, along the reply that was decoded.
+
+    Where the choices part, each gets the share of the tokens that begin what is left of it. Those that leave the
+    decoded reply at the same token share its probability evenly, because nothing is known of what would follow.
+    """
+    found, mass, alive = dict.fromkeys(rests, 0.0), 1.0, dict(rests)
+    for said, options in tokens:
+        if len(alive) == 1:
+            break
+        accepts = {token: [c for c, rest in alive.items() if rest[: len(token)] == token] for token in options if token}
+        weights = {token: options[token] for token in accepts if accepts[token]}
+        ended = [c for c, rest in alive.items() if not rest]
+        if ended:  # it may stop here, with what is left of the probability
+            accepts[()], weights[()] = ended, max(0.0, 1.0 - sum(weights.values()))
+        went = said if said in weights else ()
+        total = sum(weights.values())
+        if went not in weights or not total:
+            break
+        for token, weight in weights.items():
+            for choice in accepts[token] if token != went else ():
+                found[choice] += mass * weight / total / len(accepts[token])
+        mass *= weights[went] / total
+        alive = {choice: alive[choice][len(went) :] for choice in accepts[went]}
+    found[chosen] += mass
+    whole = sum(found.values())
+    return {choice: p / whole for choice, p in found.items()}

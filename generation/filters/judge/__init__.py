@@ -1,0 +1,1 @@
+"""The filter `judge` and its rubrics."""

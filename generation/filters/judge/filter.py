@@ -1,0 +1,138 @@
+"""Judge: the model grades the sample on a rubric by constrained decoding; the score is the expected grade."""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.words import is_chinese
+from gristmill.generation.contracts import Ask, ModelFilter, Verdict
+from gristmill.generation.filters.judge.rubrics import ASKS, GRADED, Graded, Rubric
+from gristmill.generation.prompting.template import prompt_for
+
+GRADES = ("1", "2", "3", "4", "5")
+POINTS = ("0", *GRADES)
+"""Grades of the additive rubric."""
+LAYOUT = {
+    "en": ("Instruction: ", "\nAnswer: ", "\nReason:", "\nGrade: "),
+    "zh": ("指令：", "\n回答：", "\n理由：", "\n分数："),
+}
+"""What stands before the instruction, the answer, the reason and the grade, by language."""
+
+
+class Judge(ModelFilter):
+    """Grade each sample with the generating model, or the one that `engine` names, and drop those below a threshold.
+
+    The score is the sum of p_i * i over the grades, with p the model's probabilities of exactly the grades' digits: it
+    is finer than the likeliest grade, and it can never fail to parse. It is named `judge` for the rubric `quality`,
+    after the rubric else. The model continues a list of graded answers in its own turn: with the 135M default model
+    this tells the answers of 100 English tasks from those of the next task with an AUC of 0.68 (the best of twelve
+    layouts, chosen on these tasks); a rubric in the user's turn gave 0.45 on 60 of them. The list is the same for all
+    samples, so it is computed once. On the other rubrics this model is near chance (0.52 to 0.62), but for complexity
+    (0.83 on 8 hard and 8 simple instructions).
+
+    With `votes`, the model first writes as many reasons, each followed by a constrained grade: the score is the mean of
+    the expected grades, and `…_spread` their standard deviation, where 0 is agreement. Reasons want a larger
+    model: with the default one, grading at once tells right from wrong answers better (AUC 0.69 on 60 tasks) than after
+    one reason (0.55) or three (0.58).
+
+    Source: Liu et al. 2024, DEITA, arXiv:2312.15685, section 2.2 (expected score from the logits of the score tokens;
+    complexity is judged from the instruction, quality with the answer); Yuan et al. 2024, Self-Rewarding Language
+    Models, arXiv:2401.10020, section 2 and figure 2 (the model judges its own data; five points that add up; reason
+    first, mean of several judgements). Departures: scales of our own, 1 to 5, shown by graded answers; the points of
+    the additive rubric are given at once, as one grade from 0 to 5; without votes no sampling, so one call a sample.
+    """
+
+    kind: Literal["judge"] = "judge"
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"rubrics": ()}
+    rubric: Rubric = "quality"
+    """What is graded. `complexity` sees the instruction alone."""
+    min_score: float = Field(default=2.5, ge=0, le=5)
+    """Samples with a smaller expected grade are dropped. The default model's grades lie between 2.2 and 3.2, its
+    additive points between 1.7 and 2.7."""
+    votes: int = Field(default=0, ge=0)
+    """Reasons to be written before a grade; 0 grades at once."""
+    max_reason_tokens: int = Field(default=64, gt=0)
+    """Cap on a reason, in tokens."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of the reasons."""
+    rubrics: dict[str, str] = Field(default_factory=lambda data: dict(ASKS[data["rubric"]]))
+    """What the user asks for, by language, `en` at least; by default that of the rubric."""
+    graded: dict[str, tuple[Graded, ...]] = Field(default_factory=lambda data: dict(GRADED[data["rubric"]]))
+    """Instructions, answers, grades and reasons to begin with, by language; by default those of the rubric."""
+
+    @property
+    def score(self) -> str:
+        """Name of the score."""
+        return self.kind if self.rubric == "quality" else self.rubric
+
+    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+        """Return the expected grade as the score."""
+        language = "zh" if is_chinese(sample.instruction) else "en"
+        prefixes = [self._continued(sample, language)]
+        if self.votes:
+            prefixes = await self._reasoned(prefixes[0], language, ask)
+        messages = [Message("user", prompt_for(self.rubrics, language))]
+        before = LAYOUT[language][3]
+        choices = POINTS if self.rubric == "additive" else GRADES
+        replies = await asyncio.gather(
+            *(
+                ask(messages, max_tokens=1, temperature=0.0, prefix=prefix + before, choices=choices)
+                for prefix in prefixes
+            )
+        )
+        return self._verdict(replies)
+
+    def _verdict(self, replies: list[Reply]) -> Verdict:
+        grades = [expected(reply.choices) for reply in replies if reply.choices]
+        if not grades:
+            return Verdict(dropped=f"{self.kind}: {replies[0].finish}")
+        mean = sum(grades) / len(grades)
+        scores = {self.score: mean}
+        if self.votes:
+            scores[f"{self.score}_spread"] = math.sqrt(sum((grade - mean) ** 2 for grade in grades) / len(grades))
+        what = "below threshold" if self.rubric == "quality" else f"{self.rubric} below threshold"
+        return Verdict(scores, f"{self.kind}: {what}" if mean < self.min_score else None)
+
+    async def _reasoned(self, prefix: str, language: str, ask: Ask) -> list[str]:
+        """Return the beginning once for each reason, with the reason behind it."""
+        messages = [Message("user", prompt_for(self.rubrics, language))]
+        before = LAYOUT[language][2]
+        settings: dict[str, Any] = {"max_tokens": self.max_reason_tokens, "temperature": self.temperature}
+        replies = await asyncio.gather(
+            *(ask(messages, prefix=prefix + before, stop=("\n",), **settings) for _ in range(self.votes))
+        )
+        return [f"{prefix}{before} {' '.join(reply.text.split())}" for reply in replies]
+
+    def _continued(self, sample: Sample, language: str) -> str:
+        """Return the graded answers and the sample, as the beginning of the model's turn, up to its grade."""
+        question, answer, reason, grade = LAYOUT[language]
+        shown = ""
+        for known in self.graded.get(language, ()):
+            shown += f"{question}{known.instruction}" + (
+                "" if self.rubric == "complexity" else f"{answer}{known.answer}"
+            )
+            shown += f"{reason} {known.reason}" if self.votes and known.reason else ""
+            shown += f"{grade}{known.grade}\n\n"
+        own = "" if self.rubric == "complexity" else f"{answer}{sample.answer}"
+        return f"{shown}{question}{asked(sample)}{own}"
+
+
+def expected(choices: Mapping[str, float]) -> float:
+    """Return the mean of grades under their probabilities."""
+    return sum(int(digit) * chance for digit, chance in choices.items())
+
+
+def asked(sample: Sample) -> str:
+    """Return what the last answer replies to: the instruction, or the whole conversation where it has several turns."""
+    turns = [turn for turn in sample.messages if turn.role in ("user", "assistant")]
+    if turns and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    if len(turns) < 2:
+        return sample.instruction
+    names = {"user": "用户", "assistant": "助手"} if is_chinese(sample.instruction) else {}
+    return "\n".join(f"{names.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)

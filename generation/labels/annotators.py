@@ -1,0 +1,138 @@
+"""Annotators: who says what a text is (a model with its prompt, or rules), and how several opinions become one."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gristmill.cluster.contract.settings import Settings
+from gristmill.generation.prompting.search import terms
+from gristmill.generation.prompting.spans import Span, dumps
+from gristmill.generation.prompting.template import json_in
+
+Form = Literal["label", "entities", "json", "translation", "summary"]
+
+
+class Annotator(Settings):
+    """`[[generate.methods.annotators]]`: a model with a prompt of its own, or rules that cost no call."""
+
+    name: str = Field(pattern=r"^[^\s:]+$")
+    """What its votes are called: they stand in the tag `vote:<name>`."""
+    engine: str = ""
+    """Which of `[generate.engines]` is asked; by default the method's."""
+    prompt: str = ""
+    """In place of the method's prompt, with the same placeholders, for texts of any language."""
+    samples: int = Field(default=1, gt=0)
+    """Answers of the model to each text; from two on, their agreement is the confidence. They differ by chance, and
+    labels, which are never drawn by chance, by the order of the demonstrations."""
+    rules: tuple[tuple[str, str], ...] = ()
+    """Pairs of a regular expression and a label: the first that is found in the text votes, and where none is, this
+    annotator abstains. With rules, no model is asked."""
+
+    @model_validator(mode="after")
+    def _rules_compile(self) -> "Annotator":
+        for pattern, _ in self.rules:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"rules: {pattern!r} is no regular expression ({error})") from error
+        return self
+
+    def ruled(self, text: str) -> "Vote | None":
+        """Return what the first rule says whose expression is found in the text, regardless of case."""
+        found = (label for pattern, label in self.rules if re.search(pattern, text, re.IGNORECASE))
+        label = next(found, None)
+        return None if label is None else Vote(label, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one annotator says of a text."""
+
+    answer: str
+    confidence: float
+    """0 to 1."""
+
+
+def combined(votes: Sequence[Vote], form: Form) -> Vote:
+    """Return what at least one vote says together; one alone stands as it is."""
+    if len(votes) == 1:
+        return votes[0]
+    ways: Mapping[str, Callable[[Sequence[Vote]], Vote]] = {"entities": _spans, "translation": _text, "summary": _text}
+    return ways.get(form, majority)(votes)
+
+
+def majority(votes: Sequence[Vote]) -> Vote:
+    """Return the commonest answer; of equals the one with the larger sum of confidences, else the first.
+
+    Its confidence is that sum over the number of votes.
+    """
+    counts = Counter(vote.answer for vote in votes)
+    sums = {answer: sum(vote.confidence for vote in votes if vote.answer == answer) for answer in counts}
+    best = max(counts, key=lambda answer: (counts[answer], sums[answer]))
+    return Vote(best, sums[best] / len(votes))
+
+
+def _spans(votes: Sequence[Vote]) -> Vote:
+    """Return the spans that more than half of the votes have; the confidence is the mean of what supports each."""
+    support: dict[Span, list[float]] = {}
+    for vote in votes:
+        for span in {Span(**entry) for entry in json.loads(vote.answer)}:
+            support.setdefault(span, []).append(vote.confidence)
+    kept = {span: sum(given) / len(votes) for span, given in support.items() if 2 * len(given) > len(votes)}
+    answer = dumps(sorted(kept, key=lambda span: span.start))
+    against = sum(vote.confidence for vote in votes if vote.answer == answer) / len(votes)
+    return Vote(answer, sum(kept.values()) / len(kept) if kept else against)
+
+
+def _text(votes: Sequence[Vote]) -> Vote:
+    """Return the text that is most like all the others; its confidence is its mean likeness to them."""
+    bags = [Counter(terms(vote.answer)) for vote in votes]
+    likeness = [
+        sum(_shared(one, other) for m, other in enumerate(bags) if m != n) / (len(bags) - 1)
+        for n, one in enumerate(bags)
+    ]
+    best = max(range(len(votes)), key=lambda n: likeness[n])
+    return Vote(votes[best].answer, likeness[best])
+
+
+def _shared(one: Counter[str], other: Counter[str]) -> float:
+    """Return the F of two bags of words: twice the common ones over all."""
+    return 2 * (one & other).total() / max(1, one.total() + other.total())
+
+
+def entities(reply: str, text: str, labels: Sequence[str]) -> str | None:
+    """Return the spans that a reply names, as JSON with their places; None when it is no list of texts and labels.
+
+    Named words are looked up in the text, each time behind the last place where the same words were found; blanks and
+    case may differ, and the span is then as it stands in the text. What is not found, has another label or overlaps a
+    span before it is left out.
+    """
+    value = json_in(reply)
+    listed = value.get("entities") if isinstance(value, dict) else value
+    if not isinstance(listed, list):
+        return None
+    found: list[Span] = []
+    for entry in listed:
+        words, label = (entry.get("text"), entry.get("label")) if isinstance(entry, dict) else (None, None)
+        if isinstance(words, str) and words.strip() and label in labels:
+            taken = [(span.start, span.end) for span in found]
+            place = _place(words, text, taken)
+            if place:
+                found.append(Span(text[place[0] : place[1]], str(label), *place))
+    return dumps(sorted(found, key=lambda span: span.start))
+
+
+def _place(words: str, text: str, taken: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return the first free place of some words in a text, exactly as they are where possible."""
+    loose = r"\s+".join(map(re.escape, words.split()))
+    edges = (r"(?<!\w)", r"(?!\w)") if words.isascii() else ("", "")
+    for pattern, flags in ((re.escape(words), 0), (loose, 0), (loose, re.IGNORECASE)):
+        for found in re.finditer(edges[0] + pattern + edges[1], text, flags):
+            if all(found.end() <= begin or end <= found.start() for begin, end in taken):
+                return found.span()
+    return None

@@ -1,0 +1,341 @@
+"""The review job: combine the votes of annotators, ask people about the least certain, take in what they said."""
+
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from glob import has_magic
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
+
+from gristmill.cluster.contract.errors import JobError, SchemaError
+from gristmill.cluster.contract.sample import Message, Sample, from_table, to_table
+from gristmill.cluster.contract.settings import STRING, short_forms
+from gristmill.cluster.io import readers
+from gristmill.cluster.io.readers import File
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import Job, Plan, Run, Work
+from gristmill.cluster.store.store import Shard, Store
+from gristmill.generation.figures import ReviewFigures
+from gristmill.generation.labels import votes as labelling
+from gristmill.generation.labels.ballot import VOTE, Ballot, agreement, ballot_of, known, most
+from gristmill.generation.labels.people import Asked, Form, Said, files, read, seen
+from gristmill.generation.labels.votes import ABSTAINED, Floats
+
+log = logging.getLogger(__name__)
+
+MAX_PROBLEMS = 20
+MAX_LABELS = 100
+"""Most labels that are taken from the votes; more are free text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a sample's votes and people come to."""
+
+    label: str
+    confidence: float
+    source: str
+    """`human`, how votes were combined, or empty where there was nothing to combine."""
+    machine: int = ABSTAINED
+    """Place of the label that the votes alone come to."""
+    chance: float = 0.0
+    """How certain that is."""
+    disputed: bool = False
+    """Whether people said different things, none of them more often than the others."""
+
+
+class Review(Job):
+    """`[review]`: one label a sample out of the votes that it came with, and what people say of the least certain.
+
+    The samples that came in kept come out with the tags `label` and `label_source` and the score `confidence`; where
+    people have said something, that is the label, `label_source` is `human` and the score `human` is 1. The answer is
+    replaced where it was the label. In the folder of the dataset lie the queue for people, `queue.json`, with what sets
+    up the project beside it, and what people have settled, `people.jsonl`: an `input` of demonstrations to come.
+    """
+
+    name: ClassVar[str] = "review"
+    figures: ClassVar[type[Figures]] = ReviewFigures
+    presentation: ClassVar[str] = "gristmill.generation.report:ReviewPresentation"
+    example: ClassVar[Mapping[str, Any]] = {"input": "labelled.jsonl"}
+    upstream: ClassVar[tuple[str, ...]] = ("generate",)
+
+    combine: Literal["majority", "dawid_skene"] = "majority"
+    """How votes become a label: the most votes, or the likeliest label once each annotator's errors are estimated.
+    The latter wants three annotators that are better than chance and some hundred samples; a rule that only ever votes
+    for one label tells it nothing, so put the rules of all labels into one annotator."""
+    question: Literal["label", "text"] = "label"
+    """What people are asked: to choose a label, or to write the answer anew. Votes are combined for labels alone."""
+    labels: tuple[str, ...] = ()
+    """The labels there are; by default those that were voted for."""
+    queue: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] = 0.1
+    """How many of the least certain samples are put before people at most: a number, or a share such as `0.1`."""
+    below: float = Field(default=1, gt=0, le=1)
+    """Only samples less certain than this are put before people; at 1 any sample may be."""
+    form: Form = "label_studio"
+    """Which tool the queue is written for."""
+    suggest: bool = True
+    """Show people the label found so far."""
+    verdicts: tuple[str, ...] = Field(default=(), json_schema_extra=short_forms(STRING))
+    """Files that Label Studio or Argilla exported, as paths or patterns; a pattern may match nothing yet."""
+    on_bad_verdict: Literal["error", "skip"] = "error"
+    """`error` refuses what cannot be read or is of no sample here, naming file and place; `skip` leaves it out."""
+    min_confidence: float = Field(default=0, ge=0, le=1)
+    """Samples less certain than this that no one has looked at are dropped."""
+    smoothing: float = Field(default=1, gt=0)
+    """Votes that every annotator is taken to have cast for each label beforehand, with `dawid_skene`."""
+    shard_rows: int = Field(default=65_536, gt=0)
+    """Samples of one shard of the output."""
+
+    @field_validator("verdicts", mode="before")
+    @classmethod
+    def _beside_the_recipe(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value comes in
+        paths = (value,) if isinstance(value, str) else value
+        base = (info.context or {}).get("base")
+        if not base or not isinstance(paths, list | tuple):
+            return paths
+        return tuple(p if "://" in str(p) else str(base / Path(str(p)).expanduser()) for p in paths)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the dataset: what people said rather than where it is written."""
+        value = super().identity()
+        value["fields"]["verdicts"] = [file.digest for file in self.verdict_files()]
+        return value
+
+    def verdict_files(self) -> list[File]:
+        """Return the files of verdicts that there are.
+
+        Raises:
+            JobError: for a path, not a pattern, where nothing lies.
+        """
+        return readers.find(tuple(path for path in self.verdicts if not _matches_nothing(path)), "json")
+
+    def check(self, base: Path) -> list[str]:
+        """Return what is wrong with the labels and with the files of verdicts."""
+        del base
+        problems = ["labels: one stands twice, must stand once"] if len({*self.labels}) < len(self.labels) else []
+        try:
+            bad = _said(self.verdict_files())[1]
+        except JobError as error:
+            return [*problems, f"verdicts: {error}"]
+        return problems + ([f"verdicts: {line}" for line in _some(bad)] if self.on_bad_verdict == "error" else [])
+
+    def plan(self, store: Store, work: Work) -> Plan:
+        """Say how many samples come in and how many go to people."""
+        plan = Plan(self.name, work.output, samples=work.num_samples(store), kept=work.num_samples(store))
+        plan.shards = -(-plan.samples // self.shard_rows)
+        plan.state = "done" if store.complete(work.output) else plan.state
+        plan.notes.append(f"{self.combine}; at most {self.room(plan.samples)} samples for people")
+        plan.notes.append(f"{len(self.verdict_files())} files of verdicts")
+        return plan
+
+    def room(self, rows: int) -> int:
+        """Return how many of so many samples are put before people at most."""
+        return self.queue if isinstance(self.queue, int) else math.ceil(self.queue * rows)
+
+    def make(self, run: Run, work: Work) -> ReviewFigures:
+        """Combine, queue and write.
+
+        Raises:
+            JobError: for verdicts that cannot be read or are of no sample that came in, unless they are skipped.
+        """
+        begin = time.monotonic()
+        samples = _kept(run.store, work.inputs["samples"])
+        said, problems = self._verdicts({s.id for s in samples})
+        ballot = ballot_of(samples, said, self.labels, label=self.question == "label")
+        if not self.labels and len(ballot.labels) > MAX_LABELS:
+            what = f"{len(ballot.labels)} different labels came in, must be {MAX_LABELS} at most"
+            raise JobError(f'review: {what}; name `labels`, or set question = "text" where answers are no labels')
+        found = self._combined(ballot)
+        rows = [_decided(self, s, found[n]) for n, s in enumerate(samples)]
+        waiting = self._waiting(samples, found)
+        written = files(self.form, waiting, ballot.labels, suggest=self.suggest)
+        for name, data in {**written, **_settled(rows)}.items():
+            run.store.write_bytes(data, work.output, name)
+        shards = _write(run.store, work.output, rows, self.shard_rows)
+        kept = sum(s.dropped is None for s in rows)
+        figures = ReviewFigures(
+            rows=len(rows),
+            kept=kept,
+            dropped=len(rows) - kept,
+            queued=len(waiting),
+            verdicts=len(said),
+            bad_verdicts=problems,
+            people=len(ballot.persons),
+            disputed=sum(f.disputed for f in found),
+            settled_by_people=sum(f.source == "human" for f in found),
+            seconds=round(time.monotonic() - begin, 2),
+            **self._measured(ballot, found),
+        )
+        metadata = {"queue": "queue.json", "form": self.form}
+        run.store.commit(self.manifest(work, "samples", shards, metadata), figures.to_json())
+        if waiting:
+            where = run.store.at(work.output)
+            run.screen.say(f"review: {len(waiting)} samples for people in {where} ({', '.join(written)})")
+        return figures
+
+    def _verdicts(self, came: set[str]) -> tuple[list[Said], int]:
+        """Return what was said of the samples that came in, and how many entries could not be used."""
+        said, problems = _said(self.verdict_files())
+        for one in said:
+            if one.sample not in came:
+                problems.append(f"{one.where}: {one.sample} is no sample that came in, must be the id of one")
+            elif self.question == "label" and self.labels and one.answer not in self.labels:
+                problems.append(
+                    f"{one.where}: {one.answer[:40]!r} is no label, must be one of {', '.join(self.labels)}"
+                )
+        if problems and self.on_bad_verdict == "error":
+            advice = 'mend them or set on_bad_verdict = "skip"'
+            raise JobError("\n".join([*_some(problems), f"review.verdicts: {len(problems)} bad entries; {advice}"]))
+        for line in _some(problems):
+            log.warning("%s", line)
+        fits = {*self.labels} if self.question == "label" else set()
+        return [s for s in said if s.sample in came and (not fits or s.answer in fits)], len(problems)
+
+    def _combined(self, ballot: Ballot) -> list[Found]:
+        """Return label and confidence of each sample: what people say, else what the votes come to."""
+        machine = ballot.chances(self.combine, self.smoothing)
+        informed = ballot.chances(self.combine, self.smoothing, ballot.people)
+        return [_found(self, ballot, n, machine[n], informed[n]) for n in range(len(ballot.samples))]
+
+    def _waiting(self, samples: Sequence[Sample], found: Sequence[Found]) -> list[Asked]:
+        """Return the least certain samples, those first about which people disagree."""
+        open_ = [n for n, f in enumerate(found) if f.source != "human" and (f.disputed or _below(f, self.below))]
+        before = {n: samples[n].scores.get("confidence", 0.0) for n in open_}
+        open_.sort(key=lambda n: (not found[n].disputed, found[n].confidence, before[n], samples[n].id))
+        room = self.room(len(samples))
+        return [Asked(samples[n].id, seen(samples[n]), found[n].label, found[n].confidence) for n in open_[:room]]
+
+    def _measured(self, ballot: Ballot, found: Sequence[Found]) -> dict[str, Any]:
+        """Return who agrees with whom, who is right by what people say, and how the labels fall out."""
+        if self.question == "text":
+            return {}
+        machine = np.array([f.machine for f in found], np.int64)
+        columns = {**ballot.columns(), self.combine: machine}
+        both = (ballot.people != ABSTAINED) & (machine != ABSTAINED)
+        sure = np.array([f.chance for f in found])[both]
+        error = labelling.calibration_error(sure, (machine == ballot.people)[both])
+        truths = {"accuracy": ballot.people, "accuracy_by_gold": ballot.gold()}
+        right = {
+            name: known({who: labelling.accuracy(column, truth) for who, column in columns.items()})
+            for name, truth in truths.items()
+        }
+        labels = dict(sorted(Counter(f.label for f in found if f.label).items()))
+        return {"labels": labels, **right, **agreement(ballot), **known({"calibration_error": error})}
+
+
+def _found(review: Review, ballot: Ballot, row: int, machine: Floats, informed: Floats) -> Found:
+    """Return what becomes of one sample."""
+    sample = ballot.samples[row]
+    before, sure = sample.tags.get("label", ""), float(sample.scores.get("confidence", 0.0))
+    given = int((ballot.votes[row] != ABSTAINED).sum())
+    found = Found(before or (sample.answer if review.question == "text" else ""), sure, "")
+    if given:
+        best, chance = _best(ballot, machine, before)
+        final, likely = _best(ballot, informed, before)
+        alone = given == 1 and (review.combine == "majority" or len(ballot.annotators) == 1)
+        if alone and sure:  # one vote agrees with itself: what the annotator thought of it says more
+            chance = likely = sure
+        found = Found(ballot.labels[final], likely, review.combine, best, chance)
+    answers = ballot.answers(sample.id)
+    chosen = most(answers)
+    if chosen:
+        return replace(found, label=chosen, confidence=1.0, source="human")
+    return replace(found, disputed=bool(answers))
+
+
+def _best(ballot: Ballot, chances: Floats, before: str) -> tuple[int, float]:
+    """Return the likeliest label and how likely it is; of equals the one that came in, else the first."""
+    top = float(chances.max())
+    equal = np.flatnonzero(chances >= top - 1e-9)
+    chosen = next((n for n in equal if ballot.labels[n] == before), equal[0])
+    return int(chosen), top
+
+
+def _below(found: Found, bound: float) -> bool:
+    return found.confidence < bound or bound == 1
+
+
+def _decided(review: Review, sample: Sample, found: Found) -> Sample:
+    """Return the sample as it goes on."""
+    if not found.source:
+        low = found.confidence < review.min_confidence
+        return sample.drop("review: not certain enough") if low else sample
+    human = found.source == "human"
+    scores = {**sample.scores, "confidence": found.confidence} | ({"human": 1.0} if human else {})
+    tags = {**sample.tags, "label_source": found.source}
+    if review.question == "label":
+        tags["label"] = found.label
+    out = replace(sample, messages=_messages(review, sample, found.label), scores=scores, tags=tags)
+    return out.drop("review: not certain enough") if found.confidence < review.min_confidence else out
+
+
+def _messages(review: Review, sample: Sample, label: str) -> tuple[Message, ...]:
+    """Return the conversation with the label as its answer, where its answer was the label or there was none."""
+    turns = sample.messages
+    if turns[-1].role != "assistant":
+        return (*turns, Message("assistant", label))
+    said = {word for tag, word in sample.tags.items() if tag == "label" or tag.startswith(VOTE)}
+    if review.question == "text" or turns[-1].content.strip() in said:
+        return (*turns[:-1], Message("assistant", label))
+    return turns
+
+
+def _settled(rows: Sequence[Sample]) -> dict[str, bytes]:
+    """Return the file of the samples that people settled, which the next job can take as its `input`, if any."""
+    chosen = [row for row in rows if row.tags.get("label_source") == "human"]
+    lines = [{"messages": [m._asdict() for m in row.messages], "tags": dict(row.tags)} for row in chosen]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return {"people.jsonl": text.encode()} if lines else {}
+
+
+def _said(found: Sequence[File]) -> tuple[list[Said], list[str]]:
+    """Return what people said in all files, and a line for each entry that cannot be read."""
+    said: list[Said] = []
+    problems: list[str] = []
+    for file in found:
+        with file.system.open_input_stream(file.path) as source:
+            more, bad = read(bytes(source.read()), file.name)
+        said, problems = said + more, problems + bad
+    return said, problems
+
+
+def _matches_nothing(path: str) -> bool:
+    """Say whether a local pattern matches no file yet."""
+    if "://" in path or not has_magic(path):
+        return False
+    whole = Path(path).absolute()
+    return not any(Path(whole.anchor).glob(str(whole.relative_to(whole.anchor))))
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    rest = len(lines) - MAX_PROBLEMS
+    return [*lines[:MAX_PROBLEMS], *([f"and {rest} more"] if rest > 0 else [])]
+
+
+def _kept(store: Store, name: str) -> list[Sample]:
+    """Return the samples that came in kept, in their order.
+
+    Raises:
+        SchemaError: when an id stands twice.
+    """
+    samples = [s for table in store.scan(name) for s in from_table(table) if s.dropped is None]
+    twice = [name for name, count in Counter(s.id for s in samples).items() if count > 1]
+    if twice:
+        raise SchemaError(f"{name}: id {twice[0]} stands twice, must be unique; make the dataset anew")
+    return samples
+
+
+def _write(store: Store, output: str, rows: Sequence[Sample], size: int) -> tuple[Shard, ...]:
+    """Write the rows; at least one shard, if empty."""
+    starts = range(0, max(1, len(rows)), size)
+    return tuple(
+        store.commit_shard(output, f"shard-{n:05d}", to_table(rows[start : start + size]))
+        for n, start in enumerate(starts)
+    )

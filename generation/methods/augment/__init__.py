@@ -1,0 +1,1 @@
+"""The method `augment`, its prompts, and the noise that it adds to words."""

@@ -1,0 +1,383 @@
+"""Augment: say an input in other words, and keep its label or answer."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from random import Random
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
+from gristmill.generation.methods.augment import wordplay
+from gristmill.generation.methods.augment.prompts import (
+    KNOWN_SYNONYMS,
+    LABEL,
+    LAYOUT,
+    NAMES,
+    PARALLEL,
+    PARAPHRASE,
+    PARAPHRASED,
+    PARTS,
+    SYNONYM,
+    TRANSLATE,
+)
+from gristmill.generation.methods.augment.synonyms import synonyms
+from gristmill.generation.methods.augment.wordplay import Piece
+from gristmill.generation.prompting.template import fill, prompt_for
+
+Operation = Literal[
+    "synonym", "insert", "swap", "delete", "punctuate", "part_of_speech", "paraphrase", "back_translate"
+]
+SPOKEN: tuple[Operation, ...] = ("paraphrase", "back_translate")
+"""Operations that ask the model for a whole text."""
+WITH_SYNONYMS: tuple[Operation, ...] = ("synonym", "insert", "part_of_speech")
+TRIES = 10
+"""Most draws of one word operation until its text is new."""
+MAX_ASKED = 8
+"""Words of a text whose synonyms are asked for."""
+MAX_SCANNED = 2000
+"""Seeds that are looked through for labelled demonstrations."""
+MAX_SHOT_WORDS = 60
+
+
+class Augment(EachInput):
+    """Change the first user turn of a seed by one operation a variant; everything behind it stays.
+
+    `synonym`, `insert`, `swap` and `delete` are the four of EDA, `punctuate` is AEDA; `part_of_speech` replaces words
+    whose part of speech is clear by synonyms of the same one; `paraphrase` and `back_translate` ask the model.
+    Numbers, code, addresses, quotations, template markers, names, negations, the answer where it stands in the text,
+    and what the tags of `keep` name are never touched; the model's texts must contain them as they were.
+
+    A variant is dropped when it equals its input or another variant, when its embedding is too far from the input's,
+    and, with `labels`, when the model no longer gives it the input's label.
+
+    Source: Wei and Zou 2019, EDA, arXiv:1901.11196, section 2 (n = alpha * length, alpha 0.1; the released code takes
+    max(1, n) and keeps a word); Karimi et al. 2021, AEDA, arXiv:2108.13230, section 3 (1 to a third as many of six
+    marks); Sennrich et al. 2016, arXiv:1511.06709 (back-translation), by the generating model in both directions.
+    Departures: synonyms come from a small table of our own (about 800 English and 600 Chinese words, inflected), or
+    with `synonyms = "model"` for words that it lacks from the model, because WordNet has no maintained wheel with its
+    data; English parts of speech are guessed from the table, endings and neighbours, and left open where these do not
+    decide; Chinese words and their parts of speech are jieba's; names are told by capitals, so texts all in lower case
+    have none; negations stay, since labels hang on them; an operation whose text is not new is tried again; in other
+    languages than English and Chinese the table is empty, and without spaces there are no words. Back-translation
+    shows the model three sentences between English, Chinese, French, German and Spanish, others get none.
+    """
+
+    kind: Literal["augment"] = "augment"
+    feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompts": (),
+        "translate_prompts": ("to",),
+        "synonym_prompts": (),
+        "label_prompts": ("labels",),
+    }
+    operations: tuple[Operation, ...] = Field(default=("synonym", "insert", "swap", "delete"), min_length=1)
+    """What is done, one operation a variant, in a random order that repeats when there are more variants."""
+    variants: int = Field(default=4, gt=0)
+    """Variants of one input."""
+    alpha: float = Field(default=0.1, gt=0, le=1)
+    """Share of the words that an operation changes, one at least; the chance of each word to be deleted."""
+    synonyms: Literal["table", "model"] = "table"
+    """Whether words that the table lacks are asked for, once each on a worker."""
+    keep: tuple[str, ...] = ()
+    """Tags whose values are spans of the text that stay: one span, or a JSON list of spans or `{"text": …}`."""
+    pivot: str = ""
+    """Language that back-translation goes through; Chinese by default, English for texts that are not English."""
+    min_cosine: float = Field(default=0.85, ge=0, le=1)
+    """Smallest cosine of the embeddings of input and variant; 0 embeds nothing."""
+    labels: tuple[str, ...] = ()
+    """Labels of which the model must choose the input's again; without any, labels are not checked. The input's is its
+    tag `label`, else its answer."""
+    shots: int = Field(default=2, ge=0)
+    """Labelled seeds of each label that the model is shown when it chooses."""
+    max_tokens: int = Field(default=256, gt=0)
+    """Cap on a paraphrase or translation."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of a paraphrase; translations take half of it."""
+    prompts: dict[str, str] = Field(default_factory=lambda: dict(PARAPHRASE))
+    """What the model is asked for a paraphrase, by language."""
+    translate_prompts: dict[str, str] = Field(default_factory=lambda: dict(TRANSLATE))
+    """What it is asked for a translation, by language of the prompt, with `{to}` for the name of the other."""
+    synonym_prompts: dict[str, str] = Field(default_factory=lambda: dict(SYNONYM))
+    """What it is asked for synonyms, by language."""
+    label_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABEL))
+    """What it is asked for a label, by language, with `{labels}` for all of them."""
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
+        """Return short seeds of each label, one more than is shown, because an input is not shown to itself."""
+        del ask
+        if before is not None or not self.labels:
+            return before
+        found: dict[str, list[Sample]] = {label: [] for label in self.labels}
+        for sample in snapshot.seeds[:MAX_SCANNED]:
+            known = found.get(label_of(sample), [])
+            if len(known) <= self.shots and num_words(sample.instruction) <= MAX_SHOT_WORDS:
+                known.append(sample)
+        return found
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return the variants of one input, dropped ones among them."""
+        (parent,) = parents
+        if not parent.instruction.strip():
+            return [Draft(parent.messages, dropped=f"{self.kind}: no text")]
+        source = _Source(parent, language_of(parent), self.keep)
+        order = rng.sample(self.operations, len(self.operations))
+        chosen = [order[n % len(order)] for n in range(self.variants)]
+        texts = await self._spoken(source, chosen, ask)
+        known = await self._asked_synonyms(source, chosen, ask, rng)
+        seen = {source.text}
+        drafts = []
+        for n, operation in enumerate(chosen):
+            text, reason = texts.get(n) or (self._played(source, operation, known, seen, rng), None)
+            if reason is None and text in seen:
+                reason = "nothing to change" if text == source.text else "variant stands already"
+            seen.add(text)
+            drafts.append(self._draft(source, operation, text, reason))
+        return await self._consistent(source, drafts, ask)
+
+    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+        """Return the draft as it is: the variant of an input without an answer has none to keep."""
+        del ask
+        return draft
+
+    def _draft(self, source: "_Source", operation: str, text: str, reason: str | None) -> Draft:
+        turns = list(source.sample.messages)
+        place = next(n for n, turn in enumerate(turns) if turn.role == "user")
+        turns[place] = Message("user", text)
+        tags = {**source.sample.tags, "language": source.language, "augmentation": operation}
+        return Draft(tuple(turns), tags, f"{self.kind}: {reason}" if reason else None)
+
+    def _played(
+        self, source: "_Source", operation: Operation, known: Mapping[str, list[str]], seen: set[str], rng: Random
+    ) -> str:
+        """Return the text after a word operation, tried again while it is one of those seen."""
+        same_part = operation == "part_of_speech"
+
+        def lookup(piece: Piece) -> Sequence[str]:
+            word = piece.text.lower()
+            return synonyms(word, piece.part if same_part else "", source.language) or known.get(word, ())
+
+        pieces, number = source.pieces, wordplay.count(self.alpha, source.pieces)
+        text = source.text
+        for _ in range(TRIES):
+            if operation == "swap":
+                made = wordplay.swap(pieces, number, rng)
+            elif operation == "delete":
+                made = wordplay.delete(pieces, self.alpha, rng)
+            elif operation == "punctuate":
+                made = wordplay.punctuate(pieces, rng, source.language)
+            elif operation == "insert":
+                made = wordplay.insert(pieces, number, rng, lookup, source.language)
+            else:
+                made = wordplay.exchange(pieces, number, rng, lookup, same_part=same_part)
+            text = wordplay.join(made)
+            if text not in seen:
+                break
+        return text
+
+    async def _asked_synonyms(
+        self, source: "_Source", chosen: Sequence[Operation], ask: Ask, rng: Random
+    ) -> dict[str, list[str]]:
+        """Return what the model says of some words that the table lacks; nothing when the table is all there is."""
+        if self.synonyms == "table" or not set(WITH_SYNONYMS) & set(chosen):
+            return {}
+        words = {
+            (piece.text.lower(), piece.part)
+            for piece in source.pieces
+            if piece.kind == "word"
+            and piece.part
+            and piece.text.lower() not in wordplay.STOP_WORDS
+            and not synonyms(piece.text.lower(), piece.part, source.language)
+        }
+        asked = rng.sample(sorted(words), min(MAX_ASKED, len(words)))
+        language = "zh" if source.language == "zh" else "en"
+        replies = await asyncio.gather(
+            *(
+                ask.shared(
+                    [Message("user", prompt_for(self.synonym_prompts, source.language))],
+                    max_tokens=24,
+                    temperature=0.0,
+                    prefix=fill(KNOWN_SYNONYMS[language], word=word, part=PARTS[language].get(part, part)),
+                    stop=("\n",),
+                )
+                for word, part in asked
+            )
+        )
+        return {word: _single_words(reply.text, word) for (word, _), reply in zip(asked, replies, strict=True)}
+
+    async def _spoken(
+        self, source: "_Source", chosen: Sequence[Operation], ask: Ask
+    ) -> dict[int, tuple[str, str | None]]:
+        """Return the texts of the operations that ask the model, with a drop reason or None, by place in `chosen`."""
+        places = [n for n, operation in enumerate(chosen) if operation in SPOKEN]
+        pivot = self.pivot or ("zh" if source.language == "en" else "en")
+        firsts = await asyncio.gather(
+            *(
+                self._paraphrase(source, ask)
+                if chosen[n] == "paraphrase"
+                else self._translate(source.text, source.language, pivot, ask)
+                for n in places
+            )
+        )
+        found = dict(zip(places, firsts, strict=True))
+        back = [n for n in places if chosen[n] == "back_translate" and found[n].finish == "stop"]
+        seconds = await asyncio.gather(
+            *(self._translate(found[n].text.strip(), pivot, source.language, ask) for n in back)
+        )
+        found.update(zip(back, seconds, strict=True))
+        return {n: self._checked(source, reply) for n, reply in found.items()}
+
+    async def _paraphrase(self, source: "_Source", ask: Ask) -> Reply:
+        layout, name, _ = LAYOUT["zh" if source.language == "zh" else "en"]
+        pairs = PARAPHRASED.get(source.language, PARAPHRASED["en"])
+        shown = "".join(layout.format(one, name) + f"{other}\n\n" for one, other in pairs)
+        return await ask(
+            [Message("user", prompt_for(self.prompts, source.language))],
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            prefix=(shown + layout.format(source.text, name)).rstrip(" "),
+            stop=_stops(source.text, layout),
+            stop_loops=True,
+        )
+
+    async def _translate(self, text: str, language: str, to: str, ask: Ask) -> Reply:
+        ours = "zh" if language == "zh" else "en"
+        name = NAMES[ours].get(to, to)
+        layout = LAYOUT[ours][0]
+        pairs = zip(PARALLEL[language], PARALLEL[to], strict=True) if {language, to} <= set(PARALLEL) else ()
+        shown = "".join(layout.format(one, name) + f"{other}\n\n" for one, other in pairs)
+        return await ask(
+            [Message("user", fill(prompt_for(self.translate_prompts, language), to=name))],
+            max_tokens=self.max_tokens,
+            temperature=self.temperature / 2,
+            prefix=(shown + layout.format(text, name)).rstrip(" "),
+            stop=_stops(text, layout),
+            stop_loops=True,
+        )
+
+    def _checked(self, source: "_Source", reply: Reply) -> tuple[str, str | None]:
+        """Return the text of a reply and why it is dropped, or None."""
+        text = reply.text.strip()
+        rules: Mapping[str, bool] = {
+            reply.finish: reply.finish.startswith("error"),
+            "reply cut off": reply.finish != "stop",
+            "reply is empty": not text,
+            "a fixed span is lost": any(span not in text for span in source.spans),
+        }
+        return text, next((reason for reason, holds in rules.items() if holds), None)
+
+    async def _consistent(self, source: "_Source", drafts: Sequence[Draft], ask: Ask) -> list[Draft]:
+        """Return the drafts, those dropped that left the input's meaning or label."""
+        checked = list(drafts)
+        alive = [n for n, draft in enumerate(checked) if draft.dropped is None]
+        if self.min_cosine and alive:
+            texts = [_first_user(checked[n].messages) for n in alive]
+            vectors = await ask.embed([source.text, *texts])
+            for n, cosine in zip(alive, (vectors[1:] @ vectors[0]).tolist(), strict=True):
+                reason = f"{self.kind}: too far from the input" if cosine < self.min_cosine else None
+                checked[n] = replace(checked[n], scores={"cosine": cosine}, dropped=reason)
+        alive = [n for n in alive if checked[n].dropped is None] if self.labels else []
+        replies = await asyncio.gather(*(self._label(source, _first_user(checked[n].messages), ask) for n in alive))
+        for n, reply in zip(alive, replies, strict=True):
+            checked[n] = self._labelled(source, checked[n], reply)
+        return checked
+
+    async def _label(self, source: "_Source", text: str, ask: Ask) -> Reply:
+        """Ask which label a text has, behind labelled seeds other than the input."""
+        layout, _, name = LAYOUT["zh" if source.language == "zh" else "en"]
+        known = ask.prepared or {}
+        by_label = [
+            [s for s in known.get(label, ()) if s.id != source.sample.id][: self.shots] for label in self.labels
+        ]
+        rows = [label[n] for n in range(self.shots) for label in by_label if n < len(label)]
+        shown = "".join(layout.format(row.instruction, name) + f"{label_of(row)}\n\n" for row in rows)
+        prompt = fill(prompt_for(self.label_prompts, source.language), labels=", ".join(self.labels))
+        return await ask(
+            [Message("user", prompt)],
+            max_tokens=16,
+            temperature=0.0,
+            prefix=shown + layout.format(text, name),
+            choices=self.labels,
+        )
+
+    def _labelled(self, source: "_Source", draft: Draft, reply: Reply) -> Draft:
+        label = label_of(source.sample)
+        if not reply.choices:
+            return replace(draft, dropped=f"{self.kind}: {reply.finish}")
+        scores = {**draft.scores, "label": reply.choices.get(label, 0.0)}
+        changed = max(reply.choices, key=lambda choice: reply.choices[choice]) != label
+        return replace(draft, scores=scores, dropped=f"{self.kind}: label changed" if changed else None)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An input as the operations need it."""
+
+    sample: Sample
+    language: str
+    keep: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return self.sample.instruction
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        return wordplay.take_apart(self.text, self.language, kept_spans(self.sample, self.keep))
+
+    @property
+    def spans(self) -> list[str]:
+        """What a new text must contain: all fixed spans but negations."""
+        fixed = (piece.text for piece in self.pieces if piece.kind == "fixed")
+        return [span for span in fixed if not wordplay.negates(span)]
+
+
+def label_of(sample: Sample) -> str:
+    """Return the label of a sample: its tag `label`, else its answer."""
+    return sample.tags.get("label") or sample.answer.strip()
+
+
+def kept_spans(sample: Sample, keep: Iterable[str]) -> list[str]:
+    """Return the spans of a sample that stay: what the tags `keep` name, and the answer where it is a longer span."""
+    found = [span for tag in keep for span in _spans(sample.tags.get(tag, ""))]
+    answer = sample.answer.strip()
+    return [span for span in (*found, *([answer] if len(answer) > 1 else [])) if span and span in sample.instruction]
+
+
+def _spans(value: str) -> list[str]:
+    """Return the spans that a tag names: a JSON list of strings or of objects with `text`, or the value itself."""
+    try:
+        listed = json.loads(value)
+    except ValueError:
+        return [value]
+    if not isinstance(listed, list):
+        return [value]
+    texts = [entry.get("text") if isinstance(entry, dict) else entry for entry in listed]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _stops(text: str, layout: str) -> tuple[str, ...]:
+    """Return where the reply ends: with the line when the text is one, else where the next text would begin."""
+    begin = layout.partition("{")[0].strip()
+    return (f"\n{begin}",) if "\n" in text.strip() else ("\n",)
+
+
+def _first_user(messages: Sequence[Message]) -> str:
+    return next(turn.content for turn in messages if turn.role == "user")
+
+
+def _single_words(text: str, word: str) -> list[str]:
+    """Return the single words of a list that the model gave, without the one that was asked for."""
+    parts = [part.strip(" .。;；'\"").lower() for line in text.splitlines()[:1] for part in _commas(line)]
+    return [part for part in dict.fromkeys(parts) if part.isalpha() and part != word and len(part) <= 20]
+
+
+def _commas(line: str) -> list[str]:
+    return line.replace("，", ",").replace("、", ",").split(",")

@@ -1,0 +1,1 @@
+"""The method `evol_instruct` and its prompts."""

@@ -1,0 +1,216 @@
+"""Evol-Instruct: rewrite an instruction into a harder or a rarer one, round upon round, and answer it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import UNSPACED_PER_WORD, is_chinese, num_words, tokens
+from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
+from gristmill.generation.methods.evol_instruct.prompts import (
+    BREADTH,
+    COMPARE,
+    COMPLICATE,
+    CONCRETISE,
+    CONSTRAIN,
+    DEEPEN,
+    REASON,
+    VERDICTS,
+)
+from gristmill.generation.prompting.draws import wander
+from gristmill.generation.prompting.fewshot import begin_answer, flat
+from gristmill.generation.prompting.template import prompt_for
+
+Operation = Literal["constrain", "deepen", "concretise", "reason", "complicate", "breadth"]
+ANSWER = {
+    "en": "You are an expert. Do what the user asks, completely and correctly, in plain sentences.",
+    "zh": "你是一位专家。请完整、正确地完成用户的要求，用简明的话回答。",
+}
+"""What the answering model is told, by language; it is not part of the sample."""
+OPERATIONS: tuple[Operation, ...] = ("constrain", "deepen", "concretise", "reason", "complicate", "breadth")
+"""The five in-depth operations and, last, in-breadth."""
+COPIED = (
+    r"\b(?:given|re-?written|created|evolved|original|new) prompts?\b",
+    r"(?:给定|所给|改写后|改写|重写|新|创建|原|原始)的?(?:提示词|指令)",
+)
+"""Words of the evolving prompts that an evolved instruction must not contain, in English and Chinese."""
+SORRY = r"\bsorry\b|抱歉|对不起|很遗憾|不好意思"
+SORRY_WORDS = 80
+"""Answers shorter than this that apologise are refusals."""
+_STOP_WORDS = """
+a an the and or but if then than so as of at by for with about against between into through to from in on off out up
+down over under again further once here there when where why how all any both each few more most other some such no
+nor not only own same too very can will just should now is am are was were be been being have has had do does did
+having doing i me my we our you your he him his she her it its they them their what which who whom this that these
+those because until while during before after above below would could
+"""
+STOP_WORDS = frozenset(_STOP_WORDS.split()) | frozenset(
+    "的了是在我你他她它们这那和与及或就都也很又着过吧呢吗啊哦嗯呀而但被把给对于从到以为之其此个有不没"
+)
+"""Words that say nothing by themselves; in Chinese, characters."""
+
+
+class EvolInstruct(Method):
+    """Evolve one parent by one of six operations chosen at random, and answer what comes out.
+
+    Parents are seeds and kept rows that were evolved fewer than `max_rounds` times, so each round of the job deepens
+    what the one before has kept. A failed evolution is a dropped row; its parent stays in the pool as it is and may be
+    drawn again. An evolution fails when the model judges that it gains no information over its parent, when the answer
+    apologises in fewer than 80 words, when it has nothing but punctuation and stop words, or when the instruction
+    copies words of the evolving prompt. The rules run as early as they can: a copy costs no judgement, and an
+    evolution without gain costs no answer.
+
+    Source: Xu et al. 2023, WizardLM, arXiv:2304.12244, section 3.2 and appendices A to F; M = 4 rounds, operations with
+    equal chance. Departures: prompts of our own, which begin the assistant's turn with evolved pairs, and in-depth ones
+    with the parent's first words; the judgement is a constrained choice, and its threshold can be set; draws go to
+    parents at random instead of evolving each once a round; Chinese words stand beside the English ones in all rules;
+    only the first user turn of a parent is evolved.
+    """
+
+    kind: Literal["evol_instruct"] = "evol_instruct"
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **dict.fromkeys((f"{name}_prompts" for name in OPERATIONS), ("instruction",)),
+        "compare_prompts": ("first", "second"),
+        "answer_prompts": (),
+    }
+    operations: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1)
+    """Operations to choose from, each as likely as any other; one that stands twice is twice as likely."""
+    max_rounds: int = Field(default=4, gt=0)
+    """Steps from its seed, of this and of any other method, after which a row is evolved no further."""
+    languages: tuple[str, ...] = ()
+    """Languages of the parents, as ISO 639-1; by default any."""
+    head_words: int = Field(default=3, ge=0)
+    """First words of the parent with which an in-depth evolution begins, at most half of them; it keeps small models on
+    their subject. 0 leaves the beginning free, as in the paper."""
+    max_words: int = Field(default=200, gt=0)
+    """Longer parents are not evolved, and longer evolutions are dropped."""
+    max_equal: float = Field(default=0.5, ge=0, le=1)
+    """Largest probability that the evolution asks for no more than its parent; 1 leaves the judgement out."""
+    max_tokens: int = Field(default=192, gt=0)
+    """Cap on the evolved instruction, in tokens."""
+    temperature: float = Field(default=0.5, ge=0, le=2)
+    """Of the evolution."""
+    max_answer_tokens: int = Field(default=512, gt=0)
+    """Cap on the answer, in tokens."""
+    answer_temperature: float = Field(default=0.3, ge=0, le=2)
+    """Of the answer."""
+    stop_loops: bool = True
+    """End a reply that says the same four times in a row."""
+    constrain_prompts: dict[str, str] = Field(default_factory=lambda: dict(CONSTRAIN))
+    """Add a constraint to `{instruction}`; behind a line `---`, how the reply begins. So do the next five."""
+    deepen_prompts: dict[str, str] = Field(default_factory=lambda: dict(DEEPEN))
+    """Ask for more depth and breadth."""
+    concretise_prompts: dict[str, str] = Field(default_factory=lambda: dict(CONCRETISE))
+    """Put the particular in place of the general."""
+    reason_prompts: dict[str, str] = Field(default_factory=lambda: dict(REASON))
+    """Ask for several steps of reasoning."""
+    complicate_prompts: dict[str, str] = Field(default_factory=lambda: dict(COMPLICATE))
+    """Give data to work on: a table, code, JSON, a formula."""
+    breadth_prompts: dict[str, str] = Field(default_factory=lambda: dict(BREADTH))
+    """Ask something new and rarer in the same domain."""
+    compare_prompts: dict[str, str] = Field(default_factory=lambda: dict(COMPARE))
+    """Whether `{first}` and `{second}` ask the same."""
+    answer_prompts: dict[str, str] = Field(default_factory=lambda: dict(ANSWER))
+    """System prompts of the answering call, by language; without one, the chat template's own holds."""
+
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return one seed or kept row that may still be evolved; a seed as it comes where none is found."""
+        del turn
+        for row in wander(rng, snapshot.seeds, snapshot.made):
+            if row.round < self.max_rounds and self._fits(row):
+                return (row,)
+        return tuple(wander(rng, snapshot.seeds, tries=1))
+
+    def _fits(self, row: Sample) -> bool:
+        known = not self.languages or language_of(row) in self.languages
+        return known and num_words(row.instruction) <= self.max_words
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return one evolved instruction."""
+        parent, operation = parents[0], rng.choice(self.operations)
+        language = language_of(parent)
+        prompts: Mapping[str, str] = getattr(self, f"{operation}_prompts")
+        messages, prefix = begin_answer(prompt_for(prompts, language), instruction=flat(parent.instruction))
+        head = "" if operation == "breadth" or not prefix else beginning(parent.instruction, self.head_words)
+        reply = await ask(
+            messages,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop=("\n\n", "\nGiven", "\n给定"),
+            stop_loops=self.stop_loops,
+            prefix=f"{prefix}{blank(prefix)}{head}" if head else prefix,
+        )
+        said = reply.text.strip()
+        text = f"{head}{reply.text}".strip() if head and said else said.strip('"“”').strip()
+        reason = self.refuse(text, reply.finish, parent.instruction)
+        turns = (Message("user", text),) if text else ()
+        tags = {"language": language, "operation": operation}
+        return [Draft(turns, tags, f"{self.kind}: {reason}" if reason else None)]
+
+    def refuse(self, text: str, finish: str, parent: str) -> str | None:
+        """Return why an evolved instruction is dropped at once, or None."""
+        rules: Mapping[str, bool] = {
+            finish: finish.startswith("error"),
+            "instruction cut off": finish in ("length", "repetition"),
+            "instruction is empty": not tokens(text),
+            "instruction too long": num_words(text) > self.max_words,
+            "copies words of the prompt": any(re.search(p, text, re.IGNORECASE) for p in COPIED),
+            "no information gain": tokens(text) == tokens(parent),
+        }
+        return next((reason for reason, holds in rules.items() if holds), None)
+
+    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+        """Judge the gain over the parent, then answer; an apology or an answer of stop words is dropped."""
+        language, evolved = draft.tags.get("language", "en"), draft.messages[-1]
+        if self.max_equal < 1:
+            equal, problem = await self._equal(language, ask.parents[0].instruction, evolved.content, ask)
+            draft = draft if problem else replace(draft, scores={**draft.scores, "gain": 1.0 - equal})
+            if problem or equal > self.max_equal:
+                return replace(draft, dropped=f"{self.kind}: {problem or 'no information gain'}")
+        system = self.answer_prompts.get(language)
+        messages = (*([Message("system", system)] if system else []), *draft.messages)
+        reply = await ask(
+            messages,
+            max_tokens=self.max_answer_tokens,
+            temperature=self.answer_temperature,
+            stop_loops=self.stop_loops,
+        )
+        whole = self.answered(draft, reply)
+        failed = failure(whole.messages[-1].content) if whole.dropped is None else None
+        return replace(whole, dropped=f"{self.kind}: {failed}") if failed else whole
+
+    async def _equal(self, language: str, first: str, second: str, ask: Ask) -> tuple[float, str]:
+        """Return the probability that two instructions ask the same, and why it cannot be said, if so."""
+        messages, prefix = begin_answer(
+            prompt_for(self.compare_prompts, language), first=flat(first), second=flat(second)
+        )
+        verdicts = VERDICTS[language if language in self.compare_prompts and language in VERDICTS else "en"]
+        reply = await ask(messages, max_tokens=8, temperature=0.0, prefix=prefix, choices=verdicts)
+        return (reply.choices[verdicts[0]], "") if reply.choices else (0.0, reply.finish)
+
+
+def beginning(text: str, words: int) -> str:
+    """Return the first words of a text, at most half of them, or one and a half Chinese characters for each."""
+    line = text.strip().partition("\n")[0]
+    if is_chinese(line):
+        return line[: min(round(words * UNSPACED_PER_WORD), len(line) // 2)]
+    found = line.split()
+    return " ".join(found[: min(words, len(found) // 2)])
+
+
+def blank(prefix: str) -> str:
+    """Return what stands between a prefix and words that go on with it: nothing behind a full-width colon or blank."""
+    return "" if prefix[-1:] in ("：", " ", "\n") else " "
+
+
+def failure(answer: str) -> str | None:
+    """Return which rule an answer breaks that shows that its instruction cannot be answered, or None."""
+    found = tokens(answer)
+    if re.search(SORRY, answer, re.IGNORECASE) and num_words(answer) < SORRY_WORDS:
+        return "answer apologises"
+    return "answer says nothing" if all(token in STOP_WORDS for token in found) else None

@@ -1,0 +1,1 @@
+"""The method `self_instruct`, and how it asks for instances."""

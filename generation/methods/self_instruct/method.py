@@ -1,0 +1,258 @@
+"""Self-Instruct: continue a list of demonstrated instructions with a new one, then make its instance."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words, tokens
+from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
+from gristmill.generation.methods.self_instruct.instances import (
+    CLASSIFY,
+    INPUTS,
+    LABELLED,
+    LABELS,
+    classifies,
+    input_of,
+    joined,
+    label_of,
+    parted,
+)
+from gristmill.generation.prompting.draws import wander
+from gristmill.generation.prompting.fewshot import flat
+from gristmill.generation.prompting.template import fill, prompt_for
+
+ASK = {
+    "en": (
+        "Write a list of {count} different instructions that a person could give to a helpful assistant. Vary the "
+        "topic, the verb and the length. Each instruction is clear, can be answered in text alone, and brings with it "
+        "any text that it speaks of."
+    ),
+    "zh": (
+        "请写出{count}条不同的指令，都是人们可能交给智能助手的任务。主题、动词和长短要有变化。"
+        "每条指令要清楚明白，只用文字就能完成；如果涉及某段文字，就把那段文字一并写出来。"
+    ),
+}
+"""What the user asks for, by language; other languages use the English one with demonstrations of their own."""
+ASK_BARE = {
+    "en": (
+        "Write a list of {count} different tasks that a person could give to a helpful assistant. Vary the topic, the "
+        "verb and the length; some tasks sort a text into classes. Each can be done in text alone. Where a task works "
+        "on a text, only the task is written here and the text is given apart."
+    ),
+    "zh": (
+        "请写出{count}个不同的任务，都是人们可能交给智能助手的。主题、动词和长短要有变化，其中有些是把文字归类的任务。"
+        "每个任务只用文字就能完成；如果任务涉及某段文字，这里只写任务，文字另外给出。"
+    ),
+}
+"""The same where instances are made apart: instructions without their input."""
+ANSWER = {
+    "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
+    "zh": "你是一位专家。请直接、正确地完成用户的要求，用几句简明的话回答。",
+}
+"""What the answering model is told, by language; it is not part of the sample."""
+UNANSWERABLE = {
+    "en": r"\b(?:images?|graphs?|pictures?|photos?|files?|maps?|draw|plot|go to|videos?|audio|attached)\b",
+    "zh": r"图片|图像|图表|照片|文件|地图|绘制|画出|画一|视频|音频|附件|链接",
+}
+"""Words of instructions that text alone cannot answer."""
+MIN_ECHO_WORDS = 5
+PROGRAM = r"(?:write|create) a (?:\w+ )?(?:program|script)|(?:请)?(?:编写|写)(?:一个|一段)?.{0,6}(?:程序|脚本|代码)"
+"""Starts of instructions that ask for a program."""
+
+
+class SelfInstruct(Method):
+    """Draft the next instruction of a list of demonstrations, human and machine-made, then make an instance of it.
+
+    Without `instances` the instruction brings its own input and is answered in a second call. With `instances` the
+    paper's third step is taken: the model says whether the draft is a classification task; for one that is, it lists
+    the labels and writes an input for one of them, which is the answer; for any other it writes the input, where one
+    is needed, and then the answer. The input becomes part of the user's turn, behind a blank line.
+
+    Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, sections 2.2 and A; post-filters of the released code.
+    Departures: the demonstrations stand in the assistant's own turn, so that a chat model continues them; one
+    instruction a call and one instance an instruction, so the last of several cannot be cut off, and one input with
+    two answers is left to the novelty filter; the label is drawn from those that the model lists, which balances them;
+    classification is decided by constrained choice after 10 demonstrations instead of 31; a system prompt asks for
+    short answers and is left out of the sample (context distillation, Askell et al. 2021, arXiv:2112.00861, section
+    2.2); demonstrations of one draft share a language; min-p instead of top-p and the presence penalty; a first
+    character outside ASCII is fine; asking for a program is matched in more wordings; novelty and length of answers
+    are filters of their own.
+    """
+
+    kind: Literal["self_instruct"] = "self_instruct"
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompts": ("count",),
+        "bare_prompts": ("count",),
+        "classify_prompts": ("instruction",),
+        "label_prompts": ("instruction",),
+        "labelled_prompts": ("instruction", "label"),
+        "input_prompts": ("instruction",),
+        "answer_prompts": (),
+    }
+    group: int = Field(default=8, gt=0)
+    """Drafts that share one set of demonstrations, and with it their prompt in the prefix cache."""
+    num_human: int = Field(default=6, ge=1)
+    """Demonstrations from the seeds."""
+    num_machine: int = Field(default=2, ge=0)
+    """Demonstrations from what settled rounds have kept; seeds stand in while there is none."""
+    languages: tuple[str, ...] = ()
+    """Languages to draft in, as ISO 639-1; by default those of the seeds. Each gets its share of the seeds."""
+    instances: bool = False
+    """Whether inputs are made apart from instructions, label first for classification: up to three calls more."""
+    max_demo_words: int = Field(default=80, gt=0)
+    """Longer instructions are not used as demonstrations."""
+    min_words: int = Field(default=4, ge=1)
+    """Fewest words of an instruction."""
+    max_words: int = Field(default=150, gt=0)
+    """Most words of an instruction."""
+    max_tokens: int = Field(default=128, gt=0)
+    """Cap on the drafted instruction, in tokens."""
+    temperature: float = Field(default=0.8, ge=0, le=2)
+    """Of the draft."""
+    max_input_tokens: int = Field(default=192, gt=0)
+    """Cap on the input of an instance, in tokens."""
+    max_answer_tokens: int = Field(default=256, gt=0)
+    """Cap on the answer, in tokens."""
+    answer_temperature: float = Field(default=0.3, ge=0, le=2)
+    """Of the answer."""
+    stop_loops: bool = True
+    """End a reply that says the same four times in a row, which saved 30 % of the tokens with the default model."""
+    prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK))
+    """What the user asks for, by language, with `{count}` for the length of the list."""
+    bare_prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK_BARE))
+    """The same with `instances`, where instructions come without their input."""
+    classify_prompts: dict[str, str] = Field(default_factory=lambda: dict(CLASSIFY))
+    """Whether `{instruction}` is a classification task; behind a line `---`, how the reply begins."""
+    label_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABELS))
+    """The labels of a classification task."""
+    labelled_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABELLED))
+    """The input of a classification task to which `{label}` belongs."""
+    input_prompts: dict[str, str] = Field(default_factory=lambda: dict(INPUTS))
+    """The input of any other task, or `None`."""
+    answer_prompts: dict[str, str] = Field(default_factory=lambda: dict(ANSWER))
+    """System prompts of the answering call, by language; without one, the chat template's own holds."""
+
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return human and machine demonstrations of one language, shuffled.
+
+        A few rows are looked at in random order until enough fit, so that the pools may be long.
+        """
+        del turn
+        total = self.num_human + self.num_machine
+        human = self._some(wander(rng, snapshot.seeds), total, self.languages)
+        human = human or [first for first, _ in zip(wander(rng, snapshot.seeds), range(total), strict=False)]
+        language = language_of(human[0])
+        chosen = self._some(wander(rng, snapshot.made), self.num_machine, (language,))
+        chosen += [seed for seed in human if language_of(seed) == language][: total - len(chosen)]
+        rng.shuffle(chosen)
+        return tuple(chosen)
+
+    def _some(self, rows: Iterator[Sample], count: int, languages: tuple[str, ...]) -> list[Sample]:
+        """Return the first rows that are short enough and in these languages, all in that of the first."""
+        chosen: list[Sample] = []
+        for row in rows if count else ():
+            language = language_of(row)
+            if num_words(self._demo(row)) <= self.max_demo_words and (not languages or language in languages):
+                chosen.append(row)
+                languages = (language,)
+            if len(chosen) == count:
+                break
+        return chosen
+
+    def _demo(self, row: Sample) -> str:
+        """Return the instruction of a row as it is demonstrated."""
+        return parted(row.instruction) if self.instances else row.instruction
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return one draft that ends with the user's turn."""
+        del rng  # the order of the demonstrations is the group's
+        language = language_of(parents[0])
+        number = len(parents) + 1
+        prompt = fill(prompt_for(self.bare_prompts if self.instances else self.prompts, language), count=number)
+        listed = "".join(f"{i}. {flat(self._demo(p))}\n" for i, p in enumerate(parents, 1))
+        reply = await ask(
+            [Message("user", prompt)],
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop=(f"\n{number + 1}", "\n\n"),
+            stop_loops=self.stop_loops,
+            prefix=f"{listed}{number}.",
+        )
+        text = reply.text.strip()
+        messages = (Message("user", text),) if text else ()
+        reason = self.refuse(text, reply.finish)
+        return [Draft(messages, {"language": language}, f"{self.kind}: {reason}" if reason else None)]
+
+    def refuse(self, text: str, finish: str) -> str | None:
+        """Return why an instruction is dropped at once, or None."""
+        words = num_words(text)
+        rules: Mapping[str, bool] = {
+            finish: finish.startswith("error"),
+            "instruction cut off": finish in ("length", "repetition"),
+            "instruction too short": words < self.min_words,
+            "instruction too long": words > self.max_words,
+            "instruction starts with punctuation": not text[:1].isalnum(),
+            "asks for a program": re.match(PROGRAM, text, re.IGNORECASE) is not None,
+            "text alone cannot answer it": any(re.search(p, text, re.IGNORECASE) for p in UNANSWERABLE.values()),
+        }
+        return next((reason for reason, holds in rules.items() if holds), None)
+
+    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+        """Answer the instruction, having made its input where that is asked for."""
+        if self.instances:
+            draft = await self._instance(draft, ask)
+            if draft.dropped or draft.complete:
+                return draft
+        system = self.answer_prompts.get(draft.tags.get("language", "en"))
+        messages = (*([Message("system", system)] if system else []), *draft.messages)
+        reply = await ask(
+            messages,
+            max_tokens=self.max_answer_tokens,
+            temperature=self.answer_temperature,
+            stop_loops=self.stop_loops,
+        )
+        return self._kept(self.answered(draft, reply))
+
+    async def _instance(self, draft: Draft, ask: Ask) -> Draft:
+        """Return the draft with its input in the user's turn, and its answer too where it is a label."""
+        instruction, language = draft.messages[-1].content, draft.tags.get("language", "en")
+        labelled, problem = await classifies(self.classify_prompts, language, instruction, ask)
+        values, label, given, prompts = {"instruction": instruction}, "", "", self.input_prompts
+        if labelled and not problem:
+            label, problem = await label_of(self.label_prompts, language, instruction, ask)
+            values, prompts = {**values, "label": label}, self.labelled_prompts
+        if not problem:
+            given, problem = await input_of(prompts, language, ask, self.max_input_tokens, **values)
+        if labelled and not problem and not given:
+            problem = "input is empty"
+        turns = [joined(instruction, given), *([Message("assistant", label)] if label and given else [])]
+        tags = {**draft.tags, "is_classification": str(labelled).lower()}
+        dropped = f"{self.kind}: {problem}" if problem else None
+        whole = replace(draft, messages=(*draft.messages[:-1], *turns), tags=tags, dropped=dropped)
+        return self._kept(whole)
+
+    def _kept(self, draft: Draft) -> Draft:
+        """Return an answered draft, dropped when the answer is the input, an echo, or only announces."""
+        if draft.dropped or not draft.complete:
+            return draft
+        asked, said = draft.messages[-2].content, draft.messages[-1].content
+        given = asked.partition("\n\n")[2].strip()
+        rules: Mapping[str, bool] = {
+            "answer is the input": said.casefold() in (given.casefold(), asked.casefold()),
+            "answer repeats the instruction": _echoes(said, asked),
+            "answer ends with a colon": said.endswith((":", "：")),
+        }
+        reason = next((reason for reason, holds in rules.items() if holds), None)
+        return replace(draft, dropped=f"{self.kind}: {reason}") if reason else draft
+
+
+def _echoes(answer: str, instruction: str) -> bool:
+    """Say whether an answer of five words or more stands in the instruction as it is; shorter ones may be extracted."""
+    said = f" {' '.join(tokens(answer))} "
+    return num_words(answer) >= MIN_ECHO_WORDS and said in f" {' '.join(tokens(instruction))} "

@@ -1,0 +1,390 @@
+"""Targeted: texts for a set of labels, balanced and varied on purpose, and checked by the model to have their label."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from math import sqrt
+from random import Random
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.settings import STRINGS, short_forms
+from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.words import num_words, tokens
+from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
+from gristmill.generation.methods.targeted.prompts import (
+    ABOUT,
+    BETWEEN,
+    CHARS_PER_WORD,
+    DETAIL,
+    DIFFICULTIES,
+    EXPLAINED,
+    OTHER,
+    PROMPTS,
+    STYLES,
+)
+from gristmill.generation.prompting import spans as marks
+from gristmill.generation.prompting.choices import stripped
+from gristmill.generation.prompting.draws import wander
+from gristmill.generation.prompting.label_check import Case, LabelCheck
+from gristmill.generation.prompting.template import fill, prompt_for
+
+Task = Literal["classification", "entities"]
+LOOK = 128
+"""Samples that a round looks at, at most, for the counts of each label."""
+MAX_SHOWN = 12
+"""Texts with labels that a check begins with, at most."""
+GOLDEN = (sqrt(5) - 1) / 2
+"""Multiples of this, modulo 1, fill the unit interval evenly at every length."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a round knows: how much each label is wanted, and labelled texts, evenly, to begin a check with."""
+
+    weights: tuple[float, ...] = ()
+    """By label in sorted order; empty while nothing is settled."""
+    shown: tuple[Case, ...] = ()
+    priors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By language, the model's bias: what it says of texts without a meaning."""
+
+
+def _prompts(field_name: str) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Return what makes the default prompts of a field from the fields before it: those of the task."""
+    return lambda data: dict(PROMPTS[data.get("task", "classification")][field_name])
+
+
+class Targeted(Method):
+    """Write texts for the labels in turn, then ask the model which label each has, and drop those with another one.
+
+    A sample is the labelling task itself: instruction and text in the user's turn; in the assistant's the label, or the
+    spans as JSON. Both are made by code from what was asked for, so every answer parses, and the spans are exact: the
+    text is written with marks such as `[Berlin](city)`, under a grammar that allows no other. The tag `label` is the
+    label that was asked for; `style`, `difficulty`, `length` and `near_miss` say how it was asked for; the score
+    `label_confidence` is the model's probability of the label, of several spans the least.
+
+    Seeds with the tag `label` (texts with marks or JSON spans for entities) begin the model's turn, as a list that it
+    continues; five a label are plenty, and none will do with a larger model. The turn decides the label, so draws are
+    balanced; once rows are settled, labels of which too few were kept get more turns.
+
+    Source: Ye et al. 2022, ZeroGen, arXiv:2202.07922, sections 2 and 3 (texts by label from a prompt; label checked by
+    the model in the follow-ups); Yu et al. 2023, AttrPrompt, arXiv:2306.15895, section 3 (length, style and other
+    attributes drawn at random); Fei et al. 2023, arXiv:2305.19740, section 4 (the check is calibrated by texts of
+    random words from the domain; by an empty text where there are no seeds, Zhao et al. 2021, arXiv:2102.09690).
+    Departures: demonstrations instead of none; attributes from a list of ours; near-miss texts; the balance is
+    kept by draws, not by cutting down the larger classes.
+    """
+
+    kind: Literal["targeted"] = "targeted"
+    example: ClassVar[Mapping[str, Any]] = {"labels": ["praise", "complaint"]}
+    feeds: ClassVar[tuple[Input, ...]] = ()
+    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "write_prompts": ("about", "labels"),
+        "text_prompts": ("label", "words", "details"),
+        "instruction_prompts": ("text",),
+        "check_prompts": ("labels",),
+    }
+
+    labels: dict[str, str] = Field(min_length=1, json_schema_extra=short_forms(STRINGS))
+    """Names of the labels and what each means; a plain list of names does too."""
+    task: Task = "classification"
+    """One label for each text, or spans with a label each."""
+    about: str = ""
+    """What the texts are, such as `film reviews`; by default just texts."""
+    languages: tuple[str, ...] = ()
+    """Languages to write in, as ISO 639-1; by default those of the seeds, else English."""
+    quota: dict[str, int] = Field(default_factory=dict)
+    """Share of each label relative to the others'; 1 by default."""
+    num_demos: int = Field(default=5, ge=0)
+    """Seeds of the label that are shown."""
+    max_demo_words: int = Field(default=80, gt=0)
+    """Longer seeds are not shown."""
+    lengths: tuple[int, ...] = Field(default=(8, 15, 30), min_length=1)
+    """Lengths to ask for, in words; a Chinese word counts as one and a half characters."""
+    styles: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(STYLES))
+    """Styles to ask for, by language; an empty list asks for none."""
+    difficulties: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(DIFFICULTIES))
+    """How plain the label is to be, by language; an empty list asks for nothing."""
+    near_miss: float = Field(default=0.2, ge=0, le=1)
+    """Share of texts that are to look like another label at first sight."""
+    min_words: int = Field(default=3, ge=1)
+    """Fewest words of a text."""
+    max_words: int = Field(default=150, gt=0)
+    """Most words of a text."""
+    label_words: bool = False
+    """Whether a text may have the name of its own label in it, which gives the label away."""
+    tries: int = Field(default=3, ge=1)
+    """Texts that one draw writes until one is kept, so that a label with more drops falls behind less."""
+    max_tokens: int = Field(default=128, gt=0)
+    """Cap on a text, in tokens."""
+    temperature: float = Field(default=0.8, ge=0, le=2)
+    """Of the text."""
+    check: bool = True
+    """Whether the model is asked for the label of each text."""
+    calibrate: bool = True
+    """Whether the check is calibrated by what the model answers for an empty text."""
+    min_margin: float = Field(default=0.0, ge=-1, le=1)
+    """Least probability of the label beyond that of the likeliest other one; -1 drops nothing."""
+    write_prompts: dict[str, str] = Field(default_factory=_prompts("write_prompts"))
+    """What the user asks for, by language, with `{about}` and `{labels}`; by default those of the task."""
+    text_prompts: dict[str, str] = Field(default_factory=_prompts("text_prompts"))
+    """What stands before each text of the list, by language, with `{label}`, `{words}` and `{details}`."""
+    instruction_prompts: dict[str, str] = Field(default_factory=_prompts("instruction_prompts"))
+    """The user's turn of a sample, by language, with `{text}`, and `{labels}` where wanted; only `{text}` will do."""
+    check_prompts: dict[str, str] = Field(default_factory=_prompts("check_prompts"))
+    """Asks which label a text has, by language, with `{labels}`; by default those of the task."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        named = dict.fromkeys(value, "") if isinstance(value, list | tuple) else value
+        return dict(sorted(named.items())) if isinstance(named, dict) else named  # a fingerprint knows no order of keys
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.task == "classification" and len(self.labels) < 2:
+            raise ValueError("labels has one name, must have two at least")
+        no = set("[]()\n" if self.task == "entities" else "\n")
+        bad = [name for name in self.labels if name != name.strip() or not name or set(name) & no]
+        if bad:
+            raise ValueError(f"labels has {bad[0]!r}, must be a name without blanks around, {sorted(no)} in it")
+        unknown = [name for name in self.quota if name not in self.labels or self.quota[name] < 1]
+        if unknown:
+            raise ValueError(f"quota has {unknown[0]!r}, must give labels a share of 1 or more")
+        return self
+
+    # -- which label, from which seeds ----------------------------------------------------------------------------
+
+    def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
+        """Return seeds of the label whose turn it is, in their order, so that few seeds make one prefix."""
+        label = self.label_of(turn, self.weights(snapshot))
+        found: list[Sample] = []
+        for seed in wander(rng, snapshot.seeds):
+            if self.num_demos and label in self._labels_of(seed) and self._speaks(seed, found):
+                found.append(seed)
+            if len(found) >= self.num_demos:
+                break
+        return tuple(sorted(found, key=lambda seed: seed.id))
+
+    def _speaks(self, seed: Sample, found: Sequence[Sample]) -> bool:
+        """Say whether a seed is short and in the language of those found, or in one that is wanted."""
+        language = language_of(seed)
+        wanted = (language_of(found[0]),) if found else self.languages
+        return (not wanted or language in wanted) and num_words(seed.instruction) <= self.max_demo_words
+
+    def label_of(self, turn: int, weights: Sequence[float]) -> str:
+        """Return the label of a turn: the next of the cycle, or spread evenly by weight once there are weights."""
+        names = sorted(self.labels)
+        if not weights:
+            cycle = [
+                name for place in range(max(map(self._share, names))) for name in names if self._share(name) > place
+            ]
+            return cycle[turn % len(cycle)]
+        place = (turn * GOLDEN) % 1 * sum(weights)
+        return next((name for name, end in zip(names, accumulate(weights), strict=True) if place < end), names[-1])
+
+    def weights(self, snapshot: Snapshot) -> tuple[float, ...]:
+        """Return how much each label is wanted, in sorted order; empty while nothing is settled.
+
+        A label's weight is its share over the chance that a draw of it is kept, over the square of how far its kept
+        rows are ahead: the first keeps the new rows balanced, the second makes up for what earlier rounds left.
+        """
+        if not len(snapshot.made):
+            return ()
+        made, refused = self._counts(snapshot.made, snapshot.round), self._counts(snapshot.refused, snapshot.round)
+        shares = {name: self._share(name) for name in sorted(self.labels)}
+        mean = sum(made.values()) / sum(shares.values())
+        weights = []
+        for name, share in shares.items():
+            missed = (refused[name] + 1) / (made[name] + refused[name] + 2)
+            ahead = (made[name] / share + 1) / (mean + 1)
+            weights.append(share / (1 - missed**self.tries) / ahead**2)
+        return tuple(weights)
+
+    def _share(self, label: str) -> int:
+        return self.quota.get(label, 1)
+
+    def _counts(self, samples: Sequence[Sample], round_: int) -> Mapping[str, float]:
+        """Return how many of the samples have each label, from a part of them where they are many."""
+        rows = list(wander(ids.stream("counts", round_), samples, tries=LOOK))
+        counts = Counter(row.tags.get("label", "") for row in rows if row.method == self.kind)
+        return {name: counts[name] * len(samples) / max(1, len(rows)) for name in self.labels}
+
+    def _labels_of(self, seed: Sample) -> frozenset[str]:
+        """Return the labels of a seed that are among ours."""
+        if self.task == "classification":
+            return frozenset({seed.tags.get("label", "")} & self.labels.keys())
+        marked = marks.of_seed(seed, self.labels)
+        found = marks.read(marked, self.labels) if marked else None
+        return frozenset(span.label for span in found[1]) if found else frozenset()
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Known:  # noqa: ANN401 - of `Method.prepare`
+        """Return the weights of the round, and what to show and the model's bias, which no round changes."""
+        weights = self.weights(snapshot)
+        if isinstance(before, Known):
+            return replace(before, weights=weights)
+        shown: dict[tuple[str, str], list[Case]] = {}
+        for place in range(min(len(snapshot.seeds), LOOK * len(self.labels))):
+            for case in self._shown(snapshot.seeds[place]):
+                shown.setdefault((case.language, case.label), []).append(case)
+        most = max(1, MAX_SHOWN // len(self.labels))
+        even = (ones[place] for place in range(most) for _, ones in sorted(shown.items()) if place < len(ones))
+        cases, priors = tuple(even), {}
+        for language in sorted({case.language for case in cases}) if self.check and self.calibrate else ():
+            priors[language] = await self._check(language, cases).prior(ask)
+        return Known(weights, cases, priors)
+
+    def _shown(self, seed: Sample) -> Iterable[Case]:
+        language = language_of(seed)
+        if num_words(seed.instruction) > self.max_demo_words:
+            return
+        if self.task == "classification":
+            for label in self._labels_of(seed):
+                yield Case(language, self._text_of(seed), "", label)
+            return
+        marked = marks.of_seed(seed, self.labels)
+        plain, spans = (marks.read(marked, self.labels) if marked else None) or ("", ())
+        for span in spans:
+            yield Case(language, plain, span.text, span.label)
+
+    # -- the text -------------------------------------------------------------------------------------------------
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+        """Return one finished sample, behind those that were dropped on the way to it."""
+        label, drafts = self.label_of(ask.turn, _known(ask).weights), list[Draft]()
+        while len(drafts) < self.tries:
+            drafts.append(await self._draft(label, parents, ask, rng))
+            if drafts[-1].dropped is None or drafts[-1].dropped.startswith(f"{self.kind}: error"):
+                break
+        return drafts
+
+    async def _draft(self, label: str, parents: Sequence[Sample], ask: Ask, rng: Random) -> Draft:
+        """Return the sample of one label, checked."""
+        language = language_of(parents[0]) if parents else rng.choice(self._languages(ask))
+        tags = {"language": language, "label": label, **self._attributes(label, language, rng)}
+        labels = list(self.labels)
+        asked, prefix = self._begun(tags, parents)
+        reply = await ask(
+            [asked],
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            stop=("\n",),
+            stop_loops=True,
+            prefix=prefix,
+            regex=marks.grammar(labels, label) if self.task == "entities" else "",
+        )
+        text = stripped(" ".join(reply.text.split()))
+        found = marks.read(text, labels) if self.task == "entities" else (text, ())
+        plain, spans = found or (text, ())
+        answer = marks.dumps(spans) if self.task == "entities" else label
+        names = prompt_for(BETWEEN, language).join(labels)
+        instruction = fill(prompt_for(self.instruction_prompts, language), labels=names, text=plain)
+        draft = Draft((Message("user", instruction), Message("assistant", answer)) if plain else (), tags)
+        reason = self.refuse(plain, label, reply.finish)
+        if any(tokens(text) == tokens(self._text_of(parent)) for parent in parents):
+            reason = reason or "text repeats a seed"
+        if reason is None and self.task == "entities":
+            reason = _misfit(found, label)
+        if reason:
+            return replace(draft, dropped=f"{self.kind}: {reason}")
+        return await self._checked(draft, plain, spans, ask) if self.check else draft
+
+    def _languages(self, ask: Ask) -> tuple[str, ...]:
+        """Return the languages to write in where no seed says it."""
+        return self.languages or tuple(sorted({case.language for case in _known(ask).shown})) or ("en",)
+
+    def _attributes(self, label: str, language: str, rng: Random) -> dict[str, str]:
+        """Return what is asked of the text beyond its label, as tags; always the same number of random draws."""
+        styles, hard = (values.get(language, values.get("en", ())) for values in (self.styles, self.difficulties))
+        others = [name for name in sorted(self.labels) if name != label] or [label]
+        drawn = {
+            "length": str(rng.choice(self.lengths)),
+            "style": rng.choice(styles or ("",)),
+            "difficulty": rng.choice(hard or ("",)),
+            "near_miss": rng.choice(others),
+        }
+        if rng.random() >= self.near_miss:
+            del drawn["near_miss"]
+        return {name: value for name, value in drawn.items() if value}
+
+    def _begun(self, tags: Mapping[str, str], parents: Sequence[Sample]) -> tuple[Message, str]:
+        """Return what the user asks, and how the model's turn begins: seeds of the label, then what is wanted."""
+        language = tags["language"]
+        about = self.about or prompt_for(ABOUT, language)
+        asked = fill(prompt_for(self.write_prompts, language), about=about, labels=self._explained(language))
+        detail, head = DETAIL.get(language, DETAIL["en"]), prompt_for(self.text_prompts, language)
+        per_word = CHARS_PER_WORD.get(language, 1.0)
+        lines = []
+        for text in map(self._text_of, parents):
+            plain = (marks.read(text, self.labels) or (text, ()))[0]
+            words = round(num_words(plain) * per_word)
+            lines.append(f"{fill(head, label=tags['label'], words=words, details='')} {text}\n")
+        details = "".join(detail[name].format(tags[name]) for name in detail if name in tags)
+        words = round(int(tags["length"]) * per_word)
+        lines.append(fill(head, label=tags["label"], words=words, details=details))
+        return Message("user", asked), "".join(lines)
+
+    def _text_of(self, seed: Sample) -> str:
+        """Return the text of a seed on one line, with its marks where they are wanted."""
+        text = seed.instruction if self.task == "classification" else marks.of_seed(seed, self.labels) or ""
+        return " ".join(text.split())
+
+    def _explained(self, language: str) -> str:
+        shown = (prompt_for(EXPLAINED, language).format(*pair) if pair[1] else pair[0] for pair in self.labels.items())
+        return prompt_for(BETWEEN, language).join(shown)
+
+    def refuse(self, text: str, label: str, finish: str) -> str | None:
+        """Return why a text is dropped at once, or None."""
+        words, named = num_words(text), _within(label, tokens(text))
+        rules: Mapping[str, bool] = {
+            finish: finish.startswith("error"),
+            "text cut off": finish in ("length", "repetition"),
+            "text too short": words < self.min_words,
+            "text too long": words > self.max_words,
+            "text names its label": named and not self.label_words and self.task == "classification",
+        }
+        return next((reason for reason, holds in rules.items() if holds), None)
+
+    # -- the check ------------------------------------------------------------------------------------------------
+
+    async def _checked(self, draft: Draft, text: str, spans: Sequence[marks.Span], ask: Ask) -> Draft:
+        """Return the draft with the model's confidence in its label, or the least in those of its spans."""
+        known, language = _known(ask), draft.tags["language"]
+        check, least, margin = self._check(language, known.shown), 1.0, 1.0
+        prior = known.priors.get(language, {}) if self.calibrate else None
+        for words, label in [(span.text, span.label) for span in spans] or [("", draft.tags["label"])]:
+            reply = await check.chances(text, words, ask, prior)
+            if not reply.choices:
+                return replace(draft, dropped=f"{self.kind}: {reply.finish}")
+            other = max(chance for name, chance in reply.choices.items() if name != label)
+            least, margin = min(least, reply.choices[label]), min(margin, reply.choices[label] - other)
+        reason = f"{self.kind}: another label is likelier" if margin < self.min_margin else None
+        return replace(draft, scores={**draft.scores, "label_confidence": least}, dropped=reason)
+
+    def _check(self, language: str, shown: Iterable[Case]) -> LabelCheck:
+        choices = (*self.labels, *([prompt_for(OTHER, language)] if len(self.labels) == 1 else []))
+        prompt = fill(prompt_for(self.check_prompts, language), labels=self._explained(language))
+        return LabelCheck(language, prompt, choices, tuple(case for case in shown if case.language == language))
+
+
+def _known(ask: Ask) -> Known:
+    return ask.prepared if isinstance(ask.prepared, Known) else Known()
+
+
+def _within(label: str, said: Sequence[str]) -> bool:
+    """Say whether the words of a label stand in a row in what was said."""
+    words = tokens(label)
+    return any(list(said[place : place + len(words)]) == words for place in range(len(said))) if words else False
+
+
+def _misfit(found: tuple[str, tuple[marks.Span, ...]] | None, label: str) -> str | None:
+    """Return what is wrong with the marks of a text."""
+    if found is None:
+        return "marks do not parse"
+    if all(span.label != label for span in found[1]):
+        return "text has none of its label"
+    return "marked words stand unmarked too" if marks.unmarked(*found) else None

@@ -1,1 +1,0 @@
-"""The hot loop: shards of draws into settled rows, on engines that never wait."""

@@ -1,0 +1,211 @@
+"""Shards to worker actors, enough of them in flight to keep each engine full; started when first needed."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol, Self
+
+from gristmill.cluster.jobs.job import Run
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.models.encoder import OpenEncoder, choose_dtype
+from gristmill.cluster.models.engine import start
+from gristmill.cluster.runtime.deaths import lowerable
+from gristmill.cluster.runtime.pool import Pool
+from gristmill.cluster.store.store import Shard
+from gristmill.generation.engines.actors import OpenEngine, environment
+from gristmill.generation.engines.placement import Placement
+from gristmill.generation.engines.watch import Watch
+from gristmill.generation.pipeline.plan import ENCODER, Pipeline, RawShard, ShardReport, engine_setting
+from gristmill.generation.pipeline.quarantine import Quarantine
+from gristmill.generation.pipeline.worker import Place, Worker
+
+AHEAD = 2.0
+"""Draws in flight on an engine, as a multiple of what it batches: where all replies are equally long they end together,
+and a whole batch must wait behind them. With 1.25 a job of such replies lost 9 % to the raw engine."""
+LEAST_SHARDS = 3
+"""Shards in flight on an engine: with two of the size of its batch, the slowest rows of one leave 3 to 5 % idle."""
+
+Feed = Callable[[], tuple[RawShard, Sequence[Shard]] | None]
+Done = Callable[[RawShard, ShardReport], bool]
+Tick = Callable[[dict[str, float]], None]
+
+
+class Dispatch(Protocol):
+    """Has raw shards made and committed, in any order, by whatever there is: `Actors`, or a plain loop in tests."""
+
+    @property
+    def engine_start_s(self) -> float:
+        """Seconds that the slowest engine took to start."""
+        ...
+
+    def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
+        """Return when the feed gives no more and all is committed, or when `done`, called for each shard, says True.
+
+        The feed gives a shard with the settled shards that it may draw from.
+        """
+        ...
+
+
+class _Piece(NamedTuple):
+    """What travels to a worker: a shard, and a reference of Ray's to the settled shards that it draws from."""
+
+    shard: RawShard
+    settled: Any
+
+    def __str__(self) -> str:
+        return str(self.shard)
+
+
+class Actors:
+    """The worker actors of one job, and the actors of its other engines; `with Actors(…) as actors: actors(…)`."""
+
+    def __init__(
+        self, run: Run, place: Place, pipeline: Pipeline, open_: tuple[OpenEngine, OpenEncoder], size: int
+    ) -> None:
+        """Start nothing yet: a job whose shards are all committed needs no engine. `size` is the draws of a shard."""
+        self._run, self._place, self._pipeline, self._open = run, place, pipeline, open_
+        self._engine = pipeline.engines[""]
+        batch = self._engine.max_in_flight if self._engine.endpoint else self._engine.max_num_seqs
+        self._in_flight = max(LEAST_SHARDS, math.ceil(AHEAD * batch / size))
+        self._placement = Placement(pipeline.engines)
+        self._quarantine = Quarantine(pipeline, place)
+        self._watch = Watch(run.logs, run.screen.say)
+        self._pool: Pool[_Piece, ShardReport] | None = None
+        self._others: dict[str, list[Any]] = {}
+        self._settled: tuple[int, Any] = (-1, None)
+        self._spawned = 0
+        self._told = False
+        self._done: Done = lambda shard, report: False
+
+    @property
+    def engine_start_s(self) -> float:
+        """Seconds that the slowest engine took to start."""
+        return self._watch.engine_start_s
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End the actors and give their places back."""
+        import ray
+
+        if self._pool is not None:
+            self._pool.__exit__(*exc)
+        for handle in (handle for handles in self._others.values() for handle in handles):
+            ray.kill(handle)
+        self._placement.remove()
+
+    def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
+        """Make what the feed gives, calling `done` as each shard is committed and `tick` with the stats every second.
+
+        Raises:
+            JobError: when the cluster has no room for the engines.
+            RunError: when an engine cannot start, or actors keep dying.
+        """
+        first = feed()
+        if first is None:
+            return
+        self._done = done
+        ahead = [first]
+        self._start().run(
+            lambda: self._boxed(ahead.pop() if ahead else feed()),
+            lambda piece, report: self._finished(piece.shard, report),
+            lambda: tick(self._look()),
+        )
+
+    def _start(self) -> Pool[_Piece, ShardReport]:
+        """Start all engines at once, in places that are reserved for all of them."""
+        self._placement.reserve()
+        self._resolve()
+        for name, engine in self._pipeline.engines.items():
+            if name and not engine.endpoint:
+                self._others[name] = [self._other(name, n) for n in range(engine.actors)]
+        local = () if self._engine.endpoint else ("kv_cache_gib", "max_num_seqs")
+        self._pool = Pool(
+            self._spawn,
+            lambda actor, piece: actor.make.remote(piece.shard, piece.settled),
+            self._engine.actors,
+            self._in_flight,
+            split=lambda piece: [piece._replace(shard=half) for half in self._quarantine.cut(piece.shard)],
+            give_up=self._given_up,
+            job="generate",
+            lower=lowerable("generate.engine", self._engine, *local, "actors"),
+            say=self._run.screen.say,
+        )
+        return self._pool.__enter__()
+
+    def _resolve(self) -> None:
+        """Find what each model computes in, where its first engine will run, and tell."""
+        pipeline = self._pipeline
+        here = {engine_setting(name): name for name, engine in pipeline.engines.items() if not engine.endpoint}
+        settings = {setting: pipeline.engines[name].dtype for setting, name in here.items()}
+        settings[ENCODER] = pipeline.encoder.compute_dtype
+
+        def choose_one(setting: str) -> dtypes.DTypeChoice:
+            options = self._placement.options(here.get(setting, ""), 0)  # the encoder runs beside the generating engine
+            if setting == ENCODER:
+                return dtypes.on_cluster(choose_dtype, pipeline.encoder, **options)
+            return dtypes.on_cluster(dtypes.choose, pipeline.engines[here[setting]].model, **options)
+
+        found = dtypes.keep(self._run.store, self._place.output, settings, choose_one)
+        self._pipeline = replace(pipeline, dtypes={setting: value.dtype for setting, value in found.items()})
+        for setting in here:
+            self._run.screen.say(f"generate.{setting}: {found[setting].dtype}, {found[setting].reason}")
+
+    def _look(self) -> dict[str, float]:
+        """Return the figures of the actors; tell what the engine resolved its settings to, once."""
+        total = self._watch.look()
+        if self._watch.facts and not self._told:
+            self._told = True
+            said = ", ".join(f"{name} {value}" for name, value in self._watch.facts.items())
+            self._run.screen.say(f"generate: engine with {said}")
+        return total
+
+    def _boxed(self, given: tuple[RawShard, Sequence[Shard]] | None) -> _Piece | None:
+        """Put the settled shards of a round into Ray's store once."""
+        import ray
+
+        if given is None:
+            return None
+        shard, settled = given
+        if self._settled[0] != len(settled):
+            self._settled = (len(settled), ray.put(list(settled)))
+        return _Piece(shard, self._settled[1])
+
+    def _other(self, name: str, number: int) -> Any:  # noqa: ANN401 - a handle of Ray's
+        engine, called = self._pipeline.engine(name), f"engine-{name}-{number}"
+        handle = start(engine, self._run.logs, called, **self._placement.options(name, number))
+        self._watch.begin(called, handle, called, engine.hang_s, restarts=True)
+        return handle
+
+    def _spawn(self, place: int) -> Any:  # noqa: ANN401 - a handle of Ray's
+        import ray
+
+        name = f"generate-{place}" if self._spawned < self._engine.actors else f"generate-{place}-{self._spawned}"
+        self._spawned += 1
+        options = self._placement.options("", place)
+        cpus, gpus = options.pop("cpus"), options.pop("gpus")
+        remote: Any = ray.remote(Worker)
+        actor = remote.options(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_concurrency=1000,
+            runtime_env={"env_vars": environment(self._engine, cpus, gpus)},
+            **options,
+        )
+        handle = actor.remote(self._pipeline, self._place, self._open, self._others, name)
+        self._watch.begin(place, handle, name, self._engine.hang_s)
+        return handle
+
+    def _finished(self, shard: RawShard, report: ShardReport) -> bool:
+        whole = self._quarantine.join(shard, report)
+        return self._done(*whole) if whole else False
+
+    def _given_up(self, piece: _Piece, error: Exception) -> bool:
+        """Commit the draw that took two engines down as a dropped row."""
+        import ray
+
+        del error  # the pool has logged it
+        report = self._quarantine.drop(piece.shard, ray.get(piece.settled), "engine: took two engines down")
+        return self._finished(piece.shard, report)

@@ -1,0 +1,304 @@
+"""Rows: from a draw through drafts, answers and verdicts, each row a coroutine of its own on the engine's one batch."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import count
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import GristmillError
+from gristmill.cluster.contract.sample import Message, Origin, Sample
+from gristmill.cluster.models.engine import Reply, Request
+from gristmill.generation.contracts import (
+    STAGES,
+    Draft,
+    Filter,
+    History,
+    HistoryFilter,
+    Method,
+    Sampling,
+    Snapshot,
+    Stage,
+    Verdict,
+)
+from gristmill.generation.engines.actors import LiveEngine
+from gristmill.generation.pipeline.plan import Draw, Pipeline, RawShard, Tally, draws
+from gristmill.generation.pipeline.streams import stream
+
+log = logging.getLogger(__name__)
+Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
+
+
+@dataclass
+class Context:
+    """What is alive on a worker, and shared by all of its rows."""
+
+    pipeline: Pipeline
+    engines: Mapping[str, LiveEngine]
+    embed: Embed
+    asked: dict[tuple[str, Request], "asyncio.Task[Reply]"] = field(default_factory=dict)
+    """Requests that all who ask the same share."""
+    failed: set[str] = field(default_factory=set)
+    """Steps of which one traceback is in the log already."""
+
+
+@dataclass
+class Usage:
+    """What the requests of one row came to."""
+
+    id: str
+    calls: "count[int]" = field(default_factory=count)
+    tally: Tally = field(default_factory=Tally)
+    finish: str = ""
+    finished: int = -1
+    """Number of the call that `finish` is of."""
+
+    @cached_property
+    def seed(self) -> int:
+        """Seed of the first request, which is also that of the row."""
+        return ids.request_seed(self.id, 0)
+
+
+@dataclass(slots=True)
+class BoundAsk:
+    """`Ask` for one row and one step: seeds follow from the row's id and the number of the call."""
+
+    context: Context
+    usage: Usage
+    parents: Sequence[Sample] = ()
+    engine: str = ""
+    prepared: Any = None
+    turn: int = 0
+
+    async def __call__(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
+        """Return the reply to the next request made for this row."""
+        call = next(self.usage.calls)
+        engine = sampling.pop("engine", self.engine)
+        seed = ids.request_seed(self.usage.id, call) if call else self.usage.seed
+        request = Request(tuple(messages), max_tokens, seed, onward=call > 0, **_known(sampling))
+        reply = await self.context.engines[engine].ask(request)
+        self._count(reply, engine)
+        if not request.choices and call > self.usage.finished:  # of the last text that was written, not of a grade
+            self.usage.finish, self.usage.finished = reply.finish, call
+        return reply
+
+    async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
+        """Return the one reply on this worker to exactly this request; who asks first pays for it."""
+        engine = sampling.pop("engine", self.engine)
+        said = [[m.role, m.content] for m in messages]
+        name = ids.digest("shared", said, max_tokens, sorted(sampling.items()))
+        request = Request(tuple(messages), max_tokens, ids.request_seed(name, 0), onward=True, **_known(sampling))
+        key = (engine, request)
+        if key not in self.context.asked:
+            self.context.asked[key] = asyncio.create_task(self._paid(request, engine))
+        return await asyncio.shield(self.context.asked[key])
+
+    async def score(self, messages: Sequence[Message], text: str) -> Reply:
+        """Return the log-probability of a text as the assistant's next turn."""
+        reply = await self.context.engines[self.engine].ask(Request(tuple(messages), 1, 0, onward=True, scored=text))
+        self._count(replace(reply, prompt_tokens=reply.prompt_tokens + reply.reply_tokens, reply_tokens=0), self.engine)
+        return reply
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return unit vectors of the job's encoder."""
+        return await self.context.embed(texts)
+
+    async def _paid(self, request: Request, engine: str) -> Reply:
+        reply = await self.context.engines[engine].ask(request)
+        self._count(reply, engine)
+        return reply
+
+    def _count(self, reply: Reply, engine: str) -> None:
+        price, tally = self.context.pipeline.engines[engine].price, self.usage.tally
+        tally.prompt_tokens += reply.prompt_tokens
+        tally.cached_tokens += reply.cached_tokens
+        tally.reply_tokens += reply.reply_tokens
+        tally.cost += (price.prompt * reply.prompt_tokens + price.reply * reply.reply_tokens) / 1e6
+
+
+def _known(sampling: Sampling) -> dict[str, Any]:
+    """Return the sampling as arguments of a request."""
+    return dict(sampling)
+
+
+@dataclass
+class Rows:
+    """The making of rows out of one snapshot."""
+
+    context: Context
+    snapshot: Snapshot
+    prepared: Mapping[int, Any]
+    """What steps have prepared, by the identity of the step."""
+    memories: Sequence[tuple[HistoryFilter, History]]
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        """Sort the filters by their stages, and find what each step asks with."""
+        memories: Mapping[int, Any] = {id(step): memory for step, memory in self.memories}
+        self._known = len(self.snapshot.seeds) + len(self.snapshot.made)
+        pipeline = self.context.pipeline
+        self._asks = {
+            id(step): (getattr(step, "engine", ""), self.prepared.get(id(step)))
+            for step in (*pipeline.methods, *pipeline.filters)
+        }
+        self._staged: dict[Stage, list[tuple[Filter | HistoryFilter, Any]]] = {
+            stage: [(step, memories.get(id(step))) for step in pipeline.filters if stage in stages_of(step)]
+            for stage in STAGES
+        }
+
+    async def of_shard(self, shard: RawShard) -> list[Sample]:
+        """Return the rows of a shard in the order of their ordinals, at least one for each draw."""
+        made = await asyncio.gather(
+            *(self.of_draw(draw) for draw in draws(self.context.pipeline, shard, self.snapshot))
+        )
+        return [row for rows in made for row in rows]
+
+    async def of_draw(self, draw: Draw) -> list[Sample]:
+        """Return the rows of one draw; the first has the id that is known before the model is called."""
+        first = _Making(draw, Usage(draw.id), draw.parents)
+        rng = stream(self.context.pipeline.seed, "expand", first.usage.id)
+        try:
+            drafts = await draw.method.expand(draw.parents, self._ask(draw.method, first), rng)
+        except Exception as error:  # noqa: BLE001 - a step that fails on a row is a dropped row
+            drafts = [Draft(dropped=self._failed(draw.method.kind, error))]
+        drafts = drafts or [Draft(dropped=f"{draw.method.kind}: no draft")]
+        parents = [parent.id for parent in draw.parents]
+        others = (ids.made_id(f"{draw.step}/{n}", parents, draw.ordinal) for n in range(1, len(drafts)))
+        usage = [first.usage, *map(Usage, others)]
+        making = [self._row(draw, d, s) for d, s in zip(drafts, usage, strict=True)]
+        made = await asyncio.gather(*making) if len(making) > 1 else [await making[0]]  # a task takes 15 microseconds
+        rows = list(draw.method.choose(made))
+        for row, s in zip(rows, usage, strict=True):
+            s.tally.rows, s.tally.kept = 1, int(row.dropped is None)
+            self.tally.add(s.tally)
+        return rows
+
+    async def _row(self, draw: Draw, draft: Draft, usage: Usage) -> Sample:
+        making = _Making(draw, usage, (*draw.parents, *draft.parents))
+        begin_answer = _begun(making, draft)
+        sample = await self._judged(begin_answer, "instruction", making)
+        if sample.dropped is None and not draft.complete:
+            try:
+                if sample is not begin_answer:
+                    draft = replace(draft, messages=sample.messages, tags=sample.tags, scores=sample.scores)
+                sample = _with(sample, await draw.method.answer(draft, self._ask(draw.method, making)))
+            except Exception as error:  # noqa: BLE001 - as above
+                sample = sample.drop(self._failed(draw.method.kind, error))
+        sample = await self._judged(sample, "sample", making)
+        sample = await self._judged(sample, "model", making)
+        return _with_origin(sample, origin(self.context.pipeline, draw, usage))
+
+    async def _judged(self, sample: Sample, stage: Stage, making: "_Making") -> Sample:
+        """Return the sample with the verdicts of one stage, up to the first drop."""
+        for step, memory in self._staged[stage]:
+            if sample.dropped is not None:
+                return sample
+            try:
+                if isinstance(step, Filter):
+                    verdict = await step.judge(sample, self._ask(step, making))
+                elif making.draw.method.instructs:
+                    verdict = step.compare(sample, memory, self._known)
+                else:
+                    continue
+            except Exception as error:  # noqa: BLE001 - as above
+                verdict = Verdict(dropped=self._failed(step.kind, error))
+            sample = ruled(sample, verdict)
+        return sample
+
+    def _ask(self, step: Method | Filter, making: "_Making") -> BoundAsk:
+        return BoundAsk(self.context, making.usage, making.parents, *self._asks[id(step)], making.turn)
+
+    def _failed(self, kind: str, error: Exception) -> str:
+        """Return the drop reason of a step that raised; its first traceback goes to the log.
+
+        Raises:
+            GristmillError: what concerns the job or the engine, and not this row.
+        """
+        if isinstance(error, GristmillError) or type(error).__module__.startswith("ray."):
+            raise error
+        if kind not in self.context.failed:
+            self.context.failed.add(kind)
+            log.error("%s raised on a row, which is dropped; further ones are not shown", kind, exc_info=error)
+        return f"{kind}: failed: {type(error).__name__}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """One row on its way: the draw that it comes from, what it cost so far, and all that it is made from."""
+
+    draw: Draw
+    usage: Usage
+    parents: tuple[Sample, ...]
+
+    @property
+    def turn(self) -> int:
+        """The turn that the method's `draw` got."""
+        return self.draw.ordinal // self.draw.method.group
+
+
+def _begun(making: _Making, draft: Draft) -> Sample:
+    """Return the row as it is drafted."""
+    return Sample(
+        id=making.usage.id,
+        messages=draft.messages,
+        parents=tuple(dict.fromkeys(parent.id for parent in making.parents)),
+        method=making.draw.method.kind,
+        round=1 + max((parent.round for parent in making.parents), default=-1),
+        scores=draft.scores,
+        tags=draft.tags,
+        dropped=draft.dropped,
+    )
+
+
+def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
+    """Return where a row comes from and what it cost."""
+    return Origin(
+        run=pipeline.run,
+        step=draw.step,
+        model=pipeline.engines[draw.method.engine].model,
+        seed=usage.seed,
+        prompt_tokens=usage.tally.prompt_tokens,
+        reply_tokens=usage.tally.reply_tokens,
+        finish=usage.finish,
+    )
+
+
+def lost_row(pipeline: Pipeline, draw: Draw, reason: str) -> Sample:
+    """Return the dropped row of a draw that could not be made at all."""
+    usage = Usage(draw.id)
+    row = _begun(_Making(draw, usage, draw.parents), Draft(dropped=reason))
+    return _with_origin(row, origin(pipeline, draw, usage))
+
+
+def _with(s: Sample, draft: Draft) -> Sample:
+    """Return the sample as its answer leaves it; written out, because `replace` takes twice as long."""
+    scores, tags = {**s.scores, **draft.scores}, {**s.tags, **draft.tags}
+    return Sample(s.id, draft.messages, s.parents, s.method, s.round, scores, tags, draft.dropped, s.origin)
+
+
+def _with_origin(s: Sample, origin: Origin) -> Sample:
+    return Sample(s.id, s.messages, s.parents, s.method, s.round, s.scores, s.tags, s.dropped, origin)
+
+
+def stages_of(step: Filter | HistoryFilter) -> Sequence[Stage]:
+    """Return when a filter runs."""
+    return step.stages if isinstance(step, Filter) else ("instruction",)
+
+
+def ruled(sample: Sample, verdict: Verdict) -> Sample:
+    """Return the sample as a verdict leaves it."""
+    if verdict.dropped is None and verdict.messages is None and not verdict.scores and not verdict.tags:
+        return sample
+    return replace(
+        sample,
+        scores={**sample.scores, **verdict.scores},
+        tags={**sample.tags, **verdict.tags},
+        messages=sample.messages if verdict.messages is None else verdict.messages,
+        dropped=verdict.dropped,
+    )

@@ -1,0 +1,109 @@
+"""Settling: what is kept for good, a function of committed shards alone, one shard after the other in their order.
+
+A shard draws its demonstrations from the inputs and from what the rounds until the one before the last have kept, so a
+draw depends on nothing that runs beside it, and a round may begin before the one before it has ended. As soon as a
+shard and all before it are committed, it is settled: each kept row is compared once more with everything accepted so
+far. The job ends with the first shard that meets the target; what that shard has too many is dropped, by id.
+Settling is deterministic, so a job that was killed settles again to the same bytes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from gristmill.cluster.contract.sample import Sample
+from gristmill.generation.contracts import Filter, History, HistoryFilter
+
+MARGIN = 1.1
+"""Draws beyond those that the acceptance asks for, so that they rarely miss by a few rows."""
+MIN_ACCEPTANCE = 0.02
+"""Least acceptance that is planned with."""
+PRIOR_WEIGHT = 10
+"""Draws that the expected acceptance counts for beside the measured one."""
+
+
+@dataclass
+class Progress:
+    """Everything settled so far."""
+
+    target: int | None
+    """Kept rows wanted of the whole job; None for as many as there are."""
+    filters: Sequence[Filter | HistoryFilter]
+    passing: frozenset[str] = frozenset()
+    """Methods whose rows are compared with none, see `Method.instructs`."""
+    kept: int = 0
+    draws: int = 0
+    rows: int = 0
+    shards: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    _memories: list[tuple[HistoryFilter, History]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Open the memories."""
+        self._memories = [(step, step.memory()) for step in self.filters if isinstance(step, HistoryFilter)]
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is met."""
+        return self.target is not None and self.kept >= self.target
+
+    @property
+    def compares(self) -> bool:
+        """Whether rows are compared with each other, so that the seeds must be remembered first."""
+        return bool(self._memories)
+
+    def remember(self, samples: Iterable[Sample]) -> None:
+        """Take in samples that new ones are compared with: the seeds, before the first shard."""
+        for sample in samples:
+            for _, memory in self._memories:
+                memory.add(sample)
+
+    def settle(self, rows: Sequence[Sample], draws: int) -> list[Sample]:
+        """Return the rows of the next shard, which had so many draws, as they stay, and take them in."""
+        settled = [self._compared(row) for row in rows]
+        if self.target is not None:
+            fresh = sorted(row.id for row in settled if row.dropped is None)
+            surplus = set(fresh[self.target - self.kept :])
+            settled = [row.drop("target: surplus") if row.id in surplus else row for row in settled]
+        self._take_in(settled, draws)
+        return settled
+
+    def resume(self, rows: Sequence[Sample], draws: int) -> None:
+        """Take in the rows of the next shard, which was settled and committed before."""
+        if self._memories:
+            self.remember(row for row in rows if row.dropped is None)
+        self._take_in(rows, draws)
+
+    def acceptance(self, prior: float) -> float:
+        """Return the share of draws that were kept, starting from `prior` with the weight of ten draws."""
+        return max(MIN_ACCEPTANCE, (self.kept + PRIOR_WEIGHT * prior) / (self.draws + PRIOR_WEIGHT))
+
+    def _compared(self, row: Sample) -> Sample:
+        for step, memory in self._memories:
+            if row.dropped is None and row.method not in self.passing:
+                verdict = step.compare(row, memory, len(memory))
+                row = replace(row, scores={**row.scores, **verdict.scores}, dropped=verdict.dropped)
+        if row.dropped is None:
+            self.remember([row])
+        return row
+
+    def _take_in(self, rows: Sequence[Sample], draws: int) -> None:
+        self.draws += draws
+        self.rows += len(rows)
+        self.kept += sum(row.dropped is None for row in rows)
+        self.reasons.update(reason(row.dropped) for row in rows if row.dropped is not None)
+        self.prompt_tokens += sum(row.origin.prompt_tokens for row in rows if row.origin)
+        self.reply_tokens += sum(row.origin.reply_tokens for row in rows if row.origin)
+        self.shards += 1
+
+
+def reason(dropped: str) -> str:
+    """Return a drop reason without what is particular to the row, for counting."""
+    return dropped.partition(" near ")[0] + " near another" if " near " in dropped else dropped
+
+
+def top(reasons: "Counter[str]", most: int) -> Iterator[str]:
+    """Yield the commonest drop reasons with their counts."""
+    yield from (f"{why} ({n})" for why, n in reasons.most_common(most))

@@ -1,0 +1,212 @@
+"""The worker actor: an engine, and the shards whose rows are made on it."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import to_table
+from gristmill.cluster.models.encoder import Embedding, Encoder, OpenEncoder
+from gristmill.cluster.runtime.log import to_file
+from gristmill.cluster.store.store import Shard, Store
+from gristmill.generation.contracts import Filter, HistoryFilter, Method, Snapshot
+from gristmill.generation.engines.actors import LiveEngine, OpenEngine, RemoteEngine
+from gristmill.generation.pipeline.metrics import Metrics
+from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardReport, Tally
+from gristmill.generation.pipeline.rows import BoundAsk, Context, Rows, Usage
+from gristmill.generation.pipeline.snapshots import KNOWN_ROUNDS, Snapshots
+
+log = logging.getLogger(__name__)
+
+
+class Embedder:
+    """One encoder for all rows of a worker: texts that come while it is busy go through it together."""
+
+    def __init__(self, settings: Embedding, open_encoder: OpenEncoder) -> None:
+        """Open nothing yet."""
+        self._settings, self._open = settings, open_encoder
+        self._encoder: Encoder | None = None
+        self._waiting: list[tuple[Sequence[str], asyncio.Future[NDArray[np.float32]]]] = []
+        self._busy: asyncio.Task[None] | None = None
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return unit vectors, [texts, d]."""
+        future: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((texts, future))
+        if self._busy is None or self._busy.done():
+            self._busy = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        await asyncio.sleep(0)  # rows that are ready in the same turn of the loop share the first batch
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                vectors = await asyncio.to_thread(self._encode, [text for texts, _ in batch for text in texts])
+            except Exception as error:  # noqa: BLE001 - it belongs to those who asked
+                for _, future in batch:
+                    future.set_exception(error)
+                continue
+            first = 0
+            for texts, future in batch:
+                future.set_result(vectors[first : first + len(texts)])
+                first += len(texts)
+
+    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+        self._encoder = self._encoder or self._open(self._settings)
+        return self._encoder.encode(texts)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker reads and writes."""
+
+    store: Store
+    output: str
+    seeds: str | None
+    documents: str | None
+    logs: str | None
+
+
+class RowMaker:
+    """Shards into committed rows on engines that are there already."""
+
+    def __init__(
+        self, pipeline: Pipeline, place: Place, engines: Mapping[str, LiveEngine], open_encoder: OpenEncoder
+    ) -> None:
+        """Take the engines by name; nothing is read yet."""
+        self._pipeline, self._place = pipeline, place
+        self._snapshots = Snapshots(place.store, place.output, place.seeds, place.documents)
+        self._context = Context(pipeline, engines, Embedder(pipeline.opened_encoder, open_encoder).embed)
+        self._sets = [(step, step.memory()) for step in pipeline.filters if isinstance(step, HistoryFilter)]
+        self._remembered = 0
+        self._prepared: dict[int, dict[int, asyncio.Task[Any]]] = {}  # by the identity of the step and the round
+        self._tallies: dict[str, Tally] = {}
+        self._total = Counter[str]()
+
+    async def make(self, shard: RawShard, settled: Sequence[Shard]) -> ShardReport:
+        """Make and commit one raw shard, drawn from the inputs and the settled shards."""
+        begin = time.monotonic()
+        snapshot = await asyncio.to_thread(self._snapshots.at, shard.round, settled)
+        self._remember(snapshot)
+        steps: list[Method | Filter] = [
+            self._pipeline.methods[shard.method],
+            *(f for f in self._pipeline.filters if isinstance(f, Filter)),
+        ]
+        prepared = {id(step): await self._prepare(step, snapshot) for step in steps}
+        rows = Rows(self._context, snapshot, prepared, self._sets)
+        self._tallies[str(shard)] = tally = rows.tally
+        made = await rows.of_shard(shard)
+        await asyncio.to_thread(self._commit, shard, made)
+        del self._tallies[str(shard)]
+        self._total.update({"rows": tally.rows, "kept": tally.kept})
+        self._total.update(f"dropped by {row.dropped}" for row in made if row.dropped)
+        report = ShardReport(seconds=time.monotonic() - begin, figures=_figures(steps, prepared))
+        report.add(tally)
+        log.info("%s: %d rows, %d kept, %.1f s", shard, tally.rows, tally.kept, report.seconds)
+        return report
+
+    def counts(self) -> dict[str, float]:
+        """Return the rows done of the shards in the making, and the counts of each shard, such as `kept raw-00007`.
+
+        By shard, so that the driver can leave out one whose report it has already.
+        """
+        counts: dict[str, float] = {"rows": sum(tally.rows for tally in self._tallies.values())}
+        for shard, tally in self._tallies.items():
+            counts |= {f"{name} {shard}": getattr(tally, name) for name in ("rows", "kept", "reply_tokens")}
+        return counts
+
+    def totals(self) -> dict[str, float]:
+        """Return rows, kept ones and drops by reason of all shards that were committed here."""
+        return dict(self._total)
+
+    def _commit(self, shard: RawShard, made: Sequence[Any]) -> None:
+        self._place.store.commit_shard(self._place.output, str(shard), to_table(made))
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        """Bring the memories up to a round's snapshot; a later snapshot begins with the earlier one."""
+        before, new = len(snapshot.seeds), len(snapshot.seeds) + len(snapshot.made)
+        if not self._sets:
+            return
+        for place in range(self._remembered, new):
+            sample = snapshot.seeds[place] if place < before else snapshot.made[place - before]
+            for _, memory in self._sets:
+                memory.add(sample)
+        self._remembered = max(self._remembered, new)
+
+    async def _prepare(self, step: Method | Filter, snapshot: Snapshot) -> Any:  # noqa: ANN401 - the step's own
+        """Return what a step has prepared for a round, once for all shards of it that are made here."""
+        rounds = self._prepared.setdefault(id(step), {})
+        if snapshot.round not in rounds:
+            earlier = max((r for r in rounds if r < snapshot.round), default=None)
+            before = None if earlier is None else rounds[earlier]
+            rounds[snapshot.round] = asyncio.create_task(self._prepared_by(step, snapshot, before))
+            for old in [r for r in rounds if r <= snapshot.round - KNOWN_ROUNDS and r != earlier]:
+                del rounds[old]
+        return await rounds[snapshot.round]
+
+    async def _prepared_by(self, step: Method | Filter, snapshot: Snapshot, before: Any) -> Any:  # noqa: ANN401
+        usage = Usage(ids.digest("prepare", step.fingerprint(), snapshot.round))
+        ask = BoundAsk(self._context, usage, (), getattr(step, "engine", ""))
+        return await step.prepare(snapshot, await before if before else None, ask)
+
+
+def _figures(steps: Sequence[Method | Filter], prepared: Mapping[int, Any]) -> dict[str, float]:
+    """Return the figures of what steps prepared, by `kind name`."""
+    found = ((step.kind, getattr(prepared[id(step)], "figures", {})) for step in steps)
+    return {f"{kind} {name}": float(value) for kind, figures in found for name, value in figures.items()}
+
+
+class Worker:
+    """A `RowMaker` with an engine of its own, as an actor: `ready`, `make`, `stats`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        place: Place,
+        open_: tuple[OpenEngine, OpenEncoder],
+        others: Mapping[str, Sequence[Any]],
+        name: str,
+    ) -> None:
+        """Begin to start the engine.
+
+        Args:
+            pipeline: what rows are made with.
+            place: where they are written.
+            open_: open the generating engine and the encoder.
+            others: handles of the actors of the other engines, by name; those at endpoints are opened here.
+            name: of this actor, and of its log file.
+        """
+        to_file(place.logs, name)
+        open_engine, open_encoder = open_
+        self._engine = open_engine(pipeline.engine(""))
+        engines: dict[str, LiveEngine] = {"": self._engine}
+        for other in filter(None, pipeline.engines):
+            handles = others.get(other)
+            engines[other] = RemoteEngine(handles, other) if handles else open_engine(pipeline.engine(other))
+        self._engines = engines
+        self._maker = RowMaker(pipeline, place, engines, open_encoder)
+        self._metrics = Metrics(job=place.output, actor=name)
+
+    async def ready(self) -> dict[str, Any]:
+        """Return facts of the engine's start, once all engines have started."""
+        facts = [await engine.ready() for engine in self._engines.values()]
+        return facts[0]
+
+    async def make(self, shard: RawShard, settled: Sequence[Shard]) -> ShardReport:
+        """Make and commit one raw shard."""
+        await self.ready()
+        return await self._maker.make(shard, settled)
+
+    async def stats(self) -> dict[str, float]:
+        """Return the engine's stats with the counts of the shards in the making."""
+        stats = self._engine.stats()
+        self._metrics.update({**stats, **self._maker.totals()})
+        return {**stats, **self._maker.counts()}

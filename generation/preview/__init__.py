@@ -1,0 +1,1 @@
+"""A few samples with every prompt, reply and verdict; nothing is kept."""

@@ -1,0 +1,270 @@
+"""Preview: a few samples made as the job would make them, with all that the model was shown and said; nothing is kept.
+
+The samples are those of the job's first draws, made by its own code on its own engines, in a folder that is deleted
+afterwards. What settles rounds, the comparison with other new samples and the target, does not run.
+"""
+
+import asyncio
+import inspect
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import GristmillError, RunError
+from gristmill.cluster.contract.sample import Sample, from_table
+from gristmill.cluster.io import ingest
+from gristmill.cluster.jobs.job import Work
+from gristmill.cluster.jobs.recipe import Recipe
+from gristmill.cluster.models.encoder import OpenEncoder, open_embedding
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.runtime.deaths import advice, deaths, ended, out_of_memory
+from gristmill.cluster.runtime.log import tail, to_file
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.runtime.session import session
+from gristmill.cluster.store.store import Store
+from gristmill.generation.engines.actors import (
+    EngineActor,
+    LiveEngine,
+    OpenEngine,
+    RemoteEngine,
+    environment,
+    open_engine,
+)
+from gristmill.generation.engines.placement import Placement
+from gristmill.generation.job import Generate
+from gristmill.generation.pipeline.plan import Pipeline, RawShard, Schedule
+from gristmill.generation.pipeline.worker import Place, RowMaker
+
+MOST_CALLS = 1000
+"""Calls of one sample that are looked for among those recorded."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the model: what it was shown, what it said."""
+
+    model: str
+    request: Request
+    reply: Reply
+    prompt: str
+    """As the model sees it: with the chat template where the engine tells, else the turns under their roles."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample with the calls that were made for it, in order."""
+
+    sample: Sample
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The samples of a job's first draws, and the calls that were made for none of them alone."""
+
+    samples: tuple[Shown, ...]
+    shared: tuple[Call, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine said of itself when it had started."""
+
+
+@runtime_checkable
+class Renders(Protocol):
+    """An engine that tells how a request looks to the model."""
+
+    def render(self, request: Request) -> Any:  # noqa: ANN401 - a string, or an awaitable of one
+        """Return the prompt."""
+
+
+class Recorder:
+    """An engine that remembers each request with its reply."""
+
+    def __init__(self, engine: LiveEngine, model: str) -> None:
+        """Take the engine over."""
+        self._engine, self._model = engine, model
+        self.calls: list[Call] = []
+
+    async def ready(self) -> dict[str, Any]:
+        """Return facts of the engine's start."""
+        return await self._engine.ready()
+
+    async def ask(self, request: Request) -> Reply:
+        """Return the engine's reply."""
+        await self._engine.ready()
+        prompt = self._engine.render(request) if isinstance(self._engine, Renders) else turns(request)
+        prompt = await prompt if inspect.isawaitable(prompt) else prompt
+        reply = await self._engine.ask(request)
+        self.calls.append(Call(self._model, request, reply, str(prompt)))
+        return reply
+
+    def stats(self) -> Mapping[str, float]:
+        """Return the engine's counters."""
+        return self._engine.stats()
+
+
+def turns(request: Request) -> str:
+    """Return a request as its turns under their roles, for engines that do not tell how they render it."""
+    said = [*request.messages, (request.role, request.prefix + (request.scored or ""))]
+    return "\n".join(f"[{role}]\n{content}" for role, content in said)
+
+
+class OtherActor(EngineActor):
+    """One of the job's other engines, recorded."""
+
+    def __init__(self, engine: Engine, opens: OpenEngine, logs: str | None, name: str) -> None:
+        """Begin to start the engine."""
+        to_file(logs, name)
+        self._engine = self._recorder = Recorder(opens(engine), engine.model)
+
+    async def calls(self) -> list[Call]:
+        """Return what it was asked."""
+        return self._recorder.calls
+
+
+class MakerActor:
+    """The generating engine and the making of rows on it, recorded."""
+
+    def __init__(
+        self, pipeline: Pipeline, place: Place, opens: tuple[OpenEngine, OpenEncoder], others: Mapping[str, Any]
+    ) -> None:
+        """Begin to start the engine; `others` are the handles of the other engines' actors."""
+        to_file(place.logs, "preview")
+        self._recorders = {
+            name: Recorder(opens[0](settings), settings.model)
+            for name, settings in pipeline.engines.items()
+            if name not in others
+        }
+        self._engines: dict[str, LiveEngine] = {name: RemoteEngine([handle]) for name, handle in others.items()}
+        self._engines.update(self._recorders)
+        self._maker = RowMaker(pipeline, place, self._engines, opens[1])
+
+    async def ready(self) -> dict[str, Any]:
+        """Return facts of the generating engine's start, once all have started."""
+        facts = await asyncio.gather(*(self._engines[name].ready() for name in sorted(self._engines)))
+        return facts[0]
+
+    async def make(self, shards: Sequence[RawShard]) -> None:
+        """Make and commit the shards, all at once."""
+        await asyncio.gather(*(self._maker.make(shard, ()) for shard in shards))
+
+    async def calls(self) -> list[Call]:
+        """Return what the engines of this actor were asked."""
+        return [call for recorder in self._recorders.values() for call in recorder.calls]
+
+
+def preview(
+    recipe: Recipe,
+    work: Work,
+    n: int,
+    screen: Screen,
+    opens: tuple[OpenEngine, OpenEncoder] = (open_engine, open_embedding),
+) -> Preview:
+    """Return the samples of a generate job's first `n` draws with their calls.
+
+    Raises:
+        JobError: when an input cannot be read or has no kept row, or the cluster has no room.
+        RunError: when an engine cannot start.
+    """
+    job, ground = recipe.jobs["generate"], recipe.ground
+    assert isinstance(job, Generate)
+    with tempfile.TemporaryDirectory(prefix="gristmill-preview-") as folder:
+        store = Store(folder)
+        for source in job.sources().values():
+            ingest.ingest(store, source, screen)
+        shards = first_draws(job, store, work, n)
+        screen.say(f"starting Ray and {job.engine.endpoint or job.engine.model}")
+        with session(ground.address, ground.num_cpus, ground.num_gpus):
+            calls, facts = _made(job, job.place(store, work, f"{folder}/logs"), shards, opens)
+        tables = (store.read_shard(work.output, store.shard(work.output, str(shard))) for shard in shards)
+        rows = [row for table in tables for row in from_table(table)]
+    return assigned(rows, calls, facts)
+
+
+def first_draws(job: Generate, store: Store, work: Work, n: int) -> list[RawShard]:
+    """Return shards of a single draw each: the first ones of every method, as many as its weight gives it of `n`."""
+    limits = job.schedule(store, work).limits
+    return list(islice(Schedule([method.weight for method in job.methods], 1, n + 1, limits), n))
+
+
+def _made(
+    job: Generate, place: Place, shards: Sequence[RawShard], opens: tuple[OpenEngine, OpenEncoder]
+) -> tuple[list[Call], dict[str, Any]]:
+    """Have the shards made on one actor for each engine; return the calls, and facts of the engine's start."""
+    import ray
+
+    pipeline = job.pipeline("preview")
+    engines = {name: engine.model_copy(update={"actors": 1}) for name, engine in pipeline.engines.items()}
+    pipeline = Pipeline(pipeline.run, engines, pipeline.methods, pipeline.filters, pipeline.encoder, pipeline.seed)
+    placement = Placement(engines)
+    placement.reserve()
+    try:
+        others = {
+            name: _actor(OtherActor, placement, name, engine).remote(engine, opens[0], place.logs, f"engine-{name}")
+            for name, engine in engines.items()
+            if name and not engine.endpoint
+        }
+        maker = _actor(MakerActor, placement, "", engines[""]).remote(pipeline, place, opens, others)
+        facts = _got(maker.ready.remote(), place.logs)
+        _got(maker.make.remote(shards), place.logs)
+        calls = [call for actor in (maker, *others.values()) for call in _got(actor.calls.remote(), place.logs)]
+        for actor in (maker, *others.values()):
+            ray.kill(actor)
+    finally:
+        placement.remove()
+    return calls, facts
+
+
+def _actor(kind: type, placement: Placement, name: str, engine: Engine) -> Any:  # noqa: ANN401 - Ray's
+    import ray
+
+    options = placement.options(name, 0)
+    cpus, gpus = options.pop("cpus"), options.pop("gpus")
+    env = {"env_vars": environment(engine, cpus, gpus)}
+    remote: Any = ray.remote(kind)
+    return remote.options(num_cpus=cpus, num_gpus=gpus, max_concurrency=1000, runtime_env=env, **options)
+
+
+def _got(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's method
+    """Return what an actor answers.
+
+    Raises:
+        GristmillError: what it raised.
+        RunError: when it died, with the end of its log.
+    """
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, GristmillError) else RunError(f"preview: {error}")) from error
+    except deaths() as error:
+        if out_of_memory(error):
+            lower = "generate.engine.kv_cache_gib or max_num_seqs"
+            raise RunError(f"preview: {ended('the engine', error)}; {advice(lower)}") from error
+        raise RunError(f"preview: the engine's process died; the end of its log: {tail(logs, 'preview')}") from error
+
+
+def assigned(rows: Sequence[Sample], calls: Sequence[Call], facts: Mapping[str, Any]) -> Preview:
+    """Return the samples with their calls, told by the seed: the n-th call for a sample has the seed of (its id, n).
+
+    A text that was scored has no seed of its own and goes to the sample that says it.
+    """
+    by_seed: dict[int, list[Call]] = defaultdict(list)
+    for call in calls:
+        by_seed[call.request.seed if call.request.scored is None else -1].append(call)
+    samples = []
+    for row in rows:
+        own = [call for n in range(MOST_CALLS) for call in by_seed.pop(ids.request_seed(row.id, n), ())]
+        scored = [call for call in by_seed[-1] if _says(row, call.request.scored or "")]
+        by_seed[-1] = [call for call in by_seed[-1] if call not in scored]
+        samples.append(Shown(row, (*own, *scored)))
+    return Preview(tuple(samples), tuple(call for left in by_seed.values() for call in left), facts)
+
+
+def _says(row: Sample, text: str) -> bool:
+    return bool(text) and any(text in message.content for message in row.messages)

@@ -1,0 +1,153 @@
+"""Classifier heads: any `AutoModelForSequenceClassification`, inside the worker, asked by many rows, run in batches.
+
+The only file of the filters that imports transformers.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models import names as models
+from gristmill.generation.contracts import Ask, Filter, Snapshot, Stage
+
+DIGITS = 4
+"""Decimals of a probability or reward: the last bits depend on which texts share a batch."""
+
+
+class HeadFilter(Filter):
+    """A filter that reads a classifier, loaded once in each worker."""
+
+    not_identity: ClassVar[frozenset[str]] = frozenset({"batch", "device"})
+    stages: ClassVar[tuple[Stage, ...]] = ("model",)
+
+    model: str
+    """A sequence classifier: a folder, or a name that the hub knows."""
+    label: str = ""
+    """Label whose probability is read, by its name in the model's config; needed where the model has several."""
+    layout: Literal["auto", "chat", "pair", "answer"] = "auto"
+    """How it reads a sample: rendered with its chat template, as the pair of instruction and answer, or the answer
+    alone; by default the first where it has a template, else the second."""
+    max_tokens: int = Field(default=1024, gt=0)
+    """Tokens that are read; the end is cut off."""
+    batch: int = Field(default=16, gt=0)
+    """Most texts in one pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """By default the GPU, where the worker sees one; the engine must leave it room there."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the numbers: the weights themselves rather than where they lie."""
+        value = super().identity()
+        value["fields"]["model"] = models.identity(self.model) if self.model else ""
+        return value
+
+    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - the contract's
+        """Return the loaded head; it stays for all rounds."""
+        del snapshot, ask
+        return await asyncio.to_thread(self.opened) if before is None else before
+
+    def opened(self) -> "Head":
+        """Load the model; takes seconds."""
+        return Head(self)
+
+
+class Head:
+    """A loaded classifier. Rows that ask while it computes wait, and share the next pass."""
+
+    def __init__(self, settings: HeadFilter) -> None:
+        """Load model and tokenizer.
+
+        Raises:
+            JobError: when there is no such classifier, or it has no such label.
+        """
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self._settings, where = settings, f"{settings.kind}.model"
+        folder = models.local(settings.model)
+        gpu = torch.cuda.is_available() if settings.device == "auto" else settings.device == "cuda"
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise JobError(f"{where}: {settings.model} is no sequence classifier of transformers: {error}") from error
+        if loaded["missing_keys"]:  # transformers would give the head random weights, and only warn
+            absent = ", ".join(sorted(loaded["missing_keys"])[:3])
+            raise JobError(f"{where}: {settings.model} lacks {absent}, must be trained as a sequence classifier")
+        config = model.config
+        labels: dict[int, str] = config.id2label
+        if len(labels) > 1 and settings.label not in labels.values():
+            raise JobError(f"{where}: label is {settings.label!r}, must be one of {', '.join(labels.values())}")
+        self._place = next((place for place, name in labels.items() if name == settings.label), 0)
+        self._many, self._multi = len(labels) > 1, config.problem_type == "multi_label_classification"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        if config.pad_token_id is None:
+            config.pad_token_id = self._tokenizer.pad_token_id
+        longest = getattr(config, "max_position_embeddings", None) or settings.max_tokens
+        self._max_tokens = min(settings.max_tokens, longest, self._tokenizer.model_max_length)
+        self._model = model.to("cuda" if gpu else "cpu").eval()
+        self._waiting: list[tuple[Any, asyncio.Future[float]]] = []
+        self._running: asyncio.Task[None] | None = None
+        self.passes = 0
+
+    async def read(self, messages: Sequence[Message]) -> float:
+        """Return the probability of the label, 0 to 1, or the reward of a model with one output, of any size."""
+        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._laid_out(messages), future))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await future
+
+    def _laid_out(self, messages: Sequence[Message]) -> Any:  # noqa: ANN401 - a text or a pair of texts
+        """Return what the tokenizer is given."""
+        layout = self._settings.layout
+        if layout == "chat" or (layout == "auto" and self._tokenizer.chat_template):
+            turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+            return str(self._tokenizer.apply_chat_template(turns, tokenize=False)), None
+        if layout == "answer":
+            return messages[-1].content, None
+        return "\n\n".join(turn.content for turn in messages[:-1]), messages[-1].content
+
+    async def _run(self) -> None:
+        await asyncio.sleep(0)  # until every row that is ready has asked
+        while self._waiting:
+            taken = self._waiting[: self._settings.batch]
+            del self._waiting[: len(taken)]
+            try:
+                numbers = await asyncio.to_thread(self._numbers, [text for text, _ in taken])
+            except Exception as error:  # noqa: BLE001 - it goes to the rows that asked
+                for _, future in taken:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), number in zip(taken, numbers, strict=True):
+                if not future.done():
+                    future.set_result(number)
+
+    def _numbers(self, texts: Sequence[tuple[str, str | None]]) -> list[float]:
+        """Return one number a text, from one pass."""
+        import torch
+
+        self.passes += 1
+        alone = [text for text, other in texts if other is None]
+        given = (alone,) if alone else ([one for one, _ in texts], [other for _, other in texts])
+        special = not (alone and self._tokenizer.chat_template)  # a chat template writes them itself
+        encoded = self._tokenizer(
+            *given,
+            add_special_tokens=special,
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            logits = self._model(**encoded.to(self._model.device)).logits.float()  # [texts, labels]
+        if self._many:
+            logits = logits.sigmoid() if self._multi else logits.softmax(-1)
+        return [round(float(number), DIGITS) for number in logits[:, self._place]]

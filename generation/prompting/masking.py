@@ -1,0 +1,48 @@
+"""Masking: spans of text that a rule has found, and the conversation with typed placeholders in their place."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.generation.contracts import Verdict
+
+
+class Span(NamedTuple):
+    """A place in a text and what stands there."""
+
+    start: int
+    stop: int
+    what: str
+
+
+def apart(spans: Iterable[Span]) -> list[Span]:
+    """Return the spans in the order of the text; of two that overlap, the one that was found first stays."""
+    kept: list[Span] = []
+    for span in spans:
+        if all(span.stop <= other.start or other.stop <= span.start for other in kept):
+            kept.append(span)
+    return sorted(kept)
+
+
+def masked(text: str, spans: Iterable[Span]) -> str:
+    """Return the text with `<WHAT>` in place of each span; the spans must lie apart and in order."""
+    parts, place = list[str](), 0
+    for start, stop, what in spans:
+        parts += [text[place:start], f"<{what.upper()}>"]
+        place = stop
+    return "".join((*parts, text[place:]))
+
+
+def masking(sample: Sample, kind: str, find: Callable[[str], list[Span]], *, drop: bool) -> Verdict:
+    """Return the verdict on all turns: a drop, or the masked conversation with a tag `kind` that says what went."""
+    found = [find(turn.content) for turn in sample.messages]
+    kinds = sorted({span.what for spans in found for span in spans})
+    if not kinds:
+        return Verdict()
+    if drop:
+        return Verdict(dropped=f"{kind}: has {kinds[0].replace('_', ' ')}")
+    before = sample.tags.get(kind, "").split()  # the filter runs before and after the answer
+    tag = " ".join(sorted({*kinds, *before}))
+    turns = zip(sample.messages, found, strict=True)
+    messages = tuple(Message(turn.role, masked(turn.content, spans)) for turn, spans in turns)
+    return Verdict(tags={kind: tag}, messages=messages)

@@ -1,0 +1,54 @@
+"""Matrix: [n, d] unit rows on disk or in memory, read block by block; every selector computes on this."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.selection.data.columns import Int
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+BLOCK_ROWS = 8192
+"""Rows of a block: 12 MiB of float32 at 384 dimensions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Rows of an array that may be a memory map of float16 or float32; what is read comes as float32."""
+
+    base: NDArray[np.floating]
+    """[N, d]."""
+    chosen: Int | None = None
+    """[n] rows of the base that this matrix consists of; all of them, in their order, when None."""
+
+    def __len__(self) -> int:
+        return len(self.base) if self.chosen is None else len(self.chosen)
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a row."""
+        return int(self.base.shape[1])
+
+    def block(self, start: int, stop: int) -> Float32:
+        """Return rows [start, stop) in memory; where they lie as float32 already they are not copied."""
+        rows = self.base[start:stop] if self.chosen is None else self.base[self.chosen[start:stop]]
+        return np.ascontiguousarray(rows, np.float32)
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, Float32]]:
+        """Yield (first row, block) from the beginning to the end."""
+        for start in range(0, len(self), rows):
+            yield start, self.block(start, min(start + rows, len(self)))
+
+    def take(self, rows: Int) -> Float32:
+        """Return these rows in memory, [len(rows), d]."""
+        return np.ascontiguousarray(self.base[rows if self.chosen is None else self.chosen[rows]], np.float32)
+
+    def at(self, rows: Int) -> "Matrix":
+        """Return the matrix of these rows, which are not read yet."""
+        return Matrix(self.base, np.asarray(rows, np.int64) if self.chosen is None else self.chosen[rows])
+
+    def whole(self) -> Float32:
+        """Return all rows in memory."""
+        return self.block(0, len(self))

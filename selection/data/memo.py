@@ -1,0 +1,57 @@
+"""Arrays that are dear to make, kept as files beside a dataset of the store, so that the next build finds them."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.store.store import Store
+from gristmill.selection.data.pool import Array, Memo, MemoryMemo
+
+REVISION = 1
+"""Raised when the same name comes to stand for other numbers, so that no build finds what another version made."""
+_PLAIN = re.compile(r"[a-z0-9_.-]{1,100}")
+
+
+class StoreMemo:
+    """Keeps arrays as `index-<dataset>/<name>.<revision>.npy` in a local store and opens them memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, name: str, make: Callable[[], Array]) -> Array:
+        """Return the array of a name, made now or in an earlier build."""
+        path = self._path(name)
+        if not path.exists():
+            temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+            np.save(temporary, make())
+            temporary.replace(path)
+        found: Array = np.load(path, mmap_mode="r")
+        return found
+
+    def build(self, name: str, shape: tuple[int, ...], dtype: str, fill: Callable[[Array], None]) -> Array:
+        """Return the array of a name; `fill` writes into the file itself, so that it need not fit in memory."""
+        path = self._path(name)
+        if not path.exists():
+            temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
+            array: np.memmap = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                temporary, "w+", np.dtype(dtype), shape
+            )
+            fill(array)
+            array.flush()
+            del array
+            temporary.replace(path)
+        found: Array = np.load(path, mmap_mode="r")
+        return found
+
+    def _path(self, name: str) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"{name if _PLAIN.fullmatch(name) else ids.digest(name)}.{REVISION}.npy"
+
+
+def memo_of(store: Store, dataset: str) -> Memo:
+    """Return the memo of a dataset; in an object store, which cannot be mapped, it lives as long as the process."""
+    return StoreMemo(store.local / f"index-{dataset}") if store.local else MemoryMemo()

@@ -1,0 +1,133 @@
+"""Pool: the samples that came into a job kept, read from the store again and again and never held."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import SchemaError
+from gristmill.selection.data import columns
+from gristmill.selection.data.columns import Ids, Int, Tables
+from gristmill.selection.data.matrix import Float32
+
+Array = np.ndarray[Any, Any]
+Turns = Sequence[tuple[str, str]]
+"""(role, content) of each turn."""
+
+
+class Memo(Protocol):
+    """Keeps arrays that are dear to make; they are the same whenever they are asked for by the same name."""
+
+    def __call__(self, name: str, make: Callable[[], Array]) -> Array:
+        """Return the array of a name, made now or long ago; it may be a memory map and must not be written to."""
+
+
+class MemoryMemo:
+    """A memo that lives as long as the process."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Array] = {}
+
+    def __call__(self, name: str, make: Callable[[], Array]) -> Array:
+        """Return the array of a name, made at the first call."""
+        if name not in self._held:
+            self._held[name] = make()
+        return self._held[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The samples that came into a job kept: read from the store again and again, never held."""
+
+    tables: Tables
+    ids: Ids
+    """[N] in ascending order."""
+    row_of: Int
+    """By place in the tables: the row of `ids`, -1 for what is no part of the pool."""
+    scores: Mapping[str, Float32]
+    """By name, [N]; NaN where a sample has no such score. Those that steps give are added as they come."""
+    given: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
+    """By name, [N] strings or None: tags that the samples got in this job."""
+    cut: Mapping[int, Turns] = field(default_factory=dict)
+    """By row: the turns of samples whose text was shortened in this job. What scans read, but not `lengths`."""
+    memo: Memo = field(default_factory=MemoryMemo)
+    """Of this very dataset, kept in the store beside it: an index that later builds find again."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits of the ids in it."""
+        return ids.digest(len(self.ids), ids.of_bytes(self.ids.tobytes()))
+
+    def scan(self, wanted: Sequence[str]) -> Iterator[tuple[Int, pa.Table]]:
+        """Yield (rows of the pool, table of exactly these rows) from beginning to end, a shard at a time."""
+        place = 0
+        for table in self.tables(wanted):
+            rows = self.row_of[place : place + len(table)]
+            place += len(table)
+            mine = rows[rows >= 0]
+            known = table if len(mine) == len(rows) else table.filter(pa.array(rows >= 0))
+            yield mine, shortened(known, mine, self.cut)
+
+    @cached_property
+    def lengths(self) -> Int:
+        """[N] characters of the answers as they came in; the conversation's where there is no answer."""
+        found = np.zeros(len(self.ids), np.int64)
+        for rows, table in replace(self, cut={}).scan(["messages"]):
+            found[rows] = pc.utf8_length(columns.part(table, "answer")).to_numpy(zero_copy_only=False)
+        return found
+
+
+def shortened(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
+    """Return a table of these rows of the pool with the turns that some of them have left."""
+    here = np.flatnonzero([int(row) in cut for row in rows]) if cut and "messages" in table.column_names else rows[:0]
+    if not len(here):
+        return table
+    kind = table.schema.field("messages").type
+    new = [[{"role": role, "content": content} for role, content in cut[int(row)]] for row in rows[here]]
+    both = pa.concat_arrays([*table["messages"].chunks, pa.array(new, kind)])
+    place = np.arange(len(table))
+    place[here] = len(table) + np.arange(len(here))
+    messages = both.take(pa.array(place))
+    return table.set_column(table.column_names.index("messages"), table.schema.field("messages"), messages)
+
+
+def open_pool(tables: Tables, where: str) -> tuple[Pool, Ids]:
+    """Return the pool of the kept samples that have any text, and the ids of the kept ones that have none.
+
+    Raises:
+        SchemaError: when an id stands twice; `where` names the dataset.
+    """
+    found: list[Ids] = []
+    use: list[Array] = []
+    silent: list[Ids] = []
+    values: list[dict[str, Float32]] = []
+    for table in tables(["id", "messages", "scores", "dropped"]):
+        kept = pc.is_null(table["dropped"]).to_numpy()
+        prompt_for = pc.not_equal(columns.part(table, "conversation"), "").to_numpy(zero_copy_only=False)
+        names = columns.ids(table)
+        found.append(names)
+        use.append(kept & prompt_for)
+        silent.append(names[kept & ~prompt_for])
+        values.append({name: columns.score(table, name) for name in columns.score_names(table)})
+    every, mine = np.concatenate([np.empty(0, "S32"), *found]), np.concatenate([np.empty(0, np.bool_), *use])
+    places = np.flatnonzero(mine)
+    places = places[np.argsort(every[places], kind="stable")]
+    ordered = every[places]
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(twice):
+        raise SchemaError(f"{where}: id {ordered[twice[0]].decode()} stands twice, must be unique; make it anew")
+    row_of = np.full(len(every), -1, np.int64)
+    row_of[places] = np.arange(len(places))
+    scores = {}
+    for name in sorted({name for part in values for name in part}):
+        parts = [part.get(name, np.full(len(f), np.nan, np.float32)) for part, f in zip(values, found, strict=True)]
+        column = np.concatenate(parts)[places]
+        if not np.isnan(column).all():
+            scores[name] = column
+    return Pool(tables, ordered, row_of, scores), np.concatenate([np.empty(0, "S32"), *silent])

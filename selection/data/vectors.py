@@ -1,0 +1,72 @@
+"""Open a dataset of vectors as the matrix of a pool: one row for each sample, in the pool's order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.store.store import Store
+from gristmill.selection.data import columns
+from gristmill.selection.data.columns import Ids, Int
+from gristmill.selection.data.matrix import Matrix
+from gristmill.selection.data.memo import StoreMemo
+from gristmill.selection.data.pool import Array, Pool
+
+
+def matrix_of(store: Store, name: str, pool: Pool, encoder: str | None = None, rows: Int | None = None) -> Matrix:
+    """Return the vectors of a pool's samples, row by row; in a local store memory-mapped from a file that is kept.
+
+    Args:
+        store: where the vectors are.
+        name: their folder.
+        pool: the samples.
+        encoder: identity that the vectors must have.
+        rows: [n] ascending rows of the pool, where not all are wanted.
+
+    Raises:
+        StoreError: when the folder holds no vectors, vectors of another encoder than the identity asked for, or none
+            for a sample.
+    """
+    _check(store, name, encoder)
+    wanted = pool.ids if rows is None else pool.ids[rows]
+
+    def fill(array: Array) -> None:
+        open_ = np.ones(len(wanted), np.bool_)
+        for names, block in _scan(store, name):
+            place, known = columns.among(names, wanted)
+            array[place[known]] = block[known]
+            open_[place[known]] = False
+        if open_.any():
+            raise StoreError(
+                f"{name}: no vector for {int(open_.sum())} of {len(open_)} samples (such as "
+                f"{pool.ids[open_.argmax()].decode()}), must have one for each; delete the folder and run again"
+            )
+
+    metadata = store.manifest(name).metadata
+    shape = (len(wanted), int(metadata["dim"]))
+    if isinstance(pool.memo, StoreMemo):
+        whose = pool.fingerprint if rows is None else ids.of_bytes(wanted.tobytes())
+        return Matrix(pool.memo.build(f"matrix-{name}-{whose}", shape, metadata["dtype"], fill))
+    held = np.empty(shape, metadata["dtype"])
+    fill(held)
+    return Matrix(held)
+
+
+def _check(store: Store, name: str, encoder: str | None) -> None:
+    """Refuse a folder that does not hold vectors of the encoder."""
+    manifest = store.manifest(name)
+    if manifest.kind != "vectors":
+        raise StoreError(f"{name}: holds {manifest.kind}, must hold vectors; name the folder of an embedding")
+    found = manifest.metadata.get("encoder", "")
+    if encoder is not None and found != encoder:
+        raise StoreError(f"{name}: vectors of {found}, must be of {encoder}; delete the folder and run again")
+
+
+def _scan(store: Store, name: str) -> Iterator[tuple[Ids, Array]]:
+    for table in store.scan(name):
+        column = table["vector"]
+        flat = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
+        width = column.type.list_size
+        block = np.concatenate(flat) if flat else np.empty(0, column.type.value_type.to_pandas_dtype())
+        yield columns.ids(table), block.reshape(-1, width)

@@ -1,0 +1,55 @@
+"""Cluster-balanced: every cluster of like rows gives as many, its best first."""
+
+import numpy as np
+
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float64, Matrix
+from gristmill.selection.diversity import Spread
+from gristmill.selection.duplicates import clusters
+
+
+def cluster_balanced(
+    matrix: Matrix, budget: int, *, num: int, seed: int, quality: Float64 | None = None, trade: float = 0.0
+) -> Spread:
+    """Choose the best of all for a share of the budget, then the best of each cluster, the second best, and so on.
+
+    Source: Ge et al. 2024, CaR, arXiv:2402.18191, section 3 (the n1 best of all and the n2 best of each of sqrt(n / 2)
+    clusters, put together). Departures: n1 is a share and n2 what the budget needs, where the last turn that does not
+    fit goes to the best; without a score the rows nearest to their centroid are the best; spherical k-means on the
+    vectors as they are, without a PCA.
+
+    Args:
+        matrix: [n, d] unit rows.
+        budget: rows wanted; all come back when there are no more.
+        num: clusters.
+        seed: of the clusters.
+        quality: [n]; without it the cosine to the centroid takes its place.
+        trade: share of the budget that goes to the best of all (n1), in [0, 1).
+
+    Returns:
+        `worth`: cosine to the centroid. `stand_in`: the best chosen row of the cluster. Figures: `clusters` that have
+        rows, `clusters_chosen` that have chosen ones.
+    """
+    if not len(matrix):
+        return Spread(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), {})
+    near, cosine = clusters.assign(matrix, clusters.fit(matrix, num, seed=seed))
+    label, central = near[:, 0], cosine[:, 0].astype(np.float64)
+    order = np.argsort(-(central if quality is None else quality), kind="stable")
+    turn = _turns(label[order].astype(np.int64))
+    turn[: round(trade * min(budget, len(matrix)))] = -1
+    chosen = order[np.argsort(turn, kind="stable")[:budget]]
+    best = np.full(int(label.max()) + 1, -1, np.int64)
+    best[label[chosen][::-1]] = chosen[::-1]  # the first of a cluster is written last
+    stand_in = best[label]
+    stand_in[chosen] = chosen
+    figures = {"clusters": float(len(np.unique(label))), "clusters_chosen": float((best >= 0).sum())}
+    return Spread(chosen, central[chosen], stand_in, figures)
+
+
+def _turns(label: Int) -> Int:
+    """Return [n] how many of the same cluster stand before each row."""
+    by_label = np.argsort(label, kind="stable")
+    first = np.searchsorted(label[by_label], label[by_label])
+    turn = np.empty(len(label), np.int64)
+    turn[by_label] = np.arange(len(label)) - first
+    return turn

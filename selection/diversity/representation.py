@@ -1,0 +1,112 @@
+"""Representation filter: the best rows of a matrix that are not too near to better ones, in blocks, as if singly."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.kernels import kernel
+
+BLOCK_ROWS = 1024
+"""Candidates between two products with the kept ones."""
+TILE_ROWS = 8192
+"""Kept rows in one product: 1,024 x 8,192 cosines are 32 MiB."""
+FLOP_PER_S = 7.6e10
+"""Multiplications and additions of float32 products in a second of one core, measured."""
+
+
+class Filtered(NamedTuple):
+    """What became of candidates that were visited best first."""
+
+    kept: NDArray[np.bool_]
+    """[visited], for the candidates looked at before the budget was met."""
+    nearest: Int
+    """[n] by row: nearest kept row before it; -1 for the first and for rows never compared."""
+    cosine: Float32
+    """[n] by row: cosine to it; NaN where there is none."""
+
+
+def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget: int) -> Filtered:
+    """Visit rows best first and keep those whose cosine to all kept ones is at most `max_cosine`, up to a budget.
+
+    The answer is that of visiting them one by one. A block of candidates is compared with the kept ones in one product,
+    and with each other in a second. Memory: the kept vectors, and 36 MiB.
+
+    Args:
+        vectors: [n, d] unit rows.
+        order: rows to visit.
+        max_cosine: see there.
+        budget: rows to keep at most.
+    """
+    nearest, cosine = np.full(len(vectors), -1, np.int64), np.full(len(vectors), np.nan, np.float32)
+    kept, bank, start = np.zeros(len(order), np.bool_), _Bank(vectors.dim), 0
+    while start < len(order) and len(bank) < budget:
+        rows = order[start : start + BLOCK_ROWS]
+        block = vectors.take(rows)
+        best, near = bank.nearest(block)
+        taken = np.zeros(len(rows), np.bool_)
+        seen = _greedy(block @ block.T, (best, near), rows, (max_cosine, budget - len(bank)), taken)
+        compared = rows[:seen][near[:seen] >= 0]
+        nearest[compared], cosine[compared] = near[:seen][near[:seen] >= 0], best[:seen][near[:seen] >= 0]
+        kept[start : start + len(rows)] = taken
+        bank.add(block[taken], rows[taken])
+        start += seen
+    return Filtered(kept[:start], nearest, np.minimum(cosine, np.float32(1)))
+
+
+class _Bank:
+    """The kept vectors side by side, and their rows, in the order in which they were kept."""
+
+    def __init__(self, dim: int) -> None:
+        self._vectors, self._rows, self._held = np.empty((0, dim), np.float32), np.empty(0, np.int64), 0
+
+    def __len__(self) -> int:
+        return self._held
+
+    def nearest(self, block: Float32) -> tuple[Float32, Int]:
+        """Return [block] highest cosine, -2 in an empty bank, and the row that has it; of equal ones the first."""
+        best, near = np.full(len(block), -2, np.float32), np.full(len(block), -1, np.int64)
+        for start in range(0, self._held, TILE_ROWS):
+            stop = min(start + TILE_ROWS, self._held)
+            cosines = block @ self._vectors[start:stop].T
+            place = cosines.argmax(axis=1)
+            found = cosines[np.arange(len(block)), place]
+            higher = found > best
+            best[higher], near[higher] = found[higher], self._rows[start:stop][place[higher]]
+        return best, near
+
+    def add(self, vectors: Float32, rows: Int) -> None:
+        """Take vectors in; room is doubled, so that growing moves each one once on average."""
+        held = self._held + len(rows)
+        if held > len(self._rows):
+            room = max(held, 2 * len(self._rows), BLOCK_ROWS)
+            self._vectors = np.concatenate(
+                [self._vectors, np.empty((room - len(self._rows), vectors.shape[1]), np.float32)]
+            )
+            self._rows = np.concatenate([self._rows, np.empty(room - len(self._rows), np.int64)])
+        self._vectors[self._held : held], self._rows[self._held : held] = vectors, rows
+        self._held = held
+
+
+@kernel
+def _greedy(
+    inner: Float32, known: tuple[Float32, Int], rows: Int, limits: tuple[float, int], taken: NDArray[np.bool_]
+) -> int:
+    """Go through a block in order: raise best and near by the rows taken before, take what is far enough from all.
+
+    Returns how many rows were looked at when the room was used up; writes best, near and taken.
+    """
+    best, near = known
+    max_cosine, room = limits
+    for row in range(len(rows)):
+        for other in range(row):
+            if taken[other] and inner[row, other] > best[row]:
+                best[row], near[row] = inner[row, other], rows[other]
+        if best[row] <= np.float32(max_cosine):
+            taken[row] = True
+            room -= 1
+            if room == 0:
+                return row + 1
+    return len(rows)

@@ -1,0 +1,348 @@
+"""Neighbours of vectors inside clusters: pairs over a cosine, the nearest few; exact for small data and for `nearest`.
+
+A search for pairs looks at sketches first. The sketch of a unit row x is its p leading coordinates after a rotation,
+with the length of the rest behind them: (Rx, sqrt(|x|^2 - |Rx|^2)). By Cauchy and Schwarz the product of two sketches
+is never below that of the rows, so that a threshold on it loses no pair, at p / d of the multiplications; only what
+passes is multiplied out. Sketches are unit rows themselves and are what is clustered.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import BLOCK_ROWS, Float32, Matrix
+from gristmill.selection.data.pool import Array
+from gristmill.selection.duplicates import clusters
+from gristmill.selection.duplicates.clusters import Int32, in_threads
+from gristmill.selection.kernels import kernel, kernel_with
+
+ROUNDING = 1e-6
+"""The float32 product of two equal unit vectors falls up to a few of its last digits short of 1."""
+EXACT_ROWS = 20_000
+"""Up to so many rows all are one cluster, and the search is exact."""
+SKETCH_DIM = 96
+"""Coordinates of a sketch: a quarter of the multiplications at 384 dimensions."""
+TILE_ROWS = 1024
+"""Rows on either side of one product: 4 MiB of cosines, which stay in the cache while they are looked through."""
+SAMPLE_ROWS = 64
+"""Rows of the sample, for each cluster, that k-means is fitted on."""
+TIERS = (0.998, 0.996, 0.99, 0.975, 0.95, 0.0)
+"""Cosines at which the ranges begin that `most` counts apart, the nearest pairs first."""
+Keep = Callable[[str, Callable[[], Array]], Array]
+
+
+class Pairs(NamedTuple):
+    """Pairs of rows over a threshold as columns, in ascending order of (left, right), each once."""
+
+    left: Int32
+    right: Int32
+    cosine: Float32
+
+
+def _anew(name: str, make: Callable[[], Array]) -> Array:
+    del name
+    return make()
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Rows cut into clusters: sqrt(n) of them, which balances finding the cluster with searching in it."""
+
+    matrix: Matrix
+    axes: Float32
+    """[d, p] the rotation, cut to its leading axes."""
+    sketches: Float32
+    """[n, p + 1] unit rows."""
+    centroids: Float32
+    """[num, p + 1]."""
+    near: Int32
+    """[n, probes] nearest clusters of each row; the first is the one that the row is in."""
+
+    def probe(self, queries: Matrix, probes: int) -> tuple[Float32, Int32]:
+        """Return the ([q, p + 1] sketches; [q, probes] nearest clusters) of rows from elsewhere."""
+        sketches = sketch(queries, self.axes)
+        return sketches, clusters.assign(Matrix(sketches), self.centroids, probes)[0]
+
+
+def index(matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _anew) -> Index:
+    """Return the index of a matrix; what is dear in it is asked of `keep`, such as a memo, by name.
+
+    Cost at 10^6 x 384: 10 CPU seconds; memory: the sketches, 4 x 97 bytes a row.
+    """
+    num = 1 if len(matrix) <= EXACT_ROWS else round(len(matrix) ** 0.5)
+    axes = keep("axes", lambda: _axes(matrix, seed))
+    sketches = sketch(matrix, axes)
+    rows = Matrix(sketches)
+    centroids = keep("centroids", lambda: clusters.fit(rows, num, seed=seed, sample=SAMPLE_ROWS * num))
+    near = keep("clusters", lambda: clusters.assign(rows, centroids, probes)[0])
+    return Index(matrix, axes, sketches, centroids, near)
+
+
+def sketch(matrix: Matrix, axes: Float32) -> Float32:
+    """Return [n, p + 1]: the rotated coordinates and the length of the rest."""
+    found = np.empty((len(matrix), axes.shape[1] + 1), np.float32)
+
+    def work(start: int) -> None:
+        block = matrix.block(start, min(start + BLOCK_ROWS, len(matrix)))
+        rotated = block @ axes
+        rest = np.einsum("ij,ij->i", block, block) - np.einsum("ij,ij->i", rotated, rotated)
+        found[start : start + len(block), :-1] = rotated
+        found[start : start + len(block), -1] = np.sqrt(np.maximum(rest, 0))
+
+    list(in_threads(work, range(0, len(matrix), BLOCK_ROWS)))
+    return found
+
+
+def _axes(matrix: Matrix, seed: int) -> Float32:
+    """Return [d, p]: the leading eigenvectors of the second moments of a sample, which leave the least rest."""
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(matrix))[:EXACT_ROWS])
+    rows = matrix.take(drawn)
+    [(_, vectors)] = in_threads(np.linalg.eigh, [(rows.T @ rows).astype(np.float64)])
+    return np.ascontiguousarray(vectors[:, ::-1][:, :SKETCH_DIM], np.float32)
+
+
+def pairs(matrix: Matrix, min_cosine: float, *, seed: int, probes: int = 2, most: int | None = None) -> Pairs:
+    """Return the pairs with a cosine of at least `min_cosine` where one row's cluster is among the other's `probes`.
+
+    All pairs up to 20,000 rows. `most` bounds the answer where groups are large, which is for rows that stand best
+    first: a row is then paired with the first `most` before it in a cluster for each of six ranges of the cosine (see
+    `TIERS`), so that ten thousand copies make a star of pairs with the best of them, and a crowd at
+    0.91 does not displace a copy at 0.99. Cost at 10^6 x 384: see `benchmarks/semantic.json`.
+
+    Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3 (pairs inside k-means clusters). Departures: rows
+    look into their `probes` nearest clusters (of 10^5 x 384 the share of rows with an earlier near row that one cluster
+    finds is 0.970, two 0.998); the sketches; all pairs instead of the nearest.
+    """
+    built = index(matrix, seed=seed, probes=probes)
+    return _join(_Sides(matrix, built.sketches, built.near, built, min_cosine, most or len(matrix), itself=True))
+
+
+def between(queries: Matrix, base: Index, min_cosine: float, *, probes: int = 3, most: int = 64) -> Pairs:
+    """Return the pairs (query, base row) over a cosine; `most` as in `pairs`, of each query."""
+    sketches, near = base.probe(queries, probes)
+    return _join(_Sides(queries, sketches, near, base, min_cosine, most, itself=False))
+
+
+def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2) -> tuple[Int32, Float32]:
+    """Return ([n, k] the nearest other rows, nearest first, -1 where fewer are found; their cosines, -1 there).
+
+    A row is compared with all rows of its `probes` nearest clusters, up to 20,000 rows with all. Equally near rows
+    stand in their own order.
+    """
+    built = index(matrix, seed=seed, probes=probes)
+    near, cosine = np.full((len(matrix), k), -1, np.int32), np.full((len(matrix), k), -1, np.float32)
+
+    def work(visit: Visit) -> None:
+        rows, columns = visit
+        base = matrix.take(columns)
+        for left in range(0, len(rows), TILE_ROWS):
+            some = rows[left : left + TILE_ROWS]
+            queries = matrix.take(some)
+            for right in range(0, len(columns), BLOCK_ROWS):
+                part = slice(right, right + BLOCK_ROWS)
+                _merge(queries @ base[part].T, some, columns[part], near, cosine, True)
+
+    for probe in range(built.near.shape[1]):  # of one probe no two clusters have a row in common
+        list(in_threads(work, _visits(built.near[:, probe : probe + 1], built)))
+    return near, cosine
+
+
+def nearest(queries: Matrix, base: Matrix, k: int) -> tuple[Int32, Float32]:
+    """Return ([q, k] the nearest rows of the base, nearest first, -1 where there are fewer; their cosines, -1 there).
+
+    Exact; equally near rows stand in their own order. Cost: q x n x d multiplications, for smaller sides.
+    """
+    near, cosine = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -1, np.float32)
+
+    def work(start: int) -> None:
+        some = queries.block(start, min(start + BLOCK_ROWS, len(queries)))
+        rows = np.arange(start, start + len(some))
+        for first, block in base.blocks(TILE_ROWS):
+            _merge(some @ block.T, rows, np.arange(first, first + len(block)), near, cosine, False)
+
+    list(in_threads(work, range(0, len(queries), BLOCK_ROWS)))
+    return near, cosine
+
+
+Visit = tuple[Int, Int]
+"""The queries that look into a cluster, and the base rows that are in it."""
+
+
+def _visits(near: Int32, base: Index) -> Iterator[Visit]:
+    """Yield the visit of each cluster that has both queries and base rows."""
+    num = len(base.centroids)
+    rows, row_ends = clusters.members(near, num)
+    columns, column_ends = clusters.members(base.near[:, :1], num)
+    for cluster in range(num):
+        of = slice(row_ends[cluster], row_ends[cluster + 1]), slice(column_ends[cluster], column_ends[cluster + 1])
+        if of[0].start < of[0].stop and of[1].start < of[1].stop:
+            yield rows[of[0]], columns[of[1]]
+
+
+class _Sides(NamedTuple):
+    """The two sides of a search for pairs, and what is looked for."""
+
+    queries: Matrix
+    sketches: Float32
+    near: Int32
+    base: Index
+    min_cosine: float
+    most: int
+    itself: bool
+    """Whether the queries are the base's own rows: each pair then counts once, lower row first."""
+
+
+def _join(sides: _Sides) -> Pairs:
+    """Multiply the queries with the base rows in the clusters that they look into."""
+    none = Pairs(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+    found = [none, *in_threads(partial(_searched, sides), _visits(sides.near, sides.base))]
+    left, right, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
+    del found
+    order = np.argsort(left.astype(np.int64) << 32 | right, kind="stable")
+    return Pairs(left[order], right[order], cosine[order])
+
+
+def _searched(sides: _Sides, visit: Visit) -> Pairs:
+    """Return the pairs of one cluster, tile by tile."""
+    rows, columns = visit
+    row_sketches, column_sketches = sides.sketches[rows], sides.base.sketches[columns]
+    floor = np.float32(sides.min_cosine - 10 * ROUNDING)  # the products of sketches are rounded as well
+    held, bounds = np.empty((2, TILE_ROWS * TILE_ROWS), np.int32), np.empty(TILE_ROWS * TILE_ROWS, np.float32)
+    counts = np.zeros((len(rows), len(TIERS)), np.int32)
+    found: list[tuple[Int32, Float32]] = [(np.empty((2, 0), np.int32), np.empty(0, np.float32))]
+    for right in range(0, len(columns), TILE_ROWS):
+        for left in range(0, len(rows), TILE_ROWS):
+            if sides.itself and right + TILE_ROWS <= left and left + TILE_ROWS <= len(columns):
+                continue  # below the diagonal of a cluster with itself, whose own rows stand first
+            tile = row_sketches[left : left + TILE_ROWS] @ column_sketches[right : right + TILE_ROWS].T
+            num = _over(tile, floor, left, right, held, bounds)
+            num = _fresh(held[:, :num], bounds, visit, sides.near, sides.itself, counts, sides.most)
+            over = held[:, :num]
+            one, other = _gathered(sides.queries, rows, over[0]), _gathered(sides.base.matrix, columns, over[1])
+            cosine = _products(one[0], other[0], one[1], other[1])
+            floor_ = sides.min_cosine - ROUNDING
+            chosen = _first(over, cosine, floor_, visit, sides.itself, counts, sides.most)
+            found.append((over[:, chosen], cosine[chosen]))
+    over, cosine = np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found])
+    one_, other_ = rows[over[0]].astype(np.int32), columns[over[1]].astype(np.int32)
+    if sides.itself:
+        one_, other_ = np.minimum(one_, other_), np.maximum(one_, other_)
+    return Pairs(one_, other_, cosine)
+
+
+def _gathered(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
+    """Return (the rows that are at all asked for, where each of those asked for stands in them)."""
+    used = np.zeros(len(rows), np.bool_)
+    used[at] = True
+    return matrix.take(rows[used]), (np.cumsum(used) - 1)[at]
+
+
+@kernel
+def _over(tile: Float32, floor: np.float32, left: int, right: int, held: Int32, bounds: Float32) -> int:
+    """Write place and size of every number from `floor` on into `held` and `bounds`; return how many there are."""
+    found = 0
+    for row in range(tile.shape[0]):
+        for start in range(0, tile.shape[1], 64):  # so many at once are compared without a branch
+            stop = min(start + 64, tile.shape[1])
+            some = 0
+            for column in range(start, stop):
+                some += tile[row, column] >= floor
+            if some:
+                for column in range(start, stop):
+                    if tile[row, column] >= floor:
+                        held[0, found], held[1, found] = left + row, right + column
+                        bounds[found] = tile[row, column]
+                        found += 1
+    return found
+
+
+@kernel
+def _tier(cosine: float) -> int:
+    tier = 0
+    while tier < len(TIERS) - 1 and cosine < TIERS[tier]:
+        tier += 1
+    return tier
+
+
+@kernel
+def _fresh(over: Int32, bounds: Float32, visit: Visit, near: Int32, itself: bool, counts: Int32, most: int) -> int:
+    """Move to the front the candidates that are not met a second time nor one too many, and return their number.
+
+    Of one matrix with itself a pair counts for the later row, otherwise for the query, and is met twice where the
+    cluster of each is among the other's. A cluster's own rows stand first among its queries.
+    """
+    rows, columns = visit
+    num = 0
+    for n in range(over.shape[1]):
+        i, j = over[0, n], over[1, n]
+        later = i
+        if itself and rows[i] < columns[j]:
+            later = j
+        elif itself:
+            twice = False
+            for probe in range(near.shape[1]):
+                twice |= near[columns[j], probe] == near[rows[i], 0]
+            if twice:
+                continue
+        if counts[later, _tier(bounds[n])] < most:
+            over[0, num], over[1, num] = i, j
+            num += 1
+    return num
+
+
+@kernel_with(fastmath=True)
+def _products(left: Float32, right: Float32, left_at: Int, right_at: Int) -> Float32:
+    cosine = np.empty(len(left_at), np.float32)
+    for n in range(len(left_at)):
+        one, other = left[left_at[n]], right[right_at[n]]
+        total = np.float32(0)
+        for column in range(len(one)):
+            total += one[column] * other[column]
+        cosine[n] = min(total, np.float32(1))
+    return cosine
+
+
+@kernel
+def _first(
+    over: Int32, cosine: Float32, min_cosine: float, visit: Visit, itself: bool, counts: Int32, most: int
+) -> Int:
+    """Return the places of the pairs over the threshold, of each row and tier not more than `most` over all tiles."""
+    rows, columns = visit
+    chosen = np.empty(len(cosine), np.int64)
+    num = 0
+    for n in range(len(cosine)):
+        if cosine[n] >= min_cosine:
+            i, j, tier = over[0, n], over[1, n], _tier(cosine[n])
+            later = j if itself and rows[i] < columns[j] else i
+            if counts[later, tier] < most:
+                counts[later, tier] += 1
+                chosen[num] = n
+                num += 1
+    return chosen[:num]
+
+
+@kernel
+def _merge(cosines: Float32, rows: Int, columns: Int, near: Int32, best: Float32, others: bool) -> None:
+    """Put the highest cosines of each row into its list; with `others` a row does not count for itself."""
+    last = near.shape[1] - 1
+    for i in range(len(rows)):
+        row = rows[i]
+        for j in range(len(columns)):
+            cosine, column = cosines[i, j], columns[j]
+            if (cosine < best[row, last] and near[row, last] >= 0) or (others and column == row):
+                continue
+            place = last + 1
+            while place > 0 and (
+                near[row, place - 1] < 0
+                or cosine > best[row, place - 1]
+                or (cosine == best[row, place - 1] and column < near[row, place - 1])
+            ):
+                place -= 1
+            for n in range(last, place, -1):
+                best[row, n], near[row, n] = best[row, n - 1], near[row, n - 1]
+            if place <= last:
+                best[row, place], near[row, place] = cosine, column

@@ -1,0 +1,257 @@
+"""N-grams of words and Chinese characters, hashed in compiled loops over Arrow's own buffers.
+
+A unit is a word (letters, digits and marks in a row) or one character of a script that is written without spaces.
+Case, width, punctuation and the amount of white space do not count. Hashes have 64 bits: that a given one equals any
+strange one among the 2 * 10^8 n-grams of a million samples has a chance of 10^-11.
+"""
+
+import unicodedata
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numba import prange
+from numpy.typing import NDArray
+
+from gristmill.selection.data.columns import Int
+from gristmill.selection.kernels import kernel, parallel
+
+Array = NDArray[Any]
+Number = Any
+"""A scalar in compiled code, where types are inferred."""
+UInt64 = NDArray[np.uint64]
+Letters = tuple[NDArray[np.uint32], NDArray[np.uint8]]
+"""By code point: what it counts as, and its kind."""
+SLICE_ROWS = 8192
+"""Texts whose units are held at a time: 40 MiB at 200 units each."""
+LETTER, ALONE = 1, 2
+"""What a character is: a part of a word, or a unit of its own; 0 stands between units."""
+TABLED = 0x20000
+"""Code points up to this are looked up; those above are Han characters but for a few."""
+_UNSPACED = (
+    *((0x3005, 0x3007), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF)),  # Han, kana
+    *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # Thai, Lao, Burmese, Khmer
+)
+_SEED, _PRIME, _BASE = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_S1, _S2, _S3 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+class Units(NamedTuple):
+    """The units of n texts, one text behind the other."""
+
+    ends: Int
+    """[n + 1] where each text's units begin, and the number of all."""
+    hashes: UInt64
+    """[u]."""
+    starts: Int
+    """[u] first byte of each in its own text (UTF-8)."""
+    stops: Int
+    """[u] byte behind it."""
+
+
+def slices(texts: pa.LargeStringArray) -> list[tuple[int, pa.LargeStringArray]]:
+    """Return (first row, texts) of pieces short enough for `units`."""
+    return [(start, texts.slice(start, SLICE_ROWS)) for start in range(0, len(texts), SLICE_ROWS)]
+
+
+def units(texts: pa.LargeStringArray) -> Units:
+    """Return the units of some texts, 24 bytes each, which is why long columns go through `slices`."""
+    offsets, data = _buffers(texts)
+    folded, kinds = alphabet()
+    ends = np.zeros(len(texts) + 1, np.int64)
+    _count(data, offsets, folded, kinds, ends)
+    np.cumsum(ends, out=ends)
+    found = Units(ends, np.empty(ends[-1], np.uint64), np.empty(ends[-1], np.int64), np.empty(ends[-1], np.int64))
+    _fill(data, offsets, folded, kinds, found)
+    return found
+
+
+def windows(found: Units, size: int) -> tuple[Int, UInt64]:
+    """Return (ends [n + 1], hashes) of every run of `size` units inside one text; a shorter text has none."""
+    ends = np.zeros(len(found.ends), np.int64)
+    np.cumsum(np.maximum(np.diff(found.ends) - size + 1, 0), out=ends[1:])
+    hashes = np.empty(ends[-1], np.uint64)
+    _roll(found.ends, found.hashes, size, ends, hashes)
+    return ends, hashes
+
+
+def wholes(found: Units) -> UInt64:
+    """Return [n] one hash for all the units of a text."""
+    return _wholes(found.ends, found.hashes)
+
+
+class Table(NamedTuple):
+    """A set of hashes that finds the place of each (open addressing, at most half full)."""
+
+    keys: UInt64
+    """[k] ascending."""
+    slots: NDArray[np.int32]
+
+    @staticmethod
+    def of(keys: UInt64) -> "Table":
+        """Return the table of ascending hashes without repeats."""
+        slots = np.full(1 << max(4, int(2 * len(keys)).bit_length()), -1, np.int32)
+        _insert(keys, slots)
+        return Table(keys, slots)
+
+    def find(self, hashes: UInt64) -> NDArray[np.int32]:
+        """Return the place of each hash among the keys, -1 for one that is none."""
+        return _find(self.keys, self.slots, hashes)
+
+
+@cache
+def alphabet() -> Letters:
+    """Return what each code point counts as, and its kind; made in a tenth of a second."""
+    folded, kinds = np.arange(TABLED, dtype=np.uint32), np.zeros(TABLED, np.uint8)
+    for point in range(TABLED):
+        plain = unicodedata.normalize("NFKC", chr(point)).casefold()
+        character = plain if len(plain) == 1 else chr(point)
+        folded[point] = ord(character)
+        if any(first <= ord(character) <= last for first, last in _UNSPACED):
+            kinds[point] = ALONE
+        elif unicodedata.category(character)[0] in "LMN":
+            kinds[point] = LETTER
+    return folded, kinds
+
+
+def _buffers(texts: pa.LargeStringArray) -> tuple[Int, NDArray[np.uint8]]:
+    """Return ([n + 1] offsets, bytes) of texts without copying them."""
+    _, offsets, data = texts.buffers()
+    if not len(texts) or data is None:
+        return np.zeros(len(texts) + 1, np.int64), np.empty(0, np.uint8)
+    places = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    return places, np.frombuffer(data, np.uint8)
+
+
+@kernel
+def mix(value: Number) -> Number:
+    """Return the finaliser of splitmix64."""
+    value = (value ^ (value >> _S1)) * _M1
+    value = (value ^ (value >> _S2)) * _M2
+    return value ^ (value >> _S3)
+
+
+@kernel
+def _decode(data: Array, at: Number) -> tuple[Number, Number]:
+    """Return the code point that begins at a byte of UTF-8, and the byte behind it."""
+    byte = np.int64(data[at])
+    if byte < 0x80:
+        return byte, at + 1
+    if byte < 0xE0:
+        return ((byte & 0x1F) << 6) | (data[at + 1] & 0x3F), at + 2
+    if byte < 0xF0:
+        return ((byte & 0x0F) << 12) | ((data[at + 1] & 0x3F) << 6) | (data[at + 2] & 0x3F), at + 3
+    high = ((byte & 0x07) << 18) | ((data[at + 1] & 0x3F) << 12)
+    return high | ((data[at + 2] & 0x3F) << 6) | (data[at + 3] & 0x3F), at + 4
+
+
+@kernel
+def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Number, Number, Number]:
+    """Return (what the character at a byte counts as, its kind, the byte behind it)."""
+    point, behind = _decode(data, at)
+    if point >= TABLED:
+        return point, ALONE, behind
+    return np.int64(folded[point]), np.int64(kinds[point]), behind
+
+
+@kernel
+def _put(out: tuple[Array, ...], at: Number, value: Number, start: Number, stop: Number) -> None:
+    if len(out[0]):
+        out[0][at], out[1][at], out[2][at] = mix(value), start, stop
+
+
+@kernel
+def _text_units(
+    data: Array, span: tuple[Number, Number], letters: Letters, out: tuple[Array, ...], place: Number
+) -> int:
+    """Count the units in bytes [begin, end); write (hashes, starts, stops) from `place` on, where there is room."""
+    (begin, end), (folded, kinds) = span, letters
+    count, value, at = 0, _SEED, begin
+    start: Number = np.int64(-1)  # of the word that it is in
+    while at <= end:
+        here, point, kind = at, np.int64(0), np.int64(0)
+        if at < end:
+            point, kind, at = _character(data, at, folded, kinds)
+        else:
+            at += 1  # the end of the text ends a word
+        if start >= 0 and kind != LETTER:
+            _put(out, place + count, value, start - begin, here - begin)
+            count, start = count + 1, np.int64(-1)
+        if kind == 0:
+            continue
+        if start < 0:
+            value, start = _SEED, here
+        value = (value ^ np.uint64(point)) * _PRIME
+        if kind == ALONE:
+            _put(out, place + count, value, here - begin, at - begin)
+            count, start = count + 1, np.int64(-1)
+    return count
+
+
+@parallel
+def _count(data: Array, offsets: Array, folded: Array, kinds: Array, ends: Array) -> None:
+    """Write each text's number of units behind its place."""
+    for row in prange(len(offsets) - 1):
+        nothing = (np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
+        ends[row + 1] = _text_units(data, (offsets[row], offsets[row + 1]), (folded, kinds), nothing, 0)
+
+
+@parallel
+def _fill(data: Array, offsets: Array, folded: Array, kinds: Array, found: Units) -> None:
+    """Write each text's units where `ends` says that they begin."""
+    ends, hashes, starts, stops = found
+    for row in prange(len(offsets) - 1):
+        out = (hashes, starts, stops)
+        _text_units(data, (offsets[row], offsets[row + 1]), (folded, kinds), out, ends[row])
+
+
+@parallel
+def _roll(ends: Array, hashes: Array, size: int, out_ends: Array, out: Array) -> None:
+    """Write the hash of each run of `size` units: a polynomial modulo 2^64 that a step changes at both ends."""
+    top, salt = np.uint64(1), mix(np.uint64(size))
+    for _ in range(size):
+        top = top * _BASE
+    for row in prange(len(ends) - 1):
+        begin, value = ends[row], np.uint64(0)
+        for at in range(begin, ends[row + 1]):
+            value = value * _BASE + hashes[at]
+            if at - begin >= size:
+                value = value - top * hashes[at - size]
+            if at - begin >= size - 1:
+                out[out_ends[row] + at - begin - size + 1] = mix(value ^ salt)
+
+
+@parallel
+def _wholes(ends: Array, hashes: Array) -> Array:
+    """Return [n] one hash for all the units of a text."""
+    out = np.empty(len(ends) - 1, np.uint64)
+    for row in prange(len(out)):
+        value = _SEED
+        for at in range(ends[row], ends[row + 1]):
+            value = value * _BASE + hashes[at]
+        out[row] = mix(value)
+    return out
+
+
+@kernel
+def _insert(keys: Array, slots: Array) -> None:
+    mask = np.uint64(len(slots) - 1)
+    for place in range(len(keys)):
+        at = keys[place] & mask
+        while slots[at] >= 0:
+            at = (at + np.uint64(1)) & mask
+        slots[at] = place
+
+
+@parallel
+def _find(keys: Array, slots: Array, hashes: Array) -> Array:
+    mask = np.uint64(len(slots) - 1)
+    out = np.empty(len(hashes), np.int32)
+    for row in prange(len(hashes)):
+        at = hashes[row] & mask
+        while slots[at] >= 0 and keys[slots[at]] != hashes[row]:
+            at = (at + np.uint64(1)) & mask
+        out[row] = slots[at]
+    return out

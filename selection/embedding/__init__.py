@@ -1,0 +1,1 @@
+"""Actors that turn samples into vectors, and the encoders that they open."""

@@ -1,0 +1,63 @@
+"""Which encoder stands behind which settings, and what must be made once before actors can open one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
+from gristmill.cluster.runtime.deaths import deaths, ended
+from gristmill.selection.contracts import VectorsOf, View, budget_rows
+from gristmill.selection.embedding.actors import placement
+from gristmill.selection.relevance.gradients import GradientEncoder, Gradients, warm_up
+
+
+def open_encoder(settings: Settings) -> Encoder:
+    """Load what the settings describe, inside the actor that will use it.
+
+    Raises:
+        JobError: for settings of another kind, or a model that cannot be loaded.
+    """
+    if isinstance(settings, Embedding):
+        return open_embedding(settings)
+    if isinstance(settings, Gradients):
+        return GradientEncoder(settings)
+    raise JobError(f"encoder: {type(settings).__name__} describes none, must be an Embedding or Gradients")
+
+
+def prepared(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> VectorsOf:
+    """Return what is wanted with everything that must exist before an actor opens its encoder.
+
+    Gradients need a model that was fine-tuned on a few of the samples, the same one for samples and targets: it is
+    trained here, on one machine of the cluster, where an earlier build has not left it.
+
+    Args:
+        wanted: as a step asks for it; settings but `Gradients`, and those with checkpoints, come back as they are.
+        view: the samples that are chosen from, also where `wanted` is for what stands beside them.
+        folder: tells where the checkpoints are kept; all machines must see it.
+
+    Raises:
+        RunError: when the process that trains dies more often than Ray tries again, or its machine's memory is full.
+    """
+    settings = wanted.encoder
+    if not isinstance(settings, Gradients) or settings.checkpoints or not len(view):
+        return wanted
+    import ray
+
+    few = budget_rows(settings.warmup.share, len(view))
+    path = folder() / f"warmup-{settings.trained_on(ids.of_bytes(view.ids[:few].tobytes()))[: ids.SHORT_HEX]}"
+    if not path.exists():
+        cpus, gpus = placement(settings)
+        train = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(warm_up)  # a process that ends frees its memory
+        try:
+            ray.get(train.remote(settings, view.some(wanted.part, np.arange(few)), path))
+        except ray.exceptions.RayTaskError:  # of a living process
+            raise
+        except deaths() as error:
+            raise RunError(
+                f"select: {ended('the warm-up of gradients', error)}; lower the batch or share of its warmup"
+            ) from error
+    return wanted._replace(encoder=settings.model_copy(update={"checkpoints": str(path)}))

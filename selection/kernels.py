@@ -1,0 +1,27 @@
+"""Compiled loops over numbers: numba's decorator has no types, so it is wrapped here once.
+
+A kernel is compiled at its first call, without the interpreter lock, and kept on disk for other processes.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile a loop that runs on one core."""
+    return kernel_with()(function)
+
+
+def parallel(function: Function) -> Function:
+    """Compile a loop whose `prange` runs on all cores; no turn of it writes where another does."""
+    return kernel_with(parallel=True)(function)
+
+
+def kernel_with(**options: Any) -> Callable[[Function], Function]:  # noqa: ANN401 - numba's
+    """Compile with further options of numba, such as `fastmath`."""
+    made: Callable[[Function], Function] = numba.njit(cache=True, nogil=True, **options)
+    return made

@@ -1,1 +1,0 @@
-"""Vectors compared by nearness: clusters, neighbours, who of like ones stays."""

@@ -1,0 +1,1 @@
+"""What a selection says afterwards: decisions, the breaker, comparisons with baselines, topics."""

@@ -1,0 +1,42 @@
+"""The circuit breaker: a step that would drop suspiciously much stops the job instead of thinning a dataset unseen.
+
+A function-calling set of 859,092 rows was once deduplicated to 2 (marin-community/marin, issue 6854).
+"""
+
+import numpy as np
+
+from gristmill.selection.contracts import Choice, Deduplicator, View
+
+ALWAYS = 1000
+"""Samples that may always go: small data with many copies is no accident worth stopping for."""
+
+
+def tripped(step: Deduplicator, view: View, choice: Choice) -> str:
+    """Return what a step would lose too much of, and what to do; the empty string where all is well."""
+    lost = ~choice.kept
+    if lost.sum() <= ALWAYS or choice.lost_to is None:
+        return ""
+    winners, sizes = np.unique(choice.lost_to[lost & (choice.lost_to != b"")], return_counts=True)
+    most = int(sizes.max(initial=0))
+    if most > max(ALWAYS, step.max_group * len(view)):
+        return (
+            f"{most:,} of {len(view):,} samples would be lost to one, {winners[sizes.argmax()].decode()}, must be at "
+            f"most {step.max_group:.0%} (max_group); look whether they share a template, or raise max_group"
+        )
+    codes, names = view.tags(step.source)
+    if not names:
+        codes, names = view.tags("method")
+    rows, gone = (
+        np.bincount(codes + 1, minlength=len(names) + 1),
+        np.bincount(codes[lost] + 1, minlength=len(names) + 1),
+    )
+    share = gone / np.maximum(rows, 1)
+    share[gone <= ALWAYS] = 0
+    worst = int(share.argmax())
+    if share[worst] > step.max_loss:
+        name = names[worst - 1] if worst else "the samples without a source"
+        return (
+            f"{gone[worst]:,} of the {rows[worst]:,} samples of {name} would be lost, must be at most "
+            f"{step.max_loss:.0%} (max_loss); look at the pairs, or raise max_loss"
+        )
+    return ""

@@ -1,0 +1,135 @@
+"""Topics: clusters of the samples' vectors, named by the words that set each apart from the others."""
+
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gristmill.selection.contracts import Bool, View
+from gristmill.selection.data.columns import Int
+from gristmill.selection.duplicates import clusters
+
+MAX_TOPICS = 24
+"""Topics of a report: more are not read."""
+ROWS_PER_TOPIC = 20
+"""There are as many topics as samples over this, at least 2, at most `MAX_TOPICS`."""
+NAMED_BY = 300
+"""Samples of a topic that its name is taken from."""
+NAMED_CHARS = 600
+"""Characters of each that are read."""
+TERMS = 3
+"""Words in a name."""
+EXAMPLES = 3
+_RUNS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+|[^\W_]+(?:['’][^\W_]+)?")
+_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_STOP_WORDS = """
+a about above after again all also am an and any are as at be because been before being below between both but by can
+cannot could did do does doing don't down during each either else etc even every few for from further get give given
+go had has have having he her here hers him his how i if in into is isn't it it's its itself just let let's like made
+make many may me might more most much must my need no nor not now of off on once one only or other our out over own
+per please put said same say see she should so some such take than that that's the their them then there these they
+this those through to too two under until up upon us use used using very was we well were what what's when where
+whether which while who whom whose why will with within without would yes yet you you're your yours following write
+answer question one's i'm can't doesn't didn't won't
+的 了 和 是 在 我 有 就 不 人 都 一 一个 上 也 很 到 说 要 去 你 会 着 没有 看 好 自己 这 那 他 她 它 们
+我们 你们 他们 它们 这个 那个 这些 那些 什么 怎么 如何 为什么 哪些 哪个 可以 请 请问 以及 或者 还是 如果 因为 所以
+但是 而且 并且 一下 一种 一些 进行 使用 以下 根据 关于 对于 通过 之间 其中 例如 比如 这样 那样 需要 能够 可能 应该
+已经 还有 不是 就是 时候 问题 回答 给出 一篇 一段
+"""
+_STOP = frozenset(_STOP_WORDS.split())
+
+
+def topics(view: View, kept: Bool, *, num: int | None = None, seed: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the topics, largest first, and the topic of every sample.
+
+    Args:
+        view: the samples, with vectors.
+        kept: [n] which of them stay.
+        num: topics to look for; by default one in 20 samples, 2 to 24. There may come out fewer.
+        seed: start of the clustering.
+
+    Returns:
+        topics: `{"name", "rows", "kept", "examples"}`, the ids of the samples nearest to the centre as examples.
+        labels: [n] names, all different.
+    """
+    vectors = view.unit("topics")
+    if not len(view):
+        return [], []
+    wanted = num or int(np.clip(len(view) // ROWS_PER_TOPIC, 2, MAX_TOPICS))
+    near, cosines = clusters.assign(vectors, clusters.fit(vectors, wanted, seed=seed))
+    label, cosine = near[:, 0].astype(np.int64), cosines[:, 0]
+    sizes = np.bincount(label)
+    order = np.lexsort((np.arange(len(sizes)), -sizes))[: np.count_nonzero(sizes)]
+    place = np.zeros(len(sizes), np.int64)
+    place[order] = np.arange(len(order))
+    label = place[label]
+    by_nearness = np.lexsort((-cosine, label))
+    starts = np.concatenate([[0], np.cumsum(sizes[order])])
+    nearest = [by_nearness[start:stop] for start, stop in pairwise(starts)]
+    names = name_topics(_texts(view, nearest, np.random.default_rng(seed)))
+    found = [
+        {
+            "name": name,
+            "rows": len(rows),
+            "kept": int(kept[rows].sum()),
+            "examples": [view.ids[row].decode() for row in rows[:EXAMPLES].tolist()],
+        }
+        for name, rows in zip(names, nearest, strict=True)
+    ]
+    return found, [names[place] for place in label.tolist()]
+
+
+def name_topics(groups: Sequence[Iterable[str]]) -> list[str]:
+    """Return a name for each group of texts: the words that weigh most in it; a second one of a name gets a number.
+
+    Source: Grootendorst 2022, BERTopic, arXiv:2203.05794, section 3.3 (class-based TF-IDF): a word's weight is its
+    frequency in the group times log(1 + words of a mean group / frequency in all groups). Departures: a word counts
+    once a text, so that one long text does not name a group, and must stand in two, where any does.
+    """
+    counts = [Counter(word for text in texts for word in dict.fromkeys(terms(text))) for texts in groups]
+    every: Counter[str] = sum(counts, Counter())
+    mean = every.total() / max(1, len(counts))
+    names: list[str] = []
+    for count in counts:
+        often = {word: n for word, n in count.items() if n > 1} or count
+        ranked = sorted(often, key=lambda word: (-often[word] * np.log1p(mean / every[word]), word))
+        names.append(", ".join(ranked[:TERMS]) or "no words")
+    first: Counter[str] = Counter()
+    for place, name in enumerate(names):
+        first[name] += 1
+        names[place] = f"{name} ({first[name]})" if first[name] > 1 else name
+    return names
+
+
+def terms(text: str) -> list[str]:
+    """Return the words of a text that can name it: no stop words, no numbers, nothing of one letter."""
+    found: list[str] = []
+    for run in _RUNS.findall(unicodedata.normalize("NFKC", text[:NAMED_CHARS]).casefold()):
+        found += _jieba().cut(run) if _HAN.match(run) else [run]
+    return [word for word in found if len(word) > (1 if _HAN.match(word) else 2) and _told(word)]
+
+
+def _told(word: str) -> bool:
+    return word.replace("’", "'") not in _STOP and not any(c.isdigit() for c in word)
+
+
+def _texts(view: View, nearest: Sequence[Int], rng: np.random.Generator) -> list[list[str]]:
+    """Return the instructions that each topic is named by: a random choice of its samples."""
+    drawn = [np.sort(rng.permutation(rows)[:NAMED_BY]) for rows in nearest]
+    some = view.some("instruction", np.concatenate(drawn))
+    ends = np.cumsum([0, *map(len, drawn)])
+    return [some[start:stop] for start, stop in pairwise(ends)]
+
+
+@cache
+def _jieba() -> Any:  # noqa: ANN401 - a tokenizer
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    return jieba.Tokenizer()

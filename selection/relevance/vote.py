@@ -1,0 +1,117 @@
+"""Differential privacy of a vote: the accountant of the Gaussian mechanism, its noise, and the histogram of votes.
+
+Neighbours are two private datasets of which one has a sample more (add or remove one).
+"""
+
+import hashlib
+import math
+
+import numpy as np
+from numba import prange
+
+from gristmill.selection.data.columns import Int
+from gristmill.selection.data.matrix import BLOCK_ROWS, Float32, Float64, Matrix
+from gristmill.selection.kernels import parallel
+
+HALVINGS = 200
+BEYOND = 25.0
+"""Where exp(x^2) erfc(x) is taken from its asymptotic series: the first term left out is 8e-9 of it there."""
+
+
+def delta_of(epsilon: float, ratio: float) -> float:
+    """Return the smallest delta for which a Gaussian mechanism is (epsilon, delta)-private.
+
+    delta = Phi(r/2 - epsilon/r) - e^epsilon Phi(-r/2 - epsilon/r), with r the L2 sensitivity over the noise's sigma.
+
+    Source: Balle & Wang 2018, arXiv:1805.06530, theorem 8. Departures: e^epsilon Phi(-a) is computed as
+    exp(-b^2/2) erfcx(a/sqrt 2)/2, b = r/2 - epsilon/r, which neither overflows nor vanishes.
+    """
+    near, far = ratio / 2 - epsilon / ratio, ratio / 2 + epsilon / ratio
+    return max(0.0, _phi(near) - math.exp(-near * near / 2) * _erfcx(far / math.sqrt(2)) / 2)
+
+
+def epsilon_of(sigma: float, delta: float, rounds: int = 1) -> float:
+    """Return epsilon of `rounds` releases with L2 sensitivity 1 and noise of `sigma` each, rounded up.
+
+    Together they are one release of sensitivity sqrt(rounds) under that noise, exactly, even where a later one depends
+    on the earlier (Dong, Roth & Su 2022, arXiv:1905.02383, corollary 3.3).
+    """
+    ratio = math.sqrt(rounds) / sigma
+    if delta_of(0.0, ratio) <= delta:
+        return 0.0
+    low, high = 0.0, 1.0
+    while delta_of(high, ratio) > delta:
+        low, high = high, 2 * high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if delta_of(middle, ratio) > delta else (low, middle)
+    return high
+
+
+def sigma_of(epsilon: float, delta: float, rounds: int = 1) -> float:
+    """Return the noise under which `rounds` releases of L2 sensitivity 1 are (epsilon, delta)-private, rounded up."""
+    low, high = 0.0, 1.0  # of the ratio sqrt(rounds)/sigma, in which delta grows
+    while delta_of(epsilon, high) <= delta:
+        low, high = high, 2 * high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if delta_of(epsilon, middle) > delta else (middle, high)
+    return math.sqrt(rounds) / low
+
+
+def votes(private: Matrix, candidates: Matrix, num: int = 1) -> Float64:
+    """Return [candidates] the votes of private rows, each for its `num` nearest candidates, weighing 1/sqrt(num) each.
+
+    So one private row more or less changes the histogram by at most 1 in L2. Exact: every row is compared with every
+    candidate, a block of 8,192 with a block of 8,192. Ties go to the lower candidate.
+    """
+    num = min(num, len(candidates))
+    histogram = np.zeros(len(candidates))
+    for _, block in private.blocks():
+        cosine = np.full((len(block), num), -np.inf, np.float32)
+        nearest = np.full((len(block), num), -1, np.int64)
+        for start, others in candidates.blocks(BLOCK_ROWS):
+            _insert(block @ others.T, start, cosine, nearest)
+        histogram += np.bincount(nearest.ravel(), minlength=len(candidates))
+    return histogram / math.sqrt(max(1, num))
+
+
+@parallel
+def _insert(cosines: Float32, start: int, best: Float32, nearest: Int) -> None:
+    """Put the columns of [rows, tile] cosines among the best of each row, which stand in falling order."""
+    num = best.shape[1]
+    for row in prange(len(cosines)):
+        for column in range(cosines.shape[1]):
+            value = cosines[row, column]
+            if value > best[row, num - 1]:
+                place = num - 1
+                while place > 0 and value > best[row, place - 1]:
+                    best[row, place], nearest[row, place] = best[row, place - 1], nearest[row, place - 1]
+                    place -= 1
+                best[row, place], nearest[row, place] = value, start + column
+
+
+def gaussian(key: bytes, num: int) -> Float64:
+    """Return [num] standard normal numbers that nobody can tell from chance without the key, the same for the same key.
+
+    SHAKE-256 of the key gives 53 random bits for each uniform number, Box and Muller's rule makes them normal. A common
+    generator won't do: from numbers it has released its state can be found, and with it the rest of the noise.
+    """
+    pairs = -(-num // 2)
+    bits = np.frombuffer(hashlib.shake_256(key).digest(16 * pairs), "<u8").reshape(2, pairs)
+    first, second = ((bits >> np.uint64(11)).astype(np.float64) + 1) * 2.0**-53  # in (0, 1]
+    radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
+    normal: Float64 = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return normal[:num]
+
+
+def _phi(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _erfcx(x: float) -> float:
+    """Return exp(x^2) erfc(x) for x > 0."""
+    if x < BEYOND:
+        return math.exp(x * x) * math.erfc(x)
+    square = 1 / (2 * x * x)
+    return (1 - square + 3 * square**2) / (x * math.sqrt(math.pi))

@@ -1,1 +1,0 @@
-"""Text compared by its wording: keys, shared beginnings, shingles, n-grams, spans; compiled where it is hot."""

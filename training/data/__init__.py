@@ -1,0 +1,1 @@
+"""Samples to packed tokens: chat templates, masks, bins."""

@@ -1,0 +1,1 @@
+"""Evaluation: two models on the rows that were held out."""

@@ -1,0 +1,130 @@
+"""How well two models predict the same samples: an actor that scores them, and their comparison with an interval."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.runtime.log import to_file
+from gristmill.training.data import chat, packing
+from gristmill.training.data import prepare as data
+from gristmill.training.loop import losses
+from gristmill.training.tuning.model import PRECISIONS, Precision, load
+
+DRAWS_AT_ONCE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How well one model predicts each sample."""
+
+    summed: NDArray[np.float64]
+    """(samples,) summed loss of the trained tokens, in nats."""
+    tokens: NDArray[np.int64]
+    """(samples,) how many they are, all positive."""
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean loss of a trained token."""
+        return float(self.summed.sum() / self.tokens.sum())
+
+
+class Scorer:
+    """An actor that scores the same samples under one model after the other."""
+
+    def __init__(self, logs: str | None, cpus: float, precision: Precision | Literal["auto"], max_length: int) -> None:
+        """Begin the log; `cpus` is the number of threads."""
+        to_file(logs, "evaluate")
+        self._cpus, self._max_length = cpus, max_length
+        self._precision = None if precision == "auto" else precision
+        self._bins: data.Bins | None = None
+        self._count = 0
+
+    def open(self, model: str, samples: list[list[tuple[str, str]]]) -> dict[str, Any]:
+        """Tokenise and pack the samples, and choose the precision.
+
+        Returns:
+            `places` of the samples that can be scored, `drops` by reason, `precision` and `why`, `seconds`.
+        """
+        import torch
+
+        began = time.monotonic()
+        why = "as the recipe says"
+        if self._precision is None:
+            choice = dtypes.choose(model)
+            self._precision, why = PRECISIONS[choice.dtype], choice.reason
+        torch.set_num_threads(max(1, int(self._cpus)))
+        encoded = chat.encode(chat.tokenizer(model), samples, self._max_length)
+        self._count = len(encoded.lengths)
+        self._bins = data.Bins([packing.bins_table(encoded, packing.fit(encoded.lengths, self._max_length))])
+        return {
+            "places": encoded.places,
+            "drops": dict(encoded.drops),
+            "precision": self._precision,
+            "why": why,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+    def losses(self, model: str) -> Scores:
+        """Score the samples under a model."""
+        import torch
+
+        if self._bins is None or self._precision is None:
+            raise RunError("evaluate: the scorer holds no samples, must be opened first")
+        began = time.monotonic()
+        loaded = load(model, self._precision).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        summed, tokens = losses.sample_losses(loaded, self._bins, self._count)
+        return Scores(summed, tokens, round(time.monotonic() - began, 1))
+
+
+def compare(
+    names: list[str],
+    before: Scores,
+    after: Scores,
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return losses, perplexities and their difference with its 95 % interval.
+
+    Args:
+        names: ids of the samples.
+        before: under the base model.
+        after: the same samples under the tuned one.
+        draws: bootstrap draws.
+        seed: of the draws; the answer depends on it and the arguments alone.
+
+    Source: percentile bootstrap: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    Departures: samples are drawn, not tokens, for the tokens of a sample depend on each other.
+    """
+    tokens, change = before.tokens, after.summed - before.summed
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        counts = rng.multinomial(
+            len(tokens), np.full(len(tokens), 1 / len(tokens)), size=min(DRAWS_AT_ONCE, draws - start)
+        )
+        drawn.append((counts @ change) / (counts @ tokens))
+    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
+    return {
+        "rows": len(names),
+        "tokens": int(tokens.sum()),
+        "loss_before": before.mean,
+        "loss_after": after.mean,
+        "perplexity_before": math.exp(before.mean),
+        "perplexity_after": math.exp(after.mean),
+        "difference": after.mean - before.mean,
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "bootstrap": draws,
+        "samples": [
+            {"id": name, "tokens": int(n), "loss_before": float(b / n), "loss_after": float(a / n)}
+            for name, n, b, a in zip(names, tokens, before.summed, after.summed, strict=True)
+        ],
+    }

@@ -1,0 +1,260 @@
+"""The evaluate job: what fine-tuning changed, on rows that it did not see, and whether the tuned model talks.
+
+<output>/evaluation.json
+    base, tuned         names of the two models
+    precision           what both were computed in
+    rows, tokens        held-out samples, and their trained tokens
+    dropped             held-out samples that could not be scored, by reason
+    loss_before, loss_after               mean loss of a trained token in nats, base and tuned model
+    perplexity_before, perplexity_after   e to that
+    difference          loss_after - loss_before: below 0 is better
+    ci_low, ci_high     its 95 % interval from `bootstrap` draws of the samples
+    samples             [{id, tokens, loss_before, loss_after}] mean loss of each sample
+    smoke               [{id, prompt, reply, reference, finish, tokens, ok}] replies of the tuned model in vLLM
+    seconds             {open, before, after, smoke}
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from gristmill.cluster.contract.errors import EngineError, JobError, RunError
+from gristmill.cluster.contract.ids import request_seed
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import Job, Plan, Run, Work
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.engine import Engine, Request, ask_all, start
+from gristmill.cluster.runtime import session
+from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable, out_of_memory
+from gristmill.cluster.store.store import Store, file_shard
+from gristmill.training.data import prepare as data
+from gristmill.training.evaluate import actor as scoring
+from gristmill.training.figures import EvaluateFigures
+from gristmill.training.tuning.model import MERGED, Precision
+
+EVALUATION = "evaluation.json"
+
+
+class Evaluate(Job):
+    """`[evaluate]`: compare the tuned model with its base on held-out samples, and let it answer a few of them."""
+
+    name: ClassVar[str] = "evaluate"
+    figures: ClassVar[type[Figures]] = EvaluateFigures
+    presentation: ClassVar[str] = "gristmill.training.report:EvaluatePresentation"
+    not_identity: ClassVar[frozenset[str]] = frozenset({"input", "cpus", "gpus"})
+
+    precision: Precision | Literal["auto"] = "auto"
+    """What both models compute in. `auto` is what the machine computes fastest, see `models.dtypes`."""
+    bootstrap: int = Field(default=2000, gt=0)
+    """Draws of the interval."""
+    seed: int = 0
+    """Of the draws."""
+    smoke_prompts: int = Field(default=4, ge=0)
+    """Held-out instructions that the tuned model answers in the inference engine; 0 to leave that out."""
+    smoke_tokens: int = Field(default=128, gt=0)
+    """Longest answer to them."""
+    engine: Engine = Engine()
+    """The inference engine; its `model` is replaced by the tuned one."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Cores for scoring; all of the largest machine by default, one where a GPU is used."""
+    gpus: float | None = Field(default=None, ge=0)
+    """GPUs for scoring; one where the cluster has any, else none."""
+
+    def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
+        """Return the model to evaluate: what the recipe's train job makes."""
+        if "train" not in outputs:
+            raise JobError("evaluate: the recipe has no [train], must have one; add it, it makes the model to evaluate")
+        return {"model": outputs["train"]}
+
+    def check(self, base: Path) -> list[str]:
+        """Return what is wrong with the settings beyond their types."""
+        del base
+        if "model" in self.engine.model_fields_set:
+            return ["engine.model: is set, must not be; the tuned model takes its place"]
+        return []
+
+    def plan(self, store: Store, work: Work) -> Plan:
+        """Say what would be evaluated."""
+        state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
+        plan = Plan(self.name, work.output, state, shards=1, actors=2, cpus=self.cpus or 1, gpus=self.gpus or 0)
+        model = work.inputs.get("model", "")
+        if model and store.complete(model):
+            plan.samples = store.manifest(model).rows
+        plan.tokens = self.smoke_prompts * self.smoke_tokens
+        plan.notes.append(f"held-out loss of base and tuned model, {self.smoke_prompts} answers in the engine")
+        return plan
+
+    def make(self, run: Run, work: Work) -> EvaluateFigures:
+        """Score both models, let the tuned one answer, write `evaluation.json` and commit."""
+        began = time.monotonic()
+        folder = run.store.folder(work.output)
+        run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
+        with run.screen.bar("evaluate", 3) as bar:
+            found = self._scores(run, work, bar)
+            started = time.monotonic()
+            found["smoke"] = self._smoke(run, work, found.pop("table"))
+            found["seconds"]["smoke"] = round(time.monotonic() - started, 1)
+            bar.update(3)
+        ok = sum(1 for reply in found["smoke"] if reply["ok"])
+        run.store.write_json(found, work.output, EVALUATION)
+        numbers = (
+            "loss_before",
+            "loss_after",
+            "perplexity_before",
+            "perplexity_after",
+            "difference",
+            "ci_low",
+            "ci_high",
+        )
+        figures = EvaluateFigures(
+            kept=found["rows"],
+            smoke_replies=len(found["smoke"]),
+            smoke_ok=ok,
+            seconds_by_part=found["seconds"],
+            seconds=round(time.monotonic() - began, 1),
+            **{name: found[name] for name in (*numbers, "rows", "tokens", "precision")},
+        )
+        entry = file_shard(folder / EVALUATION, folder)
+        run.store.commit(
+            self.manifest(work, "evaluation", (entry,)),
+            figures.to_json(),
+        )
+        run.ledger.append("shard_done", job=self.name, shard=entry.name, rows=found["rows"], kept=found["rows"],
+                          seconds=figures.seconds)  # fmt: skip
+        return figures
+
+    def _scores(self, run: Run, work: Work, bar: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return the content of `evaluation.json` without the smoke test, and the rows as `table`."""
+        import ray
+
+        manifest = run.store.manifest(work.inputs["model"])
+        base = str(manifest.settings["model"])
+        table = _rows(run.store, work)
+        cpus, gpus = self._resources()
+        session.require("evaluate.cpus", cpus, gpus)
+        actor: Any = ray.remote(scoring.Scorer)
+        max_length = int(manifest.settings["max_length"])
+        scorer = actor.options(num_cpus=cpus, num_gpus=gpus).remote(run.logs, cpus, self.precision, max_length)
+        paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
+        try:
+            opened = ray.get(scorer.open.remote(paths["before"], data.conversations(table)))
+            run.screen.say(f"evaluate: {opened['precision']}, {opened['why']}")
+            scores = {}
+            for done, (name, path) in enumerate(paths.items(), 1):
+                scores[name] = ray.get(scorer.losses.remote(path))
+                bar.update(done, f"loss {name} {scores[name].mean:.3f}")
+        except ray.exceptions.RayTaskError:  # of a living process
+            raise
+        except deaths() as error:
+            what = ended("the scoring process", error)
+            how = f"{advice('evaluate.precision to bf16')}; see" if out_of_memory(error) else "see"
+            raise RunError(f"evaluate: {what}; {how} {run.logs}/evaluate.log") from error
+        finally:
+            ray.kill(scorer)
+        names = [table["id"][int(place)].as_py() for place in opened["places"]]
+        found = scoring.compare(names, scores["before"], scores["after"], draws=self.bootstrap, seed=self.seed)
+        return {
+            "base": base,
+            "tuned": work.inputs["model"],
+            "precision": opened["precision"],
+            "dropped": opened["drops"],
+            **found,
+            "seconds": {"open": opened["seconds"], **{name: score.seconds for name, score in scores.items()}},
+            "table": table,
+        }
+
+    def _resources(self) -> tuple[float, float]:
+        import ray
+
+        have = ray.cluster_resources()
+        gpus = self.gpus if self.gpus is not None else min(1.0, have.get("GPU", 0.0))
+        node = max((float(n["Resources"].get("CPU", 0)) for n in ray.nodes()), default=1.0)
+        return self.cpus or (1.0 if gpus else node), gpus
+
+    def _smoke(self, run: Run, work: Work, table: pa.Table) -> list[dict[str, Any]]:
+        """Return the tuned model's answers to a few held-out instructions.
+
+        Raises:
+            RunError: when every answer is empty, or none comes to a stop.
+        """
+        import ray
+
+        asked = _prompts(table, self.smoke_prompts)
+        if not asked:
+            return []
+        tuned = str(run.store.folder(work.inputs["model"]) / MERGED)
+        cpus, gpus = self._resources()
+        requests = [
+            Request(prompt, max_tokens=self.smoke_tokens, seed=request_seed(sample, 0)) for sample, prompt, _ in asked
+        ]
+        actor = start(
+            self.engine.model_copy(update={"model": tuned}),
+            run.logs,
+            "smoke",
+            cpus=self.engine.cpus or cpus,
+            gpus=gpus if self.engine.gpus is None else self.engine.gpus,
+        )
+        try:
+            replies = ask_all(actor, requests)
+        except (ray.exceptions.RayError, EngineError) as error:
+            what = f"{ended('the engine', error)} on {tuned}"
+            lower = lowerable("evaluate.engine", self.engine, "kv_cache_gib", "max_num_seqs")
+            how = f"{advice(lower)}; see" if out_of_memory(error) else "see"
+            raise RunError(f"evaluate, smoke test: {what}; {how} {run.logs}") from error
+        finally:
+            ray.kill(actor)
+        told = [
+            {
+                "id": sample,
+                "prompt": prompt[-1].content,
+                "reply": reply.text,
+                "reference": reference,
+                "finish": reply.finish,
+                "tokens": reply.reply_tokens,
+                "ok": bool(reply.text.strip()) and reply.finish == "stop",
+            }
+            for (sample, prompt, reference), reply in zip(asked, replies, strict=True)
+        ]
+        require_talk(told)
+        return told
+
+
+def _rows(store: Store, work: Work) -> pa.Table:
+    """Return the rows to score: the job's own samples when it was given any, else those that training held out."""
+    if "samples" in work.inputs:
+        return data.usable(store.read(work.inputs["samples"]))[0]
+    shards = {s.name: s for s in store.manifest(work.inputs["model"]).shards}
+    return store.read_shard(work.inputs["model"], shards[f"{data.HOLDOUT}.arrow"])
+
+
+def _prompts(table: pa.Table, count: int) -> list[tuple[str, tuple[Message, ...], str]]:
+    """Return (id, messages before the first answer, that answer) of the first rows by id that a user begins."""
+    found = []
+    for sample, messages in sorted(zip(table["id"].to_pylist(), data.conversations(table), strict=True)):
+        first = next(place for place, (role, _) in enumerate(messages) if role == "assistant")
+        if first:
+            found.append((sample, tuple(Message(*m) for m in messages[:first]), messages[first][1]))
+    return found[:count]
+
+
+def require_talk(told: list[dict[str, Any]]) -> None:
+    """Refuse a model that says nothing or never stops.
+
+    Raises:
+        RunError: when every reply is empty, or not one ends by itself.
+    """
+    if not any(reply["reply"].strip() for reply in told):
+        raise RunError(
+            f"evaluate, smoke test: all {len(told)} replies are empty, must not be; lower train.lr or train.epochs"
+        )
+    if not any(reply["finish"] == "stop" for reply in told):
+        how = sorted({reply["finish"] for reply in told})
+        raise RunError(
+            f"evaluate, smoke test: all {len(told)} replies end by {how}, one at least must stop by itself; raise "
+            "evaluate.smoke_tokens, or lower train.lr"
+        )

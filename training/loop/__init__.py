@@ -1,0 +1,1 @@
+"""The training loop of one worker, its losses, and how workers find each other."""

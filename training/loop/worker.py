@@ -1,0 +1,269 @@
+"""What each worker of Ray Train does: load, resume, step, evaluate, checkpoint, export.
+
+Every step is a function of (settings, step) alone: its rows, its learning rate, its random numbers. So a run that is
+killed and goes on from a checkpoint repeats the losses of an unbroken one bit for bit, on the same number of workers.
+
+The loss of a step is the mean over all of its trained tokens, wherever they lie: each worker knows their number before
+it starts, for the bins carry their counts, and scales its part accordingly. The mean of means that accumulation and
+data parallelism otherwise make weighs short answers too much.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract.errors import GristmillError, RunError
+from gristmill.cluster.contract.ids import request_seed
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.runtime.log import to_file
+from gristmill.cluster.store.store import Store
+from gristmill.training import checkpoint, zero
+from gristmill.training.data import prepare as data
+from gristmill.training.loop import losses
+from gristmill.training.optim import schedule
+from gristmill.training.settings import TrainSettings
+from gristmill.training.tuning import model
+
+METRICS, FAILED = "metrics.jsonl", "failed.json"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """What a worker is handed."""
+
+    job: TrainSettings
+    store: Store
+    output: str
+    base: str
+    """Local folder of the base model."""
+    steps: int
+    batching: zero.Batching
+    gpu: bool
+    logs: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """What is alive in a worker."""
+
+    plan: WorkerPlan
+    precision: model.Precision
+    engine: Any
+    device: Any
+    rank: int
+    train: data.Bins
+    heldout: data.Bins
+    folder: Path
+
+
+def work(config: Mapping[str, WorkerPlan]) -> None:
+    """Run one worker; an error that trying again would not help is written down for the driver and ends it."""
+    import ray.train
+
+    plan, rank = config["course"], ray.train.get_context().get_world_rank()
+    to_file(plan.logs, f"train-{rank}")
+    try:
+        _work(plan, rank)
+    except GristmillError as error:
+        log.exception("rank %d gives up", rank)
+        plan.store.write_json({"error": str(error)}, plan.output, FAILED)
+
+
+def _work(plan: WorkerPlan, rank: int) -> None:
+    began = time.monotonic()
+    folder = plan.store.folder(plan.output) / checkpoint.FOLDER
+    found = checkpoint.newest(folder)
+    worker, why = _set_up(plan, rank, found)
+    if found:
+        checkpoint.load(worker.engine, found, only_trainable=plan.job.lora != "none")
+    first = found.step if found else 0
+    journal = Journal(worker.folder / METRICS) if rank == 0 else None
+    if journal:
+        journal.rewind(first)
+        seconds = round(time.monotonic() - began, 1)
+        journal.add(start=first, workers=plan.batching.world, precision=worker.precision, why=why, seconds=seconds)
+    log.info("rank %d starts at step %d of %d after %.1f s", rank, first, plan.steps, time.monotonic() - began)
+    for step in range(first, plan.steps):
+        facts = _step(worker, step)
+        done, job = step + 1, plan.job
+        if job.eval_every and done % job.eval_every == 0 and done < plan.steps:
+            facts["holdout_loss"] = _holdout_loss(worker)
+        if journal:
+            journal.add(step=done, **facts)
+        if done % job.save_every == 0 and done < plan.steps:
+            only, keep = job.lora != "none", job.keep_checkpoints
+            checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=only)
+    last = _holdout_loss(worker)
+    _export(worker)
+    if journal:  # the driver takes this line as the sign that everything stands
+        journal.add(end=plan.steps, holdout_loss=last)
+    log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
+
+
+def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str]:
+    """Return what is alive in this worker, and why it computes in its precision."""
+    import torch
+    from ray.train.torch import get_device
+
+    job = plan.job
+    if not plan.gpu:
+        torch.set_num_threads(max(1, int(job.cpus_per_worker)))
+    began = time.monotonic()
+    zero.begin(gpu=plan.gpu)
+    log.info("process group adopted after %.1f s", time.monotonic() - began)
+    precision, why = precision_of(job, found)
+    log.info("%s: %s", precision, why)
+    configuration = zero.config(job.zero, plan.batching, clip=job.clip, bf16=precision == "bf16", gpu=plan.gpu)
+    with zero.partitioned(configuration):
+        loaded = model.load(plan.base, precision)
+    tuned = model.trainable(loaded, job.lora, job.seed, recompute=job.recompute)
+    log.info("model loaded after %.1f s", time.monotonic() - began)
+    engine = zero.engine(tuned, configuration, lr=job.lr, weight_decay=job.weight_decay)
+    log.info("engine made after %.1f s", time.monotonic() - began)
+    worker = TrainState(
+        plan,
+        precision,
+        engine,
+        get_device(),
+        rank,
+        data.Bins.open(plan.store, plan.output, data.PACKED),
+        data.Bins.open(plan.store, plan.output, data.HELDOUT),
+        plan.store.folder(plan.output),
+    )
+    return worker, why
+
+
+def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
+    """Return what all workers compute in, and why; every worker calls it."""
+    import torch.distributed as dist
+
+    if job.precision != "auto":
+        return job.precision, "as the recipe says"
+    if found:
+        return found.precision, f"as the checkpoint of step {found.step}"
+    if job.zero.stage == 0:
+        return "fp32", "at zero.stage 0 DeepSpeed keeps no fp32 weights to step beside others"
+    choices: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(choices, dtypes.choose(job.model))
+    choice = dtypes.suit_slowest(choices)
+    return model.PRECISIONS[choice.dtype], choice.reason
+
+
+def _step(worker: TrainState, step: int) -> dict[str, Any]:
+    """Take one optimizer step; return its loss (nats a trained token), rate, gradient norm, tokens and seconds."""
+    import torch
+
+    job, cut, began = worker.plan.job, worker.plan.batching, time.monotonic()
+    rate = schedule.learning_rate(step, steps=worker.plan.steps, peak=job.lr, warmup=job.warmup, schedule=job.schedule)
+    for group in worker.engine.optimizer.param_groups:
+        group["lr"] = rate
+    places = schedule.global_batch(step, seed=job.seed, bins=len(worker.train), batch=job.batch)
+    trained = int(worker.train.trained[places].sum())
+    torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
+    worker.engine.train()
+    total = torch.zeros(1, dtype=torch.float64, device=worker.device)
+    for micro in schedule.share(places, worker.rank, cut.world, cut.micro):
+        summed = _summed(worker, worker.train, micro)
+        # DeepSpeed divides by accumulation and averages over workers: undo both, divide by the tokens of the whole step
+        worker.engine.backward(summed * (cut.accumulation * cut.world / trained))
+        worker.engine.step()
+        total += summed.detach().double()
+    loss = _over_workers(total)[0] / trained
+    if not np.isfinite(loss):
+        raise RunError(f"train, step {step + 1}: the loss is {loss}, must be finite; lower train.lr, delete the folder")
+    norm = worker.engine.get_global_grad_norm()
+    return {
+        "loss": float(loss),
+        "lr": rate,
+        "grad_norm": None if norm is None else float(norm),
+        "tokens": worker.train.tokens(places),
+        "trained_tokens": trained,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _summed(worker: TrainState, bins: data.Bins, places: NDArray[np.int64]) -> Any:  # noqa: ANN401 - a tensor
+    batch = losses.tensors(bins.batch(places), worker.device)
+    return losses.token_losses(worker.engine, batch)[0].sum()
+
+
+def _over_workers(values: Any) -> list[float]:  # noqa: ANN401 - a tensor
+    import torch.distributed as dist
+
+    dist.all_reduce(values)
+    return [float(v) for v in values.tolist()]
+
+
+def _holdout_loss(worker: TrainState) -> float:
+    """Return the mean loss of the held-out tokens; every worker takes its share of the bins, in as many rounds."""
+    import torch
+
+    world, bins = worker.plan.batching.world, worker.heldout
+    worker.engine.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
+    with torch.no_grad():
+        for start in range(0, len(bins), world):
+            place = start + worker.rank
+            summed = _summed(worker, bins, np.array([place if place < len(bins) else start]))
+            if place < len(bins):  # else it went along because a partitioned model needs every worker in each round
+                sums += torch.tensor([float(summed), float(bins.trained[place])], dtype=torch.float64).to(sums)
+    total, tokens = _over_workers(sums)
+    return total / tokens
+
+
+def _export(worker: TrainState) -> None:
+    """Write adapter and merged model; all workers gather, then rank 0 goes on alone."""
+    job = worker.plan.job
+    if job.lora == "none":
+        state = zero.whole_state(worker.engine, job.zero.stage, worker.rank)
+        if worker.rank == 0:
+            model.write_full(worker.engine.module, state, worker.plan.base, worker.folder / model.MERGED)
+        return
+    state = zero.trainable_state(worker.engine.module, worker.rank)
+    if worker.rank == 0:
+        adapter = worker.folder / model.ADAPTER
+        model.write_adapter(worker.engine.module, state, adapter)
+        model.write_merged(worker.plan.base, adapter, worker.folder / model.MERGED, worker.precision)
+
+
+class Journal:
+    """`metrics.jsonl`: a line a step, kept by rank 0, wound back to the checkpoint that a run goes on from.
+
+    {"start": step, "workers": n, "precision": …, "why": …, "seconds": s}
+                                                       each time a worker group begins; seconds of loading
+    {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
+                                                       and "holdout_loss" where it was asked for
+    {"end": step, "holdout_loss": nats}
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Continue the file, or begin it."""
+        self._path = path
+
+    def rewind(self, step: int) -> None:
+        """Forget the steps behind `step`, and an end."""
+        kept = [m for m in read_journal(self._path) if m.get("step", 0) <= step and "end" not in m]
+        temporary = self._path.with_name(f".{METRICS}")
+        temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
+        temporary.replace(self._path)
+
+    def add(self, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Append one line."""
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(facts) + "\n")
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a journal; one that is being written is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

@@ -1,0 +1,115 @@
+"""A model for training: loaded from a folder, with low-rank adapters where they are wanted, and written out again.
+
+Source: low-rank adapters: Hu et al. 2021, arXiv:2106.09685, section 4; on all linear layers: Dettmers et al. 2023,
+arXiv:2305.14314, section 4.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.contract.settings import Settings
+
+ADAPTER, MERGED = "adapter", "merged"
+Precision = Literal["bf16", "fp32"]
+PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}
+"""What training and scoring compute in, where inference would compute in this type."""
+
+
+class Lora(Settings):
+    """`[train.lora]`: which small matrices are trained beside the frozen weights."""
+
+    r: int = Field(default=16, gt=0)
+    """Rank of the matrices."""
+    alpha: int = Field(default=32, gt=0)
+    """The product is scaled by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the inputs of the matrices that is dropped."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get them; `all-linear` leaves out the head alone."""
+
+
+def load(folder: str, precision: Precision) -> Any:  # noqa: ANN401 - the class is the model's own
+    """Load a causal language model; weights are frozen in the precision that training computes in."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    loaded.config.use_cache = False  # a cache, which is on by default, would let packed samples see each other
+    return loaded
+
+
+def trainable(model: Any, lora: Lora | Literal["none"], seed: int, *, recompute: bool) -> Any:  # noqa: ANN401
+    """Return the model with its adapters, their first values drawn from `seed`.
+
+    Args:
+        model: a loaded model.
+        lora: the adapters, or `none` to train every weight.
+        seed: of the random matrices.
+        recompute: recompute activations in the backward pass instead of keeping them.
+    """
+    import torch
+
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if lora == "none":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    if recompute:
+        model.enable_input_require_grads()
+    layers = lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules)
+    wanted = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=layers, task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(seed)
+    return get_peft_model(model, wanted, autocast_adapter_dtype=False)
+
+
+def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # noqa: ANN401
+    """Write the adapters of a PEFT model as safetensors, and open the file again to see that nothing is missing.
+
+    Args:
+        model: the PEFT model; its own tensors are not read, they may lie in partitions.
+        state: its trainable parameters by name, whole.
+        folder: where to.
+
+    Raises:
+        RunError: when the file does not hold every tensor, finite and of the right size.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+    written = load_file(str(folder / "adapter_model.safetensors"))
+    numbers, wanted = sum(t.numel() for t in written.values()), sum(t.numel() for t in state.values())
+    if numbers != wanted or len(written) != len(state):
+        raise RunError(f"{folder}: {len(written)} tensors of {numbers} numbers, must be {len(state)} of {wanted}")
+    for name, tensor in written.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise RunError(f"{folder}: {name} holds numbers that are not finite; lower train.lr and run again")
+
+
+def write_merged(base: str, adapter: Path, folder: Path, precision: Precision) -> None:
+    """Write base model plus adapters as one model with its tokenizer, as transformers and vLLM load it."""
+    from peft import PeftModel
+
+    merged = PeftModel.from_pretrained(load(base, precision), str(adapter)).merge_and_unload()
+    _write_model(merged, None, base, folder)
+
+
+def write_full(model: Any, state: dict[str, Any], base: str, folder: Path) -> None:  # noqa: ANN401
+    """Write a fully trained model from its whole state, with the tokenizer of its base."""
+    _write_model(model, state, base, folder)
+
+
+def _write_model(model: Any, state: dict[str, Any] | None, base: str, folder: Path) -> None:  # noqa: ANN401
+    from transformers import AutoTokenizer
+
+    model.config.use_cache = True
+    model.save_pretrained(str(folder), state_dict=state)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    tokenizer.save_pretrained(str(folder))
