@@ -1,0 +1,34 @@
+"""The JSON schema of a recipe: editors complete and check TOML with it."""
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from gristmill.cluster.cli.explain import sections
+
+URL = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema of a recipe (draft 2020-12), with the meaning of each key as its description.
+
+    What a single key allows is in it; what several keys must agree on is checked by `gristmill plan` alone.
+    """
+    known = sections()
+    found, whole = models_json_schema([(kind, "validation") for kind in known.values()], by_alias=True)
+    return {
+        "$schema": URL,
+        "title": "Recipe of Gristmill",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "description": "Name of the recipe; by default that of its file."},
+            "store": {
+                "type": "string",
+                "default": "runs",
+                "description": "Folder or URI of runs and datasets.",
+            },
+            **{name: found[kind, "validation"] for name, kind in known.items()},
+        },
+        "$defs": whole.get("$defs", {}),
+    }
