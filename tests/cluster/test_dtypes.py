@@ -109,6 +109,8 @@ def test_what_hides_instructions_from_the_libraries_is_measured_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRISTMILL_CACHE", str(tmp_path))
+    for name in dtypes.LIMITS:
+        monkeypatch.delenv(name, raising=False)
     dtypes.choose(models.SMOLLM2)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     dtypes.choose(models.SMOLLM2)
