@@ -46,20 +46,13 @@ def _jobs(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from gristmill.cluster.cli.text import plan_lines
-    from gristmill.cluster.jobs.job import Plan
-    from gristmill.cluster.jobs.recipe import open_recipe
-    from gristmill.cluster.store.store import Store
+    from gristmill.cluster.jobs.recipe import open_recipe, plans_of
 
     recipe, works = open_recipe(arguments.recipe, arguments.set)
-    store = Store(recipe.store)
-    plans: list[Plan] = []
-    expected: dict[str, int] = {}
-    for name, job in recipe.jobs.items():
-        plans.append(job.plan(store, replace(works[name], expected=expected)))
-        expected[works[name].output] = plans[-1].kept
+    plans = plans_of(recipe, works)
     if arguments.json:
         print(json.dumps({"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}, indent=1))
     else:

@@ -5,7 +5,8 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import GristmillError, JobError
 from gristmill.cluster.io import ingest
-from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Work, job_class
+from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Plan, Work, job_class
 from gristmill.cluster.store.store import Store, place
 
 T = TypeVar("T", bound=BaseModel)
@@ -70,17 +71,19 @@ class Recipe:
         }
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe (`.toml`, or the `recipe.json` of a run), apply `--set` overrides and check everything.
 
     Args:
-        path: the file; relative input paths in it are looked up beside it.
+        given: the file, beside which relative input paths are looked up; or its tables as a dict, whose paths are
+            looked up in the current folder.
         overrides: `section.key=value`, the value as TOML writes it, or a bare word.
 
     Raises:
         JobError: one message that lists every error, a line each.
     """
-    raw = _read(path)
+    path = Path("recipe") if isinstance(given, Mapping) else Path(given)
+    raw = deepcopy(dict(given)) if isinstance(given, Mapping) else _read(path)
     errors = [*_override(raw, overrides)]
     errors += [
         f"{key}: unknown section, must be one of {', '.join(TOP)}{near(key, TOP)}" for key in raw if key not in TOP
@@ -276,16 +279,27 @@ def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mappi
     ]
 
 
-def open_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Work]]:
+def plans_of(recipe: Recipe, works: Mapping[str, Work]) -> list[Plan]:
+    """Return what each job of a recipe would do, with what the jobs before it are expected to keep."""
+    store = Store(recipe.store)
+    plans: list[Plan] = []
+    expected: dict[str, int] = {}
+    for name, job in recipe.jobs.items():
+        plans.append(job.plan(store, replace(works[name], expected=expected)))
+        expected[works[name].output] = plans[-1].kept
+    return plans
+
+
+def open_recipe(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Work]]:
     """Load a recipe and place its jobs.
 
     Raises:
         JobError: for anything wrong with the recipe or its inputs.
     """
-    recipe = load(path, overrides)
+    recipe = load(given, overrides)
     try:
         return recipe, recipe.works()
     except JobError:
         raise
     except GristmillError as error:
-        raise JobError(f"{path}: {error}") from error
+        raise JobError(f"{recipe.path}: {error}") from error

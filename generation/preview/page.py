@@ -12,11 +12,9 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
-from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.jobs.recipe import open_recipe
-from gristmill.cluster.runtime.progress import Screen
-from gristmill.generation.preview.record import Call, Preview, preview
+from gristmill.generation.preview.library import preview
+from gristmill.generation.preview.record import Call, Preview
 
 INDENT = 4
 SAME_LINES = 8
@@ -31,12 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         JobError: when the recipe generates nothing, or an input or the cluster is not fit for it.
     """
-    recipe, works = open_recipe(arguments.recipe, arguments.set)
-    if "generate" not in works:
-        raise JobError(f"{arguments.recipe}: has no section [generate], must have one to be previewed")
-    if arguments.n < 1:
-        raise JobError(f"-n {arguments.n}: must be at least 1")
-    found = preview(recipe, works["generate"], arguments.n, Screen(quiet=arguments.json))
+    found = preview(arguments.recipe, arguments.n, *arguments.set, quiet=arguments.json)
     if arguments.json:
         sys.stdout.write(json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n")
     else:
