@@ -8,7 +8,7 @@ How one row comes about, the same for every method:
 A method drafts a conversation. When the draft ends with the user's turn, the filters that can judge an instruction
 alone run first, then the method answers, then the others run, those that ask the model last. The first drop ends the
 row, so a dropped sample costs no further call. A method that drafts whole conversations needs no `answer`, and every
-filter then runs behind the draft, in the same order of stages. When all rows of a draw are judged, the method may
+filter then runs after the draft, in the same order of stages. When all rows of a draw are judged, the method may
 `choose` among them.
 
 An exception out of a step is a row dropped with the reason `"<kind>: failed: …"`, never a failed shard.
@@ -84,7 +84,7 @@ class Ask(Protocol):
     async def score(self, messages: Sequence[Message], text: str) -> Reply:
         """Return a reply without text whose `logprob` is that of `text` as the assistant's next turn.
 
-        `reply_tokens` counts the tokens of `text`. Without messages, nothing but the turn's header stands before it.
+        `reply_tokens` counts the tokens of `text`. Without messages, nothing but the turn's header comes before it.
         """
         ...
 
@@ -120,7 +120,7 @@ class Draft:
     """`"method: reason"`; the messages are kept beside it as far as they came."""
     scores: Mapping[str, float] = field(default_factory=dict)
     parents: tuple[Sample, ...] = ()
-    """Samples found on the way, such as retrieved passages; the row names them behind the parents that were drawn."""
+    """Samples found on the way, such as retrieved passages; the row names them after the parents that were drawn."""
 
     @property
     def complete(self) -> bool:
@@ -136,7 +136,7 @@ class Verdict:
     dropped: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
-    """The conversation to go on with in place of the one that was judged, such as one with personal data masked."""
+    """The conversation to go on with instead of the one that was judged, such as one with personal data masked."""
 
 
 class Method(Step):
@@ -169,7 +169,7 @@ class Method(Step):
         """Return what the step derives from a round's snapshot, such as an index; steps see it as `ask.prepared`.
 
         Called once a round on each worker; `before` is what it returned for an earlier round there, or None. When the
-        result has a mapping `figures`, it stands beside the round in the job's figures.
+        result has a mapping `figures`, it is written with the round in the job's figures.
         """
         del snapshot, ask
         return before

@@ -53,7 +53,7 @@ class Generate(Job):
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "documents", "max_drafts"})
 
     documents: Source | None = None
-    """Texts to draw from beside or in place of the seeds: what `grounded`, `annotate` and others work on."""
+    """Texts to draw from beside or instead of the seeds: what `grounded`, `annotate` and others work on."""
     target: int | Literal["all"] = 100
     """Kept samples wanted, exactly; or `"all"`: each input once, whatever is kept of it."""
     engine: Engine = Field(default_factory=Engine)
@@ -61,7 +61,7 @@ class Generate(Job):
     engines: dict[str, Engine] = Field(default_factory=dict)
     """Other models, each in a pool of its own, that steps name as their `engine`."""
     encoder: Embedding = Embedding()
-    """The model behind steps that compare meanings; it is not loaded where there is none."""
+    """The model of the steps that compare meanings; it is not loaded where there is none."""
     methods: tuple[AnyMethod, ...] = Field(default=(SelfInstruct(),), min_length=1)
     """Ways to make samples; each gets its weight's share of the draws."""
     filters: tuple[AnyFilter, ...] = (Length(), Language(), Repetition(), Refusal(), Novelty(), Judge())

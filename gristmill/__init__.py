@@ -40,7 +40,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
-    """Import what a name stands for."""
+    """Import what a name represents."""
     if name not in _WHERE:
         raise AttributeError(f"module 'gristmill' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

@@ -1,7 +1,7 @@
 """What selection is made of: View, Choice, Selector. Read this first.
 
 A selector sees the kept samples as columns and answers with who stays; it never owns a model, a path or a store.
-Rows of a view stand in the order of their ids, so that what a selector does with them, ties included, depends neither
+Rows of a view are in the order of their ids, so that what a selector does with them, ties included, depends neither
 on how the shards lie nor on how many there are.
 """
 
@@ -29,7 +29,7 @@ from gristmill.selection.data.pool import Array, Pool, Turns
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
 """Which of two samples stays: highest in these in turn, then lowest id. A name is a score, or `length`, the characters
-of the answer; a sample without the score comes behind those with it."""
+of the answer; a sample without the score comes after those with it."""
 BEST: Prefer = ("judge", "length")
 
 
@@ -118,7 +118,7 @@ class View:
     def order(self, prefer: Prefer) -> Int:
         """Return all rows best first; see `Prefer`."""
         keys: list[NDArray[np.generic]] = []
-        for name in reversed(prefer):  # lexsort goes by its last key first, and leaves ties as they stand: by id
+        for name in reversed(prefer):  # lexsort goes by its last key first, and leaves ties as they are: by id
             if name == "length":
                 keys.append(-self.lengths)
             elif name in self.pool.scores:  # a score that no sample has decides nothing
@@ -152,9 +152,9 @@ class Choice:
     reason: Int
     """[n] -1 for a row that stays, else the place in `reasons`."""
     reasons: Sequence[str] = ()
-    """`"kind: why"`, without anything that differs from row to row: that stands in `lost_to` and the scores."""
+    """`"kind: why"`, without anything that differs from row to row: that is in `lost_to` and the scores."""
     lost_to: Ids | None = None
-    """[n] id of the sample that stands for a row that goes (of this view or of one beside it), empty without one."""
+    """[n] id of the sample that represents a row that goes (of this view or of one beside it), empty without one."""
     scores: Mapping[str, Float32] = field(default_factory=dict)
     """New scores by name, [n], NaN where a row gets none; higher is better."""
     tags: Mapping[str, Sequence[str | None]] = field(default_factory=dict)

@@ -242,7 +242,7 @@ class Selecting:
         return replace(view, beside=beside, encode=encode)
 
     def _vectors_of(self, view: View, wanted: VectorsOf) -> Matrix:
-        """Embed the samples that are left by a step's own encoder, which is a dear one."""
+        """Embed the samples that are left by a step's own encoder, which is an expensive one."""
         whole = len(view) == len(view.pool.ids)
         choice = RowChoice() if whole else RowChoice(only=tuple(name.decode() for name in view.ids.tolist()))
         name = self._embed({self.samples: choice}, wanted)[self.samples]

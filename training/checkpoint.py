@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: every rank writes its part, rank 0 commits behind a barrier, the newest one is found.
+"""Checkpoints of a training run: every rank writes its part, rank 0 commits after a barrier, the newest one is found.
 
     <output>/checkpoints/step-00000020/zero/…       DeepSpeed's files, each rank its own
                                        COMMITTED    {"step", "world", "precision"}; written last: without it the rest

@@ -4,7 +4,7 @@
          merged/…         the whole model with its tokenizer, as transformers and vLLM load it
          holdout.arrow    SAMPLES: the rows held out
          metrics.jsonl    a line a step (`gristmill.training.loop.worker.Journal`)
-         checkpoints/…    while it runs; gone when the manifest stands
+         checkpoints/…    while it runs; gone when the manifest is written
 """
 
 import logging

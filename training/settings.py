@@ -37,7 +37,7 @@ class TrainSettings(Settings):
     """The highest learning rate. For LoRA on the small default model, where it beat 1e-4 and 3e-4 on held-out samples;
     models of billions of weights, or training every weight, want less."""
     schedule: Schedule = "cosine"
-    """How the rate falls behind the warm-up."""
+    """How the rate falls after the warm-up."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)

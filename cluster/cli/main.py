@@ -23,7 +23,7 @@ JOB_VERBS = {
     "evaluate": "compare the tuned model with its base",
 }
 ABOVE = {"preview": "gristmill.generation.preview.page:run"}
-"""Verbs whose work lies in a package above this one, as functions of the arguments that return the exit code."""
+"""Verbs whose work is in a package above this one, as functions of the arguments that return the exit code."""
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca")
 
 

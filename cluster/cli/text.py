@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def run_lines(store: Store, run_id: str) -> Iterator[str]:
-    """Yield what a run came to: rows, tokens, seconds and rates per job, losses, and where everything lies."""
+    """Yield what a run came to: rows, tokens, seconds and rates per job, losses, and where everything is."""
     run = state_of(store, run_id)
     if run.state != "done":
         yield f"{run_id}: {run.state}{f', {run.error}' if run.error else ''}"
@@ -60,7 +60,7 @@ def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[st
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a table, its first row the heads; columns of numbers stand to the right."""
+    """Yield a table, its first row the heads; columns of numbers are to the right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [any(column[1:]) and not any(any(c.isalpha() for c in cell) for cell in column[1:]) for column in columns]

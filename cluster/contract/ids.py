@@ -13,7 +13,7 @@ from random import Random
 ID_HEX = 32
 """Length of a sample id in hexadecimal digits (128 bits)."""
 SHORT_HEX = 12
-"""Length of a fingerprint as it stands in a path."""
+"""Length of a fingerprint as it is in a path."""
 
 
 def canonical(value: object) -> str:

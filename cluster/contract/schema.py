@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from gristmill.cluster.contract.errors import SchemaError
 
 SCHEMA_VERSION = 1
-"""Raised when a column changes meaning; stands in every manifest."""
+"""Raised when a column changes meaning; is in every manifest."""
 
 _MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
 _ORIGIN = pa.struct(

@@ -41,7 +41,7 @@ class Document:
     text: str
     title: str = ""
     headings: tuple[tuple[int, str], ...] = ()
-    """Where each heading begins, and the headings that it stands under, itself last: `"Bees > Food"`."""
+    """Where each heading begins, and the headings that it is under, itself last: `"Bees > Food"`."""
     pages: tuple[int, ...] = ()
     """Where each page begins, for formats that have pages."""
     problems: tuple[tuple[int, str], ...] = ()
@@ -62,7 +62,7 @@ class Chunk:
 def chunks(text: str, chunk_chars: int, overlap_chars: int) -> Iterator[Chunk]:
     """Yield the pieces of a text in order, none longer than `chunk_chars`, none with blanks at its ends.
 
-    A piece ends behind the last paragraph of its second half, else behind the last sentence, else the last word, else
+    A piece ends after the last paragraph of its second half, else after the last sentence, else the last word, else
     where it must. The next one begins up to `overlap_chars` earlier, and never before the middle of the one before, at
     the first paragraph, sentence or word there.
     """

@@ -54,7 +54,7 @@ def export(store: Store, name: str, target: Path, form: Form, *, dropped: bool =
     Shards are read one at a time, twice: once for the names of the tags, once to write.
 
     Args:
-        store: where the dataset lies.
+        store: where the dataset is.
         name: the dataset's folder.
         target: file or folder to write, on this machine.
         form: `parquet` holds the SAMPLES columns, maps as lists of (key, value); `jsonl` holds id, messages and tags,

@@ -146,7 +146,7 @@ def ingest(store: Store, source: Source, screen: Screen | None = None) -> str:
 
 
 def read(source: Source) -> Iterator[Sample]:
-    """Yield the seeds of a source, kept and dropped, in the order of its files and rows; every id stands once.
+    """Yield the seeds of a source, kept and dropped, in the order of its files and rows; every id comes once.
 
     Raises:
         JobError: as `ingest`.

@@ -1,4 +1,4 @@
-"""Readers: files of outside data, local or by URI, become rows with the place that they stand at."""
+"""Readers: files of outside data, local or by URI, become rows with the place that they are at."""
 
 import csv
 import fnmatch
@@ -53,7 +53,7 @@ HEADS: Mapping[bytes, Format] = {
 }
 """How a file begins whose suffix says nothing; any other beginning is plain text, one document a line."""
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
-"""Suffixes behind which text formats are decompressed while they are read."""
+"""Suffixes after which text formats are decompressed while they are read."""
 BATCH_ROWS = 1024
 LONGEST_CELL = 1 << 24
 """Characters in one CSV cell, after which the quote that opened it counts as never closed."""
@@ -62,7 +62,7 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a source: what people call it, where it lies, how it is written, and the digest of its bytes."""
+    """One file of a source: what people call it, where it is, how it is written, and the digest of its bytes."""
 
     name: str
     system: fs.FileSystem
@@ -73,14 +73,14 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as it stands in a file: its columns, or what is wrong with it."""
+    """One row as it is in a file: its columns, or what is wrong with it."""
 
     place: str
     """`line 12` for text formats, counted from 1 with the header; `row 12` where there are no lines; `document`."""
     number: int
     columns: Mapping[str, Any] | None
     raw: str = ""
-    """The line as it stands in the file, where there are lines."""
+    """The line as it is in the file, where there are lines."""
     problem: str = ""
     document: Document | None = None
     """The file as a whole, for formats of which a file is one document; it has no columns."""

@@ -27,7 +27,7 @@ JOBS = {
 
 
 class ClusterSettings(Settings):
-    """`[cluster]`: which Ray cluster the run stands on."""
+    """`[cluster]`: which Ray cluster the run is on."""
 
     address: str | None = None
     """`"auto"` or `host:port` of a running cluster; by default the one of `ray job submit`, else one of our own."""
@@ -122,7 +122,7 @@ class Job(Settings):
     def manifest(
         self, work: Work, kind: Kind, shards: Sequence[Shard], metadata: Mapping[str, str] | None = None
     ) -> Manifest:
-        """Return the manifest of this job's output, to be committed when all shards stand."""
+        """Return the manifest of this job's output, to be committed when all shards are written."""
         return Manifest(
             name=work.output,
             kind=kind,
@@ -140,7 +140,7 @@ class Job(Settings):
 
     @abstractmethod
     def make(self, run: Run, work: Work) -> Figures:
-        """Make `work.output`, going on behind what is committed of it, and return its figures.
+        """Make `work.output`, going on after what is committed of it, and return its figures.
 
         The job commits the manifest itself (`Store.commit`). Ray is up when this is called.
         """

@@ -32,7 +32,7 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
 
     Raises:
         JobError: when an input is missing, before anything is started.
-        GristmillError: when a job fails; the ledger has it, and the same command goes on behind it.
+        GristmillError: when a job fails; the ledger has it, and the same command goes on after it.
     """
     store = Store(recipe.store)
     if store.is_file():

@@ -19,7 +19,7 @@ BACKENDS = {
     "torch": "gristmill.cluster.models.encoder_torch:Checkpoint",
     "vllm": "gristmill.cluster.models.encoder_vllm:VllmCheckpoint",
 }
-"""The class behind each backend; strings, because either library may be missing."""
+"""The class of each backend; strings, because either library may be missing."""
 SHORTEST = 1e-12
 """A vector that is shorter has no direction."""
 
@@ -51,7 +51,7 @@ class Embedding(Settings):
     max_tokens: int = Field(default=128, gt=0)
     """Tokens of a text that are read; the rest is cut off."""
     batch: int = Field(default=32, gt=0)
-    """Texts encoded at once; texts of like length stand together. vLLM makes its own batches."""
+    """Texts encoded at once; texts of like length are together. vLLM makes its own batches."""
     dtype: Literal["float32", "float16"] = "float16"
     """How a number of a vector is stored."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

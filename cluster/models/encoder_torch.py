@@ -26,7 +26,7 @@ class Checkpoint:
         dtype = choose_dtype(settings).dtype
         self._model = _load(settings, dtype).to(getattr(torch, dtype))  # a checkpoint may have layers after the model's
         tokenizer = self._model.tokenizer
-        # behind a text padding changes nothing; before it, it moves the places of the tokens
+        # after a text padding changes nothing; before it, it moves the places of the tokens
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token

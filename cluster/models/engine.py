@@ -13,7 +13,7 @@ from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.models import names as models
 
 MODULE = "gristmill.generation.engines.actors"
-"""Where the actor class behind `start` lies; a string, because `cluster` imports no package above it."""
+"""Where the actor class of `start` is; a string, because `cluster` imports no package above it."""
 
 
 class Price(Settings):
@@ -28,7 +28,7 @@ class Price(Settings):
 
 
 class Engine(Settings):
-    """`[….engine]`: which model answers, on how many actors with which resources, or behind which endpoint."""
+    """`[….engine]`: which model answers, on how many actors with which resources, or at which endpoint."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset(
         {
@@ -148,7 +148,7 @@ def resources(engine: Engine, actors: int | None = None) -> tuple[float, float]:
     """Return (cores, GPUs) of one engine: as set, else one core and the GPUs that its parallel sizes ask for.
 
     Where there is no GPU, each of `actors` engines (by default its own) gets an even share of all cores. An engine
-    behind an endpoint takes one core. Reads the Ray cluster when there is a session, this machine otherwise.
+    at an endpoint takes one core. Reads the Ray cluster when there is a session, this machine otherwise.
     """
     if engine.endpoint:
         return engine.cpus or 1.0, 0.0

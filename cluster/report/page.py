@@ -209,7 +209,7 @@ class Page:
 
 
 def script_safe(value: object) -> str:
-    """Return JSON that can stand inside a script element: no `<`, and no line separators that end a line of script."""
+    """Return JSON that can be inside a script element: no `<`, and no line separators that end a line of script."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(sign, f"\\u{ord(sign):04x}")

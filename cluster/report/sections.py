@@ -38,7 +38,7 @@ class Table:
     """Cells of text."""
 
     columns: Sequence[tuple[str, str]]
-    """Heads, each with what stands under it: nothing (words), `num`, `mono`, `lines` (line breaks count) or `clip`."""
+    """Heads, each with what is under it: nothing (words), `num`, `mono`, `lines` (line breaks count) or `clip`."""
     rows: Sequence[Sequence[str]]
     note: str = ""
     tall: bool = False

@@ -41,7 +41,7 @@ class Bar:
             done: how much is done.
             note: the figures.
             total: of how much, where it has become known.
-            left: the time left in words, in place of the estimate from `done` alone; empty at the end.
+            left: the time left in words, instead of the estimate from `done` alone; empty at the end.
         """
         self._done, self._note, self._left, self._total, self._unsaid = (
             done,

@@ -44,7 +44,7 @@ def session(
 
     Inside `ray job submit`, or with `RAY_ADDRESS` set, the running cluster is used; otherwise a local one is started
     (10 to 15 s on two cores) and ends with the block. It listens on the loopback address alone. Its processes share the
-    fate of the driver, so that `kill -9` leaves nothing behind that holds memory.
+    fate of the driver, so that `kill -9` leaves nothing that holds memory.
 
     Args:
         address: of a running cluster; by default the one we are in, else a local one.

@@ -5,7 +5,7 @@
                                 figures.json          what making it took; not part of the data
                                 manifest.json         written last: it exists exactly when the folder is complete
 
-A shard counts as committed once its commit file stands, so a killed job continues behind the last one.
+A shard counts as committed once its commit file exists, so a killed job continues after the last one.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ class Store:
             self.fs, self.root = fs.LocalFileSystem(), str(self.local)
 
     def is_file(self) -> bool:
-        """Say whether a file stands where the store's folder must be."""
+        """Say whether a file is where the store's folder must be."""
         return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
@@ -103,7 +103,7 @@ class Store:
         return path
 
     def exists(self, *names: str) -> bool:
-        """Say whether a file or folder stands in the store."""
+        """Say whether a file or folder is in the store."""
         return bool(self.fs.get_file_info(self.at(*names)).type != fs.FileType.NotFound)
 
     def write_bytes(self, data: bytes, *names: str) -> None:
@@ -148,7 +148,7 @@ class Store:
             raise StoreError(f"{self.at(*names)}: not JSON ({error}); delete it and run again") from error
 
     def names(self, *names: str) -> list[str]:
-        """Return the sorted names of what lies in a folder, temporary files left out."""
+        """Return the sorted names of what is in a folder, temporary files left out."""
         selector = fs.FileSelector(self.at(*names), allow_not_found=True)
         return sorted(info.base_name for info in self.fs.get_file_info(selector) if not info.base_name.startswith("."))
 

@@ -16,8 +16,8 @@ def key(text: str) -> str:
 
     Unicode NFKC (full-width forms become plain), case, quotes, sentence punctuation and the amount of white space do
     not count; neither does any space beside a Chinese or Japanese character. Brackets, operators, and points and commas
-    between digits do count: `5-3`, `5/3` and `5.3` are three questions. A text of nothing but punctuation stands for
-    itself.
+    between digits do count: `5-3`, `5/3` and `5.3` are three questions. A text of nothing but punctuation is
+    its own key.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     bare = _SENTENCE_SIGNS.sub(" ", _QUOTES.sub(" ", plain))

@@ -1,4 +1,4 @@
-"""Placement: room for every engine at once, given back at the end, and what stands in its process' environment."""
+"""Placement: room for every engine at once, given back at the end, and what is in its process' environment."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ class Placement:
     """A place for each engine actor, reserved together before any of them starts."""
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
-        """Take the engines by name; the generating one is `""`. Those behind endpoints get a place only as that one."""
+        """Take the engines by name; the generating one is `""`. Those at endpoints get a place only as that one."""
         self._engines = {name: engine for name, engine in engines.items() if not (name and engine.endpoint)}
         self._groups: dict[str, list[Any]] = {}
         self._each: dict[str, tuple[float, float]] = {}
@@ -74,7 +74,7 @@ class Placement:
 
 
 def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
-    """Return what must stand in an engine process' environment before it starts."""
+    """Return what must be in an engine process' environment before it starts."""
     values = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if gpus:
         return values

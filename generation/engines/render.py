@@ -19,7 +19,7 @@ class RefusedError(Exception):
 
 @dataclass(slots=True)
 class Node:
-    """A place where choices part: the tokens that lead to it, and the choices behind each next token."""
+    """A place where choices part: the tokens that lead to it, and the choices after each next token."""
 
     ids: list[int]
     branches: dict[int, "Node | str"] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Renderer:
 
     @cached_property
     def _header(self) -> str:
-        """What stands before the assistant's words when nobody has spoken."""
+        """What comes before the assistant's words when nobody has spoken."""
         asked = [{"role": "user", "content": MARK}]
         return self._template(asked, add_generation_prompt=True).removeprefix(self._template(asked))
 

@@ -41,7 +41,7 @@ class Watch:
         """What the first engine that started said of itself."""
 
     def begin(self, key: object, actor: Any, name: str, hang_s: float, *, restarts: bool = False) -> None:  # noqa: ANN401
-        """Watch an actor that starts, in place of an earlier one of this key; `restarts` says that Ray does it."""
+        """Watch an actor that starts, instead of an earlier one of this key; `restarts` says that Ray does it."""
         self._watched[key] = _Watched(actor, name, actor.ready.remote(), restarts, hang_s)
 
     def look(self) -> dict[str, float]:

@@ -18,9 +18,9 @@ SPACED = rf"[^\W{UNSPACED}]"
 
 
 class Blocklist(Filter):
-    """Drop a sample in which a word of the list stands, whole and in any case, or a pattern matches.
+    """Drop a sample that has a word of the list, whole and in any case, or that a pattern matches.
 
-    A word of a spaced script stands between spaces or signs, so that `ass` is not found in `class`. A Chinese word must
+    A word of a spaced script is between spaces or signs, so that `ass` is not found in `class`. A Chinese word must
     begin and end where jieba cuts the text, so that `日本人` is not found in `今日本人很忙`; words that jieba does not
     know are cut into single characters and are therefore found anywhere.
 

@@ -24,7 +24,7 @@ class Discriminator(Filter):
 
     Each round it is trained anew on the seeds and on the settled rows that came before it: the kept ones, and those
     that it dropped. The score `human_like` is the probability of a seed, with both classes given the same weight in
-    each language. Rows that other filters dropped are left out, since to tell those is easy. With each round stand the
+    each language. Rows that other filters dropped are left out, since to tell those is easy. Each round has the
     figures of the classifier two-sample test: `accuracy`, the share of held-out rows, as many of both in each language,
     that are told rightly (0.5: they cannot be told apart); its one-sided `p_value` under N(1/2, 1/4n); `accuracy_kept`
     and `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of each class. Text after

@@ -1,4 +1,4 @@
-"""Faithfulness: an answer must stand on the passages that the sample was made from."""
+"""Faithfulness: an answer must rest on the passages that the sample was made from."""
 
 import re
 from collections.abc import Mapping
@@ -131,11 +131,11 @@ LAYOUTS = {
 
 
 class Faithfulness(ModelFilter):
-    """Drop an answer whose words do not stand in the sample's passages, or that the model says they do not support.
+    """Drop an answer whose words are not in the sample's passages, or that the model says they do not support.
 
     Passages are the parents without an answer, but for the question itself: the chunks of a document, retrieved texts.
     A sample without any passes. The score `extractive` is the share of the answer's words (characters in Chinese) that
-    stand in the passages or the question; it costs no call, and what falls there is not asked about. The score
+    are in the passages or the question; it costs no call, and what falls there is not asked about. The score
     `faithfulness` is the model's probability of YES against NO; `relevance`, when asked for, that of the passages
     answering the question at all.
 
@@ -157,7 +157,7 @@ class Faithfulness(ModelFilter):
     min_extractive: float = Field(default=0.5, ge=0, le=1)
     """Smallest share of the answer's words in the passages or the question; 0 leaves the rule out."""
     exact_names: bool = False
-    """Whether each number of the answer, and each capitalised word that begins no sentence, must stand there too; not
+    """Whether each number of the answer, and each capitalised word that begins no sentence, must be there too; not
     for questions that ask to calculate."""
     relevance: bool = False
     """Whether to ask first whether the passages answer the question, one more call."""
@@ -227,7 +227,7 @@ class Faithfulness(ModelFilter):
 
 
 def extractive(answer: str, passage: str) -> float:
-    """Return the share of an answer's words that stand in a passage, 0 to 1; 0 for an answer without words."""
+    """Return the share of an answer's words that are in a passage, 0 to 1; 0 for an answer without words."""
     said, there = tokens(answer), frozenset(tokens(passage))
     return sum(word in there for word in said) / max(1, len(said))
 

@@ -25,7 +25,7 @@ class Ifd(ModelFilter):
     Source: Li et al. 2023, From Quantity to Quality, arXiv:2308.12032, section 2.2 (loss, dropped above 1, the highest
     5 to 10 % are trained on); Li et al. 2024, Superfiltering, arXiv:2402.00530, section 2 (perplexity, from a small
     model). Departures: the engine's model scores as it is, without being tuned on clusters of the data first; without
-    the instruction the answer stands behind the header of the assistant's turn; a system turn counts as instruction.
+    the instruction the answer is after the header of the assistant's turn; a system turn counts as instruction.
     """
 
     kind: Literal["ifd"] = "ifd"
@@ -37,7 +37,7 @@ class Ifd(ModelFilter):
     """Samples above are dropped as mismatched."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Score the last answer with what stands before it, and alone."""
+        """Score the last answer with what comes before it, and alone."""
         if not sample.messages or sample.messages[-1].role != "assistant":
             return Verdict(dropped=f"{self.kind}: no answer")
         answer = sample.messages[-1].content

@@ -70,7 +70,7 @@ Instruction: {instruction}
 指令：{instruction}
 """,
 }
-"""Instructions with their intents, by language: what the user asks, and behind the line how the model's turn begins."""
+"""Instructions with their intents, by language: what the user asks, and after the line how the model's turn begins."""
 ENDS = r'^[^"\\\n]{1,40}$'
 """An intent as the schema allows it: no quotes, escapes or line ends, and at most 40 characters."""
 

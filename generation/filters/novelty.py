@@ -110,7 +110,7 @@ class Instructions:
         return (float(best), self._ids[place]) if place >= 0 else (0.0, "")
 
     def _encode(self, text: str, *, grow: bool) -> list[int]:
-        """Number the words; those unknown to a vocabulary that must not grow get the numbers behind it."""
+        """Number the words; those unknown to a vocabulary that must not grow get the numbers after it."""
         found = tokens(text)
         if grow:
             return [self._numbers.setdefault(word, len(self._numbers)) for word in found]

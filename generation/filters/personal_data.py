@@ -22,7 +22,7 @@ EVERY: tuple[What, ...] = ("email", "id_card", "card", "iban", "ip", "phone")
 """Kinds in the order in which they claim a piece of text: an ID card number also looks like a card number."""
 
 FREE = r"(?<!\d)(?<!\d[.,])"
-"""Not behind a digit or a decimal point; `\\b` would see no edge between a Chinese character and a digit."""
+"""Not after a digit or a decimal point; `\\b` would see no edge between a Chinese character and a digit."""
 END = r"(?!\d)(?![.,]\d)"
 EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}[@＠]((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
@@ -40,7 +40,7 @@ IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
 IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", re.ASCII)
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
 VERSION = re.compile(r"(?:version|release|build|chapter|section|\bv|版本号?|第)\W{0,2}$", re.IGNORECASE)
-"""What stands before four numbers that are no address."""
+"""What comes before four numbers that are no address."""
 PHONES = (
     rf"{FREE}(?:(?:\+|00)86[- ]?)?1[3-9]\d[- ]?\d{{4}}[- ]?\d{{4}}{END}",  # Chinese mobile
     rf"{FREE}\(?0\d{{2,3}}\)?[- ]\d{{3,4}}[- ]?\d{{4}}{END}",  # Chinese and other landlines with their area
@@ -108,7 +108,7 @@ class PersonalData(Filter):
         return masking(sample, self.kind, found, drop=self.action == "drop")
 
     def spans(self, text: str, presidio: Any = None) -> list[Span]:  # noqa: ANN401 - an untyped library
-        """Return where personal data stands in a text, apart and in order."""
+        """Return where personal data is in a text, apart and in order."""
         quick = {"email": "@" in text or "＠" in text, "ip": text.count(".") > 2 or text.count(":") > 2}
         dense = DENSE.search(text) is not None
         wanted = [what for what in EVERY if what in self.looks_for and quick.get(what, dense)]

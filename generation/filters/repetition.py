@@ -19,7 +19,7 @@ class Repetition(Filter):
 
     Source: Rae et al. 2021, Gopher, arXiv:2112.11446, table A1 (duplicate lines 0.30, duplicate 5-grams 0.15).
     Departures: shares are of lines and words, not of characters; the 5-gram bound is looser, because numbered answers
-    repeat their frame; short texts are not judged; eight characters stand for five words in Chinese.
+    repeat their frame; short texts are not judged; eight characters represent five words in Chinese.
     """
 
     kind: Literal["repetition"] = "repetition"

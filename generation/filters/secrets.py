@@ -53,7 +53,7 @@ PLACEHOLDER = re.compile(
     r"\.{3}|12345|abcde|^\$|^%|[({]$",
     re.IGNORECASE,
 )
-"""Parts of values that stand for a secret and are none; AWS's own documentation has `AKIAIOSFODNN7EXAMPLE`."""
+"""Parts of values that represent a secret and are none; AWS's own documentation has `AKIAIOSFODNN7EXAMPLE`."""
 HEX = re.compile(r"[0-9a-fA-F-]+")
 
 
@@ -86,7 +86,7 @@ class Secrets(Filter):
         return masking(sample, self.kind, self.spans, drop=self.action == "drop")
 
     def spans(self, text: str) -> list[Span]:
-        """Return where secrets stand in a text, apart and in order."""
+        """Return where secrets are in a text, apart and in order."""
         found = list(_in_urls(text)) if "://" in text else []
         if re.search(f"{UNBROKEN}{{{min(self.min_chars, FEWEST)}}}", text):
             found = [*_known(text), *found, *self._assigned(text)]

@@ -59,7 +59,7 @@ class SelfConsistency(ModelFilter):
     min_cosine: float = Field(default=0.5, ge=-1, le=1)
     """Smallest mean cosine of fresh answers in free text."""
     answer_prompts: dict[str, str] = Field(default_factory=lambda: dict(FREE))
-    """System prompts of fresh answers in free text, by language; a system turn of the sample's own stands instead."""
+    """System prompts of fresh answers in free text, by language. A sample with a system turn keeps its own."""
     result_prompts: dict[str, str] = Field(default_factory=lambda: dict(RESULT))
     """System prompts of fresh answers that must come to a result."""
 

@@ -21,11 +21,11 @@ class Annotator(Settings):
     """`[[generate.methods.annotators]]`: a model with a prompt of its own, or rules that cost no call."""
 
     name: str = Field(pattern=r"^[^\s:]+$")
-    """What its votes are called: they stand in the tag `vote:<name>`."""
+    """What its votes are called: they are in the tag `vote:<name>`."""
     engine: str = ""
     """Which of `[generate.engines]` is asked; by default the method's."""
     prompt: str = ""
-    """In place of the method's prompt, with the same placeholders, for texts of any language."""
+    """Instead of the method's prompt, with the same placeholders, for texts of any language."""
     samples: int = Field(default=1, gt=0)
     """Answers of the model to each text; from two on, their agreement is the confidence. They differ by chance, and
     labels, which are never drawn by chance, by the order of the demonstrations."""
@@ -59,7 +59,7 @@ class Vote:
 
 
 def combined(votes: Sequence[Vote], form: Form) -> Vote:
-    """Return what at least one vote says together; one alone stands as it is."""
+    """Return what at least one vote says together; one alone is as it is."""
     if len(votes) == 1:
         return votes[0]
     ways: Mapping[str, Callable[[Sequence[Vote]], Vote]] = {"entities": _spans, "translation": _text, "summary": _text}
@@ -108,8 +108,8 @@ def _shared(one: Counter[str], other: Counter[str]) -> float:
 def entities(reply: str, text: str, labels: Sequence[str]) -> str | None:
     """Return the spans that a reply names, as JSON with their places; None when it is no list of texts and labels.
 
-    Named words are looked up in the text, each time behind the last place where the same words were found; blanks and
-    case may differ, and the span is then as it stands in the text. What is not found, has another label or overlaps a
+    Named words are looked up in the text, each time after the last place where the same words were found; blanks and
+    case may differ, and the span is then as it is in the text. What is not found, has another label or overlaps a
     span before it is left out.
     """
     value = json_in(reply)

@@ -112,7 +112,7 @@ class Review(Job):
         """Return the files of verdicts that there are.
 
         Raises:
-            JobError: for a path, not a pattern, where nothing lies.
+            JobError: for a path, not a pattern, where nothing is.
         """
         return readers.find(tuple(path for path in self.verdicts if not _matches_nothing(path)), "json")
 
@@ -323,7 +323,7 @@ def _kept(store: Store, name: str) -> list[Sample]:
     """Return the samples that came in kept, in their order.
 
     Raises:
-        SchemaError: when an id stands twice.
+        SchemaError: when an id comes twice.
     """
     samples = [s for table in store.scan(name) for s in from_table(table) if s.dropped is None]
     twice = [name for name, count in Counter(s.id for s in samples).items() if count > 1]

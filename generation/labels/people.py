@@ -208,7 +208,7 @@ def _responses(responses: Sequence[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _answer(value: object, name: str) -> str:
-    """Return the one answer that stands in a value: a text, or a list of one text."""
+    """Return the one answer that is in a value: a text, or a list of one text."""
     given = value[0] if isinstance(value, list) and len(value) == 1 else value
     if not isinstance(given, str) or not given.strip():
         raise EntryError(f"field '{name}' is {_told(value)}, must be one answer")

@@ -44,7 +44,7 @@ class Adversarial(SelfInstruct):
     kind: Literal["adversarial"] = "adversarial"  # type: ignore[assignment]
     templates: ClassVar[Mapping[str, tuple[str, ...]]] = {**SelfInstruct.templates, "avoid_prompts": ("refused",)}
     num_machine: int = Field(default=3, ge=0)
-    """Demonstrations from what settled rounds have kept; seeds stand in while there is none."""
+    """Demonstrations from what settled rounds have kept; seeds are used while there is none."""
     num_refused: int = Field(default=2, ge=0)
     """Refused instructions that the model is told to write nothing like; 0 tells of none."""
     avoid_prompts: dict[str, str] = Field(default_factory=lambda: dict(AVOID))

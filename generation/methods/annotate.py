@@ -64,7 +64,7 @@ HEADS: Mapping[str, Mapping[str, str]] = {
         "summary": "概括：",
     },
 }
-"""What stands before a text and before what is said of it."""
+"""What comes before a text and before what is said of it."""
 GAP = {"en": " ", "zh": ""}
 EMPTY = ("N/A", "...", "-")
 """Texts that say nothing, which show how far the model leans to each label by itself."""
@@ -94,7 +94,7 @@ class Call(NamedTuple):
 class Annotate(EachInput):
     """Take the documents in turn, else the seeds, and say of each what it is; decoded so that every answer parses.
 
-    The parent's text is the user's turn, the answer the assistant's. Every annotator's vote stands in the tag
+    The parent's text is the user's turn, the answer the assistant's. Every annotator's vote is in the tag
     `vote:<name>` and its confidence in the score `confidence:<name>`; together they give the answer and the score
     `confidence`. A label is also the tag `label`, and a label that the text had before is the tag `gold`. Labels are
     settled by majority, entities one by one, a text is the one most like the others. Entities are a JSON array of text,

@@ -218,7 +218,7 @@ class Backtranslation(EachInput):
     system_sentences: bool = False
     """Whether the samples begin with a system turn that tells data of seeds from data of documents."""
     prompts: dict[str, str] = Field(default_factory=lambda: dict(INSTRUCT))
-    """The instruction of `{text}`; behind a line `---`, how the reply begins."""
+    """The instruction of `{text}`; after a line `---`, how the reply begins."""
     curation_prompts: dict[str, str] = Field(default_factory=lambda: dict(CURATE))
     """The grade of `{instruction}` and `{answer}`."""
     seed_system: dict[str, str] = Field(default_factory=lambda: dict(SEED_SYSTEM))

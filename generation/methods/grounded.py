@@ -132,7 +132,7 @@ class Grounded(EachInput):
     """Take the chunks of the documents in turn, draft questions of various kinds on each, and answer from it alone.
 
     The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
-    `question` the kind. Put the filter `faithfulness` behind it.
+    `question` the kind. Put the filter `faithfulness` after it.
 
     Source: Lewis et al. 2021, PAQ, arXiv:2102.07033, section 2 (questions from passages, kept when the passage answers
     them); Yang et al. 2018, HotpotQA, arXiv:1809.09600, section 2 (a question that needs two passages, comparison and
@@ -243,7 +243,7 @@ class Grounded(EachInput):
         return next((reason for reason, holds in rules.items() if holds), None)
 
     async def _question(self, passages: Sequence[Sample], kind: str, language: str, ask: Ask) -> tuple[str, str]:
-        """Return a question, cut behind its first question mark, and how the reply ended."""
+        """Return a question, cut after its first question mark, and how the reply ended."""
         reply = await ask(
             [Message("user", prompt_for(self.prompts, language))],
             max_tokens=self.max_tokens,
@@ -277,7 +277,7 @@ class Grounded(EachInput):
 
 
 def _neighbours(chunks: Sequence[Sample], place: int) -> list[Sample]:
-    """Return the other chunks of a document that lie near one, which stand in a row."""
+    """Return the other chunks of a document that lie near one, which are in a row."""
     document = chunks[place].tags.get("document")
     found: list[Sample] = []
     for step in (-1, 1):

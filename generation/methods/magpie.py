@@ -117,7 +117,7 @@ class Magpie(Method):
 
     Needs a model whose user turns were trained on; a template that cannot be cut before the user's words is an error of
     each row. The tags `quality`, `difficulty` and `category` are chosen under constraint; the score `request_quality`
-    is the expected place on the scale of qualities, 1 to 5. What else the published filter has lies elsewhere: the
+    is the expected place on the scale of qualities, 1 to 5. What else the published filter has is elsewhere: the
     reward of the answer is the `reward` filter's (the paper keeps what is above -10), the first of each group of
     near-duplicates (distance below 0.05) is a selector's, which sees the whole set.
 

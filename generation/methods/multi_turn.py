@@ -31,7 +31,7 @@ MAX_FAREWELL_WORDS = 25
 class MultiTurn(Method):
     """Go on with a seed or a kept row for `turns` more turns of the user, each followed by an answer.
 
-    The model writes the user's turn where the chat template puts one, behind the conversation so far, as it writes
+    The model writes the user's turn where the chat template puts one, after the conversation so far, as it writes
     the first in Magpie. The conversation ends early when the simulated user says good-bye, repeats an earlier turn, or
     says nothing whole, and before an answer that is cut off or empty; the tag `ended` says why (`good-bye`,
     `repetition`, `no turn`, `answer`, else `turns`). It is one sample; with fewer than `min_turns` new turns it is

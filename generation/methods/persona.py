@@ -1,4 +1,4 @@
-"""Persona: who would read this text, who stands near that person, and what would this person ask."""
+"""Persona: who would read this text, who is near that person, and what would this person ask."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ PERSONA = {
         "文字：{text}\n人物：一位"
     ),
 }
-"""Text to persona, by language: what the user asks, and behind the line how the assistant's turn begins."""
+"""Text to persona, by language: what the user asks, and after the line how the assistant's turn begins."""
 RELATED = {
     "en": (
         "Each person knows another one. Describe that other person in one sentence: trade or situation, place or "
@@ -85,7 +85,7 @@ RELATIONS: Mapping[str, tuple[str, ...]] = {
         "刚搬来的邻居",
     ),
 }
-"""How the next person stands to the one before, by language."""
+"""How the next person is related to the one before, by language."""
 INSTRUCTION = {
     "en": (
         "What would each person type to an assistant? Write one request with the details that it needs.\n---\n"
@@ -175,7 +175,7 @@ class Persona(EachInput):
 
     The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
     A persona that settled rounds have used, or one nearly like it, is not used again: the walk takes one more step, and
-    where it may not, the draw is dropped. The persona stands in the tag `persona`, the steps from the text in `hops`.
+    where it may not, the draw is dropped. The persona is in the tag `persona`, the steps from the text in `hops`.
 
     Source: Ge et al. 2024, Scaling Synthetic Data Creation with 1,000,000,000 Personas, arXiv:2406.20094, sections 2
     (text-to-persona, persona-to-persona up to six times, near-duplicates at a similarity of 0.9) and 4 (problems and
@@ -225,7 +225,7 @@ class Persona(EachInput):
     stop_loops: bool = True
     """End a reply that says the same four times in a row."""
     relations: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(RELATIONS))
-    """How the next person stands to the one before, by language, `en` at least."""
+    """How the next person is related to the one before, by language, `en` at least."""
     persona_prompts: dict[str, str] = Field(default_factory=lambda: dict(PERSONA))
     """Text to persona, by language, with `{text}`; a line `---` parts the user's turn and how the answer begins."""
     related_prompts: dict[str, str] = Field(default_factory=lambda: dict(RELATED))
@@ -341,7 +341,7 @@ class Used:
     def __init__(self) -> None:
         self._sets: list[frozenset[str]] = []
         self._known: set[frozenset[str]] = set()
-        self._places: dict[str, list[int]] = {}  # where each word stands
+        self._places: dict[str, list[int]] = {}  # where each word is
 
     def __len__(self) -> int:
         return len(self._sets)

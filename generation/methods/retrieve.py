@@ -29,7 +29,7 @@ GROUND = {
 }
 """The user's turn where the related texts are grounding, by language."""
 LAYOUT = {"en": ("Task:", "\nAnswer:", " "), "zh": ("任务：", "\n回答：", "")}
-"""What stands before a demonstrated task and before its answer, and the gap behind each."""
+"""What comes before a demonstrated task and before its answer, and the gap after each."""
 MIN_WORDS = 4
 
 
@@ -38,7 +38,7 @@ class Retrieve(EachInput):
 
     The corpus is the documents where the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
     cosine of their embeddings, the rankings are fused, and of the best those are taken that add something new. What is
-    made depends on `use`. As `demonstrations`, related samples with the seed as the last stand in the model's own turn:
+    made depends on `use`. As `demonstrations`, related samples with the seed as the last are in the model's own turn:
     a seed without an answer is answered after them, and one with an answer is followed by a new task, answered in a
     second call. As `grounding`, the seed is answered from the passages. As `data`, what was found becomes rows as it
     is, each with the score `related`; a text without an answer is answered. The same sample may be found for two seeds:

@@ -90,7 +90,7 @@ DISCIPLINE = {
     ),
     "zh": "请列出{count}个人类知识与技能的学科领域，从学术的到实用的都要有，每个只用几个字。\n---\n1.",
 }
-"""Asks for disciplines, by language; behind the line `---` stands how the assistant's turn begins."""
+"""Asks for disciplines, by language; after the line `---` is how the assistant's turn begins."""
 SUBJECT = {
     "en": (
         "List {count} subjects that students of a discipline take, from first year to last, a few words each.\n---\n"
@@ -172,13 +172,13 @@ class Taxonomy(Method):
     """Walk down from a discipline to a subject, to one or two of its sessions and some of their concepts, and ask.
 
     The lists are shared calls, asked once on each worker, so that all draws walk in one tree. The tags `discipline`,
-    `subject`, `session` and `concepts` say where a question stands. Overlap with test sets is a selector's business.
+    `subject`, `session` and `concepts` say what a question is about. Overlap with test sets is a selector's business.
 
     Source: Li et al. 2024, GLAN, Synthetic Data (Almost) from Scratch, arXiv:2402.13064, section 2: taxonomy, subjects,
     syllabus, questions from one or two sessions and one to five key concepts, answers by a model asked anew.
     Departures: the disciplines are a list of ours of 32 (126 leaves checked by people in the paper), or the model's;
     a subject has no level and no introduction; the syllabus is asked for in two calls, sessions and then the concepts
-    of one, as numbered lists that the model continues behind one that is shown, because a small model loses itself in
+    of one, as numbered lists that the model continues after one that is shown, because a small model loses itself in
     an outline; the expert's prompt is left out of the sample.
     """
 

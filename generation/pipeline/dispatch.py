@@ -21,7 +21,7 @@ from gristmill.generation.pipeline.worker import Place, Worker
 
 AHEAD = 2.0
 """Draws in flight on an engine, as a multiple of what it batches: where all replies are equally long they end together,
-and a whole batch must wait behind them. With 1.25 a job of such replies lost 9 % to the raw engine."""
+and a whole batch must wait after them. With 1.25 a job of such replies lost 9 % to the raw engine."""
 LEAST_SHARDS = 3
 """Shards in flight on an engine: with two of the size of its batch, the slowest rows of one leave 3 to 5 % idle."""
 

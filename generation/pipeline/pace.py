@@ -19,7 +19,7 @@ TAIL = (0.25, 2.0)
 whose replies have log-normal lengths: with 1.5 the range held the true time in 76 to 97 % of the looks, with 2 in 85 to
 99 %."""
 SURE = 0.15
-"""Half width of a range, relative to its middle, from which on one figure stands for it."""
+"""Half width of a range, relative to its middle, from which on one figure represents it."""
 UNKNOWN = "time left not known yet"
 STEPS = ((60, 10), (3600, 60), (36000, 600), (math.inf, 3600))
 """Durations are rounded: those below so many seconds, to so many."""

@@ -171,7 +171,7 @@ class Schedule:
     """Draws of each method in all."""
 
     def __iter__(self) -> Iterator[RawShard]:
-        """Yield the shards in order; each goes to the method that is furthest behind its weight."""
+        """Yield the shards in order; each goes to the method that is furthest below its weight."""
         taken = [0] * len(self.weights)
         limits: Sequence[float] = self.limits or [math.inf] * len(self.weights)
         place = 0

@@ -1,4 +1,4 @@
-"""Quarantine: shards that take engines down are cut until the deadly draw stands alone, and is dropped."""
+"""Quarantine: shards that take engines down are cut until the deadly draw is alone, and is dropped."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What rounds draw from, as it lies in the store: Arrow tables that give up a sample when it is asked for."""
+"""What rounds draw from, as it is in the store: Arrow tables that give up a sample when it is asked for."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence

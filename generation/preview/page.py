@@ -46,7 +46,7 @@ def as_json(found: Preview) -> dict[str, Any]:
 def show(found: Preview, console: Console) -> None:
     """Print a preview; colours and rules only where there is a terminal.
 
-    Of a prompt that begins as an earlier one did only the rest is printed, and where the beginning stands.
+    Of a prompt that begins as an earlier one did only the rest is printed, and where the beginning is.
     """
     seen: dict[str, list[str]] = {}
     for number, shown in enumerate(found.samples, 1):

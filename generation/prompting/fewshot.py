@@ -1,6 +1,6 @@
 """Prompts whose answer is begun: what the user says, and how the assistant's turn starts, in one template.
 
-A template has two parts with a line `---` between them. The part before it is the user's turn; the part behind it is
+A template has two parts with a line `---` between them. The part before it is the user's turn; the part after it is
 how the assistant's turn begins, usually a list of solved cases that ends where the next is to be written. Small models
 continue such a list far better than they follow a rubric. Without the line all of the template is the user's turn.
 """

@@ -1,4 +1,4 @@
-"""The final answer of a worked solution: what is boxed, stands behind `####` or `answer is`, or in the last line."""
+"""The final answer of a worked solution: what is boxed, comes after `####` or `answer is`, or is in the last line."""
 
 import re
 import unicodedata
@@ -23,7 +23,7 @@ HAN_NUMBER = re.compile(rf"[{''.join((*_DIGITS, *_UNITS, *_MYRIADS))}]+")
 def final_answer(text: str, labels: Sequence[str] = ()) -> str | None:
     r"""Return the final answer of a text in one form for all ways to write it, or None where there is none.
 
-    With labels it is the one that stands last. Otherwise: the last `\boxed{}`, else what follows the last `####`, else
+    With labels it is the one that is last. Otherwise: the last `\boxed{}`, else what follows the last `####`, else
     the last `answer is`, `答案是` or `答：`, else the last line; of that the last number, or the words where there
     is none. `$1,000.00`, `1000 dollars`, `１０００` and `一千` are all `1000`.
     """
@@ -68,7 +68,7 @@ def _last_label(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _boxed(text: str) -> str:
-    r"""Return what stands in the last `\boxed{…}`, braces balanced."""
+    r"""Return what is in the last `\boxed{…}`, braces balanced."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return ""

@@ -8,7 +8,7 @@ from gristmill.generation.contracts import Verdict
 
 
 class Span(NamedTuple):
-    """A place in a text and what stands there."""
+    """A place in a text and what is there."""
 
     start: int
     stop: int
@@ -25,7 +25,7 @@ def apart(spans: Iterable[Span]) -> list[Span]:
 
 
 def masked(text: str, spans: Iterable[Span]) -> str:
-    """Return the text with `<WHAT>` in place of each span; the spans must lie apart and in order."""
+    """Return the text with `<WHAT>` instead of each span; the spans must lie apart and in order."""
     parts, place = list[str](), 0
     for start, stop, what in spans:
         parts += [text[place:start], f"<{what.upper()}>"]

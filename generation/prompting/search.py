@@ -26,7 +26,7 @@ FUSION = 60
 CANDIDATES = 100
 """Texts of each ranking that are fused."""
 VARIED = 5
-"""Times as many of the best as are wanted stand to choice where variety counts."""
+"""Where variety counts, this many times as many of the best as are wanted are candidates."""
 EMBEDDED_AT_ONCE = 1024
 _TERM = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)?")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
@@ -38,7 +38,7 @@ class Hit:
 
     sample: Sample
     score: float
-    """1 when it stands first in every ranking, and less the further down it stands."""
+    """1 when it is first in every ranking, and less the further down it is."""
 
 
 def terms(text: str) -> list[str]:

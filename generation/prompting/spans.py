@@ -55,8 +55,8 @@ def dumps(spans: Sequence[Span]) -> str:
 def of_seed(sample: Sample, labels: Iterable[str]) -> str | None:
     """Return a seed's text with its spans marked: as it is written, or from the JSON spans of its answer.
 
-    Of a turn with an instruction before its text, the last paragraph is the text. Spans without a fitting place stand
-    where their words stand first.
+    Of a turn with an instruction before its text, the last paragraph is the text. Spans without a fitting place are
+    where their words are first.
     """
     known = set(labels)
     if _MARK.search(sample.instruction):
@@ -77,7 +77,7 @@ def of_seed(sample: Sample, labels: Iterable[str]) -> str | None:
 
 
 def unmarked(text: str, spans: Sequence[Span]) -> bool:
-    """Say whether words that are marked stand in the text once more without a mark."""
+    """Say whether words that are marked are in the text once more without a mark."""
     taken = {place for span in spans for place in range(span.start, span.end)}
     for words in {span.text for span in spans}:
         edges = (r"(?<!\w)", r"(?!\w)") if words.isascii() else ("", "")

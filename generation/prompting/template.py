@@ -27,7 +27,7 @@ def entries(text: str) -> list[str]:
 
 
 def json_in(text: str) -> object | None:
-    """Return the first JSON object or array that stands in a text, or None."""
+    """Return the first JSON object or array that is in a text, or None."""
     decoder = json.JSONDecoder()
     for found in re.finditer(r"[\[{]", text):
         try:

@@ -25,7 +25,7 @@ def ids(table: pa.Table) -> Ids:
 
 
 def among(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
-    """Return ([n] place of each name in the ascending `known`, [n] whether it stands there)."""
+    """Return ([n] place of each name in the ascending `known`, [n] whether it is there)."""
     if not len(known):
         return np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
     place = np.minimum(np.searchsorted(known, names), len(known) - 1)
@@ -36,9 +36,9 @@ def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
     r"""Return a part of every conversation: its turns joined by line breaks, trimmed.
 
     Never the system prompt nor a tool's output, except in `chat`: a system prompt that many samples share would make
-    strangers look alike (behind one of 120 words a cosine threshold of 0.95 deleted 98.8 % of 10,000 different
+    strangers look alike (after one of 120 words a cosine threshold of 0.95 deleted 98.8 % of 10,000 different
     samples). All user turns are taken, not the first, because dialogues that open with the same greeting are not the
-    same. Where a conversation lacks the part, all that it has but the system prompt stands for it. `chat` is
+    same. Where a conversation lacks the part, all that it has but the system prompt represents it. `chat` is
     `<|role|>\ncontent\n` a turn, the form of Tulu and of RDS+ (Ivison et al. 2025, arXiv:2503.01807).
     """
     messages = table["messages"].combine_chunks()
@@ -66,7 +66,7 @@ def _kept(parent: Int, mask: pa.BooleanArray) -> Int:
 
 
 def _joined(texts: pa.LargeStringArray, parent: Int, rows: int, between: str) -> pa.LargeStringArray:
-    """Join the texts of each row, which stand in the order of the rows; a row without any is empty."""
+    """Join the texts of each row, which are in the order of the rows; a row without any is empty."""
     ends = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(parent, minlength=rows), out=ends[1:])
     if isinstance(texts, pa.ChunkedArray):

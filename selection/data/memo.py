@@ -1,4 +1,4 @@
-"""Arrays that are dear to make, kept as files beside a dataset of the store, so that the next build finds them."""
+"""Arrays that are expensive to make, kept as files beside a dataset of the store, so that the next build finds them."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.selection.data.pool import Array, Memo, MemoryMemo
 
 REVISION = 1
-"""Raised when the same name comes to stand for other numbers, so that no build finds what another version made."""
+"""Raised when the same name comes to represent other numbers, so that no build finds what another version made."""
 _PLAIN = re.compile(r"[a-z0-9_.-]{1,100}")
 
 

@@ -22,7 +22,7 @@ Turns = Sequence[tuple[str, str]]
 
 
 class Memo(Protocol):
-    """Keeps arrays that are dear to make; they are the same whenever they are asked for by the same name."""
+    """Keeps arrays that are expensive to make; they are the same whenever they are asked for by the same name."""
 
     def __call__(self, name: str, make: Callable[[], Array]) -> Array:
         """Return the array of a name, made now or long ago; it may be a memory map and must not be written to."""
@@ -101,7 +101,7 @@ def open_pool(tables: Tables, where: str) -> tuple[Pool, Ids]:
     """Return the pool of the kept samples that have any text, and the ids of the kept ones that have none.
 
     Raises:
-        SchemaError: when an id stands twice; `where` names the dataset.
+        SchemaError: when an id comes twice; `where` names the dataset.
     """
     found: list[Ids] = []
     use: list[Array] = []

@@ -47,7 +47,7 @@ def cluster_balanced(
 
 
 def _turns(label: Int) -> Int:
-    """Return [n] how many of the same cluster stand before each row."""
+    """Return [n] how many of the same cluster come before each row."""
     by_label = np.argsort(label, kind="stable")
     first = np.searchsorted(label[by_label], label[by_label])
     turn = np.empty(len(label), np.int64)

@@ -26,7 +26,7 @@ def facility_location(
     Source: Wei, Iyer and Bilmes 2015, Submodularity in data subset selection and active learning, ICML, section 3
     (facility location); Minoux 1978 (lazy greedy); with quality QDIT, Bukharin et al. 2023, arXiv:2311.14736, section
     3. Departures: cosines below 0 count 0, and all are those of vectors rounded to 1/4,000; the blocks, where the usual
-    32 nearest neighbours let a chosen row stand for these alone; both terms are means in [0, 1], so that `trade` means
+    32 nearest neighbours let a chosen row represent these alone; both terms are means in [0, 1], so that `trade` means
     the same at every size.
 
     Args:

@@ -9,7 +9,7 @@ from gristmill.selection.data.matrix import Float64
 HALVINGS = 200
 """Steps of the search for the common factor: 53 would do for equal weights, the rest is for those 10^44 apart."""
 DIGITS = 9
-"""Decimals in which two remainders are compared; what lies behind them at 10^6 samples is rounding."""
+"""Decimals in which two remainders are compared; what comes after them at 10^6 samples is rounding."""
 
 
 def powers(sizes: Int, alpha: float) -> Float64:

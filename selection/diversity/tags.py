@@ -59,7 +59,7 @@ class Tagged(NamedTuple):
 
 
 def parse(text: str) -> list[str]:
-    """Return the tags in a value: a JSON list of strings or of objects with a `tag`, else what stands between `;`."""
+    """Return the tags in a value: a JSON list of strings or of objects with a `tag`, else what is between `;`."""
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)

@@ -25,7 +25,7 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
     """Yield the results in the order of the items, worked on by a thread a core, whose products take one core each.
 
     Products of blocks that fit in a cache are too small to be shared out: with two threads in each of them 10^5 rows
-    took 2.6 CPU seconds in place of 1.0, most of it waiting, and ten times as long beside other work.
+    took 2.6 CPU seconds instead of 1.0, most of it waiting, and ten times as long beside other work.
     """
     with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         yield from pool.map(work, items)
@@ -67,7 +67,7 @@ def fit(matrix: Matrix, num: int, *, seed: int, sample: int = 100_000, iteration
 def assign(matrix: Matrix, centroids: Float32, top: int = 1) -> tuple[Int32, Float32]:
     """Return ([n, top] clusters, nearest first; their cosines), `top` being at most the clusters that there are.
 
-    Equally near clusters stand in their own order. Cost: n x num x d multiplications, read once, block by block.
+    Equally near clusters are in their own order. Cost: n x num x d multiplications, read once, block by block.
     """
     top = min(top, len(centroids))
     near = np.zeros((len(matrix), top), np.int32)
@@ -85,7 +85,7 @@ def assign(matrix: Matrix, centroids: Float32, top: int = 1) -> tuple[Int32, Flo
 def members(labels: Int32, num: int) -> tuple[Int, Int]:
     """Return (rows by cluster, ascending in each; [num + 1] where each cluster begins in them).
 
-    Labels may be [n, top]: the rows that have a cluster first then stand before those that have it second, and so on.
+    Labels may be [n, top]: the rows that have a cluster first then come before those that have it second, and so on.
     """
     by_place = labels.T.ravel()
     ends = np.zeros(num + 1, np.int64)

@@ -1,7 +1,7 @@
 """Neighbours of vectors inside clusters: pairs over a cosine, the nearest few; exact for small data and for `nearest`.
 
 A search for pairs looks at sketches first. The sketch of a unit row x is its p leading coordinates after a rotation,
-with the length of the rest behind them: (Rx, sqrt(|x|^2 - |Rx|^2)). By Cauchy and Schwarz the product of two sketches
+with the length of the rest after them: (Rx, sqrt(|x|^2 - |Rx|^2)). By Cauchy and Schwarz the product of two sketches
 is never below that of the rows, so that a threshold on it loses no pair, at p / d of the multiplications; only what
 passes is multiplied out. Sketches are unit rows themselves and are what is clustered.
 """
@@ -69,7 +69,7 @@ class Index:
 
 
 def index(matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _anew) -> Index:
-    """Return the index of a matrix; what is dear in it is asked of `keep`, such as a memo, by name.
+    """Return the index of a matrix; what is expensive in it is asked of `keep`, such as a memo, by name.
 
     Cost at 10^6 x 384: 10 CPU seconds; memory: the sketches, 4 x 97 bytes a row.
     """
@@ -108,7 +108,7 @@ def _axes(matrix: Matrix, seed: int) -> Float32:
 def pairs(matrix: Matrix, min_cosine: float, *, seed: int, probes: int = 2, most: int | None = None) -> Pairs:
     """Return the pairs with a cosine of at least `min_cosine` where one row's cluster is among the other's `probes`.
 
-    All pairs up to 20,000 rows. `most` bounds the answer where groups are large, which is for rows that stand best
+    All pairs up to 20,000 rows. `most` bounds the answer where groups are large, which is for rows that are best
     first: a row is then paired with the first `most` before it in a cluster for each of six ranges of the cosine (see
     `TIERS`), so that ten thousand copies make a star of pairs with the best of them, and a crowd at
     0.91 does not displace a copy at 0.99. Cost at 10^6 x 384: see `benchmarks/semantic.json`.
@@ -131,7 +131,7 @@ def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2) -> tuple[Int32, F
     """Return ([n, k] the nearest other rows, nearest first, -1 where fewer are found; their cosines, -1 there).
 
     A row is compared with all rows of its `probes` nearest clusters, up to 20,000 rows with all. Equally near rows
-    stand in their own order.
+    are in their own order.
     """
     built = index(matrix, seed=seed, probes=probes)
     near, cosine = np.full((len(matrix), k), -1, np.int32), np.full((len(matrix), k), -1, np.float32)
@@ -154,7 +154,7 @@ def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2) -> tuple[Int32, F
 def nearest(queries: Matrix, base: Matrix, k: int) -> tuple[Int32, Float32]:
     """Return ([q, k] the nearest rows of the base, nearest first, -1 where there are fewer; their cosines, -1 there).
 
-    Exact; equally near rows stand in their own order. Cost: q x n x d multiplications, for smaller sides.
+    Exact; equally near rows are in their own order. Cost: q x n x d multiplications, for smaller sides.
     """
     near, cosine = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -1, np.float32)
 
@@ -217,7 +217,7 @@ def _searched(sides: _Sides, visit: Visit) -> Pairs:
     for right in range(0, len(columns), TILE_ROWS):
         for left in range(0, len(rows), TILE_ROWS):
             if sides.itself and right + TILE_ROWS <= left and left + TILE_ROWS <= len(columns):
-                continue  # below the diagonal of a cluster with itself, whose own rows stand first
+                continue  # below the diagonal of a cluster with itself, whose own rows are first
             tile = row_sketches[left : left + TILE_ROWS] @ column_sketches[right : right + TILE_ROWS].T
             num = _over(tile, floor, left, right, held, bounds)
             num = _fresh(held[:, :num], bounds, visit, sides.near, sides.itself, counts, sides.most)
@@ -235,7 +235,7 @@ def _searched(sides: _Sides, visit: Visit) -> Pairs:
 
 
 def _gathered(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
-    """Return (the rows that are at all asked for, where each of those asked for stands in them)."""
+    """Return (the rows that are at all asked for, where each of those asked for is in them)."""
     used = np.zeros(len(rows), np.bool_)
     used[at] = True
     return matrix.take(rows[used]), (np.cumsum(used) - 1)[at]
@@ -273,7 +273,7 @@ def _fresh(over: Int32, bounds: Float32, visit: Visit, near: Int32, itself: bool
     """Move to the front the candidates that are not met a second time nor one too many, and return their number.
 
     Of one matrix with itself a pair counts for the later row, otherwise for the query, and is met twice where the
-    cluster of each is among the other's. A cluster's own rows stand first among its queries.
+    cluster of each is among the other's. A cluster's own rows are first among its queries.
     """
     rows, columns = visit
     num = 0

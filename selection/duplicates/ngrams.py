@@ -26,7 +26,7 @@ Letters = tuple[NDArray[np.uint32], NDArray[np.uint8]]
 SLICE_ROWS = 8192
 """Texts whose units are held at a time: 40 MiB at 200 units each."""
 LETTER, ALONE = 1, 2
-"""What a character is: a part of a word, or a unit of its own; 0 stands between units."""
+"""What a character is: a part of a word, or a unit of its own; 0 is between units."""
 TABLED = 0x20000
 """Code points up to this are looked up; those above are Han characters but for a few."""
 _UNSPACED = (
@@ -39,7 +39,7 @@ _S1, _S2, _S3 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 class Units(NamedTuple):
-    """The units of n texts, one text behind the other."""
+    """The units of n texts, one text after the other."""
 
     ends: Int
     """[n + 1] where each text's units begin, and the number of all."""
@@ -48,7 +48,7 @@ class Units(NamedTuple):
     starts: Int
     """[u] first byte of each in its own text (UTF-8)."""
     stops: Int
-    """[u] byte behind it."""
+    """[u] byte after it."""
 
 
 def slices(texts: pa.LargeStringArray) -> list[tuple[int, pa.LargeStringArray]]:
@@ -135,7 +135,7 @@ def mix(value: Number) -> Number:
 
 @kernel
 def _decode(data: Array, at: Number) -> tuple[Number, Number]:
-    """Return the code point that begins at a byte of UTF-8, and the byte behind it."""
+    """Return the code point that begins at a byte of UTF-8, and the byte after it."""
     byte = np.int64(data[at])
     if byte < 0x80:
         return byte, at + 1
@@ -149,7 +149,7 @@ def _decode(data: Array, at: Number) -> tuple[Number, Number]:
 
 @kernel
 def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Number, Number, Number]:
-    """Return (what the character at a byte counts as, its kind, the byte behind it)."""
+    """Return (what the character at a byte counts as, its kind, the byte after it)."""
     point, behind = _decode(data, at)
     if point >= TABLED:
         return point, ALONE, behind
@@ -192,7 +192,7 @@ def _text_units(
 
 @parallel
 def _count(data: Array, offsets: Array, folded: Array, kinds: Array, ends: Array) -> None:
-    """Write each text's number of units behind its place."""
+    """Write each text's number of units after its place."""
     for row in prange(len(offsets) - 1):
         nothing = (np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
         ends[row + 1] = _text_units(data, (offsets[row], offsets[row + 1]), (folded, kinds), nothing, 0)

@@ -2,7 +2,7 @@
 
 A table says of each code point what Unicode's compatibility form and case folding make of it, and whether it is a
 digit, a sign, white space or Chinese. That is exact as long as no character joins with the one before it: a text with
-such a character (a combining mark behind a letter, a Hangul syllable in parts), and one of nothing but punctuation, go
+such a character (a combining mark after a letter, a Hangul syllable in parts), and one of nothing but punctuation, go
 through `texts.key` itself. Texts are taken a mebibyte at a time, so that memory does not grow with their number.
 """
 
@@ -27,10 +27,10 @@ Bytes = NDArray[np.uint8]
 Tables = tuple[Points, Points, Bytes]
 PIECE_BYTES = 1 << 18
 POINTS = 1 << 17
-"""Code points below this stand in the table: all but rare Chinese characters and private use."""
+"""Code points below this are in the table: all but rare Chinese characters and private use."""
 POINT, KIND = np.uint32(0xFFFFFF), np.uint32(24)
 OTHER, SPACE, SIGN, DIGIT, CJK, MANY, JOINS = map(np.uint32, range(7))
-"""What a code point is to `texts.key`; MANY become several, JOINS may merge with what stands before them."""
+"""What a code point is to `texts.key`; MANY become several, JOINS may merge with what comes before them."""
 NONE, FIRST_CJK = np.uint32(0), np.uint32(0x3040)
 ODD, ODD_2, ODD_3 = map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xFF51AFD7ED558CCD))
 ZERO, ONE, SIGN_BIT, SHIFT, HALF, ASCII = map(np.uint64, (0, 1, 7, 29, 32, 127))
@@ -103,7 +103,7 @@ def keys(texts: pa.LargeStringArray) -> tuple[Key, Key]:
 def table() -> Tables:
     """Return what `write` needs.
 
-    By code point: its kind and what it becomes, or where that stands in the second; there: counts and code points; by
+    By code point: its kind and what it becomes, or where that is in the second; there: counts and code points; by
     ASCII character: what it becomes, 0 for white space, plus 128 for a sign, and whether it is a digit.
     """
     joining = {0x1100 + n for n in range(0x60, 0x100)}  # vowels and finals of Hangul
@@ -165,7 +165,7 @@ def _is_ascii(data: Bytes) -> bool:
 def _normal_ascii(data: Bytes, plain: Bytes, out: Points) -> np.int64 | int:
     """Write the normal form of an ASCII text; -1 where it is empty.
 
-    Without branches, since each word and each sign would mispredict one: 1.2 ns a byte in place of 4. Indices are
+    Without branches, since each word and each sign would mispredict one: 1.2 ns a byte instead of 4. Indices are
     unsigned, because of a signed one it is asked whether it counts from the end.
     """
     length, blank, digit, last = ZERO, ONE, ZERO, np.uint64(len(data)) - ONE
@@ -184,7 +184,7 @@ def _normal(data: Bytes, single: Points, many: Points, out: Points) -> int:
     """Write any normal form and return its length, which is no more than there were bytes.
 
     The state is what `texts.key` looks around for. `space`: a space is due, because white space or a sign came since
-    the last code point was written. `held`: a sign behind a digit, which stays if it is alone and a digit follows.
+    the last code point was written. `held`: a sign after a digit, which stays if it is alone and a digit follows.
     `digit`: the last code point written is a digit, and nothing came since.
     """
     length, space, held, digit, at = 0, False, NONE, False, 0

@@ -1,10 +1,10 @@
 """Leading blocks that many texts share, found so that texts can be compared by what is their own.
 
-Instructions often begin with a prompt, a tool description or a template that stands in the user's turn. Behind 240
+Instructions often begin with a prompt, a tool description or a template that is in the user's turn. After 240
 shared words all texts look alike: such a block is set apart before texts are compared or embedded. Two passes: one
 looks at a sample of the texts, the other gives for each text where its own content begins.
 
-Source: the pain is measured for verified MinHash and for embeddings (10,000 different texts behind one prompt of 120
+Source: the pain is measured for verified MinHash and for embeddings (10,000 different texts after one prompt of 120
 words: 99.97 % and 98.8 % taken for copies); the method is ours.
 """
 
@@ -21,7 +21,7 @@ from gristmill.selection.duplicates.normal import HALF, ODD, Bytes, buffers, eac
 from gristmill.selection.kernels import kernel
 
 SAMPLE = 16_384
-"""Texts that are looked at: a block of 1.2 in a thousand stands in 20 of them."""
+"""Texts that are looked at: a block of 1.2 in a thousand is in 20 of them."""
 LEAST = 20
 """A block is shared when so many of the texts looked at have it."""
 BLOCK = 8
@@ -31,7 +31,7 @@ DEEPEST = 1024
 SAME = 0.9
 """A block goes on to the next unit as long as this share of its texts do so alike."""
 PAIRS, ALIKE = 32, 0.5
-"""Pairs of texts that are compared behind a block, and the similarity from which they are copies of each other; also
+"""Pairs of texts that are compared after a block, and the similarity from which they are copies of each other; also
 the share of copies of one text from which a block is rather that text's beginning."""
 SPACE = np.uint8(32)
 
@@ -52,7 +52,7 @@ def find(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Blocks
 
     A block is shared when at least 20 of the texts looked at begin with it and then part, each
     with words of its own: the median of the Jaccard similarities of what follows is below a half, and less than half
-    of them are one frequent text. A text that stands there a thousand times, edited here and there, is thus a copy and
+    of them are one frequent text. A text that is there a thousand times, edited here and there, is thus a copy and
     not a block. Every (num / 16,384)-th row is looked at.
     """
     stride = -(-num // SAMPLE)
@@ -137,7 +137,7 @@ def _blocks(marks: Marks) -> Blocks:
         for block in np.flatnonzero(np.bincount(group[parting], minlength=len(count)) >= LEAST):
             members = alive[group == block]
             if bound[members[0]] and depth - bound[members[0]] < BLOCK:
-                continue  # words with which many begin behind a block: "What is the"
+                continue  # words with which many begin after a block: "What is the"
             if hot[members].mean() < ALIKE and _alike(marks, alive[parting & (group == block)], depth) < ALIKE:
                 end, name = _refined(marks, members, depth)
                 bound[members], found[name] = end, int(marks.prefix[begin[members[0]]])
@@ -153,7 +153,7 @@ def _groups(hashes: Key) -> tuple[Int, Int]:
 
 
 def _alike(marks: Marks, rows: Int, depth: int) -> float:
-    """Return the median Jaccard similarity of the units behind a depth, of neighbours among some of the texts."""
+    """Return the median Jaccard similarity of the units after a depth, of neighbours among some of the texts."""
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), PAIRS + 1)).astype(np.int64)]
     sets = [np.unique(marks.unit[marks.begin[row] + depth : marks.begin[row + 1]]) for row in some]
     both = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in pairwise(sets)]
@@ -175,7 +175,7 @@ def _refined(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
 
 @kernel
 def _next(data: Bytes, at: int, end: int) -> int:
-    """Return the end of the unit that begins at or, behind white space, after a byte; -1 without one."""
+    """Return the end of the unit that begins at or, after white space, after a byte; -1 without one."""
     while at < end and data[at] <= SPACE:
         at += 1
     if at >= end:
@@ -228,7 +228,7 @@ def _mark(data: Bytes, ends: Int, begin: Int, prefix: Key, unit: Key) -> None:
 def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: Int) -> None:
     for row in range(len(out)):
         found, at, count, block, begin = np.uint64(0), ends[row], 0, 0, 0
-        while count <= 2 * deepest:  # behind that, a block is less than half of the text in any case
+        while count <= 2 * deepest:  # after that, a block is less than half of the text in any case
             stop = _next(data, at, ends[row + 1])
             if stop < 0:
                 break

@@ -2,7 +2,7 @@
 
 Every span of at least `size` units is a run of windows of `size` units, so two samples share one exactly if they share
 the hash of such a window. Windows are not all kept: a first pass winnows them to the smallest hash of the shorter
-n-grams in each, which equal windows have in common, and only windows whose smallest hash stands in two samples are
+n-grams in each, which equal windows have in common, and only windows whose smallest hash is in two samples are
 looked at in a second pass.
 """
 
@@ -24,7 +24,7 @@ Scan = Callable[[], Iterator[tuple[Int, pa.LargeStringArray]]]
 
 
 class Shared(NamedTuple):
-    """The windows that stand in two rows or more, 12 bytes each, and the length of every row."""
+    """The windows that are in two rows or more, 12 bytes each, and the length of every row."""
 
     rows: Int32
     """[m]."""
@@ -44,7 +44,7 @@ class Settled(NamedTuple):
     covered: Int
     """[n] units that lie in spans held by better rows."""
     spans: Int
-    """[s, 3] (row, first unit, unit behind) of what rows that stay have from better ones, by row and place."""
+    """[s, 3] (row, first unit, unit after) of what rows that stay have from better ones, by row and place."""
 
 
 def shared_windows(scan: Scan, size: int, rows: int) -> Shared:
@@ -120,7 +120,7 @@ def _pieces(scan: Scan) -> Iterator[tuple[Int, pa.LargeStringArray]]:
 
 
 def _in_several(hashes: UInt64, rows: Int32) -> UInt64:
-    """Return the hashes, ascending, that stand in more than one row."""
+    """Return the hashes, ascending, that are in more than one row."""
     order = np.argsort(hashes, kind="stable")
     hashes, rows = hashes[order], rows[order]
     return np.unique(hashes[1:][(hashes[1:] == hashes[:-1]) & (rows[1:] != rows[:-1])])
@@ -146,7 +146,7 @@ def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) 
 
 @kernel
 def _settle(shared: Shared, size: int, limits: Array, held_by: Array, out: Settled) -> int:
-    """Fill `out` and return the number of spans; the windows stand by rank of the row, then by place."""
+    """Fill `out` and return the number of spans; the windows are by rank of the row, then by place."""
     count, at = 0, 0
     while at < len(shared.rows):
         row, mine, reach, behind = shared.rows[at], count, np.int64(-1), at

@@ -70,7 +70,7 @@ class Piece:
     """Folder of the vectors."""
     name: str
     spans: tuple[tuple[Shard, int, int], ...]
-    """(shard, first row, row behind the last)."""
+    """(shard, first row, row after the last)."""
     named: tuple[str, ...]
     """Ids of samples in the spans that are embedded."""
     all_kept: bool
@@ -137,7 +137,7 @@ def folder(samples: str, wanted: VectorsOf, choice: RowChoice, *, shard_rows: in
 def embed(
     run: Run, sources: Mapping[str, RowChoice], wanted: VectorsOf, open_encoder: OpenEncoder, *, shard_rows: int
 ) -> tuple[dict[str, str], int]:
-    """Make the vectors of datasets through one set of actors, going on behind what is committed of them.
+    """Make the vectors of datasets through one set of actors, going on after what is committed of them.
 
     Args:
         run: where, and who is told.

@@ -1,4 +1,4 @@
-"""Which encoder stands behind which settings, and what must be made once before actors can open one."""
+"""Which encoder belongs to which settings, and what must be made once before actors can open one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ def prepared(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> Vecto
 
     Args:
         wanted: as a step asks for it; settings but `Gradients`, and those with checkpoints, come back as they are.
-        view: the samples that are chosen from, also where `wanted` is for what stands beside them.
+        view: the samples that are chosen from, also where `wanted` is for what is beside them.
         folder: tells where the checkpoints are kept; all machines must see it.
 
     Raises:

@@ -90,7 +90,7 @@ def name_topics(groups: Sequence[Iterable[str]]) -> list[str]:
 
     Source: Grootendorst 2022, BERTopic, arXiv:2203.05794, section 3.3 (class-based TF-IDF): a word's weight is its
     frequency in the group times log(1 + words of a mean group / frequency in all groups). Departures: a word counts
-    once a text, so that one long text does not name a group, and must stand in two, where any does.
+    once a text, so that one long text does not name a group, and must be in two, where any does.
     """
     counts = [Counter(word for text in texts for word in dict.fromkeys(terms(text))) for texts in groups]
     every: Counter[str] = sum(counts, Counter())

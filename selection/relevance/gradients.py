@@ -197,7 +197,7 @@ def adam(gradient: Tensor, first: Tensor, second: Tensor, steps: int) -> Tensor:
 def tokens(tokenizer: Any, text: str, longest: int) -> tuple[list[int], list[bool]]:  # noqa: ANN401
     """Return the token ids of a conversation in chat form, and which are trained on.
 
-    These are the assistant's words and the end token behind them; all, where there are none within `longest`.
+    These are the assistant's words and the end token after them; all, where there are none within `longest`.
     """
     end = tokenizer.eos_token_id
     found = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
@@ -263,7 +263,7 @@ def load(settings: Gradients) -> tuple[Any, Any]:
 def warm_up(settings: Gradients, texts: Sequence[str], folder: Path) -> None:
     """Fine-tune the model on conversations in chat form and keep every epoch's matrices and moments in a folder.
 
-    A folder that stands is left as it is: it is complete, because it is renamed into place.
+    A folder that exists is left as it is: it is complete, because it is renamed into place.
     """
     import torch
 
@@ -301,7 +301,7 @@ def warm_up(settings: Gradients, texts: Sequence[str], folder: Path) -> None:
 
 
 def learning_rates(warmup: Warmup, rows: int) -> Iterator[float]:
-    """Yield the learning rate of every step: it rises over the first ones, then falls to 0 behind the last."""
+    """Yield the learning rate of every step: it rises over the first ones, then falls to 0 after the last."""
     total = warmup.epochs * -(-rows // warmup.batch)
     ramp = math.ceil(RAMP * total)
     for step in range(total):

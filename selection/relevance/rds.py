@@ -55,7 +55,7 @@ def round_robin(matrix: Matrix, queries: Float32, groups: Int, budget: int, held
 
 
 def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int, nearest: Float32) -> Int:
-    """Return [groups, keep] rows still open, best first and -1 behind the last; fill in `nearest`."""
+    """Return [groups, keep] rows still open, best first and -1 after the last; fill in `nearest`."""
     num_groups = len(bounds) - 1
     heaps, counts = np.empty((num_groups, keep), np.uint64), np.zeros(num_groups, np.int64)
     for first, block in matrix.blocks(max(1, min(BLOCK_ROWS, SCORES // len(queries)))):
@@ -72,7 +72,7 @@ def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int,
 
 @parallel
 def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, counts: Int) -> None:
-    """Offer a block, [groups, rows] bits of scores, to every group's heap, whose lowest key stands in front.
+    """Offer a block, [groups, rows] bits of scores, to every group's heap, whose lowest key is in front.
 
     A key is one number of the score and, in its lower half, the row counted down, so that no two are equal. The bits of
     floats sort as numbers do when those of negative ones are turned over and the others are put above them.
@@ -94,7 +94,7 @@ def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, cou
 
 @kernel
 def _rise(heap: UInt64, at: int, key: np.uint64) -> None:
-    """Put a key behind the last one and let it rise to its place."""
+    """Put a key after the last one and let it rise to its place."""
     while at > 0 and heap[(at - 1) // 2] > key:
         heap[at] = heap[(at - 1) // 2]
         at = (at - 1) // 2
@@ -103,7 +103,7 @@ def _rise(heap: UInt64, at: int, key: np.uint64) -> None:
 
 @kernel
 def _sink(heap: UInt64, key: np.uint64) -> None:
-    """Put a key in place of the lowest one and let it sink to its place."""
+    """Put a key instead of the lowest one and let it sink to its place."""
     at, below = 0, 1
     while below < len(heap):
         if below + 1 < len(heap) and heap[below + 1] < heap[below]:

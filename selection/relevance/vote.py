@@ -78,7 +78,7 @@ def votes(private: Matrix, candidates: Matrix, num: int = 1) -> Float64:
 
 @parallel
 def _insert(cosines: Float32, start: int, best: Float32, nearest: Int) -> None:
-    """Put the columns of [rows, tile] cosines among the best of each row, which stand in falling order."""
+    """Put the columns of [rows, tile] cosines among the best of each row, which are in falling order."""
     num = best.shape[1]
     for row in prange(len(cosines)):
         for column in range(cosines.shape[1]):

@@ -45,7 +45,7 @@ class Against(Deduplicator):
     that goes is 1 - similarity.
 
     Source: as `exact`, `minhash` and `semantic`. Departures: a sample looks into its three nearest clusters, because an
-    older one stands in one only.
+    older one is in one only.
     """
 
     kind: Literal["against"] = "against"
@@ -149,7 +149,7 @@ def _blocks(older: View, part: Part) -> Blocks:
 
 
 def _sketches(view: View, like: MinHash, blocks: Blocks) -> Array:
-    """Return [n] signatures, behind the blocks of an older dataset, made now or in an earlier build."""
+    """Return [n] signatures, after the blocks of an older dataset, made now or in an earlier build."""
 
     def make() -> Array:
         made = np.empty(len(view), [("slots", np.uint8, (like.permutations,)), ("kin", np.uint64)])

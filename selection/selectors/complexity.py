@@ -33,7 +33,7 @@ class Complexity(Selector):
     Source: Lu et al. 2023, InsTag, arXiv:2308.07074, sections 3.2 and 5.1 and algorithm 1 (complexity-first diverse
     sampling; complexity is tags per sample, diversity the share of all tags that are covered); Chen et al. 2025, MIG,
     arXiv:2504.13835, section 3. Departures: see `diversity.tags` for how tags are normalised, and
-    `diversity.mig`; equal numbers of tags are ordered by `prefer`, where the paper leaves them as they stand.
+    `diversity.mig`; equal numbers of tags are ordered by `prefer`, where the paper leaves them as they are.
     """
 
     kind: Literal["complexity"] = "complexity"

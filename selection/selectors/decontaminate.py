@@ -245,7 +245,7 @@ def _grams(
 
 
 def _template(hashes: UInt64, sets: Int, sizes: Int) -> NDArray[np.bool_]:
-    """Say which n-grams stand in so many items of their set that they belong to its template."""
+    """Say which n-grams are in so many items of their set that they belong to its template."""
     _, gram = np.unique(hashes, return_inverse=True)
     _, of, counts = np.unique(gram * len(sizes) + sets, return_inverse=True, return_counts=True)
     template: NDArray[np.bool_] = counts[of] > np.maximum(TEMPLATE_ITEMS, TEMPLATE_SHARE * sizes)[sets]

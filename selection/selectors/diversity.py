@@ -1,4 +1,4 @@
-"""Diversity: a budget of samples that are unlike each other, or stand for all others, by their vectors."""
+"""Diversity: a budget of samples that are unlike each other, or represent all others, by their vectors."""
 
 from collections.abc import Mapping
 from math import sqrt
@@ -33,7 +33,7 @@ WRITES: dict[Method, str] = {
 class Diversity(Selector):
     """Keep a budget of samples spread over all that there is; put duplicates and broken samples aside before.
 
-    `facility_location` chooses samples that stand for the others, so that it follows where the samples are and leaves
+    `facility_location` chooses samples that represent the others, so that it follows where the samples are and leaves
     outliers; the default, because in the comparison of MIG (Chen et al. 2025, arXiv:2504.13835) it is, as QDIT, the
     best of the methods here, and because k-center spends its budget on outliers first. `k_center` leaves no sample far
     from a chosen one. `cluster_balanced` takes as many from every topic, `mmr` weighs a score against
@@ -99,7 +99,7 @@ class Diversity(Selector):
         return Cost(clustering.cpu_s + num * pairs, max(clustering.peak_bytes, blocks))
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice; `lost_to` is a chosen sample that stands for one that goes, where there is one."""
+        """Return the choice; `lost_to` is a chosen sample that represents one that goes, where there is one."""
         seed = rng.getrandbits(64)
         if not len(view):
             return Choice.of(np.empty(0, np.bool_), "diversity: beyond the budget")

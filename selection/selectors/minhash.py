@@ -19,7 +19,7 @@ class MinHash(Deduplicator):
     Two samples are copies when the sets of their shingles have a Jaccard similarity of at least `threshold`, as their
     whole signatures estimate it (standard error 0.03 at 128 permutations): agreement in a band only makes a candidate.
     A leading block that many samples share (a prompt, a tool description, a template) is set apart first, and samples
-    behind different blocks are different; so are, unless `numbers` is off, samples whose numbers differ, however alike
+    after different blocks are different; so are, unless `numbers` is off, samples whose numbers differ, however alike
     their words: "15 + 27" and "15 + 28" share 10 of 12 shingles. The score `minhash_similarity` of a sample that goes
     is its similarity to the one that it lost to.
 
@@ -28,7 +28,7 @@ class MinHash(Deduplicator):
 
     Source: Broder 1997, On the resemblance and containment of documents; the bands of Leskovec, Rajaraman & Ullman,
     Mining of Massive Datasets, section 3.4; signatures as in `shingles.sketch`. Departures: verified candidates and
-    the greedy keep rule in place of connected components of whatever shared a band, which delete whole sources.
+    the greedy keep rule instead of connected components of whatever shared a band, which delete whole sources.
     """
 
     kind: Literal["minhash"] = "minhash"

@@ -30,7 +30,7 @@ PAIR = np.dtype([("left", np.int32), ("right", np.int32), ("cosine", np.float32)
 
 
 class Semantic(Deduplicator):
-    """Drop a sample that lies too near to a kept one, visiting the best samples first.
+    """Drop a sample that is too near to a kept one, visiting the best samples first.
 
     Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3. Departures: a vector is compared in its three
     nearest clusters instead of one (`neighbours.pairs`, exact up to 20,000 samples); with samples that are kept, where
@@ -48,7 +48,7 @@ class Semantic(Deduplicator):
     `min_cosine` above it finds them at once; where `min_cosine` is lower, that is the floor."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
     """Share of words (pairs of characters in Chinese) that the two instructions must have in common as well; 0 asks for
-    none. It stands between the data and an encoder that does not know the language: of 1,000 Chinese reviews an English
+    none. It is between the data and an encoder that does not know the language: of 1,000 Chinese reviews an English
     one drops 231 at cosine 0.95 without it and 93 with it."""
 
     def cost(self, num: int, dim: int) -> Cost:

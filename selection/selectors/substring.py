@@ -1,4 +1,4 @@
-"""Long spans that stand in several samples: cut out of all but the best of them, or the others dropped."""
+"""Long spans that are in several samples: cut out of all but the best of them, or the others dropped."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -101,9 +101,9 @@ def _cut(view: View, which: str, settled: Settled) -> tuple[dict[int, Turns], li
 def without(
     conversations: Sequence[Sequence[tuple[str, str]]], which: str, spans: Sequence[Int]
 ) -> Iterator[Turns | None]:
-    """Yield each conversation without its spans [s, 2] of units (first, behind) of a part; None for an empty turn.
+    """Yield each conversation without its spans [s, 2] of units (first, after) of a part; None for an empty turn.
 
-    A cut reaches to the first letter behind the span, so that the punctuation and the space after it go with it.
+    A cut reaches to the first letter after the span, so that the punctuation and the space after it go with it.
     """
     parts = [content for turns in conversations for content in _part(turns, which)]
     found, place = units(pa.array(parts, pa.large_string())), 0

@@ -280,7 +280,7 @@ def test_a_steps_own_encoder_reads_only_what_is_left(ray_session: None, store: S
     figures = select(settings, run_of(store, tmp_path), work, open_hashing_encoder)
     assert figures.embedded == step_of(figures, "own").rows == 32  # of 34, without two exact copies
     again = SETTINGS.model_copy(update={"steps": (Exact(), OwnEncoder(), Quality(budget=5))})
-    assert select(again, run_of(store, tmp_path), work_for(again, samples), open_hashing_encoder)["embedded"] == 0
+    assert select(again, run_of(store, tmp_path), work_for(again, samples), open_hashing_encoder).embedded == 0
     every = SETTINGS.model_copy(update={"steps": (OwnEncoder(),)})
     figures = select(every, run_of(store, tmp_path), work_for(every, samples), open_hashing_encoder)
     assert figures.embedded == 34

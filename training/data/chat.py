@@ -52,7 +52,7 @@ def tokenizer(folder: str) -> Any:  # noqa: ANN401 - transformers' tokenizers sh
     """Load the tokenizer of a model.
 
     Raises:
-        JobError: when it has no chat template, or cannot say which characters a token stands for.
+        JobError: when it has no chat template, or cannot say which characters a token represents.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -176,8 +176,8 @@ def _by_difference(
 def spans(tok: Any, messages: Messages) -> tuple[str, list[tuple[int, int]]]:  # noqa: ANN401
     """Return the plain rendering of a conversation and the character ranges that the assistant says.
 
-    A range reaches from behind the assistant's header to behind the end-of-turn token; white space that the template
-    puts behind it belongs to no one.
+    A range reaches from after the assistant's header to after the end-of-turn token; white space that the template
+    puts after it belongs to no one.
     """
     text = _apply(tok, messages, tokenize=False)
     found = []

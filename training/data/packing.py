@@ -103,7 +103,7 @@ def batch(
 ) -> dict[str, NDArray[np.int64]]:
     """Return `input_ids`, `labels` and `position_ids` of some bins, each (rows, longest).
 
-    Padding stands at the end of a row as a block of its own: its positions start anew and its labels are ignored.
+    Padding is at the end of a row as a block of its own: its positions start anew and its labels are ignored.
     """
     longest = max(len(ids) for ids, _, _ in rows)
     shape = (len(rows), longest)

@@ -49,7 +49,7 @@ class Prepared:
 
 
 def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSettings) -> Prepared:
-    """Write the packed bins of a dataset into a job's output folder, unless they stand there, and count them.
+    """Write the packed bins of a dataset into a job's output folder, unless they are there, and count them.
 
     Args:
         store: the store of both.
@@ -77,7 +77,7 @@ def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSetti
         prefix: _write(store, output, prefix, encoded, np.flatnonzero(mask), job.max_length)
         for prefix, mask in ((PACKED, ~held), (HELDOUT, held))
     }
-    first = np.cumsum(encoded.lengths) - encoded.lengths  # no label stands at the first token of a sample
+    first = np.cumsum(encoded.lengths) - encoded.lengths  # no label is at the first token of a sample
     trained = encoded.trained.copy()
     trained[first] = False
     made = Prepared(

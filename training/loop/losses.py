@@ -21,7 +21,7 @@ def tensors(batch: "Mapping[str, NDArray[np.int64]]", device: Any) -> "dict[str,
 
 
 def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]") -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
-    """Return the negative log-likelihoods of the tokens, and at which positions they stand.
+    """Return the negative log-likelihoods of the tokens, and at which positions they are.
 
     The head runs only where some row of the batch has a trained token next, which saves about half of its work and
     memory on instruction data.

@@ -103,7 +103,7 @@ def _work(plan: WorkerPlan, rank: int) -> None:
             checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=only)
     last = _holdout_loss(worker)
     _export(worker)
-    if journal:  # the driver takes this line as the sign that everything stands
+    if journal:  # the driver takes this line as the sign that everything is written
         journal.add(end=plan.steps, holdout_loss=last)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
 
@@ -249,7 +249,7 @@ class Journal:
         self._path = path
 
     def rewind(self, step: int) -> None:
-        """Forget the steps behind `step`, and an end."""
+        """Forget the steps after `step`, and an end."""
         kept = [m for m in read_journal(self._path) if m.get("step", 0) <= step and "end" not in m]
         temporary = self._path.with_name(f".{METRICS}")
         temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")

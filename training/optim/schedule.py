@@ -41,7 +41,7 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float, schedule
     Args:
         step: the optimizer step.
         steps: steps in all.
-        peak: the highest rate, reached behind the warm-up.
+        peak: the highest rate, reached after the warm-up.
         warmup: share of the steps in which the rate rises in a straight line, in [0, 1).
         schedule: how it falls to 0 afterwards, or stays.
 

@@ -30,7 +30,7 @@ ONLY_VLLM = "serve the model with vLLM, or run it in process"
 
 
 class EndpointEngine:
-    """A model behind an HTTP server. Any number of coroutines may `ask` at once; a window bounds what is in flight."""
+    """A model at an HTTP server. Any number of coroutines may `ask` at once; a window bounds what is in flight."""
 
     def __init__(self, engine: Engine, patience: Patience | None = None) -> None:
         """Connect to nothing yet; `ready` does."""
@@ -231,7 +231,7 @@ class EndpointEngine:
         return answer
 
     async def _room(self, request: Request) -> int:
-        """Return how many tokens a reply may have behind this prompt, where the server tells, else 0."""
+        """Return how many tokens a reply may have after this prompt, where the server tells, else 0."""
         longest = self._facts.get("max_model_len", 0)
         return max(0, longest - len(await self._prompt_ids(request))) if self._vllm and longest else 0
 

@@ -270,7 +270,7 @@ class Line:
             raise JobError(f"endpoint {self.base}: {error.refusal[:160]}; the quota of this key is spent")
 
     def _url(self, path: str) -> str:
-        """Return where a path lies; one that begins with a slash hangs on the server, not on its version folder."""
+        """Return where a path is; one that begins with a slash hangs on the server, not on its version folder."""
         if not path.startswith("/"):
             return f"{self.base}/{path}"
         return self.base.removesuffix("/v1") + path

@@ -185,7 +185,7 @@ def said_choice(text: str, choices: Sequence[str]) -> str | None:
 
 
 def behind(lead: int, tokens: Steps) -> Steps:
-    """Return the steps behind the first `lead` characters of the text, the one that straddles them cut to its rest."""
+    """Return the steps after the first `lead` characters of the text, the one that straddles them cut to its rest."""
     for place, (said, options) in enumerate(tokens):
         if lead < len(said):
             head = said[:lead]

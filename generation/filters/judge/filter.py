@@ -21,7 +21,7 @@ LAYOUT = {
     "en": ("Instruction: ", "\nAnswer: ", "\nReason:", "\nGrade: "),
     "zh": ("指令：", "\n回答：", "\n理由：", "\n分数："),
 }
-"""What stands before the instruction, the answer, the reason and the grade, by language."""
+"""What comes before the instruction, the answer, the reason and the grade, by language."""
 
 
 class Judge(ModelFilter):
@@ -99,7 +99,7 @@ class Judge(ModelFilter):
         return Verdict(scores, f"{self.kind}: {what}" if mean < self.min_score else None)
 
     async def _reasoned(self, prefix: str, language: str, ask: Ask) -> list[str]:
-        """Return the beginning once for each reason, with the reason behind it."""
+        """Return the beginning once for each reason, with the reason after it."""
         messages = [Message("user", prompt_for(self.rubrics, language))]
         before = LAYOUT[language][2]
         settings: dict[str, Any] = {"max_tokens": self.max_reason_tokens, "temperature": self.temperature}

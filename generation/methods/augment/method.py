@@ -48,11 +48,11 @@ MAX_SHOT_WORDS = 60
 
 
 class Augment(EachInput):
-    """Change the first user turn of a seed by one operation a variant; everything behind it stays.
+    """Change the first user turn of a seed by one operation a variant; everything after it stays.
 
     `synonym`, `insert`, `swap` and `delete` are the four of EDA, `punctuate` is AEDA; `part_of_speech` replaces words
     whose part of speech is clear by synonyms of the same one; `paraphrase` and `back_translate` ask the model.
-    Numbers, code, addresses, quotations, template markers, names, negations, the answer where it stands in the text,
+    Numbers, code, addresses, quotations, template markers, names, negations, the answer where it is in the text,
     and what the tags of `keep` name are never touched; the model's texts must contain them as they were.
 
     A variant is dropped when it equals its input or another variant, when its embedding is too far from the input's,
@@ -290,7 +290,7 @@ class Augment(EachInput):
         return checked
 
     async def _label(self, source: "_Source", text: str, ask: Ask) -> Reply:
-        """Ask which label a text has, behind labelled seeds other than the input."""
+        """Ask which label a text has, after labelled seeds other than the input."""
         layout, _, name = LAYOUT["zh" if source.language == "zh" else "en"]
         known = ask.prepared or {}
         by_label = [

@@ -1,6 +1,6 @@
 """Synonyms of common English and Chinese words by part of speech, and the English inflections that they come in.
 
-A small table of our own for augmentation without a model: words of one group stand for each other in most sentences.
+A small table of our own for augmentation without a model: words of one group can replace each other in most sentences.
 WordNet and cilin come in no maintained wheel that holds the data and may be passed on, hence no such dependency.
 """
 

@@ -1,6 +1,6 @@
 """Word operations of classic augmentation on English and Chinese: swap, delete, insert, replace, punctuate.
 
-A text is taken apart into words, spans that stay as they are, and what lies between; joined, they are the text again.
+A text is taken apart into words, spans that stay as they are, and what is between; joined, they are the text again.
 """
 
 import re
@@ -70,7 +70,7 @@ class Piece:
 
 
 Lookup = Callable[[Piece], Sequence[str]]
-"""Gives the words that may stand for a word."""
+"""Gives the words that may represent a word."""
 
 
 def join(pieces: Iterable[Piece]) -> str:
@@ -112,7 +112,7 @@ def _bounded(name: str) -> str:
 
 
 def _open(text: str, language: str, behind: bool) -> list[Piece]:
-    """Return the pieces of a text without fixed spans; `behind` says whether anything stands before it."""
+    """Return the pieces of a text without fixed spans; `behind` says whether anything comes before it."""
     if language == "zh":
         return _chinese(text)
     pieces: list[Piece] = []

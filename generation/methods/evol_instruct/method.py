@@ -68,7 +68,7 @@ class EvolInstruct(Method):
     Source: Xu et al. 2023, WizardLM, arXiv:2304.12244, section 3.2 and appendices A to F; M = 4 rounds, operations with
     equal chance. Departures: prompts of our own, which begin the assistant's turn with evolved pairs, and in-depth ones
     with the parent's first words; the judgement is a constrained choice, and its threshold can be set; draws go to
-    parents at random instead of evolving each once a round; Chinese words stand beside the English ones in all rules;
+    parents at random instead of evolving each once a round; Chinese words are beside the English ones in all rules;
     only the first user turn of a parent is evolved.
     """
 
@@ -79,7 +79,7 @@ class EvolInstruct(Method):
         "answer_prompts": (),
     }
     operations: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1)
-    """Operations to choose from, each as likely as any other; one that stands twice is twice as likely."""
+    """Operations to choose from, each as likely as any other; one that comes twice is twice as likely."""
     max_rounds: int = Field(default=4, gt=0)
     """Steps from its seed, of this and of any other method, after which a row is evolved no further."""
     languages: tuple[str, ...] = ()
@@ -102,11 +102,11 @@ class EvolInstruct(Method):
     stop_loops: bool = True
     """End a reply that says the same four times in a row."""
     constrain_prompts: dict[str, str] = Field(default_factory=lambda: dict(CONSTRAIN))
-    """Add a constraint to `{instruction}`; behind a line `---`, how the reply begins. So do the next five."""
+    """Add a constraint to `{instruction}`; after a line `---`, how the reply begins. So do the next five."""
     deepen_prompts: dict[str, str] = Field(default_factory=lambda: dict(DEEPEN))
     """Ask for more depth and breadth."""
     concretise_prompts: dict[str, str] = Field(default_factory=lambda: dict(CONCRETISE))
-    """Put the particular in place of the general."""
+    """Put the particular instead of the general."""
     reason_prompts: dict[str, str] = Field(default_factory=lambda: dict(REASON))
     """Ask for several steps of reasoning."""
     complicate_prompts: dict[str, str] = Field(default_factory=lambda: dict(COMPLICATE))
@@ -204,7 +204,7 @@ def beginning(text: str, words: int) -> str:
 
 
 def blank(prefix: str) -> str:
-    """Return what stands between a prefix and words that go on with it: nothing behind a full-width colon or blank."""
+    """Return what is between a prefix and words that go on with it: nothing after a full-width colon or blank."""
     return "" if prefix[-1:] in ("：", " ", "\n") else " "
 
 

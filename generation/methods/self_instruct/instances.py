@@ -262,5 +262,5 @@ def joined(instruction: str, given: str) -> Message:
 
 
 def parted(text: str) -> str:
-    """Return the instruction of a user's turn without its input, which stands behind the first blank line."""
+    """Return the instruction of a user's turn without its input, which is after the first blank line."""
     return re.split(r"\n\s*\n", text.strip(), maxsplit=1)[0]

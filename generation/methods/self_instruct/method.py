@@ -72,10 +72,10 @@ class SelfInstruct(Method):
     Without `instances` the instruction brings its own input and is answered in a second call. With `instances` the
     paper's third step is taken: the model says whether the draft is a classification task; for one that is, it lists
     the labels and writes an input for one of them, which is the answer; for any other it writes the input, where one
-    is needed, and then the answer. The input becomes part of the user's turn, behind a blank line.
+    is needed, and then the answer. The input becomes part of the user's turn, after a blank line.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, sections 2.2 and A; post-filters of the released code.
-    Departures: the demonstrations stand in the assistant's own turn, so that a chat model continues them; one
+    Departures: the demonstrations are in the assistant's own turn, so that a chat model continues them; one
     instruction a call and one instance an instruction, so the last of several cannot be cut off, and one input with
     two answers is left to the novelty filter; the label is drawn from those that the model lists, which balances them;
     classification is decided by constrained choice after 10 demonstrations instead of 31; a system prompt asks for
@@ -100,7 +100,7 @@ class SelfInstruct(Method):
     num_human: int = Field(default=6, ge=1)
     """Demonstrations from the seeds."""
     num_machine: int = Field(default=2, ge=0)
-    """Demonstrations from what settled rounds have kept; seeds stand in while there is none."""
+    """Demonstrations from what settled rounds have kept; seeds are used while there is none."""
     languages: tuple[str, ...] = ()
     """Languages to draft in, as ISO 639-1; by default those of the seeds. Each gets its share of the seeds."""
     instances: bool = False
@@ -128,7 +128,7 @@ class SelfInstruct(Method):
     bare_prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK_BARE))
     """The same with `instances`, where instructions come without their input."""
     classify_prompts: dict[str, str] = Field(default_factory=lambda: dict(CLASSIFY))
-    """Whether `{instruction}` is a classification task; behind a line `---`, how the reply begins."""
+    """Whether `{instruction}` is a classification task; after a line `---`, how the reply begins."""
     label_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABELS))
     """The labels of a classification task."""
     labelled_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABELLED))
@@ -253,6 +253,6 @@ class SelfInstruct(Method):
 
 
 def _echoes(answer: str, instruction: str) -> bool:
-    """Say whether an answer of five words or more stands in the instruction as it is; shorter ones may be extracted."""
+    """Say whether an answer of five words or more is in the instruction as it is; shorter ones may be extracted."""
     said = f" {' '.join(tokens(answer))} "
     return num_words(answer) >= MIN_ECHO_WORDS and said in f" {' '.join(tokens(instruction))} "

@@ -118,7 +118,7 @@ class Targeted(Method):
     label_words: bool = False
     """Whether a text may have the name of its own label in it, which gives the label away."""
     tries: int = Field(default=3, ge=1)
-    """Texts that one draw writes until one is kept, so that a label with more drops falls behind less."""
+    """Texts that one draw writes until one is kept, so that a label with more drops falls back less."""
     max_tokens: int = Field(default=128, gt=0)
     """Cap on a text, in tokens."""
     temperature: float = Field(default=0.8, ge=0, le=2)
@@ -132,7 +132,7 @@ class Targeted(Method):
     write_prompts: dict[str, str] = Field(default_factory=_prompts("write_prompts"))
     """What the user asks for, by language, with `{about}` and `{labels}`; by default those of the task."""
     text_prompts: dict[str, str] = Field(default_factory=_prompts("text_prompts"))
-    """What stands before each text of the list, by language, with `{label}`, `{words}` and `{details}`."""
+    """What comes before each text of the list, by language, with `{label}`, `{words}` and `{details}`."""
     instruction_prompts: dict[str, str] = Field(default_factory=_prompts("instruction_prompts"))
     """The user's turn of a sample, by language, with `{text}`, and `{labels}` where wanted; only `{text}` will do."""
     check_prompts: dict[str, str] = Field(default_factory=_prompts("check_prompts"))
@@ -254,7 +254,7 @@ class Targeted(Method):
     # -- the text -------------------------------------------------------------------------------------------------
 
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
-        """Return one finished sample, behind those that were dropped on the way to it."""
+        """Return one finished sample, after those that were dropped on the way to it."""
         label, drafts = self.label_of(ask.turn, _known(ask).weights), list[Draft]()
         while len(drafts) < self.tries:
             drafts.append(await self._draft(label, parents, ask, rng))
@@ -376,7 +376,7 @@ def _known(ask: Ask) -> Known:
 
 
 def _within(label: str, said: Sequence[str]) -> bool:
-    """Say whether the words of a label stand in a row in what was said."""
+    """Say whether the words of a label are in a row in what was said."""
     words = tokens(label)
     return any(list(said[place : place + len(words)]) == words for place in range(len(said))) if words else False
 

@@ -74,7 +74,7 @@ DIFFICULTIES: Mapping[str, tuple[str, ...]] = {
     "zh": ("一目了然", "比较含蓄", "没有明说"),
 }
 OTHER = {"en": "other", "zh": "其他"}
-"""What the check may choose beside a label that stands alone."""
+"""What the check may choose beside a label that is alone."""
 BETWEEN = {"en": ", ", "zh": "、"}
 EXPLAINED = {"en": "{0} ({1})", "zh": "{0}（{1}）"}
 """A label and what it means."""
