@@ -169,6 +169,8 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_the_recipes_of_a_page_are_legal(page: Path, tmp_path: Path) -> None:
     from gristmill.cluster.jobs.recipe import load
 
+    for code in blocks(page, "python")[:1]:
+        (tmp_path / "steps.py").write_text(code, encoding="utf-8")
     for text in blocks(page, "toml"):
         (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
         assert load(tmp_path / "recipe.toml").jobs

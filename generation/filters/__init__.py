@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gristmill.cluster.contract.own import OwnSteps
+from gristmill.generation.contracts import Filter, HistoryFilter
 from gristmill.generation.filters.blocklist import Blocklist
 from gristmill.generation.filters.discriminator import Discriminator
 from gristmill.generation.filters.faithfulness import Faithfulness
@@ -23,7 +25,7 @@ from gristmill.generation.filters.secrets import Secrets
 from gristmill.generation.filters.self_consistency import SelfConsistency
 from gristmill.generation.filters.toxicity import Toxicity
 
-AnyFilter = Annotated[
+Known = Annotated[
     Blocklist
     | Discriminator
     | Faithfulness
@@ -44,3 +46,5 @@ AnyFilter = Annotated[
     | Toxicity,
     Field(discriminator="kind"),
 ]
+AnyFilter = Annotated[Known, OwnSteps(lambda: (Filter, HistoryFilter))]
+"""One of these, or a class in a file of the user's own: `kind = "steps.py:FollowUp"`."""

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gristmill.cluster.contract.own import OwnSteps
+from gristmill.generation.contracts import Method
 from gristmill.generation.methods.adversarial import Adversarial
 from gristmill.generation.methods.annotate import Annotate
 from gristmill.generation.methods.augment.method import Augment
@@ -19,7 +21,7 @@ from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.methods.targeted.method import Targeted
 from gristmill.generation.methods.taxonomy import Taxonomy
 
-AnyMethod = Annotated[
+Known = Annotated[
     Adversarial
     | Annotate
     | Augment
@@ -36,3 +38,5 @@ AnyMethod = Annotated[
     | Taxonomy,
     Field(discriminator="kind"),
 ]
+AnyMethod = Annotated[Known, OwnSteps(lambda: (Method,))]
+"""One of these, or a class in a file of the user's own: `kind = "steps.py:FollowUp"`."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import GristmillError
+from gristmill.cluster.contract.own import Own, where
 from gristmill.cluster.contract.sample import Message, Origin, Sample
 from gristmill.cluster.models.engine import Reply, Request
 from gristmill.generation.contracts import (
@@ -166,7 +167,7 @@ class Rows:
         try:
             drafts = await draw.method.expand(draw.parents, self._ask(draw.method, first), rng)
         except Exception as error:  # noqa: BLE001 - a step that fails on a row is a dropped row
-            drafts = [Draft(dropped=self._failed(draw.method.kind, error))]
+            drafts = [Draft(dropped=self._failed(draw.method, error))]
         drafts = drafts or [Draft(dropped=f"{draw.method.kind}: no draft")]
         parents = [parent.id for parent in draw.parents]
         others = (ids.made_id(f"{draw.step}/{n}", parents, draw.ordinal) for n in range(1, len(drafts)))
@@ -189,7 +190,7 @@ class Rows:
                     draft = replace(draft, messages=sample.messages, tags=sample.tags, scores=sample.scores)
                 sample = _with(sample, await draw.method.answer(draft, self._ask(draw.method, making)))
             except Exception as error:  # noqa: BLE001 - as above
-                sample = sample.drop(self._failed(draw.method.kind, error))
+                sample = sample.drop(self._failed(draw.method, error))
         sample = await self._judged(sample, "sample", making)
         sample = await self._judged(sample, "model", making)
         return _with_origin(sample, origin(self.context.pipeline, draw, usage))
@@ -207,14 +208,14 @@ class Rows:
                 else:
                     continue
             except Exception as error:  # noqa: BLE001 - as above
-                verdict = Verdict(dropped=self._failed(step.kind, error))
+                verdict = Verdict(dropped=self._failed(step, error))
             sample = ruled(sample, verdict)
         return sample
 
     def _ask(self, step: Method | Filter, making: "_Making") -> BoundAsk:
         return BoundAsk(self.context, making.usage, making.parents, *self._asks[id(step)], making.turn)
 
-    def _failed(self, kind: str, error: Exception) -> str:
+    def _failed(self, step: Method | Filter, error: Exception) -> str:
         """Return the drop reason of a step that raised; its first traceback goes to the log.
 
         Raises:
@@ -222,10 +223,11 @@ class Rows:
         """
         if isinstance(error, GristmillError) or type(error).__module__.startswith("ray."):
             raise error
-        if kind not in self.context.failed:
-            self.context.failed.add(kind)
-            log.error("%s raised on a row, which is dropped; further ones are not shown", kind, exc_info=error)
-        return f"{kind}: failed: {type(error).__name__}"
+        if step.kind not in self.context.failed:
+            self.context.failed.add(step.kind)
+            log.error("%s raised on a row, which is dropped; further ones are not shown", step.kind, exc_info=error)
+        place = f" at {where(error, step.own_source.path)}" if isinstance(step, Own) else ""
+        return f"{step.kind}: failed: {type(error).__name__}{place}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gristmill.cluster.contract.own import OwnSteps
+from gristmill.selection.contracts import Selector
 from gristmill.selection.selectors.against import Against
 from gristmill.selection.selectors.balance import Balance
 from gristmill.selection.selectors.complexity import Complexity
@@ -19,7 +21,7 @@ from gristmill.selection.selectors.relevance import Relevance
 from gristmill.selection.selectors.semantic import Semantic
 from gristmill.selection.selectors.substring import Substring
 
-AnySelector = Annotated[
+Known = Annotated[
     Exact
     | MinHash
     | Substring
@@ -36,3 +38,5 @@ AnySelector = Annotated[
     | Longest,
     Field(discriminator="kind"),
 ]
+AnySelector = Annotated[Known, OwnSteps(lambda: (Selector,))]
+"""One of these, or a class in a file of the user's own: `kind = "steps.py:FollowUp"`."""

@@ -204,7 +204,13 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, ray.init(
 
 def test_a_job_runs_on_the_cluster_that_it_was_submitted_to(tmp_path: Path) -> None:
     recipe = tmp_path / "select.toml"
-    recipe.write_text(f'store = "{tmp_path}/runs"\n[select]\ninput = "{ROOT}/examples/seeds.jsonl"\n')
+    own = "import numpy as np\nfrom gristmill.selection.contracts import Choice, Selector\n\n\nclass Most(Selector):\n"
+    own += (
+        "    def pick(self, view, rng):\n        return Choice.of(np.arange(len(view)) > 2, 'most: one of the first')\n"
+    )
+    (tmp_path / "steps.py").write_text(own)
+    steps = 'steps = [{kind = "exact"}, {kind = "semantic"}, {kind = "steps.py:Most"}]'
+    recipe.write_text(f'store = "{tmp_path}/runs"\n[select]\ninput = "{ROOT}/examples/seeds.jsonl"\n{steps}\n')
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", submitted([GRISTMILL, "run", str(recipe)])],
@@ -214,3 +220,4 @@ def test_a_job_runs_on_the_cluster_that_it_was_submitted_to(tmp_path: Path) -> N
     store = Store(str(tmp_path / "runs"))
     (name,) = [m.name for m in store.entries()[0] if m.job == "select"]
     assert store.manifest(name).rows >= 60
+    assert [step["kind"] for step in store.figures(name)["steps"]] == ["exact", "semantic", "most"]

@@ -70,7 +70,7 @@ class Piece:
 
 
 Lookup = Callable[[Piece], Sequence[str]]
-"""Gives the words that may represent a word."""
+"""Gives the words that may replace a word."""
 
 
 def join(pieces: Iterable[Piece]) -> str:
