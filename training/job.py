@@ -70,11 +70,11 @@ class Train(TrainSettings, Job):
             found.append(
                 "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
             )
-        at_once = self.micro_batch * self.workers
-        if self.batch % at_once:
+        at_once = self.micro_batch_size * self.workers
+        if self.global_batch_size % at_once:
             found.append(
-                f"batch: {self.batch} rows, must be a multiple of micro_batch x workers = {at_once}; "
-                f"try {-(-self.batch // at_once) * at_once}"
+                f"global_batch_size: {self.global_batch_size} rows, must be a multiple of micro_batch_size x workers = "
+                f"{at_once}; try {-(-self.global_batch_size // at_once) * at_once}"
             )
         return found
 
@@ -85,8 +85,8 @@ class Train(TrainSettings, Job):
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
         plan.samples = plan.kept = work.num_samples(store)
         tokens = plan.samples * TOKENS_PER_SAMPLE
-        steps = self.steps or num_steps(self.epochs, -(-tokens // self.max_length) or 1, self.batch)
-        plan.tokens = self.steps * self.batch * self.max_length if self.steps else int(tokens * self.epochs)
+        steps = self.steps or num_steps(self.epochs, -(-tokens // self.max_length) or 1, self.global_batch_size)
+        plan.tokens = self.steps * self.global_batch_size * self.max_length if self.steps else int(tokens * self.epochs)
         how = "every weight" if self.lora == "none" else f"LoRA r={self.lora.r}"
         plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, about {steps} steps")
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
@@ -106,8 +106,10 @@ class Train(TrainSettings, Job):
         with run.screen.bar("train: packing"):
             packed = data.prepare(run.store, work.output, work.inputs["samples"], base, self)
         packing_s = time.monotonic() - began
-        steps = self.steps or num_steps(self.epochs, packed.bins, self.batch)
-        cut = Batching(self.micro_batch, self.batch // (self.micro_batch * self.workers), self.workers)
+        steps = self.steps or num_steps(self.epochs, packed.bins, self.global_batch_size)
+        cut = Batching(
+            self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * self.workers), self.workers
+        )
         plan = loop.WorkerPlan(self, run.store, work.output, base, steps, cut, gpus > 0, run.logs)
         _fit(self, plan, run, folder)
         journal = loop.read_journal(folder / loop.METRICS)
@@ -248,8 +250,8 @@ def _died(error: Exception) -> Exception:
 
 def _advice(job: Train) -> str:
     """Return what to do where memory is full: what leaves the model the same first."""
-    recompute = "" if job.recompute else "set train.recompute = true, or "
-    return recompute + deaths.advice(deaths.lowerable("train", job, "micro_batch", "workers", "max_length"))
+    recompute = "" if job.gradient_checkpointing else "set train.gradient_checkpointing = true, or "
+    return recompute + deaths.advice(deaths.lowerable("train", job, "micro_batch_size", "workers", "max_length"))
 
 
 def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:

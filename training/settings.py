@@ -16,13 +16,13 @@ class TrainSettings(Settings):
 
     not_identity: ClassVar[frozenset[str]] = frozenset(
         {
-            "micro_batch",
+            "micro_batch_size",
             "workers",
             "cpus_per_worker",
             "gpus_per_worker",
-            "save_every",
-            "keep_checkpoints",
-            "recompute",
+            "save_steps",
+            "save_total_limit",
+            "gradient_checkpointing",
             "max_failures",
         }
     )
@@ -33,28 +33,28 @@ class TrainSettings(Settings):
     """How often every sample is seen."""
     steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; overrides `epochs`."""
-    lr: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """The highest learning rate. For LoRA on the small default model, where it beat 1e-4 and 3e-4 on held-out samples;
     models of billions of weights, or training every weight, want less."""
     schedule: Schedule = "cosine"
     """How the rate falls after the warm-up."""
-    warmup: float = Field(default=0.1, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's, on matrices alone."""
-    clip: float = Field(default=1.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
     """Longest gradient; 0 for no limit."""
-    batch: int = Field(default=4, gt=0)
+    global_batch_size: int = Field(default=4, gt=0)
     """Packed rows of an optimizer step on all workers together."""
-    micro_batch: int = Field(default=1, gt=0)
+    micro_batch_size: int = Field(default=1, gt=0)
     """Packed rows that a worker computes at once."""
     max_length: int = Field(default=512, gt=1)
     """Tokens of a packed row, and of the longest sample."""
     too_long: TooLong = "drop"
     """What becomes of longer samples: dropped and counted, or cut at the end."""
-    holdout: float = Field(default=0.1, gt=0, lt=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of the samples that is held out, at least one; each sample's lot follows from its id."""
-    eval_every: int = Field(default=0, ge=0)
+    eval_steps: int = Field(default=0, ge=0)
     """Steps between losses on the held-out samples; 0 for one at the end."""
     seed: int = 0
     """Of the order of the rows, the adapters' first values and dropout."""
@@ -65,7 +65,7 @@ class TrainSettings(Settings):
     """The adapters, or `"none"` to train every weight."""
     zero: Zero = Zero()
     """What DeepSpeed spreads over the workers."""
-    recompute: bool = False
+    gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     workers: int = Field(default=2, gt=0)
     """Processes that train, each with its share of every batch."""
@@ -73,9 +73,9 @@ class TrainSettings(Settings):
     """Cores of each."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """GPUs of each; one where the cluster has any, else none."""
-    save_every: int = Field(default=10, gt=0)
+    save_steps: int = Field(default=10, gt=0)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, gt=0)
+    save_total_limit: int = Field(default=2, gt=0)
     """Checkpoints that stay until the model is committed."""
     max_failures: int = Field(default=2, ge=0)
     """Deaths of workers from which the run goes on by itself."""

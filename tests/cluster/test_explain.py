@@ -104,12 +104,12 @@ def test_the_schema_allows_every_example(path: Path) -> None:
 
 def test_the_schema_refuses_what_a_recipe_refuses_and_says_what_keys_mean() -> None:
     assert problems({"selct": {}})
-    assert problems({"train": {"lr": "fast"}})
+    assert problems({"train": {"learning_rate": "fast"}})
     assert problems({"train": {"colour": 1}})
     assert problems({"generate": {"filters": [{"kind": "jugde"}]}})
     found = schema()
     train = found["$defs"][found["properties"]["train"]["$ref"].rpartition("/")[2]]
-    assert "learning rate" in train["properties"]["lr"]["description"]
+    assert "learning rate" in train["properties"]["learning_rate"]["description"]
 
 
 def test_a_wrong_key_in_a_recipe_names_the_nearest(tmp_path: Path) -> None:

@@ -42,10 +42,11 @@ def test_input_paths_are_looked_up_beside_the_recipe(tmp_path: Path) -> None:
 
 def test_every_error_is_listed_at_once(tmp_path: Path) -> None:
     said = refused(
-        tmp_path, 'colour = 1\n[generate]\ntarget = 0\nsead = 3\n[select]\nshard_rows = "many"\n[train]\nlr = -1\n'
+        tmp_path,
+        'colour = 1\n[generate]\ntarget = 0\nsead = 3\n[select]\nshard_rows = "many"\n[train]\nlearning_rate = -1\n',
     )
     for part in ("colour: unknown section, must be one of", "generate.target: 0,", "generate.sead: unknown key",
-                 "select.shard_rows: 'many'", "train.lr: -1,"):  # fmt: skip
+                 "select.shard_rows: 'many'", "train.learning_rate: -1,"):  # fmt: skip
         assert part in said
     assert all(line.startswith(str(tmp_path / "mill.toml") + ": ") for line in said.splitlines())
 

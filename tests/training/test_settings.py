@@ -46,11 +46,19 @@ def test_offloading_is_placed_on_the_host() -> None:
 
 def test_every_fault_of_the_settings_is_named(tiny: str) -> None:
     job = Train.model_validate(
-        {"model": tiny, "batch": 5, "workers": 2, "zero": {"offload_params": True, "args": {"optimizer": {}}}}
+        {
+            "model": tiny,
+            "global_batch_size": 5,
+            "workers": 2,
+            "zero": {"offload_params": True, "args": {"optimizer": {}}},
+        }
     )
     found = job.check(Path())
     assert len(found) == 3
-    assert any(f.startswith("batch: 5 rows, must be a multiple of micro_batch x workers = 2; try 6") for f in found)
+    assert any(
+        f.startswith("global_batch_size: 5 rows, must be a multiple of micro_batch_size x workers = 2; try 6")
+        for f in found
+    )
     assert len(Train(model=tiny, zero=Zero(stage=0), precision="bf16").check(Path())) == 1
     assert Train(model=tiny, zero=Zero(stage=0)).check(Path()) == [], "auto becomes fp32 there"
     assert Train(model="builtin:none").check(Path())[0].startswith("model: builtin:none: no such builtin model")
@@ -59,8 +67,8 @@ def test_every_fault_of_the_settings_is_named(tiny: str) -> None:
 
 def test_only_what_changes_the_model_changes_its_identity(tiny: str) -> None:
     base = Train(model=tiny).fingerprint()
-    assert Train(model=tiny, workers=1, save_every=3, recompute=True).fingerprint() == base
-    assert Train(model=tiny, lr=2e-3).fingerprint() != base
+    assert Train(model=tiny, workers=1, save_steps=3, gradient_checkpointing=True).fingerprint() == base
+    assert Train(model=tiny, learning_rate=2e-3).fingerprint() != base
     assert Train(model=tiny, lora="none").fingerprint() != base
 
 

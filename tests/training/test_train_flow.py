@@ -30,8 +30,8 @@ STEPS, KILL_AT, SAVE_EVERY = 80, 30, 10
 
 def settings(tiny: str) -> dict[str, Any]:
     return {
-        "model": tiny, "steps": STEPS, "save_every": SAVE_EVERY, "precision": "fp32", "batch": 2, "max_length": 256,
-        "lr": 1e-2, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "holdout": 0.2,
+        "model": tiny, "steps": STEPS, "save_steps": SAVE_EVERY, "precision": "fp32", "global_batch_size": 2,
+        "max_length": 256, "learning_rate": 1e-2, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "validation": 0.2,
     }  # fmt: skip
 
 
@@ -159,21 +159,23 @@ def rehearse(courses: list[loop.WorkerPlan], workers: int) -> None:
 
 
 def plan(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any) -> loop.WorkerPlan:
-    job = Train.model_validate({**settings(tiny), "batch": 4, "save_every": 99, "workers": workers, **changed})
+    job = Train.model_validate(
+        {**settings(tiny), "global_batch_size": 4, "save_steps": 99, "workers": workers, **changed}
+    )
     data.prepare(store, output, "select-000000000000", tiny, job)
     return loop.WorkerPlan(job, store, output, tiny, 3, Batching(1, 4 // workers, workers), False, f"{store.uri}/logs")
 
 
 def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, tiny: str) -> None:
     store = shelve(shelf / "stages")
-    full = {"lora": "none", "lr": 1e-3}
+    full = {"lora": "none", "learning_rate": 1e-3}
     lora = {"lora": {"r": 4, "alpha": 8}}
     two = {
         **{
             f"lora-{stage}": plan(store, tiny, f"lora-{stage}", zero=Zero(stage=stage), **lora)
             for stage in (0, 1, 2, 3)
         },
-        "explodes": plan(store, tiny, "explodes", lr=1e30, clip=0),
+        "explodes": plan(store, tiny, "explodes", learning_rate=1e30, max_grad_norm=0),
         **{f"full-{stage}": plan(store, tiny, f"full-{stage}", zero=Zero(stage=stage), **full) for stage in (1, 3)},
     }
     one = {
@@ -213,7 +215,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) 
 
     store = Store(str(shelf / "stages"))
     made = journal(store, "full-1")
-    job = Train.model_validate({**settings(tiny), "batch": 4})
+    job = Train.model_validate({**settings(tiny), "global_batch_size": 4})
     data.prepare(store, "again", "select-000000000000", tiny, job)
     bins = Bins.open(store, "again", data.PACKED)
     places = schedule.global_batch(0, seed=0, bins=len(bins), batch=4)

@@ -71,7 +71,7 @@ def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSetti
             f"train: {dataset} holds {table.num_rows} kept rows that can be trained on, must hold at least 2; "
             "generate more, or select with a larger budget"
         )
-    held = held_out(table["id"].to_pylist(), job.holdout)
+    held = held_out(table["id"].to_pylist(), job.validation)
     store.commit_shard(output, HOLDOUT, table.filter(pa.array(held)))
     shards = {
         prefix: _write(store, output, prefix, encoded, np.flatnonzero(mask), job.max_length)

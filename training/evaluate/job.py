@@ -250,11 +250,12 @@ def require_talk(told: list[dict[str, Any]]) -> None:
     """
     if not any(reply["reply"].strip() for reply in told):
         raise RunError(
-            f"evaluate, smoke test: all {len(told)} replies are empty, must not be; lower train.lr or train.epochs"
+            f"evaluate, smoke test: all {len(told)} replies are empty, must not be; "
+            "lower train.learning_rate or train.epochs"
         )
     if not any(reply["finish"] == "stop" for reply in told):
         how = sorted({reply["finish"] for reply in told})
         raise RunError(
             f"evaluate, smoke test: all {len(told)} replies end by {how}, one at least must stop by itself; raise "
-            "evaluate.smoke_tokens, or lower train.lr"
+            "evaluate.smoke_tokens, or lower train.learning_rate"
         )

@@ -94,12 +94,12 @@ def _work(plan: WorkerPlan, rank: int) -> None:
     for step in range(first, plan.steps):
         facts = _step(worker, step)
         done, job = step + 1, plan.job
-        if job.eval_every and done % job.eval_every == 0 and done < plan.steps:
+        if job.eval_steps and done % job.eval_steps == 0 and done < plan.steps:
             facts["holdout_loss"] = _holdout_loss(worker)
         if journal:
             journal.add(step=done, **facts)
-        if done % job.save_every == 0 and done < plan.steps:
-            only, keep = job.lora != "none", job.keep_checkpoints
+        if done % job.save_steps == 0 and done < plan.steps:
+            only, keep = job.lora != "none", job.save_total_limit
             checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=only)
     last = _holdout_loss(worker)
     _export(worker)
@@ -121,12 +121,12 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     log.info("process group adopted after %.1f s", time.monotonic() - began)
     precision, why = precision_of(job, found)
     log.info("%s: %s", precision, why)
-    configuration = zero.config(job.zero, plan.batching, clip=job.clip, bf16=precision == "bf16", gpu=plan.gpu)
+    configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=plan.gpu)
     with zero.partitioned(configuration):
         loaded = model.load(plan.base, precision)
-    tuned = model.trainable(loaded, job.lora, job.seed, recompute=job.recompute)
+    tuned = model.trainable(loaded, job.lora, job.seed, recompute=job.gradient_checkpointing)
     log.info("model loaded after %.1f s", time.monotonic() - began)
-    engine = zero.engine(tuned, configuration, lr=job.lr, weight_decay=job.weight_decay)
+    engine = zero.engine(tuned, configuration, lr=job.learning_rate, weight_decay=job.weight_decay)
     log.info("engine made after %.1f s", time.monotonic() - began)
     worker = TrainState(
         plan,
@@ -162,10 +162,12 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
     import torch
 
     job, cut, began = worker.plan.job, worker.plan.batching, time.monotonic()
-    rate = schedule.learning_rate(step, steps=worker.plan.steps, peak=job.lr, warmup=job.warmup, schedule=job.schedule)
+    rate = schedule.learning_rate(
+        step, steps=worker.plan.steps, peak=job.learning_rate, warmup=job.warmup_ratio, schedule=job.schedule
+    )
     for group in worker.engine.optimizer.param_groups:
         group["lr"] = rate
-    places = schedule.global_batch(step, seed=job.seed, bins=len(worker.train), batch=job.batch)
+    places = schedule.global_batch(step, seed=job.seed, bins=len(worker.train), batch=job.global_batch_size)
     trained = int(worker.train.trained[places].sum())
     torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
     worker.engine.train()
@@ -178,7 +180,9 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
         total += summed.detach().double()
     loss = _over_workers(total)[0] / trained
     if not np.isfinite(loss):
-        raise RunError(f"train, step {step + 1}: the loss is {loss}, must be finite; lower train.lr, delete the folder")
+        raise RunError(
+            f"train, step {step + 1}: the loss is {loss}, must be finite; lower train.learning_rate, delete the folder"
+        )
     norm = worker.engine.get_global_grad_norm()
     return {
         "loss": float(loss),

@@ -90,7 +90,9 @@ def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # n
         raise RunError(f"{folder}: {len(written)} tensors of {numbers} numbers, must be {len(state)} of {wanted}")
     for name, tensor in written.items():
         if not bool(torch.isfinite(tensor).all()):
-            raise RunError(f"{folder}: {name} holds numbers that are not finite; lower train.lr and run again")
+            raise RunError(
+                f"{folder}: {name} holds numbers that are not finite; lower train.learning_rate and run again"
+            )
 
 
 def write_merged(base: str, adapter: Path, folder: Path, precision: Precision) -> None:
