@@ -157,7 +157,8 @@ def test_importing_what_the_command_line_needs_loads_no_heavy_library() -> None:
     assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "README.zh.md", "AGENTS.md", "llms.txt")]
+PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/zh").glob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -165,7 +166,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return [block.split("```")[0] for block in text.split(f"```{language}\n")[1:]]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_the_recipes_of_a_page_are_legal(page: Path, tmp_path: Path) -> None:
     from gristmill.cluster.jobs.recipe import load
 
