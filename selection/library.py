@@ -54,7 +54,7 @@ class Selection:
 
     def __len__(self) -> int:
         """Return the number of rows that stay."""
-        return self.table["dropped"].null_count
+        return int(self.table["dropped"].null_count)
 
 
 def select(data: Any, *steps: Step, **settings: Any) -> Selection:  # noqa: ANN401 - tables of several libraries

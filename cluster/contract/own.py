@@ -126,7 +126,7 @@ class OwnSteps:
         """Allow any table whose kind names a file."""
         kind = {"type": "string", "pattern": r"\.py:", "description": "A class in a Python file beside the recipe."}
         own = {"type": "object", "properties": {"kind": kind}, "required": ["kind"]}
-        known = handler(schema["schema"])  # type: ignore[typeddict-item]
+        known = handler(schema["schema"])
         return {"anyOf": [known, own]}
 
     def _validated(self, value: Any, handler: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - pydantic's own

@@ -15,6 +15,7 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import GristmillError
 from gristmill.cluster.contract.own import Own, where
 from gristmill.cluster.contract.sample import Message, Origin, Sample
+from gristmill.cluster.contract.settings import Step
 from gristmill.cluster.models.engine import Reply, Request
 from gristmill.generation.contracts import (
     STAGES,
@@ -215,7 +216,7 @@ class Rows:
     def _ask(self, step: Method | Filter, making: "_Making") -> BoundAsk:
         return BoundAsk(self.context, making.usage, making.parents, *self._asks[id(step)], making.turn)
 
-    def _failed(self, step: Method | Filter, error: Exception) -> str:
+    def _failed(self, step: Step, error: Exception) -> str:
         """Return the drop reason of a step that raised; its first traceback goes to the log.
 
         Raises:

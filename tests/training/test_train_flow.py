@@ -17,6 +17,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.training.data import prepare as data
 from gristmill.training.data.prepare import Bins
 from gristmill.training.evaluate.job import Evaluate
+from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
 from gristmill.training.loop import worker as loop
 from gristmill.training.optim import schedule
@@ -75,7 +76,7 @@ def at_step(store: Store, step: int, act: Callable[[Path], None]) -> threading.T
 
 def test_a_run_lowers_the_loss_and_leaves_only_what_it_exports(unbroken: tuple[Store, str]) -> None:
     store, output = unbroken
-    figures, lines = store.figures(output), journal(store, output)
+    figures, lines = TrainFigures.read(store.figures(output)), journal(store, output)
     losses = losses_of(lines)
     assert losses[-1] < losses[0] - 0.5
     assert figures.holdout_loss == losses[-1]
