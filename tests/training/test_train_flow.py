@@ -112,7 +112,7 @@ def test_a_killed_worker_changes_no_loss(unbroken: tuple[Store, str], shelf: Pat
     def kill(folder: Path) -> None:
         del folder
         said = (Path(store.uri) / "runs/test/logs/train-1.log").read_text()
-        os.kill(int(re.findall(r"training\.loop (\d+): rank 1 starts", said)[-1]), signal.SIGKILL)
+        os.kill(int(re.findall(r"training\.loop\.worker (\d+): rank 1 starts", said)[-1]), signal.SIGKILL)
 
     watcher = at_step(store, KILL_AT, kill)
     output = train(store.uri, settings(tiny))
