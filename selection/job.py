@@ -295,7 +295,7 @@ class Selecting:
         found, labels = topics(view, every, num=self.settings.topics or None, seed=self.settings.seed)
         self.decisions.tag("topic", labels)
         self.tags["topic"] = self.decisions.tags["topic"]
-        self.topics = [Topic(**topic) for topic in found]
+        self.topics = [Topic(**{**topic, "examples": tuple(topic["examples"])}) for topic in found]
 
     def _describe(self, everything: View, view: View) -> dict[str, dict[str, float]]:
         """Return what was chosen beside what chance and length would have chosen; count what is kept of the topics."""
