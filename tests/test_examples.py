@@ -12,8 +12,9 @@ from gristmill.generation.job import Generate
 from gristmill.generation.methods import AnyMethod
 from gristmill.selection.job import Select
 from gristmill.selection.selectors import AnySelector
+from tests.paths import EXAMPLES
 
-RECIPES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
+RECIPES = sorted(EXAMPLES.glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])

@@ -17,7 +17,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.selection.job import Select
 from gristmill.selection.selectors.exact import Exact
 from gristmill.selection.selectors.minhash import MinHash
-from tests.cluster.test_report import EVALUATED, TRAINED
+from tests.cluster.report.test_report import EVALUATED, TRAINED
 from tests.generation.ground import WORK, a_run, ground, job, with_seeds
 from tests.generation.reviews import reviewed
 from tests.selection.made import work_for

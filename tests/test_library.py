@@ -14,8 +14,8 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.selection.figures import SelectFigures
 from gristmill.selection.selectors.exact import Exact
 from gristmill.selection.selectors.minhash import MinHash
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 ROWS = [
     {"instruction": "Name three rivers.", "output": "The Rhine, the Elbe and the Danube."},
     {"instruction": "name three rivers", "output": "Rhine, Elbe."},

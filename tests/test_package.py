@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 PARTS = ("cluster", "generation", "selection", "training")
 GRISTMILL = str(Path(sys.executable).parent / "gristmill")
 

@@ -58,8 +58,8 @@ class Pace:
     to go, the time for m is k's times a ratio of gamma variables, whose logarithm has a variance near 1/k + 1/m. Then
     the last rows end, each at the speed that a single request has now; rows that run for long have long to go.
 
-    Such a ratio has an F distribution, which is taken to be log-normal here. `tests/generation/test_pace.py` measures
-    how often the range holds the true time in simulated jobs.
+    Such a ratio has an F distribution, which is taken to be log-normal here. How often the range holds the true time in
+    simulated jobs is measured by `tests/generation/pipeline/test_pace.py`.
     """
 
     def __init__(self) -> None:

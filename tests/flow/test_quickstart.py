@@ -16,10 +16,11 @@ import pytest
 from gristmill.cluster.store.ledger import read_lines
 from gristmill.cluster.store.store import Store
 from tests.invariants import check_dataset, samples_of
+from tests.paths import ROOT
 
 pytestmark = pytest.mark.flow
 
-ROOT = Path(__file__).resolve().parents[2]
+
 GRISTMILL = str(Path(sys.executable).parent / "gristmill")
 SMALL = ["--set", "generate.target=12", "--set", "generate.shard_size=8", "--set", "generate.rounds=1"]
 SMALL += ["--set", "select.steps.2.budget=10", "--set", "train.epochs=1"]

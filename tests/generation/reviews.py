@@ -15,7 +15,6 @@ from gristmill.generation.labels.job import Review
 from tests.invariants import check_dataset
 
 PERSON = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def voted(

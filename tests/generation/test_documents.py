@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,7 @@ from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
 from gristmill.generation.pipeline.worker import RowMaker
 from tests.fakes import ScriptedEngine, open_hashing_encoder
 from tests.invariants import check_dataset, samples_of
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.paths import EXAMPLES
 
 
 class AskingEngine(ScriptedEngine):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gristmill.cluster.store.store import Store
-from tests.cluster.test_session import processes_of
+from tests.cluster.runtime.test_session import processes_of
 from tests.invariants import samples_of
 
 pytestmark = pytest.mark.ray

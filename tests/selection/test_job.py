@@ -30,9 +30,9 @@ from gristmill.selection.selectors.semantic import Semantic
 from gristmill.selection.selectors.substring import Substring
 from tests.fakes import HashingEncoder, open_hashing_encoder
 from tests.invariants import check_dataset, samples_of
+from tests.paths import ROOT
 from tests.selection.made import made, put, run_of, work_for
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Select(
     encoder=Embedding(cpus=1),
     steps=(Exact(), Semantic(min_cosine=0.9), Diversity(method="k_center", budget=20)),

@@ -1,4 +1,6 @@
-"""A pool whose worker fills the memory, with a Ray session of its own: python -m tests.cluster.fill FOLDER LIVES COUNT.
+"""A pool whose worker fills the memory, in a Ray session of its own.
+
+Run it as python -m tests.cluster.runtime.fill FOLDER LIVES COUNT.
 
 Ray's limit is set a little above what the machine uses now, so that nobody else is disturbed.
 """

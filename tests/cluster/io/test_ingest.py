@@ -12,8 +12,9 @@ from gristmill.cluster.io.ingest import Source, ingest, place_of, read
 from gristmill.cluster.io.shapes import language
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.store import Store
-from tests.cluster.sources import lines, put, source
+from tests.cluster.io.sources import lines, put, source
 from tests.invariants import check_dataset
+from tests.paths import EXAMPLES
 
 GOOD = {"question": "q", "answer": "a"}
 
@@ -128,7 +129,7 @@ def test_many_rows_become_several_shards(tmp_path: Path, store: Store) -> None:
 
 
 def test_the_seeds_that_ship_are_good(store: Store) -> None:
-    seeds = Path(__file__).parents[2] / "examples" / "seeds.jsonl"
+    seeds = EXAMPLES / "seeds.jsonl"
     rows = check_dataset(store, ingest(store, source(seeds)))
     assert all(row.dropped is None for row in rows)
 

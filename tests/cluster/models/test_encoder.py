@@ -14,8 +14,8 @@ from gristmill.cluster.models.encoder import Embedding, Pooling, open_embedding,
 from gristmill.cluster.models.encoder_torch import PLAIN, Checkpoint
 from gristmill.cluster.models.names import MINILM
 from tests.fakes import two_layer_model
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last", "weighted_mean")
 TEXTS = ["short", "一首关于秋天的短诗", "a text that is a good deal longer than the others, " * 4]
 
@@ -120,7 +120,7 @@ ENGINE = """
 import sys
 import numpy as np
 from gristmill.cluster.models.encoder import Embedding, open_embedding
-from tests.cluster.test_encoder import TEXTS
+from tests.cluster.models.test_encoder import TEXTS
 encoder = open_embedding(Embedding(model=sys.argv[1], pooling=sys.argv[2], backend="vllm"))
 assert encoder.encode([]).shape == (0, encoder.dim)
 np.save(sys.argv[3], encoder.encode([*TEXTS, ""]))

@@ -15,7 +15,7 @@ from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.augment.method import SPOKEN, Augment, kept_spans, label_of
 from gristmill.generation.methods.augment.wordplay import take_apart
 from tests.fakes import ScriptedAsk
-from tests.generation.test_wordplay import CHINESE_TEXT, ENGLISH_TEXT, GUARDED, GUARDED_ZH
+from tests.generation.methods.test_wordplay import CHINESE_TEXT, ENGLISH_TEXT, GUARDED, GUARDED_ZH
 
 
 class Ask(ScriptedAsk):

@@ -10,7 +10,7 @@ from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.report import material as report_material
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.selection.figures import Pair, Topic
-from tests.cluster.test_report import SAMPLES, bars_of, begin, figures_of, page_of, put, step
+from tests.cluster.report.test_report import SAMPLES, bars_of, begin, figures_of, page_of, put, step
 
 SELECT = figures_of(
     "select",

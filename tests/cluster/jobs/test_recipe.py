@@ -10,6 +10,7 @@ import pytest
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.recipe import Recipe, load
+from tests.paths import EXAMPLES
 
 SEEDS = '{"messages": [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}]}\n'
 SELECT = '[select]\ninput = "seeds.jsonl"\n'
@@ -122,7 +123,7 @@ def test_a_resolved_recipe_can_itself_be_run(tmp_path: Path) -> None:
 
 
 def test_the_command_line_plans_the_shipped_recipe(tmp_path: Path) -> None:
-    path = Path(__file__).parents[2] / "examples" / "quickstart.toml"
+    path = EXAMPLES / "quickstart.toml"
     command = [str(Path(sys.executable).parent / "gristmill"), "plan", str(path), "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
     assert done.returncode == 0, done.stderr

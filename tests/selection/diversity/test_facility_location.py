@@ -7,8 +7,8 @@ from gristmill.selection.data.matrix import Float32, Matrix
 from gristmill.selection.diversity.blocks import GRID, Greed, blocks, merged
 from gristmill.selection.diversity.dpp import WIDTH, dpp
 from gristmill.selection.diversity.facility_location import facility_location
+from tests.selection.diversity.test_k_center import lumpy
 from tests.selection.made import unit
-from tests.selection.test_k_center import lumpy
 
 
 def coverage(vectors: Float32, chosen: list[int]) -> float:

@@ -14,9 +14,9 @@ from gristmill.cluster.io.export import Form, export
 from gristmill.cluster.io.ingest import Source, ingest, read
 from gristmill.cluster.store.store import Manifest, Store
 from tests.invariants import samples_of
+from tests.paths import EXAMPLES
 
 FORMS: tuple[Form, ...] = ("parquet", "jsonl", "sharegpt", "alpaca")
-SEEDS = Path(__file__).parents[2] / "examples" / "seeds.jsonl"
 
 
 def conversation(*contents: str, system: str = "") -> tuple[Message, ...]:
@@ -230,7 +230,7 @@ def test_trl_trains_on_the_messages_form(store: Store, tmp_path: Path, load: Any
 
     from gristmill.cluster.models.names import SMOLLM2, local
 
-    export(store, ingest(store, Source(path=(str(SEEDS),))), tmp_path / "out", "jsonl")
+    export(store, ingest(store, Source(path=(str(EXAMPLES / "seeds.jsonl"),))), tmp_path / "out", "jsonl")
     tokenizer = AutoTokenizer.from_pretrained(local(SMOLLM2))
     small = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -10,7 +10,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io import ingest as ingest_module
 from gristmill.cluster.io.ingest import ingest, read
 from gristmill.cluster.store.store import Store
-from tests.cluster.sources import lines, put, source
+from tests.cluster.io.sources import lines, put, source
 from tests.invariants import check_dataset
 
 GOOD = {"question": "q", "answer": "a"}

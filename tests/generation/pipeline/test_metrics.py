@@ -5,7 +5,6 @@ import re
 import time
 import urllib.request
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +20,9 @@ from gristmill.generation.pipeline.metrics import (
     Metrics,
     reason_label,
 )
+from tests.paths import ROOT
 
-DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy/grafana.json").read_text(encoding="utf-8"))
+DASHBOARD = json.loads((ROOT / "deploy/grafana.json").read_text(encoding="utf-8"))
 EXPORTED = {f"ray_{PREFIX}{name}_total" for name in (*COUNTERS, DROPPED)} | {f"ray_{PREFIX}{name}" for name in GAUGES}
 
 

@@ -20,8 +20,7 @@ from gristmill.generation.methods.annotate import Annotate
 from tests.fakes import ScriptedAsk
 from tests.generation.reviews import ROWS, by_text, label_studio, queue_of, reviewed
 from tests.invariants import samples_of
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
+from tests.paths import EXAMPLES
 
 
 def test_the_same_review_makes_the_same_bytes(store: Store, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.generation.job import Generate
 from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
 from tests.generation.ground import WORK, Loop, a_run, ground, job, with_seeds
-from tests.generation.test_resume import FragileStore, Interrupt
+from tests.generation.pipeline.test_resume import FragileStore, Interrupt
 
 
 class SideBySide(Loop):

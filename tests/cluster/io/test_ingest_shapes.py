@@ -16,7 +16,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.io.ingest import read
 from gristmill.cluster.io.shapes import language
-from tests.cluster.sources import lines, put, source
+from tests.cluster.io.sources import lines, put, source
 
 QA = (Message("user", "What is 2 + 2?"), Message("assistant", "4"))
 SHAPES: dict[str, tuple[dict[str, Any], Sequence[tuple[str, str]]]] = {

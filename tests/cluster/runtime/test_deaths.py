@@ -9,6 +9,7 @@ import pytest
 from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.runtime import deaths
 from gristmill.cluster.runtime.deaths import Memory
+from tests.paths import ROOT
 
 TEXT = (Path(__file__).parent / "out_of_memory.txt").read_text(encoding="utf-8")
 """What Ray 2.60 said of an actor that it ended; only the folders and names of programs were changed."""
@@ -73,9 +74,8 @@ def fill(folder: Path, lives: int, count: int) -> "subprocess.CompletedProcess[s
     free = next(line for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if "MemAvail" in line)
     if int(free.split()[1]) < 8 * 2**20:
         pytest.skip("needs 8 GiB of free memory")
-    command = [sys.executable, "-m", "tests.cluster.fill", str(folder), str(lives), str(count)]
-    root = Path(__file__).parents[2]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=150)
+    command = [sys.executable, "-m", "tests.cluster.runtime.fill", str(folder), str(lives), str(count)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150)
 
 
 def log_of(folder: Path) -> str:
