@@ -6,9 +6,10 @@ Raw is vLLM's own offline class with all prompts in one list, timed from the cal
 detokenises too). The job is `[generate]` with the method `respond` and the rule filters, timed from the first request
 to the manifest: rendering, tokenising, filters, Arrow shards, settling. Both in turn, each in a process of its own, and
 both in the type that the machine chooses.
-Replies end where the model ends them; `cut_off` is the share that reached the limit. Raw gets the best of the settings
-`RAW`, each tried once before the pairs with a quarter of the prompts. The bound is the raw rate: a job cannot be faster
-than its engine.
+Replies end where the model ends them; `cut_off` is the share that reached the limit. Every pair has other seeds: the
+replies of one set of seeds may be longer or shorter as a whole, and the last long replies take nearly as long as all.
+Raw gets the best of the settings `RAW`, each tried once before the pairs with a quarter of the prompts. The bound is
+the raw rate: a job cannot be faster than its engine.
 """
 
 import argparse
@@ -53,7 +54,8 @@ def raw(given: argparse.Namespace) -> dict[str, Any]:
     llm = LLM(**args)
     asked = [[{"role": "user", "content": text}] for text in prompts(given.prompts, given.num)]
     params = [
-        SamplingParams(max_tokens=given.max_tokens, temperature=0.7, min_p=0.05, seed=n) for n in range(given.num)
+        SamplingParams(max_tokens=given.max_tokens, temperature=0.7, min_p=0.05, seed=given.seed * given.num + n)
+        for n in range(given.num)
     ]
     begin = time.monotonic()
     outputs = llm.chat(asked, params, use_tqdm=False)
@@ -69,7 +71,13 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
 
     method = {"kind": "respond", "max_tokens": given.max_tokens, "stop_loops": False}
     generate = Generate.model_validate(
-        {"target": "all", "engine": settings(given), "methods": [method], "filters": RULES}
+        {
+            "target": "all",
+            "engine": settings(given),
+            "methods": [method],
+            "filters": RULES,
+            "seed": given.seed,
+        }
     )
     with tempfile.TemporaryDirectory() as folder, session(None, None, None):
         store, seeds = jobs.inputs(folder, prompts(given.prompts, given.num))
@@ -100,6 +108,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--model", default="builtin:smollm2-135m-instruct")
     parser.add_argument("--raw", choices=list(RAW), help="take these settings for raw vLLM instead of trying all")
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=["raw", "job"], help=argparse.SUPPRESS)
     parser.add_argument("--name", default="throughput", help="of the result file")
     given = parser.parse_args()
@@ -109,9 +118,9 @@ def main() -> None:
     own = [str(given.prompts), f"--max-tokens={given.max_tokens}", f"--model={given.model}"]
     variables = environment(settings(given), len(os.sched_getaffinity(0)), 0)
 
-    def one(which: str, best: str, num: int = given.num) -> dict[str, Any]:
+    def one(which: str, best: str, num: int = given.num, seed: int = 0) -> dict[str, Any]:
         # the raw engine gets the worker's environment; the job sets its workers' itself
-        how = [*own, f"--num={num}", f"--only={which}", f"--raw={best}"]
+        how = [*own, f"--num={num}", f"--only={which}", f"--raw={best}", f"--seed={seed}"]
         return in_process("throughput.py", how, variables if which == "raw" else {})
 
     tried = {} if given.raw else {name: one("raw", name, given.num // 4)["tokens_per_s"] for name in RAW}
@@ -119,7 +128,7 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {"raw": [], "job": []}
     for pair in range(given.pairs):
         for which in ("raw", "job") if pair % 2 == 0 else ("job", "raw"):
-            runs[which].append(one(which, best))
+            runs[which].append(one(which, best, seed=pair))
     ratios = [j["tokens_per_s"] / r["tokens_per_s"] for j, r in zip(runs["job"], runs["raw"], strict=True)]
     write(
         given.name,
