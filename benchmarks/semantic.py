@@ -112,9 +112,9 @@ def ours(name: str, matrix: np.ndarray) -> Callable[[], Found]:
     from gristmill.selection.data.matrix import Matrix
     from gristmill.selection.data.pool import open_pool
     from gristmill.selection.duplicates import neighbours
-    from gristmill.selection.selectors.semantic import PAIRS, PROBES, Semantic
+    from gristmill.selection.selectors.semantic import PROBES, Semantic
 
-    most = max(1, PAIRS // len(matrix))
+    most = max(1, Semantic.max_pairs // len(matrix))
     if name.startswith("pairs"):
         floor = 0.9 if name == "pairs-0.90" else MIN_COSINE
         neighbours.pairs(Matrix(matrix[:2000]), 0.9, seed=0, probes=PROBES, most=most)

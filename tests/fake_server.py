@@ -63,6 +63,8 @@ class FakeServer:
         self.capacity: int | None = None
         """Chats above this many at once get a 429."""
         self.delay_s = 0.0
+        self.fails_at = ""
+        """Chats that have these words get a 500, always."""
         self.lists_models = self.reports_usage = True
         self.chances: Callable[[list[str]], list[float]] = lambda choices: [1 / len(choices)] * len(choices)
         self.url = ""
@@ -135,6 +137,8 @@ class FakeServer:
             if trouble.drop:
                 assert request.transport is not None
                 request.transport.close()
+            if self.fails_at and self.fails_at in json.dumps(payload):
+                trouble = Trouble(500)
             if trouble.body is not None or trouble.status != 200:
                 return web.Response(status=trouble.status, headers=trouble.headers, text=trouble.body or "busy")
             return self._locked(request) or self._served(payload)

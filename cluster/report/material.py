@@ -40,7 +40,7 @@ class Material:
     """Figures that cannot be read, and why."""
     seeds: dict[str, Sample] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
-    """By id, up to `MAX_ROWS`: as the last job that decided on them left them."""
+    """By id, up to a bound: as the last job that decided on them left them."""
     fates: dict[str, str] = field(default_factory=dict)
     base: str = ""
     """The job that made the rows, `ingest`, or nothing where they come from outside."""
@@ -65,8 +65,8 @@ class Material:
         return sum((r for job, r in self.reasons.items() if chooses(job) == chosen), Counter())
 
 
-def material_of(store: Store, run_id: str) -> Material:
-    """Return what there is of a run.
+def material_of(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> Material:
+    """Return what there is of a run, with up to `max_rows` samples.
 
     Raises:
         StoreError: when there is no such run.
@@ -84,7 +84,7 @@ def material_of(store: Store, run_id: str) -> Material:
         except StoreError as error:
             problems.append(f"{name}: {error}")
     material = Material(store, run_id, recipe, state, manifests, figures, problems)
-    _read_samples(material)
+    _read_samples(material, max_rows)
     return material
 
 
@@ -93,11 +93,11 @@ def chooses(job: str) -> bool:
     return job in JOBS and job_class(job).chooses
 
 
-def _read_samples(material: Material) -> None:
+def _read_samples(material: Material, max_rows: int) -> None:
     """Fill in seeds and samples: the dataset that the run began with, and what later jobs made of its rows."""
     store, manifests = material.store, material.manifests
     if INGEST in manifests:
-        material.seeds = {s.id: s for s in _rows(store, manifests[INGEST].name, MAX_ROWS)}
+        material.seeds = {s.id: s for s in _rows(store, manifests[INGEST].name, max_rows)}
     order = [name for name in JOBS if name in manifests]
     datasets = {name: manifests[name].name for name in order if manifests[name].kind == "samples"}
     maker = next((name for name in datasets if not job_class(name).upstream), None)
@@ -115,7 +115,8 @@ def _read_samples(material: Material) -> None:
     material.rows = store.manifest(datasets[material.base]).rows
     for job, name in datasets.items():
         material.reasons[job] = _reasons(store, name)
-        _take_over(store, material, name, "dropped in selection" if chooses(job) else "dropped before selection")
+        fate = "dropped in selection" if chooses(job) else "dropped before selection"
+        _take_over(material, name, fate, max_rows)
 
 
 def read_examples(material: Material, wanted: AbstractSet[str]) -> None:
@@ -125,10 +126,10 @@ def read_examples(material: Material, wanted: AbstractSet[str]) -> None:
         material.examples = _named(material.store, datasets[-1], wanted - material.samples.keys())
 
 
-def _take_over(store: Store, material: Material, name: str, fate: str) -> None:
+def _take_over(material: Material, name: str, fate: str, max_rows: int) -> None:
     """Put the samples of a dataset in the place of what was known of them before."""
-    for sample in _rows(store, name, MAX_ROWS):
-        if sample.id in material.samples or len(material.samples) < MAX_ROWS:
+    for sample in _rows(material.store, name, max_rows):
+        if sample.id in material.samples or len(material.samples) < max_rows:
             material.samples[sample.id] = sample
             material.fates[sample.id] = "kept" if sample.dropped is None else fate
 

@@ -11,7 +11,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.jobs.job import JOBS, job_class
 from gristmill.cluster.jobs.state import STAGE, stage
 from gristmill.cluster.report import charts
-from gristmill.cluster.report.material import INGEST, Material, material_of, read_examples
+from gristmill.cluster.report.material import INGEST, MAX_ROWS, Material, material_of, read_examples
 from gristmill.cluster.report.page import Page
 from gristmill.cluster.report.sections import (
     Panel,
@@ -31,15 +31,16 @@ MAX_TEXT = 4_000
 SNIPPET = 160
 
 
-def write(store: Store, run_id: str) -> str:
+def write(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> str:
     """Write `report.html` into the folder of a run and return its path.
 
-    The page shows what is there: jobs that have not run leave their sections out.
+    The page shows what is there: jobs that have not run leave their sections out. Distributions are those of the first
+    `max_rows` samples.
 
     Raises:
         StoreError: when there is no such run.
     """
-    material = material_of(store, run_id)
+    material = material_of(store, run_id, max_rows)
     shown = [(presentation_of(job_class(name).presentation), material.figures[name]) for name in _jobs_of(material)]
     read_examples(material, {name for presentation, figures in shown for name in presentation.examples(figures)})
     report = Page(

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
+"""Seconds between two lines where there is no terminal."""
 
 
 class Bar:
@@ -55,7 +56,7 @@ class Bar:
             known = max(self._total, done + bool(left)) if self._total and done else None
             count = self._count()
             self._screen.rich.update(self._task, completed=done, total=known, count=count, note=note, left=left)
-        elif time.monotonic() - self._said >= PLAIN_EVERY_S:
+        elif time.monotonic() - self._said >= self._screen.every_s:
             self._line()
 
     def close(self) -> None:
@@ -95,11 +96,14 @@ class _Lines(Progress):
 class Screen:
     """Where a run speaks to people."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        """Speak on standard error, so that standard output stays for results; `quiet` says nothing."""
+    def __init__(self, *, quiet: bool = False, every_s: float = PLAIN_EVERY_S) -> None:
+        """Speak on standard error, so that standard output stays for results; `quiet` says nothing.
+
+        Where there is no terminal, a bar is a line every `every_s` seconds.
+        """
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.rich: Progress | None = None
-        self._quiet = quiet
+        self._quiet, self.every_s = quiet, every_s
 
     def say(self, line: str) -> None:
         """Print one line above the bars."""

@@ -10,13 +10,21 @@ from gristmill.selection.diversity import Spread
 from gristmill.selection.duplicates.clusters import Int32
 from gristmill.selection.kernels import kernel_with
 
-POOL_ROWS = 4096
-"""Rows that are kept up to date with every choice: 6 MiB at 384 dimensions, which a core's caches hold."""
-TILE_ROWS, TILE_CENTRES = 1024, 4096
-"""Rough cosines of so many rows and centres are held at a time: 16 MiB."""
+
+class Sizes(NamedTuple):
+    """How much is worked on at a time, which does not change the choice."""
+
+    pool: int = 4096
+    """Rows that are kept up to date with every choice: 6 MiB at 384 dimensions, which a core's caches hold."""
+    rows: int = 1024
+    centres: int = 4096
+    """Rough cosines of so many rows and centres are held at a time: 16 MiB."""
 
 
-def k_center(matrix: Matrix, budget: int, first: int | None = None) -> Spread:
+SIZES = Sizes()
+
+
+def k_center(matrix: Matrix, budget: int, first: int | None = None, sizes: Sizes = SIZES) -> Spread:
     """Choose rows one by one, each the farthest from all chosen before; ties go to the lower row.
 
     Exactly the greedy choice, by `greedy` below. A row meets a quarter of the centres or less, in few passes over the
@@ -29,6 +37,7 @@ def k_center(matrix: Matrix, budget: int, first: int | None = None) -> Spread:
         matrix: [n, d] unit rows.
         budget: centres wanted; all rows come back when there are no more.
         first: row to begin with; by default the one nearest to the mean.
+        sizes: how much is worked on at a time.
 
     Returns:
         `worth`: 1 - cosine to the nearest centre before it, NaN for the first. `stand_in`: a centre within the radius,
@@ -37,7 +46,7 @@ def k_center(matrix: Matrix, budget: int, first: int | None = None) -> Spread:
     if not len(matrix):
         return Spread(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), {"radius": 0.0})
     start = _nearest_to_mean(matrix) if first is None else first
-    chosen, cosine, stand_in, rest = greedy(matrix, budget, start, np.zeros(len(matrix)), 1.0)
+    chosen, cosine, stand_in, rest = greedy(matrix, budget, start, np.zeros(len(matrix)), 1.0, sizes)
     return Spread(chosen, 1 - np.minimum(cosine, 1), stand_in, {"radius": max(0.0, 1 - rest)})
 
 
@@ -55,11 +64,11 @@ class Greedy(NamedTuple):
     """Cosine to its nearest chosen row of the row that would have come next; 1 where there is none."""
 
 
-def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: float) -> Greedy:
+def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: float, sizes: Sizes = SIZES) -> Greedy:
     """Choose again and again the row with the lowest `weight` x (highest cosine to a chosen row) - `bonus`.
 
     Lazy and exact. The highest cosine only grows, so what is known of a row from its last comparison bounds its penalty
-    from below. The `POOL_ROWS` rows with the lowest bounds form a pool that meets every new choice; as long as the
+    from below. The rows with the lowest bounds form a pool that meets every new choice; as long as the
     best of the pool is better than the bound of all others, it is the choice. Then the next pool is formed and caught
     up with the choices that it missed, which are many by then, so that they come as one matrix product. The product is
     rounded differently from machine to machine and only says which pairs are worth an exact look, in float64.
@@ -70,16 +79,17 @@ def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: floa
         first: row that is chosen first.
         bonus: [n].
         weight: not negative.
+        sizes: how much is worked on at a time.
     """
     known = _Known(matrix, min(budget, len(matrix)), first)
     rest = 1.0
     while True:
         penalty = np.where(known.open, weight * known.nearest - bonus, np.inf)
-        rows, bound = _lowest(penalty, POOL_ROWS)
+        rows, bound = _lowest(penalty, sizes.pool)
         if not len(rows):
             break
         pool = matrix.take(rows)
-        known.catch_up(rows, pool)
+        known.catch_up(rows, pool, sizes)
         row, rest = _drain(known, rows, pool, bound, (bonus, weight))
         if row >= 0:
             break
@@ -133,16 +143,16 @@ class _Known:
         self.open[row] = False
         self.count += 1
 
-    def catch_up(self, rows: Int, pool: Float32) -> None:
+    def catch_up(self, rows: Int, pool: Float32, sizes: Sizes) -> None:
         """Compare rows, whose vectors are `pool`, with the centres that each has not met."""
         places = np.argsort(self.seen[rows], kind="stable")
         places = places[self.seen[rows[places]] < self.count]
-        for start in range(0, len(places), TILE_ROWS):
-            tile = places[start : start + TILE_ROWS]
+        for start in range(0, len(places), sizes.rows):
+            tile = places[start : start + sizes.rows]
             vectors, these = pool[tile], rows[tile]
             nearest, by = self.nearest[these], self.by[these]
-            for centre in range(int(self.seen[these[0]]), self.count, TILE_CENTRES):
-                meet(vectors, self.centres, (centre, min(centre + TILE_CENTRES, self.count)), nearest, by)
+            for centre in range(int(self.seen[these[0]]), self.count, sizes.centres):
+                meet(vectors, self.centres, (centre, min(centre + sizes.centres, self.count)), nearest, by)
             self.nearest[these], self.by[these] = nearest, by
         self.seen[rows] = self.count
 
@@ -179,7 +189,7 @@ def _nearest_to_mean(matrix: Matrix) -> int:
         total += block.sum(axis=0, dtype=np.float64)
     mean = (total / len(matrix)).astype(np.float32)
     rough = np.concatenate([block @ mean for _, block in matrix.blocks()])
-    near = np.flatnonzero(rough >= rough.max() - 2 * _margin(matrix.dim))[:POOL_ROWS]
+    near = np.flatnonzero(rough >= rough.max() - 2 * _margin(matrix.dim))[: SIZES.pool]
     rows = matrix.take(near)
     exact, by = np.full(len(near), -np.inf), np.zeros(len(near), np.int32)
     _look(rough[near, None], np.inf, rows, mean[None], 0, exact, by)

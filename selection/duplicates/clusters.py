@@ -64,15 +64,16 @@ def fit(matrix: Matrix, num: int, *, seed: int, sample: int = 100_000, iteration
     return centroids
 
 
-def assign(matrix: Matrix, centroids: Float32, top: int = 1) -> tuple[Int32, Float32]:
+def assign(matrix: Matrix, centroids: Float32, top: int = 1, tile: int = TILE) -> tuple[Int32, Float32]:
     """Return ([n, top] clusters, nearest first; their cosines), `top` being at most the clusters that there are.
 
-    Equally near clusters are in their own order. Cost: n x num x d multiplications, read once, block by block.
+    Equally near clusters are in their own order. Cost: n x num x d multiplications, read once, in blocks of `tile`
+    cosines.
     """
     top = min(top, len(centroids))
     near = np.zeros((len(matrix), top), np.int32)
     cosine = np.full((len(matrix), top), -np.inf, np.float32)
-    rows = max(1, TILE // max(1, len(centroids)))
+    rows = max(1, tile // max(1, len(centroids)))
 
     def work(start: int) -> None:
         block = matrix.block(start, min(start + rows, len(matrix)))

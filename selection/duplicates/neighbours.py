@@ -68,12 +68,12 @@ class Index:
         return sketches, clusters.assign(Matrix(sketches), self.centroids, probes)[0]
 
 
-def index(matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _anew) -> Index:
+def index(matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _anew, exact_rows: int = EXACT_ROWS) -> Index:
     """Return the index of a matrix; what is expensive in it is asked of `keep`, such as a memo, by name.
 
     Cost at 10^6 x 384: 10 CPU seconds; memory: the sketches, 4 x 97 bytes a row.
     """
-    num = 1 if len(matrix) <= EXACT_ROWS else round(len(matrix) ** 0.5)
+    num = 1 if len(matrix) <= exact_rows else round(len(matrix) ** 0.5)
     axes = keep("axes", lambda: _axes(matrix, seed))
     sketches = sketch(matrix, axes)
     rows = Matrix(sketches)
@@ -105,10 +105,18 @@ def _axes(matrix: Matrix, seed: int) -> Float32:
     return np.ascontiguousarray(vectors[:, ::-1][:, :SKETCH_DIM], np.float32)
 
 
-def pairs(matrix: Matrix, min_cosine: float, *, seed: int, probes: int = 2, most: int | None = None) -> Pairs:
+def pairs(
+    matrix: Matrix,
+    min_cosine: float,
+    *,
+    seed: int,
+    probes: int = 2,
+    most: int | None = None,
+    exact_rows: int = EXACT_ROWS,
+) -> Pairs:
     """Return the pairs with a cosine of at least `min_cosine` where one row's cluster is among the other's `probes`.
 
-    All pairs up to 20,000 rows. `most` bounds the answer where groups are large, which is for rows that are best
+    All pairs up to `exact_rows` rows. `most` bounds the answer where groups are large, which is for rows that are best
     first: a row is then paired with the first `most` before it in a cluster for each of six ranges of the cosine (see
     `TIERS`), so that ten thousand copies make a star of pairs with the best of them, and a crowd at
     0.91 does not displace a copy at 0.99. Cost at 10^6 x 384: see `benchmarks/semantic.json`.
@@ -117,7 +125,7 @@ def pairs(matrix: Matrix, min_cosine: float, *, seed: int, probes: int = 2, most
     look into their `probes` nearest clusters (of 10^5 x 384 the share of rows with an earlier near row that one cluster
     finds is 0.970, two 0.998); the sketches; all pairs instead of the nearest.
     """
-    built = index(matrix, seed=seed, probes=probes)
+    built = index(matrix, seed=seed, probes=probes, exact_rows=exact_rows)
     return _join(_Sides(matrix, built.sketches, built.near, built, min_cosine, most or len(matrix), itself=True))
 
 
@@ -127,13 +135,13 @@ def between(queries: Matrix, base: Index, min_cosine: float, *, probes: int = 3,
     return _join(_Sides(queries, sketches, near, base, min_cosine, most, itself=False))
 
 
-def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2) -> tuple[Int32, Float32]:
+def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2, exact_rows: int = EXACT_ROWS) -> tuple[Int32, Float32]:
     """Return ([n, k] the nearest other rows, nearest first, -1 where fewer are found; their cosines, -1 there).
 
-    A row is compared with all rows of its `probes` nearest clusters, up to 20,000 rows with all. Equally near rows
-    are in their own order.
+    A row is compared with all rows of its `probes` nearest clusters, up to `exact_rows` rows with all. Equally near
+    rows are in their own order.
     """
-    built = index(matrix, seed=seed, probes=probes)
+    built = index(matrix, seed=seed, probes=probes, exact_rows=exact_rows)
     near, cosine = np.full((len(matrix), k), -1, np.int32), np.full((len(matrix), k), -1, np.float32)
 
     def work(visit: Visit) -> None:

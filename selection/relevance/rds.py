@@ -24,7 +24,9 @@ LOWEST = np.uint64(0xFFFFFFFF)
 """The lower half of a key."""
 
 
-def round_robin(matrix: Matrix, queries: Float32, groups: Int, budget: int, held: int = HELD) -> tuple[Int, Float32]:
+def round_robin(
+    matrix: Matrix, queries: Float32, groups: Int, budget: int, held: int = HELD, scores: int = SCORES
+) -> tuple[Int, Float32]:
     """Choose samples by turns: each group of queries takes the sample that is next best for it and not yet taken.
 
     Args:
@@ -34,6 +36,7 @@ def round_robin(matrix: Matrix, queries: Float32, groups: Int, budget: int, held
             highest cosine to a query of it. Groups take turns in this order.
         budget: samples that are chosen; all, where there are no more.
         held: candidates held over all groups.
+        scores: cosines of one block.
 
     Returns:
         chosen: [min(n, budget)] rows in the order of choice; of equal scores the lower row comes first.
@@ -44,21 +47,22 @@ def round_robin(matrix: Matrix, queries: Float32, groups: Int, budget: int, held
     bounds = np.append(0, np.cumsum(np.bincount(groups)))
     budget = min(budget, len(matrix))
     keep = max(1, min(budget, held // (len(bounds) - 1)))
+    rows = max(1, min(BLOCK_ROWS, scores // len(queries)))
     nearest = np.empty(len(matrix), np.float32)
     open_ = np.ones(len(matrix), np.bool_)
     chosen = np.empty(budget, np.int64)
     num = turn = 0
     while num < budget:
-        lists = _best(matrix, sorted_queries, bounds, open_, keep, nearest)
+        lists = _best(matrix, sorted_queries, bounds, open_, keep, rows, nearest)
         num, turn = _take_turns(lists, open_, chosen, num, turn)
     return chosen, nearest
 
 
-def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int, nearest: Float32) -> Int:
-    """Return [groups, keep] rows still open, best first and -1 after the last; fill in `nearest`."""
+def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int, rows: int, nearest: Float32) -> Int:
+    """Return [groups, keep] rows still open, best first and -1 after the last, by blocks; fill in `nearest`."""
     num_groups = len(bounds) - 1
     heaps, counts = np.empty((num_groups, keep), np.uint64), np.zeros(num_groups, np.int64)
-    for first, block in matrix.blocks(max(1, min(BLOCK_ROWS, SCORES // len(queries)))):
+    for first, block in matrix.blocks(rows):
         scores = queries @ block.T
         nearest[first : first + len(block)] = scores.max(axis=0)
         if len(queries) > num_groups:

@@ -22,9 +22,6 @@ from gristmill.selection.kernels import kernel
 PROBES = 3
 """Clusters that a vector is compared in: of 10^5 made vectors with a near one before them 99.8 % are found in two, all
 in three, for a tenth more time."""
-PAIRS = 50_000_000
-"""Over the number of samples: with how many better ones a sample is paired at most in a cluster, for each range of the
-cosine. Below 7,000 samples nothing is left out; a million in crowds take 600 MiB to 3 GiB at 12 bytes a pair."""
 UInt32 = NDArray[np.uint32]
 PAIR = np.dtype([("left", np.int32), ("right", np.int32), ("cosine", np.float32)])
 
@@ -40,6 +37,10 @@ class Semantic(Deduplicator):
 
     kind: Literal["semantic"] = "semantic"
     needs_vectors: ClassVar[bool] = True
+    max_pairs: ClassVar[int] = 50_000_000
+    """Over the number of samples: with how many better ones a sample is paired at most in a cluster, for each range
+    of the cosine. Below 7,000 samples nothing is left out; a million in crowds take 600 MiB to 3 GiB at 12 bytes a
+    pair."""
 
     min_cosine: float = Field(default=0.95, gt=0, le=1)
     """Cosine from which on two samples count as one."""
@@ -63,7 +64,7 @@ class Semantic(Deduplicator):
         """
         del rng  # clusters have a seed of their own, so that the kept pairs serve every run
         order = view.order(self.prefer)
-        found = _pairs(view, order, min(self.floor, self.min_cosine))
+        found = _pairs(view, order, min(self.floor, self.min_cosine), self.max_pairs)
         close = np.flatnonzero(found.cosine >= self.min_cosine - ROUNDING)
         better, worse, cosine = order[found.left[close]], order[found.right[close]], found.cosine[close]
         if self.min_overlap:
@@ -84,12 +85,13 @@ class Semantic(Deduplicator):
         )
 
 
-def _pairs(view: View, order: Int, floor: float) -> Pairs:
+def _pairs(view: View, order: Int, floor: float, max_pairs: int) -> Pairs:
     """Return the pairs over a cosine as places in the order, better one left, made now or in an earlier build."""
     vectors = view.unit("semantic").at(order)
+    most = max(1, max_pairs // max(1, len(vectors)))
 
     def make() -> NDArray[np.void]:
-        found = neighbours.pairs(vectors, floor, seed=0, probes=PROBES, most=max(1, PAIRS // max(1, len(vectors))))
+        found = neighbours.pairs(vectors, floor, seed=0, probes=PROBES, most=most)
         held = np.empty(len(found.left), PAIR)
         held["left"], held["right"], held["cosine"] = found
         return held

@@ -27,8 +27,8 @@ SMALL += ["--set", "select.steps.2.budget=10", "--set", "train.epochs=1"]
 RECIPE = str(ROOT / "examples" / "quickstart.toml")
 
 
-def gristmill(folder: Path, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+def gristmill(folder: Path, *arguments: str, expect: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | variables
     done = subprocess.run(
         [GRISTMILL, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -121,9 +121,7 @@ def test_the_killed_driver_lost_no_committed_shard(
 def test_a_second_time_nothing_is_made(ground: tuple[Path, str]) -> None:
     folder, _ = ground
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*-*/*") if path.is_file()}
-    start = time.monotonic()
-    said = gristmill(folder, "run", RECIPE, *SMALL).stderr
-    assert time.monotonic() - start < 20, "Ray was started for nothing"
+    said = gristmill(folder, "run", RECIPE, *SMALL, RAY_ADDRESS="127.0.0.1:1").stderr  # there is no Ray to be joined
     assert said.count("nothing to do") == 4
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "runs").glob("*-*/*") if path.is_file()}
 

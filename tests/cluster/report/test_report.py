@@ -14,7 +14,7 @@ from gristmill.cluster.contract.schema import vectors as vectors_schema
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.report import charts as report_charts
 from gristmill.cluster.report import run as report
-from gristmill.cluster.report.material import plain_reason
+from gristmill.cluster.report.material import MAX_ROWS, plain_reason
 from gristmill.cluster.report.page import script_safe
 from gristmill.cluster.store.ledger import Ledger, lock
 from gristmill.cluster.store.store import Manifest, Store
@@ -132,9 +132,9 @@ def whole_run(store: Store) -> None:
     ledger.append("run_done")
 
 
-def page_of(store: Store) -> tuple[str, dict[str, Any]]:
+def page_of(store: Store, max_rows: int = MAX_ROWS) -> tuple[str, dict[str, Any]]:
     """The page without Plotly's own script, and the data in it."""
-    path = report.write(store, RUN)
+    path = report.write(store, RUN, max_rows)
     assert path == store.at("runs", RUN, "report.html")
     page = store.read_bytes("runs", RUN, "report.html").decode()
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", page), "the page asks the network"

@@ -3,11 +3,8 @@
 import re
 from typing import Any
 
-import pytest
-
 from gristmill.cluster.contract.sample import to_table
 from gristmill.cluster.jobs.figures import Figures
-from gristmill.cluster.report import material as report_material
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.selection.figures import Pair, Topic
 from tests.cluster.report.test_report import SAMPLES, bars_of, begin, figures_of, page_of, put, step
@@ -84,9 +81,9 @@ def test_topics_are_a_map_with_counts_rates_and_examples(store: Store) -> None:
     ]
 
 
-def test_an_example_beyond_what_is_read_is_looked_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_material, "MAX_ROWS", 1)
-    page, _ = put_selection(store, SELECT)
+def test_an_example_beyond_what_is_read_is_looked_up(store: Store) -> None:
+    put_selection(store, SELECT)
+    page, _ = page_of(store, max_rows=1)
     assert tables_of(page, "Map of topics")[1][4] == "列举三条河流\nName three rivers"
 
 

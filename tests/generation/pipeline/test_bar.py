@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gristmill.cluster.jobs.job import Run
-from gristmill.cluster.runtime import progress
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.store import Store
 from gristmill.generation.job import Generate
@@ -45,21 +44,15 @@ class SideBySide(Loop):
 
 def lines_of(capsys: pytest.CaptureFixture[str], store: Store, generate: Generate) -> list[str]:
     run = a_run(store)
-    shown = Run(run.id, store, run.ledger, Screen(), None)
+    shown = Run(run.id, store, run.ledger, Screen(every_s=0), None)
     generate.drive(shown, WORK, SideBySide(shown, generate))
     return capsys.readouterr().err.splitlines()
-
-
-@pytest.fixture
-def every_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
 
 
 def numbers(pattern: str, lines: list[str]) -> list[int]:
     return [int(found[1].replace(",", "")) for line in lines if (found := re.search(pattern, line))]
 
 
-@pytest.mark.usefixtures("every_line")
 def test_the_bar_counts_tokens_before_a_row_is_done_and_rows_afterwards(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +70,6 @@ def test_the_bar_counts_tokens_before_a_row_is_done_and_rows_afterwards(
     assert rows == sorted(rows), "a shard was counted twice, or not at all, when its report came"
 
 
-@pytest.mark.usefixtures("every_line")
 def test_a_job_of_all_inputs_moves_by_rows_of_a_known_total(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     whole: dict[str, Any] = {"target": "all", "methods": [{"kind": "respond"}], "filters": [], "shard_size": 8}
     lines = lines_of(capsys, with_seeds(store), job(**whole))
@@ -88,7 +80,6 @@ def test_a_job_of_all_inputs_moves_by_rows_of_a_known_total(store: Store, capsys
     assert {total for _, total in pairs} == {pairs[-1][0]}
 
 
-@pytest.mark.usefixtures("every_line")
 def test_rows_of_an_earlier_execution_do_not_count_for_the_pace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

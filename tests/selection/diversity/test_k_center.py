@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from gristmill.selection.data.matrix import Float32, Matrix
-from gristmill.selection.diversity import k_center as module
-from gristmill.selection.diversity.k_center import k_center
+from gristmill.selection.diversity.k_center import Sizes, k_center
 from gristmill.selection.diversity.mmr import mmr
 from tests.selection.made import unit
 
@@ -34,12 +33,9 @@ def greedy_oracle(vectors: Float32, budget: int, first: int, bonus: np.ndarray, 
 
 
 @pytest.mark.parametrize("pool", [16, 100, 5000])
-def test_k_center_equals_the_definition_whatever_the_pool(monkeypatch: pytest.MonkeyPatch, pool: int) -> None:
-    monkeypatch.setattr(module, "POOL_ROWS", pool)
-    monkeypatch.setattr(module, "TILE_ROWS", 33)
-    monkeypatch.setattr(module, "TILE_CENTRES", 50)
+def test_k_center_equals_the_definition_whatever_the_pool(pool: int) -> None:
     vectors = lumpy(1500)
-    found = k_center(Matrix(vectors), 300, first=7)
+    found = k_center(Matrix(vectors), 300, 7, Sizes(pool, rows=33, centres=50))
     wanted = greedy_oracle(vectors, 300, 7, np.zeros(1500), 1.0)
     assert found.chosen.tolist() == wanted
     distance = 1 - (vectors.astype(np.float64) @ vectors[wanted].T.astype(np.float64)).max(axis=1)

@@ -39,11 +39,10 @@ def test_more_iterations_bring_rows_nearer_to_their_centroids() -> None:
 
 
 @pytest.mark.parametrize("tile", [1, 50, 1 << 20])
-def test_nearest_clusters_equal_a_sort_whatever_the_blocks(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "TILE", tile)
+def test_nearest_clusters_equal_a_sort_whatever_the_blocks(tile: int) -> None:
     rng = np.random.default_rng(4)
     rows, centroids = unit(rng.normal(size=(100, 5))), unit(rng.normal(size=(9, 5)))
-    near, cosine = clusters.assign(Matrix(rows), centroids, 3)
+    near, cosine = clusters.assign(Matrix(rows), centroids, 3, tile)
     expected = np.argsort(-(rows.astype(np.float64) @ centroids.T), axis=1, kind="stable")[:, :3]
     assert near.tolist() == expected.tolist()
     np.testing.assert_allclose(cosine, np.take_along_axis(rows @ centroids.T, expected, axis=1), atol=1e-6)

@@ -47,16 +47,15 @@ def test_pairs_of_small_data_equal_brute_force_over_several_tiles(dim: int, min_
     np.testing.assert_allclose(found.cosine, (rows[found.left] * rows[found.right]).sum(axis=1), atol=1e-5)
 
 
-def test_clusters_find_nearly_all_pairs_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+def test_clusters_find_nearly_all_pairs_each_once() -> None:
     rows = planted(5000, 100)
-    found = neighbours.pairs(Matrix(rows), 0.95, seed=1, probes=3)
+    found = neighbours.pairs(Matrix(rows), 0.95, seed=1, probes=3, exact_rows=1000)
     assert listed(found) == sorted(set(listed(found)))
     true = set(brute(rows, 0.95))
     assert len(true) > 400
     assert set(listed(found)) <= true
     assert len(found.left) >= 0.998 * len(true)
-    fewer = neighbours.pairs(Matrix(rows), 0.95, seed=1, probes=1)
+    fewer = neighbours.pairs(Matrix(rows), 0.95, seed=1, probes=1, exact_rows=1000)
     assert 0.8 * len(true) < len(fewer.left) < len(found.left)
     assert set(listed(fewer)) <= set(listed(found))
 
@@ -99,10 +98,9 @@ def test_where_fewer_rows_than_neighbours_are_there_the_rest_is_empty() -> None:
     assert neighbours.knn(Matrix(np.empty((0, 3), np.float32)), 2, seed=0)[0].shape == (0, 2)
 
 
-def test_neighbours_in_clusters_are_mostly_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+def test_neighbours_in_clusters_are_mostly_the_nearest() -> None:
     rows = planted(5000, 48)
-    near, cosine = neighbours.knn(Matrix(rows), 5, seed=0)
+    near, cosine = neighbours.knn(Matrix(rows), 5, seed=0, exact_rows=1000)
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -2)
     expected = np.argsort(-cosines, axis=1)[:, :5]

@@ -61,12 +61,11 @@ def test_tasks_take_turns_by_the_best_of_their_targets() -> None:
         assert chosen.tolist() == by_definition(best, 50)
 
 
-def test_many_blocks_of_a_half_precision_matrix_give_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_blocks_of_a_half_precision_matrix_give_what_one_does() -> None:
     vectors, queries = drawn(500, 5, seed=2)
     half = Matrix(vectors.astype(np.float16), np.arange(499, -1, -1))
     whole, nearest = round_robin(half, queries, np.arange(5), 60)
-    monkeypatch.setattr(rds, "SCORES", 5 * 37)
-    cut, again = round_robin(half, queries, np.arange(5), 60)
+    cut, again = round_robin(half, queries, np.arange(5), 60, scores=5 * 37)
     assert cut.tolist() == whole.tolist()
     np.testing.assert_allclose(again, nearest, atol=1e-6)
 

@@ -14,7 +14,6 @@ from gristmill.cluster.text.keys import overlap, words
 from gristmill.selection.contracts import Choice, View
 from gristmill.selection.data.matrix import Float32, Matrix
 from gristmill.selection.duplicates import neighbours
-from gristmill.selection.selectors import semantic
 from gristmill.selection.selectors.semantic import Semantic, bags_of, shared_words
 from tests.selection.made import kept_of, made, unit, view_of
 
@@ -164,27 +163,30 @@ def test_another_threshold_over_the_floor_looks_for_no_pairs_again() -> None:
     assert len(memo.held) == 3
 
 
-def test_many_copies_of_one_sample_all_lose_to_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic, "PAIRS", 2500 * 3)
+class Sparing(Semantic):
+    max_pairs = 2500 * 3
+
+
+def test_many_copies_of_one_sample_all_lose_to_the_best() -> None:
     rng = np.random.default_rng(6)
     vectors = unit(np.concatenate([np.ones((2000, 20)), rng.normal(size=(500, 20))]))
     samples = [made("the same" if n < 2000 else f"other {n}", str(n), judge=float(n)) for n in range(2500)]
     view = view_of(samples, vectors.astype(np.float16).astype(np.float32))
-    choice = pick(Semantic(), view)
+    choice = pick(Sparing(), view)
     assert kept_of(view, choice) == {sample.id for sample in samples[1999:]}
     assert set(lost_by_id(view, choice).values()) == {samples[1999].id}
-    assert float(choice.figures["pairs"]) < 2500 * 3 * 7
+    assert float(choice.figures["pairs"]) < Sparing.max_pairs * 7
 
 
-def test_clusters_lose_hardly_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+def test_clusters_lose_hardly_a_copy() -> None:
+    rows, copies = neighbours.EXACT_ROWS + 1000, 1000  # so many that only clusters are searched
     rng = np.random.default_rng(7)
-    topics = rng.normal(size=(50, 64))[rng.integers(0, 50, 4000)]
-    vectors = unit(topics + rng.normal(size=(4000, 64)) * 0.8)
-    vectors[3000:] = unit(vectors[:1000] + rng.normal(size=(1000, 64)) * 0.03)
-    view = view_of([made(f"question {n}", f"answer {n:05d}") for n in range(4000)], vectors)
+    topics = rng.normal(size=(50, 64))[rng.integers(0, 50, rows)]
+    vectors = unit(topics + rng.normal(size=(rows, 64)) * 0.8)
+    vectors[-copies:] = unit(vectors[:copies] + rng.normal(size=(copies, 64)) * 0.03)
+    view = view_of([made(f"question {n}", f"answer {n:05d}") for n in range(rows)], vectors)
     choice = pick(Semantic(min_overlap=0), view)
-    assert 998 <= (~choice.kept).sum() <= 1000
+    assert copies - 2 <= (~choice.kept).sum() <= copies
 
 
 def test_no_samples_one_sample_and_no_vectors() -> None:
