@@ -51,7 +51,7 @@ lint: $(READY)
 	mkdir -p .mypy_view/gristmill
 	ln -sfn ../../gristmill/__init__.py .mypy_view/gristmill/__init__.py
 	for part in cluster generation selection training; do ln -sfn ../../$$part .mypy_view/gristmill/$$part; done
-	$(BIN)/mypy -p gristmill
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -23,7 +23,7 @@ from planted import planted, sources
 from gristmill.cluster.contract import schema
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.recipe import open_recipe
-from gristmill.cluster.store.store import Manifest, Store
+from gristmill.cluster.store.store import Manifest, Shard, Store
 from gristmill.selection.data.pool import open_pool
 from gristmill.selection.embedding.actors import RowChoice, folder
 from gristmill.selection.figures import SelectFigures
@@ -99,7 +99,7 @@ def vectors(store: Store, samples: str, job: Select) -> None:
     rng = np.random.default_rng(0)
     axes = rng.normal(size=(RANK, DIM)).astype(np.float32)
     kept = schema.vectors(DIM, pa.float16())
-    shards = []
+    shards: list[Shard] = []
     for start in range(0, len(pool.ids), ROWS):
         names = pool.ids[start : start + ROWS]
         block = rng.normal(size=(len(names), RANK)).astype(np.float32) @ axes

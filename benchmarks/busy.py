@@ -39,7 +39,7 @@ def serve(dtype: str) -> None:
 
     from gristmill.generation.engines.vllm import VllmEngine
 
-    engine = VllmEngine(Engine(dtype=dtype, max_model_len=1024))  # type: ignore[arg-type]
+    engine = VllmEngine(Engine(dtype=dtype, max_model_len=1024))
     requests, tokens = WORK[dtype]
     turn = 0
 

@@ -148,12 +148,13 @@ def bounds(path: str) -> dict[str, Any]:
     """Return the time to read the matrix once on all cores, of a product with one vector, and the products' speed."""
     from numba import njit, prange
 
-    @njit(parallel=True, fastmath=True)
     def total(rows: Any) -> float:
         found = np.zeros(len(rows), np.float32)
         for row in prange(len(rows)):
             found[row] = rows[row].sum()
-        return found.sum()
+        return float(found.sum())
+
+    total = njit(parallel=True, fastmath=True)(total)
 
     vectors = np.load(path, mmap_mode="r")
     total(vectors)

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import Run, Work
@@ -15,6 +14,7 @@ from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
 from gristmill.generation.engines.actors import OpenEngine
 from gristmill.generation.engines.vllm import VllmEngine
+from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.job import Generate
 
 OUT = "out"
@@ -57,7 +57,7 @@ def inputs(folder: str, texts: Sequence[str]) -> tuple[Store, str]:
     return store, ingest.ingest(store, ingest.Source(path=(str(path),)))
 
 
-def make(generate: Generate, store: Store, seeds: str, opens: OpenEngine) -> dict[str, Any]:
+def make(generate: Generate, store: Store, seeds: str, opens: OpenEngine) -> GenerateFigures:
     """Make a job on a Ray session that stands, and return its figures."""
     run = Run("run", store, Ledger(store, "run"), Screen(quiet=True), str(store.folder("logs")))
     return generate.make_on(run, Work(OUT, "f" * 32, {"samples": seeds}), opens, open_embedding)

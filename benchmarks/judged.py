@@ -38,7 +38,7 @@ def engine(given: argparse.Namespace) -> Engine:
     return Engine(model=given.model, max_model_len=2048)
 
 
-def asked(question: str, answer: str) -> list[dict[str, str]]:
+def asked(question: str, answer: str) -> list[Any]:
     """Return the conversation that ends in the question for a grade."""
     said = (("user", question), ("assistant", answer), ("user", QUESTION))
     return [{"role": role, "content": content} for role, content in said]
@@ -53,8 +53,6 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
 
     class Answer(Respond):
         """Keeps an answer that is cut off, so that all systems grade the same number."""
-
-        kind: str = "answer"
 
         def answered(self, draft: Draft, reply: Reply) -> Draft:
             return super().answered(draft, replace(reply, finish="stop"))
@@ -95,7 +93,8 @@ def raw(given: argparse.Namespace) -> dict[str, Any]:
     params = [
         SamplingParams(max_tokens=given.max_tokens, temperature=0.7, min_p=0.05, seed=n) for n in range(len(texts))
     ]
-    answers = llm.chat([[{"role": "user", "content": text}] for text in texts], params, use_tqdm=False)
+    questions: list[Any] = [[{"role": "user", "content": text}] for text in texts]
+    answers = llm.chat(questions, params, use_tqdm=False)
     said = [output.outputs[0].text for output in answers]
     choice = SamplingParams(
         max_tokens=1, temperature=0.0, structured_outputs=StructuredOutputsParams(choice=list(GRADES))
@@ -169,19 +168,19 @@ def distilabel(given: argparse.Namespace) -> dict[str, Any]:
     from distilabel.steps import LoadDataFromDicts, StepInput, step
     from distilabel.steps.tasks import ChatGeneration, TextGeneration
 
-    class Params(vllm.SamplingParams, kw_only=True):  # type: ignore[call-arg]
+    class Params(vllm.SamplingParams, kw_only=True):
         logits_processors: Any = None
 
-    vllm.SamplingParams = Params
+    vllm.SamplingParams = Params  # type: ignore[misc]  # distilabel takes the class by this name
     args = engine_args(engine(given), gpu=False)
     own = {name: args.pop(name) for name in ("model", "dtype", "seed")}
     batch = {"input_batch_size": given.num}
     rows = [{"instruction": text} for text in prompts(given.prompts, given.num)]
     natural = {"max_new_tokens": given.max_tokens, "temperature": 0.7, "min_p": 0.05}
 
-    @step(inputs=["instruction", "generation"], outputs=["messages"])  # type: ignore[untyped-decorator]
-    def conversation(inputs: StepInput) -> Any:  # type: ignore[valid-type]
-        yield [{"messages": asked(row["instruction"], row["generation"])} for row in inputs]  # type: ignore[attr-defined]
+    @step(inputs=["instruction", "generation"], outputs=["messages"])  # type: ignore[untyped-decorator]  # distilabel's
+    def conversation(inputs: StepInput) -> Any:
+        yield [{"messages": asked(row["instruction"], row["generation"])} for row in inputs]
 
     globals()["conversation"] = conversation  # where its worker processes look for it
 
@@ -207,7 +206,7 @@ def speedups(runs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """Return the wall time of each system over ours, with the start of the engine where it is not known apart."""
 
     def median(which: str, *names: str) -> float:
-        return statistics.median(sum(run[name] for name in names) for run in runs[which])
+        return float(statistics.median(sum(run[name] for name in names) for run in runs[which]))
 
     apart = {which for which, found in runs.items() if "seconds" in found[0]}
     return {

@@ -150,7 +150,6 @@ def unpruned(pool: Instructions) -> Any:
 
     lcs_, f_measure_ = numba.njit(lcs), numba.njit(f_measure)
 
-    @numba.njit
     def largest(words: Any, flat: Any, ends: Any) -> float:
         best = 0.0
         for k in range(len(ends) - 1):
@@ -158,9 +157,11 @@ def unpruned(pool: Instructions) -> Any:
             best = max(best, f_measure_(lcs_(words, flat[ends[k] : ends[k + 1]]), len(words), size))
         return best
 
+    compiled = numba.njit(largest)
+
     def search(text: str) -> float:
         words = np.array(pool._encode(text, grow=False), np.int32)
-        return float(largest(words, pool._words, pool._ends[: len(pool) + 1]))
+        return float(compiled(words, pool._words, pool._ends[: len(pool) + 1]))
 
     return search
 

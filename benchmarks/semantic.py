@@ -56,7 +56,8 @@ def vectors(rows: int) -> np.ndarray:
 
 def _noise(size: int, common: np.ndarray, rng: Any) -> np.ndarray:
     """Return rows of a length of about 1, half in the directions that all topics vary in, half in any."""
-    return (_unit(rng.normal(size=(size, len(common))) @ common) + _unit(rng.normal(size=(size, DIM)))) / 2**0.5
+    inside, outside = _unit(rng.normal(size=(size, len(common))) @ common), _unit(rng.normal(size=(size, DIM)))
+    return np.asarray((inside + outside) / 2**0.5)
 
 
 def _copies(
@@ -71,7 +72,7 @@ def _copies(
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
 
 
 def truth(matrix: np.ndarray) -> Found:
@@ -139,6 +140,7 @@ def ours(name: str, matrix: np.ndarray) -> Callable[[], Found]:
     def select() -> Found:
         choice = Semantic(min_overlap=0, min_cosine=MIN_COSINE).pick(view, Random(0))
         gone = np.flatnonzero(~choice.kept)
+        assert choice.lost_to is not None
         return np.searchsorted(view.ids, choice.lost_to[gone]), gone
 
     return select

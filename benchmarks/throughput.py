@@ -52,7 +52,7 @@ def raw(given: argparse.Namespace) -> dict[str, Any]:
 
     args = {**engine_args(settings(given), gpu=torch.cuda.is_available()), **RAW[given.raw]}
     llm = LLM(**args)
-    asked = [[{"role": "user", "content": text}] for text in prompts(given.prompts, given.num)]
+    asked: list[Any] = [[{"role": "user", "content": text}] for text in prompts(given.prompts, given.num)]
     params = [
         SamplingParams(max_tokens=given.max_tokens, temperature=0.7, min_p=0.05, seed=given.seed * given.num + n)
         for n in range(given.num)
@@ -86,7 +86,7 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
         seconds = opens.seconds()
         rows = from_table(store.read(jobs.OUT))
     finishes = [row.origin.finish for row in rows if row.origin]
-    return rates(figures.tokens, seconds, finishes)
+    return rates(figures.tokens or 0, seconds, finishes)
 
 
 def rates(tokens: int, seconds: float, finishes: list[str]) -> dict[str, Any]:

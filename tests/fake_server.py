@@ -175,6 +175,8 @@ class FakeServer:
         chances = dict(zip(choices, self.chances(choices), strict=True))
         said = max(choices, key=lambda choice: chances[choice])
         options = [{"token": choice, "logprob": math.log(p)} for choice, p in chances.items()]
-        sure = [{"token": t, "logprob": 0.0, "top_logprobs": []} for t in ('{"', "choice", '":"', '"}')]
+        sure: list[dict[str, Any]] = [
+            {"token": t, "logprob": 0.0, "top_logprobs": []} for t in ('{"', "choice", '":"', '"}')
+        ]
         word = {"token": said, "logprob": math.log(chances[said]), "top_logprobs": options}
         return json.dumps({"choice": said}, separators=(",", ":")), [*sure[:3], word, sure[3]]

@@ -29,7 +29,7 @@ class HashingEncoder:
                 code = zlib.crc32(padded[place : place + 3].encode())
                 vectors[row, code % self.dim] += 1 if code & 4096 else -1
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return (vectors / np.maximum(length, 1e-6)).astype(np.float32)
+        return np.asarray(vectors / np.maximum(length, 1e-6), np.float32)
 
 
 def open_hashing_encoder(settings: object) -> HashingEncoder:

@@ -37,9 +37,7 @@ class StoreMemo:
         path = self._path(name)
         if not path.exists():
             temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
-            array: np.memmap = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                temporary, "w+", np.dtype(dtype), shape
-            )
+            array: np.memmap = np.lib.format.open_memmap(temporary, "w+", np.dtype(dtype), shape)
             fill(array)
             array.flush()
             del array

@@ -14,7 +14,7 @@ ASK = Request((Message("user", "Name a river."),), 16, seed=1)
 
 
 def at(server: FakeServer, patience: Patience = QUICK, **settings: int | str) -> EndpointEngine:
-    return EndpointEngine(Engine(model="fake", endpoint=server.url, **settings), patience)  # type: ignore[arg-type]
+    return EndpointEngine(Engine(model="fake", endpoint=server.url, **settings), patience)
 
 
 def served(server: FakeServer, use: Callable[[EndpointEngine], Awaitable[Reply]], patience: Patience = QUICK) -> Reply:

@@ -8,6 +8,8 @@ from gristmill.cluster.jobs.job import Run, Work
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Manifest, Store
+from gristmill.generation.engines.actors import OpenEngine
+from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.job import Generate
 from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
 from gristmill.generation.pipeline.worker import RowMaker
@@ -43,10 +45,13 @@ class Loop:
 
     engine_start_s = 0.0
 
-    def __init__(self, run: Run, generate: Generate, *, backwards: bool = False) -> None:
+    def __init__(
+        self, run: Run, generate: Generate, work: Work = WORK, opens: OpenEngine = ScriptedEngine, *,
+        backwards: bool = False,
+    ) -> None:  # fmt: skip
         self.run, self.made, self.backwards = run, list[str](), backwards
-        pipeline, place = generate.pipeline(run.id), generate.place(run.store, WORK, None)
-        engines = {name: ScriptedEngine(engine) for name, engine in pipeline.engines.items()}
+        pipeline, place = generate.pipeline(run.id), generate.place(run.store, work, None)
+        engines = {name: opens(engine) for name, engine in pipeline.engines.items()}
         self.maker = RowMaker(pipeline, place, engines, open_hashing_encoder)
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
@@ -60,9 +65,9 @@ class Loop:
                         return
 
 
-def ground(store: Store, generate: Generate | None = None, **how: Any) -> dict[str, Any]:
+def ground(store: Store, generate: Generate | None = None, *, backwards: bool = False) -> GenerateFigures:
     run, generate = a_run(store), generate or job()
-    return generate.drive(run, WORK, Loop(run, generate, **how))
+    return generate.drive(run, WORK, Loop(run, generate, backwards=backwards))
 
 
 def contents(store: Store) -> dict[str, bytes]:

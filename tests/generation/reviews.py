@@ -11,6 +11,7 @@ from gristmill.cluster.jobs.job import Run, Work
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Manifest, Store, place
+from gristmill.generation.figures import ReviewFigures
 from gristmill.generation.labels.job import Review
 from tests.invariants import check_dataset
 
@@ -43,7 +44,7 @@ def put(store: Store, rows: Sequence[Sample], name: str = "generate-x") -> str:
     return name
 
 
-def reviewed(store: Store, settings: Review, rows: Sequence[Sample] = ROWS) -> tuple[dict[str, Any], list[Sample], str]:
+def reviewed(store: Store, settings: Review, rows: Sequence[Sample] = ROWS) -> tuple[ReviewFigures, list[Sample], str]:
     """Figures, rows and folder of a review of these rows."""
     samples = "generate-x" if store.complete("generate-x") else put(store, rows)
     name, fingerprint = place("review", settings.identity(), {"samples": samples})

@@ -1,6 +1,5 @@
 """The recipes that take documents, as whole jobs on the scripted engine: every row says what it is made from."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -14,9 +13,8 @@ from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
 from gristmill.generation.job import Generate
-from gristmill.generation.pipeline.dispatch import Done, Feed, Tick
-from gristmill.generation.pipeline.worker import RowMaker
-from tests.fakes import ScriptedEngine, open_hashing_encoder
+from tests.fakes import ScriptedEngine
+from tests.generation.ground import Loop
 from tests.invariants import check_dataset, samples_of
 from tests.paths import EXAMPLES
 
@@ -37,24 +35,9 @@ def made(store: Store, name: str) -> tuple[list[Sample], dict[str, Sample]]:
     generate = load(EXAMPLES / f"{name}.toml").jobs["generate"]
     assert isinstance(generate, Generate)
     inputs = {role: ingest(store, source) for role, source in generate.sources().items()}
-    work, run = (
-        Work(f"generate-{name}", "f" * 32, inputs),
-        Run("run", store, Ledger(store, "run"), Screen(quiet=True), None),
-    )
-    pipeline, place = generate.pipeline(run.id), generate.place(store, work, None)
-    maker = RowMaker(
-        pipeline, place, {name: AskingEngine(e) for name, e in pipeline.engines.items()}, open_hashing_encoder
-    )
-
-    def loop(feed: Feed, done: Done, tick: Tick) -> None:
-        with asyncio.Runner() as runner:
-            for shard, settled in iter(feed, None):
-                tick({})
-                if done(shard, runner.run(maker.make(shard, settled))):
-                    return
-
-    loop.engine_start_s = 0.0  # type: ignore[attr-defined]
-    generate.drive(run, work, loop)  # type: ignore[arg-type]
+    work = Work(f"generate-{name}", "f" * 32, inputs)
+    run = Run("run", store, Ledger(store, "run"), Screen(quiet=True), None)
+    generate.drive(run, work, Loop(run, generate, work, AskingEngine))
     given = {sample.id: sample for folder in inputs.values() for sample in samples_of(store, folder)}
     return check_dataset(store, work.output, *inputs.values()), given
 

@@ -65,7 +65,7 @@ def test_a_killed_vllm_actor_is_replaced_and_exactly_what_was_asked_for_is_made(
     kept = [row for row in rows if row.dropped is None]
     assert figures.kept == len(kept) == 24
     assert all(1 <= row.scores["judge"] <= 5 for row in kept)
-    assert figures.tokens_per_s > 0
+    assert figures.tokens_per_s is not None and figures.tokens_per_s > 0
     assert figures.prefix_cache_hit_rate > 0.2
 
 

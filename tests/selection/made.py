@@ -50,8 +50,14 @@ def kept_of(view: View, choice: Choice) -> set[str]:
     return {name.decode() for name in view.ids[choice.kept]}
 
 
+def winner_of(view: View, choice: Choice) -> dict[bytes, bytes]:
+    """The sample that each one lost to, by their ids; nothing for one that stays."""
+    assert choice.lost_to is not None
+    return dict(zip(view.ids.tolist(), choice.lost_to.tolist(), strict=True))
+
+
 def unit(vectors: np.ndarray) -> Float32:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def put(store: Store, name: str, samples: Sequence[Sample], shard_rows: int = 10) -> str:

@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from gristmill.cluster.models import dtypes
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.store.store import Store
 from gristmill.selection.contracts import Choice, Selector, VectorsOf, View
+from gristmill.selection.data.matrix import Float32
 from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, folder, warning
 from gristmill.selection.figures import SelectFigures, StepFigures
 from gristmill.selection.job import Select, Selecting
@@ -54,7 +55,7 @@ def rows() -> list[Sample]:
     return [*strangers, *copies, silent, *near, *dropped]
 
 
-def dies_after(texts: int, marker: str) -> type[HashingEncoder]:
+def dies_after(number: int, marker: str) -> type[HashingEncoder]:
     """An encoder whose process is killed once, in the middle of the work."""
 
     class Dying(HashingEncoder):
@@ -62,12 +63,12 @@ def dies_after(texts: int, marker: str) -> type[HashingEncoder]:
             del settings
             self.seen = 0
 
-        def encode(self, texts_: list[str]):  # noqa: ANN202
-            self.seen += len(texts_)
-            if self.seen > texts and not Path(marker).exists():
+        def encode(self, texts: Sequence[str]) -> Float32:
+            self.seen += len(texts)
+            if self.seen > number and not Path(marker).exists():
                 Path(marker).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().encode(texts_)
+            return super().encode(texts)
 
     return Dying
 
@@ -77,7 +78,7 @@ def refuses(settings: object) -> HashingEncoder:
     raise JobError("select.encoder.model: no such model")
 
 
-def select(settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> dict[str, Any]:
+def select(settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> SelectFigures:
     return Selecting(settings, run, work, open_encoder).make()
 
 
@@ -135,7 +136,7 @@ def test_vectors_that_are_continued_keep_what_their_encoder_computed_in(
     ray_session: None, store: Store, tmp_path: Path
 ) -> None:
     here = dtypes.choose(SETTINGS.encoder.model).dtype
-    other = "bfloat16" if here == "float32" else "float32"
+    other: dtypes.DType = "bfloat16" if here == "float32" else "float32"
     for began in (here, other):
         opened = tmp_path / f"opened-{began}"
         mine = Store(f"{store.uri}-{began}")

@@ -169,8 +169,8 @@ def plan(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any)
 
 def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, tiny: str) -> None:
     store = shelve(shelf / "stages")
-    full = {"lora": "none", "learning_rate": 1e-3}
-    lora = {"lora": {"r": 4, "alpha": 8}}
+    full: dict[str, Any] = {"lora": "none", "learning_rate": 1e-3}
+    lora: dict[str, Any] = {"lora": {"r": 4, "alpha": 8}}
     two = {
         **{
             f"lora-{stage}": plan(store, tiny, f"lora-{stage}", zero=Zero(stage=stage), **lora)

@@ -226,7 +226,7 @@ def test_the_same_dataset_is_exported_to_the_same_bytes(store: Store, name: str,
 def test_trl_trains_on_the_messages_form(store: Store, tmp_path: Path, load: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # trl's names are made when they are asked for
 
     from gristmill.cluster.models.names import SMOLLM2, local
 

@@ -19,7 +19,7 @@ from gristmill.cluster.io.shapes import language
 from tests.cluster.io.sources import lines, put, source
 
 QA = (Message("user", "What is 2 + 2?"), Message("assistant", "4"))
-SHAPES: dict[str, tuple[dict[str, Any], Sequence[tuple[str, str]]]] = {
+SHAPES: dict[str, tuple[dict[str, Any], Sequence[str | tuple[str, str]]]] = {
     "messages": ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, ["qa"]),
     "messages with parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}]}, ["q"]),
     "sharegpt": ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, ["qa"]),
@@ -140,13 +140,13 @@ def arrow_bytes(new: Callable[..., Any]) -> bytes:
     sink = pa.BufferOutputStream()
     with new(sink, TABLE.schema) as writer:
         writer.write_table(TABLE)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def parquet_bytes() -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(TABLE, sink)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 CSV = "question,answer\nWhat is 2 + 2?,4\n一加一等于几？,二\n"

@@ -40,7 +40,7 @@ def pooled(model: str, text: str, pooling: Pooling) -> np.ndarray:
         "last": states[-1],
         "weighted_mean": (places[:, None] * states).sum(axis=0) / places.sum(),
     }[pooling]
-    return vector / np.linalg.norm(vector)
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -55,7 +55,12 @@ def figures_of(job: str, rows: int, kept: int, **more: Any) -> Figures:
     """Figures of a job that took two seconds."""
     both: dict[str, Any] = {"rows": rows, "kept": kept, "seconds": 2.0}
     if job == "generate":
-        work = {"acceptance": 0.5, "tokens_per_kept": 10.0, "engine_start_s": 1.0, "engine_seconds_per_kept": 0.1}
+        work: dict[str, Any] = {
+            "acceptance": 0.5,
+            "tokens_per_kept": 10.0,
+            "engine_start_s": 1.0,
+            "engine_seconds_per_kept": 0.1,
+        }
         return GenerateFigures(**both, drafts=rows, prefix_cache_hit_rate=0.5, **work, **more)
     if job == "select":
         return SelectFigures(**both, input_rows=rows, dropped=rows - kept, embedded=0, samples_per_s=1.0, **more)
@@ -118,7 +123,11 @@ def whole_run(store: Store) -> None:
     rewrite(store, "select-1", figures_of("select", 3, 2, steps=steps))
     put_vectors(store, "vectors-1", SAMPLES)
     put_vectors(store, "vectors-2", [SEED])
-    lines = [{"start": 0}, *({"step": n, "loss": 3 - n / 10, "tokens": 9} for n in range(1, 5)), {"end": 4}]
+    lines: list[dict[str, float]] = [
+        {"start": 0},
+        *({"step": n, "loss": 3 - n / 10, "tokens": 9} for n in range(1, 5)),
+        {"end": 4},
+    ]
     lines[4]["holdout_loss"] = 2.9
     store.write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode(), "train-1", "metrics.jsonl")
     store.commit(Manifest("train-1", "model", "train", "f", {}, {}, ()), TRAINED.to_json())

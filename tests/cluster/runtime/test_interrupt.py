@@ -87,7 +87,7 @@ def test_the_third_deferred_signal_ends_the_process() -> None:
 
 
 def test_another_thread_leaves_the_handlers_alone() -> None:
-    found = []
+    found: list[object] = []
 
     def work() -> None:
         with interruptible():

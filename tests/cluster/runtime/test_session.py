@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_local_session_listens_on_the_loopback_address_alone(ray_session: None
         def address(self) -> str:
             return str(ray.util.get_node_ip_address())
 
-    worker = ray.remote(num_cpus=0)(Worker).remote()
+    worker: Any = ray.remote(num_cpus=0)(Worker).remote()
     assert ray.get(worker.address.remote()) == "127.0.0.1"
     found = listening(family_of(os.getpid()))
     for part in ("gcs_server", "raylet", "dashboard.py", "DashboardAgent", "RuntimeEnvAgent", "Worker"):

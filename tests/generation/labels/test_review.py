@@ -51,7 +51,7 @@ def test_dawid_skene_learns_whom_to_believe(store: Store) -> None:
     other = {"yes": "no", "no": "yes"}
     skills = {"a": 0.95, "b": 0.8, "c": 0.55, "d": 0.55, "e": 0.55}
     rows = [
-        voted(f"text {n}", **{k: (t if rng.random() < p else other[t]) for k, p in skills.items()})
+        voted(f"text {n}", confidence=None, **{k: (t if rng.random() < p else other[t]) for k, p in skills.items()})
         for n, t in enumerate(truth)
     ]
     right = {}

@@ -103,7 +103,7 @@ def test_nothing_to_combine_is_no_error() -> None:
 
 def test_shares_count_votes_and_leave_abstentions_out() -> None:
     votes = np.array([[0, 0, 1], [1, ABSTAINED, 1], [ABSTAINED, ABSTAINED, ABSTAINED]])
-    np.testing.assert_allclose(shares(votes, 2), [[2 / 3, 1 / 3], [0, 1], [0, 0]])
+    np.testing.assert_allclose(shares(votes, 2), np.array([[2 / 3, 1 / 3], [0, 1], [0, 0]]))
 
 
 def test_cohens_kappa_of_the_textbook_table_is_two_fifths() -> None:

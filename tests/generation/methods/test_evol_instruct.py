@@ -15,8 +15,8 @@ from gristmill.generation.prompting.fewshot import begin_answer, flat
 from tests.fakes import ScriptedAsk
 
 
-def parent(text: str, language: str = "en", id: str = "p", **more: int) -> Sample:
-    return Sample(id=id, messages=(Message("user", text),), tags={"language": language}, **more)
+def parent(text: str, language: str = "en", id: str = "p", round: int = 0) -> Sample:
+    return Sample(id=id, messages=(Message("user", text),), tags={"language": language}, round=round)
 
 
 SUM = parent("1+1=?")

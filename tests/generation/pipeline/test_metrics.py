@@ -4,7 +4,7 @@ import json
 import re
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -33,8 +33,10 @@ class Heard:
 
     def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
         assert description.endswith(".")
-        self.tag_keys, self.default, self.value = tag_keys, {}, None
-        self.by_tags: Counter[tuple[tuple[str, str], ...]] = Counter()
+        self.tag_keys = tag_keys
+        self.default: dict[str, str] = {}
+        self.value: float | None = None
+        self.by_tags: defaultdict[tuple[tuple[str, str], ...], float] = defaultdict(float)
         Heard.made[name.removeprefix(PREFIX)] = self
 
     def set_default_tags(self, tags: dict[str, str]) -> None:
@@ -42,14 +44,14 @@ class Heard:
 
     def inc(self, value: float, tags: dict[str, str] | None = None) -> None:
         assert value > 0 and {*self.default, *(tags or {})} == set(self.tag_keys)
-        self.by_tags[tuple(sorted((tags or {}).items()))] += value  # type: ignore[assignment]
+        self.by_tags[tuple(sorted((tags or {}).items()))] += value
 
     def set(self, value: float) -> None:
         self.value = value
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, Heard]:
     import ray.util.metrics as of_ray
 
     Heard.made = {}
@@ -58,7 +60,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return Heard.made
 
 
-def test_counts_grow_by_what_is_new_and_states_are_as_they_are(heard: dict[str, Any]) -> None:
+def test_counts_grow_by_what_is_new_and_states_are_as_they_are(heard: dict[str, Heard]) -> None:
     worker = Metrics("generate-ab12", "generate-0")
     worker.update({"rows": 10, "kept": 4, "running": 7, "waiting": 2, "busy_s": 3.0})
     worker.update({"rows": 25, "kept": 4, "running": 1, "waiting": 0})
@@ -69,7 +71,7 @@ def test_counts_grow_by_what_is_new_and_states_are_as_they_are(heard: dict[str, 
     assert heard["rows"].by_tags[()] == 30, "a count that fell began again"
 
 
-def test_drops_are_counted_by_reason_and_their_number_is_bounded(heard: dict[str, Any]) -> None:
+def test_drops_are_counted_by_reason_and_their_number_is_bounded(heard: dict[str, Heard]) -> None:
     worker = Metrics("generate-ab12", "generate-0")
     worker.update({"dropped by length: answer too short": 3, "dropped by novelty: 0.81 near abc": 1})
     worker.update({"dropped by length: answer too short": 5, "dropped by novelty: 0.81 near xyz": 1})
@@ -144,7 +146,7 @@ class Reporter:
 def test_ray_exports_every_metric_under_the_names_of_the_dashboard() -> None:
     import ray
 
-    actor = ray.remote(Reporter).options(num_cpus=0.1).remote()
+    actor: Any = ray.remote(Reporter).options(num_cpus=0.1).remote()
     stats = {**dict.fromkeys(COUNTERS, 2.0), **dict.fromkeys(GAUGES, 0.5), f"{metrics.DROPPED_BY}length: too long": 3.0}
     ray.get(actor.update.remote(stats))
     node = ray.nodes()[0]

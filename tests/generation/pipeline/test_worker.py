@@ -28,7 +28,7 @@ def rows(first: int, number: int, dropped: int = 0) -> list[Sample]:
 
 def test_stored_samples_are_a_sequence_over_all_tables() -> None:
     given = rows(0, 3 * PARSED_AT_ONCE + 5)
-    cuts = (given[:1], [], given[1 : PARSED_AT_ONCE + 2], given[PARSED_AT_ONCE + 2 :])
+    cuts: tuple[list[Sample], ...] = (given[:1], [], given[1 : PARSED_AT_ONCE + 2], given[PARSED_AT_ONCE + 2 :])
     stored = Stored([to_table(cut) for cut in cuts])
     assert len(stored) == len(given)
     assert list(stored) == given

@@ -33,8 +33,8 @@ KEPT = Sample(
 DROPPED = Sample("b" * 32, (), method="respond", dropped="length: answer too short")
 
 
-def call(seed: int, text: str, prompt: str = "<|im_start|>user\nHi", **more: object) -> Call:
-    request = Request((Message("user", "Hi"),), 16, seed, **more)  # type: ignore[arg-type]
+def call(seed: int, text: str, prompt: str = "<|im_start|>user\nHi", scored: str | None = None) -> Call:
+    request = Request((Message("user", "Hi"),), 16, seed, scored=scored)
     return Call("tiny", request, Reply(text, "stop", 12, 3, cached_tokens=8), prompt)
 
 

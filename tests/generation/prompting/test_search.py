@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.generation.prompting.search import Index, diverse, find, fuse, index, terms
+from gristmill.generation.prompting.search import By, Index, diverse, find, fuse, index, terms
 from tests.fakes import HashingEncoder, ScriptedAsk
 
 
@@ -35,6 +35,7 @@ def test_bm25_scores_are_those_of_the_formula() -> None:
     found = Index(corpus(*texts), "words")
     idf = math.log(1 + (3 - 1 + 0.5) / (1 + 0.5))  # one of three texts has the word
     expected = idf * 2 / (2 + 1.5 * (1 - 0.75 + 0.75 * 3 / 2))  # twice, in three words where two are the average
+    assert found._bm25 is not None
     assert found._bm25.get_scores(["c"])[1] == pytest.approx(expected, rel=1e-5)
 
 
@@ -55,11 +56,11 @@ def test_variety_skips_what_says_the_same_again() -> None:
 
 
 @pytest.mark.parametrize("by", ["words", "meaning", "both"])
-def test_related_texts_come_first_and_the_query_itself_never(by: str) -> None:
+def test_related_texts_come_first_and_the_query_itself_never(by: By) -> None:
     ask = ScriptedAsk()
     cases = [(ENGLISH, ENGLISH[2], {"s0", "s4"}), (CHINESE, CHINESE[0], {"s1", "s3"})]
     for samples, query, first in cases[: 1 if by == "meaning" else 2]:  # the fake encoder tells no Chinese apart
-        made = asyncio.run(index(samples, by, ask))  # type: ignore[arg-type]
+        made = asyncio.run(index(samples, by, ask))
         hits = asyncio.run(find(made, query.instruction, 2, ask, weight=1.0, without=()))
         assert {hit.sample.id for hit in hits} <= first and hits
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
@@ -83,9 +84,9 @@ def test_both_rankings_are_fused() -> None:
 
 
 @pytest.mark.parametrize("by", ["words", "meaning", "both"])
-def test_nothing_is_found_in_nothing_or_for_nothing(by: str) -> None:
+def test_nothing_is_found_in_nothing_or_for_nothing(by: By) -> None:
     ask = ScriptedAsk()
-    nothing = asyncio.run(index([], by, ask))  # type: ignore[arg-type]
+    nothing = asyncio.run(index([], by, ask))
     assert asyncio.run(find(nothing, "apples", 3, ask, weight=0.5, without=())) == []
     blank = asyncio.run(index(corpus("!", "?"), "words", ask))
     assert asyncio.run(find(blank, "apples", 3, ask, weight=0.5, without=())) == []

@@ -8,7 +8,7 @@ import pytest
 
 from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.schema import vectors as vectors_schema
-from gristmill.cluster.store.store import Manifest, Store
+from gristmill.cluster.store.store import Manifest, Shard, Store
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.data.memo import memo_of
 from gristmill.selection.data.pool import Pool
@@ -21,7 +21,7 @@ IDS = np.array([f"id{n}" for n in range(9)], "S32")
 
 def put_vectors(store: Store, matrix: Float32, shard_rows: int, dtype: str = "float32") -> str:
     schema = vectors_schema(4, pa.from_numpy_dtype(np.dtype(dtype)))
-    shards = []
+    shards: list[Shard] = []
     for start in range(0, len(matrix), shard_rows):
         block = matrix[start : start + shard_rows].astype(dtype)
         values = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), type=schema.field("vector").type)

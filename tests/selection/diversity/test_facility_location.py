@@ -1,9 +1,12 @@
 """Facility location and DPP against their formulas, by trying every row at every turn."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.diversity import Spread
 from gristmill.selection.diversity.blocks import GRID, Greed, blocks, merged
 from gristmill.selection.diversity.dpp import WIDTH, dpp
 from gristmill.selection.diversity.facility_location import facility_location
@@ -20,7 +23,8 @@ def cover_oracle(vectors: Float32, budget: int, quality: np.ndarray, trade: floa
     """Greedy on (1 - trade) x mean coverage + trade x mean quality, every gain computed anew at every turn."""
     rounded = np.rint(vectors * np.float32(GRID)).astype(np.float64) / GRID
     cosines = np.clip(rounded @ rounded.T, 0, 1)
-    nearest, chosen = np.zeros(len(vectors)), []
+    nearest = np.zeros(len(vectors))
+    chosen: list[int] = []
     for _ in range(budget):
         gain = (1 - trade) / len(vectors) * np.maximum(cosines - nearest, 0).sum(axis=1) + trade / budget * quality
         gain[chosen] = -np.inf
@@ -130,7 +134,7 @@ def test_the_merged_choice_is_the_greedy_choice_of_all() -> None:
 
 @pytest.mark.parametrize("method", [facility_location, dpp])
 @pytest.mark.parametrize("rows", [1, 5])
-def test_a_budget_beyond_the_rows_takes_all_even_copies(method, rows: int) -> None:  # noqa: ANN001
+def test_a_budget_beyond_the_rows_takes_all_even_copies(method: Callable[..., Spread], rows: int) -> None:
     found = method(Matrix(unit(np.ones((rows, 4)))), 9, seed=0)
     assert sorted(found.chosen.tolist()) == list(range(rows))
     assert found.stand_in.tolist() == list(range(rows))

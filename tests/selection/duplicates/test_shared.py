@@ -19,8 +19,9 @@ def tails(values: list[str]) -> list[str]:
     array = pa.array(values, pa.large_string())
     blocks = shared.find([(np.arange(len(values)), array)], len(values))
     begin = shared.starts(array, blocks)
-    assert shared.own(array, begin).to_pylist() == [v.encode()[b:].decode() for v, b in zip(values, begin, strict=True)]
-    return shared.own(array, begin).to_pylist()
+    own: list[str] = shared.own(array, begin).to_pylist()
+    assert own == [v.encode()[b:].decode() for v, b in zip(values, begin, strict=True)]
+    return own
 
 
 @pytest.mark.parametrize("length", [16, 61, 240, 243, 247])

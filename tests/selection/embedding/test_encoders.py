@@ -38,13 +38,13 @@ def test_a_warm_up_is_made_once_and_shared_by_samples_and_targets(ray_session: N
     plain = Gradients(model=model, warmup=Warmup(share=0.5, epochs=1, r=2, alpha=4), dim=64, cpus=1)
     view = view_of(SAMPLES)
     mine = prepared(VectorsOf(plain, "chat"), view, lambda: tmp_path)
-    folder = Path(mine.encoder.checkpoints)  # type: ignore[attr-defined]
+    folder = Path(mine.encoder.checkpoints)
     written = (folder / "schedule.json").stat().st_mtime_ns
     theirs = prepared(VectorsOf(TargetGradients(**dict(plain)), "chat"), view_of(SAMPLES[::-1]), lambda: tmp_path)
-    assert theirs.encoder.checkpoints == str(folder)  # type: ignore[attr-defined]
+    assert theirs.encoder.checkpoints == str(folder)
     assert (folder / "schedule.json").stat().st_mtime_ns == written
     encoder = open_encoder(mine.encoder)
     assert isinstance(encoder, GradientEncoder)
     assert encoder.encode(view.texts("chat").to_pylist()).shape == (8, 64)
     other = prepared(VectorsOf(plain, "chat"), view_of(SAMPLES[:4]), lambda: tmp_path)
-    assert other.encoder.checkpoints != str(folder)  # type: ignore[attr-defined]
+    assert other.encoder.checkpoints != str(folder)

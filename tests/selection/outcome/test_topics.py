@@ -6,7 +6,7 @@ from math import log
 import numpy as np
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.selection.contracts import Float32
+from gristmill.selection.data.matrix import Float32
 from gristmill.selection.outcome.topics import name_topics, terms, topics
 from tests.selection.made import made, unit, view_of
 

@@ -129,7 +129,7 @@ def test_the_index_of_an_older_dataset_is_made_once_and_one_more_adds_its_own(tm
 
 
 def test_a_way_that_needs_no_vectors_asks_for_none() -> None:
-    job: Any = VectorsOf(None, "instruction")  # type: ignore[arg-type]
+    job = VectorsOf(None, "instruction")
     assert step().wants(job) is None
     assert step().wants_beside(job) is None
     assert step(by=("exact", "semantic")).wants(job) is job

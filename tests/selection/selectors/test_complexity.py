@@ -108,7 +108,8 @@ def test_near_tags_count_as_the_more_frequent_one_without_chains() -> None:
 
 def passes(tags: Sequence[set[str]], order: Sequence[int], budget: int) -> list[int]:
     """InsTag's algorithm 1, sample by sample."""
-    left, found = [n for n in order if tags[n]], []
+    left = [n for n in order if tags[n]]
+    found: list[int] = []
     while left and len(found) < budget:
         seen: set[str] = set()
         for n in list(left):
@@ -157,7 +158,8 @@ def dense_mig(tags: Tagged, quality: np.ndarray, vectors: Float32, min_cosine: f
     w = np.where(cosines >= min_cosine, cosines, 0.0)
     np.fill_diagonal(w, 1.0)
     u = v @ (w / w.sum(axis=0))
-    x, open_, found = np.zeros(len(tags.names)), tags.per_row > 0, []
+    x, open_ = np.zeros(len(tags.names)), tags.per_row > 0
+    found: list[int] = []
     while open_.any() and len(found) < budget:
         gain = np.where(open_, u @ (0.8 * (x + 1e-6) ** -0.2), -1)
         best = int(gain.argmax())

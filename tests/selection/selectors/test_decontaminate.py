@@ -36,7 +36,7 @@ def outcome(view: View, items: View, **settings: object) -> tuple[Choice, set[st
 
 
 def row_of(view: View, sample: Sample) -> int:
-    return view.ids.tolist().index(sample.id.encode())
+    return int(np.flatnonzero(view.ids == sample.id.encode())[0])
 
 
 @pytest.mark.parametrize(

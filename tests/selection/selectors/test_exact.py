@@ -12,7 +12,7 @@ import pytest
 from gristmill.cluster.text import keys as texts
 from gristmill.selection.duplicates import normal
 from gristmill.selection.selectors.exact import Exact
-from tests.selection.made import kept_of, made, view_of
+from tests.selection.made import kept_of, made, view_of, winner_of
 
 SIGNS = " \t\n\u3000\x1c\"'`“”‘’「」『』.,;:!?…、。·~～，！？：；．"
 MIXED = (
@@ -76,7 +76,7 @@ def test_the_best_of_equal_samples_stays_and_the_others_name_it() -> None:
     view = view_of(samples)
     choice = Exact().pick(view, Random(0))
     assert kept_of(view, choice) == {samples[n].id for n in (2, 3, 5)}
-    lost = dict(zip(view.ids.tolist(), choice.lost_to.tolist(), strict=True))
+    lost = winner_of(view, choice)
     assert {lost[samples[n].id.encode()] for n in (0, 1)} == {samples[2].id.encode()}
     assert lost[samples[4].id.encode()] == samples[5].id.encode()
 

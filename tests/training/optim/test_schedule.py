@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gristmill.training.optim.schedule import global_batch, learning_rate, num_steps, share
+from gristmill.training.optim.schedule import Schedule, global_batch, learning_rate, num_steps, share
 
 
 @pytest.mark.parametrize(("world", "micro"), [(1, 1), (2, 1), (4, 2), (8, 1)])
@@ -35,8 +35,8 @@ def test_steps_cover_the_epochs() -> None:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_rate_rises_to_its_peak_and_never_above(schedule: str) -> None:
-    rates = [learning_rate(s, steps=50, peak=1.0, warmup=0.1, schedule=schedule) for s in range(50)]  # type: ignore[arg-type]
+def test_the_rate_rises_to_its_peak_and_never_above(schedule: Schedule) -> None:
+    rates = [learning_rate(s, steps=50, peak=1.0, warmup=0.1, schedule=schedule) for s in range(50)]
     assert rates[:6] == sorted(rates[:6])
     assert max(rates) == rates[5] == 1.0
     assert min(rates) > 0
