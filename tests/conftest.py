@@ -1,4 +1,4 @@
-"""Fixtures of all layers: one Ray session for the run, stores in temporary folders."""
+"""Fixtures of all layers: one Ray session and one tiny model for the run, stores in temporary folders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from gristmill.cluster.runtime.session import session
 from gristmill.cluster.store.store import Store
+from tests.fakes import two_layer_model
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,18 @@ def ray_session() -> Iterator[None]:
     """One local Ray of two CPUs for all tests of the ray layer."""
     with session(None, 2, 0, dashboard=True):
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of the two-layer model, written once and only read.
+
+    Its products take one core: shared out between two busy cores, tests of gradients took four times as long.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    return two_layer_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

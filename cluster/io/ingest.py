@@ -101,10 +101,10 @@ def _place(source: Source, files: Iterable[File]) -> tuple[str, str]:
     return place("ingest", source.identity(), inputs)
 
 
-def ingest(store: Store, source: Source, screen: Screen | None = None) -> str:
+def ingest(store: Store, source: Source, screen: Screen | None = None, shard_rows: int = SHARD_ROWS) -> str:
     """Make the dataset of a source and return its folder's name; the same content a second time is left as it is.
 
-    Memory holds one shard of 65,536 rows and an index of about 150 bytes a row for duplicates.
+    Memory holds one shard of `shard_rows` rows and an index of about 150 bytes a row for duplicates.
 
     Raises:
         JobError: for files that cannot be read, a bad row where `on_bad_row` is `error`, or no good row at all.
@@ -120,9 +120,9 @@ def ingest(store: Store, source: Source, screen: Screen | None = None) -> str:
     try:
         if screen:
             with screen.bar("ingest") as bar:
-                shards = _write(store, name, pass_.samples(), bar)
+                shards = _write(store, name, pass_.samples(), shard_rows, bar)
         else:
-            shards = _write(store, name, pass_.samples(), None)
+            shards = _write(store, name, pass_.samples(), shard_rows, None)
         pass_.refuse_nothing(shards)
     except JobError:
         if store.exists(name):
@@ -154,7 +154,7 @@ def read(source: Source) -> Iterator[Sample]:
     yield from _Pass(source, readers.find(source.path, source.format)).samples()
 
 
-def _write(store: Store, name: str, samples: Iterable[Sample], bar: Bar | None) -> list[Shard]:
+def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, bar: Bar | None) -> list[Shard]:
     shards: list[Shard] = []
     held: list[Sample] = []
 
@@ -166,7 +166,7 @@ def _write(store: Store, name: str, samples: Iterable[Sample], bar: Bar | None) 
 
     for sample in samples:
         held.append(sample)
-        if len(held) == SHARD_ROWS:
+        if len(held) == shard_rows:
             commit()
     if held:
         commit()

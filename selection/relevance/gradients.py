@@ -169,11 +169,11 @@ class GradientEncoder:
 class Sketch:
     """A projection to `dim` numbers that keeps dot products in the mean."""
 
-    def __init__(self, size: int, dim: int, device: Any = "cpu") -> None:  # noqa: ANN401 - a device of torch
+    def __init__(self, size: int, dim: int, device: Any = "cpu", seed: int = SKETCH_SEED) -> None:  # noqa: ANN401 - a device of torch
         """Draw the place and the sign of each of `size` coordinates, the same ones on every machine."""
         import torch
 
-        drawn = torch.Generator().manual_seed(SKETCH_SEED)
+        drawn = torch.Generator().manual_seed(seed)
         self._size, self._shape = size, (dim, -(-size // dim))
         total = self._shape[0] * self._shape[1]
         self._places = torch.randperm(total, generator=drawn).to(torch.int32).to(device)

@@ -1,4 +1,4 @@
-"""The tiny model of the training tests, written once."""
+"""Datasets of short chats, and a folder that the tests of a module share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,6 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
 from gristmill.cluster.store.store import Manifest, Store
-from tests.fakes import two_layer_model
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of the two-layer model."""
-    return two_layer_model(tmp_path_factory.mktemp("tiny"))
 
 
 def chats(count: int) -> list[Sample]:

@@ -7,7 +7,6 @@ import pytest
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.contract.schema import SAMPLES
-from gristmill.cluster.io import ingest as ingest_module
 from gristmill.cluster.io.ingest import Source, ingest, place_of, read
 from gristmill.cluster.io.shapes import language
 from gristmill.cluster.runtime.progress import Screen
@@ -120,12 +119,12 @@ def test_people_see_how_far_it_is(tmp_path: Path, store: Store, capsys: pytest.C
 
 
 def test_many_rows_become_several_shards(tmp_path: Path, store: Store) -> None:
-    count = ingest_module.SHARD_ROWS + 10
-    path = put(tmp_path, "x.txt", "".join(f"line {n}\n" for n in range(count)))
-    name = ingest(store, source(path))
-    assert [shard.rows for shard in store.manifest(name).shards] == [ingest_module.SHARD_ROWS, 10]
+    path = put(tmp_path, "x.txt", "".join(f"line {n}\n" for n in range(450)))
+    name = ingest(store, source(path), shard_rows=200)
+    assert [shard.rows for shard in store.manifest(name).shards] == [200, 200, 50]
+    assert [row.instruction for row in check_dataset(store, name)] == [f"line {n}" for n in range(450)]
     figures = store.figures(name)
-    assert (figures["rows"], figures["kept"]) == (count, count)
+    assert (figures["rows"], figures["kept"]) == (450, 450)
 
 
 def test_the_seeds_that_ship_are_good(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,26 +14,26 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.models.encoder import Embedding, Pooling, open_embedding, unit_rows
 from gristmill.cluster.models.encoder_torch import PLAIN, Checkpoint
 from gristmill.cluster.models.names import MINILM
-from tests.fakes import two_layer_model
 from tests.paths import ROOT
 
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last", "weighted_mean")
 TEXTS = ["short", "一首关于秋天的短诗", "a text that is a good deal longer than the others, " * 4]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return two_layer_model(tmp_path_factory.mktemp("tiny"))
-
-
-def pooled(model: str, text: str, pooling: Pooling) -> np.ndarray:
-    """The formula, from the hidden states of one text without any padding."""
+@cache
+def states_of(model: str, text: str) -> np.ndarray:
+    """The hidden states of one text without any padding."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     given = AutoTokenizer.from_pretrained(model)(text, return_tensors="pt", truncation=True, max_length=128)
     with torch.no_grad():
-        states = AutoModel.from_pretrained(model, dtype=torch.float32)(**given).last_hidden_state[0].numpy()
+        return np.asarray(AutoModel.from_pretrained(model, dtype=torch.float32)(**given).last_hidden_state[0])
+
+
+def pooled(model: str, text: str, pooling: Pooling) -> np.ndarray:
+    """The formula."""
+    states = states_of(model, text)
     places = np.arange(1, len(states) + 1)
     vector = {
         "mean": states.mean(axis=0),
@@ -44,31 +45,31 @@ def pooled(model: str, text: str, pooling: Pooling) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_every_pooling_is_its_formula_and_padding_changes_no_vector(model: str, pooling: Pooling) -> None:
-    encoder = Checkpoint(Embedding(model=model, pooling=pooling))
+def test_every_pooling_is_its_formula_and_padding_changes_no_vector(tiny: str, pooling: Pooling) -> None:
+    encoder = Checkpoint(Embedding(model=tiny, pooling=pooling))
     together = encoder.encode(TEXTS)
     assert together.shape == (3, encoder.dim)
     assert together.dtype == np.float32
     for text, vector in zip(TEXTS, together, strict=True):
         np.testing.assert_allclose(vector, encoder.encode([text])[0], atol=2e-6)
-        np.testing.assert_allclose(vector, pooled(model, text, pooling), atol=2e-6)
+        np.testing.assert_allclose(vector, pooled(tiny, text, pooling), atol=2e-6)
 
 
-def test_a_tokenizer_that_pads_in_front_and_has_no_pad_token_changes_nothing(model: str, tmp_path: Path) -> None:
+def test_a_tokenizer_that_pads_in_front_and_has_no_pad_token_changes_nothing(tiny: str, tmp_path: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    AutoModel.from_pretrained(model).save_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    AutoModel.from_pretrained(tiny).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.padding_side, tokenizer.pad_token = "left", None
     tokenizer.save_pretrained(tmp_path)
     found = Checkpoint(Embedding(model=str(tmp_path), pooling="weighted_mean")).encode(TEXTS)
     np.testing.assert_allclose(
-        found, Checkpoint(Embedding(model=model, pooling="weighted_mean")).encode(TEXTS), atol=2e-6
+        found, Checkpoint(Embedding(model=tiny, pooling="weighted_mean")).encode(TEXTS), atol=2e-6
     )
 
 
-def test_a_text_is_read_up_to_max_tokens_and_an_empty_one_has_a_vector_too(model: str) -> None:
-    encoder = Checkpoint(Embedding(model=model, pooling="last", max_tokens=5))
+def test_a_text_is_read_up_to_max_tokens_and_an_empty_one_has_a_vector_too(tiny: str) -> None:
+    encoder = Checkpoint(Embedding(model=tiny, pooling="last", max_tokens=5))
     cut, whole, other, empty = encoder.encode(["abcdefgh", "abcde", "abcdx", ""])
     np.testing.assert_allclose(cut, whole, atol=2e-6)
     assert np.abs(cut - other).max() > 0.01
@@ -76,24 +77,24 @@ def test_a_text_is_read_up_to_max_tokens_and_an_empty_one_has_a_vector_too(model
     assert encoder.encode([]).shape == (0, encoder.dim)
 
 
-def test_a_checkpoint_of_sentence_transformers_is_pooled_as_it_says(model: str, tmp_path: Path) -> None:
+def test_a_checkpoint_of_sentence_transformers_is_pooled_as_it_says(tiny: str, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling as Module
 
-    tokens = Transformer(model, modality_config=PLAIN, module_output_name="token_embeddings")
+    tokens = Transformer(tiny, modality_config=PLAIN, module_output_name="token_embeddings")
     whole = SentenceTransformer(modules=[tokens, Module(tokens.get_embedding_dimension(), "cls"), Normalize()])
     whole.save(str(tmp_path))
     as_it_says = open_embedding(Embedding(model=str(tmp_path))).encode(TEXTS)
-    np.testing.assert_allclose(as_it_says[0], pooled(model, TEXTS[0], "cls"), atol=2e-6)
+    np.testing.assert_allclose(as_it_says[0], pooled(tiny, TEXTS[0], "cls"), atol=2e-6)
     otherwise = open_embedding(Embedding(model=str(tmp_path), pooling="mean")).encode(TEXTS)
-    np.testing.assert_allclose(otherwise[0], pooled(model, TEXTS[0], "mean"), atol=2e-6)
+    np.testing.assert_allclose(otherwise[0], pooled(tiny, TEXTS[0], "mean"), atol=2e-6)
 
 
 @pytest.mark.parametrize("backend", ["torch", "vllm"])
-def test_a_plain_model_without_a_pooling_is_refused(model: str, backend: Literal["torch", "vllm"]) -> None:
+def test_a_plain_model_without_a_pooling_is_refused(tiny: str, backend: Literal["torch", "vllm"]) -> None:
     with pytest.raises(JobError, match=r"encoder\.pooling: .* is no checkpoint of sentence-transformers and says none"):
-        open_embedding(Embedding(model=model, backend=backend))
+        open_embedding(Embedding(model=tiny, backend=backend))
 
 
 def test_vectors_without_a_direction_are_refused() -> None:
@@ -103,10 +104,10 @@ def test_vectors_without_a_direction_are_refused() -> None:
             unit_rows(np.array([[1.0, 0.0], [bad, 0.0]]), "m")
 
 
-def test_what_decides_the_vectors_is_in_the_fingerprint_and_where_they_are_made_is_not(model: str) -> None:
-    plain = Embedding(model=model, pooling="mean")
-    assert plain.fingerprint() == Embedding(model=model, pooling="mean", actors=3, cpus=2, gpus=1).fingerprint()
-    others = (Embedding(model=model, pooling="last"), Embedding(model=model, pooling="mean", max_tokens=9))
+def test_what_decides_the_vectors_is_in_the_fingerprint_and_where_they_are_made_is_not(tiny: str) -> None:
+    plain = Embedding(model=tiny, pooling="mean")
+    assert plain.fingerprint() == Embedding(model=tiny, pooling="mean", actors=3, cpus=2, gpus=1).fingerprint()
+    others = (Embedding(model=tiny, pooling="last"), Embedding(model=tiny, pooling="mean", max_tokens=9))
     assert plain.fingerprint() not in {other.fingerprint() for other in others}
     assert Embedding().dtype == "float16"
 
@@ -129,9 +130,9 @@ np.save(sys.argv[3], encoder.encode([*TEXTS, ""]))
 
 @pytest.mark.flow
 @pytest.mark.parametrize("pooling", ["checkpoint", "last"])
-def test_vllm_makes_the_vectors_that_torch_makes(model: str, pooling: Pooling, tmp_path: Path) -> None:
+def test_vllm_makes_the_vectors_that_torch_makes(tiny: str, pooling: Pooling, tmp_path: Path) -> None:
     """In a process of its own, as in an actor: an engine changes the threads and environment that it lives in."""
-    name, path = MINILM if pooling == "checkpoint" else model, tmp_path / "found.npy"
+    name, path = MINILM if pooling == "checkpoint" else tiny, tmp_path / "found.npy"
     command = [sys.executable, "-c", ENGINE, name, pooling, str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -74,9 +74,9 @@ def test_a_full_server_is_found_out_and_nothing_is_lost() -> None:
 def test_an_open_server_is_filled_up_to_the_limit() -> None:
     async def run() -> int:
         async with FakeServer() as server:
-            server.delay_s = 0.2
+            server.delay_s = 0.1
             engine = at(server, max_in_flight=48)
-            await asyncio.gather(*(engine.ask(Request(ASK.messages, 16, seed)) for seed in range(400)))
+            await asyncio.gather(*(engine.ask(Request(ASK.messages, 16, seed)) for seed in range(200)))
             return server.most_in_flight
 
     assert asyncio.run(run()) == 48

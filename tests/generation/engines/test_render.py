@@ -7,7 +7,6 @@ import pytest
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Request
 from gristmill.generation.engines.render import Node, RefusedError, Renderer
-from tests.fakes import two_layer_model
 
 QUESTION = (Message("user", "How are you?"),)
 TALK = (*QUESTION, Message("assistant", "Well."))
@@ -15,11 +14,11 @@ SYSTEM = "<|im_start|>system\nYou help.<|im_end|>\n"
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def tokenizer(tiny: str) -> Any:
     """Single bytes with a ChatML template."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(two_layer_model(tmp_path_factory.mktemp("model")))
+    return AutoTokenizer.from_pretrained(tiny)
 
 
 @pytest.fixture(scope="module")

@@ -350,9 +350,9 @@ def test_a_wrong_label_or_model_is_an_error_of_the_recipe(toxic_model: str, tmp_
     assert asyncio.run(prepared(Toxicity())) is None
 
 
-def test_a_model_without_a_head_is_refused_and_not_given_a_random_one(tmp_path: Path) -> None:
+def test_a_model_without_a_head_is_refused_and_not_given_a_random_one(tiny: str) -> None:
     with pytest.raises(JobError, match=r"lacks score\.weight, must be trained as a sequence classifier"):
-        asyncio.run(prepared(Reward(model=two_layer_model(tmp_path))))
+        asyncio.run(prepared(Reward(model=tiny)))
 
 
 def test_a_head_is_known_by_its_weights_and_not_by_its_device(reward_model: str, toxic_model: str) -> None:

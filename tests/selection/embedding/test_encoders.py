@@ -11,14 +11,13 @@ from gristmill.cluster.models.encoder_torch import Checkpoint
 from gristmill.selection.contracts import VectorsOf
 from gristmill.selection.embedding.encoders import open_encoder, prepared
 from gristmill.selection.relevance.gradients import GradientEncoder, Gradients, TargetGradients, Warmup
-from tests.fakes import two_layer_model
 from tests.selection.made import made, view_of
 
 SAMPLES = [made(f"Name {n} rivers.", f"Here are {n}.") for n in range(8)]
 
 
-def test_settings_say_which_encoder_is_opened(tmp_path: Path) -> None:
-    assert isinstance(open_encoder(Embedding(model=two_layer_model(tmp_path), pooling="mean")), Checkpoint)
+def test_settings_say_which_encoder_is_opened(tiny: str) -> None:
+    assert isinstance(open_encoder(Embedding(model=tiny, pooling="mean")), Checkpoint)
     with pytest.raises(JobError, match="holds no checkpoints"):
         open_encoder(Gradients())
     with pytest.raises(JobError, match="Settings describes none, must be an Embedding or Gradients"):
@@ -33,9 +32,8 @@ def test_what_needs_no_warm_up_comes_back_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_a_warm_up_is_made_once_and_shared_by_samples_and_targets(ray_session: None, tmp_path: Path) -> None:
-    model = two_layer_model(tmp_path / "model")
-    plain = Gradients(model=model, warmup=Warmup(share=0.5, epochs=1, r=2, alpha=4), dim=64, cpus=1)
+def test_a_warm_up_is_made_once_and_shared_by_samples_and_targets(ray_session: None, tmp_path: Path, tiny: str) -> None:
+    plain = Gradients(model=tiny, warmup=Warmup(share=0.5, epochs=1, r=2, alpha=4), dim=64, cpus=1)
     view = view_of(SAMPLES)
     mine = prepared(VectorsOf(plain, "chat"), view, lambda: tmp_path)
     folder = Path(mine.encoder.checkpoints)

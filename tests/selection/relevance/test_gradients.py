@@ -10,7 +10,6 @@ import pytest
 from gristmill.cluster.contract.errors import JobError
 from gristmill.selection.relevance import gradients
 from gristmill.selection.relevance.gradients import GradientEncoder, Gradients, Sketch, TargetGradients, Warmup, warm_up
-from tests.fakes import two_layer_model
 
 TEXTS = (
     "<|user|>\nName a river.\n<|assistant|>\nThe Rhine.",
@@ -23,15 +22,10 @@ WARMUP = Warmup(epochs=2, batch=2, r=2, alpha=8, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return two_layer_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def settings(model: str, tmp_path_factory: pytest.TempPathFactory) -> Gradients:
+def settings(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Gradients:
     """A warmed-up model; its matrices have 1,792 numbers, so that 2,048 sums project them without loss."""
     folder = tmp_path_factory.mktemp("warm") / "checkpoints"
-    plain = Gradients(model=model, warmup=WARMUP, dim=2048)
+    plain = Gradients(model=tiny, warmup=WARMUP, dim=2048)
     warm_up(plain, TEXTS, folder)
     return plain.model_copy(update={"checkpoints": str(folder)})
 
@@ -80,11 +74,7 @@ def test_the_errors_of_the_projection_are_those_of_a_random_one() -> None:
     left, right = torch.randn(2, 600)
     found = []
     for seed in range(400):
-        gradients.SKETCH_SEED, kept = seed, gradients.SKETCH_SEED
-        try:
-            sketch = Sketch(600, 64)
-        finally:
-            gradients.SKETCH_SEED = kept
+        sketch = Sketch(600, 64, seed=seed)
         found.append(float(sketch(left) @ sketch(right)))
     exact = float(left @ right)
     square = float(left @ left * (right @ right) + exact**2 - 2 * (left**2 * right**2).sum())
@@ -93,10 +83,10 @@ def test_the_errors_of_the_projection_are_those_of_a_random_one() -> None:
     assert np.std(found) == pytest.approx(spread, rel=0.2)
 
 
-def test_what_the_assistant_says_and_the_end_behind_it_is_trained_on(model: str) -> None:
+def test_what_the_assistant_says_and_the_end_behind_it_is_trained_on(tiny: str) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny)
     for text, said in ((TEXTS[1], "1, 2, 3|By size."), (TEXTS[2], "秋风起，落叶飞。")):
         found, trained = gradients.tokens(tokenizer, text, 2048)
         mine = [token for token, mine in zip(found, trained, strict=True) if mine]
@@ -185,11 +175,11 @@ def test_a_feature_depends_on_its_own_text_alone(settings: Gradients) -> None:
     assert np.isfinite(encoder.encode([""])).all()
 
 
-def test_what_cannot_be_trained_or_is_not_there_is_refused(model: str, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_or_is_not_there_is_refused(tiny: str, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"checkpoints: \(empty\) holds no checkpoints of a warm-up"):
-        GradientEncoder(Gradients(model=model))
+        GradientEncoder(Gradients(model=tiny))
     with pytest.raises(JobError, match=r"target_modules: not in"):
-        warm_up(Gradients(model=model, warmup=Warmup(target_modules=("c_attn",))), TEXTS, tmp_path / "none")
+        warm_up(Gradients(model=tiny, warmup=Warmup(target_modules=("c_attn",))), TEXTS, tmp_path / "none")
 
 
 def test_samples_and_targets_share_a_warm_up_but_no_vectors(settings: Gradients) -> None:
