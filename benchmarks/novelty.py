@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.cluster.text.words import is_chinese, tokens
+from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.words import tokens
 from gristmill.generation.filters.novelty import Instructions, Novelty, f_measure, lcs
 
 HERE = Path(__file__).parent

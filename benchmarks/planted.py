@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from gristmill.cluster.text.scripts import HAN
+
 KINDS = {"copy": 0.07, "variant": 0.03, "edit": 0.1, "twin": 0.03, "hot": 0.01}
 """Shares of planted records; the rest are bases. `copy`: the same text. `variant`: other case, spaces, punctuation.
 `edit`: 1 to 10 % of at least ten words, at least one, replaced (60 %), left out or put in. `twin`: a number
@@ -130,7 +132,7 @@ def _planted(text: str, kind: str, rate: float, words: Sequence[str], rng: rando
 
 
 def _is_chinese(text: str) -> bool:
-    return bool(re.search("[一-鿿]", text))
+    return bool(re.search(f"[{HAN}]", text))
 
 
 def split(text: str) -> list[str]:

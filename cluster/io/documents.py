@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.text.scripts import UNSPACED, WIDE_SIGNS
 
 CHUNK_CHARS = 4000
 """Characters of a chunk where the source does not say; synthetic-data-kit's default, about 1,000 English tokens."""
@@ -27,7 +28,7 @@ _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTAL
 _FRONT_TITLE = re.compile(r"(?m)^title:[ \t]*(.+?)[ \t]*$")
 _HYPHEN = re.compile(r"(?<=[a-zà-ÿ])-\n(?=[a-zà-ÿ])")
 _WRAPPED = re.compile(r"(?<![.!?:。！？：；\n])\n(?!\n|[-*•·]\s|\d+[.)、]\s)")
-_HAN = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")
+_UNSPACED = re.compile(f"[{UNSPACED}{WIDE_SIGNS}]")
 
 
 class DocumentError(Exception):
@@ -210,12 +211,12 @@ def _title(metadata: Mapping[str, Any] | None) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """Join the lines of a page that do not end a sentence; without a blank where Chinese meets Chinese."""
+    """Join the lines of a page that do not end a sentence; without a blank in scripts that have none."""
     lines = _HYPHEN.sub("", "\n".join(line.strip() for line in text.splitlines()))
 
     def join(found: re.Match[str]) -> str:
         around = lines[max(0, found.start() - 1) : found.start()], lines[found.end() : found.end() + 1]
-        return "" if all(_HAN.match(side) for side in around) else " "
+        return "" if all(_UNSPACED.match(side) for side in around) else " "
 
     return re.sub(r"\n{3,}", "\n\n", _WRAPPED.sub(join, lines)).strip()
 

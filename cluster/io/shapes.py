@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gristmill.cluster.contract.sample import ROLES, Message
+from gristmill.cluster.text.scripts import east_asian
 
 Row = Mapping[str, Any]
 """Columns of one row, names stripped and in lower case."""
@@ -223,10 +224,6 @@ def reason_of(row: Row) -> str | None:
     return value if isinstance(value, str) and ": " in value else None
 
 
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_KANA = re.compile(r"[\u3040-\u30ff]")
-_HANGUL = re.compile(r"[\uac00-\ud7af]")
-_LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 _ENGLISH = re.compile(r"(?i)\b(?:the|and|are|what|how|why|with|this|that|you|your|which|from|does|write|give|please)\b")
 """Frequent words of English that are none of its neighbours' frequent words."""
 
@@ -234,21 +231,16 @@ _ENGLISH = re.compile(r"(?i)\b(?:the|and|are|what|how|why|with|this|that|you|you
 def language(messages: Sequence[Message]) -> str:
     """Return `zh`, `ja`, `ko` or `en`, or the empty string for what this rule cannot tell.
 
-    A rule, no model: the first user turn decides, and where it says nothing all turns together do. One Han, Kana or
-    Hangul character weighs as much as one word in Latin letters; words in Latin letters are English when a frequent
-    English word is among them. Source data with a better answer brings it in `tags["language"]`.
+    A rule, no model: the first user turn decides, and where it says nothing all turns together do. What is not Chinese,
+    Japanese or Korean (`east_asian`) is English when a frequent English word is in it. Source data with a better answer
+    brings it in `tags["language"]`.
     """
     users = [m.content for m in messages if m.role == "user"]
     return next(filter(None, map(_script, (*users[:1], " ".join(m.content for m in messages)))), "")
 
 
 def _script(text: str) -> str:
-    han, kana, hangul = (len(script.findall(text)) for script in (_HAN, _KANA, _HANGUL))
-    if len(_LATIN_WORD.findall(text)) >= han + kana + hangul:
-        return "en" if _ENGLISH.search(text) else ""
-    if hangul > han + kana:
-        return "ko"
-    return "ja" if kana * 5 > han else "zh"
+    return east_asian(text) or ("en" if _ENGLISH.search(text) else "")
 
 
 def _present(row: Row, names: Sequence[str]) -> str:

@@ -3,25 +3,26 @@
 import re
 import unicodedata
 
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+from gristmill.cluster.text.scripts import UNSPACED
+
 _QUOTES = re.compile(r"[\"'`“”‘’「」『』]")
 _SENTENCE_SIGNS = re.compile(r"(?<!\d)[.,;:!?…、。·~]+|[.,;:!?…、。·~]+(?!\d)")
-_SPACE_BY_CJK = re.compile(rf"(?<=[{_CJK}])\s+|\s+(?=[{_CJK}])")
-_UNITS = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")
-_CJK_RUN = re.compile(rf"[{_CJK}]")
+_UNSPACED = re.compile(rf"[{UNSPACED}]")
+_SPACE_BY_UNSPACED = re.compile(rf"(?<=[{UNSPACED}])\s+|\s+(?=[{UNSPACED}])")
+_UNITS = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+")
 
 
 def key(text: str) -> str:
     """Return the text in the form in which copies are equal.
 
     Unicode NFKC (full-width forms become plain), case, quotes, sentence punctuation and the amount of white space do
-    not count; neither does any space beside a Chinese or Japanese character. Brackets, operators, and points and commas
-    between digits do count: `5-3`, `5/3` and `5.3` are three questions. A text of nothing but punctuation is
-    its own key.
+    not count; neither does any space beside a character of a script that is written without spaces. Brackets,
+    operators, and points and commas between digits do count: `5-3`, `5/3` and `5.3` are three questions. A text of
+    nothing but punctuation is its own key.
     """
     plain = unicodedata.normalize("NFKC", text).casefold()
     bare = _SENTENCE_SIGNS.sub(" ", _QUOTES.sub(" ", plain))
-    bare = _SPACE_BY_CJK.sub("", " ".join(bare.split()))
+    bare = _SPACE_BY_UNSPACED.sub("", " ".join(bare.split()))
     return bare or plain
 
 
@@ -29,7 +30,7 @@ def words(text: str) -> frozenset[str]:
     """Return what two texts can share: words, and pairs of neighbouring characters where a script writes no spaces."""
     found: set[str] = set()
     for run in _UNITS.findall(unicodedata.normalize("NFKC", text).casefold()):
-        if _CJK_RUN.match(run) and len(run) > 1:
+        if _UNSPACED.match(run) and len(run) > 1:
             found.update(run[place : place + 2] for place in range(len(run) - 1))
         else:
             found.add(run)
@@ -40,8 +41,3 @@ def overlap(left: frozenset[str], right: frozenset[str]) -> float:
     """Return the shared words over those of the smaller text, in [0, 1]; 1 where one of the texts has no words."""
     smaller = min(len(left), len(right))
     return len(left & right) / smaller if smaller else 1.0
-
-
-def is_cjk(text: str) -> bool:
-    """Say whether at least three in ten of the characters are Chinese or Japanese."""
-    return len(_CJK_RUN.findall(text)) >= 0.3 * max(1, len(text))

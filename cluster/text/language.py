@@ -4,7 +4,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.text.words import is_chinese, tokens
+from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.words import tokens
 
 MIN_TOKENS = 3
 """Shorter texts (`Paris`, `1, 2, 3`) are in no particular language."""

@@ -4,11 +4,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
-UNSPACED = (
-    "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"  # Han, kana
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-)
-"""Ranges of the scripts written without spaces."""
+from gristmill.cluster.text.scripts import UNSPACED
+
 _TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)?")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
 UNSPACED_PER_WORD = 1.5
@@ -33,12 +30,3 @@ def num_words(text: str) -> int:
         return len(found)
     unspaced = sum(1 for token in found if _UNSPACED.fullmatch(token))
     return len(found) - unspaced + round(unspaced / UNSPACED_PER_WORD)
-
-
-def is_chinese(text: str) -> bool:
-    """Say whether Han characters make up most of the text's words, kana excluded."""
-    if text.isascii():
-        return False
-    found = tokens(text)
-    han = sum(1 for token in found if "\u3400" <= token[0] <= "\u9fff" or token[0] >= "\U00020000")
-    return 2 * han > len(found) > 0

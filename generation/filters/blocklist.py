@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.text.words import UNSPACED
+from gristmill.cluster.text.scripts import UNSPACED
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 SPACED = rf"[^\W{UNSPACED}]"

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
-from gristmill.cluster.text.words import is_chinese
+from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 from gristmill.generation.filters.judge.filter import asked
 from gristmill.generation.prompting.template import prompt_for

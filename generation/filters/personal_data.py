@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.text.words import is_chinese
+from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, Filter, Snapshot, Stage, Verdict
 from gristmill.generation.prompting.masking import Span, apart, masking
 

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.text.words import is_chinese, tokens
+from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 NGRAM = 5

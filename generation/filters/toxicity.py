@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.cluster.text.words import is_chinese
+from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, ModelFilter, Snapshot, Verdict
 from gristmill.generation.prompting.classifier import HeadFilter
 from gristmill.generation.prompting.template import prompt_for

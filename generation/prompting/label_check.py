@@ -9,7 +9,8 @@ from typing import NamedTuple, TypedDict
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Reply
-from gristmill.cluster.text.words import is_chinese, tokens
+from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Ask
 from gristmill.generation.prompting.choices import BLANK, LEAST, calibrated
 from gristmill.generation.prompting.template import fill, prompt_for

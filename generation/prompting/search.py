@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.text.words import UNSPACED
+from gristmill.cluster.text.scripts import UNSPACED
 from gristmill.generation.contracts import Ask
 
 By = Literal["both", "words", "meaning"]

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numba import prange
 from numpy.typing import NDArray
 
+from gristmill.cluster.text.scripts import HAN, UNSPACED
 from gristmill.selection.data.columns import Int
 from gristmill.selection.kernels import kernel, parallel
 
@@ -28,11 +29,8 @@ SLICE_ROWS = 8192
 LETTER, ALONE = 1, 2
 """What a character is: a part of a word, or a unit of its own; 0 is between units."""
 TABLED = 0x20000
-"""Code points up to this are looked up; those above are Han characters but for a few."""
-_UNSPACED = (
-    *((0x3005, 0x3007), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF)),  # Han, kana
-    *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF)),  # Thai, Lao, Burmese, Khmer
-)
+"""Code points below this are looked up; the others are Han characters up to `LAST_HAN`, or nothing."""
+LAST_HAN = HAN[-1][1]
 _SEED, _PRIME, _BASE = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S1, _S2, _S3 = np.uint64(30), np.uint64(27), np.uint64(31)
@@ -109,7 +107,7 @@ def alphabet() -> Letters:
         plain = unicodedata.normalize("NFKC", chr(point)).casefold()
         character = plain if len(plain) == 1 else chr(point)
         folded[point] = ord(character)
-        if any(first <= ord(character) <= last for first, last in _UNSPACED):
+        if any(first <= ord(character) <= last for first, last in UNSPACED):
             kinds[point] = ALONE
         elif unicodedata.category(character)[0] in "LMN":
             kinds[point] = LETTER
@@ -152,7 +150,7 @@ def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Nu
     """Return (what the character at a byte counts as, its kind, the byte after it)."""
     point, behind = _decode(data, at)
     if point >= TABLED:
-        return point, ALONE, behind
+        return point, ALONE if point <= LAST_HAN else 0, behind
     return np.int64(folded[point]), np.int64(kinds[point]), behind
 
 

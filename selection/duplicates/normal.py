@@ -1,7 +1,7 @@
 """The normal form of texts as code points, and keys of it: `texts.key` in compiled code over Arrow's buffers.
 
 A table says of each code point what Unicode's compatibility form and case folding make of it, and whether it is a
-digit, a sign, white space or Chinese. That is exact as long as no character joins with the one before it: a text with
+digit, a sign or white space. That is exact as long as no character joins with the one before it: a text with
 such a character (a combining mark after a letter, a Hangul syllable in parts), and one of nothing but punctuation, go
 through `texts.key` itself. Texts are taken a mebibyte at a time, so that memory does not grow with their number.
 """
@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.cluster.text import keys as words
+from gristmill.cluster.text.scripts import UNSPACED
 from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.kernels import kernel
@@ -29,9 +30,10 @@ PIECE_BYTES = 1 << 18
 POINTS = 1 << 17
 """Code points below this are in the table: all but rare Chinese characters and private use."""
 POINT, KIND = np.uint32(0xFFFFFF), np.uint32(24)
-OTHER, SPACE, SIGN, DIGIT, CJK, MANY, JOINS = map(np.uint32, range(7))
+OTHER, SPACE, SIGN, DIGIT, MANY, JOINS = map(np.uint32, range(6))
 """What a code point is to `texts.key`; MANY become several, JOINS may merge with what comes before them."""
-NONE, FIRST_CJK = np.uint32(0), np.uint32(0x3040)
+NONE = np.uint32(0)
+RANGES, FIRST = np.array(UNSPACED, np.uint32), np.uint32(UNSPACED[0][0])
 ODD, ODD_2, ODD_3 = map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xFF51AFD7ED558CCD))
 ZERO, ONE, SIGN_BIT, SHIFT, HALF, ASCII = map(np.uint64, (0, 1, 7, 29, 32, 127))
 
@@ -136,8 +138,6 @@ def _entry(char: str) -> int:
         kind = SIGN
     elif char.isdecimal():
         kind = DIGIT
-    elif words._CJK_RUN.match(char):
-        kind = CJK
     return int(kind) << 24 | ord(char)
 
 
@@ -221,7 +221,7 @@ def _step(
             space = True
     if kind == SPACE:
         return length, True, NONE, False
-    if space and length and kind != CJK and not is_cjk(out[length - 1]):
+    if space and length and not is_unspaced(entry & POINT) and not is_unspaced(out[length - 1]):
         out[length] = 32
         length += 1
     out[length] = entry & POINT
@@ -242,22 +242,26 @@ def _decoded(data: Bytes, at: int) -> tuple[np.int64, int]:
 
 
 @kernel
-def has_cjk(form: Points) -> bool:
-    """Say whether a form may have a Chinese or Japanese character: one at or above the first of them."""
+def has_unspaced(form: Points) -> bool:
+    """Say whether a form has a character of a script written without spaces; most have none at or above the first."""
     most = NONE
     for point in form:
         most = max(most, point)
-    return bool(most >= FIRST_CJK)
+    if most >= FIRST:
+        for point in form:
+            if is_unspaced(point):
+                return True
+    return False
 
 
 @kernel
-def is_cjk(point: np.uint32) -> bool:
-    """Say whether a code point is Chinese or Japanese, as `texts` has it."""
-    if point < FIRST_CJK:
-        return False
-    if point <= 0x30FF or 0x3400 <= point <= 0x4DBF or 0x4E00 <= point <= 0x9FFF:
-        return True
-    return bool(0xF900 <= point <= 0xFAFF)
+def is_unspaced(point: np.uint32) -> bool:
+    """Say whether a code point is of a script written without spaces."""
+    if point >= FIRST:
+        for n in range(len(RANGES)):
+            if point <= RANGES[n, 1]:
+                return bool(point >= RANGES[n, 0])
+    return False
 
 
 @kernel

@@ -21,9 +21,9 @@ from gristmill.selection.duplicates.normal import (
     Tables,
     buffers,
     each,
-    has_cjk,
+    has_unspaced,
     hashed,
-    is_cjk,
+    is_unspaced,
     mix,
     points_of,
     table,
@@ -200,7 +200,7 @@ def _sketch_row(
         found = (found ^ np.uint64(byte)) * ODD
         found ^= found >> HALF
     kin[row] = _numbers(own, found, units) if numbers else found
-    if word or has_cjk(own):
+    if word or has_unspaced(own):
         num = _units(own, word, units, wide)
         num = _runs(units[:num], wide[:num], width, power, shingles)
     else:
@@ -229,17 +229,17 @@ def _units(points: Points, word: bool, units: Key, wide: Bytes) -> int:
     """Write the units of a text and what each counts for; return their number."""
     if not word:
         for n in range(len(points)):
-            units[n], wide[n] = points[n], 3 if is_cjk(points[n]) else 1
+            units[n], wide[n] = points[n], 3 if is_unspaced(points[n]) else 1
         return len(points)
     num, inside = 0, False
     for point in points:
-        chinese = is_cjk(point)
-        if inside and not chinese and point != 32:
+        alone = is_unspaced(point)
+        if inside and not alone and point != 32:
             units[num - 1] = (units[num - 1] ^ np.uint64(point)) * ODD
         elif point != 32:
             units[num], wide[num] = np.uint64(point) * ODD, 1
             num += 1
-        inside = not chinese and point != 32
+        inside = not alone and point != 32
     return num
 
 

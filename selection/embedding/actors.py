@@ -27,7 +27,7 @@ from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable
 from gristmill.cluster.runtime.pool import Pool, listed
 from gristmill.cluster.runtime.session import require
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
-from gristmill.cluster.text.keys import is_cjk
+from gristmill.cluster.text.scripts import east_asian
 from gristmill.selection.contracts import VectorsOf
 from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Part
@@ -378,11 +378,11 @@ def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Sha
 
 
 def warning(model: str, texts: Sequence[str]) -> str:
-    """Return what to say when an English encoder meets Chinese texts, or the empty string."""
-    share = sum(map(is_cjk, texts)) / max(1, len(texts))
+    """Return what to say when an English encoder meets texts of East Asia, or the empty string."""
+    share = sum(1 for text in texts if east_asian(text)) / max(1, len(texts))
     if model not in ENGLISH_ONLY or share < 0.05:
         return ""
     return (
-        f"select.encoder.model: {model} knows English only and {share:.0%} of the texts are Chinese or "
-        f"Japanese, whose distances mean little; set a multilingual one such as {MULTILINGUAL!r}"
+        f"select.encoder.model: {model} knows English only and {share:.0%} of the texts are Chinese, "
+        f"Japanese or Korean, whose distances mean little; set a multilingual one such as {MULTILINGUAL!r}"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gristmill.cluster.text.scripts import HAN
 from gristmill.selection.contracts import Bool, View
 from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates import clusters
@@ -26,8 +27,8 @@ NAMED_CHARS = 600
 TERMS = 3
 """Words in a name."""
 EXAMPLES = 3
-_RUNS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+|[^\W_]+(?:['’][^\W_]+)?")
-_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_RUNS = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['’][^\W_{HAN}]+)?")
+_HAN = re.compile(f"[{HAN}]")
 _STOP_WORDS = """
 a about above after again all also am an and any are as at be because been before being below between both but by can
 cannot could did do does doing don't down during each either else etc even every few for from further get give given

@@ -10,7 +10,7 @@ from functools import cache
 from random import Random
 from typing import Any, Literal
 
-from gristmill.cluster.text.words import UNSPACED
+from gristmill.cluster.text.scripts import UNSPACED
 from gristmill.generation.methods.augment.synonyms import inflected, table
 
 Part = Literal["", "noun", "verb", "adjective", "adverb"]

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.language import language_of
-from gristmill.cluster.text.words import UNSPACED_PER_WORD, is_chinese, num_words, tokens
+from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.words import UNSPACED_PER_WORD, num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
 from gristmill.generation.methods.evol_instruct.prompts import (
     BREADTH,

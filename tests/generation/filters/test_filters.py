@@ -7,7 +7,8 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
-from gristmill.cluster.text.words import is_chinese, num_words, tokens
+from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Filter, Verdict
 from gristmill.generation.filters.judge.filter import Judge
 from gristmill.generation.filters.language import Language

@@ -8,7 +8,7 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
-from gristmill.cluster.text.words import is_chinese
+from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Verdict
 from gristmill.generation.filters.instag import TAGGED, Instag, intents, schema
 from tests.fakes import ScriptedAsk

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
-from gristmill.cluster.text.words import is_chinese
+from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Filter, Verdict
 from gristmill.generation.filters import AnyFilter
 from gristmill.generation.filters.judge.filter import Judge, asked

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.cluster.text.words import is_chinese
+from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Snapshot, Verdict
 from gristmill.generation.filters.discriminator import (
     Discriminator,
