@@ -4,10 +4,12 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from gristmill.cluster.text.scripts import UNSPACED
+from gristmill.cluster.text.scripts import HANGUL, UNSPACED
 
 _TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)?")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
+_SPACED = rf"[^\W{UNSPACED}{HANGUL}]"
+"""A letter, digit or underscore of a script that has spaces around words; Korean has none before particles."""
 UNSPACED_PER_WORD = 1.5
 """Characters to a word of running Chinese text, on average."""
 
@@ -30,3 +32,13 @@ def num_words(text: str) -> int:
         return len(found)
     unspaced = sum(1 for token in found if _UNSPACED.fullmatch(token))
     return len(found) - unspaced + round(unspaced / UNSPACED_PER_WORD)
+
+
+def whole(word: str, pattern: str = "") -> str:
+    """Return the expression of a word, or the pattern given for it, that finds none inside a longer word.
+
+    Chinese, Japanese, Thai and Korean do not show where a word begins and ends, so theirs are found anywhere.
+    """
+    before = f"(?<!{_SPACED})" if re.match(_SPACED, word) else ""
+    after = f"(?!{_SPACED})" if re.match(_SPACED, word[-1:]) else ""
+    return before + (pattern or re.escape(word)) + after

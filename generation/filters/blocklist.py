@@ -11,10 +11,8 @@ from pydantic import field_validator, model_validator
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.scripts import UNSPACED
+from gristmill.cluster.text.words import whole
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
-
-SPACED = rf"[^\W{UNSPACED}]"
-"""A letter or digit of a script that puts spaces between words."""
 
 
 class Blocklist(Filter):
@@ -83,13 +81,7 @@ def _compiled(words: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[Any, A
     """Return one expression for words of spaced scripts and patterns, one for the others, each None when empty."""
     plain = sorted({_plain(word.strip()) for word in words if word.strip()}, key=lambda word: (-len(word), word))
     unspaced = [word for word in plain if re.search(f"[{UNSPACED}]", word)]
-    spaced = [
-        (rf"(?<!{SPACED})" if re.match(SPACED, word) else "")
-        + r"\s+".join(map(re.escape, word.split()))
-        + (rf"(?!{SPACED})" if re.search(f"{SPACED}$", word) else "")
-        for word in plain
-        if word not in unspaced
-    ]
+    spaced = [whole(word, r"\s+".join(map(re.escape, word.split()))) for word in plain if word not in unspaced]
     one = re.compile("|".join((*spaced, *(f"(?:{p})" for p in patterns))), re.IGNORECASE)
     other = re.compile(f"(?=({'|'.join(map(re.escape, unspaced))}))")  # ahead, so that overlapping ones are all seen
     return (one if spaced or patterns else None, other if unspaced else None)

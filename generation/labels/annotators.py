@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.text.words import whole
 from gristmill.generation.prompting.search import terms
 from gristmill.generation.prompting.spans import Span, dumps
 from gristmill.generation.prompting.template import json_in
@@ -130,9 +131,8 @@ def entities(reply: str, text: str, labels: Sequence[str]) -> str | None:
 def _place(words: str, text: str, taken: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
     """Return the first free place of some words in a text, exactly as they are where possible."""
     loose = r"\s+".join(map(re.escape, words.split()))
-    edges = (r"(?<!\w)", r"(?!\w)") if words.isascii() else ("", "")
     for pattern, flags in ((re.escape(words), 0), (loose, 0), (loose, re.IGNORECASE)):
-        for found in re.finditer(edges[0] + pattern + edges[1], text, flags):
+        for found in re.finditer(whole(words.strip(), pattern), text, flags):
             if all(found.end() <= begin or end <= found.start() for begin, end in taken):
                 return found.span()
     return None

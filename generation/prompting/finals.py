@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from gristmill.cluster.text.words import tokens
+from gristmill.cluster.text.words import tokens, whole
 
 HASHES = re.compile(r"####\s*(.+)")
 SAID = (
@@ -56,13 +56,11 @@ def _form(text: str, *, first: bool = False) -> str | None:
 
 def _last_label(text: str, labels: Sequence[str]) -> str | None:
     """Return the label that ends last in the text; of those that end there, the longest."""
-    lower = text.casefold()
+    lower = text.casefold().replace("_", " ")  # of Markdown's emphasis
     best: tuple[int, int, str | None] = (-1, 0, None)
     for label in labels:
-        sought = unicodedata.normalize("NFKC", label).casefold()
-        edge = r"(?<![^\W_])" if sought[:1].isascii() else ""
-        behind = r"(?![^\W_])" if sought[-1:].isascii() else ""
-        for found in re.finditer(edge + re.escape(sought) + behind, lower):
+        sought = unicodedata.normalize("NFKC", label).casefold().replace("_", " ")
+        for found in re.finditer(whole(sought), lower):
             best = max(best, (found.end(), len(label), label), key=lambda rated: rated[:2])
     return best[2]
 

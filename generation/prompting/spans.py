@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.words import whole
 from gristmill.generation.prompting.template import json_in
 
 _MARK = re.compile(r"\[([^\[\]()\n]+)\]\(([^()\n]+)\)")
@@ -80,8 +81,7 @@ def unmarked(text: str, spans: Sequence[Span]) -> bool:
     """Say whether words that are marked are in the text once more without a mark."""
     taken = {place for span in spans for place in range(span.start, span.end)}
     for words in {span.text for span in spans}:
-        edges = (r"(?<!\w)", r"(?!\w)") if words.isascii() else ("", "")
-        for found in re.finditer(edges[0] + re.escape(words) + edges[1], text):
+        for found in re.finditer(whole(words), text):
             if not taken & set(range(found.start(), found.end())):
                 return True
     return False

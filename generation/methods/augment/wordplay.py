@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, Literal
 
 from gristmill.cluster.text.scripts import UNSPACED
+from gristmill.cluster.text.words import whole
 from gristmill.generation.methods.augment.synonyms import inflected, table
 
 Part = Literal["", "noun", "verb", "adjective", "adverb"]
@@ -93,7 +94,7 @@ def take_apart(text: str, language: str, names: Iterable[str] = ()) -> list[Piec
 
     Of languages without spaces, only Chinese is parted into words; of others there is not one.
     """
-    given = [_bounded(name) for name in sorted(set(names), key=lambda name: (-len(name), name)) if name.strip()]
+    given = [whole(name) for name in sorted(set(names), key=lambda name: (-len(name), name)) if name.strip()]
     pieces: list[Piece] = []
     end = 0
     for found in re.finditer("|".join((*given, *FIXED)), text, re.DOTALL):
@@ -102,13 +103,6 @@ def take_apart(text: str, language: str, names: Iterable[str] = ()) -> list[Piec
         end = found.end()
     pieces += _open(text[end:], language, bool(end))
     return _with_parts(pieces) if language != "zh" else pieces
-
-
-def _bounded(name: str) -> str:
-    """Return the expression of a span that does not begin or end within a longer word."""
-    before = r"(?<![A-Za-z0-9])" if name[0].isascii() and name[0].isalnum() else ""
-    after = r"(?![A-Za-z0-9])" if name[-1].isascii() and name[-1].isalnum() else ""
-    return f"{before}{re.escape(name)}{after}"
 
 
 def _open(text: str, language: str, behind: bool) -> list[Piece]:
