@@ -24,6 +24,7 @@ JOB_VERBS = {
 }
 ABOVE = {"preview": "gristmill.generation.preview.page:run"}
 """Verbs whose work is in a package above this one, as functions of the arguments that return the exit code."""
+SHELLS = ("bash", "zsh", "fish")
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca")
 
 
@@ -79,6 +80,13 @@ def _schema(arguments: argparse.Namespace) -> int:
 
     del arguments
     print(json.dumps(schema(), indent=1, ensure_ascii=False))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.cli.completion import script
+
+    print(script(parser(), arguments.shell), end="")
     return 0
 
 
@@ -200,6 +208,10 @@ def parser() -> argparse.ArgumentParser:
     text = "print the JSON schema of recipes, with which editors complete and check them"
     sub = verbs.add_parser("schema", help=text, description=text)
     sub.set_defaults(call=_schema)
+    text = "print the script with which a shell completes verbs, options, recipes, names and keys"
+    sub = verbs.add_parser("completion", help=text, description=text)
+    sub.add_argument("shell", choices=SHELLS, help="which shell")
+    sub.set_defaults(call=_completion)
     sub = _store_verb(verbs, "show", "list runs and datasets of a store, or show one in detail")
     sub.add_argument("name", nargs="?", help="a run or dataset, or the beginning of its name")
     sub.add_argument("--json", action="store_true", help="for scripts")

@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +9,16 @@ import jsonschema
 import pytest
 
 import gristmill
-from gristmill.cluster.cli import explain
+from gristmill.cluster.cli import completion, explain
 from gristmill.cluster.cli.main import main
 from gristmill.cluster.cli.schema import schema
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.settings import Settings, Step
 from gristmill.cluster.jobs.job import JOBS
 from gristmill.cluster.jobs.recipe import open_recipe
 from gristmill.cluster.store.store import Store
 from tests.test_examples import RECIPES
 
-
-def walk(path: str, kind: type[Settings]) -> Iterator[str]:
-    """Every table and setting below a path."""
-    yield path
-    lists = explain.steps(kind)
-    for name, info in kind.model_fields.items():
-        yield f"{path}.{name}"
-        for inner in explain.classes(info.annotation):
-            if not issubclass(inner, Step):
-                yield from walk(f"{path}.{name}", inner)
-    for some in lists.values():
-        for step, inner in some.items():
-            yield from walk(f"{path}.{step}", inner)
-
-
-PATHS = [path for name, kind in explain.sections().items() for path in walk(name, kind)]
+PATHS = list(completion.names())
 STEPS = [
     f"{job}.{step}" for job, kind in explain.jobs().items() for some in explain.steps(kind).values() for step in some
 ]
