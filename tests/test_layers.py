@@ -1,8 +1,6 @@
 """The shape of the code: who imports whom, which library stands behind which file, how long things are."""
 
 import ast
-import importlib.util
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,62 +156,3 @@ def test_importing_what_the_command_line_needs_loads_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr.strip().splitlines()[-1]
-
-
-TOP = [ROOT / name for name in ("README.md", "README.zh.md", "AGENTS.md", "llms.txt")]
-PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/zh").glob("*.md"))]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    text = page.read_text(encoding="utf-8")
-    return [block.split("```")[0] for block in text.split(f"```{language}\n")[1:]]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-def test_the_recipes_of_a_page_are_legal(page: Path, tmp_path: Path) -> None:
-    from gristmill.cluster.jobs.recipe import load
-
-    for code in blocks(page, "python")[:1]:
-        (tmp_path / "steps.py").write_text(code, encoding="utf-8")
-    for text in blocks(page, "toml"):
-        (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
-        assert load(tmp_path / "recipe.toml").jobs
-
-
-def test_the_method_that_is_shown_is_one() -> None:
-    from gristmill.generation.contracts import Method
-
-    [code] = blocks(ROOT / "docs/your-own-step.md", "python")
-    names: dict[str, object] = {"__name__": "follow_up"}
-    exec(compile(code, "your-own-step.md", "exec"), names)
-    follow_up = names["FollowUp"]
-    assert isinstance(follow_up, type)
-    assert issubclass(follow_up, Method)
-    assert len(follow_up.model_validate({}).fingerprint()) == 32
-
-
-def test_the_tree_names_every_folder() -> None:
-    text = (ROOT / "docs/how-it-works.md").read_text(encoding="utf-8").split("## The tree")[1]
-    told = {name for name in re.findall(r"`([a-z_/]+)/`", text) if name.split("/")[0] in PACKAGES}
-    there = {str(path.parent.relative_to(ROOT)) for path in FILES} - {*PACKAGES}
-    folders = {name for name in there if name.count("/") == 1}
-    assert told == folders, f"not told: {sorted(folders - told)}; not there: {sorted(told - folders)}"
-
-
-def test_files_that_pages_name_are_there() -> None:
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"\]\(([^)#:]+)\)", text):
-            assert (page.parent / name).exists(), f"{page.name} links to {name}"
-        for name in re.findall(r"`((?:cluster|generation|selection|training)/[\w/]+\.py)`", text):
-            assert (ROOT / name).exists(), f"{page.name} names {name}"
-
-
-def test_the_reference_says_what_the_code_says() -> None:
-    spec = importlib.util.spec_from_file_location("build", ROOT / "docs/build.py")
-    assert spec is not None and spec.loader is not None
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    made = build.pages()
-    there = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/reference").glob("*.md")}
-    assert there == made, "run python docs/build.py"
