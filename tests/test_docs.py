@@ -9,6 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.io.ingest import ingest
+from gristmill.cluster.jobs.recipe import open_recipe, plans_of
+from gristmill.cluster.store.store import Store
+from gristmill.generation.job import Generate
+from tests.generation.ground import Loop, a_run
+from tests.invariants import check_dataset
 from tests.paths import ROOT
 from tests.test_layers import FILES, PACKAGES
 
@@ -40,8 +47,6 @@ def stubs(value: object, key: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_the_recipes_of_a_page_can_be_planned(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gristmill.cluster.jobs.recipe import open_recipe, plans_of
-
     monkeypatch.chdir(tmp_path)  # where a folder of a model is looked up
     for code in blocks(page, "python")[:1]:
         (tmp_path / "steps.py").write_text(code, encoding="utf-8")
@@ -53,6 +58,41 @@ def test_the_recipes_of_a_page_can_be_planned(page: Path, tmp_path: Path, monkey
             path.write_text("{}" if path.name == "config.json" else ROW)
         recipe, works = open_recipe(tmp_path / "recipe.toml", [f"store={tmp_path}/runs"])
         assert [plan.state for plan in plans_of(recipe, works)] == ["to do"] * len(works)
+
+
+EXAMPLES = ROOT / "examples"
+OWN = {
+    "seeds.jsonl": EXAMPLES / "seeds.jsonl",
+    "prompts.txt": EXAMPLES / "data/annotate_reviews.txt",
+    "texts.txt": EXAMPLES / "data/annotate_reviews.txt",
+    "labelled.jsonl": EXAMPLES / "data/targeted_reviews.jsonl",
+    "marked.jsonl": EXAMPLES / "data/targeted_names.jsonl",
+    "handbook/one.md": EXAMPLES / "data/documents/tide_mill.md",
+}
+"""What the pages call a reader's own files."""
+
+
+@pytest.mark.parametrize("text", blocks(ROOT / "docs/methods.md", "toml"))
+def test_the_recipes_for_choosing_draft_rows(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small, on the scripted engine, whose replies not every filter lets pass."""
+    monkeypatch.chdir(tmp_path)
+    for name in stubs(tomllib.loads(text)):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(OWN[name].read_bytes() if name in OWN else b"{}" if "models/" in name else ROW.encode())
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    target = [] if 'target = "all"' in text else ["generate.target=3", "generate.max_drafts=40"]
+    recipe, works = open_recipe(tmp_path / "recipe.toml", [f"store={tmp_path}/runs", *target])
+    job, store = recipe.jobs["generate"], Store(recipe.store)
+    assert isinstance(job, Generate)
+    inputs = [ingest(store, source) for source in job.sources().values()]
+    run, work = a_run(store), works["generate"]
+    try:
+        job.drive(run, work, Loop(run, job, work))
+    except RunError as error:
+        assert "after 40 drafts" in str(error), "the rows are there, but no target is met"
+    else:
+        check_dataset(store, work.output, *inputs)
 
 
 def test_the_method_that_is_shown_is_one() -> None:
