@@ -22,6 +22,7 @@ from gristmill.generation.pipeline.metrics import Metrics
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardReport, Tally
 from gristmill.generation.pipeline.rows import BoundAsk, Context, Rows, Usage
 from gristmill.generation.pipeline.snapshots import KNOWN_ROUNDS, Snapshots
+from gristmill.generation.prompting.batches import Batches
 
 log = logging.getLogger(__name__)
 
@@ -33,35 +34,16 @@ class Embedder:
         """Open nothing yet."""
         self._settings, self._open = settings, open_encoder
         self._encoder: Encoder | None = None
-        self._waiting: list[tuple[Sequence[str], asyncio.Future[NDArray[np.float32]]]] = []
-        self._busy: asyncio.Task[None] | None = None
+        self._batches = Batches(self._encode)
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors, [texts, d]."""
-        future: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((texts, future))
-        if self._busy is None or self._busy.done():
-            self._busy = asyncio.create_task(self._work())
-        return await future
+        return await self._batches.of(texts)
 
-    async def _work(self) -> None:
-        await asyncio.sleep(0)  # rows that are ready in the same turn of the loop share the first batch
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                vectors = await asyncio.to_thread(self._encode, [text for texts, _ in batch for text in texts])
-            except Exception as error:  # noqa: BLE001 - it belongs to those who asked
-                for _, future in batch:
-                    future.set_exception(error)
-                continue
-            first = 0
-            for texts, future in batch:
-                future.set_result(vectors[first : first + len(texts)])
-                first += len(texts)
-
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
+    def _encode(self, groups: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
         self._encoder = self._encoder or self._open(self._settings)
-        return self._encoder.encode(texts)
+        vectors = self._encoder.encode([text for texts in groups for text in texts])
+        return np.split(vectors, np.cumsum([len(texts) for texts in groups])[:-1])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models import names as models
 from gristmill.generation.contracts import Ask, Filter, Snapshot, Stage
+from gristmill.generation.prompting.batches import Batches
 
 DIGITS = 4
 """Decimals of a probability or reward: the last bits depend on which texts share a batch."""
@@ -92,20 +93,15 @@ class Head:
         longest = getattr(config, "max_position_embeddings", None) or settings.max_tokens
         self._max_tokens = min(settings.max_tokens, longest, self._tokenizer.model_max_length)
         self._model = model.to("cuda" if gpu else "cpu").eval()
-        self._waiting: list[tuple[Any, asyncio.Future[float]]] = []
-        self._running: asyncio.Task[None] | None = None
+        self._batches = Batches(self._numbers, settings.batch)
         self.passes = 0
 
     async def read(self, messages: Sequence[Message]) -> float:
         """Return the probability of the label, 0 to 1, or the reward of a model with one output, of any size."""
-        future: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._laid_out(messages), future))
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
-        return await future
+        return await self._batches.of(self._laid_out(messages))
 
-    def _laid_out(self, messages: Sequence[Message]) -> Any:  # noqa: ANN401 - a text or a pair of texts
-        """Return what the tokenizer is given."""
+    def _laid_out(self, messages: Sequence[Message]) -> tuple[str, str | None]:
+        """Return what the tokenizer is given: a text, or a pair of texts."""
         layout = self._settings.layout
         if layout == "chat" or (layout == "auto" and self._tokenizer.chat_template):
             turns = [{"role": turn.role, "content": turn.content} for turn in messages]
@@ -113,22 +109,6 @@ class Head:
         if layout == "answer":
             return messages[-1].content, None
         return "\n\n".join(turn.content for turn in messages[:-1]), messages[-1].content
-
-    async def _run(self) -> None:
-        await asyncio.sleep(0)  # until every row that is ready has asked
-        while self._waiting:
-            taken = self._waiting[: self._settings.batch]
-            del self._waiting[: len(taken)]
-            try:
-                numbers = await asyncio.to_thread(self._numbers, [text for text, _ in taken])
-            except Exception as error:  # noqa: BLE001 - it goes to the rows that asked
-                for _, future in taken:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), number in zip(taken, numbers, strict=True):
-                if not future.done():
-                    future.set_result(number)
 
     def _numbers(self, texts: Sequence[tuple[str, str | None]]) -> list[float]:
         """Return one number a text, from one pass."""
