@@ -12,6 +12,8 @@ from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.models import names as models
 
+LOOP = {"max_pattern_size": 40, "min_pattern_size": 5, "min_count": 4}
+"""The loops that end a reply, in tokens and times."""
 MODULE = "gristmill.generation.engines.actors"
 """Where the actor class of `start` is; a string, because `cluster` imports no package above it."""
 

@@ -6,11 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import LOOP, Reply, Request
 from gristmill.generation.engines.endpoint.http import Answer
 
-LOOP = {"max_pattern_size": 40, "min_pattern_size": 5, "min_count": 4}
-"""The loops that end a reply, as `gristmill.generation.engines.vllm.LOOP` says them."""
 OPTIONAL = (
     "temperature",
     "top_p",
