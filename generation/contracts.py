@@ -144,8 +144,6 @@ class Method(Step):
 
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
     """Inputs of which the job must have one; empty when the method needs none."""
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Fields that hold prompts by language (`dict[str, str]`, `en` at least), and the placeholders each must have."""
     learns: ClassVar[bool] = True
     """Whether draws depend on what earlier rounds have kept; where no step of a job learns, it is a single round."""
     instructs: ClassVar[bool] = True
@@ -185,6 +183,13 @@ class Method(Step):
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Return the draft with its last turn answered, or dropped; called when it ends with the user's turn."""
         return self.answered(draft, await ask(draft.messages, max_tokens=512))
+
+    def drafted(
+        self, text: str, tags: Mapping[str, str], reason: str | None, parents: tuple[Sample, ...] = ()
+    ) -> Draft:
+        """Return the draft of a text as the user's turn, dropped where there is a reason."""
+        turns = (Message("user", text),) if text else ()
+        return Draft(turns, tags, f"{self.kind}: {reason}" if reason else None, parents=parents)
 
     def choose(self, rows: Sequence[Sample]) -> Sequence[Sample]:
         """Return the judged rows of one draw, as many, those that are not chosen dropped; by default all stay."""
@@ -226,8 +231,6 @@ class Filter(Step):
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
     """When it runs: `instruction` before the answer is asked for (`sample.answer` is then empty), `sample` on the whole
     sample, `model` on the whole sample and last, because it asks the model. A filter may name two of them."""
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """As those of a method."""
 
     async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - its own business
         """Return what the filter derives from a round's snapshot; see `Method.prepare`."""

@@ -111,7 +111,7 @@ class Generate(Job):
         return super().sources() | ({"documents": self.documents} if self.documents else {})
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with models, inputs, prompts and names of engines."""
+        """Return what is wrong with models, inputs and names of engines."""
         del base
         problems = []
         for name, engine in {"engine": self.engine, **{f"engines.{n}": e for n, e in self.engines.items()}}.items():
@@ -135,11 +135,8 @@ class Generate(Job):
         return problems
 
     def _check_step(self, where: str, step: Any) -> list[str]:  # noqa: ANN401 - a method or a filter
-        problems = []
-        for field, wanted in getattr(step, "templates", {}).items():
-            problems += _placeholders(f"{where}.{field}", getattr(step, field), wanted)
         missing = models.missing(step.model) if getattr(step, "model", "") else ""
-        problems += [f"{where}.model: {step.model}: {missing}"] if missing else []
+        problems = [f"{where}.model: {step.model}: {missing}"] if missing else []
         for name in step.engines() if hasattr(step, "engines") else ():
             if name and name not in self.engines:
                 known = ", ".join(self.engines) or "none"
@@ -264,15 +261,3 @@ def _memory(engine: Engine) -> str:
 def _apart(step: Any) -> tuple[str, ...]:  # noqa: ANN401 - any filter
     """Return what tells two filters of one kind apart."""
     return tuple(str(getattr(step, field)) for field in ("rubric", "name") if hasattr(step, field))
-
-
-def _placeholders(where: str, prompts: Mapping[str, str], wanted: tuple[str, ...]) -> list[str]:
-    """Return what is wrong with prompts by language."""
-    problems = (
-        [] if "en" in prompts else [f"{where}: has no prompt for `en`, must have one; other languages fall back to it"]
-    )
-    for language, prompt in prompts.items():
-        absent = [f"{{{name}}}" for name in wanted if f"{{{name}}}" not in prompt]
-        if absent:
-            problems.append(f"{where}.{language}: lacks {', '.join(absent)}, must contain it")
-    return problems

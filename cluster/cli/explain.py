@@ -31,6 +31,8 @@ class Setting:
     default: str
     bounds: str
     meaning: str
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """By name, the texts of a default that is too long for `default`, such as templates by language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,10 @@ def setting(kind: type[Settings], name: str) -> Setting:
     """Return what the code says of one key."""
     info = kind.model_fields[name]
     meaning = " ".join((info.description or "").split())
-    return Setting(name, words(info.annotation), _default(kind, name, info), _bounds(info), meaning)
+    value = None if info.is_required() else _default(kind, name, info)
+    texts = value if isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values()) else {}
+    shown = "must be given" if info.is_required() else _toml(value)
+    return Setting(name, words(info.annotation), shown, _bounds(info), meaning, texts)
 
 
 def classes(annotation: object) -> tuple[type[Settings], ...]:
@@ -166,14 +171,12 @@ def _bounds(info: FieldInfo) -> str:
     return ", ".join(found)
 
 
-def _default(kind: type[Settings], name: str, info: FieldInfo) -> str:
-    """Return the default as TOML writes it, as far as it is short; `must be given` where there is none."""
-    if info.is_required():
-        return "must be given"
-    return _toml(info.default if info.default_factory is None else getattr(example_of(kind), name))
+def _default(kind: type[Settings], name: str, info: FieldInfo) -> object:
+    return info.default if info.default_factory is None else getattr(example_of(kind), name)
 
 
 def _toml(value: object) -> str:
+    """Return a default as TOML writes it, as far as it is short."""
     if value is None:
         return "absent"
     if isinstance(value, Step):
@@ -258,6 +261,9 @@ def _setting(where: Topic, one: Setting) -> Iterator[str]:
     ) if text)  # fmt: skip
     yield ""
     yield from _wrapped(one.meaning, "  ")
+    for name, text in one.texts.items():
+        yield ""
+        yield from _long_text(f"{one.name}.{name}", text)
     if where.source:
         yield ""
         yield from _wrapped(f"Source of {where.path}: {where.source}", "  ")
@@ -272,6 +278,19 @@ def _setting(where: Topic, one: Setting) -> Iterator[str]:
         yield ""
         yield "  A recipe with it"
         yield from (f"    {line}" for line in recipe.splitlines())
+
+
+def _long_text(key: str, text: str) -> Iterator[str]:
+    """Yield a text as TOML, each line folded where it is long; not indented, so that it can be copied."""
+    yield f'{key} = """\\'
+    for line in (text.replace("\\", "\\\\").replace('"""', '""\\"') + '"""').split("\n"):
+        rest = line
+        while len(rest) > WIDTH:
+            place = rest.rfind(" ", 0, WIDTH) + 1 or WIDTH
+            place += len(rest[place:]) - len(rest[place:].lstrip())
+            yield rest[:place] + "\\"
+            rest = rest[place:]
+        yield rest
 
 
 def minimal(where: Topic) -> str:

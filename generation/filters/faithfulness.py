@@ -1,30 +1,23 @@
 """Faithfulness: an answer must rest on the passages that the sample was made from."""
 
 import re
-from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.choices import choose
+from gristmill.generation.prompting.replies import one_line
+from gristmill.generation.prompting.template import Prompts, by_language, parse, slots, template_for
 
-ASK = {
-    "en": (
-        "For each passage, say of the answer whether the passage supports all of it: YES when everything that the "
-        "answer says stands in the passage or follows from it, NO when any of it is missing there or contradicts it."
-    ),
-    "zh": (
-        "请判断每段文字是否支持后面的回答：回答中的内容全部见于文字或能由文字推出，答“是”；"
-        "有任何内容文字中没有或与之矛盾，答“否”。"
-    ),
-}
-"""What the user asks for, by language."""
-SHOWN = {
+PROMPTS = {
     "en": """\
+For each passage, say of the answer whether the passage supports all of it: YES when everything that the answer says \
+stands in the passage or follows from it, NO when any of it is missing there or contradicts it.
+---
 Passage: The lighthouse at Kesh Point was built in 1871 from granite. Its lamp burned whale oil until 1884, when the \
 keepers changed to paraffin because the smoke blackened the glass.
 Question: When did the keepers change to paraffin?
@@ -66,8 +59,15 @@ Answerable: YES
 Answer: Ten cents a day, and two euros at most.
 Supported: YES
 
-""",
+Passage: {passage}
+Question: {question}
+Answerable:{answerable: YES| NO}
+Answer: {answer}
+Supported:{supported: YES| NO}""",
     "zh": """\
+请判断每段文字是否支持后面的回答：回答中的内容全部见于文字或能由文字推出，答“是”；\
+有任何内容文字中没有或与之矛盾，答“否”。
+---
 文字：白塔灯塔建于1871年，用花岗岩砌成。灯一直烧鲸油，到1884年因为烟熏黑玻璃才改用煤油。
 问题：看守人是哪一年改用煤油的？
 可答：是
@@ -104,30 +104,15 @@ Supported: YES
 回答：每天一角，最多二十元。
 支持：是
 
-""",
+文字：{passage}
+问题：{question}
+可答：{answerable:是|否}
+回答：{answer}
+支持：{supported:是|否}""",
 }
-"""Passages, questions and judged answers that the model's own turn begins with, by language."""
+"""Whether passages support an answer, by language; the word for yes is the first."""
 
 _NAME = re.compile(r"\d+|(?<=[^\s.!?:\"“(]\s)[A-Z][^\W\d_]+")
-
-
-class Layout(NamedTuple):
-    """How what is shown is laid out, and what the model continues."""
-
-    begin: str
-    answerable: str
-    answer: str
-    supported: str
-    yes: str
-    no: str
-
-
-LAYOUTS = {
-    "en": Layout(
-        "Passage: {passage}\nQuestion: {question}\n", "Answerable:", "Answer: {answer}\n", "Supported:", " YES", " NO"
-    ),
-    "zh": Layout("文字：{passage}\n问题：{question}\n", "可答：", "回答：{answer}\n", "支持：", "是", "否"),
-}
 
 
 class Faithfulness(ModelFilter):
@@ -150,8 +135,6 @@ class Faithfulness(ModelFilter):
     """
 
     kind: Literal["faithfulness"] = "faithfulness"
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": (), "shown": ()}
-
     min_score: float = Field(default=0.5, ge=0, le=1)
     """Samples with a smaller probability of being supported are dropped."""
     min_extractive: float = Field(default=0.5, ge=0, le=1)
@@ -163,10 +146,17 @@ class Faithfulness(ModelFilter):
     """Whether to ask first whether the passages answer the question, one more call."""
     min_relevance: float = Field(default=0.5, ge=0, le=1)
     """Samples with a smaller probability of that are dropped."""
-    prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK))
-    """What the user asks for, by language."""
-    shown: dict[str, str] = Field(default_factory=lambda: dict(SHOWN))
-    """Judged answers to begin with, by language, laid out as they are here."""
+    prompts: Annotated[Prompts, slots("passage", "question", "answer", may=("answerable",), supported=2)] = by_language(
+        PROMPTS
+    )
+    """Templates by language. The line of `{answerable: YES| NO}` is for `relevance` alone; yes is the first word."""
+
+    @model_validator(mode="after")
+    def _asks_for_relevance(self) -> Self:
+        lacking = [name for name, text in self.prompts.items() if len(parse(text).choices("answerable")) != 2]
+        if self.relevance and lacking:
+            raise ValueError(f"prompts.{lacking[0]}: lacks {{answerable: YES| NO}}, must have it with `relevance`")
+        return self
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the last answer by the passages among the parents."""
@@ -179,23 +169,23 @@ class Faithfulness(ModelFilter):
         reason = self._ruled(sample, passage, share)
         if reason:
             return Verdict(scores, f"{self.kind}: {reason}")
-        language = language_of(sample)
-        layout = LAYOUTS.get(language, LAYOUTS["en"])
-        prefix = self._begin(sample, passage, language)
+        template = template_for(self.prompts, language_of(sample))
+        values = {"passage": one_line(passage), "question": one_line(sample.instruction.replace(passage, ""))}
         if self.relevance:
-            prefix += layout.answerable
-            chance, finish = await self._yes(prefix, layout, language, ask)
-            if chance is None:
-                return Verdict(scores, f"{self.kind}: {finish}")
-            scores["relevance"] = chance
-            if chance < self.min_relevance:
+            reply = await choose(ask, template.begin("answerable", **values), max_tokens=8)
+            if not reply.choices:
+                return Verdict(scores, f"{self.kind}: {reply.finish}")
+            yes = template.choices("answerable")[0]
+            scores["relevance"] = reply.choices[yes]
+            if scores["relevance"] < self.min_relevance:
                 return Verdict(scores, f"{self.kind}: passage does not answer the question")
-            prefix += f"{layout.yes}\n"
-        prefix += fill(layout.answer, answer=flat(sample.answer)) + layout.supported
-        chance, finish = await self._yes(prefix, layout, language, ask)
-        if chance is None:
-            return Verdict(scores, f"{self.kind}: {finish}")
-        scores["faithfulness"] = chance
+            values["answerable"] = yes
+        else:
+            template = template.without("answerable")
+        reply = await choose(ask, template.begin("supported", **values, answer=one_line(sample.answer)), max_tokens=8)
+        if not reply.choices:
+            return Verdict(scores, f"{self.kind}: {reply.finish}")
+        scores["faithfulness"] = chance = reply.choices[template.choices("supported")[0]]
         return Verdict(scores, f"{self.kind}: not supported by the passage" if chance < self.min_score else None)
 
     def _ruled(self, sample: Sample, passage: str, share: float) -> str | None:
@@ -205,25 +195,6 @@ class Faithfulness(ModelFilter):
         there = {*tokens(f"{passage}\n{sample.instruction}")}
         lacks = self.exact_names and not names(sample.answer) <= there
         return "number or name does not stand in the passage" if lacks else None
-
-    def _begin(self, sample: Sample, passage: str, language: str) -> str:
-        """Return what is shown, the passages and the question; without the lines on relevance when it is not asked."""
-        layout, shown = LAYOUTS.get(language, LAYOUTS["en"]), prompt_for(self.shown, language)
-        if not self.relevance:
-            shown = "".join(line for line in shown.splitlines(True) if not line.startswith(layout.answerable))
-        question = sample.instruction.replace(passage, "")
-        return shown + fill(layout.begin, passage=flat(passage), question=flat(question))
-
-    async def _yes(self, prefix: str, layout: Layout, language: str, ask: Ask) -> tuple[float | None, str]:
-        """Return the probability of yes, or None and how the reply ended."""
-        reply = await ask(
-            [Message("user", prompt_for(self.prompts, language))],
-            max_tokens=8,
-            temperature=0.0,
-            prefix=prefix,
-            choices=(layout.yes, layout.no),
-        )
-        return reply.choices.get(layout.yes) if reply.choices else None, reply.finish
 
 
 def extractive(answer: str, passage: str) -> float:
@@ -236,8 +207,3 @@ def names(text: str) -> set[str]:
     """Return the numbers of a text and its capitalised words but for those that begin a sentence, in lower case."""
     found = _NAME.findall(text)
     return {token for word in found for token in tokens(word)}
-
-
-def flat(text: str) -> str:
-    """Return a text on one line, as blank lines end what is shown."""
-    return " ".join(text.split())

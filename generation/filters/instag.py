@@ -3,18 +3,17 @@
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
-from gristmill.generation.prompting.fewshot import begin_answer, flat
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.replies import flat
+from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for
 
-TAGGED = {
+PROMPTS = {
     "en": """\
 Say what each instruction wants: the task, its subject and every further demand, each in one to three words, the most \
 important first.
@@ -70,7 +69,7 @@ Instruction: {instruction}
 指令：{instruction}
 """,
 }
-"""Instructions with their intents, by language: what the user asks, and after the line how the model's turn begins."""
+"""The intents of an instruction, by language."""
 ENDS = r'^[^"\\\n]{1,40}$'
 """An intent as the schema allows it: no quotes, escapes or line ends, and at most 40 characters."""
 
@@ -92,25 +91,22 @@ class Instag(ModelFilter):
     """
 
     kind: Literal["instag"] = "instag"
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ("instruction",)}
     max_intents: int = Field(default=6, gt=0)
     """Most intents of an instruction."""
     max_tokens: int = Field(default=96, gt=0)
     """Cap on the list, in tokens."""
-    prompts: dict[str, str] = Field(default_factory=lambda: dict(TAGGED))
-    """Instructions with their intents to begin with, by language, laid out as they are here."""
+    prompts: Annotated[Prompts, slots("instruction")] = by_language(PROMPTS)
+    """Templates by language: instructions with their intents, and the one in question."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the intents as a tag and their number as the score `num_intents`."""
         instruction = flat("\n".join(turn.content for turn in sample.messages if turn.role == "user"))
         if not instruction:
             return Verdict()
-        messages, prefix = begin_answer(prompt_for(self.prompts, language_of(sample)), instruction=instruction)
         reply = await ask(
-            messages,
+            **template_for(self.prompts, language_of(sample)).begin(instruction=instruction),
             max_tokens=self.max_tokens,
             temperature=0.0,
-            prefix=prefix,
             json_schema=schema(self.max_intents),
             stop_loops=True,
         )

@@ -1,25 +1,21 @@
 """Pairwise: the sample's answer against another answer to the same instruction, judged in both orders."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 from gristmill.generation.filters.judge.filter import asked
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.choices import choose
+from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for, write
 
-RUBRIC = {
-    "en": "Two answers are given to each instruction. Say which one is better: more correct, more complete, clearer.",
-    "zh": "每条指令有两个回答。请指出哪一个更好：更正确、更完整、更清楚。",
-}
-"""What the user asks for, by language; other languages use the English one."""
-SHOWN: dict[str, tuple[tuple[str, str, str, Literal["A", "B"]], ...]] = {
-    "en": (
+PROMPTS = {
+    "en": write(
+        "Two answers are given to each instruction. Say which one is better: more correct, more complete, clearer.",
+        "Instruction: {instruction}\nAnswer A: {first}\nAnswer B: {second}\nBetter:{better: A| B}",
         ("Name two fruits.", "Apples and pears.", "I walk to school.", "A"),
         ("What is 3 plus 4?", "3 plus 4 is 12.", "3 plus 4 is 7.", "B"),
         (
@@ -32,7 +28,9 @@ SHOWN: dict[str, tuple[tuple[str, str, str, Literal["A", "B"]], ...]] = {
         ("Translate 'cat' into French.", "Chat", "Dog", "A"),
         ("Write a line to thank a teacher.", "Teachers work in schools.", "Thank you for your patience and help.", "B"),
     ),
-    "zh": (
+    "zh": write(
+        "每条指令有两个回答。请指出哪一个更好：更正确、更完整、更清楚。",
+        "指令：{instruction}\n回答A：{first}\n回答B：{second}\n更好：{better:A|B}",
         ("说出两种水果。", "苹果和梨。", "我走路去上学。", "A"),
         ("3加4等于几？", "3加4等于12。", "3加4等于7。", "B"),
         ("人为什么要睡觉？", "睡觉就是睡觉。", "睡眠让身体休息，并整理学到的东西。", "B"),
@@ -41,12 +39,7 @@ SHOWN: dict[str, tuple[tuple[str, str, str, Literal["A", "B"]], ...]] = {
         ("写一句感谢老师的话。", "老师在学校工作。", "谢谢您的耐心和帮助。", "B"),
     ),
 }
-"""Instructions, two answers and the better one, that the judge's own turn begins with, by language."""
-LAYOUT = {
-    "en": ("Instruction: ", "\nAnswer A: ", "\nAnswer B: ", "\nBetter:"),
-    "zh": ("指令：", "\n回答A：", "\n回答B：", "\n更好："),
-}
-LETTERS = {"en": (" A", " B"), "zh": ("A", "B")}
+"""Which of two answers is better, by language; what stands for the first answer comes first."""
 
 
 class Pairwise(ModelFilter):
@@ -63,7 +56,6 @@ class Pairwise(ModelFilter):
     """
 
     kind: Literal["pairwise"] = "pairwise"
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"rubrics": ()}
     against: Literal["fresh", "parent"] = "fresh"
     """What is compared with: a fresh answer, or the answer of the first parent whose instruction is the same; without
     such a parent the sample passes unscored."""
@@ -71,10 +63,8 @@ class Pairwise(ModelFilter):
     """Of the fresh answer."""
     max_tokens: int = Field(default=256, gt=0)
     """Cap on the fresh answer, in tokens."""
-    rubrics: dict[str, str] = Field(default_factory=lambda: dict(RUBRIC))
-    """What the user asks for, by language."""
-    shown: dict[str, tuple[tuple[str, str, str, Literal["A", "B"]], ...]] = Field(default_factory=lambda: dict(SHOWN))
-    """Judged pairs to begin with, by language."""
+    prompts: Annotated[Prompts, slots("instruction", "first", "second", better=2)] = by_language(PROMPTS)
+    """Templates by language; of the words of `{better}` the first says that the first answer is better."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the probability that the answer is the better one as the score `pairwise`."""
@@ -92,34 +82,13 @@ class Pairwise(ModelFilter):
             other = next(same, "")
         if not other or other == sample.answer:
             return Verdict({self.kind: 0.5} if other else {})
-        first, second = await self.both_orders(asked(sample), sample.answer, other, ask)
-        if not first.choices or not second.choices:
-            return Verdict(dropped=f"{self.kind}: {(second if first.choices else first).finish}")
-        wins = (_chance(first, "A"), _chance(second, "B"))
+        template = template_for(self.prompts, "zh" if is_chinese(sample.instruction) else "en")
+        orders = ((sample.answer, other), (other, sample.answer))
+        prompts = [template.begin("better", instruction=asked(sample), first=a, second=b) for a, b in orders]
+        replies = await asyncio.gather(*(choose(ask, prompt, max_tokens=1) for prompt in prompts))
+        failed = next((reply for reply in replies if not reply.choices), None)
+        if failed:
+            return Verdict(dropped=f"{self.kind}: {failed.finish}")
+        wins = [reply.choices[word] for reply, word in zip(replies, template.choices("better"), strict=True)]
         lost = f"{self.kind}: loses in both orders" if max(wins) < 0.5 else None
         return Verdict({self.kind: sum(wins) / 2}, lost)
-
-    async def both_orders(self, instruction: str, one: str, other: str, ask: Ask) -> tuple[Reply, Reply]:
-        """Return the verdicts on (one, other), where A means the one, and on (other, one), where B means the one."""
-        language = "zh" if is_chinese(instruction) else "en"
-        messages = [Message("user", prompt_for(self.rubrics, language))]
-        letters = LETTERS[language]
-        space = letters[0][:-1]
-        shown = "".join(
-            f"{_laid_out(language, *pair)}{space}{better}\n\n" for *pair, better in self.shown.get(language, ())
-        )
-        prefixes = [shown + _laid_out(language, instruction, a, b) for a, b in ((one, other), (other, one))]
-        first, second = await asyncio.gather(
-            *(ask(messages, max_tokens=1, temperature=0.0, prefix=prefix, choices=letters) for prefix in prefixes)
-        )
-        return first, second
-
-
-def _chance(reply: Reply, letter: str) -> float:
-    return sum(chance for choice, chance in reply.choices.items() if choice.strip() == letter)
-
-
-def _laid_out(language: str, *texts: str) -> str:
-    """Return an instruction and two answers, up to the verdict."""
-    before = LAYOUT[language]
-    return "".join(label + text for label, text in zip(before, (*texts, ""), strict=True))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 from gristmill.generation.prompting.finals import final_answer, marked_answer
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for
 
 FREE = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
@@ -42,7 +42,6 @@ class SelfConsistency(ModelFilter):
 
     revision: ClassVar[int] = 2  # results are read as `respond` reads them
     kind: Literal["self_consistency"] = "self_consistency"
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"answer_prompts": (), "result_prompts": ()}
     samples: int = Field(default=5, ge=1)
     """Fresh answers."""
     temperature: float = Field(default=0.7, ge=0, le=2)
@@ -58,9 +57,9 @@ class SelfConsistency(ModelFilter):
     """Smallest share of fresh answers with the same result."""
     min_cosine: float = Field(default=0.5, ge=-1, le=1)
     """Smallest mean cosine of fresh answers in free text."""
-    answer_prompts: dict[str, str] = Field(default_factory=lambda: dict(FREE))
+    answer_prompts: Annotated[Prompts, slots()] = by_language(FREE)
     """System prompts of fresh answers in free text, by language. A sample with a system turn keeps its own."""
-    result_prompts: dict[str, str] = Field(default_factory=lambda: dict(RESULT))
+    result_prompts: Annotated[Prompts, slots()] = by_language(RESULT)
     """System prompts of fresh answers that must come to a result."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
@@ -89,7 +88,7 @@ class SelfConsistency(ModelFilter):
         before = sample.messages[:-1]
         if any(turn.role == "system" for turn in before):
             return before
-        return (Message("system", prompt_for(prompts, language_of(sample))), *before)
+        return (Message("system", template_for(prompts, language_of(sample)).text()), *before)
 
 
 def result(text: str, short_words: int = 5) -> str:

@@ -5,16 +5,19 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.text.words import whole
+from gristmill.generation.prompting.replies import json_in
 from gristmill.generation.prompting.search import terms
 from gristmill.generation.prompting.spans import Span, dumps
-from gristmill.generation.prompting.template import json_in
+from gristmill.generation.prompting.template import slots
 
+ASKED_WITH = ("labels", "schema", "language", "words")
+"""Placeholders of what is asked for, besides the text."""
 Form = Literal["label", "entities", "json", "translation", "summary"]
 
 
@@ -25,8 +28,8 @@ class Annotator(Settings):
     """What its votes are called: they are in the tag `vote:<name>`."""
     engine: str = ""
     """Which of `[generate.engines]` is asked; by default the method's."""
-    prompt: str = ""
-    """Instead of the method's prompt, with the same placeholders, for texts of any language."""
+    prompt: Annotated[str, slots(may=("text", *ASKED_WITH))] = ""
+    """A template instead of the method's, for texts of any language; without a line `---`, its user's turn alone."""
     samples: int = Field(default=1, gt=0)
     """Answers of the model to each text; from two on, their agreement is the confidence. They differ by chance, and
     labels, which are never drawn by chance, by the order of the demonstrations."""

@@ -1,9 +1,9 @@
 """Adversarial: Self-Instruct that shows what passed for human, and what was found out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,8 @@ from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, Snapshot
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.replies import one_line
+from gristmill.generation.prompting.template import Prompts, by_language, for_language, slots, template_for
 
 AVOID = {
     "en": "These read as if a machine had written them, so write nothing like them:\n{refused}",
@@ -42,13 +43,12 @@ class Adversarial(SelfInstruct):
     """
 
     kind: Literal["adversarial"] = "adversarial"  # type: ignore[assignment]
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {**SelfInstruct.templates, "avoid_prompts": ("refused",)}
     num_machine: int = Field(default=3, ge=0)
     """Demonstrations from what settled rounds have kept; seeds are used while there is none."""
     num_refused: int = Field(default=2, ge=0)
     """Refused instructions that the model is told to write nothing like; 0 tells of none."""
-    avoid_prompts: dict[str, str] = Field(default_factory=lambda: dict(AVOID))
-    """What the model is told of them, by language, with `{refused}` for their list."""
+    avoid_prompts: Annotated[Prompts, slots("refused")] = by_language(AVOID)
+    """What the model is told of them, by language; `{refused}` is their list."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return demonstrations of one language: seeds, and the kept rows that passed for human best."""
@@ -78,13 +78,13 @@ class Adversarial(SelfInstruct):
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
         """Return one draft that ends with the user's turn."""
         language = language_of(parents[0])
-        refused = [" ".join(text.split()) for spoken_in, text in ask.prepared or () if spoken_in == language]
+        refused = [one_line(text) for spoken_in, text in ask.prepared or () if spoken_in == language]
         if not refused:
             return await super().expand(parents, ask, rng)
         listed = "\n".join(f"- {text}" for text in refused)
-        avoid = fill(prompt_for(self.avoid_prompts, language), refused=listed)
+        avoid = template_for(self.avoid_prompts, language).text(refused=listed)
         told = {
-            name: {**getattr(self, name), language: f"{prompt_for(getattr(self, name), language)}\n\n{avoid}"}
+            name: {**getattr(self, name), language: f"{for_language(getattr(self, name), language)}\n\n{avoid}"}
             for name in ("prompts", "bare_prompts")
         }
         return await SelfInstruct.expand(self.model_copy(update=told), parents, ask, rng)

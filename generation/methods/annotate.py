@@ -4,10 +4,10 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from random import Random
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -16,58 +16,54 @@ from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Sampling, Snapshot
-from gristmill.generation.labels.annotators import Annotator, Form, Vote, combined, entities
-from gristmill.generation.prompting.template import fill, json_in, prompt_for
+from gristmill.generation.labels.annotators import ASKED_WITH, Annotator, Form, Vote, combined, entities
+from gristmill.generation.prompting.choices import choose
+from gristmill.generation.prompting.replies import json_in, one_line
+from gristmill.generation.prompting.template import (
+    Prompt,
+    Prompts,
+    Template,
+    by_language,
+    for_language,
+    gap,
+    parse,
+    slots,
+    template_for,
+)
 
 PROMPTS: Mapping[Form, Mapping[str, str]] = {
     "label": {
-        "en": "Which of these labels fits the text best: {labels}? Answer with the label alone.",
-        "zh": "下面哪个标签最符合这段文字：{labels}？只回答标签。",
+        "en": "Which of these labels fits the text best: {labels}? Answer with the label alone.\n---\n"
+        "Text: {text}\nLabel:",
+        "zh": "下面哪个标签最符合这段文字：{labels}？只回答标签。\n---\n文字：{text}\n标签：",
     },
     "entities": {
-        "en": "Find all names of these kinds in the text: {labels}. Copy each name exactly as it is written.",
-        "zh": "找出文字中以下几类名称：{labels}。每个名称都要照原文抄写。",
+        "en": "Find all names of these kinds in the text: {labels}. Copy each name exactly as it is written.\n---\n"
+        "Text: {text}\nNames:",
+        "zh": "找出文字中以下几类名称：{labels}。每个名称都要照原文抄写。\n---\n文字：{text}\n名称：",
     },
     "json": {
-        "en": "Fill in a JSON object from the text. It must have this schema: {schema}",
-        "zh": "根据文字填写一个JSON对象，格式为：{schema}",
+        "en": "Fill in a JSON object from the text. It must have this schema: {schema}\n---\nText: {text}\nJSON:",
+        "zh": "根据文字填写一个JSON对象，格式为：{schema}\n---\n文字：{text}\nJSON：",
     },
     "translation": {
-        "en": "Translate the text into {language}.",
-        "zh": "把这段文字翻译成{language}。",
+        "en": "Translate the text into {language}.\n---\nText: {text}\nTranslation:",
+        "zh": "把这段文字翻译成{language}。\n---\n文字：{text}\n译文：",
     },
     "summary": {
-        "en": "Summarise the text in at most {words} words.",
-        "zh": "用不超过{words}个词概括这段文字。",
+        "en": "Summarise the text in at most {words} words.\n---\nText: {text}\nSummary:",
+        "zh": "用不超过{words}个词概括这段文字。\n---\n文字：{text}\n概括：",
     },
 }
-"""What the user asks for, by form and language."""
+"""What is said of a text, by form and language."""
 LANGUAGES = {
     "en": {"en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish", "ja": "Japanese"},
     "zh": {"en": "英文", "zh": "中文", "de": "德文", "fr": "法文", "es": "西班牙文", "ja": "日文"},
 }
-HEADS: Mapping[str, Mapping[str, str]] = {
-    "en": {
-        "text": "Text: ",
-        "label": "Label:",
-        "entities": "Names:",
-        "json": "JSON:",
-        "translation": "Translation:",
-        "summary": "Summary:",
-    },
-    "zh": {
-        "text": "文字：",
-        "label": "标签：",
-        "entities": "名称：",
-        "json": "JSON：",
-        "translation": "译文：",
-        "summary": "概括：",
-    },
-}
-"""What comes before a text and before what is said of it."""
-GAP = {"en": " ", "zh": ""}
 EMPTY = ("N/A", "...", "-")
 """Texts that say nothing, which show how far the model leans to each label by itself."""
+LEAST = 1e-6
+"""Smallest chance of a label for them that is divided by."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +107,6 @@ class Annotate(EachInput):
     example: ClassVar[Mapping[str, Any]] = {"labels": ["positive", "negative"]}
     instructs: ClassVar[bool] = False
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": ()}
-
     form: Form = "label"
     """What is said of a text."""
     labels: tuple[str, ...] = ()
@@ -139,8 +133,9 @@ class Annotate(EachInput):
     """Cap on an answer that is no label, in tokens."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Of several samples from one annotator; a single one is taken at 0."""
-    prompts: dict[str, str] = Field(default_factory=lambda data: dict(PROMPTS[data.get("form", "label")]))
-    """What the user asks for, by language, with `{labels}`, `{schema}`, `{language}` or `{words}` where they belong."""
+    prompts: Annotated[Prompts, slots("text", may=ASKED_WITH)] = by_language(PROMPTS, by="form")
+    """Templates by language; by default those of the form. `{language}` is the name of `to`,
+    `{words}` is `max_words`."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Annotate":
@@ -183,7 +178,8 @@ class Annotate(EachInput):
         votes, reason = await self._votes(text, language, ask)
         tags.update({f"vote:{name}": vote.answer for name, vote in votes.items()})
         scores = {f"confidence:{name}": vote.confidence for name, vote in votes.items()}
-        opened = Message("user", f"{self._prompt('', language)}\n\n{text}" if self._told else text)
+        told = template_for(self.prompts, language).text(**self._values(language))
+        opened = Message("user", f"{told}\n\n{text}" if self._told else text)
         if not votes:
             return [Draft((opened,), tags, f"{self.kind}: {reason}")]
         whole = combined(list(votes.values()), self.form)
@@ -202,9 +198,8 @@ class Annotate(EachInput):
         """Return the votes by annotator, those who abstain or fail left out, and why the last one failed."""
         shown = ask.prepared if isinstance(ask.prepared, Shown) else Shown({})
         calls = [call for annotator in self.annotators for call in self._calls(annotator, shown, language)]
-        leanings = await self._leanings(calls, language, ask)
         replies = await asyncio.gather(*(self._ask(call, text, language, ask) for call in calls))
-        read = [self._read(reply, text, leaning) for reply, leaning in zip(replies, leanings, strict=True)]
+        read = [self._read(reply, text) for reply in replies]
         reason = next((why for why in read if isinstance(why, str)), "no annotator has an opinion")
         votes: dict[str, Vote] = {}
         for annotator in self.annotators:
@@ -222,47 +217,34 @@ class Annotate(EachInput):
         count = 0 if annotator.rules else 1 if same else annotator.samples
         return [Call(annotator, n, shown.turned(language, n, count)) for n in range(count)]
 
-    async def _leanings(self, calls: Sequence[Call], language: str, ask: Ask) -> list[dict[str, float]]:
-        """Return for each call the mean probabilities of the labels for texts without content, or nothing."""
-        if self.form != "label" or not self.calibrate:
-            return [{} for _ in calls]
-        asked = [self._ask(call, text, language, ask, shared=True) for call in calls for text in EMPTY]
-        replies = await asyncio.gather(*asked)
-        parts = [replies[n : n + len(EMPTY)] for n in range(0, len(replies), len(EMPTY))]
-        return [
-            {label: sum(r.choices.get(label, 0.0) for r in part) / len(part) for label in part[0].choices}
-            for part in parts
-        ]
-
-    async def _ask(self, call: Call, text: str, language: str, ask: Ask, *, shared: bool = False) -> Reply:
-        """Ask one annotator's model: after the demonstrations in its own turn, else with the text in the user's."""
-        heads, gap = HEADS.get(language, HEADS["en"]), GAP.get(language, " ")
-        prompt, flat = self._prompt(call.annotator.prompt, language), " ".join(text.split())
-        told = prompt if call.shown else f"{prompt}\n\n{heads['text']}{flat}"
-        begin_answer = f"{call.shown}{heads['text']}{flat}\n{heads[self.form]}" if call.shown else heads[self.form]
+    async def _ask(self, call: Call, text: str, language: str, ask: Ask) -> Reply:
+        """Ask one annotator's model; labels are calibrated by texts without content."""
+        prompt, template = self._prompt(call, text, language), self._template(call.annotator, language)
         settings: Sampling = {
             "temperature": self.temperature if call.annotator.samples > 1 else 0.0,
-            "prefix": begin_answer,
             "engine": call.annotator.engine or self.engine,
             "logprobs": self.form != "label",
         }
         if self.form == "label":
-            settings["choices"] = tuple(f"{gap}{label}" for label in self.labels)
-        elif self.form in ("entities", "json"):
+            labels = tuple(f"{gap(prompt['prefix'])}{label}" for label in self.labels)
+            empty = [self._prompt(call, blank, language) for blank in EMPTY] if self.calibrate else []
+            asked, *blank = (Prompt(**one, choices=labels) for one in (prompt, *empty))
+            prior = None if self.calibrate else dict.fromkeys(labels, 1.0)
+            return await choose(ask, asked, max_tokens=16, blank=blank, prior=prior, least=LEAST, **settings)
+        if self.form in ("entities", "json"):
             settings["json_schema"] = self.json_schema if self.form == "json" else entity_schema(self.labels)
         else:
-            settings["stop"], settings["stop_loops"] = ("\n\n", f"\n{heads['text'].strip()}"), True
-        way = ask.shared if shared else ask
-        return await way(
-            [Message("user", told)], max_tokens=16 if self.form == "label" else self.max_tokens, **settings
-        )
+            settings["stop"], settings["stop_loops"] = ("\n\n", *template.stops(0)), True
+        settings["prefix"] = prompt["prefix"]
+        return await ask(prompt["messages"], max_tokens=self.max_tokens, **settings)
 
-    def _read(self, reply: Reply, text: str, leaning: Mapping[str, float]) -> Vote | str:
+    def _read(self, reply: Reply, text: str) -> Vote | str:
         """Return what a reply says of the text, or why it says nothing."""
         if reply.finish.startswith("error"):
             return reply.finish
         if self.form == "label":
-            return _chosen(reply, leaning)
+            best = max(reply.choices, key=lambda label: reply.choices[label], default="")
+            return Vote(best.strip(), reply.choices[best]) if best else "answer is no label"
         if reply.finish != "stop":
             return "answer cut off"
         likely = math.exp(reply.logprob / max(1, reply.reply_tokens)) if reply.logprob is not None else 1.0
@@ -276,20 +258,29 @@ class Annotate(EachInput):
                 return "no named words stand in the text"
         return "answer does not parse" if answer is None else Vote(answer, likely)
 
-    def _prompt(self, own: str, language: str) -> str:
-        """Return what the user asks for, filled in."""
-        names = LANGUAGES.get(language, LANGUAGES["en"])
-        return fill(
-            own or prompt_for(self.prompts, language),
-            labels=("、" if language == "zh" else ", ").join(self.labels),
-            schema=self.json_schema,
-            language=names.get(self.to, self.to),
-            words=self.max_words,
-        )
+    def _template(self, annotator: Annotator, language: str) -> Template:
+        """Return what an annotator is asked with: its own template, or the method's with its own user's turn."""
+        template, own = template_for(self.prompts, language), parse(annotator.prompt)
+        return own if own.case else replace(template, ask=own.ask or template.ask)
+
+    def _prompt(self, call: Call, text: str, language: str) -> Prompt:
+        """Return the prompt: after the demonstrations in the model's own turn, else with the text in the user's."""
+        template = self._template(call.annotator, language)
+        values = {**self._values(language), "text": one_line(text)}
+        if call.shown or template.shots:
+            return template.begin("", call.shown, **values)
+        body, _, start = template.lead(**values).rpartition("\n")
+        return Prompt(messages=(Message("user", f"{template.text(**values)}\n\n{body}"),), prefix=start)
+
+    def _values(self, language: str) -> dict[str, str]:
+        """Return what the placeholders are filled with, but for the text."""
+        labels = ("、" if language == "zh" else ", ").join(self.labels)
+        name = for_language(LANGUAGES, language).get(self.to, self.to)
+        return {"labels": labels, "schema": self.json_schema, "language": name, "words": str(self.max_words)}
 
     def _shown(self, answered: Sequence[Sample], language: str) -> tuple[str, ...]:
         """Return the demonstrations of one language, the labels by turns."""
-        heads, gap = HEADS.get(language, HEADS["en"]), GAP.get(language, " ")
+        template, values = template_for(self.prompts, language), self._values(language)
         by_label: dict[str, list[Sample]] = {}
         for seed in answered:
             group = seed.tags.get("label", seed.answer) if self.form == "label" else ""
@@ -297,7 +288,7 @@ class Annotate(EachInput):
                 by_label.setdefault(group, []).append(seed)
         turns = [seed for some in zip_longest(*by_label.values()) for seed in some if seed is not None]
         return tuple(
-            f"{heads['text']}{' '.join(seed.instruction.split())}\n{heads[self.form]}{gap}{self._said(seed)}\n\n"
+            template.shot(self._said(seed), text=one_line(seed.instruction), **values)
             for seed in turns[: self.demonstrations]
         )
 
@@ -307,18 +298,9 @@ class Annotate(EachInput):
             return seed.tags.get("label", seed.answer)
         listed = json_in(seed.answer) if self.form == "entities" else None
         if not isinstance(listed, list):
-            return " ".join(seed.answer.split())
+            return one_line(seed.answer)
         short = [{"text": e.get("text"), "label": e.get("label")} for e in listed if isinstance(e, dict)]
         return json.dumps(short, ensure_ascii=False)
-
-
-def _chosen(reply: Reply, leaning: Mapping[str, float]) -> Vote | str:
-    """Return the label with the largest probability, each divided by what the model leans to it by itself."""
-    if not reply.choices:
-        return "answer is no label"
-    worth = {label: chance / max(leaning.get(label, 1.0), 1e-6) for label, chance in reply.choices.items()}
-    best = max(worth, key=lambda label: worth[label])
-    return Vote(best.strip(), worth[best] / (sum(worth.values()) or 1.0))
 
 
 def entity_schema(labels: Sequence[str]) -> str:

@@ -2,11 +2,11 @@
 
 import re
 from asyncio import gather
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,8 +15,9 @@ from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input
-from gristmill.generation.prompting.fewshot import begin_answer, flat
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.choices import choose, expected
+from gristmill.generation.prompting.replies import cut_off, flat, refuse
+from gristmill.generation.prompting.template import NUMBERS, Prompts, by_language, slots, template_for
 
 INSTRUCT = {
     "en": """\
@@ -114,7 +115,7 @@ Grade: 5
 
 Answer: {answer}
 Instruction: {instruction}
-Grade: """,
+Grade: {grade:1|2|3|4|5}""",
     "zh": """\
 请评价每个回答作为智能助手的回答有多好：1分，离题、不完整或只是广告；2分，只回答了一部分；3分，有帮助，但不是为这个问题写的；\
 4分，从助手的角度看是好回答，有小缺点；5分，专家写出的完美、清楚、切题的回答。
@@ -161,11 +162,10 @@ Grade: """,
 
 回答：{answer}
 指令：{instruction}
-分数：""",
+分数：{grade:1|2|3|4|5}""",
 }
 """The five-point scale of self-curation. The answer comes first: with the default model this tells the answers of 48
 English seeds from those of the next seed with an AUC of 0.69, and with the instruction first 0.63."""
-GRADES = ("1", "2", "3", "4", "5")
 SEED_SYSTEM = {"en": "Answer as a helpful AI assistant does.", "zh": "请以智能助手的方式回答。"}
 """Said before what comes from the answers of seeds, when `system_sentences` is set."""
 DOCUMENT_SYSTEM = {"en": "Answer with knowledge found on the web.", "zh": "请用网络上的知识回答。"}
@@ -196,12 +196,6 @@ class Backtranslation(EachInput):
 
     kind: Literal["backtranslation"] = "backtranslation"
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompts": ("text",),
-        "curation_prompts": ("instruction", "answer"),
-        "seed_system": (),
-        "document_system": (),
-    }
     min_words: int = Field(default=10, ge=1)
     """Shorter segments and answers are left out."""
     max_words: int = Field(default=250, gt=0)
@@ -217,14 +211,14 @@ class Backtranslation(EachInput):
     that grades well, 4 or 4.5 is nearer to the paper."""
     system_sentences: bool = False
     """Whether the samples begin with a system turn that tells data of seeds from data of documents."""
-    prompts: dict[str, str] = Field(default_factory=lambda: dict(INSTRUCT))
-    """The instruction of `{text}`; after a line `---`, how the reply begins."""
-    curation_prompts: dict[str, str] = Field(default_factory=lambda: dict(CURATE))
-    """The grade of `{instruction}` and `{answer}`."""
-    seed_system: dict[str, str] = Field(default_factory=lambda: dict(SEED_SYSTEM))
-    """System sentence of what comes from seeds."""
-    document_system: dict[str, str] = Field(default_factory=lambda: dict(DOCUMENT_SYSTEM))
-    """System sentence of what comes from documents."""
+    prompts: Annotated[Prompts, slots("text")] = by_language(INSTRUCT)
+    """Templates by language: from a text to its instruction."""
+    curation_prompts: Annotated[Prompts, slots("instruction", "answer", grade=NUMBERS)] = by_language(CURATE)
+    """Templates by language: the grade of a pair."""
+    seed_prompts: Annotated[Prompts, slots()] = by_language(SEED_SYSTEM)
+    """System sentence of what comes from seeds, by language."""
+    document_prompts: Annotated[Prompts, slots()] = by_language(DOCUMENT_SYSTEM)
+    """System sentence of what comes from documents, by language."""
 
     def spans(self, parent: Sample) -> list[tuple[int, int]]:
         """Return what of a parent's text is written an instruction for, as [begin, end) in characters."""
@@ -245,27 +239,20 @@ class Backtranslation(EachInput):
         return [self._draft(parent, language, span, reply) for span, reply in zip(spans, replies, strict=True)]
 
     async def _instruct(self, text: str, language: str, ask: Ask) -> Reply:
-        messages, prefix = begin_answer(prompt_for(self.prompts, language), text=flat(text))
-        return await ask(
-            messages,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            stop=("\n",),
-            stop_loops=True,
-            prefix=prefix,
-        )
+        prompt = template_for(self.prompts, language).begin(text=flat(text))
+        stop = ("\n",)
+        return await ask(**prompt, max_tokens=self.max_tokens, temperature=self.temperature, stop=stop, stop_loops=True)
 
     def _draft(self, parent: Sample, language: str, span: tuple[int, int], reply: Reply) -> Draft:
         instruction = reply.text.strip().strip('"“”').strip()
-        rules: Mapping[str, bool] = {
-            reply.finish: reply.finish.startswith("error"),
-            "instruction cut off": reply.finish != "stop",
+        rules = {
+            **cut_off(reply.finish, "instruction"),
             "instruction is empty": not tokens(instruction),
             "instruction is the text": tokens(instruction) == tokens(_text(parent)[slice(*span)]),
         }
-        reason = next((reason for reason, holds in rules.items() if holds), None)
-        systems = self.seed_system if parent.answer else self.document_system
-        system = [Message("system", prompt_for(systems, language))] if self.system_sentences else []
+        reason = refuse(rules)
+        systems = self.seed_prompts if parent.answer else self.document_prompts
+        system = [Message("system", template_for(systems, language).text())] if self.system_sentences else []
         return Draft(
             (*system, Message("user", instruction)) if instruction else (),
             {"language": language, "segment": f"{span[0]}:{span[1]}"},
@@ -276,13 +263,13 @@ class Backtranslation(EachInput):
         """Take the segment for the answer, and curate the pair."""
         begin, end = map(int, draft.tags["segment"].split(":"))
         text, instruction = _text(ask.parents[0])[begin:end].strip(), draft.messages[-1].content
-        prompt = prompt_for(self.curation_prompts, draft.tags["language"])
-        messages, prefix = begin_answer(prompt, instruction=flat(instruction), answer=flat(text))
-        reply = await ask(messages, max_tokens=1, temperature=0.0, prefix=prefix, choices=GRADES)
+        template = template_for(self.curation_prompts, draft.tags["language"])
+        prompt = template.begin("grade", instruction=flat(instruction), answer=flat(text))
+        reply = await choose(ask, prompt, max_tokens=1)
         whole = replace(draft, messages=(*draft.messages, Message("assistant", text)))
         if not reply.choices:
             return replace(whole, dropped=f"{self.kind}: {reply.finish}")
-        score = sum(int(grade) * chance for grade, chance in reply.choices.items())
+        score = expected(reply.choices)
         below = f"{self.kind}: curated away" if score < self.min_score else None
         return replace(whole, scores={**draft.scores, "curation": score}, dropped=below)
 

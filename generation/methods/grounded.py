@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,22 +13,15 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
+from gristmill.generation.prompting.replies import cut_off, one_line, refuse
 from gristmill.generation.prompting.search import Index, index
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.template import Prompt, Prompts, by_language, slots, template_for
 
-ASK = {
-    "en": (
-        "Read each passage and write questions that it answers, of the kind that is named. A question names what it "
-        "is about, so that it can be understood without the passage. Each answer rests on the passage alone."
-    ),
-    "zh": (
-        "阅读每段文字，写出能由它回答的问题，问题的类型见括号。问题要写明所问的对象，不看文字也能读懂。"
-        "每个回答都只依据这段文字。"
-    ),
-}
-"""What the user asks for, by language."""
-SHOWN = {
+SOLVED = {
     "en": """\
+Read each passage and write questions that it answers, of the kind that is named. A question names what it is about, \
+so that it can be understood without the passage. Each answer rests on the passage alone.
+---
 Passage: The lighthouse at Kesh Point was built in 1871 from granite that was cut on the mainland. Its lamp first \
 burned whale oil, but the oil was dear and its smoke blackened the glass, so in 1884 the keepers changed to \
 paraffin. Today the lamp is electric, and nobody lives in the tower.
@@ -54,6 +47,9 @@ Answer: The noon ferry: it arrives at twenty to one, before the tour at three, w
 
 """,
     "zh": """\
+阅读每段文字，写出能由它回答的问题，问题的类型见括号。问题要写明所问的对象，不看文字也能读懂。\
+每个回答都只依据这段文字。
+---
 文字：白塔灯塔建于1871年，石料是从对岸运来的花岗岩。灯最初烧鲸油，但鲸油价格昂贵，烟又熏黑玻璃，所以1884年看守人改用煤油。如今灯塔用电，\
 塔里已无人居住。
 问题（事实）：白塔灯塔是用什么石料建成的？
@@ -75,30 +71,21 @@ Answer: The noon ferry: it arrives at twenty to one, before the tour at three, w
 
 """,
 }
-"""Passages with questions and answers that the model's own turn begins with, by language."""
+ONE = {
+    "en": SOLVED["en"] + "Passage: {passage}\nQuestion ({kind}): {question}\nAnswer:",
+    "zh": SOLVED["zh"] + "文字：{passage}\n问题（{kind}）：{question}\n回答：",
+}
+"""Questions on one passage and their answers, by language."""
+TWO = {
+    "en": SOLVED["en"] + "Passage 1: {first}\nPassage 2: {second}\nQuestion ({kind}): {question}\nAnswer:",
+    "zh": SOLVED["zh"] + "文字一：{first}\n文字二：{second}\n问题（{kind}）：{question}\n回答：",
+}
+"""The same on two passages; the solved cases are those of one passage, so that the engine computes them once."""
 PASSAGE = {
     "en": "Answer from this passage:\n\n{passage}",
     "zh": "请根据下面的文字回答：\n\n{passage}",
 }
 """The system turn of a sample that brings its passage along, by language."""
-
-
-class Layout(NamedTuple):
-    """How what is shown is laid out, and what the model continues."""
-
-    passage: str
-    numbered: str
-    numerals: str
-    question: str
-    gap: str
-    """Between the head of a question and the question."""
-    answer: str
-
-
-LAYOUTS = {
-    "en": Layout("Passage: {0}\n", "Passage {1}: {0}\n", "1234", "Question ({0}):", " ", "\nAnswer:"),
-    "zh": Layout("文字：{0}\n", "文字{1}：{0}\n", "一二三四", "问题（{0}）：", "", "\n回答："),
-}
 KINDS = {
     "fact": "事实",
     "reason": "原因",
@@ -144,7 +131,6 @@ class Grounded(EachInput):
 
     kind: Literal["grounded"] = "grounded"
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"prompts": (), "shown": (), "passage_prompts": ("passage",)}
 
     questions: int = Field(default=1, gt=0)
     """Questions on one chunk each time that it is drawn, of different kinds."""
@@ -166,11 +152,11 @@ class Grounded(EachInput):
     """Cap on the answer, in tokens."""
     answer_temperature: float = Field(default=0.0, ge=0, le=2)
     """Of the answer."""
-    prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK))
-    """What the user asks for, by language."""
-    shown: dict[str, str] = Field(default_factory=lambda: dict(SHOWN))
-    """Passages with questions and answers to begin with, by language, laid out as they are here."""
-    passage_prompts: dict[str, str] = Field(default_factory=lambda: dict(PASSAGE))
+    prompts: Annotated[Prompts, slots("passage", "kind", "question")] = by_language(ONE)
+    """Templates by language: questions on one passage, and their answers."""
+    pair_prompts: Annotated[Prompts, slots("first", "second", "kind", "question")] = by_language(TWO)
+    """The same on two passages."""
+    passage_prompts: Annotated[Prompts, slots("passage")] = by_language(PASSAGE)
     """The system turn that brings the passage along, by language."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
@@ -201,7 +187,7 @@ class Grounded(EachInput):
         replies = await asyncio.gather(*(self._question(passages, kind, language, ask) for kind in kinds))
         drafts: list[Draft] = []
         for kind, (question, finish) in zip(kinds, replies, strict=True):
-            reason = self.refuse(question, finish)
+            reason = self.refusal(question, finish)
             if reason is None and any(question == draft.messages[-1].content for draft in drafts if draft.messages):
                 reason = "same question again"
             tags = {"language": language, "question": kind, **_place(passages)}
@@ -213,57 +199,51 @@ class Grounded(EachInput):
         """Answer from the passages; an answer that they do not give is dropped."""
         known = {passage.id: passage for passage in (*ask.parents, *draft.parents)}
         language, question = draft.tags["language"], draft.messages[-1].content
-        layout = LAYOUTS.get(language, LAYOUTS["en"])
-        prefix = self._prefix(tuple(known.values()), draft.tags["question"], language)
         reply = await ask(
-            [Message("user", prompt_for(self.prompts, language))],
+            **self._prompt(tuple(known.values()), draft.tags["question"], language, question=question),
             max_tokens=self.max_answer_tokens,
             temperature=self.answer_temperature,
             stop=("\n",),
             stop_loops=True,
-            prefix=f"{prefix}{layout.gap}{question}{layout.answer}",
         )
         whole = self.answered(draft, reply)
         if whole.dropped is None and re.search(SILENT, whole.messages[-1].content, re.IGNORECASE):
             return replace(whole, dropped=f"{self.kind}: passage does not answer it")
         return whole
 
-    def refuse(self, question: str, finish: str) -> str | None:
+    def refusal(self, question: str, finish: str) -> str | None:
         """Return why a question is dropped at once, or None."""
         words = num_words(question)
         rules = {
-            finish: finish.startswith("error"),
-            "question cut off": finish in ("length", "repetition"),
+            **cut_off(finish, "question"),
             "no question": not question.endswith(("?", "？")),
             "question too short": words < MIN_QUESTION_WORDS,
             "question too long": words > self.max_question_words,
             "question points at the passage": not self.with_passage
             and any(re.search(pattern, question, re.IGNORECASE) for pattern in POINTING.values()),
         }
-        return next((reason for reason, holds in rules.items() if holds), None)
+        return refuse(rules)
 
     async def _question(self, passages: Sequence[Sample], kind: str, language: str, ask: Ask) -> tuple[str, str]:
         """Return a question, cut after its first question mark, and how the reply ended."""
         reply = await ask(
-            [Message("user", prompt_for(self.prompts, language))],
+            **self._prompt(passages, kind, language),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=("\n",),
             stop_loops=True,
-            prefix=self._prefix(passages, kind, language),
         )
         text = reply.text.strip()
         whole = re.match(r".*?[?？]+", text, re.DOTALL)
         return (whole[0], "stop") if whole else (text, reply.finish)
 
-    def _prefix(self, passages: Sequence[Sample], kind: str, language: str) -> str:
-        """Return the beginning of the model's turn: what is shown, the passages, and the head of a question."""
-        layout = LAYOUTS.get(language, LAYOUTS["en"])
-        head = layout.passage if len(passages) == 1 else layout.numbered
-        texts = (" ".join(passage.instruction.split()) for passage in passages)
-        told = "".join(fill(head, **{"0": text, "1": n}) for text, n in zip(texts, layout.numerals, strict=False))
-        name = CHINESE.get(kind, kind) if language == "zh" else kind
-        return f"{prompt_for(self.shown, language)}{told}{layout.question.format(name)}"
+    def _prompt(self, passages: Sequence[Sample], kind: str, language: str, **question: str) -> Prompt:
+        """Return the prompt for a question of a kind, or for the answer of one."""
+        texts = [one_line(passage.instruction) for passage in passages]
+        template = template_for(self.prompts if len(texts) == 1 else self.pair_prompts, language)
+        names = ("passage",) if len(texts) == 1 else ("first", "second")
+        values = {"kind": CHINESE.get(kind, kind) if language == "zh" else kind, **question}
+        return template.begin("" if question else "question", **dict(zip(names, texts, strict=False)), **values)
 
     def _opened(self, question: str, passages: Sequence[Sample], language: str) -> tuple[Message, ...]:
         """Return the conversation up to the question, the passage before it where the sample brings it along."""
@@ -273,7 +253,7 @@ class Grounded(EachInput):
         if not self.with_passage:
             return turns
         passage = "\n\n".join(passage.instruction for passage in passages)
-        return (Message("system", fill(prompt_for(self.passage_prompts, language), passage=passage)), *turns)
+        return (Message("system", template_for(self.passage_prompts, language).text(passage=passage)), *turns)
 
 
 def _neighbours(chunks: Sequence[Sample], place: int) -> list[Sample]:

@@ -1,16 +1,26 @@
 """Magpie: an aligned model writes the user's turn itself, from the template before it, and then answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
-from gristmill.generation.prompting.choices import BLANK, calibrated
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.choices import BLANK, choose
+from gristmill.generation.prompting.replies import cut_off, refuse
+from gristmill.generation.prompting.template import (
+    SOME,
+    Prompts,
+    by_language,
+    for_language,
+    slots,
+    system_turn,
+    template_for,
+    write,
+)
 
 SYSTEMS = {
     "en": {
@@ -34,10 +44,9 @@ FOLLOW = {
     "zh": "你是一位中文助手，正在与用户进行多轮对话。用户会就前面说过的内容继续用中文追问。",
 }
 """What the model is told when it writes a later turn of the user, by language."""
-Words = tuple[str, ...]
-QUALITIES: Words = ("very poor", "poor", "average", "good", "excellent")
-DIFFICULTIES: Words = ("very easy", "easy", "medium", "hard", "very hard")
-CATEGORIES: Words = (
+QUALITIES = ("very poor", "poor", "average", "good", "excellent")
+DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
+CATEGORIES = (
     "information seeking",
     "reasoning",
     "planning",
@@ -51,19 +60,19 @@ CATEGORIES: Words = (
     "brainstorming",
     "others",
 )
+REQUEST = "\n".join(
+    (
+        "Request: {request}",
+        f"Quality: {{quality:{'|'.join(QUALITIES)}}}",
+        f"Difficulty: {{difficulty:{'|'.join(DIFFICULTIES)}}}",
+        f"Category: {{category:{'|'.join(CATEGORIES)}}}",
+    )
+)
 RATE = {
-    "en": (
+    "en": write(
         "Rate each request to an assistant. Quality says how clear, specific and complete it is: {qualities}. "
-        "Difficulty says how much knowledge and thought it takes: {difficulties}. Category is one of: {categories}."
-    ),
-    "zh": (
-        "请评价下面每条提给智能助手的请求。Quality表示是否清楚、具体、完整：{qualities}。"
-        "Difficulty表示需要多少知识和思考：{difficulties}。Category是下列之一：{categories}。"
-    ),
-}
-"""What the user asks the rating model for, by language."""
-RATED: dict[str, tuple[tuple[str, str, str, str], ...]] = {
-    "en": (
+        "Difficulty says how much knowledge and thought it takes: {difficulties}. Category is one of: {categories}.",
+        REQUEST,
         ("Name the three largest rivers in Africa and the sea that each flows into.", "good", "easy", CATEGORIES[0]),
         ("asdf the the what it", "very poor", "very easy", CATEGORIES[11]),
         (
@@ -85,7 +94,10 @@ RATED: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("Thank you for your help.", "very poor", "very easy", CATEGORIES[11]),
         ("Plan a week of training for somebody who wants to run 10 km in May.", "good", "medium", CATEGORIES[2]),
     ),
-    "zh": (
+    "zh": write(
+        "请评价下面每条提给智能助手的请求。Quality表示是否清楚、具体、完整：{qualities}。"
+        "Difficulty表示需要多少知识和思考：{difficulties}。Category是下列之一：{categories}。",
+        REQUEST,
         ("说出非洲最长的三条河，并说明各自流入哪片海。", "good", "easy", CATEGORIES[0]),
         ("的的啊什么那个", "very poor", "very easy", CATEGORIES[11]),
         (
@@ -108,7 +120,8 @@ RATED: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("为想在五月跑完十公里的人制定一周训练计划。", "good", "medium", CATEGORIES[2]),
     ),
 }
-"""Requests with quality, difficulty and category that the rating model's own turn begins with, by language."""
+"""Quality, difficulty and category of a request, by language."""
+LISTED = {"qualities": "quality", "difficulties": "difficulty", "categories": "category"}
 ENDS_OPEN = (":", "：")
 
 
@@ -132,10 +145,6 @@ class Magpie(Method):
     kind: Literal["magpie"] = "magpie"
     feeds: ClassVar[tuple[Input, ...]] = ()
     learns: ClassVar[bool] = False
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "follow_prompts": (),
-        "rate_prompts": ("qualities", "difficulties", "categories"),
-    }
 
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages of the requests, as ISO 639-1, drawn evenly; each must have system prompts."""
@@ -167,21 +176,25 @@ class Magpie(Method):
     """Whether difficulty and category are asked for too."""
     calibrate: bool = True
     """Whether the tags are calibrated by what the model says of an empty request."""
-    follow_prompts: dict[str, str] = Field(default_factory=lambda: dict(FOLLOW))
+    follow_prompts: Annotated[Prompts, slots()] = by_language(FOLLOW)
     """System prompts for the user's later turns, by language."""
-    rate_prompts: dict[str, str] = Field(default_factory=lambda: dict(RATE))
-    """What the rating model is asked, by language, with `{qualities}`, `{difficulties}` and `{categories}`."""
-    rated: dict[str, tuple[tuple[str, str, str, str], ...]] = Field(default_factory=lambda: dict(RATED))
-    """Requests with quality, difficulty and category to begin with, by language."""
+    rate_prompts: Annotated[
+        Prompts,
+        slots("request", may=("qualities", "difficulties", "categories"), quality=SOME, difficulty=SOME, category=SOME),
+    ] = by_language(RATE)
+    """Templates by language: quality, difficulty and category of a request. `{qualities}` are the words of the first,
+    from the worst to the best, and so on."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         absent = [f"{lang}.{name}" for lang in self.languages for name in self.domains if not self._has(lang, name)]
         if absent:
             raise ValueError(f"systems has no {', '.join(absent)}, must have one for each of languages and domains")
-        unknown = [quality for quality in self.qualities if quality not in QUALITIES]
+        templates = (template_for(self.rate_prompts, language) for language in self.languages)
+        known = dict.fromkeys(quality for template in templates for quality in template.choices("quality"))
+        unknown = [quality for quality in self.qualities if quality not in known]
         if unknown:
-            raise ValueError(f"qualities has {', '.join(unknown)}, must be of {', '.join(QUALITIES)}")
+            raise ValueError(f"qualities has {', '.join(unknown)}, must be of {', '.join(known)}")
         return self
 
     def _has(self, language: str, domain: str) -> bool:
@@ -197,21 +210,20 @@ class Magpie(Method):
         del parents
         language, domain = rng.choice(self.languages), rng.choice(self.domains)
         tags = {"language": language, "domain": domain}
-        text, reason = await self._request(ask, self._system(self.systems[language][domain]))
-        draft = Draft((Message("user", text),) if text else (), tags, f"{self.kind}: {reason}" if reason else None)
+        text, reason = await self._request(ask, system_turn(self.systems[language], domain))
+        draft = self.drafted(text, tags, reason)
         return [draft if reason else await self._tagged(draft, text, ask)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer, then let the user ask again and answer that, as often as there are turns."""
         language = draft.tags["language"]
-        system = self._system(self.systems[language][draft.tags["domain"]])
+        system = system_turn(self.systems[language], draft.tags["domain"])
+        follow = (Message("system", template_for(self.follow_prompts, language).text()),)
         whole = await self._answer(draft, system, ask)
         for _ in range(1, self.turns):
             if whole.dropped is not None:
                 break
-            text, reason = await self._request(
-                ask, (*self._system(prompt_for(self.follow_prompts, language)), *whole.messages)
-            )
+            text, reason = await self._request(ask, (*follow, *whole.messages))
             if reason or any(text == turn.content for turn in whole.messages):
                 break
             longer = await self._answer(replace(whole, messages=(*whole.messages, Message("user", text))), system, ask)
@@ -219,9 +231,6 @@ class Magpie(Method):
                 break
             whole = longer
         return replace(whole, tags={**whole.tags, "turns": str(len(whole.messages) // 2)})
-
-    def _system(self, text: str) -> tuple[Message, ...]:
-        return (Message("system", text),) if text else ()
 
     async def _request(self, ask: Ask, messages: tuple[Message, ...]) -> tuple[str, str | None]:
         """Return the user's next turn, and what is wrong with it."""
@@ -236,13 +245,13 @@ class Magpie(Method):
             stop_loops=self.stop_loops,
         )
         text = reply.text.strip()
-        rules: Mapping[str, bool] = {
+        rules = {
             reply.finish: reply.finish.startswith("error"),
             "instruction is empty": not text,
-            "instruction cut off": reply.finish in ("length", "repetition"),
+            **cut_off(reply.finish, "instruction"),
             "instruction ends with a colon": text.endswith(ENDS_OPEN),
         }
-        return text, next((reason for reason, holds in rules.items() if holds), None)
+        return text, refuse(rules)
 
     async def _answer(self, draft: Draft, system: tuple[Message, ...], ask: Ask) -> Draft:
         reply = await ask(
@@ -255,37 +264,21 @@ class Magpie(Method):
 
     async def _tagged(self, draft: Draft, text: str, ask: Ask) -> Draft:
         """Return the draft with its tags, dropped when its quality is not wanted; the quality is asked for first."""
-        language, tags = draft.tags["language"], dict(draft.tags)
-        listed = {"qualities": QUALITIES, "difficulties": DIFFICULTIES, "categories": CATEGORIES}
-        shown = {name: ", ".join(words) for name, words in listed.items()}
-        prompt = Message("user", fill(prompt_for(self.rate_prompts, language), **shown))
-        known = "".join(
-            f"Request: {asked}\nQuality: {quality}\nDifficulty: {difficulty}\nCategory: {category}\n\n"
-            for asked, quality, difficulty, category in self.rated.get(language, self.rated.get("en", ()))
-        )
-        begin, after, scores = f"{known}Request: ", "\n", dict(draft.scores)
-        asked: list[tuple[str, Words]] = [("quality", QUALITIES)] if self.qualities else []
-        asked += [("difficulty", DIFFICULTIES), ("category", CATEGORIES)] if self.tag else []
-        for name, words in asked:
-            after += f"{name.capitalize()}: "
-            chances, finish = await self._chances(ask, prompt, (begin, text, prompt_for(BLANK, language), after), words)
-            if not chances:
-                return replace(draft, tags=tags, dropped=f"{self.kind}: {finish}")
-            tags[name] = max(chances, key=lambda word: chances[word])
+        language, tags, scores = draft.tags["language"], dict(draft.tags), dict(draft.scores)
+        template = template_for(self.rate_prompts, language)
+        known = {name: ", ".join(template.choices(one)) for name, one in LISTED.items()}
+        asked = [*(["quality"] if self.qualities else []), *(["difficulty", "category"] if self.tag else [])]
+        for name in asked:
+            prompt, empty = (
+                template.begin(name, **known, request=one) for one in (text, for_language(BLANK, language))
+            )
+            reply = await choose(ask, prompt, max_tokens=8, blank=[empty] if self.calibrate else ())
+            if not reply.choices:
+                return replace(draft, tags=tags, dropped=f"{self.kind}: {reply.finish}")
+            tags[name] = known[name] = max(reply.choices, key=lambda word: reply.choices[word])
             if name == "quality":
-                scores["request_quality"] = sum(place * chances[word] for place, word in enumerate(QUALITIES, 1))
+                places = enumerate(template.choices(name), 1)
+                scores["request_quality"] = sum(place * reply.choices[word] for place, word in places)
                 if tags[name] not in self.qualities:
                     return replace(draft, tags=tags, scores=scores, dropped=f"{self.kind}: quality is low")
-            after += f"{tags[name]}\n"
         return replace(draft, tags=tags, scores=scores)
-
-    async def _chances(
-        self, ask: Ask, prompt: Message, parts: tuple[str, str, str, str], words: tuple[str, ...]
-    ) -> tuple[dict[str, float], str]:
-        """Return the probability of each word after a request, calibrated, and how the reply ended."""
-        begin, text, blank, after = parts
-        reply = await ask([prompt], max_tokens=8, temperature=0.0, prefix=begin + text + after, choices=words)
-        if not self.calibrate or not reply.choices:
-            return dict(reply.choices), reply.finish
-        empty = await ask.shared([prompt], max_tokens=8, temperature=0.0, prefix=begin + blank + after, choices=words)
-        return calibrated(reply.choices, empty.choices), reply.finish

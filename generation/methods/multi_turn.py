@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
 from gristmill.generation.prompting.draws import wander
+from gristmill.generation.prompting.replies import refuse
+from gristmill.generation.prompting.template import Prompts, by_language, slots, system_turn
 
 FAREWELLS = (
     r"\b(?:thanks|thank you|thx|cheers|bye|good-?bye|farewell|see you|good night|you're welcome|that's all)\b",
@@ -64,9 +66,9 @@ class MultiTurn(Method):
     """Of the answers."""
     stop_loops: bool = True
     """End a reply that says the same four times in a row."""
-    user_prompts: dict[str, str] = Field(default_factory=dict)
+    user_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
     """System prompts while the user's turn is written, by language; by default that of the conversation."""
-    answer_prompts: dict[str, str] = Field(default_factory=dict)
+    answer_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
     """System prompts while an answer is written, by language; by default that of the conversation."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
@@ -111,12 +113,12 @@ class MultiTurn(Method):
         )
         text = reply.text.strip()
         earlier = [turn.content for turn in draft.messages if turn.role == "user"]
-        rules: Mapping[str, bool] = {
+        rules = {
             "no turn": reply.finish != "stop" or not tokens(text),
             "good-bye": takes_leave(text),
             "repetition": any(overlap(text, before) > self.max_overlap for before in earlier),
         }
-        return Message("user", text), next((why for why, holds in rules.items() if holds), "")
+        return Message("user", text), refuse(rules) or ""
 
     async def _answered(self, draft: Draft, ask: Ask) -> Draft:
         reply = await ask(
@@ -130,10 +132,8 @@ class MultiTurn(Method):
 
 def _spoken(draft: Draft, prompts: Mapping[str, str]) -> tuple[Message, ...]:
     """Return the conversation with another system turn, where the prompts have one for its language."""
-    system = prompts.get(draft.tags["language"])
-    if not system:
-        return draft.messages
-    return (Message("system", system), *(turn for turn in draft.messages if turn.role != "system"))
+    system = system_turn(prompts, draft.tags["language"])
+    return (*system, *(turn for turn in draft.messages if turn.role != "system" or not system))
 
 
 def takes_leave(text: str) -> bool:

@@ -5,17 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
-from gristmill.generation.prompting.choices import stripped
-from gristmill.generation.prompting.fewshot import begin_answer, flat
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.replies import cut_off, flat, refuse, stripped
+from gristmill.generation.prompting.template import (
+    Prompt,
+    Prompts,
+    by_language,
+    for_language,
+    slots,
+    template_for,
+)
 
 PERSONA = {
     "en": (
@@ -40,7 +46,7 @@ PERSONA = {
         "文字：{text}\n人物：一位"
     ),
 }
-"""Text to persona, by language: what the user asks, and after the line how the assistant's turn begins."""
+"""Text to persona, by language."""
 RELATED = {
     "en": (
         "Each person knows another one. Describe that other person in one sentence: trade or situation, place or "
@@ -64,7 +70,7 @@ RELATED = {
         "人物：{persona}\n关系：{relation}\n另一人：一位"
     ),
 }
-"""Persona to persona, by language, in the same way."""
+"""Persona to persona, by language."""
 RELATIONS: Mapping[str, tuple[str, ...]] = {
     "en": (
         "a colleague from another trade",
@@ -109,7 +115,7 @@ INSTRUCTION = {
         "人物：{persona}\n用户请求："
     ),
 }
-"""A user's request through a persona, by language, in the same way; it ends with the marker of what is wanted."""
+"""A user's request through a persona, by language; the last line is the marker of what is wanted."""
 MATH = {
     "en": (
         "Write a mathematics problem from the life of each person, with the numbers that it needs and one answer. Do "
@@ -131,7 +137,7 @@ MATH = {
         "人物：{persona}\n数学题："
     ),
 }
-"""A mathematics problem through a persona, by language, in the same way."""
+"""A mathematics problem through a persona, by language."""
 LOGIC = {
     "en": (
         "Write a puzzle of logical reasoning from the life of each person, with the facts that it needs and one "
@@ -153,14 +159,8 @@ LOGIC = {
         "人物：{persona}\n逻辑题："
     ),
 }
-"""A puzzle through a persona, by language, in the same way."""
+"""A puzzle through a persona, by language."""
 Want = Literal["instruction", "math", "logic"]
-MARKERS: Mapping[Want, Mapping[str, str]] = {
-    "instruction": {"en": "User prompt:", "zh": "用户请求："},
-    "math": {"en": "Math problem:", "zh": "数学题："},
-    "logic": {"en": "Logic problem:", "zh": "逻辑题："},
-}
-"""What a request begins with: the prompts end with it, and where a reply says it again, it is stripped."""
 ECHOES = re.compile(
     r"user prompt\s*:|(?:math|logic) problem\s*:|(?:other )?person\s*:|\bpersona\b"
     r"|(?:用户请求|数学题|逻辑题|人物|另一人)\s*[:：]"
@@ -188,14 +188,6 @@ class Persona(EachInput):
     kind: Literal["persona"] = "persona"
     learns: ClassVar[bool] = True  # personas of settled rows are not made again
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "persona_prompts": ("text",),
-        "related_prompts": ("persona", "relation"),
-        "instruction_prompts": ("persona",),
-        "math_prompts": ("persona",),
-        "logic_prompts": ("persona",),
-    }
-
     wants: tuple[Want, ...] = Field(default=("instruction",), min_length=1)
     """What to write through a persona, drawn evenly: a request of a user, a mathematics problem, a puzzle."""
     languages: tuple[str, ...] = ()
@@ -226,16 +218,16 @@ class Persona(EachInput):
     """End a reply that says the same four times in a row."""
     relations: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(RELATIONS))
     """How the next person is related to the one before, by language, `en` at least."""
-    persona_prompts: dict[str, str] = Field(default_factory=lambda: dict(PERSONA))
-    """Text to persona, by language, with `{text}`; a line `---` parts the user's turn and how the answer begins."""
-    related_prompts: dict[str, str] = Field(default_factory=lambda: dict(RELATED))
-    """Persona to persona, by language, with `{persona}` and `{relation}`, in the same way."""
-    instruction_prompts: dict[str, str] = Field(default_factory=lambda: dict(INSTRUCTION))
-    """A request through a persona, by language, with `{persona}`, in the same way."""
-    math_prompts: dict[str, str] = Field(default_factory=lambda: dict(MATH))
-    """A mathematics problem through a persona, by language, with `{persona}`, in the same way."""
-    logic_prompts: dict[str, str] = Field(default_factory=lambda: dict(LOGIC))
-    """A puzzle through a persona, by language, with `{persona}`, in the same way."""
+    persona_prompts: Annotated[Prompts, slots("text")] = by_language(PERSONA)
+    """Templates by language: from a text to a persona."""
+    related_prompts: Annotated[Prompts, slots("persona", "relation")] = by_language(RELATED)
+    """Templates by language: from a persona to another one."""
+    instruction_prompts: Annotated[Prompts, slots("persona")] = by_language(INSTRUCTION)
+    """Templates by language: a request through a persona."""
+    math_prompts: Annotated[Prompts, slots("persona")] = by_language(MATH)
+    """Templates by language: a mathematics problem through a persona."""
+    logic_prompts: Annotated[Prompts, slots("persona")] = by_language(LOGIC)
+    """Templates by language: a puzzle through a persona."""
 
     async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> "Seen":  # noqa: ANN401 - of `Method.prepare`
         """Return the personas that settled rounds have used; only rows that are new since `before` are read."""
@@ -256,33 +248,31 @@ class Persona(EachInput):
         if persona:
             tags |= {"persona": persona, "hops": str(hops)}
         if reason:
-            return [Draft((), tags, f"{self.kind}: {reason}")]
+            return [self.drafted("", tags, reason)]
         prompts = {"instruction": self.instruction_prompts, "math": self.math_prompts, "logic": self.logic_prompts}
-        messages, prefix = begin_answer(prompt_for(prompts[want], language), persona=persona)
-        marker = prompt_for(MARKERS[want], language)
+        template = template_for(prompts[want], language)
+        prompt = template.begin(persona=persona)
         reply = await ask(
-            messages,
+            **prompt,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
-            stop=("\n\n", f"\n{marker}"),
+            stop=("\n\n", *template.stops(-1)),
             stop_loops=self.stop_loops,
-            prefix=prefix,
         )
-        text = stripped(reply.text, marker)
-        reason = self.refuse(text, reply.finish, prefix)
-        return [Draft((Message("user", text),) if text else (), tags, f"{self.kind}: {reason}" if reason else None)]
+        text = stripped(reply.text, template.head(-1))
+        reason = self.refusal(text, reply.finish, prompt["prefix"])
+        return [self.drafted(text, tags, reason)]
 
-    def refuse(self, text: str, finish: str, shown: str = "") -> str | None:
+    def refusal(self, text: str, finish: str, shown: str = "") -> str | None:
         """Return why a request is dropped at once, or None; `shown` is what stood before it."""
         words = num_words(text)
-        rules: Mapping[str, bool] = {
-            finish: finish.startswith("error"),
-            "request cut off": finish in ("length", "repetition"),
+        rules = {
+            **cut_off(finish, "request"),
             "request too short": words < self.min_words,
             "request too long": words > self.max_words,
             "request repeats words of the prompt": ECHOES.search(text) is not None or text in shown,
         }
-        return next((reason for reason, holds in rules.items() if holds), None)
+        return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer the request; the persona is not shown."""
@@ -297,11 +287,11 @@ class Persona(EachInput):
     async def _person(self, parent: Sample, language: str, ask: Ask, rng: Random) -> tuple[str, int, str | None]:
         """Return a persona, its steps from the text, and why there is none."""
         text = "\n\n".join(turn.content for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
-        messages, prefix = begin_answer(prompt_for(self.persona_prompts, language), text=flat(text))
+        prompt = template_for(self.persona_prompts, language).begin(text=flat(text))
         hops, least = 0, rng.randint(0, self.max_hops)
         seen = ask.prepared if isinstance(ask.prepared, Seen) else Seen(Used())
         while True:
-            persona, reason = await self._persona(messages, prefix, ask)
+            persona, reason = await self._persona(prompt, ask)
             if reason:
                 return persona, hops, reason
             near = seen.near(persona, self.max_similarity)
@@ -309,30 +299,27 @@ class Persona(EachInput):
                 return persona, hops, None
             if hops == self.max_hops:
                 return persona, hops, "persona used before"
-            relation = rng.choice(self.relations.get(language, self.relations["en"]))
-            messages, prefix = begin_answer(
-                prompt_for(self.related_prompts, language), persona=persona, relation=relation
-            )
+            relation = rng.choice(for_language(self.relations, language))
+            prompt = template_for(self.related_prompts, language).begin(persona=persona, relation=relation)
             hops += 1
 
-    async def _persona(self, messages: Sequence[Message], prefix: str, ask: Ask) -> tuple[str, str | None]:
-        """Return one persona, begun as the prefix ends, and what is wrong with it."""
+    async def _persona(self, prompt: Prompt, ask: Ask) -> tuple[str, str | None]:
+        """Return one persona, begun as the prompt ends, and what is wrong with it."""
+        prefix = prompt["prefix"]
         reply = await ask.shared(
-            messages,
+            **prompt,
             max_tokens=self.max_persona_tokens,
             temperature=self.persona_temperature,
             stop=("\n",),
             stop_loops=self.stop_loops,
-            prefix=prefix,
         )
         persona = (re.split(r"[:：]", prefix.rsplit("\n", 1)[-1])[-1].strip() + reply.text).strip()
-        rules: Mapping[str, bool] = {
-            reply.finish: reply.finish.startswith("error"),
-            "persona cut off": reply.finish in ("length", "repetition"),
+        rules = {
+            **cut_off(reply.finish, "persona"),
             "persona too short": num_words(persona) < self.min_words,
             "persona repeats words of the prompt": ECHOES.search(persona) is not None or persona in prefix,
         }
-        return persona, next((reason for reason, holds in rules.items() if holds), None)
+        return persona, refuse(rules)
 
 
 class Used:

@@ -2,10 +2,10 @@
 
 from asyncio import gather
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input
 from gristmill.generation.prompting.finals import final_answer
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.template import Prompts, by_language, slots, system_turn, template_for
 
 STEPS = {
     "en": "Think step by step. End with one last line that has #### and then the final answer alone.",
@@ -46,7 +46,6 @@ class Respond(EachInput):
     kind: Literal["respond"] = "respond"
     instructs: ClassVar[bool] = False
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"vote_prompts": ()}
     n: int = Field(default=1, ge=1)
     """Candidates for each prompt."""
     best_of: str = ""
@@ -65,9 +64,9 @@ class Respond(EachInput):
     """Of an answer; candidates and votes need some."""
     stop_loops: bool = True
     """End a reply that says the same four times in a row."""
-    vote_prompts: dict[str, str] = Field(default_factory=lambda: dict(STEPS))
+    vote_prompts: Annotated[Prompts, slots()] = by_language(STEPS)
     """Said in the system turn, by language, where final answers are read."""
-    answer_prompts: dict[str, str] = Field(default_factory=dict)
+    answer_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
     """System prompts, by language, for prompts that bring none; not part of the sample. By default the template's."""
 
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
@@ -94,10 +93,10 @@ class Respond(EachInput):
     def _asked(self, draft: Draft) -> tuple[Message, ...]:
         """Return the prompt with what the system says besides."""
         language = draft.tags.get("language", "en")
-        own = [turn.content for turn in draft.messages if turn.role == "system"]
-        system = own or [self.answer_prompts[language]] if language in self.answer_prompts else own
+        own = [turn for turn in draft.messages if turn.role == "system"]
+        system = [turn.content for turn in own or system_turn(self.answer_prompts, language)]
         if self.votes > 1 or self.known_answer:
-            system = [*system, prompt_for(self.vote_prompts, language)]
+            system = [*system, template_for(self.vote_prompts, language).text()]
         said = (Message("system", "\n\n".join(system)),) if system else ()
         return (*said, *(turn for turn in draft.messages if turn.role != "system"))
 

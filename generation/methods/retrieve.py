@@ -1,9 +1,9 @@
 """Retrieve: related samples or passages of a corpus, as demonstrations, as grounding, or taken over as data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,24 +12,33 @@ from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
+from gristmill.generation.prompting.replies import cut_off, flat, refuse
 from gristmill.generation.prompting.search import By, Hit, Index, find, index
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.template import (
+    Prompt,
+    Prompts,
+    Template,
+    by_language,
+    slots,
+    template_for,
+)
 
 ASK = {
     "en": (
         "Write a list of related questions and tasks. Each is new, complete and clear, and brings with it all that it "
-        "needs; each is followed by its answer."
+        "needs; each is followed by its answer.\n---\nTask: {task}\nAnswer:"
     ),
-    "zh": "请写出一组相关的问题和任务。每一个都是新的，完整清楚，自带所需的全部信息；每个后面都有回答。",
+    "zh": (
+        "请写出一组相关的问题和任务。每一个都是新的，完整清楚，自带所需的全部信息；每个后面都有回答。\n---\n"
+        "任务：{task}\n回答："
+    ),
 }
-"""What the user asks for where the related samples are demonstrations, by language."""
+"""A new task and its answer where the related samples are demonstrations, by language."""
 GROUND = {
     "en": "Answer the question from these passages:\n\n{passages}\n\nQuestion: {question}",
     "zh": "请根据下面的文字回答问题：\n\n{passages}\n\n问题：{question}",
 }
 """The user's turn where the related texts are grounding, by language."""
-LAYOUT = {"en": ("Task:", "\nAnswer:", " "), "zh": ("任务：", "\n回答：", "")}
-"""What comes before a demonstrated task and before its answer, and the gap after each."""
 MIN_WORDS = 4
 
 
@@ -53,11 +62,6 @@ class Retrieve(EachInput):
 
     kind: Literal["retrieve"] = "retrieve"
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompts": (),
-        "grounding_prompts": ("passages", "question"),
-    }
-
     use: Literal["demonstrations", "grounding", "data"] = "demonstrations"
     """What becomes of the related texts."""
     count: int = Field(default=4, gt=0)
@@ -80,9 +84,9 @@ class Retrieve(EachInput):
     """Cap on the answer, in tokens."""
     answer_temperature: float = Field(default=0.2, ge=0, le=2)
     """Of the answer."""
-    prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK))
-    """What the user asks for where related samples are demonstrations, by language."""
-    grounding_prompts: dict[str, str] = Field(default_factory=lambda: dict(GROUND))
+    prompts: Annotated[Prompts, slots("task")] = by_language(ASK)
+    """Templates by language, where related samples are demonstrations: a new task, and its answer."""
+    grounding_prompts: Annotated[Prompts, slots("passages", "question")] = by_language(GROUND)
     """The user's turn where they are grounding, by language."""
 
     def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
@@ -112,72 +116,53 @@ class Retrieve(EachInput):
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer the last question after the demonstrations, or from the passages."""
         if self.use == "data":
-            return self.answered(draft, await self._asked(draft.messages, "", (), ask))
+            return self.answered(draft, await self._asked(Prompt(messages=draft.messages, prefix=""), (), ask))
         language, question = draft.tags["language"], draft.messages[-1].content
         if self.use == "grounding":
             passages = "\n\n".join(passage.instruction for passage in draft.parents)
-            prompt = fill(prompt_for(self.grounding_prompts, language), passages=passages, question=question)
-            reply = await self._asked([Message("user", prompt)], "", (), ask)
-            opened = replace(draft, messages=(Message("user", prompt),)) if self.with_passages else draft
-            return self.answered(opened, reply)
-        head, middle, gap = LAYOUT.get(language, LAYOUT["en"])
-        shown = self._shown(draft.parents, ask.parents[0], language)
-        messages = [Message("user", prompt_for(self.prompts, language))]
-        stop = ("\n\n", f"\n{head}")
-        return self.answered(draft, await self._asked(messages, f"{shown}{head}{gap}{question}{middle}", stop, ask))
+            grounded = template_for(self.grounding_prompts, language).begin(passages=passages, question=question)
+            reply = await self._asked(grounded, (), ask)
+            return self.answered(replace(draft, messages=grounded["messages"]) if self.with_passages else draft, reply)
+        template = template_for(self.prompts, language)
+        prompt = template.begin("", self._shown(template, draft.parents, ask.parents[0]), task=question)
+        return self.answered(draft, await self._asked(prompt, ("\n\n", *template.stops(0)), ask))
 
-    def refuse(self, text: str, finish: str, known: Sequence[Sample]) -> str | None:
+    def refusal(self, text: str, finish: str, known: Sequence[Sample]) -> str | None:
         """Return why a new task is dropped at once, or None."""
         words = num_words(text)
         rules = {
-            finish: finish.startswith("error"),
-            "task cut off": finish in ("length", "repetition"),
+            **cut_off(finish, "task"),
             "task too short": words < MIN_WORDS,
             "task too long": words > self.max_words,
             "task is a demonstration again": any(flat(text) == flat(sample.instruction) for sample in known),
         }
-        return next((reason for reason, holds in rules.items() if holds), None)
+        return refuse(rules)
 
     async def _drafted(self, seed: Sample, found: tuple[Sample, ...], tags: dict[str, str], ask: Ask) -> Draft:
         """Return a new task that continues the related ones and the seed."""
-        language = tags["language"]
-        head, middle, _ = LAYOUT.get(language, LAYOUT["en"])
+        template = template_for(self.prompts, tags["language"])
         reply = await ask(
-            [Message("user", prompt_for(self.prompts, language))],
+            **template.begin("task", self._shown(template, found, seed)),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
-            stop=(middle, f"\n{head}", "\n\n"),
+            stop=(*template.stops(-1, 0), "\n\n"),
             stop_loops=True,
-            prefix=self._shown(found, seed, language) + head,
         )
         text = reply.text.strip()
-        reason = self.refuse(text, reply.finish, (*found, seed))
-        messages = (Message("user", text),) if text else ()
-        return Draft(messages, tags, f"{self.kind}: {reason}" if reason else None, parents=found)
+        reason = self.refusal(text, reply.finish, (*found, seed))
+        return self.drafted(text, tags, reason, found)
 
-    async def _asked(self, messages: Sequence[Message], prefix: str, stop: tuple[str, ...], ask: Ask) -> Reply:
-        return await ask(
-            messages,
-            max_tokens=self.max_answer_tokens,
-            temperature=self.answer_temperature,
-            stop=stop,
-            stop_loops=True,
-            prefix=prefix,
-        )
+    async def _asked(self, prompt: Prompt, stop: tuple[str, ...], ask: Ask) -> Reply:
+        most, heat = self.max_answer_tokens, self.answer_temperature
+        return await ask(**prompt, max_tokens=most, temperature=heat, stop=stop, stop_loops=True)
 
-    def _shown(self, found: Sequence[Sample], seed: Sample, language: str) -> str:
+    def _shown(self, template: Template, found: Sequence[Sample], seed: Sample) -> str:
         """Return the answered samples as demonstrations, the farthest first, the seed last where it is answered."""
-        head, middle, gap = LAYOUT.get(language, LAYOUT["en"])
         demonstrations = [s for s in (*reversed(found), seed) if s.answer]
         short = [s for s in demonstrations if num_words(f"{s.instruction} {s.answer}") <= self.max_demo_words]
-        return "".join(f"{head}{gap}{flat(s.instruction)}{middle}{gap}{flat(s.answer)}\n\n" for s in short)
+        return "".join(template.shot(flat(s.answer), task=flat(s.instruction)) for s in short)
 
     def _taken(self, hit: Hit) -> Draft:
         """Return a sample that was found as a draft of its own, with the tags that say where it comes from."""
         tags = {"language": language_of(hit.sample), **hit.sample.tags}
         return Draft(hit.sample.messages, tags, scores={"related": hit.score}, parents=(hit.sample,))
-
-
-def flat(text: str) -> str:
-    """Return a text without blank lines, which end a demonstration."""
-    return "\n".join(line.strip() for line in text.splitlines() if line.strip())

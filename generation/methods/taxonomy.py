@@ -3,15 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
-from gristmill.generation.prompting.fewshot import begin_answer
-from gristmill.generation.prompting.template import entries, fill, prompt_for
+from gristmill.generation.prompting.replies import cut_off, entries, refuse
+from gristmill.generation.prompting.template import Prompts, by_language, for_language, slots, template_for
 
 DISCIPLINES: Mapping[str, tuple[str, ...]] = {
     "en": (
@@ -90,7 +90,7 @@ DISCIPLINE = {
     ),
     "zh": "请列出{count}个人类知识与技能的学科领域，从学术的到实用的都要有，每个只用几个字。\n---\n1.",
 }
-"""Asks for disciplines, by language; after the line `---` is how the assistant's turn begins."""
+"""Asks for disciplines, by language."""
 SUBJECT = {
     "en": (
         "List {count} subjects that students of a discipline take, from first year to last, a few words each.\n---\n"
@@ -103,7 +103,7 @@ SUBJECT = {
         "专业：{discipline}\n1."
     ),
 }
-"""Asks for the subjects of a discipline, by language, in the same way."""
+"""Asks for the subjects of a discipline, by language."""
 SESSION = {
     "en": (
         "A subject is taught in {count} class sessions. List the topic of each in order, a few words each.\n---\n"
@@ -117,7 +117,7 @@ SESSION = {
         "课程：{discipline}，{subject}\n1."
     ),
 }
-"""Asks for the sessions of a subject, by language, in the same way."""
+"""Asks for the sessions of a subject, by language."""
 CONCEPT = {
     "en": (
         "List {count} key concepts that students must understand after a class session, a few words each.\n---\n"
@@ -131,7 +131,7 @@ CONCEPT = {
         "课：{discipline}，{subject}，{session}\n1."
     ),
 }
-"""Asks for the key concepts of a session, by language, in the same way."""
+"""Asks for the key concepts of a session, by language."""
 QUESTION = {
     "en": (
         "Write one homework question on a class session that needs the given concepts. State everything that the "
@@ -154,7 +154,7 @@ QUESTION = {
         "课程：{discipline}，{subject}\n课：{sessions}\n概念：{concepts}\n题目："
     ),
 }
-"""Asks for the question, by language, in the same way; it ends with the marker of a question."""
+"""Asks for the question, by language; it ends with the marker of a question."""
 ANSWER = {
     "en": "You are an expert in {discipline}. Answer the student's question correctly, in a few plain sentences.",
     "zh": "你是{discipline}方面的专家。请正确回答学生的问题，用几句简明的话。",
@@ -185,15 +185,6 @@ class Taxonomy(Method):
     kind: Literal["taxonomy"] = "taxonomy"
     feeds: ClassVar[tuple[Input, ...]] = ()
     learns: ClassVar[bool] = False
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "discipline_prompts": ("count",),
-        "subject_prompts": ("count", "discipline"),
-        "session_prompts": ("count", "discipline", "subject"),
-        "concept_prompts": ("count", "subject", "session"),
-        "question_prompts": ("subject", "sessions", "concepts"),
-        "answer_prompts": (),
-    }
-
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages of the questions, drawn evenly, as ISO 639-1."""
     disciplines: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(DISCIPLINES))
@@ -224,18 +215,22 @@ class Taxonomy(Method):
     """Of the answer."""
     stop_loops: bool = True
     """End a reply that says the same four times in a row."""
-    discipline_prompts: dict[str, str] = Field(default_factory=lambda: dict(DISCIPLINE))
-    """Asks for disciplines, by language, with `{count}`."""
-    subject_prompts: dict[str, str] = Field(default_factory=lambda: dict(SUBJECT))
-    """Asks for subjects, by language, with `{count}` and `{discipline}`."""
-    session_prompts: dict[str, str] = Field(default_factory=lambda: dict(SESSION))
-    """Asks for sessions, by language, with `{count}`, `{discipline}` and `{subject}`."""
-    concept_prompts: dict[str, str] = Field(default_factory=lambda: dict(CONCEPT))
-    """Asks for concepts, by language, with `{count}`, `{subject}` and `{session}`; `{discipline}` where wanted."""
-    question_prompts: dict[str, str] = Field(default_factory=lambda: dict(QUESTION))
-    """Asks for the question, by language, with `{subject}`, `{sessions}`, `{concepts}`; `{discipline}` where wanted."""
-    answer_prompts: dict[str, str] = Field(default_factory=lambda: dict(ANSWER))
-    """System prompts of the answering call, by language, `{discipline}` where wanted."""
+    discipline_prompts: Annotated[Prompts, slots("count")] = by_language(DISCIPLINE)
+    """Templates by language: asks for disciplines."""
+    subject_prompts: Annotated[Prompts, slots("count", "discipline")] = by_language(SUBJECT)
+    """Templates by language: asks for the subjects of a discipline."""
+    session_prompts: Annotated[Prompts, slots("count", "discipline", "subject")] = by_language(SESSION)
+    """Templates by language: asks for the sessions of a subject."""
+    concept_prompts: Annotated[Prompts, slots("count", "subject", "session", may=("discipline",))] = by_language(
+        CONCEPT
+    )
+    """Templates by language: asks for the concepts of a session."""
+    question_prompts: Annotated[Prompts, slots("subject", "sessions", "concepts", may=("discipline",))] = by_language(
+        QUESTION
+    )
+    """Templates by language: asks for the question."""
+    answer_prompts: Annotated[Prompts, slots(may=("discipline",))] = by_language(ANSWER)
+    """System prompts of the answering call, by language."""
 
     @model_validator(mode="after")
     def _some_disciplines(self) -> Self:
@@ -271,14 +266,14 @@ class Taxonomy(Method):
         if not wanted:
             below = {1: "disciplines", 2: "subjects", 3: "concepts" if chosen else "sessions"}
             return [Draft((), tags, f"{self.kind}: list of {below[len(tags)]} is empty")]
-        between = prompt_for(BETWEEN, language)
+        between = for_language(BETWEEN, language)
         wanted = in_order(list(dict.fromkeys(wanted)), rng.randint(1, self.max_concepts), rng)
         tags |= {"session": between.join(chosen), "concepts": between.join(wanted)}
         return [await self._question(tags, ask)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer the question in a call of its own, in which only the discipline is named."""
-        system = fill(prompt_for(self.answer_prompts, draft.tags["language"]), **draft.tags)
+        system = template_for(self.answer_prompts, draft.tags["language"]).text(**draft.tags)
         reply = await ask(
             (Message("system", system), *draft.messages),
             max_tokens=self.max_answer_tokens,
@@ -288,42 +283,35 @@ class Taxonomy(Method):
         return self.answered(draft, reply)
 
     async def _question(self, tags: Mapping[str, str], ask: Ask) -> Draft:
-        language = tags["language"]
         names = {name: tags[name] for name in ("discipline", "subject", "concepts")}
-        template = prompt_for(self.question_prompts, language)
-        messages, prefix = begin_answer(template, **names, sessions=tags["session"])
+        prompt = template_for(self.question_prompts, tags["language"]).begin(**names, sessions=tags["session"])
         reply = await ask(
-            messages,
+            **prompt,
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=("\n\n",),
             stop_loops=self.stop_loops,
-            prefix=prefix,
         )
         text = MARKER.sub("", reply.text.strip())
-        rules: Mapping[str, bool] = {
-            reply.finish: reply.finish.startswith("error"),
-            "question cut off": reply.finish in ("length", "repetition"),
+        rules = {
+            **cut_off(reply.finish, "question"),
             "question too short": num_words(text) < self.min_words,
-            "question repeats the shown one": text in prefix,
+            "question repeats the shown one": text in prompt["prefix"],
             "question ends with a colon": text.endswith((":", "：")),
             "question answers itself": any(mark in text.lower() for mark in ANSWERED),
         }
-        reason = next((reason for reason, holds in rules.items() if holds), None)
-        return Draft((Message("user", text),) if text else (), tags, f"{self.kind}: {reason}" if reason else None)
+        return self.drafted(text, tags, refuse(rules))
 
     async def _list(
         self, ask: Ask, prompts: Mapping[str, str], count: int, values: Mapping[str, str]
     ) -> tuple[str, ...]:
         """Return the entries of a list that is asked for once on each worker; `values` fill the prompt."""
-        messages, prefix = begin_answer(prompt_for(prompts, values["language"]), **values, count=count)
         reply = await ask.shared(
-            messages,
+            **template_for(prompts, values["language"]).begin(**values, count=count),
             max_tokens=16 * count,
             temperature=self.list_temperature,
             stop=(f"\n{count + 1}", "\n\n"),
             stop_loops=self.stop_loops,
-            prefix=prefix,
         )
         return (
             () if reply.finish.startswith("error") else listed(f"1.{reply.text}", count, whole=reply.finish == "stop")

@@ -2,27 +2,22 @@
 
 from asyncio import gather
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, fsum, log
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 from gristmill.cluster.contract import ids
-from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Ask
-from gristmill.generation.prompting.choices import BLANK, LEAST, calibrated
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.choices import BLANK, LEAST, choose
+from gristmill.generation.prompting.template import Prompt, Template
 
 NUM_RANDOM = 20
 """Texts of random words that the bias is measured by."""
-
-LAYOUT = {
-    "en": ("Text: {text}\n", "Words: {words}\n", "Label: "),
-    "zh": ("文本：{text}\n", "词语：{words}\n", "标签："),
-}
-"""How the model's turn goes on from one text to the next: the text, the words in question, the label."""
+MAX_TOKENS = 16
+"""Of a label."""
 
 
 class Case(NamedTuple):
@@ -34,41 +29,24 @@ class Case(NamedTuple):
     label: str
 
 
-class Question(TypedDict):
-    """The arguments of one call."""
-
-    messages: list[Message]
-    max_tokens: int
-    temperature: float
-    prefix: str
-    choices: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class LabelCheck:
     """What all questions in one language share."""
 
     language: str
-    prompt: str
-    """What the user asks."""
+    template: Template
+    """It has `{text}`, and `{words}` where words are in question; `{labels}` are explained."""
     choices: tuple[str, ...]
+    explained: str = ""
+    """The labels and what they mean."""
     shown: tuple[Case, ...] = ()
     """Texts with their labels to begin with."""
 
-    def question(self, text: str, words: str) -> Question:
-        """Return the call that asks for the label of a text, or of words in it."""
-        before = "".join(f"{self._case(case.text, case.words)}{case.label}\n\n" for case in self.shown)
-        return {
-            "messages": [Message("user", self.prompt)],
-            "max_tokens": 16,
-            "temperature": 0.0,
-            "prefix": before + self._case(text, words),
-            "choices": self.choices,
-        }
-
-    def _case(self, text: str, words: str) -> str:
-        first, middle, last = LAYOUT.get(self.language, LAYOUT["en"])
-        return fill(first, text=text) + (fill(middle, words=words) if words else "") + last
+    def question(self, text: str, words: str) -> Prompt:
+        """Return the prompt that asks for the label of a text, or of words in it."""
+        shots = "".join(self.template.shot(case.label, text=case.text, words=case.words) for case in self.shown)
+        prompt = self.template.begin("", shots, text=text, words=words, labels=self.explained)
+        return Prompt(**prompt, choices=self.choices)
 
     async def prior(self, ask: Ask) -> dict[str, float]:
         """Return the model's bias: the geometric mean of its chances of 20 texts of random words out of those shown.
@@ -80,7 +58,8 @@ class LabelCheck:
         """
         if {case.label for case in self.shown} != set(self.choices):
             return {}
-        replies = await gather(*(ask(**self.question(*self._random(place))) for place in range(NUM_RANDOM)))
+        asked = (self.question(*self._random(place)) for place in range(NUM_RANDOM))
+        replies = await gather(*(choose(ask, prompt, max_tokens=MAX_TOKENS) for prompt in asked))
         said = [reply.choices for reply in replies if reply.choices]
         context = {name: exp(fsum(log(max(c[name], LEAST)) for c in said) / len(said)) for name in self.choices if said}
         return {name: mean / fsum(context.values()) for name, mean in context.items()}
@@ -102,10 +81,6 @@ class LabelCheck:
 
         Without a prior the choices are left as they are.
         """
-        reply = await ask(**self.question(text, words))
-        if prior is None or not reply.choices:
-            return reply
-        blank = prompt_for(BLANK, self.language)
-        prior = prior or (await ask.shared(**self.question(blank, words and blank))).choices
-        chances = calibrated(reply.choices, prior)
-        return replace(reply, text=max(chances, key=lambda name: chances[name]), choices=chances)
+        nothing = BLANK.get(self.language, BLANK["en"])
+        blank = [self.question(nothing, words and nothing)] if prior is not None else []
+        return await choose(ask, self.question(text, words), max_tokens=MAX_TOKENS, blank=blank, prior=prior)

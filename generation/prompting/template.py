@@ -1,38 +1,211 @@
-"""Prompts and what comes back: the prompt of a language, filling it in, and reading lists and JSON out of a reply."""
+"""Templates: what the user asks, solved cases, and how the model's turn begins, in one text.
 
-import json
+    Say of each text whether it is safe or toxic.
+    ---
+    "Boil the pasta for nine minutes." is safe
+
+    "{text}" is{verdict: safe| toxic}
+
+What is before the line `---` is the user's turn; without the line, all of it is. What is after the line is how the
+model's turn begins: solved cases, each with a blank line after it, and last the case in question, up to where the model
+goes on. Small models continue such a list far better than they follow a rubric. `{text}` is a placeholder that the step
+fills. `{verdict: safe| toxic}` is where the model says one of these words, which are exactly what is between the bars.
+A line of the case whose placeholder has no value is left out. `{{text}}` is the word itself in braces.
+"""
+
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NotRequired, TypedDict, TypeVar
 
-_HAN = "一二三四五六七八九十"
-_ENTRY = re.compile(rf"^\s*(?:[-*•]|\(?\d+[.)、:：]|[（(][{_HAN}]+[)）]|[{_HAN}]+、)\s*(.*)$")
+from pydantic import AfterValidator, Field
 
+from gristmill.cluster.contract.sample import Message
 
-def prompt_for(prompts: Mapping[str, str], language: str) -> str:
-    """Return the prompt of a language, else the English one, which every set of prompts has."""
-    return prompts.get(language, prompts["en"])
-
-
-def fill(prompt: str, **values: object) -> str:
-    """Return the prompt with each `{name}` of the values replaced, in one pass; any other brace stays as it is."""
-    names = "|".join(map(re.escape, values))
-    return re.sub(rf"\{{({names})\}}", lambda found: str(values[found[1]]), prompt) if values else prompt
-
-
-def entries(text: str) -> list[str]:
-    """Return the entries of a bulleted or numbered list, Chinese numbers too; plain lines where nothing is marked."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    marked = [found[1].strip() for line in lines if (found := _ENTRY.match(line))]
-    return [entry for entry in (marked or lines) if entry]
+T = TypeVar("T")
+LINE = "\n---\n"
+SOME, NUMBERS = 0, -1
+"""How many words a placeholder lists: two or more, or two or more whole numbers."""
+Prompts = dict[str, str]
+"""Templates by language as ISO 639-1; languages without one use the English one."""
+_SLOT = re.compile(r"\{\{(\w+)\}\}|\{(\w+)(?::([^{}]*))?\}")
 
 
-def json_in(text: str) -> object | None:
-    """Return the first JSON object or array that is in a text, or None."""
-    decoder = json.JSONDecoder()
-    for found in re.finditer(r"[\[{]", text):
-        try:
-            value: object = decoder.raw_decode(text, found.start())[0]
-        except (ValueError, RecursionError):
-            continue
-        return value
-    return None
+class Prompt(TypedDict):
+    """A filled template, as arguments of `Ask`."""
+
+    messages: tuple[Message, ...]
+    prefix: str
+    choices: NotRequired[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A template, read."""
+
+    ask: str
+    """The user's turn."""
+    shots: str
+    """Solved cases, with the blank line after the last one."""
+    case: str
+    """The case in question."""
+
+    def text(self, **values: object) -> str:
+        """Return the user's turn, filled in."""
+        return _fill(self.ask, values)
+
+    def begin(self, until: str = "", shots: str = "", /, **values: object) -> Prompt:
+        """Return the user's turn and the beginning of the model's, after its own shots and further ones.
+
+        With `until`, the name of a placeholder, it begins up to there, and its words are the choices. Where it has
+        none, the model writes text, and blanks before it are left to the model.
+        """
+        prefix = _fill(self.shots, values) + shots + self.lead(until, **values)
+        prompt = Prompt(messages=(Message("user", self.text(**values)),), prefix=prefix)
+        return Prompt(**prompt, choices=self.choices(until)) if until and self.choices(until) else prompt
+
+    def lead(self, until: str = "", /, **values: object) -> str:
+        """Return the case in question, filled in, up to a placeholder or to its end."""
+        case = self.case
+        if until:
+            place = next(slot.start() for slot in _SLOT.finditer(case) if slot[2] == until)
+            case = case[:place] if self.choices(until) else case[:place].rstrip(" ")
+        lines = case.splitlines(keepends=True)
+        return _fill("".join(line for line in lines if _names(line) <= values.keys()), values)
+
+    def shot(self, answer: str, **values: object) -> str:
+        """Return one more solved case, laid out as the case in question."""
+        lead = self.lead(**values)
+        return f"{lead}{gap(lead)}{answer}\n\n"
+
+    def choices(self, name: str) -> tuple[str, ...]:
+        """Return the words of a placeholder; none where the model writes text."""
+        listed = next((slot[3] for slot in _SLOT.finditer(self.case) if slot[2] == name), None)
+        return tuple(listed.split("|")) if listed else ()
+
+    def head(self, place: int) -> str:
+        """Return what a line of the case begins with, up to its first placeholder; empty where there is none."""
+        lines = self.case.splitlines()
+        return _SLOT.split(lines[place], maxsplit=1)[0].strip() if -len(lines) <= place < len(lines) else ""
+
+    def stops(self, *places: int) -> tuple[str, ...]:
+        """Return where a reply ends because it goes on with such lines of the next case."""
+        return tuple(f"\n{head}" for head in map(self.head, places) if head)
+
+    def without(self, name: str) -> "Template":
+        """Return the template whose shots lack the line that the case has for a placeholder."""
+        return _without(self, name)
+
+
+@lru_cache(maxsize=1024)
+def _without(template: Template, name: str) -> Template:
+    places = (place for place, line in enumerate(template.case.splitlines()) if name in _names(line))
+    head = template.head(next(places, len(template.case)))
+    if not head:
+        return template
+    kept = (line for line in template.shots.splitlines(keepends=True) if not line.startswith(head))
+    return replace(template, shots="".join(kept))
+
+
+@lru_cache(maxsize=1024)
+def parse(text: str) -> Template:
+    """Return a template, read."""
+    ask, _, start = text.partition(LINE)
+    shots, blank, case = start.rpartition("\n\n")
+    return Template(ask.strip(), shots + blank, case)
+
+
+def write(ask: str, case: str, *shots: Sequence[str]) -> str:
+    """Return a template as text, from its parts; a shot has the values of the case in order, and perhaps an answer."""
+    template, solved = Template(ask, "", case), []
+    names = [slot[2] for slot in _SLOT.finditer(case)]
+    for shot in shots:
+        values = {
+            name: next((word for word in template.choices(name) if word.strip() == value), value)
+            for name, value in zip(names, shot, strict=False)
+        }
+        more = len(shot) > len(names)
+        solved.append(template.shot(shot[-1], **values) if more else template.lead(**values) + "\n\n")
+    return f"{ask}{LINE}{''.join(solved)}{case}"
+
+
+def for_language(table: Mapping[str, T], language: str) -> T:
+    """Return the entry of a language, else the English one, which every table has."""
+    return table.get(language, table["en"])
+
+
+def template_for(prompts: Mapping[str, str], language: str) -> Template:
+    """Return the template of a language, else the English one."""
+    return parse(for_language(prompts, language))
+
+
+def system_turn(prompts: Mapping[str, str], key: str, **values: object) -> tuple[Message, ...]:
+    """Return a template as the system's turn; nothing where there is none, or an empty one."""
+    text = prompts.get(key)
+    return (Message("system", parse(text).text(**values)),) if text else ()
+
+
+def gap(lead: str) -> str:
+    """Return what is between a beginning and words that go on with it: nothing after a blank or a full-width colon."""
+    return "" if lead[-1:] in ("：", " ", "\n") else " "
+
+
+def by_language(prompts: Mapping[Any, Any], by: str = "") -> Any:  # noqa: ANN401 - a field's default, as of `Field`
+    """Return the default of a setting that holds templates: these, or those that a setting before it names."""
+    if not by:
+        return Field(default_factory=lambda: dict(prompts))
+    first = next(iter(prompts))  # where the setting before it is wrong, which is an error already
+    return Field(default_factory=lambda data: dict(prompts[data.get(by, first)]))
+
+
+def slots(*must: str, may: tuple[str, ...] = (), partial: bool = False, **choices: int) -> AfterValidator:
+    """Return what checks the templates of a setting when it is read.
+
+    Args:
+        must: placeholders that each template has.
+        may: placeholders that it may have.
+        partial: whether languages may have no template at all, English too.
+        choices: placeholders with words that each template has, and how many: so many, `SOME`, or `NUMBERS`.
+    """
+    known = (*must, *may, *choices)
+
+    def check(prompts: Any) -> Any:  # noqa: ANN401 - one template, or some by language
+        if isinstance(prompts, Mapping) and "en" not in prompts and not partial:
+            raise ValueError("has no prompt for `en`, must have one; other languages fall back to it")
+        for language, text in prompts.items() if isinstance(prompts, Mapping) else [("", prompts)]:
+            problem = _problem(text, (*must, *choices), known, choices)
+            if problem:
+                raise ValueError(f"{language}: {problem}" if language else problem)
+        return prompts
+
+    return AfterValidator(check)
+
+
+def _problem(text: str, must: tuple[str, ...], known: tuple[str, ...], choices: Mapping[str, int]) -> str:
+    template, found = parse(text), _names(text)
+    absent = [f"{{{name}}}" for name in must if name not in found]
+    if absent:
+        return f"lacks {', '.join(absent)}, must contain it"
+    unknown = sorted(found - {*known})
+    if unknown:
+        legal = ", ".join(f"{{{name}}}" for name in known) or "none"
+        return f"has {{{unknown[0]}}}, must be one of {legal}; {{{{{unknown[0]}}}}} is the word itself in braces"
+    for name, number in choices.items():
+        words = template.choices(name)
+        what = {SOME: "two or more words", NUMBERS: "two or more whole numbers"}.get(number, f"{number} words")
+        enough = len(words) == len({*words}) == number if number > 0 else len({*words}) > 1
+        if not enough or (number == NUMBERS and not all(word.isdecimal() for word in words)):
+            return f"{{{name}}} has {'|'.join(words) or 'no words'}, must list {what}, as {{{name}:one|two}}"
+    return ""
+
+
+def _names(text: str) -> set[str]:
+    return {slot[2] for slot in _SLOT.finditer(text) if slot[2]}
+
+
+def _fill(text: str, values: Mapping[str, object]) -> str:
+    """Return the text with each placeholder that has a value replaced, in one pass; any other brace stays as it is."""
+    if "{" not in text:
+        return text
+    return _SLOT.sub(lambda slot: f"{{{slot[1]}}}" if slot[1] else str(values.get(slot[2], slot[0])), text)

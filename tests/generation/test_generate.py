@@ -122,14 +122,10 @@ def test_the_figures_say_what_a_kept_sample_cost(store: Store) -> None:
 def test_check_names_what_is_wrong(tmp_path: Path) -> None:
     wrong = Generate(
         engine=Engine(model="builtin:none"),
-        methods=(SelfInstruct(prompts={"zh": "写指令"}, engine="other"),),
-        filters=(Judge(rubrics={"zh": "请打分"}),),
+        methods=(SelfInstruct(engine="other"),),
     )
     problems = "\n".join(wrong.check(tmp_path))
     assert "no such builtin model" in problems
-    assert "methods[0].prompts: has no prompt for `en`" in problems
-    assert "methods[0].prompts.zh: lacks {count}" in problems
-    assert "filters[0].rubrics: has no prompt for `en`" in problems
     assert "methods[0]: engine 'other' is unknown" in problems
     assert "methods[0]: self_instruct has nothing to draw from, must have generate.input" in problems
     given = Source(path=("x.jsonl",))

@@ -2,26 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
-from gristmill.generation.filters.judge.rubrics import ASKS, GRADED, Graded, Rubric
-from gristmill.generation.prompting.template import prompt_for
-
-GRADES = ("1", "2", "3", "4", "5")
-POINTS = ("0", *GRADES)
-"""Grades of the additive rubric."""
-LAYOUT = {
-    "en": ("Instruction: ", "\nAnswer: ", "\nReason:", "\nGrade: "),
-    "zh": ("指令：", "\n回答：", "\n理由：", "\n分数："),
-}
-"""What comes before the instruction, the answer, the reason and the grade, by language."""
+from gristmill.generation.filters.judge.rubrics import PROMPTS, Rubric
+from gristmill.generation.prompting.choices import choose, expected
+from gristmill.generation.prompting.replies import one_line
+from gristmill.generation.prompting.template import NUMBERS, Prompts, by_language, slots, template_for
 
 
 class Judge(ModelFilter):
@@ -48,7 +40,6 @@ class Judge(ModelFilter):
     """
 
     kind: Literal["judge"] = "judge"
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {"rubrics": ()}
     rubric: Rubric = "quality"
     """What is graded. `complexity` sees the instruction alone."""
     min_score: float = Field(default=2.5, ge=0, le=5)
@@ -60,10 +51,17 @@ class Judge(ModelFilter):
     """Cap on a reason, in tokens."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Of the reasons."""
-    rubrics: dict[str, str] = Field(default_factory=lambda data: dict(ASKS[data["rubric"]]))
-    """What the user asks for, by language, `en` at least; by default that of the rubric."""
-    graded: dict[str, tuple[Graded, ...]] = Field(default_factory=lambda data: dict(GRADED[data["rubric"]]))
-    """Instructions, answers, grades and reasons to begin with, by language; by default those of the rubric."""
+    prompts: Annotated[Prompts, slots("instruction", may=("answer", "reason"), grade=NUMBERS)] = by_language(
+        PROMPTS, by="rubric"
+    )
+    """Templates by language; by default those of the rubric. The line of the `{reason}` is for votes alone."""
+
+    @model_validator(mode="after")
+    def _has_reasons(self) -> Self:
+        lacking = [language for language, text in self.prompts.items() if "{reason}" not in text]
+        if self.votes and lacking:
+            raise ValueError(f"prompts.{lacking[0]}: lacks {{reason}}, must contain it where there are votes")
+        return self
 
     @property
     def score(self) -> str:
@@ -72,20 +70,18 @@ class Judge(ModelFilter):
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the expected grade as the score."""
-        language = "zh" if is_chinese(sample.instruction) else "en"
-        prefixes = [self._continued(sample, language)]
+        template = template_for(self.prompts, "zh" if is_chinese(sample.instruction) else "en")
+        values = {"instruction": asked(sample), "answer": sample.answer}
+        reasons: list[dict[str, str]] = [{}]
         if self.votes:
-            prefixes = await self._reasoned(prefixes[0], language, ask)
-        messages = [Message("user", prompt_for(self.rubrics, language))]
-        before = LAYOUT[language][3]
-        choices = POINTS if self.rubric == "additive" else GRADES
-        replies = await asyncio.gather(
-            *(
-                ask(messages, max_tokens=1, temperature=0.0, prefix=prefix + before, choices=choices)
-                for prefix in prefixes
-            )
-        )
-        return self._verdict(replies)
+            prompt = template.begin("reason", **values)
+            most, heat = self.max_reason_tokens, self.temperature
+            asking = (ask(**prompt, max_tokens=most, temperature=heat, stop=("\n",)) for _ in range(self.votes))
+            reasons = [{"reason": one_line(reply.text)} for reply in await asyncio.gather(*asking)]
+        else:
+            template = template.without("reason")
+        prompts = [template.begin("grade", **values, **reason) for reason in reasons]
+        return self._verdict(await asyncio.gather(*(choose(ask, prompt, max_tokens=1) for prompt in prompts)))
 
     def _verdict(self, replies: list[Reply]) -> Verdict:
         grades = [expected(reply.choices) for reply in replies if reply.choices]
@@ -97,34 +93,6 @@ class Judge(ModelFilter):
             scores[f"{self.score}_spread"] = math.sqrt(sum((grade - mean) ** 2 for grade in grades) / len(grades))
         what = "below threshold" if self.rubric == "quality" else f"{self.rubric} below threshold"
         return Verdict(scores, f"{self.kind}: {what}" if mean < self.min_score else None)
-
-    async def _reasoned(self, prefix: str, language: str, ask: Ask) -> list[str]:
-        """Return the beginning once for each reason, with the reason after it."""
-        messages = [Message("user", prompt_for(self.rubrics, language))]
-        before = LAYOUT[language][2]
-        settings: dict[str, Any] = {"max_tokens": self.max_reason_tokens, "temperature": self.temperature}
-        replies = await asyncio.gather(
-            *(ask(messages, prefix=prefix + before, stop=("\n",), **settings) for _ in range(self.votes))
-        )
-        return [f"{prefix}{before} {' '.join(reply.text.split())}" for reply in replies]
-
-    def _continued(self, sample: Sample, language: str) -> str:
-        """Return the graded answers and the sample, as the beginning of the model's turn, up to its grade."""
-        question, answer, reason, grade = LAYOUT[language]
-        shown = ""
-        for known in self.graded.get(language, ()):
-            shown += f"{question}{known.instruction}" + (
-                "" if self.rubric == "complexity" else f"{answer}{known.answer}"
-            )
-            shown += f"{reason} {known.reason}" if self.votes and known.reason else ""
-            shown += f"{grade}{known.grade}\n\n"
-        own = "" if self.rubric == "complexity" else f"{answer}{sample.answer}"
-        return f"{shown}{question}{asked(sample)}{own}"
-
-
-def expected(choices: Mapping[str, float]) -> float:
-    """Return the mean of grades under their probabilities."""
-    return sum(int(digit) * chance for digit, chance in choices.items())
 
 
 def asked(sample: Sample) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,20 +17,27 @@ from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
 from gristmill.generation.methods.augment import wordplay
 from gristmill.generation.methods.augment.prompts import (
-    KNOWN_SYNONYMS,
     LABEL,
-    LAYOUT,
     NAMES,
     PARALLEL,
     PARAPHRASE,
-    PARAPHRASED,
     PARTS,
     SYNONYM,
     TRANSLATE,
 )
 from gristmill.generation.methods.augment.synonyms import synonyms
 from gristmill.generation.methods.augment.wordplay import Piece
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.choices import choose
+from gristmill.generation.prompting.replies import cut_off, refuse
+from gristmill.generation.prompting.template import (
+    Prompt,
+    Prompts,
+    Template,
+    by_language,
+    for_language,
+    slots,
+    template_for,
+)
 
 Operation = Literal[
     "synonym", "insert", "swap", "delete", "punctuate", "part_of_speech", "paraphrase", "back_translate"
@@ -72,12 +79,6 @@ class Augment(EachInput):
 
     kind: Literal["augment"] = "augment"
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompts": (),
-        "translate_prompts": ("to",),
-        "synonym_prompts": (),
-        "label_prompts": ("labels",),
-    }
     operations: tuple[Operation, ...] = Field(default=("synonym", "insert", "swap", "delete"), min_length=1)
     """What is done, one operation a variant, in a random order that repeats when there are more variants."""
     variants: int = Field(default=4, gt=0)
@@ -101,14 +102,14 @@ class Augment(EachInput):
     """Cap on a paraphrase or translation."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Of a paraphrase; translations take half of it."""
-    prompts: dict[str, str] = Field(default_factory=lambda: dict(PARAPHRASE))
-    """What the model is asked for a paraphrase, by language."""
-    translate_prompts: dict[str, str] = Field(default_factory=lambda: dict(TRANSLATE))
-    """What it is asked for a translation, by language of the prompt, with `{to}` for the name of the other."""
-    synonym_prompts: dict[str, str] = Field(default_factory=lambda: dict(SYNONYM))
-    """What it is asked for synonyms, by language."""
-    label_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABEL))
-    """What it is asked for a label, by language, with `{labels}` for all of them."""
+    prompts: Annotated[Prompts, slots("text")] = by_language(PARAPHRASE)
+    """Templates by language: a paraphrase."""
+    translate_prompts: Annotated[Prompts, slots("text", "to")] = by_language(TRANSLATE)
+    """A translation; `{to}` is the name of the language to translate into."""
+    synonym_prompts: Annotated[Prompts, slots("word", may=("part",))] = by_language(SYNONYM)
+    """Synonyms of a word; `{part}` is its part of speech."""
+    label_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(LABEL)
+    """The label of a text; `{labels}` are all of them."""
 
     async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
         """Return short seeds of each label, one more than is shown, because an input is not shown to itself."""
@@ -197,18 +198,10 @@ class Augment(EachInput):
             and not synonyms(piece.text.lower(), piece.part, source.language)
         }
         asked = rng.sample(sorted(words), min(MAX_ASKED, len(words)))
-        language = "zh" if source.language == "zh" else "en"
+        template, parts = template_for(self.synonym_prompts, source.language), for_language(PARTS, source.language)
+        prompts = [template.begin(word=word, part=parts.get(part, part)) for word, part in asked]
         replies = await asyncio.gather(
-            *(
-                ask.shared(
-                    [Message("user", prompt_for(self.synonym_prompts, source.language))],
-                    max_tokens=24,
-                    temperature=0.0,
-                    prefix=fill(KNOWN_SYNONYMS[language], word=word, part=PARTS[language].get(part, part)),
-                    stop=("\n",),
-                )
-                for word, part in asked
-            )
+            *(ask.shared(**prompt, max_tokens=24, temperature=0.0, stop=("\n",)) for prompt in prompts)
         )
         return {word: _single_words(reply.text, word) for (word, _), reply in zip(asked, replies, strict=True)}
 
@@ -235,43 +228,31 @@ class Augment(EachInput):
         return {n: self._checked(source, reply) for n, reply in found.items()}
 
     async def _paraphrase(self, source: "_Source", ask: Ask) -> Reply:
-        layout, name, _ = LAYOUT["zh" if source.language == "zh" else "en"]
-        pairs = PARAPHRASED.get(source.language, PARAPHRASED["en"])
-        shown = "".join(layout.format(one, name) + f"{other}\n\n" for one, other in pairs)
-        return await ask(
-            [Message("user", prompt_for(self.prompts, source.language))],
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            prefix=(shown + layout.format(source.text, name)).rstrip(" "),
-            stop=_stops(source.text, layout),
-            stop_loops=True,
-        )
+        template = template_for(self.prompts, source.language)
+        return await self._said(template, template.begin(text=source.text), source.text, self.temperature, ask)
 
     async def _translate(self, text: str, language: str, to: str, ask: Ask) -> Reply:
-        ours = "zh" if language == "zh" else "en"
-        name = NAMES[ours].get(to, to)
-        layout = LAYOUT[ours][0]
+        name = for_language(NAMES, language).get(to, to)
+        template = template_for(self.translate_prompts, language)
         pairs = zip(PARALLEL[language], PARALLEL[to], strict=True) if {language, to} <= set(PARALLEL) else ()
-        shown = "".join(layout.format(one, name) + f"{other}\n\n" for one, other in pairs)
-        return await ask(
-            [Message("user", fill(prompt_for(self.translate_prompts, language), to=name))],
-            max_tokens=self.max_tokens,
-            temperature=self.temperature / 2,
-            prefix=(shown + layout.format(text, name)).rstrip(" "),
-            stop=_stops(text, layout),
-            stop_loops=True,
-        )
+        shots = "".join(template.shot(other, text=one, to=name) for one, other in pairs)
+        prompt = template.begin("", shots, text=text, to=name)
+        return await self._said(template, prompt, text, self.temperature / 2, ask)
+
+    async def _said(self, template: Template, prompt: Prompt, text: str, temperature: float, ask: Ask) -> Reply:
+        """Return a text anew; it ends with the line where the text is one, else where the next text would begin."""
+        stop = template.stops(0) if "\n" in text.strip() else ("\n",)
+        return await ask(**prompt, max_tokens=self.max_tokens, temperature=temperature, stop=stop, stop_loops=True)
 
     def _checked(self, source: "_Source", reply: Reply) -> tuple[str, str | None]:
         """Return the text of a reply and why it is dropped, or None."""
         text = reply.text.strip()
-        rules: Mapping[str, bool] = {
-            reply.finish: reply.finish.startswith("error"),
-            "reply cut off": reply.finish != "stop",
+        rules = {
+            **cut_off(reply.finish, "reply"),
             "reply is empty": not text,
             "a fixed span is lost": any(span not in text for span in source.spans),
         }
-        return text, next((reason for reason, holds in rules.items() if holds), None)
+        return text, refuse(rules)
 
     async def _consistent(self, source: "_Source", drafts: Sequence[Draft], ask: Ask) -> list[Draft]:
         """Return the drafts, those dropped that left the input's meaning or label."""
@@ -291,21 +272,14 @@ class Augment(EachInput):
 
     async def _label(self, source: "_Source", text: str, ask: Ask) -> Reply:
         """Ask which label a text has, after labelled seeds other than the input."""
-        layout, _, name = LAYOUT["zh" if source.language == "zh" else "en"]
-        known = ask.prepared or {}
+        template, known = template_for(self.label_prompts, source.language), ask.prepared or {}
         by_label = [
             [s for s in known.get(label, ()) if s.id != source.sample.id][: self.shots] for label in self.labels
         ]
         rows = [label[n] for n in range(self.shots) for label in by_label if n < len(label)]
-        shown = "".join(layout.format(row.instruction, name) + f"{label_of(row)}\n\n" for row in rows)
-        prompt = fill(prompt_for(self.label_prompts, source.language), labels=", ".join(self.labels))
-        return await ask(
-            [Message("user", prompt)],
-            max_tokens=16,
-            temperature=0.0,
-            prefix=shown + layout.format(text, name),
-            choices=self.labels,
-        )
+        shots = "".join(template.shot(label_of(row), text=row.instruction) for row in rows)
+        prompt = template.begin("", shots, text=text, labels=", ".join(self.labels))
+        return await choose(ask, Prompt(**prompt, choices=self.labels), max_tokens=16)
 
     def _labelled(self, source: "_Source", draft: Draft, reply: Reply) -> Draft:
         label = label_of(source.sample)
@@ -361,12 +335,6 @@ def _spans(value: str) -> list[str]:
         return [value]
     texts = [entry.get("text") if isinstance(entry, dict) else entry for entry in listed]
     return [text for text in texts if isinstance(text, str)]
-
-
-def _stops(text: str, layout: str) -> tuple[str, ...]:
-    """Return where the reply ends: with the line when the text is one, else where the next text would begin."""
-    begin = layout.partition("{")[0].strip()
-    return (f"\n{begin}",) if "\n" in text.strip() else ("\n",)
 
 
 def _first_user(messages: Sequence[Message]) -> str:

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.cluster.text.words import UNSPACED_PER_WORD, num_words, tokens
@@ -21,11 +21,11 @@ from gristmill.generation.methods.evol_instruct.prompts import (
     CONSTRAIN,
     DEEPEN,
     REASON,
-    VERDICTS,
 )
+from gristmill.generation.prompting.choices import choose
 from gristmill.generation.prompting.draws import wander
-from gristmill.generation.prompting.fewshot import begin_answer, flat
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.replies import cut_off, flat, refuse
+from gristmill.generation.prompting.template import Prompts, by_language, gap, slots, system_turn, template_for
 
 Operation = Literal["constrain", "deepen", "concretise", "reason", "complicate", "breadth"]
 ANSWER = {
@@ -74,11 +74,6 @@ class EvolInstruct(Method):
     """
 
     kind: Literal["evol_instruct"] = "evol_instruct"
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **dict.fromkeys((f"{name}_prompts" for name in OPERATIONS), ("instruction",)),
-        "compare_prompts": ("first", "second"),
-        "answer_prompts": (),
-    }
     operations: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1)
     """Operations to choose from, each as likely as any other; one that comes twice is twice as likely."""
     max_rounds: int = Field(default=4, gt=0)
@@ -102,21 +97,21 @@ class EvolInstruct(Method):
     """Of the answer."""
     stop_loops: bool = True
     """End a reply that says the same four times in a row."""
-    constrain_prompts: dict[str, str] = Field(default_factory=lambda: dict(CONSTRAIN))
-    """Add a constraint to `{instruction}`; after a line `---`, how the reply begins. So do the next five."""
-    deepen_prompts: dict[str, str] = Field(default_factory=lambda: dict(DEEPEN))
+    constrain_prompts: Annotated[Prompts, slots("instruction")] = by_language(CONSTRAIN)
+    """Templates by language, as the next five: add a constraint."""
+    deepen_prompts: Annotated[Prompts, slots("instruction")] = by_language(DEEPEN)
     """Ask for more depth and breadth."""
-    concretise_prompts: dict[str, str] = Field(default_factory=lambda: dict(CONCRETISE))
+    concretise_prompts: Annotated[Prompts, slots("instruction")] = by_language(CONCRETISE)
     """Put the particular instead of the general."""
-    reason_prompts: dict[str, str] = Field(default_factory=lambda: dict(REASON))
+    reason_prompts: Annotated[Prompts, slots("instruction")] = by_language(REASON)
     """Ask for several steps of reasoning."""
-    complicate_prompts: dict[str, str] = Field(default_factory=lambda: dict(COMPLICATE))
+    complicate_prompts: Annotated[Prompts, slots("instruction")] = by_language(COMPLICATE)
     """Give data to work on: a table, code, JSON, a formula."""
-    breadth_prompts: dict[str, str] = Field(default_factory=lambda: dict(BREADTH))
+    breadth_prompts: Annotated[Prompts, slots("instruction")] = by_language(BREADTH)
     """Ask something new and rarer in the same domain."""
-    compare_prompts: dict[str, str] = Field(default_factory=lambda: dict(COMPARE))
-    """Whether `{first}` and `{second}` ask the same."""
-    answer_prompts: dict[str, str] = Field(default_factory=lambda: dict(ANSWER))
+    compare_prompts: Annotated[Prompts, slots("first", "second", verdict=2)] = by_language(COMPARE)
+    """Whether two instructions ask the same; of the words of `{verdict}` the first says that they do."""
+    answer_prompts: Annotated[Prompts, slots()] = by_language(ANSWER)
     """System prompts of the answering call, by language; without one, the chat template's own holds."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
@@ -136,34 +131,32 @@ class EvolInstruct(Method):
         parent, operation = parents[0], rng.choice(self.operations)
         language = language_of(parent)
         prompts: Mapping[str, str] = getattr(self, f"{operation}_prompts")
-        messages, prefix = begin_answer(prompt_for(prompts, language), instruction=flat(parent.instruction))
+        prompt = template_for(prompts, language).begin(instruction=flat(parent.instruction))
+        prefix = prompt["prefix"]
         head = "" if operation == "breadth" or not prefix else beginning(parent.instruction, self.head_words)
         reply = await ask(
-            messages,
+            prompt["messages"],
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=("\n\n", "\nGiven", "\n给定"),
             stop_loops=self.stop_loops,
-            prefix=f"{prefix}{blank(prefix)}{head}" if head else prefix,
+            prefix=f"{prefix}{gap(prefix)}{head}" if head else prefix,
         )
         said = reply.text.strip()
         text = f"{head}{reply.text}".strip() if head and said else said.strip('"“”').strip()
-        reason = self.refuse(text, reply.finish, parent.instruction)
-        turns = (Message("user", text),) if text else ()
-        tags = {"language": language, "operation": operation}
-        return [Draft(turns, tags, f"{self.kind}: {reason}" if reason else None)]
+        reason = self.refusal(text, reply.finish, parent.instruction)
+        return [self.drafted(text, {"language": language, "operation": operation}, reason)]
 
-    def refuse(self, text: str, finish: str, parent: str) -> str | None:
+    def refusal(self, text: str, finish: str, parent: str) -> str | None:
         """Return why an evolved instruction is dropped at once, or None."""
-        rules: Mapping[str, bool] = {
-            finish: finish.startswith("error"),
-            "instruction cut off": finish in ("length", "repetition"),
+        rules = {
+            **cut_off(finish, "instruction"),
             "instruction is empty": not tokens(text),
             "instruction too long": num_words(text) > self.max_words,
             "copies words of the prompt": any(re.search(p, text, re.IGNORECASE) for p in COPIED),
             "no information gain": tokens(text) == tokens(parent),
         }
-        return next((reason for reason, holds in rules.items() if holds), None)
+        return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Judge the gain over the parent, then answer; an apology or an answer of stop words is dropped."""
@@ -173,10 +166,8 @@ class EvolInstruct(Method):
             draft = draft if problem else replace(draft, scores={**draft.scores, "gain": 1.0 - equal})
             if problem or equal > self.max_equal:
                 return replace(draft, dropped=f"{self.kind}: {problem or 'no information gain'}")
-        system = self.answer_prompts.get(language)
-        messages = (*([Message("system", system)] if system else []), *draft.messages)
         reply = await ask(
-            messages,
+            (*system_turn(self.answer_prompts, language), *draft.messages),
             max_tokens=self.max_answer_tokens,
             temperature=self.answer_temperature,
             stop_loops=self.stop_loops,
@@ -187,12 +178,9 @@ class EvolInstruct(Method):
 
     async def _equal(self, language: str, first: str, second: str, ask: Ask) -> tuple[float, str]:
         """Return the probability that two instructions ask the same, and why it cannot be said, if so."""
-        messages, prefix = begin_answer(
-            prompt_for(self.compare_prompts, language), first=flat(first), second=flat(second)
-        )
-        verdicts = VERDICTS[language if language in self.compare_prompts and language in VERDICTS else "en"]
-        reply = await ask(messages, max_tokens=8, temperature=0.0, prefix=prefix, choices=verdicts)
-        return (reply.choices[verdicts[0]], "") if reply.choices else (0.0, reply.finish)
+        template = template_for(self.compare_prompts, language)
+        reply = await choose(ask, template.begin("verdict", first=flat(first), second=flat(second)), max_tokens=8)
+        return (reply.choices[template.choices("verdict")[0]], "") if reply.choices else (0.0, reply.finish)
 
 
 def beginning(text: str, words: int) -> str:
@@ -202,11 +190,6 @@ def beginning(text: str, words: int) -> str:
         return line[: min(round(words * UNSPACED_PER_WORD), len(line) // 2)]
     found = line.split()
     return " ".join(found[: min(words, len(found) // 2)])
-
-
-def blank(prefix: str) -> str:
-    """Return what is between a prefix and words that go on with it: nothing after a full-width colon or blank."""
-    return "" if prefix[-1:] in ("：", " ", "\n") else " "
 
 
 def failure(answer: str) -> str | None:

@@ -1,6 +1,6 @@
 """The prompts of Evol-Instruct: five in-depth operations, in-breadth, and the judgement of what was gained.
 
-Each is a user's turn and, after a line `---`, how the assistant's turn begins; see `prompting.fewshot`. As in the paper
+They are templates, see `prompting.template`. As in the paper
 an in-depth step adds 10 to 20 words, and what comes out must make sense to people and be answerable by them.
 """
 
@@ -240,7 +240,7 @@ Verdict: Equal
 
 First: {first}
 Second: {second}
-Verdict:""",
+Verdict:{verdict: Equal| Different}""",
     "zh": """\
 请判断每一对指令是否等同：限制和要求相同，提问的深度和广度也相同，就是等同。
 ---
@@ -270,8 +270,6 @@ Verdict:""",
 
 第一条：{first}
 第二条：{second}
-结论：""",
+结论：{verdict:等同|不同}""",
 }
-"""Whether an evolution gained anything over its parent."""
-VERDICTS = {"en": (" Equal", " Different"), "zh": ("等同", "不同")}
-"""What the model may say to that, the word for no gain first."""
+"""Whether an evolution gained anything over its parent; the word for no gain is the first."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from gristmill.cluster.contract.ids import stream
 from gristmill.cluster.contract.sample import Message
 from gristmill.generation.contracts import Ask
-from gristmill.generation.prompting.fewshot import begin_answer
-from gristmill.generation.prompting.template import prompt_for
+from gristmill.generation.prompting.choices import choose
+from gristmill.generation.prompting.template import template_for
 
 CLASSIFY = {
     "en": """\
@@ -44,7 +44,7 @@ Task: Rate the tone of the e-mail as friendly, neutral or rude.
 Classification: Yes
 
 Task: {instruction}
-Classification:""",
+Classification:{verdict: Yes| No}""",
     "zh": """\
 请判断每个任务是不是分类任务，也就是答案只能是几个固定标签之一的任务。
 ---
@@ -79,11 +79,9 @@ Classification:""",
 分类任务：是
 
 任务：{instruction}
-分类任务：""",
+分类任务：{verdict:是|否}""",
 }
-"""Tasks that classify and tasks that do not."""
-CLASSES = {"en": (" Yes", " No"), "zh": ("是", "否")}
-"""What the model may say to that; prompts of other languages that a recipe brings are answered in English."""
+"""Tasks that classify and tasks that do not; the word for those that do is the first."""
 LABELS = {
     "en": """\
 List the labels of each classification task.
@@ -223,16 +221,15 @@ STOPS = ("\n\n", "\nTask:", "\nOutput:", "\n任务：", "\n输出：")
 
 async def classifies(prompts: Mapping[str, str], language: str, instruction: str, ask: Ask) -> tuple[bool, str]:
     """Return whether an instruction is a classification task, and why that cannot be said, if so."""
-    messages, prefix = begin_answer(prompt_for(prompts, language), instruction=instruction)
-    choices = CLASSES[language if language in prompts and language in CLASSES else "en"]
-    reply = await ask(messages, max_tokens=4, temperature=0.0, prefix=prefix, choices=choices)
-    return reply.text.strip() == choices[0].strip(), "" if reply.choices else reply.finish
+    template = template_for(prompts, language)
+    reply = await choose(ask, template.begin("verdict", instruction=instruction), max_tokens=4)
+    return reply.text.strip() == template.choices("verdict")[0].strip(), "" if reply.choices else reply.finish
 
 
 async def label_of(prompts: Mapping[str, str], language: str, instruction: str, ask: Ask) -> tuple[str, str]:
     """Return one of the labels that the model lists for a task, each as likely as any other, or why there is none."""
-    messages, prefix = begin_answer(prompt_for(prompts, language), instruction=instruction)
-    reply = await ask(messages, max_tokens=48, temperature=0.0, prefix=prefix, stop=("\n",), stop_loops=True)
+    prompt = template_for(prompts, language).begin(instruction=instruction)
+    reply = await ask(**prompt, max_tokens=48, temperature=0.0, stop=("\n",), stop_loops=True)
     if reply.finish.startswith("error"):
         return "", reply.finish
     found = (part.strip(" .。:：\"'“”") for part in SEPARATORS.split(reply.text))
@@ -246,8 +243,8 @@ async def input_of(
     prompts: Mapping[str, str], language: str, ask: Ask, max_tokens: int, **values: str
 ) -> tuple[str, str]:
     """Return an input for a task, empty where it needs none, or why there is none."""
-    messages, prefix = begin_answer(prompt_for(prompts, language), **values)
-    reply = await ask(messages, max_tokens=max_tokens, prefix=prefix, stop=STOPS, stop_loops=True)
+    prompt = template_for(prompts, language).begin(**values)
+    reply = await ask(**prompt, max_tokens=max_tokens, stop=STOPS, stop_loops=True)
     text = reply.text.strip()
     if reply.finish.startswith("error"):
         return "", reply.finish

@@ -1,10 +1,10 @@
 """Self-Instruct: continue a list of demonstrated instructions with a new one, then make its instance."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,8 +24,8 @@ from gristmill.generation.methods.self_instruct.instances import (
     parted,
 )
 from gristmill.generation.prompting.draws import wander
-from gristmill.generation.prompting.fewshot import flat
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.replies import cut_off, flat, refuse
+from gristmill.generation.prompting.template import Prompts, by_language, slots, system_turn, template_for
 
 ASK = {
     "en": (
@@ -86,15 +86,6 @@ class SelfInstruct(Method):
     """
 
     kind: Literal["self_instruct"] = "self_instruct"
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompts": ("count",),
-        "bare_prompts": ("count",),
-        "classify_prompts": ("instruction",),
-        "label_prompts": ("instruction",),
-        "labelled_prompts": ("instruction", "label"),
-        "input_prompts": ("instruction",),
-        "answer_prompts": (),
-    }
     group: int = Field(default=8, gt=0)
     """Drafts that share one set of demonstrations, and with it their prompt in the prefix cache."""
     num_human: int = Field(default=6, ge=1)
@@ -123,19 +114,19 @@ class SelfInstruct(Method):
     """Of the answer."""
     stop_loops: bool = True
     """End a reply that says the same four times in a row, which saved 30 % of the tokens with the default model."""
-    prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK))
-    """What the user asks for, by language, with `{count}` for the length of the list."""
-    bare_prompts: dict[str, str] = Field(default_factory=lambda: dict(ASK_BARE))
+    prompts: Annotated[Prompts, slots("count")] = by_language(ASK)
+    """Templates by language; `{count}` is the length of the list."""
+    bare_prompts: Annotated[Prompts, slots("count")] = by_language(ASK_BARE)
     """The same with `instances`, where instructions come without their input."""
-    classify_prompts: dict[str, str] = Field(default_factory=lambda: dict(CLASSIFY))
-    """Whether `{instruction}` is a classification task; after a line `---`, how the reply begins."""
-    label_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABELS))
+    classify_prompts: Annotated[Prompts, slots("instruction", verdict=2)] = by_language(CLASSIFY)
+    """Whether an instruction is a classification task; of the words of `{verdict}` the first says that it is."""
+    label_prompts: Annotated[Prompts, slots("instruction")] = by_language(LABELS)
     """The labels of a classification task."""
-    labelled_prompts: dict[str, str] = Field(default_factory=lambda: dict(LABELLED))
-    """The input of a classification task to which `{label}` belongs."""
-    input_prompts: dict[str, str] = Field(default_factory=lambda: dict(INPUTS))
+    labelled_prompts: Annotated[Prompts, slots("instruction", "label")] = by_language(LABELLED)
+    """The input of a classification task to which a label belongs."""
+    input_prompts: Annotated[Prompts, slots("instruction")] = by_language(INPUTS)
     """The input of any other task, or `None`."""
-    answer_prompts: dict[str, str] = Field(default_factory=lambda: dict(ANSWER))
+    answer_prompts: Annotated[Prompts, slots()] = by_language(ANSWER)
     """System prompts of the answering call, by language; without one, the chat template's own holds."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
@@ -174,10 +165,10 @@ class SelfInstruct(Method):
         del rng  # the order of the demonstrations is the group's
         language = language_of(parents[0])
         number = len(parents) + 1
-        prompt = fill(prompt_for(self.bare_prompts if self.instances else self.prompts, language), count=number)
+        template = template_for(self.bare_prompts if self.instances else self.prompts, language)
         listed = "".join(f"{i}. {flat(self._demo(p))}\n" for i, p in enumerate(parents, 1))
         reply = await ask(
-            [Message("user", prompt)],
+            [Message("user", template.text(count=number))],
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=(f"\n{number + 1}", "\n\n"),
@@ -185,23 +176,20 @@ class SelfInstruct(Method):
             prefix=f"{listed}{number}.",
         )
         text = reply.text.strip()
-        messages = (Message("user", text),) if text else ()
-        reason = self.refuse(text, reply.finish)
-        return [Draft(messages, {"language": language}, f"{self.kind}: {reason}" if reason else None)]
+        return [self.drafted(text, {"language": language}, self.refusal(text, reply.finish))]
 
-    def refuse(self, text: str, finish: str) -> str | None:
+    def refusal(self, text: str, finish: str) -> str | None:
         """Return why an instruction is dropped at once, or None."""
         words = num_words(text)
-        rules: Mapping[str, bool] = {
-            finish: finish.startswith("error"),
-            "instruction cut off": finish in ("length", "repetition"),
+        rules = {
+            **cut_off(finish, "instruction"),
             "instruction too short": words < self.min_words,
             "instruction too long": words > self.max_words,
             "instruction starts with punctuation": not text[:1].isalnum(),
             "asks for a program": re.match(PROGRAM, text, re.IGNORECASE) is not None,
             "text alone cannot answer it": any(re.search(p, text, re.IGNORECASE) for p in UNANSWERABLE.values()),
         }
-        return next((reason for reason, holds in rules.items() if holds), None)
+        return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer the instruction, having made its input where that is asked for."""
@@ -209,10 +197,8 @@ class SelfInstruct(Method):
             draft = await self._instance(draft, ask)
             if draft.dropped or draft.complete:
                 return draft
-        system = self.answer_prompts.get(draft.tags.get("language", "en"))
-        messages = (*([Message("system", system)] if system else []), *draft.messages)
         reply = await ask(
-            messages,
+            (*system_turn(self.answer_prompts, draft.tags.get("language", "en")), *draft.messages),
             max_tokens=self.max_answer_tokens,
             temperature=self.answer_temperature,
             stop_loops=self.stop_loops,
@@ -243,12 +229,12 @@ class SelfInstruct(Method):
             return draft
         asked, said = draft.messages[-2].content, draft.messages[-1].content
         given = asked.partition("\n\n")[2].strip()
-        rules: Mapping[str, bool] = {
+        rules = {
             "answer is the input": said.casefold() in (given.casefold(), asked.casefold()),
             "answer repeats the instruction": _echoes(said, asked),
             "answer ends with a colon": said.endswith((":", "：")),
         }
-        reason = next((reason for reason, holds in rules.items() if holds), None)
+        reason = refuse(rules)
         return replace(draft, dropped=f"{self.kind}: {reason}") if reason else draft
 
 

@@ -1,12 +1,12 @@
 """Targeted: texts for a set of labels, balanced and varied on purpose, and checked by the model to have their label."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import sqrt
 from random import Random
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,18 +20,30 @@ from gristmill.generation.methods.targeted.prompts import (
     ABOUT,
     BETWEEN,
     CHARS_PER_WORD,
+    CHECK,
+    CHECK_MARKED,
     DETAIL,
     DIFFICULTIES,
     EXPLAINED,
+    INSTRUCTION,
+    INSTRUCTION_MARKED,
     OTHER,
-    PROMPTS,
     STYLES,
+    WRITE,
+    WRITE_MARKED,
 )
 from gristmill.generation.prompting import spans as marks
-from gristmill.generation.prompting.choices import stripped
 from gristmill.generation.prompting.draws import wander
 from gristmill.generation.prompting.label_check import Case, LabelCheck
-from gristmill.generation.prompting.template import fill, prompt_for
+from gristmill.generation.prompting.replies import cut_off, one_line, refuse, stripped
+from gristmill.generation.prompting.template import (
+    Prompt,
+    Prompts,
+    by_language,
+    for_language,
+    slots,
+    template_for,
+)
 
 Task = Literal["classification", "entities"]
 LOOK = 128
@@ -51,11 +63,6 @@ class Known:
     shown: tuple[Case, ...] = ()
     priors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By language, the model's bias: what it says of texts without a meaning."""
-
-
-def _prompts(field_name: str) -> Callable[[dict[str, Any]], dict[str, str]]:
-    """Return what makes the default prompts of a field from the fields before it: those of the task."""
-    return lambda data: dict(PROMPTS[data.get("task", "classification")][field_name])
 
 
 class Targeted(Method):
@@ -82,13 +89,6 @@ class Targeted(Method):
     kind: Literal["targeted"] = "targeted"
     example: ClassVar[Mapping[str, Any]] = {"labels": ["praise", "complaint"]}
     feeds: ClassVar[tuple[Input, ...]] = ()
-    templates: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "write_prompts": ("about", "labels"),
-        "text_prompts": ("label", "words", "details"),
-        "instruction_prompts": ("text",),
-        "check_prompts": ("labels",),
-    }
-
     labels: dict[str, str] = Field(min_length=1, json_schema_extra=short_forms(STRINGS))
     """Names of the labels and what each means; a plain list of names does too."""
     task: Task = "classification"
@@ -129,14 +129,18 @@ class Targeted(Method):
     """Whether the check is calibrated by what the model answers for an empty text."""
     min_margin: float = Field(default=0.0, ge=-1, le=1)
     """Least probability of the label beyond that of the likeliest other one; -1 drops nothing."""
-    write_prompts: dict[str, str] = Field(default_factory=_prompts("write_prompts"))
-    """What the user asks for, by language, with `{about}` and `{labels}`; by default those of the task."""
-    text_prompts: dict[str, str] = Field(default_factory=_prompts("text_prompts"))
-    """What comes before each text of the list, by language, with `{label}`, `{words}` and `{details}`."""
-    instruction_prompts: dict[str, str] = Field(default_factory=_prompts("instruction_prompts"))
-    """The user's turn of a sample, by language, with `{text}`, and `{labels}` where wanted; only `{text}` will do."""
-    check_prompts: dict[str, str] = Field(default_factory=_prompts("check_prompts"))
-    """Asks which label a text has, by language, with `{labels}`; by default those of the task."""
+    write_prompts: Annotated[Prompts, slots("about", "labels", "label", "words", "details")] = by_language(
+        {"classification": WRITE, "entities": WRITE_MARKED}, by="task"
+    )
+    """Templates by language, by default those of the task: texts, one a line."""
+    instruction_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(
+        {"classification": INSTRUCTION, "entities": INSTRUCTION_MARKED}, by="task"
+    )
+    """The user's turn of a sample; only `{text}` will do."""
+    check_prompts: Annotated[Prompts, slots("labels", "text", may=("words",))] = by_language(
+        {"classification": CHECK, "entities": CHECK_MARKED}, by="task"
+    )
+    """The label of a text; of an entity, that of its `{words}`."""
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -267,24 +271,22 @@ class Targeted(Method):
         language = language_of(parents[0]) if parents else rng.choice(self._languages(ask))
         tags = {"language": language, "label": label, **self._attributes(label, language, rng)}
         labels = list(self.labels)
-        asked, prefix = self._begun(tags, parents)
         reply = await ask(
-            [asked],
+            **self._begun(tags, parents),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop=("\n",),
             stop_loops=True,
-            prefix=prefix,
             regex=marks.grammar(labels, label) if self.task == "entities" else "",
         )
-        text = stripped(" ".join(reply.text.split()))
+        text = stripped(one_line(reply.text))
         found = marks.read(text, labels) if self.task == "entities" else (text, ())
         plain, spans = found or (text, ())
         answer = marks.dumps(spans) if self.task == "entities" else label
-        names = prompt_for(BETWEEN, language).join(labels)
-        instruction = fill(prompt_for(self.instruction_prompts, language), labels=names, text=plain)
+        names = for_language(BETWEEN, language).join(labels)
+        instruction = template_for(self.instruction_prompts, language).text(labels=names, text=plain)
         draft = Draft((Message("user", instruction), Message("assistant", answer)) if plain else (), tags)
-        reason = self.refuse(plain, label, reply.finish)
+        reason = self.refusal(plain, label, reply.finish)
         if any(tokens(text) == tokens(self._text_of(parent)) for parent in parents):
             reason = reason or "text repeats a seed"
         if reason is None and self.task == "entities":
@@ -311,43 +313,40 @@ class Targeted(Method):
             del drawn["near_miss"]
         return {name: value for name, value in drawn.items() if value}
 
-    def _begun(self, tags: Mapping[str, str], parents: Sequence[Sample]) -> tuple[Message, str]:
+    def _begun(self, tags: Mapping[str, str], parents: Sequence[Sample]) -> Prompt:
         """Return what the user asks, and how the model's turn begins: seeds of the label, then what is wanted."""
-        language = tags["language"]
-        about = self.about or prompt_for(ABOUT, language)
-        asked = fill(prompt_for(self.write_prompts, language), about=about, labels=self._explained(language))
-        detail, head = DETAIL.get(language, DETAIL["en"]), prompt_for(self.text_prompts, language)
+        language, label, lines = tags["language"], tags["label"], ""
+        template, detail = template_for(self.write_prompts, language), for_language(DETAIL, language)
         per_word = CHARS_PER_WORD.get(language, 1.0)
-        lines = []
         for text in map(self._text_of, parents):
             plain = (marks.read(text, self.labels) or (text, ()))[0]
             words = round(num_words(plain) * per_word)
-            lines.append(f"{fill(head, label=tags['label'], words=words, details='')} {text}\n")
+            lines += f"{template.lead(label=label, words=words, details='')} {text}\n"
         details = "".join(detail[name].format(tags[name]) for name in detail if name in tags)
-        words = round(int(tags["length"]) * per_word)
-        lines.append(fill(head, label=tags["label"], words=words, details=details))
-        return Message("user", asked), "".join(lines)
+        words, about = round(int(tags["length"]) * per_word), self.about or for_language(ABOUT, language)
+        known = {"about": about, "labels": self._explained(language), "label": label}
+        return template.begin("", lines, **known, words=words, details=details)
 
     def _text_of(self, seed: Sample) -> str:
         """Return the text of a seed on one line, with its marks where they are wanted."""
         text = seed.instruction if self.task == "classification" else marks.of_seed(seed, self.labels) or ""
-        return " ".join(text.split())
+        return one_line(text)
 
     def _explained(self, language: str) -> str:
-        shown = (prompt_for(EXPLAINED, language).format(*pair) if pair[1] else pair[0] for pair in self.labels.items())
-        return prompt_for(BETWEEN, language).join(shown)
+        form = for_language(EXPLAINED, language)
+        shown = (form.format(*pair) if pair[1] else pair[0] for pair in self.labels.items())
+        return for_language(BETWEEN, language).join(shown)
 
-    def refuse(self, text: str, label: str, finish: str) -> str | None:
+    def refusal(self, text: str, label: str, finish: str) -> str | None:
         """Return why a text is dropped at once, or None."""
         words, named = num_words(text), _within(label, tokens(text))
-        rules: Mapping[str, bool] = {
-            finish: finish.startswith("error"),
-            "text cut off": finish in ("length", "repetition"),
+        rules = {
+            **cut_off(finish, "text"),
             "text too short": words < self.min_words,
             "text too long": words > self.max_words,
             "text names its label": named and not self.label_words and self.task == "classification",
         }
-        return next((reason for reason, holds in rules.items() if holds), None)
+        return refuse(rules)
 
     # -- the check ------------------------------------------------------------------------------------------------
 
@@ -366,9 +365,9 @@ class Targeted(Method):
         return replace(draft, scores={**draft.scores, "label_confidence": least}, dropped=reason)
 
     def _check(self, language: str, shown: Iterable[Case]) -> LabelCheck:
-        choices = (*self.labels, *([prompt_for(OTHER, language)] if len(self.labels) == 1 else []))
-        prompt = fill(prompt_for(self.check_prompts, language), labels=self._explained(language))
-        return LabelCheck(language, prompt, choices, tuple(case for case in shown if case.language == language))
+        choices = (*self.labels, *([for_language(OTHER, language)] if len(self.labels) == 1 else []))
+        template, cases = template_for(self.check_prompts, language), (c for c in shown if c.language == language)
+        return LabelCheck(language, template, choices, self._explained(language), tuple(cases))
 
 
 def _known(ask: Ask) -> Known:

@@ -7,59 +7,44 @@ ABOUT = {"en": "short texts", "zh": "短文本"}
 WRITE = {
     "en": (
         "Write {about} for a data set, one a line. Before each stands its label, its length, and how it is to be. "
-        "The labels: {labels}."
+        "The labels: {labels}.\n---\n{label}, {words} words{details}:"
     ),
-    "zh": "请为一个数据集撰写{about}，每行一条。每条前面写明标签、长度和要求。标签有：{labels}。",
+    "zh": (
+        "请为一个数据集撰写{about}，每行一条。每条前面写明标签、长度和要求。标签有：{labels}。\n---\n"
+        "{label}，{words}字{details}："
+    ),
 }
-TEXT = {
-    "en": "{label}, {words} words{details}:",
-    "zh": "{label}，{words}字{details}：",
-}
+"""Texts, one a line, by language; so are those that begin the model's turn."""
 INSTRUCTION = {
     "en": "Which label fits this text: {labels}?\n\n{text}",
     "zh": "下面这段文本属于哪一类：{labels}？\n\n{text}",
 }
 CHECK = {
-    "en": "Say of each text which label fits it. The labels are: {labels}.",
-    "zh": "请判断每条文本属于哪个标签。标签有：{labels}。",
+    "en": "Say of each text which label fits it. The labels are: {labels}.\n---\nText: {text}\nLabel: ",
+    "zh": "请判断每条文本属于哪个标签。标签有：{labels}。\n---\n文本：{text}\n标签：",
 }
 WRITE_MARKED = {
     "en": (
         "Write {about} for a data set, one a line. Every mention of a kind is marked as [words](kind). Before each "
-        "stands a kind that is in it, its length, and how it is to be. The kinds: {labels}."
+        "stands a kind that is in it, its length, and how it is to be. The kinds: {labels}.\n---\n"
+        "with {label}, {words} words{details}:"
     ),
     "zh": (
         "请为一个数据集撰写{about}，每行一条。凡是提到下列类别的词语，都标注为[词语](类别)。"
-        "每条前面写明其中的一个类别、长度和要求。类别有：{labels}。"
+        "每条前面写明其中的一个类别、长度和要求。类别有：{labels}。\n---\n含{label}，{words}字{details}："
     ),
-}
-TEXT_MARKED = {
-    "en": "with {label}, {words} words{details}:",
-    "zh": "含{label}，{words}字{details}：",
 }
 INSTRUCTION_MARKED = {
     "en": "List every mention of {labels} in this text as JSON with text, label, start and end.\n\n{text}",
     "zh": "请找出下面文本中的所有{labels}，用JSON列出text、label、start和end。\n\n{text}",
 }
 CHECK_MARKED = {
-    "en": "Say of the words in each text of which kind they are. The kinds are: {labels}.",
-    "zh": "请判断每条文本中的词语属于哪个类别。类别有：{labels}。",
+    "en": (
+        "Say of the words in each text of which kind they are. The kinds are: {labels}.\n---\n"
+        "Text: {text}\nWords: {words}\nLabel: "
+    ),
+    "zh": "请判断每条文本中的词语属于哪个类别。类别有：{labels}。\n---\n文本：{text}\n词语：{words}\n标签：",
 }
-PROMPTS = {
-    "classification": {
-        "write_prompts": WRITE,
-        "text_prompts": TEXT,
-        "instruction_prompts": INSTRUCTION,
-        "check_prompts": CHECK,
-    },
-    "entities": {
-        "write_prompts": WRITE_MARKED,
-        "text_prompts": TEXT_MARKED,
-        "instruction_prompts": INSTRUCTION_MARKED,
-        "check_prompts": CHECK_MARKED,
-    },
-}
-"""The prompts of each task, by field and language."""
 DETAIL = {
     "en": {"style": ", {0}", "difficulty": ", {0}", "near_miss": ", easily taken for {0}"},
     "zh": {"style": "，{0}", "difficulty": "，{0}", "near_miss": "，容易误认为{0}"},

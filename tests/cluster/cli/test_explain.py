@@ -35,6 +35,15 @@ def test_every_section_step_and_setting_is_explained() -> None:
         assert all(len(line) <= explain.WIDTH + 40 for line in explain.lines(path)), path
 
 
+@pytest.mark.parametrize("path", ["generate.filters.judge.prompts", "generate.evol_instruct.complicate_prompts"])
+def test_templates_are_shown_as_toml_that_reads_as_the_default(path: str) -> None:
+    where, one = explain.find(path)
+    assert one is not None and {"en", "zh"} <= one.texts.keys()
+    said = "\n".join(explain.lines(path))
+    shown = said[said.index(f"{one.name}.en = ") : said.index("Source of")]
+    assert tomllib.loads(shown)[one.name] == one.texts == getattr(explain.example_of(where.kind), one.name)
+
+
 def test_a_setting_shows_type_bounds_default_meaning_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "generate.filters.judge.min_score"]) == 0
     said = capsys.readouterr().out

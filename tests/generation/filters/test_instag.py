@@ -10,7 +10,7 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Verdict
-from gristmill.generation.filters.instag import TAGGED, Instag, intents, schema
+from gristmill.generation.filters.instag import PROMPTS, Instag, intents, schema
 from tests.fakes import ScriptedAsk
 
 EN, ZH = ("Name a river in Asia.", "The Mekong."), ("用一句话介绍长江。", "长江是中国最长的河。")
@@ -92,13 +92,13 @@ def test_the_schema_takes_so_many_short_names_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_shown_intents_are_what_the_model_is_held_to(language: str) -> None:
-    shown = [line for line in TAGGED[language].splitlines() if line.startswith("{") and "intents" in line]
+    shown = [line for line in PROMPTS[language].splitlines() if line.startswith("{") and "intents" in line]
     assert len(shown) == 7
     for line in shown:
         jsonschema.validate(json.loads(line), json.loads(schema(6)))
         assert intents(line) == json.loads(line)["intents"], "in the form that is stored"
     assert len({len(json.loads(line)["intents"]) for line in shown}) >= 4, "few and many"
-    assert is_chinese(TAGGED[language]) == (language == "zh")
+    assert is_chinese(PROMPTS[language]) == (language == "zh")
 
 
 def test_a_recipe_brings_its_own_prompts() -> None:

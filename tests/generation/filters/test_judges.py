@@ -12,9 +12,10 @@ from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Filter, Verdict
 from gristmill.generation.filters import AnyFilter
 from gristmill.generation.filters.judge.filter import Judge, asked
-from gristmill.generation.filters.judge.rubrics import ASKS, GRADED, Rubric
+from gristmill.generation.filters.judge.rubrics import PROMPTS, Rubric
 from gristmill.generation.filters.pairwise import Pairwise
 from gristmill.generation.filters.toxicity import Toxicity
+from gristmill.generation.prompting.template import parse
 from tests.fakes import ScriptedAsk
 
 REFUSED = Reply("", "error: prompt has 9000 tokens, must be below 2048", 9000, 0)
@@ -35,28 +36,28 @@ def judged(step: Filter, what: Sample, *replies: Reply | str) -> tuple[Verdict, 
     return asyncio.run(step.judge(what, ask)), ask
 
 
-@pytest.mark.parametrize("rubric", list(ASKS))
+@pytest.mark.parametrize("rubric", list(PROMPTS))
 @pytest.mark.parametrize("turns", [EN, ZH])
 def test_every_rubric_has_its_prompt_its_shots_and_its_score(rubric: Rubric, turns: tuple[str, str]) -> None:
     language = "zh" if turns is ZH else "en"
     verdict, ask = judged(Judge(rubric=rubric), sample(*turns), chosen({"3": 0.5, "4": 0.5}))
     assert verdict == Verdict({"judge" if rubric == "quality" else rubric: 3.5})
     (messages, settings) = ask.asked[0]
-    assert messages == (Message("user", ASKS[rubric][language]),)
+    assert messages == (Message("user", parse(PROMPTS[rubric][language]).ask),)
     assert settings["choices"] == tuple("012345" if rubric == "additive" else "12345")
-    assert settings["prefix"].count("\n\n") == len(GRADED[rubric][language]) >= 8
+    assert settings["prefix"].count("\n\n") == PROMPTS[rubric][language].count("\n\n") >= 8
     assert (turns[1] in settings["prefix"]) == (rubric != "complexity")
     assert settings["prefix"].endswith("分数：" if language == "zh" else "Grade: ")
 
 
-@pytest.mark.parametrize("rubric", list(GRADED))
+@pytest.mark.parametrize("rubric", list(PROMPTS))
 def test_shots_are_in_their_language_and_use_the_whole_scale(rubric: Rubric) -> None:
-    for language, shots in GRADED[rubric].items():
-        assert {is_chinese(shot.instruction) for shot in shots} == {language == "zh"}
-        assert {is_chinese(shot.reason) for shot in shots} == {language == "zh"}
-        assert {shot.grade for shot in shots} <= set(range(6 if rubric == "additive" else 1, 6)) | set(range(6))
-        assert max(shot.grade for shot in shots) == 5
-        assert min(shot.grade for shot in shots) == (0 if rubric == "additive" else 1)
+    for language, text in PROMPTS[rubric].items():
+        shots = [shot.splitlines() for shot in parse(text).shots.strip().split("\n\n")]
+        assert {len(lines) for lines in shots} == {3 if rubric == "complexity" else 4}
+        assert {is_chinese(line) for lines in shots for line in (lines[0], lines[-2])} == {language == "zh"}
+        grades = {int(lines[-1][-1]) for lines in shots}
+        assert max(grades) == 5 and min(grades) == (0 if rubric == "additive" else 1)
 
 
 def test_a_low_grade_drops_and_says_by_which_rubric() -> None:
@@ -109,14 +110,18 @@ def test_a_recipe_sets_rubric_votes_prompts_and_shots() -> None:
     recipe = {
         "kind": "judge",
         "rubric": "complexity",
-        "graded": {"en": [["Name a fruit", "", 1], ["Prove it", "", 5, "Hard."]]},
+        "prompts": {"en": "How hard?\n---\nName a fruit: 1\n\nProve it: 3\n\n{instruction}: {grade:1|2|3}"},
     }
     step: object = TypeAdapter(AnyFilter).validate_python(recipe)
     assert isinstance(step, Judge) and step.score == "complexity"
-    assert step.rubrics == ASKS["complexity"] and step.graded["en"][1].reason == "Hard."
+    verdict, ask = judged(step, sample(*EN), chosen({"1": 0.5, "3": 0.5}))
+    assert verdict.scores == {"complexity": 2.0} and ask.asked[0][1]["choices"] == ("1", "2", "3")
+    assert ask.asked[0][1]["prefix"] == "Name a fruit: 1\n\nProve it: 3\n\nWhy is the sky blue?: "
     assert step.fingerprint() != Judge(rubric="complexity").fingerprint() != Judge().fingerprint()
     with pytest.raises(ValidationError, match="rubric"):
         TypeAdapter(AnyFilter).validate_python({"kind": "judge", "rubric": "beauty"})
+    with pytest.raises(ValidationError, match=r"lacks \{reason\}"):
+        TypeAdapter(AnyFilter).validate_python({**recipe, "votes": 2})
 
 
 def pair(first: float, second: float) -> tuple[Reply, Reply]:

@@ -66,12 +66,12 @@ def test_chinese_labels_have_no_blank_and_a_known_label_is_gold() -> None:
 def test_leaning_is_divided_out_as_in_calibrate_before_use() -> None:
     """Section 5 of the paper: q = W p with W = diag(p of a content-free text)^-1, then normalised."""
     empty = [choice(good=0.8, bad=0.2)] * len(EMPTY)
-    draft, ask = drafted(label(calibrate=True), REVIEW, *empty, choice(good=0.6, bad=0.4))
+    draft, ask = drafted(label(calibrate=True), REVIEW, choice(good=0.6, bad=0.4), *empty)
     good, bad = 0.6 / 0.8, 0.4 / 0.2
     assert draft.tags["label"] == "bad"
     assert draft.scores["confidence"] == pytest.approx(bad / (good + bad))
-    assert [settings.get("shared", False) for _, settings in ask.asked] == [True] * len(EMPTY) + [False]
-    assert EMPTY[0] in ask.asked[0][0][0].content
+    assert [settings.get("shared", False) for _, settings in ask.asked] == [False] + [True] * len(EMPTY)
+    assert EMPTY[0] in ask.asked[1][0][0].content
 
 
 def test_labelled_seeds_are_shown_by_turns_and_in_the_language_of_the_text() -> None:
@@ -287,7 +287,8 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None
 
 def test_prompts_follow_the_form_unless_they_are_given() -> None:
     assert Annotate(form="summary").prompts["en"].startswith("Summarise")
-    assert Annotate(form="summary", prompts={"en": "Short, {words}!"}).prompts == {"en": "Short, {words}!"}
+    own = {"en": "Short, {words}!\n---\n{text} ->"}
+    assert Annotate(form="summary", prompts=own).prompts == own
     assert isinstance(label().annotators[0], Annotator)
 
 

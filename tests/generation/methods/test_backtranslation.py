@@ -9,7 +9,7 @@ import pytest
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.generation.contracts import Draft, Snapshot
-from gristmill.generation.methods.backtranslation import GRADES, Backtranslation, segments
+from gristmill.generation.methods.backtranslation import Backtranslation, segments
 from tests.fakes import ScriptedAsk
 
 RIVER = "The Danube rises in the Black Forest and ends in a wide delta on the Black Sea."
@@ -27,7 +27,7 @@ def seed(answer: str, language: str = "en") -> Sample:
 
 
 def grades(*chances: float) -> Reply:
-    return Reply("3", "stop", 9, 1, dict(zip(GRADES, chances, strict=True)))
+    return Reply("3", "stop", 9, 1, dict(zip("12345", chances, strict=True)))
 
 
 def drafts(method: Backtranslation, parent: Sample, *replies: Reply | str) -> tuple[list[Draft], ScriptedAsk]:

@@ -10,8 +10,8 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.evol_instruct.method import OPERATIONS, SORRY_WORDS, EvolInstruct, failure
-from gristmill.generation.methods.evol_instruct.prompts import VERDICTS
-from gristmill.generation.prompting.fewshot import begin_answer, flat
+from gristmill.generation.methods.evol_instruct.prompts import COMPARE
+from gristmill.generation.prompting.template import parse
 from tests.fakes import ScriptedAsk
 
 
@@ -26,7 +26,7 @@ ERROR = Reply("", "error: prompt has 9000 tokens", 0, 0)
 
 
 def verdict(equal: float, language: str = "en") -> Reply:
-    same, other = VERDICTS[language]
+    same, other = parse(COMPARE[language]).choices("verdict")
     return Reply(same if equal > 0.5 else other, "stop", 9, 1, {same: equal, other: 1 - equal})
 
 
@@ -115,7 +115,7 @@ def test_no_answer_is_asked_for_where_the_model_sees_no_gain(of: Sample) -> None
     language = of.tags["language"]
     whole, ask = answered(EvolInstruct(), of, "Something else.", verdict(0.6, language))
     _, settings = ask.asked[0]
-    assert len(ask.asked) == 1 and settings["choices"] == VERDICTS[language]
+    assert len(ask.asked) == 1 and settings["choices"] == parse(COMPARE[language]).choices("verdict")
     assert f"{of.instruction}\n" in settings["prefix"] and "Something else." in settings["prefix"]
     assert whole.dropped == "evol_instruct: no information gain"
     assert whole.scores == pytest.approx({"gain": 0.4})
@@ -188,11 +188,3 @@ def test_languages_and_lengths_of_parents_can_be_asked_for() -> None:
     assert all(only.draw(pools, n, Random(n)) == (HAN,) for n in range(20))
     nothing = EvolInstruct(languages=("de",)).draw(pools, 0, Random(0))
     assert len(nothing) == 1 and nothing[0] in seeds
-
-
-def test_a_template_is_the_users_turn_and_how_the_reply_begins() -> None:
-    messages, prefix = begin_answer("Do {what}.\n---\nGiven: {text}\nDone: ", what="it", text="a\n---\nb {what}")
-    assert messages == (Message("user", "Do it."),)
-    assert prefix == "Given: a\n---\nb {what}\nDone: "
-    assert begin_answer("Do {what}.", what="that") == ((Message("user", "Do that."),), "")
-    assert flat(" a \n\n \nb") == "a\nb"

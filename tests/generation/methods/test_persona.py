@@ -12,7 +12,7 @@ from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.persona import Persona, Seen, Used
-from gristmill.generation.prompting.choices import stripped
+from gristmill.generation.prompting.replies import stripped
 from tests.fakes import ScriptedAsk
 
 ENGLISH = Sample("e", (Message("user", "How do I bake rye bread?"), Message("assistant", "Slowly.")))
@@ -169,7 +169,7 @@ def test_bad_persons_are_dropped(reply: Reply, reason: str) -> None:
     ],
 )
 def test_requests_are_validated(text: str, finish: str, reason: str | None) -> None:
-    assert Persona().refuse(text, finish) == reason
+    assert Persona().refusal(text, finish) == reason
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_the_model_continues_the_list_in_its_language(seeds: list[Sample], says:
     ],
 )
 def test_instructions_obey_the_rules_of_the_paper(text: str, finish: str, reason: str | None) -> None:
-    assert SelfInstruct().refuse(text, finish) == reason
+    assert SelfInstruct().refusal(text, finish) == reason
 
 
 @pytest.mark.parametrize(

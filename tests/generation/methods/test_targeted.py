@@ -13,7 +13,9 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.targeted.method import Known, Targeted
+from gristmill.generation.methods.targeted.prompts import CHECK, CHECK_MARKED
 from gristmill.generation.prompting.label_check import Case, LabelCheck
+from gristmill.generation.prompting.template import parse
 from tests.fakes import ScriptedAsk
 
 FILMS = Targeted(labels={"good": "the writer liked it", "bad": "the writer did not"}, near_miss=0.0, tries=1)
@@ -172,14 +174,17 @@ def test_the_check_begins_with_as_many_texts_of_each_label() -> None:
 
 def test_the_bias_of_the_check_is_what_it_says_of_random_words_of_the_shown_texts() -> None:
     shown = (Case("en", "Fine warm film", "", "good"), Case("en", "Dull film", "", "bad"))
-    check, ask = LabelCheck("en", "Which?", ("bad", "good"), shown), ScriptedAsk(*[GOOD, EVEN] * 10)
+    check = LabelCheck("en", parse(CHECK["en"]), ("bad", "good"), shown=shown)
+    ask = ScriptedAsk(*[GOOD, EVEN] * 10)
     assert asyncio.run(check.prior(ask)) == pytest.approx({"good": 2 / 3, "bad": 1 / 3})
     asked = [settings["prefix"].removesuffix("\nLabel: ").rsplit("Text: ", 1)[1] for _, settings in ask.asked]
     assert len(asked) == 20 and len(set(asked)) > 4
     assert {len(text.split()) for text in asked} == {2}
     assert {word for text in asked for word in text.split()} == {"fine", "warm", "film", "dull"}
-    assert asyncio.run(LabelCheck("en", "Which?", ("bad", "good"), shown[:1]).prior(ScriptedAsk())) == {}
-    chinese = LabelCheck("zh", "哪个？", ("坏", "好"), (Case("zh", "菜很香", "", "好"), Case("zh", "菜很咸", "", "坏")))
+    few = LabelCheck("en", parse(CHECK["en"]), ("bad", "good"), shown=shown[:1])
+    assert asyncio.run(few.prior(ScriptedAsk())) == {}
+    cases = (Case("zh", "菜很香", "", "好"), Case("zh", "菜很咸", "", "坏"))
+    chinese = LabelCheck("zh", parse(CHECK["zh"]), ("坏", "好"), shown=cases)
     asyncio.run(chinese.prior(ask := ScriptedAsk(*[chances(好=0.5, 坏=0.5)] * 20)))
     assert len(ask.asked[0][1]["prefix"].removesuffix("\n标签：").rsplit("文本：", 1)[1]) == 3
 
@@ -187,7 +192,7 @@ def test_the_bias_of_the_check_is_what_it_says_of_random_words_of_the_shown_text
 def test_the_bias_for_entities_asks_for_the_words_of_each_label_alike() -> None:
     shown = (Case("en", "Ann left Rome", "Rome", "city"), Case("en", "Ann left Rome", "Ann", "person"))
     ask = ScriptedAsk(*[chances(city=0.5, person=0.5)] * 20)
-    asyncio.run(LabelCheck("en", "Which?", ("city", "person"), shown).prior(ask))
+    asyncio.run(LabelCheck("en", parse(CHECK_MARKED["en"]), ("city", "person"), shown=shown).prior(ask))
     asked = [settings["prefix"].removesuffix("\nLabel: ").rsplit("Text: ", 1)[1] for _, settings in ask.asked]
     assert Counter(text.rsplit("\nWords: ", 1)[1] for text in asked) == {"Rome": 10, "Ann": 10}
     assert all(text.rsplit("\nWords: ", 1)[1] in text.split("\n")[0] for text in asked)
@@ -251,10 +256,10 @@ def test_texts_are_validated_before_they_are_checked(reply: Reply, reason: str) 
 
 
 def test_a_label_of_chinese_characters_is_found_in_a_text() -> None:
-    assert DISHES.refuse("必须给个好评，下次还来", "好评", "stop") == "text names its label"
-    assert DISHES.refuse("味道好，评价也高", "好评", "stop") == "text names its label"  # punctuation is no word
-    assert DISHES.refuse("送得很快，味道不错", "好评", "stop") is None
-    assert DISHES.model_copy(update={"label_words": True}).refuse("必须给个好评，下次还来", "好评", "stop") is None
+    assert DISHES.refusal("必须给个好评，下次还来", "好评", "stop") == "text names its label"
+    assert DISHES.refusal("味道好，评价也高", "好评", "stop") == "text names its label"  # punctuation is no word
+    assert DISHES.refusal("送得很快，味道不错", "好评", "stop") is None
+    assert DISHES.model_copy(update={"label_words": True}).refusal("必须给个好评，下次还来", "好评", "stop") is None
 
 
 def test_it_works_without_seeds_and_still_in_turn() -> None:

@@ -1,0 +1,59 @@
+"""Replies, read: lists and JSON out of them, texts on one line, quotes taken off, and the reason why one is dropped."""
+
+import json
+import re
+from collections.abc import Mapping
+
+_HAN = "一二三四五六七八九十"
+_ENTRY = re.compile(rf"^\s*(?:[-*•]|\(?\d+[.)、:：]|[（(][{_HAN}]+[)）]|[{_HAN}]+、)\s*(.*)$")
+_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "「": "」", "*": "*"}
+"""Quotes, and what closes each."""
+
+
+def refuse(rules: Mapping[str, bool]) -> str | None:
+    """Return the first reason that holds, or None."""
+    return next((reason for reason, holds in rules.items() if holds), None)
+
+
+def cut_off(finish: str, what: str) -> dict[str, bool]:
+    """Return the rules on how a reply ended: with an error, or before it was whole."""
+    return {finish: finish.startswith("error"), f"{what} cut off": finish in ("length", "repetition")}
+
+
+def flat(text: str) -> str:
+    """Return a text without blank lines, which end a case of a list."""
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, with single blanks."""
+    return " ".join(text.split())
+
+
+def stripped(text: str, marker: str = "") -> str:
+    """Return a reply without the marker where the model says it once more, and without quotes around the whole."""
+    text = text.strip()
+    if text.lower().startswith(marker.lower()):
+        text = text[len(marker) :].strip()
+    close = _QUOTES.get(text[:1])
+    whole = close is not None and len(text) > 1 and text[-1] == close and not {text[0], close} & set(text[1:-1])
+    return text[1:-1].strip() if whole else text
+
+
+def entries(text: str) -> list[str]:
+    """Return the entries of a bulleted or numbered list, Chinese numbers too; plain lines where nothing is marked."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    marked = [found[1].strip() for line in lines if (found := _ENTRY.match(line))]
+    return [entry for entry in (marked or lines) if entry]
+
+
+def json_in(text: str) -> object | None:
+    """Return the first JSON object or array that is in a text, or None."""
+    decoder = json.JSONDecoder()
+    for found in re.finditer(r"[\[{]", text):
+        try:
+            value: object = decoder.raw_decode(text, found.start())[0]
+        except (ValueError, RecursionError):
+            continue
+        return value
+    return None
