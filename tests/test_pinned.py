@@ -33,7 +33,7 @@ KNOWN = Path(__file__).parent / "pinned.json"
 MOVED: dict[str, str] = {
     "c1345787e12e2ec92aa6d7276bfa9186": "e6f730c077096623e1c764c09ecc8300",  # method self_instruct
     "b4ff4e082a6debd9fa01918e01130856": "9f029f2ae85a8d002fe2fd26ce457a39",  # method evol_instruct
-    "95f65d59754f17c9d6a495edc896511a": "b52f5839a145979f794ffa48faaa1c00",  # method magpie
+    "95f65d59754f17c9d6a495edc896511a": "72c9d08bdb2e7d42c2be4c0d207513fc",  # method magpie
     "98c57be81325e9fc32e4f3e77b129557": "6fff29f7a8244af386cd7fb6dc265757",  # method augment
     "3115cb32142f049e588a5afb695932d2": "3e3a898285247a3380bedbc32d907ae4",  # method retrieve
     "79c592bdac1a2328fa4846fbdfb127ed": "1f9082836a1fef9a53b81bfe4cb2cddd",  # method backtranslation
@@ -47,7 +47,7 @@ MOVED: dict[str, str] = {
     "9b2ccdbe266d270bf4f8940a8340ba64": "c200368fb8d4869a4365550615431060",  # evol_instruct.generate
     "32a403e06e3b250efdc09bdc0986307e": "5aab7ee3a0e37445cde1762e304c4dfb",  # filters.generate
     "f2a539c08b481f832614cc052cf14467": "4aeb99545be104b4966ee275a38a3478",  # grounded.generate
-    "20b11fe2e0c0a99444e7490fd78f1b4c": "7a3f73fc8e4aeddc4dcb59d25dd28ecc",  # magpie.generate
+    "20b11fe2e0c0a99444e7490fd78f1b4c": "13574819f6b54e1c4915069c8f657607",  # magpie.generate
     "0dacf371d53cc93678f3e969e572733d": "0d9284f398f802b1254a286fb902f7f6",  # quickstart.generate
     "6455567b9179cb869ce27dfd8fcc8367": "d64da7e5baff1ab33ed0b5977c353547",  # respond.generate
     "f42e85272d4b9523d63a7dcb52b1c5af": "43a6825d50a074252f18a6fac5f84c30",  # retrieve.generate

@@ -70,8 +70,9 @@ REQUEST = "\n".join(
 )
 RATE = {
     "en": write(
-        "Rate each request to an assistant. Quality says how clear, specific and complete it is: {qualities}. "
-        "Difficulty says how much knowledge and thought it takes: {difficulties}. Category is one of: {categories}.",
+        "Rate each request to an assistant. Quality says how clear, specific and complete it is: "
+        f"{', '.join(QUALITIES)}. Difficulty says how much knowledge and thought it takes: {', '.join(DIFFICULTIES)}. "
+        f"Category is one of: {', '.join(CATEGORIES)}.",
         REQUEST,
         ("Name the three largest rivers in Africa and the sea that each flows into.", "good", "easy", CATEGORIES[0]),
         ("asdf the the what it", "very poor", "very easy", CATEGORIES[11]),
@@ -95,8 +96,8 @@ RATE = {
         ("Plan a week of training for somebody who wants to run 10 km in May.", "good", "medium", CATEGORIES[2]),
     ),
     "zh": write(
-        "请评价下面每条提给智能助手的请求。Quality表示是否清楚、具体、完整：{qualities}。"
-        "Difficulty表示需要多少知识和思考：{difficulties}。Category是下列之一：{categories}。",
+        f"请评价下面每条提给智能助手的请求。Quality表示是否清楚、具体、完整：{', '.join(QUALITIES)}。"
+        f"Difficulty表示需要多少知识和思考：{', '.join(DIFFICULTIES)}。Category是下列之一：{', '.join(CATEGORIES)}。",
         REQUEST,
         ("说出非洲最长的三条河，并说明各自流入哪片海。", "good", "easy", CATEGORIES[0]),
         ("的的啊什么那个", "very poor", "very easy", CATEGORIES[11]),
@@ -121,7 +122,6 @@ RATE = {
     ),
 }
 """Quality, difficulty and category of a request, by language."""
-LISTED = {"qualities": "quality", "difficulties": "difficulty", "categories": "category"}
 ENDS_OPEN = (":", "：")
 
 
@@ -178,12 +178,8 @@ class Magpie(Method):
     """Whether the tags are calibrated by what the model says of an empty request."""
     follow_prompts: Annotated[Prompts, slots()] = by_language(FOLLOW)
     """System prompts for the user's later turns, by language."""
-    rate_prompts: Annotated[
-        Prompts,
-        slots("request", may=("qualities", "difficulties", "categories"), quality=SOME, difficulty=SOME, category=SOME),
-    ] = by_language(RATE)
-    """Templates by language: quality, difficulty and category of a request. `{qualities}` are the words of the first,
-    from the worst to the best, and so on."""
+    rate_prompts: Annotated[Prompts, slots("request", quality=SOME, difficulty=SOME, category=SOME)] = by_language(RATE)
+    """Templates by language: quality, difficulty and category of a request; the words of the first from the worst."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -265,8 +261,7 @@ class Magpie(Method):
     async def _tagged(self, draft: Draft, text: str, ask: Ask) -> Draft:
         """Return the draft with its tags, dropped when its quality is not wanted; the quality is asked for first."""
         language, tags, scores = draft.tags["language"], dict(draft.tags), dict(draft.scores)
-        template = template_for(self.rate_prompts, language)
-        known = {name: ", ".join(template.choices(one)) for name, one in LISTED.items()}
+        template, known = template_for(self.rate_prompts, language), dict[str, str]()
         asked = [*(["quality"] if self.qualities else []), *(["difficulty", "category"] if self.tag else [])]
         for name in asked:
             prompt, empty = (

@@ -27,7 +27,7 @@ from gristmill.generation.methods.augment.prompts import (
 )
 from gristmill.generation.methods.augment.synonyms import synonyms
 from gristmill.generation.methods.augment.wordplay import Piece
-from gristmill.generation.prompting.choices import choose
+from gristmill.generation.prompting.label_check import Case, LabelCheck
 from gristmill.generation.prompting.replies import cut_off, refuse
 from gristmill.generation.prompting.template import (
     Prompt,
@@ -277,9 +277,9 @@ class Augment(EachInput):
             [s for s in known.get(label, ()) if s.id != source.sample.id][: self.shots] for label in self.labels
         ]
         rows = [label[n] for n in range(self.shots) for label in by_label if n < len(label)]
-        shots = "".join(template.shot(label_of(row), text=row.instruction) for row in rows)
-        prompt = template.begin("", shots, text=text, labels=", ".join(self.labels))
-        return await choose(ask, Prompt(**prompt, choices=self.labels), max_tokens=16)
+        shown = tuple(Case(source.language, row.instruction, "", label_of(row)) for row in rows)
+        check = LabelCheck(source.language, template, self.labels, ", ".join(self.labels), shown)
+        return await check.chances(text, "", ask, None)
 
     def _labelled(self, source: "_Source", draft: Draft, reply: Reply) -> Draft:
         label = label_of(source.sample)
