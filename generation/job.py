@@ -14,7 +14,7 @@ from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding, OpenEncoder, open_embedding
-from gristmill.cluster.models.engine import Engine, resources
+from gristmill.cluster.models.engine import Engine, engine_need
 from gristmill.cluster.store.store import Store
 from gristmill.generation.contracts import EachInput, Filter, HistoryFilter, Method, Snapshot
 from gristmill.generation.engines.actors import OpenEngine, open_engine
@@ -148,9 +148,9 @@ class Generate(Job):
         expected, wanted = self._wanted_of(store, work)
         local = [engine for engine in (self.engine, *self.engines.values()) if not engine.endpoint]
         actors = sum(engine.actors for engine in local)
-        each = [resources(engine, actors) for engine in local]
+        each = [engine_need(engine, actors) for engine in local]
         plan = Plan(self.name, work.output, samples=expected, actors=self.engine.actors)
-        plan.cpus, plan.gpus = (max((need[which] for need in each), default=0.0) for which in (0, 1))
+        plan.cpus, plan.gpus = max((n.cpus for n in each), default=0.0), max((n.gpus for n in each), default=0.0)
         plan.shards = -(-expected // self._size(expected))
         plan.tokens = expected * TOKENS_PER_DRAFT
         plan.kept = round(expected * min(1.0, self.prior)) if self.target == "all" else self.target

@@ -21,9 +21,10 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
-from gristmill.cluster.runtime import deaths, session
+from gristmill.cluster.runtime import deaths
 from gristmill.cluster.runtime.log import tail
 from gristmill.cluster.runtime.progress import Bar
+from gristmill.cluster.runtime.resources import need_of, require
 from gristmill.cluster.store.store import Shard, Store, file_shard
 from gristmill.training import checkpoint
 from gristmill.training.data import prepare as data
@@ -100,8 +101,8 @@ class Train(TrainSettings, Job):
         folder = run.store.folder(work.output)
         self._require_same_world(folder)
         base = models.local(self.model)
-        gpus = self._gpus()
-        session.require("train.workers", self.workers * self.cpus_per_worker, self.workers * gpus)
+        each = need_of(self.cpus_per_worker, self.gpus_per_worker)
+        require("train.workers", [each] * self.workers)
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
         with run.screen.bar("train: packing"):
             packed = data.prepare(run.store, work.output, work.inputs["samples"], base, self)
@@ -110,7 +111,7 @@ class Train(TrainSettings, Job):
         cut = Batching(
             self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * self.workers), self.workers
         )
-        plan = loop.WorkerPlan(self, run.store, work.output, base, steps, cut, gpus > 0, run.logs)
+        plan = loop.WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs)
         _fit(self, plan, run, folder)
         journal = loop.read_journal(folder / loop.METRICS)
         figures = replace(
@@ -122,13 +123,6 @@ class Train(TrainSettings, Job):
         run.ledger.append("shard_done", job=self.name, shard=MERGED, rows=packed.samples, kept=packed.samples,
                           seconds=figures.seconds)  # fmt: skip
         return figures
-
-    def _gpus(self) -> float:
-        import ray
-
-        if self.gpus_per_worker is not None:
-            return self.gpus_per_worker
-        return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
 
     def _require_same_world(self, folder: Path) -> None:
         found = checkpoint.newest(folder / checkpoint.FOLDER)
@@ -206,13 +200,13 @@ def _train_workers(job: Train, plan: loop.WorkerPlan, folder: Path, errors: list
 
     from gristmill.training.loop.rendezvous import Rendezvous
 
-    resources = {"CPU": job.cpus_per_worker, **({"GPU": job._gpus()} if plan.gpu else {})}
+    gpu = plan.need.gpus > 0
     trainer = TorchTrainer(
         loop.work,
         train_loop_config={"course": plan},
-        torch_config=Rendezvous(backend="nccl" if plan.gpu else "gloo"),
+        torch_config=Rendezvous(backend="nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=job.workers, use_gpu=plan.gpu, resources_per_worker=resources
+            num_workers=job.workers, use_gpu=gpu, resources_per_worker=plan.need.bundle()
         ),
         run_config=ray.train.RunConfig(
             name=f"try-{time.time_ns()}",

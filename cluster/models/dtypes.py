@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.models import names as models
@@ -86,21 +86,6 @@ def suit_slowest(choices: list[DTypeChoice]) -> DTypeChoice:
     return next(
         (choice for choice in choices if choice.dtype == wanted), DTypeChoice(wanted, "it suits the slowest worker")
     )
-
-
-def on_cluster(
-    choose_one: Callable[..., DTypeChoice],
-    *of: Any,  # noqa: ANN401 - a model, or settings that name one
-    cpus: float,
-    gpus: float,
-    **options: Any,  # noqa: ANN401 - Ray's
-) -> DTypeChoice:
-    """Return what `choose_one(*of)` says on a machine of the Ray cluster that has room for these cores and GPUs."""
-    import ray
-
-    task = ray.remote(max_calls=1)(choose_one).options(num_cpus=cpus, num_gpus=gpus, **options)
-    found: DTypeChoice = ray.get(task.remote(*of))
-    return found
 
 
 def keep(

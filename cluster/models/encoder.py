@@ -60,7 +60,7 @@ class Embedding(Settings):
     actors: int = Field(default=1, gt=0)
     """Processes that embed, each with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores of one actor; without GPU all cores of the cluster shared evenly, with GPU one."""
+    """Cores of one actor; without GPU an even share of all cores, at most a machine's; with GPU one."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs of one actor; one where the cluster has any, else none."""
 

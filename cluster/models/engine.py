@@ -1,6 +1,5 @@
 """The engine as every package sees it: its settings, a request, a reply, and how to start one without importing it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,6 +10,7 @@ from pydantic import Field
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.models import names as models
+from gristmill.cluster.runtime.resources import Need, need_of
 
 LOOP = {"max_pattern_size": 40, "min_pattern_size": 5, "min_count": 4}
 """The loops that end a reply, in tokens and times."""
@@ -60,7 +60,7 @@ class Engine(Settings):
     actors: int = Field(default=1, gt=0)
     """Engines, each a process with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores of one engine; without GPU all cores of the cluster shared evenly, with GPU one."""
+    """Cores of one engine; without GPU an even share of all cores, at most a machine's; with GPU one."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs of one engine; one where the cluster has any, else none."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -146,49 +146,22 @@ class Reply:
     """Sum of the log-probabilities of the reply's tokens in nats, when it was asked for."""
 
 
-def resources(engine: Engine, actors: int | None = None) -> tuple[float, float]:
-    """Return (cores, GPUs) of one engine: as set, else one core and the GPUs that its parallel sizes ask for.
-
-    Where there is no GPU, each of `actors` engines (by default its own) gets an even share of all cores. An engine
-    at an endpoint takes one core. Reads the Ray cluster when there is a session, this machine otherwise.
-    """
+def engine_need(engine: Engine, actors: int) -> Need:
+    """Return what one of so many engines needs, which spans the GPUs of its parallel sizes; a core at an endpoint."""
     if engine.endpoint:
-        return engine.cpus or 1.0, 0.0
-    cores, devices = _cluster()
+        return Need(engine.cpus or 1.0)
     parallel = int(engine.args.get("tensor_parallel_size", 1)) * int(engine.args.get("pipeline_parallel_size", 1))
-    gpus = engine.gpus if engine.gpus is not None else float(parallel * (devices > 0))
-    share = 1.0 if gpus else max(1.0, float(cores // (actors or engine.actors)))
-    return engine.cpus or share, gpus
+    return need_of(engine.cpus, engine.gpus, actors, spans=parallel)
 
 
-def _cluster() -> tuple[float, float]:
-    import ray
-
-    if ray.is_initialized():
-        have = ray.cluster_resources()
-        return have.get("CPU", 1.0), have.get("GPU", 0.0)
-    return float(len(os.sched_getaffinity(0))), 0.0
-
-
-def start(engine: Engine, logs: str | None, name: str, *, cpus: float, gpus: float, **options: Any) -> Any:  # noqa: ANN401
-    """Start one engine actor and return its handle at once; `name` is that of its log file, `options` are Ray's.
+def start(engine: Engine, logs: str | None, name: str, need: Need) -> Any:  # noqa: ANN401 - a handle of Ray's
+    """Start one engine actor and return its handle at once; `name` is that of its log file.
 
     The actor offers `ready() -> dict` (resolved engine settings, seconds to start), `ask_all(requests) -> replies`
     (in order), and `stats() -> dict`.
     """
-    import ray
-
     module = import_module(MODULE)
-    actor = ray.remote(module.EngineActor).options(
-        num_cpus=cpus,
-        num_gpus=gpus,
-        max_concurrency=1000,
-        max_restarts=3,
-        max_task_retries=3,
-        runtime_env={"env_vars": module.environment(engine, cpus, gpus)},
-        **options,
-    )
-    return actor.remote(engine, logs, name)
+    return module.host(module.EngineActor, engine, need, engine, logs, name, max_restarts=3, max_task_retries=3)
 
 
 def ask_all(actor: Any, requests: Sequence[Request]) -> list[Reply]:  # noqa: ANN401

@@ -180,17 +180,3 @@ def _python_path() -> str:
     """Let workers import what the driver imports, wherever it was started; ours comes last, after the user's own."""
     root = str(Path(gristmill.__file__).resolve().parent.parent)
     return os.pathsep.join(dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), root]))
-
-
-def require(where: str, cpus: float, gpus: float) -> None:
-    """Refuse a job that can never be placed.
-
-    Raises:
-        JobError: "needs X, the cluster has Y".
-    """
-    import ray
-
-    have = ray.cluster_resources()
-    for what, need in (("CPU", cpus), ("GPU", gpus)):
-        if need > have.get(what, 0):
-            raise JobError(f"{where}: needs {need:g} {what}, the cluster has {have.get(what, 0):g}; ask for fewer")

@@ -11,10 +11,10 @@ from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.cluster.runtime import deaths
 from gristmill.cluster.runtime.log import to_file
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
-from gristmill.generation.engines.placement import environment
+from gristmill.generation.engines.placement import environment, host
 from gristmill.generation.engines.vllm import VllmEngine
 
-__all__ = ["EngineActor", "LiveEngine", "OpenEngine", "RemoteEngine", "environment", "open_engine"]
+__all__ = ["EngineActor", "LiveEngine", "OpenEngine", "RemoteEngine", "environment", "host", "open_engine"]
 log = logging.getLogger(__name__)
 
 TRIES = 4

@@ -3,13 +3,14 @@
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.models.engine import Engine, resources
-from gristmill.cluster.runtime.session import require
+from gristmill.cluster.models.engine import Engine, engine_need
+from gristmill.cluster.runtime.resources import Need, require, spawn
 
 WAIT_S = 120.0
 """Seconds that a cluster with enough in all has to give it free."""
@@ -23,7 +24,7 @@ class Placement:
         """Take the engines by name; the generating one is `""`. Those at endpoints get a place only as that one."""
         self._engines = {name: engine for name, engine in engines.items() if not (name and engine.endpoint)}
         self._groups: dict[str, list[Any]] = {}
-        self._each: dict[str, tuple[float, float]] = {}
+        self._each: dict[str, Need] = {}
 
     def reserve(self) -> None:
         """Reserve all places.
@@ -35,33 +36,30 @@ class Placement:
         from ray.util import placement_group
 
         actors = sum(engine.actors for engine in self._engines.values())
-        self._each = {name: resources(engine, actors) for name, engine in self._engines.items()}
-        cpus = sum(self._each[name][0] * engine.actors for name, engine in self._engines.items())
-        gpus = sum(self._each[name][1] * engine.actors for name, engine in self._engines.items())
-        require("generate.engine", cpus, gpus)
+        self._each = {name: engine_need(engine, actors) for name, engine in self._engines.items()}
+        needs = [self._each[name] for name, engine in self._engines.items() for _ in range(engine.actors)]
+        require("generate.engine", needs)
         for name, engine in self._engines.items():
-            cpu, gpu = self._each[name]
-            bundle = {"CPU": cpu, **({"GPU": gpu} if gpu else {})}
-            self._groups[name] = [placement_group([bundle], strategy="STRICT_PACK") for _ in range(engine.actors)]
+            bundles = [self._each[name].bundle()]
+            self._groups[name] = [placement_group(bundles, strategy="STRICT_PACK") for _ in range(engine.actors)]
         waits = [group.ready() for groups in self._groups.values() for group in groups]
         _, missing = ray.wait(waits, num_returns=len(waits), timeout=WAIT_S)
         if missing:
             free = ray.available_resources()
             self.remove()
             raise JobError(
-                f"generate.engine: needs {len(waits)} places of {cpus:g} cores and {gpus:g} GPUs in all, of which the "
+                f"generate.engine: needs {len(waits)} places of {sum(each.cpus for each in needs):g} cores and "
+                f"{sum(each.gpus for each in needs):g} GPUs in all, of which the "
                 f"cluster gave {len(waits) - len(missing)} within {WAIT_S:.0f} s (free now: {free.get('CPU', 0):g} "
                 f"cores, {free.get('GPU', 0):g} GPUs); ask for fewer actors, or wait until others are done. An engine "
                 "with several GPUs needs them on one node"
             )
 
-    def options(self, name: str, place: int) -> dict[str, Any]:
-        """Return cores, GPUs and Ray's scheduling strategy of one engine actor."""
+    def need(self, name: str, place: int) -> Need:
+        """Return what one engine actor needs, in its place."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        cpus, gpus = self._each[name]
-        strategy = PlacementGroupSchedulingStrategy(self._groups[name][place])
-        return {"cpus": cpus, "gpus": gpus, "scheduling_strategy": strategy}
+        return replace(self._each[name], strategy=PlacementGroupSchedulingStrategy(self._groups[name][place]))
 
     def remove(self) -> None:
         """Give all places back."""
@@ -71,6 +69,12 @@ class Placement:
             for group in groups:
                 remove_placement_group(group)
         self._groups = {}
+
+
+def host(kind: type, engine: Engine, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - a handle of Ray's
+    """Start an actor whose process has this engine in it, and return its handle at once; `args` are the class's."""
+    env = {"env_vars": environment(engine, need.cpus, need.gpus)}
+    return spawn(kind, need, *args, max_concurrency=1000, runtime_env=env, **options)
 
 
 def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:

@@ -11,8 +11,9 @@ from gristmill.cluster.models.encoder import OpenEncoder, choose_dtype
 from gristmill.cluster.models.engine import start
 from gristmill.cluster.runtime.deaths import lowerable
 from gristmill.cluster.runtime.pool import Pool
+from gristmill.cluster.runtime.resources import call
 from gristmill.cluster.store.store import Shard
-from gristmill.generation.engines.actors import OpenEngine, environment
+from gristmill.generation.engines.actors import OpenEngine, host
 from gristmill.generation.engines.placement import Placement
 from gristmill.generation.engines.watch import Watch
 from gristmill.generation.pipeline.plan import ENCODER, Pipeline, RawShard, ShardReport, engine_setting
@@ -143,10 +144,10 @@ class Actors:
         settings[ENCODER] = pipeline.encoder.compute_dtype
 
         def choose_one(setting: str) -> dtypes.DTypeChoice:
-            options = self._placement.options(here.get(setting, ""), 0)  # the encoder runs beside the generating engine
+            need = self._placement.need(here.get(setting, ""), 0)  # the encoder runs beside the generating engine
             if setting == ENCODER:
-                return dtypes.on_cluster(choose_dtype, pipeline.encoder, **options)
-            return dtypes.on_cluster(dtypes.choose, pipeline.engines[here[setting]].model, **options)
+                return call(choose_dtype, need, pipeline.encoder)
+            return call(dtypes.choose, need, pipeline.engines[here[setting]].model)
 
         found = dtypes.keep(self._run.store, self._place.output, settings, choose_one)
         self._pipeline = replace(pipeline, dtypes={setting: value.dtype for setting, value in found.items()})
@@ -175,26 +176,15 @@ class Actors:
 
     def _other(self, name: str, number: int) -> Any:  # noqa: ANN401 - a handle of Ray's
         engine, called = self._pipeline.engine(name), f"engine-{name}-{number}"
-        handle = start(engine, self._run.logs, called, **self._placement.options(name, number))
+        handle = start(engine, self._run.logs, called, self._placement.need(name, number))
         self._watch.begin(called, handle, called, engine.hang_s, restarts=True)
         return handle
 
     def _spawn(self, place: int) -> Any:  # noqa: ANN401 - a handle of Ray's
-        import ray
-
         name = f"generate-{place}" if self._spawned < self._engine.actors else f"generate-{place}-{self._spawned}"
         self._spawned += 1
-        options = self._placement.options("", place)
-        cpus, gpus = options.pop("cpus"), options.pop("gpus")
-        remote: Any = ray.remote(Worker)
-        actor = remote.options(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_concurrency=1000,
-            runtime_env={"env_vars": environment(self._engine, cpus, gpus)},
-            **options,
-        )
-        handle = actor.remote(self._pipeline, self._place, self._open, self._others, name)
+        need = self._placement.need("", place)
+        handle = host(Worker, self._engine, need, self._pipeline, self._place, self._open, self._others, name)
         self._watch.begin(place, handle, name, self._engine.hang_s)
         return handle
 

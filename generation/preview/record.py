@@ -26,14 +26,7 @@ from gristmill.cluster.runtime.log import tail, to_file
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.session import session
 from gristmill.cluster.store.store import Store
-from gristmill.generation.engines.actors import (
-    EngineActor,
-    LiveEngine,
-    OpenEngine,
-    RemoteEngine,
-    environment,
-    open_engine,
-)
+from gristmill.generation.engines.actors import EngineActor, LiveEngine, OpenEngine, RemoteEngine, host, open_engine
 from gristmill.generation.engines.placement import Placement
 from gristmill.generation.job import Generate
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, Schedule
@@ -203,11 +196,11 @@ def _made(
     placement.reserve()
     try:
         others = {
-            name: _actor(OtherActor, placement, name, engine).remote(engine, opens[0], place.logs, f"engine-{name}")
+            name: host(OtherActor, engine, placement.need(name, 0), engine, opens[0], place.logs, f"engine-{name}")
             for name, engine in engines.items()
             if name and not engine.endpoint
         }
-        maker = _actor(MakerActor, placement, "", engines[""]).remote(pipeline, place, opens, others)
+        maker = host(MakerActor, engines[""], placement.need("", 0), pipeline, place, opens, others)
         facts = _got(maker.ready.remote(), place.logs)
         _got(maker.make.remote(shards), place.logs)
         calls = [call for actor in (maker, *others.values()) for call in _got(actor.calls.remote(), place.logs)]
@@ -216,16 +209,6 @@ def _made(
     finally:
         placement.remove()
     return calls, facts
-
-
-def _actor(kind: type, placement: Placement, name: str, engine: Engine) -> Any:  # noqa: ANN401 - Ray's
-    import ray
-
-    options = placement.options(name, 0)
-    cpus, gpus = options.pop("cpus"), options.pop("gpus")
-    env = {"env_vars": environment(engine, cpus, gpus)}
-    remote: Any = ray.remote(kind)
-    return remote.options(num_cpus=cpus, num_gpus=gpus, max_concurrency=1000, runtime_env=env, **options)
 
 
 def _got(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's method

@@ -25,7 +25,7 @@ from gristmill.cluster.models.encoder import Encoder, choose_dtype
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable
 from gristmill.cluster.runtime.pool import Pool, listed
-from gristmill.cluster.runtime.session import require
+from gristmill.cluster.runtime.resources import Need, call, need_of, require, spawn
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
 from gristmill.cluster.text.scripts import east_asian
 from gristmill.selection.contracts import VectorsOf
@@ -200,9 +200,9 @@ def encoding(
     def encode(texts: Sequence[str]) -> Float32:
         import ray
 
-        cpus, gpus = placement(wanted.encoder)
-        actor = ray.remote(EmbedActor).options(num_cpus=cpus, num_gpus=gpus)
-        handle: Any = actor.remote((run.store, run.logs), wanted, open_encoder, "embed-texts")
+        handle = spawn(
+            EmbedActor, encoder_need(wanted.encoder), (run.store, run.logs), wanted, open_encoder, "embed-texts"
+        )
         try:
             found: Float32 = np.asarray(ray.get(handle.encode.remote(list(texts))))
         except ray.exceptions.RayTaskError as error:
@@ -241,8 +241,7 @@ def _choose_dtype(run: Run, outputs: Sequence[str], settings: Any) -> str:  # no
         why = "as the vectors began" if began else "as the recipe says"
         choice = dtypes.DTypeChoice(began or settings.compute_dtype, why)
     else:
-        cpus, gpus = placement(settings)
-        choice = dtypes.on_cluster(choose_dtype, settings, cpus=cpus, gpus=gpus)
+        choice = call(choose_dtype, encoder_need(settings), settings)
     for output in outputs:
         if not run.store.complete(output):
             dtypes.write(run.store, output, {ENCODER: choice})
@@ -268,22 +267,15 @@ def _through_actors(
     done: dict[tuple[str, str], Shard],
 ) -> None:
     """Embed the waiting pieces, entering each into `done`."""
-    import ray
-
     settings: Any = wanted.encoder
-    cpus, gpus = placement(settings)
-    actor = ray.remote(EmbedActor).options(num_cpus=cpus, num_gpus=gpus)
-
-    def spawn(number: int) -> Any:  # noqa: ANN401 - Ray's handles have no public type
-        return actor.remote((run.store, run.logs), wanted, open_encoder, f"embed-{number}")
-
+    each = encoder_need(settings)
     num_actors = min(settings.actors, len(waiting))
     begin = last = time.monotonic()
     read = 0
     with (
         run.screen.bar("embed", total=sum(piece.rows for piece in waiting)) as bar,
         Pool[Piece, Shard](
-            spawn=spawn,
+            spawn=lambda n: spawn(EmbedActor, each, (run.store, run.logs), wanted, open_encoder, f"embed-{n}"),
             call=lambda a, piece: a.embed.remote(piece),
             num_actors=num_actors,
             job="embed",
@@ -315,20 +307,15 @@ def _lower(encoder: Any) -> str:  # noqa: ANN401 - of any encoder
     return lowerable("select.encoder", encoder, "batch", "max_length", "actors")
 
 
-def placement(settings: Any) -> tuple[float, float]:  # noqa: ANN401 - of any encoder
-    """Return (cores, GPUs) of one actor on the cluster that is up.
+def encoder_need(settings: Any) -> Need:  # noqa: ANN401 - of any encoder
+    """Return what one actor needs on the cluster that is up.
 
     Raises:
-        JobError: when the cluster can never give them.
+        JobError: when the cluster can never give it to all of them.
     """
-    import ray
-
-    have = ray.cluster_resources()
-    gpus = settings.gpus if settings.gpus is not None else min(1.0, have.get("GPU", 0.0))
-    share = max(1.0, have.get("CPU", 1.0) // settings.actors)
-    cpus = settings.cpus or (1.0 if gpus else share)
-    require("select.encoder", cpus * settings.actors, gpus * settings.actors)
-    return cpus, gpus
+    found = need_of(settings.cpus, settings.gpus, settings.actors)
+    require("select.encoder", [found] * settings.actors)
+    return found
 
 
 def _lowest_dropped(store: Store, samples: str, limit: int) -> tuple[str, ...]:

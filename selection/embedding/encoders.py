@@ -10,8 +10,9 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
 from gristmill.cluster.runtime.deaths import deaths, ended
+from gristmill.cluster.runtime.resources import call
 from gristmill.selection.contracts import VectorsOf, View, budget_rows
-from gristmill.selection.embedding.actors import placement
+from gristmill.selection.embedding.actors import encoder_need
 from gristmill.selection.relevance.gradients import GradientEncoder, Gradients, warm_up
 
 
@@ -50,10 +51,8 @@ def prepared(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> Vecto
     few = budget_rows(settings.warmup.share, len(view))
     path = folder() / f"warmup-{settings.trained_on(ids.of_bytes(view.ids[:few].tobytes()))[: ids.SHORT_HEX]}"
     if not path.exists():
-        cpus, gpus = placement(settings)
-        train = ray.remote(num_cpus=cpus, num_gpus=gpus, max_calls=1)(warm_up)  # a process that ends frees its memory
         try:
-            ray.get(train.remote(settings, view.some(wanted.part, np.arange(few)), path))
+            call(warm_up, encoder_need(settings), settings, view.some(wanted.part, np.arange(few)), path)
         except ray.exceptions.RayTaskError:  # of a living process
             raise
         except deaths() as error:

@@ -22,6 +22,7 @@ from gristmill.cluster.models import engine as engines
 from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
 from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
 from gristmill.generation.engines.actors import RemoteEngine
@@ -59,7 +60,7 @@ def actor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     import ray
 
     logs = str(tmp_path_factory.mktemp("logs"))
-    handle = engines.start(Engine(kv_cache_gib=1, max_num_seqs=64), logs, "examples", cpus=1, gpus=0)
+    handle = engines.start(Engine(kv_cache_gib=1, max_num_seqs=64), logs, "examples", Need(1))
     yield handle
     ray.kill(handle)
 

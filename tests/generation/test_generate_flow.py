@@ -15,6 +15,7 @@ from gristmill.cluster.models import engine as engines
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import open_embedding
 from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.generation.engines.vllm import VllmEngine
 from gristmill.generation.job import Generate
@@ -123,7 +124,7 @@ def tokens_during(actor: Any, request: Request) -> list[int]:
 def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path: Path) -> None:
     import ray
 
-    actor = engines.start(TINY, str(tmp_path), "asked", cpus=2, gpus=0)
+    actor = engines.start(TINY, str(tmp_path), "asked", Need(2))
     try:
         replies = dict(zip(REQUESTS, engines.ask_all(actor, list(REQUESTS.values())), strict=True))
         assert ray.get(actor.ready.remote())["max_num_seqs"] == 32
@@ -186,7 +187,7 @@ def test_an_adapter_serves_without_a_merge_as_transformers_would(tmp_path: Path)
     tuned, tokenizer = adapted(tmp_path / "adapter")
     settings = TINY.model_copy(update={"adapter": str(tmp_path / "adapter"), "dtype": "float32"})
     greedy = Request(FRANCE, max_tokens=8, seed=1, temperature=0.0, min_p=0.0, logprobs=True)
-    actor = engines.start(settings, str(tmp_path / "logs"), "adapted", cpus=2, gpus=0)
+    actor = engines.start(settings, str(tmp_path / "logs"), "adapted", Need(2))
     try:
         reply, scored, again = engines.ask_all(actor, [greedy, REQUESTS["right"], greedy])
     finally:

@@ -157,7 +157,7 @@ def test_places_are_reserved_together_and_given_back() -> None:
     placement = Placement({"": Engine(cpus=1), "judge": Engine(cpus=1), "far": Engine(endpoint="http://x/v1")})
     placement.reserve()
     assert len(reserved()) == before + 2
-    assert placement.options("judge", 0)["cpus"] == 1
+    assert placement.need("judge", 0).cpus == 1
     placement.remove()
     time.sleep(0.5)
     assert len(reserved()) == before

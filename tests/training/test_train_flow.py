@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import prepare as data
 from gristmill.training.data.prepare import Bins
@@ -164,7 +165,9 @@ def plan(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any)
         {**settings(tiny), "global_batch_size": 4, "save_steps": 99, "workers": workers, **changed}
     )
     data.prepare(store, output, "select-000000000000", tiny, job)
-    return loop.WorkerPlan(job, store, output, tiny, 3, Batching(1, 4 // workers, workers), False, f"{store.uri}/logs")
+    return loop.WorkerPlan(
+        job, store, output, tiny, 3, Batching(1, 4 // workers, workers), Need(1), f"{store.uri}/logs"
+    )
 
 
 def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, tiny: str) -> None:

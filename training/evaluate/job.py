@@ -28,9 +28,9 @@ from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.engine import Engine, Request, ask_all, start
-from gristmill.cluster.runtime import session
+from gristmill.cluster.models.engine import Engine, Request, ask_all, engine_need, start
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable, out_of_memory
+from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Store, file_shard
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate import actor as scoring
@@ -135,11 +135,10 @@ class Evaluate(Job):
         manifest = run.store.manifest(work.inputs["model"])
         base = str(manifest.settings["model"])
         table = _rows(run.store, work)
-        cpus, gpus = self._resources()
-        session.require("evaluate.cpus", cpus, gpus)
-        actor: Any = ray.remote(scoring.Scorer)
+        own = need_of(self.cpus, self.gpus)
+        require("evaluate.cpus", [own])
         max_length = int(manifest.settings["max_length"])
-        scorer = actor.options(num_cpus=cpus, num_gpus=gpus).remote(run.logs, cpus, self.precision, max_length)
+        scorer = spawn(scoring.Scorer, own, run.logs, own.cpus, self.precision, max_length)
         paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
         try:
             opened = ray.get(scorer.open.remote(paths["before"], data.conversations(table)))
@@ -168,14 +167,6 @@ class Evaluate(Job):
             "table": table,
         }
 
-    def _resources(self) -> tuple[float, float]:
-        import ray
-
-        have = ray.cluster_resources()
-        gpus = self.gpus if self.gpus is not None else min(1.0, have.get("GPU", 0.0))
-        node = max((float(n["Resources"].get("CPU", 0)) for n in ray.nodes()), default=1.0)
-        return self.cpus or (1.0 if gpus else node), gpus
-
     def _smoke(self, run: Run, work: Work, table: pa.Table) -> list[dict[str, Any]]:
         """Return the tuned model's answers to a few held-out instructions.
 
@@ -188,17 +179,13 @@ class Evaluate(Job):
         if not asked:
             return []
         tuned = str(run.store.folder(work.inputs["model"]) / MERGED)
-        cpus, gpus = self._resources()
         requests = [
             Request(prompt, max_tokens=self.smoke_tokens, seed=request_seed(sample, 0)) for sample, prompt, _ in asked
         ]
-        actor = start(
-            self.engine.model_copy(update={"model": tuned}),
-            run.logs,
-            "smoke",
-            cpus=self.engine.cpus or cpus,
-            gpus=gpus if self.engine.gpus is None else self.engine.gpus,
-        )
+        gpus = self.gpus if self.engine.gpus is None else self.engine.gpus
+        own = {"model": tuned, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}
+        engine = self.engine.model_copy(update=own)
+        actor = start(engine, run.logs, "smoke", engine_need(engine, 1))
         try:
             replies = ask_all(actor, requests)
         except (ray.exceptions.RayError, EngineError) as error:

@@ -23,6 +23,7 @@ from gristmill.cluster.contract.errors import GristmillError, RunError
 from gristmill.cluster.contract.ids import request_seed
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.runtime.log import to_file
+from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint, zero
 from gristmill.training.data import prepare as data
@@ -46,7 +47,8 @@ class WorkerPlan:
     """Local folder of the base model."""
     steps: int
     batching: zero.Batching
-    gpu: bool
+    need: Need
+    """Of each worker."""
     logs: str | None
 
 
@@ -113,15 +115,15 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     import torch
     from ray.train.torch import get_device
 
-    job = plan.job
-    if not plan.gpu:
-        torch.set_num_threads(max(1, int(job.cpus_per_worker)))
+    job, gpu = plan.job, plan.need.gpus > 0
+    if not gpu:
+        torch.set_num_threads(max(1, int(plan.need.cpus)))
     began = time.monotonic()
-    zero.begin(gpu=plan.gpu)
+    zero.begin(gpu=gpu)
     log.info("process group adopted after %.1f s", time.monotonic() - began)
     precision, why = precision_of(job, found)
     log.info("%s: %s", precision, why)
-    configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=plan.gpu)
+    configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
     with zero.partitioned(configuration):
         loaded = model.load(plan.base, precision)
     tuned = model.trainable(loaded, job.lora, job.seed, recompute=job.gradient_checkpointing)

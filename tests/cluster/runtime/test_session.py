@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.runtime.session import require
 from tests.listening import family_of, is_loopback, listening
 
 pytestmark = pytest.mark.ray
@@ -89,8 +87,3 @@ def test_a_local_session_listens_on_the_loopback_address_alone(ray_session: None
         assert any(part in name for name, _, _ in found), f"{part} listens nowhere: {found}"
     assert any(name.startswith(f"{os.getpid()} ") for name, _, _ in found), f"the driver listens nowhere: {found}"
     assert [entry for entry in found if not is_loopback(entry[1])] == []
-
-
-def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(ray_session: None) -> None:
-    with pytest.raises(JobError, match="needs 64 CPU, the cluster has 2"):
-        require("generate.engine", 64, 0)

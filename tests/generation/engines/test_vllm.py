@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.models.engine import Engine, resources
+from gristmill.cluster.models.engine import Engine, engine_need
+from gristmill.cluster.runtime.resources import Need
 from gristmill.generation.engines.placement import environment
 from gristmill.generation.engines.vllm import engine_args
 
@@ -40,17 +41,11 @@ def test_threads_of_a_cpu_engine_are_bound_to_no_core_and_gpus_are_left_alone() 
     assert "OMP_NUM_THREADS" not in environment(Engine(), 1, 1)
 
 
-def test_resources_are_as_set_or_shared() -> None:
-    assert resources(Engine(cpus=3, gpus=0)) == (3, 0)
-    assert resources(Engine(gpus=2)) == (1, 2)
-    cores, _ = resources(Engine(actors=1))
-    assert resources(Engine(actors=10_000)) == (1, 0) or cores >= 10_000
-
-
 def test_parallel_engines_ask_for_their_gpus_and_endpoints_for_none() -> None:
     split = Engine(gpus=None, args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
-    assert resources(split)[1] == 0  # where there is no GPU, nothing is asked for
-    assert resources(Engine(endpoint="http://host/v1", gpus=8)) == (1, 0)
+    assert engine_need(split, 1).gpus == 0  # where there is no GPU, nothing is asked for
+    assert engine_need(Engine(gpus=2), 1) == Need(1, 2)
+    assert engine_need(Engine(endpoint="http://host/v1", gpus=8), 1) == Need(1)
 
 
 def test_an_adapter_sets_its_rank_and_must_be_one(model: str, tmp_path: Path) -> None:

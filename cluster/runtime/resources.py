@@ -1,0 +1,84 @@
+"""What a process of the cluster needs, by one rule, and how actors and tasks with these needs are started."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from gristmill.cluster.contract.errors import JobError
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one process needs."""
+
+    cpus: float
+    gpus: float = 0.0
+    strategy: Any = None
+    """Ray's scheduling strategy, where a place is reserved."""
+
+    def bundle(self) -> dict[str, float]:
+        """Return cores and GPUs under Ray's names, for placement groups and Ray Train."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+    def options(self) -> dict[str, Any]:
+        """Return what `options` of Ray's actors and tasks takes."""
+        place = {"scheduling_strategy": self.strategy} if self.strategy else {}
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, **place}
+
+
+def need_of(cpus: float | None, gpus: float | None, processes: int = 1, *, spans: int = 1) -> Need:
+    """Return what each of some equal processes needs: what is set, and the rest by the cluster that is up.
+
+    Where the cluster has any GPU, a process takes the number that its model spans, and one core with them. Without,
+    the processes share all cores evenly; none takes more than the largest machine has. Without a session of Ray the
+    cluster is this machine, and has no GPU.
+    """
+    cores, devices, largest = _cluster()
+    taken = gpus if gpus is not None else float(spans if devices else 0)
+    share = 1.0 if taken else max(1.0, min(cores // processes, largest))
+    return Need(cpus or share, taken)
+
+
+def _cluster() -> tuple[float, float, float]:
+    """Return the cores and GPUs of the cluster, and the cores of its largest machine."""
+    import ray
+
+    if not ray.is_initialized():
+        cores = float(len(os.sched_getaffinity(0)))
+        return cores, 0.0, cores
+    have = ray.cluster_resources()
+    largest = max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+    return have.get("CPU", 1.0), have.get("GPU", 0.0), largest
+
+
+def require(where: str, needs: Sequence[Need]) -> None:
+    """Refuse a job whose processes can never all be placed.
+
+    Raises:
+        JobError: "needs X, the cluster has Y".
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    for what, total in (("CPU", sum(need.cpus for need in needs)), ("GPU", sum(need.gpus for need in needs))):
+        if total > have.get(what, 0):
+            raise JobError(f"{where}: needs {total:g} {what}, the cluster has {have.get(what, 0):g}; ask for fewer")
+
+
+def spawn(kind: type, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - Ray's handles have no type
+    """Start an actor of a class and return its handle at once; further options are Ray's."""
+    import ray
+
+    actor: Any = ray.remote(kind)
+    return actor.options(**need.options(), **options).remote(*args)
+
+
+def call(function: Callable[..., Found], need: Need, *args: Any) -> Found:  # noqa: ANN401 - of the function
+    """Return what a function returns in a process of the cluster, which then ends, so that its memory is free."""
+    import ray
+
+    found: Found = ray.get(ray.remote(max_calls=1)(function).options(**need.options()).remote(*args))
+    return found

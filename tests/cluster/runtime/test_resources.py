@@ -1,0 +1,51 @@
+"""What a process needs: as set, else by the cluster that is up, and what can never be placed."""
+
+import os
+
+import pytest
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.runtime.resources import Need, call, need_of, require, spawn
+
+
+class Where:
+    def cores(self) -> int:
+        """How many cores Ray counts for this process."""
+        import ray
+
+        return int(ray.get_runtime_context().get_assigned_resources()["CPU"])
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def test_needs_are_as_set_and_the_rest_is_shared() -> None:
+    assert need_of(3, 0) == Need(3)
+    assert need_of(None, 2) == Need(1, 2)
+    assert need_of(None, None).gpus == 0
+    assert need_of(None, None, 10_000) == Need(1)
+
+
+def test_gpus_are_named_only_where_there_are_any() -> None:
+    assert Need(2).bundle() == {"CPU": 2}
+    assert Need(2, 0.5).bundle() == {"CPU": 2, "GPU": 0.5}
+
+
+@pytest.mark.ray
+def test_a_process_gets_what_it_needs(ray_session: None) -> None:
+    import ray
+
+    assert need_of(None, None) == Need(2)
+    actor = spawn(Where, Need(2))
+    assert ray.get(actor.cores.remote()) == 2
+    ray.kill(actor)
+    assert call(pid, Need(1)) != os.getpid()
+
+
+@pytest.mark.ray
+def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(ray_session: None) -> None:
+    with pytest.raises(JobError, match="needs 64 CPU, the cluster has 2"):
+        require("generate.engine", [Need(32)] * 2)
+    with pytest.raises(JobError, match="needs 1 GPU, the cluster has 0"):
+        require("generate.engine", [Need(1, 1)])
