@@ -18,11 +18,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, ClassVar, Literal, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from typing_extensions import TypeVar
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.contract.settings import Step
@@ -31,6 +32,11 @@ from gristmill.cluster.models.engine import Reply
 Stage = Literal["instruction", "sample", "model"]
 STAGES: tuple[Stage, ...] = ("instruction", "sample", "model")
 Input = Literal["seeds", "documents"]
+MAIN = "main"
+"""Name of `[generate.engine]` among the engines of a job."""
+State = TypeVar("State", default=Any)
+"""What a step prepares for a round: a frozen value, or a loaded model that all rounds share."""
+State_co = TypeVar("State_co", covariant=True, default=object)
 
 
 class Sampling(TypedDict, total=False):
@@ -52,7 +58,7 @@ class Sampling(TypedDict, total=False):
     """Another of the job's engines than the step's own."""
 
 
-class Ask(Protocol):
+class Ask(Protocol[State_co]):
     """The model, bound to one sample: the n-th call has the seed `request_seed(sample id, n)`, and all are counted."""
 
     @property
@@ -66,7 +72,7 @@ class Ask(Protocol):
         ...
 
     @property
-    def prepared(self) -> Any:  # noqa: ANN401 - whatever the step's `prepare` returned
+    def prepared(self) -> State_co:
         """What this step's `prepare` returned for the round."""
         ...
 
@@ -139,7 +145,45 @@ class Verdict:
     """The conversation to go on with instead of the one that was judged, such as one with personal data masked."""
 
 
-class Method(Step):
+class GenerateStep(Step, Generic[State]):
+    """What methods and filters have in common: engines, models, and what they prepare for a round.
+
+    A step that prepares something names its type, such as `Method[Index]`, and is handed an `Ask[Index]`.
+    """
+
+    def engine_name(self) -> str:
+        """Return the name of the engine that `ask` goes to."""
+        return MAIN
+
+    def engines(self) -> tuple[str, ...]:
+        """Return the names of all engines that are asked."""
+        return (self.engine_name(),)
+
+    def models(self) -> tuple[str, ...]:
+        """Return the models that the step loads itself."""
+        return ()
+
+    async def prepare(self, snapshot: Snapshot, before: State | None, ask: Ask) -> State:
+        """Return what the step derives from a round's snapshot, such as an index; it is `ask.prepared` later.
+
+        Called once a round on each worker; `before` is what it returned for an earlier round there, or None. Rows of
+        that round may still read `before`, so it must not be changed. By default nothing is prepared: None.
+        """
+        del snapshot, ask
+        return cast(State, before)
+
+    @classmethod
+    def prepares(cls) -> bool:
+        """Return whether the class has a `prepare` of its own."""
+        return cls.prepare is not GenerateStep.prepare
+
+    def figures(self, prepared: State) -> Mapping[str, float]:
+        """Return what the job's figures say of what was prepared for a round, by name."""
+        del prepared
+        return {}
+
+
+class Method(GenerateStep[State]):
     """A way to make new samples from parents."""
 
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
@@ -163,24 +207,15 @@ class Method(Step):
         before = len(snapshot.seeds)
         return (snapshot.seeds[place] if place < before else snapshot.made[place - before],)
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - its own business
-        """Return what the step derives from a round's snapshot, such as an index; steps see it as `ask.prepared`.
-
-        Called once a round on each worker; `before` is what it returned for an earlier round there, or None. When the
-        result has a mapping `figures`, it is written with the round in the job's figures.
-        """
-        del snapshot, ask
-        return before
-
-    def engines(self) -> tuple[str, ...]:
-        """Return the names of all engines that are asked."""
-        return (self.engine,)
+    def engine_name(self) -> str:
+        """Return the name of the engine that drafts and answers."""
+        return self.engine or MAIN
 
     @abstractmethod
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[State], rng: Random) -> list[Draft]:
         """Return the drafts of one draw: each becomes a row, no draft at all becomes one dropped row."""
 
-    async def answer(self, draft: Draft, ask: Ask) -> Draft:
+    async def answer(self, draft: Draft, ask: Ask[State]) -> Draft:
         """Return the draft with its last turn answered, or dropped; called when it ends with the user's turn."""
         return self.answered(draft, await ask(draft.messages, max_tokens=512))
 
@@ -206,7 +241,7 @@ class Method(Step):
         return replace(whole, dropped=f"{self.kind}: {what}")
 
 
-class EachInput(Method):
+class EachInput(Method[State]):
     """A method that takes its inputs one after another, once each before any comes again.
 
     With `target = "all"` the job ends when each input was drawn once.
@@ -225,24 +260,23 @@ class EachInput(Method):
         return (inputs[turn % len(inputs)],)
 
 
-class Filter(Step):
+class Filter(GenerateStep[State]):
     """Judges one sample by itself."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
     """When it runs: `instruction` before the answer is asked for (`sample.answer` is then empty), `sample` on the whole
     sample, `model` on the whole sample and last, because it asks the model. A filter may name two of them."""
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - its own business
-        """Return what the filter derives from a round's snapshot; see `Method.prepare`."""
-        del snapshot, ask
-        return before
+    def title(self) -> str:
+        """Return the kind, and what tells the filter from others of its kind in one job."""
+        return self.kind
 
     @abstractmethod
-    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+    async def judge(self, sample: Sample, ask: Ask[State]) -> Verdict:
         """Return scores and a drop reason; rules ignore `ask`."""
 
 
-class ModelFilter(Filter):
+class ModelFilter(Filter[State]):
     """A filter that asks a model: the generating one, or another in its own pool."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("model",)
@@ -250,9 +284,9 @@ class ModelFilter(Filter):
     engine: str = ""
     """Which of `[generate.engines]` is asked; by default `[generate.engine]`."""
 
-    def engines(self) -> tuple[str, ...]:
-        """Return the names of all engines that are asked."""
-        return (self.engine,)
+    def engine_name(self) -> str:
+        """Return the name of the engine that is asked."""
+        return self.engine or MAIN
 
 
 class History(Protocol):
@@ -267,12 +301,18 @@ class History(Protocol):
         ...
 
 
-class HistoryFilter(Step):
+class HistoryFilter(GenerateStep[None]):
     """Judges a sample against all that were accepted before it, by its instruction, before the answer is asked for.
 
     It runs twice: in the workers against what settled rounds have kept, which saves the calls of what would fall
     anyway, and in the driver, in order, against everything accepted so far, which decides.
     """
+
+    stages: ClassVar[tuple[Stage, ...]] = ("instruction",)
+
+    def title(self) -> str:
+        """Return the kind: a job has each of them once."""
+        return self.kind
 
     @abstractmethod
     def memory(self) -> History:

@@ -16,7 +16,7 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding, OpenEncoder, open_embedding
 from gristmill.cluster.models.engine import Engine, engine_need
 from gristmill.cluster.store.store import Store
-from gristmill.generation.contracts import EachInput, Filter, HistoryFilter, Method, Snapshot
+from gristmill.generation.contracts import MAIN, EachInput, Filter, GenerateStep, HistoryFilter, Method, Snapshot
 from gristmill.generation.engines.actors import OpenEngine, open_engine
 from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.filters import AnyFilter
@@ -59,7 +59,7 @@ class Generate(Job):
     engine: Engine = Field(default_factory=Engine)
     """The model that drafts, answers and judges, and what it runs on."""
     engines: dict[str, Engine] = Field(default_factory=dict)
-    """Other models, each in a pool of its own, that steps name as their `engine`."""
+    """Other models, each in a pool of its own, that steps name as their `engine`; none may be called `main`."""
     encoder: Embedding = Embedding()
     """The model of the steps that compare meanings; it is not loaded where there is none."""
     methods: tuple[AnyMethod, ...] = Field(default=(SelfInstruct(),), min_length=1)
@@ -79,7 +79,7 @@ class Generate(Job):
 
     @model_validator(mode="after")
     def _sound(self) -> "Generate":
-        names = [" ".join(filter(None, (step.kind, *_apart(step)))) for step in self.filters]
+        names = [step.title() for step in self.filters]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             apart = "what tells filters of a kind apart is `rubric` or `name`"
@@ -91,6 +91,13 @@ class Generate(Job):
     def _wanted(cls, value: object) -> object:
         if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError('must be a whole number above 0, or "all"')
+        return value
+
+    @field_validator("engines")
+    @classmethod
+    def _none_is_main(cls, value: dict[str, Engine]) -> dict[str, Engine]:
+        if MAIN in value:
+            raise ValueError(f"{MAIN!r} is the name of [generate.engine], must be another name")
         return value
 
     @property
@@ -134,11 +141,11 @@ class Generate(Job):
             problems.append(f"{where}: {method.kind} draws without end, {walks}")
         return problems
 
-    def _check_step(self, where: str, step: Any) -> list[str]:  # noqa: ANN401 - a method or a filter
-        missing = models.missing(step.model) if getattr(step, "model", "") else ""
-        problems = [f"{where}.model: {step.model}: {missing}"] if missing else []
-        for name in step.engines() if hasattr(step, "engines") else ():
-            if name and name not in self.engines:
+    def _check_step(self, where: str, step: GenerateStep) -> list[str]:
+        missing = {model: models.missing(model) for model in step.models()}
+        problems = [f"{where}.model: {model}: {problem}" for model, problem in missing.items() if problem]
+        for name in step.engines():
+            if name != MAIN and name not in self.engines:
                 known = ", ".join(self.engines) or "none"
                 problems.append(f"{where}: engine {name!r} is unknown, must be one of [generate.engines] ({known})")
         return problems
@@ -189,7 +196,7 @@ class Generate(Job):
 
     def pipeline(self, run: str) -> Pipeline:
         """Return what all rows are made with."""
-        return Pipeline(run, {"": self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
+        return Pipeline(run, {MAIN: self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
 
     def goal(self) -> Goal:
         """Return what the driver works towards."""
@@ -223,7 +230,7 @@ class Generate(Job):
 
     def _learns(self) -> bool:
         """Return whether any step depends on what earlier rounds have kept."""
-        filters = (isinstance(f, HistoryFilter) or type(f).prepare is not Filter.prepare for f in self.judging)
+        filters = (isinstance(f, HistoryFilter) or f.prepares() for f in self.judging)
         return any(method.learns for method in self.methods) or any(filters)
 
     def _expected(self) -> int:
@@ -256,8 +263,3 @@ def _memory(engine: Engine) -> str:
     held = models.memory(engine.model, types) or "as much as the model has"
     why = " (the machine decides)" if engine.dtype == "auto" else ""
     return f"{engine.model}: an engine holds weights, {held}{why}, and on a CPU {engine.kv_cache_gib} GiB of cache"
-
-
-def _apart(step: Any) -> tuple[str, ...]:  # noqa: ANN401 - any filter
-    """Return what tells two filters of one kind apart."""
-    return tuple(str(getattr(step, field)) for field in ("rubric", "name") if hasattr(step, field))

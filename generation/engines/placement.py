@@ -11,6 +11,7 @@ from typing import Any
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.models.engine import Engine, engine_need
 from gristmill.cluster.runtime.resources import Need, require, spawn
+from gristmill.generation.contracts import MAIN
 
 WAIT_S = 120.0
 """Seconds that a cluster with enough in all has to give it free."""
@@ -21,8 +22,8 @@ class Placement:
     """A place for each engine actor, reserved together before any of them starts."""
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
-        """Take the engines by name; the generating one is `""`. Those at endpoints get a place only as that one."""
-        self._engines = {name: engine for name, engine in engines.items() if not (name and engine.endpoint)}
+        """Take the engines by name. One at an endpoint gets a place only as the generating one, whose worker it is."""
+        self._engines = {name: engine for name, engine in engines.items() if name == MAIN or not engine.endpoint}
         self._groups: dict[str, list[Any]] = {}
         self._each: dict[str, Need] = {}
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,17 @@ STEPS = 25
 """Newton steps of the regression; it stops by itself after six to ten."""
 
 
-class Discriminator(Filter):
+@dataclass(frozen=True)
+class Trained:
+    """A classifier with what it was trained on."""
+
+    vectors: Mapping[str, Float]
+    weights: Float | None
+    """[d + 1], the last one the bias; None while there are too few rows."""
+    figures: Mapping[str, float]
+
+
+class Discriminator(Filter[Trained]):
     """Drop what a logistic regression on embeddings tells from the seeds.
 
     Each round it is trained anew on the seeds and on the settled rows that came before it: the kept ones, and those
@@ -52,9 +62,9 @@ class Discriminator(Filter):
     """Penalty of the weights; embeddings are scaled so that their components have about unit variance. Of good and bad
     film reviews, 200 each, 0.67, 0.69 and 0.75 were told at 1, 10 and 100; of two halves of the good ones 0.52."""
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> "Trained":  # noqa: ANN401
+    async def prepare(self, snapshot: Snapshot, before: Trained | None, ask: Ask) -> Trained:
         """Return the classifier of a round; only rows that were not embedded before are embedded."""
-        known: Mapping[str, Float] = before.vectors if isinstance(before, Trained) else {}
+        known: Mapping[str, Float] = before.vectors if before else {}
         kept = _latest(snapshot.made, self.max_rows)
         refused = [row for row in _latest(snapshot.refused, 4 * self.max_rows) if self._judged(row)][-self.max_rows :]
         languages = {language_of(row) for row in (*kept, *refused)}
@@ -73,7 +83,7 @@ class Discriminator(Filter):
         kept: Sequence[Sample],
         refused: Sequence[Sample],
         turn: int,
-    ) -> "Trained":
+    ) -> Trained:
         made = [*kept, *refused]
         figures: dict[str, float] = {"human": len(seeds), "synthetic": len(made)}
         if min(len(seeds), len(made)) < self.min_rows:
@@ -99,24 +109,18 @@ class Discriminator(Filter):
         parts = {"instruction": sample.instruction, "answer": sample.answer}
         return parts.get(self.part) or "\n".join(parts.values())
 
-    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+    def figures(self, prepared: Trained) -> Mapping[str, float]:
+        """Return the numbers of rows, and accuracy and p-value of the test."""
+        return prepared.figures
+
+    async def judge(self, sample: Sample, ask: Ask[Trained]) -> Verdict:
         """Return `human_like`, 0 to 1; nothing before there are rows enough."""
         trained = ask.prepared
-        if not isinstance(trained, Trained) or trained.weights is None:
+        if trained.weights is None:
             return Verdict()
         vector = (await ask.embed([self._text(sample)])).astype(np.float64)
         chance = float(probability(vector, trained.weights)[0])
         return Verdict({"human_like": chance}, f"{self.kind}: told from human" if chance < self.min_human else None)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A classifier with what it was trained on."""
-
-    vectors: Mapping[str, Float]
-    weights: Float | None
-    """[d + 1], the last one the bias; None while there are too few rows."""
-    figures: Mapping[str, float]
 
 
 def _chosen(rows: Sequence[Sample], most: int) -> list[Sample]:

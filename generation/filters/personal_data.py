@@ -4,10 +4,10 @@ import asyncio
 import ipaddress
 import re
 from calendar import monthrange
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -69,7 +69,14 @@ MIN_SCORE = 0.5
 """Smallest confidence of what Presidio has found."""
 
 
-class PersonalData(Filter):
+class Analyzer(Protocol):
+    """Presidio's analyzer."""
+
+    def analyze(self, text: str, language: str, entities: list[str], *, score_threshold: float) -> Iterable[Any]:
+        """Return entities with `start`, `end` and `entity_type`."""
+
+
+class PersonalData(Filter[Analyzer | None]):
     """Mask e-mail addresses, phone, card, account and ID numbers and IP addresses in all turns, or drop the sample.
 
     Numbers with a checksum must pass it, so an order number of 16 digits stays. Addresses that belong to no one stay
@@ -95,19 +102,19 @@ class PersonalData(Filter):
     """spaCy pipelines by language that Presidio works with; one named `blank` finds numbers only, no names. Texts in
     other languages are not handed to it."""
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - an untyped library
+    async def prepare(self, snapshot: Snapshot, before: Analyzer | None, ask: Ask) -> Analyzer | None:
         """Return the analyzer of Presidio, where it is asked for."""
         del snapshot, ask
         if not self.presidio or before is not None:
             return before
         return await asyncio.to_thread(analyzer, self.presidio_models)
 
-    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+    async def judge(self, sample: Sample, ask: Ask[Analyzer | None]) -> Verdict:
         """Judge every turn."""
-        found = partial(self.spans, presidio=ask.prepared if self.presidio else None)
+        found = partial(self.spans, presidio=ask.prepared)
         return masking(sample, self.kind, found, drop=self.action == "drop")
 
-    def spans(self, text: str, presidio: Any = None) -> list[Span]:  # noqa: ANN401 - an untyped library
+    def spans(self, text: str, presidio: Analyzer | None = None) -> list[Span]:
         """Return where personal data is in a text, apart and in order."""
         quick = {"email": "@" in text or "＠" in text, "ip": text.count(".") > 2 or text.count(":") > 2}
         dense = DENSE.search(text) is not None
@@ -120,7 +127,7 @@ class PersonalData(Filter):
         return apart(found)
 
 
-def analyzer(pipelines: Mapping[str, str]) -> Any:  # noqa: ANN401 - an untyped library
+def analyzer(pipelines: Mapping[str, str]) -> Analyzer:
     """Return Presidio's analyzer over spaCy pipelines by language; takes seconds.
 
     Raises:
@@ -137,7 +144,8 @@ def analyzer(pipelines: Mapping[str, str]) -> Any:  # noqa: ANN401 - an untyped 
         raise JobError(f"personal_data.presidio: {error}; install presidio-analyzer and its spaCy pipeline") from error
     registry = presidio.RecognizerRegistry(supported_languages=list(pipelines))
     registry.load_predefined_recognizers(languages=list(pipelines), nlp_engine=engine)
-    return presidio.AnalyzerEngine(nlp_engine=engine, registry=registry, supported_languages=list(pipelines))
+    found: Analyzer = presidio.AnalyzerEngine(nlp_engine=engine, registry=registry, supported_languages=list(pipelines))
+    return found
 
 
 def luhn(number: str) -> bool:

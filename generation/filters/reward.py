@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.generation.contracts import Ask, Verdict
-from gristmill.generation.prompting.classifier import HeadFilter
+from gristmill.generation.contracts import Ask, Snapshot, Verdict
+from gristmill.generation.prompting.classifier import Head, HeadFilter
 
 
-class Reward(HeadFilter):
+class Reward(HeadFilter[Head]):
     """Score each sample with a sequence classifier, and drop those below a bound, where one is set.
 
     The score `reward` is the output of a model that has one, on its own scale, or the probability of `label`. The model
@@ -26,7 +26,16 @@ class Reward(HeadFilter):
     min_score: float | None = None
     """Samples with a smaller number are dropped; by default the number is only kept."""
 
-    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+    def title(self) -> str:
+        """Return the kind and the name of the score."""
+        return f"{self.kind} {self.name}".strip()
+
+    async def prepare(self, snapshot: Snapshot, before: Head | None, ask: Ask) -> Head:
+        """Return the loaded model."""
+        del snapshot, ask
+        return before or await self.opened()
+
+    async def judge(self, sample: Sample, ask: Ask[Head]) -> Verdict:
         """Return the number."""
         if not sample.answer:
             return Verdict(dropped=f"{self.kind}: no answer")

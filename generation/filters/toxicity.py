@@ -1,7 +1,7 @@
 """Toxicity: harmful turns are dropped, told by a classifier head or by the model itself."""
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, ModelFilter, Snapshot, Verdict
 from gristmill.generation.prompting.choices import choose
-from gristmill.generation.prompting.classifier import HeadFilter
+from gristmill.generation.prompting.classifier import Head, HeadFilter
 from gristmill.generation.prompting.replies import one_line
 from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for, write
 
@@ -44,7 +44,7 @@ PROMPTS = {
 """Whether a text is safe or toxic, by language; the word for toxic is the second."""
 
 
-class Toxicity(HeadFilter, ModelFilter):
+class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
     """Drop a sample with a harmful turn.
 
     With `model`, a classifier reads each turn, and `label` names its harmful label; without, the generating model (or
@@ -69,17 +69,19 @@ class Toxicity(HeadFilter, ModelFilter):
     prompts: Annotated[Prompts, slots("text", verdict=2)] = by_language(PROMPTS)
     """Templates by language, for the model; of the words of `{verdict}` the second says that the text is toxic."""
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - the contract's
+    async def prepare(self, snapshot: Snapshot, before: Head | None, ask: Ask) -> Head | None:
         """Return the loaded classifier, where there is one."""
-        return await super().prepare(snapshot, before, ask) if self.model else None
+        del snapshot, ask
+        return before or (await self.opened() if self.model else None)
 
-    async def judge(self, sample: Sample, ask: Ask) -> Verdict:
+    async def judge(self, sample: Sample, ask: Ask[Head | None]) -> Verdict:
         """Return the probability that nothing harmful was said as the score `harmless`."""
         turns = [turn for turn in sample.messages if turn.role in ("user", "assistant") and turn.content.strip()]
         if not turns:
             return Verdict()
-        if self.model:
-            harm = max(await asyncio.gather(*(ask.prepared.read([turn]) for turn in turns)))
+        head = ask.prepared
+        if head is not None:
+            harm = max(await asyncio.gather(*(head.read([turn]) for turn in turns)))
         else:
             text = " ".join(one_line(turn.content) for turn in turns)
             template = template_for(self.prompts, "zh" if is_chinese(text) else "en")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ AVOID = {
     "zh": "下面这些一看就像是机器写的，请不要写成这样：\n{refused}",
 }
 """What is said of refused instructions, by language."""
+Avoided = tuple[tuple[str, str], ...]
+"""Language and text of instructions that were refused."""
 SCORE = "human_like"
 MAX_SCANNED = 2000
 """Refused rows that are looked through once a round."""
@@ -27,7 +29,7 @@ LOOKED_AT = 8
 """Kept rows that are looked at for each one that is shown."""
 
 
-class Adversarial(SelfInstruct):
+class Adversarial(SelfInstruct[Avoided]):
     """Draft as Self-Instruct does, from the machine-made demonstrations that fooled the discriminator most.
 
     The loop needs the filter `discriminator` and a few rounds: what it drops is shown to the model as what not to
@@ -62,7 +64,7 @@ class Adversarial(SelfInstruct):
         shown = tuple(row for rows in best.values() for row in rows[: self.num_machine])
         return super().draw(replace(snapshot, made=shown), turn, rng)
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> tuple[tuple[str, str], ...]:  # noqa: ANN401
+    async def prepare(self, snapshot: Snapshot, before: Avoided | None, ask: Ask) -> Avoided:
         """Return (language, instruction) of the rows that the discriminator refused most surely of late."""
         del before, ask
         first = max(0, len(snapshot.refused) - MAX_SCANNED)
@@ -75,10 +77,10 @@ class Adversarial(SelfInstruct):
             found.setdefault(language_of(row), []).append(self._demo(row))
         return tuple((language, text) for language in sorted(found) for text in found[language][: self.num_refused])
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Avoided], rng: Random) -> list[Draft]:
         """Return one draft that ends with the user's turn."""
         language = language_of(parents[0])
-        refused = [one_line(text) for spoken_in, text in ask.prepared or () if spoken_in == language]
+        refused = [one_line(text) for spoken_in, text in ask.prepared if spoken_in == language]
         if not refused:
             return await super().expand(parents, ask, rng)
         listed = "\n".join(f"- {text}" for text in refused)

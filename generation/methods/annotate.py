@@ -87,7 +87,7 @@ class Call(NamedTuple):
     shown: str
 
 
-class Annotate(EachInput):
+class Annotate(EachInput[Shown]):
     """Take the documents in turn, else the seeds, and say of each what it is; decoded so that every answer parses.
 
     The parent's text is the user's turn, the answer the assistant's. Every annotator's vote is in the tag
@@ -153,10 +153,10 @@ class Annotate(EachInput):
 
     def engines(self) -> tuple[str, ...]:
         """Return the engines of all annotators that ask a model."""
-        asked = {annotator.engine or self.engine for annotator in self.annotators if not annotator.rules}
+        asked = {annotator.engine or self.engine_name() for annotator in self.annotators if not annotator.rules}
         return tuple(sorted(asked))
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
+    async def prepare(self, snapshot: Snapshot, before: Shown | None, ask: Ask) -> Shown:
         """Return the demonstrations, which stay the same in all rounds."""
         del ask
         if before is not None:
@@ -166,7 +166,7 @@ class Annotate(EachInput):
         languages = sorted({language_of(seed) for seed in answered})
         return Shown({one: self._shown([s for s in answered if language_of(s) == one], one) for one in languages})
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Shown], rng: Random) -> list[Draft]:
         """Return the annotated text."""
         del rng
         parent = parents[0]
@@ -194,10 +194,9 @@ class Annotate(EachInput):
     def _told(self) -> bool:
         return self.form not in ("label", "entities") if self.with_prompt is None else self.with_prompt
 
-    async def _votes(self, text: str, language: str, ask: Ask) -> tuple[dict[str, Vote], str]:
+    async def _votes(self, text: str, language: str, ask: Ask[Shown]) -> tuple[dict[str, Vote], str]:
         """Return the votes by annotator, those who abstain or fail left out, and why the last one failed."""
-        shown = ask.prepared if isinstance(ask.prepared, Shown) else Shown({})
-        calls = [call for annotator in self.annotators for call in self._calls(annotator, shown, language)]
+        calls = [call for annotator in self.annotators for call in self._calls(annotator, ask.prepared, language)]
         replies = await asyncio.gather(*(self._ask(call, text, language, ask) for call in calls))
         read = [self._read(reply, text) for reply in replies]
         reason = next((why for why in read if isinstance(why, str)), "no annotator has an opinion")
@@ -222,7 +221,7 @@ class Annotate(EachInput):
         prompt, template = self._prompt(call, text, language), self._template(call.annotator, language)
         settings: Sampling = {
             "temperature": self.temperature if call.annotator.samples > 1 else 0.0,
-            "engine": call.annotator.engine or self.engine,
+            "engine": call.annotator.engine or self.engine_name(),
             "logprobs": self.form != "label",
         }
         if self.form == "label":

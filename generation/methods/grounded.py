@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -115,7 +115,7 @@ NEAR = 32
 """Chunks to either side in which the second of a document is looked for."""
 
 
-class Grounded(EachInput):
+class Grounded(EachInput[Index | None]):
     """Take the chunks of the documents in turn, draft questions of various kinds on each, and answer from it alone.
 
     The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
@@ -169,16 +169,20 @@ class Grounded(EachInput):
         others = [chunk for chunk in _neighbours(chunks, place) if chunk.instruction != first.instruction]
         return (first, rng.choice(others)) if others else (first,)
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
+    async def prepare(self, snapshot: Snapshot, before: Index | None, ask: Ask) -> Index | None:
         """Return the index that second chunks are found in, when they come from the whole corpus."""
         if before is not None or self.second != "corpus" or not self.multi_hop:
             return before
         return await index(self.inputs(snapshot), "words", ask)
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    def figures(self, prepared: Index | None) -> Mapping[str, float]:
+        """Return the size of the corpus, where it is searched."""
+        return {"corpus": float(len(prepared.samples))} if prepared else {}
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Index | None], rng: Random) -> list[Draft]:
         """Return a draft for each question, ending with the user's turn."""
         found: tuple[Sample, ...] = ()
-        if self.second == "corpus" and isinstance(ask.prepared, Index) and rng.random() < self.multi_hop:
+        if ask.prepared is not None and rng.random() < self.multi_hop:
             hits = ask.prepared.find(parents[0].instruction, None, 1, without={parents[0].id})
             found = tuple(hit.sample for hit in hits)
         passages = (*parents, *found)

@@ -1,11 +1,11 @@
 """Persona: who would read this text, who is near that person, and what would this person ask."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from random import Random
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -170,7 +170,44 @@ ECHOES = re.compile(
 """Words of the prompt, or of an answer, that have no place in a request."""
 
 
-class Persona(EachInput):
+class Personas:
+    """Personas as sets of words; `near` finds exactly those above a Jaccard index. Nothing is added later."""
+
+    def __init__(self, personas: Iterable[str]) -> None:
+        """Index the personas, each set of words once."""
+        self._sets = [*dict.fromkeys(words for persona in personas if (words := frozenset(tokens(persona))))]
+        self._places: dict[str, list[int]] = {}  # where each word is
+        for place, words in enumerate(self._sets):
+            for word in words:
+                self._places.setdefault(word, []).append(place)
+
+    def near(self, words: frozenset[str], similarity: float) -> bool:
+        """Say whether the Jaccard index with any of the personas is at least as given.
+
+        Two sets that similar share at least ceil(similarity * n) of the n words of one, so one of its n - that + 1
+        rarest words is in the other: only those are looked up.
+        """
+        rarest = sorted(words, key=lambda word: (len(self._places.get(word, ())), word))
+        looked = rarest[: len(words) - ceil(similarity * len(words)) + 1] if words else []
+        found = {place for word in looked for place in self._places.get(word, ())}
+        return any(len(words & self._sets[place]) >= similarity * len(words | self._sets[place]) for place in found)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The personas of settled rows. A round adds an index of its own, so that rounds before it see what they saw."""
+
+    layers: tuple[Personas, ...] = ()
+    rows: int = 0
+    """Kept rows that were read so far."""
+
+    def near(self, persona: str, similarity: float) -> bool:
+        """Say whether a persona is nearly one of them."""
+        words = frozenset(tokens(persona))
+        return any(layer.near(words, similarity) for layer in self.layers)
+
+
+class Persona(EachInput[Seen]):
     """Make a persona from a text, walk to others by relation, and write a request as that person would.
 
     The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
@@ -229,17 +266,14 @@ class Persona(EachInput):
     logic_prompts: Annotated[Prompts, slots("persona")] = by_language(LOGIC)
     """Templates by language: a puzzle through a persona."""
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> "Seen":  # noqa: ANN401 - of `Method.prepare`
+    async def prepare(self, snapshot: Snapshot, before: Seen | None, ask: Ask) -> Seen:
         """Return the personas that settled rounds have used; only rows that are new since `before` are read."""
         del ask
-        last = before if isinstance(before, Seen) else Seen(Used())
-        if last.size < len(last.used) or last.rows > len(snapshot.made):  # of a round that another has gone on from
-            last = Seen(Used())
-        for place in range(last.rows, len(snapshot.made)):
-            last.used.add(snapshot.made[place].tags.get("persona", ""))
-        return Seen(last.used, len(last.used), len(snapshot.made))
+        last = before or Seen()
+        new = (snapshot.made[place].tags.get("persona", "") for place in range(last.rows, len(snapshot.made)))
+        return Seen((*last.layers, Personas(new)), len(snapshot.made))
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Seen], rng: Random) -> list[Draft]:
         """Return one draft that ends with the request of a persona."""
         language = rng.choice(self.languages) if self.languages else language_of(parents[0])
         want = rng.choice(self.wants)
@@ -284,17 +318,16 @@ class Persona(EachInput):
         )
         return self.answered(draft, reply)
 
-    async def _person(self, parent: Sample, language: str, ask: Ask, rng: Random) -> tuple[str, int, str | None]:
+    async def _person(self, parent: Sample, language: str, ask: Ask[Seen], rng: Random) -> tuple[str, int, str | None]:
         """Return a persona, its steps from the text, and why there is none."""
         text = "\n\n".join(turn.content for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
         prompt = template_for(self.persona_prompts, language).begin(text=flat(text))
         hops, least = 0, rng.randint(0, self.max_hops)
-        seen = ask.prepared if isinstance(ask.prepared, Seen) else Seen(Used())
         while True:
             persona, reason = await self._persona(prompt, ask)
             if reason:
                 return persona, hops, reason
-            near = seen.near(persona, self.max_similarity)
+            near = ask.prepared.near(persona, self.max_similarity)
             if hops >= least and not near:
                 return persona, hops, None
             if hops == self.max_hops:
@@ -320,51 +353,3 @@ class Persona(EachInput):
             "persona repeats words of the prompt": ECHOES.search(persona) is not None or persona in prefix,
         }
         return persona, refuse(rules)
-
-
-class Used:
-    """Personas as sets of words, which only grow; `near` finds exactly those above a Jaccard index."""
-
-    def __init__(self) -> None:
-        self._sets: list[frozenset[str]] = []
-        self._known: set[frozenset[str]] = set()
-        self._places: dict[str, list[int]] = {}  # where each word is
-
-    def __len__(self) -> int:
-        return len(self._sets)
-
-    def add(self, persona: str) -> None:
-        """Remember one more persona; nothing is remembered twice."""
-        words = frozenset(tokens(persona))
-        if not words or words in self._known:
-            return
-        self._known.add(words)
-        for word in words:
-            self._places.setdefault(word, []).append(len(self._sets))
-        self._sets.append(words)
-
-    def near(self, persona: str, similarity: float, size: int) -> bool:
-        """Say whether the Jaccard index with any of the first `size` personas is at least as given.
-
-        Two sets that similar share at least ceil(similarity * n) of the n words of one, so one of its n - that + 1
-        rarest words is in the other: only those are looked up.
-        """
-        words = frozenset(tokens(persona))
-        rarest = sorted(words, key=lambda word: (len(self._places.get(word, ())), word))
-        looked = rarest[: len(words) - ceil(similarity * len(words)) + 1] if words else []
-        found = {place for word in looked for place in self._places.get(word, ()) if place < size}
-        return any(len(words & self._sets[place]) >= similarity * len(words | self._sets[place]) for place in found)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a round sees of the personas: as many as there were when it began, though the index has grown since."""
-
-    used: Used
-    size: int = 0
-    rows: int = 0
-    """Kept rows that were read so far."""
-
-    def near(self, persona: str, similarity: float) -> bool:
-        """Say whether a persona is nearly one of them."""
-        return self.used.near(persona, similarity, self.size)

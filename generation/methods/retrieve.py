@@ -1,9 +1,9 @@
 """Retrieve: related samples or passages of a corpus, as demonstrations, as grounding, or taken over as data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,7 +42,7 @@ GROUND = {
 MIN_WORDS = 4
 
 
-class Retrieve(EachInput):
+class Retrieve(EachInput[Index]):
     """Take the seeds in turn, find what is related to each in a corpus, and make something of it.
 
     The corpus is the documents where the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
@@ -93,15 +93,18 @@ class Retrieve(EachInput):
         """Return the seeds."""
         return snapshot.seeds
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
+    async def prepare(self, snapshot: Snapshot, before: Index | None, ask: Ask) -> Index:
         """Return the index of the corpus, which stays the same in all rounds."""
         return before if before is not None else await index(snapshot.documents or snapshot.seeds, self.search, ask)
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    def figures(self, prepared: Index) -> Mapping[str, float]:
+        """Return the size of the corpus."""
+        return {"corpus": float(len(prepared.samples))}
+
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Index], rng: Random) -> list[Draft]:
         """Return one draft, or as data one for each sample that was found."""
         del rng
         seed = parents[0]
-        assert isinstance(ask.prepared, Index)
         hits = await find(ask.prepared, seed.instruction, self.count, ask, weight=self.relevance, without=(seed.id,))
         if not hits:
             return [Draft(seed.messages[:1], dropped=f"{self.kind}: nothing related was found")]

@@ -13,6 +13,7 @@ from gristmill.cluster.runtime.deaths import lowerable
 from gristmill.cluster.runtime.pool import Pool
 from gristmill.cluster.runtime.resources import call
 from gristmill.cluster.store.store import Shard
+from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import OpenEngine, host
 from gristmill.generation.engines.placement import Placement
 from gristmill.generation.engines.watch import Watch
@@ -65,7 +66,7 @@ class Actors:
     ) -> None:
         """Start nothing yet: a job whose shards are all committed needs no engine. `size` is the draws of a shard."""
         self._run, self._place, self._pipeline, self._open = run, place, pipeline, open_
-        self._engine = pipeline.engines[""]
+        self._engine = pipeline.engines[MAIN]
         batch = self._engine.max_in_flight if self._engine.endpoint else self._engine.max_num_seqs
         self._in_flight = max(LEAST_SHARDS, math.ceil(AHEAD * batch / size))
         self._placement = Placement(pipeline.engines)
@@ -144,7 +145,7 @@ class Actors:
         settings[ENCODER] = pipeline.encoder.compute_dtype
 
         def choose_one(setting: str) -> dtypes.DTypeChoice:
-            need = self._placement.need(here.get(setting, ""), 0)  # the encoder runs beside the generating engine
+            need = self._placement.need(here.get(setting, MAIN), 0)  # the encoder runs with the main engine
             if setting == ENCODER:
                 return call(choose_dtype, need, pipeline.encoder)
             return call(dtypes.choose, need, pipeline.engines[here[setting]].model)
@@ -183,7 +184,7 @@ class Actors:
     def _spawn(self, place: int) -> Any:  # noqa: ANN401 - a handle of Ray's
         name = f"generate-{place}" if self._spawned < self._engine.actors else f"generate-{place}-{self._spawned}"
         self._spawned += 1
-        need = self._placement.need("", place)
+        need = self._placement.need(MAIN, place)
         handle = host(Worker, self._engine, need, self._pipeline, self._place, self._open, self._others, name)
         self._watch.begin(place, handle, name, self._engine.hang_s)
         return handle

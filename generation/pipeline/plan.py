@@ -9,7 +9,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.models.dtypes import DType
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.models.engine import Engine
-from gristmill.generation.contracts import Filter, HistoryFilter, Method, Snapshot
+from gristmill.generation.contracts import MAIN, Filter, HistoryFilter, Method, Snapshot
 from gristmill.generation.pipeline.streams import stream
 
 MIN_SHARD = 8
@@ -18,8 +18,8 @@ ENCODER = "encoder"
 
 
 def engine_setting(name: str) -> str:
-    """Return the name of an engine's setting in the recipe; the generating engine is called `""`."""
-    return f"engines.{name}" if name else "engine"
+    """Return the name of an engine's setting in the recipe."""
+    return "engine" if name == MAIN else f"engines.{name}"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pipeline:
 
     run: str
     engines: Mapping[str, Engine]
-    """By the names that steps know them by; the generating one is called `""`."""
+    """By name; the generating one is `MAIN`, and the first."""
     methods: tuple[Method, ...]
     filters: tuple[Filter | HistoryFilter, ...]
     encoder: Embedding
@@ -50,7 +50,7 @@ class Pipeline:
     def step(self, place: int) -> str:
         """Return the fingerprint that goes into the ids of a method's rows: what decides its asks and answers."""
         method = self.methods[place]
-        return ids.digest(method.fingerprint(), self.engines[method.engine].fingerprint(), self.seed, place)
+        return ids.digest(method.fingerprint(), self.engines[method.engine_name()].fingerprint(), self.seed, place)
 
 
 @dataclass(frozen=True, slots=True)

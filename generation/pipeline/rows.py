@@ -18,6 +18,7 @@ from gristmill.cluster.contract.sample import Message, Origin, Sample
 from gristmill.cluster.contract.settings import Step
 from gristmill.cluster.models.engine import Reply, Request
 from gristmill.generation.contracts import (
+    MAIN,
     STAGES,
     Draft,
     Filter,
@@ -74,7 +75,7 @@ class BoundAsk:
     context: Context
     usage: Usage
     parents: Sequence[Sample] = ()
-    engine: str = ""
+    engine: str = MAIN
     prepared: Any = None
     turn: int = 0
 
@@ -146,11 +147,11 @@ class Rows:
         self._known = len(self.snapshot.seeds) + len(self.snapshot.made)
         pipeline = self.context.pipeline
         self._asks = {
-            id(step): (getattr(step, "engine", ""), self.prepared.get(id(step)))
+            id(step): (step.engine_name(), self.prepared.get(id(step)))
             for step in (*pipeline.methods, *pipeline.filters)
         }
         self._staged: dict[Stage, list[tuple[Filter | HistoryFilter, Any]]] = {
-            stage: [(step, memories.get(id(step))) for step in pipeline.filters if stage in stages_of(step)]
+            stage: [(step, memories.get(id(step))) for step in pipeline.filters if stage in step.stages]
             for stage in STAGES
         }
 
@@ -264,7 +265,7 @@ def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
     return Origin(
         run=pipeline.run,
         step=draw.step,
-        model=pipeline.engines[draw.method.engine].model,
+        model=pipeline.engines[draw.method.engine_name()].model,
         seed=usage.seed,
         prompt_tokens=usage.tally.prompt_tokens,
         reply_tokens=usage.tally.reply_tokens,
@@ -287,11 +288,6 @@ def _with(s: Sample, draft: Draft) -> Sample:
 
 def _with_origin(s: Sample, origin: Origin) -> Sample:
     return Sample(s.id, s.messages, s.parents, s.method, s.round, s.scores, s.tags, s.dropped, origin)
-
-
-def stages_of(step: Filter | HistoryFilter) -> Sequence[Stage]:
-    """Return when a filter runs."""
-    return step.stages if isinstance(step, Filter) else ("instruction",)
 
 
 def ruled(sample: Sample, verdict: Verdict) -> Sample:

@@ -16,7 +16,7 @@ from gristmill.cluster.contract.sample import to_table
 from gristmill.cluster.models.encoder import Embedding, Encoder, OpenEncoder
 from gristmill.cluster.runtime.log import to_file
 from gristmill.cluster.store.store import Shard, Store
-from gristmill.generation.contracts import Filter, HistoryFilter, Method, Snapshot
+from gristmill.generation.contracts import MAIN, GenerateStep, HistoryFilter, Snapshot
 from gristmill.generation.engines.actors import LiveEngine, OpenEngine, RemoteEngine
 from gristmill.generation.pipeline.metrics import Metrics
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardReport, Tally
@@ -78,10 +78,7 @@ class RowMaker:
         begin = time.monotonic()
         snapshot = await asyncio.to_thread(self._snapshots.at, shard.round, settled)
         self._remember(snapshot)
-        steps: list[Method | Filter] = [
-            self._pipeline.methods[shard.method],
-            *(f for f in self._pipeline.filters if isinstance(f, Filter)),
-        ]
+        steps: list[GenerateStep] = [self._pipeline.methods[shard.method], *self._pipeline.filters]
         prepared = {id(step): await self._prepare(step, snapshot) for step in steps}
         rows = Rows(self._context, snapshot, prepared, self._sets)
         self._tallies[str(shard)] = tally = rows.tally
@@ -123,7 +120,7 @@ class RowMaker:
                 memory.add(sample)
         self._remembered = max(self._remembered, new)
 
-    async def _prepare(self, step: Method | Filter, snapshot: Snapshot) -> Any:  # noqa: ANN401 - the step's own
+    async def _prepare(self, step: GenerateStep, snapshot: Snapshot) -> Any:  # noqa: ANN401 - the step's own
         """Return what a step has prepared for a round, once for all shards of it that are made here."""
         rounds = self._prepared.setdefault(id(step), {})
         if snapshot.round not in rounds:
@@ -134,15 +131,15 @@ class RowMaker:
                 del rounds[old]
         return await rounds[snapshot.round]
 
-    async def _prepared_by(self, step: Method | Filter, snapshot: Snapshot, before: Any) -> Any:  # noqa: ANN401
+    async def _prepared_by(self, step: GenerateStep, snapshot: Snapshot, before: Any) -> Any:  # noqa: ANN401
         usage = Usage(ids.digest("prepare", step.fingerprint(), snapshot.round))
-        ask = BoundAsk(self._context, usage, (), getattr(step, "engine", ""))
+        ask = BoundAsk(self._context, usage, (), step.engine_name())
         return await step.prepare(snapshot, await before if before else None, ask)
 
 
-def _figures(steps: Sequence[Method | Filter], prepared: Mapping[int, Any]) -> dict[str, float]:
+def _figures(steps: Sequence[GenerateStep], prepared: Mapping[int, Any]) -> dict[str, float]:
     """Return the figures of what steps prepared, by `kind name`."""
-    found = ((step.kind, getattr(prepared[id(step)], "figures", {})) for step in steps)
+    found = ((step.kind, step.figures(prepared[id(step)])) for step in steps)
     return {f"{kind} {name}": float(value) for kind, figures in found for name, value in figures.items()}
 
 
@@ -168,9 +165,9 @@ class Worker:
         """
         to_file(place.logs, name)
         open_engine, open_encoder = open_
-        self._engine = open_engine(pipeline.engine(""))
-        engines: dict[str, LiveEngine] = {"": self._engine}
-        for other in filter(None, pipeline.engines):
+        self._engine = open_engine(pipeline.engine(MAIN))
+        engines: dict[str, LiveEngine] = {MAIN: self._engine}
+        for other in (name for name in pipeline.engines if name != MAIN):
             handles = others.get(other)
             engines[other] = RemoteEngine(handles, other) if handles else open_engine(pipeline.engine(other))
         self._engines = engines

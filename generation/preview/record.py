@@ -26,6 +26,7 @@ from gristmill.cluster.runtime.log import tail, to_file
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.session import session
 from gristmill.cluster.store.store import Store
+from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import EngineActor, LiveEngine, OpenEngine, RemoteEngine, host, open_engine
 from gristmill.generation.engines.placement import Placement
 from gristmill.generation.job import Generate
@@ -137,8 +138,8 @@ class MakerActor:
 
     async def ready(self) -> dict[str, Any]:
         """Return facts of the generating engine's start, once all have started."""
-        facts = await asyncio.gather(*(self._engines[name].ready() for name in sorted(self._engines)))
-        return facts[0]
+        facts = await asyncio.gather(*(engine.ready() for engine in self._engines.values()))
+        return dict(zip(self._engines, facts, strict=True))[MAIN]
 
     async def make(self, shards: Sequence[RawShard]) -> None:
         """Make and commit the shards, all at once."""
@@ -198,9 +199,9 @@ def _made(
         others = {
             name: host(OtherActor, engine, placement.need(name, 0), engine, opens[0], place.logs, f"engine-{name}")
             for name, engine in engines.items()
-            if name and not engine.endpoint
+            if name != MAIN and not engine.endpoint
         }
-        maker = host(MakerActor, engines[""], placement.need("", 0), pipeline, place, opens, others)
+        maker = host(MakerActor, engines[MAIN], placement.need(MAIN, 0), pipeline, place, opens, others)
         facts = _got(maker.ready.remote(), place.logs)
         _got(maker.make.remote(shards), place.logs)
         calls = [call for actor in (maker, *others.values()) for call in _got(actor.calls.remote(), place.logs)]

@@ -12,14 +12,14 @@ from pydantic import Field
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models import names as models
-from gristmill.generation.contracts import Ask, Filter, Snapshot, Stage
+from gristmill.generation.contracts import Filter, Stage, State
 from gristmill.generation.prompting.batches import Batches
 
 DIGITS = 4
 """Decimals of a probability or reward: the last bits depend on which texts share a batch."""
 
 
-class HeadFilter(Filter):
+class HeadFilter(Filter[State]):
     """A filter that reads a classifier, loaded once in each worker."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"batch", "device"})
@@ -45,20 +45,19 @@ class HeadFilter(Filter):
         value["fields"]["model"] = models.identity(self.model) if self.model else ""
         return value
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - the contract's
-        """Return the loaded head; it stays for all rounds."""
-        del snapshot, ask
-        return await asyncio.to_thread(self.opened) if before is None else before
+    def models(self) -> tuple[str, ...]:
+        """Return the classifier, where there is one."""
+        return (self.model,) if self.model else ()
 
-    def opened(self) -> "Head":
-        """Load the model; takes seconds."""
-        return Head(self)
+    async def opened(self) -> "Head":
+        """Load the classifier, which serves all rounds; takes seconds."""
+        return await asyncio.to_thread(Head, self)
 
 
 class Head:
     """A loaded classifier. Rows that ask while it computes wait, and share the next pass."""
 
-    def __init__(self, settings: HeadFilter) -> None:
+    def __init__(self, settings: HeadFilter[Any]) -> None:
         """Load model and tokenizer.
 
         Raises:

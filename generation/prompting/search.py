@@ -5,7 +5,7 @@ The only file that imports bm25s, inside a function.
 
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,7 +81,7 @@ def diverse(relevance: Sequence[float], similarity: NDArray[np.floating[Any]], c
 
 
 class Index:
-    """The first user turns of a corpus, to be searched by words, by meaning, or by both."""
+    """The first user turns of a corpus, to be searched by words, by meaning, or by both; never changed."""
 
     def __init__(self, samples: Sequence[Sample], by: By = "both", vectors: Float32 | None = None) -> None:
         """Index the texts, about 0.3 ms for 45 words. `vectors` is [samples, d], of length 1."""
@@ -89,11 +89,6 @@ class Index:
         words = [terms(sample.instruction) for sample in samples]
         self._bags = [frozenset(found) for found in words] if vectors is None else []
         self._bm25 = _bm25(words) if by != "meaning" and any(words) else None
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """What the job's figures say of it."""
-        return {"corpus": float(len(self.samples))}
 
     def find(
         self, text: str, vector: Float32 | None, count: int, *, weight: float = 1.0, without: Collection[str] = ()

@@ -133,6 +133,12 @@ def test_check_names_what_is_wrong(tmp_path: Path) -> None:
     assert "draws without end" in Generate(input=given, target="all").check(tmp_path)[0]
 
 
+def test_main_is_the_generating_engine_and_no_other() -> None:
+    assert list(job(engines={"judge": {}}).pipeline("run").engines) == ["main", "judge"]
+    with pytest.raises(ValueError, match=r"'main' is the name of \[generate.engine\], must be another name"):
+        Generate(engines={"main": Engine()})
+
+
 def test_a_filter_stands_once() -> None:
     with pytest.raises(ValueError, match="novelty stands twice"):
         Generate(filters=(Novelty(), Novelty(max_similarity=0.5)))

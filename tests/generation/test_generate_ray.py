@@ -13,6 +13,7 @@ from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.cluster.store.store import Store
+from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import LiveEngine
 from gristmill.generation.engines.placement import Placement
 from tests.fakes import ScriptedEngine, open_hashing_encoder
@@ -154,7 +155,7 @@ def test_places_are_reserved_together_and_given_back() -> None:
         return [group for group in placement_group_table().values() if group["state"] == "CREATED"]
 
     before = len(reserved())
-    placement = Placement({"": Engine(cpus=1), "judge": Engine(cpus=1), "far": Engine(endpoint="http://x/v1")})
+    placement = Placement({MAIN: Engine(cpus=1), "judge": Engine(cpus=1), "far": Engine(endpoint="http://x/v1")})
     placement.reserve()
     assert len(reserved()) == before + 2
     assert placement.need("judge", 0).cpus == 1
@@ -162,4 +163,4 @@ def test_places_are_reserved_together_and_given_back() -> None:
     time.sleep(0.5)
     assert len(reserved()) == before
     with pytest.raises(JobError, match="needs 2 GPU, the cluster has 0"):
-        Placement({"": Engine(gpus=2)}).reserve()
+        Placement({MAIN: Engine(gpus=2)}).reserve()

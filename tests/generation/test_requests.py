@@ -22,7 +22,7 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Message, Sample, seed
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.models.engine import Engine, Reply, Request
-from gristmill.generation.contracts import HistoryFilter, Snapshot
+from gristmill.generation.contracts import MAIN, HistoryFilter, Snapshot
 from gristmill.generation.filters import AnyFilter
 from gristmill.generation.methods import AnyMethod
 from gristmill.generation.pipeline.plan import Pipeline, RawShard
@@ -229,12 +229,12 @@ async def run(name: str) -> tuple[list[Request], list[Sample]]:
     method = TypeAdapter(AnyMethod).validate_python(settings)
     judging = tuple(TypeAdapter(AnyFilter).validate_python(one) for one in filters)
     engine = RecordingEngine()
-    pipeline = NamedPipeline(name, {"": Engine()}, (method,), judging, Embedding(), 0)
+    pipeline = NamedPipeline(name, {MAIN: Engine()}, (method,), judging, Embedding(), 0)
 
     async def embed(texts: Any) -> Any:
         return HashingEncoder().encode(texts)
 
-    context = Context(pipeline, {"": engine}, embed)
+    context = Context(pipeline, {MAIN: engine}, embed)
     prepared = {}
     for n, step in enumerate((method, *judging)):
         assert not isinstance(step, HistoryFilter)

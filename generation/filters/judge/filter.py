@@ -68,6 +68,10 @@ class Judge(ModelFilter):
         """Name of the score."""
         return self.kind if self.rubric == "quality" else self.rubric
 
+    def title(self) -> str:
+        """Return the kind and the rubric."""
+        return f"{self.kind} {self.rubric}"
+
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the expected grade as the score."""
         template = template_for(self.prompts, "zh" if is_chinese(sample.instruction) else "en")

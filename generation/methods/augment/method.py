@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -52,9 +52,11 @@ MAX_ASKED = 8
 MAX_SCANNED = 2000
 """Seeds that are looked through for labelled demonstrations."""
 MAX_SHOT_WORDS = 60
+Labelled = Mapping[str, tuple[Sample, ...]]
+"""Short seeds by label."""
 
 
-class Augment(EachInput):
+class Augment(EachInput[Labelled]):
     """Change the first user turn of a seed by one operation a variant; everything after it stays.
 
     `synonym`, `insert`, `swap` and `delete` are the four of EDA, `punctuate` is AEDA; `part_of_speech` replaces words
@@ -111,19 +113,19 @@ class Augment(EachInput):
     label_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(LABEL)
     """The label of a text; `{labels}` are all of them."""
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Any:  # noqa: ANN401 - see `Method.prepare`
+    async def prepare(self, snapshot: Snapshot, before: Labelled | None, ask: Ask) -> Labelled:
         """Return short seeds of each label, one more than is shown, because an input is not shown to itself."""
         del ask
-        if before is not None or not self.labels:
+        if before is not None:
             return before
         found: dict[str, list[Sample]] = {label: [] for label in self.labels}
-        for sample in snapshot.seeds[:MAX_SCANNED]:
+        for sample in snapshot.seeds[:MAX_SCANNED] if self.labels else ():
             known = found.get(label_of(sample), [])
             if len(known) <= self.shots and num_words(sample.instruction) <= MAX_SHOT_WORDS:
                 known.append(sample)
-        return found
+        return {label: tuple(samples) for label, samples in found.items()}
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Labelled], rng: Random) -> list[Draft]:
         """Return the variants of one input, dropped ones among them."""
         (parent,) = parents
         if not parent.instruction.strip():
@@ -254,7 +256,7 @@ class Augment(EachInput):
         }
         return text, refuse(rules)
 
-    async def _consistent(self, source: "_Source", drafts: Sequence[Draft], ask: Ask) -> list[Draft]:
+    async def _consistent(self, source: "_Source", drafts: Sequence[Draft], ask: Ask[Labelled]) -> list[Draft]:
         """Return the drafts, those dropped that left the input's meaning or label."""
         checked = list(drafts)
         alive = [n for n, draft in enumerate(checked) if draft.dropped is None]
@@ -270,12 +272,10 @@ class Augment(EachInput):
             checked[n] = self._labelled(source, checked[n], reply)
         return checked
 
-    async def _label(self, source: "_Source", text: str, ask: Ask) -> Reply:
+    async def _label(self, source: "_Source", text: str, ask: Ask[Labelled]) -> Reply:
         """Ask which label a text has, after labelled seeds other than the input."""
-        template, known = template_for(self.label_prompts, source.language), ask.prepared or {}
-        by_label = [
-            [s for s in known.get(label, ()) if s.id != source.sample.id][: self.shots] for label in self.labels
-        ]
+        template = template_for(self.label_prompts, source.language)
+        by_label = [[s for s in ask.prepared[label] if s.id != source.sample.id][: self.shots] for label in self.labels]
         rows = [label[n] for n in range(self.shots) for label in by_label if n < len(label)]
         shown = tuple(Case(source.language, row.instruction, "", label_of(row)) for row in rows)
         check = LabelCheck(source.language, template, self.labels, ", ".join(self.labels), shown)

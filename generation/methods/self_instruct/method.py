@@ -11,7 +11,7 @@ from pydantic import Field
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words, tokens
-from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
+from gristmill.generation.contracts import Ask, Draft, Method, Snapshot, State
 from gristmill.generation.methods.self_instruct.instances import (
     CLASSIFY,
     INPUTS,
@@ -66,7 +66,7 @@ PROGRAM = r"(?:write|create) a (?:\w+ )?(?:program|script)|(?:请)?(?:编写|写
 """Starts of instructions that ask for a program."""
 
 
-class SelfInstruct(Method):
+class SelfInstruct(Method[State]):
     """Draft the next instruction of a list of demonstrations, human and machine-made, then make an instance of it.
 
     Without `instances` the instruction brings its own input and is answered in a second call. With `instances` the
@@ -160,7 +160,7 @@ class SelfInstruct(Method):
         """Return the instruction of a row as it is demonstrated."""
         return parted(row.instruction) if self.instances else row.instruction
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[State], rng: Random) -> list[Draft]:
         """Return one draft that ends with the user's turn."""
         del rng  # the order of the demonstrations is the group's
         language = language_of(parents[0])

@@ -65,7 +65,7 @@ class Known:
     """By language, the model's bias: what it says of texts without a meaning."""
 
 
-class Targeted(Method):
+class Targeted(Method[Known]):
     """Write texts for the labels in turn, then ask the model which label each has, and drop those with another one.
 
     A sample is the labelling task itself: instruction and text in the user's turn; in the assistant's the label, or the
@@ -226,10 +226,10 @@ class Targeted(Method):
         found = marks.read(marked, self.labels) if marked else None
         return frozenset(span.label for span in found[1]) if found else frozenset()
 
-    async def prepare(self, snapshot: Snapshot, before: Any, ask: Ask) -> Known:  # noqa: ANN401 - of `Method.prepare`
+    async def prepare(self, snapshot: Snapshot, before: Known | None, ask: Ask) -> Known:
         """Return the weights of the round, and what to show and the model's bias, which no round changes."""
         weights = self.weights(snapshot)
-        if isinstance(before, Known):
+        if before is not None:
             return replace(before, weights=weights)
         shown: dict[tuple[str, str], list[Case]] = {}
         for place in range(min(len(snapshot.seeds), LOOK * len(self.labels))):
@@ -257,16 +257,16 @@ class Targeted(Method):
 
     # -- the text -------------------------------------------------------------------------------------------------
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Known], rng: Random) -> list[Draft]:
         """Return one finished sample, after those that were dropped on the way to it."""
-        label, drafts = self.label_of(ask.turn, _known(ask).weights), list[Draft]()
+        label, drafts = self.label_of(ask.turn, ask.prepared.weights), list[Draft]()
         while len(drafts) < self.tries:
             drafts.append(await self._draft(label, parents, ask, rng))
             if drafts[-1].dropped is None or drafts[-1].dropped.startswith(f"{self.kind}: error"):
                 break
         return drafts
 
-    async def _draft(self, label: str, parents: Sequence[Sample], ask: Ask, rng: Random) -> Draft:
+    async def _draft(self, label: str, parents: Sequence[Sample], ask: Ask[Known], rng: Random) -> Draft:
         """Return the sample of one label, checked."""
         language = language_of(parents[0]) if parents else rng.choice(self._languages(ask))
         tags = {"language": language, "label": label, **self._attributes(label, language, rng)}
@@ -295,9 +295,9 @@ class Targeted(Method):
             return replace(draft, dropped=f"{self.kind}: {reason}")
         return await self._checked(draft, plain, spans, ask) if self.check else draft
 
-    def _languages(self, ask: Ask) -> tuple[str, ...]:
+    def _languages(self, ask: Ask[Known]) -> tuple[str, ...]:
         """Return the languages to write in where no seed says it."""
-        return self.languages or tuple(sorted({case.language for case in _known(ask).shown})) or ("en",)
+        return self.languages or tuple(sorted({case.language for case in ask.prepared.shown})) or ("en",)
 
     def _attributes(self, label: str, language: str, rng: Random) -> dict[str, str]:
         """Return what is asked of the text beyond its label, as tags; always the same number of random draws."""
@@ -350,9 +350,9 @@ class Targeted(Method):
 
     # -- the check ------------------------------------------------------------------------------------------------
 
-    async def _checked(self, draft: Draft, text: str, spans: Sequence[marks.Span], ask: Ask) -> Draft:
+    async def _checked(self, draft: Draft, text: str, spans: Sequence[marks.Span], ask: Ask[Known]) -> Draft:
         """Return the draft with the model's confidence in its label, or the least in those of its spans."""
-        known, language = _known(ask), draft.tags["language"]
+        known, language = ask.prepared, draft.tags["language"]
         check, least, margin = self._check(language, known.shown), 1.0, 1.0
         prior = known.priors.get(language, {}) if self.calibrate else None
         for words, label in [(span.text, span.label) for span in spans] or [("", draft.tags["label"])]:
@@ -368,10 +368,6 @@ class Targeted(Method):
         choices = (*self.labels, *([for_language(OTHER, language)] if len(self.labels) == 1 else []))
         template, cases = template_for(self.check_prompts, language), (c for c in shown if c.language == language)
         return LabelCheck(language, template, choices, self._explained(language), tuple(cases))
-
-
-def _known(ask: Ask) -> Known:
-    return ask.prepared if isinstance(ask.prepared, Known) else Known()
 
 
 def _within(label: str, said: Sequence[str]) -> bool:

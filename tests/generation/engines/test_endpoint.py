@@ -15,6 +15,7 @@ from gristmill.cluster.contract.errors import EngineError, GristmillError, JobEr
 from gristmill.cluster.contract.sample import Message, Sample, from_table
 from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.cluster.store.store import Store
+from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import open_engine
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.endpoint.http import Pace, Patience, retry_after
@@ -180,7 +181,7 @@ def made_through(server: FakeServer, folder: Path) -> list[Sample]:
             generate = job(engine=Engine(model="fake", endpoint="http://fake/v1"))
             store, engine = with_seeds(Store(str(folder))), at(server)
             place = generate.place(store, WORK, None)
-            maker = RowMaker(generate.pipeline("run-1"), place, {"": engine}, open_hashing_encoder)
+            maker = RowMaker(generate.pipeline("run-1"), place, {MAIN: engine}, open_hashing_encoder)
             shard = RawShard(0, 0, 0, 0, 16)
             await maker.make(shard, ())
             engine.close()

@@ -31,7 +31,10 @@ def likely(said: str, logprob: float = -2.0, finish: str = "stop") -> Reply:
     return Reply(said, finish, 9, 4, logprob=logprob)
 
 
-def drafted(method: Annotate, parent: Sample, *replies: Any, prepared: Any = None) -> tuple[Draft, ScriptedAsk]:
+NOTHING = Shown({})
+
+
+def drafted(method: Annotate, parent: Sample, *replies: Any, prepared: Shown = NOTHING) -> tuple[Draft, ScriptedAsk]:
     ask = ScriptedAsk(*replies, parents=(parent,), prepared=prepared)
     [draft] = asyncio.run(method.expand((parent,), ask, Random(0)))
     return draft, ask
@@ -108,9 +111,9 @@ def test_annotators_vote_and_the_majority_is_the_label() -> None:
         "vote:words": "bad",
     }
     assert draft.tags["label"] == "bad" and draft.scores["confidence"] == pytest.approx(1.6 / 3)
-    assert [settings["engine"] for _, settings in ask.asked] == ["", "large"]
+    assert [settings["engine"] for _, settings in ask.asked] == ["main", "large"]
     assert ask.asked[1][0][0].content.startswith("Pick: good, bad")
-    assert method.engines() == ("", "large")
+    assert method.engines() == ("large", "main")
 
 
 def test_a_rule_that_finds_nothing_abstains_and_rules_alone_ask_no_model() -> None:

@@ -36,6 +36,7 @@ def seed(text: str, answer: str = "positive", **tags: str) -> Sample:
 
 
 def augmented(method: Augment, parent: Sample, ask: ScriptedAsk, place: int = 0) -> list[Draft]:
+    ask.prepared = ask.prepared or asyncio.run(method.prepare(Snapshot(0), None, ask))
     return asyncio.run(method.expand([parent], ask, Random(place)))
 
 

@@ -11,7 +11,7 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Draft, Snapshot
-from gristmill.generation.methods.persona import Persona, Seen, Used
+from gristmill.generation.methods.persona import Persona, Personas, Seen
 from gristmill.generation.prompting.replies import stripped
 from tests.fakes import ScriptedAsk
 
@@ -21,8 +21,11 @@ BAKER, MILLER = " baker in a village who sells rye bread.", " miller who grinds 
 REQUEST = " List three breads that keep for a week."
 
 
+NOBODY = Seen()
+
+
 def drafted(
-    method: Persona, *replies: Reply | str, parent: Sample = ENGLISH, used: Seen | None = None, seed: int = 0
+    method: Persona, *replies: Reply | str, parent: Sample = ENGLISH, used: Seen = NOBODY, seed: int = 0
 ) -> tuple[Draft, ScriptedAsk]:
     ask = ScriptedAsk(*replies, parents=(parent,), prepared=used)
     (draft,) = asyncio.run(method.expand((parent,), ask, Random(seed)))
@@ -87,7 +90,7 @@ def made(*personas: str) -> list[Sample]:
     return [Sample(str(n), (Message("user", "x"),), tags={"persona": persona}) for n, persona in enumerate(personas)]
 
 
-def prepared(rows: list[Sample], before: Any = None) -> Seen:
+def prepared(rows: list[Sample], before: Seen | None = None) -> Seen:
     return asyncio.run(Persona().prepare(Snapshot(2, made=rows), before, ScriptedAsk()))
 
 
@@ -114,23 +117,23 @@ def test_near_duplicates_are_those_at_a_similarity_of_nine_tenths() -> None:
 
 
 def test_the_index_finds_what_all_pairs_find() -> None:
-    rng, used, before = Random(7), Used(), list[set[str]]()
+    rng, used, before = Random(7), Seen(), list[set[str]]()
     texts = [" ".join(rng.sample([f"w{n}" for n in range(14)], rng.randint(1, 12))) for _ in range(300)]
     found = 0
     for text in texts:
         words = set(tokens(text))
         near = any(len(words & other) / len(words | other) >= 0.8 for other in before)
-        assert used.near(text, 0.8, len(used)) == near
+        assert used.near(text, 0.8) == near
         before.append(words)
         found += near
-        used.add(text)
+        used = Seen((*used.layers, Personas([text])))
     assert 20 < found < 280
 
 
 def test_only_new_rows_are_read_in_a_later_round_and_the_earlier_index_stays() -> None:
     first = prepared(made("A baker who bakes rye bread"))
     second = prepared(made("IGNORED", "A miller who grinds the rye"), first)
-    assert (first.rows, second.rows) == (1, 2) and first.used is second.used
+    assert (first.rows, second.rows) == (1, 2) and second.layers[0] is first.layers[0]
     assert second.near("A baker who bakes rye bread", 0.9) and second.near("A miller who grinds the rye", 0.9)
     assert not first.near("A miller who grinds the rye", 0.9) and not second.near("IGNORED", 0.9)
     again = prepared(made("A baker who bakes rye bread", "A smith who shoes the horses"), first)

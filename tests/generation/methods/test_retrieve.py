@@ -131,7 +131,7 @@ def test_the_index_is_built_once_and_of_the_documents_where_there_are_any() -> N
     method, ask = Retrieve(search="words"), ScriptedAsk()
     documents = SEEDS[1:]
     first = asyncio.run(method.prepare(Snapshot(0, seeds=SEEDS, documents=documents), None, ask))
-    assert list(first.samples) == documents and first.figures == {"corpus": 3}
+    assert list(first.samples) == documents and method.figures(first) == {"corpus": 3}
     assert asyncio.run(method.prepare(Snapshot(3, seeds=SEEDS), first, ask)) is first
 
 

@@ -49,8 +49,11 @@ def chances(**of: float) -> Reply:
 GOOD, BAD, EVEN = chances(good=0.8, bad=0.2), chances(good=0.3, bad=0.7), chances(good=0.5, bad=0.5)
 
 
+NOTHING = Known()
+
+
 def drafted(
-    method: Targeted, *replies: Reply | str, turn: int = 0, seeds: tuple[Sample, ...] = (), prepared: Any = None
+    method: Targeted, *replies: Reply | str, turn: int = 0, seeds: tuple[Sample, ...] = (), prepared: Known = NOTHING
 ) -> tuple[Draft, ScriptedAsk]:
     parents = method.draw(Snapshot(0, seeds=seeds), turn, Random(0))
     ask = ScriptedAsk(*replies, prepared=prepared, turn=turn)
@@ -61,15 +64,24 @@ def drafted(
 def test_a_draw_tries_again_until_a_text_is_kept() -> None:
     method, parents = FILMS.model_copy(update={"tries": 3}), SEEDS[:5]
     replies: list[Reply | str] = ["Nice", "I would see it twice.", BAD, EVEN, "I would see it again.", GOOD, EVEN]
-    drafts = asyncio.run(method.expand(parents, ScriptedAsk(*replies, turn=1), Random(0)))
+    drafts = asyncio.run(method.expand(parents, ScriptedAsk(*replies, prepared=NOTHING, turn=1), Random(0)))
     assert [draft.dropped for draft in drafts] == [
         "targeted: text too short",
         "targeted: another label is likelier",
         None,
     ]
     assert {draft.tags["label"] for draft in drafts} == {"good"}
-    assert len(asyncio.run(method.expand(parents, ScriptedAsk("Nice", "Nice", "Nice"), Random(0)))) == 3
-    assert len(asyncio.run(method.expand(parents, ScriptedAsk(Reply("", "error: boom", 0, 0)), Random(0)))) == 1
+    assert (
+        len(asyncio.run(method.expand(parents, ScriptedAsk("Nice", "Nice", "Nice", prepared=NOTHING), Random(0)))) == 3
+    )
+    assert (
+        len(
+            asyncio.run(
+                method.expand(parents, ScriptedAsk(Reply("", "error: boom", 0, 0), prepared=NOTHING), Random(0))
+            )
+        )
+        == 1
+    )
 
 
 def test_classes_are_balanced_by_construction() -> None:

@@ -13,7 +13,7 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.models.engine import Engine, Reply
 from gristmill.cluster.store.store import Store
-from gristmill.generation.contracts import Draft, EachInput, Method, Snapshot
+from gristmill.generation.contracts import MAIN, Draft, EachInput, Method, Snapshot
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, Schedule, draws
 from gristmill.generation.pipeline.rows import BoundAsk, Context, Usage
@@ -26,7 +26,7 @@ POOL = tuple(Sample(id=f"s{n}", messages=(Message("user", f"Write line number {n
 
 
 def test_draws_share_parents_in_groups() -> None:
-    pipeline = Pipeline("r", {"": Engine()}, (SelfInstruct(group=4),), (), Embedding(), 0)
+    pipeline = Pipeline("r", {MAIN: Engine()}, (SelfInstruct(group=4),), (), Embedding(), 0)
     made = list(draws(pipeline, RawShard(0, 0, 0, 100, 400), Snapshot(0, POOL)))
     assert [draw.ordinal for draw in made] == list(range(100, 500))
     assert all(draw.parents == made[4 * (n // 4)].parents for n, draw in enumerate(made))
@@ -116,8 +116,8 @@ def test_a_method_chooses_among_the_rows_of_a_draw(store: Store) -> None:
 
 
 def ask_of(sample: str) -> BoundAsk:
-    pipeline = Pipeline("r", {"": Engine()}, (SelfInstruct(),), (), Embedding(), 0)
-    return BoundAsk(Context(pipeline, {"": ScriptedEngine(Engine())}, never), Usage(sample))
+    pipeline = Pipeline("r", {MAIN: Engine()}, (SelfInstruct(),), (), Embedding(), 0)
+    return BoundAsk(Context(pipeline, {MAIN: ScriptedEngine(Engine())}, never), Usage(sample))
 
 
 async def never(texts: Sequence[str]) -> Any:
@@ -148,5 +148,5 @@ def test_a_shared_request_is_asked_once_and_the_first_pays() -> None:
     replies = asyncio.run(both())
     assert replies[0] == replies[1]
     assert first.usage.tally.reply_tokens > 0 == second.usage.tally.reply_tokens
-    engine = first.context.engines[""]
+    engine = first.context.engines[MAIN]
     assert isinstance(engine, ScriptedEngine) and engine.asked == 1

@@ -14,7 +14,7 @@ from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.cluster.store.store import Manifest, Shard, Store
-from gristmill.generation.contracts import Draft, Method, Snapshot
+from gristmill.generation.contracts import MAIN, Draft, Method, Snapshot
 from gristmill.generation.pipeline.plan import Pipeline, RawShard
 from gristmill.generation.pipeline.snapshots import PARSED_AT_ONCE, Snapshots, Stored
 from gristmill.generation.pipeline.worker import Embedder, Place, RowMaker
@@ -78,9 +78,9 @@ class Studious(Method):
 
 def test_a_step_prepares_once_a_round_from_what_it_had_before(store: Store, tmp_path: Path) -> None:
     shards = settled(with_seeds(store), 2)
-    pipeline = Pipeline("r", {"": Engine()}, (Studious(),), (), Embedding(), 0)
+    pipeline = Pipeline("r", {MAIN: Engine()}, (Studious(),), (), Embedding(), 0)
     place = Place(store, "out", "seeds", None, None)
-    maker = RowMaker(pipeline, place, {"": ScriptedEngine(Engine())}, open_hashing_encoder)
+    maker = RowMaker(pipeline, place, {MAIN: ScriptedEngine(Engine())}, open_hashing_encoder)
 
     async def make() -> None:
         first, second = RawShard(0, 0, 0, 0, 3), RawShard(1, 0, 0, 3, 3)
@@ -115,9 +115,9 @@ def test_requests_that_carry_a_row_on_go_before_those_that_begin_one(store: Stor
             return await super().ask(request)
 
     onward: list[tuple[bool, bool, bool]] = []
-    pipeline = Pipeline("r", {"": Engine()}, (Chatty(),), (), Embedding(), 0)
+    pipeline = Pipeline("r", {MAIN: Engine()}, (Chatty(),), (), Embedding(), 0)
     place = Place(with_seeds(store), "out", "seeds", None, None)
-    maker = RowMaker(pipeline, place, {"": Recording(Engine())}, open_hashing_encoder)
+    maker = RowMaker(pipeline, place, {MAIN: Recording(Engine())}, open_hashing_encoder)
     asyncio.run(maker.make(RawShard(0, 0, 0, 0, 4), ()))
     assert sorted(onward) == 4 * [(False, False, True)] + 4 * [(True, False, False)] + 4 * [(True, True, False)]
 
