@@ -24,11 +24,11 @@ from pydantic import AfterValidator, Field
 from gristmill.cluster.contract.sample import Message
 
 T = TypeVar("T")
-LINE = "\n---\n"
 SOME, NUMBERS = 0, -1
 """How many words a placeholder lists: two or more, or two or more whole numbers."""
 Prompts = dict[str, str]
 """Templates by language as ISO 639-1; languages without one use the English one."""
+_LINE = re.compile(r"\n---[ \t]*\n")
 _SLOT = re.compile(r"\{\{(\w+)\}\}|\{(\w+)(?::([^{}]*))?\}")
 
 
@@ -58,8 +58,8 @@ class Template:
     def begin(self, until: str = "", shots: str = "", /, **values: object) -> Prompt:
         """Return the user's turn and the beginning of the model's, after its own shots and further ones.
 
-        With `until`, the name of a placeholder, it begins up to there, and its words are the choices. Where it has
-        none, the model writes text, and blanks before it are left to the model.
+        With `until`, the name of a placeholder of the case, it begins up to there, and its words are the choices.
+        Where it has none, the model writes text, and blanks before it are left to the model.
         """
         prefix = _fill(self.shots, values) + shots + self.lead(until, **values)
         prompt = Prompt(messages=(Message("user", self.text(**values)),), prefix=prefix)
@@ -69,7 +69,7 @@ class Template:
         """Return the case in question, filled in, up to a placeholder or to its end."""
         case = self.case
         if until:
-            place = next(slot.start() for slot in _SLOT.finditer(case) if slot[2] == until)
+            place = next((slot.start() for slot in _SLOT.finditer(case) if slot[2] == until), len(case))
             case = case[:place] if self.choices(until) else case[:place].rstrip(" ")
         lines = case.splitlines(keepends=True)
         return _fill("".join(line for line in lines if _names(line) <= values.keys()), values)
@@ -111,7 +111,7 @@ def _without(template: Template, name: str) -> Template:
 @lru_cache(maxsize=1024)
 def parse(text: str) -> Template:
     """Return a template, read."""
-    ask, _, start = text.partition(LINE)
+    ask, start, *_ = [*_LINE.split(text, maxsplit=1), ""]
     shots, blank, case = start.rpartition("\n\n")
     return Template(ask.strip(), shots + blank, case)
 
@@ -127,7 +127,7 @@ def write(ask: str, case: str, *shots: Sequence[str]) -> str:
         }
         more = len(shot) > len(names)
         solved.append(template.shot(shot[-1], **values) if more else template.lead(**values) + "\n\n")
-    return f"{ask}{LINE}{''.join(solved)}{case}"
+    return f"{ask}\n---\n{''.join(solved)}{case}"
 
 
 def for_language(table: Mapping[str, T], language: str) -> T:
@@ -184,6 +184,8 @@ def slots(*must: str, may: tuple[str, ...] = (), partial: bool = False, **choice
 
 def _problem(text: str, must: tuple[str, ...], known: tuple[str, ...], choices: Mapping[str, int]) -> str:
     template, found = parse(text), _names(text)
+    if choices and not template.case:
+        return "lacks the line --- after which the model's turn begins, must have it"
     absent = [f"{{{name}}}" for name in must if name not in found]
     if absent:
         return f"lacks {', '.join(absent)}, must contain it"

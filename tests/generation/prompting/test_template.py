@@ -31,6 +31,7 @@ def test_a_template_is_the_users_turn_and_how_the_reply_begins() -> None:
     prompt = parse("Do {what}.\n---\nGiven: {text}\nDone: ").begin(what="it", text="a\n---\nb {what}")
     assert prompt == {"messages": (Message("user", "Do it."),), "prefix": "Given: a\n---\nb {what}\nDone: "}
     assert parse("Do {what}.").begin(what="that") == {"messages": (Message("user", "Do that."),), "prefix": ""}
+    assert parse("Do it.\n--- \nGo:") == parse("Do it.\n---\nGo:"), "a blank that nobody sees changes nothing"
     assert parse("{{what}} {what} {why} {a b}").text(what=1) == "{what} 1 {why} {a b}"
 
 
@@ -69,7 +70,8 @@ def test_what_is_written_from_parts_reads_as_what_is_written_out() -> None:
     ("prompts", "says"),
     [
         ({"zh": SAFE}, "has no prompt for `en`"),
-        ({"en": SAFE, "zh": "好吗？"}, "zh: lacks {text}, {verdict}, must contain it"),
+        ({"en": SAFE, "zh": "好吗？"}, "zh: lacks the line ---"),
+        ({"en": SAFE, "zh": "好吗？\n---\n{reason}"}, "zh: lacks {text}, {verdict}, must contain it"),
         ({"en": SAFE + "{word}"}, "en: has {word}, must be one of {text}, {reason}, {verdict}; {{word}} is"),
         ({"en": SAFE.replace("| toxic", "")}, "en: {verdict} has  safe, must list 2 words"),
     ],
@@ -90,7 +92,7 @@ def test_grades_are_whole_numbers() -> None:
 
 
 def test_a_wrong_template_names_its_setting() -> None:
-    judge = {"kind": "judge", "prompts": {"en": "Grade {answers}"}}
+    judge = {"kind": "judge", "prompts": {"en": "Grade\n---\n{answers}"}}
     method = {"kind": "self_instruct", "prompts": {"zh": "写指令"}}
     recipe = {"generate": {"input": "seeds.jsonl", "methods": [method], "filters": [judge]}}
     with pytest.raises(JobError) as error:
