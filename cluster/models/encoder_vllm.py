@@ -1,4 +1,4 @@
-"""vLLM's pooling as an `Encoder`: the only file that imports vllm for vectors."""
+"""vLLM as the engine that embeds: its pooling as an `Encoder`."""
 
 import os
 from collections.abc import Sequence

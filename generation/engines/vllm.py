@@ -1,4 +1,4 @@
-"""The one file that knows vLLM: an engine in this very process, stepped by a thread, with futures for asyncio callers.
+"""vLLM as the engine that writes: in this very process, stepped by a thread, with futures for asyncio callers.
 
 `LLMEngine` with its own add/step loop gives the continuous batching of `AsyncLLM` without its child process: on two
 cores the engine starts in 6 s instead of 46 s and makes 5 % more tokens a second. Rendering and tokenising happen
@@ -22,6 +22,7 @@ from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.engine import LOOP, Engine, Reply, Request
+from gristmill.generation.engines import vllm_internals as internals
 from gristmill.generation.engines.render import Node, RefusedError, Renderer
 from gristmill.generation.engines.spinning import Spinning
 
@@ -142,8 +143,8 @@ class VllmEngine:
         `reply_tokens` counts tokens as they are made, the other counts grow when a request ends. None ever falls.
         """
         totals = dict(self._totals)  # first: a request that ends meanwhile is missed once, and never counted twice
-        running, waiting = _counts(self._engine) if self._engine is not None else (0, 0)
-        under_way = _under_way(self._engine) if self._engine is not None else 0
+        running, waiting = internals.request_counts(self._engine) if self._engine is not None else (0, 0)
+        under_way = internals.tokens_under_way(self._engine) if self._engine is not None else 0
         totals["reply_tokens"] = self._tokens_seen = max(self._tokens_seen, totals["reply_tokens"] + under_way)
         return {
             **totals,
@@ -346,13 +347,10 @@ def _open(settings: Engine) -> tuple[Any, Any, dict[str, Any]]:
     """Return the engine, a tokenizer of our own, and the resolved settings. Runs in the engine's thread."""
     import torch
     from transformers import AutoTokenizer
-    from vllm import EngineArgs
+    from vllm import EngineArgs, LLMEngine
     from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.llm_engine import LLMEngine
-    from vllm.v1.sample import sampler
 
-    # vLLM's own is compiled in the first step that grades, which takes 3 to 4 s
-    sampler.batched_count_greater_than = _no_ranks  # type: ignore[assignment,attr-defined]
+    internals.skip_ranks()
     arguments = engine_args(settings, gpu=torch.cuda.is_available())
     engine = LLMEngine.from_engine_args(EngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
     tokenizer = AutoTokenizer.from_pretrained(arguments["model"])
@@ -367,25 +365,3 @@ def _open(settings: Engine) -> tuple[Any, Any, dict[str, Any]]:
         "threads": torch.get_num_threads(),
     }
     return engine, tokenizer, resolved
-
-
-def _no_ranks(_: Any, sampled: Any) -> Any:  # noqa: ANN401 - tensors, [requests, tokens] and [requests, 1]
-    """Return what vLLM counts for each request that wants log-probabilities, how many tokens are likelier: unread."""
-    import torch
-
-    return torch.zeros(len(sampled), dtype=torch.int64, device=sampled.device)
-
-
-def _counts(engine: Any) -> tuple[int, int]:  # noqa: ANN401 - vLLM's LLMEngine
-    """Return (running, waiting), which an engine core in another process does not tell apart."""
-    core = getattr(engine.engine_core, "engine_core", None)
-    if core is None:
-        return engine.get_num_unfinished_requests(), 0
-    running, waiting = core.scheduler.get_request_counts()
-    return int(running), int(waiting)
-
-
-def _under_way(engine: Any) -> int:  # noqa: ANN401 - vLLM's LLMEngine
-    """Return the reply tokens of the requests in flight; the engine's thread adds and removes some meanwhile."""
-    states = engine.output_processor.request_states.copy()  # in one step, while a loop over it could fail
-    return sum(state.detokenizer.num_output_tokens() for state in states.values() if state.detokenizer)
