@@ -81,8 +81,7 @@ class Template:
 
     def choices(self, name: str) -> tuple[str, ...]:
         """Return the words of a placeholder; none where the model writes text."""
-        listed = next((slot[3] for slot in _SLOT.finditer(self.case) if slot[2] == name), None)
-        return tuple(listed.split("|")) if listed else ()
+        return _words(self.case, name)
 
     def head(self, place: int) -> str:
         """Return what a line of the case begins with, up to its first placeholder; empty where there is none."""
@@ -202,8 +201,15 @@ def _problem(text: str, must: tuple[str, ...], known: tuple[str, ...], choices: 
     return ""
 
 
-def _names(text: str) -> set[str]:
-    return {slot[2] for slot in _SLOT.finditer(text) if slot[2]}
+@lru_cache(maxsize=4096)  # every row asks for the same few
+def _words(case: str, name: str) -> tuple[str, ...]:
+    listed = next((slot[3] for slot in _SLOT.finditer(case) if slot[2] == name), None)
+    return tuple(listed.split("|")) if listed else ()
+
+
+@lru_cache(maxsize=4096)
+def _names(text: str) -> frozenset[str]:
+    return frozenset(slot[2] for slot in _SLOT.finditer(text) if slot[2])
 
 
 def _fill(text: str, values: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """The prompts of Evol-Instruct: five in-depth operations, in-breadth, and the judgement of what was gained.
 
-They are templates, see `prompting.template`. As in the paper
-an in-depth step adds 10 to 20 words, and what comes out must make sense to people and be answerable by them.
+They are templates, see `prompting.template`. As in the paper an in-depth step adds 10 to 20 words, and what comes out
+must make sense to people and be answerable by them.
 """
 
 CONSTRAIN = {
