@@ -17,7 +17,7 @@ def kernel(function: Function) -> Function:
 
 
 def parallel(function: Function) -> Function:
-    """Compile a loop whose `prange` runs on all cores; no turn of it writes where another does."""
+    """Compile a loop whose `prange` runs on all cores; no iteration may write where another one does."""
     return kernel_with(parallel=True)(function)
 
 

@@ -7,13 +7,13 @@ from gristmill.selection.data.matrix import Float64
 
 
 class Spread(NamedTuple):
-    """What was chosen, and which chosen row represents every row."""
+    """The chosen rows, and the chosen row that represents every row."""
 
     chosen: Int
     """[k] rows in the order of choice."""
     worth: Float64
-    """[k] what each was worth when it was chosen; see each method."""
+    """[k] what each row was worth when it was chosen; each method says in which measure."""
     stand_in: Int
-    """[n] the chosen row that represents a row, itself for a chosen one; -1 where none does."""
+    """[n] the chosen row that represents each row, itself for a chosen one; -1 where none does."""
     figures: dict[str, float]
-    """What people will want to know: a radius, the value of the objective."""
+    """Figures for the report: a radius, the value of the objective."""

@@ -1,4 +1,4 @@
-"""Blocks of like rows, in which an objective over all pairs is kept: the greedy choice of all from those of each."""
+"""Blocks of similar rows, in which an objective over all pairs is computed, and the merge of their choices."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +14,14 @@ from gristmill.selection.data.matrix import Float32, Float64, Matrix
 from gristmill.selection.duplicates import clusters
 
 BLOCK_ROWS = 4096
-"""Most rows of a block: its cosines are 64 MiB."""
+"""Most rows of a block: its cosines take 64 MiB."""
 THREADS = min(4, cpu_count() or 1)
-"""Blocks at work at a time; more would hold more memory."""
+"""Blocks computed at a time; more would take more memory."""
 SLACK = 8
-"""Choices that a block may make beyond twice its share before it is looked whether that suffices."""
+"""Choices that a block makes beyond twice its share before the merge asks for more."""
 GRID = 4000.0
-"""Vectors are rounded to 1 / GRID where cosines are summed: products of such unit rows are whole numbers below 2^24, so
-that float32 holds them exactly, however a library orders its sums. It moves a cosine by 10^-4."""
+"""Vectors are rounded to 1 / GRID where cosines are summed. Products of such unit rows are whole numbers below 2^24,
+which float32 holds exactly, in whatever order a library sums them. It moves a cosine by 10^-4."""
 
 
 class Greed(NamedTuple):
@@ -30,15 +30,15 @@ class Greed(NamedTuple):
     chosen: Int
     """[k] rows in the order of choice."""
     gains: Float64
-    """[k] what each added; never rising."""
+    """[k] the gain of each choice, never rising."""
 
 
 def blocks(matrix: Matrix, seed: int, most: int = BLOCK_ROWS) -> list[Int]:
     """Return all rows in blocks of at most `most` neighbours, ascending in each; in one block when they fit.
 
-    Spherical k-means, again in what came out too large. Copies of one vector, which it cannot part, are cut in their
-    order. It aims at a quarter of `most` rows a block: clusters that are that much smaller part less of what belongs
-    together, and few must be cut again (of 10^5 rows in 250 topics, coverage 0.7395 against 0.7385 with half of it).
+    Spherical k-means cuts the rows, and cuts again what is still too large. Copies of one vector, which it cannot
+    separate, are cut in their order. It aims at a quarter of `most` rows a block: then few must be cut again (of 10^5
+    rows in 250 topics, coverage 0.7395 against 0.7385 with half of it).
     Cost: (n + 12 x the fit's sample) x 4 n / `most` x d multiplications.
     """
     done: list[Int] = []
@@ -60,13 +60,13 @@ def blocks(matrix: Matrix, seed: int, most: int = BLOCK_ROWS) -> list[Int]:
 def merged(parts: list[Int], choose: Callable[[Int, int], Greed], budget: int) -> Greed:
     """Return the greedy choice of `budget` rows where nothing that is chosen in one block changes a gain in another.
 
-    Then the greedy choice of all takes each block's choices in their order, and of the blocks always the one whose next
-    choice gains most; of equal gains that of the earlier block. A block chooses as many as its share of the budget
-    twice over, and more only where its last one would still be among the best.
+    The greedy choice of all rows then takes the choices of each block in their order, always from the block whose next
+    one gains most; of equal gains from the earlier block. A block chooses twice its share of the budget, and more only
+    where its last choice would still be among the best.
 
     Args:
         parts: rows of each block.
-        choose: (rows, most) -> their greedy choice of at most so many.
+        choose: (rows, most) -> their greedy choice of at most `most`.
         budget: rows wanted.
     """
     total = sum(len(rows) for rows in parts)

@@ -1,4 +1,4 @@
-"""Cluster-balanced: every cluster of like rows gives as many, its best first."""
+"""Cluster-balanced: every cluster of similar rows gives the same number, its best first."""
 
 import numpy as np
 
@@ -14,16 +14,16 @@ def cluster_balanced(
     """Choose the best of all for a share of the budget, then the best of each cluster, the second best, and so on.
 
     Source: Ge et al. 2024, CaR, arXiv:2402.18191, section 3 (the n1 best of all and the n2 best of each of sqrt(n / 2)
-    clusters, put together). Departures: n1 is a share and n2 what the budget needs, where the last turn that does not
-    fit goes to the best; without a score the rows nearest to their centroid are the best; spherical k-means on the
-    vectors as they are, without a PCA.
+    clusters, put together). Departures: n1 is a share, n2 is what the budget needs, and a last turn that does not fit
+    goes to the best; without a score the rows nearest to their centroid are the best; spherical k-means on the vectors
+    as they are, without a PCA.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all come back when there are no more.
+        budget: rows wanted; all rows come back when there are no more.
         num: clusters.
-        seed: of the clusters.
-        quality: [n]; without it the cosine to the centroid takes its place.
+        seed: seed of the clustering.
+        quality: [n]; without it the cosine to the centroid is used.
         trade: share of the budget that goes to the best of all (n1), in [0, 1).
 
     Returns:

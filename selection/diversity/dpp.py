@@ -1,4 +1,4 @@
-"""Determinantal point process: a budget of rows whose kernel matrix has a large determinant."""
+"""Determinantal point process: choose a budget of rows whose similarity matrix has a large determinant."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from gristmill.selection.kernels import kernel_with
 WIDTH = 0.25
 """1 - cosine at which the similarity of two rows has fallen to 1/e."""
 LEAST = 1e-10
-"""Squared distance to what is chosen at which a row adds nothing new; below it the numbers are rounding."""
+"""Squared distance to the span of the chosen rows below which a row adds nothing new: smaller numbers are rounding."""
 
 
 def dpp(
@@ -25,19 +25,19 @@ def dpp(
 ) -> Spread:
     """Choose greedily for trade x sum of quality + (1 - trade) x log det of the chosen rows' similarities.
 
-    Each choice adds the log of its squared distance, in the kernel's space, to the span of those before it, found by
-    incremental Cholesky. Exactly the greedy choice up to `block_rows` rows; beyond, similarities between two blocks of
-    neighbours (see `diversity.blocks`) count as 0, because n x budget numbers would be 80 GB at 10^6 and 10^4.
-    Cost: rows of a block x (its choices)^2, for each block.
+    Each choice adds the log of its squared distance, in the space of the similarity, to the span of those before it;
+    the distance comes from an incremental Cholesky factorisation. Up to `block_rows` rows this is exactly the greedy
+    choice. Above that, similarities between two blocks of neighbours (see `diversity.blocks`) count as 0, because n x
+    budget numbers would be 80 GB at 10^6 and 10^4. Cost: rows of a block x (its choices)^2, for each block.
 
     Source: Chen, Zhang and Zhou 2018, arXiv:1709.05135, algorithm 1 and section 5 (the trade-off). Departures: the
-    similarity exp((cosine - 1) / 0.25) instead of the cosine itself, whose matrix has rank d and lets no more than d
-    rows be chosen; a choice is made up to the budget, copies last; the blocks.
+    similarity is exp((cosine - 1) / 0.25) instead of the cosine, whose matrix has rank d and so allows only d choices;
+    the budget is always filled, copies last; the blocks.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all come back when there are no more.
-        seed: of the blocks.
+        budget: rows wanted; all rows come back when there are no more.
+        seed: seed of the clustering into blocks.
         quality: [n] in [0, 1].
         trade: weight of the quality, in [0, 1).
         block_rows: most rows of a block.
@@ -61,9 +61,15 @@ def dpp(
 
 @kernel_with(fastmath={"reassoc", "contract"})
 def _greedy(vectors: Float32, bonus: Float64, most: int) -> tuple[Int, Float64]:
+    """Return `most` rows of a block in the order of choice, and the gain of each.
+
+    `factors` is [n, choices]: row i holds the coordinates of row i in the orthogonal basis that the choices span, so
+    `squared[i]` = 1 - |factors[i]|^2 is what of row i the basis does not explain. A choice adds one column: similarity
+    to the chosen row, less what the earlier columns explain of it, over the length of the new basis vector.
+    """
     num = len(vectors)
-    factors = np.zeros((num, most))  # rows of the Cholesky factor
-    squared = np.ones(num)  # distance to the span of the chosen
+    factors = np.zeros((num, most))
+    squared = np.ones(num)
     open_ = np.ones(num, np.bool_)
     chosen, gains = np.empty(most, np.int64), np.empty(most)
     for turn in range(most):

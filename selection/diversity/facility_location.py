@@ -1,4 +1,4 @@
-"""Facility location: a budget of rows such that every row has a chosen one that is much like it."""
+"""Facility location: choose a budget of rows such that every row has a chosen one that is similar to it."""
 
 import numpy as np
 
@@ -20,22 +20,24 @@ def facility_location(
 ) -> Spread:
     """Choose greedily for (1 - trade) x mean cosine of all rows to their nearest chosen row + trade x mean quality.
 
-    Exactly the greedy choice up to `block_rows` rows. Beyond, a row counts only for those of its own block of
-    neighbours, see `gristmill.selection.diversity.blocks`; what that costs is in `benchmarks/diversity.json`.
+    Up to `block_rows` rows this is exactly the greedy choice. Above that, rows are cut into blocks of neighbours (see
+    `gristmill.selection.diversity.blocks`), and a row represents only rows of its own block.
+    `benchmarks/diversity.json` says what that costs.
 
     Source: Wei, Iyer and Bilmes 2015, Submodularity in data subset selection and active learning, ICML, section 3
     (facility location); Minoux 1978 (lazy greedy); with quality QDIT, Bukharin et al. 2023, arXiv:2311.14736, section
-    3. Departures: cosines below 0 count 0, and all are those of vectors rounded to 1/4,000; the blocks, where the usual
-    32 nearest neighbours let a chosen row represent these alone; both terms are means in [0, 1], so that `trade` means
-    the same at every size.
+    3.
+    Departures: cosines below 0 count as 0; all cosines are of vectors rounded to 1/4,000; blocks, where usually a
+    chosen row represents only its 32 nearest neighbours; both terms are means in [0, 1], so that `trade` means the same
+    at every size.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all come back when there are no more.
-        seed: of the blocks.
+        budget: rows wanted; all rows come back when there are no more.
+        seed: seed of the clustering into blocks.
         quality: [n] in [0, 1].
         trade: weight of the quality, in [0, 1).
-        block_rows: most rows of a block, which holds 4 x block_rows^2 bytes.
+        block_rows: most rows of a block, which takes 4 x block_rows^2 bytes.
 
     Returns:
         `worth`: gain of the objective, times the budget. Figures: `facility_location`, the mean cosine.
@@ -59,13 +61,18 @@ def facility_location(
 
 @kernel
 def _lazy_greedy(products: Float32, scale: float, bonus: Float64, most: int) -> tuple[Int, Float64]:
-    """Choose `most` rows; a gain only falls, so that one which is still the best when looked at anew is the best."""
+    """Return `most` rows in the order of choice, and the gain of each.
+
+    `nearest[i]` is the highest product of row i with a chosen row, and `upper` is what each row gained when it was last
+    looked at, in turn `fresh`. Gains only fall, so `upper` is a bound: a row that is still the highest after it was
+    looked at in this turn is the best of all, and most rows are never looked at again.
+    """
     num = len(products)
     nearest = np.zeros(num, np.float32)
     upper = np.empty(num)
     for row in range(num):
         upper[row] = scale * _gain(products[row], nearest) + bonus[row]
-    fresh = np.zeros(num, np.int64)  # the number of choices that an upper bound knows of
+    fresh = np.zeros(num, np.int64)
     chosen, gains = np.empty(most, np.int64), np.empty(most)
     for turn in range(most):
         best = np.argmax(upper)
@@ -81,6 +88,7 @@ def _lazy_greedy(products: Float32, scale: float, bonus: Float64, most: int) -> 
 
 @kernel_with(fastmath={"reassoc", "contract"})
 def _gain(product: Float32, nearest: Float32) -> float:
+    """Return by how much a row would raise the sum of `nearest`."""
     total = 0.0
     for row in range(len(product)):
         total += np.float64(max(product[row] - nearest[row], np.float32(0)))

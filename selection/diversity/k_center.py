@@ -27,8 +27,8 @@ SIZES = Sizes()
 def k_center(matrix: Matrix, budget: int, first: int | None = None, sizes: Sizes = SIZES) -> Spread:
     """Choose rows one by one, each the farthest from all chosen before; ties go to the lower row.
 
-    Exactly the greedy choice, by `greedy` below. A row meets a quarter of the centres or less, in few passes over the
-    matrix: at 10^6 x 384 and 10^4 centres 37 CPU seconds.
+    This is exactly the greedy choice, by `greedy` below. A row is compared with a quarter of the centres or less, in
+    few passes over the matrix: at 10^6 x 384 and 10^4 centres 37 CPU seconds.
 
     Source: Sener & Savarese 2018, arXiv:1708.00489, algorithm 1 (greedy, a radius within twice the best).
     Departures: it begins with the row nearest to the mean instead of a labelled pool.
@@ -40,7 +40,7 @@ def k_center(matrix: Matrix, budget: int, first: int | None = None, sizes: Sizes
         sizes: how much is worked on at a time.
 
     Returns:
-        `worth`: 1 - cosine to the nearest centre before it, NaN for the first. `stand_in`: a centre within the radius,
+        `worth`: 1 - cosine to the nearest earlier centre, NaN for the first. `stand_in`: a centre within the radius,
         not always the nearest. Figures: `radius`, the largest 1 - cosine of a row to its nearest centre.
     """
     if not len(matrix):
@@ -51,17 +51,17 @@ def k_center(matrix: Matrix, budget: int, first: int | None = None, sizes: Sizes
 
 
 class Greedy(NamedTuple):
-    """What `greedy` chose."""
+    """The greedy choice of k-center or MMR."""
 
     chosen: Int
     """[k] in the order of choice."""
     cosine: Float64
-    """[k] to the nearest chosen before it; NaN for the first."""
+    """[k] cosine to the nearest row chosen before; NaN for the first."""
     stand_in: Int
-    """[n] a chosen row that kept each row from being chosen, with the highest cosine among those it was compared with;
-    itself for a chosen row."""
+    """[n] the chosen row that represents each row: of those that it was compared with, the one with the highest cosine.
+    A chosen row represents itself."""
     rest: float
-    """Cosine to its nearest chosen row of the row that would have come next; 1 where there is none."""
+    """Highest cosine to a chosen row of the row that would be chosen next; 1 where there is none."""
 
 
 def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: float, sizes: Sizes = SIZES) -> Greedy:
@@ -101,11 +101,11 @@ def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: floa
 def _drain(
     known: "_Known", rows: Int, pool: Float32, bound: tuple[float, int], terms: tuple[Float64, float]
 ) -> tuple[int, float]:
-    """Choose from the pool while its best is better than all rows outside.
+    """Choose from the pool while its best row is better than all rows outside.
 
     Returns:
-        The row that would come next when the budget is spent and its highest cosine, or (-1, 1.0) when the pool must be
-        formed anew.
+        When the budget is spent, the row that would come next and its highest cosine; (-1, 1.0) when a new pool must be
+        formed.
     """
     bonus, weight = terms[0][rows], terms[1]
     nearest, by, following = known.nearest[rows], known.by[rows], (-1, 1.0)
@@ -168,12 +168,12 @@ def meet(rows: Float32, centres: Float32, which: tuple[int, int], nearest: Float
 
 
 def _margin(dim: int) -> float:
-    """Return twice the most by which rounding moves a float32 product of unit rows."""
+    """Return twice the most by which rounding can move a float32 product of unit rows."""
     return dim * 2.0**-23
 
 
 def _lowest(penalty: Float64, most: int) -> tuple[Int, tuple[float, int]]:
-    """Return the rows, ascending, of the lowest (penalty, row) pairs below infinity, and the lowest pair left out."""
+    """Return the rows of the lowest (penalty, row) pairs below infinity, ascending, and the lowest pair left out."""
     if most >= len(penalty):
         return np.flatnonzero(penalty < np.inf), (np.inf, len(penalty))
     bound = np.partition(penalty, most)[most]
@@ -200,7 +200,12 @@ def _nearest_to_mean(matrix: Matrix) -> int:
 def _look(
     rough: Float32, margin: float, rows: Float32, centres: Float32, first: int, nearest: Float64, by: Int32
 ) -> None:
-    """Multiply out in float64, in one order, what may be nearer than the nearest so far; equals leave the first."""
+    """Compute exactly, in float64 and in one order, every cosine that may be above the highest so far.
+
+    `rough` is [rows, centres] of float32 products, each within `margin` of the exact cosine. A centre is skipped when
+    its exact cosine must be below that of the best rough one, or below `nearest`. Of equal cosines the first centre
+    counts.
+    """
     for row in range(len(rough)):
         top = rough[row].max()
         if top < nearest[row] - margin:

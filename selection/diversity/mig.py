@@ -1,7 +1,7 @@
-"""MIG: the samples that bring the most information to a graph of tags, greedily.
+"""MIG: choose greedily the samples that bring the most information to a graph of tags.
 
 Source: Chen et al. 2025, MIG, arXiv:2504.13835, section 3, and its released code (the propagation's columns sum up to
-1). Departures: the greedy choice is lazy, which changes its speed and not its result, and sparse.
+1). Departures: the greedy choice is lazy and sparse, which changes its speed and not its result.
 """
 
 from typing import NamedTuple
@@ -14,31 +14,31 @@ from gristmill.selection.diversity.tags import Tagged
 from gristmill.selection.kernels import kernel
 
 A, B = 1e-6, 0.8
-"""phi(x) = (x + A)^B: how much information tags of weight x hold; the released code's numbers."""
+"""phi(x) = (x + A)^B is the information that tags of weight x hold; the numbers are those of the released code."""
 BLOCK_ROWS = 1024
 """Tags in one product."""
 
 
 class Propagation(NamedTuple):
-    """A sparse [T, T] matrix whose columns sum up to 1: what the weight of a tag gives to each."""
+    """A sparse [T, T] matrix whose columns sum up to 1: how the weight of a tag is shared with the tags near it."""
 
     starts: Int
-    """[T + 1] where in the two others the entries of a row begin."""
+    """[T + 1] where the entries of each row begin in the two other arrays."""
     tags: Int
     weights: Float64
 
 
 class Gains(NamedTuple):
-    """A greedy choice."""
+    """The greedy choice of MIG."""
 
     chosen: Int
     """Rows, in the order of choice."""
     gain: Float64
-    """Information that each brought when it was chosen."""
+    """Information that each row brought when it was chosen."""
 
 
 def propagation(vectors: Float32, min_cosine: float) -> Propagation:
-    """Return the cosines of tags that are at least `min_cosine`, divided by the sums of their columns.
+    """Return the cosines of tags that are at least `min_cosine`, each divided by the sum of its column.
 
     Args:
         vectors: [T, d] unit rows.
@@ -60,14 +60,14 @@ def propagation(vectors: Float32, min_cosine: float) -> Propagation:
 
 
 def mig(tags: Tagged, quality: Float64, propagated: Propagation, budget: int) -> Gains:
-    """Return the rows chosen one by one, each the one that brings the most; ties go to the lower row.
+    """Return rows chosen one by one, each the one that brings the most information; ties go to the lower row.
 
-    A row's quality is shared evenly among its tags, v = quality / tags, and spread over the graph, u = v P; the chosen
-    ones sum up to x, and a further one brings u . phi'(x). Because phi' falls, what a row brought when it was last
-    looked at is a bound on what it brings now, so only rows at the top of a heap are looked at again.
+    A row's quality is shared evenly among its tags, v = quality / tags, and spread over the graph, u = v P. The chosen
+    rows sum up to x, and a further row brings u . phi'(x). Because phi' falls, what a row brought when it was last
+    looked at is an upper bound of what it brings now. So only rows at the top of a heap are looked at again.
 
     Args:
-        tags: of n rows; those without any are never chosen.
+        tags: tags of n rows; a row without any is never chosen.
         quality: [n] >= 0; a row where it is NaN is never chosen.
         propagated: P.
         budget: rows wanted.
@@ -101,7 +101,7 @@ def _begin(
     propagated: tuple[Int, Int, Float64],
     state: tuple[Float64, Float64, Float64],
 ) -> None:
-    """Reckon the pulls and the first bounds."""
+    """Compute the pull of every tag and the first bound of every row."""
     slope, pull, bound = state
     for t in range(len(pull)):
         pull[t] = _pull(t, propagated[0], propagated[1], propagated[2], slope)
@@ -118,6 +118,13 @@ def _greedy(
     heaps: tuple[Float64, Int],
     budget: int,
 ) -> tuple[Int, Float64]:
+    """Return the rows in the order of choice, and what each brought.
+
+    `heap` holds bounds and `heap_row` their rows. The row on top is computed anew once a turn (`looked_at`) and sifted
+    down; a row that is on top after that is the choice. `held` is the weight of each tag, `slope` phi' of it, and
+    `pull` the sum of the slopes that a tag's weight reaches. A choice changes `held` near its tags, hence the pulls two
+    steps away.
+    """
     starts, tag = tags
     slope, pull = state
     heap, heap_row = heaps
@@ -146,7 +153,7 @@ def _greedy(
 
 @kernel
 def _give(t: int, share: float, propagated: tuple[Int, Int, Float64], held: Float64, slope: Float64) -> None:
-    """Add a share to the tags that a tag reaches."""
+    """Add a share to the weight of every tag that a tag reaches, and update their slopes."""
     near_starts, near, weight = propagated
     for p in range(near_starts[t], near_starts[t + 1]):
         held[near[p]] += share * weight[p]
@@ -155,7 +162,7 @@ def _give(t: int, share: float, propagated: tuple[Int, Int, Float64], held: Floa
 
 @kernel
 def _renew(t: int, turn: int, propagated: tuple[Int, Int, Float64], slope: Float64, kept: tuple[Float64, Int]) -> None:
-    """Reckon anew the pulls of whatever reaches a tag that one tag has changed; once a turn."""
+    """Compute anew the pull of every tag that reaches a tag changed by `t`; `marked` lets each be done once a turn."""
     near_starts, near, weight = propagated
     pull, marked = kept
     for p in range(near_starts[t], near_starts[t + 1]):
@@ -167,6 +174,7 @@ def _renew(t: int, turn: int, propagated: tuple[Int, Int, Float64], slope: Float
 
 @kernel
 def _pull(t: int, near_starts: Int, near: Int, weight: Float64, slope: Float64) -> float:
+    """Return the sum of the slopes that the weight of a tag reaches: row t of P times phi'."""
     total = 0.0
     for p in range(near_starts[t], near_starts[t + 1]):
         total += weight[p] * slope[near[p]]
@@ -175,6 +183,7 @@ def _pull(t: int, near_starts: Int, near: Int, weight: Float64, slope: Float64) 
 
 @kernel
 def _gain(row: int, starts: Int, tag: Int, share: Float64, pull: Float64) -> float:
+    """Return what a row brings: its share times the pulls of its tags."""
     total = 0.0
     for e in range(starts[row], starts[row + 1]):
         total += pull[tag[e]]
@@ -183,7 +192,7 @@ def _gain(row: int, starts: Int, tag: Int, share: Float64, pull: Float64) -> flo
 
 @kernel
 def _sift_down(heap: Float64, heap_row: Int, size: int) -> None:
-    """Move the first entry to its place: the greatest bound on top, of equal ones the lowest row."""
+    """Move the first entry of a binary heap to its place: highest bound on top, of equal ones the lowest row."""
     value, row, place = heap[0], heap_row[0], 0
     while True:
         child = 2 * place + 1

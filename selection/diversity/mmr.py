@@ -10,13 +10,14 @@ from gristmill.selection.diversity.k_center import greedy
 def mmr(matrix: Matrix, budget: int, quality: Float64, trade: float) -> Spread:
     """Choose one by one the row of highest trade x quality - (1 - trade) x highest cosine to a chosen row.
 
-    Exactly the greedy choice, lazily, as in `k_center`; the first is the row of highest quality. Ties go to the lower.
+    This is exactly the greedy choice, computed lazily as in `k_center`. The first is the row of highest quality. Ties
+    go to the lower row.
 
     Source: Carbonell and Goldstein 1998, The use of MMR, SIGIR, section 2. Departures: none.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all come back when there are no more.
+        budget: rows wanted; all rows come back when there are no more.
         quality: [n] in [0, 1].
         trade: the paper's lambda, in (0, 1).
 

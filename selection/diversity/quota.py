@@ -7,9 +7,10 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float64
 
 HALVINGS = 200
-"""Steps of the search for the common factor: 53 would do for equal weights, the rest is for those 10^44 apart."""
+"""Steps of the bisection for the common factor: 53 are enough for equal weights, 200 for weights that are 10^44
+apart."""
 DIGITS = 9
-"""Decimals in which two remainders are compared; what comes after them at 10^6 samples is rounding."""
+"""Decimals in which two remainders are compared; later ones are rounding at 10^6 samples."""
 
 
 def powers(sizes: Int, alpha: float) -> Float64:
@@ -20,18 +21,18 @@ def powers(sizes: Int, alpha: float) -> Float64:
 def allocate(weights: Float64, bounds: tuple[Int, Int], budget: int, spill: Float64 | None = None) -> Int:
     """Return how much of a budget each of g groups gets: in proportion to the weights, inside bounds, exactly in sum.
 
-    What a group can't take because of its upper bound goes to the others in proportion to their weights, and so does
-    what a lower bound takes away. The shares are then made whole by largest remainders, ties to the earlier group. With
-    equal weights this is what groups get that give one sample each in turn (round robin).
+    What a group cannot take because of its upper bound goes to the others in proportion to their weights; a lower bound
+    takes from the others in the same way. Shares become whole numbers by largest remainders, ties to the earlier group.
+    With equal weights the result is that of taking turns (round robin).
 
     Args:
-        weights: [g] >= 0. A group of weight 0 gets its lower bound, until all others are at their upper ones.
-        bounds: [g] lower and [g] upper; 0 <= lower <= upper, and the lower ones together at most the budget.
+        weights: [g] >= 0. A group of weight 0 gets its lower bound, until all others are at their upper bounds.
+        bounds: [g] lower and [g] upper; 0 <= lower <= upper, and the lower ones sum up to at most the budget.
         budget: samples wanted; where the upper bounds allow fewer, all of those.
-        spill: [g] > 0, the weights by which groups of weight 0 share what the others can't take; equal by default.
+        spill: [g] > 0, the weights by which groups of weight 0 share what the others cannot take; equal by default.
 
     Returns:
-        [g] int64, its sum the budget or that of the upper bounds, whichever is less.
+        [g] int64, whose sum is the budget or the sum of the upper bounds, whichever is less.
     """
     lower, upper = bounds
     if budget >= upper.sum():
@@ -63,7 +64,7 @@ def _shared(weights: Float64, lower: Int, upper: Int, budget: int) -> Int:
 
 
 def largest_remainder(shares: Float64, total: int) -> Int:
-    """Return whole numbers that sum up to `total`: the shares cut, and 1 more where the most was cut (Hamilton's rule).
+    """Return whole numbers that sum up to `total`: shares rounded down, 1 more for the largest remainders (Hamilton).
 
     The shares sum up to `total` but for rounding; ties go to the earlier one.
     """
@@ -76,7 +77,7 @@ def largest_remainder(shares: Float64, total: int) -> Int:
 
 
 def first_of_groups(group: Int, order: Int, counts: Int) -> NDArray[np.bool_]:
-    """Return [n] who is among the first `counts[g]` of its group g, in an order of all rows."""
+    """Return [n] whether a row is among the first `counts[g]` rows of its group g, in an order of all rows."""
     by_group = order[np.argsort(group[order], kind="stable")]
     sizes = np.bincount(group, minlength=len(counts))
     place = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

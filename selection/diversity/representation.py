@@ -1,4 +1,4 @@
-"""Representation filter: the best rows of a matrix that are not too near to better ones, in blocks, as if singly."""
+"""Representation filter: keep the best rows of a matrix that are not too near to better ones, block by block."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from gristmill.selection.data.matrix import Float32, Matrix
 from gristmill.selection.kernels import kernel
 
 BLOCK_ROWS = 1024
-"""Candidates between two products with the kept ones."""
+"""Candidates that are compared with the kept rows in one product."""
 TILE_ROWS = 8192
 """Kept rows in one product: 1,024 x 8,192 cosines are 32 MiB."""
 FLOP_PER_S = 7.6e10
@@ -18,27 +18,27 @@ FLOP_PER_S = 7.6e10
 
 
 class Filtered(NamedTuple):
-    """What became of candidates that were visited best first."""
+    """What the filter decided on candidates, best first."""
 
     kept: NDArray[np.bool_]
-    """[visited], for the candidates looked at before the budget was met."""
+    """[visited] for the candidates visited before the budget was full."""
     nearest: Int
-    """[n] by row: nearest kept row before it; -1 for the first and for rows never compared."""
+    """[n] by row: the nearest row kept before it; -1 for the first row and for rows never compared."""
     cosine: Float32
-    """[n] by row: cosine to it; NaN where there is none."""
+    """[n] by row: cosine to that row; NaN where there is none."""
 
 
 def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget: int) -> Filtered:
     """Visit rows best first and keep those whose cosine to all kept ones is at most `max_cosine`, up to a budget.
 
-    The answer is that of visiting them one by one. A block of candidates is compared with the kept ones in one product,
-    and with each other in a second. Memory: the kept vectors, and 36 MiB.
+    The result is the same as of visiting them one by one. A block of candidates is compared with the kept rows in one
+    product, and with each other in a second. Memory: the kept vectors, and 36 MiB.
 
     Args:
         vectors: [n, d] unit rows.
         order: rows to visit.
-        max_cosine: see there.
-        budget: rows to keep at most.
+        max_cosine: highest cosine of two kept rows.
+        budget: most rows to keep.
     """
     nearest, cosine = np.full(len(vectors), -1, np.int64), np.full(len(vectors), np.nan, np.float32)
     kept, bank, start = np.zeros(len(order), np.bool_), _Bank(vectors.dim), 0
@@ -94,9 +94,10 @@ class _Bank:
 def _greedy(
     inner: Float32, known: tuple[Float32, Int], rows: Int, limits: tuple[float, int], taken: NDArray[np.bool_]
 ) -> int:
-    """Go through a block in order: raise best and near by the rows taken before, take what is far enough from all.
+    """Visit a block in order; return the number of rows visited when the budget was full, else all.
 
-    Returns how many rows were looked at when the room was used up; writes best, near and taken.
+    `inner` is [rows, rows] of cosines inside the block; `best` and `near` hold the highest cosine to a kept row and
+    that row. They are raised by the rows of this block taken before; a row is taken when its best is then low enough.
     """
     best, near = known
     max_cosine, room = limits

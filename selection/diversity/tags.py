@@ -1,8 +1,8 @@
-"""Tags of intent as a language model wrote them: read, brought to one form each, merged where they mean the same.
+"""Tags of intent as a language model wrote them: parsed, brought to one form, merged where they mean the same.
 
 Source: Lu et al. 2023, InsTag, arXiv:2308.07074, section 3.2 (rare tags dropped, forms aggregated by rules, then by the
 cosine of their vectors). Departures: the rules come first, so that all spellings of a tag count together; words are
-brought to the singular only, by the rules of Harman 1991 and those for -sses, -xes, -ches, -shes; vectors are merged
+only brought to the singular, by the rules of Harman 1991 and those for -sses, -xes, -ches, -shes; vectors are merged
 greedily around the most frequent tags instead of by DBSCAN, which joins chains; tags that imply each other are not
 merged.
 """
@@ -29,22 +29,22 @@ _PLURALS = (
     (re.compile(r"(?<![usi])s$"), ""),
 )
 SHORT = 3
-"""Letters of words that are left as they are: `gas`, `css`."""
+"""Words of at most this many letters are left as they are: `gas`, `css`."""
 
 
 class Tagged(NamedTuple):
-    """Which samples have which tags, as a sparse matrix of n rows."""
+    """The tags of n samples, as a sparse matrix."""
 
     names: tuple[str, ...]
     """[T] in ascending order."""
     starts: Int
-    """[n + 1] where in `tags` those of a row begin."""
+    """[n + 1] where the entries of each row begin in `tags`."""
     tags: Int
-    """Places in the names, ascending and without repetition inside a row."""
+    """Places in `names`, ascending and without repetition inside a row."""
 
     @property
     def per_row(self) -> Int:
-        """[n] tags of each row."""
+        """[n] number of tags of each row."""
         return np.diff(self.starts)
 
     @property
@@ -54,12 +54,12 @@ class Tagged(NamedTuple):
 
     @property
     def counts(self) -> Int:
-        """[T] rows that have each tag."""
+        """[T] number of rows that have each tag."""
         return np.bincount(self.tags, minlength=len(self.names)).astype(np.int64)
 
 
 def parse(text: str) -> list[str]:
-    """Return the tags in a value: a JSON list of strings or of objects with a `tag`, else what is between `;`."""
+    """Return the tags in a value: a JSON list of strings or of objects with a `tag`, else the parts between `;`."""
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)
@@ -70,12 +70,12 @@ def parse(text: str) -> list[str]:
 
 
 def spelling(tag: str) -> str:
-    """Return a tag in small letters (NFKC), its words between single spaces, without other signs."""
+    """Return a tag in lower case (NFKC), its words separated by single spaces, without other signs."""
     return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", tag).casefold()).strip()
 
 
 def form(spelled: str) -> str:
-    """Return what spellings must share to be one tag: every English word in the singular."""
+    """Return the form that spellings of one tag share: every English word in the singular."""
     return " ".join(map(_singular, spelled.split()))
 
 
@@ -89,7 +89,7 @@ def _singular(word: str) -> str:
 
 
 def tagged(code: Int, values: Sequence[str], min_count: int = 1) -> Tagged:
-    """Return the tags of n rows out of the values of a column, each named by its most frequent spelling.
+    """Return the tags of n rows from the values of a column, each named by its most frequent spelling.
 
     Args:
         code: [n] place in the values, -1 for a row without.
@@ -120,12 +120,12 @@ def tagged(code: Int, values: Sequence[str], min_count: int = 1) -> Tagged:
 
 
 def merged(tags: Tagged, vectors: Float32, min_cosine: float) -> Tagged:
-    """Return the tags with each one counted as the nearest more frequent one, where that has a greater cosine.
+    """Return the tags with each one replaced by the nearest more frequent tag, where their cosine is above a bound.
 
     Args:
-        tags: as they are.
+        tags: the tags before.
         vectors: [T, d] unit rows, of the names.
-        min_cosine: see there; only tags that stay can be merged with, so that there are no chains.
+        min_cosine: the bound; a tag merges only with one that stays, so there are no chains.
     """
     order = np.argsort(-tags.counts, kind="stable")
     found = representation_filter(Matrix(vectors), order, min_cosine, len(order))

@@ -1,4 +1,4 @@
-"""Clusters of vectors by spherical k-means, fitted on a sample; every search by blocks rests on them."""
+"""Clusters of vectors by spherical k-means, fitted on a sample; all searches in blocks are built on them."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,11 +18,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Int32 = NDArray[np.int32]
 TILE = 1 << 20
-"""Cosines of one product: 4 MiB, which stay in the cache while they are looked through."""
+"""Cosines of one product: 4 MiB, which stay in the cache while they are searched."""
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield the results in the order of the items, worked on by a thread a core, whose products take one core each.
+    """Yield the results in the order of the items, computed by one thread a core, whose products take one core each.
 
     Products of blocks that fit in a cache are too small to be shared out: with two threads in each of them 10^5 rows
     took 2.6 CPU seconds instead of 1.0, most of it waiting, and ten times as long beside other work.
@@ -37,7 +37,7 @@ def _libraries() -> ThreadpoolController:
 
 
 def fit(matrix: Matrix, num: int, *, seed: int, sample: int = 100_000, iterations: int = 12) -> Float32:
-    """Return [num, d] unit centroids; as many as there are rows, where there are fewer than `num`.
+    """Return [num, d] unit centroids; one for each row, where there are fewer rows than `num`.
 
     Rows of the sample, drawn with the seed, are the first centroids. An empty cluster begins again at the row that is
     farthest from its own centroid (of equally far ones the first). It ends early once no row changes its cluster.
@@ -86,7 +86,8 @@ def assign(matrix: Matrix, centroids: Float32, top: int = 1, tile: int = TILE) -
 def members(labels: Int32, num: int) -> tuple[Int, Int]:
     """Return (rows by cluster, ascending in each; [num + 1] where each cluster begins in them).
 
-    Labels may be [n, top]: the rows that have a cluster first then come before those that have it second, and so on.
+    Labels may be [n, top]: a cluster then lists the rows that have it as their nearest before those that have it
+    second.
     """
     by_place = labels.T.ravel()
     ends = np.zeros(num + 1, np.int64)
@@ -96,6 +97,7 @@ def members(labels: Int32, num: int) -> tuple[Int, Int]:
 
 @kernel
 def _sums(rows: Float32, labels: Int32, num: int) -> NDArray[np.float64]:
+    """Return [num, d] the sum of the rows of each cluster, in float64 and in the order of the rows."""
     sums = np.zeros((num, rows.shape[1]))
     for row in range(len(rows)):
         for column in range(rows.shape[1]):
@@ -105,7 +107,7 @@ def _sums(rows: Float32, labels: Int32, num: int) -> NDArray[np.float64]:
 
 @kernel
 def _best(cosines: Float32, near: Int32, best: Float32) -> None:
-    """Fill in the highest cosines of each row; a column counts before a later one that equals it."""
+    """Insert cosines into the sorted list of each row, highest first; of equal ones the earlier column comes first."""
     top = near.shape[1]
     for row in range(len(cosines)):
         for column in range(cosines.shape[1]):

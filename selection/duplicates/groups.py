@@ -1,7 +1,6 @@
-"""Who of a group of copies stays: the best of equal keys, and the greedy rule over pairs that are alike.
+"""Which of a group of copies stays: the best of equal keys, and the greedy rule over pairs that are alike.
 
-Both visit the rows from the best to the worst, so that what stays is decided by the order alone and by nothing that
-depends on shards or threads.
+Both visit the rows from best to worst, so the order alone decides what stays, and neither shards nor threads do.
 """
 
 import numpy as np
@@ -17,16 +16,17 @@ Key = NDArray[np.uint64]
 def greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
     """Return the kept row that each row loses to, [n] int64, -1 where it stays.
 
-    Rows are visited in `order`, best first; a row goes exactly when a row that stays is paired with it, and loses to
-    the one of them with the highest weight, the first in the order among equals. Nothing is lost to a row that goes
-    itself, so there are no chains: in a - b - c the middle one alone goes when a is best, where connected components
-    would leave one of three.
+    Rows are visited in `order`, best first. A row goes exactly when a row that stays is paired with it. It loses to the
+    one of these with the highest weight, among equals to the first in the order. No row loses to one that goes itself,
+    so there are no chains: in a - b - c only b goes when a is best, where connected components would leave one of
+    three.
 
     Source: the greedy maximal independent set in a fixed order; the keep rule of NearDup and of semhash.
 
     Args:
         order: [n] each row once, best first.
-        left: [pairs] a row of each pair; pairs have no direction, may repeat, and one of a row with itself is ignored.
+        left: [pairs] one row of each pair. Pairs have no direction and may repeat; a pair of a row with itself is
+            ignored.
         right: [pairs] the other row.
         weight: [pairs] how alike the two are.
     """
@@ -52,8 +52,13 @@ def _int(values: Int) -> Int:
 
 @kernel
 def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
+    """Build the neighbour lists of all rows as one array (compressed rows), then visit the rows in order.
+
+    The neighbours of row i are `neighbour[begin[i] : begin[i + 1]]`, with their weights in `near`. When a row is
+    visited, the fate of all better rows is settled, so only these are asked.
+    """
     num = len(order)
-    begin = np.zeros(num + 1, np.int64)  # where the neighbours of each row lie
+    begin = np.zeros(num + 1, np.int64)
     for pair in range(len(left)):
         begin[left[pair] + 1] += 1
         begin[right[pair] + 1] += 1
@@ -84,10 +89,14 @@ def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
 
 @kernel
 def _first(order: Int, high: Key, low: Key) -> Int:
+    """Enter the rows into a hash table, best first; the first row of a key is the best that has it.
+
+    Open addressing with linear probing, at most half full: 16 to 32 bytes a row.
+    """
     size = 2
     while size < 2 * len(order):
         size *= 2
-    slots = np.full(size, -1, np.int64)  # open addressing; 16 to 32 bytes a row
+    slots = np.full(size, -1, np.int64)
     found = np.full(len(order), -1, np.int64)
     for row in order:
         slot = np.int64(high[row] & np.uint64(size - 1))

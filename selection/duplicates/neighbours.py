@@ -1,9 +1,9 @@
-"""Neighbours of vectors inside clusters: pairs over a cosine, the nearest few; exact for small data and for `nearest`.
+"""Neighbours of vectors: all pairs over a cosine, or the nearest few; searched inside clusters, exact for small data.
 
-A search for pairs looks at sketches first. The sketch of a unit row x is its p leading coordinates after a rotation,
-with the length of the rest after them: (Rx, sqrt(|x|^2 - |Rx|^2)). By Cauchy and Schwarz the product of two sketches
-is never below that of the rows, so that a threshold on it loses no pair, at p / d of the multiplications; only what
-passes is multiplied out. Sketches are unit rows themselves and are what is clustered.
+A search for pairs looks at sketches first. The sketch of a unit row x is its p leading coordinates after a rotation R,
+followed by the length of the rest: (Rx, sqrt(|x|^2 - |Rx|^2)). By the inequality of Cauchy and Schwarz the product of
+two sketches is never below that of the rows. So a threshold on sketches loses no pair, at p / d of the multiplications,
+and only pairs that pass are multiplied in full. Sketches are unit rows too, and they are what is clustered.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,22 +21,22 @@ from gristmill.selection.duplicates.clusters import Int32, in_threads
 from gristmill.selection.kernels import kernel, kernel_with
 
 ROUNDING = 1e-6
-"""The float32 product of two equal unit vectors falls up to a few of its last digits short of 1."""
+"""The float32 product of two equal unit vectors can be less than 1 by a few of its last digits."""
 EXACT_ROWS = 20_000
-"""Up to so many rows all are one cluster, and the search is exact."""
+"""Up to this number of rows there is one cluster, so the search is exact."""
 SKETCH_DIM = 96
 """Coordinates of a sketch: a quarter of the multiplications at 384 dimensions."""
 TILE_ROWS = 1024
-"""Rows on either side of one product: 4 MiB of cosines, which stay in the cache while they are looked through."""
+"""Rows on either side of one product: 4 MiB of cosines, which stay in the cache while they are searched."""
 SAMPLE_ROWS = 64
 """Rows of the sample, for each cluster, that k-means is fitted on."""
 TIERS = (0.998, 0.996, 0.99, 0.975, 0.95, 0.0)
-"""Cosines at which the ranges begin that `most` counts apart, the nearest pairs first."""
+"""Lower bounds of the cosine ranges in which `most` counts separately, nearest pairs first."""
 Keep = Callable[[str, Callable[[], Array]], Array]
 
 
 class Pairs(NamedTuple):
-    """Pairs of rows over a threshold as columns, in ascending order of (left, right), each once."""
+    """Pairs of rows over a threshold as columns, in ascending order of (left, right), without repetition."""
 
     left: Int32
     right: Int32
@@ -50,20 +50,20 @@ def _anew(name: str, make: Callable[[], Array]) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """Rows cut into clusters: sqrt(n) of them, which balances finding the cluster with searching in it."""
+    """Rows in clusters. There are sqrt(n) clusters, which balances finding a cluster with searching in it."""
 
     matrix: Matrix
     axes: Float32
-    """[d, p] the rotation, cut to its leading axes."""
+    """[d, p] the leading axes of the rotation."""
     sketches: Float32
     """[n, p + 1] unit rows."""
     centroids: Float32
     """[num, p + 1]."""
     near: Int32
-    """[n, probes] nearest clusters of each row; the first is the one that the row is in."""
+    """[n, probes] nearest clusters of each row; the first is the one that holds the row."""
 
     def probe(self, queries: Matrix, probes: int) -> tuple[Float32, Int32]:
-        """Return the ([q, p + 1] sketches; [q, probes] nearest clusters) of rows from elsewhere."""
+        """Return ([q, p + 1] sketches, [q, probes] nearest clusters) of rows that are not in the index."""
         sketches = sketch(queries, self.axes)
         return sketches, clusters.assign(Matrix(sketches), self.centroids, probes)[0]
 
@@ -130,7 +130,7 @@ def pairs(
 
 
 def between(queries: Matrix, base: Index, min_cosine: float, *, probes: int = 3, most: int = 64) -> Pairs:
-    """Return the pairs (query, base row) over a cosine; `most` as in `pairs`, of each query."""
+    """Return the pairs (query, base row) over a cosine; `most` is as in `pairs`, for each query."""
     sketches, near = base.probe(queries, probes)
     return _join(_Sides(queries, sketches, near, base, min_cosine, most, itself=False))
 
@@ -243,7 +243,7 @@ def _searched(sides: _Sides, visit: Visit) -> Pairs:
 
 
 def _gathered(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
-    """Return (the rows that are at all asked for, where each of those asked for is in them)."""
+    """Return (the vectors of the rows that are used at all, and for each use its place among them)."""
     used = np.zeros(len(rows), np.bool_)
     used[at] = True
     return matrix.take(rows[used]), (np.cumsum(used) - 1)[at]
@@ -251,7 +251,11 @@ def _gathered(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
 
 @kernel
 def _over(tile: Float32, floor: np.float32, left: int, right: int, held: Int32, bounds: Float32) -> int:
-    """Write place and size of every number from `floor` on into `held` and `bounds`; return how many there are."""
+    """Write the place and the value of every number that is at least `floor`; return their number.
+
+    `tile` is a block of a product whose corner is at (left, right). Numbers are first compared 64 at a time without a
+    branch, since nearly all blocks of 64 have none that passes.
+    """
     found = 0
     for row in range(tile.shape[0]):
         for start in range(0, tile.shape[1], 64):  # so many at once are compared without a branch
@@ -270,6 +274,7 @@ def _over(tile: Float32, floor: np.float32, left: int, right: int, held: Int32, 
 
 @kernel
 def _tier(cosine: float) -> int:
+    """Return the first of `TIERS` that the cosine reaches."""
     tier = 0
     while tier < len(TIERS) - 1 and cosine < TIERS[tier]:
         tier += 1
@@ -278,10 +283,11 @@ def _tier(cosine: float) -> int:
 
 @kernel
 def _fresh(over: Int32, bounds: Float32, visit: Visit, near: Int32, itself: bool, counts: Int32, most: int) -> int:
-    """Move to the front the candidates that are not met a second time nor one too many, and return their number.
+    """Move the candidates that count to the front, and return their number.
 
-    Of one matrix with itself a pair counts for the later row, otherwise for the query, and is met twice where the
-    cluster of each is among the other's. A cluster's own rows are first among its queries.
+    Two kinds are left out. A pair of one matrix with itself is met twice where the cluster of each row is among the
+    other's probes: it counts in the cluster of the later row. And a row that has `most` pairs of a tier takes no more
+    of them. `over` holds places in the visit; a cluster's own rows come first among its queries.
     """
     rows, columns = visit
     num = 0
@@ -304,6 +310,7 @@ def _fresh(over: Int32, bounds: Float32, visit: Visit, near: Int32, itself: bool
 
 @kernel_with(fastmath=True)
 def _products(left: Float32, right: Float32, left_at: Int, right_at: Int) -> Float32:
+    """Return the cosines of pairs of rows; the order of the sums is left to the compiler."""
     cosine = np.empty(len(left_at), np.float32)
     for n in range(len(left_at)):
         one, other = left[left_at[n]], right[right_at[n]]
@@ -318,7 +325,7 @@ def _products(left: Float32, right: Float32, left_at: Int, right_at: Int) -> Flo
 def _first(
     over: Int32, cosine: Float32, min_cosine: float, visit: Visit, itself: bool, counts: Int32, most: int
 ) -> Int:
-    """Return the places of the pairs over the threshold, of each row and tier not more than `most` over all tiles."""
+    """Return the places of the pairs over the threshold: at most `most` of each row and tier, over all tiles."""
     rows, columns = visit
     chosen = np.empty(len(cosine), np.int64)
     num = 0
@@ -335,7 +342,10 @@ def _first(
 
 @kernel
 def _merge(cosines: Float32, rows: Int, columns: Int, near: Int32, best: Float32, others: bool) -> None:
-    """Put the highest cosines of each row into its list; with `others` a row does not count for itself."""
+    """Insert cosines into the sorted list of each row: highest first, equal ones by column.
+
+    `cosines` is [rows, columns] of one block. Free places hold -1. With `others` a row does not count for itself.
+    """
     last = near.shape[1] - 1
     for i in range(len(rows)):
         row = rows[i]

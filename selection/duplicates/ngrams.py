@@ -1,8 +1,8 @@
 """N-grams of words and Chinese characters, hashed in compiled loops over Arrow's own buffers.
 
-A unit is a word (letters, digits and marks in a row) or one character of a script that is written without spaces.
-Case, width, punctuation and the amount of white space do not count. Hashes have 64 bits: that a given one equals any
-strange one among the 2 * 10^8 n-grams of a million samples has a chance of 10^-11.
+A unit is a word (letters, digits and marks in a row) or one character of a script that is written without spaces. Case,
+width, punctuation and the amount of white space do not count. Hashes have 64 bits: the chance that a given one equals
+any other of the 2 * 10^8 n-grams of a million samples is 10^-11.
 """
 
 import unicodedata
@@ -23,11 +23,11 @@ Number = Any
 """A scalar in compiled code, where types are inferred."""
 UInt64 = NDArray[np.uint64]
 Letters = tuple[NDArray[np.uint32], NDArray[np.uint8]]
-"""By code point: what it counts as, and its kind."""
+"""By code point: the folded character, and its kind."""
 SLICE_ROWS = 8192
-"""Texts whose units are held at a time: 40 MiB at 200 units each."""
+"""Texts whose units are in memory at a time: 40 MiB at 200 units each."""
 LETTER, ALONE = 1, 2
-"""What a character is: a part of a word, or a unit of its own; 0 is between units."""
+"""Kinds of characters: a part of a word, or a unit by itself; 0 is between units."""
 TABLED = 0x20000
 """Code points below this are looked up; the others are Han characters up to `LAST_HAN`, or nothing."""
 LAST_HAN = HAN[-1][1]
@@ -40,13 +40,13 @@ class Units(NamedTuple):
     """The units of n texts, one text after the other."""
 
     ends: Int
-    """[n + 1] where each text's units begin, and the number of all."""
+    """[n + 1] where each text's units begin; the last entry is the number of all units."""
     hashes: UInt64
     """[u]."""
     starts: Int
-    """[u] first byte of each in its own text (UTF-8)."""
+    """[u] first byte of each unit in its own text (UTF-8)."""
     stops: Int
-    """[u] byte after it."""
+    """[u] byte after each unit."""
 
 
 def slices(texts: pa.LargeStringArray) -> list[tuple[int, pa.LargeStringArray]]:
@@ -55,7 +55,7 @@ def slices(texts: pa.LargeStringArray) -> list[tuple[int, pa.LargeStringArray]]:
 
 
 def units(texts: pa.LargeStringArray) -> Units:
-    """Return the units of some texts, 24 bytes each, which is why long columns go through `slices`."""
+    """Return the units of some texts; they take 24 bytes each, so long columns go through `slices`."""
     offsets, data = _buffers(texts)
     folded, kinds = alphabet()
     ends = np.zeros(len(texts) + 1, np.int64)
@@ -67,7 +67,7 @@ def units(texts: pa.LargeStringArray) -> Units:
 
 
 def windows(found: Units, size: int) -> tuple[Int, UInt64]:
-    """Return (ends [n + 1], hashes) of every run of `size` units inside one text; a shorter text has none."""
+    """Return (ends [n + 1], hashes) of every run of `size` units inside one text; a text with fewer units has none."""
     ends = np.zeros(len(found.ends), np.int64)
     np.cumsum(np.maximum(np.diff(found.ends) - size + 1, 0), out=ends[1:])
     hashes = np.empty(ends[-1], np.uint64)
@@ -76,12 +76,12 @@ def windows(found: Units, size: int) -> tuple[Int, UInt64]:
 
 
 def wholes(found: Units) -> UInt64:
-    """Return [n] one hash for all the units of a text."""
+    """Return [n] one hash of all the units of a text."""
     return _wholes(found.ends, found.hashes)
 
 
 class Table(NamedTuple):
-    """A set of hashes that finds the place of each (open addressing, at most half full)."""
+    """A set of hashes that gives the place of each (open addressing, at most half full)."""
 
     keys: UInt64
     """[k] ascending."""
@@ -95,13 +95,13 @@ class Table(NamedTuple):
         return Table(keys, slots)
 
     def find(self, hashes: UInt64) -> NDArray[np.int32]:
-        """Return the place of each hash among the keys, -1 for one that is none."""
+        """Return the place of each hash among the keys, -1 for a hash that is not a key."""
         return _find(self.keys, self.slots, hashes)
 
 
 @cache
 def alphabet() -> Letters:
-    """Return what each code point counts as, and its kind; made in a tenth of a second."""
+    """Return the folded character of each code point, and its kind; it takes a tenth of a second to make."""
     folded, kinds = np.arange(TABLED, dtype=np.uint32), np.zeros(TABLED, np.uint8)
     for point in range(TABLED):
         plain = unicodedata.normalize("NFKC", chr(point)).casefold()
@@ -147,8 +147,8 @@ def _decode(data: Array, at: Number) -> tuple[Number, Number]:
 
 @kernel
 def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Number, Number, Number]:
-    """Return (what the character at a byte counts as, its kind, the byte after it)."""
-    point, behind = _decode(data, at)
+    """Return (the folded character at a byte, its kind, the byte after it)."""
+    point, after = _decode(data, at)
     if point >= TABLED:
         return point, ALONE if point <= LAST_HAN else 0, behind
     return np.int64(folded[point]), np.int64(kinds[point]), behind
@@ -156,6 +156,7 @@ def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Nu
 
 @kernel
 def _put(out: tuple[Array, ...], at: Number, value: Number, start: Number, stop: Number) -> None:
+    """Write one unit, or nothing where the arrays are empty because units are only counted."""
     if len(out[0]):
         out[0][at], out[1][at], out[2][at] = mix(value), start, stop
 
@@ -164,7 +165,11 @@ def _put(out: tuple[Array, ...], at: Number, value: Number, start: Number, stop:
 def _text_units(
     data: Array, span: tuple[Number, Number], letters: Letters, out: tuple[Array, ...], place: Number
 ) -> int:
-    """Count the units in bytes [begin, end); write (hashes, starts, stops) from `place` on, where there is room."""
+    """Count the units in bytes [begin, end); write (hashes, starts, stops) from `place` on, unless `out` is empty.
+
+    `start` is the first byte of the word that is being read, -1 between words, and `value` is its FNV-1a hash so far. A
+    word ends before a character that is no letter, and at the end of the text, which is read as one more character.
+    """
     (begin, end), (folded, kinds) = span, letters
     count, value, at = 0, _SEED, begin
     start: Number = np.int64(-1)  # of the word that it is in
@@ -190,7 +195,7 @@ def _text_units(
 
 @parallel
 def _count(data: Array, offsets: Array, folded: Array, kinds: Array, ends: Array) -> None:
-    """Write each text's number of units after its place."""
+    """Write the number of units of text i to `ends[i + 1]`; their running sum is then where each text's units begin."""
     for row in prange(len(offsets) - 1):
         nothing = (np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
         ends[row + 1] = _text_units(data, (offsets[row], offsets[row + 1]), (folded, kinds), nothing, 0)
@@ -207,7 +212,11 @@ def _fill(data: Array, offsets: Array, folded: Array, kinds: Array, found: Units
 
 @parallel
 def _roll(ends: Array, hashes: Array, size: int, out_ends: Array, out: Array) -> None:
-    """Write the hash of each run of `size` units: a polynomial modulo 2^64 that a step changes at both ends."""
+    """Write the hash of each run of `size` units: a polynomial modulo 2^64, as in Rabin-Karp.
+
+    A step adds the unit on the right and takes off the one that falls out on the left, whose factor is `top` =
+    base^size. The size salts the hash, so that runs of different sizes never meet.
+    """
     top, salt = np.uint64(1), mix(np.uint64(size))
     for _ in range(size):
         top = top * _BASE
@@ -235,6 +244,7 @@ def _wholes(ends: Array, hashes: Array) -> Array:
 
 @kernel
 def _insert(keys: Array, slots: Array) -> None:
+    """Put the place of every key into the first free slot from its hash on; `slots` has a power of two of entries."""
     mask = np.uint64(len(slots) - 1)
     for place in range(len(keys)):
         at = keys[place] & mask
@@ -245,6 +255,7 @@ def _insert(keys: Array, slots: Array) -> None:
 
 @parallel
 def _find(keys: Array, slots: Array, hashes: Array) -> Array:
+    """Walk from each hash's slot to the slot of its key, or to the first free one, which holds -1."""
     mask = np.uint64(len(slots) - 1)
     out = np.empty(len(hashes), np.int32)
     for row in prange(len(hashes)):

@@ -1,4 +1,4 @@
-"""The normal form of texts as code points, and keys of it: `texts.key` in compiled code over Arrow's buffers.
+"""The normal form of texts as code points, and keys of it: `keys.key` in compiled code over Arrow's buffers.
 
 A table says of each code point what Unicode's compatibility form and case folding make of it, and whether it is a
 digit, a sign or white space. That is exact as long as no character joins with the one before it: a text with
@@ -47,7 +47,7 @@ class Normal(NamedTuple):
 
 
 def pieces(texts: pa.LargeStringArray) -> Iterator[tuple[slice, pa.LargeStringArray]]:
-    """Yield (rows, their texts) of about a mebibyte each, or of one longer text; nothing is copied."""
+    """Yield (rows, their texts) of about 256 KiB each, or of one longer text; nothing is copied."""
     ends, _ = buffers(texts)
     start = 0
     while start < len(texts):
@@ -57,9 +57,10 @@ def pieces(texts: pa.LargeStringArray) -> Iterator[tuple[slice, pa.LargeStringAr
 
 
 def each(texts: pa.LargeStringArray, work: Callable[[slice, pa.LargeStringArray], None]) -> None:
-    """Do the work for each piece, on all cores; it must leave the interpreter's lock alone most of the time.
+    """Do the work for each piece, on all cores; the work must release the interpreter's lock most of the time.
 
-    Threads of a pool, because numba's own wait actively: on two busy cores they took twice the CPU time.
+    A pool of threads is used, because numba's own threads wait actively: on two busy cores they took twice the CPU
+    time.
     """
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for done in [pool.submit(work, rows, some) for rows, some in pieces(texts)]:
@@ -90,12 +91,12 @@ def normal(texts: pa.LargeStringArray) -> Normal:
 
 
 def points_of(data: Bytes) -> Points:
-    """Return the normal form of any text, from `texts.key`."""
+    """Return the normal form of any text, as `keys.key` makes it."""
     return np.frombuffer(words.key(data.tobytes().decode()).encode("utf-32-le"), np.uint32)
 
 
 def keys(texts: pa.LargeStringArray) -> tuple[Key, Key]:
-    """Return [n] and [n] uint64, 128 bits that are equal where `texts.key` is."""
+    """Return two [n] uint64 arrays, together 128 bits, that are equal where the results of `keys.key` are."""
     high, low = np.empty(len(texts), np.uint64), np.empty(len(texts), np.uint64)
     each(texts, lambda rows, some: _hash_all(*normal(some), high[rows], low[rows]))
     return high, low
@@ -103,10 +104,12 @@ def keys(texts: pa.LargeStringArray) -> tuple[Key, Key]:
 
 @cache
 def table() -> Tables:
-    """Return what `write` needs.
+    """Return the three tables that `write` needs.
 
-    By code point: its kind and what it becomes, or where that is in the second; there: counts and code points; by
-    ASCII character: what it becomes, 0 for white space, plus 128 for a sign, and whether it is a digit.
+    1. By code point: its kind in the upper 8 bits, and in the lower 24 what it becomes. For MANY these are a place in
+       2.
+    2. At such a place: the number of code points, then the code points, each with its kind.
+    3. By ASCII character: what it becomes (0 for white space, plus 128 for a sign); and whether it is a digit.
     """
     joining = {0x1100 + n for n in range(0x60, 0x100)}  # vowels and finals of Hangul
     for char in map(chr, range(POINTS)):
@@ -143,13 +146,14 @@ def _entry(char: str) -> int:
 
 @kernel
 def _normal_all(data: Bytes, ends: Int, tables: Tables, points: Points, size: Int) -> None:
+    """Write the normal form of text i at its own byte offset, so that no form can reach the next one."""
     for row in range(len(size)):
         size[row] = write(data[ends[row] : ends[row + 1]], tables, points[ends[row] - ends[0] :])
 
 
 @kernel
 def write(data: Bytes, tables: Tables, out: Points) -> np.int64 | int:
-    """Write a normal form, at most one code point for a byte; a length of -1 says that `points_of` must be asked."""
+    """Write a normal form, at most one code point a byte; return its length, or -1 where `points_of` must make it."""
     return _normal_ascii(data, tables[2], out) if _is_ascii(data) else _normal(data, tables[0], tables[1], out)
 
 
@@ -163,13 +167,15 @@ def _is_ascii(data: Bytes) -> bool:
 
 @kernel
 def _normal_ascii(data: Bytes, plain: Bytes, out: Points) -> np.int64 | int:
-    """Write the normal form of an ASCII text; -1 where it is empty.
+    """Write the normal form of an ASCII text; return -1 where it is empty.
 
-    Without branches, since each word and each sign would mispredict one: 1.2 ns a byte instead of 4. Indices are
-    unsigned, because of a signed one it is asked whether it counts from the end.
+    Every step writes one code point, and `length` moves on only where it stays: a later one overwrites the others.
+    There are no branches, since each word and each sign would mispredict one: 1.2 ns a byte instead of 4. Indices are
+    unsigned, because a signed index is tested for counting from the end.
     """
     length, blank, digit, last = ZERO, ONE, ZERO, np.uint64(len(data)) - ONE
     for at in range(np.uint64(len(data))):
+        # `now` is 1 where the character becomes a blank: white space, or a sign that is not between two digits.
         code, after = np.uint64(plain[0, data[at]]), np.uint64(plain[1, data[min(at + ONE, last)]])
         now = np.uint64(code == ZERO) | ((code >> SIGN_BIT) & (ONE - (digit & after)))
         out[length] = np.uint32(32) if now else np.uint32(code & ASCII)
@@ -181,11 +187,11 @@ def _normal_ascii(data: Bytes, plain: Bytes, out: Points) -> np.int64 | int:
 
 @kernel
 def _normal(data: Bytes, single: Points, many: Points, out: Points) -> int:
-    """Write any normal form and return its length, which is no more than there were bytes.
+    """Write any normal form and return its length, which is at most the number of bytes.
 
-    The state is what `texts.key` looks around for. `space`: a space is due, because white space or a sign came since
-    the last code point was written. `held`: a sign after a digit, which stays if it is alone and a digit follows.
-    `digit`: the last code point written is a digit, and nothing came since.
+    A small state machine holds what `keys.key` finds by looking around. `space`: a space is due, because white space or
+    a sign came since the last code point was written. `held`: a sign after a digit, which stays if it is alone and a
+    digit follows. `digit`: the last code point written is a digit, and nothing came since.
     """
     length, space, held, digit, at = 0, False, NONE, False, 0
     while at < len(data):
@@ -197,6 +203,7 @@ def _normal(data: Bytes, single: Points, many: Points, out: Points) -> int:
         if entry >> KIND < MANY:
             length, space, held, digit = _step(out, length, space, held, digit, entry)
             continue
+        # The output has room for one code point a byte, so the form must never be longer than what is read.
         place = np.int64(entry & POINT)
         if entry >> KIND == JOINS or length + many[place] + (space or held != NONE) > at:
             return -1
@@ -209,7 +216,7 @@ def _normal(data: Bytes, single: Points, many: Points, out: Points) -> int:
 def _step(
     out: Points, length: int, space: bool, held: np.uint32, digit: bool, entry: np.uint32
 ) -> tuple[int, bool, np.uint32, bool]:
-    """Take one more code point into the form."""
+    """Take one more code point into the form, and return the new state; `_normal` explains the state."""
     kind = entry >> KIND
     if kind == SIGN:
         return (length, space, entry, False) if digit else (length, True, NONE, False)
@@ -230,7 +237,7 @@ def _step(
 
 @kernel
 def _decoded(data: Bytes, at: int) -> tuple[np.int64, int]:
-    """Return the code point at a byte of UTF-8 and how many bytes it takes."""
+    """Return the code point that begins at a byte of UTF-8, and its number of bytes."""
     byte = np.int64(data[at])
     if byte < 0x80:
         return byte, 1
@@ -266,13 +273,18 @@ def is_unspaced(point: np.uint32) -> bool:
 
 @kernel
 def _hash_all(points: Points, begin: Int, size: Int, high: Key, low: Key) -> None:
+    """Write both halves of the key of every form."""
     for row in range(len(size)):
         high[row], low[row] = hashed(points[begin[row] : begin[row] + size[row]])
 
 
 @kernel
 def hashed(form: Points) -> tuple[np.uint64, np.uint64]:
-    """Return 128 bits of a normal form; four code points a step, each of which reaches both halves."""
+    """Return 128 bits of a normal form.
+
+    A step takes four code points, two into each half, and then mixes each half into the other, so that both depend on
+    all.
+    """
     one, two = ODD ^ np.uint64(len(form)), ODD_2
     whole = len(form) & ~3
     for n in range(0, whole, 4):
@@ -287,7 +299,7 @@ def hashed(form: Points) -> tuple[np.uint64, np.uint64]:
 
 @kernel
 def mix(value: np.uint64) -> np.uint64:
-    """Return 64 bits that each depend on all of the value's (the finalizer of MurmurHash3)."""
+    """Return 64 bits, each of which depends on all bits of the value (the finalizer of MurmurHash3)."""
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xFF51AFD7ED558CCD)
     value ^= value >> np.uint64(33)

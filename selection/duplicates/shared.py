@@ -1,11 +1,11 @@
-"""Leading blocks that many texts share, found so that texts can be compared by what is their own.
+"""Leading blocks that many texts share, found so that texts can be compared by their own content.
 
-Instructions often begin with a prompt, a tool description or a template that is in the user's turn. After 240
-shared words all texts look alike: such a block is set apart before texts are compared or embedded. Two passes: one
+Instructions often begin with a prompt, a tool description or a template inside the user's turn. After 240 shared words
+all texts look alike, so such a block is set aside before texts are compared or embedded. There are two passes: one
 looks at a sample of the texts, the other gives for each text where its own content begins.
 
-Source: the pain is measured for verified MinHash and for embeddings (10,000 different texts after one prompt of 120
-words: 99.97 % and 98.8 % taken for copies); the method is ours.
+Source: the problem is measured for verified MinHash and for embeddings (of 10,000 different texts after one prompt of
+120 words, 99.97 % and 98.8 % were taken for copies); the method is ours.
 """
 
 from collections.abc import Iterable
@@ -23,16 +23,17 @@ from gristmill.selection.kernels import kernel
 SAMPLE = 16_384
 """Texts that are looked at: a block of 1.2 in a thousand is in 20 of them."""
 LEAST = 20
-"""A block is shared when so many of the texts looked at have it."""
+"""A block is shared when at least this many of the texts looked at have it."""
 BLOCK = 8
 """Units (words, Chinese characters) of the shortest block, and the step in which blocks are looked for."""
 DEEPEST = 1024
-"""Units that a block can have; what follows is taken for the text's own."""
+"""Most units of a block; what follows counts as the text's own."""
 SAME = 0.9
-"""A block goes on to the next unit as long as this share of its texts do so alike."""
+"""A block goes on to the next unit as long as at least this share of its texts has the same one."""
 PAIRS, ALIKE = 32, 0.5
-"""Pairs of texts that are compared after a block, and the similarity from which they are copies of each other; also
-the share of copies of one text from which a block is rather that text's beginning."""
+"""Pairs of texts that are compared after a block, and the similarity from which they are copies of each other.
+
+The second is also the share of copies of one text from which a block counts as that text's beginning."""
 SPACE = np.uint8(32)
 
 
@@ -42,7 +43,7 @@ class Blocks(NamedTuple):
     hashes: Key
     """[blocks] ascending."""
     begun: Key
-    """Ascending hashes of the first unit of each: what begins otherwise need not be read on."""
+    """Ascending hashes of the first unit of each block: a text that begins otherwise need not be read on."""
     deepest: int
     """Units of the longest one."""
 
@@ -50,10 +51,10 @@ class Blocks(NamedTuple):
 def find(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Blocks:
     """Return the leading blocks shared by many of `num` texts, which come as (rows, their texts) in any order.
 
-    A block is shared when at least 20 of the texts looked at begin with it and then part, each
-    with words of its own: the median of the Jaccard similarities of what follows is below a half, and less than half
-    of them are one frequent text. A text that is there a thousand times, edited here and there, is thus a copy and
-    not a block. Every (num / 16,384)-th row is looked at.
+    A block is shared when at least 20 of the texts looked at begin with it and then go on with words of their own: the
+    median Jaccard similarity of what follows is below a half, and less than half of them are one frequent text. So a
+    text that is there a thousand times, edited here and there, is a copy and not a block. Every (num / 16,384)-th row
+    is looked at.
     """
     stride = -(-num // SAMPLE)
     places, found = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
@@ -71,8 +72,8 @@ def find(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Blocks
 def starts(texts: pa.LargeStringArray, blocks: Blocks) -> Int:
     """Return the byte at which the own content of each text begins, [n]; 0 without a shared block before it.
 
-    A block is left where it is when it is less than half of the text: it cannot make strangers look alike then, and an
-    edit in it would otherwise part copies. A text that is nothing but a block begins at 0 too.
+    A block that is less than half of the text is left in place: it cannot make different texts look alike, and
+    otherwise an edit in it would separate copies. A text that is nothing but a block begins at 0 too.
     """
     found = np.zeros(len(texts), np.int64)
     if len(blocks.hashes):
@@ -101,9 +102,9 @@ class Marks(NamedTuple):
     """The units of [n] texts, one text after another."""
 
     prefix: Key
-    """By unit: hash of its text up to its end."""
+    """By unit: hash of the text from its beginning up to the end of the unit."""
     unit: Key
-    """By unit: hash of it alone."""
+    """By unit: hash of the unit alone."""
     begin: Int
     """[n + 1] where each text's units begin."""
 
@@ -175,7 +176,7 @@ def _refined(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
 
 @kernel
 def _next(data: Bytes, at: int, end: int) -> int:
-    """Return the end of the unit that begins at or, after white space, after a byte; -1 without one."""
+    """Return the end of the next unit, which begins at byte `at` or after the white space there; -1 without one."""
     while at < end and data[at] <= SPACE:
         at += 1
     if at >= end:
@@ -189,12 +190,13 @@ def _next(data: Bytes, at: int, end: int) -> int:
 
 @kernel
 def _wide(byte: int) -> bool:
-    """Say whether a byte of UTF-8 begins one of the three-byte characters of which each is a unit: East Asian ones."""
+    """Say whether a byte of UTF-8 begins a three-byte character that is a unit by itself: an East Asian one."""
     return 0xE3 <= byte <= 0xE9 or byte == 0xEF
 
 
 @kernel
 def _hashed(data: Bytes, begin: int, end: int, found: np.uint64) -> np.uint64:
+    """Mix the bytes [begin, end) into a hash."""
     for at in range(begin, end):
         found = (found ^ np.uint64(data[at])) * ODD
         found ^= found >> HALF
@@ -203,6 +205,7 @@ def _hashed(data: Bytes, begin: int, end: int, found: np.uint64) -> np.uint64:
 
 @kernel
 def _count(data: Bytes, ends: Int, most: int, size: Int) -> None:
+    """Write the number of units of each text, at most `most`."""
     for row in range(len(size)):
         count, at = 0, _next(data, ends[row], ends[row + 1])
         while at >= 0 and count < most:
@@ -213,6 +216,7 @@ def _count(data: Bytes, ends: Int, most: int, size: Int) -> None:
 
 @kernel
 def _mark(data: Bytes, ends: Int, begin: Int, prefix: Key, unit: Key) -> None:
+    """Write both hashes of every unit; `found` runs on through the text, so that equal prefixes have equal hashes."""
     for row in range(len(begin) - 1):
         found, at = np.uint64(0), ends[row]
         for place in range(begin[row], begin[row + 1]):
@@ -226,6 +230,11 @@ def _mark(data: Bytes, ends: Int, begin: Int, prefix: Key, unit: Key) -> None:
 
 @kernel
 def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: Int) -> None:
+    """Write the byte at which each text's own content begins.
+
+    `found` is the hash of the text so far, without its white space. The longest block that it equals is remembered with
+    its units and its last byte; a text that begins as no block does is left after its first unit.
+    """
     for row in range(len(out)):
         found, at, count, block, begin = np.uint64(0), ends[row], 0, 0, 0
         while count <= 2 * deepest:  # after that, a block is less than half of the text in any case
@@ -250,12 +259,14 @@ def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: 
 
 @kernel
 def _among(values: Key, value: np.uint64) -> bool:
+    """Say whether a value is in ascending values."""
     place = np.searchsorted(values, value)
     return bool(place < len(values) and values[place] == value)
 
 
 @kernel
 def _copy_tails(data: Bytes, ends: Int, places: Int, out: Bytes) -> None:
+    """Copy the last bytes of each text, as many as `places` has room for, end to end."""
     for row in range(len(places) - 1):
         size = places[row + 1] - places[row]
         out[places[row] : places[row + 1]] = data[ends[row] - size : ends[row]]

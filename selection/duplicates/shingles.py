@@ -1,4 +1,4 @@
-"""Sets of shingles as signatures, and the pairs of texts whose signatures are alike."""
+"""MinHash signatures of the shingles of texts, and the pairs of texts whose signatures are similar."""
 
 import math
 from typing import Literal, NamedTuple
@@ -40,35 +40,35 @@ CHANCE = 1 / 256
 
 
 AT_ONCE = 8
-"""Bands made in one reading of the signatures, 8 bytes a row for each."""
+"""Bands that are packed in one pass over the signatures; each takes 8 bytes a row."""
 Bool = NDArray[np.bool_]
-Settings = tuple[bool, int, bool, Key, Points]
+Parameters = tuple[bool, int, bool, Key, Points]
 Columns = tuple[Key, Key, Slots, Key]
 Room = tuple[Key, Bytes, Key, Points]
 
 
 class Shape(NamedTuple):
-    """What a shingle is."""
+    """What a shingle is made of."""
 
     unit: Unit
     size: int
-    """Characters or words; a Chinese character counts as two characters, or as one word."""
+    """Characters or words. A Chinese character counts as three characters, or as one word."""
 
 
 class Sketch(NamedTuple):
     """What is kept of [n] texts."""
 
     high: Key
-    """Half of the 128-bit key of the normal form."""
+    """Upper half of the 128-bit key of the normal form."""
     low: Key
     slots: Slots
-    """[n, permutations] of each minimum the lowest byte."""
+    """[n, permutations] the lowest byte of each minimum."""
     kin: Key
-    """Hash of what two copies must have in common: the leading block before the text's own, and all numbers."""
+    """Hash of what two copies must have in common: the leading block before the text's own content, and all numbers."""
 
 
 def empty(num: int, permutations: int) -> Sketch:
-    """Return room for so many texts."""
+    """Allocate the sketch of `num` texts."""
     high, low, kin = (np.empty(num, np.uint64) for _ in range(3))
     return Sketch(high, low, np.empty((num, permutations), np.uint8), kin)
 
@@ -76,34 +76,35 @@ def empty(num: int, permutations: int) -> Sketch:
 def sketch(texts: pa.LargeStringArray, starts: Int, shape: Shape, permutations: int, *, numbers: bool) -> Sketch:
     """Return what MinHash needs of texts whose own content begins at byte `starts`.
 
-    A signature is a fast similarity sketch of the set of shingles. Twice every shingle is thrown into one of the t
-    slots, where the least value stays, and any value of the first time is less than those of the second; a slot that is
-    empty then gets the least value of all shingles under a permutation of its own. So all texts that have a slot's
-    least shingle agree on it, and two signatures agree in a slot with a probability of the sets' Jaccard similarity J,
-    as those of t permutations do, for 2 |S| throws instead of t |S| when |S| is large. The error is less than theirs
-    for a short text, because throws hit different shingles: measured 0.72 of sqrt(J (1 - J) / t) at 10 to 80 shingles.
-    A text with less than one shingle is one shingle itself.
+    A signature is a fast similarity sketch of the set S of shingles. Every shingle is thrown twice into one of the t
+    slots, and a slot keeps its least value; all values of the first throw are less than those of the second. A slot
+    that is still empty gets the least value of all shingles under a permutation of its own. So two texts with the same
+    least shingle of a slot agree on it, and the probability of that is the Jaccard similarity J of the sets, as with t
+    permutations. But where |S| is large it takes 2 |S| throws instead of t |S|. For a short text the error is smaller
+    than that of t permutations, because throws hit different shingles: measured 0.72 of sqrt(J (1 - J) / t) at 10 to 80
+    shingles. A text that is shorter than one shingle is one shingle as a whole.
 
     Source: Dahlgaard, Knudsen & Thorup 2017, Fast Similarity Sketching, arXiv:1704.04370, section 2; Li & König 2010,
-    b-Bit Minwise Hashing, arXiv:0910.3349, section 3, with b = 8: what agrees by chance is taken off in `jaccard`.
-    Departures: two rounds of throws before the permutations, not t; both and the permutations are of one 64-bit hash.
+    b-Bit Minwise Hashing, arXiv:0910.3349, section 3, with b = 8: `jaccard` subtracts what agrees by chance.
+    Departures: two rounds of throws before the permutations, not t; throws and permutations are taken from one 64-bit
+    hash.
     """
     made = empty(len(texts), permutations)
     odd = np.random.default_rng(0).integers(0, 1 << 31, permutations, np.uint32) * np.uint32(2) + np.uint32(1)
     factors = np.full(shape.size + 2, ODD_2)
     factors[0] = 1
     power = np.cumprod(factors)
-    settings = (shape.unit == "word", shape.size, numbers, power, odd)
+    parameters = (shape.unit == "word", shape.size, numbers, power, odd)
 
     def work(rows: slice, some: pa.LargeStringArray) -> None:
         ends, data = buffers(some)
         mine, hard = (made.high[rows], made.low[rows], made.slots[rows], made.kin[rows]), np.zeros(len(some), np.bool_)
-        _sketch_all(data, ends, starts[rows], table(), settings, mine, hard)
+        _sketch_all(data, ends, starts[rows], table(), parameters, mine, hard)
         for row in np.flatnonzero(hard):
             whole, begin = data[ends[row] : ends[row + 1]], starts[rows][row]
             forms = points_of(whole), points_of(whole[begin:])
             room = _room(max(map(len, forms)), permutations)  # longer than its bytes: one sign, six letters
-            _sketch_row(forms[0], forms[1], whole[:begin], settings, mine, row, room)
+            _sketch_row(forms[0], forms[1], whole[:begin], parameters, mine, row, room)
 
     each(texts, work)
     return made
@@ -112,22 +113,22 @@ def sketch(texts: pa.LargeStringArray, starts: Int, shape: Shape, permutations: 
 def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> tuple[Int, Int, Float32]:
     """Return (left, right, similarity) of pairs of rows whose signatures agree in a band and, as a whole, enough.
 
-    Buckets are runs of equal keys in a sorted array, the best row first. Every row is paired with the first of its
-    bucket and with the one before it, so that a bucket of m rows costs O(m) and one odd row at its head hides nothing;
-    a pair is compared once for some bands, in the order of its rows, which reads memory from front to end. It may come
-    again from other bands.
+    A bucket is a run of equal keys in a sorted array, with the best row first. Every row is paired with the first of
+    its bucket and with the one before it. So a bucket of m rows costs O(m), and one odd row at its head hides nothing.
+    The pairs of several bands are compared together, in the order of their rows, which reads memory from front to end.
+    A pair may come again from other bands.
 
     Args:
         slots: [n, permutations].
         kin: [n] two rows that differ in it make no pair.
         order: the rows to compare, best first.
-        bands: of 1, 2, 4 or 8 slots each, all of which must agree.
+        bands: number of bands, of 1, 2, 4 or 8 slots each, all of which must agree.
         threshold: least similarity, 0 to 1.
     """
     permutations, num = slots.shape[1], len(order)
     parts = slots.view(f"u{permutations // bands}")  # [n, bands], the slots of a band as one number
     enough = math.ceil(permutations * (threshold * (1 - CHANCE) + CHANCE) - 1e-9)
-    bits = max(1, (num - 1).bit_length())  # a key is a hash above the place in the order, so that one sort does it all
+    bits = max(1, (num - 1).bit_length())  # of a place, in the lower part of a key
     packed = np.empty((min(bands, AT_ONCE), num), np.uint64)
     found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))]
     for band in range(0, bands, AT_ONCE):
@@ -153,18 +154,22 @@ def similarity(slots: Slots, left: Int, right: Int) -> Float32:
 
 
 def jaccard(agree: Int, permutations: int) -> Float32:
-    """Return the Jaccard similarity that so many equal slots speak for, in [0, 1]."""
+    """Return the Jaccard similarity that is estimated from the number of equal slots, in [0, 1]."""
     return np.maximum(0, (agree / permutations - CHANCE) / (1 - CHANCE)).astype(np.float32)
 
 
 @kernel
 def _sketch_all(
-    data: Bytes, ends: Int, starts: Int, tables: Tables, settings: Settings, made: Columns, hard: Bool
+    data: Bytes, ends: Int, starts: Int, tables: Tables, parameters: Parameters, made: Columns, hard: Bool
 ) -> None:
-    """Fill the columns for a piece of texts, except where the normal form is hard."""
+    """Fill the columns for the texts of one piece; mark in `hard` the texts that only `points_of` can normalise.
+
+    Text i is `data[ends[i] : ends[i + 1]]`, and its own content begins `starts[i]` bytes later. The scratch arrays are
+    as long as the longest text of the piece and are used again for every text.
+    """
     longest = (ends[1:] - ends[:-1]).max()
     room, whole, own = (
-        _room(longest, len(settings[4])),
+        _room(longest, len(parameters[4])),
         np.empty(longest + 1, np.uint32),
         np.empty(longest + 1, np.uint32),
     )
@@ -176,22 +181,27 @@ def _sketch_all(
             hard[row] = True
             continue
         mine = own[:most] if begin else whole[:size]
-        _sketch_row(whole[:size], mine, text[:begin], settings, made, row, room)
+        _sketch_row(whole[:size], mine, text[:begin], parameters, made, row, room)
 
 
 @kernel
 def _room(longest: int, permutations: int) -> Room:
-    """Return scratch memory for texts of so many units: units, how wide each is, shingles, three signatures."""
+    """Return scratch arrays for texts of up to `longest` units: (units, their widths, shingles, three signatures)."""
     units, shingles = np.empty(longest, np.uint64), np.empty(longest + 1, np.uint64)
     return units, np.empty(longest, np.uint8), shingles, np.empty((3, permutations), np.uint32)
 
 
 @kernel
 def _sketch_row(
-    whole: Points, own: Points, before: Bytes, settings: Settings, made: Columns, row: int, room: Room
+    whole: Points, own: Points, before: Bytes, parameters: Parameters, made: Columns, row: int, room: Room
 ) -> None:
-    """Fill a row of the columns from the normal forms of the whole text and its own content, and what is before it."""
-    word, width, numbers, power, odd = settings
+    """Fill one row of the columns.
+
+    `whole` is the normal form of the text, `own` that of its own content, and `before` the bytes in front of it. `kin`
+    hashes `before` and the numbers: only texts that agree in it are compared. A shingle is a polynomial hash of a run
+    of units, which `mix` makes uniform, because its bits then choose slots.
+    """
+    word, width, numbers, power, odd = parameters
     high, low, slots, kin = made
     units, wide, shingles, least = room
     high[row], low[row] = hashed(whole)
@@ -212,7 +222,11 @@ def _sketch_row(
 
 @kernel
 def _numbers(form: Points, found: np.uint64, places: Key) -> np.uint64:
-    """Mix the runs of digits, in their order, into a hash; their places are listed first, without a branch."""
+    """Mix the digits of a text, in their order, into a hash.
+
+    The places of all digits are listed first, without a branch. The first digit of a run is mixed in inverted, so that
+    "1 23" and "12 3" differ.
+    """
     num, last = ZERO, UNSEEN
     for place in range(np.uint64(len(form))):
         places[num] = place
@@ -226,7 +240,11 @@ def _numbers(form: Points, found: np.uint64, places: Key) -> np.uint64:
 
 @kernel
 def _units(points: Points, word: bool, units: Key, wide: Bytes) -> int:
-    """Write the units of a text and what each counts for; return their number."""
+    """Write the units of a text and the width of each; return their number.
+
+    By character every code point is a unit, and a Chinese one is three wide. By word a unit is the hash of the letters
+    between two blanks, or one Chinese character; each is one wide.
+    """
     if not word:
         for n in range(len(points)):
             units[n], wide[n] = points[n], 3 if is_unspaced(points[n]) else 1
@@ -245,7 +263,11 @@ def _units(points: Points, word: bool, units: Key, wide: Bytes) -> int:
 
 @kernel
 def _fixed_runs(points: Points, width: int, out: Key) -> int:
-    """Write what `_runs` does where each unit is a code point that counts once; the compiler does eight at a time."""
+    """Write what `_runs` does where every unit is one code point of width 1.
+
+    Horner's rule for all runs at once: each pass multiplies every sum and adds the next code point of its run. The
+    compiler does eight runs at a time.
+    """
     width = min(width, len(points))
     out = out[: len(points) - width + 1]
     out[:] = 0
@@ -258,7 +280,12 @@ def _fixed_runs(points: Points, width: int, out: Key) -> int:
 
 @kernel
 def _runs(units: Key, wide: Bytes, width: int, power: Key, out: Key) -> int:
-    """Write the sums of the shortest runs of units that reach the width, or of all of them; return their number."""
+    """Write the sums of the shortest runs of units that reach the width, or of all units; return the number of sums.
+
+    `rolling` is the polynomial hash of the units [first, n], and `reach` is their total width. A new unit is added on
+    the right; then units are taken off on the left, as long as the rest still has the width. `power[k]` is the factor
+    of a unit that has k units after it.
+    """
     first, reach, num, rolling = 0, 0, 0, ZERO
     for n in range(len(units)):
         rolling = rolling * ODD_2 + units[n]
@@ -277,6 +304,13 @@ def _runs(units: Key, wide: Bytes, width: int, power: Key, out: Key) -> int:
 
 @kernel
 def _sketch(shingles: Key, odd: Points, room: Points, slots: Slots) -> None:
+    """Write the signature of a text; `sketch` says how.
+
+    Each half of a 64-bit shingle is one throw: half x slots is a fixed-point number whose upper 32 bits are the slot
+    and whose lower 32 bits are the value. Slots keep the least value. The second round counts only in slots that the
+    first one left empty, and `_fill` serves those that are empty after both. Of each minimum the best mixed byte is
+    kept.
+    """
     first, second, own = room[0], room[1], room[2]
     room[:] = UNSET
     many = np.uint64(len(slots))
@@ -296,7 +330,11 @@ def _sketch(shingles: Key, odd: Points, room: Points, slots: Slots) -> None:
 
 @kernel
 def _fill(shingles: Key, odd: Points, num: int, first: Points, places: Points, own: Points) -> None:
-    """Give the `num` slots that are still empty the least value under the permutation of each."""
+    """Give the `num` slots that are still empty their least value, each under a permutation of its own.
+
+    Slot s permutes the lower 32 bits of a shingle by multiplying with the odd number `odd[s]`. Both branches give the
+    same result: one goes through the shingles once for all slots, the other once for each empty slot.
+    """
     if num * (len(shingles) + 80) > 100 * len(shingles):  # measured: 10 ns a shingle, or 8 + 0.1 |S| ns a slot
         for shingle in shingles:
             for slot in range(len(odd)):
@@ -314,7 +352,7 @@ def _fill(shingles: Key, odd: Points, num: int, first: Points, places: Points, o
 
 @kernel
 def _least(shingles: Key, odd: np.uint64) -> np.uint32:
-    """Return the least value under a permutation; in 64 bits, where the compiler takes eight at a time."""
+    """Return the least value under one permutation; in 64 bits, where the compiler takes eight shingles at a time."""
     least = LOW
     for shingle in shingles:
         least = min(least, (shingle * odd) & LOW)
@@ -323,7 +361,10 @@ def _least(shingles: Key, odd: np.uint64) -> np.uint32:
 
 @kernel
 def _pack(parts: NDArray[np.unsignedinteger], kin: Key, order: Int, bits: int, packed: Key) -> None:
-    """Write for some bands, [bands, n], at each place in the order: a hash of the band, and below it the place."""
+    """Write the keys of some bands, [bands, n]: a hash of the band in the upper bits, the place in the lower ones.
+
+    After sorting, rows that agree in a band are neighbours, and the best of them is first.
+    """
     shift = np.uint64(bits)
     for place in range(len(order)):
         for band in range(len(packed)):
@@ -333,7 +374,11 @@ def _pack(parts: NDArray[np.unsignedinteger], kin: Key, order: Int, bits: int, p
 
 @kernel
 def _candidates(packed: Key, bits: int) -> Key:
-    """Return pairs of places in the order, the worse one in the upper half, of the buckets of one band."""
+    """Return the candidate pairs of one band as (worse place << 32 | better place).
+
+    The keys are ascending, so a bucket is a run of equal upper bits, and `start` is its first. Every further row of a
+    bucket makes at most two pairs: with the first row and with the one before it.
+    """
     shift, mask = np.uint64(bits), (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
     found, count, start = np.empty(2 * len(packed), np.uint64), 0, 0
     for n in range(1, len(packed)):
@@ -351,6 +396,7 @@ def _candidates(packed: Key, bits: int) -> Key:
 
 @kernel
 def _equal(one: Slots, other: Slots) -> int:
+    """Return the number of slots in which two signatures agree."""
     found = 0
     for slot in range(len(one)):
         found += one[slot] == other[slot]
@@ -359,5 +405,6 @@ def _equal(one: Slots, other: Slots) -> int:
 
 @kernel
 def _agree_all(slots: Slots, left: Int, right: Int, agree: Int) -> None:
+    """Write the number of equal slots of every pair."""
     for pair in range(len(left)):
         agree[pair] = _equal(slots[left[pair]], slots[right[pair]])

@@ -2,8 +2,8 @@
 
 Every span of at least `size` units is a run of windows of `size` units, so two samples share one exactly if they share
 the hash of such a window. Windows are not all kept: a first pass winnows them to the smallest hash of the shorter
-n-grams in each, which equal windows have in common, and only windows whose smallest hash is in two samples are
-looked at in a second pass.
+n-grams in each, which equal windows have in common, and only windows whose smallest hash is in two samples are looked
+at in a second pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,12 +37,12 @@ class Shared(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Who holds what: every shared window is held by one row that stays."""
+    """Which row holds what: every shared window is held by one row that stays."""
 
     lost_to: Int
     """[n] -1 for a row that stays, else the row that holds the first of its spans."""
     covered: Int
-    """[n] units that lie in spans held by better rows."""
+    """[n] units inside spans that better rows hold."""
     spans: Int
     """[s, 3] (row, first unit, unit after) of what rows that stay have from better ones, by row and place."""
 
@@ -128,7 +128,10 @@ def _in_several(hashes: UInt64, rows: Int32) -> UInt64:
 
 @parallel
 def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) -> None:
-    """Write the smallest of every `width` successive hashes of a row."""
+    """Write the smallest of every `width` successive hashes of a row; of equal ones the last.
+
+    `at` is the place of the smallest hash of the current window. It is searched anew only after it has left the window.
+    """
     for row in prange(len(ends) - 1):
         begin = ends[row]
         at: Number = np.int64(-1)  # of the smallest so far
@@ -146,12 +149,17 @@ def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) 
 
 @kernel
 def _settle(shared: Shared, size: int, limits: Array, held_by: Array, out: Settled) -> int:
-    """Fill `out` and return the number of spans; the windows are by rank of the row, then by place."""
+    """Fill `out` and return the number of spans; the windows are sorted by rank of the row, then by place.
+
+    The outer loop takes one row at a time, best first, and `mine` is the count of spans before it. The inner loop goes
+    through its windows [at, after): those that a better row holds are joined into spans, up to the unit `reach`. A row
+    over its limit is lost and gives its spans back; a row that stays takes the windows that nobody holds yet.
+    """
     count, at = 0, 0
     while at < len(shared.rows):
-        row, mine, reach, behind = shared.rows[at], count, np.int64(-1), at
-        while behind < len(shared.rows) and shared.rows[behind] == row:
-            holder, start = held_by[shared.groups[behind]], np.int64(shared.places[behind])
+        row, mine, reach, after = shared.rows[at], count, np.int64(-1), at
+        while after < len(shared.rows) and shared.rows[after] == row:
+            holder, start = held_by[shared.groups[after]], np.int64(shared.places[after])
             if holder >= 0:
                 if start > reach:
                     out.spans[count, 0], out.spans[count, 1] = row, start
@@ -161,13 +169,13 @@ def _settle(shared: Shared, size: int, limits: Array, held_by: Array, out: Settl
                 out.covered[row] += start + size - reach
                 reach = start + size
                 out.spans[count - 1, 2] = reach
-            behind += 1
+            after += 1
         if out.covered[row] > limits[row] * shared.lengths[row]:
             count = mine
         else:
             out.lost_to[row] = -1
-            for window in range(at, behind):
+            for window in range(at, after):
                 if held_by[shared.groups[window]] < 0:
                     held_by[shared.groups[window]] = row
-        at = behind
+        at = after
     return count

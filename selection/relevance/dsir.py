@@ -22,7 +22,7 @@ Texts = Iterable[tuple[Int, pa.LargeStringArray]]
 
 
 def counts(texts: Texts, buckets: int = BUCKETS) -> Int:
-    """Return [buckets] how many words and pairs of neighbouring words fall into each."""
+    """Return [buckets] the number of words and of pairs of neighbouring words that fall into each bucket."""
     found = np.zeros(buckets, np.int64)
     for _, column in texts:
         for _, piece in slices(column):
@@ -33,7 +33,7 @@ def counts(texts: Texts, buckets: int = BUCKETS) -> Int:
 
 
 def log_ratios(targets: Int, samples: Int) -> Float64:
-    """Return [buckets] the log of how much likelier each is in targets than in samples, from the counts of both."""
+    """Return [buckets] the log of how much likelier each is in the targets than in the samples, from both counts."""
     likely, usual = targets + 1.0, samples + 1.0
     return np.asarray(np.log(likely / likely.sum()) - np.log(usual / usual.sum()), np.float64)
 
@@ -52,14 +52,14 @@ def log_weights(texts: Texts, ratios: Float64, num: int) -> Float64:
 
 
 def draw(weights: Float64, budget: int, seed: int) -> Int:
-    """Return rows drawn without replacement with chances ∝ exp(weights): the highest after Gumbel noise, best first."""
+    """Return rows drawn without replacement with chances ∝ exp(weights), best first: the highest after Gumbel noise."""
     noisy = weights + np.random.default_rng(seed).gumbel(size=len(weights))
     return np.argsort(-noisy, kind="stable")[:budget].astype(np.int64)
 
 
 @parallel
 def _sums(ends: Int, hashes: UInt64, ratios: Float64) -> Float64:
-    """Return [n] the sum of the ratios of each text's hashes."""
+    """Return [n] the sum of the ratios of each text's hashes; the bucket of a hash is its remainder."""
     found = np.zeros(len(ends) - 1)
     for row in prange(len(found)):
         for at in range(ends[row], ends[row + 1]):

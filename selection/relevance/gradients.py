@@ -1,12 +1,12 @@
 """Gradient features of LESS: a short low-rank warm-up of a causal language model, then a gradient for every sample.
 
 Source: Xia et al. 2024, arXiv:2402.04333, sections 3 and 4 (definition 3.1, steps 1 and 2). Departures: gradients are
-projected by a balanced count sketch, in which every coordinate goes with a random sign into one of `dim` sums of equal
-size: it keeps dot products as a Rademacher matrix does, with the same order of error, in one addition a number instead
-of 8,192; the learning rate rises from its first step on and not from 0, so that no checkpoint weighs nothing.
+projected by a balanced count sketch, in which every coordinate is added with a random sign to one of `dim` sums of
+equal size. It keeps dot products with the same order of error as a Rademacher matrix, at one addition a number instead
+of 8,192. The learning rate rises from its first step on and not from 0, so that every checkpoint has a weight.
 
-Cost: a forward and a backward pass for each sample and checkpoint, one sample at a time, so only for those who can pay;
-the paper took 48 hours of one A100 for 270,000 samples, four checkpoints and 7 billion weights.
+Cost: a forward and a backward pass for each sample and checkpoint, one sample at a time. This is expensive: the paper
+took 48 hours of one A100 for 270,000 samples, four checkpoints and 7 billion weights.
 """
 
 import json
@@ -30,65 +30,66 @@ from gristmill.cluster.models.encoder import Float32, unit_rows
 Tensor = Any
 """A tensor of torch, which is not imported here."""
 BETAS, EPS = (0.9, 0.999), 1e-8
-"""Of Adam, in the warm-up and in what gradients are preconditioned with."""
+"""Of Adam, in the warm-up and where gradients are preconditioned."""
 RAMP = 0.03
 """Share of the warm-up's steps in which its learning rate rises; it falls to 0 in the others."""
 SKETCH_SEED = 20_240_206
-"""Every feature that is ever compared must be projected alike."""
+"""All features that are ever compared must be projected in the same way."""
 SCHEDULE = "schedule.json"
 _TURN = re.compile(r"^<\|(system|user|assistant|tool)\|>\n", re.MULTILINE)
 
 
 class Warmup(Settings):
-    """`[select.steps.gradients.warmup]`: the fine-tuning on a few samples before gradients mean anything."""
+    """`[select.steps.gradients.warmup]`: the fine-tuning on a few samples that comes before gradients are taken."""
 
     share: float = Field(default=0.05, gt=0, le=1)
-    """Of the samples, those of the lowest ids: ids are hashes, so that this is a fair draw."""
+    """Share of the samples that it is trained on: those with the lowest ids, which is a fair draw because ids are
+    hashes."""
     epochs: int = Field(default=4, gt=0)
-    """Passes over them; after each the model is kept, and every sample gets a gradient of each."""
+    """Passes over these samples; the model is kept after each, and every sample gets a gradient of each."""
     lr: float = Field(default=2e-5, gt=0)
     """Highest learning rate."""
     batch: int = Field(default=32, gt=0)
-    """Samples of one step."""
+    """Samples in one step."""
     r: int = Field(default=128, gt=0)
-    """Rank of the matrices that are trained beside the frozen weights."""
+    """Rank of the matrices that are trained in addition to the frozen weights."""
     alpha: int = Field(default=512, gt=0)
     """The product of the matrices is scaled by alpha / r."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of the inputs of the matrices that is dropped."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Names of the layers that get such matrices."""
+    """Names of the layers that get low-rank matrices."""
     seed: int = 0
-    """Of the first values, the order and the dropout."""
+    """Seed of the first values, the order and the dropout."""
 
 
 class Gradients(Settings):
-    """`[select.steps.gradients]`: features of the samples to choose from, preconditioned as Adam steps are."""
+    """`[select.steps.gradients]`: features of the samples to choose from, preconditioned as a step of Adam would be."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"actors", "cpus", "gpus"})
     preconditioned: ClassVar[bool] = True
 
     model: str = models.SMOLLM2
-    """A causal language model; what a small one chooses serves a large one."""
+    """A causal language model; what a small model chooses is useful for a large one."""
     warmup: Warmup = Warmup()
-    """How it is fine-tuned before."""
+    """How the model is fine-tuned first."""
     checkpoints: str = ""
-    """Folder of the fine-tuned checkpoints, seen by all machines; by default one is made from the samples."""
+    """Folder of the fine-tuned checkpoints, which all machines see; by default they are trained on the samples."""
     max_tokens: int = Field(default=2048, gt=1)
-    """Tokens of a conversation that are read; the rest is cut off."""
+    """Tokens of a conversation that are read; the rest is cut."""
     dim: int = Field(default=8192, gt=0)
-    """Numbers that a checkpoint's gradient is projected to; a feature has as many for each checkpoint."""
+    """Numbers of a feature for each checkpoint: its gradient is projected to them."""
     dtype: Literal["float32", "float16"] = "float16"
-    """How a number of a feature is stored."""
+    """Type in which a number of a feature is stored."""
     actors: int = Field(default=1, gt=0)
-    """Processes that take gradients, each with the whole model."""
+    """Processes that compute gradients, each with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
     """Cores of one actor; without GPU an even share of all cores, at most a machine's; with GPU one."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs of one actor; one where the cluster has any, else none."""
+    """GPUs of one actor. By default one where the cluster has any, else none."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the features: the weights themselves rather than where they lie."""
+        """Return what decides the features: the digest of the weights instead of their path."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model)
         if self.checkpoints:
@@ -101,7 +102,7 @@ class Gradients(Settings):
 
 
 class TargetGradients(Gradients):
-    """Features of the targets: plain gradients, because what lowers their loss is asked for, not how Adam would go."""
+    """Features of the targets: plain gradients, because the question is what lowers the targets' loss."""
 
     preconditioned: ClassVar[bool] = False
 
@@ -109,8 +110,9 @@ class TargetGradients(Gradients):
 class GradientEncoder:
     """A warmed-up model as an `Encoder` of conversations in the form of the part `chat`.
 
-    The dot product of a sample's and a target's vector is Σ wᵢ cos(sampleᵢ, targetᵢ) over the checkpoints, wᵢ the mean
-    learning rate before each, Σ wᵢ = 1: a vector holds √wᵢ times the unit vector of each checkpoint, end to end.
+    The dot product of a sample's and a target's vector is Σ wᵢ cos(sampleᵢ, targetᵢ) over the checkpoints, where wᵢ is
+    the mean learning rate before checkpoint i and Σ wᵢ = 1. A vector holds √wᵢ times the unit vector of each
+    checkpoint, end to end.
     """
 
     def __init__(self, settings: Gradients) -> None:
@@ -167,7 +169,7 @@ class GradientEncoder:
 
 
 class Sketch:
-    """A projection to `dim` numbers that keeps dot products in the mean."""
+    """A projection to `dim` numbers that keeps dot products in expectation."""
 
     def __init__(self, size: int, dim: int, device: Any = "cpu", seed: int = SKETCH_SEED) -> None:  # noqa: ANN401 - a device of torch
         """Draw the place and the sign of each of `size` coordinates, the same ones on every machine."""
@@ -180,7 +182,7 @@ class Sketch:
         self._signs = (torch.randint(0, 2, (total,), generator=drawn, dtype=torch.int8) * 2 - 1).to(device)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Return [dim] sums of the coordinates of a vector of [size]."""
+        """Return [dim] sums of the signed coordinates of a vector of [size]."""
         import torch
 
         padded = torch.nn.functional.pad(vector, (0, len(self._places) - self._size))
@@ -188,16 +190,16 @@ class Sketch:
 
 
 def adam(gradient: Tensor, first: Tensor, second: Tensor, steps: int) -> Tensor:
-    """Return the direction in which Adam would go after `steps` steps, were this the next gradient (definition 3.1)."""
+    """Return the direction of Adam's next step after `steps` steps, if this were the next gradient (definition 3.1)."""
     mean = (BETAS[0] * first + (1 - BETAS[0]) * gradient) / (1 - BETAS[0] ** (steps + 1))
     square = (BETAS[1] * second + (1 - BETAS[1]) * gradient**2) / (1 - BETAS[1] ** (steps + 1))
     return mean / (square.sqrt() + EPS)
 
 
 def tokens(tokenizer: Any, text: str, longest: int) -> tuple[list[int], list[bool]]:  # noqa: ANN401
-    """Return the token ids of a conversation in chat form, and which are trained on.
+    """Return the token ids of a conversation in chat form, and which of them are trained on.
 
-    These are the assistant's words and the end token after them; all, where there are none within `longest`.
+    These are the assistant's words and the end token after them; all tokens, where none of these is within `longest`.
     """
     end = tokenizer.eos_token_id
     found = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
@@ -301,7 +303,7 @@ def warm_up(settings: Gradients, texts: Sequence[str], folder: Path) -> None:
 
 
 def learning_rates(warmup: Warmup, rows: int) -> Iterator[float]:
-    """Yield the learning rate of every step: it rises over the first ones, then falls to 0 after the last."""
+    """Yield the learning rate of every step: it rises over the first steps, then falls towards 0."""
     total = warmup.epochs * -(-rows // warmup.batch)
     ramp = math.ceil(RAMP * total)
     for step in range(total):

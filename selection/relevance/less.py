@@ -1,7 +1,7 @@
-"""Influence of samples on a target set, out of gradient features: the scoring half of LESS.
+"""Influence of samples on a target set, from gradient features: the scoring half of LESS.
 
 Source: Xia et al. 2024, arXiv:2402.04333, section 4.2 (equation 3 and the maximum over subtasks). Departures: none
-here; the features come from `relevance.gradients`, which lays the checkpoints side by side with the square roots of
+here. The features come from `relevance.gradients`: they hold the checkpoints end to end, scaled by the square roots of
 their weights, so that one dot product is the weighted sum of cosines.
 """
 
@@ -15,7 +15,7 @@ NUMBERS = 1 << 25
 
 
 def influence(matrix: Matrix, targets: Float32, tasks: Int) -> Float32:
-    """Return [n] for each sample its mean score over the targets of the task for which that is highest.
+    """Return [n] the influence of each sample: its mean score over the targets of its best task.
 
     Args:
         matrix: [n, d] features of the samples.

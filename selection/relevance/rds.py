@@ -1,8 +1,8 @@
-"""Round robin over queries by cosine: what RDS+ and nearest neighbours choose.
+"""Round robin over queries by cosine: the choice of RDS+ and of nearest neighbours.
 
 Source: Ivison et al. 2025, arXiv:2503.01807, section 3 (selection) and its appendix on round robin.
 Departures: none in what is chosen. Scores are computed in a stream over blocks of samples, and of each group of queries
-only the best rows are held.
+only the best rows are kept in memory.
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ from gristmill.selection.kernels import kernel, parallel
 Bool = NDArray[np.bool_]
 UInt64 = NDArray[np.uint64]
 HELD = 1 << 24
-"""Candidates held over all groups, 128 MiB of them; where that is less than the budget for each group, the samples are
-read again when a group has used its own."""
+"""Candidates kept over all groups, 128 MiB. Where that is less than the budget for each group, the samples are read
+again when a group has used all its candidates."""
 SCORES = 1 << 23
-"""Cosines of one block, 32 MiB."""
+"""Cosines of one block: 32 MiB."""
 LOWEST = np.uint64(0xFFFFFFFF)
 """The lower half of a key."""
 
@@ -32,7 +32,7 @@ def round_robin(
     Args:
         matrix: [n, d] unit rows.
         queries: [q, d] unit rows, at least one.
-        groups: [q] group of each query, 0 … g - 1, every one of them present; a sample's score for a group is its
+        groups: [q] group of each query, 0 … g - 1, every one of them present. A sample's score for a group is its
             highest cosine to a query of it. Groups take turns in this order.
         budget: samples that are chosen; all, where there are no more.
         held: candidates held over all groups.
@@ -76,10 +76,11 @@ def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int,
 
 @parallel
 def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, counts: Int) -> None:
-    """Offer a block, [groups, rows] bits of scores, to every group's heap, whose lowest key is in front.
+    """Offer a block, [groups, rows] bits of scores, to every group's heap, whose lowest key comes first.
 
-    A key is one number of the score and, in its lower half, the row counted down, so that no two are equal. The bits of
-    floats sort as numbers do when those of negative ones are turned over and the others are put above them.
+    A key is one number: the score in its upper half and the row counted down in its lower half, so no two keys are
+    equal and of equal scores the lower row is higher. The bits of floats sort as the numbers do, once those of negative
+    numbers are inverted and the others are put above them.
     """
     for group in prange(len(bits)):
         heap = heaps[group]
@@ -98,7 +99,7 @@ def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, cou
 
 @kernel
 def _rise(heap: UInt64, at: int, key: np.uint64) -> None:
-    """Put a key after the last one and let it rise to its place."""
+    """Put a key at the end of a binary heap and move it up to its place."""
     while at > 0 and heap[(at - 1) // 2] > key:
         heap[at] = heap[(at - 1) // 2]
         at = (at - 1) // 2
@@ -107,7 +108,7 @@ def _rise(heap: UInt64, at: int, key: np.uint64) -> None:
 
 @kernel
 def _sink(heap: UInt64, key: np.uint64) -> None:
-    """Put a key instead of the lowest one and let it sink to its place."""
+    """Replace the lowest key of a full heap and move the new one down to its place."""
     at, below = 0, 1
     while below < len(heap):
         if below + 1 < len(heap) and heap[below + 1] < heap[below]:
@@ -121,7 +122,11 @@ def _sink(heap: UInt64, key: np.uint64) -> None:
 
 @kernel
 def _take_turns(lists: Int, open_: Bool, chosen: Int, num: int, turn: int) -> tuple[int, int]:
-    """Go on until the budget is full or the group whose turn it is has no candidate left."""
+    """Let groups choose in turn until the budget is full or the group whose turn it is has no candidate left.
+
+    `lists` is [groups, keep], best first, and `at` is the place of each group in its list. Returns (samples chosen,
+    whose turn it is), so that the caller can refill the lists and go on.
+    """
     groups, keep = lists.shape
     at = np.zeros(groups, np.int64)
     while num < len(chosen):

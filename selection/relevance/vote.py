@@ -1,6 +1,6 @@
 """Differential privacy of a vote: the accountant of the Gaussian mechanism, its noise, and the histogram of votes.
 
-Neighbours are two private datasets of which one has a sample more (add or remove one).
+Two private datasets are neighbours when one of them has one sample more (add or remove one).
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from gristmill.selection.kernels import parallel
 
 HALVINGS = 200
 BEYOND = 25.0
-"""Where exp(x^2) erfc(x) is taken from its asymptotic series: the first term left out is 8e-9 of it there."""
+"""From this x on, exp(x^2) erfc(x) is taken from its asymptotic series, whose relative error is then 8e-9."""
 
 
 def delta_of(epsilon: float, ratio: float) -> float:
@@ -33,8 +33,8 @@ def delta_of(epsilon: float, ratio: float) -> float:
 def epsilon_of(sigma: float, delta: float, rounds: int = 1) -> float:
     """Return epsilon of `rounds` releases with L2 sensitivity 1 and noise of `sigma` each, rounded up.
 
-    Together they are one release of sensitivity sqrt(rounds) under that noise, exactly, even where a later one depends
-    on the earlier (Dong, Roth & Su 2022, arXiv:1905.02383, corollary 3.3).
+    Together they are exactly one release of sensitivity sqrt(rounds) under that noise, even where a later release
+    depends on an earlier one (Dong, Roth & Su 2022, arXiv:1905.02383, corollary 3.3).
     """
     ratio = math.sqrt(rounds) / sigma
     if delta_of(0.0, ratio) <= delta:
@@ -49,7 +49,7 @@ def epsilon_of(sigma: float, delta: float, rounds: int = 1) -> float:
 
 
 def sigma_of(epsilon: float, delta: float, rounds: int = 1) -> float:
-    """Return the noise under which `rounds` releases of L2 sensitivity 1 are (epsilon, delta)-private, rounded up."""
+    """Return the noise that makes `rounds` releases of L2 sensitivity 1 (epsilon, delta)-private, rounded up."""
     low, high = 0.0, 1.0  # of the ratio sqrt(rounds)/sigma, in which delta grows
     while delta_of(epsilon, high) <= delta:
         low, high = high, 2 * high
@@ -60,10 +60,10 @@ def sigma_of(epsilon: float, delta: float, rounds: int = 1) -> float:
 
 
 def votes(private: Matrix, candidates: Matrix, num: int = 1) -> Float64:
-    """Return [candidates] the votes of private rows, each for its `num` nearest candidates, weighing 1/sqrt(num) each.
+    """Return [candidates] the votes of private rows: each gives 1/sqrt(num) to its `num` nearest candidates.
 
     So one private row more or less changes the histogram by at most 1 in L2. Exact: every row is compared with every
-    candidate, a block of 8,192 with a block of 8,192. Ties go to the lower candidate.
+    candidate, in blocks of 8,192 by 8,192. Ties go to the lower candidate.
     """
     num = min(num, len(candidates))
     histogram = np.zeros(len(candidates))
@@ -78,7 +78,7 @@ def votes(private: Matrix, candidates: Matrix, num: int = 1) -> Float64:
 
 @parallel
 def _insert(cosines: Float32, start: int, best: Float32, nearest: Int) -> None:
-    """Put the columns of [rows, tile] cosines among the best of each row, which are in falling order."""
+    """Insert a tile of cosines, [rows, tile], into the sorted lists of the rows; ties go to the lower column."""
     num = best.shape[1]
     for row in prange(len(cosines)):
         for column in range(cosines.shape[1]):
@@ -92,10 +92,11 @@ def _insert(cosines: Float32, start: int, best: Float32, nearest: Int) -> None:
 
 
 def gaussian(key: bytes, num: int) -> Float64:
-    """Return [num] standard normal numbers that nobody can tell from chance without the key, the same for the same key.
+    """Return [num] standard normal numbers that look random without the key; the same key gives the same.
 
-    SHAKE-256 of the key gives 53 random bits for each uniform number, Box and Muller's rule makes them normal. A common
-    generator won't do: from numbers it has released its state can be found, and with it the rest of the noise.
+    SHAKE-256 of the key gives 53 random bits for each uniform number, and the method of Box and Muller makes them
+    normal. A common generator is not enough: its state, and so the rest of the noise, can be found from numbers it has
+    released.
     """
     pairs = -(-num // 2)
     bits = np.frombuffer(hashlib.shake_256(key).digest(16 * pairs), "<u8").reshape(2, pairs)

@@ -146,10 +146,10 @@ class Complexity(Selector):
 
 
 def count_first(tags: Tagged, order: Int, budget: int) -> Int:
-    """Return the rows of passes through an order that each take whoever adds a tag the pass has not taken yet.
+    """Return the rows of passes through an order; each pass takes every row that adds a tag which it has not taken yet.
 
-    A row without tags is never taken. Cost: rows of the answer x tags of a row, after one sort of all entries: the next
-    row of a pass is always the first one left of some tag.
+    A row without tags is never taken. Cost: rows of the result x tags of a row, after one sort of all entries, because
+    the next row of a pass is always the first row left of some tag.
     """
     place, rows = np.empty(len(order), np.int64), tags.rows
     place[order] = np.arange(len(order))
@@ -170,7 +170,11 @@ def count_first(tags: Tagged, order: Int, budget: int) -> Int:
 
 @kernel
 def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> int:
-    """Move each tag's head to its first row that is left, and the tags that have one to the front; return how many."""
+    """Move the tags that still have a row left to the front of `alive`; return their number.
+
+    `posted[head[t] : ends[t + 1]]` holds the places, in the order of visiting, of the rows of tag t that are not yet
+    passed. The head of each tag is moved to its first row that is not taken.
+    """
     left = 0
     for t in alive:
         while head[t] < ends[t + 1] and taken[posted[head[t]]]:
@@ -183,7 +187,11 @@ def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> 
 
 @kernel
 def _pass(rows: Int, alive: Int, tags: tuple[Int, Int], seen_in: tuple[Int, int], found: Int) -> int:
-    """Write the rows of one pass, given the first row left of every tag in order, and return how many they are."""
+    """Write the rows of one pass and return their number.
+
+    `rows` holds the first row left of every tag in `alive`, in order. A row is taken when its tag was not seen in this
+    turn; then all tags of the row are seen.
+    """
     starts, tag = tags
     seen, turn = seen_in
     num = 0

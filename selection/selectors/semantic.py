@@ -138,6 +138,11 @@ def shared_words(one: Bags, other: Bags, left: Int, right: Int) -> Float32:
 
 @kernel
 def _shared(ends: Int, words: UInt32, other_ends: Int, other_words: UInt32, left: Int, right: Int) -> Float32:
+    """Return the share of the smaller bag of words that the other one has; 1 where a bag is empty.
+
+    Both bags are ascending, so one pass with two pointers counts what they have in common: each step moves the pointer
+    with the lower word, or both where the words are equal.
+    """
     found = np.ones(len(left), np.float32)
     for n in range(len(left)):
         i, stop = ends[left[n]], ends[left[n] + 1]
