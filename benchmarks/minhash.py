@@ -67,12 +67,12 @@ def shingles(text: str, form: str) -> list[str]:
 
 def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, permutations: int) -> Flags:
     from gristmill.selection.duplicates import shared
-    from gristmill.selection.duplicates.shingles import Shape, sketch
+    from gristmill.selection.duplicates.shingles import ShingleSpec, sketch
     from gristmill.selection.selectors.minhash import minhash
 
     rows = np.arange(len(texts))
     begin = shared.starts(texts, shared.find([(rows, texts)], len(texts)))
-    shape = Shape("character" if form[0] == "c" else "word", int(form[1:]))
+    shape = ShingleSpec("character" if form[0] == "c" else "word", int(form[1:]))
     lost, _ = minhash(sketch(texts, begin, shape, permutations, numbers=True), rows, bands, threshold)
     return lost >= 0
 

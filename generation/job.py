@@ -30,7 +30,7 @@ from gristmill.generation.methods import AnyMethod
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.dispatch import Actors, Dispatch
 from gristmill.generation.pipeline.driver import Driver
-from gristmill.generation.pipeline.plan import MIN_SHARD, Goal, Pipeline, Schedule
+from gristmill.generation.pipeline.plan import MIN_SHARD, Goal, Pipeline, ShardSequence
 from gristmill.generation.pipeline.settle import MARGIN
 from gristmill.generation.pipeline.snapshots import Snapshots
 from gristmill.generation.pipeline.worker import Place
@@ -208,7 +208,7 @@ class Generate(Job):
         """Return where workers read and write."""
         return Place(store, work.output, work.inputs.get("samples"), work.inputs.get("documents"), logs)
 
-    def schedule(self, store: Store, work: Work) -> Schedule:
+    def schedule(self, store: Store, work: Work) -> ShardSequence:
         """Return the sequence of shards.
 
         Raises:
@@ -226,7 +226,7 @@ class Generate(Job):
         expected = sum(limits) if limits else self._expected()
         size = self._size(expected)
         rounds = max(1, math.ceil(expected / size / self.rounds)) if self._learns() else sys.maxsize
-        return Schedule([method.weight for method in self.methods], size, rounds, limits)
+        return ShardSequence([method.weight for method in self.methods], size, rounds, limits)
 
     def _learns(self) -> bool:
         """Return whether any step depends on what earlier rounds have kept."""

@@ -24,7 +24,7 @@ from gristmill.cluster.io.ingest import Source
 from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Ids, Int, Part
 from gristmill.selection.data.matrix import Float32, Matrix
-from gristmill.selection.data.pool import Array, Pool, Turns
+from gristmill.selection.data.samples import Array, Samples, Turns
 
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
@@ -37,7 +37,7 @@ BEST: Prefer = ("judge", "length")
 class View:
     """The samples still kept, n of them in the order of their ids; what a selector chooses from."""
 
-    pool: Pool
+    samples: Samples
     rows: Int
     """[n] ascending rows of the pool."""
     vectors: Matrix | None = None
@@ -53,17 +53,17 @@ class View:
     @property
     def ids(self) -> Ids:
         """[n] ascending ids."""
-        return self.pool.ids[self.rows]
+        return self.samples.ids[self.rows]
 
     @property
     def scores(self) -> Mapping[str, Float32]:
         """By name, [n]; NaN where a sample has no such score."""
-        return {name: values[self.rows] for name, values in self.pool.scores.items()}
+        return {name: values[self.rows] for name, values in self.samples.scores.items()}
 
     @property
     def lengths(self) -> Int:
         """[n] characters of the answers."""
-        return self.pool.lengths[self.rows]
+        return self.samples.lengths[self.rows]
 
     def scan(self, which: Part) -> Iterator[tuple[Int, pa.LargeStringArray]]:
         """Yield (rows of this view, their texts) a shard at a time, never all at once; rows in no order."""
@@ -89,8 +89,8 @@ class View:
 
     def tags(self, name: str) -> tuple[Int, list[str]]:
         """Return ([n] place in the values, -1 without; the sorted values) of a tag, or of `method`."""
-        if name in self.pool.given:
-            words = self.pool.given[name][self.rows]
+        if name in self.samples.given:
+            words = self.samples.given[name][self.rows]
             values = sorted({word for word in words if word is not None})
             places = {word: n for n, word in enumerate(values)} | {None: -1}
             return np.array([places[word] for word in words], np.int64), values
@@ -121,16 +121,16 @@ class View:
         for name in reversed(prefer):  # lexsort goes by its last key first, and leaves ties as they are: by id
             if name == "length":
                 keys.append(-self.lengths)
-            elif name in self.pool.scores:  # a score that no sample has decides nothing
+            elif name in self.samples.scores:  # a score that no sample has decides nothing
                 keys.append(-np.nan_to_num(self.scores[name].astype(np.float64), nan=-np.inf))
         return np.lexsort(keys).astype(np.int64) if keys else np.arange(len(self))
 
     def memo(self, name: str, make: Callable[[], Array]) -> Array:
         """Return an array that depends on these samples and the name alone, made now or in an earlier build."""
-        subset = "" if len(self) == len(self.pool.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
-        cut = np.intersect1d(self.rows, np.fromiter(self.pool.cut, np.int64)).tolist()
-        shortened = "-" + ids.digest([(row, self.pool.cut[row]) for row in cut])[: ids.SHORT_HEX] if cut else ""
-        return self.pool.memo(f"{name}{subset}{shortened}", make)
+        subset = "" if len(self) == len(self.samples.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
+        cut = np.intersect1d(self.rows, np.fromiter(self.samples.cut, np.int64)).tolist()
+        shortened = "-" + ids.digest([(row, self.samples.cut[row]) for row in cut])[: ids.SHORT_HEX] if cut else ""
+        return self.samples.memo(f"{name}{subset}{shortened}", make)
 
     def take(self, keep: Bool) -> "View":
         """Return the view of the rows that stay."""
@@ -138,9 +138,9 @@ class View:
         return replace(self, rows=self.rows[rows], vectors=None if self.vectors is None else self.vectors.at(rows))
 
     def _tables(self, wanted: Sequence[str]) -> Iterator[tuple[Int, pa.Table]]:
-        place = np.full(len(self.pool.ids), -1, np.int64)
+        place = np.full(len(self.samples.ids), -1, np.int64)
         place[self.rows] = np.arange(len(self))
-        for rows, table in self.pool.scan(wanted):
+        for rows, table in self.samples.scan(wanted):
             here = place[rows]
             yield here[here >= 0], (table if (here >= 0).all() else table.filter(pa.array(here >= 0)))
 

@@ -19,15 +19,15 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.store.store import Store
 from gristmill.selection.contracts import Choice, Deduplicator, Selector, VectorsOf, View
-from gristmill.selection.data.columns import Part, among
+from gristmill.selection.data.columns import Part, find_ids
 from gristmill.selection.data.matrix import Matrix
 from gristmill.selection.data.memo import memo_of
-from gristmill.selection.data.pool import Pool, Turns, open_pool
+from gristmill.selection.data.samples import Samples, Turns, open_samples
 from gristmill.selection.data.vectors import matrix_of
 from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, embed, encoding, folder, warning
-from gristmill.selection.embedding.encoders import open_encoder, prepared
+from gristmill.selection.embedding.encoders import open_encoder, prepare_encoder
 from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic
-from gristmill.selection.outcome.breaker import tripped
+from gristmill.selection.outcome.breaker import check_losses
 from gristmill.selection.outcome.compare import Labels, compare
 from gristmill.selection.outcome.decisions import Decisions
 from gristmill.selection.outcome.topics import topics
@@ -154,7 +154,7 @@ class Selecting:
         """Make the output and return the figures."""
         begin = time.monotonic()
         store, settings = self.run.store, self.settings
-        pool, silent = open_pool(lambda wanted: store.scan(self.samples, wanted), self.samples)
+        pool, silent = open_samples(lambda wanted: store.scan(self.samples, wanted), self.samples)
         self.scores, self.tags, self.cut = dict(pool.scores), dict[str, Any](), dict[int, Turns]()
         memo = memo_of(store, self.samples)
         pool = replace(pool, scores=self.scores, given=self.tags, cut=self.cut, memo=memo)
@@ -190,7 +190,7 @@ class Selecting:
         store.commit(settings.manifest(self.work, "samples", shards, self.metadata), figures.to_json())
         return figures
 
-    def _vectors(self, pool: Pool) -> Matrix:
+    def _vectors(self, pool: Samples) -> Matrix:
         """Embed the samples, and the seeds where they are known."""
         settings, wanted = self.settings, self.settings.wanted
         roles = {"vectors": self.samples}
@@ -220,7 +220,7 @@ class Selecting:
         choice = step.pick(seen, ids.stream("select", self.settings.seed, place, step.fingerprint()))
         self._note(step, seen, choice, time.monotonic() - begin)
         if isinstance(step, Deduplicator):
-            problem = tripped(step, seen, choice)
+            problem = check_losses(step, seen, choice)
             if problem:
                 path = self._stopped(problem)
                 raise RunError(f"select.steps.{place} ({step.kind}): {problem}; {path} has the pairs")
@@ -233,7 +233,7 @@ class Selecting:
     def _prepared(self, place: int, step: Selector, view: View) -> View:
         """Return the view with the vectors and the datasets beside it that a step asks for."""
         mine, theirs = step.wants(self.settings.wanted), step.wants_beside(self.settings.wanted)
-        mine, theirs = (w and prepared(w, view, self._models) for w in (mine, theirs))
+        mine, theirs = (w and prepare_encoder(w, view, self._models) for w in (mine, theirs))
         if mine is not None and mine != self.settings.wanted:
             view = replace(view, vectors=self._vectors_of(view, mine))
         beside = {name: self._beside(f"steps.{place}.{name}", theirs) for name in step.sources()}
@@ -243,11 +243,11 @@ class Selecting:
 
     def _vectors_of(self, view: View, wanted: VectorsOf) -> Matrix:
         """Embed the samples that are left by a step's own encoder, which is an expensive one."""
-        whole = len(view) == len(view.pool.ids)
+        whole = len(view) == len(view.samples.ids)
         choice = RowChoice() if whole else RowChoice(only=tuple(name.decode() for name in view.ids.tolist()))
         name = self._embed({self.samples: choice}, wanted)[self.samples]
         rows = None if whole else view.rows
-        return matrix_of(self.run.store, name, view.pool, wanted.encoder.fingerprint(), rows)
+        return matrix_of(self.run.store, name, view.samples, wanted.encoder.fingerprint(), rows)
 
     def _models(self) -> Path:
         """Return the folder of models that steps train for their features."""
@@ -255,7 +255,7 @@ class Selecting:
 
     def _beside(self, role: str, wanted: VectorsOf | None) -> View:
         store, dataset = self.run.store, self.work.inputs[role]
-        pool, _ = open_pool(lambda columns: store.scan(dataset, columns), dataset)
+        pool, _ = open_samples(lambda columns: store.scan(dataset, columns), dataset)
         pool = replace(pool, memo=memo_of(store, dataset))
         view = View(pool, np.arange(len(pool.ids)))
         if wanted is None:
@@ -322,7 +322,7 @@ def pairs(step: Selector, view: View, choice: Choice) -> list[Pair]:
     texts = view.some("instruction", lost)
     others: dict[bytes, str] = {}
     for other in (view, *view.beside.values()):
-        place, known = among(choice.lost_to[lost], other.ids)
+        place, known = find_ids(choice.lost_to[lost], other.ids)
         rows = np.unique(place[known])
         others |= dict(zip(other.ids[rows].tolist(), other.some("instruction", rows), strict=True))
     score = next(iter(choice.scores.values()), None)

@@ -74,7 +74,7 @@ def _topics(material: Material, topics: Sequence[Topic]) -> Iterator[Section]:
         return
     examples = [[material.text(name)[:MAX_EXAMPLE] for name in topic.examples] for topic in topics]
     rows = [
-        (t.name, f"{t.rows:,}", f"{t.rows - t.kept:,}", f"{charts.lost(t.rows, t.kept):.0%}", "\n".join(texts))
+        (t.name, f"{t.rows:,}", f"{t.rows - t.kept:,}", f"{charts.lost_share(t.rows, t.kept):.0%}", "\n".join(texts))
         for t, texts in zip(topics, examples, strict=True)
     ]
     columns = (("topic", ""), ("samples", "num"), ("dropped", "num"), ("share", "num"), ("examples", "lines"))

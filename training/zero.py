@@ -85,14 +85,14 @@ def config(zero: Zero, batching: Batching, *, clip: float, bf16: bool, gpu: bool
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
-    return _laid_over(built, zero.args)
+    return _merge(built, zero.args)
 
 
-def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _laid_over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -107,7 +107,7 @@ def begin(*, gpu: bool) -> None:
 
 
 @contextmanager
-def partitioned(configuration: Mapping[str, Any]) -> Iterator[None]:
+def partition(configuration: Mapping[str, Any]) -> Iterator[None]:
     """Let transformers load weights straight into their partitions, at stage 3, while the block runs."""
     if configuration["zero_optimization"]["stage"] != 3:
         yield
@@ -147,12 +147,12 @@ def trainable_state(model: Any, rank: int) -> dict[str, Any]:  # noqa: ANN401
     Every rank must call it: at stage 3 the partitions are gathered.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    with _gathered([p for _, p in named]):
+    with _gather([p for _, p in named]):
         return {name: p.detach().cpu().clone() for name, p in named} if rank == 0 else {}
 
 
 @contextmanager
-def _gathered(parameters: Sequence[Any]) -> Iterator[None]:
+def _gather(parameters: Sequence[Any]) -> Iterator[None]:
     import deepspeed
 
     split = any(hasattr(p, "ds_id") for p in parameters)

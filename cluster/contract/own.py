@@ -95,11 +95,11 @@ def _module(source: Source) -> ModuleType:
         exec(compile(source.text, source.path, "exec"), module.__dict__)
     except Exception as error:
         del sys.modules[name]
-        raise JobError(f"{where(error, source.path)}: {type(error).__name__}: {error}") from error
+        raise JobError(f"{locate_error(error, source.path)}: {type(error).__name__}: {error}") from error
     return module
 
 
-def where(error: Exception, path: str) -> str:
+def locate_error(error: Exception, path: str) -> str:
     """Return `file:line` of the last line of a file that an error came through; the file alone where there is none."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{path}:{error.lineno}"

@@ -19,14 +19,14 @@ from gristmill.cluster.contract.schema import SAMPLES
 from gristmill.cluster.io import card
 from gristmill.cluster.store.store import Store
 
-Form = Literal["parquet", "jsonl", "sharegpt", "alpaca"]
+ExportForm = Literal["parquet", "jsonl", "sharegpt", "alpaca"]
 
 SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
 """Roles as the ShareGPT form names them."""
 
 
 @dataclass
-class Census:
+class ColumnUse:
     """What the rows to be written have between them, so that every row gets the same columns."""
 
     rows: int = 0
@@ -38,15 +38,15 @@ class Census:
 
 
 @dataclass(frozen=True)
-class How:
+class ExportOptions:
     """How rows are written."""
 
-    form: Form
-    census: Census
+    form: ExportForm
+    census: ColumnUse
     dropped: bool
 
 
-def export(store: Store, name: str, target: Path, form: Form, *, dropped: bool = False) -> int:
+def export(store: Store, name: str, target: Path, form: ExportForm, *, dropped: bool = False) -> int:
     """Write a dataset in a form that other tools read and return the number of samples written.
 
     A target with a suffix becomes one file, replaced if it is there; any other becomes a folder with one file a shard
@@ -74,7 +74,7 @@ def export(store: Store, name: str, target: Path, form: Form, *, dropped: bool =
         raise JobError(f"{target}: holds something already, must be absent or empty; remove it or name another")
     if not whole and target.is_dir():
         raise JobError(f"{target}: is a folder, must be a file because of its suffix; name it without one")
-    how = How(form, _census(_chosen(store, name, dropped=dropped)), dropped)
+    how = ExportOptions(form, _column_use(_chosen(store, name, dropped=dropped)), dropped)
     if not how.census.rows:
         raise JobError(f"{name}: no kept samples, must hold at least one; ask for the dropped ones too")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,8 @@ def _chosen(store: Store, name: str, *, dropped: bool) -> Iterator[pa.Table]:
             yield chosen
 
 
-def _census(tables: Iterable[pa.Table]) -> Census:
-    census = Census()
+def _column_use(tables: Iterable[pa.Table]) -> ColumnUse:
+    census = ColumnUse()
     for table in tables:
         census.rows += table.num_rows
         for sample in from_table(table.select(SAMPLES.names)):
@@ -115,7 +115,7 @@ def _census(tables: Iterable[pa.Table]) -> Census:
     return census
 
 
-def _write_file(path: Path, tables: Iterable[pa.Table], how: How) -> None:
+def _write_file(path: Path, tables: Iterable[pa.Table], how: ExportOptions) -> None:
     if how.form == "parquet":
         _write_parquet(path, tables)
         return
@@ -126,7 +126,7 @@ def _write_file(path: Path, tables: Iterable[pa.Table], how: How) -> None:
         os.fsync(out.fileno())
 
 
-def _write_lines(out: IO[str], samples: Iterable[Sample], how: How) -> None:
+def _write_lines(out: IO[str], samples: Iterable[Sample], how: ExportOptions) -> None:
     row_of = {"jsonl": _messages_row, "sharegpt": _sharegpt_row, "alpaca": _alpaca_row}[how.form]
     for sample in samples:
         row = row_of(sample, how.census)
@@ -135,7 +135,7 @@ def _write_lines(out: IO[str], samples: Iterable[Sample], how: How) -> None:
         out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Table], how: How) -> None:
+def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Table], how: ExportOptions) -> None:
     suffix = "parquet" if how.form == "parquet" else "jsonl"
     data = folder / "data"
     data.mkdir(parents=True)
@@ -145,7 +145,7 @@ def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Tab
     (folder / "README.md").write_text(card.write(store, name, how.form, how.census.rows, columns), encoding="utf-8")
 
 
-def _features(how: How) -> str:
+def _features(how: ExportOptions) -> str:
     """Return the YAML of columns that a reader cannot infer from a first file in which they are empty."""
     if how.form != "alpaca" or not how.census.turns:
         return ""
@@ -158,18 +158,18 @@ def _features(how: How) -> str:
 # -- the forms --------------------------------------------------------------------------------------------------
 
 
-def _messages_row(sample: Sample, census: Census) -> dict[str, Any]:
+def _messages_row(sample: Sample, census: ColumnUse) -> dict[str, Any]:
     row: dict[str, Any] = {"id": sample.id, "messages": [message._asdict() for message in sample.messages]}
     if census.tags:  # the same words in every row: readers infer the columns from the first ones
         row["tags"] = {tag: sample.tags.get(tag, "") for tag in sorted(census.tags)}
     return row
 
 
-def _sharegpt_row(sample: Sample, _: Census) -> dict[str, Any]:
+def _sharegpt_row(sample: Sample, _: ColumnUse) -> dict[str, Any]:
     return {"id": sample.id, "conversations": [{"from": SPEAKERS[m.role], "value": m.content} for m in sample.messages]}
 
 
-def _alpaca_row(sample: Sample, census: Census) -> dict[str, Any]:
+def _alpaca_row(sample: Sample, census: ColumnUse) -> dict[str, Any]:
     turns = list(sample.messages)
     system = turns.pop(0).content if turns and turns[0].role == "system" else ""
     if len(turns) % 2:  # the last question has no answer

@@ -27,7 +27,7 @@ from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io import documents, readers
 from gristmill.cluster.io.documents import Document
-from gristmill.cluster.io.readers import WHOLE, File, Format, Row
+from gristmill.cluster.io.readers import WHOLE, File, FileFormat, Row
 from gristmill.cluster.io.shapes import LAYOUTS, RowError, detect, document_of, language, reason_of, scores_of
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.runtime.progress import Bar, Screen
@@ -49,7 +49,7 @@ class Source(Settings):
 
     path: tuple[str, ...] = Field(min_length=1)
     """Files, globs or URIs; relative ones are looked up beside the recipe. One string is a list of one."""
-    format: Literal["auto", Format] = "auto"
+    format: Literal["auto", FileFormat] = "auto"
     """How the files are written; `auto` goes by their suffix, else by how they begin. `text`, which is also what `.txt`
     means, is one document a line. Under `document` each file is one document: Markdown, HTML or PDF where its suffix
     says so, plain text otherwise, `.txt` too."""

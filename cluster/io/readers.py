@@ -19,9 +19,9 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io import documents
 from gristmill.cluster.io.documents import Document, DocumentError
 
-Format = Literal["jsonl", "json", "csv", "parquet", "arrow", "text", "markdown", "html", "pdf", "document"]
+FileFormat = Literal["jsonl", "json", "csv", "parquet", "arrow", "text", "markdown", "html", "pdf", "document"]
 
-SUFFIXES: Mapping[str, Format] = {
+SUFFIXES: Mapping[str, FileFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "json",
@@ -41,7 +41,7 @@ SUFFIXES: Mapping[str, Format] = {
 }
 WHOLE = frozenset({"markdown", "html", "pdf", "document"})
 """Formats of which a file is one document, which ingest cuts into chunks; a file of any other is many rows."""
-HEADS: Mapping[bytes, Format] = {
+HEADS: Mapping[bytes, FileFormat] = {
     b"PAR1": "parquet",
     b"ARROW1": "arrow",
     b"{": "jsonl",
@@ -67,7 +67,7 @@ class File:
     name: str
     system: fs.FileSystem
     path: str
-    format: Format
+    format: FileFormat
     digest: str
 
 
@@ -152,13 +152,13 @@ def _file(name: str, system: fs.FileSystem, path: str, format_name: str) -> File
     return File(name, system, path, known, total.hexdigest())
 
 
-def _format(path: str, head: bytes, format_name: str) -> Format:
+def _format(path: str, head: bytes, format_name: str) -> FileFormat:
     stem = Path(path.lower())
     suffix = stem.with_suffix("").suffix if stem.suffix in COMPRESSED else stem.suffix
     if format_name == "document":
         structured = SUFFIXES.get(suffix)
         return structured if structured in WHOLE else "document"
-    known: Format | None = next((f for f in SUFFIXES.values() if f == format_name), SUFFIXES.get(suffix))
+    known: FileFormat | None = next((f for f in SUFFIXES.values() if f == format_name), SUFFIXES.get(suffix))
     if known:
         return known
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()

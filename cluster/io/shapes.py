@@ -9,7 +9,7 @@ from typing import Any
 from gristmill.cluster.contract.sample import ROLES, Message
 from gristmill.cluster.text.scripts import east_asian
 
-Row = Mapping[str, Any]
+Columns = Mapping[str, Any]
 """Columns of one row, names stripped and in lower case."""
 
 SPEAKERS = {
@@ -52,12 +52,12 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowShape:
     """One shape: which columns tell it, which ones it reads, and how."""
 
     needs: tuple[tuple[str, ...], ...]
     """One column of each group must be there."""
-    read: Callable[[Row], Conversation]
+    read: Callable[[Columns], Conversation]
     optional: frozenset[str] = frozenset()
     """Further columns that are read."""
 
@@ -75,18 +75,18 @@ class Layout:
         )
 
 
-def messages_of(row: Row) -> Conversation:
+def messages_of(row: Columns) -> Conversation:
     """Read `messages: [{role, content}, …]`."""
     return Conversation(read_turns(row.get("messages"), "messages"), tags_of(row))
 
 
-def sharegpt_of(row: Row) -> Conversation:
+def sharegpt_of(row: Columns) -> Conversation:
     """Read `conversations: [{from, value}, …]`."""
     name = _present(row, CONVERSATIONS)
     return Conversation(read_turns(row.get(name), name), tags_of(row))
 
 
-def alpaca_of(row: Row) -> Conversation:
+def alpaca_of(row: Columns) -> Conversation:
     """Read `instruction`, `input` and `output`, with `system` and `history: [[question, answer], …]` where given."""
     turns = [Message("system", row["system"])] if row.get("system") else []
     for place, pair in enumerate(row.get("history") or []):
@@ -101,7 +101,7 @@ def alpaca_of(row: Row) -> Conversation:
     return Conversation(_checked(turns, "history"), tags_of(row))
 
 
-def completion_of(row: Row) -> Conversation:
+def completion_of(row: Columns) -> Conversation:
     """Read a prompt and its completion; either may be text or a list of turns."""
     turns: list[Message] = []
     for names, role in ((PROMPTS, "user"), (REPLIES, "assistant")):
@@ -111,7 +111,7 @@ def completion_of(row: Row) -> Conversation:
     return Conversation(tuple(turns), tags_of(row))
 
 
-def label_of(row: Row) -> Conversation:
+def label_of(row: Columns) -> Conversation:
     """Read a text and its label: the label is the assistant's turn and `tags["label"]`."""
     name = _present(row, LABELS)
     value = row.get(name)
@@ -124,12 +124,12 @@ def label_of(row: Row) -> Conversation:
     return Conversation(turns, {**tags_of(row), "label": label})
 
 
-def document_of(row: Row) -> Conversation:
+def document_of(row: Columns) -> Conversation:
     """Read one plain text: a conversation of one user turn, which has no answer yet."""
     return Conversation((Message("user", _text(row, TEXTS)),), tags_of(row))
 
 
-def self_instruct_of(row: Row) -> Conversation:
+def self_instruct_of(row: Columns) -> Conversation:
     """Read a seed task: `instruction`, `instances: [{input, output}, …]` (the first is taken), `is_classification`."""
     instances = row.get("instances")
     if not isinstance(instances, list) or not instances or not isinstance(instances[0], Mapping):
@@ -140,14 +140,14 @@ def self_instruct_of(row: Row) -> Conversation:
     return Conversation(conversation.messages, {**tags_of(row), **tags})
 
 
-LAYOUTS: Mapping[str, Layout] = {
-    "messages": Layout((("messages",),), messages_of),
-    "sharegpt": Layout((CONVERSATIONS,), sharegpt_of),
-    "self_instruct": Layout((("instruction",), ("instances",)), self_instruct_of, frozenset({"is_classification"})),
-    "alpaca": Layout((("instruction",), OUTPUTS), alpaca_of, frozenset({"input", "system", "history"})),
-    "completion": Layout((PROMPTS, REPLIES), completion_of),
-    "label": Layout((TEXTS, LABELS), label_of),
-    "document": Layout((TEXTS,), document_of),
+LAYOUTS: Mapping[str, RowShape] = {
+    "messages": RowShape((("messages",),), messages_of),
+    "sharegpt": RowShape((CONVERSATIONS,), sharegpt_of),
+    "self_instruct": RowShape((("instruction",), ("instances",)), self_instruct_of, frozenset({"is_classification"})),
+    "alpaca": RowShape((("instruction",), OUTPUTS), alpaca_of, frozenset({"input", "system", "history"})),
+    "completion": RowShape((PROMPTS, REPLIES), completion_of),
+    "label": RowShape((TEXTS, LABELS), label_of),
+    "document": RowShape((TEXTS,), document_of),
 }
 """Every shape by name, in the order in which `auto` tries them."""
 
@@ -175,7 +175,7 @@ def read_turns(value: object, name: str) -> tuple[Message, ...]:
     return _checked([t for t in turns if t.role != "system" or t.content], name)
 
 
-def tags_of(row: Row) -> dict[str, str]:
+def tags_of(row: Columns) -> dict[str, str]:
     """Return the tags of a row from a table, pairs, or a list of words; nulls and empty words are left out."""
     value = row.get("tags")
     if value is None:
@@ -197,7 +197,7 @@ def tags_of(row: Row) -> dict[str, str]:
     return tags
 
 
-def scores_of(row: Row) -> dict[str, float]:
+def scores_of(row: Columns) -> dict[str, float]:
     """Return the scores of a row from a table or pairs of name and number, nulls left out; higher is better."""
     value = row.get("scores")
     if value is None:
@@ -218,7 +218,7 @@ def scores_of(row: Row) -> dict[str, float]:
     return scores
 
 
-def reason_of(row: Row) -> str | None:
+def reason_of(row: Columns) -> str | None:
     """Return the drop reason that an export wrote beside a row, `"filter: reason"`, or None."""
     value = row.get("dropped")
     return value if isinstance(value, str) and ": " in value else None
@@ -243,11 +243,11 @@ def _script(text: str) -> str:
     return east_asian(text) or ("en" if _ENGLISH.search(text) else "")
 
 
-def _present(row: Row, names: Sequence[str]) -> str:
+def _present(row: Columns, names: Sequence[str]) -> str:
     return next((name for name in names if row.get(name) is not None), names[0])
 
 
-def _text(row: Row, names: Sequence[str]) -> str:
+def _text(row: Columns, names: Sequence[str]) -> str:
     name = _present(row, names)
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():

@@ -57,7 +57,7 @@ class Recipe:
         """Return the run's name: the recipe's, and a hash of what it makes; the same recipe is the same run."""
         return f"{self.name}-{ids.digest({name: work.output for name, work in works.items()})[:8]}"
 
-    def resolved(self, works: Mapping[str, Work]) -> dict[str, Any]:
+    def resolve(self, works: Mapping[str, Work]) -> dict[str, Any]:
         """Return the recipe with all defaults, as it is written to the run and can itself be run."""
         ingested = [works[name].inputs["samples"] for name, job in self.jobs.items() if job.input is not None]
         outputs = {"ingest": ingested[0]} if ingested else {}

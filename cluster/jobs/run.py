@@ -45,7 +45,7 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
     logs = str(store.folder(f"{folder}/logs")) if store.local else None
     with lock(store, folder):
         log.driver(Path(logs) if logs else None)
-        store.write_json(recipe.resolved(works), folder, "recipe.json")
+        store.write_json(recipe.resolve(works), folder, "recipe.json")
         run = Run(run_id, store, Ledger(store, folder), screen, logs)
         with _recorded(run, only):
             _make_all(recipe, works, only, run)

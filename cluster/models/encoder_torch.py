@@ -15,7 +15,7 @@ PLAIN: Any = {"text": {"method": "forward", "method_output_name": "last_hidden_s
 """A text is tokenised as it is; by default the library would put it into the chat template of a model that has one."""
 
 
-class Checkpoint:
+class TorchEncoder:
     """A checkpoint of sentence-transformers, or any model of transformers with a pooling, as an `Encoder`."""
 
     def __init__(self, settings: Embedding) -> None:

@@ -15,7 +15,7 @@ KV_CACHE_BYTES = 1 << 30
 """On a CPU, of models that look backwards only; encoders hold none."""
 
 
-class VllmCheckpoint:
+class VllmEncoder:
     """A model in a vLLM engine of this very process; requests of any length share a batch without padding."""
 
     def __init__(self, settings: Embedding) -> None:

@@ -259,7 +259,7 @@ def flat_2d(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
     return points, float(values[-2:].sum() / max(values.sum(), 1e-12))
 
 
-def lost(rows: int, kept: int) -> float:
+def lost_share(rows: int, kept: int) -> float:
     """Return the share of the rows that were dropped."""
     return 1 - kept / max(1, rows)
 
@@ -271,7 +271,7 @@ def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequenc
         topics: name, rows and kept rows of each.
         examples: texts of each.
     """
-    told = [f"{rows:,} samples<br>{lost(rows, kept):.0%} dropped" for _, rows, kept in topics]
+    told = [f"{rows:,} samples<br>{lost_share(rows, kept):.0%} dropped" for _, rows, kept in topics]
     trace = {
         "type": "treemap",
         "ids": [str(place) for place in range(len(topics))],
@@ -284,10 +284,10 @@ def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequenc
         "customdata": ["<br>".join(f"· {hover(text)}" for text in texts) for texts in examples],
         "hovertemplate": "<b>%{label}</b><br>%{text}<br>%{customdata}<extra></extra>",
         "marker": {
-            "colors": [lost(rows, kept) for _, rows, kept in topics],
+            "colors": [lost_share(rows, kept) for _, rows, kept in topics],
             "colorscale": [[0, "#e7eef2"], [1, SELECTED_OUT]],
             "cmin": 0,
-            "cmax": max([0.01, *(lost(rows, kept) for _, rows, kept in topics)]),
+            "cmax": max([0.01, *(lost_share(rows, kept) for _, rows, kept in topics)]),
             "line": {"color": "#ffffff", "width": 2},
             "pad": {"t": 0, "l": 0, "r": 0, "b": 0},
         },

@@ -130,11 +130,11 @@ def _jobs(material: Material) -> Iterator[Section]:
 
 # -- sections -----------------------------------------------------------------------------------------------------
 
-Shown = list[tuple[Presentation[Any], Any]]
+JobResults = list[tuple[Presentation[Any], Any]]
 """Presentations of jobs, each with the job's figures."""
 
 
-def _funnel(material: Material, shown: Shown) -> Iterator[Stage]:
+def _funnel(material: Material, shown: JobResults) -> Iterator[Stage]:
     """Yield (label, samples left, colour) from the seeds to what was trained on."""
     made = material.base in JOBS
     if made and INGEST in material.manifests:
@@ -158,7 +158,7 @@ def _funnel(material: Material, shown: Shown) -> Iterator[Stage]:
         yield Stage("kept", left, charts.KEPT)
 
 
-def _flow(material: Material, shown: Shown) -> Iterator[Section]:
+def _flow(material: Material, shown: JobResults) -> Iterator[Section]:
     steps = list(_funnel(material, shown))
     if not steps:
         return

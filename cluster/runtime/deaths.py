@@ -56,7 +56,7 @@ def ended(process: str, error: Exception, *, top: bool = True) -> str:
     if not out_of_memory(error):
         return f"{process} died: {textwrap.shorten(str(error), LONGEST)}"
     said = parse(str(error))
-    now = None if said else measured()  # a later Ray may word it differently; what is full may be free again by now
+    now = None if said else measure()  # a later Ray may word it differently; what is full may be free again by now
     figures = f" ({_figures(said, top=top)})" if said else f" (now {_figures(now, top=top)})" if now else ""
     return f"Ray ended {process} because the machine's memory was full{figures}"
 
@@ -82,7 +82,7 @@ def parse(text: str) -> Memory | None:
     return Memory(float(found[1]), float(found[2]), tuple(top))
 
 
-def measured() -> Memory | None:
+def measure() -> Memory | None:
     """Return the memory of this machine now, or None where Ray's cluster has others or there is no `/proc`."""
     import ray
 

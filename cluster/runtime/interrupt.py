@@ -32,7 +32,7 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[], None]]:
+def defer() -> Iterator[Callable[[], None]]:
     """Keep `SIGNALS` back while the block runs; afterwards the first has the effect that it had before the block.
 
     An exception from a handler may be raised anywhere, and where Python itself calls back, as before and after a fork,

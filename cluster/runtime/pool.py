@@ -20,7 +20,7 @@ MAX_OUT_OF_MEMORY = 3
 """Times that Ray may end the actor of one place because memory is full, without a piece being finished in between."""
 
 
-def listed(pieces: Iterable[W]) -> Callable[[], W | None]:
+def feed_from(pieces: Iterable[W]) -> Callable[[], W | None]:
     """Return a feed that gives the pieces in their order."""
     left = iter(pieces)
     return lambda: next(left, None)

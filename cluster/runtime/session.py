@@ -114,7 +114,7 @@ def _start(settings: Mapping[str, Any]) -> None:
     from ray._private import ray_constants, utils
 
     with ExitStack() as stack:
-        stack.enter_context(interrupt.deferred())
+        stack.enter_context(interrupt.defer())
         stack.enter_context(_replaced(utils, "set_sigterm_handler", lambda handler: None))
         if settings["address"] == LOCAL:
             # Ray replaces the loopback address by the machine's own, so that other machines can join, except where it
@@ -141,7 +141,7 @@ def _end(home: Path | None, *, keep_logs: bool = False) -> None:
     """
     import ray
 
-    with interrupt.deferred() as put_back:
+    with interrupt.defer() as put_back:
         processes = _started(home) if home else []
         with ThreadPoolExecutor(1) as pool:
             shutdown = pool.submit(ray.shutdown)

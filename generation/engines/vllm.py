@@ -76,7 +76,7 @@ def _rank(adapter: str) -> int:
 
 
 @dataclass(slots=True)
-class _Call:
+class _Submission:
     """One request on its way through the engine."""
 
     token_ids: list[int]
@@ -95,8 +95,8 @@ class VllmEngine:
     def __init__(self, engine: Engine) -> None:
         """Begin to start; `ready` tells when it has."""
         self._settings = engine
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._calls: dict[str, _Call] = {}
+        self._inbox: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
+        self._calls: dict[str, _Submission] = {}
         self._ahead = ThreadPoolExecutor(1, "render")
         self._started: Future[dict[str, Any]] = Future()
         self._renderer: Any = None
@@ -164,7 +164,7 @@ class VllmEngine:
 
     # -- ahead of the engine ------------------------------------------------------------------------------------
 
-    def _rendered(self, request: Request) -> tuple[_Call, int]:
+    def _rendered(self, request: Request) -> tuple[_Submission, int]:
         """Return the call of a request, and how many of its tokens are there to be scored."""
         if request.scored is not None and self._lora is not None:  # it would kill the engine (vLLM 0.32, on a CPU)
             raise RefusedError("texts cannot be scored with an adapter, merge it or score with another engine")
@@ -176,7 +176,7 @@ class VllmEngine:
             raise RefusedError(f"prompt and scored text have {len(ids) + len(scored)} tokens, too many for the model")
         stop_ids, stops = self._renderer.user_end if request.role == "user" else ([], [])
         params = _params(request, room, stop_ids, stops)
-        return _Call([*ids, *scored], params, Future(), int(not request.onward)), len(scored)
+        return _Submission([*ids, *scored], params, Future(), int(not request.onward)), len(scored)
 
     def _rendered_choices(self, request: Request) -> tuple[list[int], Any]:
         head, tree = self._renderer.choices(self._renderer.ids(self._renderer.text(request)), request.choices)
@@ -194,7 +194,7 @@ class VllmEngine:
                 continue
             weights: dict[int, float] = {}
             for tokens in _parts(list(node.branches)):
-                call = _Call([*head, *node.ids], _choice_params(tokens), Future(), int(not request.onward))
+                call = _Submission([*head, *node.ids], _choice_params(tokens), Future(), int(not request.onward))
                 output = await self._through(call)
                 calls, prompt = calls + 1, prompt + len(call.token_ids)
                 cached += output.num_cached_tokens or 0
@@ -204,7 +204,7 @@ class VllmEngine:
             ahead += [(chance * weights[token] / total, inner) for token, inner in node.branches.items()]
         return Reply(max(chances, key=lambda choice: chances[choice]), "stop", prompt, calls, chances, cached)
 
-    async def _through(self, call: _Call) -> Any:  # noqa: ANN401 - vLLM's RequestOutput
+    async def _through(self, call: _Submission) -> Any:  # noqa: ANN401 - vLLM's RequestOutput
         self._inbox.put(call)
         return await asyncio.wrap_future(call.future)
 
@@ -257,7 +257,7 @@ class VllmEngine:
             if self._calls and self._inbox.empty():
                 return True
 
-    def _add(self, call: _Call) -> None:
+    def _add(self, call: _Submission) -> None:
         from vllm import TokensPrompt
         from vllm.exceptions import VLLMError
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.figures import Agreement
 from gristmill.generation.labels import votes as labelling
-from gristmill.generation.labels.people import Said
+from gristmill.generation.labels.people import HumanAnswer
 from gristmill.generation.labels.votes import ABSTAINED, Floats, Votes
 
 VOTE = "vote:"
@@ -44,7 +44,7 @@ class Ballot:
         """Return the votes by annotator."""
         return {name: self.votes[:, n] for n, name in enumerate(self.annotators)}
 
-    def said(self) -> Votes:
+    def person_votes(self) -> Votes:
         """Return what each person said, [samples, persons]."""
         place = {label: n for n, label in enumerate(self.labels)}
         rows = [[place.get(said.get(s.id, ""), ABSTAINED) for said in self.persons.values()] for s in self.samples]
@@ -67,7 +67,7 @@ class Ballot:
         return labelling.dawid_skene(given, truth=truth, smoothing=smoothing).posterior
 
 
-def ballot_of(samples: Sequence[Sample], said: Sequence[Said], labels: Sequence[str], *, label: bool) -> Ballot:
+def ballot_of(samples: Sequence[Sample], said: Sequence[HumanAnswer], labels: Sequence[str], *, label: bool) -> Ballot:
     """Return all votes; of what a person said of a sample the last counts. Without labels to vote for, none at all."""
     persons: dict[str, dict[str, str]] = {}
     for one in said:
@@ -98,14 +98,16 @@ def most(answers: Counter[str]) -> str:
 
 def agreement(ballot: Ballot) -> dict[str, Any]:
     """Return how far annotators and people agree, as figures: each two, and each group as a whole."""
-    said = ballot.said()
+    said = ballot.person_votes()
     annotators = {**ballot.columns(), **({PEOPLE: ballot.people} if ballot.persons else {})}
     persons = {f"person {name}": said[:, n] for n, name in enumerate(ballot.persons)}
     groups = {"annotators": ballot.votes, PEOPLE: said}
     return {
         "agreement": (*_pairs(annotators), *_pairs(persons)),
-        "fleiss_kappa": known({name: labelling.fleiss_kappa(votes) for name, votes in groups.items()}),
-        "krippendorff_alpha": known({name: labelling.krippendorff_alpha(votes) for name, votes in groups.items()}),
+        "fleiss_kappa": round_known({name: labelling.fleiss_kappa(votes) for name, votes in groups.items()}),
+        "krippendorff_alpha": round_known(
+            {name: labelling.krippendorff_alpha(votes) for name, votes in groups.items()}
+        ),
     }
 
 
@@ -115,9 +117,9 @@ def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[Agreement]:
         both = (one != ABSTAINED) & (other != ABSTAINED)
         if both.any():
             agree = {"agree": float((one == other)[both].mean()), "kappa": labelling.cohen_kappa(one, other)}
-            yield Agreement(first=first, second=second, rows=int(both.sum()), **known(agree))
+            yield Agreement(first=first, second=second, rows=int(both.sum()), **round_known(agree))
 
 
-def known(values: Mapping[str, float]) -> dict[str, float]:
+def round_known(values: Mapping[str, float]) -> dict[str, float]:
     """Return what could be computed, to four places."""
     return {name: round(value, 4) for name, value in values.items() if not math.isnan(value)}

@@ -24,8 +24,8 @@ from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.generation.figures import ReviewFigures
 from gristmill.generation.labels import votes as labelling
-from gristmill.generation.labels.ballot import VOTE, Ballot, agreement, ballot_of, known, most
-from gristmill.generation.labels.people import Asked, Form, Said, files, read, seen
+from gristmill.generation.labels.ballot import VOTE, Ballot, agreement, ballot_of, most, round_known
+from gristmill.generation.labels.people import HumanAnswer, LabellingTool, QueueEntry, files, read, text_for_people
 from gristmill.generation.labels.votes import ABSTAINED, Floats
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ MAX_LABELS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Consensus:
     """What a sample's votes and people come to."""
 
     label: str
@@ -78,7 +78,7 @@ class Review(Job):
     """How many of the least certain samples are put before people at most: a number, or a share such as `0.1`."""
     below: float = Field(default=1, gt=0, le=1)
     """Only samples less certain than this are put before people; at 1 any sample may be."""
-    form: Form = "label_studio"
+    form: LabellingTool = "label_studio"
     """Which tool the queue is written for."""
     suggest: bool = True
     """Show people the label found so far."""
@@ -153,7 +153,7 @@ class Review(Job):
             what = f"{len(ballot.labels)} different labels came in, must be {MAX_LABELS} at most"
             raise JobError(f'review: {what}; name `labels`, or set question = "text" where answers are no labels')
         found = self._combined(ballot)
-        rows = [_decided(self, s, found[n]) for n, s in enumerate(samples)]
+        rows = [_decide(self, s, found[n]) for n, s in enumerate(samples)]
         waiting = self._waiting(samples, found)
         written = files(self.form, waiting, ballot.labels, suggest=self.suggest)
         for name, data in {**written, **_settled(rows)}.items():
@@ -180,7 +180,7 @@ class Review(Job):
             run.screen.say(f"review: {len(waiting)} samples for people in {where} ({', '.join(written)})")
         return figures
 
-    def _verdicts(self, came: set[str]) -> tuple[list[Said], int]:
+    def _verdicts(self, came: set[str]) -> tuple[list[HumanAnswer], int]:
         """Return what was said of the samples that came in, and how many entries could not be used."""
         said, problems = _said(self.verdict_files())
         for one in said:
@@ -198,21 +198,24 @@ class Review(Job):
         fits = {*self.labels} if self.question == "label" else set()
         return [s for s in said if s.sample in came and (not fits or s.answer in fits)], len(problems)
 
-    def _combined(self, ballot: Ballot) -> list[Found]:
+    def _combined(self, ballot: Ballot) -> list[Consensus]:
         """Return label and confidence of each sample: what people say, else what the votes come to."""
         machine = ballot.chances(self.combine, self.smoothing)
         informed = ballot.chances(self.combine, self.smoothing, ballot.people)
-        return [_found(self, ballot, n, machine[n], informed[n]) for n in range(len(ballot.samples))]
+        return [_consensus(self, ballot, n, machine[n], informed[n]) for n in range(len(ballot.samples))]
 
-    def _waiting(self, samples: Sequence[Sample], found: Sequence[Found]) -> list[Asked]:
+    def _waiting(self, samples: Sequence[Sample], found: Sequence[Consensus]) -> list[QueueEntry]:
         """Return the least certain samples, those first about which people disagree."""
-        open_ = [n for n, f in enumerate(found) if f.source != "human" and (f.disputed or _below(f, self.below))]
+        open_ = [n for n, f in enumerate(found) if f.source != "human" and (f.disputed or _is_below(f, self.below))]
         before = {n: samples[n].scores.get("confidence", 0.0) for n in open_}
         open_.sort(key=lambda n: (not found[n].disputed, found[n].confidence, before[n], samples[n].id))
         room = self.room(len(samples))
-        return [Asked(samples[n].id, seen(samples[n]), found[n].label, found[n].confidence) for n in open_[:room]]
+        return [
+            QueueEntry(samples[n].id, text_for_people(samples[n]), found[n].label, found[n].confidence)
+            for n in open_[:room]
+        ]
 
-    def _measured(self, ballot: Ballot, found: Sequence[Found]) -> dict[str, Any]:
+    def _measured(self, ballot: Ballot, found: Sequence[Consensus]) -> dict[str, Any]:
         """Return who agrees with whom, who is right by what people say, and how the labels fall out."""
         if self.question == "text":
             return {}
@@ -223,26 +226,26 @@ class Review(Job):
         error = labelling.calibration_error(sure, (machine == ballot.people)[both])
         truths = {"accuracy": ballot.people, "accuracy_by_gold": ballot.gold()}
         right = {
-            name: known({who: labelling.accuracy(column, truth) for who, column in columns.items()})
+            name: round_known({who: labelling.accuracy(column, truth) for who, column in columns.items()})
             for name, truth in truths.items()
         }
         labels = dict(sorted(Counter(f.label for f in found if f.label).items()))
-        return {"labels": labels, **right, **agreement(ballot), **known({"calibration_error": error})}
+        return {"labels": labels, **right, **agreement(ballot), **round_known({"calibration_error": error})}
 
 
-def _found(review: Review, ballot: Ballot, row: int, machine: Floats, informed: Floats) -> Found:
+def _consensus(review: Review, ballot: Ballot, row: int, machine: Floats, informed: Floats) -> Consensus:
     """Return what becomes of one sample."""
     sample = ballot.samples[row]
     before, sure = sample.tags.get("label", ""), float(sample.scores.get("confidence", 0.0))
     given = int((ballot.votes[row] != ABSTAINED).sum())
-    found = Found(before or (sample.answer if review.question == "text" else ""), sure, "")
+    found = Consensus(before or (sample.answer if review.question == "text" else ""), sure, "")
     if given:
         best, chance = _best(ballot, machine, before)
         final, likely = _best(ballot, informed, before)
         alone = given == 1 and (review.combine == "majority" or len(ballot.annotators) == 1)
         if alone and sure:  # one vote agrees with itself: what the annotator thought of it says more
             chance = likely = sure
-        found = Found(ballot.labels[final], likely, review.combine, best, chance)
+        found = Consensus(ballot.labels[final], likely, review.combine, best, chance)
     answers = ballot.answers(sample.id)
     chosen = most(answers)
     if chosen:
@@ -258,11 +261,11 @@ def _best(ballot: Ballot, chances: Floats, before: str) -> tuple[int, float]:
     return int(chosen), top
 
 
-def _below(found: Found, bound: float) -> bool:
+def _is_below(found: Consensus, bound: float) -> bool:
     return found.confidence < bound or bound == 1
 
 
-def _decided(review: Review, sample: Sample, found: Found) -> Sample:
+def _decide(review: Review, sample: Sample, found: Consensus) -> Sample:
     """Return the sample as it goes on."""
     if not found.source:
         low = found.confidence < review.min_confidence
@@ -295,9 +298,9 @@ def _settled(rows: Sequence[Sample]) -> dict[str, bytes]:
     return {"people.jsonl": text.encode()} if lines else {}
 
 
-def _said(found: Sequence[File]) -> tuple[list[Said], list[str]]:
+def _said(found: Sequence[File]) -> tuple[list[HumanAnswer], list[str]]:
     """Return what people said in all files, and a line for each entry that cannot be read."""
-    said: list[Said] = []
+    said: list[HumanAnswer] = []
     problems: list[str] = []
     for file in found:
         with file.system.open_input_stream(file.path) as source:

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 from gristmill.cluster.contract.sample import Sample
 
-Form = Literal["label_studio", "argilla"]
+LabellingTool = Literal["label_studio", "argilla"]
 Json = dict[str, Any]
 
 AGENT = "gristmill"
@@ -25,7 +25,7 @@ QUESTION, TEXT = "label", "text"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueueEntry:
     """One sample that waits for people: what they see, and what is suggested to them."""
 
     id: str
@@ -35,7 +35,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class HumanAnswer:
     """What one person said of one sample."""
 
     sample: str
@@ -45,7 +45,7 @@ class Said:
     """File and place, for messages."""
 
 
-def seen(sample: Sample) -> str:
+def text_for_people(sample: Sample) -> str:
     """Return what people see of a sample: all turns but the last answer, named where there are several."""
     turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
     if len(turns) == 1:
@@ -56,7 +56,9 @@ def seen(sample: Sample) -> str:
 # -- out ----------------------------------------------------------------------------------------------------------
 
 
-def files(form: Form, asked: Sequence[Asked], labels: Sequence[str], *, suggest: bool) -> dict[str, bytes]:
+def files(
+    form: LabellingTool, asked: Sequence[QueueEntry], labels: Sequence[str], *, suggest: bool
+) -> dict[str, bytes]:
     """Return the files that set up a project and fill it, by name; without labels people write the answer out."""
     if form == "label_studio":
         tasks = [_task(a, choose=bool(labels), suggest=suggest) for a in asked]
@@ -69,7 +71,7 @@ def _bytes(value: object) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _task(asked: Asked, *, choose: bool, suggest: bool) -> Json:
+def _task(asked: QueueEntry, *, choose: bool, suggest: bool) -> Json:
     """Return a task in Label Studio's JSON form, with a prediction that it shows as the answer to begin with."""
     value = {"choices": [asked.answer]} if choose else {"text": [asked.answer]}
     kind = "choices" if choose else "textarea"
@@ -88,7 +90,7 @@ def _interface(labels: Sequence[str]) -> str:
     return f'<View>\n  <Text name="{TEXT}" value="${TEXT}"/>\n  {control}\n</View>\n'
 
 
-def _record(asked: Asked, *, suggest: bool) -> Json:
+def _record(asked: QueueEntry, *, suggest: bool) -> Json:
     """Return a record as Argilla's `Record.to_dict` spells it."""
     suggestion = {QUESTION: {"value": asked.answer, "score": asked.confidence, "agent": AGENT}}
     return {
@@ -125,9 +127,9 @@ class EntryError(Exception):
     """An entry that says nothing; its text reads `field 'x' is …, must be …`."""
 
 
-def read(data: bytes, file: str) -> tuple[list[Said], list[str]]:
+def read(data: bytes, file: str) -> tuple[list[HumanAnswer], list[str]]:
     """Return what people said in an exported file of either tool, and a line for each entry that cannot be read."""
-    said: list[Said] = []
+    said: list[HumanAnswer] = []
     problems: list[str] = []
     try:
         entries = _entries(data.decode("utf-8-sig"))
@@ -136,7 +138,7 @@ def read(data: bytes, file: str) -> tuple[list[Said], list[str]]:
     for number, entry in enumerate(entries, 1):
         where = f"{file}: entry {number}"
         try:
-            said += [Said(_sample(entry), person, answer, where) for person, answer in _answers(entry)]
+            said += [HumanAnswer(_sample(entry), person, answer, where) for person, answer in _answers(entry)]
         except EntryError as bad:
             problems.append(f"{where}: {bad}")
     return said, problems
@@ -157,22 +159,22 @@ def _sample(entry: Mapping[str, Any]) -> str:
     found = entry["data"].get("sample_id") if "annotations" in entry else entry.get("id")
     name = "data.sample_id" if "annotations" in entry else "id"
     if not isinstance(found, str) or not found:
-        raise EntryError(f"field '{name}' is {_told(found)}, must be the id of a sample")
+        raise EntryError(f"field '{name}' is {_describe(found)}, must be the id of a sample")
     return found
 
 
 def _answers(entry: object) -> Iterator[tuple[str, str]]:
     """Yield (person, answer) of one entry of either tool."""
     if not isinstance(entry, Mapping):
-        raise EntryError(f"is {_told(entry)}, must be a table")
+        raise EntryError(f"is {_describe(entry)}, must be a table")
     if "annotations" in entry:
         if not isinstance(entry.get("data"), Mapping):
-            raise EntryError(f"field 'data' is {_told(entry.get('data'))}, must be a table")
+            raise EntryError(f"field 'data' is {_describe(entry.get('data'))}, must be a table")
         yield from _annotations(_list(entry["annotations"], "annotations"))
     elif "responses" in entry:
         responses = entry["responses"] or {}
         if not isinstance(responses, Mapping):
-            raise EntryError(f"field 'responses' is {_told(responses)}, must be a table, as Argilla 2 writes it")
+            raise EntryError(f"field 'responses' is {_describe(responses)}, must be a table, as Argilla 2 writes it")
         yield from _responses(_list(responses.get(QUESTION) or [], f"responses.{QUESTION}"))
     elif "annotation_id" in entry:
         raise EntryError("is of Label Studio's form JSON_MIN, must be of its form JSON; export it anew")
@@ -185,13 +187,13 @@ def _annotations(annotations: Sequence[Any]) -> Iterator[tuple[str, str]]:
     for place, annotation in enumerate(annotations):
         where = f"annotations[{place}]"
         if not isinstance(annotation, Mapping):
-            raise EntryError(f"field '{where}' is {_told(annotation)}, must be a table")
+            raise EntryError(f"field '{where}' is {_describe(annotation)}, must be a table")
         if annotation.get("was_cancelled"):
             continue
         for number, result in enumerate(_list(annotation.get("result"), f"{where}.result")):
             value = result.get("value") if isinstance(result, Mapping) else None
             if not isinstance(value, Mapping):
-                raise EntryError(f"field '{where}.result[{number}].value' is {_told(value)}, must be a table")
+                raise EntryError(f"field '{where}.result[{number}].value' is {_describe(value)}, must be a table")
             if result.get("from_name") == QUESTION:
                 given = value.get("choices", value.get("text"))
                 yield _person(annotation.get("completed_by")), _answer(given, f"{where}.result[{number}].value")
@@ -201,7 +203,7 @@ def _responses(responses: Sequence[Any]) -> Iterator[tuple[str, str]]:
     """Yield the answers of Argilla's responses; drafts, and those without a value, say nothing."""
     for place, response in enumerate(responses):
         if not isinstance(response, Mapping):
-            raise EntryError(f"field 'responses.{QUESTION}[{place}]' is {_told(response)}, must be a table")
+            raise EntryError(f"field 'responses.{QUESTION}[{place}]' is {_describe(response)}, must be a table")
         if response.get("status", "submitted") == "submitted" and response.get("value") is not None:
             where = f"responses.{QUESTION}[{place}].value"
             yield _person(response.get("user_id")), _answer(response["value"], where)
@@ -211,7 +213,7 @@ def _answer(value: object, name: str) -> str:
     """Return the one answer that is in a value: a text, or a list of one text."""
     given = value[0] if isinstance(value, list) and len(value) == 1 else value
     if not isinstance(given, str) or not given.strip():
-        raise EntryError(f"field '{name}' is {_told(value)}, must be one answer")
+        raise EntryError(f"field '{name}' is {_describe(value)}, must be one answer")
     return given.strip()
 
 
@@ -223,11 +225,11 @@ def _person(value: object) -> str:
 
 def _list(value: object, name: str) -> Sequence[Any]:
     if not isinstance(value, list):
-        raise EntryError(f"field '{name}' is {_told(value)}, must be a list")
+        raise EntryError(f"field '{name}' is {_describe(value)}, must be a list")
     return value
 
 
-def _told(value: object) -> str:
+def _describe(value: object) -> str:
     """Say what a value is, in a few words."""
     if value is None:
         return "absent"

@@ -13,8 +13,8 @@ from gristmill.cluster.runtime.progress import Bar
 from gristmill.cluster.store.store import Shard
 from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.pipeline.dispatch import Dispatch
-from gristmill.generation.pipeline.pace import TREND_S, Pace, Seen
-from gristmill.generation.pipeline.plan import Goal, RawShard, Schedule, ShardReport, Tally
+from gristmill.generation.pipeline.pace import TREND_S, Observation, Pace
+from gristmill.generation.pipeline.plan import Goal, RawShard, ShardReport, ShardSequence, Tally
 from gristmill.generation.pipeline.settle import MARGIN, Progress, top
 from gristmill.generation.pipeline.snapshots import Snapshots
 
@@ -26,7 +26,7 @@ RAW = "raw-"
 class Driver:
     """One execution of the job: shards out, rows settled, until the target is met; then the manifest."""
 
-    def __init__(self, job: Job, goal: Goal, run: Run, work: Work, dispatch: Dispatch, schedule: Schedule) -> None:
+    def __init__(self, job: Job, goal: Goal, run: Run, work: Work, dispatch: Dispatch, schedule: ShardSequence) -> None:
         """Take in what earlier executions have committed."""
         self._job, self._goal, self._run, self._work = job, goal, run, work
         self._dispatch, self._schedule = dispatch, schedule
@@ -51,7 +51,7 @@ class Driver:
         Raises:
             RunError: when `max_drafts` are drawn and it is not.
         """
-        if not self.progress.met:
+        if not self.progress.target_met:
             begin = time.monotonic()
             self._dispatch(self._feed, self._done, lambda stats: self._show(bar, stats))
             self._making_s = time.monotonic() - begin
@@ -107,7 +107,7 @@ class Driver:
 
     def _feed(self) -> tuple[RawShard, Sequence[Shard]] | None:
         """Return the next shard to make; None when enough is under way, or its round must wait for an earlier one."""
-        while (shard := self._next) is not None and not self.progress.met:
+        while (shard := self._next) is not None and not self.progress.target_met:
             entry, needed = self._raw.get(str(shard)), self._schedule.settled_before(shard.round)
             if entry is None and (len(self._settled) < needed or self._enough() or self._spent()):
                 return None
@@ -149,17 +149,17 @@ class Driver:
     def _settle(self) -> bool:
         """Settle the shards that are next in order, and return whether the target is met."""
         store, output = self._run.store, self._work.output
-        while not self.progress.met and (place := len(self._settled)) in self._there:
+        while not self.progress.target_met and (place := len(self._settled)) in self._there:
             shard, raw = self._given.pop(place), self._there.pop(place)
             rows = self.progress.settle(from_table(store.read_shard(output, raw)), shard.draws)
             self._settled.append(store.commit_shard(output, shard.final, to_table(rows)))
             for suffix in ("json", "arrow"):  # the commit file first: without it the rest is no shard
                 store.delete(output, f"{shard}.{suffix}")
-        return self.progress.met
+        return self.progress.target_met
 
     def _refuse_short(self) -> None:
         progress = self.progress
-        if progress.target is None or progress.met:
+        if progress.target is None or progress.target_met:
             return
         most = ", ".join(top(progress.reasons, 3))
         raise RunError(
@@ -182,7 +182,7 @@ class Driver:
             bar.update(min(done, self._total), ", ".join([*said, "starting the engine"]), self._total, left="")
             return
         self._pace.add(
-            Seen(
+            Observation(
                 now=time.monotonic(),
                 missing=max(0, self._total - done),
                 done=done - (self._found.rows if self._schedule.limits else self._found.kept),

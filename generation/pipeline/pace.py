@@ -30,7 +30,7 @@ SPACING_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """What a driver sees at one moment; the counts are of this execution, without what earlier ones have made."""
 
     now: float
@@ -64,10 +64,10 @@ class Pace:
 
     def __init__(self) -> None:
         """Begin with the first `add`."""
-        self._recent: deque[Seen] = deque()
+        self._recent: deque[Observation] = deque()
         self._begin = self._tokens = self._last_tokens = 0.0
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: Observation) -> None:
         """Take in what is seen now."""
         if not self._recent:
             self._begin, self._last_tokens = seen.now, seen.tokens

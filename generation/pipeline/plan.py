@@ -159,7 +159,7 @@ def draws(pipeline: Pipeline, shard: RawShard, snapshot: Snapshot) -> Iterator[D
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ShardSequence:
     """The endless sequence of a job's shards; finite when each method has so many draws and no more."""
 
     weights: Sequence[float]

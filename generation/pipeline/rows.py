@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import GristmillError
-from gristmill.cluster.contract.own import Own, where
+from gristmill.cluster.contract.own import Own, locate_error
 from gristmill.cluster.contract.sample import Message, Origin, Sample
 from gristmill.cluster.contract.settings import Step
 from gristmill.cluster.models.engine import Reply, Request
@@ -184,7 +184,7 @@ class Rows:
 
     async def _row(self, draw: Draw, draft: Draft, usage: Usage) -> Sample:
         making = _Making(draw, usage, (*draw.parents, *draft.parents))
-        begin_answer = _begun(making, draft)
+        begin_answer = _begin(making, draft)
         sample = await self._judged(begin_answer, "instruction", making)
         if sample.dropped is None and not draft.complete:
             try:
@@ -211,7 +211,7 @@ class Rows:
                     continue
             except Exception as error:  # noqa: BLE001 - as above
                 verdict = Verdict(dropped=self._failed(step, error))
-            sample = ruled(sample, verdict)
+            sample = apply_verdict(sample, verdict)
         return sample
 
     def _ask(self, step: Method | Filter, making: "_Making") -> BoundAsk:
@@ -228,7 +228,7 @@ class Rows:
         if step.kind not in self.context.failed:
             self.context.failed.add(step.kind)
             log.error("%s raised on a row, which is dropped; further ones are not shown", step.kind, exc_info=error)
-        place = f" at {where(error, step.own_source.path)}" if isinstance(step, Own) else ""
+        place = f" at {locate_error(error, step.own_source.path)}" if isinstance(step, Own) else ""
         return f"{step.kind}: failed: {type(error).__name__}{place}"
 
 
@@ -246,7 +246,7 @@ class _Making:
         return self.draw.ordinal // self.draw.method.group
 
 
-def _begun(making: _Making, draft: Draft) -> Sample:
+def _begin(making: _Making, draft: Draft) -> Sample:
     """Return the row as it is drafted."""
     return Sample(
         id=making.usage.id,
@@ -276,7 +276,7 @@ def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
 def lost_row(pipeline: Pipeline, draw: Draw, reason: str) -> Sample:
     """Return the dropped row of a draw that could not be made at all."""
     usage = Usage(draw.id)
-    row = _begun(_Making(draw, usage, draw.parents), Draft(dropped=reason))
+    row = _begin(_Making(draw, usage, draw.parents), Draft(dropped=reason))
     return _with_origin(row, origin(pipeline, draw, usage))
 
 

@@ -45,7 +45,7 @@ class Progress:
         self._memories = [(step, step.memory()) for step in self.filters if isinstance(step, HistoryFilter)]
 
     @property
-    def met(self) -> bool:
+    def target_met(self) -> bool:
         """Whether the target is met."""
         return self.target is not None and self.kept >= self.target
 

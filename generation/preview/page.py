@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.preview.library import preview
-from gristmill.generation.preview.record import Call, Preview
+from gristmill.generation.preview.record import ModelCall, Preview
 
 INDENT = 4
 SAME_LINES = 8
@@ -53,7 +53,7 @@ def show(found: Preview, console: Console) -> None:
         title = f"{number} of {len(found.samples)}  {shown.sample.method}"
         _print(console, Rule(Text(title, "bold"), align="left"), f"--- {title} ---")
         for place, call in enumerate(shown.calls, 1):
-            _show_call(console, f"call {place}", call, _folded(call.prompt, f"sample {number}, call {place}", seen))
+            _show_call(console, f"call {place}", call, _fold(call.prompt, f"sample {number}, call {place}", seen))
         if not shown.calls:
             console.print(Text("no call of the model"))
         for line in _verdict(shown.sample):
@@ -61,13 +61,13 @@ def show(found: Preview, console: Console) -> None:
         console.print()
     for call in found.shared:
         _print(console, Rule(Text("for several samples", "bold"), align="left"), "--- for several samples ---")
-        _show_call(console, "call", call, _folded(call.prompt, "a call for several samples", seen))
+        _show_call(console, "call", call, _fold(call.prompt, "a call for several samples", seen))
     kept = sum(shown.sample.dropped is None for shown in found.samples)
     dropped = len(found.samples) - kept
     console.print(Text(f"{len(found.samples)} samples, {kept} kept and {dropped} dropped; nothing was written"))
 
 
-def _folded(prompt: str, where: str, seen: dict[str, list[str]]) -> str:
+def _fold(prompt: str, where: str, seen: dict[str, list[str]]) -> str:
     """Return a prompt without the lines that it begins with as one of those seen, and add it to them."""
     lines = prompt.splitlines()
     best, length = "", SAME_LINES - 1
@@ -79,7 +79,7 @@ def _folded(prompt: str, where: str, seen: dict[str, list[str]]) -> str:
     return "\n".join([f"… {length} lines as in {best}", *lines[length:]]) if best else prompt
 
 
-def _show_call(console: Console, title: str, call: Call, prompt: str) -> None:
+def _show_call(console: Console, title: str, call: ModelCall, prompt: str) -> None:
     request, reply = call.request, call.reply
     cached = f", {reply.cached_tokens} of them cached" if reply.cached_tokens else ""
     facts = f"{call.model}, {reply.prompt_tokens} prompt tokens{cached}"
@@ -132,7 +132,7 @@ def _sample(sample: Sample) -> dict[str, Any]:
     return {**value, "messages": [{"role": m.role, "content": m.content} for m in sample.messages]}
 
 
-def _call(call: Call) -> dict[str, Any]:
+def _call(call: ModelCall) -> dict[str, Any]:
     request = asdict(call.request)
     request["messages"] = [{"role": m.role, "content": m.content} for m in call.request.messages]
     return {"model": call.model, "prompt": call.prompt, "request": request, "reply": asdict(call.reply)}

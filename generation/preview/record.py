@@ -30,7 +30,7 @@ from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import EngineActor, LiveEngine, OpenEngine, RemoteEngine, host, open_engine
 from gristmill.generation.engines.placement import Placement
 from gristmill.generation.job import Generate
-from gristmill.generation.pipeline.plan import Pipeline, RawShard, Schedule
+from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardSequence
 from gristmill.generation.pipeline.worker import Place, RowMaker
 
 MOST_CALLS = 1000
@@ -38,7 +38,7 @@ MOST_CALLS = 1000
 
 
 @dataclass(frozen=True)
-class Call:
+class ModelCall:
     """One call of the model: what it was shown, what it said."""
 
     model: str
@@ -49,19 +49,19 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SampleTrace:
     """A sample with the calls that were made for it, in order."""
 
     sample: Sample
-    calls: tuple[Call, ...]
+    calls: tuple[ModelCall, ...]
 
 
 @dataclass(frozen=True)
 class Preview:
     """The samples of a job's first draws, and the calls that were made for none of them alone."""
 
-    samples: tuple[Shown, ...]
-    shared: tuple[Call, ...] = ()
+    samples: tuple[SampleTrace, ...]
+    shared: tuple[ModelCall, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the engine said of itself when it had started."""
 
@@ -80,7 +80,7 @@ class Recorder:
     def __init__(self, engine: LiveEngine, model: str) -> None:
         """Take the engine over."""
         self._engine, self._model = engine, model
-        self.calls: list[Call] = []
+        self.calls: list[ModelCall] = []
 
     async def ready(self) -> dict[str, Any]:
         """Return facts of the engine's start."""
@@ -92,7 +92,7 @@ class Recorder:
         prompt = self._engine.render(request) if isinstance(self._engine, Renders) else turns(request)
         prompt = await prompt if inspect.isawaitable(prompt) else prompt
         reply = await self._engine.ask(request)
-        self.calls.append(Call(self._model, request, reply, str(prompt)))
+        self.calls.append(ModelCall(self._model, request, reply, str(prompt)))
         return reply
 
     def stats(self) -> Mapping[str, float]:
@@ -114,7 +114,7 @@ class OtherActor(EngineActor):
         to_file(logs, name)
         self._engine = self._recorder = Recorder(opens(engine), engine.model)
 
-    async def calls(self) -> list[Call]:
+    async def calls(self) -> list[ModelCall]:
         """Return what it was asked."""
         return self._recorder.calls
 
@@ -145,7 +145,7 @@ class MakerActor:
         """Make and commit the shards, all at once."""
         await asyncio.gather(*(self._maker.make(shard, ()) for shard in shards))
 
-    async def calls(self) -> list[Call]:
+    async def calls(self) -> list[ModelCall]:
         """Return what the engines of this actor were asked."""
         return [call for recorder in self._recorders.values() for call in recorder.calls]
 
@@ -172,21 +172,21 @@ def preview(
         shards = first_draws(job, store, work, n)
         screen.say(f"starting Ray and {job.engine.endpoint or job.engine.model}")
         with session(ground.address, ground.num_cpus, ground.num_gpus):
-            calls, facts = _made(job, job.place(store, work, f"{folder}/logs"), shards, opens)
+            calls, facts = _make(job, job.place(store, work, f"{folder}/logs"), shards, opens)
         tables = (store.read_shard(work.output, store.shard(work.output, str(shard))) for shard in shards)
         rows = [row for table in tables for row in from_table(table)]
-    return assigned(rows, calls, facts)
+    return assign_calls(rows, calls, facts)
 
 
 def first_draws(job: Generate, store: Store, work: Work, n: int) -> list[RawShard]:
     """Return shards of a single draw each: the first ones of every method, as many as its weight gives it of `n`."""
     limits = job.schedule(store, work).limits
-    return list(islice(Schedule([method.weight for method in job.methods], 1, n + 1, limits), n))
+    return list(islice(ShardSequence([method.weight for method in job.methods], 1, n + 1, limits), n))
 
 
-def _made(
+def _make(
     job: Generate, place: Place, shards: Sequence[RawShard], opens: tuple[OpenEngine, OpenEncoder]
-) -> tuple[list[Call], dict[str, Any]]:
+) -> tuple[list[ModelCall], dict[str, Any]]:
     """Have the shards made on one actor for each engine; return the calls, and facts of the engine's start."""
     import ray
 
@@ -233,12 +233,12 @@ def _got(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's met
         raise RunError(f"preview: the engine's process died; the end of its log: {tail(logs, 'preview')}") from error
 
 
-def assigned(rows: Sequence[Sample], calls: Sequence[Call], facts: Mapping[str, Any]) -> Preview:
+def assign_calls(rows: Sequence[Sample], calls: Sequence[ModelCall], facts: Mapping[str, Any]) -> Preview:
     """Return the samples with their calls, told by the seed: the n-th call for a sample has the seed of (its id, n).
 
     A text that was scored has no seed of its own and goes to the sample that says it.
     """
-    by_seed: dict[int, list[Call]] = defaultdict(list)
+    by_seed: dict[int, list[ModelCall]] = defaultdict(list)
     for call in calls:
         by_seed[call.request.seed if call.request.scored is None else -1].append(call)
     samples = []
@@ -246,7 +246,7 @@ def assigned(rows: Sequence[Sample], calls: Sequence[Call], facts: Mapping[str, 
         own = [call for n in range(MOST_CALLS) for call in by_seed.pop(ids.request_seed(row.id, n), ())]
         scored = [call for call in by_seed[-1] if _says(row, call.request.scored or "")]
         by_seed[-1] = [call for call in by_seed[-1] if call not in scored]
-        samples.append(Shown(row, (*own, *scored)))
+        samples.append(SampleTrace(row, (*own, *scored)))
     return Preview(tuple(samples), tuple(call for left in by_seed.values() for call in left), facts)
 
 

@@ -24,7 +24,7 @@ def ids(table: pa.Table) -> Ids:
     return np.array(column.to_numpy(zero_copy_only=False), dtype="S32").reshape(len(table))
 
 
-def among(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
+def find_ids(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
     """Return ([n] place of each name in the ascending `known`, [n] whether it is there)."""
     if not len(known):
         return np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
@@ -49,23 +49,23 @@ def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
     prompt_for = pc.not_equal(pc.utf8_trim_whitespace(contents), "")
     if which == "chat":
         said = pc.binary_join_element_wise(*map(_large, ("<|", roles, "|>\n", contents, "\n", "")))
-        return pc.utf8_trim_whitespace(_joined(said, parent, len(messages), ""))
+        return pc.utf8_trim_whitespace(_join(said, parent, len(messages), ""))
     asked = pc.and_(prompt_for, pc.is_in(roles, pa.array(ROLES[which])))
-    found = pc.utf8_trim_whitespace(_joined(contents.filter(asked), _kept(parent, asked), len(messages), "\n"))
+    found = pc.utf8_trim_whitespace(_join(contents.filter(asked), _select(parent, asked), len(messages), "\n"))
     absent = pc.equal(found, "")
     if not pc.any(absent).as_py():
         return found
     rest = pc.and_(prompt_for, pc.not_equal(roles, "system"))
-    other = pc.utf8_trim_whitespace(_joined(contents.filter(rest), _kept(parent, rest), len(messages), "\n"))
+    other = pc.utf8_trim_whitespace(_join(contents.filter(rest), _select(parent, rest), len(messages), "\n"))
     return pc.if_else(absent, other, found)
 
 
-def _kept(parent: Int, mask: pa.BooleanArray) -> Int:
+def _select(parent: Int, mask: pa.BooleanArray) -> Int:
     kept: Int = parent[mask.to_numpy(zero_copy_only=False)]
     return kept
 
 
-def _joined(texts: pa.LargeStringArray, parent: Int, rows: int, between: str) -> pa.LargeStringArray:
+def _join(texts: pa.LargeStringArray, parent: Int, rows: int, between: str) -> pa.LargeStringArray:
     """Join the texts of each row, which are in the order of the rows; a row without any is empty."""
     ends = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(parent, minlength=rows), out=ends[1:])
@@ -88,7 +88,7 @@ def score_names(table: pa.Table) -> list[str]:
 
 def score(table: pa.Table, name: str) -> NDArray[np.float32]:
     """Return [rows] of one score, NaN where a sample has none."""
-    found = [_looked_up(chunk, name) for chunk in _maps(table, "scores")]
+    found = [_look_up(chunk, name) for chunk in _maps(table, "scores")]
     return np.concatenate([np.empty(0, np.float32), *(pc.fill_null(f, np.nan).to_numpy(False) for f in found)])
 
 
@@ -96,12 +96,12 @@ def tag(table: pa.Table, name: str) -> pa.Array:
     """Return a string for each row, null where a sample lacks the tag; `method` is the column of that name."""
     if name == "method":
         return pa.concat_arrays([pa.array([], pa.string()), *table["method"].chunks])
-    return pa.concat_arrays([pa.array([], pa.string()), *(_looked_up(chunk, name) for chunk in _maps(table, "tags"))])
+    return pa.concat_arrays([pa.array([], pa.string()), *(_look_up(chunk, name) for chunk in _maps(table, "tags"))])
 
 
 def _maps(table: pa.Table, column: str) -> list[pa.MapArray]:
     return list(table[column].chunks)
 
 
-def _looked_up(maps: pa.MapArray, name: str) -> pa.Array:
+def _look_up(maps: pa.MapArray, name: str) -> pa.Array:
     return pc.map_lookup(maps, pa.scalar(name, maps.type.key_type), "first")

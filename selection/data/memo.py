@@ -9,7 +9,7 @@ import numpy as np
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.store.store import Store
-from gristmill.selection.data.pool import Array, Memo, MemoryMemo
+from gristmill.selection.data.samples import Array, Memo, MemoryMemo
 
 REVISION = 1
 """Raised when the same name comes to represent other numbers, so that no build finds what another version made."""

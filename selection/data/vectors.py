@@ -11,10 +11,10 @@ from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Ids, Int
 from gristmill.selection.data.matrix import Matrix
 from gristmill.selection.data.memo import StoreMemo
-from gristmill.selection.data.pool import Array, Pool
+from gristmill.selection.data.samples import Array, Samples
 
 
-def matrix_of(store: Store, name: str, pool: Pool, encoder: str | None = None, rows: Int | None = None) -> Matrix:
+def matrix_of(store: Store, name: str, pool: Samples, encoder: str | None = None, rows: Int | None = None) -> Matrix:
     """Return the vectors of a pool's samples, row by row; in a local store memory-mapped from a file that is kept.
 
     Args:
@@ -34,7 +34,7 @@ def matrix_of(store: Store, name: str, pool: Pool, encoder: str | None = None, r
     def fill(array: Array) -> None:
         open_ = np.ones(len(wanted), np.bool_)
         for names, block in _scan(store, name):
-            place, known = columns.among(names, wanted)
+            place, known = columns.find_ids(names, wanted)
             array[place[known]] = block[known]
             open_[place[known]] = False
         if open_.any():

@@ -24,7 +24,7 @@ GRID = 4000.0
 which float32 holds exactly, in whatever order a library sums them. It moves a cosine by 10^-4."""
 
 
-class Greed(NamedTuple):
+class BlockChoice(NamedTuple):
     """The greedy choice among some rows."""
 
     chosen: Int
@@ -57,7 +57,7 @@ def blocks(matrix: Matrix, seed: int, most: int = BLOCK_ROWS) -> list[Int]:
     return sorted(done, key=lambda rows: int(rows[0]) if len(rows) else 0)
 
 
-def merged(parts: list[Int], choose: Callable[[Int, int], Greed], budget: int) -> Greed:
+def merge_choices(parts: list[Int], choose: Callable[[Int, int], BlockChoice], budget: int) -> BlockChoice:
     """Return the greedy choice of `budget` rows where nothing that is chosen in one block changes a gain in another.
 
     The greedy choice of all rows then takes the choices of each block in their order, always from the block whose next
@@ -83,7 +83,7 @@ def merged(parts: list[Int], choose: Callable[[Int, int], Greed], budget: int) -
                 if limits[place] < len(rows) and block.gains[-1] >= floor
             ]
             if not short:
-                return Greed(np.concatenate([block.chosen for block in found])[best], gains[best])
+                return BlockChoice(np.concatenate([block.chosen for block in found])[best], gains[best])
             for place in short:
                 limits[place] = min(4 * limits[place], len(parts[place]))
             again = pool.map(choose, [parts[place] for place in short], [limits[place] for place in short])

@@ -5,7 +5,7 @@ import numpy as np
 from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float32, Float64, Matrix
 from gristmill.selection.diversity import Spread
-from gristmill.selection.diversity.blocks import BLOCK_ROWS, Greed, blocks, merged, stand_ins
+from gristmill.selection.diversity.blocks import BLOCK_ROWS, BlockChoice, blocks, merge_choices, stand_ins
 from gristmill.selection.kernels import kernel_with
 
 WIDTH = 0.25
@@ -49,11 +49,11 @@ def dpp(
     parts = blocks(matrix, seed, block_rows)
     bonus = np.zeros(len(matrix)) if quality is None else trade / (1 - trade) * quality
 
-    def choose(rows: Int, most: int) -> Greed:
+    def choose(rows: Int, most: int) -> BlockChoice:
         chosen, gains = _greedy(matrix.take(rows), bonus[rows], most)
-        return Greed(rows[chosen], np.minimum.accumulate(gains))
+        return BlockChoice(rows[chosen], np.minimum.accumulate(gains))
 
-    found = merged(parts, choose, budget)
+    found = merge_choices(parts, choose, budget)
     stand_in, _ = stand_ins(matrix, parts, found.chosen)
     log_det = float((found.gains - bonus[found.chosen]).sum())
     return Spread(found.chosen, found.gains, stand_in, {"log_det": log_det, "blocks": float(len(parts))})

@@ -5,7 +5,15 @@ import numpy as np
 from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float32, Float64, Matrix
 from gristmill.selection.diversity import Spread
-from gristmill.selection.diversity.blocks import BLOCK_ROWS, GRID, Greed, blocks, merged, on_grid, stand_ins
+from gristmill.selection.diversity.blocks import (
+    BLOCK_ROWS,
+    GRID,
+    BlockChoice,
+    blocks,
+    merge_choices,
+    on_grid,
+    stand_ins,
+)
 from gristmill.selection.kernels import kernel, kernel_with
 
 
@@ -47,14 +55,14 @@ def facility_location(
     scale = (1 - trade) * budget / max(1, len(matrix))
     bonus = np.zeros(len(matrix)) if quality is None else trade * quality
 
-    def choose(rows: Int, most: int) -> Greed:
+    def choose(rows: Int, most: int) -> BlockChoice:
         vectors = on_grid(matrix.take(rows))
         products = vectors @ vectors.T
         np.clip(products, 0, GRID**2, out=products)
         chosen, gains = _lazy_greedy(products, scale / GRID**2, bonus[rows], most)
-        return Greed(rows[chosen], np.minimum.accumulate(gains))
+        return BlockChoice(rows[chosen], np.minimum.accumulate(gains))
 
-    found = merged(parts, choose, budget)
+    found = merge_choices(parts, choose, budget)
     stand_in, value = stand_ins(matrix, parts, found.chosen)
     return Spread(found.chosen, found.gains, stand_in, {"facility_location": value, "blocks": float(len(parts))})
 

@@ -50,7 +50,7 @@ def k_center(matrix: Matrix, budget: int, first: int | None = None, sizes: Sizes
     return Spread(chosen, 1 - np.minimum(cosine, 1), stand_in, {"radius": max(0.0, 1 - rest)})
 
 
-class Greedy(NamedTuple):
+class GreedyChoice(NamedTuple):
     """The greedy choice of k-center or MMR."""
 
     chosen: Int
@@ -64,7 +64,9 @@ class Greedy(NamedTuple):
     """Highest cosine to a chosen row of the row that would be chosen next; 1 where there is none."""
 
 
-def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: float, sizes: Sizes = SIZES) -> Greedy:
+def greedy(
+    matrix: Matrix, budget: int, first: int, bonus: Float64, weight: float, sizes: Sizes = SIZES
+) -> GreedyChoice:
     """Choose again and again the row with the lowest `weight` x (highest cosine to a chosen row) - `bonus`.
 
     Lazy and exact. The highest cosine only grows, so what is known of a row from its last comparison bounds its penalty
@@ -81,7 +83,7 @@ def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: floa
         weight: not negative.
         sizes: how much is worked on at a time.
     """
-    known = _Known(matrix, min(budget, len(matrix)), first)
+    known = _NearestCentres(matrix, min(budget, len(matrix)), first)
     rest = 1.0
     while True:
         penalty = np.where(known.open, weight * known.nearest - bonus, np.inf)
@@ -95,11 +97,11 @@ def greedy(matrix: Matrix, budget: int, first: int, bonus: Float64, weight: floa
             break
     stand_in = known.chosen[known.by]
     stand_in[known.chosen] = known.chosen
-    return Greedy(known.chosen, known.at_choice, stand_in, rest)
+    return GreedyChoice(known.chosen, known.at_choice, stand_in, rest)
 
 
 def _drain(
-    known: "_Known", rows: Int, pool: Float32, bound: tuple[float, int], terms: tuple[Float64, float]
+    known: "_NearestCentres", rows: Int, pool: Float32, bound: tuple[float, int], terms: tuple[Float64, float]
 ) -> tuple[int, float]:
     """Choose from the pool while its best row is better than all rows outside.
 
@@ -123,7 +125,7 @@ def _drain(
     return following
 
 
-class _Known:
+class _NearestCentres:
     """What is known of every row: how near it came to the centres that it has met."""
 
     def __init__(self, matrix: Matrix, budget: int, first: int) -> None:

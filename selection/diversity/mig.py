@@ -10,7 +10,7 @@ import numpy as np
 
 from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float32, Float64
-from gristmill.selection.diversity.tags import Tagged
+from gristmill.selection.diversity.tags import TagMatrix
 from gristmill.selection.kernels import kernel
 
 A, B = 1e-6, 0.8
@@ -28,7 +28,7 @@ class Propagation(NamedTuple):
     weights: Float64
 
 
-class Gains(NamedTuple):
+class MigChoice(NamedTuple):
     """The greedy choice of MIG."""
 
     chosen: Int
@@ -59,7 +59,7 @@ def propagation(vectors: Float32, min_cosine: float) -> Propagation:
     return Propagation(starts, tag, cosine / np.bincount(tag, weights=cosine, minlength=num)[tag])
 
 
-def mig(tags: Tagged, quality: Float64, propagated: Propagation, budget: int) -> Gains:
+def mig(tags: TagMatrix, quality: Float64, propagated: Propagation, budget: int) -> MigChoice:
     """Return rows chosen one by one, each the one that brings the most information; ties go to the lower row.
 
     A row's quality is shared evenly among its tags, v = quality / tags, and spread over the graph, u = v P. The chosen
@@ -81,7 +81,7 @@ def mig(tags: Tagged, quality: Float64, propagated: Propagation, budget: int) ->
     parts = (propagated.starts, propagated.tags, propagated.weights)
     _begin(rows, (tags.starts, tags.tags), share, parts, (slope, pull, bound))
     order = np.argsort(-bound, kind="stable")  # what is sorted is a heap
-    return Gains(
+    return MigChoice(
         *_greedy(
             (tags.starts, tags.tags),
             share,

@@ -17,7 +17,7 @@ FLOP_PER_S = 7.6e10
 """Multiplications and additions of float32 products in a second of one core, measured."""
 
 
-class Filtered(NamedTuple):
+class FilterResult(NamedTuple):
     """What the filter decided on candidates, best first."""
 
     kept: NDArray[np.bool_]
@@ -28,7 +28,7 @@ class Filtered(NamedTuple):
     """[n] by row: cosine to that row; NaN where there is none."""
 
 
-def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget: int) -> Filtered:
+def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget: int) -> FilterResult:
     """Visit rows best first and keep those whose cosine to all kept ones is at most `max_cosine`, up to a budget.
 
     The result is the same as of visiting them one by one. A block of candidates is compared with the kept rows in one
@@ -53,7 +53,7 @@ def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget
         kept[start : start + len(rows)] = taken
         bank.add(block[taken], rows[taken])
         start += seen
-    return Filtered(kept[:start], nearest, np.minimum(cosine, np.float32(1)))
+    return FilterResult(kept[:start], nearest, np.minimum(cosine, np.float32(1)))
 
 
 class _Bank:

@@ -32,7 +32,7 @@ SHORT = 3
 """Words of at most this many letters are left as they are: `gas`, `css`."""
 
 
-class Tagged(NamedTuple):
+class TagMatrix(NamedTuple):
     """The tags of n samples, as a sparse matrix."""
 
     names: tuple[str, ...]
@@ -88,7 +88,7 @@ def _singular(word: str) -> str:
     return word
 
 
-def tagged(code: Int, values: Sequence[str], min_count: int = 1) -> Tagged:
+def read_tags(code: Int, values: Sequence[str], min_count: int = 1) -> TagMatrix:
     """Return the tags of n rows from the values of a column, each named by its most frequent spelling.
 
     Args:
@@ -119,7 +119,7 @@ def tagged(code: Int, values: Sequence[str], min_count: int = 1) -> Tagged:
     return _only(found, found.counts >= max(1, min_count))
 
 
-def merged(tags: Tagged, vectors: Float32, min_cosine: float) -> Tagged:
+def merge_tags(tags: TagMatrix, vectors: Float32, min_cosine: float) -> TagMatrix:
     """Return the tags with each one replaced by the nearest more frequent tag, where their cosine is above a bound.
 
     Args:
@@ -144,18 +144,18 @@ def _entries(code: Int, ends: Int, flat: Int) -> tuple[Int, Int]:
     return np.repeat(rows, sizes)[entries >= 0], entries[entries >= 0]
 
 
-def _of_pairs(num: int, rows: Int, tags: Int, names: Sequence[str]) -> Tagged:
+def _of_pairs(num: int, rows: Int, tags: Int, names: Sequence[str]) -> TagMatrix:
     keys = np.sort(rows * max(1, len(names)) + tags)
     keys = keys[np.diff(keys, prepend=-1) > 0]  # np.unique hashes whole numbers, ten times slower here
     rows, tags = np.divmod(keys, max(1, len(names)))
-    return Tagged(tuple(names), _starts(num, rows), tags)
+    return TagMatrix(tuple(names), _starts(num, rows), tags)
 
 
-def _only(tags: Tagged, wanted: NDArray[np.bool_]) -> Tagged:
+def _only(tags: TagMatrix, wanted: NDArray[np.bool_]) -> TagMatrix:
     stays = wanted[tags.tags]
     place = np.cumsum(wanted) - 1
     names = tuple(name for name, use in zip(tags.names, wanted, strict=True) if use)
-    return Tagged(names, _starts(len(tags.starts) - 1, tags.rows[stays]), place[tags.tags[stays]])
+    return TagMatrix(names, _starts(len(tags.starts) - 1, tags.rows[stays]), place[tags.tags[stays]])
 
 
 def _starts(num: int, rows: Int) -> Int:

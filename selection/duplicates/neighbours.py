@@ -15,7 +15,7 @@ import numpy as np
 
 from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import BLOCK_ROWS, Float32, Matrix
-from gristmill.selection.data.pool import Array
+from gristmill.selection.data.samples import Array
 from gristmill.selection.duplicates import clusters
 from gristmill.selection.duplicates.clusters import Int32, in_threads
 from gristmill.selection.kernels import kernel, kernel_with
@@ -43,13 +43,13 @@ class Pairs(NamedTuple):
     cosine: Float32
 
 
-def _anew(name: str, make: Callable[[], Array]) -> Array:
+def _make(name: str, make: Callable[[], Array]) -> Array:
     del name
     return make()
 
 
 @dataclass(frozen=True, eq=False)
-class Index:
+class ClusterIndex:
     """Rows in clusters. There are sqrt(n) clusters, which balances finding a cluster with searching in it."""
 
     matrix: Matrix
@@ -68,7 +68,9 @@ class Index:
         return sketches, clusters.assign(Matrix(sketches), self.centroids, probes)[0]
 
 
-def index(matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _anew, exact_rows: int = EXACT_ROWS) -> Index:
+def index(
+    matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _make, exact_rows: int = EXACT_ROWS
+) -> ClusterIndex:
     """Return the index of a matrix; what is expensive in it is asked of `keep`, such as a memo, by name.
 
     Cost at 10^6 x 384: 10 CPU seconds; memory: the sketches, 4 x 97 bytes a row.
@@ -79,7 +81,7 @@ def index(matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _anew, exa
     rows = Matrix(sketches)
     centroids = keep("centroids", lambda: clusters.fit(rows, num, seed=seed, sample=SAMPLE_ROWS * num))
     near = keep("clusters", lambda: clusters.assign(rows, centroids, probes)[0])
-    return Index(matrix, axes, sketches, centroids, near)
+    return ClusterIndex(matrix, axes, sketches, centroids, near)
 
 
 def sketch(matrix: Matrix, axes: Float32) -> Float32:
@@ -129,7 +131,7 @@ def pairs(
     return _join(_Sides(matrix, built.sketches, built.near, built, min_cosine, most or len(matrix), itself=True))
 
 
-def between(queries: Matrix, base: Index, min_cosine: float, *, probes: int = 3, most: int = 64) -> Pairs:
+def between(queries: Matrix, base: ClusterIndex, min_cosine: float, *, probes: int = 3, most: int = 64) -> Pairs:
     """Return the pairs (query, base row) over a cosine; `most` is as in `pairs`, for each query."""
     sketches, near = base.probe(queries, probes)
     return _join(_Sides(queries, sketches, near, base, min_cosine, most, itself=False))
@@ -180,7 +182,7 @@ Visit = tuple[Int, Int]
 """The queries that look into a cluster, and the base rows that are in it."""
 
 
-def _visits(near: Int32, base: Index) -> Iterator[Visit]:
+def _visits(near: Int32, base: ClusterIndex) -> Iterator[Visit]:
     """Yield the visit of each cluster that has both queries and base rows."""
     num = len(base.centroids)
     rows, row_ends = clusters.members(near, num)
@@ -197,7 +199,7 @@ class _Sides(NamedTuple):
     queries: Matrix
     sketches: Float32
     near: Int32
-    base: Index
+    base: ClusterIndex
     min_cosine: float
     most: int
     itself: bool
@@ -207,14 +209,14 @@ class _Sides(NamedTuple):
 def _join(sides: _Sides) -> Pairs:
     """Multiply the queries with the base rows in the clusters that they look into."""
     none = Pairs(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
-    found = [none, *in_threads(partial(_searched, sides), _visits(sides.near, sides.base))]
+    found = [none, *in_threads(partial(_search, sides), _visits(sides.near, sides.base))]
     left, right, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
     del found
     order = np.argsort(left.astype(np.int64) << 32 | right, kind="stable")
     return Pairs(left[order], right[order], cosine[order])
 
 
-def _searched(sides: _Sides, visit: Visit) -> Pairs:
+def _search(sides: _Sides, visit: Visit) -> Pairs:
     """Return the pairs of one cluster, tile by tile."""
     rows, columns = visit
     row_sketches, column_sketches = sides.sketches[rows], sides.base.sketches[columns]
@@ -230,7 +232,7 @@ def _searched(sides: _Sides, visit: Visit) -> Pairs:
             num = _over(tile, floor, left, right, held, bounds)
             num = _fresh(held[:, :num], bounds, visit, sides.near, sides.itself, counts, sides.most)
             over = held[:, :num]
-            one, other = _gathered(sides.queries, rows, over[0]), _gathered(sides.base.matrix, columns, over[1])
+            one, other = _gather(sides.queries, rows, over[0]), _gather(sides.base.matrix, columns, over[1])
             cosine = _products(one[0], other[0], one[1], other[1])
             floor_ = sides.min_cosine - ROUNDING
             chosen = _first(over, cosine, floor_, visit, sides.itself, counts, sides.most)
@@ -242,7 +244,7 @@ def _searched(sides: _Sides, visit: Visit) -> Pairs:
     return Pairs(one_, other_, cosine)
 
 
-def _gathered(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
+def _gather(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
     """Return (the vectors of the rows that are used at all, and for each use its place among them)."""
     used = np.zeros(len(rows), np.bool_)
     used[at] = True

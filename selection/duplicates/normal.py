@@ -195,7 +195,7 @@ def _normal(data: Bytes, single: Points, many: Points, out: Points) -> int:
     """
     length, space, held, digit, at = 0, False, NONE, False, 0
     while at < len(data):
-        point, width = _decoded(data, at)
+        point, width = _decode(data, at)
         at += width
         if point >= POINTS:
             return -1
@@ -236,7 +236,7 @@ def _step(
 
 
 @kernel
-def _decoded(data: Bytes, at: int) -> tuple[np.int64, int]:
+def _decode(data: Bytes, at: int) -> tuple[np.int64, int]:
     """Return the code point that begins at a byte of UTF-8, and its number of bytes."""
     byte = np.int64(data[at])
     if byte < 0x80:
@@ -275,11 +275,11 @@ def is_unspaced(point: np.uint32) -> bool:
 def _hash_all(points: Points, begin: Int, size: Int, high: Key, low: Key) -> None:
     """Write both halves of the key of every form."""
     for row in range(len(size)):
-        high[row], low[row] = hashed(points[begin[row] : begin[row] + size[row]])
+        high[row], low[row] = hash_form(points[begin[row] : begin[row] + size[row]])
 
 
 @kernel
-def hashed(form: Points) -> tuple[np.uint64, np.uint64]:
+def hash_form(form: Points) -> tuple[np.uint64, np.uint64]:
     """Return 128 bits of a normal form.
 
     A step takes four code points, two into each half, and then mixes each half into the other, so that both depend on

@@ -86,7 +86,7 @@ def starts(texts: pa.LargeStringArray, blocks: Blocks) -> Int:
     return found
 
 
-def own(texts: pa.LargeStringArray, begin: Int) -> pa.LargeStringArray:
+def own_texts(texts: pa.LargeStringArray, begin: Int) -> pa.LargeStringArray:
     """Return the texts from byte `begin` on."""
     if not begin.any():
         return texts
@@ -139,8 +139,11 @@ def _blocks(marks: Marks) -> Blocks:
             members = alive[group == block]
             if bound[members[0]] and depth - bound[members[0]] < BLOCK:
                 continue  # words with which many begin after a block: "What is the"
-            if hot[members].mean() < ALIKE and _alike(marks, alive[parting & (group == block)], depth) < ALIKE:
-                end, name = _refined(marks, members, depth)
+            if (
+                hot[members].mean() < ALIKE
+                and _median_similarity(marks, alive[parting & (group == block)], depth) < ALIKE
+            ):
+                end, name = _extend(marks, members, depth)
                 bound[members], found[name] = end, int(marks.prefix[begin[members[0]]])
                 deepest = max(deepest, end)
         alive = alive[(count >= LEAST)[group]]
@@ -153,7 +156,7 @@ def _groups(hashes: Key) -> tuple[Int, Int]:
     return group, count
 
 
-def _alike(marks: Marks, rows: Int, depth: int) -> float:
+def _median_similarity(marks: Marks, rows: Int, depth: int) -> float:
     """Return the median Jaccard similarity of the units after a depth, of neighbours among some of the texts."""
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), PAIRS + 1)).astype(np.int64)]
     sets = [np.unique(marks.unit[marks.begin[row] + depth : marks.begin[row + 1]]) for row in some]
@@ -161,7 +164,7 @@ def _alike(marks: Marks, rows: Int, depth: int) -> float:
     return float(np.median([n / (len(a) + len(b) - n) for n, (a, b) in zip(both, pairwise(sets), strict=True)]))
 
 
-def _refined(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
+def _extend(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
     """Return (units, hash) of a block that ends at `depth` or, if its texts go on alike, a few units later."""
     begin = marks.begin
     end, name = depth, int(marks.prefix[begin[members[0]] + depth - 1])
@@ -195,7 +198,7 @@ def _wide(byte: int) -> bool:
 
 
 @kernel
-def _hashed(data: Bytes, begin: int, end: int, found: np.uint64) -> np.uint64:
+def _hash(data: Bytes, begin: int, end: int, found: np.uint64) -> np.uint64:
     """Mix the bytes [begin, end) into a hash."""
     for at in range(begin, end):
         found = (found ^ np.uint64(data[at])) * ODD
@@ -223,8 +226,8 @@ def _mark(data: Bytes, ends: Int, begin: Int, prefix: Key, unit: Key) -> None:
             stop = _next(data, at, ends[row + 1])
             while data[at] <= SPACE:
                 at += 1
-            found = _hashed(data, at, stop, found)
-            prefix[place], unit[place] = mix(found), _hashed(data, at, stop, np.uint64(0))
+            found = _hash(data, at, stop, found)
+            prefix[place], unit[place] = mix(found), _hash(data, at, stop, np.uint64(0))
             at = stop
 
 
@@ -245,10 +248,10 @@ def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: 
             if count <= deepest:
                 while data[at] <= SPACE:
                     at += 1
-                found = _hashed(data, at, stop, found)
-                if count == 1 and not _among(blocks[1], mix(found)):
+                found = _hash(data, at, stop, found)
+                if count == 1 and not _contains(blocks[1], mix(found)):
                     break
-                if count >= BLOCK and _among(blocks[0], mix(found)):
+                if count >= BLOCK and _contains(blocks[0], mix(found)):
                     block, begin = count, stop
             at = stop
         if block and block < count <= 2 * block:
@@ -258,7 +261,7 @@ def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: 
 
 
 @kernel
-def _among(values: Key, value: np.uint64) -> bool:
+def _contains(values: Key, value: np.uint64) -> bool:
     """Say whether a value is in ascending values."""
     place = np.searchsorted(values, value)
     return bool(place < len(values) and values[place] == value)

@@ -47,7 +47,7 @@ Columns = tuple[Key, Key, Slots, Key]
 Room = tuple[Key, Bytes, Key, Points]
 
 
-class Shape(NamedTuple):
+class ShingleSpec(NamedTuple):
     """What a shingle is made of."""
 
     unit: Unit
@@ -73,7 +73,7 @@ def empty(num: int, permutations: int) -> Sketch:
     return Sketch(high, low, np.empty((num, permutations), np.uint8), kin)
 
 
-def sketch(texts: pa.LargeStringArray, starts: Int, shape: Shape, permutations: int, *, numbers: bool) -> Sketch:
+def sketch(texts: pa.LargeStringArray, starts: Int, shape: ShingleSpec, permutations: int, *, numbers: bool) -> Sketch:
     """Return what MinHash needs of texts whose own content begins at byte `starts`.
 
     A signature is a fast similarity sketch of the set S of shingles. Every shingle is thrown twice into one of the t
@@ -204,7 +204,7 @@ def _sketch_row(
     word, width, numbers, power, odd = parameters
     high, low, slots, kin = made
     units, wide, shingles, least = room
-    high[row], low[row] = hashed(whole)
+    high[row], low[row] = hash_form(whole)
     found = ZERO
     for byte in before:
         found = (found ^ np.uint64(byte)) * ODD

@@ -36,7 +36,7 @@ class Shared(NamedTuple):
     """[n] units of each row."""
 
 
-class Settled(NamedTuple):
+class SpanOwners(NamedTuple):
     """Which row holds what: every shared window is held by one row that stays."""
 
     lost_to: Int
@@ -82,7 +82,7 @@ def shared_windows(scan: Scan, size: int, rows: int) -> Shared:
     return Shared(owners[groups >= 0], places[groups >= 0], groups[groups >= 0], lengths)
 
 
-def settle(shared: Shared, size: int, rank: Int, limits: NDArray[np.float64]) -> Settled:
+def settle(shared: Shared, size: int, rank: Int, limits: NDArray[np.float64]) -> SpanOwners:
     """Give every shared window to the best row that has it and stays, visiting the rows best first.
 
     Args:
@@ -97,9 +97,9 @@ def settle(shared: Shared, size: int, rank: Int, limits: NDArray[np.float64]) ->
     lost_to, covered = np.full(len(rank), -1, np.int64), np.zeros(len(rank), np.int64)
     held_by = np.full(int(shared.groups.max(initial=-1)) + 1, -1, np.int64)
     spans = np.empty((len(order), 3), np.int64)
-    count = _settle(sorted_, size, limits, held_by, Settled(lost_to, covered, spans))
+    count = _settle(sorted_, size, limits, held_by, SpanOwners(lost_to, covered, spans))
     found = spans[:count]
-    return Settled(lost_to, covered, found[np.lexsort((found[:, 1], found[:, 0]))])
+    return SpanOwners(lost_to, covered, found[np.lexsort((found[:, 1], found[:, 0]))])
 
 
 def lowest(found: Units, size: int) -> tuple[Int, UInt64]:
@@ -148,7 +148,7 @@ def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) 
 
 
 @kernel
-def _settle(shared: Shared, size: int, limits: Array, held_by: Array, out: Settled) -> int:
+def _settle(shared: Shared, size: int, limits: Array, held_by: Array, out: SpanOwners) -> int:
     """Fill `out` and return the number of spans; the windows are sorted by rank of the row, then by place.
 
     The outer loop takes one row at a time, best first, and `mine` is the count of spans before it. The inner loop goes

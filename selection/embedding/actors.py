@@ -32,7 +32,7 @@ from gristmill.selection.contracts import VectorsOf
 from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Part
 from gristmill.selection.data.matrix import Float32
-from gristmill.selection.duplicates.shared import Blocks, find, own, starts
+from gristmill.selection.duplicates.shared import Blocks, find, own_texts, starts
 
 OpenEncoder = Callable[[Any], Encoder]
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class EmbedActor:
             said = columns.part(rows, self._wanted.part)
             names.append(rows["id"].combine_chunks().filter(pc.not_equal(said, "")))
             said = said.filter(pc.not_equal(said, ""))
-            texts.append(own(said, starts(said, piece.blocks)))
+            texts.append(own_texts(said, starts(said, piece.blocks)))
         said = pa.concat_arrays(texts)
         vectors = self._encoder.encode(said.to_pylist()).astype(self._wanted.encoder.dtype)
         kept = schema.vectors(self._encoder.dim, pa.from_numpy_dtype(vectors.dtype))
@@ -299,7 +299,7 @@ def _through_actors(
             read += piece.rows
             bar.update(read, f"{read / (last - begin):.0f} samples/s")
 
-        pool.run(listed(waiting), commit, lambda: None)
+        pool.run(feed_from(waiting), commit, lambda: None)
 
 
 def _lower(encoder: Any) -> str:  # noqa: ANN401 - of any encoder

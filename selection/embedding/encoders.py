@@ -29,7 +29,7 @@ def open_encoder(settings: Settings) -> Encoder:
     raise JobError(f"encoder: {type(settings).__name__} describes none, must be an Embedding or Gradients")
 
 
-def prepared(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> VectorsOf:
+def prepare_encoder(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> VectorsOf:
     """Return what is wanted with everything that must exist before an actor opens its encoder.
 
     Gradients need a model that was fine-tuned on a few of the samples, the same one for samples and targets: it is

@@ -11,7 +11,7 @@ ALWAYS = 1000
 """Samples that may always go: small data with many copies is no accident worth stopping for."""
 
 
-def tripped(step: Deduplicator, view: View, choice: Choice) -> str:
+def check_losses(step: Deduplicator, view: View, choice: Choice) -> str:
     """Return what a step would lose too much of, and what to do; the empty string where all is well."""
     lost = ~choice.kept
     if lost.sum() <= ALWAYS or choice.lost_to is None:

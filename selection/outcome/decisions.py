@@ -14,7 +14,7 @@ from gristmill.selection.contracts import Choice, View
 from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Ids, Int
 from gristmill.selection.data.matrix import Float32
-from gristmill.selection.data.pool import Pool, Turns, shortened
+from gristmill.selection.data.samples import Samples, Turns, shorten
 
 NO_TEXT = "select: no text in the conversation"
 
@@ -22,10 +22,10 @@ NO_TEXT = "select: no text in the conversation"
 class Decisions:
     """Verdicts on the samples of a pool: reasons, who they lost to, new scores and tags, shortened turns."""
 
-    def __init__(self, pool: Pool, silent: Ids) -> None:
+    def __init__(self, pool: Samples, silent: Ids) -> None:
         """Begin with nobody dropped but the samples without text."""
         size = len(pool.ids)
-        self._pool, self._silent = pool, silent
+        self._samples, self._silent = pool, silent
         self._reason, self._reasons = np.full(size, -1, np.int32), list[str]()
         self._lost_to = np.zeros(size, "S32")
         self.scores: dict[str, Float32] = {}
@@ -77,7 +77,7 @@ class Decisions:
     def _decided(self, store: Store, samples: str) -> Iterator[pa.Table]:
         place = 0
         for table in store.scan(samples):
-            rows = self._pool.row_of[place : place + len(table)]
+            rows = self._samples.row_of[place : place + len(table)]
             place += len(table)
             silent = np.isin(columns.ids(table), self._silent) & pc.is_null(table["dropped"]).to_numpy()
             mine = (rows >= 0) | silent
@@ -95,14 +95,18 @@ class Decisions:
             tags[name] = pa.array(words[rows], pa.string(), mask=~known)
         winner = self._lost_to[rows]
         tags["lost_to"] = pa.array(winner, mask=~known | (winner == b"")).cast(pa.string())
-        changed = {"scores": merged(table["scores"], scores), "tags": merged(table["tags"], tags), "dropped": said}
-        table = shortened(table, rows, self.cut)
+        changed = {
+            "scores": merge_maps(table["scores"], scores),
+            "tags": merge_maps(table["tags"], tags),
+            "dropped": said,
+        }
+        table = shorten(table, rows, self.cut)
         for name, column in changed.items():
             table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
         return table
 
 
-def merged(maps: pa.ChunkedArray, new: Mapping[str, pa.Array]) -> pa.MapArray:
+def merge_maps(maps: pa.ChunkedArray, new: Mapping[str, pa.Array]) -> pa.MapArray:
     """Return a column of maps with entries added, or put in the place of those of the same name; null adds none."""
     given = {name: values for name, values in new.items() if values.null_count < len(values)}
     old = pa.concat_arrays([pa.array([], maps.type), *maps.chunks])

@@ -113,10 +113,10 @@ def terms(text: str) -> list[str]:
     found: list[str] = []
     for run in _RUNS.findall(unicodedata.normalize("NFKC", text[:NAMED_CHARS]).casefold()):
         found += _jieba().cut(run) if _HAN.match(run) else [run]
-    return [word for word in found if len(word) > (1 if _HAN.match(word) else 2) and _told(word)]
+    return [word for word in found if len(word) > (1 if _HAN.match(word) else 2) and _names_topic(word)]
 
 
-def _told(word: str) -> bool:
+def _names_topic(word: str) -> bool:
     return word.replace("’", "'") not in _STOP and not any(c.isdigit() for c in word)
 
 

@@ -21,7 +21,7 @@ from gristmill.selection.selectors.relevance import Relevance
 from gristmill.selection.selectors.semantic import Semantic
 from gristmill.selection.selectors.substring import Substring
 
-Known = Annotated[
+BuiltinSelector = Annotated[
     Exact
     | MinHash
     | Substring
@@ -38,5 +38,5 @@ Known = Annotated[
     | Longest,
     Field(discriminator="kind"),
 ]
-AnySelector = Annotated[Known, OwnSteps(lambda: (Selector,))]
+AnySelector = Annotated[BuiltinSelector, OwnSteps(lambda: (Selector,))]
 """One of these, or a class in a file of the user's own: `kind = "steps.py:FollowUp"`."""

@@ -13,10 +13,10 @@ from gristmill.cluster.io.ingest import Source
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, VectorsOf, View
 from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Float32
-from gristmill.selection.data.pool import Array
+from gristmill.selection.data.samples import Array
 from gristmill.selection.duplicates import groups, neighbours, normal, shared, shingles
 from gristmill.selection.duplicates.shared import Blocks
-from gristmill.selection.duplicates.shingles import Shape
+from gristmill.selection.duplicates.shingles import ShingleSpec
 from gristmill.selection.selectors.minhash import MinHash
 from gristmill.selection.selectors.semantic import bags_of, fingerprint, shared_words
 
@@ -156,7 +156,7 @@ def _sketches(view: View, like: MinHash, blocks: Blocks) -> Array:
         for rows, texts in view.scan(like.part):
             begin = shared.starts(texts, blocks)
             some = shingles.sketch(
-                texts, begin, Shape(like.unit, like.shingle), like.permutations, numbers=like.numbers
+                texts, begin, ShingleSpec(like.unit, like.shingle), like.permutations, numbers=like.numbers
             )
             made["slots"][rows], made["kin"][rows] = some.slots, some.kin
         return made

@@ -12,7 +12,7 @@ from gristmill.selection.contracts import BEST, Bool, Budget, Choice, Cost, Pref
 from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float32, Float64
 from gristmill.selection.diversity.mig import Propagation, mig, propagation
-from gristmill.selection.diversity.tags import Tagged, merged, tagged
+from gristmill.selection.diversity.tags import TagMatrix, merge_tags, read_tags
 from gristmill.selection.kernels import kernel
 
 LATE, UNTAGGED, UNSCORED = range(3)
@@ -103,26 +103,26 @@ class Complexity(Selector):
         reason[chosen] = -1
         return Choice(reason, REASONS, scores=scores, figures=_figures(tags, reason < 0))
 
-    def _tags(self, view: View) -> Tagged:
+    def _tags(self, view: View) -> TagMatrix:
         code, values = view.tags(self.tag)
         if len(view) and not values:
             raise JobError(
                 f"complexity.tag: no sample has the tag {self.tag!r}, must hold a sample's intents; "
                 "let the filter `instag` write them before"
             )
-        tags = tagged(code, values, self.min_count)
+        tags = read_tags(code, values, self.min_count)
         if self.merge_cosine is None or not tags.names:
             return tags
-        return merged(tags, self._vectors(view, tags), self.merge_cosine)
+        return merge_tags(tags, self._vectors(view, tags), self.merge_cosine)
 
-    def _vectors(self, view: View, tags: Tagged) -> Float32:
+    def _vectors(self, view: View, tags: TagMatrix) -> Float32:
         if view.encode is None:
             raise JobError(
                 "complexity: there is no encoder for the tags, must be the job's; run it through the select job"
             )
         return view.encode(tags.names)
 
-    def _graph(self, view: View, tags: Tagged) -> Propagation:
+    def _graph(self, view: View, tags: TagMatrix) -> Propagation:
         vectors = self._vectors(view, tags) if tags.names else np.empty((0, 1), np.float32)
         return propagation(vectors, self.min_cosine)
 
@@ -145,7 +145,7 @@ class Complexity(Selector):
         return quality
 
 
-def count_first(tags: Tagged, order: Int, budget: int) -> Int:
+def count_first(tags: TagMatrix, order: Int, budget: int) -> Int:
     """Return the rows of passes through an order; each pass takes every row that adds a tag which it has not taken yet.
 
     A row without tags is never taken. Cost: rows of the result x tags of a row, after one sort of all entries, because
@@ -204,7 +204,7 @@ def _pass(rows: Int, alive: Int, tags: tuple[Int, Int], seen_in: tuple[Int, int]
     return num
 
 
-def _figures(tags: Tagged, kept: Bool) -> dict[str, float | str]:
+def _figures(tags: TagMatrix, kept: Bool) -> dict[str, float | str]:
     """Return InsTag's two measures, before and after: tags per sample, and the share of all tags that are covered."""
     per_row = tags.per_row
     covered = np.unique(tags.tags[kept[tags.rows]])

@@ -109,7 +109,7 @@ class Decontaminate(Selector):
         return Choice(reason, REASONS, lost_to, scores, tags, figures=figures)
 
 
-class Index(NamedTuple):
+class NgramIndex(NamedTuple):
     """The n-grams of k evaluation items; the question of item i is part 2 i, its answer part 2 i + 1."""
 
     ids: Ids
@@ -148,7 +148,7 @@ class Overlaps(NamedTuple):
     """The longest run of words that a sample over the threshold shares with its item, by row."""
 
 
-def index_of(sets: Sequence[View], ngram: int, short_ngram: int) -> Index:
+def index_of(sets: Sequence[View], ngram: int, short_ngram: int) -> NgramIndex:
     """Return the index of evaluation sets; see `Decontaminate` for what counts."""
     names = np.concatenate([view.ids for view in sets])
     of_set = np.repeat(np.arange(len(sets)), [len(view) for view in sets])
@@ -171,10 +171,12 @@ def index_of(sets: Sequence[View], ngram: int, short_ngram: int) -> Index:
     grams = np.repeat(np.arange(len(keys)), np.diff(ends))[by_item]
     begins = np.searchsorted(parts[by_item] // 2, np.arange(len(names) + 1))
     held = (Table.of(keys), ends, parts, grams, begins, totals)
-    return Index(names, of_set, tuple(sorted({ngram, short_ngram})), *held, short, Table.of(np.unique(whole[silent])))
+    return NgramIndex(
+        names, of_set, tuple(sorted({ngram, short_ngram})), *held, short, Table.of(np.unique(whole[silent]))
+    )
 
 
-def overlaps(view: View, index: Index, min_overlap: float) -> Overlaps:
+def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
     """Return the item that each sample holds most of (the first of equals), reading the samples once, in pieces."""
     score, item = np.full(len(view), np.nan, np.float32), np.full(len(view), -1, np.int64)
     equal, words = np.zeros(len(view), np.bool_), dict[int, str]()
@@ -252,7 +254,7 @@ def _template(hashes: UInt64, sets: Int, sizes: Int) -> NDArray[np.bool_]:
     return template
 
 
-def _hits(found: Units, index: Index) -> _Hits:
+def _hits(found: Units, index: NgramIndex) -> _Hits:
     columns = [_Hits(*(np.empty(0, np.int64),) * 4)]
     for size in index.sizes:
         ends, hashes = windows(found, size)
@@ -265,7 +267,7 @@ def _hits(found: Units, index: Index) -> _Hits:
     return _Hits(rows[order], keys[order], firsts[order], sizes[order])
 
 
-def _best(hits: _Hits, index: Index) -> tuple[Int, Int, Float32]:
+def _best(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float32]:
     """Return (rows, the item that each holds most of, the share of it)."""
     pairs = np.unique(hits.rows * max(1, len(index.table.keys)) + hits.keys)  # an n-gram counts once
     rows, keys = np.divmod(pairs, max(1, len(index.table.keys)))
@@ -283,7 +285,7 @@ def _best(hits: _Hits, index: Index) -> tuple[Int, Int, Float32]:
     return rows[first], items[first], share[first].astype(np.float32)
 
 
-def _words(text: str, row: int, item: int, known: tuple[_Hits, Units, Index]) -> str:
+def _words(text: str, row: int, item: int, known: tuple[_Hits, Units, NgramIndex]) -> str:
     """Return the longest run of a sample's words that consists of n-grams of an item."""
     hits, found, index = known
     place = slice(*np.searchsorted(hits.rows, [row, row + 1]))
@@ -299,7 +301,7 @@ def _words(text: str, row: int, item: int, known: tuple[_Hits, Units, Index]) ->
     return " ".join(shared.split())[:WORDS_CHARS]
 
 
-def _equal(questions: pa.LargeStringArray, index: Index) -> list[tuple[int, int, str]]:
+def _equal(questions: pa.LargeStringArray, index: NgramIndex) -> list[tuple[int, int, str]]:
     """Return (row, item, text) of the instructions that equal a short question."""
     if not index.short:
         return []

@@ -19,8 +19,8 @@ from gristmill.selection.diversity.facility_location import facility_location
 from gristmill.selection.diversity.k_center import k_center
 from gristmill.selection.diversity.mmr import mmr
 
-Method = Literal["facility_location", "k_center", "cluster_balanced", "mmr", "dpp"]
-WRITES: dict[Method, str] = {
+DiversityMethod = Literal["facility_location", "k_center", "cluster_balanced", "mmr", "dpp"]
+WRITES: dict[DiversityMethod, str] = {
     "facility_location": "facility_gain",
     "k_center": "k_center_distance",
     "cluster_balanced": "centroid_cosine",
@@ -50,7 +50,7 @@ class Diversity(Selector):
 
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
-    method: Method = "facility_location"
+    method: DiversityMethod = "facility_location"
     """How they are chosen."""
     first: str = "mean"
     """Where `k_center` begins: `mean`, the sample nearest to the mean of all, or a score's name, the highest in it."""

@@ -10,7 +10,7 @@ from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
 from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.duplicates import groups, shared, shingles
-from gristmill.selection.duplicates.shingles import Shape, Sketch, Unit
+from gristmill.selection.duplicates.shingles import ShingleSpec, Sketch, Unit
 
 
 class MinHash(Deduplicator):
@@ -73,7 +73,7 @@ class MinHash(Deduplicator):
         """Return the sketch of every row, from two readings of the samples."""
         blocks = shared.find(view.scan(self.part), len(view))
         made = shingles.empty(len(view), self.permutations)
-        shape = Shape(self.unit, self.shingle)
+        shape = ShingleSpec(self.unit, self.shingle)
         for rows, texts in view.scan(self.part):
             begin = shared.starts(texts, blocks)
             some = shingles.sketch(texts, begin, shape, self.permutations, numbers=self.numbers)

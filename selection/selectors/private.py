@@ -127,7 +127,7 @@ class Private(Selector):
         counts = votes(private.unit(self.kind), view.unit(self.kind), self.votes)
         noisy = counts + sigma * gaussian(self._noise_key(view, counts, rng), len(view))
         noisy = noisy.astype(np.float32).astype(np.float64)  # what is released is all that the choice may use
-        kept = chosen(
+        kept = choose(
             noisy - self.threshold, budget_rows(self.budget, len(view)), rng if self.rule == "sample" else None
         )
         reason = np.where(kept, -1, np.where(noisy > self.threshold, 0, 1))
@@ -141,7 +141,7 @@ class Private(Selector):
         Were the noise the same for two private datasets, the difference of two releases would be that of the votes.
         """
         secret = rng.getrandbits(256).to_bytes(32, "big") if self.key is None else _read(self.key)
-        release = ids.digest(self.fingerprint(), view.pool.fingerprint).encode()
+        release = ids.digest(self.fingerprint(), view.samples.fingerprint).encode()
         return hashlib.sha3_256(b"".join((secret, release, view.ids.tobytes(), counts.tobytes()))).digest()
 
     def _guarantee(self, sigma: float) -> dict[str, float | str]:
@@ -156,7 +156,7 @@ class Private(Selector):
         }
 
 
-def chosen(weight: Float64, budget: int, rng: Random | None = None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def choose(weight: Float64, budget: int, rng: Random | None = None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Return [n] who stays of those with a positive weight: the highest, or with `rng` a draw in proportion.
 
     A draw without replacement takes the highest log weight + Gumbel noise (Efraimidis & Spirakis 2006).

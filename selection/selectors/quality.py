@@ -143,10 +143,10 @@ class Quality(Selector):
                 )
             column = view.lengths.astype(np.float32) if name == "length" else scores.get(name, np.empty(0, np.float32))
             columns.append((ranks(column) if self.combine == "rank" else column, weight))
-        return combined(columns, self.combine)
+        return combine_scores(columns, self.combine)
 
 
-def combined(columns: list[tuple[Float32, float]], combine: Combine) -> Float32:
+def combine_scores(columns: list[tuple[Float32, float]], combine: Combine) -> Float32:
     """Return one number a row out of (scores [n], weight) pairs, NaN where one is; one score of weight 1 as it is."""
     whole = sum(abs(weight) for _, weight in columns) if combine == "rank" else 1.0
     total = columns[0][0].astype(np.float64) * (columns[0][1] / whole)

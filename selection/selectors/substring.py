@@ -12,9 +12,9 @@ from pydantic import Field
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
 from gristmill.selection.data.columns import ROLES, Int
 from gristmill.selection.data.matrix import Float32
-from gristmill.selection.data.pool import Turns
+from gristmill.selection.data.samples import Turns
 from gristmill.selection.duplicates.ngrams import Units, units
-from gristmill.selection.duplicates.spans import Settled, settle, shared_windows
+from gristmill.selection.duplicates.spans import SpanOwners, settle, shared_windows
 
 SHARED = "substring: a long span stands in a better sample"
 
@@ -71,26 +71,26 @@ class Substring(Deduplicator):
         )
 
 
-def _own_share(settled: Settled, lengths: Int) -> Float32:
+def _own_share(settled: SpanOwners, lengths: Int) -> Float32:
     share = 1.0 - settled.covered / np.maximum(lengths, 1)
     return np.where(settled.covered > 0, share, np.nan).astype(np.float32)
 
 
-def _cut(view: View, which: str, settled: Settled) -> tuple[dict[int, Turns], list[int]]:
+def _cut(view: View, which: str, settled: SpanOwners) -> tuple[dict[int, Turns], list[int]]:
     """Return the shortened turns by row, and the rows of which a turn would be empty."""
     rows, firsts = np.unique(settled.spans[:, 0], return_index=True)
     by_row = dict(zip(rows.tolist(), np.split(settled.spans[:, 1:], firsts[1:]), strict=True)) if len(rows) else {}
-    place = np.full(len(view.pool.ids), -1, np.int64)
+    place = np.full(len(view.samples.ids), -1, np.int64)
     place[view.rows[rows]] = rows
     cut: dict[int, Turns] = {}
     emptied: list[int] = []
-    for seen, table in view.pool.scan(["messages"]) if by_row else ():
+    for seen, table in view.samples.scan(["messages"]) if by_row else ():
         here = place[seen]
         touched = np.flatnonzero(here >= 0)
         messages = table["messages"].take(pa.array(touched)).to_pylist()
         said = [[(turn["role"], turn["content"]) for turn in turns] for turns in messages]
         rows_here = here[touched].tolist()
-        for row, turns in zip(rows_here, without(said, which, [by_row[row] for row in rows_here]), strict=True):
+        for row, turns in zip(rows_here, cut_spans(said, which, [by_row[row] for row in rows_here]), strict=True):
             if turns is None:
                 emptied.append(row)
             else:
@@ -98,7 +98,7 @@ def _cut(view: View, which: str, settled: Settled) -> tuple[dict[int, Turns], li
     return cut, emptied
 
 
-def without(
+def cut_spans(
     conversations: Sequence[Sequence[tuple[str, str]]], which: str, spans: Sequence[Int]
 ) -> Iterator[Turns | None]:
     """Yield each conversation without its spans [s, 2] of units (first, after) of a part; None for an empty turn.
@@ -110,7 +110,7 @@ def without(
     for turns, mine in zip(conversations, spans, strict=True):
         ends = found.ends[place : place + len(turns) + 1].tolist()
         left = [
-            _shortened(content, within, found, mine + ends[0])
+            _shorten(content, within, found, mine + ends[0])
             for (_, content), within in zip(turns, pairwise(ends), strict=True)
         ]
         place += len(turns)
@@ -126,7 +126,7 @@ def _part(turns: Sequence[tuple[str, str]], which: str) -> list[str]:
     return [content if own else "" for (_, content), own in zip(turns, mine, strict=True)]
 
 
-def _shortened(content: str, within: tuple[int, int], found: Units, spans: Int) -> str:
+def _shorten(content: str, within: tuple[int, int], found: Units, spans: Int) -> str:
     first, behind = within
     data, pieces, at, left = content.encode(), list[bytes](), 0, behind - first
     for start, stop in spans.tolist():

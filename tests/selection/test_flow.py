@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gristmill.cluster.models.encoder import Embedding
-from gristmill.cluster.models.encoder_torch import Checkpoint
+from gristmill.cluster.models.encoder_torch import TorchEncoder
 from gristmill.cluster.store.store import Store
 from gristmill.selection.data.matrix import Float32
-from gristmill.selection.data.pool import open_pool
+from gristmill.selection.data.samples import open_samples
 from gristmill.selection.data.vectors import matrix_of
 from gristmill.selection.job import Select
 from gristmill.selection.selectors.diversity import Diversity
@@ -31,10 +31,10 @@ PAIRS = (
 STRANGERS = ("Name three rivers in Germany.", "Explain how taxes work.", "Write a dialogue between a cat and a dog.")
 
 
-def dies_once(marker: Path) -> type[Checkpoint]:
+def dies_once(marker: Path) -> type[TorchEncoder]:
     """The real encoder in a process that is killed with its second shard."""
 
-    class Dying(Checkpoint):
+    class Dying(TorchEncoder):
         def __init__(self, settings: Embedding) -> None:
             super().__init__(settings)
             self.calls = 0
@@ -62,7 +62,7 @@ def test_paraphrases_go_and_strangers_stay_though_the_encoder_is_killed(
     figures = select(settings, run_of(store, tmp_path), work, dies_once(marker))
     assert marker.exists()
     assert figures.embedded == len(texts)
-    pool, _ = open_pool(lambda columns: store.scan("generate-x", columns), "generate-x")
+    pool, _ = open_samples(lambda columns: store.scan("generate-x", columns), "generate-x")
     place = np.searchsorted(pool.ids, [s.id.encode() for s in samples])
     vectors = matrix_of(store, store.manifest(work.output).metadata["vectors"], pool).take(place)
     assert vectors.shape == (11, 384)

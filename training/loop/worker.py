@@ -175,7 +175,7 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
     worker.engine.train()
     total = torch.zeros(1, dtype=torch.float64, device=worker.device)
     for micro in schedule.share(places, worker.rank, cut.world, cut.micro):
-        summed = _summed(worker, worker.train, micro)
+        summed = _sum(worker, worker.train, micro)
         # DeepSpeed divides by accumulation and averages over workers: undo both, divide by the tokens of the whole step
         worker.engine.backward(summed * (cut.accumulation * cut.world / trained))
         worker.engine.step()
@@ -196,7 +196,7 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
     }
 
 
-def _summed(worker: TrainState, bins: data.Bins, places: NDArray[np.int64]) -> Any:  # noqa: ANN401 - a tensor
+def _sum(worker: TrainState, bins: data.Bins, places: NDArray[np.int64]) -> Any:  # noqa: ANN401 - a tensor
     batch = losses.tensors(bins.batch(places), worker.device)
     return losses.token_losses(worker.engine, batch)[0].sum()
 
@@ -218,7 +218,7 @@ def _holdout_loss(worker: TrainState) -> float:
     with torch.no_grad():
         for start in range(0, len(bins), world):
             place = start + worker.rank
-            summed = _summed(worker, bins, np.array([place if place < len(bins) else start]))
+            summed = _sum(worker, bins, np.array([place if place < len(bins) else start]))
             if place < len(bins):  # else it went along because a partitioned model needs every worker in each round
                 sums += torch.tensor([float(summed), float(bins.trained[place])], dtype=torch.float64).to(sums)
     total, tokens = _over_workers(sums)

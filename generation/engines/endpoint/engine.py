@@ -17,7 +17,7 @@ from typing import Any
 from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.generation.engines.endpoint import wire
-from gristmill.generation.engines.endpoint.http import Answer, Line, Patience
+from gristmill.generation.engines.endpoint.http import Answer, Connection, Patience
 from gristmill.generation.engines.render import MARK
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class EndpointEngine:
         """Connect to nothing yet; `ready` does."""
         self._settings = engine
         key = os.environ.get(engine.api_key_env, "")
-        self._line = Line(engine.endpoint, key, engine.api_key_env, engine.max_in_flight, patience or Patience())
+        self._line = Connection(engine.endpoint, key, engine.api_key_env, engine.max_in_flight, patience or Patience())
         self._facts: dict[str, Any] = {}
         self._starting = asyncio.Lock()
         self._vllm = False
@@ -195,7 +195,7 @@ class EndpointEngine:
             answer = await self._post("chat/completions", sent, request.max_tokens)
             if not answer.refusal:
                 return answer.body, None
-            refusal = wire.refused(answer)
+            refusal = wire.refusal_reply(answer)
             room = 0 if clipped or "context" not in refusal.finish else await self._room(request)
             if 0 < room < request.max_tokens:
                 payload["max_tokens"], clipped = room, True
@@ -280,7 +280,7 @@ class EndpointEngine:
         payload |= {"logprobs": 1, "logprob_token_ids": tokens, "return_tokens_as_token_ids": True}
         answer = await self._post("completions", self._named(payload), 1)
         if answer.refusal:
-            spent.append(wire.refused(answer))
+            spent.append(wire.refusal_reply(answer))
             return {}
         counts = wire.usage(answer.body)
         spent.append(Reply("", "stop", counts[0], counts[1], cached_tokens=counts[2]))
@@ -323,7 +323,7 @@ class EndpointEngine:
         payload = {"prompt": [*prompt, *text], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         answer = await self._post("completions", self._named(payload), len(text))
         if answer.refusal:
-            return wire.refused(answer)
+            return wire.refusal_reply(answer)
         per_token = (wire.first_choice(answer.body) or {}).get("prompt_logprobs")
         if not isinstance(per_token, list) or len(per_token) != len(prompt) + len(text):
             return Reply("", f"error: this endpoint cannot score a text; {ONLY_VLLM}", 0, 0)

@@ -128,7 +128,7 @@ class Window:
 
 
 @dataclass
-class Pace:
+class TimeoutEstimate:
     """Seconds that the endpoint takes per token of a reply, over about the last hundred replies."""
 
     seconds: float = 0.0
@@ -162,13 +162,13 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-class Line:
+class Connection:
     """Calls of one endpoint. `post` and `get` raise only what no other call would survive either."""
 
     def __init__(self, base: str, key: str, key_name: str, limit: int, patience: Patience) -> None:
         """Connect to nothing yet; the client is made in the loop that uses it."""
         self.base, self._key, self._key_name = base.rstrip("/"), key, key_name
-        self.window, self.pace, self.patience = Window(limit), Pace(), patience
+        self.window, self.pace, self.patience = Window(limit), TimeoutEstimate(), patience
         self.retries = self.answers = 0
         self._served_at = 0.0
         self._client: aiohttp.ClientSession | None = None

@@ -108,7 +108,7 @@ def _named(name: str, text: str) -> bool:
     return re.search(f"{quoted}|{plain}", text) is not None
 
 
-def refused(answer: Answer) -> Reply:
+def refusal_reply(answer: Answer) -> Reply:
     """Return the reply to a call that the endpoint refuses."""
     if TOO_LONG.search(f"{answer.code} {answer.refusal}"):
         return Reply("", "error: prompt and reply are longer than the model's context", 0, 0)
@@ -182,7 +182,7 @@ def said_choice(text: str, choices: Sequence[str]) -> str | None:
     return max((c for c in choices if bare.startswith(c)), key=len, default=None)
 
 
-def behind(lead: int, tokens: Steps) -> Steps:
+def drop_lead(lead: int, tokens: Steps) -> Steps:
     """Return the steps after the first `lead` characters of the text, the one that straddles them cut to its rest."""
     for place, (said, options) in enumerate(tokens):
         if lead < len(said):
@@ -197,7 +197,7 @@ def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) 
     """Return the probability of each choice from the text of the tokens; 1 for the chosen one without any."""
     rests = {choice: tuple(choice) for choice in choices}
     spelled: list[tuple[Spelled, Mapping[Spelled, float]]] = []
-    for said, options in behind(max(0, text.find(chosen)), tokens):
+    for said, options in drop_lead(max(0, text.find(chosen)), tokens):
         merged: dict[Spelled, float] = {}
         for token, p in options.items():  # a token may hold the quote that ends the word in JSON
             letters = tuple(token.partition('"')[0])

@@ -10,13 +10,13 @@ import pytest
 from gristmill.cluster.contract.errors import JobError, StoreError
 from gristmill.cluster.contract.sample import Message, Origin, Sample, seed, to_table
 from gristmill.cluster.io.card import size_category
-from gristmill.cluster.io.export import Form, export
+from gristmill.cluster.io.export import ExportForm, export
 from gristmill.cluster.io.ingest import Source, ingest, read
 from gristmill.cluster.store.store import Manifest, Store
 from tests.invariants import samples_of
 from tests.paths import EXAMPLES
 
-FORMS: tuple[Form, ...] = ("parquet", "jsonl", "sharegpt", "alpaca")
+FORMS: tuple[ExportForm, ...] = ("parquet", "jsonl", "sharegpt", "alpaca")
 
 
 def conversation(*contents: str, system: str = "") -> tuple[Message, ...]:
@@ -67,13 +67,15 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return load_dataset
 
 
-def target_of(folder: Path, form: Form, *, whole: bool) -> Path:
+def target_of(folder: Path, form: ExportForm, *, whole: bool) -> Path:
     return folder / (f"out-{form}" if whole else f"out.{'parquet' if form == 'parquet' else 'jsonl'}")
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
 @pytest.mark.parametrize("form", FORMS)
-def test_datasets_loads_every_form(form: Form, whole: bool, store: Store, name: str, tmp_path: Path, load: Any) -> None:
+def test_datasets_loads_every_form(
+    form: ExportForm, whole: bool, store: Store, name: str, tmp_path: Path, load: Any
+) -> None:
     for dropped, count in ((False, 3), (True, 4)):
         target = target_of(tmp_path / str(dropped), form, whole=whole)
         assert export(store, name, target, form, dropped=dropped) == count
@@ -138,7 +140,7 @@ def test_parquet_holds_every_column(store: Store, name: str, tmp_path: Path, loa
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_export_can_be_ingested_again(form: Form, store: Store, name: str, tmp_path: Path) -> None:
+def test_an_export_can_be_ingested_again(form: ExportForm, store: Store, name: str, tmp_path: Path) -> None:
     target = tmp_path / "out"
     export(store, name, target, form, dropped=True)
     back = list(read(Source(path=(f"{target}/data/*",))))
@@ -188,7 +190,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(store: Store, nam
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("x")
-    refused: list[tuple[str, Path, Form, str]] = [
+    refused: list[tuple[str, Path, ExportForm, str]] = [
         ("tool-1", tmp_path / "a.jsonl", "alpaca", rf"sample {tool.id}: its turns are user, tool, assistant, must be"),
         ("tool-1", tmp_path / "a", "alpaca", "export as jsonl"),
         ("none-1", tmp_path / "b", "jsonl", "no kept samples"),

@@ -116,7 +116,7 @@ def test_a_resolved_recipe_can_itself_be_run(tmp_path: Path) -> None:
     recipe = written(tmp_path, SELECT)
     works = recipe.works()
     path = tmp_path / "recipe.json"
-    path.write_text(json.dumps(recipe.resolved(works)))
+    path.write_text(json.dumps(recipe.resolve(works)))
     again = load(path)
     assert again.works() == works
     assert again.run_id(again.works()) == recipe.run_id(works)

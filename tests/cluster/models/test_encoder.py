@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.models.encoder import Embedding, Pooling, open_embedding, unit_rows
-from gristmill.cluster.models.encoder_torch import PLAIN, Checkpoint
+from gristmill.cluster.models.encoder_torch import PLAIN, TorchEncoder
 from gristmill.cluster.models.names import MINILM
 from tests.paths import ROOT
 
@@ -62,7 +62,7 @@ def test_a_tokenizer_that_pads_in_front_and_has_no_pad_token_changes_nothing(tin
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.padding_side, tokenizer.pad_token = "left", None
     tokenizer.save_pretrained(tmp_path)
-    found = Checkpoint(Embedding(model=str(tmp_path), pooling="weighted_mean")).encode(TEXTS)
+    found = TorchEncoder(Embedding(model=str(tmp_path), pooling="weighted_mean")).encode(TEXTS)
     np.testing.assert_allclose(
         found, Checkpoint(Embedding(model=tiny, pooling="weighted_mean")).encode(TEXTS), atol=2e-6
     )
@@ -139,5 +139,5 @@ def test_vllm_makes_the_vectors_that_torch_makes(tiny: str, pooling: Pooling, tm
     found = np.load(path)
     assert len(found) == 4
     np.testing.assert_allclose(
-        found, Checkpoint(Embedding(model=name, pooling=pooling)).encode([*TEXTS, ""]), atol=1e-3
+        found, TorchEncoder(Embedding(model=name, pooling=pooling)).encode([*TEXTS, ""]), atol=1e-3
     )

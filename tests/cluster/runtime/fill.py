@@ -50,7 +50,7 @@ def main(folder: str, lives: int, count: int) -> None:
 
     from gristmill.cluster.contract.errors import RunError
     from gristmill.cluster.runtime import log
-    from gristmill.cluster.runtime.pool import Pool, listed
+    from gristmill.cluster.runtime.pool import Pool, feed_from
     from gristmill.cluster.runtime.progress import Screen
     from gristmill.cluster.runtime.session import session
 
@@ -79,7 +79,7 @@ def main(folder: str, lives: int, count: int) -> None:
         ) as pool,
     ):
         try:
-            pool.run(listed(range(count)), done, lambda: None)
+            pool.run(feed_from(range(count)), done, lambda: None)
         except RunError as error:
             sys.stderr.write(f"gristmill: {error}\n")
             sys.exit(1)

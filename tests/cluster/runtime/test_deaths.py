@@ -47,7 +47,7 @@ def test_a_text_in_other_words_is_replaced_by_what_is_measured() -> None:
     line = deaths.ended("worker 1", killed("the node\nhad no memory left"))
     assert line.startswith("Ray ended worker 1 because the machine's memory was full")
     assert "\n" not in line
-    memory = deaths.measured()
+    memory = deaths.measure()
     assert memory is None or 0 < memory.used < memory.limit
 
 

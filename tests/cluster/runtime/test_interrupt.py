@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gristmill.cluster.runtime.interrupt import SIGNALS, deferred, interruptible, signal_name
+from gristmill.cluster.runtime.interrupt import SIGNALS, defer, interruptible, signal_name
 
 THREE = """
 import os, signal
@@ -53,7 +53,7 @@ def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
 def test_a_deferred_signal_takes_effect_after_the_block_as_before_it() -> None:
     done = []
     with interruptible(), pytest.raises(KeyboardInterrupt) as caught:
-        with deferred() as put_back:
+        with defer() as put_back:
             os.kill(os.getpid(), signal.SIGHUP)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a library does
             put_back()
@@ -65,7 +65,7 @@ def test_a_deferred_signal_takes_effect_after_the_block_as_before_it() -> None:
 
 
 def test_a_deferred_signal_also_follows_an_error_of_the_block() -> None:
-    with interruptible(), pytest.raises(KeyboardInterrupt) as caught, deferred():
+    with interruptible(), pytest.raises(KeyboardInterrupt) as caught, defer():
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError
     assert isinstance(caught.value.__context__, ValueError)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gristmill.cluster.contract.errors import RunError, SchemaError
-from gristmill.cluster.runtime.pool import Pool, listed
+from gristmill.cluster.runtime.pool import Pool, feed_from
 
 pytestmark = pytest.mark.ray
 
@@ -40,7 +40,7 @@ def work(folder: Path, numbers: list[int], deadly: int = -1, deaths: int = 0) ->
     with Pool[int, int](
         lambda _: actor.options(num_cpus=0).remote(str(folder), deadly, deaths), lambda a, n: a.square.remote(n), 2
     ) as pool:
-        pool.run(listed(numbers), done, lambda: None)
+        pool.run(feed_from(numbers), done, lambda: None)
     return results
 
 

@@ -18,7 +18,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import open_engine
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
-from gristmill.generation.engines.endpoint.http import Pace, Patience, retry_after
+from gristmill.generation.engines.endpoint.http import Patience, TimeoutEstimate, retry_after
 from gristmill.generation.pipeline.plan import RawShard
 from gristmill.generation.pipeline.worker import RowMaker
 from tests.fake_server import FakeServer, Trouble
@@ -96,7 +96,7 @@ def test_a_reply_that_does_not_come_is_given_up_at_its_deadline_and_tried_again(
 
 
 def test_the_deadline_is_four_times_what_the_tokens_take() -> None:
-    pace = Pace()
+    pace = TimeoutEstimate()
     assert pace.deadline(1000, 60) == 4 * 0.1 * 1000
     for _ in range(50):
         pace.add(2.0, 100)

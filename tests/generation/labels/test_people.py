@@ -7,10 +7,13 @@ from xml.etree import ElementTree
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.generation.labels.people import ANONYMOUS, Asked, Said, files, read, seen
+from gristmill.generation.labels.people import ANONYMOUS, HumanAnswer, QueueEntry, files, read, text_for_people
 
 IDS = ("a" * 32, "b" * 32)
-ASKED = [Asked(IDS[0], "送餐很快，味道也好。", "好评", 0.5), Asked(IDS[1], 'It was "fine" & <cold>', "差评", 0.75)]
+ASKED = [
+    QueueEntry(IDS[0], "送餐很快，味道也好。", "好评", 0.5),
+    QueueEntry(IDS[1], 'It was "fine" & <cold>', "差评", 0.75),
+]
 LABELS = ("好评", "差评")
 PERSON = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 
@@ -51,7 +54,7 @@ def parsed(written: dict[str, bytes]) -> list[dict[str, Any]]:
     return list(json.loads(written["queue.json"]))
 
 
-def said(*entries: object) -> tuple[list[Said], list[str]]:
+def said(*entries: object) -> tuple[list[HumanAnswer], list[str]]:
     return read(json.dumps(list(entries)).encode(), "x.json")
 
 
@@ -197,6 +200,6 @@ def test_what_is_no_json_is_named_by_its_file(data: bytes) -> None:
 
 def test_people_see_the_text_alone_or_the_turns_by_role() -> None:
     turns = (Message("user", "很好"), Message("assistant", "好评"))
-    assert seen(Sample(IDS[0], turns)) == "很好"
-    assert seen(Sample(IDS[0], turns[:1])) == "很好"
-    assert seen(Sample(IDS[0], (Message("system", "Grade."), *turns))) == "[system]\nGrade.\n\n[user]\n很好"
+    assert text_for_people(Sample(IDS[0], turns)) == "很好"
+    assert text_for_people(Sample(IDS[0], turns[:1])) == "很好"
+    assert text_for_people(Sample(IDS[0], (Message("system", "Grade."), *turns))) == "[system]\nGrade.\n\n[user]\n很好"

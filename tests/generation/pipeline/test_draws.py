@@ -15,7 +15,7 @@ from gristmill.cluster.models.engine import Engine, Reply
 from gristmill.cluster.store.store import Store
 from gristmill.generation.contracts import MAIN, Draft, EachInput, Method, Snapshot
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
-from gristmill.generation.pipeline.plan import Pipeline, RawShard, Schedule, draws
+from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardSequence, draws
 from gristmill.generation.pipeline.rows import BoundAsk, Context, Usage
 from gristmill.generation.pipeline.streams import stream
 from tests.fakes import ScriptedEngine
@@ -47,7 +47,7 @@ def test_a_stream_is_that_of_its_parts_from_whatever_it_is_asked_first() -> None
 
 
 def test_shards_follow_the_weights_at_every_length() -> None:
-    shards = list(islice(Schedule([3.0, 1.0], size=10, round_shards=4), 400))
+    shards = list(islice(ShardSequence([3.0, 1.0], size=10, round_shards=4), 400))
     for length in range(1, 400):
         taken = [shard.draws for shard in shards[:length] if shard.method == 0]
         assert abs(sum(taken) - 7.5 * length) <= 10
@@ -58,12 +58,12 @@ def test_shards_follow_the_weights_at_every_length() -> None:
 
 
 def test_a_round_sees_what_was_settled_until_the_one_before_the_last() -> None:
-    schedule = Schedule([1.0], size=10, round_shards=4)
+    schedule = ShardSequence([1.0], size=10, round_shards=4)
     assert [schedule.settled_before(round_) for round_ in range(5)] == [0, 0, 4, 8, 12]
 
 
 def test_each_input_is_drawn_once_when_all_are_asked_for() -> None:
-    shards = list(Schedule([1.0, 1.0], size=8, round_shards=2, limits=[20, 5]))
+    shards = list(ShardSequence([1.0, 1.0], size=8, round_shards=2, limits=[20, 5]))
     drawn = {m: [o for s in shards if s.method == m for o in range(s.first, s.first + s.draws)] for m in (0, 1)}
     assert drawn == {0: list(range(20)), 1: list(range(5))}
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from gristmill.generation.pipeline.pace import UNKNOWN, Pace, Seen, words
+from gristmill.generation.pipeline.pace import UNKNOWN, Observation, Pace, words
 
 BATCH, ACCEPTANCE, MOST_TOKENS = 256, 0.4, 512
 UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
-def job(seed: int, target: int, speed: float, shared: float) -> Iterator[Seen]:
+def job(seed: int, target: int, speed: float, shared: float) -> Iterator[Observation]:
     """Yield a job's looks, one a second, until shards in order hold the target.
 
     The engine makes `speed` tokens a second of each row in a full batch, a third of it in the first 20 s, and of a row
@@ -40,7 +40,7 @@ def job(seed: int, target: int, speed: float, shared: float) -> Iterator[Seen]:
         ended = made >= length
         done = int((kept & ended).sum())
         row_tokens, tokens = int(made[ended].sum()), float(made.sum())
-        yield Seen(float(second), max(0, target - done), done, int(ended.sum()), row_tokens, tokens, len(live))
+        yield Observation(float(second), max(0, target - done), done, int(ended.sum()), row_tokens, tokens, len(live))
 
 
 def seconds(said: str) -> tuple[float, float] | None:
@@ -92,7 +92,7 @@ def test_a_long_job_comes_to_a_single_figure() -> None:
     assert seen[known].done >= 3 and set(said[:known]) == {UNKNOWN} and UNKNOWN not in said[known:]
 
 
-def after(first: Seen, last: Seen) -> Pace:
+def after(first: Observation, last: Observation) -> Pace:
     pace = Pace()
     pace.add(first)
     pace.add(last)
@@ -102,28 +102,28 @@ def after(first: Seen, last: Seen) -> Pace:
 def test_rates_are_of_the_last_seconds_and_never_negative() -> None:
     pace = Pace()
     for second in range(60):
-        pace.add(Seen(second, 10, 0, 0, 0, 100.0 * max(0, second - 40), 8))
+        pace.add(Observation(second, 10, 0, 0, 0, 100.0 * max(0, second - 40), 8))
     assert pace.rate("tokens") == 100 and pace.tokens == 1900
-    pace.add(Seen(60, 10, 0, 0, 0, 0.0, 8))  # an engine has died
+    pace.add(Observation(60, 10, 0, 0, 0, 0.0, 8))  # an engine has died
     assert pace.tokens == 1900 and pace.rate("tokens") == 90
-    pace.add(Seen(61, 10, 0, 0, 0, 50.0, 8))
+    pace.add(Observation(61, 10, 0, 0, 0, 50.0, 8))
     assert pace.tokens == 1950
-    assert after(Seen(0, 10, 9, 9, 900, 0, 8), Seen(1, 14, 5, 5, 500, 0, 8)).rate("rows") == 0
+    assert after(Observation(0, 10, 9, 9, 900, 0, 8), Observation(1, 14, 5, 5, 500, 0, 8)).rate("rows") == 0
 
 
 def test_an_engine_that_counts_no_tokens_is_measured_by_its_rows() -> None:
     pace = Pace()
     for second in range(101):
-        pace.add(Seen(second, 2000 - second * 10, second * 10, second * 20, 0, 0, 0))
+        pace.add(Observation(second, 2000 - second * 10, second * 10, second * 20, 0, 0, 0))
     assert pace.left() == "about 2 min left"
 
 
 def test_nothing_is_said_of_the_time_while_nothing_moves() -> None:
-    assert after(Seen(0, 50, 0, 0, 0, 0, 8), Seen(9, 50, 0, 0, 0, 500, 8)).left() == UNKNOWN
-    pace = after(Seen(0, 50, 0, 0, 0, 0, 8), Seen(9, 40, 10, 20, 400, 500, 8))
+    assert after(Observation(0, 50, 0, 0, 0, 0, 8), Observation(9, 50, 0, 0, 0, 500, 8)).left() == UNKNOWN
+    pace = after(Observation(0, 50, 0, 0, 0, 0, 8), Observation(9, 40, 10, 20, 400, 500, 8))
     assert pace.left() != UNKNOWN
     for second in range(10, 60):
-        pace.add(Seen(second, 40, 10, 20, 400, 500, 8))
+        pace.add(Observation(second, 40, 10, 20, 400, 500, 8))
     assert pace.left() == UNKNOWN
 
 

@@ -19,7 +19,15 @@ from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.store import Store
 from gristmill.generation.engines.actors import LiveEngine
 from gristmill.generation.preview.page import as_json, show
-from gristmill.generation.preview.record import Call, Preview, Recorder, Shown, assigned, first_draws, preview
+from gristmill.generation.preview.record import (
+    ModelCall,
+    Preview,
+    Recorder,
+    SampleTrace,
+    assign_calls,
+    first_draws,
+    preview,
+)
 from tests.fakes import ScriptedEngine, open_hashing_encoder
 from tests.generation.ground import WORK, job, with_seeds
 
@@ -33,17 +41,17 @@ KEPT = Sample(
 DROPPED = Sample("b" * 32, (), method="respond", dropped="length: answer too short")
 
 
-def call(seed: int, text: str, prompt: str = "<|im_start|>user\nHi", scored: str | None = None) -> Call:
+def call(seed: int, text: str, prompt: str = "<|im_start|>user\nHi", scored: str | None = None) -> ModelCall:
     request = Request((Message("user", "Hi"),), 16, seed, scored=scored)
-    return Call("tiny", request, Reply(text, "stop", 12, 3, cached_tokens=8), prompt)
+    return ModelCall("tiny", request, Reply(text, "stop", 12, 3, cached_tokens=8), prompt)
 
 
 def test_calls_go_to_the_sample_whose_seeds_they_have_in_their_order() -> None:
     first, second = (call(ids.request_seed(KEPT.id, n), f"call {n}") for n in range(2))
     other, nobody = call(ids.request_seed(DROPPED.id, 0), "other"), call(12345, "shared")
     scored = call(0, "", scored="尼罗河")
-    found = assigned([KEPT, DROPPED], [second, nobody, scored, other, first], {"model": "tiny"})
-    assert found.samples == (Shown(KEPT, (first, second, scored)), Shown(DROPPED, (other,)))
+    found = assign_calls([KEPT, DROPPED], [second, nobody, scored, other, first], {"model": "tiny"})
+    assert found.samples == (SampleTrace(KEPT, (first, second, scored)), SampleTrace(DROPPED, (other,)))
     assert found.shared == (nobody,)
 
 
@@ -54,7 +62,7 @@ def printed(shown: Preview, *, terminal: bool) -> str:
     return out.getvalue()
 
 
-SHOWN = Preview((Shown(KEPT, (call(1, "word " * 40),)), Shown(DROPPED, ())), (call(3, "for all"),))
+SHOWN = Preview((SampleTrace(KEPT, (call(1, "word " * 40),)), SampleTrace(DROPPED, ())), (call(3, "for all"),))
 
 
 def test_without_a_terminal_there_are_no_colours_and_no_broken_lines() -> None:
@@ -79,21 +87,25 @@ def test_on_a_terminal_lines_are_coloured_and_fit() -> None:
 def test_a_beginning_that_was_printed_is_not_printed_again() -> None:
     long = "\n".join(f"line {n}" for n in range(12))
     calls = (call(1, "a", long + "\nfirst"), call(2, "b", long + "\nsecond"), call(3, "c", "line 0\nline 1\nthird"))
-    lines = printed(Preview((Shown(KEPT, calls[:1]), Shown(DROPPED, calls[1:]))), terminal=False).splitlines()
+    lines = printed(
+        Preview((SampleTrace(KEPT, calls[:1]), SampleTrace(DROPPED, calls[1:]))), terminal=False
+    ).splitlines()
     assert lines.count("    line 5") == 1 and lines.count("    line 1") == 2
     place = lines.index("    … 12 lines as in sample 1, call 1")
     assert lines[place + 1] == "    second" and "    third" in lines
 
 
 def test_markup_of_a_model_is_text() -> None:
-    odd = Preview((Shown(KEPT, (call(1, "[/red] [bold]x[/bold]", "[user]\n[link=x]"),)),))
+    odd = Preview((SampleTrace(KEPT, (call(1, "[/red] [bold]x[/bold]", "[user]\n[link=x]"),)),))
     assert "[/red] [bold]x[/bold]" in printed(odd, terminal=False)
 
 
 def test_choices_are_shown_with_their_probabilities_and_scores_with_theirs() -> None:
-    grade = Call("tiny", Request((), 1, 1, choices=("1", "2")), Reply("2", "stop", 9, 1, {"1": 0.25, "2": 0.75}), "p")
-    score = Call("tiny", Request((), 1, 0, scored="x"), Reply("", "stop", 9, 4, logprob=-3.5), "p")
-    text = printed(Preview((Shown(KEPT, (grade, score)),)), terminal=False)
+    grade = ModelCall(
+        "tiny", Request((), 1, 1, choices=("1", "2")), Reply("2", "stop", 9, 1, {"1": 0.25, "2": 0.75}), "p"
+    )
+    score = ModelCall("tiny", Request((), 1, 0, scored="x"), Reply("", "stop", 9, 4, logprob=-3.5), "p")
+    text = printed(Preview((SampleTrace(KEPT, (grade, score)),)), terminal=False)
     assert "    2 75.0%  1 25.0%" in text and "the likeliest choice" in text
     assert "scored  4 tokens, log-probability -3.50" in text
 
@@ -193,7 +205,7 @@ def test_a_recorder_shows_what_the_engine_says_it_renders() -> None:
         def render(self, request: Request) -> str:
             return f"<s>{request.messages[0].content}"
 
-    async def run() -> list[Call]:
+    async def run() -> list[ModelCall]:
         recorder = Recorder(Templated(Engine()), "tiny")
         reply = await recorder.ask(Request((Message("user", "Hi"),), 16, 1))
         assert recorder.calls[0].reply == reply and recorder.stats()["running"] == 0

@@ -11,7 +11,7 @@ from gristmill.cluster.contract.schema import vectors as vectors_schema
 from gristmill.cluster.store.store import Manifest, Shard, Store
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.data.memo import memo_of
-from gristmill.selection.data.pool import Pool
+from gristmill.selection.data.samples import Samples
 from gristmill.selection.data.vectors import matrix_of
 from tests.selection.made import made, put, unit
 
@@ -33,8 +33,8 @@ def put_vectors(store: Store, matrix: Float32, shard_rows: int, dtype: str = "fl
     return "vectors-x"
 
 
-def pool_of(names: np.ndarray) -> Pool:
-    return Pool(lambda columns: iter(()), np.sort(names), np.empty(0, np.int64), {})
+def pool_of(names: np.ndarray) -> Samples:
+    return Samples(lambda columns: iter(()), np.sort(names), np.empty(0, np.int64), {})
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_rows_stand_in_the_order_of_the_pool_whatever_the_shards(
 
 def test_in_a_local_store_the_matrix_is_mapped_from_a_file_that_is_found_again(store: Store) -> None:
     name = put_vectors(store, MATRIX, 2, "float16")
-    pool = Pool(lambda columns: iter(()), IDS, np.empty(0, np.int64), {}, memo=memo_of(store, "generate-x"))
+    pool = Samples(lambda columns: iter(()), IDS, np.empty(0, np.int64), {}, memo=memo_of(store, "generate-x"))
     found = matrix_of(store, name, pool)
     assert isinstance(found.base, np.memmap)
     (file,) = store.folder("index-generate-x").glob("*.npy")

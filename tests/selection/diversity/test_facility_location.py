@@ -7,7 +7,7 @@ import pytest
 
 from gristmill.selection.data.matrix import Float32, Matrix
 from gristmill.selection.diversity import Spread
-from gristmill.selection.diversity.blocks import GRID, Greed, blocks, merged
+from gristmill.selection.diversity.blocks import GRID, BlockChoice, blocks, merge_choices
 from gristmill.selection.diversity.dpp import WIDTH, dpp
 from gristmill.selection.diversity.facility_location import facility_location
 from tests.selection.diversity.test_k_center import lumpy
@@ -121,12 +121,12 @@ def test_the_merged_choice_is_the_greedy_choice_of_all() -> None:
     parts = [np.arange(50) + 50 * block for block in range(7)]
     asked: list[int] = []
 
-    def choose(rows: np.ndarray, most: int) -> Greed:
+    def choose(rows: np.ndarray, most: int) -> BlockChoice:
         asked.append(most)
-        return Greed(rows[:most], gains[rows[0] // 50][:most])
+        return BlockChoice(rows[:most], gains[rows[0] // 50][:most])
 
     for budget in (1, 60, 349, 350):
-        found = merged(parts, choose, budget)
+        found = merge_choices(parts, choose, budget)
         wanted = np.argsort(-gains.ravel(), kind="stable")[:budget]
         assert found.chosen.tolist() == wanted.tolist()
     assert min(asked) < 50

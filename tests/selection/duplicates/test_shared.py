@@ -19,7 +19,7 @@ def tails(values: list[str]) -> list[str]:
     array = pa.array(values, pa.large_string())
     blocks = shared.find([(np.arange(len(values)), array)], len(values))
     begin = shared.starts(array, blocks)
-    own: list[str] = shared.own(array, begin).to_pylist()
+    own: list[str] = shared.own_texts(array, begin).to_pylist()
     assert own == [v.encode()[b:].decode() for v, b in zip(values, begin, strict=True)]
     return own
 

@@ -10,8 +10,8 @@ from gristmill.cluster.contract.sample import Message, Sample, from_table, to_ta
 from gristmill.cluster.contract.schema import SAMPLES
 from gristmill.cluster.store.store import Store
 from gristmill.selection.contracts import Choice, View
-from gristmill.selection.data.pool import open_pool
-from gristmill.selection.outcome.decisions import NO_TEXT, Decisions, merged
+from gristmill.selection.data.samples import open_samples
+from gristmill.selection.outcome.decisions import NO_TEXT, Decisions, merge_maps
 from tests.selection.made import made, put, view_of
 
 
@@ -24,7 +24,7 @@ def test_new_entries_stand_among_the_old_ones_by_name_and_take_their_place() -> 
         "d": pa.array([None, 7.0, None, 6.0]),
         "e": pa.array([None] * 4, pa.float32()),
     }
-    told = merged(column, new)
+    told = merge_maps(column, new)
     assert told.type == kind
     assert told.to_pylist() == [[("b", 1), ("c", 9), ("d", 2)], [("d", 7)], [("a", 3), ("c", 8)], [("d", 6)]]
 
@@ -32,8 +32,8 @@ def test_new_entries_stand_among_the_old_ones_by_name_and_take_their_place() -> 
 def test_nothing_new_changes_nothing() -> None:
     kind = SAMPLES.field("tags").type
     column = pa.chunked_array([pa.array([[("b", "1")], []], kind)])
-    assert merged(column, {}).to_pylist() == column.to_pylist()
-    assert merged(pa.chunked_array([], kind), {}).to_pylist() == []
+    assert merge_maps(column, {}).to_pylist() == column.to_pylist()
+    assert merge_maps(pa.chunked_array([], kind), {}).to_pylist() == []
 
 
 def test_what_is_written_is_what_was_decided(store: Store) -> None:
@@ -41,7 +41,7 @@ def test_what_is_written_is_what_was_decided(store: Store) -> None:
     silent = Sample("e" * 32, (Message("system", "You are terse."),))
     before = made("gone already", dropped="length: 1 word")
     put(store, "generate-x", [*samples[:3], silent, *samples[3:], before], 3)
-    pool, quiet = open_pool(lambda wanted: store.scan("generate-x", wanted), "generate-x")
+    pool, quiet = open_samples(lambda wanted: store.scan("generate-x", wanted), "generate-x")
     view = View(pool, np.arange(7))
     decisions = Decisions(pool, quiet)
     first, second, third = (int(np.searchsorted(pool.ids, samples[n].id.encode())) for n in (0, 1, 2))
@@ -85,7 +85,7 @@ def test_what_is_kept_of_shortened_texts_has_a_name_of_its_own() -> None:
         (range(2), {}),
         (range(2), {2: (("user", "left"),)}),
     ):
-        pool = replace(view.pool, memo=memo, cut=cut)
+        pool = replace(view.samples, memo=memo, cut=cut)
         View(pool, np.array(rows)).memo("keys", lambda: np.zeros(1))
     assert names[0] == "keys"
     assert len(set(names[:4])) == 4

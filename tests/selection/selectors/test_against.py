@@ -113,7 +113,7 @@ def test_the_index_of_an_older_dataset_is_made_once_and_one_more_adds_its_own(tm
     old, old_vectors, new, vectors = planted()
     halves = [view_of(old[at : at + 150], old_vectors[at : at + 150]) for at in (0, 150)]
     folders = [tmp_path / "release-1", tmp_path / "release-0"]
-    halves = [replace(h, pool=replace(h.pool, memo=StoreMemo(f))) for h, f in zip(halves, folders, strict=True)]
+    halves = [replace(h, samples=replace(h.samples, memo=StoreMemo(f))) for h, f in zip(halves, folders, strict=True)]
     ways = ("exact", "minhash", "semantic")
     alone = lost_of(*seen(view_of(new, vectors), step(OLD, by=ways), halves[0]))
     made_once = {path.name: path.stat().st_mtime_ns for path in folders[0].iterdir()}

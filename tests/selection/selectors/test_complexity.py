@@ -15,7 +15,7 @@ from gristmill.cluster.models.encoder import Embedding
 from gristmill.selection.contracts import Choice, VectorsOf, View
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.diversity.mig import mig, propagation
-from gristmill.selection.diversity.tags import Tagged, form, merged, parse, spelling, tagged
+from gristmill.selection.diversity.tags import TagMatrix, form, merge_tags, parse, read_tags, spelling
 from gristmill.selection.selectors.complexity import Complexity, count_first
 from tests.selection.made import kept_of, made, unit, view_of
 
@@ -42,21 +42,21 @@ def pick(step: Complexity, samples: Sequence[Sample]) -> tuple[Choice, list[int]
     return choice, [n for n, sample in enumerate(samples) if sample.id in names]
 
 
-def rows_of(tags: Tagged) -> list[set[str]]:
+def rows_of(tags: TagMatrix) -> list[set[str]]:
     return [
         {tags.names[t] for t in tags.tags[start:stop]}
         for start, stop in zip(tags.starts, tags.starts[1:], strict=False)
     ]
 
 
-def random_tags(num: int, names: int, seed: int) -> Tagged:
+def random_tags(num: int, names: int, seed: int) -> TagMatrix:
     rng = np.random.default_rng(seed)
     values = [
         "; ".join(f"tag{t:03d}x" for t in (rng.random(int(rng.integers(0, 6))) ** 2 * names).astype(int))
         for _ in range(num)
     ]
     distinct = sorted(set(values))
-    return tagged(np.array([distinct.index(value) for value in values]), distinct)
+    return read_tags(np.array([distinct.index(value) for value in values]), distinct)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_spellings_of_one_tag_have_one_form() -> None:
 def test_samples_get_each_tag_once_by_its_most_frequent_spelling_and_rare_tags_go() -> None:
     values = sorted(["Story; stories; math", "stories", '["Stories", "Maths"]', "; ", "chemistry"])
     code = np.array([values.index("stories"), -1, *range(5)])
-    found = tagged(code, values, min_count=2)
+    found = read_tags(code, values, min_count=2)
     assert found.names == ("math", "stories")
     by_value = dict(zip(values, rows_of(found)[2:], strict=True))
     assert by_value["Story; stories; math"] == set(found.names)
@@ -100,8 +100,8 @@ def test_samples_get_each_tag_once_by_its_most_frequent_spelling_and_rare_tags_g
 
 def test_near_tags_count_as_the_more_frequent_one_without_chains() -> None:
     vectors = unit(np.array([[1, 0], [0.9, 0.44], [0.62, 0.78]], float))  # 0-1 and 1-2 are near, 0-2 are not
-    tags = tagged(np.array([0, 1, 2, 0, 3]), ["a", "b", "c", "c; b"])
-    found = merged(tags, vectors, 0.85)
+    tags = read_tags(np.array([0, 1, 2, 0, 3]), ["a", "b", "c", "c; b"])
+    found = merge_tags(tags, vectors, 0.85)
     assert found.names == ("a", "c")
     assert rows_of(found) == [{"a"}, {"a"}, {"c"}, {"a"}, {"a", "c"}]
 
@@ -150,7 +150,7 @@ def test_samples_without_tags_go_and_say_so() -> None:
     assert sorted(choice.scores["tag_count"].tolist()) == [0, 0, 0, 2, 2]
 
 
-def dense_mig(tags: Tagged, quality: np.ndarray, vectors: Float32, min_cosine: float, budget: int) -> list[int]:
+def dense_mig(tags: TagMatrix, quality: np.ndarray, vectors: Float32, min_cosine: float, budget: int) -> list[int]:
     """MIG with whole matrices: argmax u . phi'(x) over what is left."""
     v = np.zeros((len(quality), len(tags.names)))
     v[tags.rows, tags.tags] = (quality / np.maximum(tags.per_row, 1))[tags.rows]

@@ -30,7 +30,7 @@ def step(**settings: object) -> Decontaminate:
 
 
 def outcome(view: View, items: View, **settings: object) -> tuple[Choice, set[str]]:
-    view = View(view.pool, view.rows, view.vectors, {"quiz": items})
+    view = View(view.samples, view.rows, view.vectors, {"quiz": items})
     choice = step(**settings).pick(view, Random(1))
     return choice, kept_of(view, choice)
 

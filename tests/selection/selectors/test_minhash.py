@@ -12,7 +12,7 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text import keys as texts
 from gristmill.selection.contracts import Choice, View
 from gristmill.selection.duplicates import shingles
-from gristmill.selection.duplicates.shingles import Shape
+from gristmill.selection.duplicates.shingles import ShingleSpec
 from gristmill.selection.selectors.exact import Exact
 from gristmill.selection.selectors.minhash import MinHash
 from tests.selection.made import kept_of, made, view_of, winner_of
@@ -51,7 +51,7 @@ def true_jaccard(left: str, right: str, size: int) -> float:
     return len(one & other) / len(one | other)
 
 
-def slots_of(values: list[str], shape: Shape, permutations: int = 128) -> shingles.Slots:
+def slots_of(values: list[str], shape: ShingleSpec, permutations: int = 128) -> shingles.Slots:
     array = pa.array(values, pa.large_string())
     return shingles.sketch(array, np.zeros(len(values), np.int64), shape, permutations, numbers=True).slots
 
@@ -61,7 +61,7 @@ def test_signatures_estimate_the_jaccard_similarity_of_the_sets(words: int) -> N
     rng = random.Random(words)
     left = [sentence(rng, words) for _ in range(200)]
     right = [edited(text, rng.choice([0.05, 0.2, 0.5]), rng) for text in left]
-    slots = slots_of(left + right, Shape("character", 5), 256)
+    slots = slots_of(left + right, ShingleSpec("character", 5), 256)
     found = shingles.similarity(slots, np.arange(200), np.arange(200, 400))
     true = np.array([true_jaccard(a, b, 5) for a, b in zip(left, right, strict=True)])
     spread = np.sqrt(true * (1 - true) / 256)
@@ -72,18 +72,18 @@ def test_signatures_estimate_the_jaccard_similarity_of_the_sets(words: int) -> N
 def test_signatures_of_strangers_agree_by_chance_alone() -> None:
     rng = random.Random(0)
     values = ["".join(rng.choices([chr(0x3400 + n) for n in range(6000)], k=60)) for _ in range(400)]
-    slots = slots_of(values, Shape("character", 5))
+    slots = slots_of(values, ShingleSpec("character", 5))
     found = shingles.similarity(slots, np.arange(200), np.arange(200, 400))
     assert found.mean() < 0.003
 
 
 def test_a_shingle_is_five_characters_or_two_chinese_ones_or_two_words() -> None:
     pairs = [
-        ("abcdefgh", "abcdexyz", Shape("character", 5), 1 / 7),
-        ("一二三四五六", "一二三四七八", Shape("character", 5), 3 / 7),
-        ("a b c d", "a b c e", Shape("word", 2), 2 / 4),
-        ("用python写", "用java写", Shape("word", 2), 0.0),
-        ("中文字", "中文学", Shape("word", 2), 1 / 3),
+        ("abcdefgh", "abcdexyz", ShingleSpec("character", 5), 1 / 7),
+        ("一二三四五六", "一二三四七八", ShingleSpec("character", 5), 3 / 7),
+        ("a b c d", "a b c e", ShingleSpec("word", 2), 2 / 4),
+        ("用python写", "用java写", ShingleSpec("word", 2), 0.0),
+        ("中文字", "中文学", ShingleSpec("word", 2), 1 / 3),
     ]
     for left, right, shape, expected in pairs:
         slots = slots_of([left, right], shape, 1024)
@@ -146,7 +146,7 @@ def test_a_sign_that_stands_for_many_letters_is_those_letters() -> None:
     short, long = "㌖" * 4000, "キロメートル" * 4000
     _, _, kept = run([made(short), made(long, "a much longer answer")])
     assert kept == {made(long, "a much longer answer").id}
-    assert np.array_equal(*slots_of([short, long], Shape("character", 5)))
+    assert np.array_equal(*slots_of([short, long], ShingleSpec("character", 5)))
 
 
 def test_a_chain_is_not_followed() -> None:

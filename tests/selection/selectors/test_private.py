@@ -14,7 +14,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.selection.contracts import Choice, View
 from gristmill.selection.data.matrix import BLOCK_ROWS, Float32, Matrix
 from gristmill.selection.relevance.vote import delta_of, epsilon_of, gaussian, sigma_of, votes
-from gristmill.selection.selectors.private import Private, chosen
+from gristmill.selection.selectors.private import Private, choose
 from tests.selection.made import kept_of, made, unit, view_of
 
 SETTINGS: dict[str, Any] = {"private_data": "private.jsonl", "budget": 3, "delta": 1e-3}
@@ -169,9 +169,9 @@ def test_the_order_of_the_samples_changes_nothing() -> None:
 
 def test_a_draw_is_in_proportion_to_the_weights() -> None:
     weight = np.array([0.0, 1.0, 2.0, 5.0, -1.0])
-    drawn = np.mean([chosen(weight, 1, Random(seed)) for seed in range(2000)], axis=0)
+    drawn = np.mean([choose(weight, 1, Random(seed)) for seed in range(2000)], axis=0)
     assert drawn == pytest.approx([0, 1 / 8, 2 / 8, 5 / 8, 0], abs=0.04)
-    assert chosen(weight, 2).tolist() == [False, False, True, True, False]
+    assert choose(weight, 2).tolist() == [False, False, True, True, False]
 
 
 def test_nothing_and_a_single_sample_are_handled() -> None:

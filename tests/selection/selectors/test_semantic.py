@@ -152,7 +152,7 @@ def test_another_threshold_over_the_floor_looks_for_no_pairs_again() -> None:
     view = view_of(samples, vectors + np.random.default_rng(1).normal(size=vectors.shape).astype(np.float32) * 0.03)
     view = replace(view, vectors=Matrix(unit(view.unit("test").whole())))
     memo = Counting()
-    kept = replace(view, pool=replace(view.pool, memo=memo))
+    kept = replace(view, samples=replace(view.samples, memo=memo))
     for min_cosine in (0.95, 0.97, 0.98, 0.9):
         step = Semantic(min_cosine=min_cosine)
         assert kept_of(kept, pick(step, kept)) == kept_of(view, pick(step, replace(view)))

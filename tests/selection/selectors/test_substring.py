@@ -8,7 +8,7 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.selection.contracts import Choice, View
-from gristmill.selection.selectors.substring import Substring, without
+from gristmill.selection.selectors.substring import Substring, cut_spans
 from tests.selection.made import kept_of, made, view_of
 
 SPAN = "as a careful assistant I must remind you that this is no advice and that you should ask a doctor first"
@@ -149,7 +149,7 @@ def test_turns_are_shortened_where_the_spans_lie() -> None:
     turns = [("system", "one two"), ("user", "ask"), ("assistant", "one two, three. Four"), ("assistant", "five six")]
     asked = [("system", "x"), ("user", "a b c")]
     spans = [np.array([span]) for span in ((1, 3), (3, 5), (0, 1), (0, 4), (0, 2))]
-    found = list(without([turns, turns, turns, turns, asked], "answer", spans))
+    found = list(cut_spans([turns, turns, turns, turns, asked], "answer", spans))
     assert found[0] == (*turns[:2], ("assistant", "one Four"), turns[3])
     assert found[1] == (*turns[:2], ("assistant", "one two, three."), ("assistant", "six"))
     assert found[2] == (*turns[:2], ("assistant", "two, three. Four"), turns[3])

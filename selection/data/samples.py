@@ -42,7 +42,7 @@ class MemoryMemo:
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class Samples:
     """The samples that came into a job kept: read from the store again and again, never held."""
 
     tables: Tables
@@ -72,7 +72,7 @@ class Pool:
             place += len(table)
             mine = rows[rows >= 0]
             known = table if len(mine) == len(rows) else table.filter(pa.array(rows >= 0))
-            yield mine, shortened(known, mine, self.cut)
+            yield mine, shorten(known, mine, self.cut)
 
     @cached_property
     def lengths(self) -> Int:
@@ -83,7 +83,7 @@ class Pool:
         return found
 
 
-def shortened(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
+def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
     """Return a table of these rows of the pool with the turns that some of them have left."""
     here = np.flatnonzero([int(row) in cut for row in rows]) if cut and "messages" in table.column_names else rows[:0]
     if not len(here):
@@ -97,7 +97,7 @@ def shortened(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
     return table.set_column(table.column_names.index("messages"), table.schema.field("messages"), messages)
 
 
-def open_pool(tables: Tables, where: str) -> tuple[Pool, Ids]:
+def open_samples(tables: Tables, where: str) -> tuple[Samples, Ids]:
     """Return the pool of the kept samples that have any text, and the ids of the kept ones that have none.
 
     Raises:
@@ -130,4 +130,4 @@ def open_pool(tables: Tables, where: str) -> tuple[Pool, Ids]:
         column = np.concatenate(parts)[places]
         if not np.isnan(column).all():
             scores[name] = column
-    return Pool(tables, ordered, row_of, scores), np.concatenate([np.empty(0, "S32"), *silent])
+    return Samples(tables, ordered, row_of, scores), np.concatenate([np.empty(0, "S32"), *silent])
