@@ -8,44 +8,44 @@ from gristmill.cluster.jobs.figures import Figures
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateFigures(Figures):
-    """What `[generate]` came to; `tokens` are those of replies."""
+    """Results of `[generate]`; `tokens` counts the tokens of replies."""
 
     drafts: int
     """Drafts that were drawn."""
     acceptance: float
-    """Share of the rows that were kept, or would have been but for the target."""
+    """Share of the rows that were kept, or that only the target excluded."""
     tokens_per_kept: float
-    """Prompt and reply tokens for one kept row."""
+    """Prompt and reply tokens per kept row."""
     engine_start_s: float
     engine_seconds_per_kept: float
     prefix_cache_hit_rate: float
-    """Share of the prompt tokens that were in the engine's cache."""
+    """Share of the prompt tokens that the engine's cache already had."""
     cost: float | None = None
     """Money, in the currency of the prices."""
     cost_per_kept: float | None = None
     by_round: tuple[Mapping[str, float], ...] = ()
-    """What steps measured when a round began, with its number as `round`."""
+    """What steps measured at the beginning of each round; `round` is its number."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows by drop reason, most first."""
+    """Rows by drop reason, the most frequent first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two annotators agree."""
+    """Agreement of two annotators."""
 
     first: str
     second: str
     rows: int
-    """Samples of which both said something."""
+    """Samples that both labelled."""
     agree: float
-    """Share of them with the same answer."""
+    """Share of these samples with the same answer."""
     kappa: float | None = None
     """Cohen's kappa."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewFigures(Figures):
-    """What `[review]` came to."""
+    """Results of `[review]`."""
 
     dropped: int
     queued: int
@@ -59,10 +59,10 @@ class ReviewFigures(Figures):
     labels: Mapping[str, int] = field(default_factory=dict)
     """Samples by label."""
     accuracy: Mapping[str, float] = field(default_factory=dict)
-    """Share of right answers of each annotator, by what people say."""
+    """Share of right answers of each annotator, where people's answers count as the truth."""
     accuracy_by_gold: Mapping[str, float] = field(default_factory=dict)
     agreement: tuple[Agreement, ...] = ()
     fleiss_kappa: Mapping[str, float] = field(default_factory=dict)
-    """By group: annotators, people."""
+    """Fleiss' kappa by group: annotators, people."""
     krippendorff_alpha: Mapping[str, float] = field(default_factory=dict)
     calibration_error: float | None = None

@@ -1,4 +1,4 @@
-"""The generate job: seeds, documents or nothing into a dataset of exactly as many new samples as asked for."""
+"""The generate job: turns seeds, documents or nothing into a dataset of exactly as many new samples as asked for."""
 
 import math
 import sys
@@ -36,11 +36,11 @@ from gristmill.generation.pipeline.snapshots import Snapshots
 from gristmill.generation.pipeline.worker import Place
 
 DRAFTS_PER_SAMPLE = 20
-"""Drafts that a kept sample may cost before the job gives up, when the recipe does not say."""
+"""Drafts per kept sample after which the job gives up, where the recipe does not say."""
 TOKENS_PER_DRAFT = 650
 """Prompt and reply tokens of all calls made for one draft; measured with Self-Instruct and the judge."""
 SHARDS_AT_LEAST = 4
-"""Shards that a small job is cut into, so that its last one is not most of it."""
+"""Number of shards that a small job has at least, so that its last shard is not most of it."""
 
 
 class Generate(Job):
@@ -53,37 +53,38 @@ class Generate(Job):
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "documents", "max_drafts"})
 
     documents: Source | None = None
-    """Texts to draw from beside or instead of the seeds: what `grounded`, `annotate` and others work on."""
+    """Texts to draw from, in addition to the seeds or instead of them; `grounded`, `annotate` and others use them."""
     target: int | Literal["all"] = 100
-    """Kept samples wanted, exactly; or `"all"`: each input once, whatever is kept of it."""
+    """Number of kept samples, met exactly; or `"all"`: each input is used once, however many samples are kept."""
     engine: Engine = Field(default_factory=Engine)
-    """The model that drafts, answers and judges, and what it runs on."""
+    """The model that drafts, answers and judges, and its resources."""
     engines: dict[str, Engine] = Field(default_factory=dict)
     """Other models, each in a pool of its own, that steps name as their `engine`; none may be called `main`."""
     encoder: Embedding = Embedding()
-    """The model of the steps that compare meanings; it is not loaded where there is none."""
+    """The model for steps that compare meanings; it is not loaded where no step does."""
     methods: tuple[AnyMethod, ...] = Field(default=(SelfInstruct(),), min_length=1)
-    """Ways to make samples; each gets its weight's share of the draws."""
+    """Ways to make samples. Each gets a share of the draws in proportion to its weight."""
     filters: tuple[AnyFilter, ...] = (Length(), Language(), Repetition(), Refusal(), Novelty(), Judge())
-    """What a sample must pass; within a stage they run in this order, those that ask the model last."""
+    """Filters that a sample must pass. Within a stage they run in this order, those that ask the model last."""
     shard_size: int = Field(default=64, gt=0)
-    """Draws of one shard at most: the unit of work, retry and resume."""
+    """Most draws of one shard, which is the unit of work, retry and resume."""
     rounds: int = Field(default=4, gt=0)
-    """Rounds that the expected draws make up; one draws from what was kept until the round before the last."""
+    """Number of rounds that the expected draws are divided into. A round draws from what was kept up to the round
+    before the last."""
     prior: float = Field(default=0.4, gt=0)
-    """Samples expected to be kept of a draw, until there is a measured share."""
+    """Expected share of the draws that are kept, until there is a measured share."""
     max_drafts: int | None = Field(default=None, gt=0)
     """Drafts after which the job gives up; 20 times the target by default."""
     seed: int = 0
-    """Another seed gives other samples."""
+    """Start of all random streams; another seed gives other samples."""
 
     @model_validator(mode="after")
     def _sound(self) -> "Generate":
         names = [step.title() for step in self.filters]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            apart = "what tells filters of a kind apart is `rubric` or `name`"
-            raise ValueError(f"filters: {', '.join(twice)} stands twice, must stand once; {apart}")
+            apart = "filters of one kind must differ in `rubric` or `name`"
+            raise ValueError(f"filters: {', '.join(twice)} appears twice, must appear once; {apart}")
         return self
 
     @field_validator("target", mode="before")
@@ -109,12 +110,12 @@ class Generate(Job):
 
     @property
     def judging(self) -> tuple[Filter | HistoryFilter, ...]:
-        """The filters that have rows to judge: a `HistoryFilter` only where a method makes instructions of its own."""
+        """The filters that have rows to judge: a `HistoryFilter` only where a method makes its own instructions."""
         new = any(method.instructs for method in self.methods)
         return tuple(step for step in self.filters if new or isinstance(step, Filter))
 
     def sources(self) -> dict[str, Source]:
-        """Return the data from outside by role."""
+        """Return the data that comes from outside, by its role."""
         return super().sources() | ({"documents": self.documents} if self.documents else {})
 
     def check(self, base: Path) -> list[str]:
@@ -151,7 +152,7 @@ class Generate(Job):
         return problems
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say how many drafts and shards are expected, on what, at how many tokens."""
+        """Return the expected drafts, shards and tokens, and the resources."""
         expected, wanted = self._wanted_of(store, work)
         local = [engine for engine in (self.engine, *self.engines.values()) if not engine.endpoint]
         actors = sum(engine.actors for engine in local)
@@ -175,12 +176,12 @@ class Generate(Job):
         return plan
 
     def _wanted_of(self, store: Store, work: Work) -> tuple[int, str]:
-        """Return how many drafts are expected, as far as is known before the run, and what is wanted in words."""
+        """Return the expected number of drafts, as far as it is known before the run, and the target in words."""
         if self.target != "all":
             return self._expected(), f"{self.target} samples to keep"
         name = work.inputs.get("documents", work.inputs.get("samples", ""))
         if not name or not store.complete(name):
-            return 0, "every input once, as many as there are when it is ingested"
+            return 0, "every input once, counted when it is ingested"
         return len(self.methods) * store.manifest(name).kept, "every input once"
 
     def make(self, run: Run, work: Work) -> GenerateFigures:
@@ -188,7 +189,7 @@ class Generate(Job):
         return self.make_on(run, work, open_engine, open_embedding)
 
     def make_on(self, run: Run, work: Work, opens: OpenEngine, encodes: OpenEncoder) -> GenerateFigures:
-        """Make the dataset on worker actors which open engines and encoders so."""
+        """Make the dataset on worker actors that open their engines and encoders with these functions."""
         pipeline, place = self.pipeline(run.id), self.place(run.store, work, run.logs)
         schedule = self.schedule(run.store, work)
         with Actors(run, place, pipeline, (opens, encodes), schedule.size) as actors:
@@ -199,13 +200,13 @@ class Generate(Job):
         return Pipeline(run, {MAIN: self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
 
     def goal(self) -> Goal:
-        """Return what the driver works towards."""
+        """Return the target, and when to give up."""
         given = frozenset(method.kind for method in self.methods if not method.instructs)
         target = None if self.target == "all" else self.target
         return Goal(target, self.prior, self.most_drafts, self.judging, given, self.engine)
 
     def place(self, store: Store, work: Work, logs: str | None) -> Place:
-        """Return where workers read and write."""
+        """Return the folders that workers read and write."""
         return Place(store, work.output, work.inputs.get("samples"), work.inputs.get("documents"), logs)
 
     def schedule(self, store: Store, work: Work) -> ShardSequence:
@@ -245,11 +246,11 @@ class Generate(Job):
         return min(self.shard_size, -(-fewer // group) * group)
 
     def drive(self, run: Run, work: Work, dispatch: Dispatch) -> GenerateFigures:
-        """Make the dataset on whatever `dispatch` has raw shards made by, and return its figures.
+        """Make the dataset with the given dispatch, and return its figures.
 
         Raises:
             JobError: when an input has no kept row.
-            RunError: when `max_drafts` are drawn and the target is not met.
+            RunError: when `max_drafts` are drawn before the target is met.
         """
         driver = Driver(self, self.goal(), run, work, dispatch, self.schedule(run.store, work))
         with run.screen.bar("generate", self.target if isinstance(self.target, int) else None) as bar:
@@ -258,7 +259,7 @@ class Generate(Job):
 
 
 def _memory(engine: Engine) -> str:
-    """Return what one process of an engine holds, as far as it is known without loading the model."""
+    """Return the memory of one engine process, as far as it is known without loading the model."""
     types = ("bfloat16", "float32") if engine.dtype == "auto" else (engine.dtype,)
     held = models.memory(engine.model, types) or "as much as the model has"
     why = " (the machine decides)" if engine.dtype == "auto" else ""

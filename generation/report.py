@@ -14,17 +14,17 @@ SURPLUS = "target: surplus"
 
 
 class GeneratePresentation(Presentation[GenerateFigures]):
-    """The acceptance, what a kept sample cost, the funnel of the filters, and what steps measured round by round."""
+    """Acceptance, cost of a kept sample, funnel of the filters, and what steps measured in each round."""
 
     def summary(self, figures: GenerateFigures) -> Iterator[str]:
-        """Yield what a kept sample cost in tokens, in seconds of an engine and, where there are prices, in money."""
+        """Yield the cost of a kept sample: tokens, seconds of an engine and, where there are prices, money."""
         money = f", {figures.cost_per_kept:.6f} in money" if figures.cost_per_kept is not None else ""
         work = f"{figures.tokens_per_kept:,.0f} tokens and {figures.engine_seconds_per_kept:.2f} engine seconds"
         if figures.tokens_per_kept:
             yield f"a kept sample took {work}{money}"
 
     def tiles(self, material: Material, figures: GenerateFigures) -> Iterator[Tile]:
-        """Yield the acceptance; rows beyond the target count as accepted."""
+        """Yield the acceptance; rows above the target count as accepted."""
         surplus = material.reasons.get("generate", Counter())[SURPLUS]
         spare = f", {surplus:,} of them more than were wanted" if surplus else ""
         accepted = figures.kept + surplus
@@ -40,7 +40,7 @@ class GeneratePresentation(Presentation[GenerateFigures]):
             yield from stages(left, reasons, filters, charts.REFUSED, last="target")
 
     def sections(self, material: Material, figures: GenerateFigures) -> Iterator[Section]:
-        """Yield the figures that steps leave of each round: shares in one chart, counts in another."""
+        """Yield the figures of steps by round: shares in one chart, counts in another."""
         del material
         rounds = figures.by_round
         names = sorted({name for found in rounds for name in found} - {"round"})
@@ -55,7 +55,7 @@ class GeneratePresentation(Presentation[GenerateFigures]):
             yield Section("Round by round", "What the steps of generation measured when each round began.", panels)
 
     def score_note(self, settings: Mapping[str, Any], score: str) -> str:
-        """Say where the score of novelty stops telling texts apart."""
+        """Say from which score of novelty on texts can no longer be distinguished."""
         if score != "novelty":
             return ""
         filters = settings.get("filters") or []
@@ -69,14 +69,14 @@ class ReviewPresentation(Presentation[ReviewFigures]):
     """How far annotators agree, how often each is right, and how many samples wait for people."""
 
     def summary(self, figures: ReviewFigures) -> Iterator[str]:
-        """Yield the agreement, who is right by what people say, and how many samples wait."""
+        """Yield the agreement, the accuracy of annotators as people see it, and the number of waiting samples."""
         alpha = figures.krippendorff_alpha.get("annotators")
         found = [f"Krippendorff's alpha of the annotators {alpha:.3f}"] if alpha is not None else []
         found += [f"{name} right {share:.0%}" for name, share in figures.accuracy.items()]
         yield "; ".join([*found, f"{figures.queued} samples wait for people"])
 
     def flow(self, left: int, material: Material, figures: ReviewFigures) -> Iterator[Stage]:
-        """Yield what is left after the samples that nobody is certain of."""
+        """Yield what is left after uncertain samples are dropped."""
         del figures
         reasons = material.reasons.get("review")
         if reasons:
@@ -93,7 +93,7 @@ class ReviewPresentation(Presentation[ReviewFigures]):
 
 
 def _agreements(figures: ReviewFigures) -> Iterator[tuple[str, ...]]:
-    """Yield a line for each two annotators, for each group of them, and for how often each is right by people."""
+    """Yield a line for each pair of annotators, each group of them, and the accuracy of each."""
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"

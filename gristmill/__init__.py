@@ -40,12 +40,12 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
-    """Import what a name represents."""
+    """Import the module of a name and return what it names."""
     if name not in _WHERE:
         raise AttributeError(f"module 'gristmill' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Return the names that can be used."""
+    """Return the available names."""
     return sorted(__all__)

@@ -1,8 +1,8 @@
-"""What selection is made of: View, Choice, Selector. Read this first.
+"""The contracts of selection: View, Choice, Selector. Read this first.
 
-A selector sees the kept samples as columns and answers with who stays; it never owns a model, a path or a store.
-Rows of a view are in the order of their ids, so that what a selector does with them, ties included, depends neither
-on how the shards lie nor on how many there are.
+A selector sees the kept samples as columns and returns which of them stay; it never owns a model, a path or a store.
+Rows of a view are in the order of their ids. So what a selector does with them, ties included, depends neither on the
+order of the shards nor on their number.
 """
 
 from abc import abstractmethod
@@ -28,24 +28,25 @@ from gristmill.selection.data.samples import Array, Samples, Turns
 
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
-"""Which of two samples stays: highest in these in turn, then lowest id. A name is a score, or `length`, the characters
-of the answer; a sample without the score comes after those with it."""
+"""Which of two samples stays: the one that is higher in the first of these names that differs, else the lower id. A
+name is a score, or `length`, the characters of the answer. A sample without a score comes after those with it."""
 BEST: Prefer = ("judge", "length")
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The samples still kept, n of them in the order of their ids; what a selector chooses from."""
+    """The samples that are still kept, in the order of their ids, from which a selector chooses."""
 
     samples: Samples
     rows: Int
-    """[n] ascending rows of the pool."""
+    """[n] places of these samples among all samples, ascending."""
     vectors: Matrix | None = None
-    """[n, d] unit rows, present when the step asks for them."""
+    """[n, d] unit rows, where the step asks for them."""
     beside: Mapping[str, "View"] = field(default_factory=dict)
-    """The datasets that the step names in `sources`, by the same names; their vectors come with them."""
+    """Views of the datasets that the step names in `sources`, by the same names, with their vectors."""
     encode: Callable[[Sequence[str]], Float32] | None = None
-    """The job's encoder for a few texts that are no samples, [texts, d] unit rows, where the step `encodes`."""
+    """Encodes a few texts that are not samples into [texts, d] unit rows, where the step `encodes`; it is the job's
+    encoder."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,7 +58,7 @@ class View:
 
     @property
     def scores(self) -> Mapping[str, Float32]:
-        """By name, [n]; NaN where a sample has no such score."""
+        """By name: [n] values; NaN for a sample without the score."""
         return {name: values[self.rows] for name, values in self.samples.scores.items()}
 
     @property
@@ -66,12 +67,12 @@ class View:
         return self.samples.lengths[self.rows]
 
     def scan(self, which: Part) -> Iterator[tuple[Int, pa.LargeStringArray]]:
-        """Yield (rows of this view, their texts) a shard at a time, never all at once; rows in no order."""
+        """Yield (rows of this view, their texts) one shard at a time; the rows are in no order."""
         for rows, table in self._tables(["messages"]):
             yield rows, columns.part(table, which)
 
     def texts(self, which: Part) -> pa.LargeStringArray:
-        """Return [n] texts in memory; `scan` is for steps that can do without."""
+        """Return the [n] texts in memory; use `scan` where possible."""
         rows, parts = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
         for found, texts in self.scan(which):
             rows.append(found)
@@ -79,7 +80,7 @@ class View:
         return pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(rows), kind="stable")))
 
     def some(self, which: Part, rows: Int) -> list[str]:
-        """Return the texts of a few rows of this view, in the order asked for."""
+        """Return the texts of a few rows of this view, in the given order."""
         place = {int(row): n for n, row in enumerate(rows)}
         found = [""] * len(rows)
         for seen, texts in self.scan(which):
@@ -88,7 +89,7 @@ class View:
         return found
 
     def tags(self, name: str) -> tuple[Int, list[str]]:
-        """Return ([n] place in the values, -1 without; the sorted values) of a tag, or of `method`."""
+        """Return ([n] place in the values, -1 without a tag; the sorted values) of a tag, or of `method`."""
         if name in self.samples.given:
             words = self.samples.given[name][self.rows]
             values = sorted({word for word in words if word is not None})
@@ -108,7 +109,7 @@ class View:
         return ordered[found], values
 
     def unit(self, where: str) -> Matrix:
-        """Return the vectors of a selector that says it needs them."""
+        """Return the vectors, for a selector that asks for them."""
         if self.vectors is None:
             raise JobError(
                 f"{where}: the samples have no vectors, must be embedded first; run it through the select job"
@@ -126,7 +127,7 @@ class View:
         return np.lexsort(keys).astype(np.int64) if keys else np.arange(len(self))
 
     def memo(self, name: str, make: Callable[[], Array]) -> Array:
-        """Return an array that depends on these samples and the name alone, made now or in an earlier build."""
+        """Return an array that depends only on these samples and the name, made now or stored by an earlier build."""
         subset = "" if len(self) == len(self.samples.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
         cut = np.intersect1d(self.rows, np.fromiter(self.samples.cut, np.int64)).tolist()
         shortened = "-" + ids.digest([(row, self.samples.cut[row]) for row in cut])[: ids.SHORT_HEX] if cut else ""
@@ -147,100 +148,101 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Who stays, and why the others go."""
+    """Which samples stay, and why the others go."""
 
     reason: Int
-    """[n] -1 for a row that stays, else the place in `reasons`."""
+    """[n] -1 for a row that stays, else the place of its reason in `reasons`."""
     reasons: Sequence[str] = ()
-    """`"kind: why"`, without anything that differs from row to row: that is in `lost_to` and the scores."""
+    """`"kind: why"`, without anything that differs from row to row, which is in `lost_to` and the scores."""
     lost_to: Ids | None = None
-    """[n] id of the sample that represents a row that goes (of this view or of one beside it), empty without one."""
+    """[n] id of the sample that represents a row that goes, from this view or one in `beside`; empty without one."""
     scores: Mapping[str, Float32] = field(default_factory=dict)
-    """New scores by name, [n], NaN where a row gets none; higher is better."""
+    """By name: [n] new scores, NaN for a sample that gets none; higher is better."""
     tags: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    """New tags by name, [n]."""
+    """By name: [n] new tags, None for a sample that gets none."""
     cut: Mapping[int, Turns] = field(default_factory=dict)
-    """New turns by row, of rows whose text a step shortened; later steps read these."""
+    """By row: the new turns of samples whose text a step shortened; later steps read these."""
     figures: Mapping[str, float | str] = field(default_factory=dict)
-    """What people will want to know of this step: (ε, δ), a radius, a cluster count."""
+    """Figures of this step for people: (ε, δ), a radius, a number of clusters."""
 
     @property
     def kept(self) -> Bool:
-        """[n]."""
+        """[n] whether a row stays."""
         return self.reason < 0
 
     @staticmethod
     def of(kept: Bool, reason: str, **further: object) -> "Choice":
-        """Return the choice where all who go do so for one reason."""
+        """Return the choice in which all rows that go have one reason."""
         return Choice(np.where(kept, -1, 0).astype(np.int64), (reason,), **further)  # type: ignore[arg-type]
 
 
 class VectorsOf(NamedTuple):
-    """Vectors that a step asks for: by which model, of which part."""
+    """The vectors that a step asks for: of which model, and of which part of the text."""
 
     encoder: Any
-    """Settings that `gristmill.selection.embedding.encoders.open_encoder` knows: `Embedding` or gradients."""
+    """Settings for `gristmill.selection.embedding.encoders.open_encoder`: `Embedding` or gradients."""
     part: Part
 
 
 class Cost(NamedTuple):
-    """An estimate, from figures measured on two cores."""
+    """Estimated cost, from figures measured on two cores."""
 
     cpu_s: float
     peak_bytes: int
 
 
 class Selector(Step):
-    """A frozen value that chooses among samples; the work is done by pure functions beside or below each class."""
+    """A frozen value that chooses among samples; pure functions, near it or in a folder for its topic, do the work."""
 
     needs_vectors: ClassVar[bool] = False
-    """Whether it works on the job's vectors."""
+    """Whether it uses the job's vectors."""
 
     def sources(self) -> dict[str, Source]:
-        """Return the datasets from outside that it compares with, by names of its own."""
+        """Return the outside datasets that it compares with, by names that it chooses."""
         return {}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the vectors that the view must have: by default the job's own, or none."""
+        """Return the vectors that the view must have: by default the job's vectors, or none."""
         return job if self.needs_vectors else None
 
     def wants_beside(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the vectors that the views beside must have."""
+        """Return the vectors that the views in `beside` must have."""
         return self.wants(job)
 
     def encodes(self) -> bool:
-        """Say whether it has the job's encoder read texts that are no samples, through `View.encode`."""
+        """Say whether it encodes texts that are not samples, through `View.encode`."""
         return False
 
     def most(self, num: int) -> int:
-        """Return how many of `num` samples stay at most; all, where there is no budget."""
+        """Return the most samples that stay of `num`; all of them where there is no budget."""
         return num
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step for `num` samples and vectors of `dim` numbers, without its embedding."""
+        """Estimate the step for `num` samples and vectors of `dim` numbers, without the embedding."""
         del num, dim
         return Cost(0.0, 0)
 
     @abstractmethod
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice; the same samples in other shards make the same choice of ids."""
+        """Return the choice. The same samples in other shards must give the same choice of ids."""
 
 
 class Deduplicator(Selector):
-    """A selector that drops copies; the job stops when it would drop suspiciously much, see `outcome.breaker`."""
+    """A selector that drops copies. The job stops when it would drop suspiciously many, see `outcome.breaker`."""
 
     prefer: Prefer = BEST
-    """Which of two samples stays: highest score of these names in turn (`length`: of the answer), then lowest id."""
+    """Which of two samples stays: the one that is higher in the first of these scores that differs (`length`: of the
+    answer), else the one with the lower id."""
     max_group: float = Field(default=0.05, gt=0, le=1)
-    """Share of all samples that may be lost to one and the same sample (1,000 always may)."""
+    """Largest share of all samples that may be lost to one sample (1,000 always may)."""
     max_loss: float = Field(default=0.8, gt=0, le=1)
-    """Share of a source's samples that may be lost (1,000 always may); see `source`."""
+    """Largest share of a source's samples that may be lost (1,000 always may); see `source`."""
     source: str = "source"
-    """Tag that says where a sample comes from; where no sample has it, its method does."""
+    """Tag that names the source of a sample; where no sample has it, the method is used."""
 
 
 def budget_rows(budget: float, rows: int) -> int:
-    """Return how many rows a budget allows: a whole number as it is, a share of the rows rounded, at least one."""
+    """Return the rows that a budget allows: a whole number as it is, a share of the rows rounded, at least one."""
     return min(rows, budget) if isinstance(budget, int) else min(rows, max(1, round(budget * rows)))
 
 

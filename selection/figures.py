@@ -8,7 +8,7 @@ from gristmill.cluster.jobs.figures import Figures
 
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
-    """What one step did."""
+    """Results of one step."""
 
     kind: str
     rows: int
@@ -18,12 +18,12 @@ class StepFigures:
     reasons: Mapping[str, int] = field(default_factory=dict)
     """Dropped samples by reason."""
     figures: Mapping[str, int | float | str] = field(default_factory=dict)
-    """What only this step measures."""
+    """Further figures that only this step has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A dropped sample and the one that it lost to."""
+    """A dropped sample and the sample that it lost to."""
 
     step: str
     id: str
@@ -41,22 +41,22 @@ class Topic:
     rows: int
     kept: int = 0
     examples: tuple[str, ...] = ()
-    """Ids of the samples nearest to the middle."""
+    """Ids of the samples nearest to the centre."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectFigures(Figures):
-    """What `[select]` came to."""
+    """Results of `[select]`."""
 
     input_rows: int
-    """Rows of the input, those that came in dropped too."""
+    """Rows of the input, with those that were dropped before."""
     dropped: int
     embedded: int
-    """Texts that were embedded now, not before."""
+    """Number of texts that this execution embedded."""
     samples_per_s: float
     embed_seconds: float | None = None
     steps: tuple[StepFigures, ...] = ()
     pairs: tuple[Pair, ...] = ()
     topics: tuple[Topic, ...] = ()
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """The same measures of what was chosen, of as many random samples, and of the longest answers."""
+    """The same measures for the chosen samples, for as many random ones, and for the longest answers."""

@@ -1,4 +1,4 @@
-"""The select job: embed the kept samples of a dataset, let selectors choose among them one after another."""
+"""The select job: embed the kept samples of a dataset, and let selectors choose among them, one after another."""
 
 import logging
 import time
@@ -40,10 +40,10 @@ logger = logging.getLogger(__name__)
 
 
 class Select(Job):
-    """`[select]`: which of the kept samples go on.
+    """`[select]`: choose which of the kept samples stay.
 
-    The output holds the samples that came in kept, each kept or dropped by a selector; those that came in dropped stay
-    in the input dataset, which the manifest names. So rows in = rows that were dropped before + kept + dropped here.
+    The output has the samples that came in kept, each kept or dropped by a selector. Those that came in dropped stay in
+    the input dataset, which the manifest names. So input rows = rows dropped before + kept + dropped here.
     """
 
     name: ClassVar[str] = "select"
@@ -54,20 +54,22 @@ class Select(Job):
     upstream: ClassVar[tuple[str, ...]] = ("review", "generate")
 
     encoder: Embedding = Embedding()
-    """The model that makes the vectors; it is not loaded where no step needs them."""
+    """The model that makes the vectors; it is loaded only where a step needs them."""
     part: Part = "instruction"
-    """What is embedded: all user turns, all assistant turns, both, or every turn with its role."""
+    """The part of a conversation that is embedded: all user turns, all assistant turns, both, or every turn with its
+    role."""
     steps: tuple[AnySelector, ...] = Field(default=(Exact(), MinHash(), Semantic()), min_length=1)
-    """The selectors, each choosing among the samples that the one before kept."""
+    """The selectors; each chooses among the samples that the one before it kept."""
     seed: int = 0
     """Start of the random streams of selectors that draw."""
     topics: int = Field(default=0, ge=0)
-    """Topics that the samples are sorted into, for the report and for steps by the tag `topic`; by default as many as
-    suit their number where there are vectors, else none."""
+    """Number of topics that the samples are grouped into, for the report and for steps that use the tag `topic`. By
+    default a number that suits the samples where there are vectors, else none."""
     embed_dropped: int = Field(default=500, ge=0)
-    """Samples dropped before selection that are embedded as well, for the report's map."""
+    """Number of samples dropped before selection that are embedded too, for the map in the report."""
     shard_rows: int = Field(default=2048, gt=0)
-    """Samples of one shard, of the vectors and of the output: what a kill during the embedding can cost."""
+    """Samples of one shard, of the vectors and of the output. A kill during the embedding loses at most one shard of
+    work."""
 
     @property
     def wanted(self) -> VectorsOf:
@@ -89,18 +91,18 @@ class Select(Job):
         return [f"encoder.model: {name}: {problem}" for name, problem in problems if problem]
 
     def sources(self) -> dict[str, Source]:
-        """Return the data from outside: the samples, and what steps compare them with."""
+        """Return the data that comes from outside: the samples, and what steps compare them with."""
         beside = {
             f"steps.{n}.{name}": source for n, step in enumerate(self.steps) for name, source in step.sources().items()
         }
         return super().sources() | beside
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Ask for the seeds, which the report's map shows beside what was made from them."""
+        """Return the seeds as an input, because the report's map shows them together with what was made from them."""
         return {"seeds": outputs["ingest"]} if self.embeds and "ingest" in outputs else {}
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say how many samples would be embedded, and what the steps would cost."""
+        """Return how many samples would be embedded, and the estimated cost of the steps."""
         once = int(any(step.encodes() for step in self.steps))
         plan = Plan("select", work.output, actors=self.encoder.actors if self.embeds else once)
         plan.cpus, plan.gpus = (self.encoder.cpus or 0) * plan.actors, (self.encoder.gpus or 0) * plan.actors
@@ -123,7 +125,7 @@ class Select(Job):
         return plan
 
     def make(self, run: Run, work: Work) -> SelectFigures:
-        """Embed, choose, and write the choice."""
+        """Embed, choose, and write the result."""
         return Selecting(self, run, work, open_encoder).make()
 
     def _vectors(self, samples: str) -> str:
@@ -131,18 +133,18 @@ class Select(Job):
 
 
 DIM = 384
-"""Numbers of a vector that a plan reckons with: those of the default encoder."""
+"""Numbers of a vector that plans assume: that of the default encoder."""
 MIN_TOPIC_ROWS = 20
-"""Fewer samples have no topics."""
+"""Least number of samples for topics."""
 PAIRS = 40
-"""Of each step, samples that the report shows beside the one that they lost to."""
+"""Dropped samples of each step that the report shows with the sample that they lost to."""
 
 
 class Selecting:
-    """One select job at work."""
+    """One execution of the select job."""
 
     def __init__(self, settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> None:
-        """Only the encoder is handed in beside what every job gets."""
+        """Take what every job gets, and the function that opens an encoder."""
         self.settings, self.run, self.work, self.open = settings, run, work, open_encoder
         self.samples = work.inputs["samples"]
         self.embedded, self.embed_seconds = 0, None if not settings.embeds else 0.0
@@ -231,7 +233,7 @@ class Selecting:
         return view.take(choice.kept)
 
     def _prepared(self, place: int, step: Selector, view: View) -> View:
-        """Return the view with the vectors and the datasets beside it that a step asks for."""
+        """Return the view with the vectors and the further datasets that a step asks for."""
         mine, theirs = step.wants(self.settings.wanted), step.wants_beside(self.settings.wanted)
         mine, theirs = (w and prepare_encoder(w, view, self._models) for w in (mine, theirs))
         if mine is not None and mine != self.settings.wanted:
@@ -242,7 +244,7 @@ class Selecting:
         return replace(view, beside=beside, encode=encode)
 
     def _vectors_of(self, view: View, wanted: VectorsOf) -> Matrix:
-        """Embed the samples that are left by a step's own encoder, which is an expensive one."""
+        """Embed the samples that are left with a step's own, expensive encoder."""
         whole = len(view) == len(view.samples.ids)
         choice = RowChoice() if whole else RowChoice(only=tuple(name.decode() for name in view.ids.tolist()))
         name = self._embed({self.samples: choice}, wanted)[self.samples]
@@ -266,7 +268,7 @@ class Selecting:
         return replace(view, vectors=matrix)
 
     def _note(self, step: Selector, view: View, choice: Choice, seconds: float) -> None:
-        """Add what a step did to the figures."""
+        """Add the results of a step to the figures."""
         gone = choice.reason[~choice.kept]
         counts = np.bincount(gone, minlength=len(choice.reasons))
         self.steps.append(
@@ -282,7 +284,7 @@ class Selecting:
         self.pairs += pairs(step, view, choice)
 
     def _stopped(self, problem: str) -> str:
-        """Write what a stopped job has seen so far, and return the path."""
+        """Write what a stopped job has found so far, and return the path."""
         name = "stopped.json"
         seen = {"steps": [asdict(step) for step in self.steps], "pairs": [asdict(pair) for pair in self.pairs]}
         self.run.store.write_json({"problem": problem, **seen}, "runs", self.run.id, name)
@@ -298,7 +300,7 @@ class Selecting:
         self.topics = [Topic(**{**topic, "examples": tuple(topic["examples"])}) for topic in found]
 
     def _describe(self, everything: View, view: View) -> dict[str, dict[str, float]]:
-        """Return what was chosen beside what chance and length would have chosen; count what is kept of the topics."""
+        """Compare the chosen samples with random and long ones, and count the kept samples of each topic."""
         kept = np.zeros(len(everything), np.bool_)
         kept[view.rows] = True
         labels = None
@@ -312,7 +314,7 @@ class Selecting:
 
 
 def pairs(step: Selector, view: View, choice: Choice) -> list[Pair]:
-    """Return some samples that a step dropped beside the ones that they lost to, with the texts of both."""
+    """Return some samples that a step dropped, with the samples that they lost to, and the texts of both."""
     if choice.lost_to is None:
         return []
     lost = np.flatnonzero(choice.lost_to != b"")

@@ -1,4 +1,4 @@
-"""Selection for callers with data at hand: any table through any steps, and what stayed, what went and why."""
+"""Selection for Python callers: apply any steps to any table; see what stayed, what went, and why."""
 
 import json
 import tempfile
@@ -30,10 +30,10 @@ Step = str | Mapping[str, Any] | Selector
 
 @dataclass(frozen=True)
 class Selection:
-    """What a selection came to."""
+    """The result of a selection."""
 
     table: pa.Table
-    """SAMPLES: all rows, those that went with their reason in `dropped`."""
+    """SAMPLES: all rows; those that went have their reason in `dropped`."""
     figures: SelectFigures
 
     @property
@@ -43,7 +43,7 @@ class Selection:
 
     @property
     def dropped(self) -> pa.Table:
-        """The rows that go, as (id, reason, lost_to, messages).
+        """The rows that went, as (id, reason, lost_to, messages).
 
         `lost_to` is the id of the sample that stays in their place, or null.
         """
@@ -58,14 +58,14 @@ class Selection:
 
 
 def select(data: Any, *steps: Step, **settings: Any) -> Selection:  # noqa: ANN401 - tables of several libraries
-    """Let selectors choose among samples, one step after another.
+    """Choose samples with selectors, one after another.
 
         gristmill.select("reviews.csv", "exact", {"kind": "minhash", "threshold": 0.7})
 
     Args:
         data: paths as in a recipe; or rows: an Arrow table, a pandas frame, a Hugging Face dataset, or dicts, in any
-            shape that ingest knows (`instruction` and `output`, `messages`, `text` and `label`, …). A conversation
-            that comes twice is one row.
+            shape that ingest knows (`instruction` and `output`, `messages`, `text` and `label`, …). A conversation that
+            comes twice is one row.
         steps: the selectors; exact, near and semantic duplicates by default.
         settings: further settings of `[select]`, such as `encoder` or `seed`.
 
@@ -118,7 +118,9 @@ def _table(data: Any) -> pa.Table | None:  # noqa: ANN401 - see `select`
     if hasattr(data, "to_parquet") and hasattr(data, "columns"):  # a pandas frame
         return pa.Table.from_pandas(data, preserve_index=False)
     if not isinstance(data, Iterable):
-        raise JobError(f"select: {type(data).__name__} is no data, must be paths, a table, a frame, a dataset or dicts")
+        raise JobError(
+            f"select: {type(data).__name__} is not data, must be paths, a table, a frame, a dataset or dicts"
+        )
     rows = list(data)
     if rows and all(isinstance(row, Mapping) for row in rows):
         return pa.Table.from_pylist([json.loads(json.dumps(row)) for row in rows])

@@ -1,4 +1,4 @@
-"""What the report shows of the select job: its steps, topics, pairs, baselines, and the map of meanings."""
+"""What the report shows of the select job: steps, topics, pairs, baselines, and the map of meanings."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,18 +13,18 @@ from gristmill.cluster.report.sections import Panel, Presentation, Section, Stag
 from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic
 
 MAX_POINTS = 3_000
-"""Of the map."""
+"""Most points of the map."""
 MAX_PAIRS = 80
-"""Shared out evenly among the steps."""
+"""Most pairs, divided evenly among the steps."""
 MAX_EXAMPLE = 160
 MAX_PAIR_TEXT = 600
 
 
 class SelectPresentation(Presentation[SelectFigures]):
-    """A bar of the funnel for each step, and a section for each thing that the job has figures of."""
+    """A stage of the funnel for each step, and a section for each kind of figures."""
 
     def flow(self, left: int, material: Material, figures: SelectFigures) -> Iterator[Stage]:
-        """Yield what each step left."""
+        """Yield the samples left after each step."""
         del left, material
         for step in figures.steps:
             yield Stage(f"after {step.kind}", step.kept, charts.SELECTED_OUT)
@@ -43,7 +43,7 @@ class SelectPresentation(Presentation[SelectFigures]):
 
 
 def number(value: object) -> str:
-    """Return a figure as people read it: thousands apart, small ones with three digits."""
+    """Return a figure for people: with commas at thousands, and three significant digits for small ones."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)
     whole = float(value).is_integer() and abs(value) < 1e15
@@ -82,7 +82,7 @@ def _topics(material: Material, topics: Sequence[Topic]) -> Iterator[Section]:
         "Groups of samples that mean similar things, each named by the words that set it apart. The larger the field, "
         "the more samples came in; the deeper its amber, the larger the share that selection dropped."
     )
-    table = Table(columns, rows, note="The examples lie nearest to the middle of their topic.", tall=True)
+    table = Table(columns, rows, note="The examples are nearest to the centre of their topic.", tall=True)
     yield Section(
         "Map of topics",
         lead,
@@ -104,7 +104,7 @@ def _pairs(pairs: Sequence[Pair]) -> Iterator[Section]:
             winner = pair.to_text or pair.to
             rows.append((pair.step, score, pair.text[:MAX_PAIR_TEXT], winner[:MAX_PAIR_TEXT]))
     columns = (("step", ""), ("score", "num"), ("dropped", "clip"), ("because of", "clip"))
-    lead = f"{len(rows):,} dropped samples, each beside the one that it lost to: here one sees whether a step is right."
+    lead = f"{len(rows):,} dropped samples, each with the sample that it lost to. They show whether a step is right."
     yield Section("Pairs", lead, (), (Table(columns, rows, tall=True, fixed=(16, 8, 38, 38)),))
 
 
@@ -118,9 +118,9 @@ def _baselines(baselines: Mapping[str, Mapping[str, Any]]) -> Iterator[Section]:
     columns = (("", ""), *((name, "num") for name in names))
     lead = (
         "What was chosen, beside as many samples drawn at random and the ones with the longest answers: a selection "
-        "that cannot be told from these has not earned its cost."
+        "that does not differ from these was not worth its cost."
     )
-    yield Section("Beside the baselines", lead, (), (Table(columns, rows, narrow=True),))
+    yield Section("Compared with the baselines", lead, (), (Table(columns, rows, narrow=True),))
 
 
 def _map(material: Material) -> Iterator[Section]:

@@ -19,7 +19,7 @@ def check_dataset(store: Store, name: str, *sources: str) -> list[Sample]:
     kept = [row for row in rows if row.dropped is None]
     assert len(rows) == manifest.rows
     assert len(kept) == manifest.kept
-    assert len({row.id for row in rows}) == len(rows), "an id stands twice"
+    assert len({row.id for row in rows}) == len(rows), "an id appears twice"
     known = {row.id for row in rows} | {row.id for source in sources for row in samples_of(store, source)}
     orphans = {parent for row in rows for parent in row.parents} - known
     assert not orphans, f"parents that do not exist: {sorted(orphans)[:3]}"

@@ -72,7 +72,7 @@ def test_the_page_shows_what_generate_and_select_really_measured(store: Store) -
     page = page_of(store, outputs, {"generate": generate.model_dump(mode="json")})
     assert f" of {made.rows:,} drafts" in page
     assert f">{made.tokens:,}<" in page
-    assert "<h2>Selection, step by step</h2>" in page and "<h2>Beside the baselines</h2>" in page
+    assert "<h2>Selection, step by step</h2>" in page and "<h2>Compared with the baselines</h2>" in page
     for step in chosen.steps:
         assert f"after {step.kind}" in page
     assert not made.by_round or "Round by round" in page

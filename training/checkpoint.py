@@ -1,11 +1,11 @@
-"""Checkpoints of a training run: every rank writes its part, rank 0 commits after a barrier, the newest one is found.
+"""Checkpoints of a training run: every rank writes its part, rank 0 commits after a barrier, the newest is found again.
 
-    <output>/checkpoints/step-00000020/zero/…       DeepSpeed's files, each rank its own
-                                       COMMITTED    {"step", "world", "precision"}; written last: without it the rest
-                                                    is an orphan
+    <output>/checkpoints/step-00000020/zero/…   DeepSpeed's files, each rank its own
+                                       COMMITTED  {"step", "world", "precision"}; written last: without it the folder is
+                                                  an orphan
 
-Ray Train's own register is not used: its controller learns of a checkpoint only when it next polls (2 s), so the newest
-one can be lost to a kill.
+Ray Train's own register is not used: its controller learns of a checkpoint only at its next poll (2 s), so a kill can
+lose the newest one.
 """
 
 import json
@@ -28,11 +28,11 @@ class Checkpoint:
 
     path: Path
     step: int
-    """Optimizer steps that are done."""
+    """Number of finished optimizer steps."""
     world: int
-    """Workers that wrote it; as many must read it."""
+    """Number of workers that wrote it; the same number must read it."""
     precision: Precision
-    """What it was computed in; training goes on in the same."""
+    """Precision of the computation; training continues in the same."""
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -51,9 +51,10 @@ def committed(folder: Path) -> list[Checkpoint]:
 
 
 def sweep(folder: Path, keep: int) -> None:
-    """Delete checkpoints without a commit, and all but the newest `keep` of the committed ones.
+    """Delete checkpoints without a commit, and all committed ones but the newest `keep`.
 
-    The marker goes first, so that a kill in between leaves an orphan and never half a checkpoint that looks whole.
+    The marker is deleted first, so that a kill in between leaves an orphan, never a partial checkpoint that looks
+    whole.
     """
     old = {c.path for c in committed(folder)[: -keep or None]}
     for path in folder.glob("step-*"):
@@ -76,10 +77,10 @@ def save(
     Args:
         engine: the DeepSpeed engine.
         folder: a folder that all ranks share.
-        step: optimizer steps that are done.
-        precision: what is computed in.
+        step: number of finished optimizer steps.
+        precision: precision of the computation.
         keep: checkpoints to keep, this one included.
-        only_trainable: leave frozen weights out; they come from the base model again.
+        only_trainable: leave out frozen weights, which come from the base model again.
     """
     import torch.distributed as dist
 

@@ -8,7 +8,7 @@ from gristmill.cluster.jobs.figures import Figures
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFigures(Figures):
-    """What `[train]` came to; `kept` are the samples trained on, `tokens` those of all steps."""
+    """Results of `[train]`; `kept` counts the samples trained on, `tokens` the tokens of all steps."""
 
     holdout: int
     """Samples held out."""
@@ -19,19 +19,19 @@ class TrainFigures(Figures):
     steps: int
     precision: str
     trained_tokens: int
-    """Tokens that the loss was taken over, in all steps."""
+    """Tokens that counted in the loss, in all steps."""
     step_seconds: float
     loss_first: float | None = None
-    """Nats a token."""
+    """Nats per token."""
     loss_last: float | None = None
     holdout_loss: float | None = None
     starts: int
-    """Times that the workers were started."""
+    """Number of times that the workers were started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFigures(Figures):
-    """What `[evaluate]` came to: nats a token of the held-out samples, before and after."""
+    """Results of `[evaluate]`: nats per token of the held-out samples, before and after."""
 
     loss_before: float
     loss_after: float
@@ -44,5 +44,5 @@ class EvaluateFigures(Figures):
     precision: str
     smoke_replies: int
     smoke_ok: int
-    """Replies that are not empty and end by themselves."""
+    """Number of replies that are not empty and end by themselves."""
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)

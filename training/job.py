@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 RAY_FOLDER = "ray"
 TOKENS_PER_SAMPLE = 200
-"""For the plan alone: instruction data in English is about as long."""
+"""Assumed tokens of a sample, for the plan only: about the length of instruction data in English."""
 POLL_S = 0.5
 
 
@@ -55,7 +55,7 @@ class Train(TrainSettings, Job):
     not_identity: ClassVar[frozenset[str]] = Job.not_identity | TrainSettings.not_identity
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the model made: the weights themselves rather than where they lie."""
+        """Return what decides the model: the digest of the base weights instead of their path."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model)
         return value
@@ -80,7 +80,7 @@ class Train(TrainSettings, Job):
         return found
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say what would be trained; steps and tokens are estimates until the data is packed."""
+        """Return what would be trained; steps and tokens are estimates until the data is packed."""
         plan = Plan(self.name, work.output, actors=self.workers, cpus=self.workers * self.cpus_per_worker, shards=1)
         plan.gpus = self.workers * (self.gpus_per_worker or 0)
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
@@ -92,11 +92,11 @@ class Train(TrainSettings, Job):
         plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, about {steps} steps")
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
         if held := models.memory(self.model, types):
-            plan.notes.append(f"a worker holds weights, {held}, beside gradients and optimizer states")
+            plan.notes.append(f"a worker holds weights, {held}, in addition to gradients and optimizer states")
         return plan
 
     def make(self, run: Run, work: Work) -> TrainFigures:
-        """Pack, train, export and commit; go on from the newest checkpoint if there is one."""
+        """Pack, train, export and commit; continue from the newest checkpoint if there is one."""
         began = time.monotonic()
         folder = run.store.folder(work.output)
         self._require_same_world(folder)
@@ -168,17 +168,17 @@ def _fit(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path) -> None:
         raise RunError(str(run.store.read_json(plan.output, loop.FAILED)["error"]))
     if error and deaths.out_of_memory(_died(error)):
         what = f"{job.max_failures + 1} deaths, the last: {deaths.ended('a worker', _died(error))}"
-        raise RunError(f"train: {what}; {_advice(job)}; run again to go on from the last checkpoint") from error
+        raise RunError(f"train: {what}; {_advice(job)}; run again to continue from the last checkpoint") from error
     if error or not any("end" in m for m in loop.read_journal(folder / loop.METRICS)):
         last = tail(run.logs, "train-0", 3)
         raise RunError(
-            f"train: the workers died more than {job.max_failures} times; run again to go on from the last checkpoint; "
-            f"see {run.logs}/train-*.log\n{last}"
+            f"train: the workers died more than {job.max_failures} times; run again to continue from the last "
+            f"checkpoint; see {run.logs}/train-*.log\n{last}"
         ) from error
 
 
 def _attempt(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path, bar: Bar) -> Exception | None:
-    """Run the workers once, showing their steps; return what Ray raised, or None."""
+    """Run the workers once and show their steps; return the error that Ray raised, or None."""
     errors: list[Exception] = []
     # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
     fit = threading.Thread(target=_train_workers, args=(job, plan, folder, errors), daemon=True)
@@ -225,7 +225,7 @@ def _starts(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _say_starts(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
-    """Say what the workers compute in, for each start beyond those known; return how many there are."""
+    """Print what the workers compute in, for each start that was not printed yet; return the number of starts."""
     starts = _starts(journal)
     for start in starts[known:]:
         run.screen.say(f"train: {start['precision']}, {start['why']}")
@@ -233,7 +233,7 @@ def _say_starts(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> i
 
 
 def _died(error: Exception) -> Exception:
-    """Return the death of a worker within the errors that Ray Train packs it into."""
+    """Return the death of a worker from within the errors that Ray Train wraps it in."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         found = [_died(failure) for failure in failures.values()]
@@ -243,7 +243,7 @@ def _died(error: Exception) -> Exception:
 
 
 def _advice(job: Train) -> str:
-    """Return what to do where memory is full: what leaves the model the same first."""
+    """Return what to do when memory is full; what does not change the model comes first."""
     recompute = "" if job.gradient_checkpointing else "set train.gradient_checkpointing = true, or "
     return recompute + deaths.advice(deaths.lowerable("train", job, "micro_batch_size", "workers", "max_length"))
 

@@ -1,4 +1,4 @@
-"""The settings of `[train]`, apart from what the job does with them: data, loop and workers read them too."""
+"""The settings of `[train]`, separate from the job, because data, loop and workers read them too."""
 
 from typing import ClassVar, Literal
 
@@ -34,48 +34,48 @@ class TrainSettings(Settings):
     steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; overrides `epochs`."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """The highest learning rate. For LoRA on the small default model, where it beat 1e-4 and 3e-4 on held-out samples;
-    models of billions of weights, or training every weight, want less."""
+    """The highest learning rate. The default is for LoRA on the small default model, where it was better than 1e-4 and
+    3e-4 on held-out samples. Use less for models of billions of weights, or to train every weight."""
     schedule: Schedule = "cosine"
     """How the rate falls after the warm-up."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's, on matrices alone."""
+    """Weight decay of AdamW, for matrices only."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Longest gradient; 0 for no limit."""
+    """Gradients with a larger norm are scaled down to it; 0 for no limit."""
     global_batch_size: int = Field(default=4, gt=0)
-    """Packed rows of an optimizer step on all workers together."""
+    """Packed rows of an optimizer step, over all workers."""
     micro_batch_size: int = Field(default=1, gt=0)
     """Packed rows that a worker computes at once."""
     max_length: int = Field(default=512, gt=1)
-    """Tokens of a packed row, and of the longest sample."""
+    """Tokens of a packed row, and the most tokens of a sample."""
     too_long: TooLong = "drop"
-    """What becomes of longer samples: dropped and counted, or cut at the end."""
+    """Whether samples that are too long are dropped and counted, or cut at the end."""
     validation: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the samples that is held out, at least one; each sample's lot follows from its id."""
+    """Share of the samples that is held out, at least one. A hash of its id decides for each sample."""
     eval_steps: int = Field(default=0, ge=0)
-    """Steps between losses on the held-out samples; 0 for one at the end."""
+    """Steps between measurements of the held-out loss; 0 for only one, at the end."""
     seed: int = 0
-    """Of the order of the rows, the adapters' first values and dropout."""
+    """Seed of the order of the rows, and of the adapters' first values and dropout."""
     precision: Precision | Literal["auto"] = "auto"
-    """What is computed in; optimizer states and the weights they step are fp32 in both. `auto` is what the slowest
-    worker computes fastest (see `models.dtypes`); a run that goes on from a checkpoint keeps its precision."""
+    """Precision of the computation; optimizer states and master weights are fp32 in any case. `auto` is the fastest on
+    the slowest worker (see `models.dtypes`). A run that continues from a checkpoint keeps its precision."""
     lora: Lora | Literal["none"] = Lora()
     """The adapters, or `"none"` to train every weight."""
     zero: Zero = Zero()
-    """What DeepSpeed spreads over the workers."""
+    """What DeepSpeed distributes over the workers."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     workers: int = Field(default=2, gt=0)
     """Processes that train, each with its share of every batch."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """Cores of each."""
+    """Cores of each worker."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPUs of each; one where the cluster has any, else none."""
+    """GPUs of each worker. By default one where the cluster has any, else none."""
     save_steps: int = Field(default=10, gt=0)
     """Steps between checkpoints."""
     save_total_limit: int = Field(default=2, gt=0)
-    """Checkpoints that stay until the model is committed."""
+    """Newest checkpoints that are kept until the model is committed."""
     max_failures: int = Field(default=2, ge=0)
-    """Deaths of workers from which the run goes on by itself."""
+    """Deaths of workers after which the run restarts them by itself."""

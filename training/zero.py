@@ -34,16 +34,17 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 class Zero(Settings):
-    """`[train.zero]`: what DeepSpeed spreads over the workers."""
+    """`[train.zero]`: what DeepSpeed distributes over the workers."""
 
     stage: Literal[0, 1, 2, 3] = 1
-    """0 nothing, 1 optimizer states, 2 gradients too, 3 the weights too. The losses are the same."""
+    """0 nothing, 1 optimizer states, 2 also gradients, 3 also weights. The losses are the same."""
     offload_optimizer: bool = False
     """Keep optimizer states in the memory of the host."""
     offload_params: bool = False
-    """Keep the weights there too; needs stage 3."""
+    """Keep weights in the memory of the host; needs stage 3."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Laid over the configuration that is built from the other settings, and handed to DeepSpeed as it is."""
+    """Further configuration of DeepSpeed, which is merged over the configuration that follows from the other
+    settings."""
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings beyond their types."""
@@ -59,7 +60,7 @@ class Zero(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How an optimizer step is cut: `micro` rows at a time, `accumulation` times, on `world` workers."""
+    """How an optimizer step is divided: `micro` rows at a time, `accumulation` times, on `world` workers."""
 
     micro: int
     accumulation: int
@@ -108,7 +109,7 @@ def begin(*, gpu: bool) -> None:
 
 @contextmanager
 def partition(configuration: Mapping[str, Any]) -> Iterator[None]:
-    """Let transformers load weights straight into their partitions, at stage 3, while the block runs."""
+    """Let transformers load weights directly into their partitions, at stage 3, while the block runs."""
     if configuration["zero_optimization"]["stage"] != 3:
         yield
         return
@@ -123,7 +124,7 @@ def partition(configuration: Mapping[str, Any]) -> Iterator[None]:
 
 
 def engine(model: Any, configuration: Mapping[str, Any], *, lr: float, weight_decay: float) -> Any:  # noqa: ANN401
-    """Return a DeepSpeed engine round a model whose trainable parameters are those that require a gradient.
+    """Return a DeepSpeed engine for a model; it trains the parameters that require a gradient.
 
     Norms and biases (fewer than two dimensions) do not decay.
     """
@@ -161,7 +162,7 @@ def _gather(parameters: Sequence[Any]) -> Iterator[None]:
 
 
 def whole_state(made: Any, stage: int, rank: int) -> dict[str, Any]:  # noqa: ANN401
-    """Return all parameters of an engine's model as on one machine, on rank 0; every rank must call it."""
+    """Return all parameters of an engine's model, unpartitioned, on rank 0; every rank must call it."""
     if stage == 3:
         return dict(made._zero3_consolidated_16bit_state_dict() or {})
     return dict(made.module.state_dict()) if rank == 0 else {}

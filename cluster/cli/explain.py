@@ -1,4 +1,4 @@
-"""`gristmill explain`: what a job, a step or a setting is, in the words of the code; the reference too."""
+"""`gristmill explain`: says what a job, a step or a setting is, in the words of the code; makes the reference too."""
 
 import inspect
 import json
@@ -18,7 +18,7 @@ from gristmill.cluster.jobs.recipe import near
 WIDTH = 100
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "at least", "max_length": "at most"}
 LONGEST_DEFAULT = 80
-"""Characters of a default that is shown; longer ones, such as prompts, are described."""
+"""A default of more characters than this, such as a prompt, is described instead of shown."""
 SCALARS = {int: "integer", float: "number", bool: "true or false", str: "string"}
 
 
@@ -49,7 +49,7 @@ class Topic:
 
 
 def jobs() -> dict[str, type[Job]]:
-    """Return the class of each section that makes something."""
+    """Return the class of each section of a recipe that is a job."""
     return {name: job_class(name) for name in JOBS}
 
 
@@ -59,7 +59,7 @@ def sections() -> dict[str, type[Settings]]:
 
 
 def steps(kind: type[Settings]) -> dict[str, dict[str, type[Step]]]:
-    """Return the steps that a table holds lists of: by the name of the list, then by kind."""
+    """Return the steps that a table may list: by the name of the list, then by kind."""
     found = {}
     for name, info in kind.model_fields.items():
         inner = [one for one in classes(info.annotation) if issubclass(one, Step)]
@@ -69,7 +69,7 @@ def steps(kind: type[Settings]) -> dict[str, dict[str, type[Step]]]:
 
 
 def find(path: str) -> tuple[Topic, Setting | None]:
-    """Return what a dotted path leads to: a table, and its setting where the path ends in one.
+    """Return what a dotted path names: a table, and one of its settings where the path ends in one.
 
     A step may be named with or without its list: `select.minhash` is `select.steps.minhash`.
 
@@ -107,7 +107,7 @@ def find(path: str) -> tuple[Topic, Setting | None]:
 
 
 def topic(path: str, kind: type[Settings]) -> Topic:
-    """Return what the code says of a table."""
+    """Return what the code says about a table."""
     text = inspect.cleandoc(kind.__doc__ or "")
     paragraphs = text.split("\n\n")
     summary = " ".join(paragraphs[0].split())
@@ -127,7 +127,7 @@ def topic(path: str, kind: type[Settings]) -> Topic:
 
 
 def setting(kind: type[Settings], name: str) -> Setting:
-    """Return what the code says of one key."""
+    """Return what the code says about one key."""
     info = kind.model_fields[name]
     meaning = " ".join((info.description or "").split())
     value = None if info.is_required() else _default(kind, name, info)
@@ -144,7 +144,7 @@ def classes(annotation: object) -> tuple[type[Settings], ...]:
 
 
 def words(annotation: Any) -> str:  # noqa: ANN401 - annotations have no common type
-    """Return a type as a reader of TOML names it."""
+    """Return a type in the words of a reader of TOML."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(json.dumps(value) for value in inner)
@@ -193,7 +193,7 @@ def _toml(value: object) -> str:
 
 
 def example_of(kind: type[Settings]) -> Settings:
-    """Return a value with as few settings given as it bears."""
+    """Return a valid value with as few settings given as possible."""
     return kind.model_validate(dict(getattr(kind, "example", {})))
 
 
@@ -294,7 +294,7 @@ def _long_text(key: str, text: str) -> Iterator[str]:
 
 
 def minimal(where: Topic) -> str:
-    """Return the shortest recipe that has a table, as TOML; empty for the cluster alone."""
+    """Return the shortest recipe that has a table, as TOML; empty for the cluster section alone."""
     job = where.path.split(".")[0]
     if job not in JOBS:
         return ""

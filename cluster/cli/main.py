@@ -1,4 +1,4 @@
-"""The command line: one verb, one function; imports wait until a verb is used, so that `--help` is instant."""
+"""The command line: one function for each verb. Imports wait until a verb is used, so that `--help` is instant."""
 
 import argparse
 import json
@@ -163,7 +163,7 @@ def _store(uri: str) -> "Store":
 
 
 def _dataset(store: "Store", name: str) -> str:
-    """Return the samples dataset that a name means: itself, or the last one that a run made."""
+    """Return the samples dataset that a name means: the dataset itself, or the last one of a run."""
     from gristmill.cluster.jobs.job import JOBS
     from gristmill.cluster.jobs.run import find
     from gristmill.cluster.jobs.state import state_of
@@ -227,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--form", choices=FORMS, default="jsonl", help="default: jsonl")
     sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
     sub.set_defaults(call=_export)
-    sub = _store_verb(verbs, "report", "write report.html of a run anew")
+    sub = _store_verb(verbs, "report", "write report.html of a run again")
     sub.add_argument("name", help="a run, or the beginning of its name")
     sub.set_defaults(call=_report)
     return top
@@ -253,8 +253,8 @@ def _store_verb(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code.
 
-    Ctrl-C, SIGTERM and SIGHUP end it in order, with code 1; a second signal is ignored meanwhile, and one that comes
-    again and again kills (`gristmill.cluster.runtime.interrupt`).
+    Ctrl-C, SIGTERM and SIGHUP end it in order, with code 1. While it ends, a second signal is ignored, and a third one
+    ends the process at once (`gristmill.cluster.runtime.interrupt`).
     """
     parsed = parser().parse_args(arguments)
     with interruptible():
@@ -271,7 +271,7 @@ def _call(parsed: argparse.Namespace) -> int:
         print(f"gristmill: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        again = "the same command goes on after what is committed"
+        again = "the same command continues after what is committed"
         print(f"gristmill: interrupted by {signal_name(error)}; {again}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `gristmill head … | less` was closed

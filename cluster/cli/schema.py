@@ -12,7 +12,7 @@ URL = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """Return the schema of a recipe (draft 2020-12), with the meaning of each key as its description.
 
-    What a single key allows is in it; what several keys must agree on is checked by `gristmill plan` alone.
+    It says what a single key allows. Rules that concern several keys are checked by `gristmill plan` only.
     """
     known = sections()
     found, whole = models_json_schema([(kind, "validation") for kind in known.values()], by_alias=True)

@@ -1,4 +1,4 @@
-"""Text for people: the summary of a run, the listing of a store, the plan of a recipe, samples to read."""
+"""Text for people: the summary of a run, the list of a store, the plan of a recipe, samples to read."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def run_lines(store: Store, run_id: str) -> Iterator[str]:
-    """Yield what a run came to: rows, tokens, seconds and rates per job, losses, and where everything is."""
+    """Yield the results of a run: rows, tokens, seconds and rates of each job, losses, and where everything is."""
     run = state_of(store, run_id)
     if run.state != "done":
         yield f"{run_id}: {run.state}{f', {run.error}' if run.error else ''}"

@@ -1,7 +1,7 @@
-"""The five errors people and code tell apart.
+"""The five kinds of errors that people and code distinguish.
 
-Each takes one message string, because exceptions cross Ray by pickle, and the message reads
-*where: what is, what must be, what to do*.
+Each takes one message string, because exceptions cross Ray by pickle, and the message reads *where: what is, what must
+be, what to do*.
 
     GristmillError
     ├── JobError      the recipe or the arguments must be edited        (exit code 2)

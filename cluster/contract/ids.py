@@ -13,7 +13,7 @@ from random import Random
 ID_HEX = 32
 """Length of a sample id in hexadecimal digits (128 bits)."""
 SHORT_HEX = 12
-"""Length of a fingerprint as it is in a path."""
+"""Length of a fingerprint in a path, in hexadecimal digits."""
 
 
 def canonical(value: object) -> str:
@@ -76,5 +76,5 @@ def request_seed(sample_id: str, call: int) -> int:
 
 
 def stream(*parts: object) -> Random:
-    """Return a random stream that depends on the parts alone, whatever process asks for it."""
+    """Return a random stream that depends only on the parts, in whatever process it is made."""
     return Random(int(digest("stream", *parts), 16))

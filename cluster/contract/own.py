@@ -1,7 +1,8 @@
-"""Steps of the user's own: `kind = "steps.py:FollowUp"` names a class in a Python file beside the recipe.
+"""Steps of the user's own: `kind = "steps.py:FollowUp"` names a class in a Python file next to the recipe.
 
-The text of the file goes with the step to every worker and into its fingerprint, so that the file must be on the
-driver's machine alone, and a changed file makes other data. The file is one module; what it imports must be installed.
+The text of the file is sent with the step to every worker, and it is part of the step's fingerprint. So only the
+driver's machine needs the file, and a changed file makes other data. The file is one module; what it imports must be
+installed.
 """
 
 import linecache
@@ -28,29 +29,29 @@ POINTER = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The file that a step of the user's own comes from."""
+    """The file that a user's own step comes from."""
 
     path: str
     text: str
 
     @property
     def digest(self) -> str:
-        """What stands for the text in the fingerprint of a step."""
+        """What represents the text in the fingerprint of a step."""
         return ids.digest(self.text)
 
 
 class Own(Step):
-    """What a class of the user's own gets besides: where it comes from."""
+    """What every class of a user's file gets in addition: where it comes from."""
 
     own_source: ClassVar[Source]
     own_name: ClassVar[str]
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides what the step makes: the text of its file too."""
+        """Return what decides what the step makes, which includes the text of its file."""
         return {**super().identity(), "class": self.own_name, "source": self.own_source.digest}
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - pickle's own
-        """Travel as the text of the file and the values of the settings."""
+        """Pickle the step as the text of the file and the values of the settings."""
         del protocol
         return _restored, (self.own_source, self.own_name, self.__getstate__())
 
@@ -100,7 +101,7 @@ def _module(source: Source) -> ModuleType:
 
 
 def locate_error(error: Exception, path: str) -> str:
-    """Return `file:line` of the last line of a file that an error came through; the file alone where there is none."""
+    """Return `file:line` of the last line of a file that an error passed through; else the file alone."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{path}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
@@ -112,10 +113,10 @@ class OwnSteps:
     """Annotation of a list of steps: a `kind` such as `steps.py:FollowUp` is looked up in that file."""
 
     bases: Callable[[], tuple[type[Step], ...]]
-    """The classes of which it must be one."""
+    """Classes of which the step must be a subclass of at least one."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
-        """Validate steps of the user's own apart, and write each as what it is."""
+        """Validate a user's own steps separately, and write each one as its own class."""
         return core_schema.with_info_wrap_validator_function(
             self._validated,
             handler(source),
@@ -124,7 +125,7 @@ class OwnSteps:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Allow any table whose kind names a file."""
-        kind = {"type": "string", "pattern": r"\.py:", "description": "A class in a Python file beside the recipe."}
+        kind = {"type": "string", "pattern": r"\.py:", "description": "A class in a Python file next to the recipe."}
         own = {"type": "object", "properties": {"kind": kind}, "required": ["kind"]}
         known = handler(schema["schema"])
         return {"anyOf": [known, own]}

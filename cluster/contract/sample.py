@@ -34,7 +34,7 @@ class Origin:
 
 
 _NO_ORIGIN = Origin("", "", "", 0, 0, 0, "")
-"""Stands where a null is masked."""
+"""Fills the place of a null, which is masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _ends(values: Iterable[Sequence[Any]]) -> pa.Array:
 
 
 def _inside(lists: pa.Array) -> pa.Array:
-    """Return what all rows of a list or map column hold, one after the other."""
+    """Return the items of all rows of a list or map column, one row after the other."""
     first, last = lists.offsets[0].as_py(), lists.offsets[-1].as_py()
     return lists.values.slice(first, last - first)
 
@@ -160,6 +160,6 @@ def _fields(structs: pa.Array) -> list[list[Any]]:
 
 
 def _cut(lists: pa.Array, flat: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yield the items of each row of a list or map column, of which `flat` has all."""
+    """Yield the items of each row of a list or map column; `flat` has the items of all rows."""
     ends = lists.offsets.to_pylist()
     return (flat[start - ends[0] : end - ends[0]] for start, end in pairwise(ends))

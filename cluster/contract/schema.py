@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from gristmill.cluster.contract.errors import SchemaError
 
 SCHEMA_VERSION = 1
-"""Raised when a column changes meaning; is in every manifest."""
+"""Increased when a column changes its meaning; every manifest has it."""
 
 _MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
 _ORIGIN = pa.struct(
@@ -49,10 +49,10 @@ def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str = "table") -> pa.Table:
-    """Return the table when it keeps the schema.
+    """Return the table when it has the schema.
 
-    Column names, order and types must be equal, and no `nullable=False` column or inner field may hold a null: pyarrow
-    itself takes such nulls without a word.
+    Names, order and types of the columns must be equal. No `nullable=False` column or inner field may hold a null,
+    which pyarrow itself does not check.
 
     Raises:
         SchemaError: naming the column, what it is and what it must be.

@@ -12,7 +12,7 @@ STRINGS: dict[str, Any] = {"type": "array", "items": STRING}
 
 
 def short_forms(*forms: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """Return the `json_schema_extra` of a field that takes these forms too, which a validator turns into its own."""
+    """Return the `json_schema_extra` of a field that accepts these forms too; a validator turns them into its own."""
 
     def extend(schema: dict[str, Any]) -> None:
         beside = {name: schema.pop(name) for name in ("description", "default", "title") if name in schema}
@@ -29,14 +29,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     revision: ClassVar[int] = 1
-    """Raised when the same settings would from now on make other data."""
+    """Increased when the same settings make other data than before."""
     not_identity: ClassVar[frozenset[str]] = frozenset()
-    """Fields that change how fast or where, never what: left out of the fingerprint."""
+    """Fields that change how fast or where data is made, never which data: they are left out of the fingerprint."""
     example: ClassVar[Mapping[str, Any]] = {}
-    """Values of the settings that must be given, for the recipes that documentation shows."""
+    """Values of the required settings, for the recipes in the documentation."""
 
     def identity(self) -> dict[str, Any]:
-        """Return the JSON value that decides what this makes: class, revision, and every field but `not_identity`."""
+        """Return the JSON value that decides what this makes: class, revision, and all fields not in `not_identity`."""
         fields = {
             name: _identity(getattr(self, name)) for name in type(self).model_fields if name not in self.not_identity
         }

@@ -1,1 +1,1 @@
-"""What comes in and goes out: files of many shapes to samples, and samples to files."""
+"""Input and output: files of many shapes become samples, and samples become files."""

@@ -1,4 +1,4 @@
-"""Card: the README.md of an exported Hugging Face dataset, with what it holds and where it came from."""
+"""Card: the README.md of an exported Hugging Face dataset; says what the dataset holds and where it comes from."""
 
 import json
 from collections import Counter
@@ -34,13 +34,13 @@ class Provenance:
     models: Counter[str] = field(default_factory=Counter)
     runs: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    """By the filter that dropped a row, the part of the reason before the colon."""
+    """Dropped rows by filter, which is the part of the reason before the colon."""
     languages: Counter[str] = field(default_factory=Counter)
-    """Of the kept rows."""
+    """Kept rows by language."""
 
 
 def write(store: Store, name: str, form: str, rows: int, features: str) -> str:
-    """Return the card of an export with `rows` rows in `data/`; `features` is YAML that pins its columns, or empty."""
+    """Return the card of an export with `rows` rows in `data/`; `features` is YAML that fixes its columns, or empty."""
     manifest = store.manifest(name)
     counts = Provenance()
     for table in store.scan(name, ["method", "tags", "dropped", "origin"]):
@@ -49,7 +49,7 @@ def write(store: Store, name: str, form: str, rows: int, features: str) -> str:
 
 
 def size_category(rows: int) -> str:
-    """Return the hub's word for a number of rows."""
+    """Return the hub's name for a number of rows."""
     return next((word for limit, word in SIZES if rows < limit), "n>1B")
 
 

@@ -15,10 +15,10 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.text.scripts import UNSPACED, WIDE_SIGNS
 
 CHUNK_CHARS = 4000
-"""Characters of a chunk where the source does not say; synthetic-data-kit's default, about 1,000 English tokens."""
+"""Characters of a chunk by default: that of synthetic-data-kit, about 1,000 English tokens."""
 PDF_HEAD = b"%PDF"
 SHORTEST_PAGE = 20
-"""Characters of the main text of a page under which it counts as not found; the library's 250 loses Chinese pages."""
+"""A main text of fewer characters counts as not found; with the library's own 250, Chinese pages are lost."""
 
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？!?…；][”’」』）》]*\s*|\n\s*")
@@ -32,17 +32,17 @@ _UNSPACED = re.compile(f"[{UNSPACED}{WIDE_SIGNS}]")
 
 
 class DocumentError(Exception):
-    """A file or a page that is no document; its text reads `is …, must be …`."""
+    """A file or page that is not a document; the message reads `is …, must be …`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The text of one file, and what is known about its places."""
+    """The text of one file, with its headings and pages."""
 
     text: str
     title: str = ""
     headings: tuple[tuple[int, str], ...] = ()
-    """Where each heading begins, and the headings that it is under, itself last: `"Bees > Food"`."""
+    """Where each heading begins, and its path of headings, itself last: `"Bees > Food"`."""
     pages: tuple[int, ...] = ()
     """Where each page begins, for formats that have pages."""
     problems: tuple[tuple[int, str], ...] = ()
@@ -51,21 +51,21 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a text."""
+    """A part of a text."""
 
     number: int
-    """Counted from 1."""
+    """Number of the chunk, from 1."""
     begin: int
     end: int
     """Character offsets as a Python slice has them: `text[begin:end]`."""
 
 
 def chunks(text: str, chunk_chars: int, overlap_chars: int) -> Iterator[Chunk]:
-    """Yield the pieces of a text in order, none longer than `chunk_chars`, none with blanks at its ends.
+    """Yield the chunks of a text in order. None is longer than `chunk_chars`, and none has blanks at its ends.
 
-    A piece ends after the last paragraph of its second half, else after the last sentence, else the last word, else
-    where it must. The next one begins up to `overlap_chars` earlier, and never before the middle of the one before, at
-    the first paragraph, sentence or word there.
+    A chunk ends after the last paragraph of its second half; else after the last sentence; else after the last word;
+    else at its limit. The next chunk begins up to `overlap_chars` earlier, at the first paragraph, sentence or word
+    there, and never before the middle of the chunk before it.
     """
     begin, number = _skip(text, 0), 0
     while begin < len(text):
@@ -78,7 +78,7 @@ def chunks(text: str, chunk_chars: int, overlap_chars: int) -> Iterator[Chunk]:
 
 
 def tags_at(document: Document, chunk: Chunk) -> dict[str, str]:
-    """Return what is known of a chunk's place: chunk number, span, title, heading and pages."""
+    """Return the tags of a chunk: number, span, title, heading and pages."""
     tags = {"chunk": str(chunk.number), "span": f"{chunk.begin}-{chunk.end}"}
     if document.title:
         tags["title"] = document.title
@@ -123,7 +123,7 @@ def _end(text: str, begin: int, limit: int) -> int:
 
 
 def _next(text: str, begin: int, end: int) -> int:
-    """Return the first place from `begin` at which a chunk may begin, at the latest `end`."""
+    """Return the first place from `begin` on at which a chunk may begin, `end` at the latest."""
     for pattern in (_PARAGRAPH, _SENTENCE, _WORD):
         found = pattern.search(text, begin, end)
         if found and found.end() < end:
@@ -188,7 +188,7 @@ def _pdf(data: bytes) -> Document:
         count = len(reader.pages)
         title = _title(reader.metadata)
     except broken as error:
-        raise DocumentError(f"is no PDF that can be read ({_said(error)}), must be one; mend it") from error
+        raise DocumentError(f"is no PDF that can be read ({_said(error)}), must be one; repair it") from error
     parts: list[str] = []
     pages: list[int] = []
     problems: list[tuple[int, str]] = []
@@ -198,7 +198,7 @@ def _pdf(data: bytes) -> Document:
             part = _unwrapped(reader.pages[number].extract_text())
         except broken as error:
             part = ""
-            problems.append((number + 1, f"cannot be read ({_said(error)}), must be text; mend it"))
+            problems.append((number + 1, f"cannot be read ({_said(error)}), must be text; repair it"))
         pages.append(size)
         parts.append(part)
         size += len(part) + 2 if part else 0

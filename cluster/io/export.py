@@ -1,4 +1,4 @@
-"""Export: a SAMPLES dataset as Parquet, JSON lines, ShareGPT or Alpaca, with a card where it is a folder."""
+"""Export: a SAMPLES dataset as Parquet, JSON lines, ShareGPT or Alpaca; a folder also gets a dataset card."""
 
 import json
 import os
@@ -27,19 +27,19 @@ SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "to
 
 @dataclass
 class ColumnUse:
-    """What the rows to be written have between them, so that every row gets the same columns."""
+    """What at least one of the rows to be written has, so that every row gets the same columns."""
 
     rows: int = 0
     tags: set[str] = field(default_factory=set)
     turns: bool = False
-    """Some conversation has more than one question and answer."""
+    """Whether any conversation has more than one question and answer."""
     system: bool = False
-    """Some conversation has a system turn."""
+    """Whether any conversation has a system turn."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How rows are written."""
+    """The form in which rows are written, and which rows."""
 
     form: ExportForm
     census: ColumnUse

@@ -38,7 +38,7 @@ Shape = Literal["auto", "messages", "sharegpt", "alpaca", "completion", "label",
 
 SHARD_ROWS = 65_536
 RAW_CHARACTERS = 4_000
-"""How much of a bad row is kept in the dropped sample that it becomes."""
+"""Characters of a bad row that are kept in its dropped sample."""
 
 
 class Source(Settings):
@@ -48,21 +48,21 @@ class Source(Settings):
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
-    """Files, globs or URIs; relative ones are looked up beside the recipe. One string is a list of one."""
+    """Files, globs or URIs; relative ones are looked up next to the recipe. A string is the same as a list of one."""
     format: Literal["auto", FileFormat] = "auto"
-    """How the files are written; `auto` goes by their suffix, else by how they begin. `text`, which is also what `.txt`
-    means, is one document a line. Under `document` each file is one document: Markdown, HTML or PDF where its suffix
-    says so, plain text otherwise, `.txt` too."""
+    """Format of the files. `auto` goes by the suffix, else by how the file begins. `text`, also for `.txt`, is one
+    document a line. With `document` each file is one document: Markdown, HTML or PDF by its suffix, else plain text,
+    `.txt` included."""
     shape: Shape = "auto"
-    """How a row is laid out; `auto` goes by the columns of each file's first row."""
+    """Layout of a row; `auto` goes by the columns of each file's first row."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """`error` refuses the file naming line and field; `drop` keeps the row as a dropped sample with its reason. Of a
-    PDF the pages that cannot be read are such rows, and so is a whole document that cannot."""
+    """`error` refuses the file and names line and field; `drop` keeps the row as a dropped sample with its reason. A
+    page of a PDF that cannot be read is such a row, and so is a whole document that cannot."""
     chunk_chars: int | None = Field(default=None, gt=0)
-    """Most characters of a chunk of a document; it ends with a paragraph where it can, else with a sentence. By default
-    4,000 for files that are one document, while the rows of other files stay whole."""
+    """Most characters of a chunk of a document. A chunk ends after a paragraph if possible, else after a sentence. By
+    default 4,000 for files that are one document; rows of other files are not cut."""
     overlap_chars: int = Field(default=200, ge=0)
-    """Characters that a chunk repeats of the one before, at most, and never more than half of it."""
+    """Most characters that a chunk repeats from the chunk before it; never more than half of that chunk."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -88,7 +88,7 @@ class Source(Settings):
 
 
 def place_of(source: Source) -> tuple[str, str]:
-    """Return (folder name, fingerprint) of the dataset that a source becomes, reading the files only for their digests.
+    """Return (folder name, fingerprint) of the dataset that a source becomes; reads the files only for their digests.
 
     Raises:
         JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
@@ -102,13 +102,13 @@ def _place(source: Source, files: Iterable[File]) -> tuple[str, str]:
 
 
 def ingest(store: Store, source: Source, screen: Screen | None = None, shard_rows: int = SHARD_ROWS) -> str:
-    """Make the dataset of a source and return its folder's name; the same content a second time is left as it is.
+    """Make the dataset of a source and return its folder's name; content that the store already has is not made again.
 
     Memory holds one shard of `shard_rows` rows and an index of about 150 bytes a row for duplicates.
 
     Raises:
-        JobError: for files that cannot be read, a bad row where `on_bad_row` is `error`, or no good row at all.
-            Nothing is left in the store then.
+        JobError: for files that cannot be read, a bad row where `on_bad_row` is `error`, or no good row at all. Nothing
+            is left in the store then.
     """
     begin = time.monotonic()
     files = readers.find(source.path, source.format)
@@ -180,9 +180,9 @@ class _Pass:
     source: Source
     files: list[File]
     first: dict[bytes, tuple[int, str]] = field(default_factory=dict)
-    """File number and place of the first row with each conversation, by its id."""
+    """By conversation id: number of the file, and place, of the first row that has it."""
     worst: str = ""
-    """The first bad row, for a source that holds no other."""
+    """The first bad row, for the error when a source has no good row."""
 
     def samples(self) -> Iterator[Sample]:
         """Yield every row of every file as a sample."""

@@ -1,4 +1,4 @@
-"""Readers: files of outside data, local or by URI, become rows with the place that they are at."""
+"""Readers: files of outside data, local or by URI, become rows that know their place in the file."""
 
 import csv
 import fnmatch
@@ -40,7 +40,7 @@ SUFFIXES: Mapping[str, FileFormat] = {
     ".pdf": "pdf",
 }
 WHOLE = frozenset({"markdown", "html", "pdf", "document"})
-"""Formats of which a file is one document, which ingest cuts into chunks; a file of any other is many rows."""
+"""Formats in which a file is one document, which ingest cuts into chunks; in all others a file has many rows."""
 HEADS: Mapping[bytes, FileFormat] = {
     b"PAR1": "parquet",
     b"ARROW1": "arrow",
@@ -51,18 +51,19 @@ HEADS: Mapping[bytes, FileFormat] = {
     b"<!doctype html": "html",
     b"<html": "html",
 }
-"""How a file begins whose suffix says nothing; any other beginning is plain text, one document a line."""
+"""How files of some formats begin, for files without a known suffix. Any other file is plain text, one document a
+line."""
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 """Suffixes after which text formats are decompressed while they are read."""
 BATCH_ROWS = 1024
 LONGEST_CELL = 1 << 24
-"""Characters in one CSV cell, after which the quote that opened it counts as never closed."""
+"""Characters of a CSV cell after which its opening quote counts as never closed."""
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file of a source: what people call it, where it is, how it is written, and the digest of its bytes."""
+    """One file of a source: its name for people, its path, its format, and the digest of its bytes."""
 
     name: str
     system: fs.FileSystem
@@ -76,14 +77,14 @@ class Row:
     """One row as it is in a file: its columns, or what is wrong with it."""
 
     place: str
-    """`line 12` for text formats, counted from 1 with the header; `row 12` where there are no lines; `document`."""
+    """`line 12` for text formats, counted from 1 with the header; `row 12` for formats without lines; `document`."""
     number: int
     columns: Mapping[str, Any] | None
     raw: str = ""
-    """The line as it is in the file, where there are lines."""
+    """The line as it is in the file, for formats with lines."""
     problem: str = ""
     document: Document | None = None
-    """The file as a whole, for formats of which a file is one document; it has no columns."""
+    """The whole file, for formats in which a file is one document; such a row has no columns."""
 
     def text(self) -> str:
         """Return the row as text, for the dropped sample that a bad row becomes."""
@@ -135,7 +136,7 @@ def _file(name: str, system: fs.FileSystem, path: str, format_name: str) -> File
     try:
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            raise JobError(f"{name}: no such file; check the path, relative ones are looked up beside the recipe")
+            raise JobError(f"{name}: no such file; check the path; relative ones are looked up next to the recipe")
         if info.type == fs.FileType.Directory:
             raise JobError(f"{name}: is a folder, must be a file or a pattern such as {name.rstrip('/')}/*.jsonl")
         total = hashlib.blake2b(digest_size=16)
@@ -166,17 +167,19 @@ def _format(path: str, head: bytes, format_name: str) -> FileFormat:
 
 
 def rows(file: File) -> Iterator[Row]:
-    """Yield the rows of a file in order, reading it in batches; only a JSON array is held whole.
+    """Yield the rows of a file in order, read in batches; only a JSON array is read into memory as a whole.
 
     Raises:
-        JobError: when the file as a whole is not what its format says.
+        JobError: when the file as a whole does not have its format.
     """
     readers = {"jsonl": _jsonl, "json": _json, "csv": _csv, "parquet": _parquet, "arrow": _arrow, "text": _text}
     try:
         yield from readers.get(file.format, _document)(file)
     except (pa.ArrowException, OSError, EOFError) as error:
         said = str(error).splitlines()[0]
-        raise JobError(f"{file.name}: cannot be read as {file.format} ({said}); name its format or mend it") from error
+        raise JobError(
+            f"{file.name}: cannot be read as {file.format} ({said}); name its format or repair it"
+        ) from error
 
 
 def _lines(file: File) -> Iterator[tuple[int, str]]:
@@ -234,7 +237,7 @@ def _json(file: File) -> Iterator[Row]:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":  # a second value: one a line
             yield from _jsonl(file)
             return
-        raise JobError(f"{file.name}: is not JSON ({error}), must be an array of objects; mend it") from error
+        raise JobError(f"{file.name}: is not JSON ({error}), must be an array of objects; repair it") from error
     inner = value.get("data") if isinstance(value, dict) else value
     if not isinstance(inner, list):
         raise JobError(f'{file.name}: is a JSON {type(value).__name__}, must be an array or {{"data": [...]}}')

@@ -23,7 +23,7 @@ SPEAKERS = {
     "function": "tool",
     "observation": "tool",
 }
-"""Names of the speakers in the wild, and the role that each is."""
+"""Names of speakers in common datasets, and the role of each."""
 
 TEXTS = ("text", "content", "review", "sentence", "document")
 LABELS = ("label", "category", "class", "sentiment")
@@ -39,13 +39,13 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a row holds."""
+    """The conversation and the tags of a row."""
 
     messages: tuple[Message, ...]
     tags: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        """Refuse a conversation in which nobody asks."""
+        """Refuse a conversation without a user turn."""
         if not any(turn.role == "user" for turn in self.messages):
             roles = ", ".join(turn.role for turn in self.messages) or "none"
             raise RowError(f"its turns are {roles}, must have one of the user")
@@ -53,10 +53,10 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class RowShape:
-    """One shape: which columns tell it, which ones it reads, and how."""
+    """One shape: the columns by which it is recognised, the columns that it reads, and the function that reads them."""
 
     needs: tuple[tuple[str, ...], ...]
-    """One column of each group must be there."""
+    """Groups of columns; a row must have at least one column of each group."""
     read: Callable[[Columns], Conversation]
     optional: frozenset[str] = frozenset()
     """Further columns that are read."""
@@ -149,11 +149,11 @@ LAYOUTS: Mapping[str, RowShape] = {
     "label": RowShape((TEXTS, LABELS), label_of),
     "document": RowShape((TEXTS,), document_of),
 }
-"""Every shape by name, in the order in which `auto` tries them."""
+"""All shapes by name, in the order in which `auto` tries them."""
 
 
 def detect(columns: Sequence[str]) -> str:
-    """Return the first shape that columns fit, or the empty string."""
+    """Return the name of the first shape that the columns fit, or the empty string."""
     return next((name for name, layout in LAYOUTS.items() if layout.fits(columns)), "")
 
 
@@ -176,7 +176,7 @@ def read_turns(value: object, name: str) -> tuple[Message, ...]:
 
 
 def tags_of(row: Columns) -> dict[str, str]:
-    """Return the tags of a row from a table, pairs, or a list of words; nulls and empty words are left out."""
+    """Return the tags of a row, from a table, pairs, or a list of words; nulls and empty words are left out."""
     value = row.get("tags")
     if value is None:
         return {}
@@ -219,7 +219,7 @@ def scores_of(row: Columns) -> dict[str, float]:
 
 
 def reason_of(row: Columns) -> str | None:
-    """Return the drop reason that an export wrote beside a row, `"filter: reason"`, or None."""
+    """Return the drop reason that an export wrote in the row, `"filter: reason"`, or None."""
     value = row.get("dropped")
     return value if isinstance(value, str) and ": " in value else None
 
@@ -229,11 +229,11 @@ _ENGLISH = re.compile(r"(?i)\b(?:the|and|are|what|how|why|with|this|that|you|you
 
 
 def language(messages: Sequence[Message]) -> str:
-    """Return `zh`, `ja`, `ko` or `en`, or the empty string for what this rule cannot tell.
+    """Return `zh`, `ja`, `ko` or `en`, or the empty string where this rule cannot decide.
 
-    A rule, no model: the first user turn decides, and where it says nothing all turns together do. What is not Chinese,
-    Japanese or Korean (`east_asian`) is English when a frequent English word is in it. Source data with a better answer
-    brings it in `tags["language"]`.
+    This is a rule, not a model. It looks at the first user turn, and where that decides nothing at all turns together.
+    One Han, Kana or Hangul character weighs as much as one word in Latin letters. Words in Latin letters are English
+    when a frequent English word is among them. Data with better information has it in `tags["language"]`.
     """
     users = [m.content for m in messages if m.role == "user"]
     return next(filter(None, map(_script, (*users[:1], " ".join(m.content for m in messages)))), "")
@@ -281,7 +281,7 @@ def _joined(parts: Sequence[Any]) -> object:
 
 
 def _said(value: object) -> str:
-    """Say what a value is, in a few words."""
+    """Describe a value in a few words."""
     if value is None:
         return "absent"
     if isinstance(value, str):

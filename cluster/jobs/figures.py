@@ -1,4 +1,4 @@
-"""What a job measured, as a typed value: written as JSON with its version, and read back by the same class."""
+"""What a job measured, as a typed value: written as JSON with a version, and read back by the same class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from gristmill.cluster.contract.errors import StoreError
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What every job says of its work; a job adds what only it measures."""
+    """Figures that every job has; each job adds its own."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     version: ClassVar[int] = 1
-    """Raised when a field gets another name or meaning."""
+    """Increased when a field changes its name or meaning."""
 
     rows: int
     """Rows that were read or made."""
@@ -49,7 +49,7 @@ class Figures:
         if given != wanted:
             raise StoreError(
                 f"figures: {given[0]} of version {given[1]}, must be {wanted[0]} of version {wanted[1]}; "
-                "read them with the version of gristmill that wrote them, or make the job anew"
+                "read them with the version of gristmill that wrote them, or run the job again"
             )
         try:
             found: Self = _adapter(cls).validate_python(
@@ -65,7 +65,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 
 def _adapter(cls: type[Figures]) -> TypeAdapter[Any]:
-    """Return what checks and dumps a class; made once, for it takes milliseconds."""
+    """Return the validator of a class, which is made once because that takes milliseconds."""
     name = f"{cls.__module__}.{cls.__qualname__}"
     if name not in _ADAPTERS:
         _ADAPTERS[name] = TypeAdapter(cls)

@@ -1,4 +1,4 @@
-"""Job: one section of a recipe, and what it is handed when it runs. Read this before any `*/job.py`."""
+"""Job: one section of a recipe, and what it is given when it runs. Read this before any `*/job.py`."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -23,23 +23,25 @@ JOBS = {
     "train": "gristmill.training.job:Train",
     "evaluate": "gristmill.training.evaluate.job:Evaluate",
 }
-"""The one upward pointer: job names in the order in which a recipe runs them, resolved when a recipe is loaded."""
+"""The one pointer to packages above: job names in the order in which a recipe runs them, imported when a recipe is
+loaded."""
 
 
 class ClusterSettings(Settings):
     """`[cluster]`: which Ray cluster the run is on."""
 
     address: str | None = None
-    """`"auto"` or `host:port` of a running cluster; by default the one of `ray job submit`, else one of our own."""
+    """`"auto"` or `host:port` of a running cluster. By default the cluster of `ray job submit`, else a local one that
+    is started for the run."""
     num_cpus: int | None = Field(default=None, gt=0)
-    """Cores that our own local cluster offers; all of the machine by default."""
+    """Cores that the local cluster offers; all cores of the machine by default."""
     num_gpus: int | None = Field(default=None, ge=0)
-    """GPUs that our own local cluster offers; all of the machine by default."""
+    """GPUs that the local cluster offers; all GPUs of the machine by default."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One execution of a recipe: where it writes, what it tells people, what it remembers."""
+    """One execution of a recipe: its store, its ledger, its screen and its logs."""
 
     id: str
     store: Store
@@ -51,23 +53,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Work:
-    """What one job of a run is asked to make: the output folder's name, its fingerprint, the input folders' names."""
+    """What one job of a run must make: name and fingerprint of the output folder, and names of the input folders."""
 
     output: str
     fingerprint: str
     inputs: Mapping[str, str]
     expected: Mapping[str, int] = field(default_factory=dict)
-    """Kept samples expected of folders that do not exist yet; known to `plan` alone."""
+    """Expected number of kept samples of folders that do not exist yet; only `plan` knows it."""
 
     def num_samples(self, store: Store) -> int:
-        """Return how many kept samples come in: counted where the dataset is complete, expected where it is not."""
+        """Return the number of kept input samples: counted where the dataset is complete, else the expected number."""
         folder = self.inputs.get("samples", "")
         return store.manifest(folder).kept if folder and store.complete(folder) else self.expected.get(folder, 0)
 
 
 @dataclass
 class Plan:
-    """What a job would do, found without loading a model."""
+    """What a job would do, found out without loading a model."""
 
     job: str
     output: str
@@ -75,31 +77,31 @@ class Plan:
     """`to do`, `continues` or `done`."""
     shards: int = 0
     samples: int = 0
-    """Samples asked for (generate) or read (the others), as far as it is known before the run."""
+    """Samples asked for (generate) or read (other jobs), as far as this is known before the run."""
     kept: int = 0
     """Samples that are expected to be kept."""
     actors: int = 0
     cpus: float = 0
     gpus: float = 0
     tokens: int = 0
-    """Estimated tokens through the model, prompt and reply."""
+    """Estimated tokens of all prompts and replies."""
     notes: list[str] = field(default_factory=list)
 
 
 class Job(Settings):
-    """One section of a recipe: a frozen value that makes one folder of the store from others."""
+    """One section of a recipe: a frozen value that makes one folder of the store from other folders."""
 
     name: ClassVar[str]
     upstream: ClassVar[tuple[str, ...]] = ()
-    """Jobs of the same recipe whose output is this job's `samples` when no `input` is named, best first."""
+    """Jobs of the same recipe whose output this job reads when it has no `input`, the preferred one first."""
     figures: ClassVar[type[Figures]] = Figures
-    """What `make` returns."""
+    """Class of the value that `make` returns."""
     presentation: ClassVar[str] = "gristmill.cluster.report.sections:Presentation"
-    """The class that says what the summary and the report show of the figures; a string, because it draws charts."""
+    """Class that makes the summary and the report of the figures; a string, because its module draws charts."""
     chooses: ClassVar[bool] = False
-    """Whether its drops are a choice among good samples, which the report shows apart from what was refused."""
+    """Whether its drops are a choice among good samples; the report shows these separately from refused ones."""
     dashboard: ClassVar[bool] = False
-    """Whether a local Ray must have its dashboard."""
+    """Whether a local Ray must run its dashboard."""
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
 
     input: Source | None = None
@@ -111,11 +113,11 @@ class Job(Settings):
         return []
 
     def sources(self) -> dict[str, Source]:
-        """Return the data from outside by the role that it has among the inputs."""
+        """Return the data that comes from outside, by its role among the job's inputs."""
         return {"samples": self.input} if self.input else {}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return further inputs by role, from the outputs of the recipe's earlier jobs by job name."""
+        """Return further inputs by role; `outputs` are those of the recipe's earlier jobs, by job name."""
         del outputs
         return {}
 
@@ -136,13 +138,13 @@ class Job(Settings):
 
     @abstractmethod
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say what `make` would do, in seconds, loading no model; inputs may not exist yet."""
+        """Return what `make` would do, within seconds and without loading a model; inputs may not exist yet."""
 
     @abstractmethod
     def make(self, run: Run, work: Work) -> Figures:
-        """Make `work.output`, going on after what is committed of it, and return its figures.
+        """Make `work.output` and return its figures; what is committed of it is not made again.
 
-        The job commits the manifest itself (`Store.commit`). Ray is up when this is called.
+        The job commits the manifest itself (`Store.commit`). Ray runs when this is called.
         """
 
 

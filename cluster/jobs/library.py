@@ -1,4 +1,4 @@
-"""Runs and datasets for callers: run or plan a recipe, open what is in a store; `import gristmill` has all of it."""
+"""Runs and datasets for Python callers, offered by `import gristmill`: run or plan a recipe, open what a store has."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     import pandas
 
 Given = str | Path | Mapping[str, Any]
-"""A recipe: the path of a TOML file, or the same tables as a dict, whose paths are looked up in the current folder."""
+"""A recipe: the path of a TOML file, or the same tables as a dict. Paths in a dict are relative to the current
+folder."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A complete dataset of samples in a store; nothing is read before it is asked for."""
+    """A complete dataset of samples in a store; nothing is read until it is needed."""
 
     store: Store
     manifest: Manifest
@@ -51,8 +52,8 @@ class Dataset:
         """Return the samples as an Arrow table, in memory.
 
         Args:
-            dropped: False for the kept ones, True for the dropped ones with their reasons, None for all.
-            columns: some of the columns; all by default.
+            dropped: False for the kept samples, True for the dropped ones with their reasons, None for all.
+            columns: names of the columns to read; all by default.
         """
         wanted = None if columns is None else [*dict.fromkeys((*columns, "dropped"))]
         table = self.store.read(self.name, wanted)
@@ -75,14 +76,14 @@ class Dataset:
         return datasets.Dataset(self.table(dropped=dropped))
 
     def reasons(self) -> dict[str, int]:
-        """Return how many samples were dropped for each reason, most first."""
+        """Return the number of dropped samples by reason, the most frequent first."""
         counts = self.table(dropped=True, columns=["dropped"])["dropped"].value_counts().to_pylist()
         return {c["values"]: c["counts"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: what its jobs made and measured."""
+    """A run: the outputs and the figures of its jobs."""
 
     store: Store
     id: str
@@ -94,16 +95,16 @@ class Run:
 
     @property
     def outputs(self) -> dict[str, str]:
-        """The folders that the jobs made, by job."""
+        """Folder that each job made, by job."""
         return {name: job.output for name, job in state_of(self.store, self.id).jobs.items() if job.output}
 
     def path(self, job: str) -> str:
-        """Return where the output of a job is, such as the folder of a model."""
+        """Return the path of a job's output, such as the folder of a model."""
         return self.store.at(self.outputs[job])
 
     @property
     def dataset(self) -> Dataset:
-        """The dataset of samples that the last job made.
+        """The samples dataset of the last job that made one.
 
         Raises:
             JobError: when there is none yet.
@@ -115,7 +116,7 @@ class Run:
 
     @property
     def datasets(self) -> dict[str, Dataset]:
-        """The datasets of samples by the job that made them, in the order of the recipe."""
+        """Samples datasets by the job that made them, in the order of the recipe."""
         outputs = self.outputs
         manifests = {
             name: self.store.manifest(outputs[name])
@@ -126,18 +127,18 @@ class Run:
 
     @property
     def figures(self) -> dict[str, Figures]:
-        """What each finished job measured, as the type of that job."""
+        """Figures of each finished job, in that job's own type."""
         jobs = state_of(self.store, self.id).jobs
         return {name: figures_class(name).read(job.figures) for name, job in jobs.items() if job.figures}
 
     @property
     def report(self) -> str:
-        """Where the report is, one HTML page."""
+        """Path of the report, one HTML page."""
         return self.store.at("runs", self.id, "report.html")
 
 
 def run(recipe: Given, *overrides: str, quiet: bool = False) -> Run:
-    """Run every section of a recipe, and return the run; what is complete in the store is not made again.
+    """Run every section of a recipe, and return the run; what the store has complete is not made again.
 
     Args:
         recipe: a path, or the tables as a dict.
@@ -145,25 +146,25 @@ def run(recipe: Given, *overrides: str, quiet: bool = False) -> Run:
         quiet: print no progress.
 
     Raises:
-        JobError: for anything wrong with the recipe, before anything starts.
-        RunError: when a job fails; the same call goes on after what is committed.
+        JobError: when anything is wrong with the recipe, before anything starts.
+        RunError: when a job fails; the same call continues after what is committed.
     """
     loaded, works = open_recipe(recipe, overrides)
     return Run(Store(loaded.store), execute(loaded, works, list(works), Screen(quiet=quiet)))
 
 
 def plan(recipe: Given, *overrides: str) -> list[Plan]:
-    """Return what a recipe would do, a plan for each job, without loading a model.
+    """Return the plan of each job of a recipe, without loading a model.
 
     Raises:
-        JobError: with every error of the recipe.
+        JobError: with all errors of the recipe.
     """
     loaded, works = open_recipe(recipe, overrides)
     return plans_of(loaded, works)
 
 
 def load(name: str = "", store: str = "runs") -> Run | Dataset:
-    """Open a run or a dataset of a store by its name, or the beginning of it; the newest run by default.
+    """Open a run or a dataset of a store by its name or the beginning of it; by default the newest run.
 
     Raises:
         JobError: when nothing, or more than one thing, has this name.

@@ -1,4 +1,4 @@
-"""Recipes: one TOML file, a section per job; loading it finds every error at once, before anything is started."""
+"""Recipes: one TOML file with a section for each job. Loading it finds all errors at once, before anything starts."""
 
 import difflib
 import json
@@ -20,7 +20,7 @@ from gristmill.cluster.store.store import Store, place
 
 T = TypeVar("T", bound=BaseModel)
 TOP = ("name", "store", "cluster", *JOBS)
-"""Legal keys at the top of a recipe."""
+"""Keys that a recipe may have at the top."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Recipe:
     path: Path
 
     def works(self) -> dict[str, Work]:
-        """Return what each job is to make, from content digests of the inputs; reads the input files once.
+        """Return what each job must make, from content digests of the inputs; reads the input files once.
 
         Raises:
             JobError: when an input is absent.
@@ -54,11 +54,11 @@ class Recipe:
         return works
 
     def run_id(self, works: Mapping[str, Work]) -> str:
-        """Return the run's name: the recipe's, and a hash of what it makes; the same recipe is the same run."""
+        """Return the run's name: the recipe's name, and a hash of what it makes. So the same recipe is the same run."""
         return f"{self.name}-{ids.digest({name: work.output for name, work in works.items()})[:8]}"
 
     def resolve(self, works: Mapping[str, Work]) -> dict[str, Any]:
-        """Return the recipe with all defaults, as it is written to the run and can itself be run."""
+        """Return the recipe with all defaults, as it is written to the run; it can be run itself."""
         ingested = [works[name].inputs["samples"] for name, job in self.jobs.items() if job.input is not None]
         outputs = {"ingest": ingested[0]} if ingested else {}
         outputs |= {name: work.output for name, work in works.items()}
@@ -75,12 +75,12 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
     """Read a recipe (`.toml`, or the `recipe.json` of a run), apply `--set` overrides and check everything.
 
     Args:
-        given: the file, beside which relative input paths are looked up; or its tables as a dict, whose paths are
-            looked up in the current folder.
-        overrides: `section.key=value`, the value as TOML writes it, or a bare word.
+        given: the file, whose folder relative input paths start from; or its tables as a dict, whose paths start from
+            the current folder.
+        overrides: `section.key=value`; the value is written as in TOML, or is a bare word.
 
     Raises:
-        JobError: one message that lists every error, a line each.
+        JobError: one message with all errors, one on each line.
     """
     path = Path("recipe") if isinstance(given, Mapping) else Path(given)
     raw = deepcopy(dict(given)) if isinstance(given, Mapping) else _read(path)
@@ -151,7 +151,7 @@ def _put(raw: dict[str, Any], parts: list[str], value: object) -> str:
     for part in parts[:-1]:
         if isinstance(place, list):
             if not part.isdigit() or int(part) >= len(place):
-                return f"{part} is no place in a list of {len(place)}"
+                return f"{part} is not a place in a list of {len(place)}"
             place = place[int(part)]
         else:
             place = place.setdefault(part, {})
@@ -159,7 +159,7 @@ def _put(raw: dict[str, Any], parts: list[str], value: object) -> str:
             return f"{part} is a value, must be a section"
     if isinstance(place, list):
         if not parts[-1].isdigit() or int(parts[-1]) >= len(place):
-            return f"{parts[-1]} is no place in a list of {len(place)}"
+            return f"{parts[-1]} is not a place in a list of {len(place)}"
         place[int(parts[-1])] = value
     else:
         place[parts[-1]] = value
@@ -176,9 +176,9 @@ def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], er
 
 
 def _follows(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> bool:
-    """Say whether an error only follows from another.
+    """Say whether an error is only the consequence of another one.
 
-    A list that lost its bad entries is not also too short, and a table that is wrong is not also no word.
+    A list that lost its bad entries is not also too short, and a table that is wrong is not also a wrong word.
     """
     place = error["loc"]
     inner = any(other["loc"][: len(place)] == place and other is not error for other in found)
@@ -214,13 +214,13 @@ def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) 
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """Return the question whether one of the legal names was meant, where one is near; else nothing."""
+    """Return the question whether a similar legal name was meant, or nothing where none is similar."""
     close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through TOML values
-    """Return a location as a recipe spells it: pydantic also names the kind that it chose, which is no key."""
+    """Return a location as a recipe spells it, without the kind that pydantic puts in, which is not a key."""
     path = ""
     for part in loc:
         if isinstance(part, int):
@@ -268,7 +268,7 @@ def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mapping[str, Work]) -> list[str]:
-    """Return what the chosen jobs lack: outputs of jobs that are neither chosen nor complete in the store."""
+    """Return the missing inputs of the chosen jobs: outputs of jobs that are neither chosen nor complete."""
     made = {works[name].output for name in only}
     own = {works[name].inputs[role] for name, job in recipe.jobs.items() for role in job.sources()}
     return [
@@ -280,7 +280,7 @@ def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mappi
 
 
 def plans_of(recipe: Recipe, works: Mapping[str, Work]) -> list[Plan]:
-    """Return what each job of a recipe would do, with what the jobs before it are expected to keep."""
+    """Return the plan of each job of a recipe, using what the jobs before it are expected to keep."""
     store = Store(recipe.store)
     plans: list[Plan] = []
     expected: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""A run: make what a recipe asks for, job by job, going on after what a killed run left."""
+"""A run: make what a recipe asks for, job by job, and continue where a killed run stopped."""
 
 import logging
 import os
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], screen: Screen) -> str:
     """Make what the chosen jobs of a recipe ask for; return the run's id.
 
-    What is complete in the store is not made again; Ray starts only when something is left to make.
+    What is complete in the store is not made again, and Ray starts only when there is work left.
 
     Raises:
-        JobError: when an input is missing, before anything is started.
-        GristmillError: when a job fails; the ledger has it, and the same command goes on after it.
+        JobError: when an input is missing, before anything starts.
+        GristmillError: when a job fails. The ledger records it, and the same command continues after it.
     """
     store = Store(recipe.store)
     if store.is_file():
@@ -96,7 +96,7 @@ def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
 
 @contextmanager
 def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
-    """Write the beginning and the end of a run into its ledger, whatever the end is."""
+    """Write the beginning and the end of a run into its ledger, also when the run fails."""
     run.ledger.append("run_started", jobs=list(only), pid=os.getpid())
     try:
         yield
@@ -121,7 +121,7 @@ def runs(store: Store) -> list[str]:
 
 
 def find(store: Store, name: str) -> tuple[str, str]:
-    """Return (`"run"` or `"dataset"`, its full name) for a name or an unambiguous beginning of one.
+    """Return (`"run"` or `"dataset"`, full name) of what has this name, or a name that only it begins with.
 
     Raises:
         JobError: when nothing or more than one thing begins so.

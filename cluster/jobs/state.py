@@ -1,15 +1,15 @@
-"""The state of a run as its ledger tells it, and the numbers of a job that the summary and the report show alike."""
+"""The state of a run according to its ledger, and the numbers of a job that both the summary and the report show."""
 
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.store.ledger import RunState, state
 from gristmill.cluster.store.store import Store
 
 STAGE = ("rows in", "kept", "prompt tokens", "tokens", "seconds", "tokens/s")
-"""What the summary and the report say of a job."""
+"""Columns that the summary and the report show for a job."""
 
 
 def state_of(store: Store, run_id: str) -> RunState:
-    """Return the state of a run as its ledger tells it."""
+    """Return the state of a run according to its ledger."""
     return state(store, f"runs/{run_id}")
 
 

@@ -1,1 +1,1 @@
-"""Models: where their files are, what they compute in, and how an engine and an encoder are asked."""
+"""Models: where their files are, in which type they compute, and the interfaces of engine and encoder."""

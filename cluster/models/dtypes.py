@@ -1,10 +1,10 @@
 """The floating-point type that a machine computes in: what `dtype = "auto"` and `precision = "auto"` become.
 
-A CPU without AVX-512 or AMX has no instruction for bfloat16. There a product of two bfloat16 matrices is emulated: with
-AVX2 the product of 48 x 576 x 49152 takes 287 ms, and 58 ms in float32. So a CPU is asked: by its flags, and by a short
-timed product of the model's own shape. A GPU computes in what it has natively.
+A CPU without AVX-512 or AMX has no instruction for bfloat16 and emulates it: with AVX2 the product of 48 x 576 x 49152
+takes 287 ms in bfloat16, and 58 ms in float32. So for a CPU the type follows from its flags and from a short timed
+product of the model's own shape. For a GPU it follows from what the GPU computes natively.
 
-A dataset keeps the type that it began with, also when it is continued on another machine (`DTYPES` in its folder).
+A dataset keeps the type that it began with, also when another machine continues it (`DTYPES` in its folder).
 """
 
 import json
@@ -22,25 +22,25 @@ from gristmill.cluster.store.store import Store
 
 DType = Literal["bfloat16", "float16", "float32"]
 DTYPES = "dtypes.json"
-"""File of a dataset that is being made: the type of each model, by the name of the setting."""
+"""File in the folder of an unfinished dataset: the type of each model, by the name of the setting."""
 CACHE = "dtypes"
-"""Folder of the cache: what products took, a file for each kind of CPU, version of torch and shape."""
+"""Folder of the cache of timings: one file for each kind of CPU, version of torch and shape."""
 FLAGS = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve", "asimd"})
-"""Flags of a CPU that matter here, as Linux names them (`bf16`, `sve` and `asimd` are Arm's)."""
+"""Relevant flags of a CPU, as Linux names them (`bf16`, `sve` and `asimd` are Arm's)."""
 NATIVE = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags that mean instructions for bfloat16."""
+"""Flags of CPUs that have instructions for bfloat16."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
-"""Variables that hide instructions from the libraries."""
+"""Environment variables that hide instructions from the libraries."""
 GPU_FILES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
-"""Without one of these files there is no GPU, and no need to load torch, which takes 2 s or more."""
+"""Without any of these files there is no GPU, so torch, which takes 2 s or more to import, is not needed."""
 ROWS = 64
-"""Rows of the timed product: about a batch of requests that each wait for their next token."""
+"""Rows of the timed product: about the size of a batch of requests at one token each."""
 MOST_PRODUCTS = 1 << 26
-"""Multiplications of the timed product at most: 3 ms in float32 on one core with AVX2."""
+"""Most multiplications of the timed product: 3 ms in float32 on one core with AVX2."""
 TIMES = 3
-"""Products of each type, in turn, of which the fastest counts: other work on the machine slows single ones."""
+"""Products timed for each type, in turn. The fastest counts, because other work on the machine slows single ones."""
 TIE = 1.1
-"""bfloat16 may take this many times as long and is still chosen, for it needs half of the memory."""
+"""bfloat16 is chosen even if it takes this many times as long, because it needs half of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class DTypeChoice:
     dtype: DType
     reason: str
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Of the timed product, by type; empty where none was timed."""
+    """Seconds of the timed product, by type; empty where nothing was timed."""
 
 
 def choose(model: str) -> DTypeChoice:
-    """Return the type in which this process computes a model fastest: on the GPU that it sees, else on its CPU.
+    """Return the type in which this process computes a model fastest: on its GPU if it sees one, else on its CPU.
 
-    The first time on a machine it takes some 3 s, of which the products take 50 ms; then the cache answers.
+    On a machine the first call takes about 3 s, 50 ms of it for the products. Later calls read the cache.
     """
     if any(path.exists() for path in GPU_FILES) and (native := _gpu()) is not None:
         return native
@@ -67,7 +67,7 @@ def choose(model: str) -> DTypeChoice:
 
 
 def choose_by_time(seconds: Mapping[str, float], flags: frozenset[str]) -> DTypeChoice:
-    """Return the type for a CPU on which a product took so many seconds in `bfloat16` and in `float32`."""
+    """Return the type for a CPU, from the seconds of a product in `bfloat16` and in `float32`."""
     ratio = seconds["bfloat16"] / seconds["float32"]
     if ratio > TIE:
         has = "computes bfloat16 slower" if flags & NATIVE else "has no bfloat16"
@@ -77,7 +77,7 @@ def choose_by_time(seconds: Mapping[str, float], flags: frozenset[str]) -> DType
 
 
 def suit_slowest(choices: list[DTypeChoice]) -> DTypeChoice:
-    """Return the type that suits the slowest of several machines which wait for each other at every step."""
+    """Return the type that suits the slowest of several machines that wait for each other at every step."""
     if all(choice.seconds for choice in choices):
         worst = {name: max(choice.seconds[name] for choice in choices) for name in ("bfloat16", "float32")}
         wanted: DType = "float32" if worst["bfloat16"] > TIE * worst["float32"] else "bfloat16"
@@ -91,13 +91,13 @@ def suit_slowest(choices: list[DTypeChoice]) -> DTypeChoice:
 def keep(
     store: Store, folder: str, settings: Mapping[str, DType | Literal["auto"]], choose_one: Callable[[str], DTypeChoice]
 ) -> dict[str, DTypeChoice]:
-    """Return the type of each model of a dataset: as the recipe sets it, as the dataset began, or as the machine says.
+    """Return the type of each model of a dataset: from the recipe, else from the dataset itself, else from the machine.
 
     Args:
-        store: of the dataset.
-        folder: of the dataset; the types are written to it, before anything is computed.
+        store: the dataset's store.
+        folder: the dataset's folder; the types are written there before anything is computed.
         settings: the type, or `"auto"`, by the name of the setting.
-        choose_one: says for the name of a setting what the machine that will run it takes.
+        choose_one: returns the type for the name of a setting, on the machine that will run its model.
     """
     before = read(store, folder)
     found: dict[str, DTypeChoice] = {}
@@ -114,20 +114,20 @@ def keep(
 
 
 def write(store: Store, folder: str, choices: Mapping[str, DTypeChoice]) -> None:
-    """Write the types of a dataset that is being made."""
+    """Write the types of an unfinished dataset."""
     if choices:
         store.write_json({name: asdict(choice) for name, choice in choices.items()}, folder, DTYPES)
 
 
 def read(store: Store, folder: str) -> dict[str, DType]:
-    """Return the types of a dataset that is being made, by the name of the setting."""
+    """Return the types of an unfinished dataset, by the name of the setting."""
     if not store.exists(folder, DTYPES):
         return {}
     return {name: value["dtype"] for name, value in store.read_json(folder, DTYPES).items()}
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return those `FLAGS` that this machine's CPU has; none where Linux does not say."""
+    """Return those of `FLAGS` that this machine's CPU has; none where Linux does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

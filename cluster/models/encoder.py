@@ -1,4 +1,4 @@
-"""The encoder as every package sees it: its settings, how one is opened, and what both backends share."""
+"""The encoder as all packages see it: its settings, how it is opened, and the code that both backends share."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,12 +16,12 @@ from gristmill.cluster.models.dtypes import DTypeChoice, choose
 Float32 = NDArray[np.float32]
 Pooling = Literal["checkpoint", "mean", "cls", "last", "weighted_mean"]
 BACKENDS = {
-    "torch": "gristmill.cluster.models.encoder_torch:Checkpoint",
-    "vllm": "gristmill.cluster.models.encoder_vllm:VllmCheckpoint",
+    "torch": "gristmill.cluster.models.encoder_torch:TorchEncoder",
+    "vllm": "gristmill.cluster.models.encoder_vllm:VllmEncoder",
 }
-"""The class of each backend; strings, because either library may be missing."""
+"""Class of each backend; strings, because either library may be missing."""
 SHORTEST = 1e-12
-"""A vector that is shorter has no direction."""
+"""A shorter vector has no direction."""
 
 
 class Encoder(Protocol):
@@ -35,7 +35,7 @@ class Encoder(Protocol):
 
 
 class Embedding(Settings):
-    """`[select.encoder]` and `[generate.encoder]`: which model makes the vectors, on how many actors."""
+    """`[select.encoder]` and `[generate.encoder]`: the model that makes the vectors, and its actors."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"actors", "cpus", "gpus"})
 
@@ -43,26 +43,27 @@ class Embedding(Settings):
     """A sentence-transformers checkpoint or, with a `pooling`, any model that `AutoModel` loads: `builtin:…`, a folder,
     or a name that the hub knows."""
     pooling: Pooling = "checkpoint"
-    """How the vectors of the tokens become one: as the sentence-transformers checkpoint says, or, of the last layer,
-    their `mean`, the first (`cls`), the `last`, or the mean weighted by the place, i / Σ i (`weighted_mean`, for models
-    that look backwards only). Padding never counts."""
+    """How the vectors of the tokens become one. `checkpoint`: as the sentence-transformers checkpoint says. Of the last
+    layer: their `mean`, the first (`cls`), the `last`, or the mean weighted by place, i / Σ i (`weighted_mean`, for
+    models that look only backwards). Padding never counts."""
     backend: Literal["torch", "vllm"] = "torch"
-    """What runs the model; vLLM must be installed, and knows no `weighted_mean`."""
+    """Library that runs the model. vLLM must be installed, and it has no `weighted_mean`."""
     max_tokens: int = Field(default=128, gt=0)
-    """Tokens of a text that are read; the rest is cut off."""
+    """Tokens of a text that are read; the rest is cut."""
     batch: int = Field(default=32, gt=0)
-    """Texts encoded at once; texts of like length are together. vLLM makes its own batches."""
+    """Texts encoded at once; texts of similar length are put together. vLLM makes its own batches."""
     dtype: Literal["float32", "float16"] = "float16"
-    """How a number of a vector is stored."""
+    """Type in which a number of a vector is stored."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What the model computes in. `auto` is what the machine computes fastest: on a CPU bfloat16 or float32, by a short
-    timed product; on a GPU float16, or bfloat16 where the weights are. Vectors keep the type that they began with."""
+    """Type that the model computes in. `auto` is the fastest on the machine: on a CPU bfloat16 or float32, by a short
+    timed product; on a GPU float16, or bfloat16 where the weights are bfloat16. A set of vectors keeps the type that it
+    began with."""
     actors: int = Field(default=1, gt=0)
     """Processes that embed, each with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
     """Cores of one actor; without GPU an even share of all cores, at most a machine's; with GPU one."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs of one actor; one where the cluster has any, else none."""
+    """GPUs of one actor. By default one where the cluster has any, else none."""
 
     @model_validator(mode="after")
     def _known_to_backend(self) -> "Embedding":
@@ -71,7 +72,7 @@ class Embedding(Settings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the vectors: the weights themselves rather than where they lie."""
+        """Return what decides the vectors: the digest of the weights instead of their path."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model)
         return value
@@ -88,7 +89,7 @@ def open_embedding(settings: Embedding) -> Encoder:
 
 
 def choose_dtype(settings: Embedding) -> DTypeChoice:
-    """Return what this process computes the model in; takes seconds the first time on a machine."""
+    """Return the type that this process computes the model in; takes seconds the first time on a machine."""
     if settings.compute_dtype != "auto":
         return DTypeChoice(settings.compute_dtype, "as the recipe says")
     found = choose(settings.model)
@@ -116,7 +117,7 @@ def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
 
 
 def require_pooling(settings: Embedding) -> None:
-    """Refuse a model that says nothing of its pooling where the settings do not either.
+    """Refuse a model without a pooling of its own, where the settings name none either.
 
     Raises:
         JobError: naming the model.
@@ -126,5 +127,5 @@ def require_pooling(settings: Embedding) -> None:
     if settings.pooling == "checkpoint" and not is_sentence_transformer_model(models.local(settings.model)):
         raise JobError(
             f"encoder.pooling: {settings.model} is no checkpoint of sentence-transformers and says none, must be "
-            'named; set one, such as "mean", or "last" for a model that looks backwards only'
+            'named; set one, such as "mean", or "last" for a model that looks only backwards'
         )

@@ -12,14 +12,14 @@ from gristmill.cluster.models.encoder import Embedding, Float32, choose_dtype, r
 POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken", "weighted_mean": "weightedmean"}
 """Our names for poolings as sentence-transformers calls them."""
 PLAIN: Any = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-"""A text is tokenised as it is; by default the library would put it into the chat template of a model that has one."""
+"""Texts are tokenised as they are. By default the library would apply the chat template of a model that has one."""
 
 
 class TorchEncoder:
     """A checkpoint of sentence-transformers, or any model of transformers with a pooling, as an `Encoder`."""
 
     def __init__(self, settings: Embedding) -> None:
-        """Load it on the GPU if the process sees one, else on its share of cores."""
+        """Load the model on the GPU if the process sees one, else on its share of the cores."""
         import torch
 
         self._name, self._batch = settings.model, settings.batch
@@ -35,7 +35,7 @@ class TorchEncoder:
         self.dim = int(self._model.get_embedding_dimension() or 0)
 
     def encode(self, texts: Sequence[str]) -> Float32:
-        """Return unit vectors, [texts, dim]; the library batches texts of like length together."""
+        """Return unit vectors, [texts, dim]; the library batches texts of similar length together."""
         vectors = self._model.encode(
             [text or " " for text in texts],  # of an empty text many tokenizers make no token at all
             batch_size=self._batch,

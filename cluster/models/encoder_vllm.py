@@ -12,14 +12,14 @@ from gristmill.cluster.models.encoder import Embedding, Float32, choose_dtype, r
 
 POOLING_TYPES = {"mean": "MEAN", "cls": "CLS", "last": "LAST"}
 KV_CACHE_BYTES = 1 << 30
-"""On a CPU, of models that look backwards only; encoders hold none."""
+"""Cache on a CPU for models that look only backwards; other encoders have none."""
 
 
 class VllmEncoder:
     """A model in a vLLM engine of this very process; requests of any length share a batch without padding."""
 
     def __init__(self, settings: Embedding) -> None:
-        """Start the engine on the GPU that the process sees, else on its share of cores.
+        """Start the engine on the GPU if the process sees one, else on its share of the cores.
 
         Raises:
             JobError: when vLLM is not installed or refuses the model, or when nobody says how to pool.
@@ -70,7 +70,7 @@ class VllmEncoder:
 
 
 def _longest(settings: Embedding) -> int:
-    """Return the tokens of a text that both the settings and the model allow."""
+    """Return the most tokens of a text that both the settings and the model allow."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(models.local(settings.model))

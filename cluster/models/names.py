@@ -27,15 +27,15 @@ LAYERS = {SMOLLM2: (576, 1536), MINILM: (384, 1536)}
 """Inputs and outputs of the widest layer of each builtin model."""
 WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim")
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim", "ffn_hidden_size")
-"""Names that configs have for the width of a model, and for that of its feed-forward layers."""
+"""Names in configs for the width of a model, and for the width of its feed-forward layers."""
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-"""Of one number."""
+"""Bytes of one number, by type."""
 USUAL_WIDTH = 1024
-"""Where a config says none."""
+"""Width to assume where a config has none."""
 
 
 def cache_folder() -> Path:
-    """Return where converted models lie: `$GRISTMILL_CACHE`, else `gristmill` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Return the folder of converted models: `$GRISTMILL_CACHE`, or `gristmill` in `$XDG_CACHE_HOME` or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("GRISTMILL_CACHE") or Path(base) / "gristmill")
 
@@ -57,7 +57,7 @@ def local(name: str) -> str:
 
 
 def missing(name: str) -> str:
-    """Return why a model cannot be had, in seconds and without loading it, or the empty string."""
+    """Return why a model is not available, or the empty string; takes seconds and does not load it."""
     if name.startswith("builtin:"):
         if name not in PACKAGES:
             return f"no such builtin model, must be one of {', '.join(PACKAGES)}"
@@ -92,7 +92,7 @@ def identity(name: str) -> str:
 
 
 def widest_layer(name: str) -> tuple[int, int]:
-    """Return (inputs, outputs) of a model's feed-forward layer, from its config alone; guessed where that says none."""
+    """Return (inputs, outputs) of a model's feed-forward layer, from its config; a guess where that has none."""
     if name in LAYERS:
         return LAYERS[name]
     config = _config(name)
@@ -103,7 +103,7 @@ def widest_layer(name: str) -> tuple[int, int]:
 
 
 def num_weights(name: str) -> int | None:
-    """Return how many numbers the safetensors files of a model folder hold, or None where there are none to read."""
+    """Return the number of weights in the safetensors files of a model folder, or None without such files."""
     if name == SMOLLM2:
         return 134_515_008
     folder = Path(name).expanduser()
@@ -116,7 +116,7 @@ def num_weights(name: str) -> int | None:
 
 
 def memory(name: str, dtypes: Sequence[str]) -> str:
-    """Return in words what a model's weights take in each of these types, or nothing where nobody can tell."""
+    """Return in words the memory of a model's weights in each of these types, or nothing where it is not known."""
     count = num_weights(name)
     if not count:
         return ""
@@ -130,7 +130,7 @@ def weights_dtype(name: str) -> str:
 
 
 def _tensors(path: Path) -> list[dict[str, Any]]:
-    """Return what the head of a safetensors file says of its tensors."""
+    """Return what the header of a safetensors file says about its tensors."""
     with path.open("rb") as source:
         size = int.from_bytes(source.read(8), "little")
         head = json.loads(source.read(size)) if size < path.stat().st_size else {}
@@ -162,7 +162,7 @@ def _package_folder(name: str) -> Path:
 
 
 def _converted_smollm2() -> Path:
-    """Return the folder of the bf16 conversion, made under a lock of its own name and renamed into place."""
+    """Return the folder of the bf16 conversion; it is made under a lock and renamed into place."""
     target = cache_folder() / f"smollm2-135m-instruct-{version(PACKAGES[SMOLLM2])}"
     if (target / "config.json").exists():
         return target

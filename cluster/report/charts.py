@@ -11,9 +11,10 @@ Figure = dict[str, Any]
 
 KEPT, SELECTED_OUT, REFUSED, SEEDS, INK, GRID = "#2c6e8f", "#d9923b", "#b8bcc4", "#3f4a5a", "#2b3440", "#e9ecf0"
 COLOURS = {"kept": KEPT, "dropped in selection": SELECTED_OUT, "dropped before selection": REFUSED, "seed": SEEDS}
-"""One colour per fate of a sample, the same in every chart."""
+"""One colour for each fate of a sample, the same in every chart."""
 SIZES = {"kept": 7, "dropped in selection": 11, "dropped before selection": 7, "seed": 8}
-"""Dots of the map; those dropped in selection are larger, to show as a ring around the copy that was kept."""
+"""Sizes of the dots on the map. Samples dropped in selection are larger, so that they show as a ring around the kept
+copy."""
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', sans-serif"
 BINS = 24
 LABEL_CHARS = 42
@@ -80,12 +81,12 @@ def bars(labels: Sequence[str], values: Sequence[float], colours: Sequence[str],
 
 
 def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: bool = False) -> Figure:
-    """Return overlaid histograms of one number, one colour per fate; shares of each fate, so that sizes compare.
+    """Return overlaid histograms of one number, one colour for each fate; all show shares, so that they are comparable.
 
     Args:
         values: numbers by fate; a fate without numbers is left out.
-        title: what is under the axis.
-        clip: gather what is beyond the 98th percentile in the last bar.
+        title: text under the axis.
+        clip: put everything beyond the 98th percentile into the last bar.
     """
     groups = {fate: found[np.isfinite(found)] for fate, found in values.items()}
     every = np.concatenate([*groups.values(), np.empty(0)])
@@ -125,7 +126,7 @@ def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: b
 
 
 def map_2d(points: NDArray[np.float64], fates: Sequence[str], texts: Sequence[str]) -> Figure:
-    """Return a scatter plot of [n, 2] points, coloured by fate, with the text under the pointer."""
+    """Return a scatter plot of [n, 2] points, coloured by fate, with the text of the point under the pointer."""
     traces = []
     for fate in ("dropped before selection", "dropped in selection", "kept", "seed"):  # the rarest on top
         rows = [row for row, f in enumerate(fates) if f == fate]
@@ -216,9 +217,9 @@ def loss_curve(journal: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def before_after(before: float, after: float, low: float | None, high: float | None) -> Figure:
-    """Return two dots joined by a line: held-out loss of the base and of the tuned model, with its interval.
+    """Return two dots joined by a line: held-out loss of the base and of the tuned model, with an interval.
 
-    `low` and `high` are the ends of the interval of after - before; they are drawn about the tuned model's loss.
+    `low` and `high` are the ends of the interval of after - before; they are drawn around the tuned model's loss.
     """
     error = {}
     if low is not None and high is not None:
@@ -265,7 +266,7 @@ def lost_share(rows: int, kept: int) -> float:
 
 
 def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequence[str]]) -> Figure:
-    """Return fields as large as the topics, coloured by the share that was dropped, examples under the pointer.
+    """Return a treemap of topics: area by samples, colour by the share that was dropped, examples under the pointer.
 
     Args:
         topics: name, rows and kept rows of each.
@@ -299,7 +300,7 @@ def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequenc
 
 
 def by_round(rounds: Sequence[Mapping[str, float]], names: Sequence[str]) -> Figure:
-    """Return lines of the named figures over the rounds of a job, where a round has them."""
+    """Return a line chart of the named figures over the rounds of a job; rounds without a figure are skipped."""
     colours = (KEPT, SELECTED_OUT, SEEDS, REFUSED)
     traces = []
     for place, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What a run has left in the store, read for its report: counts of everything, samples up to a bound."""
+"""What a report reads from the store: exact counts, and samples up to a bound."""
 
 import re
 from collections import Counter
@@ -20,48 +20,48 @@ from gristmill.cluster.store.store import Manifest, Store
 
 INGEST = "ingest"
 MAX_ROWS = 50_000
-"""Samples read for distributions; counts and reasons come from all of them."""
+"""Samples that are read for distributions; counts and reasons use all samples."""
 _ID, _DECIMAL, _WHOLE = re.compile(r"\b[0-9a-f]{32}\b"), re.compile(r"-?\b\d+\.\d+\b"), re.compile(r"\b\d+\b")
 
 
 @dataclass
 class Material:
-    """What a run has left in the store, as far as it has come."""
+    """What a run has written to the store so far."""
 
     store: Store
     run_id: str
     recipe: dict[str, Any]
     state: RunState
     manifests: dict[str, Manifest]
-    """By job name, of the outputs that are complete."""
+    """Manifests of the complete outputs, by job name."""
     figures: dict[str, Figures]
-    """By job name."""
+    """Figures, by job name."""
     problems: list[str]
-    """Figures that cannot be read, and why."""
+    """Why some figures cannot be read."""
     seeds: dict[str, Sample] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
-    """By id, up to a bound: as the last job that decided on them left them."""
+    """Up to `MAX_ROWS` samples by id, in the state of the last job that decided on them."""
     fates: dict[str, str] = field(default_factory=dict)
     base: str = ""
-    """The job that made the rows, `ingest`, or nothing where they come from outside."""
+    """The job that made the rows, `ingest`, or empty where they come from outside."""
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
-    """Drop reasons by the job that dropped, counts and ids cut out of them."""
+    """Drop reasons by the job that dropped, without counts and ids."""
     rows: int = 0
-    """Samples in all, whether read or only counted."""
+    """Number of all samples, read or not."""
     examples: dict[str, Sample] = field(default_factory=dict)
-    """Samples that figures name and that are not among those read, by id."""
+    """Samples by id that figures name and that are not among those read."""
 
     def settings(self, job: str) -> dict[str, Any]:
-        """Return the settings of a job, as the recipe has them."""
+        """Return the settings of a job in the recipe."""
         return self.recipe.get("jobs", {}).get(job) or {}
 
     def text(self, name: str) -> str:
-        """Return the instruction, else the answer, of a sample by its id; the id where it was not read."""
+        """Return the instruction of a sample by its id, else its answer; the id where the sample was not read."""
         known = self.samples.get(name) or self.seeds.get(name) or self.examples.get(name)
         return (known.instruction or known.answer) if known else name
 
     def reasons_of(self, *, chosen: bool) -> Counter[str]:
-        """Return the drop reasons of the jobs that choose among good samples, or those of all others."""
+        """Return the drop reasons of the jobs that choose among good samples, or those of all other jobs."""
         return sum((r for job, r in self.reasons.items() if chooses(job) == chosen), Counter())
 
 
@@ -120,7 +120,7 @@ def _read_samples(material: Material, max_rows: int) -> None:
 
 
 def read_examples(material: Material, wanted: AbstractSet[str]) -> None:
-    """Read samples by their ids, as far as they are not among those read, from the last dataset of the run."""
+    """Read samples by their ids from the last dataset of the run, except those that were read already."""
     datasets = [m.name for name, m in material.manifests.items() if name in JOBS and m.kind == "samples"]
     if datasets:
         material.examples = _named(material.store, datasets[-1], wanted - material.samples.keys())

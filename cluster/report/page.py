@@ -1,4 +1,4 @@
-"""The page of the report: layout, style and a little script; text goes in escaped, data as JSON that ends no script."""
+"""The page of the report: layout, style and a short script. Text is escaped; data is JSON that can't end the script."""
 
 import html
 import json
@@ -152,7 +152,7 @@ if (body) {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """All that the report says."""
+    """Everything that the report shows."""
 
     title: str
     badge: str
@@ -161,9 +161,9 @@ class Page:
     tiles: Sequence[Tile]
     sections: Sequence[Section]
     samples: Sequence[Mapping[str, Any]]
-    """The rows of the table, as the script shows them."""
+    """Rows of the table of samples, for the script."""
     num_samples: int
-    """How many there are in all."""
+    """Number of all samples."""
 
     def html(self) -> str:
         """Return the page with everything in it, Plotly's script included (4.8 MB)."""
@@ -209,7 +209,7 @@ class Page:
 
 
 def script_safe(value: object) -> str:
-    """Return JSON that can be inside a script element: no `<`, and no line separators that end a line of script."""
+    """Return JSON that is safe inside a script element: no `<`, and nothing that JavaScript reads as a line end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(sign, f"\\u{ord(sign):04x}")

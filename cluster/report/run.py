@@ -1,4 +1,4 @@
-"""The report of a run: reads its ledger and whatever its jobs have completed, and writes one self-contained page."""
+"""The report of a run: reads the ledger and the finished outputs, and writes one self-contained page."""
 
 import time
 from collections import Counter

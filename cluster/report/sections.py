@@ -1,4 +1,4 @@
-"""What a job hands in for the summary and the report: lines, tiles, stages of the funnel, sections."""
+"""What a job gives to the summary and the report: lines, tiles, stages of the funnel, sections."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Figures)
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One number at the top."""
+    """One number at the top of the page."""
 
     name: str
     value: str
@@ -30,23 +30,23 @@ class Panel:
     note: str = ""
     wide: bool = False
     zooms: bool = False
-    """Whether one moves about in it; the page has one such chart."""
+    """Whether the reader can move and zoom in it; one chart of the page has this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells of text."""
+    """A table of text cells."""
 
     columns: Sequence[tuple[str, str]]
-    """Heads, each with what is under it: nothing (words), `num`, `mono`, `lines` (line breaks count) or `clip`."""
+    """Head and kind of each column: nothing (words), `num`, `mono`, `lines` (line breaks are kept) or `clip` (cut)."""
     rows: Sequence[Sequence[str]]
     note: str = ""
     tall: bool = False
-    """Whether it may be so long that it scrolls in a window of its own."""
+    """Whether the table may be long, so that it scrolls inside a window of its own."""
     fixed: Sequence[int] = ()
-    """Widths of the columns in per cent, where the text must not decide."""
+    """Widths of the columns in per cent, where they must not follow from the text."""
     narrow: bool = False
-    """Whether it is no wider than its text."""
+    """Whether the table is only as wide as its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class Stage(NamedTuple):
 
 
 class Presentation(Generic[F]):
-    """What a job shows; every part may be left out. The page lays out what it gets, and asks no job for its name."""
+    """What a job shows in the summary and the report; every part may be left out. The page does not know the job."""
 
     def summary(self, figures: F) -> Iterable[str]:
-        """Return lines of text for the end of a run."""
+        """Return lines for the summary at the end of a run."""
         del figures
         return ()
 
@@ -82,7 +82,7 @@ class Presentation(Generic[F]):
         return ()
 
     def flow(self, left: int, material: Material, figures: F) -> Iterable[Stage]:
-        """Return bars of the funnel, from the samples that are `left` on."""
+        """Return stages of the funnel, beginning from the samples that are `left`."""
         del left, material, figures
         return ()
 
@@ -92,25 +92,25 @@ class Presentation(Generic[F]):
         return ()
 
     def score_note(self, settings: Mapping[str, Any], score: str) -> str:
-        """Return what one must know to read the chart of a score."""
+        """Return what a reader must know about the chart of a score."""
         del settings, score
         return ""
 
     def examples(self, figures: F) -> Iterable[str]:
-        """Return ids of samples that the sections show."""
+        """Return the ids of samples that the sections show."""
         del figures
         return ()
 
 
 def presentation_of(pointer: str) -> Presentation[Any]:
-    """Return the presentation that a job names."""
+    """Return the presentation of a job."""
     module, _, name = pointer.partition(":")
     found: Presentation[Any] = getattr(import_module(module), name)()
     return found
 
 
 def kinds_of(reasons: Counter[str]) -> Counter[str]:
-    """Count drops by the step that is named before the colon."""
+    """Count drops by the step, whose name is before the colon."""
     kinds: Counter[str] = Counter()
     for reason, count in reasons.items():
         kinds[reason.partition(":")[0]] += count

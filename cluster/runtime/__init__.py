@@ -1,1 +1,1 @@
-"""What runs on Ray and ends in order: session, actors, deaths, interruptions, logs and progress."""
+"""Everything about running on Ray: session, actors, deaths, interruptions, logs and progress."""

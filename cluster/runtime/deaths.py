@@ -1,4 +1,4 @@
-"""Deaths of processes: which of Ray's errors mean one, and what they say in one line."""
+"""Deaths of processes: which errors of Ray mean one, and what each says in one line."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from typing import NamedTuple
 from gristmill.cluster.contract.settings import Settings
 
 LONGEST = 300
-"""Characters of Ray's own text in a line of ours; the whole text is in the log."""
+"""Characters of Ray's text in one of our lines; the log has the whole text."""
 NUM_TOP = 3
-"""Processes that a line names as the largest ones."""
+"""Number of the largest processes that a line names."""
 _USED = re.compile(r"([\d.]+) ?GB used / ([\d.]+) ?GB")
 _PROCESS = re.compile(r"^ *\d+\s+([\d.]+)\s+(\S.*)$", re.MULTILINE)
 
@@ -45,14 +45,14 @@ def deaths() -> tuple[type[Exception], ...]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Return whether Ray ended the process because the memory of its machine was full, whoever filled it."""
+    """Return whether Ray ended the process because the memory of its machine was full, whichever process filled it."""
     from ray import exceptions
 
     return isinstance(error, exceptions.OutOfMemoryError)
 
 
 def ended(process: str, error: Exception, *, top: bool = True) -> str:
-    """Return in one line why a process is gone; `top` adds the machine's largest processes where memory was full."""
+    """Return in one line why a process died; `top` adds the machine's largest processes where memory was full."""
     if not out_of_memory(error):
         return f"{process} died: {textwrap.shorten(str(error), LONGEST)}"
     said = parse(str(error))
@@ -62,13 +62,13 @@ def ended(process: str, error: Exception, *, top: bool = True) -> str:
 
 
 def lowerable(section: str, values: Settings, *names: str) -> str:
-    """Return the named numbers that can still be lowered, with their values: `a.b (2), a.c (256)`."""
+    """Return those of the named settings that can still be lowered, with their values: `a.b (2), a.c (256)`."""
     found = ((name, getattr(values, name, None)) for name in names)
     return ", ".join(f"{section}.{name} ({value})" for name, value in found if isinstance(value, int) and value > 1)
 
 
 def advice(lower: str) -> str:
-    """Return what to do where memory is full, given the settings that can be lowered, if there are any."""
+    """Return what to do when memory is full, given the settings that can be lowered, if there are any."""
     return f"lower {lower}, or end other programs" if lower else "end other programs, or use a machine with more memory"
 
 
@@ -83,7 +83,7 @@ def parse(text: str) -> Memory | None:
 
 
 def measure() -> Memory | None:
-    """Return the memory of this machine now, or None where Ray's cluster has others or there is no `/proc`."""
+    """Return the memory of this machine now, or None where the Ray cluster has other machines or `/proc` is missing."""
     import ray
 
     if not Path("/proc/meminfo").exists() or (ray.is_initialized() and len(ray.nodes()) > 1):

@@ -1,4 +1,4 @@
-"""Signals that end a run: SIGTERM and SIGHUP end it as Ctrl-C does, with KeyboardInterrupt in the main thread."""
+"""Signals that end a run: SIGTERM and SIGHUP do what Ctrl-C does, and raise KeyboardInterrupt in the main thread."""
 
 import signal
 import threading
@@ -8,14 +8,15 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 2
-"""Signals that leave time to end in order; the next one ends the process at once, as without a handler."""
+"""Number of signals after which the process may still end in order; the next one ends it at once."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let the first of `SIGNALS` raise KeyboardInterrupt, with the signal's name, while the block runs.
 
-    The second is ignored, so that what the first began to shut down ends in order; the third ends the process at once.
+    The second signal is ignored, so that the shutdown that the first one started can finish. The third ends the process
+    at once.
     """
     received = 0
 
@@ -33,7 +34,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def defer() -> Iterator[Callable[[], None]]:
-    """Keep `SIGNALS` back while the block runs; afterwards the first has the effect that it had before the block.
+    """Hold `SIGNALS` back while the block runs; afterwards the first one acts as it would have before the block.
 
     An exception from a handler may be raised anywhere, and where Python itself calls back, as before and after a fork,
     it is lost and leaves a lock held. Here the third signal ends the process at once.
@@ -57,7 +58,7 @@ def defer() -> Iterator[Callable[[], None]]:
 
 
 def signal_name(error: KeyboardInterrupt) -> str:
-    """Return the name of the signal that an interrupt came from; Python's own handler of Ctrl-C gives none."""
+    """Return the name of the signal that caused an interrupt, or the default one for Python's own handler of Ctrl-C."""
     return str(error) or signal.SIGINT.name
 
 

@@ -1,4 +1,4 @@
-"""A pool of actors that work through pieces: several in flight each, the dead replaced, a deadly piece singled out."""
+"""A pool of actors that work on pieces, several at once each; dead actors are replaced, deadly pieces isolated."""
 
 import logging
 import textwrap
@@ -15,9 +15,9 @@ W = TypeVar("W")
 R = TypeVar("R")
 
 MAX_DEATHS = 16
-"""Actors that may die one after another without a piece being finished in between."""
+"""Actors that may die one after another without a finished piece in between."""
 MAX_OUT_OF_MEMORY = 3
-"""Times that Ray may end the actor of one place because memory is full, without a piece being finished in between."""
+"""Times that Ray may end the actor of one place because memory is full, without a finished piece in between."""
 
 
 def feed_from(pieces: Iterable[W]) -> Callable[[], W | None]:
@@ -40,17 +40,18 @@ class Pool(Generic[W, R]):
     call: Callable[[Any, W], Any]
     num_actors: int
     in_flight: int = 2
-    """Pieces that an actor holds at once, so that it has the next before it is done with the last."""
+    """Pieces that an actor has at a time, so that it has the next one before it finishes the last."""
     split: Callable[[W], Sequence[W]] = lambda piece: (piece,)
-    """Cuts a piece that took two actors down."""
+    """Cuts a piece that ended two actors."""
     give_up: Callable[[W, Exception], bool | None] | None = None
-    """Takes an uncut piece that took two actors down, and says as `done` whether to end; by default the run fails."""
+    """Takes a piece that ended two actors and cannot be cut; returns whether to end, like `done`. By default the run
+    fails."""
     job: str = "run"
-    """Whose actors they are, as the first word of what is said of them."""
+    """Name of the actors' job, which begins every message about them."""
     lower: str = ""
-    """Settings that decide how much memory the actors take, with their values, for the advice where it is full."""
+    """Settings that decide how much memory the actors take, with their values, for the advice when memory is full."""
     say: Callable[[str], None] = log.warning
-    """Takes a line for people each time memory was full."""
+    """Prints a line for people each time that memory was full."""
     _actors: list[Any] = field(default_factory=list)
     _suspects: deque[W] = field(default_factory=deque)
     _again: deque[W] = field(default_factory=deque)
@@ -72,7 +73,7 @@ class Pool(Generic[W, R]):
 
     @property
     def actors(self) -> Sequence[Any]:
-        """The living actors, for calls that ask how far they are."""
+        """The living actors, for calls that ask about their progress."""
         return tuple(self._actors)
 
     def run(
@@ -86,14 +87,14 @@ class Pool(Generic[W, R]):
 
         Args:
             feed: returns the next piece, or None when there is none at present; asked again after each `done`. The run
-                ends when it gives None and nothing is in flight.
-            done: called with a piece and its result as it ends; True ends the run at once, whatever is in flight.
+                ends when it returns None and nothing is in flight.
+            done: called with a piece and its result when it ends; True ends the run at once, whatever is in flight.
             tick: called about every `tick_s` seconds.
-            tick_s: seconds.
+            tick_s: seconds between two ticks.
 
         Raises:
-            RunError: when actors keep dying, or a piece takes two down and there is no `give_up`.
-            GristmillError: what a piece of work itself raised.
+            RunError: when actors die again and again, or a piece ends two actors and there is no `give_up`.
+            GristmillError: an error that a piece of work raised.
         """
         import ray
 
@@ -119,7 +120,7 @@ class Pool(Generic[W, R]):
                     return
 
     def _launch(self, feed: Callable[[], W | None], flying: dict[Any, tuple[int, W, bool]]) -> None:
-        """Start what there is room for: suspects alone on an idle actor first, then what the feed gives."""
+        """Start what there is room for: first suspected pieces, each alone on an idle actor, then those of the feed."""
         held: dict[int, list[bool]] = {place: [] for place in range(self.num_actors)}
         for place, _, alone in flying.values():
             held[place].append(alone)

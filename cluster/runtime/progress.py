@@ -1,4 +1,4 @@
-"""Progress for people: rich bars on a terminal, a plain line every few seconds where there is none."""
+"""Progress for people: rich bars on a terminal, else a plain line every few seconds."""
 
 import sys
 import time
@@ -22,9 +22,9 @@ PLAIN_EVERY_S = 10.0
 
 
 class Bar:
-    """One piece of long work: how much is done of how much, and figures below it.
+    """One long task: how much of it is done, and figures below.
 
-    As long as nothing is done a terminal shows a bar that pulses, since an empty one that is still looks like a hang.
+    Until something is done a terminal shows a pulsing bar, since an empty bar that does not move looks like a hang.
     """
 
     def __init__(self, screen: "Screen", title: str, total: int | None) -> None:
@@ -36,13 +36,13 @@ class Bar:
         )
 
     def update(self, done: int, note: str = "", total: int | None = None, left: str | None = None) -> None:
-        """Say how much is done in all, with figures such as `412 tokens/s`.
+        """Set how much is done in all, with figures such as `412 tokens/s`.
 
         Args:
             done: how much is done.
             note: the figures.
-            total: of how much, where it has become known.
-            left: the time left in words, instead of the estimate from `done` alone; empty at the end.
+            total: how much there is in all, once it is known.
+            left: the time left in words, instead of the estimate from `done`; empty at the end.
         """
         self._done, self._note, self._left, self._total, self._unsaid = (
             done,
@@ -76,7 +76,7 @@ class Bar:
 
 
 class _Left(TimeRemainingColumn):
-    """The time left as the job says it, else as rich estimates it."""
+    """The time left as the job states it, else as rich estimates it."""
 
     def render(self, task: Task) -> Text:
         left = task.fields["left"]
@@ -94,12 +94,12 @@ class _Lines(Progress):
 
 
 class Screen:
-    """Where a run speaks to people."""
+    """The place where a run prints messages to people."""
 
     def __init__(self, *, quiet: bool = False, every_s: float = PLAIN_EVERY_S) -> None:
-        """Speak on standard error, so that standard output stays for results; `quiet` says nothing.
+        """Print to standard error, so that standard output stays free for results; `quiet` prints nothing.
 
-        Where there is no terminal, a bar is a line every `every_s` seconds.
+        Without a terminal, a bar is a line every `every_s` seconds.
         """
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.rich: Progress | None = None
@@ -117,7 +117,7 @@ class Screen:
 
     @contextmanager
     def bar(self, title: str, total: int | None = None) -> Iterator[Bar]:
-        """Show one bar while the block runs."""
+        """Show one progress bar while the block runs."""
         if not self.console.is_terminal or self._quiet:
             bar = Bar(self, title, total)
             try:

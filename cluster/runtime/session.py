@@ -1,4 +1,4 @@
-"""The only `ray.init`: the cluster that a job was submitted to, one that is named, or one of our own."""
+"""The only `ray.init`: the cluster that a job was submitted to, a named one, or a local one."""
 
 import logging
 import os
@@ -25,15 +25,15 @@ ENV = {
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "INFO",
 }
-"""Environment of our processes: third parties quiet and private."""
+"""Environment of our processes: it keeps other libraries quiet and private."""
 HOME = "gristmill-"
-"""Beginning of the names of our sessions' folders in the temporary folder; the driver's process id follows."""
+"""Beginning of the names of our session folders in the temporary folder; the driver's process id follows."""
 LOCAL = "local"
-"""Ray's name for a cluster of our own."""
+"""Ray's name for a local cluster."""
 LOOPBACK = "127.0.0.1"
-"""Address of a local Ray: nothing of it can be reached from other machines."""
+"""Address of a local Ray, which no other machine can reach."""
 REARM_S = 0.01
-"""How often our handlers of signals are put back while Ray shuts down, which takes 2 s."""
+"""Seconds between putting our signal handlers back while Ray shuts down, which takes 2 s."""
 
 
 @contextmanager

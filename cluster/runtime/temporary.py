@@ -12,24 +12,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 MARKER = "gristmill-owner.json"
 """File in each folder that says who made it."""
 LARGEST_MARKER = 4096
-"""Bytes; a marker has about 250."""
+"""Most bytes of a marker; it has about 250."""
 
 
 class Owner(BaseModel):
-    """What identifies a process among all that share a temporary directory, containers and other hosts too."""
+    """What identifies a process among all that share a temporary directory, also in containers and on other hosts."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     folder: str
-    """Name of the folder: one that was copied or renamed is no longer ours."""
+    """Name of the folder, because a copied or renamed folder is no longer ours."""
     host: str
     boot: str
-    """Id of the host's boot; process ids begin anew with each."""
+    """Id of the host's boot, because process ids start again with each boot."""
     pid_namespace: str
-    """Process ids of another namespace say nothing here."""
+    """Namespace of the process id, because ids of another namespace mean nothing here."""
     pid: int = Field(gt=0, lt=2**31)
     started: int
-    """Clock ticks from boot to the start of the process: ids are used again."""
+    """Clock ticks from boot to the start of the process, because process ids are used again."""
 
 
 def make_folder(prefix: str) -> Path:
@@ -96,7 +96,7 @@ def _start_time(pid: int) -> int:
 
 
 def _lives(owner: Owner) -> bool:
-    """Say whether the process may still live: whenever that is not certain, yes."""
+    """Say whether the process may still live; True whenever that is not certain."""
     try:
         return _start_time(owner.pid) == owner.started
     except OSError:

@@ -1,4 +1,4 @@
-"""The ledger of a run: one JSON line an event, appended by the driver alone; the run's state is a fold over it."""
+"""The ledger of a run: one JSON line for each event, written only by the driver. The state of a run follows from it."""
 
 import fcntl
 import json
@@ -15,11 +15,11 @@ from gristmill.cluster.store.store import Store
 LEDGER = "ledger.jsonl"
 LOCK = ".lock"
 State = Literal["running", "stopped", "done", "failed"]
-"""`stopped`: it was running when its driver went, without a word; the same command goes on."""
+"""`stopped`: the driver ended without writing so; the same command continues the run."""
 
 
 class Ledger:
-    """Append events of one run; each line is flushed to disk before `append` returns."""
+    """Appends the events of one run; each line is flushed to disk before `append` returns."""
 
     def __init__(self, store: Store, folder: str) -> None:
         """Continue the ledger in a run's folder, or begin it."""
@@ -50,12 +50,12 @@ class Ledger:
 
 @contextmanager
 def lock(store: Store, folder: str) -> Iterator[None]:
-    """Let one driver at a time write a run; the lock goes with its process, however that ends.
+    """Let only one driver at a time write a run; the lock ends with its process, however that ends.
 
     Object stores have no locks: there two drivers may do the same work twice, and commit the same bytes.
 
     Raises:
-        RunError: when another process holds it.
+        RunError: when another process has the lock.
     """
     if store.local is None:
         yield
@@ -69,7 +69,7 @@ def lock(store: Store, folder: str) -> Iterator[None]:
 
 
 def _held(store: Store, folder: str) -> bool:
-    """Say whether a driver is at work on a run; on an object store nobody can tell, so yes."""
+    """Say whether a driver is working on a run; True on an object store, where this is not known."""
     if store.local is None:
         return True
     path = store.local / folder / LOCK
@@ -84,7 +84,7 @@ def _held(store: Store, folder: str) -> bool:
 
 
 def state(store: Store, folder: str) -> "RunState":
-    """Return the state of a run as its ledger tells it, and whether its driver still lives."""
+    """Return the state of a run according to its ledger and whether its driver still lives."""
     run = fold(read_lines(store, folder))
     if run.state == "running" and not _held(store, folder):
         run.state = "stopped"
@@ -94,7 +94,7 @@ def state(store: Store, folder: str) -> "RunState":
 
 
 def read_lines(store: Store, folder: str) -> list[str]:
-    """Return the whole lines of a ledger; a last line cut by a kill is left out."""
+    """Return the complete lines of a ledger; a last line that a kill cut off is left out."""
     if not store.exists(folder, LEDGER):
         return []
     text = store.read_bytes(folder, LEDGER).decode(errors="replace")
@@ -110,7 +110,7 @@ def read_lines(store: Store, folder: str) -> list[str]:
 
 @dataclass
 class JobState:
-    """What the ledger says of one job of a run."""
+    """The state of one job of a run."""
 
     state: State | Literal["waiting"] = "waiting"
     output: str = ""
@@ -122,7 +122,7 @@ class JobState:
 
 @dataclass
 class RunState:
-    """What the ledger says of a run."""
+    """The state of a run."""
 
     state: State = "running"
     attempts: int = 0

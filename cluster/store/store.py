@@ -69,7 +69,7 @@ class Store:
     """The folder or URI (`s3://`, `gs://`, `abfs://` by `pyarrow.fs`) that holds datasets, models and runs."""
 
     def __init__(self, uri: str) -> None:
-        """Open a store; a local folder is made when it is first written to."""
+        """Open a store; a local folder is created at the first write."""
         self.uri = uri
         if "://" in uri:
             self.fs, self.root = fs.FileSystem.from_uri(uri)
@@ -83,7 +83,7 @@ class Store:
         return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
-        """Travel to other processes as the URI alone."""
+        """Pickle the store as its URI."""
         return Store, (str(self.local) if self.local else self.uri,)
 
     def at(self, *names: str) -> str:
@@ -219,7 +219,7 @@ class Store:
         return self.exists(name, MANIFEST)
 
     def commit(self, manifest: Manifest, figures: Mapping[str, Any] | None = None) -> None:
-        """Complete a folder: figures first, the manifest last, then the shards' commit files go."""
+        """Complete a folder: write the figures, then the manifest, then delete the commit files of the shards."""
         self.write_json(dict(figures or {}), manifest.name, FIGURES)
         self.write_json(asdict(manifest), manifest.name, MANIFEST)
         for shard in manifest.shards:
@@ -238,7 +238,7 @@ class Store:
         raw = self.read_json(name, MANIFEST)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
-            raise StoreError(f"{name}: schema version {version}, must be {SCHEMA_VERSION}; make it anew")
+            raise StoreError(f"{name}: schema version {version}, must be {SCHEMA_VERSION}; make it again")
         try:
             return Manifest(**{**raw, "shards": tuple(Shard(**s) for s in raw["shards"])})
         except (KeyError, TypeError) as error:
@@ -248,7 +248,7 @@ class Store:
             ) from error
 
     def figures(self, name: str) -> dict[str, Any]:
-        """Return what making a complete folder took."""
+        """Return the figures of a complete folder."""
         return dict(self.read_json(name, FIGURES))
 
     def scan(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -268,7 +268,7 @@ class Store:
         return pa.concat_tables(tables)
 
     def entries(self) -> tuple[list[Manifest], list[str]]:
-        """Return the manifests of everything complete in the store, by name, and what is wrong with the others."""
+        """Return the manifests of all complete folders by name, and the problems of the others."""
         whole, damaged = [], []
         for name in filter(self.complete, self.names()):
             try:

@@ -1,4 +1,4 @@
-"""Text as selection sees it: comparison keys, words; the same for English and Chinese."""
+"""Text as selection compares it: keys and words, for English and Chinese alike."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ _UNITS = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+")
 
 
 def key(text: str) -> str:
-    """Return the text in the form in which copies are equal.
+    """Return a key that is the same for all copies of a text.
 
     Unicode NFKC (full-width forms become plain), case, quotes, sentence punctuation and the amount of white space do
     not count; neither does any space beside a character of a script that is written without spaces. Brackets,
@@ -27,7 +27,7 @@ def key(text: str) -> str:
 
 
 def words(text: str) -> frozenset[str]:
-    """Return what two texts can share: words, and pairs of neighbouring characters where a script writes no spaces."""
+    """Return what two texts can share: words, and in scripts without spaces pairs of neighbouring characters."""
     found: set[str] = set()
     for run in _UNITS.findall(unicodedata.normalize("NFKC", text).casefold()):
         if _UNSPACED.match(run) and len(run) > 1:
@@ -38,6 +38,6 @@ def words(text: str) -> frozenset[str]:
 
 
 def overlap(left: frozenset[str], right: frozenset[str]) -> float:
-    """Return the shared words over those of the smaller text, in [0, 1]; 1 where one of the texts has no words."""
+    """Return the number of shared words over that of the smaller text, in [0, 1]; 1 where a text has no words."""
     smaller = min(len(left), len(right))
     return len(left & right) / smaller if smaller else 1.0

@@ -1,4 +1,4 @@
-"""Which language a text is in: by script where that settles it, else by fastText's small model, without network."""
+"""The language of a text: by script where that decides it, else by fastText's small model, without network."""
 
 from functools import cache, lru_cache
 from typing import Any
@@ -8,7 +8,7 @@ from gristmill.cluster.text.scripts import is_chinese
 from gristmill.cluster.text.words import tokens
 
 MIN_TOKENS = 3
-"""Shorter texts (`Paris`, `1, 2, 3`) are in no particular language."""
+"""Shorter texts (`Paris`, `1, 2, 3`) have no particular language."""
 MAX_CHARS = 400
 
 
@@ -21,10 +21,10 @@ def _detector() -> Any:  # noqa: ANN401 - untyped library
 
 @lru_cache(maxsize=65536)
 def probabilities(text: str) -> dict[str, float]:
-    """Return the likeliest languages of a text (ISO 639-1) and their probabilities; empty when it is too short to tell.
+    """Return the likeliest languages of a text (ISO 639-1) and their probabilities; empty when the text is too short.
 
-    Chinese is told by its characters: fastText has no features for texts such as `写一首诗`. Cantonese and Wu count as
-    Chinese, because their written forms are too near to part on a sentence.
+    Chinese is recognised by its characters, because fastText has no features for short texts in them. Cantonese and Wu
+    count as Chinese, because one written sentence is not enough to tell them apart.
     """
     if is_chinese(text):
         return {"zh": 1.0}
@@ -38,7 +38,7 @@ def probabilities(text: str) -> dict[str, float]:
 
 
 def language_of(sample: Sample) -> str:
-    """Return the language that a sample is tagged with, else the likeliest of its conversation, else `en`."""
+    """Return the language in a sample's tags, else the likeliest language of its conversation, else `en`."""
     tagged = sample.tags.get("language")
     if tagged:
         return tagged

@@ -11,17 +11,17 @@ _UNSPACED = re.compile(rf"[{UNSPACED}]")
 _SPACED = rf"[^\W{UNSPACED}{HANGUL}]"
 """A letter, digit or underscore of a script that has spaces around words; Korean has none before particles."""
 UNSPACED_PER_WORD = 1.5
-"""Characters to a word of running Chinese text, on average."""
+"""Characters of a word in running Chinese text, on average."""
 
 
 def tokens(text: str) -> list[str]:
-    """Return lower-case words of spaced scripts and single characters of the others, punctuation left out (NFKC)."""
+    """Return lower-case words of spaced scripts and single characters of other scripts, without punctuation (NFKC)."""
     return list(_tokens(text))
 
 
 @lru_cache(8192)
 def _tokens(text: str) -> tuple[str, ...]:
-    """Remember the last texts, because several filters count the words of each."""
+    """Cache the last texts, because several filters count the words of each."""
     return tuple(_TOKEN.findall(unicodedata.normalize("NFKC", text).lower()))
 
 

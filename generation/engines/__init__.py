@@ -1,1 +1,1 @@
-"""What answers requests: vLLM in this process, endpoints, actors, and the room that they take."""
+"""Engines, which answer requests: vLLM in this process, endpoints, actors, and the resources they need."""

@@ -1,4 +1,4 @@
-"""Engines in their places: which backend a setting means, an engine as an actor of its own, and such actors as one."""
+"""Engines and actors: which backend the settings mean, an engine as an actor, and several such actors as one engine."""
 
 import asyncio
 import logging
@@ -18,16 +18,16 @@ __all__ = ["EngineActor", "LiveEngine", "OpenEngine", "RemoteEngine", "environme
 log = logging.getLogger(__name__)
 
 TRIES = 4
-"""How often one request is asked where Ray ends its engine because memory is full: Ray starts an engine four times."""
+"""Times that a request is asked when Ray ends its engine because memory is full; Ray starts an engine four times."""
 RESTART_S = 2.0
-"""Seconds until Ray knows that an actor is gone; calls fail at once before, and wait for the next process after."""
+"""Seconds until Ray knows that an actor is gone. Earlier calls fail at once; later calls wait for the next process."""
 
 
 class LiveEngine(Protocol):
-    """What answers requests: vLLM in this process, an endpoint, actors elsewhere, or the fake of the tests."""
+    """Anything that answers requests: vLLM in this process, an endpoint, remote actors, or the fake of the tests."""
 
     async def ready(self) -> dict[str, Any]:
-        """Return facts of the start, once it has started."""
+        """Return facts about the start, once the engine has started."""
         ...
 
     async def ask(self, request: Request) -> Reply:
@@ -35,7 +35,7 @@ class LiveEngine(Protocol):
         ...
 
     def stats(self) -> Mapping[str, float]:
-        """Return `running`, `waiting`, `steps` and counters of tokens, which grow as tokens are made or replies end."""
+        """Return `running`, `waiting`, `steps`, and token counters, which grow as tokens are made or as replies end."""
         ...
 
 
@@ -48,10 +48,10 @@ def open_engine(engine: Engine) -> LiveEngine:
 
 
 class EngineActor:
-    """An engine as an actor of its own, for callers that bring their requests; see `models.engine.start`."""
+    """An engine as a separate actor, for callers that send it requests; see `models.engine.start`."""
 
     def __init__(self, engine: Engine, logs: str | None, name: str) -> None:
-        """Begin to start the engine; what it and its libraries print goes to `<logs>/<name>.log`."""
+        """Begin to start the engine. Its output, and that of its libraries, goes to `<logs>/<name>.log`."""
         to_file(logs, name)
         self._engine = open_engine(engine)
 
@@ -64,16 +64,16 @@ class EngineActor:
         return await self._engine.ask(request)
 
     async def ask_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies in the order of the requests, which share the batch with everybody else's."""
+        """Return the replies in the order of the requests. All callers share one batch."""
         return list(await asyncio.gather(*(self._engine.ask(request) for request in requests)))
 
     async def stats(self) -> dict[str, float]:
-        """Return the engine's counters, and the id of this process by which a restart is seen."""
+        """Return the engine's counters, and the id of this process, which shows a restart."""
         return {**self._engine.stats(), "pid": float(os.getpid())}
 
 
 class RemoteEngine:
-    """Engine actors as one engine: each request goes to the actor that has the fewest of this worker's."""
+    """Several engine actors as one engine: a request goes to the one with the fewest open requests of this worker."""
 
     def __init__(self, actors: Sequence[Any], name: str = "engine") -> None:
         """Take the handles of `EngineActor`s that are starting or running, and their name in `[generate.engines]`."""
@@ -82,7 +82,7 @@ class RemoteEngine:
         self._totals = {"steps": 0, "prompt_tokens": 0, "reply_tokens": 0, "cached_tokens": 0}
 
     async def ready(self) -> dict[str, Any]:
-        """Return the facts of the first actor's start, once all have started."""
+        """Return facts about the first actor's start, once all have started."""
         facts: list[dict[str, Any]] = await asyncio.gather(*(actor.ready.remote() for actor in self._actors))
         return facts[0]
 
@@ -105,7 +105,7 @@ class RemoteEngine:
         return reply
 
     async def _asked(self, actor: Any, request: Request, tries: int = TRIES) -> Reply:  # noqa: ANN401 - Ray's handle
-        """Ask one actor. Ray itself repeats a call after most deaths, but raises some of those for full memory."""
+        """Ask one actor. Ray repeats a call after most deaths, but raises an error for some of those by full memory."""
         import ray
 
         try:
@@ -124,5 +124,5 @@ class RemoteEngine:
         return await self._asked(actor, request, tries - 1)
 
     def stats(self) -> dict[str, float]:
-        """Return what this worker has asked of them; tokens count when a reply ends."""
+        """Return counters of what this worker has asked; tokens count when a reply ends."""
         return {**self._totals, "running": float(sum(self._load)), "waiting": 0.0}

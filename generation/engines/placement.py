@@ -1,4 +1,4 @@
-"""Placement: room for every engine at once, given back at the end, and what is in its process' environment."""
+"""Placement: resources for all engines at once, returned at the end, and the environment of their processes."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.vllm_internals import bundled_libraries
 
 WAIT_S = 120.0
-"""Seconds that a cluster with enough in all has to give it free."""
+"""Seconds to wait for a cluster that is large enough to have the resources free."""
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
 class Placement:
-    """A place for each engine actor, reserved together before any of them starts."""
+    """Resources for each engine actor, reserved together before any of them starts."""
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         """Take the engines by name. One at an endpoint gets a place only as the generating one, whose worker it is."""
@@ -28,10 +28,10 @@ class Placement:
         self._each: dict[str, Need] = {}
 
     def reserve(self) -> None:
-        """Reserve all places.
+        """Reserve all resources.
 
         Raises:
-            JobError: "needs X, the cluster has Y", or that what it has is not free.
+            JobError: "needs X, the cluster has Y", or that the cluster's resources are not free.
         """
         import ray
         from ray.util import placement_group
@@ -79,7 +79,7 @@ def host(kind: type, engine: Engine, need: Need, *args: Any, **options: Any) -> 
 
 
 def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
-    """Return what must be in an engine process' environment before it starts."""
+    """Return the variables that an engine process needs in its environment before it starts."""
     values = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if gpus:
         return values

@@ -1,4 +1,4 @@
-"""Rendering: a request as the text and the token ids that the model reads, ahead of the engine; no vLLM here."""
+"""Rendering: a request as the text and the token ids that the model reads, before the engine gets it; no vLLM here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,35 +8,35 @@ from typing import Any
 from gristmill.cluster.models.engine import Request
 
 MARK = "XGRISTMILLX"
-"""Stands for the turn to come while a template is rendered; letters only, so that no template trims or escapes it."""
+"""Represents the next turn while a template is rendered; letters only, so that no template trims or escapes it."""
 TAIL = 8
 """Tokens at the end of a prompt that may merge with the beginning of a choice."""
 
 
 class RefusedError(Exception):
-    """A request that cannot be rendered; its text says why."""
+    """A request that cannot be rendered; the message says why."""
 
 
 @dataclass(slots=True)
 class Node:
-    """A place where choices part: the tokens that lead to it, and the choices after each next token."""
+    """A place where choices branch: the tokens up to it, and the choices after each next token."""
 
     ids: list[int]
     branches: dict[int, "Node | str"] = field(default_factory=dict)
 
 
 class Renderer:
-    """A tokenizer with its chat template, and the room that a prompt has."""
+    """A tokenizer with its chat template, and the longest prompt."""
 
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:  # noqa: ANN401 - any of transformers'
         """Take the tokenizer over."""
         self._tokenizer, self._max_model_len = tokenizer, max_model_len
 
     def text(self, request: Request) -> str:
-        """Return the prompt as text: the conversation, the header of the turn to come, and the prefix.
+        """Return the prompt as text: the conversation, the header of the next turn, and the prefix.
 
         Raises:
-            RefusedError: when the chat template does not take the conversation.
+            RefusedError: when the chat template does not accept the conversation.
         """
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
         if request.role == "user":
@@ -87,10 +87,10 @@ class Renderer:
         return [], lines[:1]
 
     def choices(self, ids: Sequence[int], choices: Sequence[str]) -> tuple[list[int], Node | str]:
-        """Return the prompt's tokens up to where the choices part, and the tree of what follows.
+        """Return the prompt's tokens up to where the choices branch, and the tree of what follows.
 
-        A choice is tokenised together with the end of the prompt, as the model has seen such text, so that tokens may
-        merge across the seam. A choice that another one begins with ends in the end-of-text token.
+        A choice is tokenised together with the end of the prompt, because in texts that the model has seen tokens may
+        merge across that border. A choice that is the beginning of another one ends in the end-of-text token.
 
         Raises:
             RefusedError: when two choices are the same.
@@ -105,7 +105,7 @@ class Renderer:
         return head, self._tree([], {choice: list(path) for choice, path in paths.items()})
 
     def _tree(self, ids: list[int], paths: dict[str, list[int]]) -> Node | str:
-        """Return the tree of the paths that go on from `ids`, with steps that all share left out."""
+        """Return the tree of the paths that continue after `ids`; steps that all paths share are merged."""
         if len(paths) == 1:
             return next(iter(paths))
         groups: dict[int, dict[str, list[int]]] = {}

@@ -1,9 +1,9 @@
-"""How long OpenMP's threads spin for each other: for a while where cores are idle, not at all where other work waits.
+"""How long OpenMP's threads spin while they wait: for a while where cores are idle, not at all where other work waits.
 
-A product on several cores ends when its last thread does. Threads that spin until then begin the next product at once:
-without any spinning the engine makes 0.82 of its tokens on a quiet machine, and 0.95 where they spin for 200 us instead
-of the library's 200 ms. Where other processes want the cores, a thread that spins uses up time in which the thread that
-it waits for could run. See `benchmarks/busy.py`.
+A product on several cores ends when its last thread ends, and threads that spin until then begin the next product at
+once. On a quiet machine the engine reaches 0.82 of its token rate without any spinning, and 0.95 with 200 us of it
+instead of the library's 200 ms. Where other processes want the cores, a spinning thread uses up the time in which the
+thread that it waits for could run. See `benchmarks/busy.py`.
 """
 
 import ctypes
@@ -16,19 +16,19 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SCHEDSTAT = Path("/proc/thread-self/schedstat")
-"""Of a thread: nanoseconds on a core, nanoseconds for which it was ready and had no core, number of time slices."""
+"""Of a thread: nanoseconds on a core, nanoseconds ready without a core, number of time slices."""
 LOOK_S = 0.2
-"""Seconds between two looks."""
+"""Seconds between two measurements."""
 BUSY = 0.1
-"""Share of the time without a core from which the machine counts as busy: measured 0.01 on a quiet machine, with and
-without spinning, 0.33 beside one busy process on two cores, and 0.38 beside two."""
+"""Share of the time ready without a core from which the machine counts as busy. Measured: 0.01 on a quiet machine, with
+and without spinning; on two cores 0.33 with one other busy process and 0.38 with two."""
 
 
 class Spinning:
-    """Sets how long the OpenMP threads that work for the calling thread spin; that thread alone may call `adapt`."""
+    """Sets how long the OpenMP threads of the calling thread spin; only that thread may call `adapt`."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ, schedstat: Path = SCHEDSTAT) -> None:
-        """Find Intel's or LLVM's library in this process; without it, or where `KMP_BLOCKTIME` is set, nothing is."""
+        """Find Intel's or LLVM's library in this process. Without it, or if `KMP_BLOCKTIME` is set, nothing changes."""
         library = ctypes.CDLL(None)
         ours = "KMP_BLOCKTIME" not in environment and schedstat.exists()
         self._set = getattr(library, "kmp_set_blocktime", None) if ours else None
@@ -40,7 +40,7 @@ class Spinning:
             self._waited = self._wait()
 
     def adapt(self) -> None:
-        """See whether this thread had to wait for a core since the last look, and set the time for which it spins."""
+        """Measure whether this thread waited for a core since the last time, and set how long its threads spin."""
         now = time.monotonic()
         if self._set is None or now - self._looked < LOOK_S:
             return

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 BATCHED_TOKENS_CPU = 4096
 BATCHED_TOKENS_GPU = 16384
-"""Tokens of one step; whole prompts must fit where prefill is not chunked."""
+"""Most tokens of one step; without chunked prefill a whole prompt must fit."""
 BLOCK_SIZE_CPU = 32
 """Tokens of a cache block. The default there, 128, rounds a few-shot prefix of 345 tokens down to 72 % hits; 32 gives
 99 % and 939 instead of 458 greedy tokens/s."""
@@ -62,10 +62,10 @@ def engine_args(engine: Engine, *, gpu: bool) -> dict[str, Any]:
 
 
 def _rank(adapter: str) -> int:
-    """Return the smallest rank that vLLM knows and the adapter fits into.
+    """Return the smallest rank that vLLM supports and that the adapter fits into.
 
     Raises:
-        JobError: when the folder holds no adapter.
+        JobError: when the folder has no adapter.
     """
     path = Path(adapter).expanduser() / "adapter_config.json"
     try:
@@ -77,23 +77,23 @@ def _rank(adapter: str) -> int:
 
 @dataclass(slots=True)
 class _Submission:
-    """One request on its way through the engine."""
+    """One request while the engine works on it."""
 
     token_ids: list[int]
     params: Any
     future: "Future[Any]"
     priority: int
-    """Calls of a lower number go first, then those that came first."""
+    """Submissions with a lower number go first; equal ones in the order of their arrival."""
 
 
 class VllmEngine:
     """One engine and the thread that steps it. Any number of coroutines may `ask` at once.
 
-    When the engine itself fails, the process is left by `os._exit`, because the actor around it must be seen to die.
+    When the engine itself fails, the process ends with `os._exit`, so that Ray sees the actor die.
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Begin to start; `ready` tells when it has."""
+        """Begin to start the engine; await `ready` for the end of the start."""
         self._settings = engine
         self._inbox: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._calls: dict[str, _Submission] = {}
@@ -117,7 +117,7 @@ class VllmEngine:
         return await asyncio.wrap_future(self._started)
 
     async def ask(self, request: Request) -> Reply:
-        """Return the reply to one request; one that cannot be rendered or is refused has the finish `error: …`."""
+        """Return the reply to one request; one that cannot be rendered or is refused gets the finish `error: …`."""
         if not self._started.done():
             await self.ready()
         loop = asyncio.get_running_loop()
@@ -165,7 +165,7 @@ class VllmEngine:
     # -- ahead of the engine ------------------------------------------------------------------------------------
 
     def _rendered(self, request: Request) -> tuple[_Submission, int]:
-        """Return the call of a request, and how many of its tokens are there to be scored."""
+        """Return the submission of a request, and the number of its tokens that are scored."""
         if request.scored is not None and self._lora is not None:  # it would kill the engine (vLLM 0.32, on a CPU)
             raise RefusedError("texts cannot be scored with an adapter, merge it or score with another engine")
         text = self._renderer.text(request)
@@ -183,7 +183,7 @@ class VllmEngine:
         return head, tree
 
     async def _choose(self, request: Request, head: list[int], tree: Any) -> Reply:  # noqa: ANN401 - Node or choice
-        """Return the likeliest choice, with the probability of each: one call wherever choices part."""
+        """Return the likeliest choice with the probability of each: one call wherever the choices branch."""
         chances = dict.fromkeys(request.choices, 0.0)
         prompt = cached = calls = 0
         ahead = [(1.0, tree)]
@@ -245,7 +245,7 @@ class VllmEngine:
                     self._finish(output)
 
     def _take_in(self) -> bool:
-        """Hand new calls to the engine, waiting for one when it has none; return False at the end."""
+        """Give new submissions to the engine, waiting for one when it has none; return False at the end."""
         while True:
             try:
                 call = self._inbox.get(block=not self._calls)
@@ -305,7 +305,7 @@ def _params(request: Request, room: int, stop_ids: list[int], stops: list[str]) 
 
 
 def _parts(tokens: list[int]) -> list[list[int]]:
-    """Cut a list of tokens into as many as vLLM gives the log-probabilities of at once."""
+    """Cut a list of tokens into parts of the size for which vLLM gives log-probabilities at once."""
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as MOST
 
     return [tokens[start : start + MOST] for start in range(0, len(tokens), MOST)]

@@ -1,4 +1,4 @@
-"""Watching engine actors: their figures every second, and an end to those that hang."""
+"""Watching engine actors: collects their figures every second, and ends those that hang."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from gristmill.cluster.runtime.log import tail
 log = logging.getLogger(__name__)
 
 MOVES = ("steps", "requests", "reply_tokens", "rows")
-"""Counters of which one grows as long as an engine works."""
+"""Counters of which at least one grows while an engine works."""
 
 
 @dataclass
@@ -26,14 +26,14 @@ class _Watched:
     asked: Any = None
     stats: Mapping[str, float] = field(default_factory=dict)
     moved: float = 0.0
-    """When it last got on, or had nothing to do."""
+    """Time when it last made progress or had nothing to do."""
 
 
 class Watch:
-    """The actors of a job, by a key each."""
+    """The actors of a job, by key."""
 
     def __init__(self, logs: str | None, say: Callable[[str], None] = log.warning) -> None:
-        """Take the folder of the actors' logs, for error messages, and what takes lines for people."""
+        """Take the folder of the actors' logs, for error messages, and the function that prints lines for people."""
         self._logs, self._say = logs, say
         self._watched: dict[Any, _Watched] = {}
         self.engine_start_s = 0.0
@@ -41,11 +41,11 @@ class Watch:
         """What the first engine that started said of itself."""
 
     def begin(self, key: object, actor: Any, name: str, hang_s: float, *, restarts: bool = False) -> None:  # noqa: ANN401
-        """Watch an actor that starts, instead of an earlier one of this key; `restarts` says that Ray does it."""
+        """Watch an actor that starts, in place of an earlier one with this key; `restarts`: Ray restarts it."""
         self._watched[key] = _Watched(actor, name, actor.ready.remote(), restarts, hang_s)
 
     def look(self) -> dict[str, float]:
-        """Collect what the actors have answered, ask again, and return the sums; never waits for one.
+        """Collect the answers that have come, ask again, and return the sums; never waits for an actor.
 
         Raises:
             JobError: when an endpoint does not know the key or the model.
@@ -100,12 +100,12 @@ class Watch:
             watched.asked = watched.actor.stats.remote()
 
     def _say_restart(self, watched: _Watched, stats: Mapping[str, float]) -> None:
-        """Say that Ray has started an engine again: it repeats what was asked, and no caller hears why it died."""
+        """Say that Ray has restarted an engine. Ray repeats its calls, so no caller learns why it died."""
         if stats.get("pid", 0.0) and stats["pid"] != watched.stats.get("pid", stats["pid"]):
             self._say(f"generate: {watched.name} died, of full memory or by itself; Ray has started it again")
 
     def _end(self, key: object, watched: _Watched) -> None:
-        """End an actor that hangs; what it held comes back to the pool as after any death."""
+        """End an actor that hangs; its work returns to the pool, as after any death."""
         import ray
 
         log.warning("%s has not moved for %.0f s with requests waiting, ending it", watched.name, watched.hang_s)

@@ -1,1 +1,1 @@
-"""Labels of many annotators and people: votes, agreement, and the forms of labelling tools."""
+"""Labels of many annotators and people: votes, agreement, and the formats of labelling tools."""

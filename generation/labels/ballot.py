@@ -17,11 +17,11 @@ from gristmill.generation.labels.people import HumanAnswer
 from gristmill.generation.labels.votes import ABSTAINED, Floats, Votes
 
 VOTE = "vote:"
-"""Tags that hold a vote begin so; the annotator's name follows."""
+"""Beginning of tags that hold a vote; the annotator's name follows."""
 SURE = "confidence:"
-"""Scores that say how sure an annotator is of its vote begin so."""
+"""Beginning of scores that say how sure an annotator is of its vote."""
 PEOPLE = "people"
-"""Name of what most people said, beside the annotators' names in the figures."""
+"""Name in the figures of what most people said."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Ballot:
     labels: tuple[str, ...]
     annotators: tuple[str, ...]
     votes: Votes
-    """Of the annotators, [samples, annotators]."""
+    """[samples, annotators] votes of the annotators."""
     weights: Floats
-    """How sure each annotator was of its vote, 0 to 1, 1 where it did not say, [samples, annotators]."""
+    """[samples, annotators] how sure each annotator was of its vote, 0 to 1; 1 where it did not say."""
     people: NDArray[np.int64]
-    """What most people said of each sample, [samples]."""
+    """[samples] what most people said."""
     persons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By person, what was said of each sample by its id."""
+    """By person: the answers by sample id."""
 
     def columns(self) -> dict[str, NDArray[np.int64]]:
         """Return the votes by annotator."""
@@ -51,12 +51,12 @@ class Ballot:
         return np.array(rows, np.int64).reshape(len(self.samples), len(self.persons))
 
     def gold(self) -> NDArray[np.int64]:
-        """Return the labels that the samples had from the beginning, [samples]."""
+        """Return the labels that the samples came with, [samples]."""
         place = {label: n for n, label in enumerate(self.labels)}
         return np.array([place.get(s.tags.get("gold", ""), ABSTAINED) for s in self.samples], np.int64)
 
     def answers(self, name: str) -> Counter[str]:
-        """Return what people said of one sample, with how many said it."""
+        """Return what people said about one sample, and how many said it."""
         return Counter(said[name] for said in self.persons.values() if name in said)
 
     def chances(self, combine: str, smoothing: float, truth: NDArray[np.int64] | None = None) -> Floats:
@@ -68,7 +68,7 @@ class Ballot:
 
 
 def ballot_of(samples: Sequence[Sample], said: Sequence[HumanAnswer], labels: Sequence[str], *, label: bool) -> Ballot:
-    """Return all votes; of what a person said of a sample the last counts. Without labels to vote for, none at all."""
+    """Return all votes. If a person answered a sample twice, the last answer counts. Text answers have no votes."""
     persons: dict[str, dict[str, str]] = {}
     for one in said:
         persons.setdefault(one.person, {})[one.sample] = one.answer
@@ -91,13 +91,13 @@ def ballot_of(samples: Sequence[Sample], said: Sequence[HumanAnswer], labels: Se
 
 
 def most(answers: Counter[str]) -> str:
-    """Return what most said, or the empty string where nobody said anything or two answers tie."""
+    """Return what most people said, or the empty string where nobody said anything or two answers tie."""
     first, second = [*answers.most_common(2), ("", 0), ("", 0)][:2]
     return first[0] if first[1] > second[1] else ""
 
 
 def agreement(ballot: Ballot) -> dict[str, Any]:
-    """Return how far annotators and people agree, as figures: each two, and each group as a whole."""
+    """Return how far annotators and people agree, as figures for each pair and for each group."""
     said = ballot.person_votes()
     annotators = {**ballot.columns(), **({PEOPLE: ballot.people} if ballot.persons else {})}
     persons = {f"person {name}": said[:, n] for n, name in enumerate(ballot.persons)}
@@ -112,7 +112,7 @@ def agreement(ballot: Ballot) -> dict[str, Any]:
 
 
 def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[Agreement]:
-    """Yield how far each two agree, where both said something of any sample."""
+    """Yield how far each pair agrees, where both labelled at least one common sample."""
     for (first, one), (second, other) in combinations(columns.items(), 2):
         both = (one != ABSTAINED) & (other != ABSTAINED)
         if both.any():
@@ -121,5 +121,5 @@ def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[Agreement]:
 
 
 def round_known(values: Mapping[str, float]) -> dict[str, float]:
-    """Return what could be computed, to four places."""
+    """Return the values that could be computed, rounded to four places."""
     return {name: round(value, 4) for name, value in values.items() if not math.isnan(value)}

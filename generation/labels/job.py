@@ -1,4 +1,4 @@
-"""The review job: combine the votes of annotators, ask people about the least certain, take in what they said."""
+"""The review job: combine the votes of annotators, ask people about the least certain samples, read their answers."""
 
 import json
 import logging
@@ -32,32 +32,32 @@ log = logging.getLogger(__name__)
 
 MAX_PROBLEMS = 20
 MAX_LABELS = 100
-"""Most labels that are taken from the votes; more are free text."""
+"""Most labels that are taken from the votes; more count as free text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """What a sample's votes and people come to."""
+    """The label that votes and people give to a sample."""
 
     label: str
     confidence: float
     source: str
-    """`human`, how votes were combined, or empty where there was nothing to combine."""
+    """`human`, or how votes were combined; empty where there was nothing to combine."""
     machine: int = ABSTAINED
-    """Place of the label that the votes alone come to."""
+    """Place of the label that the votes alone give."""
     chance: float = 0.0
-    """How certain that is."""
+    """Probability of that label."""
     disputed: bool = False
-    """Whether people said different things, none of them more often than the others."""
+    """Whether people disagree and no answer has the most votes."""
 
 
 class Review(Job):
-    """`[review]`: one label a sample out of the votes that it came with, and what people say of the least certain.
+    """`[review]`: one label for each sample, from the votes that it came with and from people's answers.
 
-    The samples that came in kept come out with the tags `label` and `label_source` and the score `confidence`; where
-    people have said something, that is the label, `label_source` is `human` and the score `human` is 1. The answer is
-    replaced where it was the label. In the folder of the dataset lie the queue for people, `queue.json`, with what sets
-    up the project beside it, and what people have settled, `people.jsonl`: an `input` of demonstrations to come.
+    Kept samples get the tags `label` and `label_source` and the score `confidence`. Where people have answered, their
+    answer is the label, `label_source` is `human` and the score `human` is 1. If the sample's answer was the label, it
+    is replaced. The folder of the dataset also holds: `queue.json`, the queue for people; the files that set up the
+    project; and `people.jsonl`, what people have decided, which a later job can use as `input`.
     """
 
     name: ClassVar[str] = "review"
@@ -67,29 +67,30 @@ class Review(Job):
     upstream: ClassVar[tuple[str, ...]] = ("generate",)
 
     combine: Literal["majority", "dawid_skene"] = "majority"
-    """How votes become a label: the most votes, or the likeliest label once each annotator's errors are estimated.
-    The latter wants three annotators that are better than chance and some hundred samples; a rule that only ever votes
-    for one label tells it nothing, so put the rules of all labels into one annotator."""
+    """How votes become a label: the most votes, or the likeliest label with each annotator's errors estimated. The
+    latter needs three annotators that are better than chance and some hundred samples. A rule that only ever votes for
+    one label tells it nothing, so put the rules of all labels into one annotator."""
     question: Literal["label", "text"] = "label"
-    """What people are asked: to choose a label, or to write the answer anew. Votes are combined for labels alone."""
+    """What people are asked: to choose a label, or to write a new answer. Only labels have votes that are combined."""
     labels: tuple[str, ...] = ()
-    """The labels there are; by default those that were voted for."""
+    """The possible labels; by default those in the votes."""
     queue: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] = 0.1
-    """How many of the least certain samples are put before people at most: a number, or a share such as `0.1`."""
+    """Most of the least certain samples that people are asked about: a number, or a share such as `0.1`."""
     below: float = Field(default=1, gt=0, le=1)
-    """Only samples less certain than this are put before people; at 1 any sample may be."""
+    """People are asked only about samples less certain than this; at 1 about any."""
     form: LabellingTool = "label_studio"
-    """Which tool the queue is written for."""
+    """The tool that the queue is written for."""
     suggest: bool = True
-    """Show people the label found so far."""
+    """Whether people see the label found so far."""
     verdicts: tuple[str, ...] = Field(default=(), json_schema_extra=short_forms(STRING))
-    """Files that Label Studio or Argilla exported, as paths or patterns; a pattern may match nothing yet."""
+    """Files that Label Studio or Argilla exported, as paths or patterns. A pattern may match nothing yet."""
     on_bad_verdict: Literal["error", "skip"] = "error"
-    """`error` refuses what cannot be read or is of no sample here, naming file and place; `skip` leaves it out."""
+    """`error` refuses an entry that cannot be read or belongs to no sample here, naming file and place; `skip` ignores
+    it."""
     min_confidence: float = Field(default=0, ge=0, le=1)
-    """Samples less certain than this that no one has looked at are dropped."""
+    """Samples less certain than this are dropped, unless a person has labelled them."""
     smoothing: float = Field(default=1, gt=0)
-    """Votes that every annotator is taken to have cast for each label beforehand, with `dawid_skene`."""
+    """With `dawid_skene`: votes that every annotator is assumed to have cast for each label beforehand."""
     shard_rows: int = Field(default=65_536, gt=0)
     """Samples of one shard of the output."""
 
@@ -103,23 +104,23 @@ class Review(Job):
         return tuple(p if "://" in str(p) else str(base / Path(str(p)).expanduser()) for p in paths)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the dataset: what people said rather than where it is written."""
+        """Return what decides the dataset: the answers of people instead of the paths of their files."""
         value = super().identity()
         value["fields"]["verdicts"] = [file.digest for file in self.verdict_files()]
         return value
 
     def verdict_files(self) -> list[File]:
-        """Return the files of verdicts that there are.
+        """Return the files of verdicts that exist.
 
         Raises:
-            JobError: for a path, not a pattern, where nothing is.
+            JobError: for a path, not a pattern, that does not exist.
         """
         return readers.find(tuple(path for path in self.verdicts if not _matches_nothing(path)), "json")
 
     def check(self, base: Path) -> list[str]:
         """Return what is wrong with the labels and with the files of verdicts."""
         del base
-        problems = ["labels: one stands twice, must stand once"] if len({*self.labels}) < len(self.labels) else []
+        problems = ["labels: one appears twice, must appear once"] if len({*self.labels}) < len(self.labels) else []
         try:
             bad = _said(self.verdict_files())[1]
         except JobError as error:
@@ -127,7 +128,7 @@ class Review(Job):
         return problems + ([f"verdicts: {line}" for line in _some(bad)] if self.on_bad_verdict == "error" else [])
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say how many samples come in and how many go to people."""
+        """Return how many samples come in and how many people are asked about."""
         plan = Plan(self.name, work.output, samples=work.num_samples(store), kept=work.num_samples(store))
         plan.shards = -(-plan.samples // self.shard_rows)
         plan.state = "done" if store.complete(work.output) else plan.state
@@ -136,14 +137,14 @@ class Review(Job):
         return plan
 
     def room(self, rows: int) -> int:
-        """Return how many of so many samples are put before people at most."""
+        """Return the most samples of `num` that people are asked about."""
         return self.queue if isinstance(self.queue, int) else math.ceil(self.queue * rows)
 
     def make(self, run: Run, work: Work) -> ReviewFigures:
-        """Combine, queue and write.
+        """Combine votes, write the queue and write the dataset.
 
         Raises:
-            JobError: for verdicts that cannot be read or are of no sample that came in, unless they are skipped.
+            JobError: for verdicts that cannot be read or belong to no input sample, unless they are skipped.
         """
         begin = time.monotonic()
         samples = _kept(run.store, work.inputs["samples"])
@@ -181,17 +182,17 @@ class Review(Job):
         return figures
 
     def _verdicts(self, came: set[str]) -> tuple[list[HumanAnswer], int]:
-        """Return what was said of the samples that came in, and how many entries could not be used."""
+        """Return people's answers about the input samples, and the number of entries that could not be used."""
         said, problems = _said(self.verdict_files())
         for one in said:
             if one.sample not in came:
-                problems.append(f"{one.where}: {one.sample} is no sample that came in, must be the id of one")
+                problems.append(f"{one.where}: {one.sample} is not the id of an input sample, must be one")
             elif self.question == "label" and self.labels and one.answer not in self.labels:
                 problems.append(
                     f"{one.where}: {one.answer[:40]!r} is no label, must be one of {', '.join(self.labels)}"
                 )
         if problems and self.on_bad_verdict == "error":
-            advice = 'mend them or set on_bad_verdict = "skip"'
+            advice = 'correct them or set on_bad_verdict = "skip"'
             raise JobError("\n".join([*_some(problems), f"review.verdicts: {len(problems)} bad entries; {advice}"]))
         for line in _some(problems):
             log.warning("%s", line)
@@ -199,13 +200,13 @@ class Review(Job):
         return [s for s in said if s.sample in came and (not fits or s.answer in fits)], len(problems)
 
     def _combined(self, ballot: Ballot) -> list[Consensus]:
-        """Return label and confidence of each sample: what people say, else what the votes come to."""
+        """Return label and confidence of each sample: people's answer, else the combined votes."""
         machine = ballot.chances(self.combine, self.smoothing)
         informed = ballot.chances(self.combine, self.smoothing, ballot.people)
         return [_consensus(self, ballot, n, machine[n], informed[n]) for n in range(len(ballot.samples))]
 
     def _waiting(self, samples: Sequence[Sample], found: Sequence[Consensus]) -> list[QueueEntry]:
-        """Return the least certain samples, those first about which people disagree."""
+        """Return the least certain samples, with those that people disagree about first."""
         open_ = [n for n, f in enumerate(found) if f.source != "human" and (f.disputed or _is_below(f, self.below))]
         before = {n: samples[n].scores.get("confidence", 0.0) for n in open_}
         open_.sort(key=lambda n: (not found[n].disputed, found[n].confidence, before[n], samples[n].id))
@@ -216,7 +217,7 @@ class Review(Job):
         ]
 
     def _measured(self, ballot: Ballot, found: Sequence[Consensus]) -> dict[str, Any]:
-        """Return who agrees with whom, who is right by what people say, and how the labels fall out."""
+        """Return the agreement, the accuracy as people see it, and the counts of the labels."""
         if self.question == "text":
             return {}
         machine = np.array([f.machine for f in found], np.int64)
@@ -234,7 +235,7 @@ class Review(Job):
 
 
 def _consensus(review: Review, ballot: Ballot, row: int, machine: Floats, informed: Floats) -> Consensus:
-    """Return what becomes of one sample."""
+    """Return the consensus of one sample."""
     sample = ballot.samples[row]
     before, sure = sample.tags.get("label", ""), float(sample.scores.get("confidence", 0.0))
     given = int((ballot.votes[row] != ABSTAINED).sum())
@@ -254,7 +255,7 @@ def _consensus(review: Review, ballot: Ballot, row: int, machine: Floats, inform
 
 
 def _best(ballot: Ballot, chances: Floats, before: str) -> tuple[int, float]:
-    """Return the likeliest label and how likely it is; of equals the one that came in, else the first."""
+    """Return the likeliest label and its probability; of equal ones the label that came in, else the first."""
     top = float(chances.max())
     equal = np.flatnonzero(chances >= top - 1e-9)
     chosen = next((n for n in equal if ballot.labels[n] == before), equal[0])
@@ -266,7 +267,7 @@ def _is_below(found: Consensus, bound: float) -> bool:
 
 
 def _decide(review: Review, sample: Sample, found: Consensus) -> Sample:
-    """Return the sample as it goes on."""
+    """Return the sample with its label, confidence, answer and drop reason."""
     if not found.source:
         low = found.confidence < review.min_confidence
         return sample.drop("review: not certain enough") if low else sample
@@ -280,7 +281,7 @@ def _decide(review: Review, sample: Sample, found: Consensus) -> Sample:
 
 
 def _messages(review: Review, sample: Sample, label: str) -> tuple[Message, ...]:
-    """Return the conversation with the label as its answer, where its answer was the label or there was none."""
+    """Return the conversation with the label as its answer, where the answer was the label or was missing."""
     turns = sample.messages
     if turns[-1].role != "assistant":
         return (*turns, Message("assistant", label))
@@ -291,7 +292,7 @@ def _messages(review: Review, sample: Sample, label: str) -> tuple[Message, ...]
 
 
 def _settled(rows: Sequence[Sample]) -> dict[str, bytes]:
-    """Return the file of the samples that people settled, which the next job can take as its `input`, if any."""
+    """Return the file of the samples that people decided, which the next job can use as `input`, if there are any."""
     chosen = [row for row in rows if row.tags.get("label_source") == "human"]
     lines = [{"messages": [m._asdict() for m in row.messages], "tags": dict(row.tags)} for row in chosen]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -299,7 +300,7 @@ def _settled(rows: Sequence[Sample]) -> dict[str, bytes]:
 
 
 def _said(found: Sequence[File]) -> tuple[list[HumanAnswer], list[str]]:
-    """Return what people said in all files, and a line for each entry that cannot be read."""
+    """Return the answers of people in all files, and a line for each entry that cannot be read."""
     said: list[HumanAnswer] = []
     problems: list[str] = []
     for file in found:
@@ -331,7 +332,7 @@ def _kept(store: Store, name: str) -> list[Sample]:
     samples = [s for table in store.scan(name) for s in from_table(table) if s.dropped is None]
     twice = [name for name, count in Counter(s.id for s in samples).items() if count > 1]
     if twice:
-        raise SchemaError(f"{name}: id {twice[0]} stands twice, must be unique; make the dataset anew")
+        raise SchemaError(f"{name}: id {twice[0]} appears twice, must be unique; make the dataset again")
     return samples
 
 

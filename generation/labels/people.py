@@ -1,9 +1,9 @@
-"""The forms in which people are asked and answer: tasks of Label Studio, records of Argilla, in both directions.
+"""The formats in which people are asked and answer: tasks of Label Studio and records of Argilla.
 
-The question is called `label` and the text that people see `text`, in both tools. Label Studio: tasks with predictions
-go out, its JSON export (tasks with annotations) comes in, and the labelling interface goes out as XML. Argilla 2: the
-list that `Record.to_dict` makes goes out (`dataset.records.from_json`) and comes in (`dataset.records.to_json`), and
-the settings go out (`Settings.from_json`).
+In both tools the question is called `label`, and the text that people see `text`. Label Studio: tasks with predictions
+and the labelling interface (XML) are written; its JSON export (tasks with annotations) is read. Argilla 2: the list
+that `Record.to_dict` makes is written (`dataset.records.from_json`) and read (`dataset.records.to_json`), and the
+settings are written (`Settings.from_json`).
 """
 
 import json
@@ -18,15 +18,15 @@ LabellingTool = Literal["label_studio", "argilla"]
 Json = dict[str, Any]
 
 AGENT = "gristmill"
-"""Who a suggestion is from."""
+"""Name of the author of suggestions."""
 ANONYMOUS = "anonymous"
-"""Who an answer is from that names nobody."""
+"""Name of the author of answers without a name."""
 QUESTION, TEXT = "label", "text"
 
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """One sample that waits for people: what they see, and what is suggested to them."""
+    """One sample that waits for people: the text that they see, and the suggested answer."""
 
     id: str
     text: str
@@ -36,7 +36,7 @@ class QueueEntry:
 
 @dataclass(frozen=True, slots=True)
 class HumanAnswer:
-    """What one person said of one sample."""
+    """The answer of one person about one sample."""
 
     sample: str
     person: str
@@ -46,7 +46,7 @@ class HumanAnswer:
 
 
 def text_for_people(sample: Sample) -> str:
-    """Return what people see of a sample: all turns but the last answer, named where there are several."""
+    """Return the text that people see of a sample: all turns but the last answer, with roles if there are several."""
     turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
     if len(turns) == 1:
         return turns[0].content
@@ -59,7 +59,7 @@ def text_for_people(sample: Sample) -> str:
 def files(
     form: LabellingTool, asked: Sequence[QueueEntry], labels: Sequence[str], *, suggest: bool
 ) -> dict[str, bytes]:
-    """Return the files that set up a project and fill it, by name; without labels people write the answer out."""
+    """Return the files that set up a project and fill it, by name; without labels people write an answer."""
     if form == "label_studio":
         tasks = [_task(a, choose=bool(labels), suggest=suggest) for a in asked]
         return {"queue.json": _bytes(tasks), "label_config.xml": _interface(labels).encode()}
@@ -72,7 +72,7 @@ def _bytes(value: object) -> bytes:
 
 
 def _task(asked: QueueEntry, *, choose: bool, suggest: bool) -> Json:
-    """Return a task in Label Studio's JSON form, with a prediction that it shows as the answer to begin with."""
+    """Return a task in Label Studio's JSON format, with a prediction as the initial answer."""
     value = {"choices": [asked.answer]} if choose else {"text": [asked.answer]}
     kind = "choices" if choose else "textarea"
     result = {"id": asked.id[:10], "from_name": QUESTION, "to_name": TEXT, "type": kind, "value": value}
@@ -124,11 +124,11 @@ def _settings(labels: Sequence[str]) -> Json:
 
 
 class EntryError(Exception):
-    """An entry that says nothing; its text reads `field 'x' is …, must be …`."""
+    """An entry without a usable answer; the message reads `field 'x' is …, must be …`."""
 
 
 def read(data: bytes, file: str) -> tuple[list[HumanAnswer], list[str]]:
-    """Return what people said in an exported file of either tool, and a line for each entry that cannot be read."""
+    """Return the answers in an exported file of either tool, and a line for each entry that cannot be read."""
     said: list[HumanAnswer] = []
     problems: list[str] = []
     try:
@@ -177,13 +177,13 @@ def _answers(entry: object) -> Iterator[tuple[str, str]]:
             raise EntryError(f"field 'responses' is {_describe(responses)}, must be a table, as Argilla 2 writes it")
         yield from _responses(_list(responses.get(QUESTION) or [], f"responses.{QUESTION}"))
     elif "annotation_id" in entry:
-        raise EntryError("is of Label Studio's form JSON_MIN, must be of its form JSON; export it anew")
+        raise EntryError("is of Label Studio's form JSON_MIN, must be of its form JSON; export it again")
     else:
         raise EntryError("has neither 'annotations' nor 'responses', must be of Label Studio or of Argilla 2")
 
 
 def _annotations(annotations: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """Yield the answers of Label Studio's annotations; those that were skipped or left empty say nothing."""
+    """Yield the answers in Label Studio's annotations; skipped or empty ones have none."""
     for place, annotation in enumerate(annotations):
         where = f"annotations[{place}]"
         if not isinstance(annotation, Mapping):
@@ -200,7 +200,7 @@ def _annotations(annotations: Sequence[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _responses(responses: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """Yield the answers of Argilla's responses; drafts, and those without a value, say nothing."""
+    """Yield the answers in Argilla's responses; drafts, and responses without a value, have none."""
     for place, response in enumerate(responses):
         if not isinstance(response, Mapping):
             raise EntryError(f"field 'responses.{QUESTION}[{place}]' is {_describe(response)}, must be a table")
@@ -210,7 +210,7 @@ def _responses(responses: Sequence[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _answer(value: object, name: str) -> str:
-    """Return the one answer that is in a value: a text, or a list of one text."""
+    """Return the one answer in a value, which is a text or a list of one text."""
     given = value[0] if isinstance(value, list) and len(value) == 1 else value
     if not isinstance(given, str) or not given.strip():
         raise EntryError(f"field '{name}' is {_describe(value)}, must be one answer")
@@ -230,7 +230,7 @@ def _list(value: object, name: str) -> Sequence[Any]:
 
 
 def _describe(value: object) -> str:
-    """Say what a value is, in a few words."""
+    """Describe a value in a few words."""
     if value is None:
         return "absent"
     if isinstance(value, str):

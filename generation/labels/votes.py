@@ -1,8 +1,8 @@
-"""Labels from many annotators: combine their votes, say how certain the result is, and how far they agree.
+"""Labels from many annotators: combine their votes, estimate how certain the result is, and how far they agree.
 
-Annotators are models, prompts, rules and people alike. Votes are a matrix of whole numbers, a row a sample and a column
-an annotator: the place of the label in the list of labels, or `ABSTAINED`. All functions are pure, and what cannot be
-computed (no two votes on any row, only one label ever used) is NaN.
+Annotators are models, prompts, rules and people alike. Votes are a matrix of whole numbers with a row for each sample
+and a column for each annotator: the place of the label in the list of labels, or `ABSTAINED`. All functions are pure.
+What cannot be computed (no two votes on any row, only one label ever used) is NaN.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,9 @@ Floats = NDArray[np.float64]
 
 ABSTAINED = -1
 RIGHT = 3
-"""How many times likelier than wrong an annotator is taken to be before its votes are counted. With 30 to 400 samples
-and three to five simulated annotators this kept what plain EM lost to the majority, and lost nothing where it won."""
+"""How many times likelier an annotator is assumed to be right than wrong, before its votes are counted. With 30 to 400
+samples and three to five simulated annotators this won back what plain EM lost against the majority, and lost nothing
+elsewhere."""
 
 
 def counts(votes: Votes, num_labels: int) -> Floats:
@@ -27,7 +28,7 @@ def counts(votes: Votes, num_labels: int) -> Floats:
 def shares(votes: Votes, num_labels: int, weights: Floats | None = None) -> Floats:
     """Return each label's share of a row's votes, [rows, labels]; rows without a vote are zero.
 
-    With weights from 0 to 1, [rows, annotators], a vote counts as much of one; what it lacks goes to no label.
+    With weights from 0 to 1, [rows, annotators], a vote counts as that part of a vote; the rest goes to no label.
     """
     each = counts(votes, num_labels)
     given = each.sum((1, 2))[:, None]
@@ -36,7 +37,7 @@ def shares(votes: Votes, num_labels: int, weights: Floats | None = None) -> Floa
 
 
 def majority(votes: Votes, num_labels: int, weights: Floats) -> Floats:
-    """Return the weighted shares of the labels that have the most votes of a row, [rows, labels]; the others' are 0."""
+    """Return the weighted shares of the labels with the most votes of a row, [rows, labels]; 0 for all other labels."""
     plain = shares(votes, num_labels)
     most = plain >= plain.max(1, keepdims=True, initial=0) - 1e-9
     return np.asarray(np.where(most, shares(votes, num_labels, weights), 0.0))
@@ -44,18 +45,18 @@ def majority(votes: Votes, num_labels: int, weights: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the votes say under the model of Dawid and Skene."""
+    """The fitted model of Dawid and Skene."""
 
     prior: Floats
     """Share of each true label, [labels]."""
     confusion: Floats
-    """Chance that an annotator says the second label when the first is true, [annotators, labels, labels]."""
+    """Probability that an annotator gives the second label when the first is true, [annotators, labels, labels]."""
     posterior: Floats
     """Probability of each label, [rows, labels]."""
     steps: int
     """Steps of the EM algorithm until nothing changed by more than 1e-6."""
     log_likelihood: float
-    """Of the votes, in nats; without smoothing it never falls from step to step."""
+    """Log-likelihood of the votes in nats; without smoothing it never falls from step to step."""
 
 
 def dawid_skene(
@@ -125,13 +126,13 @@ def _weighted(given: Floats, logs: Floats) -> Floats:
 
 
 def accuracy(votes: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Return the share of an annotator's votes that are right, among the rows where it voted and the truth is known."""
+    """Return the share of an annotator's right votes, among the rows where it voted and the truth is known."""
     both = (votes != ABSTAINED) & (truth != ABSTAINED)
     return float((votes[both] == truth[both]).mean()) if both.any() else float("nan")
 
 
 def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-    """Return how far two annotators agree beyond chance, on the rows where both voted: 1 always, 0 as by chance.
+    """Return how far two annotators agree beyond chance, on rows where both voted: 1 is full agreement, 0 chance.
 
     Source: Cohen 1960, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20(1).
     """
@@ -144,11 +145,11 @@ def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
 
 def fleiss_kappa(votes: Votes) -> float:
-    """Return how far any number of annotators agree beyond chance, chance being how often each label is given at all.
+    """Return how far any number of annotators agree beyond chance; chance follows from the frequency of each label.
 
-    Source: Fleiss 1971, Measuring nominal scale agreement among many raters, Psychological Bulletin 76(5).
-    Departures: rows may have different numbers of votes; those with one or none are left out, the others weigh the
-    same. Where all have as many, it is Fleiss' own.
+    Source: Fleiss 1971, Measuring nominal scale agreement among many raters, Psychological Bulletin 76(5). Departures:
+    rows may have different numbers of votes; rows with one vote or none are left out, and all others weigh the same.
+    Where all rows have the same number, it is Fleiss' own.
     """
     per_label = _per_label(votes)
     if not len(per_label):
@@ -160,7 +161,7 @@ def fleiss_kappa(votes: Votes) -> float:
 
 
 def krippendorff_alpha(votes: Votes) -> float:
-    """Return Krippendorff's alpha for labels without order: 1 is full agreement, 0 that of chance.
+    """Return Krippendorff's alpha for labels without order: 1 is full agreement, 0 is chance.
 
     Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability, section D (nominal data, any number of
     observers, missing data). Rows weigh by their votes; the small-sample correction is in it.
@@ -190,7 +191,7 @@ def _beyond(observed: float, expected: float) -> float:
 
 
 def calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 10) -> float:
-    """Return by how much confidence and share of right labels differ, averaged over bins of equal width.
+    """Return the difference between confidence and share of right labels, averaged over bins of equal width.
 
     Source: Guo et al. 2017, On calibration of modern neural networks, arXiv:1706.04599, section 2, equation 3.
     """

@@ -1,1 +1,1 @@
-"""The hot loop: shards of draws become settled rows, on engines that never wait."""
+"""The hot loop: shards of draws become settled rows, and engines never wait."""

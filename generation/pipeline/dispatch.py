@@ -1,4 +1,4 @@
-"""Shards to worker actors, enough of them in flight to keep each engine full; started when first needed."""
+"""Dispatch: gives shards to worker actors, enough to keep each engine full; actors start when first needed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,10 +22,11 @@ from gristmill.generation.pipeline.quarantine import Quarantine
 from gristmill.generation.pipeline.worker import Place, Worker
 
 AHEAD = 2.0
-"""Draws in flight on an engine, as a multiple of what it batches: where all replies are equally long they end together,
-and a whole batch must wait after them. With 1.25 a job of such replies lost 9 % to the raw engine."""
+"""Draws in flight on an engine, as a multiple of its batch. Where all replies are equally long they end together, so a
+whole batch must wait already. With 1.25 a job of such replies was 9 % slower than the raw engine."""
 LEAST_SHARDS = 3
-"""Shards in flight on an engine: with two of the size of its batch, the slowest rows of one leave 3 to 5 % idle."""
+"""Least shards in flight on an engine: with two shards of the size of its batch, 3 to 5 % of it is idle at their
+ends."""
 
 Feed = Callable[[], tuple[RawShard, Sequence[Shard]] | None]
 Done = Callable[[RawShard, ShardReport], bool]
@@ -33,7 +34,7 @@ Tick = Callable[[dict[str, float]], None]
 
 
 class Dispatch(Protocol):
-    """Has raw shards made and committed, in any order, by whatever there is: `Actors`, or a plain loop in tests."""
+    """Has raw shards made and committed in any order: `Actors`, or a plain loop in tests."""
 
     @property
     def engine_start_s(self) -> float:
@@ -41,15 +42,15 @@ class Dispatch(Protocol):
         ...
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
-        """Return when the feed gives no more and all is committed, or when `done`, called for each shard, says True.
+        """Return when the feed gives no more and all is committed, or when `done`, called for each shard, returns True.
 
-        The feed gives a shard with the settled shards that it may draw from.
+        The feed gives a shard together with the settled shards that it may draw from.
         """
         ...
 
 
 class _Piece(NamedTuple):
-    """What travels to a worker: a shard, and a reference of Ray's to the settled shards that it draws from."""
+    """What is sent to a worker: a shard, and a Ray reference to the settled shards that it draws from."""
 
     shard: RawShard
     settled: Any
@@ -89,7 +90,7 @@ class Actors:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End the actors and give their places back."""
+        """End the actors and return their resources."""
         import ray
 
         if self._pool is not None:
@@ -99,11 +100,11 @@ class Actors:
         self._placement.remove()
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
-        """Make what the feed gives, calling `done` as each shard is committed and `tick` with the stats every second.
+        """Make what the feed gives; call `done` as each shard is committed, and `tick` with the stats every second.
 
         Raises:
             JobError: when the cluster has no room for the engines.
-            RunError: when an engine cannot start, or actors keep dying.
+            RunError: when an engine cannot start, or actors die again and again.
         """
         first = feed()
         if first is None:
@@ -117,7 +118,7 @@ class Actors:
         )
 
     def _start(self) -> Pool[_Piece, ShardReport]:
-        """Start all engines at once, in places that are reserved for all of them."""
+        """Start all engines at once, with resources that are reserved for all of them."""
         self._placement.reserve()
         self._resolve()
         for name, engine in self._pipeline.engines.items():
@@ -138,7 +139,7 @@ class Actors:
         return self._pool.__enter__()
 
     def _resolve(self) -> None:
-        """Find what each model computes in, where its first engine will run, and tell."""
+        """Find the type that each model computes in, on the machine where its first engine will run, and print it."""
         pipeline = self._pipeline
         here = {engine_setting(name): name for name, engine in pipeline.engines.items() if not engine.endpoint}
         settings = {setting: pipeline.engines[name].dtype for setting, name in here.items()}
@@ -156,7 +157,7 @@ class Actors:
             self._run.screen.say(f"generate.{setting}: {found[setting].dtype}, {found[setting].reason}")
 
     def _look(self) -> dict[str, float]:
-        """Return the figures of the actors; tell what the engine resolved its settings to, once."""
+        """Return the figures of the actors; print once what the engine's settings became."""
         total = self._watch.look()
         if self._watch.facts and not self._told:
             self._told = True
@@ -194,7 +195,7 @@ class Actors:
         return self._done(*whole) if whole else False
 
     def _given_up(self, piece: _Piece, error: Exception) -> bool:
-        """Commit the draw that took two engines down as a dropped row."""
+        """Commit the draw that ended two engines as a dropped row."""
         import ray
 
         del error  # the pool has logged it

@@ -1,4 +1,4 @@
-"""The driver of the generate job: it hands out shards, and settles what comes back in order."""
+"""The driver of the generate job: it gives out shards, and settles the results in order."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ RAW = "raw-"
 
 
 class Driver:
-    """One execution of the job: shards out, rows settled, until the target is met; then the manifest."""
+    """One execution of the job: gives out shards and settles rows until the target is met; then commits."""
 
     def __init__(self, job: Job, goal: Goal, run: Run, work: Work, dispatch: Dispatch, schedule: ShardSequence) -> None:
         """Take in what earlier executions have committed."""
@@ -49,7 +49,7 @@ class Driver:
         """Have shards made until the target is met.
 
         Raises:
-            RunError: when `max_drafts` are drawn and it is not.
+            RunError: when `max_drafts` are drawn before that.
         """
         if not self.progress.target_met:
             begin = time.monotonic()
@@ -60,7 +60,7 @@ class Driver:
         bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
 
     def finish(self) -> GenerateFigures:
-        """Delete what is not needed any more, commit the manifest, and return the figures."""
+        """Delete what is no longer needed, commit the manifest, and return the figures."""
         store, output = self._run.store, self._work.output
         for name in store.names(output):
             if name.startswith(RAW):  # of shards that were under way when the target was met
@@ -89,14 +89,14 @@ class Driver:
         self._run.ledger.append("shards_planned", job=self._job.name, shards=self._planned(), committed=planned)
 
     def _cost_before(self) -> None:
-        """Add what earlier executions of this run spent, as its ledger has it."""
+        """Add what earlier executions of this run used, according to the ledger."""
         for line in self._run.ledger.lines:
             event = json.loads(line)
             if event["event"] == "shard_done" and event.get("job") == self._job.name:
                 self._made.cost += event.get("cost", 0.0)
 
     def _planned(self) -> int:
-        """Return how many shards are expected in all, as far as is known now."""
+        """Return the expected number of all shards, as far as it is known now."""
         if self._schedule.limits:
             return sum(-(-limit // self._schedule.size) for limit in self._schedule.limits)
         missing = max(0, (self.progress.target or 0) - self.progress.kept)
@@ -106,7 +106,7 @@ class Driver:
     # -- out ------------------------------------------------------------------------------------------------------
 
     def _feed(self) -> tuple[RawShard, Sequence[Shard]] | None:
-        """Return the next shard to make; None when enough is under way, or its round must wait for an earlier one."""
+        """Return the next shard to make; None when enough are in flight, or its round must wait for an earlier one."""
         while (shard := self._next) is not None and not self.progress.target_met:
             entry, needed = self._raw.get(str(shard)), self._schedule.settled_before(shard.round)
             if entry is None and (len(self._settled) < needed or self._enough() or self._spent()):
@@ -121,7 +121,7 @@ class Driver:
         return None
 
     def _enough(self) -> bool:
-        """Say whether what is under way is expected to meet the target."""
+        """Say whether the shards in flight are expected to meet the target."""
         if self.progress.target is None or not self._given:
             return False
         under_way = sum(shard.draws for shard in self._given.values())
@@ -147,7 +147,7 @@ class Driver:
         return self._settle()
 
     def _settle(self) -> bool:
-        """Settle the shards that are next in order, and return whether the target is met."""
+        """Settle the shards that are next in order; return whether the target is met."""
         store, output = self._run.store, self._work.output
         while not self.progress.target_met and (place := len(self._settled)) in self._there:
             shard, raw = self._given.pop(place), self._there.pop(place)
@@ -172,7 +172,7 @@ class Driver:
     # -- shown ----------------------------------------------------------------------------------------------------
 
     def _show(self, bar: Bar, stats: Mapping[str, float]) -> None:
-        """Update the bar from what is committed and the stats of what is in the making."""
+        """Update the progress bar from committed shards and from the stats of shards in the making."""
         there, making = self._there.values(), self._making(stats)
         kept = self.progress.kept + sum(shard.kept for shard in there) + making.kept
         rows = self.progress.rows + sum(shard.rows for shard in there) + making.rows
@@ -195,7 +195,7 @@ class Driver:
         bar.update(min(done, self._total), self._note(kept, rows, stats), self._total, self._pace.left())
 
     def _note(self, kept: int, rows: int, stats: Mapping[str, float]) -> str:
-        """Return what is said of the work; before a row is done, what shows that there is some."""
+        """Return the text beside the bar; before any row is done, a text that shows activity."""
         said, rows_s = [_kept(kept, rows)], self._pace.rate("rows", TREND_S)
         if not rows:
             under_way = sum(shard.draws for place, shard in self._given.items() if place not in self._there)
@@ -209,7 +209,7 @@ class Driver:
         return ", ".join(said)
 
     def _making(self, stats: Mapping[str, float]) -> Tally:
-        """Return the counts of the shards in the making, without what was committed since the stats were taken."""
+        """Return the counts of the shards in the making, without those committed since the stats were taken."""
         making = {str(shard) for place, shard in self._given.items() if place not in self._there}
         tally = Tally()
         for name, value in stats.items():

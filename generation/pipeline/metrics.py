@@ -28,16 +28,16 @@ DROPPED = "dropped"
 DROPPED_BY = "dropped by "
 """Beginning of a stat that counts the rows of one drop reason."""
 TAGS = ("output", "actor")
-"""Labels of every metric: the folder that the job makes, and the actor. (`job` is a label of Prometheus' own.)"""
+"""Labels of every metric: the folder that the job makes, and the actor. (Prometheus uses the label `job` itself.)"""
 MAX_REASONS = 60
-"""Reasons with a series of their own; the rest is counted as `other`, since every label costs Prometheus memory."""
+"""Reasons that get a series each; all others count as `other`, because every label costs memory in Prometheus."""
 
 
 class Metrics:
     """Ray's metrics of one worker; `update` is called about once a second, in the worker's process."""
 
     def __init__(self, job: str, actor: str) -> None:
-        """Declare the metrics of an actor that works for a job's output; they are exported once they have a value."""
+        """Declare the metrics of an actor that works for a job's output; each is exported once it has a value."""
         from ray.util.metrics import Counter, Gauge
 
         tags = {"output": job, "actor": actor}
@@ -54,8 +54,8 @@ class Metrics:
 
         Args:
             stats: counts since the worker's start (`rows`, `kept`, `reply_tokens`, …, `dropped by <reason>`) and
-                present states (`running`, `waiting`, …), as a worker's `stats` returns them. Other names are passed
-                over; a count that has fallen is one that began again.
+                present states (`running`, `waiting`, …), as a worker's `stats` returns them. Other names are ignored. A
+                count that has fallen counts as started again from 0.
         """
         for name, counter in self._counters.items():
             grown = self._grown(name, stats)
@@ -84,7 +84,7 @@ class Metrics:
 
 
 def reason_label(dropped: str) -> str:
-    """Return a drop reason without what is particular to the row: what another row is named, what a library said."""
+    """Return a drop reason without what differs from row to row: names of other rows, messages of libraries."""
     kind, colon, what = dropped.partition(": ")
     for word in ("error", "failed"):
         if what.startswith(word):

@@ -1,4 +1,4 @@
-"""How fast a job gets on and how much time is left, from what is seen about once a second, without a clock."""
+"""Speed and time left of a job, estimated from observations about once a second; it reads no clock itself."""
 
 import math
 from collections import deque
@@ -6,45 +6,45 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 RECENT_S = 10.0
-"""Seconds that the rates which are shown are taken over."""
+"""Seconds over which the displayed rates are taken."""
 TREND_S = 30.0
-"""Seconds that the present speed is taken over where the time left is estimated: replies of an endpoint count when they
-end, so that many of them must fall into it."""
+"""Seconds over which the present speed is taken for the estimate of the time left. Replies of an endpoint count when
+they end, so the span must be long enough for many of them."""
 EVIDENCE = 3
-"""Samples that must be done before a time is named."""
+"""Samples that must be done before a time is shown."""
 Z = 1.28
 """Half width of an 80 % interval in standard deviations."""
 TAIL = (0.25, 2.0)
-"""Time in which the last rows end, in rows of mean length: at least and at most. The most comes from simulated jobs
-whose replies have log-normal lengths: with 1.5 the range held the true time in 76 to 97 % of the looks, with 2 in 85 to
-99 %."""
+"""Time that the last rows need, in rows of mean length: least and most. The most comes from simulated jobs whose
+replies have log-normal lengths: with 1.5 the range held the true time in 76 to 97 % of the observations, with 2 in 85
+to 99 %."""
 SURE = 0.15
-"""Half width of a range, relative to its middle, from which on one figure represents it."""
+"""Half width of a range, relative to its middle, up to which one figure is shown instead of the range."""
 UNKNOWN = "time left not known yet"
 STEPS = ((60, 10), (3600, 60), (36000, 600), (math.inf, 3600))
-"""Durations are rounded: those below so many seconds, to so many."""
+"""Rounding of durations: (seconds, step) means that durations below the first are rounded to the second."""
 
 
 SPACING_S = 0.5
-"""Seconds between two looks that are kept: where shards are small, there are many looks a second."""
+"""Least seconds between two observations that are kept; where shards are small, there are many a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a driver sees at one moment; the counts are of this execution, without what earlier ones have made."""
+    """What a driver observes at one moment; the counts are those of this execution alone."""
 
     now: float
     """Seconds, from any origin."""
     missing: int
-    """How many are still to be done: samples to be kept, or rows where every input is taken once."""
+    """What is still to do: samples to keep, or rows where every input is taken once."""
     done: int
-    """How many of these are done."""
+    """How much of that is done."""
     rows: int
     """Rows done, kept and dropped."""
     row_tokens: int
     """Reply tokens of these rows."""
     tokens: float
-    """Reply tokens made, those of rows under way too. It falls when an engine dies, and counts on from there."""
+    """Reply tokens made, including rows in the making. It falls when an engine dies, and grows again from there."""
     running: float
     """Requests that the engines work on."""
 
@@ -63,12 +63,12 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        """Begin with the first `add`."""
+        """Begin without observations."""
         self._recent: deque[Observation] = deque()
         self._begin = self._tokens = self._last_tokens = 0.0
 
     def add(self, seen: Observation) -> None:
-        """Take in what is seen now."""
+        """Take in one observation."""
         if not self._recent:
             self._begin, self._last_tokens = seen.now, seen.tokens
         self._tokens += max(0.0, seen.tokens - self._last_tokens)
@@ -81,18 +81,18 @@ class Pace:
 
     @property
     def tokens(self) -> int:
-        """Reply tokens made since the first look, by engines that have died too."""
+        """Reply tokens made since the first observation, also by engines that have died since."""
         return round(self._tokens)
 
     def rate(self, name: str, seconds: float = RECENT_S) -> float:
-        """Return the growth of a count (`rows`, `tokens`) a second over the last seconds; never below 0."""
+        """Return the growth of a count (`rows`, `tokens`) per second over the last seconds; never below 0."""
         last = self._recent[-1]
         since = next((seen for seen in reversed(self._recent) if seen.now <= last.now - seconds), self._recent[0])
         grown = getattr(last, name) - getattr(since, name)
         return max(0.0, float(grown)) / (last.now - since.now) if last.now > since.now else 0.0
 
     def left(self) -> str:
-        """Return the time left: not known, a range, or one figure where the range is narrow."""
+        """Return the time left: unknown, a range, or one figure where the range is narrow."""
         found = self._range()
         return UNKNOWN if found is None else words(*found)
 
@@ -118,7 +118,7 @@ class Pace:
 
 
 def words(least: float, most: float) -> str:
-    """Say a range of seconds: both ends are rounded outward."""
+    """Return a range of seconds in words; both ends are rounded outward."""
     if most <= STEPS[0][1]:
         return "a few seconds left"
     middle = _rounded((least + most) / 2, round)

@@ -1,4 +1,4 @@
-"""Shards of draws: which method draws what in which order, all of it a function of the recipe alone."""
+"""Shards of draws: which method draws what, and in which order; all of it follows from the recipe."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ def engine_setting(name: str) -> str:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What all rows of a job are made with."""
+    """Everything that the rows of a job are made with."""
 
     run: str
     engines: Mapping[str, Engine]
@@ -34,57 +34,57 @@ class Pipeline:
     encoder: Embedding
     seed: int
     dtypes: Mapping[str, DType] = field(default_factory=dict)
-    """What each model computes in, by the name of its setting, where that is known."""
+    """Type that each model computes in, by the name of its setting, where it is known."""
 
     def engine(self, name: str) -> Engine:
-        """Return the settings with which an engine is opened: those of the recipe, with the type that `auto` became."""
+        """Return the settings to open an engine with: those of the recipe, with `auto` replaced by a type."""
         known = self.dtypes.get(engine_setting(name))
         return self.engines[name].model_copy(update={"dtype": known}) if known else self.engines[name]
 
     @property
     def opened_encoder(self) -> Embedding:
-        """The settings with which the encoder is opened."""
+        """Settings to open the encoder with."""
         known = self.dtypes.get(ENCODER)
         return self.encoder.model_copy(update={"compute_dtype": known}) if known else self.encoder
 
     def step(self, place: int) -> str:
-        """Return the fingerprint that goes into the ids of a method's rows: what decides its asks and answers."""
+        """Return the fingerprint for the ids of a method's rows: it covers what decides its requests and answers."""
         method = self.methods[place]
         return ids.digest(method.fingerprint(), self.engines[method.engine_name()].fingerprint(), self.seed, place)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the driver works towards, and when it gives up."""
+    """The target of the driver, and when it gives up."""
 
     target: int | None
-    """Kept rows wanted of the whole job; None for as many as there are."""
+    """Number of kept rows of the whole job; None for as many as there are."""
     prior: float
-    """Share of the drafts expected to be kept, until there is a measured one."""
+    """Expected share of the drafts that are kept, until there is a measured share."""
     most_drafts: float
     """Drafts after which no further shard begins."""
     filters: tuple[Filter | HistoryFilter, ...]
     """The filters that have rows to judge."""
     given: frozenset[str]
-    """Methods whose instructions are the input's own."""
+    """Methods whose instructions come from the input, so that filters of new instructions do not judge them."""
     engine: Engine
     """The generating engine, for the figures."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawShard:
-    """A piece of work: draws of one method with consecutive ordinals."""
+    """A unit of work: draws of one method with consecutive ordinals."""
 
     place: int
-    """Of the shard among all of the job; its rows end up in the final shard of the same place."""
+    """Place of the shard among all shards of the job; its rows end up in the final shard with the same place."""
     round: int
     method: int
-    """Place of the method among the pipeline's."""
+    """Place of the method among the pipeline's methods."""
     first: int
-    """Ordinal of its first draw among the method's."""
+    """Ordinal of its first draw, among the draws of its method."""
     draws: int
     part: bool = False
-    """Whether it is a cut of the shard of this place."""
+    """Whether it is a part of the shard with this place, after a cut."""
 
     def __str__(self) -> str:
         """Return the name under which its rows are committed before they are settled."""
@@ -92,7 +92,7 @@ class RawShard:
 
     @property
     def final(self) -> str:
-        """Name of the shard that its rows end up in."""
+        """Name of the final shard that gets its rows."""
         return f"shard-{self.place:05d}"
 
     def halves(self) -> "list[RawShard]":
@@ -106,7 +106,7 @@ class RawShard:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts over rows; kept is before they are settled."""
+    """Counts of rows; `kept` is the count before settling."""
 
     rows: int = 0
     kept: int = 0
@@ -123,31 +123,31 @@ class Tally:
 
 @dataclass(slots=True)
 class ShardReport(Tally):
-    """What a worker tells the driver of a shard that it has committed."""
+    """What a worker reports to the driver about a committed shard."""
 
     seconds: float = 0.0
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What steps found when they prepared for the shard's round."""
+    """What steps measured when they prepared for the shard's round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One draw: its method, its parents, its ordinal among the method's draws."""
+    """One draw: its method, its parents, and its ordinal among the method's draws."""
 
     method: Method
     parents: tuple[Sample, ...]
     ordinal: int
     step: str
-    """Fingerprint that goes into the row's id."""
+    """Fingerprint of the method, as in the row's id."""
 
     @property
     def id(self) -> str:
-        """Id of its first row."""
+        """Id of the first row of this draw."""
         return ids.made_id(self.step, [parent.id for parent in self.parents], self.ordinal)
 
 
 def draws(pipeline: Pipeline, shard: RawShard, snapshot: Snapshot) -> Iterator[Draw]:
-    """Yield the draws of a shard; parents are a function of the seed, the ordinals and the snapshot alone."""
+    """Yield the draws of a shard; the parents depend only on the seed, the ordinals and the snapshot."""
     method, step = pipeline.methods[shard.method], pipeline.step(shard.method)
     turn = -1
     parents: tuple[Sample, ...] = ()
@@ -160,7 +160,7 @@ def draws(pipeline: Pipeline, shard: RawShard, snapshot: Snapshot) -> Iterator[D
 
 @dataclass(frozen=True)
 class ShardSequence:
-    """The endless sequence of a job's shards; finite when each method has so many draws and no more."""
+    """The sequence of a job's shards: endless, or finite where each method has a limit of draws."""
 
     weights: Sequence[float]
     size: int
@@ -168,7 +168,7 @@ class ShardSequence:
     round_shards: int
     """Shards of a round."""
     limits: Sequence[int] | None = None
-    """Draws of each method in all."""
+    """Most draws of each method."""
 
     def __iter__(self) -> Iterator[RawShard]:
         """Yield the shards in order; each goes to the method that is furthest below its weight."""
@@ -183,8 +183,8 @@ class ShardSequence:
             place += 1
 
     def settled_before(self, round_: int) -> int:
-        """Return how many shards a round sees settled: those of the rounds until the one before the last.
+        """Return how many shards are settled for a round: those of the rounds up to the one before the last.
 
-        So a round can begin while the one before it is still being made, and no engine waits for its slowest row.
+        So a round can begin while the round before it is still being made, and no engine waits for the slowest row.
         """
         return max(0, round_ - 1) * self.round_shards

@@ -1,4 +1,4 @@
-"""Quarantine: shards that take engines down are cut until the deadly draw is alone, and is dropped."""
+"""Quarantine: a shard that ends engines is cut until the deadly draw is alone, and that draw is dropped."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class Quarantine:
     """The cut shards of a job, and their parts that are done."""
 
     def __init__(self, pipeline: Pipeline, place: Place) -> None:
-        """Take where parts are committed and what rows are made with."""
+        """Take the place where parts are committed, and what rows are made with."""
         self._pipeline, self._place = pipeline, place
         self._snapshots = Snapshots(place.store, place.output, place.seeds, place.documents)
         self._wholes: dict[int, RawShard] = {}
@@ -34,7 +34,7 @@ class Quarantine:
         return ShardReport(rows=1)
 
     def join(self, shard: RawShard, report: ShardReport) -> tuple[RawShard, ShardReport] | None:
-        """Return a whole shard with its report: the given one, or that whose last part it is, put together."""
+        """Return a whole shard with its report: the given one, or the one that this last part completes."""
         if not shard.part:
             return shard, report
         parts = self._parts.setdefault(shard.place, [])

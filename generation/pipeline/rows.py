@@ -1,4 +1,4 @@
-"""Rows: from a draw through drafts, answers and verdicts, each row a coroutine of its own on the engine's one batch."""
+"""Rows: from a draw through drafts, answers and verdicts. Each row is a coroutine; all share the engine's batch."""
 
 import asyncio
 import logging
@@ -40,31 +40,31 @@ Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 
 @dataclass
 class Context:
-    """What is alive on a worker, and shared by all of its rows."""
+    """The live objects of a worker, shared by all of its rows."""
 
     pipeline: Pipeline
     engines: Mapping[str, LiveEngine]
     embed: Embed
     asked: dict[tuple[str, Request], "asyncio.Task[Reply]"] = field(default_factory=dict)
-    """Requests that all who ask the same share."""
+    """Shared requests, each asked once for all rows."""
     failed: set[str] = field(default_factory=set)
-    """Steps of which one traceback is in the log already."""
+    """Steps that already have a traceback in the log."""
 
 
 @dataclass
 class Usage:
-    """What the requests of one row came to."""
+    """Requests and tokens of one row."""
 
     id: str
     calls: "count[int]" = field(default_factory=count)
     tally: Tally = field(default_factory=Tally)
     finish: str = ""
     finished: int = -1
-    """Number of the call that `finish` is of."""
+    """Number of the call that `finish` belongs to."""
 
     @cached_property
     def seed(self) -> int:
-        """Seed of the first request, which is also that of the row."""
+        """Seed of the first request, which is also the seed of the row."""
         return ids.request_seed(self.id, 0)
 
 
@@ -92,7 +92,7 @@ class BoundAsk:
         return reply
 
     async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
-        """Return the one reply on this worker to exactly this request; who asks first pays for it."""
+        """Return the one reply on this worker to exactly this request; its tokens count for the row that asks first."""
         engine = sampling.pop("engine", self.engine)
         said = [[m.role, m.content] for m in messages]
         name = ids.digest("shared", said, max_tokens, sorted(sampling.items()))
@@ -132,17 +132,17 @@ def _known(sampling: Sampling) -> dict[str, Any]:
 
 @dataclass
 class Rows:
-    """The making of rows out of one snapshot."""
+    """Makes rows from one snapshot."""
 
     context: Context
     snapshot: Snapshot
     prepared: Mapping[int, Any]
-    """What steps have prepared, by the identity of the step."""
+    """What each step prepared, by the identity of the step."""
     memories: Sequence[tuple[HistoryFilter, History]]
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        """Sort the filters by their stages, and find what each step asks with."""
+        """Sort the filters by stage, and find the engine that each step asks."""
         memories: Mapping[int, Any] = {id(step): memory for step, memory in self.memories}
         self._known = len(self.snapshot.seeds) + len(self.snapshot.made)
         pipeline = self.context.pipeline
@@ -163,7 +163,7 @@ class Rows:
         return [row for rows in made for row in rows]
 
     async def of_draw(self, draw: Draw) -> list[Sample]:
-        """Return the rows of one draw; the first has the id that is known before the model is called."""
+        """Return the rows of one draw; the id of the first is known before the model is called."""
         first = _Making(draw, Usage(draw.id), draw.parents)
         rng = stream(self.context.pipeline.seed, "expand", first.usage.id)
         try:
@@ -218,10 +218,10 @@ class Rows:
         return BoundAsk(self.context, making.usage, making.parents, *self._asks[id(step)], making.turn)
 
     def _failed(self, step: Step, error: Exception) -> str:
-        """Return the drop reason of a step that raised; its first traceback goes to the log.
+        """Return the drop reason for a step that raised an error; the first traceback of a step is logged.
 
         Raises:
-            GristmillError: what concerns the job or the engine, and not this row.
+            GristmillError: an error that concerns the job or the engine, and not this row.
         """
         if isinstance(error, GristmillError) or type(error).__module__.startswith("ray."):
             raise error
@@ -234,7 +234,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Making:
-    """One row on its way: the draw that it comes from, what it cost so far, and all that it is made from."""
+    """One row in the making: its draw, its usage so far, and its parents."""
 
     draw: Draw
     usage: Usage
@@ -242,12 +242,12 @@ class _Making:
 
     @property
     def turn(self) -> int:
-        """The turn that the method's `draw` got."""
+        """The turn that was given to the method's `draw`."""
         return self.draw.ordinal // self.draw.method.group
 
 
 def _begin(making: _Making, draft: Draft) -> Sample:
-    """Return the row as it is drafted."""
+    """Return the row of a draft."""
     return Sample(
         id=making.usage.id,
         messages=draft.messages,
@@ -261,7 +261,7 @@ def _begin(making: _Making, draft: Draft) -> Sample:
 
 
 def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
-    """Return where a row comes from and what it cost."""
+    """Return the origin of a row: its parents and what it used."""
     return Origin(
         run=pipeline.run,
         step=draw.step,
@@ -281,7 +281,7 @@ def lost_row(pipeline: Pipeline, draw: Draw, reason: str) -> Sample:
 
 
 def _with(s: Sample, draft: Draft) -> Sample:
-    """Return the sample as its answer leaves it; written out, because `replace` takes twice as long."""
+    """Return the sample with a new answer; written out, because `replace` takes twice as long."""
     scores, tags = {**s.scores, **draft.scores}, {**s.tags, **draft.tags}
     return Sample(s.id, draft.messages, s.parents, s.method, s.round, scores, tags, draft.dropped, s.origin)
 

@@ -1,10 +1,10 @@
-"""Settling: what is kept for good, a function of committed shards alone, one shard after the other in their order.
+"""Settling decides what is kept for good. It depends only on committed shards, one after the other in their order.
 
-A shard draws its demonstrations from the inputs and from what the rounds until the one before the last have kept, so a
-draw depends on nothing that runs beside it, and a round may begin before the one before it has ended. As soon as a
+A shard takes its demonstrations from the inputs and from what was kept up to the round before the last. So a draw
+depends on nothing that runs at the same time, and a round may begin before the round before it has ended. As soon as a
 shard and all before it are committed, it is settled: each kept row is compared once more with everything accepted so
-far. The job ends with the first shard that meets the target; what that shard has too many is dropped, by id.
-Settling is deterministic, so a job that was killed settles again to the same bytes.
+far. The job ends with the first shard that meets the target; surplus rows of that shard are dropped, by id. Settling is
+deterministic, so a job that was killed settles again to the same bytes.
 """
 
 from collections import Counter
@@ -15,22 +15,22 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.contracts import Filter, History, HistoryFilter
 
 MARGIN = 1.1
-"""Draws beyond those that the acceptance asks for, so that they rarely miss by a few rows."""
+"""Factor on the draws that the acceptance asks for, so that they rarely miss the target by a few rows."""
 MIN_ACCEPTANCE = 0.02
-"""Least acceptance that is planned with."""
+"""Least acceptance to plan with."""
 PRIOR_WEIGHT = 10
-"""Draws that the expected acceptance counts for beside the measured one."""
+"""Draws that the expected acceptance counts as, together with the measured one."""
 
 
 @dataclass
 class Progress:
-    """Everything settled so far."""
+    """Everything that is settled so far."""
 
     target: int | None
-    """Kept rows wanted of the whole job; None for as many as there are."""
+    """Number of kept rows of the whole job; None for as many as there are."""
     filters: Sequence[Filter | HistoryFilter]
     passing: frozenset[str] = frozenset()
-    """Methods whose rows are compared with none, see `Method.instructs`."""
+    """Methods whose rows are not compared with others, see `Method.instructs`."""
     kept: int = 0
     draws: int = 0
     rows: int = 0
@@ -41,7 +41,7 @@ class Progress:
     _memories: list[tuple[HistoryFilter, History]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Open the memories."""
+        """Make the memories of the history filters."""
         self._memories = [(step, step.memory()) for step in self.filters if isinstance(step, HistoryFilter)]
 
     @property
@@ -51,17 +51,17 @@ class Progress:
 
     @property
     def compares(self) -> bool:
-        """Whether rows are compared with each other, so that the seeds must be remembered first."""
+        """Whether rows are compared with each other; the seeds must then be remembered first."""
         return bool(self._memories)
 
     def remember(self, samples: Iterable[Sample]) -> None:
-        """Take in samples that new ones are compared with: the seeds, before the first shard."""
+        """Remember samples that new ones are compared with: the seeds, before the first shard."""
         for sample in samples:
             for _, memory in self._memories:
                 memory.add(sample)
 
     def settle(self, rows: Sequence[Sample], draws: int) -> list[Sample]:
-        """Return the rows of the next shard, which had so many draws, as they stay, and take them in."""
+        """Return the rows of the next shard, which had `draws` draws, kept or dropped for good, and remember them."""
         settled = [self._compared(row) for row in rows]
         if self.target is not None:
             fresh = sorted(row.id for row in settled if row.dropped is None)
@@ -71,13 +71,13 @@ class Progress:
         return settled
 
     def resume(self, rows: Sequence[Sample], draws: int) -> None:
-        """Take in the rows of the next shard, which was settled and committed before."""
+        """Remember the rows of the next shard, which an earlier execution settled and committed."""
         if self._memories:
             self.remember(row for row in rows if row.dropped is None)
         self._take_in(rows, draws)
 
     def acceptance(self, prior: float) -> float:
-        """Return the share of draws that were kept, starting from `prior` with the weight of ten draws."""
+        """Return the share of draws that were kept; `prior` counts as ten draws."""
         return max(MIN_ACCEPTANCE, (self.kept + PRIOR_WEIGHT * prior) / (self.draws + PRIOR_WEIGHT))
 
     def _compared(self, row: Sample) -> Sample:
@@ -100,10 +100,10 @@ class Progress:
 
 
 def reason(dropped: str) -> str:
-    """Return a drop reason without what is particular to the row, for counting."""
+    """Return a drop reason for counting, without the parts that differ from row to row."""
     return dropped.partition(" near ")[0] + " near another" if " near " in dropped else dropped
 
 
 def top(reasons: "Counter[str]", most: int) -> Iterator[str]:
-    """Yield the commonest drop reasons with their counts."""
+    """Yield the most frequent drop reasons with their counts."""
     yield from (f"{why} ({n})" for why, n in reasons.most_common(most))

@@ -1,4 +1,4 @@
-"""What rounds draw from, as it is in the store: Arrow tables that give up a sample when it is asked for."""
+"""What rounds draw from, read from the store: Arrow tables that parse a sample when it is needed."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ from gristmill.cluster.store.store import Shard, Store
 from gristmill.generation.contracts import Snapshot
 
 PARSED_AT_ONCE = 64
-"""Rows of one block; parsing a row by itself costs ten times as much as in a block."""
+"""Rows of one block; parsing rows one by one takes ten times as long."""
 BLOCKS = 256
-"""Parsed blocks that are kept, the last used ones."""
+"""Parsed blocks that are cached, the most recently used ones."""
 KNOWN_ROUNDS = 2
 """Rounds whose snapshots a worker may need at the same time."""
 
 
 class Stored(Sequence[Sample]):
-    """Samples in Arrow tables, parsed by the block when they are asked for; memory is that of the text."""
+    """Samples in Arrow tables, parsed block by block when they are needed; it takes the memory of the text."""
 
     def __init__(self, tables: Sequence[pa.Table] = ()) -> None:
         """Take tables of SAMPLES in their order."""
@@ -58,7 +58,7 @@ class Stored(Sequence[Sample]):
 
 
 class Snapshots:
-    """The snapshots of a job, read from the store as rounds need them."""
+    """The snapshots of a job, read from the store when rounds need them."""
 
     def __init__(self, store: Store, output: str, seeds: str | None, documents: str | None) -> None:
         """Name the job's output and the datasets that it draws from; nothing is read yet."""
@@ -78,7 +78,7 @@ class Snapshots:
         return self._given()[1]
 
     def at(self, round_: int, settled: Sequence[Shard]) -> Snapshot:
-        """Return the snapshot of a round, of which exactly these shards are settled."""
+        """Return the snapshot of a round with exactly these settled shards."""
         if round_ not in self._known:
             for shard in settled[len(self._tables) :]:
                 self._tables.append(self._store.read_shard(self._output, shard))

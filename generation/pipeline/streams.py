@@ -1,4 +1,4 @@
-"""Random streams that are seeded when they are first drawn from: it takes 20 microseconds, and many steps draw none."""
+"""Random streams that are seeded at their first draw: seeding takes 20 microseconds, and many steps draw nothing."""
 
 from functools import cached_property
 from random import Random
@@ -8,7 +8,7 @@ from gristmill.cluster.contract import ids
 
 
 class _Late:
-    """Stands for a stream until something is asked of it."""
+    """A stream that is not seeded until it is used."""
 
     def __init__(self, parts: tuple[object, ...]) -> None:
         self._parts = parts
@@ -22,5 +22,5 @@ class _Late:
 
 
 def stream(*parts: object) -> Random:
-    """Return the stream that `gristmill.cluster.contract.ids.stream` gives for the parts."""
+    """Return the same stream as `gristmill.cluster.contract.ids.stream`."""
     return cast(Random, _Late(parts))

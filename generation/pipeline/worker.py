@@ -1,4 +1,4 @@
-"""The worker actor: an engine, and the shards whose rows are made on it."""
+"""The worker actor: one engine, and the shards whose rows it makes."""
 
 import asyncio
 import logging
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class Embedder:
-    """One encoder for all rows of a worker: texts that come while it is busy go through it together."""
+    """One encoder for all rows of a worker; texts that arrive while it works are encoded together."""
 
     def __init__(self, settings: Embedding, open_encoder: OpenEncoder) -> None:
-        """Open nothing yet."""
+        """Open the encoder later, at the first text."""
         self._settings, self._open = settings, open_encoder
         self._encoder: Encoder | None = None
         self._batches = Batches(self._encode)
@@ -48,7 +48,7 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker reads and writes."""
+    """The folders that a worker reads and writes."""
 
     store: Store
     output: str
@@ -58,7 +58,7 @@ class Place:
 
 
 class RowMaker:
-    """Shards into committed rows on engines that are there already."""
+    """Turns shards into committed rows, on engines that run already."""
 
     def __init__(
         self, pipeline: Pipeline, place: Place, engines: Mapping[str, LiveEngine], open_encoder: OpenEncoder
@@ -95,7 +95,7 @@ class RowMaker:
     def counts(self) -> dict[str, float]:
         """Return the rows done of the shards in the making, and the counts of each shard, such as `kept raw-00007`.
 
-        By shard, so that the driver can leave out one whose report it has already.
+        The counts are by shard, so that the driver can leave out a shard whose report it already has.
         """
         counts: dict[str, float] = {"rows": sum(tally.rows for tally in self._tallies.values())}
         for shard, tally in self._tallies.items():
@@ -103,14 +103,14 @@ class RowMaker:
         return counts
 
     def totals(self) -> dict[str, float]:
-        """Return rows, kept ones and drops by reason of all shards that were committed here."""
+        """Return rows, kept rows and drops by reason, of all shards that were committed here."""
         return dict(self._total)
 
     def _commit(self, shard: RawShard, made: Sequence[Any]) -> None:
         self._place.store.commit_shard(self._place.output, str(shard), to_table(made))
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Bring the memories up to a round's snapshot; a later snapshot begins with the earlier one."""
+        """Bring the memories up to a round's snapshot; a later snapshot begins with all samples of an earlier one."""
         before, new = len(snapshot.seeds), len(snapshot.seeds) + len(snapshot.made)
         if not self._sets:
             return

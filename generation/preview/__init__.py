@@ -1,1 +1,1 @@
-"""A few samples with every prompt, reply and verdict; nothing is kept."""
+"""Preview: a few samples with every prompt, reply and verdict, none of which is kept."""

@@ -1,4 +1,4 @@
-"""A preview for callers: a few samples of a recipe with every prompt, reply and verdict; nothing is kept."""
+"""A preview for Python callers: a few samples of a recipe with every prompt, reply and verdict; nothing is kept."""
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.library import Given
@@ -8,7 +8,7 @@ from gristmill.generation.preview import record
 
 
 def preview(recipe: Given, n: int = 5, *overrides: str, quiet: bool = False) -> record.Preview:
-    """Make `n` draws of a recipe's `[generate]` with its real engine, and return all that was asked and said.
+    """Make `n` draws of a recipe's `[generate]` with its real engine; return the samples with all prompts and replies.
 
     Raises:
         JobError: when the recipe generates nothing, or is wrong.

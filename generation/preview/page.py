@@ -1,4 +1,4 @@
-"""A preview for people and for scripts: the calls and the verdict of each sample on a terminal, in a pipe, as JSON."""
+"""A preview as text: the calls and the verdicts of each sample, for a terminal, for a pipe, or as JSON."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from gristmill.generation.preview.record import ModelCall, Preview
 
 INDENT = 4
 SAME_LINES = 8
-"""Lines at the beginning of a prompt that are left out when an earlier prompt began with them, at least."""
+"""Least lines that a prompt must share with the beginning of an earlier one, so that they are left out."""
 MOST_CHOICES = 6
 """Choices whose probabilities are shown, the likeliest first."""
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Make and print a preview: `gristmill preview`.
 
     Raises:
-        JobError: when the recipe generates nothing, or an input or the cluster is not fit for it.
+        JobError: when the recipe generates nothing, or an input or the cluster cannot be used.
     """
     found = preview(arguments.recipe, arguments.n, *arguments.set, quiet=arguments.json)
     if arguments.json:
@@ -44,9 +44,9 @@ def as_json(found: Preview) -> dict[str, Any]:
 
 
 def show(found: Preview, console: Console) -> None:
-    """Print a preview; colours and rules only where there is a terminal.
+    """Print a preview, with colours and rules on a terminal only.
 
-    Of a prompt that begins as an earlier one did only the rest is printed, and where the beginning is.
+    A prompt that begins like an earlier one is printed without these lines, with a note where they are.
     """
     seen: dict[str, list[str]] = {}
     for number, shown in enumerate(found.samples, 1):
@@ -68,7 +68,7 @@ def show(found: Preview, console: Console) -> None:
 
 
 def _fold(prompt: str, where: str, seen: dict[str, list[str]]) -> str:
-    """Return a prompt without the lines that it begins with as one of those seen, and add it to them."""
+    """Return a prompt without the lines that an earlier prompt also begins with, and remember it."""
     lines = prompt.splitlines()
     best, length = "", SAME_LINES - 1
     for place, earlier in seen.items():
@@ -113,7 +113,7 @@ def _verdict(sample: Sample) -> Iterator[Text]:
 
 
 def _print(console: Console, drawn: RenderableType, plain: str) -> None:
-    """Print one thing on a terminal, and another where lines may be as long as they like."""
+    """Print one text on a terminal, and another one, with lines of any length, elsewhere."""
     if console.is_terminal:
         console.print(drawn)
     else:

@@ -1,7 +1,7 @@
-"""Preview: a few samples made as the job would make them, with all that the model was shown and said; nothing is kept.
+"""Preview: a few samples made exactly as the job makes them, with all prompts and replies; nothing is kept.
 
 The samples are those of the job's first draws, made by its own code on its own engines, in a folder that is deleted
-afterwards. What settles rounds, the comparison with other new samples and the target, does not run.
+afterwards. What needs whole rounds does not run: the comparison with other new samples, and the target.
 """
 
 import asyncio
@@ -34,23 +34,24 @@ from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardSequence
 from gristmill.generation.pipeline.worker import Place, RowMaker
 
 MOST_CALLS = 1000
-"""Calls of one sample that are looked for among those recorded."""
+"""Most calls of one sample that are recognised in the record."""
 
 
 @dataclass(frozen=True)
 class ModelCall:
-    """One call of the model: what it was shown, what it said."""
+    """One call of a model: the prompt and the reply."""
 
     model: str
     request: Request
     reply: Reply
     prompt: str
-    """As the model sees it: with the chat template where the engine tells, else the turns under their roles."""
+    """The prompt as the model sees it, with the chat template where the engine tells, else the turns with their
+    roles."""
 
 
 @dataclass(frozen=True)
 class SampleTrace:
-    """A sample with the calls that were made for it, in order."""
+    """A sample with the calls that made it, in order."""
 
     sample: Sample
     calls: tuple[ModelCall, ...]
@@ -58,27 +59,27 @@ class SampleTrace:
 
 @dataclass(frozen=True)
 class Preview:
-    """The samples of a job's first draws, and the calls that were made for none of them alone."""
+    """The samples of a job's first draws, and the calls that belong to no single sample."""
 
     samples: tuple[SampleTrace, ...]
     shared: tuple[ModelCall, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What the engine said of itself when it had started."""
+    """What the engine reported about its start."""
 
 
 @runtime_checkable
 class Renders(Protocol):
-    """An engine that tells how a request looks to the model."""
+    """An engine that can say how a request looks to the model."""
 
     def render(self, request: Request) -> Any:  # noqa: ANN401 - a string, or an awaitable of one
         """Return the prompt."""
 
 
 class Recorder:
-    """An engine that remembers each request with its reply."""
+    """An engine that records each request with its reply."""
 
     def __init__(self, engine: LiveEngine, model: str) -> None:
-        """Take the engine over."""
+        """Wrap an engine."""
         self._engine, self._model = engine, model
         self.calls: list[ModelCall] = []
 
@@ -101,13 +102,13 @@ class Recorder:
 
 
 def turns(request: Request) -> str:
-    """Return a request as its turns under their roles, for engines that do not tell how they render it."""
+    """Return a request as its turns with their roles, for engines that do not say how they render it."""
     said = [*request.messages, (request.role, request.prefix + (request.scored or ""))]
     return "\n".join(f"[{role}]\n{content}" for role, content in said)
 
 
 class OtherActor(EngineActor):
-    """One of the job's other engines, recorded."""
+    """One of the job's other engines, with a record of its calls."""
 
     def __init__(self, engine: Engine, opens: OpenEngine, logs: str | None, name: str) -> None:
         """Begin to start the engine."""
@@ -115,12 +116,12 @@ class OtherActor(EngineActor):
         self._engine = self._recorder = Recorder(opens(engine), engine.model)
 
     async def calls(self) -> list[ModelCall]:
-        """Return what it was asked."""
+        """Return the calls of this engine."""
         return self._recorder.calls
 
 
 class MakerActor:
-    """The generating engine and the making of rows on it, recorded."""
+    """The generating engine and the row maker on it, with a record of all calls."""
 
     def __init__(
         self, pipeline: Pipeline, place: Place, opens: tuple[OpenEngine, OpenEncoder], others: Mapping[str, Any]
@@ -142,11 +143,11 @@ class MakerActor:
         return dict(zip(self._engines, facts, strict=True))[MAIN]
 
     async def make(self, shards: Sequence[RawShard]) -> None:
-        """Make and commit the shards, all at once."""
+        """Make and commit all the shards at once."""
         await asyncio.gather(*(self._maker.make(shard, ()) for shard in shards))
 
     async def calls(self) -> list[ModelCall]:
-        """Return what the engines of this actor were asked."""
+        """Return the calls of this actor's engines."""
         return [call for recorder in self._recorders.values() for call in recorder.calls]
 
 
@@ -179,7 +180,7 @@ def preview(
 
 
 def first_draws(job: Generate, store: Store, work: Work, n: int) -> list[RawShard]:
-    """Return shards of a single draw each: the first ones of every method, as many as its weight gives it of `n`."""
+    """Return shards of a single draw each: the first draws of every method, `n` in all in proportion to the weights."""
     limits = job.schedule(store, work).limits
     return list(islice(ShardSequence([method.weight for method in job.methods], 1, n + 1, limits), n))
 
@@ -187,7 +188,7 @@ def first_draws(job: Generate, store: Store, work: Work, n: int) -> list[RawShar
 def _make(
     job: Generate, place: Place, shards: Sequence[RawShard], opens: tuple[OpenEngine, OpenEncoder]
 ) -> tuple[list[ModelCall], dict[str, Any]]:
-    """Have the shards made on one actor for each engine; return the calls, and facts of the engine's start."""
+    """Make the shards on one actor for each engine; return the calls, and facts about the engine's start."""
     import ray
 
     pipeline = job.pipeline("preview")
@@ -216,7 +217,7 @@ def _got(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's met
     """Return what an actor answers.
 
     Raises:
-        GristmillError: what it raised.
+        GristmillError: the error that the actor raised.
         RunError: when it died, with the end of its log.
     """
     import ray
@@ -234,9 +235,9 @@ def _got(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's met
 
 
 def assign_calls(rows: Sequence[Sample], calls: Sequence[ModelCall], facts: Mapping[str, Any]) -> Preview:
-    """Return the samples with their calls, told by the seed: the n-th call for a sample has the seed of (its id, n).
+    """Return the samples with their calls, found by seed: the n-th call of a sample has the seed of (its id, n).
 
-    A text that was scored has no seed of its own and goes to the sample that says it.
+    A scored text has no seed of its own; it belongs to the sample that contains it.
     """
     by_seed: dict[int, list[ModelCall]] = defaultdict(list)
     for call in calls:

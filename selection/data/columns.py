@@ -1,4 +1,4 @@
-"""Columns out of Arrow tables of samples: ids, parts of the conversation, scores, tags; no Python object a row."""
+"""Columns from Arrow tables of samples: ids, parts of the conversation, scores, tags; no Python object for each row."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -9,12 +9,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Part = Literal["instruction", "answer", "conversation", "chat"]
-"""All user turns, all assistant turns, both; or every turn with its role in front, as a model is tuned on it."""
+"""All user turns, all assistant turns, both, or (`chat`) every turn with its role in front, as a model is trained on
+it."""
 Ids = NDArray[np.bytes_]
 """[n] `S32`: ids in ASCII, 32 bytes each, so that they sort and compare as the strings do."""
 Int = NDArray[np.int64]
 Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
-"""Reads a dataset from its beginning, one table of the named columns at a time, always the same rows in one order."""
+"""Reads a dataset from its beginning, one table of the named columns at a time, always the same rows in the same
+order."""
 ROLES = {"instruction": ("user",), "answer": ("assistant",), "conversation": ("user", "assistant")}
 
 
@@ -25,7 +27,7 @@ def ids(table: pa.Table) -> Ids:
 
 
 def find_ids(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
-    """Return ([n] place of each name in the ascending `known`, [n] whether it is there)."""
+    """Return ([n] place of each id in the ascending `known`, [n] whether it is there)."""
     if not len(known):
         return np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
     place = np.minimum(np.searchsorted(known, names), len(known) - 1)
@@ -46,16 +48,16 @@ def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
         messages = pa.concat_arrays(messages.chunks) if messages.num_chunks else pa.array([], messages.type)
     turns, parent = messages.flatten(), pc.list_parent_indices(messages).to_numpy(zero_copy_only=False)
     roles, contents = turns.field("role"), turns.field("content").cast(pa.large_string())
-    prompt_for = pc.not_equal(pc.utf8_trim_whitespace(contents), "")
+    has_text = pc.not_equal(pc.utf8_trim_whitespace(contents), "")
     if which == "chat":
         said = pc.binary_join_element_wise(*map(_large, ("<|", roles, "|>\n", contents, "\n", "")))
         return pc.utf8_trim_whitespace(_join(said, parent, len(messages), ""))
-    asked = pc.and_(prompt_for, pc.is_in(roles, pa.array(ROLES[which])))
+    asked = pc.and_(has_text, pc.is_in(roles, pa.array(ROLES[which])))
     found = pc.utf8_trim_whitespace(_join(contents.filter(asked), _select(parent, asked), len(messages), "\n"))
     absent = pc.equal(found, "")
     if not pc.any(absent).as_py():
         return found
-    rest = pc.and_(prompt_for, pc.not_equal(roles, "system"))
+    rest = pc.and_(has_text, pc.not_equal(roles, "system"))
     other = pc.utf8_trim_whitespace(_join(contents.filter(rest), _select(parent, rest), len(messages), "\n"))
     return pc.if_else(absent, other, found)
 
@@ -66,7 +68,7 @@ def _select(parent: Int, mask: pa.BooleanArray) -> Int:
 
 
 def _join(texts: pa.LargeStringArray, parent: Int, rows: int, between: str) -> pa.LargeStringArray:
-    """Join the texts of each row, which are in the order of the rows; a row without any is empty."""
+    """Join the texts of each row, which are in the order of the rows; a row without texts becomes the empty text."""
     ends = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(parent, minlength=rows), out=ends[1:])
     if isinstance(texts, pa.ChunkedArray):

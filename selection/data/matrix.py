@@ -1,4 +1,4 @@
-"""Matrix: [n, d] unit rows on disk or in memory, read block by block; every selector computes on this."""
+"""Matrix: [n, d] unit rows on disk or in memory, read block by block; all selectors compute on it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ BLOCK_ROWS = 8192
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """Rows of an array that may be a memory map of float16 or float32; what is read comes as float32."""
+    """Rows of an array that may be a memory map of float16 or float32; they are read as float32."""
 
     base: NDArray[np.floating]
     """[N, d]."""
     chosen: Int | None = None
-    """[n] rows of the base that this matrix consists of; all of them, in their order, when None."""
+    """[n] rows of the base that form this matrix; None for all of them."""
 
     def __len__(self) -> int:
         return len(self.base) if self.chosen is None else len(self.chosen)
@@ -32,7 +32,7 @@ class Matrix:
         return int(self.base.shape[1])
 
     def block(self, start: int, stop: int) -> Float32:
-        """Return rows [start, stop) in memory; where they lie as float32 already they are not copied."""
+        """Return rows [start, stop) in memory; rows that are in memory as float32 are not copied."""
         rows = self.base[start:stop] if self.chosen is None else self.base[self.chosen[start:stop]]
         return np.ascontiguousarray(rows, np.float32)
 
@@ -46,7 +46,7 @@ class Matrix:
         return np.ascontiguousarray(self.base[rows if self.chosen is None else self.chosen[rows]], np.float32)
 
     def at(self, rows: Int) -> "Matrix":
-        """Return the matrix of these rows, which are not read yet."""
+        """Return the matrix of these rows, without reading them."""
         return Matrix(self.base, np.asarray(rows, np.int64) if self.chosen is None else self.chosen[rows])
 
     def whole(self) -> Float32:

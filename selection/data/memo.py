@@ -1,4 +1,4 @@
-"""Arrays that are expensive to make, kept as files beside a dataset of the store, so that the next build finds them."""
+"""Arrays that are expensive to make, stored as files with a dataset so that the next build finds them."""
 
 import os
 import re
@@ -12,12 +12,12 @@ from gristmill.cluster.store.store import Store
 from gristmill.selection.data.samples import Array, Memo, MemoryMemo
 
 REVISION = 1
-"""Raised when the same name comes to represent other numbers, so that no build finds what another version made."""
+"""Increased when the same name comes to mean other numbers, so that no build uses what another version made."""
 _PLAIN = re.compile(r"[a-z0-9_.-]{1,100}")
 
 
 class StoreMemo:
-    """Keeps arrays as `index-<dataset>/<name>.<revision>.npy` in a local store and opens them memory-mapped."""
+    """Stores arrays as `index-<dataset>/<name>.<revision>.npy` in a local store and opens them memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,5 +51,5 @@ class StoreMemo:
 
 
 def memo_of(store: Store, dataset: str) -> Memo:
-    """Return the memo of a dataset; in an object store, which cannot be mapped, it lives as long as the process."""
+    """Return the memo of a dataset; in an object store, which cannot map files, it lasts as long as the process."""
     return StoreMemo(store.local / f"index-{dataset}") if store.local else MemoryMemo()

@@ -1,4 +1,4 @@
-"""Pool: the samples that came into a job kept, read from the store again and again and never held."""
+"""The kept input samples of a job as columns; their texts are read from the store again whenever they are needed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,10 +22,10 @@ Turns = Sequence[tuple[str, str]]
 
 
 class Memo(Protocol):
-    """Keeps arrays that are expensive to make; they are the same whenever they are asked for by the same name."""
+    """Stores arrays that are expensive to make; the same name always gives the same array."""
 
     def __call__(self, name: str, make: Callable[[], Array]) -> Array:
-        """Return the array of a name, made now or long ago; it may be a memory map and must not be written to."""
+        """Return the array of a name, made now or earlier; it may be a memory map and must not be written to."""
 
 
 class MemoryMemo:
@@ -43,29 +43,29 @@ class MemoryMemo:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """The samples that came into a job kept: read from the store again and again, never held."""
+    """The kept input samples of a job: columns in memory, texts in the store."""
 
     tables: Tables
     ids: Ids
     """[N] in ascending order."""
     row_of: Int
-    """By place in the tables: the row of `ids`, -1 for what is no part of the pool."""
+    """By place in the tables: the row in `ids`, -1 for a row that is not among these samples."""
     scores: Mapping[str, Float32]
-    """By name, [N]; NaN where a sample has no such score. Those that steps give are added as they come."""
+    """By name: [N] values; NaN for a sample without the score. Scores that steps give are added."""
     given: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
-    """By name, [N] strings or None: tags that the samples got in this job."""
+    """By name: [N] strings or None, the tags that samples got in this job."""
     cut: Mapping[int, Turns] = field(default_factory=dict)
-    """By row: the turns of samples whose text was shortened in this job. What scans read, but not `lengths`."""
+    """By row: the turns of samples whose text was shortened in this job. Scans read them; `lengths` does not."""
     memo: Memo = field(default_factory=MemoryMemo)
-    """Of this very dataset, kept in the store beside it: an index that later builds find again."""
+    """Arrays stored with this dataset, such as an index that later builds use again."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits of the ids in it."""
+        """32 hex digits of the ids."""
         return ids.digest(len(self.ids), ids.of_bytes(self.ids.tobytes()))
 
     def scan(self, wanted: Sequence[str]) -> Iterator[tuple[Int, pa.Table]]:
-        """Yield (rows of the pool, table of exactly these rows) from beginning to end, a shard at a time."""
+        """Yield (rows, the table of exactly these rows) from beginning to end, one shard at a time."""
         place = 0
         for table in self.tables(wanted):
             rows = self.row_of[place : place + len(table)]
@@ -76,7 +76,7 @@ class Samples:
 
     @cached_property
     def lengths(self) -> Int:
-        """[N] characters of the answers as they came in; the conversation's where there is no answer."""
+        """[N] characters of the input answers; of the conversation where there is no answer."""
         found = np.zeros(len(self.ids), np.int64)
         for rows, table in replace(self, cut={}).scan(["messages"]):
             found[rows] = pc.utf8_length(columns.part(table, "answer")).to_numpy(zero_copy_only=False)
@@ -84,7 +84,7 @@ class Samples:
 
 
 def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
-    """Return a table of these rows of the pool with the turns that some of them have left."""
+    """Return a table of these rows with the turns of shortened samples replaced."""
     here = np.flatnonzero([int(row) in cut for row in rows]) if cut and "messages" in table.column_names else rows[:0]
     if not len(here):
         return table
@@ -98,7 +98,7 @@ def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
 
 
 def open_samples(tables: Tables, where: str) -> tuple[Samples, Ids]:
-    """Return the pool of the kept samples that have any text, and the ids of the kept ones that have none.
+    """Return the kept samples that have any text, and the ids of the kept samples that have none.
 
     Raises:
         SchemaError: when an id comes twice; `where` names the dataset.
@@ -109,11 +109,11 @@ def open_samples(tables: Tables, where: str) -> tuple[Samples, Ids]:
     values: list[dict[str, Float32]] = []
     for table in tables(["id", "messages", "scores", "dropped"]):
         kept = pc.is_null(table["dropped"]).to_numpy()
-        prompt_for = pc.not_equal(columns.part(table, "conversation"), "").to_numpy(zero_copy_only=False)
+        has_text = pc.not_equal(columns.part(table, "conversation"), "").to_numpy(zero_copy_only=False)
         names = columns.ids(table)
         found.append(names)
-        use.append(kept & prompt_for)
-        silent.append(names[kept & ~prompt_for])
+        use.append(kept & has_text)
+        silent.append(names[kept & ~has_text])
         values.append({name: columns.score(table, name) for name in columns.score_names(table)})
     every, mine = np.concatenate([np.empty(0, "S32"), *found]), np.concatenate([np.empty(0, np.bool_), *use])
     places = np.flatnonzero(mine)
@@ -121,7 +121,7 @@ def open_samples(tables: Tables, where: str) -> tuple[Samples, Ids]:
     ordered = every[places]
     twice = np.flatnonzero(ordered[1:] == ordered[:-1])
     if len(twice):
-        raise SchemaError(f"{where}: id {ordered[twice[0]].decode()} stands twice, must be unique; make it anew")
+        raise SchemaError(f"{where}: id {ordered[twice[0]].decode()} comes twice, must be unique; make it again")
     row_of = np.full(len(every), -1, np.int64)
     row_of[places] = np.arange(len(places))
     scores = {}

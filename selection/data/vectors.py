@@ -1,4 +1,4 @@
-"""Open a dataset of vectors as the matrix of a pool: one row for each sample, in the pool's order."""
+"""Open a dataset of vectors as the matrix of some samples, one row for each sample, in their order."""
 
 from collections.abc import Iterator
 
@@ -15,18 +15,17 @@ from gristmill.selection.data.samples import Array, Samples
 
 
 def matrix_of(store: Store, name: str, pool: Samples, encoder: str | None = None, rows: Int | None = None) -> Matrix:
-    """Return the vectors of a pool's samples, row by row; in a local store memory-mapped from a file that is kept.
+    """Return the vectors of samples, one row each; in a local store memory-mapped from a file that is kept.
 
     Args:
         store: where the vectors are.
         name: their folder.
         pool: the samples.
         encoder: identity that the vectors must have.
-        rows: [n] ascending rows of the pool, where not all are wanted.
+        rows: [n] ascending rows of the samples, where not all are wanted.
 
     Raises:
-        StoreError: when the folder holds no vectors, vectors of another encoder than the identity asked for, or none
-            for a sample.
+        StoreError: when the folder has no vectors, vectors of another encoder, or no vector for a sample.
     """
     _check(store, name, encoder)
     wanted = pool.ids if rows is None else pool.ids[rows]

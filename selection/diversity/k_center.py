@@ -12,13 +12,13 @@ from gristmill.selection.kernels import kernel_with
 
 
 class Sizes(NamedTuple):
-    """How much is worked on at a time, which does not change the choice."""
+    """Rows and centres that are processed at a time; they do not change the choice."""
 
     pool: int = 4096
-    """Rows that are kept up to date with every choice: 6 MiB at 384 dimensions, which a core's caches hold."""
+    """Rows that are updated with every choice: 6 MiB at 384 dimensions, which fit into a core's caches."""
     rows: int = 1024
     centres: int = 4096
-    """Rough cosines of so many rows and centres are held at a time: 16 MiB."""
+    """Rows and centres of one block of rough cosines: 16 MiB."""
 
 
 SIZES = Sizes()
@@ -37,7 +37,7 @@ def k_center(matrix: Matrix, budget: int, first: int | None = None, sizes: Sizes
         matrix: [n, d] unit rows.
         budget: centres wanted; all rows come back when there are no more.
         first: row to begin with; by default the one nearest to the mean.
-        sizes: how much is worked on at a time.
+        sizes: rows and centres that are processed at a time.
 
     Returns:
         `worth`: 1 - cosine to the nearest earlier centre, NaN for the first. `stand_in`: a centre within the radius,
@@ -69,11 +69,11 @@ def greedy(
 ) -> GreedyChoice:
     """Choose again and again the row with the lowest `weight` x (highest cosine to a chosen row) - `bonus`.
 
-    Lazy and exact. The highest cosine only grows, so what is known of a row from its last comparison bounds its penalty
-    from below. The rows with the lowest bounds form a pool that meets every new choice; as long as the
-    best of the pool is better than the bound of all others, it is the choice. Then the next pool is formed and caught
-    up with the choices that it missed, which are many by then, so that they come as one matrix product. The product is
-    rounded differently from machine to machine and only says which pairs are worth an exact look, in float64.
+    Lazy and exact. The highest cosine of a row only grows, so its value at the last comparison gives a lower bound of
+    the row's penalty. The rows with the lowest bounds form a pool that is compared with every new choice. As long as
+    the best of the pool is below the bound of all other rows, it is the next choice. Then the next pool is formed, and
+    compared with the choices that it missed, as one matrix product. That product is rounded differently from machine to
+    machine, so it only says which pairs are worth an exact comparison in float64.
 
     Args:
         matrix: [n, d] unit rows, n > 0.
@@ -81,7 +81,7 @@ def greedy(
         first: row that is chosen first.
         bonus: [n].
         weight: not negative.
-        sizes: how much is worked on at a time.
+        sizes: rows and centres that are processed at a time.
     """
     known = _NearestCentres(matrix, min(budget, len(matrix)), first)
     rest = 1.0

@@ -65,10 +65,9 @@ def fit(matrix: Matrix, num: int, *, seed: int, sample: int = 100_000, iteration
 
 
 def assign(matrix: Matrix, centroids: Float32, top: int = 1, tile: int = TILE) -> tuple[Int32, Float32]:
-    """Return ([n, top] clusters, nearest first; their cosines), `top` being at most the clusters that there are.
+    """Return ([n, top] clusters, nearest first; their cosines); `top` is cut to the number of clusters.
 
-    Equally near clusters are in their own order. Cost: n x num x d multiplications, read once, in blocks of `tile`
-    cosines.
+    Clusters at equal distance are in ascending order. Cost: n x num x d multiplications; the matrix is read once.
     """
     top = min(top, len(centroids))
     near = np.zeros((len(matrix), top), np.int32)

@@ -71,7 +71,7 @@ class ClusterIndex:
 def index(
     matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _make, exact_rows: int = EXACT_ROWS
 ) -> ClusterIndex:
-    """Return the index of a matrix; what is expensive in it is asked of `keep`, such as a memo, by name.
+    """Return the index of a matrix; its expensive arrays are made through `keep`, such as a memo, by name.
 
     Cost at 10^6 x 384: 10 CPU seconds; memory: the sketches, 4 x 97 bytes a row.
     """
@@ -120,8 +120,8 @@ def pairs(
 
     All pairs up to `exact_rows` rows. `most` bounds the answer where groups are large, which is for rows that are best
     first: a row is then paired with the first `most` before it in a cluster for each of six ranges of the cosine (see
-    `TIERS`), so that ten thousand copies make a star of pairs with the best of them, and a crowd at
-    0.91 does not displace a copy at 0.99. Cost at 10^6 x 384: see `benchmarks/semantic.json`.
+    `TIERS`), so that ten thousand copies make a star of pairs with the best of them, and a crowd at 0.91 does not
+    displace a copy at 0.99. Cost at 10^6 x 384: see `benchmarks/semantic.json`.
 
     Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3 (pairs inside k-means clusters). Departures: rows
     look into their `probes` nearest clusters (of 10^5 x 384 the share of rows with an earlier near row that one cluster
@@ -140,8 +140,8 @@ def between(queries: Matrix, base: ClusterIndex, min_cosine: float, *, probes: i
 def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2, exact_rows: int = EXACT_ROWS) -> tuple[Int32, Float32]:
     """Return ([n, k] the nearest other rows, nearest first, -1 where fewer are found; their cosines, -1 there).
 
-    A row is compared with all rows of its `probes` nearest clusters, up to `exact_rows` rows with all. Equally near
-    rows are in their own order.
+    A row is compared with all rows of its `probes` nearest clusters, which are all rows up to
+    `exact_rows`. Rows at equal distance are in ascending order.
     """
     built = index(matrix, seed=seed, probes=probes, exact_rows=exact_rows)
     near, cosine = np.full((len(matrix), k), -1, np.int32), np.full((len(matrix), k), -1, np.float32)

@@ -29,7 +29,7 @@ SLICE_ROWS = 8192
 LETTER, ALONE = 1, 2
 """Kinds of characters: a part of a word, or a unit by itself; 0 is between units."""
 TABLED = 0x20000
-"""Code points below this are looked up; the others are Han characters up to `LAST_HAN`, or nothing."""
+"""Code points below this are looked up in a table; above it are Han characters up to `LAST_HAN`, or nothing."""
 LAST_HAN = HAN[-1][1]
 _SEED, _PRIME, _BASE = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -150,8 +150,8 @@ def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Nu
     """Return (the folded character at a byte, its kind, the byte after it)."""
     point, after = _decode(data, at)
     if point >= TABLED:
-        return point, ALONE if point <= LAST_HAN else 0, behind
-    return np.int64(folded[point]), np.int64(kinds[point]), behind
+        return point, ALONE if point <= LAST_HAN else 0, after
+    return np.int64(folded[point]), np.int64(kinds[point]), after
 
 
 @kernel

@@ -1,9 +1,10 @@
 """The normal form of texts as code points, and keys of it: `keys.key` in compiled code over Arrow's buffers.
 
-A table says of each code point what Unicode's compatibility form and case folding make of it, and whether it is a
-digit, a sign or white space. That is exact as long as no character joins with the one before it: a text with
-such a character (a combining mark after a letter, a Hangul syllable in parts), and one of nothing but punctuation, go
-through `texts.key` itself. Texts are taken a mebibyte at a time, so that memory does not grow with their number.
+A table says for each code point what Unicode's compatibility form and case folding make of it, and whether it is a
+digit, a sign or white space. That is exact as long as no character joins the one before it. Two kinds of text therefore
+go through `keys.key` itself: those with a joining character (a combining mark after a letter, a Hangul
+syllable in parts), and those of nothing but punctuation. Texts are processed in pieces of 256 KiB, so that memory does
+not grow with their number.
 """
 
 import os
@@ -31,7 +32,8 @@ POINTS = 1 << 17
 """Code points below this are in the table: all but rare Chinese characters and private use."""
 POINT, KIND = np.uint32(0xFFFFFF), np.uint32(24)
 OTHER, SPACE, SIGN, DIGIT, MANY, JOINS = map(np.uint32, range(6))
-"""What a code point is to `texts.key`; MANY become several, JOINS may merge with what comes before them."""
+"""What a code point is to `keys.key`. MANY: it becomes several code points. JOINS: it may merge with the one before
+it."""
 NONE = np.uint32(0)
 RANGES, FIRST = np.array(UNSPACED, np.uint32), np.uint32(UNSPACED[0][0])
 ODD, ODD_2, ODD_3 = map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xFF51AFD7ED558CCD))
@@ -107,7 +109,7 @@ def table() -> Tables:
     """Return the three tables that `write` needs.
 
     1. By code point: its kind in the upper 8 bits, and in the lower 24 what it becomes. For MANY these are a place in
-       2.
+       the second table.
     2. At such a place: the number of code points, then the code points, each with its kind.
     3. By ASCII character: what it becomes (0 for white space, plus 128 for a sign); and whether it is a digit.
     """

@@ -1,6 +1,5 @@
 """MinHash signatures of the shingles of texts, and the pairs of texts whose signatures are similar."""
 
-import math
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,7 +7,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.selection.data.columns import Int
-from gristmill.selection.data.matrix import Float32
 from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.duplicates.normal import (
     HALF,
@@ -22,7 +20,7 @@ from gristmill.selection.duplicates.normal import (
     buffers,
     each,
     has_unspaced,
-    hashed,
+    hash_form,
     is_unspaced,
     mix,
     points_of,
@@ -35,12 +33,6 @@ Unit = Literal["character", "word"]
 Slots = NDArray[np.uint8]
 UNSEEN = np.uint64(1 << 63)
 LOW, UNSET, SPREAD = np.uint64(0xFFFFFFFF), np.uint32(0xFFFFFFFF), np.uint32(0x9E3779B1)
-CHANCE = 1 / 256
-"""Share of slots in which the signatures of texts with nothing in common agree."""
-
-
-AT_ONCE = 8
-"""Bands that are packed in one pass over the signatures; each takes 8 bytes a row."""
 Bool = NDArray[np.bool_]
 Parameters = tuple[bool, int, bool, Key, Points]
 Columns = tuple[Key, Key, Slots, Key]
@@ -108,54 +100,6 @@ def sketch(texts: pa.LargeStringArray, starts: Int, shape: ShingleSpec, permutat
 
     each(texts, work)
     return made
-
-
-def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> tuple[Int, Int, Float32]:
-    """Return (left, right, similarity) of pairs of rows whose signatures agree in a band and, as a whole, enough.
-
-    A bucket is a run of equal keys in a sorted array, with the best row first. Every row is paired with the first of
-    its bucket and with the one before it. So a bucket of m rows costs O(m), and one odd row at its head hides nothing.
-    The pairs of several bands are compared together, in the order of their rows, which reads memory from front to end.
-    A pair may come again from other bands.
-
-    Args:
-        slots: [n, permutations].
-        kin: [n] two rows that differ in it make no pair.
-        order: the rows to compare, best first.
-        bands: number of bands, of 1, 2, 4 or 8 slots each, all of which must agree.
-        threshold: least similarity, 0 to 1.
-    """
-    permutations, num = slots.shape[1], len(order)
-    parts = slots.view(f"u{permutations // bands}")  # [n, bands], the slots of a band as one number
-    enough = math.ceil(permutations * (threshold * (1 - CHANCE) + CHANCE) - 1e-9)
-    bits = max(1, (num - 1).bit_length())  # of a place, in the lower part of a key
-    packed = np.empty((min(bands, AT_ONCE), num), np.uint64)
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))]
-    for band in range(0, bands, AT_ONCE):
-        some = packed[: bands - band]
-        _pack(parts[:, band : band + len(some)], kin, order, bits, some)
-        some.sort(axis=1)
-        candidates = np.sort(np.concatenate([_candidates(keys, bits) for keys in some]))  # 25 times as fast as unique
-        candidates = candidates[np.append(candidates[:1] == candidates[:1], candidates[1:] != candidates[:-1])]
-        left, right = order[candidates >> HALF], order[candidates & LOW]
-        agree = np.empty(len(candidates), np.int64)
-        _agree_all(slots, left, right, agree)
-        alike = (agree >= enough) & (kin[left] == kin[right])
-        found.append((left[alike], right[alike], agree[alike]))
-    left, right, agree = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return left, right, jaccard(agree, permutations)
-
-
-def similarity(slots: Slots, left: Int, right: Int) -> Float32:
-    """Return the estimated Jaccard similarity of pairs of rows, [pairs]."""
-    agree = np.empty(len(left), np.int64)
-    _agree_all(slots, left, right, agree)
-    return jaccard(agree, slots.shape[1])
-
-
-def jaccard(agree: Int, permutations: int) -> Float32:
-    """Return the Jaccard similarity that is estimated from the number of equal slots, in [0, 1]."""
-    return np.maximum(0, (agree / permutations - CHANCE) / (1 - CHANCE)).astype(np.float32)
 
 
 @kernel
@@ -357,54 +301,3 @@ def _least(shingles: Key, odd: np.uint64) -> np.uint32:
     for shingle in shingles:
         least = min(least, (shingle * odd) & LOW)
     return np.uint32(least)
-
-
-@kernel
-def _pack(parts: NDArray[np.unsignedinteger], kin: Key, order: Int, bits: int, packed: Key) -> None:
-    """Write the keys of some bands, [bands, n]: a hash of the band in the upper bits, the place in the lower ones.
-
-    After sorting, rows that agree in a band are neighbours, and the best of them is first.
-    """
-    shift = np.uint64(bits)
-    for place in range(len(order)):
-        for band in range(len(packed)):
-            found = (np.uint64(parts[order[place], band]) ^ kin[order[place]]) * ODD
-            packed[band, place] = (found >> shift) << shift | np.uint64(place)
-
-
-@kernel
-def _candidates(packed: Key, bits: int) -> Key:
-    """Return the candidate pairs of one band as (worse place << 32 | better place).
-
-    The keys are ascending, so a bucket is a run of equal upper bits, and `start` is its first. Every further row of a
-    bucket makes at most two pairs: with the first row and with the one before it.
-    """
-    shift, mask = np.uint64(bits), (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
-    found, count, start = np.empty(2 * len(packed), np.uint64), 0, 0
-    for n in range(1, len(packed)):
-        if packed[n] >> shift != packed[n - 1] >> shift:
-            start = n
-            continue
-        place = (packed[n] & mask) << HALF
-        found[count] = place | (packed[start] & mask)
-        count += 1
-        if n - 1 > start:
-            found[count] = place | (packed[n - 1] & mask)
-            count += 1
-    return found[:count].copy()
-
-
-@kernel
-def _equal(one: Slots, other: Slots) -> int:
-    """Return the number of slots in which two signatures agree."""
-    found = 0
-    for slot in range(len(one)):
-        found += one[slot] == other[slot]
-    return found
-
-
-@kernel
-def _agree_all(slots: Slots, left: Int, right: Int, agree: Int) -> None:
-    """Write the number of equal slots of every pair."""
-    for pair in range(len(left)):
-        agree[pair] = _equal(slots[left[pair]], slots[right[pair]])

@@ -1,7 +1,7 @@
 """Embedding: actors turn the samples of a dataset into a dataset of unit vectors, committed shard by shard.
 
-Cost on CPU with the default encoder: about 18 texts of 256 tokens per
-core and second; short instructions go several times faster.
+Cost on a CPU with the default encoder: about 18 texts of 256 tokens per core and second; short instructions are several
+times faster.
 """
 
 import heapq
@@ -39,18 +39,19 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("id", "messages", "dropped")
 ENCODER = "encoder"
-"""Name of the encoder's setting, as folders of vectors keep what it computes in."""
+"""Name of the encoder's setting in folders of vectors, for the type that it computes in."""
 ENGLISH_ONLY = frozenset({models.MINILM})
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
-"""What to use instead where the texts are Chinese; it must be downloaded or lie in a folder."""
+"""Suggested model where texts are Chinese; it must be downloaded or be in a folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowChoice:
-    """Which samples of a dataset are embedded: all kept ones and some dropped ones, or those named alone."""
+    """Which samples of a dataset are embedded: all kept ones and some dropped ones, or only named ones."""
 
     num_dropped: int = 0
-    """Dropped samples beside the kept ones: those of lowest id, which is a fair draw, for ids are hashes."""
+    """Number of dropped samples in addition to the kept ones: those with the lowest ids, a fair draw because ids are
+    hashes."""
     only: tuple[str, ...] | None = None
     """Ids of the samples, where not all kept ones are wanted."""
 
@@ -62,7 +63,7 @@ class RowChoice:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One shard of vectors to be made, from spans of the samples."""
+    """One shard of vectors to make, from spans of the samples."""
 
     samples: str
     """Folder of the samples."""
@@ -76,11 +77,11 @@ class Piece:
     all_kept: bool
     """Whether all kept samples in the spans are embedded as well."""
     blocks: Blocks
-    """Beginnings that many samples share, which are left out."""
+    """Beginnings that many samples share, which are left out of the embedded texts."""
 
     @property
     def rows(self) -> int:
-        """Samples that are read for it."""
+        """Number of samples that are read for it."""
         return sum(stop - first for _, first, stop in self.spans)
 
     def __str__(self) -> str:
@@ -88,17 +89,17 @@ class Piece:
 
 
 class EmbedActor:
-    """Embed one piece after another; the encoder is opened with the first, so that its errors arrive as errors."""
+    """Embeds one piece after another. The encoder is opened with the first, so that its errors reach the driver."""
 
     def __init__(self, run: tuple[Store, str | None], wanted: VectorsOf, open_encoder: OpenEncoder, name: str) -> None:
-        """Take what all pieces share; `run` is (store, folder of the logs)."""
+        """Take what all pieces have in common; `run` is (store, folder of the logs)."""
         self._store, logs = run
         log.to_file(logs, name)
         self._wanted, self._open = wanted, open_encoder
         self._encoder: Encoder | None = None
 
     def encode(self, texts: Sequence[str]) -> Float32:
-        """Return the vectors of texts that are no samples."""
+        """Return the vectors of texts that are not samples."""
         self._encoder = self._encoder or self._open(self._wanted.encoder)
         return self._encoder.encode(texts)
 
@@ -137,17 +138,17 @@ def folder(samples: str, wanted: VectorsOf, choice: RowChoice, *, shard_rows: in
 def embed(
     run: Run, sources: Mapping[str, RowChoice], wanted: VectorsOf, open_encoder: OpenEncoder, *, shard_rows: int
 ) -> tuple[dict[str, str], int]:
-    """Make the vectors of datasets through one set of actors, going on after what is committed of them.
+    """Make the vectors of datasets with one set of actors; what is committed of them is not made again.
 
     Args:
-        run: where, and who is told.
-        sources: folders of samples, and which of them are embedded.
-        wanted: which encoder, and the part of the conversation that it reads.
-        open_encoder: opens it inside an actor.
+        run: the run, with its store and screen.
+        sources: folders of samples, and which samples of each are embedded.
+        wanted: the encoder, and the part of the conversation that it reads.
+        open_encoder: opens the encoder inside an actor.
         shard_rows: samples of one shard.
 
     Returns:
-        (folders of vectors by folder of samples, samples embedded in this call).
+        (folders of vectors by folder of samples, number of samples embedded in this call).
     """
     places = {s: folder(s, wanted, choice, shard_rows=shard_rows) for s, choice in sources.items()}
     open_ = {samples: place_ for samples, place_ in places.items() if not run.store.complete(place_[0])}
@@ -191,9 +192,9 @@ def embed(
 def encoding(
     run: Run, wanted: VectorsOf, open_encoder: OpenEncoder, like: Sequence[str] = ()
 ) -> Callable[[Sequence[str]], Float32]:
-    """Return what encodes texts that are no samples, on an actor that starts with the first and ends with the last.
+    """Return a function that encodes texts that are not samples, on an actor that lives for one call.
 
-    The model computes in the type of the folders of vectors `like`, where there are any.
+    The model computes in the type of the folders of vectors in `like`, if there are any.
     """
     wanted = _with_dtype(wanted, _dtype_of(run.store, like))
 
@@ -217,7 +218,7 @@ def encoding(
 
 
 def _dtype_of(store: Store, outputs: Iterable[str]) -> Any:  # noqa: ANN401 - a manifest's metadata are strings
-    """Return what the encoder computed in for the first of these folders of vectors that has begun, or nothing."""
+    """Return the type that the encoder computed in, of the first of these folders that has one, or the empty string."""
     for output in outputs:
         complete = store.complete(output)
         found = store.manifest(output).metadata if complete else dtypes.read(store, output)
@@ -233,7 +234,7 @@ def _with_dtype(wanted: VectorsOf, dtype: str) -> VectorsOf:
 
 
 def _choose_dtype(run: Run, outputs: Sequence[str], settings: Any) -> str:  # noqa: ANN401 - of any encoder
-    """Return what the encoder computes in, and write it to the folders that are not complete."""
+    """Return the type that the encoder computes in, and write it to the folders that are not complete."""
     if not hasattr(settings, "compute_dtype"):  # gradients are taken in float32 on a CPU, in bfloat16 on a GPU
         return ""
     began = _dtype_of(run.store, outputs)
@@ -250,7 +251,7 @@ def _choose_dtype(run: Run, outputs: Sequence[str], settings: Any) -> str:  # no
 
 
 def _blocks(store: Store, samples: str, which: Part) -> Blocks:
-    """Return the beginnings that many of a dataset's samples share; none of the chat form, which is for its model."""
+    """Return the beginnings that many samples of a dataset share; none for `chat`, which a model reads as a whole."""
     if which == "chat":
         return Blocks(np.empty(0, np.uint64), np.empty(0, np.uint64), 0)
     begin = accumulate((shard.rows for shard in store.manifest(samples).shards), initial=0)
@@ -319,7 +320,7 @@ def encoder_need(settings: Any) -> Need:  # noqa: ANN401 - of any encoder
 
 
 def _lowest_dropped(store: Store, samples: str, limit: int) -> tuple[str, ...]:
-    """Return the ids of up to `limit` dropped samples; ids are hashes, so the lowest ones are a fair draw."""
+    """Return the ids of up to `limit` dropped samples, the lowest ones: ids are hashes, so this is a fair draw."""
     dropped: list[str] = []
     for table in store.scan(samples, ["id", "dropped"]) if limit else ():
         dropped = heapq.nsmallest(limit, dropped + table.filter(pc.is_valid(table["dropped"]))["id"].to_pylist())
@@ -357,7 +358,7 @@ def _pieces_of(
 
 
 def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Shard, int, int], ...]:
-    """Return where rows `first` to `stop` of all shards, end to end, lie."""
+    """Return where rows `first` to `stop` of all shards, end to end, are."""
     shards = store.manifest(samples).shards
     starts = accumulate((shard.rows for shard in shards), initial=0)
     cuts = ((s, max(first - a, 0), min(stop - a, s.rows)) for s, a in zip(shards, starts, strict=False))
@@ -365,7 +366,7 @@ def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Sha
 
 
 def warning(model: str, texts: Sequence[str]) -> str:
-    """Return what to say when an English encoder meets texts of East Asia, or the empty string."""
+    """Return a warning when an English encoder gets texts of East Asia, or the empty string."""
     share = sum(1 for text in texts if east_asian(text)) / max(1, len(texts))
     if model not in ENGLISH_ONLY or share < 0.05:
         return ""

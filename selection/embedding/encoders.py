@@ -1,4 +1,4 @@
-"""Which encoder belongs to which settings, and what must be made once before actors can open one."""
+"""Which encoder belongs to which settings, and what must be made before actors can open one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from gristmill.selection.relevance.gradients import GradientEncoder, Gradients, 
 
 
 def open_encoder(settings: Settings) -> Encoder:
-    """Load what the settings describe, inside the actor that will use it.
+    """Load the encoder of these settings, inside the actor that will use it.
 
     Raises:
         JobError: for settings of another kind, or a model that cannot be loaded.
@@ -30,18 +30,19 @@ def open_encoder(settings: Settings) -> Encoder:
 
 
 def prepare_encoder(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> VectorsOf:
-    """Return what is wanted with everything that must exist before an actor opens its encoder.
+    """Return the wanted vectors with everything that must exist before an actor opens their encoder.
 
-    Gradients need a model that was fine-tuned on a few of the samples, the same one for samples and targets: it is
-    trained here, on one machine of the cluster, where an earlier build has not left it.
+    Gradients need a model that was fine-tuned on a few of the samples, the same model for samples and targets. It is
+    trained here, on one machine of the cluster, if no earlier build has done so.
 
     Args:
-        wanted: as a step asks for it; settings but `Gradients`, and those with checkpoints, come back as they are.
-        view: the samples that are chosen from, also where `wanted` is for what is beside them.
-        folder: tells where the checkpoints are kept; all machines must see it.
+        wanted: as a step asks for it. Settings other than `Gradients`, and those with checkpoints, are returned
+            unchanged.
+        view: the samples to choose from, also where `wanted` is for the views in `beside`.
+        folder: returns the folder of the checkpoints, which all machines must see.
 
     Raises:
-        RunError: when the process that trains dies more often than Ray tries again, or its machine's memory is full.
+        RunError: when the training process dies more often than Ray repeats it, or the memory of its machine is full.
     """
     settings = wanted.encoder
     if not isinstance(settings, Gradients) or settings.checkpoints or not len(view):

@@ -1,4 +1,4 @@
-"""The circuit breaker: a step that would drop suspiciously much stops the job instead of thinning a dataset unseen.
+"""The circuit breaker: a step that would drop suspiciously many samples stops the job.
 
 A function-calling set of 859,092 rows was once deduplicated to 2 (marin-community/marin, issue 6854).
 """
@@ -8,11 +8,11 @@ import numpy as np
 from gristmill.selection.contracts import Choice, Deduplicator, View
 
 ALWAYS = 1000
-"""Samples that may always go: small data with many copies is no accident worth stopping for."""
+"""Number of samples that may always go: small data with many copies is not a reason to stop."""
 
 
 def check_losses(step: Deduplicator, view: View, choice: Choice) -> str:
-    """Return what a step would lose too much of, and what to do; the empty string where all is well."""
+    """Return which loss is too large, and what to do; the empty string where none is."""
     lost = ~choice.kept
     if lost.sum() <= ALWAYS or choice.lost_to is None:
         return ""

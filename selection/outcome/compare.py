@@ -1,4 +1,4 @@
-"""What a selection chose, beside as many samples drawn at random and the longest ones: is it better than no method?"""
+"""The chosen samples compared with random ones and with the longest ones: is the selection better than no method?"""
 
 from random import Random
 from typing import NamedTuple
@@ -10,34 +10,34 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Matrix
 
 POINTS = 1000
-"""Samples of the pool whose nearest chosen sample is looked for, and of each choice that are compared in pairs."""
+"""Number of samples whose nearest chosen sample is looked for, and of each choice that are compared in pairs."""
 MAX_CHOSEN = 50_000
-"""Samples of each choice that the nearest is looked for in; a larger one is thinned to these at random."""
+"""Most samples of a choice among which the nearest one is looked for; a larger choice is thinned at random."""
 
 
 class Labels(NamedTuple):
     """Groups of n samples: topics, or the values of a tag."""
 
     name: str
-    """In the plural, such as `topics`."""
+    """Name in the plural, such as `topics`."""
     codes: Int
-    """[n] -1 for a sample without one."""
+    """[n] -1 for a sample without a group."""
 
 
 def compare(view: View, kept: Bool, rng: Random, labels: Labels | None = None) -> dict[str, dict[str, float]]:
-    """Return the same figures of the chosen samples, of as many random ones, and of the longest answers.
+    """Return the same figures of the chosen samples, of as many random ones, and of those with the longest answers.
 
-    They are: `samples`; `mean answer length` in characters; `mean <score>` of each score; with labels (else with the
-    tag `method`, where there are several) how many are covered, and the total variation distance between their shares
-    and those of the pool (0: as in the pool, 1: nothing in common); with vectors the `coverage of the pool`, the mean
-    cosine of its samples to the nearest other sample that was chosen, and the mean cosine of two chosen samples. The
-    coverage is the facility location of Lin and Bilmes 2011 (ACL, section 4.1) over the size of the pool, but for that
-    "other": a sample that covers itself would let chance decide by how many of the points were drawn. Cost: at most
+    The figures are: `samples`; `mean answer length` in characters; `mean <score>` of each score. With labels (else with
+    the tag `method`, where it has several values): how many labels are covered, and the total variation distance
+    between their shares and those of all samples (0: the same, 1: nothing in common). With vectors: `coverage of the
+    pool`, the mean cosine of all samples to the nearest other chosen one, and the mean cosine of two chosen samples.
+    The coverage is the facility location of Lin and Bilmes 2011 (ACL, section 4.1) over the number of samples, except
+    that a sample does not cover itself; otherwise chance would decide by the points that were drawn. Cost: at most
     1,000 x 50,000 x d multiplications each.
 
     Args:
         view: all samples that the selection began with.
-        kept: [n] those that it ended with.
+        kept: [n] whether a sample was chosen.
         rng: draws the random choice and the points to measure at.
         labels: groups of the samples.
     """
@@ -60,7 +60,7 @@ def compare(view: View, kept: Bool, rng: Random, labels: Labels | None = None) -
 
 
 def coverage(vectors: Matrix, points: Int, chosen: Int) -> float:
-    """Return the mean over some rows of the highest cosine, at least 0, to another row that is chosen, by blocks."""
+    """Return the mean cosine of some samples to the nearest other sample that is chosen, by blocks."""
     at, best = vectors.take(points), np.zeros(len(points), np.float32)
     for start, block in vectors.at(chosen).blocks():
         cosines = at @ block.T

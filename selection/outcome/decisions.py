@@ -1,4 +1,4 @@
-"""What became of every sample in selection, as columns, and the writing of it."""
+"""The decision on every sample of a selection, as columns, and how they are written."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,23 +20,23 @@ NO_TEXT = "select: no text in the conversation"
 
 
 class Decisions:
-    """Verdicts on the samples of a pool: reasons, who they lost to, new scores and tags, shortened turns."""
+    """Decisions on all samples: reasons, winners, new scores and tags, shortened turns."""
 
     def __init__(self, pool: Samples, silent: Ids) -> None:
-        """Begin with nobody dropped but the samples without text."""
+        """Begin with no sample dropped, except those without text."""
         size = len(pool.ids)
         self._samples, self._silent = pool, silent
         self._reason, self._reasons = np.full(size, -1, np.int32), list[str]()
         self._lost_to = np.zeros(size, "S32")
         self.scores: dict[str, Float32] = {}
-        """By name, [N], NaN where a sample got none."""
+        """By name: [N] values, NaN for a sample that got none."""
         self.tags: dict[str, NDArray[np.object_]] = {}
-        """By name, [N], None where a sample got none."""
+        """By name: [N] values, None for a sample that got none."""
         self.cut: dict[int, Turns] = {}
         """By row: the turns of samples whose text was shortened."""
 
     def enter(self, view: View, choice: Choice) -> None:
-        """Note what a selector said of the samples that it saw."""
+        """Record the choice of a selector about the samples that it saw."""
         rows, gone = view.rows, ~choice.kept
         self._reason[rows[gone]] = choice.reason[gone] + len(self._reasons)
         self._reasons += choice.reasons
@@ -51,7 +51,7 @@ class Decisions:
         self.cut |= {int(rows[row]): turns for row, turns in choice.cut.items()}
 
     def tag(self, name: str, words: Sequence[str | None], rows: Any = slice(None)) -> None:  # noqa: ANN401 - numpy index
-        """Give samples a tag; None leaves what they have."""
+        """Give samples a tag; None keeps the value before."""
         column = self.tags.setdefault(name, np.full(len(self._reason), None, np.object_))
         given = np.array(words, np.object_)
         mine = column[rows]
@@ -107,7 +107,7 @@ class Decisions:
 
 
 def merge_maps(maps: pa.ChunkedArray, new: Mapping[str, pa.Array]) -> pa.MapArray:
-    """Return a column of maps with entries added, or put in the place of those of the same name; null adds none."""
+    """Return a column of maps with entries added; an entry replaces one of the same name, and null adds none."""
     given = {name: values for name, values in new.items() if values.null_count < len(values)}
     old = pa.concat_arrays([pa.array([], maps.type), *maps.chunks])
     begin = old.offsets.to_numpy()

@@ -1,4 +1,4 @@
-"""Topics: clusters of the samples' vectors, named by the words that set each apart from the others."""
+"""Topics: clusters of the samples' vectors, named by the words that distinguish each from the others."""
 
 import logging
 import re
@@ -17,15 +17,15 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates import clusters
 
 MAX_TOPICS = 24
-"""Topics of a report: more are not read."""
+"""Most topics of a report; nobody reads more."""
 ROWS_PER_TOPIC = 20
-"""There are as many topics as samples over this, at least 2, at most `MAX_TOPICS`."""
+"""There is one topic for this number of samples, at least 2 and at most `MAX_TOPICS`."""
 NAMED_BY = 300
-"""Samples of a topic that its name is taken from."""
+"""Samples of a topic that are read for its name."""
 NAMED_CHARS = 600
-"""Characters of each that are read."""
+"""Characters of each sample that are read."""
 TERMS = 3
-"""Words in a name."""
+"""Words in the name of a topic."""
 EXAMPLES = 3
 _RUNS = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['’][^\W_{HAN}]+)?")
 _HAN = re.compile(f"[{HAN}]")
@@ -51,13 +51,13 @@ def topics(view: View, kept: Bool, *, num: int | None = None, seed: int = 0) -> 
 
     Args:
         view: the samples, with vectors.
-        kept: [n] which of them stay.
-        num: topics to look for; by default one in 20 samples, 2 to 24. There may come out fewer.
-        seed: start of the clustering.
+        kept: [n] whether a sample stays.
+        num: number of topics; by default one for 20 samples, 2 to 24. Empty ones are left out.
+        seed: seed of the clustering.
 
     Returns:
-        topics: `{"name", "rows", "kept", "examples"}`, the ids of the samples nearest to the centre as examples.
-        labels: [n] names, all different.
+        topics: `{"name", "rows", "kept", "examples"}`; the examples are ids of the samples nearest to the centre.
+        labels: [n] names, which all differ.
     """
     vectors = view.unit("topics")
     if not len(view):
@@ -87,11 +87,11 @@ def topics(view: View, kept: Bool, *, num: int | None = None, seed: int = 0) -> 
 
 
 def name_topics(groups: Sequence[Iterable[str]]) -> list[str]:
-    """Return a name for each group of texts: the words that weigh most in it; a second one of a name gets a number.
+    """Return a name for each group of texts: the words with the highest weights. A name that repeats gets a number.
 
-    Source: Grootendorst 2022, BERTopic, arXiv:2203.05794, section 3.3 (class-based TF-IDF): a word's weight is its
+    Source: Grootendorst 2022, BERTopic, arXiv:2203.05794, section 3.3 (class-based TF-IDF): the weight of a word is its
     frequency in the group times log(1 + words of a mean group / frequency in all groups). Departures: a word counts
-    once a text, so that one long text does not name a group, and must be in two, where any does.
+    once a text, so that one long text does not name a group; words in only one text are left out, unless all are.
     """
     counts = [Counter(word for text in texts for word in dict.fromkeys(terms(text))) for texts in groups]
     every: Counter[str] = sum(counts, Counter())
@@ -109,7 +109,7 @@ def name_topics(groups: Sequence[Iterable[str]]) -> list[str]:
 
 
 def terms(text: str) -> list[str]:
-    """Return the words of a text that can name it: no stop words, no numbers, nothing of one letter."""
+    """Return the words of a text that can be part of a name: no stop words, no numbers, nothing of one letter."""
     found: list[str] = []
     for run in _RUNS.findall(unicodedata.normalize("NFKC", text[:NAMED_CHARS]).casefold()):
         found += _jieba().cut(run) if _HAN.match(run) else [run]

@@ -27,15 +27,15 @@ LOWEST = np.uint64(0xFFFFFFFF)
 def round_robin(
     matrix: Matrix, queries: Float32, groups: Int, budget: int, held: int = HELD, scores: int = SCORES
 ) -> tuple[Int, Float32]:
-    """Choose samples by turns: each group of queries takes the sample that is next best for it and not yet taken.
+    """Choose samples in turns: each group of queries takes the sample that is next best for it and not yet taken.
 
     Args:
         matrix: [n, d] unit rows.
         queries: [q, d] unit rows, at least one.
         groups: [q] group of each query, 0 … g - 1, every one of them present. A sample's score for a group is its
             highest cosine to a query of it. Groups take turns in this order.
-        budget: samples that are chosen; all, where there are no more.
-        held: candidates held over all groups.
+        budget: samples to choose; all, where there are no more.
+        held: candidates kept over all groups.
         scores: cosines of one block.
 
     Returns:
@@ -59,7 +59,7 @@ def round_robin(
 
 
 def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int, rows: int, nearest: Float32) -> Int:
-    """Return [groups, keep] rows still open, best first and -1 after the last, by blocks; fill in `nearest`."""
+    """Return [groups, keep] rows that are not yet taken, best first and -1 after the last; fill in `nearest`."""
     num_groups = len(bounds) - 1
     heaps, counts = np.empty((num_groups, keep), np.uint64), np.zeros(num_groups, np.int64)
     for first, block in matrix.blocks(rows):

@@ -1,4 +1,4 @@
-"""What other datasets have already: an older release, an evaluation set, anything; only what is new stays."""
+"""Comparison with other datasets, such as an older release or an evaluation set; only what is new stays."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -14,7 +14,7 @@ from gristmill.selection.contracts import Choice, Cost, Deduplicator, VectorsOf,
 from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.data.samples import Array
-from gristmill.selection.duplicates import groups, neighbours, normal, shared, shingles
+from gristmill.selection.duplicates import bands, groups, neighbours, normal, shared, shingles
 from gristmill.selection.duplicates.shared import Blocks
 from gristmill.selection.duplicates.shingles import ShingleSpec
 from gristmill.selection.selectors.minhash import MinHash
@@ -29,7 +29,7 @@ REASONS = {
 
 
 class Hits(NamedTuple):
-    """Rows that an older dataset has, each once: who it has there, and how alike the two are, in [0, 1]."""
+    """Rows that an older dataset also has, each once: the older sample, and the similarity of the two, in [0, 1]."""
 
     row: Int
     older: Int
@@ -37,43 +37,43 @@ class Hits(NamedTuple):
 
 
 class Against(Deduplicator):
-    """Drop a sample that one of these datasets has already: the same text, nearly the same text, or the same meaning.
+    """Drop a sample that one of these datasets already has: the same text, nearly the same text, or the same meaning.
 
-    The older sample always stays, whatever `prefer` says. What is made of an older dataset, its keys, signatures and
-    clusters (its vectors are kept anyway), is kept beside it: the next build against the same release finds it, and one
-    more release is one more index. `lost_to` is the id in the older dataset; the score `against_distance` of a sample
-    that goes is 1 - similarity.
+    The older sample always stays, whatever `prefer` says. Keys, signatures and clusters of an older dataset are stored
+    with it, like its vectors. So the next build against the same release finds them, and one more release costs one
+    more index. `lost_to` is the id in the older dataset; the score `against_distance` of a sample that goes is 1 -
+    similarity.
 
-    Source: as `exact`, `minhash` and `semantic`. Departures: a sample looks into its three nearest clusters, because an
-    older one is in one only.
+    Source: as `exact`, `minhash` and `semantic`. Departures: a sample is compared in its three nearest clusters,
+    because an older one is in one cluster only.
     """
 
     kind: Literal["against"] = "against"
     example: ClassVar[Mapping[str, Any]] = {"datasets": ["older.jsonl"]}
 
     datasets: tuple[Source, ...] = Field(min_length=1)
-    """The older ones: files, or tables with path and format as for the input."""
+    """The older datasets: files, or tables with path and format as for the input."""
     by: tuple[Way, ...] = Field(default=("exact", "minhash"), min_length=1)
-    """How they are compared, one way after the other; only `semantic` embeds, this dataset and the older ones."""
+    """Comparisons to make, one after the other. Only `semantic` embeds this dataset and the older ones."""
     part: Part = "instruction"
-    """What `exact` and `minhash` compare; `semantic` compares what the job embeds."""
+    """Part that `exact` and `minhash` compare; `semantic` compares what the job embeds."""
     min_similarity: float = Field(default=0.65, gt=0, le=1)
-    """`minhash`: Jaccard similarity from which on two texts count as one."""
+    """`minhash`: Jaccard similarity at which two texts count as the same, or above."""
     min_cosine: float = Field(default=0.95, gt=0, le=1)
-    """`semantic`: cosine from which on two samples count as one."""
+    """`semantic`: cosine at which two samples count as the same, or above."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
-    """`semantic`: share of words that the two instructions must have in common as well; see `Semantic`."""
+    """`semantic`: share of words that the two instructions must also have in common; see `Semantic`."""
 
     def sources(self) -> dict[str, Source]:
         """Return the datasets by number and file."""
         return {f"{n}-{PurePath(source.path[0]).name}": source for n, source in enumerate(self.datasets, 1)}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the job's vectors where they are compared."""
+        """Return the job's vectors where meanings are compared."""
         return job if "semantic" in self.by else None
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step against as many samples as there are."""
+        """Estimate the step against older datasets of the same size."""
         return Cost(len(self.datasets) * (num * 2e-5 * len(self.by) + num**1.5 * 2e-11 * dim), num * 700)
 
     def pick(self, view: View, rng: Random) -> Choice:
@@ -108,7 +108,7 @@ class Against(Deduplicator):
         blocks = _blocks(older, self.part)
         theirs, mine = _sketches(older, like, blocks), _sketches(view, like, blocks)[rows]
         slots, kin = (np.concatenate([theirs[name], mine[name]]) for name in ("slots", "kin"))
-        left, right, similarity = shingles.pairs(slots, kin, np.arange(len(slots)), like.bands, like.threshold)
+        left, right, similarity = bands.pairs(slots, kin, np.arange(len(slots)), like.bands, like.threshold)
         first, second = np.minimum(left, right), np.maximum(left, right)
         across = np.flatnonzero((first < len(theirs)) & (second >= len(theirs)))
         return _best(rows[second[across] - len(theirs)], first[across], similarity[across])
@@ -126,7 +126,7 @@ class Against(Deduplicator):
 
 
 def _keys(view: View, part: Part) -> Array:
-    """Return [n, 2] halves of the keys of a part of the texts, made now or in an earlier build."""
+    """Return [n, 2] halves of the keys of a part of the texts, made now or by an earlier build."""
 
     def make() -> Array:
         keys = np.empty((len(view), 2), np.uint64)
@@ -138,7 +138,7 @@ def _keys(view: View, part: Part) -> Array:
 
 
 def _blocks(older: View, part: Part) -> Blocks:
-    """Return the leading blocks that texts of an older dataset share, made now or in an earlier build."""
+    """Return the leading blocks that texts of an older dataset share, made now or by an earlier build."""
 
     def make() -> Array:
         found = shared.find(older.scan(part), len(older))
@@ -149,7 +149,7 @@ def _blocks(older: View, part: Part) -> Blocks:
 
 
 def _sketches(view: View, like: MinHash, blocks: Blocks) -> Array:
-    """Return [n] signatures, after the blocks of an older dataset, made now or in an earlier build."""
+    """Return [n] signatures without the blocks of an older dataset, made now or by an earlier build."""
 
     def make() -> Array:
         made = np.empty(len(view), [("slots", np.uint8, (like.permutations,)), ("kin", np.uint64)])
@@ -166,7 +166,7 @@ def _sketches(view: View, like: MinHash, blocks: Blocks) -> Array:
 
 
 def _best(row: Int, other: Int, similarity: Float32) -> Hits:
-    """Return of each row the most similar pair, of equals the one with the lower other row."""
+    """Return the most similar pair of each row; among equal ones that with the lower other row."""
     order = np.lexsort((other, -similarity, row))
     first = order[np.flatnonzero(np.diff(row[order], prepend=-1))]
     return Hits(row[first], other[first], similarity[first])

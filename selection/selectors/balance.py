@@ -15,15 +15,16 @@ from gristmill.selection.diversity.quota import allocate, first_of_groups, power
 
 OTHERS = "*"
 SHOWN = 12
-"""Groups that the figures name, largest first."""
+"""Number of groups that the figures name, largest first."""
 
 
 class Balance(Selector):
     """Fill a budget from groups, the best samples of each first.
 
-    By default a group of n samples gets a share in proportion to n^alpha, by `quotas` the shares that they name. Shares
-    become whole numbers by largest remainders, so that the budget is met exactly where there are enough samples; what a
-    group is too small for goes to the others in the same proportion. Samples without the tag are a group of their own.
+    By default a group of n samples gets a share in proportion to n^alpha; with `quotas` the shares are as given. Shares
+    become whole numbers by largest remainders, so the budget is met exactly where there are enough samples. What a
+    group is too small for goes to the other groups in the same proportion. Samples without the tag are a group of their
+    own.
 
     Source: Conneau et al. 2020, XLM-R, arXiv:1911.02116, section 3.1 (languages drawn with p ~ n^alpha, alpha = 0.3);
     Raffel et al. 2020, T5, arXiv:1910.10683, section 3.5.2 (the same with a temperature, T = 1/alpha). Departures: no
@@ -37,19 +38,19 @@ class Balance(Selector):
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
     alpha: float = Field(default=0.0, ge=0, le=1)
-    """Exponent of the groups' sizes, 1/temperature: 1 leaves their proportions as they are, 0.3 (XLM-R) lifts the small
-    ones, 0 gives to each in turn (round robin)."""
+    """Exponent of the groups' sizes, 1/temperature: 1 keeps their proportions, 0.3 (XLM-R) raises the small ones, 0
+    gives all groups the same (round robin)."""
     quotas: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Weights by value, `{ en = 0.6, zh = 0.3, "*" = 0.1 }`, of which only the proportions count: `"*"` is for all the
-    other groups together, shared among them by `alpha`, and `""` for the samples without the tag. A group that is not
-    named gets nothing unless the named ones are too small."""
+    """Weights by value, such as `{ en = 0.6, zh = 0.3, "*" = 0.1 }`; only their proportions count. `"*"` is for all
+    other groups together, which share it by `alpha`; `""` is for samples without the tag. A group that is not named
+    gets something only where the named ones are too small."""
     floor: int = Field(default=0, ge=0)
-    """Fewest samples of a group, as far as it has them."""
+    """Least samples of a group, as far as it has them."""
     ceiling: int | None = Field(default=None, gt=0)
     """Most samples of a group; the budget may then not be met."""
     prefer: Prefer = BEST
-    """Which of a group's samples stay: highest score of these names in turn (`length`: of the answer), then lowest id.
-    Ids are hashes, so that no names at all are as good as chance."""
+    """Which of a group's samples stay: those that are higher in the first of these scores that differs (`length`: of
+    the answer), else those with lower ids. Ids are hashes, so without any names the choice is random."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Balance":
@@ -72,7 +73,7 @@ class Balance(Selector):
         """Return the choice; it needs no randomness.
 
         Raises:
-            JobError: when no sample has the tag, or when the floors take more than the budget.
+            JobError: when no sample has the tag, or when the floors sum up to more than the budget.
         """
         del rng
         code, values = view.tags(self.by)
@@ -125,6 +126,6 @@ class Balance(Selector):
 
 
 def evenness(sizes: Int) -> float:
-    """Return the entropy of the groups' shares over that of equal ones (Pielou), in [0, 1]; 1 for a single group."""
+    """Return the entropy of the groups' shares over that of equal shares (Pielou), in [0, 1]; 1 for a single group."""
     shares = sizes[sizes > 0] / max(1, sizes.sum())
     return 1.0 if len(shares) < 2 else round(float(-(shares * np.log(shares)).sum() / np.log(len(shares))), 4)

@@ -1,4 +1,4 @@
-"""Complexity: samples with many tags of intent that cover all of them (InsTag), or that tell most of each (MIG)."""
+"""Complexity: choose samples with many tags of intent that together cover all tags (InsTag, MIG)."""
 
 from collections.abc import Mapping
 from random import Random
@@ -21,41 +21,44 @@ MIG_ONLY = frozenset({"score", "min_cosine"})
 
 
 class Complexity(Selector):
-    """Choose by tags of intent, which the filter `instag` asks a model for.
+    """Choose by tags of intent, which the filter `instag` gets from a model.
 
-    - `count` goes through the samples from the one with most tags to the one with fewest and takes each that adds a tag
-      not taken before; when none does any more it forgets what it has taken and begins again, until the budget is met.
-    - `mig` takes the sample that brings the most information to a graph in which near tags share their weight; how much
-      a sample weighs is its score. See `gristmill.selection.diversity.mig`.
+    - `count` goes through the samples from most tags to fewest and takes each sample that adds a tag not taken before.
+      When no sample adds one, it forgets what it has taken and begins again, until the budget is met.
+    - `mig` takes the sample that brings the most information to a graph in which near tags share their weight. The
+      weight of a sample is its score. See `gristmill.selection.diversity.mig`.
 
-    Samples without tags go. The score `tag_count` is the number of a sample's tags, `mig_gain` what it brought.
+    Samples without tags go. The score `tag_count` is the number of a sample's tags, `mig_gain` the information it
+    brought.
 
     Source: Lu et al. 2023, InsTag, arXiv:2308.07074, sections 3.2 and 5.1 and algorithm 1 (complexity-first diverse
     sampling; complexity is tags per sample, diversity the share of all tags that are covered); Chen et al. 2025, MIG,
-    arXiv:2504.13835, section 3. Departures: see `diversity.tags` for how tags are normalised, and
-    `diversity.mig`; equal numbers of tags are ordered by `prefer`, where the paper leaves them as they are.
+    arXiv:2504.13835, section 3. Departures: `diversity.tags` says how tags are normalised, and `diversity.mig` what
+    differs there; samples with the same number of tags are ordered by `prefer`, where the paper leaves them as they
+    are.
     """
 
     kind: Literal["complexity"] = "complexity"
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     budget: Budget
-    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all that have tags)."""
+    """Number of samples that stay, or a share of those that come in (`1.0` is all that have tags)."""
     rule: Literal["count", "mig"] = "count"
-    """How they are chosen."""
+    """The rule by which samples are chosen."""
     tag: str = "intents"
-    """Tag that holds the intents: a JSON list, or words between semicolons."""
+    """Tag that holds the intents: a JSON list, or words separated by semicolons."""
     min_count: int = Field(default=2, gt=0)
-    """Intents of fewer samples do not count; InsTag's 306,000 samples had 20."""
+    """Intents that fewer samples have do not count; for InsTag's 306,000 samples it was 20."""
     merge_cosine: float | None = Field(default=None, gt=0, lt=1)
-    """Cosine above which an intent counts as a more frequent one; by default only spellings are merged. It takes the
+    """Cosine above which an intent counts as a more frequent one; by default only spellings are merged. It uses the
     job's encoder, which must know the language of the intents."""
     prefer: Prefer = BEST
-    """Of samples with equally many tags the highest of these scores in turn (`length`: of the answer) goes first, then
-    the lowest id."""
+    """Order of samples with the same number of tags: by the first of these scores that differs (`length`: of the
+    answer), the highest first, else by the lowest id."""
     score: str = "judge"
-    """Only for `mig`: what a sample weighs, `length` for the characters of its answer, or `""` for all the same."""
+    """Only for `mig`: the score that is a sample's weight, `length` for the characters of its answer, or `""` for equal
+    weights."""
     min_cosine: float = Field(default=0.9, gt=0, le=1)
-    """Only for `mig`: cosine from which on tags are neighbours in the graph."""
+    """Only for `mig`: tags with at least this cosine are neighbours in the graph."""
 
     @model_validator(mode="after")
     def _belongs(self) -> "Complexity":
@@ -67,7 +70,7 @@ class Complexity(Selector):
         return self
 
     def encodes(self) -> bool:
-        """Say whether tags are compared, which goes by their vectors."""
+        """Say whether tags are compared, which uses their vectors."""
         return self.rule == "mig" or self.merge_cosine is not None
 
     def most(self, num: int) -> int:
@@ -75,7 +78,7 @@ class Complexity(Selector):
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate reading 5 tags a sample, and the choice, with 6,000 different ones."""
+        """Estimate the step for 5 tags a sample and 6,000 different tags."""
         del dim
         return Cost((1.1e-5 if self.rule == "mig" else 9e-6) * num, 600 * num)
 
@@ -117,9 +120,7 @@ class Complexity(Selector):
 
     def _vectors(self, view: View, tags: TagMatrix) -> Float32:
         if view.encode is None:
-            raise JobError(
-                "complexity: there is no encoder for the tags, must be the job's; run it through the select job"
-            )
+            raise JobError("complexity: the tags have no encoder, must have the job's; run it through the select job")
         return view.encode(tags.names)
 
     def _graph(self, view: View, tags: TagMatrix) -> Propagation:
@@ -127,7 +128,7 @@ class Complexity(Selector):
         return propagation(vectors, self.min_cosine)
 
     def _quality(self, view: View) -> Float64:
-        """Return [n] what samples weigh, NaN where they have no score."""
+        """Return [n] weights of the samples, NaN where they have no score."""
         if not self.score:
             return np.ones(len(view))
         if self.score == "length":
@@ -205,7 +206,7 @@ def _pass(rows: Int, alive: Int, tags: tuple[Int, Int], seen_in: tuple[Int, int]
 
 
 def _figures(tags: TagMatrix, kept: Bool) -> dict[str, float | str]:
-    """Return InsTag's two measures, before and after: tags per sample, and the share of all tags that are covered."""
+    """Return InsTag's two measures before and after: tags per sample, and the share of all tags that are covered."""
     per_row = tags.per_row
     covered = np.unique(tags.tags[kept[tags.rows]])
     return {

@@ -1,4 +1,4 @@
-"""Contamination: samples that hold items of evaluation sets, by n-gram and, where wished, by embedding."""
+"""Decontamination: find samples that contain items of evaluation sets, by n-grams and, if wanted, by embedding."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -23,26 +23,27 @@ REASONS = (
     "decontaminate: means the same as an evaluation item",
 )
 TEMPLATE_ITEMS, TEMPLATE_SHARE = 10, 0.01
-"""An n-gram in more items of its set than both says nothing of any one of them: it belongs to the set's template."""
+"""An n-gram in more items of its set than both bounds belongs to the set's template and identifies no single item."""
 WORDS_CHARS = 160
-"""How much of the overlapping words is told."""
+"""Characters of the overlapping words in the tag."""
 ROUNDING = 1e-6
-"""The float32 product of two equal unit vectors falls up to a few of its last digits short of 1."""
+"""The float32 product of two equal unit vectors can be less than 1 by a few of its last digits."""
 TILE_ROWS = 8192
 
 
 class Decontaminate(Selector):
-    """Drop a sample that holds an evaluation item: enough of its n-grams, or its whole question if that is short.
+    """Drop a sample that contains an evaluation item: enough of its n-grams, or its whole question if that is short.
 
-    The score `contamination` is the share of the item's n-grams that the sample's turns hold: of its question, or of
-    question and answer together where that is more, so that neither a strange answer to a copied question hides it nor
-    a copied solution to a reworded one. N-grams that much of an evaluation set shares belong to its template and do
-    not count. `lost_to` is the item; the tags `evaluation_set` and `overlap` say where it is from and which words.
+    The score `contamination` is the share of the item's n-grams that the sample's turns contain. It is taken over the
+    question, or over question and answer together where that gives more. So another answer to a copied question does
+    not hide it, nor does a copied solution to a reworded question. N-grams that many items of a set share belong to its
+    template and do not count. `lost_to` is the item; the tags `evaluation_set` and `overlap` name its set and the
+    common words.
 
     Source: Brown et al. 2020, arXiv:2005.14165, appendix C (n-grams of 13 words down to 8); Lambert et al. 2024, Tulu
-    3, arXiv:2411.15124, section 3.2 (a share of the item of at least one half, instead of any one hit; the questions).
+    3, arXiv:2411.15124, section 3.2 (at least half of the item, instead of any one hit; the questions).
     Departures: the share is of n-grams, not of covered tokens; items shorter than 8 words are compared as a whole,
-    where others never see them; Chinese counts by characters.
+    where others skip them; Chinese counts by characters.
     """
 
     kind: Literal["decontaminate"] = "decontaminate"
@@ -50,15 +51,15 @@ class Decontaminate(Selector):
     sets: tuple[Source, ...] = Field(min_length=1)
     """Evaluation sets: files, or tables with path and format as for the input."""
     ngram: int = Field(default=13, ge=2)
-    """Words, or characters of Chinese, of an n-gram."""
+    """Words, or Chinese characters, of an n-gram."""
     short_ngram: int = Field(default=8, ge=2)
-    """The same for questions and answers that are shorter than `ngram`. A question that is shorter than this too must
-    equal the sample's instruction, case and punctuation aside; so short an answer tells nothing."""
+    """The same for questions and answers shorter than `ngram`. A question that is even shorter than this must equal the
+    sample's instruction, except for case and punctuation; such a short answer is ignored."""
     min_overlap: float = Field(default=0.5, gt=0, le=1)
-    """Share of an item's n-grams from which on a sample is dropped."""
+    """Share of an item's n-grams at which a sample is dropped, or above."""
     min_cosine: float | None = Field(default=None, gt=0, le=1)
-    """Cosine to an item from which on a sample is dropped as well; then the score `evaluation_cosine` is the highest to
-    any item. Texts are not embedded for this step where it is left out."""
+    """Cosine to an item at which a sample is dropped too, or above. The score `evaluation_cosine` is then the highest
+    cosine to any item. Without it, no texts are embedded for this step."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -67,7 +68,7 @@ class Decontaminate(Selector):
         return self
 
     def sources(self) -> dict[str, Source]:
-        """Return the evaluation sets by the names of their files, numbered where two have one name."""
+        """Return the evaluation sets by the names of their files, with a number where two have the same name."""
         found: dict[str, Source] = {}
         for source in self.sets:
             stem = PurePath(source.path[0]).name.partition(".")[0] or "set"
@@ -115,31 +116,31 @@ class NgramIndex(NamedTuple):
     ids: Ids
     """[k]."""
     sets: Int
-    """[k] which evaluation set an item is of."""
+    """[k] evaluation set of each item."""
     sizes: tuple[int, ...]
-    """Lengths of n-grams that there are."""
+    """Lengths of the n-grams."""
     table: Table
     """The hashes of all n-grams."""
     ends: Int
-    """[len(table.keys) + 1] where the parts that hold an n-gram begin in `parts`."""
+    """[len(table.keys) + 1] where the parts with each n-gram begin in `parts`."""
     parts: Int
     grams: Int
-    """Places of n-grams in the table, item by item."""
+    """Places of the n-grams in the table, item by item."""
     begins: Int
-    """[k + 1] where those of each item begin."""
+    """[k + 1] where the n-grams of each item begin in `grams`."""
     totals: Int
-    """[2 k] n-grams of a part."""
+    """[2 k] number of n-grams of each part."""
     short: dict[str, int]
-    """Comparison keys of the questions without any n-gram, and the first item that asks each."""
+    """By comparison key: the first item with this question, for questions too short for n-grams."""
     short_hashes: Table
     """Hashes of the units of those questions."""
 
 
 class Overlaps(NamedTuple):
-    """The item that each of n samples holds most of."""
+    """For each of n samples, the item that it contains the most of."""
 
     score: Float32
-    """[n] share of the item's n-grams; NaN where the sample has none of any."""
+    """[n] share of the item's n-grams; NaN for a sample without any n-gram of an item."""
     item: Int
     """[n] -1 without one."""
     equal: NDArray[np.bool_]
@@ -149,7 +150,7 @@ class Overlaps(NamedTuple):
 
 
 def index_of(sets: Sequence[View], ngram: int, short_ngram: int) -> NgramIndex:
-    """Return the index of evaluation sets; see `Decontaminate` for what counts."""
+    """Return the index of evaluation sets; `Decontaminate` says what counts."""
     names = np.concatenate([view.ids for view in sets])
     of_set = np.repeat(np.arange(len(sets)), [len(view) for view in sets])
     questions, answers = (pa.concat_arrays([view.texts(part) for view in sets]) for part in ("instruction", "answer"))
@@ -198,7 +199,7 @@ def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
 
 
 def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
-    """Return ([n] highest cosine to an item of any set, [n] that item, counted through all sets), by blocks."""
+    """Return ([n] highest cosine to an item of any set, [n] that item, numbered through all sets), by blocks."""
     cosine, item = np.full(len(samples), -1, np.float32), np.full(len(samples), -1, np.int64)
     for start, block in samples.blocks():
         here, first = slice(start, start + len(block)), 0
@@ -215,13 +216,13 @@ def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
 
 
 class _Hits(NamedTuple):
-    """Where samples of a piece hold an n-gram of an item, by row."""
+    """Where the samples of a piece contain an n-gram of an item, by row."""
 
     rows: Int
     keys: Int
     """Place of the n-gram in the table."""
     firsts: Int
-    """Unit at which it begins in the sample."""
+    """Unit of the sample at which it begins."""
     sizes: Int
 
 
@@ -247,7 +248,7 @@ def _grams(
 
 
 def _template(hashes: UInt64, sets: Int, sizes: Int) -> NDArray[np.bool_]:
-    """Say which n-grams are in so many items of their set that they belong to its template."""
+    """Return which n-grams are in so many items of their set that they belong to its template."""
     _, gram = np.unique(hashes, return_inverse=True)
     _, of, counts = np.unique(gram * len(sizes) + sets, return_inverse=True, return_counts=True)
     template: NDArray[np.bool_] = counts[of] > np.maximum(TEMPLATE_ITEMS, TEMPLATE_SHARE * sizes)[sets]
@@ -268,7 +269,7 @@ def _hits(found: Units, index: NgramIndex) -> _Hits:
 
 
 def _best(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float32]:
-    """Return (rows, the item that each holds most of, the share of it)."""
+    """Return (rows, the item that each contains the most of, the share of it)."""
     pairs = np.unique(hits.rows * max(1, len(index.table.keys)) + hits.keys)  # an n-gram counts once
     rows, keys = np.divmod(pairs, max(1, len(index.table.keys)))
     many = index.ends[keys + 1] - index.ends[keys]

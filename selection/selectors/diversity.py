@@ -27,17 +27,17 @@ WRITES: dict[DiversityMethod, str] = {
     "mmr": "marginal_relevance",
     "dpp": "dpp_gain",
 }
-"""The score that a method gives to the samples that it chooses: what each was worth when it was chosen."""
+"""Score that each method gives to the chosen samples: what each was worth when it was chosen."""
 
 
 class Diversity(Selector):
-    """Keep a budget of samples spread over all that there is; put duplicates and broken samples aside before.
+    """Keep a budget of samples that are spread over all samples; remove duplicates and broken samples before it.
 
-    `facility_location` chooses samples that represent the others, so that it follows where the samples are and leaves
-    outliers; the default, because in the comparison of MIG (Chen et al. 2025, arXiv:2504.13835) it is, as QDIT, the
-    best of the methods here, and because k-center spends its budget on outliers first. `k_center` leaves no sample far
-    from a chosen one. `cluster_balanced` takes as many from every topic, `mmr` weighs a score against
-    likeness to the chosen, and `dpp` makes the chosen ones as independent as it can.
+    `facility_location` chooses samples that represent the others. It follows the density of the samples and leaves out
+    outliers. It is the default, because in the comparison of MIG (Chen et al. 2025, arXiv:2504.13835) it is, as QDIT,
+    the best of the methods here, and because k-center spends its budget on outliers first. `k_center` leaves no sample
+    far from a chosen one. `cluster_balanced` takes the same number from every topic. `mmr` weighs a score against
+    similarity to the chosen ones. `dpp` makes the chosen ones as independent as it can.
 
     Source: see the module of each method in `selection.diversity`; a score enters as QDIT, CaR, MMR and Chen et al.
     have it. Departures: a score enters as the share of samples that score lower, so that `quality` means the same for
@@ -51,16 +51,18 @@ class Diversity(Selector):
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
     method: DiversityMethod = "facility_location"
-    """How they are chosen."""
+    """The method by which they are chosen."""
     first: str = "mean"
-    """Where `k_center` begins: `mean`, the sample nearest to the mean of all, or a score's name, the highest in it."""
+    """Where `k_center` begins: `mean`, the sample nearest to the mean of all; or the name of a score, the sample with
+    the highest."""
     score: str = ""
-    """Score (or `length`, of the answer) that the other methods weigh against diversity; `mmr` must have one."""
+    """Score (or `length`, of the answer) that the other methods weigh against diversity; `mmr` requires one."""
     quality: float = Field(default=0.0, ge=0, lt=1)
-    """Weight of the score, the rest is diversity's. In `cluster_balanced` the share of the budget that goes to the best
-    of all samples; there the score also says who is the best of a cluster, whatever the weight."""
+    """Weight of the score; the rest is the weight of diversity. In `cluster_balanced`: the share of the budget that
+    goes to the best of all samples; there the score also decides which samples of a cluster are the best, whatever the
+    weight."""
     clusters: int | None = Field(default=None, ge=1)
-    """Of `cluster_balanced`; by default the root of half the samples, as in CaR."""
+    """Number of clusters of `cluster_balanced`; by default the root of half the samples, as in CaR."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -85,7 +87,7 @@ class Diversity(Selector):
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the method; within a factor of two of what `benchmarks/diversity.json` has."""
+        """Estimate the method, within a factor of two of the measurements in `benchmarks/diversity.json`."""
         chosen, fitted = self.most(num), min(num, 100_000)
         if self.method in ("k_center", "mmr"):  # some passes over all rows, then a quarter of the pairs
             return Cost(num * dim * (2e-8 + 7.5e-12 * chosen), 64 * num + 4 * chosen * dim + (32 << 20))
@@ -99,7 +101,7 @@ class Diversity(Selector):
         return Cost(clustering.cpu_s + num * pairs, max(clustering.peak_bytes, blocks))
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice; `lost_to` is a chosen sample that represents one that goes, where there is one."""
+        """Return the choice; `lost_to` is the chosen sample that represents one that goes, where there is one."""
         seed = rng.getrandbits(64)
         if not len(view):
             return Choice.of(np.empty(0, np.bool_), "diversity: beyond the budget")

@@ -11,17 +11,17 @@ from gristmill.selection.duplicates import groups, normal
 
 
 class Exact(Deduplicator):
-    """Drop every sample whose text equals a better sample's; case, width, spacing and punctuation do not count.
+    """Drop every sample whose text equals that of a better sample; case, width, spacing and punctuation do not count.
 
-    The text is a part of the messages, never the rendered chat, so that a system prompt shared by all does not count
-    either. Samples are read once, a shard at a time; a sample takes 56 bytes of memory, however long it is.
+    The text is a part of the messages, not the rendered chat, so a system prompt that all samples share does not count.
+    Samples are read once, one shard at a time; a sample takes 56 bytes of memory, however long it is.
 
     Source: common practice; NFKC and the treatment of Chinese are ours, see `gristmill.cluster.text.keys.key`.
     """
 
     kind: Literal["exact"] = "exact"
     part: Part = "instruction"
-    """What is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
+    """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
 
     def cost(self, num: int, dim: int) -> Cost:
         """Estimate the step, at 400 characters a sample."""

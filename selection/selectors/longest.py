@@ -10,13 +10,13 @@ from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, 
 
 
 class Longest(Selector):
-    """Keep a budget of samples, the longest answer first, then the lowest id.
+    """Keep a budget of samples, the longest answers first, then the lowest ids.
 
     Source: Zhao et al. 2024, Long Is More for Alignment, arXiv:2402.04833, section 3 (the 1,000 longest answers of
-    52,002 beat curated sets of that size). Departures: characters instead of tokens, so that no tokeniser is needed;
-    the order is nearly the same within a language, but Chinese needs fewer characters than English for the same, so in
-    a mixed dataset balance the languages first. Before it remove duplicates and broken answers: a model that repeats
-    itself writes the longest ones.
+    52,002 are better than curated sets of that size). Departures: characters instead of tokens, so that no tokeniser is
+    needed. The order is nearly the same within a language. But Chinese needs fewer characters than English for the same
+    content, so balance the languages of a mixed dataset first. Remove duplicates and broken answers before it, because
+    a model that repeats itself writes the longest ones.
     """
 
     kind: Literal["longest"] = "longest"

@@ -1,4 +1,4 @@
-"""Private: a choice by the votes of private samples, with noise that hides each of them."""
+"""Private: a choice by the votes of private samples, with noise that protects each of them."""
 
 import hashlib
 import math
@@ -21,28 +21,28 @@ from gristmill.selection.relevance.vote import epsilon_of, gaussian, sigma_of, v
 PRIVATE = "private"
 KEY_BYTES = 16
 TYPICAL = 10_000
-"""Private samples that the estimate reckons with; how many there are is nobody's business."""
+"""Private samples that the estimate assumes; their real number is private."""
 REASONS = ("private: beyond the budget", "private: too few votes")
 
 
 class Private(Selector):
-    """Choose the samples that lie nearest to private ones, so that the choice hardly tells of any one of them.
+    """Choose the samples nearest to private ones, so that the choice reveals hardly anything about any one of them.
 
     Every private sample votes for the nearest of the samples, the votes are counted, and Gaussian noise is added to
-    every count; what follows from the noisy counts alone is as private as they are. They become the score
-    `private_votes`. The guarantee, (epsilon, delta)-differential privacy, is for one private sample more or less, by
-    the analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530) over all `rounds`.
+    every count. Whatever follows from the noisy counts alone is as private as they are. They become the score
+    `private_votes`. The guarantee is (epsilon, delta)-differential privacy for one private sample more or less, by the
+    analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530) over all `rounds`.
 
-    What it does not cover: samples that were made from the private ones without protection; several private samples of
-    one person (m of them make it m times weaker, and more); the vectors of the private samples, the figures of their
-    embedding and the samples themselves, which all stay in the store; anything else that is done with them. And it
-    covers nothing unless the noise is secret: see `key`.
+    It does not cover: samples that were made from the private ones without protection; several private samples of one
+    person (m of them make it m times weaker, and more); the vectors of the private samples, the figures of their
+    embedding and the samples themselves, which all stay in the store; any other use of them. And it covers nothing
+    unless the noise is secret: see `key`.
 
     Source: Lin et al. 2023, Private Evolution, arXiv:2305.15560, section 4, algorithm 2 (nearest neighbour histogram,
     noise, threshold); Xie et al. 2024, Aug-PE, arXiv:2403.01749, section 3 (on texts, the highest counts stay).
     Departures: one choice among samples that exist instead of a loop that varies them; sampling is without replacement;
-    several votes of a sample weigh 1/sqrt(votes) each, so that the sensitivity stays 1; the noise is of floating point
-    numbers, not of the discrete Gaussian, and the counts are released as float32.
+    several votes of a sample weigh 1/sqrt(votes) each, so that the sensitivity stays 1; the noise consists of floating
+    point numbers, not of the discrete Gaussian, and the counts are released as float32.
     """
 
     kind: Literal["private"] = "private"
@@ -57,27 +57,27 @@ class Private(Selector):
     private_data: Source
     """The private samples."""
     budget: Budget
-    """How many samples stay at most: a whole number, or a share of those that come in."""
+    """Most samples that stay: a whole number, or a share of those that come in."""
     delta: float = Field(gt=0, lt=1)
-    """Chance with which the guarantee may fail; well below 1 over the number of private samples."""
+    """Probability with which the guarantee may fail; well below 1 over the number of private samples."""
     epsilon: float | None = Field(default=None, gt=0)
-    """How much the choice may tell; the noise follows. 1 is strict, 10 is weak."""
+    """How much the choice may reveal; the noise follows from it. 1 is strict, 10 is weak."""
     sigma: float | None = Field(default=None, gt=0)
-    """Standard deviation of the noise in votes; epsilon follows. Either this or `epsilon`."""
+    """Standard deviation of the noise in votes; epsilon follows from it. Set either this or `epsilon`."""
     rounds: int = Field(default=1, gt=0)
-    """Choices made by the votes of the same private samples in all, this one included, each with this noise: the
-    guarantee is for all of them together. Raise it before the first, when the data is to be refreshed."""
+    """Number of all choices by the same private samples, this one included, each with this noise. The guarantee is for
+    all of them together. Set it before the first choice, if the data will be refreshed."""
     votes: int = Field(default=1, gt=0)
-    """Samples that a private one votes for, its nearest ones."""
+    """Number of nearest samples that a private one votes for."""
     threshold: float = Field(default=0.0, ge=0)
-    """Samples with no more noisy votes than this go; some times sigma keeps out those that nobody voted for."""
+    """Samples whose noisy votes are not above this go. A few times sigma keeps out those without any vote."""
     rule: Literal["top", "sample"] = "top"
-    """Whether the highest counts stay, or samples drawn with chances in proportion to what their counts have above the
-    threshold."""
+    """`top` keeps the highest counts. `sample` draws with chances in proportion to what counts exceed the threshold
+    by."""
     key: str | None = None
-    """File with at least 16 secret random bytes, out of which the noise is made; a relative path is looked up beside
-    the recipe. Without it the noise follows from the recipe's seed, which is no secret: that is a rehearsal without any
-    guarantee, and the figures say so. Other votes, settings or samples make other noise from the same key."""
+    """File with at least 16 secret random bytes, from which the noise is made; a relative path is looked up next to the
+    recipe. Without it the noise follows from the recipe's seed, which is not secret: this is a rehearsal without any
+    guarantee, and the figures say so. The same key gives other noise for other votes, settings or samples."""
 
     @field_validator("key")
     @classmethod
@@ -92,7 +92,7 @@ class Private(Selector):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the choice: of the key only whether there is one, so that a rehearsal is no release."""
+        """Return what decides the choice; of the key only whether there is one: a rehearsal and a release differ."""
         value = super().identity()
         value["fields"]["key"] = self.key is not None
         return value
@@ -113,7 +113,7 @@ class Private(Selector):
         """Return the choice, with the score `private_votes`: noisy counts, rounded to float32.
 
         Raises:
-            JobError: when there are no private samples, delta is too large for their number, or the key is no good.
+            JobError: when there are no private samples, delta is too large for their number, or the key cannot be used.
         """
         private = view.beside[PRIVATE]
         if not len(private):
@@ -121,7 +121,7 @@ class Private(Selector):
         if self.delta * len(private) >= 1:
             raise JobError(
                 f"private.delta: {self.delta:g} is no less than 1 over the number of private samples, must be well "
-                "below: else one of them may be given away whole; lower delta"
+                "below: else one of them may be revealed as a whole; lower delta"
             )
         sigma = self.sigma if self.sigma is not None else sigma_of(self.epsilon or 0.0, self.delta, self.rounds)
         counts = votes(private.unit(self.kind), view.unit(self.kind), self.votes)
@@ -136,9 +136,9 @@ class Private(Selector):
         )
 
     def _noise_key(self, view: View, counts: Float64, rng: Random) -> bytes:
-        """Return the key of this very release: with a secret one, other counts or settings are hidden by other noise.
+        """Return the key for the noise of this release; other counts or settings give other noise.
 
-        Were the noise the same for two private datasets, the difference of two releases would be that of the votes.
+        If the noise were the same for two private datasets, the difference of two releases would reveal the votes.
         """
         secret = rng.getrandbits(256).to_bytes(32, "big") if self.key is None else _read(self.key)
         release = ids.digest(self.fingerprint(), view.samples.fingerprint).encode()
@@ -157,7 +157,7 @@ class Private(Selector):
 
 
 def choose(weight: Float64, budget: int, rng: Random | None = None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return [n] who stays of those with a positive weight: the highest, or with `rng` a draw in proportion.
+    """Return [n] which of the rows with a positive weight stay: the highest, or with `rng` a draw in proportion.
 
     A draw without replacement takes the highest log weight + Gumbel noise (Efraimidis & Spirakis 2006).
     """

@@ -25,20 +25,20 @@ REASONS = (
 
 
 class Quality(Selector):
-    """Keep samples by one score, or by several made one: over a threshold, the highest, or both.
+    """Keep samples by one score, or by several combined: those above a threshold, the highest, or both.
 
-    A sample that lacks one of the scores goes, with a reason of its own. The published rules in these settings:
+    A sample without one of the scores goes, with a separate reason. Published rules in these settings:
 
     - AlpaGasus (Chen et al. 2023, arXiv:2307.08701, section 3): `scores = "judge"`, `min_score = 4.5`.
     - IFD (Li et al. 2023, arXiv:2308.12032, section 2.2): `scores = "ifd"`, `below = 1.0`, `budget = 0.1`: above 1 the
       instruction does not help, and of the rest the highest are worth most. Superfiltering (Li et al. 2024,
       arXiv:2402.00530, section 2) is the same, with the filter `ifd` at `kind_of = "perplexity"` and a small model.
-    - DEITA (Liu et al. 2024, arXiv:2312.15685, section 3, score-first with representation filter):
-      `scores = ["complexity", "judge"]`, `combine = "product"`, `max_cosine = 0.9`, `budget = 6000`.
+    - DEITA (Liu et al. 2024, arXiv:2312.15685, section 3, score-first with representation filter): `scores =
+      ["complexity", "judge"]`, `combine = "product"`, `max_cosine = 0.9`, `budget = 6000`.
 
     Source: those named above; released code of DEITA (a sample stays when its cosine to all kept ones is at most the
-    bound). Departures: judges of our own, so grades from 1 to 5 for DEITA's 1 to 6 and AlpaGasus' 0 to 5; a
-    conversation has one score of each, where DEITA sums its products over the turns; the vectors are the job's.
+    bound). Departures: our own judges, so grades from 1 to 5 where DEITA has 1 to 6 and AlpaGasus 0 to 5; a
+    conversation has one score of each kind, where DEITA sums its products over the turns; the vectors are the job's.
     """
 
     kind: Literal["quality"] = "quality"
@@ -46,19 +46,19 @@ class Quality(Selector):
     scores: dict[str, float] = Field(
         default={"judge": 1.0}, min_length=1, json_schema_extra=short_forms(STRING, STRINGS)
     )
-    """Scores and their weights, `{ judge = 1.0, reward = 0.5 }`; a name or a list of names weighs them 1. `length` is
-    the characters of the answer. A negative weight prefers the low ones."""
+    """Scores and their weights, such as `{ judge = 1.0, reward = 0.5 }`; a name or a list of names means weight 1.
+    `length` is the characters of the answer. With a negative weight low values are preferred."""
     combine: Combine = "sum"
     """How several become one: `sum` of the weighted scores, of their `rank`s (the share of samples that are not better,
     so that scales do not matter; in [0, 1] for positive weights), or `product` of the scores as they are."""
     min_score: float | None = None
-    """Samples with less go."""
+    """Samples with a lower value go."""
     below: float | None = None
-    """Samples with this or more go."""
+    """Samples with this value or a higher one go."""
     max_cosine: float | None = Field(default=None, ge=-1, lt=1)
-    """Best first, samples with a greater cosine to one that stays go."""
+    """Samples are visited best first; those with a greater cosine to one that stays go."""
     budget: Budget | None = None
-    """How many samples stay at most, the highest first: a whole number, or a share of those that come in."""
+    """Most samples that stay, those with the highest values: a whole number, or a share of those that come in."""
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +86,7 @@ class Quality(Selector):
         return None if self.max_cosine is None else job
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where there is none or that is less."""
+        """Return the budget, or `num` where that is less or there is no budget."""
         return num if self.budget is None else budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -131,7 +131,7 @@ class Quality(Selector):
         return Choice(reason, REASONS, lost_to, {"quality": value, "quality_distance": 1 - found.cosine})
 
     def _value(self, view: View) -> Float32:
-        """Return [n] the one number by which samples are judged, NaN where a score is missing."""
+        """Return [n] the value by which samples are judged, NaN where a score is missing."""
         scores = {name: column for name, column in view.scores.items() if not np.isnan(column).all()}
         known = ["length", *sorted(scores)]
         columns = []
@@ -147,7 +147,7 @@ class Quality(Selector):
 
 
 def combine_scores(columns: list[tuple[Float32, float]], combine: Combine) -> Float32:
-    """Return one number a row out of (scores [n], weight) pairs, NaN where one is; one score of weight 1 as it is."""
+    """Return one number a row from (scores [n], weight) pairs, NaN where one is NaN; one score of weight 1 as it is."""
     whole = sum(abs(weight) for _, weight in columns) if combine == "rank" else 1.0
     total = columns[0][0].astype(np.float64) * (columns[0][1] / whole)
     for scores, weight in columns[1:]:
@@ -156,7 +156,7 @@ def combine_scores(columns: list[tuple[Float32, float]], combine: Combine) -> Fl
 
 
 def ranks(scores: Float32) -> Float32:
-    """Return [n] the share of scored rows that are not better, in (0, 1], the same for equal scores; NaN stays."""
+    """Return [n] the share of scored rows that are not better, in (0, 1], the same for equal scores; NaN stays NaN."""
     found = np.full(len(scores), np.nan, np.float32)
     scored = ~np.isnan(scores)
     _, place, counts = np.unique(scores[scored], return_inverse=True, return_counts=True)

@@ -10,12 +10,12 @@ from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, 
 
 
 class RandomChoice(Selector):
-    """Keep a budget of samples drawn without replacement, the same ones for the same samples and seed.
+    """Keep a budget of samples drawn without replacement; the same samples and seed give the same choice.
 
-    A larger budget keeps the samples of a smaller one and more.
+    A larger budget keeps all samples of a smaller one, and more.
 
     Source: the baseline of every comparison; Ivison et al. 2025, arXiv:2503.01807, section 4 (at millions of samples
-    many selectors fall short of it). Departures: none.
+    many selectors are worse than it). Departures: none.
     """
 
     kind: Literal["random"] = "random"

@@ -1,4 +1,4 @@
-"""Relevance: the samples that are most like a small target set."""
+"""Relevance: choose the samples that are most similar to a small target set."""
 
 from collections.abc import Mapping
 from random import Random
@@ -21,14 +21,14 @@ TARGETS = "targets"
 
 
 class HiddenStates(Embedding):
-    """`[select.steps.encoder]`: the pretrained model that RDS+ reads, best the one that is to be trained."""
+    """`[select.steps.encoder]`: the pretrained model that RDS+ reads; ideally the model that is to be trained."""
 
     model: str = models.SMOLLM2
     """Any model that `AutoModel` loads: `builtin:…`, a folder, or a name that the hub knows."""
     pooling: Pooling = "weighted_mean"
-    """The mean of the last layer over the tokens, weighted by their places: i / Σ i."""
+    """`weighted_mean` is the mean of the last layer over the tokens, weighted by their places: i / Σ i."""
     max_tokens: int = Field(default=2048, gt=0)
-    """Tokens of a conversation that are read; the rest is cut off."""
+    """Tokens of a conversation that are read; the rest is cut."""
     batch: int = Field(default=8, gt=0)
     """Conversations encoded at once."""
 
@@ -36,35 +36,37 @@ class HiddenStates(Embedding):
 class Relevance(Selector):
     """Keep a budget of samples that are near to targets: a few dozen or hundred samples of what the model is for.
 
-    `nearest`: by cosine of the job's vectors, the targets taking turns, each with its best sample that is not taken.
-    `rds`: the same with hidden states of a language model, over the whole conversation. Source: RDS+, Ivison et al.
-    2025, arXiv:2503.01807, section 3; of the selectors compared there the best in every setting.
-    `dsir`: a draw weighted by how much likelier a sample's words are in the targets. Source: Xie et al. 2023,
-    arXiv:2302.03169. Reads text alone, a million samples of 60 words in 15 s of one core; weights sum over the words,
-    so long samples come out far above or far below short ones.
-    `less`: by how far a step on the sample would lower the loss of the targets, from gradients of a fine-tuned model.
-    Source: Xia et al. 2024, arXiv:2402.04333. A forward and a backward pass for each sample and checkpoint.
+    - `nearest`: by cosine of the job's vectors. The targets take turns; each takes its best sample that is not taken.
+    - `rds`: the same with hidden states of a language model, over the whole conversation. Source: RDS+, Ivison et al.
+      2025, arXiv:2503.01807, section 3; of the selectors compared there the best in every setting.
+    - `dsir`: a draw weighted by how much likelier a sample's words are in the targets. Source: Xie et al. 2023,
+      arXiv:2302.03169. It reads only text, a million samples of 60 words in 15 s of one core. Weights sum over the
+      words, so those of long samples are extreme in either direction.
+    - `less`: by how far a step on the sample would lower the loss of the targets, from gradients of a fine-tuned model.
+      Source: Xia et al. 2024, arXiv:2402.04333. It takes a forward and a backward pass for each sample and checkpoint.
+
     Departures: see `gristmill.selection.relevance` and `gristmill.selection.relevance.gradients`.
     """
 
     kind: Literal["relevance"] = "relevance"
     example: ClassVar[Mapping[str, Any]] = {"targets": "targets.jsonl", "budget": 100}
     targets: Source
-    """The target set: a path or a table, as `input` is."""
+    """The target set: a path or a table, like `input`."""
     method: Literal["nearest", "rds", "dsir", "less"] = "nearest"
-    """What counts as near."""
+    """The measure of nearness."""
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in."""
     task: str = ""
-    """Tag that sorts the targets into tasks (`method`: the method). `nearest` and `rds` then let tasks take turns
-    instead of targets; `less` takes a task's mean, and of the tasks the highest. By default there is one task."""
+    """Tag that divides the targets into tasks (`method`: the method). In `nearest` and `rds` tasks then take turns
+    instead of targets; `less` takes the mean over a task, and the highest of the tasks. By default there is one
+    task."""
     encoder: HiddenStates = HiddenStates()
     """The model of `rds`."""
     gradients: Gradients = Gradients()
     """The model of `less`."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the choice, without the settings of the methods that are not used."""
+        """Return what decides the choice, without the settings of the other methods."""
         value = super().identity()
         for name, method in (("encoder", "rds"), ("gradients", "less")):
             if method != self.method:
@@ -76,12 +78,12 @@ class Relevance(Selector):
         return {TARGETS: self.targets}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the job's vectors, hidden states, gradients, or none, as the method needs."""
+        """Return the vectors that the method needs: the job's, hidden states, gradients, or none."""
         wanted = {"nearest": job, "rds": VectorsOf(self.encoder, "chat"), "less": VectorsOf(self.gradients, "chat")}
         return wanted.get(self.method)
 
     def wants_beside(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the same, but plain gradients."""
+        """Return the same vectors, but plain gradients for `less`."""
         if self.method == "less":
             return VectorsOf(TargetGradients(**dict(self.gradients)), "chat")
         return self.wants(job)
@@ -103,8 +105,8 @@ class Relevance(Selector):
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice, with the score `relevance` for every sample.
 
-        It is the highest cosine to a target, the mean one over the best task (`less`), or the log of how much likelier
-        the words of the sample are in the targets (`dsir`).
+        It is the highest cosine to a target; for `less` the mean score over the best task; for `dsir` the log of how
+        much likelier the words of the sample are in the targets.
 
         Raises:
             JobError: when the target set is empty, or no target has the tag.
@@ -135,7 +137,7 @@ class Relevance(Selector):
         return rds.round_robin(view.unit("relevance"), wanted, groups, budget)
 
     def _tasks(self, targets: View) -> Int:
-        """Return [targets] the task of each, 0 … k - 1; targets without the tag are a task of their own."""
+        """Return [targets] the task of each, 0 … k - 1; targets without the tag form a task of their own."""
         if not self.task:
             return np.zeros(len(targets), np.int64)
         places, values = targets.tags(self.task)

@@ -1,4 +1,4 @@
-"""Near-duplicates by meaning: samples whose vectors are closer than a threshold; no chains, the better one stays."""
+"""Near-duplicates by meaning: of samples whose vectors are closer than a threshold the better one stays; no chains."""
 
 from operator import itemgetter
 from random import Random
@@ -20,19 +20,20 @@ from gristmill.selection.duplicates.neighbours import ROUNDING, Pairs
 from gristmill.selection.kernels import kernel
 
 PROBES = 3
-"""Clusters that a vector is compared in: of 10^5 made vectors with a near one before them 99.8 % are found in two, all
-in three, for a tenth more time."""
+"""Clusters in which a vector is compared. Of 10^5 made vectors with a near one before them, two clusters find 99.8 %
+and three find all, for a tenth more time."""
 UInt32 = NDArray[np.uint32]
 PAIR = np.dtype([("left", np.int32), ("right", np.int32), ("cosine", np.float32)])
 
 
 class Semantic(Deduplicator):
-    """Drop a sample that is too near to a kept one, visiting the best samples first.
+    """Drop a sample that is too near to a kept one; the best samples are visited first.
 
     Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3. Departures: a vector is compared in its three
-    nearest clusters instead of one (`neighbours.pairs`, exact up to 20,000 samples); with samples that are kept, where
-    the paper compares with any earlier one, so that a chain of small steps does not delete its far end; the better
-    sample stays instead of the one farthest from its centroid; the two texts must share words (`min_overlap`).
+    nearest clusters instead of one (`neighbours.pairs`, exact up to 20,000 samples). It is compared with samples that
+    are kept, where the paper compares with any earlier one, so that a chain of small steps does not delete its far end.
+    The better sample stays, instead of the one farthest from its centroid. The two texts must share words
+    (`min_overlap`).
     """
 
     kind: Literal["semantic"] = "semantic"
@@ -43,14 +44,14 @@ class Semantic(Deduplicator):
     pair."""
 
     min_cosine: float = Field(default=0.95, gt=0, le=1)
-    """Cosine from which on two samples count as one."""
+    """Cosine at which two samples count as the same, or above."""
     floor: float = Field(default=0.9, gt=0, le=1)
-    """Cosine from which on pairs are looked for and kept, so that the next run of the same samples with another
-    `min_cosine` above it finds them at once; where `min_cosine` is lower, that is the floor."""
+    """Cosine from which pairs are looked for and stored, so that the next run on the same samples with another
+    `min_cosine` above it finds them at once. If `min_cosine` is lower, it is the floor."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
-    """Share of words (pairs of characters in Chinese) that the two instructions must have in common as well; 0 asks for
-    none. It is between the data and an encoder that does not know the language: of 1,000 Chinese reviews an English
-    one drops 231 at cosine 0.95 without it and 93 with it."""
+    """Share of words (pairs of characters in Chinese) that the two instructions must also have in common; 0 turns it
+    off. It protects data from an encoder that does not know the language: of 1,000 Chinese reviews an English encoder
+    drops 231 at cosine 0.95 without it and 93 with it."""
 
     def cost(self, num: int, dim: int) -> Cost:
         """Estimate the step."""
@@ -59,8 +60,8 @@ class Semantic(Deduplicator):
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice, with the score `semantic_distance`.
 
-        It is 1 - cosine to the sample that a sample loses to; of one that stays, to the nearest better one over the
-        floor, NaN where there is none.
+        For a sample that goes, it is 1 - cosine to the sample that it loses to. For one that stays, it is 1 - cosine to
+        the nearest better sample above the floor, or NaN without one.
         """
         del rng  # clusters have a seed of their own, so that the kept pairs serve every run
         order = view.order(self.prefer)
@@ -86,7 +87,7 @@ class Semantic(Deduplicator):
 
 
 def _pairs(view: View, order: Int, floor: float, max_pairs: int) -> Pairs:
-    """Return the pairs over a cosine as places in the order, better one left, made now or in an earlier build."""
+    """Return the pairs over a cosine as places in the order, the better one left, made now or by an earlier build."""
     vectors = view.unit("semantic").at(order)
     most = max(1, max_pairs // max(1, len(vectors)))
 
@@ -102,20 +103,20 @@ def _pairs(view: View, order: Int, floor: float, max_pairs: int) -> Pairs:
 
 
 def fingerprint(vectors: Matrix) -> str:
-    """Return 32 hex digits of a few rows: by another encoder, or of another part of the texts, they are others."""
+    """Return 32 hex digits of a few rows, which differ for another encoder or another part of the texts."""
     rows = np.linspace(0, len(vectors) - 1, min(16, len(vectors))).astype(np.int64)
     return ids.of_bytes(vectors.take(rows).tobytes())
 
 
 class Bags(NamedTuple):
-    """The words of texts as sorted hashes; those of row i are `words[ends[i] : ends[i + 1]]`, none for most rows."""
+    """The words of texts as sorted hashes; row i has `words[ends[i] : ends[i + 1]]`, which is empty for most rows."""
 
     ends: Int
     words: UInt32
 
 
 def bags_of(view: View, rows: Int) -> Bags:
-    """Return the words of the instructions of some rows, which are read a shard at a time."""
+    """Return the words of the instructions of some rows; they are read one shard at a time."""
     wanted = np.zeros(len(view), np.bool_)
     wanted[rows] = True
     found: list[tuple[int, UInt32]] = []
@@ -131,7 +132,7 @@ def bags_of(view: View, rows: Int) -> Bags:
 
 
 def shared_words(one: Bags, other: Bags, left: Int, right: Int) -> Float32:
-    """Return for each pair what `texts.overlap` says of it."""
+    """Return for each pair what `keys.overlap` returns for its texts."""
     found: Float32 = _shared(one.ends, one.words, other.ends, other.words, left, right)
     return found
 

@@ -1,4 +1,4 @@
-"""Long spans that are in several samples: cut out of all but the best of them, or the others dropped."""
+"""Long spans that several samples have: cut from all but the best of them, or the other samples are dropped."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -20,25 +20,26 @@ SHARED = "substring: a long span stands in a better sample"
 
 
 class Substring(Deduplicator):
-    """Keep a long span only in the best sample that has it: cut it out of the others, or drop them.
+    """Keep a long span only in the best sample that has it: cut it from the others, or drop them.
 
     Source: Lee et al. 2022, Deduplicating Training Data Makes Language Models Better, arXiv:2107.06499, section 4.1
-    (ExactSubstr: spans of 50 tokens). Departures: a token is a word, or a character of Chinese, whatever the case and
-    the punctuation around it; a window of `min_units` is compared by its hash, found by winnowing, instead of a suffix
-    array of all text; one sample keeps the span, where the paper cuts every copy but the first in the file; a sample
-    that loses more than `max_cut` goes as a whole, and holds nothing then. What a sample repeats of itself stays.
+    (ExactSubstr: spans of 50 tokens). Departures: a token is a word or a Chinese character, whatever the case and the
+    punctuation around it; windows of `min_units` are compared by hash, found by winnowing, instead of a suffix array of
+    all text; one sample keeps the span, where the paper cuts every copy but the first in the file; a sample that loses
+    more than `max_cut` goes as a whole, and then keeps no span. What a sample repeats of itself stays.
 
-    Later steps read what is left of a text; its vector, and its length where a step prefers the longer, are of all.
+    Later steps read what is left of a text. Its vector, and its length for steps that prefer longer answers, are of all
+    text.
     """
 
     kind: Literal["substring"] = "substring"
     part: Literal["instruction", "answer", "conversation"] = "answer"
-    """Whose text is compared: questions about one passage share it by right, which is why answers are the default."""
+    """Part that is compared. Answers are the default, because questions about one passage may well share it."""
     min_units: int = Field(default=50, ge=2)
-    """Words, or characters of Chinese, from which on a span counts as long."""
+    """Least words, or Chinese characters, of a long span."""
     max_cut: float = Field(default=0.5, ge=0, le=1)
-    """Largest share of a sample's words that is cut out; a sample that shares more is dropped, as is one that would be
-    left with an empty turn. 0 cuts nothing and drops every sample that shares a span with a better one."""
+    """Largest share of a sample's words that is cut. A sample that shares more is dropped, and so is one whose turn
+    would be empty. 0 cuts nothing and drops every sample that shares a span with a better one."""
 
     def cost(self, num: int, dim: int) -> Cost:
         """Estimate texts of 70 words, of which one in ten shares a span."""
@@ -46,7 +47,7 @@ class Substring(Deduplicator):
         return Cost(2.1e-5 * num, 100 * 2**20 + 110 * num)
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice, with the score `own_share`: what is left of a sample that shares text, in words."""
+        """Return the choice, with the score `own_share`: the share of words left, for samples that share text."""
         del rng
         rank = np.empty(len(view), np.int64)
         rank[view.order(self.prefer)] = np.arange(len(view))
@@ -77,7 +78,7 @@ def _own_share(settled: SpanOwners, lengths: Int) -> Float32:
 
 
 def _cut(view: View, which: str, settled: SpanOwners) -> tuple[dict[int, Turns], list[int]]:
-    """Return the shortened turns by row, and the rows of which a turn would be empty."""
+    """Return the shortened turns by row, and the rows with a turn that would be empty."""
     rows, firsts = np.unique(settled.spans[:, 0], return_index=True)
     by_row = dict(zip(rows.tolist(), np.split(settled.spans[:, 1:], firsts[1:]), strict=True)) if len(rows) else {}
     place = np.full(len(view.samples.ids), -1, np.int64)
@@ -103,7 +104,7 @@ def cut_spans(
 ) -> Iterator[Turns | None]:
     """Yield each conversation without its spans [s, 2] of units (first, after) of a part; None for an empty turn.
 
-    A cut reaches to the first letter after the span, so that the punctuation and the space after it go with it.
+    A cut reaches to the first letter after the span, so that punctuation and space after the span go too.
     """
     parts = [content for turns in conversations for content in _part(turns, which)]
     found, place = units(pa.array(parts, pa.large_string())), 0

@@ -140,7 +140,7 @@ def test_main_is_the_generating_engine_and_no_other() -> None:
 
 
 def test_a_filter_stands_once() -> None:
-    with pytest.raises(ValueError, match="novelty stands twice"):
+    with pytest.raises(ValueError, match="novelty appears twice"):
         Generate(filters=(Novelty(), Novelty(max_similarity=0.5)))
 
 
@@ -163,7 +163,7 @@ def test_plan_of_all_inputs_counts_them_once_they_are_ingested(store: Store) -> 
     generate = job(target="all", methods=[{"kind": "respond"}])
     before = generate.plan(store, WORK)
     assert before.samples == before.kept == 0
-    assert before.notes[0].startswith("every input once, as many as there are when it is ingested")
+    assert before.notes[0].startswith("every input once")
     after = generate.plan(with_seeds(store), WORK)
     assert (after.samples, after.kept, after.notes[0][:17]) == (9, 4, "every input once,")
     unread = replace(WORK, inputs={**WORK.inputs, "documents": "ingest-documents"})

@@ -316,7 +316,7 @@ def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path
 def test_an_id_that_stands_twice_is_refused(store: Store, tmp_path: Path) -> None:
     settings = Select(steps=(Exact(),))
     samples = put(store, "generate-x", [made("a"), made("a")])
-    with pytest.raises(SchemaError, match="stands twice"):
+    with pytest.raises(SchemaError, match="comes twice"):
         select(settings, run_of(store, tmp_path), work_for(settings, samples), refuses)
 
 

@@ -48,7 +48,7 @@ def journal(store: Store, output: str) -> list[dict[str, Any]]:
 
 
 def losses_of(lines: list[dict[str, Any]]) -> list[float]:
-    assert [m["step"] for m in lines if "step" in m] == list(range(1, STEPS + 1)), "a step is missing or stands twice"
+    assert [m["step"] for m in lines if "step" in m] == list(range(1, STEPS + 1)), "a step is missing or appears twice"
     return [m["loss"] for m in lines if "step" in m] + [m["holdout_loss"] for m in lines if "end" in m]
 
 

@@ -1,12 +1,11 @@
-"""Conversations become token ids and a mask of what is trained on: the assistant's words, stop token included.
+"""Conversations become token ids and a mask of what is trained on: the assistant's words, with the stop token.
 
-The mask follows from the model's own chat template. Where the template marks the assistant's words (`{% generation %}`)
-the marks are used; else the conversation is rendered up to each assistant turn with and without that turn, and the
-difference is what the assistant says. The text is always the plain rendering of the whole conversation.
+The mask follows from the model's own chat template. Where the template marks the assistant's words (`{% generation
+%}`), the marks are used. Otherwise the conversation is rendered up to each assistant turn, with and without that turn,
+and the difference is what the assistant says. The text is always the plain rendering of the whole conversation.
 
-Source: the failures that this guards against are in the issue trackers of huggingface/trl (#4201, masks that are all
-zero without a word; #5988, stop tokens outside the mask).
-Departures: both are refused here before anything is trained.
+Source: the failures that this prevents are in the issue trackers of huggingface/trl (#4201, masks that are silently all
+zero; #5988, stop tokens outside the mask). Departures: both are refused here before anything is trained.
 """
 
 import json
@@ -23,29 +22,29 @@ from numpy.typing import NDArray
 from gristmill.cluster.contract.errors import JobError
 
 AT_ONCE = 512
-"""Conversations that are tokenised together; the tokenizer spreads them over its threads."""
+"""Conversations that are tokenised together; the tokenizer distributes them over its threads."""
 TooLong = Literal["drop", "truncate"]
 Messages = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Conversations as token ids laid end to end; a conversation that could not be used is counted in `drops`."""
+    """Conversations as token ids, end to end; a conversation that could not be used is counted in `drops`."""
 
     ids: NDArray[np.int32]
-    """(tokens,)"""
+    """[tokens]."""
     trained: NDArray[np.bool_]
-    """(tokens,) true where the token is the assistant's."""
+    """[tokens] whether the token is the assistant's."""
     lengths: NDArray[np.int64]
-    """(samples,) tokens of each, all positive; they sum to `tokens`."""
+    """[samples] tokens of each sample, all positive; their sum is `tokens`."""
     places: NDArray[np.int64]
-    """(samples,) place of each among the conversations that were given, rising."""
+    """[samples] place of each sample among the given conversations, ascending."""
     drops: Mapping[str, int]
-    """How many were not used, by reason."""
+    """Number of conversations that were not used, by reason."""
 
 
 class _UnusableError(Exception):
-    """A conversation that cannot be trained on, with the reason: it becomes a counted drop."""
+    """A conversation that cannot be trained on, with the reason; it is counted as a drop."""
 
 
 def tokenizer(folder: str) -> Any:  # noqa: ANN401 - transformers' tokenizers share no useful type
@@ -85,11 +84,11 @@ def encode(tok: Any, samples: Sequence[Messages], max_length: int, too_long: Too
         tok: a tokenizer with a chat template.
         samples: conversations as (role, content) pairs.
         max_length: longest conversation in tokens.
-        too_long: what becomes of longer ones: dropped and counted, or cut at the end.
+        too_long: whether longer conversations are dropped and counted, or cut at the end.
 
     Raises:
-        JobError: when not one conversation can be used, or when assistant turns do not end in a special token, from
-            which a model would never learn to stop.
+        JobError: when no conversation can be used, or when assistant turns do not end in a special token, because a
+            model would then never learn to stop.
     """
     drops: Counter[str] = Counter()
     ids: list[NDArray[np.int32]] = []
@@ -176,8 +175,8 @@ def _by_difference(
 def spans(tok: Any, messages: Messages) -> tuple[str, list[tuple[int, int]]]:  # noqa: ANN401
     """Return the plain rendering of a conversation and the character ranges that the assistant says.
 
-    A range reaches from after the assistant's header to after the end-of-turn token; white space that the template
-    puts after it belongs to no one.
+    A range reaches from the end of the assistant's header to the end of the end-of-turn token. White space that the
+    template puts after that is in no range.
     """
     text = _apply(tok, messages, tokenize=False)
     found = []
@@ -211,5 +210,5 @@ def _require_stop(tok: Any, row: NDArray[np.int32], mask: NDArray[np.bool_]) -> 
     if last not in special:
         raise JobError(
             f"chat template: what the assistant says ends in {tok.decode([last])!r}, must end in a special token, else "
-            "the model never learns to stop; mend the model's chat_template.jinja"
+            "the model never learns to stop; correct the model's chat_template.jinja"
         )

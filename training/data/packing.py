@@ -1,10 +1,11 @@
-"""Samples of different lengths are laid into rows of one length, best fit first, and stay apart in them.
+"""Packing: samples of different lengths are put into rows of one length, best fit first, and stay separate in them.
 
-A model of transformers keeps the samples of a row apart when it gets `position_ids` that start anew with each sample,
-no `attention_mask`, and `use_cache=False`; with either of the others it lets them see each other without a word.
+A model of transformers keeps the samples of a row separate when it gets `position_ids` that restart with each sample,
+no `attention_mask`, and `use_cache=False`. With either of the other two set differently, samples silently see each
+other.
 
-Source: best-fit-decreasing packing of sequences: Ding et al. 2024, arXiv:2404.10830, section 3.
-Departures: longer samples are never cut here (the caller drops or cuts them before and counts it).
+Source: best-fit-decreasing packing of sequences: Ding et al. 2024, arXiv:2404.10830, section 3. Departures: longer
+samples are never cut here; the caller drops or cuts them before, and counts it.
 """
 
 from collections.abc import Sequence
@@ -27,11 +28,11 @@ BINS = pa.schema(
         pa.field("trained", pa.int64(), nullable=False),
     ]
 )
-"""One row a bin. `samples`: places of its samples among those packed; `trained`: labels that are not ignored."""
+"""One row for each bin. `samples`: places of its samples among those packed. `trained`: labels that are not ignored."""
 
 
 def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:
-    """Return bins of sample places such that no bin holds more than `capacity` tokens.
+    """Return bins of sample places such that no bin has more than `capacity` tokens.
 
     Longest first, each into the fullest bin that still has room (the one opened last among equals), so the answer
     depends on the lengths alone. A bit set of the rooms that exist makes a million samples take 0.8 s.
@@ -71,7 +72,7 @@ def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[
 def bins_table(encoded: Encoded, bins: Sequence[Sequence[int]]) -> pa.Table:
     """Return bins of encoded samples as a BINS table, without padding.
 
-    The first label of each sample is ignored, so nothing is predicted across a border.
+    The first label of each sample is ignored, so that nothing is predicted across a border between samples.
     """
     order = np.array([place for bin_ in bins for place in bin_], np.int64)
     lengths = encoded.lengths[order]
@@ -101,9 +102,9 @@ def bins_table(encoded: Encoded, bins: Sequence[Sequence[int]]) -> pa.Table:
 def batch(
     rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]],
 ) -> dict[str, NDArray[np.int64]]:
-    """Return `input_ids`, `labels` and `position_ids` of some bins, each (rows, longest).
+    """Return `input_ids`, `labels` and `position_ids` of some bins, each [rows, longest].
 
-    Padding is at the end of a row as a block of its own: its positions start anew and its labels are ignored.
+    Padding is a block at the end of a row: its positions restart and its labels are ignored.
     """
     longest = max(len(ids) for ids, _, _ in rows)
     shape = (len(rows), longest)

@@ -29,7 +29,7 @@ BINS_PER_SHARD = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """How many of what were packed."""
+    """Counts of what was packed."""
 
     samples: int
     """Rows trained on."""
@@ -41,11 +41,11 @@ class Prepared:
     tokens: int
     """Tokens of the rows trained on."""
     trained_tokens: int
-    """Those of them that the loss is taken over."""
+    """Those of these tokens that count in the loss."""
     drops: dict[str, int]
-    """Kept rows of the dataset that are in neither, by reason."""
+    """Kept rows of the dataset that were not used, by reason."""
     shards: dict[str, list[dict[str, Any]]]
-    """Fields of `Shard` of the files that hold the bins, by prefix."""
+    """By prefix, the fields of `Shard` of the files that hold the bins."""
 
 
 def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSettings) -> Prepared:
@@ -103,10 +103,10 @@ def usable(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
 
 
 def held_out(sample_ids: list[str], share: float) -> NDArray[np.bool_]:
-    """Return which rows are held out, (rows,): those whose id hashes below `share`, at least one.
+    """Return which rows are held out, [rows]: those whose id hashes below `share`, at least one.
 
-    A row's lot depends on its own id alone, so it stays where it is when the dataset grows (with the one exception of
-    a row that is held out only because no other was).
+    Only a row's own id decides, so the choice for a row stays the same when the dataset grows. The one exception is a
+    row that is held out because no other row was.
     """
     lots = np.array([int(ids.digest("holdout", i)[:12], 16) / 16**12 for i in sample_ids])
     held: NDArray[np.bool_] = lots < share
@@ -154,7 +154,7 @@ def sweep(store: Store, output: str) -> None:
 
 
 class Bins:
-    """Packed bins by place, memory-mapped from the store and compared with their digests when opened."""
+    """Packed bins by place, memory-mapped from the store; their digests are checked when they are opened."""
 
     def __init__(self, tables: list[pa.Table]) -> None:
         """Read bins from tables of the BINS schema, each of one chunk."""
@@ -181,11 +181,11 @@ class Bins:
         return values
 
     def batch(self, places: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Return some bins as one batch, each array (bins, longest)."""
+        """Return some bins as one batch, with arrays of [bins, longest]."""
         names = ("input_ids", "labels", "position_ids")
         ids_, labels, positions = ([self.column(n, int(p)) for p in places] for n in names)
         return packing.batch(list(zip(ids_, labels, positions, strict=True)))
 
     def tokens(self, places: NDArray[np.int64]) -> int:
-        """Return how many tokens some bins hold, padding not counted."""
+        """Return the number of tokens in some bins, without padding."""
         return sum(len(self.column("input_ids", int(p))) for p in places)

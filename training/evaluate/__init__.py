@@ -1,1 +1,1 @@
-"""Evaluation: two models on the rows that were held out."""
+"""Evaluation: two models compared on the held-out rows."""

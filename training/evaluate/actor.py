@@ -24,9 +24,9 @@ class Scores:
     """How well one model predicts each sample."""
 
     summed: NDArray[np.float64]
-    """(samples,) summed loss of the trained tokens, in nats."""
+    """[samples] summed loss of the trained tokens, in nats."""
     tokens: NDArray[np.int64]
-    """(samples,) how many they are, all positive."""
+    """[samples] number of trained tokens, all positive."""
     seconds: float
 
     @property
@@ -36,7 +36,7 @@ class Scores:
 
 
 class Scorer:
-    """An actor that scores the same samples under one model after the other."""
+    """An actor that scores the same samples with one model after the other."""
 
     def __init__(self, logs: str | None, cpus: float, precision: Precision | Literal["auto"], max_length: int) -> None:
         """Begin the log; `cpus` is the number of threads."""
@@ -72,7 +72,7 @@ class Scorer:
         }
 
     def losses(self, model: str) -> Scores:
-        """Score the samples under a model."""
+        """Score the samples with a model."""
         import torch
 
         if self._bins is None or self._precision is None:
@@ -95,13 +95,13 @@ def compare(
 
     Args:
         names: ids of the samples.
-        before: under the base model.
-        after: the same samples under the tuned one.
+        before: scores of the base model.
+        after: scores of the tuned model on the same samples.
         draws: bootstrap draws.
-        seed: of the draws; the answer depends on it and the arguments alone.
+        seed: seed of the draws; the result depends only on it and the other arguments.
 
-    Source: percentile bootstrap: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
-    Departures: samples are drawn, not tokens, for the tokens of a sample depend on each other.
+    Source: percentile bootstrap: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. Departures:
+    samples are drawn, not tokens, because the tokens of a sample depend on each other.
     """
     tokens, change = before.tokens, after.summed - before.summed
     rng = np.random.default_rng(seed)

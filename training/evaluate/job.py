@@ -49,21 +49,21 @@ class Evaluate(Job):
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "cpus", "gpus"})
 
     precision: Precision | Literal["auto"] = "auto"
-    """What both models compute in. `auto` is what the machine computes fastest, see `models.dtypes`."""
+    """Precision in which both models compute. `auto` is the fastest on the machine, see `models.dtypes`."""
     bootstrap: int = Field(default=2000, gt=0)
-    """Draws of the interval."""
+    """Bootstrap draws for the interval."""
     seed: int = 0
-    """Of the draws."""
+    """Seed of the bootstrap draws."""
     smoke_prompts: int = Field(default=4, ge=0)
-    """Held-out instructions that the tuned model answers in the inference engine; 0 to leave that out."""
+    """Number of held-out instructions that the tuned model answers in the inference engine; 0 for none."""
     smoke_tokens: int = Field(default=128, gt=0)
-    """Longest answer to them."""
+    """Most tokens of such an answer."""
     engine: Engine = Engine()
     """The inference engine; its `model` is replaced by the tuned one."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores for scoring; all of the largest machine by default, one where a GPU is used."""
+    """Cores for scoring. By default one with a GPU; without one, all cores of the largest machine."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs for scoring; one where the cluster has any, else none."""
+    """GPUs for scoring. By default one where the cluster has any, else none."""
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return the model to evaluate: what the recipe's train job makes."""
@@ -212,7 +212,7 @@ class Evaluate(Job):
 
 
 def _rows(store: Store, work: Work) -> pa.Table:
-    """Return the rows to score: the job's own samples when it was given any, else those that training held out."""
+    """Return the rows to score: the job's own samples where it has an input, else those that training held out."""
     if "samples" in work.inputs:
         return data.usable(store.read(work.inputs["samples"]))[0]
     shards = {s.name: s for s in store.manifest(work.inputs["model"]).shards}
@@ -230,10 +230,10 @@ def _prompts(table: pa.Table, count: int) -> list[tuple[str, tuple[Message, ...]
 
 
 def require_talk(told: list[dict[str, Any]]) -> None:
-    """Refuse a model that says nothing or never stops.
+    """Refuse a model that answers nothing or never stops.
 
     Raises:
-        RunError: when every reply is empty, or not one ends by itself.
+        RunError: when every reply is empty, or no reply ends by itself.
     """
     if not any(reply["reply"].strip() for reply in told):
         raise RunError(

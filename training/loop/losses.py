@@ -1,4 +1,4 @@
-"""The loss of each trained token of a batch; training sums it, evaluation lays it back on its samples."""
+"""The loss of each trained token of a batch; training sums it, evaluation assigns it to the samples."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,13 @@ def tensors(batch: "Mapping[str, NDArray[np.int64]]", device: Any) -> "dict[str,
 
 
 def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]") -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
-    """Return the negative log-likelihoods of the tokens, and at which positions they are.
+    """Return the negative log-likelihoods of the tokens, and their positions.
 
-    The head runs only where some row of the batch has a trained token next, which saves about half of its work and
-    memory on instruction data.
+    The head runs only at positions before a trained token of any row, which saves about half of its work and memory on
+    instruction data.
 
     Returns:
-        (rows, kept) float32 losses in nats, 0 where the label is ignored, and (kept,) positions of their labels.
+        [rows, kept] float32 losses in nats, 0 where the label is ignored, and [kept] positions of their labels.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -45,12 +45,12 @@ def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]") -> "tuple[torc
 
 
 def sample_losses(model: Any, bins: "Bins", count: int) -> "tuple[NDArray[np.float64], NDArray[np.int64]]":  # noqa: ANN401
-    """Return the summed loss in nats and the number of trained tokens of each sample, both (count,).
+    """Return the summed loss in nats and the number of trained tokens of each sample, both [count].
 
     Args:
-        model: a model in evaluation mode, on the device that it computes on.
-        bins: packed bins that hold `count` samples between them.
-        count: how many.
+        model: a model in evaluation mode, on its device.
+        bins: packed bins that together hold `count` samples.
+        count: number of samples.
     """
     import numpy as np
     import torch

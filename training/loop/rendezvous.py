@@ -1,4 +1,4 @@
-"""How the workers of a training find each other; loaded where Ray Train is, never by the command line."""
+"""How the workers of a training run find each other; loaded only where Ray Train is loaded."""
 
 from ipaddress import ip_address
 from typing import Any
@@ -10,15 +10,14 @@ from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch
 
 
 class Rendezvous(TorchConfig):
-    """As Ray Train's own, but over a file where Ray listens on the loopback address alone.
+    """Ray Train's own rendezvous, but over a file where Ray listens on the loopback address only.
 
-    Torch's store for a rendezvous over TCP listens on every interface, whatever its address is, and asks nobody who he
-    is.
+    Torch's TCP store listens on every interface, whatever its address is, and does not authenticate.
     """
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """Return what sets up the process group."""
+        """Return the class that sets up the process group."""
         return _Backend
 
 

@@ -1,11 +1,12 @@
 """What each worker of Ray Train does: load, resume, step, evaluate, checkpoint, export.
 
-Every step is a function of (settings, step) alone: its rows, its learning rate, its random numbers. So a run that is
-killed and goes on from a checkpoint repeats the losses of an unbroken one bit for bit, on the same number of workers.
+Every step depends only on the settings and the step number: its rows, its learning rate, its random numbers. So a run
+that is killed and continues from a checkpoint repeats the losses of an unbroken run bit for bit, on the same number of
+workers.
 
-The loss of a step is the mean over all of its trained tokens, wherever they lie: each worker knows their number before
-it starts, for the bins carry their counts, and scales its part accordingly. The mean of means that accumulation and
-data parallelism otherwise make weighs short answers too much.
+The loss of a step is the mean over all of its trained tokens, on whichever worker they are. Each worker knows their
+number before it starts, because the bins carry their counts, and scales its part accordingly. The usual mean of means,
+from accumulation and data parallelism, would give short answers too much weight.
 """
 
 import json
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker is handed."""
+    """What a worker is given."""
 
     job: TrainSettings
     store: Store
@@ -54,7 +55,7 @@ class WorkerPlan:
 
 @dataclass(frozen=True, slots=True)
 class TrainState:
-    """What is alive in a worker."""
+    """The live objects of a worker."""
 
     plan: WorkerPlan
     precision: model.Precision
@@ -67,7 +68,7 @@ class TrainState:
 
 
 def work(config: Mapping[str, WorkerPlan]) -> None:
-    """Run one worker; an error that trying again would not help is written down for the driver and ends it."""
+    """Run one worker; an error that another attempt cannot fix is written down for the driver and ends the worker."""
     import ray.train
 
     plan, rank = config["course"], ray.train.get_context().get_world_rank()
@@ -111,7 +112,7 @@ def _work(plan: WorkerPlan, rank: int) -> None:
 
 
 def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str]:
-    """Return what is alive in this worker, and why it computes in its precision."""
+    """Return the live objects of this worker, and the reason for its precision."""
     import torch
     from ray.train.torch import get_device
 
@@ -144,7 +145,7 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
 
 
 def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
-    """Return what all workers compute in, and why; every worker calls it."""
+    """Return the precision of all workers, and why; every worker calls it."""
     import torch.distributed as dist
 
     if job.precision != "auto":
@@ -209,7 +210,7 @@ def _over_workers(values: Any) -> list[float]:  # noqa: ANN401 - a tensor
 
 
 def _holdout_loss(worker: TrainState) -> float:
-    """Return the mean loss of the held-out tokens; every worker takes its share of the bins, in as many rounds."""
+    """Return the mean loss of the held-out tokens; each worker takes its share of the bins, all the same number."""
     import torch
 
     world, bins = worker.plan.batching.world, worker.heldout
@@ -226,7 +227,7 @@ def _holdout_loss(worker: TrainState) -> float:
 
 
 def _export(worker: TrainState) -> None:
-    """Write adapter and merged model; all workers gather, then rank 0 goes on alone."""
+    """Write adapter and merged model; all workers take part in gathering, then rank 0 continues alone."""
     job = worker.plan.job
     if job.lora == "none":
         state = zero.whole_state(worker.engine, job.zero.stage, worker.rank)
@@ -255,7 +256,7 @@ class Journal:
         self._path = path
 
     def rewind(self, step: int) -> None:
-        """Forget the steps after `step`, and an end."""
+        """Delete the steps after `step`, and the end."""
         kept = [m for m in read_journal(self._path) if m.get("step", 0) <= step and "end" not in m]
         temporary = self._path.with_name(f".{METRICS}")
         temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
@@ -268,7 +269,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a journal; one that is being written is left out."""
+    """Return the complete lines of a journal; a line that is being written is left out."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

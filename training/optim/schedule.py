@@ -1,4 +1,4 @@
-"""Pure functions of the step: which rows a worker takes, and the learning rate. Nothing here has a state to restore."""
+"""Pure functions of the step number: the rows of a worker, and the learning rate. There is no state to restore."""
 
 import math
 from functools import lru_cache
@@ -11,7 +11,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 
 def num_steps(epochs: float, bins: int, batch: int) -> int:
-    """Return how many optimizer steps see every bin `epochs` times, the last step filled from the next epoch."""
+    """Return the number of optimizer steps that use every bin `epochs` times; the next epoch fills the last step."""
     return max(1, math.ceil(epochs * bins / batch - 1e-9))
 
 
@@ -21,9 +21,9 @@ def _order(seed: int, epoch: int, bins: int) -> NDArray[np.int64]:
 
 
 def global_batch(step: int, *, seed: int, bins: int, batch: int) -> NDArray[np.int64]:
-    """Return the bins of one optimizer step, (batch,), whatever the number of workers.
+    """Return the bins of one optimizer step, [batch], for any number of workers.
 
-    The bins of each epoch are shuffled anew by (seed, epoch) and read as one endless stream, `batch` a step.
+    The bins of each epoch are shuffled by (seed, epoch) and read as one endless stream, `batch` bins a step.
     """
     at = np.arange(step * batch, (step + 1) * batch)
     epochs, places = at // bins, at % bins
@@ -31,7 +31,7 @@ def global_batch(step: int, *, seed: int, bins: int, batch: int) -> NDArray[np.i
 
 
 def share(places: NDArray[np.int64], rank: int, world: int, micro: int) -> NDArray[np.int64]:
-    """Return the bins of one worker, (accumulation, micro); all workers together take every place exactly once."""
+    """Return the bins of one worker, [accumulation, micro]; all workers together take every place exactly once."""
     return places.reshape(-1, world, micro)[:, rank, :]
 
 
@@ -40,10 +40,10 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float, schedule
 
     Args:
         step: the optimizer step.
-        steps: steps in all.
+        steps: number of all steps.
         peak: the highest rate, reached after the warm-up.
-        warmup: share of the steps in which the rate rises in a straight line, in [0, 1).
-        schedule: how it falls to 0 afterwards, or stays.
+        warmup: share of the steps in which the rate rises linearly, in [0, 1).
+        schedule: how it falls to 0 afterwards, or that it stays.
 
     Source: cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, section 3, without restarts.
     """

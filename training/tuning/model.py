@@ -1,4 +1,4 @@
-"""A model for training: loaded from a folder, with low-rank adapters where they are wanted, and written out again.
+"""A model for training: loaded from a folder, given low-rank adapters if wanted, and written out again.
 
 Source: low-rank adapters: Hu et al. 2021, arXiv:2106.09685, section 4; on all linear layers: Dettmers et al. 2023,
 arXiv:2305.14314, section 4.
@@ -15,24 +15,24 @@ from gristmill.cluster.contract.settings import Settings
 ADAPTER, MERGED = "adapter", "merged"
 Precision = Literal["bf16", "fp32"]
 PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}
-"""What training and scoring compute in, where inference would compute in this type."""
+"""Precision of training and scoring, by the type that inference would compute in."""
 
 
 class Lora(Settings):
-    """`[train.lora]`: which small matrices are trained beside the frozen weights."""
+    """`[train.lora]`: the small matrices that are trained in addition to the frozen weights."""
 
     r: int = Field(default=16, gt=0)
     """Rank of the matrices."""
     alpha: int = Field(default=32, gt=0)
-    """The product is scaled by alpha / r."""
+    """The product of the matrices is scaled by alpha / r."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the inputs of the matrices that is dropped."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Names of the layers that get them; `all-linear` leaves out the head alone."""
+    """Names of the layers that get adapters; `all-linear` is all linear layers except the head."""
 
 
 def load(folder: str, precision: Precision) -> Any:  # noqa: ANN401 - the class is the model's own
-    """Load a causal language model; weights are frozen in the precision that training computes in."""
+    """Load a causal language model; frozen weights have the precision that training computes in."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -43,12 +43,12 @@ def load(folder: str, precision: Precision) -> Any:  # noqa: ANN401 - the class 
 
 
 def trainable(model: Any, lora: Lora | Literal["none"], seed: int, *, recompute: bool) -> Any:  # noqa: ANN401
-    """Return the model with its adapters, their first values drawn from `seed`.
+    """Return the model with its adapters, whose first values are drawn from `seed`.
 
     Args:
         model: a loaded model.
         lora: the adapters, or `none` to train every weight.
-        seed: of the random matrices.
+        seed: seed of the random matrices.
         recompute: recompute activations in the backward pass instead of keeping them.
     """
     import torch
@@ -70,12 +70,12 @@ def trainable(model: Any, lora: Lora | Literal["none"], seed: int, *, recompute:
 
 
 def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # noqa: ANN401
-    """Write the adapters of a PEFT model as safetensors, and open the file again to see that nothing is missing.
+    """Write the adapters of a PEFT model as safetensors, and read the file again to check that it is complete.
 
     Args:
-        model: the PEFT model; its own tensors are not read, they may lie in partitions.
+        model: the PEFT model; its own tensors are not read, because they may be partitioned.
         state: its trainable parameters by name, whole.
-        folder: where to.
+        folder: folder to write to.
 
     Raises:
         RunError: when the file does not hold every tensor, finite and of the right size.
@@ -104,7 +104,7 @@ def write_merged(base: str, adapter: Path, folder: Path, precision: Precision) -
 
 
 def write_full(model: Any, state: dict[str, Any], base: str, folder: Path) -> None:  # noqa: ANN401
-    """Write a fully trained model from its whole state, with the tokenizer of its base."""
+    """Write a fully trained model from its whole state, with the tokenizer of its base model."""
     _write_model(model, state, base, folder)
 
 

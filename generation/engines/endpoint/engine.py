@@ -1,8 +1,8 @@
-"""Any OpenAI-compatible endpoint as an engine: `EndpointEngine`, with what it learns of the server as it goes.
+"""Any OpenAI-compatible endpoint as an engine: `EndpointEngine`, which learns what the server can do as it goes.
 
-A vLLM server is recognised by its list of models and gets what its API has beyond OpenAI's: replies that continue a
-prefix, the user's turn, regular expressions, exact probabilities of choices, the score of a text. From others these
-are had as far as their API allows it, and refused with a reason where it does not.
+A vLLM server is recognised by its list of models. With it everything in its API beyond OpenAI's is used: replies that
+continue a prefix, the user's turn, regular expressions, exact probabilities of choices, the score of a text. With other
+servers these are used as far as their API allows; otherwise the request is refused with a reason.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from gristmill.generation.engines.render import MARK
 log = logging.getLogger(__name__)
 
 SPECIAL = re.compile(r"<.+>|\[.+\]|[\x00-\x1f]+")
-"""How special tokens look in the templates that are in use: `<|im_end|>`, `</s>`, `[/INST]`."""
+"""Forms of special tokens in common templates: `<|im_end|>`, `</s>`, `[/INST]`."""
 TOP_LOGPROBS = 20
-"""Alternatives asked for with each token of a choice; the most that OpenAI gives."""
+"""Alternatives requested with each token of a choice; the most that OpenAI gives."""
 ONLY_VLLM = "serve the model with vLLM, or run it in process"
 
 
 class EndpointEngine:
-    """A model at an HTTP server. Any number of coroutines may `ask` at once; a window bounds what is in flight."""
+    """A model at an HTTP server. Any number of coroutines may `ask` at once; a window limits the calls in flight."""
 
     def __init__(self, engine: Engine, patience: Patience | None = None) -> None:
-        """Connect to nothing yet; `ready` does."""
+        """Prepare the client; `ready` connects."""
         self._settings = engine
         key = os.environ.get(engine.api_key_env, "")
         self._line = Connection(engine.endpoint, key, engine.api_key_env, engine.max_in_flight, patience or Patience())
@@ -47,7 +47,7 @@ class EndpointEngine:
         self._asking, self._busy_s, self._busy_since = 0, 0.0, 0.0
 
     async def ready(self) -> dict[str, Any]:
-        """Return what the endpoint says of itself, once it has answered.
+        """Return what the endpoint says about itself, once it has answered.
 
         Raises:
             JobError: when the address, the key or the model's name is wrong.
@@ -62,11 +62,11 @@ class EndpointEngine:
         return self._facts
 
     async def ask(self, request: Request) -> Reply:
-        """Return the reply to one request; what the endpoint refuses comes back with finish `error: …`.
+        """Return the reply to one request; a request that the endpoint refuses gets the finish `error: …`.
 
         Raises:
             JobError: when the key or the model's name is refused.
-            EngineError: when the endpoint serves nobody any more.
+            EngineError: when the endpoint no longer answers any call.
         """
         await self.ready()
         self._begin()
@@ -80,7 +80,7 @@ class EndpointEngine:
         return reply
 
     async def render(self, request: Request) -> str:
-        """Return the prompt as the model sees it, where the server tells, else the turns under their roles."""
+        """Return the prompt as the model sees it, where the server tells, else the turns with their roles."""
         await self.ready()
         if self._vllm:
             return await self._detokenize(await self._prompt_ids(request)) + (request.scored or "")
@@ -88,7 +88,7 @@ class EndpointEngine:
         return "\n".join([*turns, f"[{request.role}]\n{request.prefix}"])
 
     def stats(self) -> dict[str, float]:
-        """Return counters since the start, the calls in flight and waiting now, and how many may be in flight.
+        """Return counters since the start, the calls in flight and waiting now, and the size of the window.
 
         Replies are not streamed, so their tokens count when they end.
         """
@@ -117,7 +117,7 @@ class EndpointEngine:
     # -- the server ---------------------------------------------------------------------------------------------
 
     async def _find(self) -> dict[str, Any]:
-        """Ask which models are served, and with that whether address, key and name are right."""
+        """Ask for the list of models, which also checks address, key and name."""
         answer = await self._line.get("models")
         served = answer.body.get("data")
         if answer.refusal or not isinstance(served, list):
@@ -136,14 +136,14 @@ class EndpointEngine:
         return facts
 
     async def _tokenizes(self) -> bool:
-        """Return whether the server's own routes can be reached, and not just those of OpenAI's API."""
+        """Return whether the server offers its own routes, and not only those of OpenAI's API."""
         answer = await self._line.post("/tokenize", self._named({"prompt": "x"}))
         if answer.refusal:
             log.warning("a vLLM server whose /tokenize cannot be reached: treated as any other server")
         return not answer.refusal
 
     async def _probe(self, listed: Answer) -> None:
-        """Find out by one token whether an endpoint that lists no models answers chats."""
+        """Ask for one token, to find out whether an endpoint without a list of models answers chats."""
         ping = {"model": self._settings.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
         answer = await self._line.post("chat/completions", ping)
         if answer.status in (404, 405):
@@ -187,7 +187,7 @@ class EndpointEngine:
         return f"this endpoint cannot {what}; {ONLY_VLLM}" if what else ""
 
     async def _chat(self, request: Request, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
-        """Return (the body of a chat completion, None), or ({}, the refusal), leaving out what the endpoint refuses."""
+        """Return (the body of a chat completion, None), or ({}, the refusal), without parameters that are refused."""
         payload = wire.chat(request, self._settings.model, vllm=self._vllm) | dict(extra)
         clipped = False
         while True:
@@ -238,7 +238,7 @@ class EndpointEngine:
     # -- choices ------------------------------------------------------------------------------------------------
 
     async def _choose_by_id(self, request: Request) -> Reply:
-        """Return the likeliest choice of a vLLM server with exact probabilities: one call wherever choices part."""
+        """Return the likeliest choice of a vLLM server with exact probabilities: one call where the choices branch."""
         head = await self._prompt_ids(replace(request, prefix=""))
         paths = await self._paths(request.prefix, request.choices)
         if len({tuple(path) for path in paths.values()}) < len(request.choices):
@@ -255,7 +255,7 @@ class EndpointEngine:
     async def _parted(
         self, head: Sequence[int], paths: Mapping[str, Sequence[int]], at: int, spent: list[Reply]
     ) -> dict[str, float] | None:
-        """Return the probability of each path given that it is one of them; they agree on their first `at` tokens."""
+        """Return the probability of each path given that it is one of them; all have the same first `at` tokens."""
         if len(paths) == 1:
             return dict.fromkeys(paths, 1.0)
         groups: dict[int, dict[str, Sequence[int]]] = {}
@@ -275,7 +275,7 @@ class EndpointEngine:
         return found
 
     async def _weights(self, prompt: list[int], tokens: list[int], spent: list[Reply]) -> dict[int, float]:
-        """Return the probability of each token given that it is one of them; empty when it is not told."""
+        """Return the probability of each token given that it is one of them; empty when the server does not tell."""
         payload: dict[str, Any] = {"prompt": prompt, "max_tokens": 1, "temperature": 0.0, "allowed_token_ids": tokens}
         payload |= {"logprobs": 1, "logprob_token_ids": tokens, "return_tokens_as_token_ids": True}
         answer = await self._post("completions", self._named(payload), 1)
@@ -287,7 +287,7 @@ class EndpointEngine:
         return wire.token_weights(answer.body, tokens)
 
     async def _paths(self, prefix: str, choices: Sequence[str]) -> dict[str, list[int]]:
-        """Return the tokens of each choice together with the prefix, so that they merge as the model has seen them."""
+        """Return the tokens of each choice with the prefix before it, merged as in texts that the model has seen."""
         key = (prefix, *choices)
         if key not in self._ids:
             asked = (self._tokenize({"prompt": prefix + choice, "add_special_tokens": False}) for choice in choices)
@@ -295,12 +295,12 @@ class EndpointEngine:
         return self._ids[key]
 
     async def _end_of_turn(self) -> int:
-        """Return the token that ends a turn, for a choice that another one begins with."""
+        """Return the token that ends a turn; needed for a choice that is the beginning of another one."""
         ids, _ = await self._user_end()
         return ids[0] if ids else -1
 
     async def _choose(self, request: Request) -> Reply:
-        """Return the choice of any server: JSON with an enumeration where it can be held to that, else what it says."""
+        """Return the choice of any server: JSON with an enumeration where the server supports it, else free text."""
         extra: dict[str, Any] = {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
         extra["response_format"] = wire.choice_schema(request.choices)
         extra["max_tokens"] = max(request.max_tokens, 16 + 2 * max(map(len, request.choices)))
@@ -317,7 +317,7 @@ class EndpointEngine:
     # -- what only vLLM servers offer ---------------------------------------------------------------------------
 
     async def _score(self, request: Request) -> Reply:
-        """Return the log-probability of a text as the turn that follows: one token is written, and thrown away."""
+        """Return the log-probability of a text as the next turn; the one token that the server writes is unused."""
         prompt = await self._prompt_ids(request)
         text = await self._tokenize({"prompt": request.scored or "", "add_special_tokens": False})
         payload = {"prompt": [*prompt, *text], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
@@ -344,7 +344,7 @@ class EndpointEngine:
         return await self._tokenize({"messages": messages, **flags})
 
     async def _header(self, prefix: str) -> list[int]:
-        """Return the tokens that begin the assistant's turn, with nothing before: what it makes a prompt longer."""
+        """Return the tokens that begin the assistant's turn: those by which they lengthen an empty prompt."""
         before = [{"role": "user", "content": "x"}]
         with_header = await self._tokenize({"messages": before, "add_generation_prompt": True})
         without = await self._tokenize({"messages": before, "add_generation_prompt": False})
@@ -352,7 +352,7 @@ class EndpointEngine:
         return [*with_header[len(without) :], *behind]
 
     async def _user_end(self) -> tuple[list[int], tuple[str, ...]]:
-        """Return how a user's turn ends in the server's template: as a token id where it is one, else a string."""
+        """Return how the server's template ends a user's turn: as a token id where it is one token, else as text."""
         if self._end_of_user is None:
             asked, told = {"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}
             flags = {"add_generation_prompt": False}

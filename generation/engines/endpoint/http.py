@@ -1,6 +1,6 @@
-"""The line to an OpenAI-compatible endpoint: a window of calls in flight, deadlines, retries, and what they count.
+"""The connection to an OpenAI-compatible endpoint: a window of calls in flight, deadlines, retries, and counters.
 
-The client is aiohttp's: with 256 calls in flight it takes 0.35 ms of CPU a call where httpx takes 7 to 12.
+The client is aiohttp's: with 256 calls in flight it takes 0.35 ms of CPU a call, where httpx takes 7 to 12 ms.
 """
 
 import asyncio
@@ -24,46 +24,50 @@ log = logging.getLogger(__name__)
 
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 SLOW_DOWN = frozenset({408, 429, 503, 504, 529})
-"""Answers that say there is too much in flight."""
+"""Status codes that mean that too much is in flight."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a call is tried for."""
+    """How long a call is tried."""
 
     attempts: int = 8
     first_s: float = 0.5
-    """Longest wait before the second attempt; it doubles with each, and the wait is drawn between 0 and it."""
+    """Longest wait before the second attempt. It doubles with each attempt; the wait is drawn between 0 and this
+    bound."""
     longest_s: float = 60.0
-    """Longest wait between two attempts; one that the server asks for may be `in_all_s` long."""
+    """Longest wait between two attempts; a wait that the server asks for may be as long as `in_all_s`."""
     floor_s: float = 60.0
     """Shortest deadline of one attempt."""
     in_all_s: float = 900.0
-    """After this long no further attempt begins."""
+    """Seconds after which no further attempt begins."""
 
     def backoff(self, attempt: int) -> float:
-        """Return seconds to wait after the n-th attempt (from 1), drawn evenly from 0 up to the bound."""
+        """Return the seconds to wait after the n-th attempt (from 1), drawn uniformly between 0 and the bound."""
         return random.uniform(0, min(self.longest_s, self.first_s * 2 ** (attempt - 1)))
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: a JSON body, or why the server refused the call."""
+    """The answer to a call: a JSON body, or why the server refused it."""
 
     status: int
     body: Mapping[str, Any] = field(default_factory=dict)
     refusal: str = ""
-    """What the server says of a call that it refuses for good; empty when it was served."""
+    """What the server says about a call that it refuses for good; empty when it served the call."""
     param: str = ""
-    """Name of the parameter that it refuses, where it gives one."""
+    """Name of the refused parameter, where the server names one."""
     code: str = ""
 
 
 class Window:
-    """How many calls may be in flight: doubled at first, then one more each window, halved when the server is full."""
+    """Number of calls that may be in flight.
+
+    It doubles at first and later grows by one for each window of successes; it halves when the server is full.
+    """
 
     def __init__(self, limit: int, start: int = 16) -> None:
-        """Begin small, so that a small server is not flooded before it can say so."""
+        """Begin small, so that a small server is not flooded before it can refuse."""
         self.limit = limit
         self.size = float(min(start, limit))
         self.running = 0
@@ -77,7 +81,7 @@ class Window:
         return len(self._waiters)
 
     async def enter(self) -> int:
-        """Wait for a place, first come first served, and return the number of cuts so far, to be handed to `cut`."""
+        """Wait for a place, first come first served. Return the number of cuts so far, which `cut` needs."""
         if self.running >= int(self.size) or self._waiters:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -103,20 +107,20 @@ class Window:
         self._admit()
 
     def grow(self) -> None:
-        """Count one success: a window of them doubles the window before the first cut, and adds one place after it."""
+        """Count one success: a window of them doubles the window before the first cut, and later adds one place."""
         if self.running >= int(self.size):  # a window that is not filled says nothing of what the server bears
             self.size = min(float(self.limit), self.size + (1.0 if not self._cuts else 1.0 / self.size))
             self._admit()
 
     def cut(self, cuts: int) -> None:
-        """Halve, unless that happened since the call entered: one burst of refusals is one piece of news."""
+        """Halve the window, unless that happened after the call entered, because a burst of refusals counts once."""
         if cuts == self._cuts:
             self._cuts += 1
             self.size = max(1.0, self.size / 2)
             log.info("the endpoint is full: %d calls in flight from now on", int(self.size))
 
     def pause(self, seconds: float) -> None:
-        """Begin no call for so long."""
+        """Begin no call for this number of seconds."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def _admit(self) -> None:
@@ -129,12 +133,12 @@ class Window:
 
 @dataclass
 class TimeoutEstimate:
-    """Seconds that the endpoint takes per token of a reply, over about the last hundred replies."""
+    """Seconds of the endpoint per reply token, over about the last hundred replies; gives the timeout of a call."""
 
     seconds: float = 0.0
     tokens: float = 0.0
     guess: float = 0.1
-    """Before anything is measured: a slow server."""
+    """Value before anything is measured: that of a slow server."""
 
     def add(self, seconds: float, tokens: int) -> None:
         """Take in one reply."""
@@ -142,13 +146,13 @@ class TimeoutEstimate:
         self.tokens = 0.99 * self.tokens + max(1, tokens)
 
     def deadline(self, max_tokens: int, floor_s: float) -> float:
-        """Return the seconds after which a reply of so many tokens is given up: four times what it should take."""
+        """Return the seconds after which a reply of `tokens` tokens is given up: four times what it should take."""
         each = self.seconds / self.tokens if self.tokens else self.guess
         return max(floor_s, 4 * each * max_tokens)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that `Retry-After` asks for, which is a number or an HTTP date, or None without one."""
+    """Return the seconds that the header `Retry-After` asks for (a number or an HTTP date), or None without it."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None
@@ -163,10 +167,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 class Connection:
-    """Calls of one endpoint. `post` and `get` raise only what no other call would survive either."""
+    """Calls to one endpoint. `post` and `get` raise only errors that every other call would get too."""
 
     def __init__(self, base: str, key: str, key_name: str, limit: int, patience: Patience) -> None:
-        """Connect to nothing yet; the client is made in the loop that uses it."""
+        """Prepare the settings; the client is made in the event loop that uses it."""
         self.base, self._key, self._key_name = base.rstrip("/"), key, key_name
         self.window, self.pace, self.patience = Window(limit), TimeoutEstimate(), patience
         self.retries = self.answers = 0
@@ -174,15 +178,15 @@ class Connection:
         self._client: aiohttp.ClientSession | None = None
 
     async def get(self, path: str) -> Answer:
-        """Return the answer to a GET, tried again as `post` does it."""
+        """Return the answer to a GET, with the same attempts as `post`."""
         return await self._try("GET", path, None, 0)
 
     async def post(self, path: str, payload: Mapping[str, Any], max_tokens: int = 0) -> Answer:
         """Return the answer to a POST.
 
         Raises:
-            JobError: when the endpoint refuses the key, lacks the model, or the quota is spent.
-            EngineError: when it did not serve anybody while this call was tried.
+            JobError: when the endpoint refuses the key, lacks the model, or the quota is used up.
+            EngineError: when it served no call at all while this one was tried.
         """
         return await self._try("POST", path, payload, max_tokens)
 
@@ -212,7 +216,7 @@ class Connection:
     async def _once(
         self, method: str, path: str, payload: Mapping[str, Any] | None, limit_s: float
     ) -> tuple[Answer | None, str, float | None]:
-        """Return (the answer, "", None), or (None, why it must be tried again, the wait that the server asks for)."""
+        """Return (the answer, "", None), or (None, why to try again, the wait that the server asks for)."""
         import aiohttp
 
         cuts = await self.window.enter()
@@ -242,7 +246,7 @@ class Connection:
         body = _body(raw)
         if status < 300:
             if body is None:
-                return None, "an answer that is no JSON object", None
+                return None, "an answer that is not a JSON object", None
             self.window.grow()
             self._served_at = time.monotonic()
             return Answer(status, body), "", None
@@ -270,7 +274,7 @@ class Connection:
             raise JobError(f"endpoint {self.base}: {error.refusal[:160]}; the quota of this key is spent")
 
     def _url(self, path: str) -> str:
-        """Return where a path is; one that begins with a slash hangs on the server, not on its version folder."""
+        """Return the URL of a path; one with a slash in front is relative to the server, not to its version folder."""
         if not path.startswith("/"):
             return f"{self.base}/{path}"
         return self.base.removesuffix("/v1") + path

@@ -1,4 +1,4 @@
-"""What goes to an OpenAI-compatible endpoint and what comes back: pure functions between Request, JSON and Reply."""
+"""What is sent to an OpenAI-compatible endpoint and what comes back: pure functions between Request, JSON and Reply."""
 
 import json
 import math
@@ -25,7 +25,7 @@ OPTIONAL = (
     "continue_final_message",
     "add_generation_prompt",
 )
-"""Parameters that an endpoint may refuse and that are then left out."""
+"""Parameters that are left out when an endpoint refuses them."""
 GOES_WITH = {"logprobs": "top_logprobs", "continue_final_message": "add_generation_prompt"}
 UNSUPPORTED = re.compile(
     r"unsupported|not support|unrecognized|unknown|unexpected|extra_forbidden|extra (inputs|fields)|not permitted"
@@ -39,7 +39,7 @@ TOO_LONG = re.compile(
 )
 FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition", "eos": "stop", "eos_token": "stop"}
 Steps = Sequence[tuple[str, Mapping[str, float]]]
-"""The token that was said and the probabilities of those that could have been, for each token of a reply."""
+"""For each token of a reply: the token, and the probabilities of its alternatives."""
 Spelled = tuple[str, ...]
 """A text as its letters, or as the names of its tokens."""
 
@@ -74,7 +74,7 @@ def schema(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
-    """Return the `response_format` of a reply that is one of several words, where only JSON can be constrained."""
+    """Return the `response_format` of a reply that is one of several words, for servers that only constrain JSON."""
     field = {"type": "string", "enum": list(choices)}
     return schema(
         "choice",
@@ -83,14 +83,14 @@ def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
 
 
 def constraint(request: Request) -> dict[str, Any]:
-    """Return what holds a reply to a schema or an expression."""
+    """Return the parameters that force a reply to match a schema or an expression."""
     if request.json_schema:
         return {"response_format": schema("reply", json.loads(request.json_schema))}
     return {"structured_outputs": {"regex": request.regex}} if request.regex else {}
 
 
 def learn(answer: Answer, payload: Mapping[str, Any]) -> str:
-    """Return which parameter of a refused call the endpoint does not know, or the empty string."""
+    """Return the parameter of a refused call that the endpoint does not know, or the empty string."""
     if TOO_LONG.search(answer.refusal) or BAD_SCHEMA.search(f"{answer.code} {answer.refusal}"):
         return ""
     if not UNSUPPORTED.search(f"{answer.code} {answer.refusal}"):
@@ -102,7 +102,7 @@ def learn(answer: Answer, payload: Mapping[str, Any]) -> str:
 
 
 def _named(name: str, text: str) -> bool:
-    """Return whether a sentence names a parameter, and does not merely use the word."""
+    """Return whether a sentence names a parameter, and does not only use the word."""
     quoted = rf"['\"`\[]{name}['\"`\]]"
     plain = rf"\b{name}\b" if "_" in name else rf"(param(eter)?|argument|field)s?( supplied)?:? {name}\b"
     return re.search(f"{quoted}|{plain}", text) is not None
@@ -134,7 +134,7 @@ def read(body: Mapping[str, Any], request: Request) -> Reply:
 
 
 def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return tokens of the prompt, of the reply, and found in the cache; estimated at 4 bytes where not reported."""
+    """Return the tokens of the prompt, of the reply, and from the cache; at 4 bytes a token where not reported."""
     counts = _mapping(body.get("usage"))
     if not counts:
         text = str(_mapping((first_choice(body) or {}).get("message")).get("content") or "")
@@ -146,7 +146,7 @@ def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def first_choice(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the first choice of an answer, or None when it is not what a completion looks like."""
+    """Return the first choice of an answer, or None when the answer is not a completion."""
     choices = body.get("choices")
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
 
@@ -170,7 +170,7 @@ def steps(body: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
 
 
 def said_choice(text: str, choices: Sequence[str]) -> str | None:
-    """Return which choice a reply is: bare, or the value of `choice` in JSON; None when it is none of them."""
+    """Return the choice that a reply is, bare or as the value of `choice` in JSON; None when it is none of them."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -183,7 +183,7 @@ def said_choice(text: str, choices: Sequence[str]) -> str | None:
 
 
 def drop_lead(lead: int, tokens: Steps) -> Steps:
-    """Return the steps after the first `lead` characters of the text, the one that straddles them cut to its rest."""
+    """Return the steps after the first `lead` characters of the text; a token that reaches over the border is cut."""
     for place, (said, options) in enumerate(tokens):
         if lead < len(said):
             head = said[:lead]
@@ -194,7 +194,7 @@ def drop_lead(lead: int, tokens: Steps) -> Steps:
 
 
 def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) -> dict[str, float]:
-    """Return the probability of each choice from the text of the tokens; 1 for the chosen one without any."""
+    """Return the probability of each choice from the tokens of the reply; without tokens, 1 for the chosen one."""
     rests = {choice: tuple(choice) for choice in choices}
     spelled: list[tuple[Spelled, Mapping[Spelled, float]]] = []
     for said, options in drop_lead(max(0, text.find(chosen)), tokens):
@@ -207,7 +207,7 @@ def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) 
 
 
 def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, float]:
-    """Return the probability of each of some tokens, given that it is one of them, from a completion of one token."""
+    """Return the probability of each of some tokens given that it is one of them, from a completion of one token."""
     told = _mapping((first_choice(body) or {}).get("logprobs")).get("top_logprobs")
     logprobs = _mapping(told[0]) if isinstance(told, list) and told else {}
     if any(f"token_id:{token}" not in logprobs for token in tokens):
@@ -220,10 +220,10 @@ def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, f
 def walk(
     rests: Mapping[str, Spelled], tokens: Sequence[tuple[Spelled, Mapping[Spelled, float]]], chosen: str
 ) -> dict[str, float]:
-    """Return the probability of each choice given that the reply is one of them, along the reply that was decoded.
+    """Return the probability of each choice given that the reply is one of them, along the decoded reply.
 
-    Where the choices part, each gets the share of the tokens that begin what is left of it. Those that leave the
-    decoded reply at the same token share its probability evenly, because nothing is known of what would follow.
+    Where the choices branch, each gets the share of the tokens that begin the rest of it. Choices that leave the
+    decoded reply at the same token share its probability evenly, because nothing is known about what would follow.
     """
     found, mass, alive = dict.fromkeys(rests, 0.0), 1.0, dict(rests)
     for said, options in tokens:

@@ -152,7 +152,7 @@ def test_a_run_can_be_run_again_from_its_own_recipe(steps: Path, tmp_path: Path)
     )
     recipe, works = open_recipe(tmp_path / "recipe.toml", [f"store={tmp_path}/runs"])
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "recipe.json").write_text(json.dumps(recipe.resolved(works)))
+    (tmp_path / "deep" / "recipe.json").write_text(json.dumps(recipe.resolve(works)))
     _, again = open_recipe(tmp_path / "deep" / "recipe.json")
     assert again["generate"].fingerprint == works["generate"].fingerprint
 

@@ -289,7 +289,7 @@ def test_a_bad_page_is_an_error_or_a_dropped_row(tmp_path: Path, monkeypatch: py
     with pytest.raises(JobError, match=r"x\.pdf:page 2: cannot be read \('/Font'\)"):
         samples(path)
     bad, good = samples(path, on_bad_row="drop")
-    assert bad.dropped == "ingest: page 2: cannot be read ('/Font'), must be text; mend it"
+    assert bad.dropped == "ingest: page 2: cannot be read ('/Font'), must be text; repair it"
     assert good.instruction == "A first page.\n\nA third page." and good.tags["page"] == "1-3"
 
 

@@ -78,7 +78,7 @@ def test_one_mistake_is_one_line_in_the_words_of_the_recipe(tmp_path: Path) -> N
     assert refused(tmp_path, train + 'lora = "all"\n').count("train.lora") >= 1
     assert refused(tmp_path, "generate = 3\n").splitlines()[0].endswith("generate: 3, must be a table")
     twice = '[generate]\ninput = "seeds.jsonl"\nfilters = [{kind = "length"}, {kind = "length"}]\n'
-    assert refused(tmp_path, twice).partition("mill.toml: ")[2].startswith("generate: filters: length stands twice")
+    assert refused(tmp_path, twice).partition("mill.toml: ")[2].startswith("generate: filters: length appears twice")
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:

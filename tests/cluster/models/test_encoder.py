@@ -46,7 +46,7 @@ def pooled(model: str, text: str, pooling: Pooling) -> np.ndarray:
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_is_its_formula_and_padding_changes_no_vector(tiny: str, pooling: Pooling) -> None:
-    encoder = Checkpoint(Embedding(model=tiny, pooling=pooling))
+    encoder = TorchEncoder(Embedding(model=tiny, pooling=pooling))
     together = encoder.encode(TEXTS)
     assert together.shape == (3, encoder.dim)
     assert together.dtype == np.float32
@@ -64,12 +64,12 @@ def test_a_tokenizer_that_pads_in_front_and_has_no_pad_token_changes_nothing(tin
     tokenizer.save_pretrained(tmp_path)
     found = TorchEncoder(Embedding(model=str(tmp_path), pooling="weighted_mean")).encode(TEXTS)
     np.testing.assert_allclose(
-        found, Checkpoint(Embedding(model=tiny, pooling="weighted_mean")).encode(TEXTS), atol=2e-6
+        found, TorchEncoder(Embedding(model=tiny, pooling="weighted_mean")).encode(TEXTS), atol=2e-6
     )
 
 
 def test_a_text_is_read_up_to_max_tokens_and_an_empty_one_has_a_vector_too(tiny: str) -> None:
-    encoder = Checkpoint(Embedding(model=tiny, pooling="last", max_tokens=5))
+    encoder = TorchEncoder(Embedding(model=tiny, pooling="last", max_tokens=5))
     cut, whole, other, empty = encoder.encode(["abcdefgh", "abcde", "abcdx", ""])
     np.testing.assert_allclose(cut, whole, atol=2e-6)
     assert np.abs(cut - other).max() > 0.01

@@ -102,7 +102,7 @@ def test_every_step_has_its_share_of_the_pairs(store: Store) -> None:
 
 def test_the_choice_stands_beside_its_baselines(store: Store) -> None:
     page, _ = put_selection(store, SELECT)
-    assert tables_of(page, "Beside the baselines") == [
+    assert tables_of(page, "Compared with the baselines") == [
         ["", "chosen", "random", "longest"],
         ["samples", "2", "2", "2"],
         ["mean judge", "4", "3.7", ""],

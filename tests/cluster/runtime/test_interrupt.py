@@ -73,8 +73,8 @@ def test_a_deferred_signal_also_follows_an_error_of_the_block() -> None:
 
 INSIST = """
 import os, signal
-from gristmill.cluster.runtime.interrupt import deferred
-with deferred():
+from gristmill.cluster.runtime.interrupt import defer
+with defer():
     for count in range(3):
         print(count, flush=True)
         os.kill(os.getpid(), signal.SIGINT)

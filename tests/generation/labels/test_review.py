@@ -160,7 +160,7 @@ def test_verdicts_of_no_sample_are_refused_by_file_and_place_or_left_out(store: 
     with pytest.raises(JobError) as caught:
         reviewed(store, settings)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith(f"{path}: entry 2: {ids.digest('stranger')} is no sample that came in")
+    assert lines[0].startswith(f"{path}: entry 2: {ids.digest('stranger')} is not the id of an input sample")
     assert lines[1] == f"{path}: entry 3: 'maybe' is no label, must be one of 好评, 差评"
     figures, rows, _ = reviewed(store, settings.model_copy(update={"on_bad_verdict": "skip"}))
     assert (figures.verdicts, figures.bad_verdicts, figures.settled_by_people) == (1, 2, 1)
@@ -198,7 +198,7 @@ def test_no_samples_no_votes_and_ids_that_stand_twice(store: Store, tmp_path: Pa
     figures, rows, _ = reviewed(other, Review(combine="dawid_skene"), [plain])
     assert (rows, figures.queued, figures.agreement) == ([plain], 1, ())
     twice = Store(str(tmp_path / "twice"))
-    with pytest.raises(SchemaError, match="stands twice"):
+    with pytest.raises(SchemaError, match="appears twice"):
         reviewed(twice, Review(), [ROWS[0], ROWS[0]])
 
 

@@ -84,7 +84,7 @@ def test_what_is_wrong_with_verdicts_is_said_before_anything_starts(tmp_path: Pa
         load(path)
     with pytest.raises(JobError, match=r"review\.verdicts: .*gone\.json: no such file"):
         load(path, ['review.verdicts="gone.json"'])
-    with pytest.raises(JobError, match=r"review\.labels: one stands twice"):
+    with pytest.raises(JobError, match=r"review\.labels: one appears twice"):
         load(path, ['review.labels=["a", "a"]', 'review.on_bad_verdict="skip"'])
 
 

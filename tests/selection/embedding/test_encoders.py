@@ -17,7 +17,7 @@ SAMPLES = [made(f"Name {n} rivers.", f"Here are {n}.") for n in range(8)]
 
 
 def test_settings_say_which_encoder_is_opened(tiny: str) -> None:
-    assert isinstance(open_encoder(Embedding(model=tiny, pooling="mean")), Checkpoint)
+    assert isinstance(open_encoder(Embedding(model=tiny, pooling="mean")), TorchEncoder)
     with pytest.raises(JobError, match="holds no checkpoints"):
         open_encoder(Gradients())
     with pytest.raises(JobError, match="Settings describes none, must be an Embedding or Gradients"):

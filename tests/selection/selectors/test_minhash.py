@@ -11,7 +11,7 @@ import pytest
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text import keys as texts
 from gristmill.selection.contracts import Choice, View
-from gristmill.selection.duplicates import shingles
+from gristmill.selection.duplicates import bands, shingles
 from gristmill.selection.duplicates.shingles import ShingleSpec
 from gristmill.selection.selectors.exact import Exact
 from gristmill.selection.selectors.minhash import MinHash
@@ -62,7 +62,7 @@ def test_signatures_estimate_the_jaccard_similarity_of_the_sets(words: int) -> N
     left = [sentence(rng, words) for _ in range(200)]
     right = [edited(text, rng.choice([0.05, 0.2, 0.5]), rng) for text in left]
     slots = slots_of(left + right, ShingleSpec("character", 5), 256)
-    found = shingles.similarity(slots, np.arange(200), np.arange(200, 400))
+    found = bands.estimate_jaccard(slots, np.arange(200), np.arange(200, 400))
     true = np.array([true_jaccard(a, b, 5) for a, b in zip(left, right, strict=True)])
     spread = np.sqrt(true * (1 - true) / 256)
     assert abs((found - true).mean()) < 3 * spread.mean() / np.sqrt(200) + 0.002
@@ -73,7 +73,7 @@ def test_signatures_of_strangers_agree_by_chance_alone() -> None:
     rng = random.Random(0)
     values = ["".join(rng.choices([chr(0x3400 + n) for n in range(6000)], k=60)) for _ in range(400)]
     slots = slots_of(values, ShingleSpec("character", 5))
-    found = shingles.similarity(slots, np.arange(200), np.arange(200, 400))
+    found = bands.estimate_jaccard(slots, np.arange(200), np.arange(200, 400))
     assert found.mean() < 0.003
 
 
@@ -87,7 +87,7 @@ def test_a_shingle_is_five_characters_or_two_chinese_ones_or_two_words() -> None
     ]
     for left, right, shape, expected in pairs:
         slots = slots_of([left, right], shape, 1024)
-        assert shingles.similarity(slots, np.array([0]), np.array([1]))[0] == pytest.approx(expected, abs=0.05)
+        assert bands.estimate_jaccard(slots, np.array([0]), np.array([1]))[0] == pytest.approx(expected, abs=0.05)
 
 
 def test_copies_with_edited_words_lose_to_the_better_one() -> None:
