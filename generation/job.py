@@ -59,7 +59,7 @@ class Generate(Job):
     engine: Engine = Field(default_factory=Engine)
     """The model that drafts, answers and judges, and its resources."""
     engines: dict[str, Engine] = Field(default_factory=dict)
-    """Other models, each in a pool of its own, that steps name as their `engine`; none may be called `main`."""
+    """Other models, each with its own actors. A step uses one by naming it as its `engine`; no name may be `main`."""
     encoder: Embedding = Embedding()
     """The model for steps that compare meanings; it is not loaded where no step does."""
     methods: tuple[AnyMethod, ...] = Field(default=(SelfInstruct(),), min_length=1)
@@ -196,7 +196,7 @@ class Generate(Job):
             return self.drive(run, work, actors)
 
     def pipeline(self, run: str) -> Pipeline:
-        """Return what all rows are made with."""
+        """Return everything that the rows are made with."""
         return Pipeline(run, {MAIN: self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
 
     def goal(self) -> Goal:

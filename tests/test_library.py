@@ -71,7 +71,7 @@ def test_paths_steps_as_values_and_the_defaults(tmp_path: Path) -> None:
     [
         (ROWS, ("exatc",), "exatc"),
         (ROWS, ({"kind": "minhash", "treshold": 1},), "treshold"),
-        (3, ("exact",), "int is no data"),
+        (3, ("exact",), "int is not data"),
         ([], ("exact",), "no rows"),
         ([ROWS[0], 3], ("exact",), "several kinds"),
         ("absent.jsonl", ("exact",), "absent.jsonl"),

@@ -23,7 +23,7 @@ JOB_VERBS = {
     "evaluate": "compare the tuned model with its base",
 }
 ABOVE = {"preview": "gristmill.generation.preview.page:run"}
-"""Verbs whose work is in a package above this one, as functions of the arguments that return the exit code."""
+"""Verbs whose code is in a package above this one, as functions that take the arguments and return the exit code."""
 SHELLS = ("bash", "zsh", "fish")
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca")
 

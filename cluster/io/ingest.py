@@ -75,7 +75,7 @@ class Source(Settings):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value comes in
-        """Accept a string for the whole table and for `path`, and resolve relative paths beside the recipe."""
+        """Accept a string for the whole table and for `path`, and resolve relative paths from the recipe's folder."""
         if isinstance(value, str):
             value = {"path": value}
         if isinstance(value, dict) and isinstance(value.get("path"), str):

@@ -280,7 +280,7 @@ def _text(file: File) -> Iterator[Row]:
 
 
 def _document(file: File) -> Iterator[Row]:
-    """Yield the pages that cannot be read, as rows with a problem, then the document; it is held whole."""
+    """Yield the pages that cannot be read, as rows with a problem, then the document, read into memory as a whole."""
     with file.system.open_input_stream(file.path) as stream:
         data = stream.read()
     try:

@@ -20,7 +20,7 @@ class Figures:
     rows: int
     """Rows that were read or made."""
     kept: int
-    """Rows that go on."""
+    """Rows that stay for later jobs."""
     prompt_tokens: int | None = None
     """Tokens that a model read."""
     tokens: int | None = None

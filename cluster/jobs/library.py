@@ -167,7 +167,7 @@ def load(name: str = "", store: str = "runs") -> Run | Dataset:
     """Open a run or a dataset of a store by its name or the beginning of it; by default the newest run.
 
     Raises:
-        JobError: when nothing, or more than one thing, has this name.
+        JobError: when no name, or more than one name, begins so.
     """
     there = Store(store)
     if not there.exists():

@@ -121,10 +121,10 @@ def runs(store: Store) -> list[str]:
 
 
 def find(store: Store, name: str) -> tuple[str, str]:
-    """Return (`"run"` or `"dataset"`, full name) of what has this name, or a name that only it begins with.
+    """Return (`"run"` or `"dataset"`, full name) of the run or dataset with this name, or with a name that begins so.
 
     Raises:
-        JobError: when nothing or more than one thing begins so.
+        JobError: when nothing, or more than one thing, has a name that begins so.
     """
     datasets = [n for n in store.names() if store.complete(n)]
     found = [("run", n) for n in runs(store) if n.startswith(name)]

@@ -61,7 +61,7 @@ class Embedding(Settings):
     actors: int = Field(default=1, gt=0)
     """Processes that embed, each with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores of one actor; without GPU an even share of all cores, at most a machine's; with GPU one."""
+    """Cores of one actor. By default one with a GPU; without one, an even share of all cores, at most a machine's."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs of one actor. By default one where the cluster has any, else none."""
 
@@ -117,7 +117,7 @@ def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
 
 
 def require_pooling(settings: Embedding) -> None:
-    """Refuse a model without a pooling of its own, where the settings name none either.
+    """Refuse a model that has no pooling, where the settings name none either.
 
     Raises:
         JobError: naming the model.

@@ -62,7 +62,7 @@ class Engine(Settings):
     actors: int = Field(default=1, gt=0)
     """Engines, each a process with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores of one engine; without GPU an even share of all cores, at most a machine's; with GPU one."""
+    """Cores of one engine. By default one with a GPU; without one, an even share of all cores, at most a machine's."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs of one engine. By default one where the cluster has any, else none."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"

@@ -224,7 +224,7 @@ def _note(material: Material, score: str) -> str:
 
 
 def _table(material: Material) -> list[dict[str, Any]]:
-    """Return up to `MAX_TABLE` samples as JSON values, half of them kept where there are as many."""
+    """Return up to `MAX_TABLE` samples as JSON values, half of them kept samples if there are enough."""
     by_fate: dict[bool, list[Sample]] = {True: [], False: []}
     for sample in material.samples.values():
         by_fate[sample.dropped is None].append(sample)

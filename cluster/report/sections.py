@@ -118,7 +118,7 @@ def kinds_of(reasons: Counter[str]) -> Counter[str]:
 
 
 def stages(left: int, reasons: Counter[str], steps: Sequence[Any], colour: str, last: str = "") -> Iterator[Stage]:
-    """Yield what is left after each step of a recipe; what is no step comes first, the kind `last` at the end."""
+    """Yield what is left after each step of a recipe; drops by no step come first, and the kind `last` at the end."""
     order = {str(step.get("kind")): place for place, step in enumerate(steps) if isinstance(step, dict)}
     if last:
         order[last] = len(order)

@@ -36,8 +36,8 @@ def interruptible() -> Iterator[None]:
 def defer() -> Iterator[Callable[[], None]]:
     """Hold `SIGNALS` back while the block runs; afterwards the first one acts as it would have before the block.
 
-    An exception from a handler may be raised anywhere, and where Python itself calls back, as before and after a fork,
-    it is lost and leaves a lock held. Here the third signal ends the process at once.
+    A handler may raise its exception anywhere. Where Python itself calls back, as before and after a fork, that
+    exception is lost and a lock stays locked. The third signal ends the process at once.
 
     Yields:
         A function that puts the handlers of the block back, for libraries that replace them.
@@ -64,7 +64,7 @@ def signal_name(error: KeyboardInterrupt) -> str:
 
 @contextmanager
 def _handled(handle: Callable[[int], None]) -> Iterator[Callable[[], None]]:
-    """Handle `SIGNALS` so while the block runs, except those that are ignored, as under `nohup`.
+    """Handle `SIGNALS` with this function while the block runs, except those that are ignored, as under `nohup`.
 
     Outside the main thread, where Python allows no handlers, this does nothing.
     """

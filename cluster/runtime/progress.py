@@ -84,7 +84,7 @@ class _Left(TimeRemainingColumn):
 
 
 class _Lines(Progress):
-    """A bar, and its figures on a line of their own: beside it they do not fit on a terminal of usual width."""
+    """A bar with its figures on a separate line, because both do not fit on a line of usual width."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         for task in self.tasks:

@@ -156,7 +156,7 @@ def _end(home: Path | None, *, keep_logs: bool = False) -> None:
 
 
 def _started(home: Path) -> list[Any]:
-    """Return our child processes whose command line has a session's folder, and all that descend from them."""
+    """Return our child processes that have a session's folder in their command line, and all their descendants."""
     import psutil  # which Ray brings
 
     found = []

@@ -22,7 +22,7 @@ class Placement:
     """Resources for each engine actor, reserved together before any of them starts."""
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
-        """Take the engines by name. One at an endpoint gets a place only as the generating one, whose worker it is."""
+        """Take the engines by name. One at an endpoint needs resources only as the generating one, for its worker."""
         self._engines = {name: engine for name, engine in engines.items() if name == MAIN or not engine.endpoint}
         self._groups: dict[str, list[Any]] = {}
         self._each: dict[str, Need] = {}
@@ -63,7 +63,7 @@ class Placement:
         return replace(self._each[name], strategy=PlacementGroupSchedulingStrategy(self._groups[name][place]))
 
     def remove(self) -> None:
-        """Give all places back."""
+        """Return all resources to the cluster."""
         from ray.util import remove_placement_group
 
         for groups in self._groups.values():

@@ -195,7 +195,7 @@ class Driver:
         bar.update(min(done, self._total), self._note(kept, rows, stats), self._total, self._pace.left())
 
     def _note(self, kept: int, rows: int, stats: Mapping[str, float]) -> str:
-        """Return the text beside the bar; before any row is done, a text that shows activity."""
+        """Return the text next to the bar; before any row is done, a text that shows activity."""
         said, rows_s = [_kept(kept, rows)], self._pace.rate("rows", TREND_S)
         if not rows:
             under_way = sum(shard.draws for place, shard in self._given.items() if place not in self._there)

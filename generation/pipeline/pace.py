@@ -50,16 +50,16 @@ class Observation:
 
 
 class Pace:
-    """Rates and the time left.
+    """Rates, and the time left as a range.
 
-    Both ends of the range count the work in reply tokens. The pessimistic one charges all tokens to the rows that are
-    done, at the lower of the mean speed and the present one; the optimistic one credits the tokens of the rows under
-    way, at the higher. In a long job the two meet. Around them is the chance in the counts: with k samples done and m
-    to go, the time for m is k's times a ratio of gamma variables, whose logarithm has a variance near 1/k + 1/m. Then
-    the last rows end, each at the speed that a single request has now; rows that run for long have long to go.
+    Both ends of the range measure the work in reply tokens. The pessimistic end counts all tokens as the cost of the
+    rows that are done, at the lower of mean and present speed. The optimistic end counts the tokens of unfinished rows
+    as progress, at the higher speed. In a long job the two ends meet. The range is widened by the chance in the counts:
+    with k samples done and m missing, the time for m is the time for k times a ratio of gamma variables, whose
+    logarithm has a variance near 1/k + 1/m. Then the last rows end, each at the present speed of a single request.
 
-    Such a ratio has an F distribution, which is taken to be log-normal here. How often the range holds the true time in
-    simulated jobs is measured by `tests/generation/pipeline/test_pace.py`.
+    That ratio has an F distribution, which is approximated as log-normal. `tests/generation/pipeline/test_pace.py`
+    measures how often the range contains the true time in simulated jobs.
     """
 
     def __init__(self) -> None:

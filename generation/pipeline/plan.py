@@ -28,7 +28,7 @@ class Pipeline:
 
     run: str
     engines: Mapping[str, Engine]
-    """By name; the generating one is `MAIN`, and the first."""
+    """Engines by name; the generating one is `MAIN`, and the first."""
     methods: tuple[Method, ...]
     filters: tuple[Filter | HistoryFilter, ...]
     encoder: Embedding

@@ -290,8 +290,8 @@ def _with_origin(s: Sample, origin: Origin) -> Sample:
     return Sample(s.id, s.messages, s.parents, s.method, s.round, s.scores, s.tags, s.dropped, origin)
 
 
-def ruled(sample: Sample, verdict: Verdict) -> Sample:
-    """Return the sample as a verdict leaves it."""
+def apply_verdict(sample: Sample, verdict: Verdict) -> Sample:
+    """Return the sample with what a verdict adds: scores, tags, new messages, or a drop reason."""
     if verdict.dropped is None and verdict.messages is None and not verdict.scores and not verdict.tags:
         return sample
     return replace(

@@ -121,7 +121,7 @@ class RowMaker:
         self._remembered = max(self._remembered, new)
 
     async def _prepare(self, step: GenerateStep, snapshot: Snapshot) -> Any:  # noqa: ANN401 - the step's own
-        """Return what a step has prepared for a round, once for all shards of it that are made here."""
+        """Return what a step prepared for a round, once for all shards of the round that are made here."""
         rounds = self._prepared.setdefault(id(step), {})
         if snapshot.round not in rounds:
             earlier = max((r for r in rounds if r < snapshot.round), default=None)
@@ -138,7 +138,7 @@ class RowMaker:
 
 
 def _figures(steps: Sequence[GenerateStep], prepared: Mapping[int, Any]) -> dict[str, float]:
-    """Return the figures of what steps prepared, by `kind name`."""
+    """Return the figures of prepared steps, by `kind name`."""
     found = ((step.kind, step.figures(prepared[id(step)])) for step in steps)
     return {f"{kind} {name}": float(value) for kind, figures in found for name, value in figures.items()}
 

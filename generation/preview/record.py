@@ -203,9 +203,9 @@ def _make(
             if name != MAIN and not engine.endpoint
         }
         maker = host(MakerActor, engines[MAIN], placement.need(MAIN, 0), pipeline, place, opens, others)
-        facts = _got(maker.ready.remote(), place.logs)
-        _got(maker.make.remote(shards), place.logs)
-        calls = [call for actor in (maker, *others.values()) for call in _got(actor.calls.remote(), place.logs)]
+        facts = _fetch(maker.ready.remote(), place.logs)
+        _fetch(maker.make.remote(shards), place.logs)
+        calls = [call for actor in (maker, *others.values()) for call in _fetch(actor.calls.remote(), place.logs)]
         for actor in (maker, *others.values()):
             ray.kill(actor)
     finally:
@@ -213,8 +213,8 @@ def _make(
     return calls, facts
 
 
-def _got(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's method
-    """Return what an actor answers.
+def _fetch(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's method
+    """Return an actor's answer.
 
     Raises:
         GristmillError: the error that the actor raised.

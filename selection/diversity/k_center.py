@@ -126,7 +126,7 @@ def _drain(
 
 
 class _NearestCentres:
-    """What is known of every row: how near it came to the centres that it has met."""
+    """For every row: the highest cosine to the centres that it was compared with, and which centre has it."""
 
     def __init__(self, matrix: Matrix, budget: int, first: int) -> None:
         self.centres = np.empty((budget, matrix.dim), np.float32)
@@ -146,7 +146,7 @@ class _NearestCentres:
         self.count += 1
 
     def catch_up(self, rows: Int, pool: Float32, sizes: Sizes) -> None:
-        """Compare rows, whose vectors are `pool`, with the centres that each has not met."""
+        """Compare rows, whose vectors are `pool`, with the centres that each was not compared with yet."""
         places = np.argsort(self.seen[rows], kind="stable")
         places = places[self.seen[rows[places]] < self.count]
         for start in range(0, len(places), sizes.rows):

@@ -120,7 +120,7 @@ def _greedy(
 ) -> tuple[Int, Float64]:
     """Return the rows in the order of choice, and what each brought.
 
-    `heap` holds bounds and `heap_row` their rows. The row on top is computed anew once a turn (`looked_at`) and sifted
+    `heap` holds bounds and `heap_row` their rows. The row on top is computed again once a turn (`looked_at`) and sifted
     down; a row that is on top after that is the choice. `held` is the weight of each tag, `slope` phi' of it, and
     `pull` the sum of the slopes that a tag's weight reaches. A choice changes `held` near its tags, hence the pulls two
     steps away.
@@ -162,7 +162,7 @@ def _give(t: int, share: float, propagated: tuple[Int, Int, Float64], held: Floa
 
 @kernel
 def _renew(t: int, turn: int, propagated: tuple[Int, Int, Float64], slope: Float64, kept: tuple[Float64, Int]) -> None:
-    """Compute anew the pull of every tag that reaches a tag changed by `t`; `marked` lets each be done once a turn."""
+    """Compute again the pull of every tag that reaches a tag changed by `t`; `marked` lets each be done once a turn."""
     near_starts, near, weight = propagated
     pull, marked = kept
     for p in range(near_starts[t], near_starts[t + 1]):

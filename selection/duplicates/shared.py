@@ -29,7 +29,7 @@ BLOCK = 8
 DEEPEST = 1024
 """Most units of a block; what follows counts as the text's own."""
 SAME = 0.9
-"""A block goes on to the next unit as long as at least this share of its texts has the same one."""
+"""A block continues with the next unit as long as at least this share of its texts has the same one."""
 PAIRS, ALIKE = 32, 0.5
 """Pairs of texts that are compared after a block, and the similarity from which they are copies of each other.
 
@@ -51,10 +51,9 @@ class Blocks(NamedTuple):
 def find(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Blocks:
     """Return the leading blocks shared by many of `num` texts, which come as (rows, their texts) in any order.
 
-    A block is shared when at least 20 of the texts looked at begin with it and then go on with words of their own: the
-    median Jaccard similarity of what follows is below a half, and less than half of them are one frequent text. So a
-    text that is there a thousand times, edited here and there, is a copy and not a block. Every (num / 16,384)-th row
-    is looked at.
+    A block is shared when at least 20 of the texts looked at begin with it and then continue differently: the median
+    Jaccard similarity of what follows is below a half, and less than half of them are one frequent text. So a text that
+    occurs a thousand times with small edits is a copy and not a block. Every (num / 16,384)-th row is looked at.
     """
     stride = -(-num // SAMPLE)
     places, found = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
@@ -121,7 +120,7 @@ def _marks(texts: pa.LargeStringArray, most: int) -> Marks:
 
 
 def _blocks(marks: Marks) -> Blocks:
-    """Go down block by block through the texts whose beginning is still frequent."""
+    """Go down block by block through the texts that still have a frequent beginning."""
     begin, size = marks.begin, marks.begin[1:] - marks.begin[:-1]
     alive, bound = np.arange(len(size)), np.zeros(len(size), np.int64)
     whole, copies = _groups(marks.prefix[np.maximum(begin[1:], 1) - 1]) if len(marks.prefix) else (alive, size)
@@ -165,7 +164,7 @@ def _median_similarity(marks: Marks, rows: Int, depth: int) -> float:
 
 
 def _extend(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
-    """Return (units, hash) of a block that ends at `depth` or, if its texts go on alike, a few units later."""
+    """Return (units, hash) of a block that ends at `depth`, or a few units later if its texts agree further."""
     begin = marks.begin
     end, name = depth, int(marks.prefix[begin[members[0]] + depth - 1])
     for further in range(depth + 1, depth + BLOCK):

@@ -1,4 +1,4 @@
-"""MinHash signatures of the shingles of texts, and the pairs of texts whose signatures are similar."""
+"""MinHash signatures: the shingles of texts as short sketches, in compiled code."""
 
 from typing import Literal, NamedTuple
 

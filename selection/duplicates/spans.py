@@ -83,14 +83,14 @@ def shared_windows(scan: Scan, size: int, rows: int) -> Shared:
 
 
 def settle(shared: Shared, size: int, rank: Int, limits: NDArray[np.float64]) -> SpanOwners:
-    """Give every shared window to the best row that has it and stays, visiting the rows best first.
+    """Give every shared window to the best row that has it and stays; rows are visited best first.
 
     Args:
         shared: the windows of `size` units.
-        size: see there.
+        size: units of a window.
         rank: [n] place of each row in the order of preference.
-        limits: [n] share of its units up to which a row may lie in spans of better rows and stay; a row that goes
-            holds nothing, so that no text is lost to a row that is lost itself.
+        limits: [n] largest share of its units that may be inside spans of better rows, for a row that stays. A row that
+            goes holds nothing, so no text is lost to a row that is lost itself.
     """
     order = np.lexsort((shared.places, rank[shared.rows]))
     sorted_ = Shared(shared.rows[order], shared.places[order], shared.groups[order], shared.lengths)

@@ -24,7 +24,7 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Encoder, choose_dtype
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable
-from gristmill.cluster.runtime.pool import Pool, listed
+from gristmill.cluster.runtime.pool import Pool, feed_from
 from gristmill.cluster.runtime.resources import Need, call, need_of, require, spawn
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
 from gristmill.cluster.text.scripts import east_asian
@@ -366,7 +366,7 @@ def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Sha
 
 
 def warning(model: str, texts: Sequence[str]) -> str:
-    """Return a warning when an English encoder gets texts of East Asia, or the empty string."""
+    """Return a warning when an English encoder gets Chinese texts, or the empty string."""
     share = sum(1 for text in texts if east_asian(text)) / max(1, len(texts))
     if model not in ENGLISH_ONLY or share < 0.05:
         return ""

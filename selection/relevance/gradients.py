@@ -84,7 +84,7 @@ class Gradients(Settings):
     actors: int = Field(default=1, gt=0)
     """Processes that compute gradients, each with the whole model."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores of one actor; without GPU an even share of all cores, at most a machine's; with GPU one."""
+    """Cores of one actor. By default one with a GPU; without one, an even share of all cores, at most a machine's."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs of one actor. By default one where the cluster has any, else none."""
 

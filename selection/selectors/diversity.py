@@ -39,9 +39,9 @@ class Diversity(Selector):
     far from a chosen one. `cluster_balanced` takes the same number from every topic. `mmr` weighs a score against
     similarity to the chosen ones. `dpp` makes the chosen ones as independent as it can.
 
-    Source: see the module of each method in `selection.diversity`; a score enters as QDIT, CaR, MMR and Chen et al.
-    have it. Departures: a score enters as the share of samples that score lower, so that `quality` means the same for
-    every score; more in each module.
+    Source: see the module of each method in `selection.diversity`; a score is used as in QDIT, CaR, MMR and Chen et al.
+    Departures: a score is used as the share of samples that score lower, so that `quality` means the same for every
+    score; more in each module.
     """
 
     kind: Literal["diversity"] = "diversity"

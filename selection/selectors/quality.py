@@ -1,4 +1,4 @@
-"""Quality: thresholds and top shares by scores, and the best that are not too like each other (DEITA)."""
+"""Quality: choose by thresholds and top shares of scores, and among the best those that are not too similar (DEITA)."""
 
 from collections.abc import Mapping
 from random import Random

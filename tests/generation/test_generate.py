@@ -58,9 +58,9 @@ def test_the_surplus_of_the_last_shard_is_the_rows_with_the_largest_ids() -> Non
     rows = [Sample(id=i, messages=(Message("user", f"{i} {i * 2}"),)) for i in ("d", "a", "c", "b")]
     progress = Progress(3, ())
     assert [row.dropped for row in progress.settle(rows[:2], 2)] == [None, None]
-    assert not progress.met
+    assert not progress.target_met
     assert [row.dropped for row in progress.settle(rows[2:], 2)] == ["target: surplus", None]
-    assert progress.met and (progress.kept, progress.rows, progress.draws) == (3, 4, 4)
+    assert progress.target_met and (progress.kept, progress.rows, progress.draws) == (3, 4, 4)
 
 
 def test_the_job_ends_with_the_first_shard_that_meets_the_target(store: Store) -> None:

@@ -125,7 +125,7 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     precision, why = precision_of(job, found)
     log.info("%s: %s", precision, why)
     configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
-    with zero.partitioned(configuration):
+    with zero.partition(configuration):
         loaded = model.load(plan.base, precision)
     tuned = model.trainable(loaded, job.lora, job.seed, recompute=job.gradient_checkpointing)
     log.info("model loaded after %.1f s", time.monotonic() - began)

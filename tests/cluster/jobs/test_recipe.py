@@ -96,7 +96,7 @@ def test_an_override_replaces_one_setting(tmp_path: Path) -> None:
     assert written(tmp_path, steps, "select.steps.0.budget=9").jobs["select"].model_dump()["steps"][0]["budget"] == 9
     assert written(tmp_path, SELECT, "name=word").name == "word"
     assert "must read section.key=value" in refused(tmp_path, SELECT, "nonsense")
-    assert "no place in a list" in refused(tmp_path, steps, "select.steps.4.budget=9")
+    assert "not a place in a list" in refused(tmp_path, steps, "select.steps.4.budget=9")
 
 
 def test_the_same_recipe_is_the_same_run_and_a_changed_setting_another(tmp_path: Path) -> None:
