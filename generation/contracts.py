@@ -40,7 +40,7 @@ State_co = TypeVar("State_co", covariant=True, default=object)
 
 
 class Sampling(TypedDict, total=False):
-    """What a call may say beyond its messages; meanings and defaults are those of `Request`."""
+    """Further arguments of a call; meanings and defaults are those of `Request`."""
 
     temperature: float
     top_p: float
@@ -55,15 +55,15 @@ class Sampling(TypedDict, total=False):
     logprobs: bool
     stop_loops: bool
     engine: str
-    """Another of the job's engines than the step's own."""
+    """Another of the job's engines, instead of the step's own."""
 
 
 class Ask(Protocol[State_co]):
-    """The model, bound to one sample: the n-th call has the seed `request_seed(sample id, n)`, and all are counted."""
+    """The model, bound to one sample: its n-th call has the seed `request_seed(sample id, n)`; calls are counted."""
 
     @property
     def parents(self) -> Sequence[Sample]:
-        """What the sample is made from, for filters that must see it, such as the chunk that an answer rests on."""
+        """Samples that this sample is made from, for filters that need them, such as the chunk that an answer uses."""
         ...
 
     @property
@@ -77,20 +77,20 @@ class Ask(Protocol[State_co]):
         ...
 
     async def __call__(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
-        """Return the reply; a request that the engine refuses comes back with finish `error: …`, it does not raise.
+        """Return the reply; a request that the engine refuses gets the finish `error: …` and raises nothing.
 
-        Calls may be gathered. They are numbered in the order in which they are made, so make them in a fixed one.
+        Calls may be gathered. They are numbered in the order in which they are made, so make them in a fixed order.
         """
         ...
 
     async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
-        """Return the one reply that every sample gets who asks exactly this; asked once on each worker."""
+        """Return the one reply for all samples that ask exactly this; each worker asks once."""
         ...
 
     async def score(self, messages: Sequence[Message], text: str) -> Reply:
         """Return a reply without text whose `logprob` is that of `text` as the assistant's next turn.
 
-        `reply_tokens` counts the tokens of `text`. Without messages, nothing but the turn's header comes before it.
+        `reply_tokens` counts the tokens of `text`. Without messages, only the header of the turn comes before it.
         """
         ...
 
@@ -101,15 +101,16 @@ class Ask(Protocol[State_co]):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a round draws from: the job's inputs, and what was settled of the rounds until the one before the last.
+    """What a round draws from: the job's inputs, and what was settled up to the round before the last.
 
-    The sequences may be long and lie in Arrow: index and sample from them, never copy or scan them for each draw.
+    The sequences may be long and are stored in Arrow: index and sample from them, never copy or scan them for each
+    draw.
     """
 
     round: int
     seeds: Sequence[Sample] = ()
     documents: Sequence[Sample] = ()
-    """Rows of `[generate.documents]`: a text each, as one user turn, with tags that say where it comes from."""
+    """Rows of `[generate.documents]`: one text each, as a user turn, with tags that say where it comes from."""
     made: Sequence[Sample] = ()
     """Kept rows in their order; empty in the first two rounds."""
     refused: Sequence[Sample] = ()
@@ -118,15 +119,16 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a method makes of its parents: a conversation that may still lack its answer, or the reason of a drop."""
+    """What a method makes from its parents: a conversation that may lack its answer, or a drop reason."""
 
     messages: tuple[Message, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     dropped: str | None = None
-    """`"method: reason"`; the messages are kept beside it as far as they came."""
+    """`"method: reason"`; the messages so far are kept with it."""
     scores: Mapping[str, float] = field(default_factory=dict)
     parents: tuple[Sample, ...] = ()
-    """Samples found on the way, such as retrieved passages; the row names them after the parents that were drawn."""
+    """Further samples that were used, such as retrieved passages; the row names them after the parents that were
+    drawn."""
 
     @property
     def complete(self) -> bool:
@@ -136,13 +138,13 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a filter found: numbers and words to keep with the sample, and a drop reason `"filter: reason"` or None."""
+    """The result of a filter: scores and tags to keep with the sample, and a drop reason `"filter: reason"` or None."""
 
     scores: Mapping[str, float] = field(default_factory=dict)
     dropped: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
-    """The conversation to go on with instead of the one that was judged, such as one with personal data masked."""
+    """The conversation to continue with instead of the judged one, such as one with personal data masked."""
 
 
 class GenerateStep(Step, Generic[State]):
@@ -187,18 +189,19 @@ class Method(GenerateStep[State]):
     """A way to make new samples from parents."""
 
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
-    """Inputs of which the job must have one; empty when the method needs none."""
+    """Inputs of which the job must have at least one; empty when the method needs none."""
     learns: ClassVar[bool] = True
-    """Whether draws depend on what earlier rounds have kept; where no step of a job learns, it is a single round."""
+    """Whether draws depend on what earlier rounds have kept. A job in which no step learns is a single round."""
     instructs: ClassVar[bool] = True
-    """Whether the instructions of its rows are its own; those that are an input's pass every `HistoryFilter`."""
+    """Whether the method makes its own instructions. Rows with an input's instruction are not judged by a
+    `HistoryFilter`."""
 
     weight: float = Field(default=1.0, gt=0)
-    """Share of the draws that this method gets, relative to the other methods' weights."""
+    """Share of the draws that this method gets, relative to the weights of the other methods."""
     group: int = Field(default=1, gt=0)
-    """Draws in a row that share one set of parents, and with it their prompt's prefix in the engine's cache."""
+    """Number of consecutive draws that share one set of parents, and so their prompt's prefix in the engine's cache."""
     engine: str = ""
-    """Which of `[generate.engines]` is asked; by default `[generate.engine]`."""
+    """Name in `[generate.engines]` of the model that is asked; by default `[generate.engine]`."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return the parents of one group of draws, the `turn`-th of this method; by default one seed or kept row."""
@@ -213,10 +216,10 @@ class Method(GenerateStep[State]):
 
     @abstractmethod
     async def expand(self, parents: Sequence[Sample], ask: Ask[State], rng: Random) -> list[Draft]:
-        """Return the drafts of one draw: each becomes a row, no draft at all becomes one dropped row."""
+        """Return the drafts of one draw. Each becomes a row; no draft at all becomes one dropped row."""
 
     async def answer(self, draft: Draft, ask: Ask[State]) -> Draft:
-        """Return the draft with its last turn answered, or dropped; called when it ends with the user's turn."""
+        """Return the draft with its last turn answered, or dropped; called when the draft ends with a user turn."""
         return self.answered(draft, await ask(draft.messages, max_tokens=512))
 
     def drafted(
@@ -227,11 +230,11 @@ class Method(GenerateStep[State]):
         return Draft(turns, tags, f"{self.kind}: {reason}" if reason else None, parents=parents)
 
     def choose(self, rows: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the judged rows of one draw, as many, those that are not chosen dropped; by default all stay."""
+        """Return the judged rows of one draw, the same number, with those not chosen dropped; by default all stay."""
         return rows
 
     def answered(self, draft: Draft, reply: Reply) -> Draft:
-        """Return the draft with a reply as its next turn, dropped when the reply is cut off, empty or refused."""
+        """Return the draft with a reply as its next turn; it is dropped when the reply is cut off, empty or refused."""
         text = reply.text.strip()
         whole = replace(draft, messages=(*draft.messages, Message("assistant", text))) if text else draft
         if reply.finish == "stop" and text:
@@ -242,7 +245,7 @@ class Method(GenerateStep[State]):
 
 
 class EachInput(Method[State]):
-    """A method that takes its inputs one after another, once each before any comes again.
+    """A method that takes its inputs in turn, each once before any comes again.
 
     With `target = "all"` the job ends when each input was drawn once.
     """
@@ -250,7 +253,7 @@ class EachInput(Method[State]):
     learns: ClassVar[bool] = False
 
     def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
-        """Return what is walked through: the documents where the job has any, else the seeds."""
+        """Return the inputs to take in turn: the documents if the job has any, else the seeds."""
         return snapshot.documents or snapshot.seeds
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
@@ -261,11 +264,11 @@ class EachInput(Method[State]):
 
 
 class Filter(GenerateStep[State]):
-    """Judges one sample by itself."""
+    """Judges each sample by itself."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
-    """When it runs: `instruction` before the answer is asked for (`sample.answer` is then empty), `sample` on the whole
-    sample, `model` on the whole sample and last, because it asks the model. A filter may name two of them."""
+    """When it runs: `instruction` before the answer is made (`sample.answer` is empty then); `sample` on the whole
+    sample; `model` on the whole sample and last, because it asks the model. A filter may name two stages."""
 
     def title(self) -> str:
         """Return the kind, and what tells the filter from others of its kind in one job."""
@@ -277,12 +280,12 @@ class Filter(GenerateStep[State]):
 
 
 class ModelFilter(Filter[State]):
-    """A filter that asks a model: the generating one, or another in its own pool."""
+    """A filter that asks a model: the generating one, or another of the job's engines."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("model",)
 
     engine: str = ""
-    """Which of `[generate.engines]` is asked; by default `[generate.engine]`."""
+    """Name in `[generate.engines]` of the model that is asked; by default `[generate.engine]`."""
 
     def engine_name(self) -> str:
         """Return the name of the engine that is asked."""
@@ -290,10 +293,10 @@ class ModelFilter(Filter[State]):
 
 
 class History(Protocol):
-    """The samples that a `HistoryFilter` compares with, in order; alive, therefore never inside the filter."""
+    """The samples that a `HistoryFilter` compares with, in order. It changes, so it is never part of the filter."""
 
     def __len__(self) -> int:
-        """Return how many are remembered."""
+        """Return the number of remembered samples."""
         ...
 
     def add(self, sample: Sample) -> None:
@@ -302,10 +305,10 @@ class History(Protocol):
 
 
 class HistoryFilter(GenerateStep[None]):
-    """Judges a sample against all that were accepted before it, by its instruction, before the answer is asked for.
+    """Judges a sample against all that were accepted before it, by its instruction, before the answer is made.
 
-    It runs twice: in the workers against what settled rounds have kept, which saves the calls of what would fall
-    anyway, and in the driver, in order, against everything accepted so far, which decides.
+    It runs twice. In the workers it compares with what settled rounds have kept, which saves the calls of rows that
+    would be dropped anyway. In the driver it compares, in order, with everything accepted so far, and that decides.
     """
 
     stages: ClassVar[tuple[Stage, ...]] = ("instruction",)

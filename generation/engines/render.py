@@ -29,7 +29,7 @@ class Renderer:
     """A tokenizer with its chat template, and the longest prompt."""
 
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:  # noqa: ANN401 - any of transformers'
-        """Take the tokenizer over."""
+        """Take the tokenizer, and the longest prompt."""
         self._tokenizer, self._max_model_len = tokenizer, max_model_len
 
     def text(self, request: Request) -> str:

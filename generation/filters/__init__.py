@@ -47,4 +47,4 @@ Known = Annotated[
     Field(discriminator="kind"),
 ]
 AnyFilter = Annotated[Known, OwnSteps(lambda: (Filter, HistoryFilter))]
-"""One of these, or a class in a file of the user's own: `kind = "steps.py:FollowUp"`."""
+"""One of the built-in filters, or a class in a user's own file: `kind = "steps.py:FollowUp"`."""

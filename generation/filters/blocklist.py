@@ -1,4 +1,4 @@
-"""Blocklist: samples with a word or pattern of the recipe's own list are dropped."""
+"""Blocklist: drop samples that contain a word or pattern of the recipe's own list."""
 
 import re
 import unicodedata
@@ -34,7 +34,7 @@ class Blocklist(Filter):
     patterns: tuple[str, ...] = ()
     """Regular expressions, matched anywhere and without regard to case."""
     roles: tuple[Literal["user", "assistant", "system", "tool"], ...] = ("user", "assistant")
-    """Whose turns are looked at."""
+    """Roles whose turns are searched."""
 
     @field_validator("patterns")
     @classmethod
@@ -53,7 +53,7 @@ class Blocklist(Filter):
         return self
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge the turns of the roles."""
+        """Search the turns of the roles."""
         del ask
         for turn in sample.messages:
             if turn.role in self.roles and self.finds(turn.content):

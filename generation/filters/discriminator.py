@@ -21,7 +21,7 @@ STEPS = 25
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier with what it was trained on."""
+    """A classifier with the rows that it was trained on."""
 
     vectors: Mapping[str, Float]
     weights: Float | None
@@ -30,15 +30,15 @@ class Trained:
 
 
 class Discriminator(Filter[Trained]):
-    """Drop what a logistic regression on embeddings tells from the seeds.
+    """Drop what a logistic regression on embeddings distinguishes from the seeds.
 
     Each round it is trained anew on the seeds and on the settled rows that came before it: the kept ones, and those
     that it dropped. The score `human_like` is the probability of a seed, with both classes given the same weight in
-    each language. Rows that other filters dropped are left out, since to tell those is easy. Each round has the
-    figures of the classifier two-sample test: `accuracy`, the share of held-out rows, as many of both in each language,
-    that are told rightly (0.5: they cannot be told apart); its one-sided `p_value` under N(1/2, 1/4n); `accuracy_kept`
-    and `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of each class. Text after
-    the encoder's limit is not seen.
+    each language. Rows that other filters dropped are left out, since to tell those is easy. Each round has the figures
+    of the classifier two-sample test: `accuracy`, the share of held-out rows, as many of both in each language, that
+    are told rightly (0.5: they cannot be told apart); its one-sided `p_value` under N(1/2, 1/4n); `accuracy_kept` and
+    `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of each class. Text after the
+    encoder's limit is not seen.
 
     Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545, section 3 (the test). Dropping what is told apart is the
     discriminator's side of a GAN, as in SeqGAN (Yu et al. 2017, arXiv:1609.05473); the generator is not trained: it
@@ -49,18 +49,19 @@ class Discriminator(Filter[Trained]):
 
     kind: Literal["discriminator"] = "discriminator"
     part: Literal["instruction", "answer", "both"] = "both"
-    """What is embedded."""
+    """Part that is embedded."""
     min_human: float = Field(default=0.4, ge=0, le=1)
-    """Samples with a smaller `human_like` are dropped; at 0.5 only those that fool the classifier stay."""
+    """Samples with a smaller `human_like` are dropped; at 0.5 only those stay that the classifier takes for human."""
     min_rows: int = Field(default=40, ge=2)
-    """Rows of each class below which nothing is judged."""
+    """Least rows of each class; with fewer, nothing is judged."""
     max_rows: int = Field(default=2000, gt=0)
-    """Rows of each class that it learns from: a fixed choice of the seeds, and the latest settled rows."""
+    """Most rows of each class for training: a fixed choice of the seeds, and the latest settled rows."""
     folds: int = Field(default=5, ge=2)
-    """Parts of the cross-validation."""
+    """Number of folds of the cross-validation."""
     l2: float = Field(default=100.0, gt=0)
     """Penalty of the weights; embeddings are scaled so that their components have about unit variance. Of good and bad
-    film reviews, 200 each, 0.67, 0.69 and 0.75 were told at 1, 10 and 100; of two halves of the good ones 0.52."""
+    film reviews, 200 each, it distinguished 0.67, 0.69 and 0.75 at 1, 10 and 100; of two halves of the good ones
+    0.52."""
 
     async def prepare(self, snapshot: Snapshot, before: Trained | None, ask: Ask) -> Trained:
         """Return the classifier of a round; only rows that were not embedded before are embedded."""
@@ -114,7 +115,7 @@ class Discriminator(Filter[Trained]):
         return prepared.figures
 
     async def judge(self, sample: Sample, ask: Ask[Trained]) -> Verdict:
-        """Return `human_like`, 0 to 1; nothing before there are rows enough."""
+        """Return `human_like`, 0 to 1; nothing while there are too few rows."""
         trained = ask.prepared
         if trained.weights is None:
             return Verdict()
@@ -145,7 +146,7 @@ def probability(vectors: Float, weights: Float) -> Float:
 
 
 def even(labels: Float, groups: Sequence[str]) -> Float:
-    """Return weights, [n], under which both classes weigh the same in each group, and every group as its rows did.
+    """Return weights, [n], under which both classes weigh the same in each group, and each group as much as its rows.
 
     Rows of a group that has one class alone weigh nothing.
     """
@@ -180,7 +181,7 @@ def regression(vectors: Float, labels: Float, weight: Float, l2: float) -> Float
 
 
 def matched(seeds: Sequence[Sample], made: Sequence[Sample], turn: int) -> tuple[list[Sample], list[Sample]]:
-    """Return as many of both, in each language too, drawn by `turn`: to tell languages apart would be no test."""
+    """Return the same number of seeds and made rows in each language, drawn by `turn`, so that no language decides."""
     rng = ids.stream("matched", turn)
     one, other = list[Sample](), list[Sample]()
     for language in sorted({language_of(row) for row in seeds}):
@@ -193,7 +194,7 @@ def matched(seeds: Sequence[Sample], made: Sequence[Sample], turn: int) -> tuple
 
 
 def two_sample(human: Float, made: Float, folds: int, l2: float) -> dict[str, float]:
-    """Return accuracy and p-value of the classifier two-sample test on as many rows of both, in random order.
+    """Return accuracy and p-value of the classifier two-sample test on equal numbers of both, in random order.
 
     Every row is told by a classifier that has not seen it.
     """
@@ -211,5 +212,5 @@ def two_sample(human: Float, made: Float, folds: int, l2: float) -> dict[str, fl
 
 
 def p_value(accuracy: float, size: int) -> float:
-    """Return the chance of at least this accuracy on `size` rows that cannot be told apart: N(1/2, 1/(4 size))."""
+    """Return the chance of at least this accuracy on `size` rows that do not differ: N(1/2, 1/(4 size))."""
     return 0.5 * math.erfc((accuracy - 0.5) * math.sqrt(4 * size) / math.sqrt(2))

@@ -1,4 +1,4 @@
-"""Faithfulness: an answer must rest on the passages that the sample was made from."""
+"""Faithfulness: an answer must be supported by the passages that the sample was made from."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -116,7 +116,7 @@ _NAME = re.compile(r"\d+|(?<=[^\s.!?:\"“(]\s)[A-Z][^\W\d_]+")
 
 
 class Faithfulness(ModelFilter):
-    """Drop an answer whose words are not in the sample's passages, or that the model says they do not support.
+    """Drop an answer whose words are not in the sample's passages, or that the model judges to be unsupported by them.
 
     Passages are the parents without an answer, but for the question itself: the chunks of a document, retrieved texts.
     A sample without any passes. The score `extractive` is the share of the answer's words (characters in Chinese) that
@@ -138,14 +138,14 @@ class Faithfulness(ModelFilter):
     min_score: float = Field(default=0.5, ge=0, le=1)
     """Samples with a smaller probability of being supported are dropped."""
     min_extractive: float = Field(default=0.5, ge=0, le=1)
-    """Smallest share of the answer's words in the passages or the question; 0 leaves the rule out."""
+    """Least share of the answer's words that must be in the passages or the question; 0 turns the rule off."""
     exact_names: bool = False
-    """Whether each number of the answer, and each capitalised word that begins no sentence, must be there too; not
-    for questions that ask to calculate."""
+    """Whether each number of the answer, and each capitalised word that does not begin a sentence, must be there too.
+    Questions that ask for a calculation are exempt."""
     relevance: bool = False
-    """Whether to ask first whether the passages answer the question, one more call."""
+    """Whether one more call asks first if the passages answer the question."""
     min_relevance: float = Field(default=0.5, ge=0, le=1)
-    """Samples with a smaller probability of that are dropped."""
+    """Samples are dropped when the probability that the passages answer the question is smaller than this."""
     prompts: Annotated[Prompts, slots("passage", "question", "answer", may=("answerable",), supported=2)] = by_language(
         PROMPTS
     )

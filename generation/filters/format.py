@@ -1,4 +1,4 @@
-"""Format: an answer that must be JSON is, code parses, brackets that open are closed."""
+"""Format: an answer that must be JSON is JSON, code can be parsed, and open brackets are closed."""
 
 import ast
 import json
@@ -32,29 +32,29 @@ ALIASES: Mapping[str, Code] = {"python": "python", "py": "python", "python3": "p
 
 
 class Format(Filter):
-    """Drop a sample whose answer does not have the form that it claims or that the recipe asks for.
+    """Drop a sample whose answer does not have the form that it claims or that the recipe requires.
 
     With `answer = "json"` the whole answer must be JSON, a fence around it allowed, and valid under `json_schema`. In
     any answer, fenced blocks of a known language must parse, the last fence must be closed, and in the prose outside of
     code no bracket may stay open, which is how a cut-off answer ends. A closing bracket without an opening one is no
     fault: `a)` begins an entry of a list.
 
-    Source: the syntax checks of code data, as in OSS-Instruct (Wei et al. 2023, Magicoder, arXiv:2312.02120) and
-    Code Llama's self-instruct (Rozière et al. 2023, arXiv:2308.12950, section 2.5: only what parses is kept); JSON
-    Schema 2020-12. Departures: blocks without a language are not parsed; prompts of interactive sessions and notebook
-    magics make a block of Python unjudged.
+    Source: the syntax checks of code data, as in OSS-Instruct (Wei et al. 2023, Magicoder, arXiv:2312.02120) and Code
+    Llama's self-instruct (Rozière et al. 2023, arXiv:2308.12950, section 2.5: only what parses is kept); JSON Schema
+    2020-12. Departures: blocks without a language are not parsed; prompts of interactive sessions and notebook magics
+    make a block of Python unjudged.
     """
 
     kind: Literal["format"] = "format"
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
     answer: Literal["text", "json"] = "text"
-    """What the answer as a whole must be."""
+    """Form of the whole answer."""
     json_schema: str = ""
-    """A JSON schema, as JSON, that an answer in JSON must be valid under; used with `answer = "json"` alone."""
+    """JSON schema, as JSON text, for answers in JSON; used only with `answer = "json"`."""
     code: tuple[Code, ...] = ("python", "json", "toml")
-    """Languages whose fenced blocks must parse."""
+    """Languages whose fenced blocks must be valid."""
     brackets: bool = True
-    """Whether brackets that open in the prose must be closed."""
+    """Whether brackets that open in prose must be closed."""
 
     @field_validator("json_schema")
     @classmethod
@@ -99,7 +99,7 @@ class Format(Filter):
 
 
 def closed(text: str) -> bool:
-    """Say whether every bracket that opens in a prose is closed, and by its own kind; stray closing ones are fine."""
+    """Say whether every bracket that opens in prose is closed by one of its kind; stray closing ones are allowed."""
     plain = "".join(MIXED.get(sign, sign) for sign in NO_BRACKET.sub(" ", text))
     pairs = {MIXED.get(a, a): MIXED.get(b, b) for a, b in PAIRS.items()}
     open_: list[str] = []

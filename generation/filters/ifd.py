@@ -1,4 +1,4 @@
-"""IFD: how much the instruction helps the model to expect the answer."""
+"""IFD: how much the instruction helps the model to predict the answer."""
 
 import asyncio
 import math
@@ -15,7 +15,7 @@ MOST = 700.0
 
 
 class Ifd(ModelFilter):
-    """Drop samples whose instruction makes the answer no more likely, and score the rest by their difficulty.
+    """Drop samples whose instruction does not make the answer more likely, and score the rest by difficulty.
 
     The score `ifd` is loss(answer | instruction) / loss(answer), the mean over the answer's tokens, or the same ratio
     of perplexities. Near 0 the instruction gives the answer away; near 1 it hardly helps, and the sample has the most
@@ -30,11 +30,11 @@ class Ifd(ModelFilter):
 
     kind: Literal["ifd"] = "ifd"
     kind_of: Literal["loss", "perplexity"] = "loss"
-    """What is divided."""
+    """Quantity whose ratio is taken."""
     min_ifd: float = Field(default=0.0, ge=0)
-    """Samples below are dropped as too easy."""
+    """Samples with a lower score are dropped as too easy."""
     max_ifd: float = Field(default=1.0, gt=0)
-    """Samples above are dropped as mismatched."""
+    """Samples with a higher score are dropped as mismatched."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Score the last answer with what comes before it, and alone."""

@@ -1,4 +1,4 @@
-"""InsTag: the model says in words of its own what an instruction wants, and how much of it; nothing is dropped."""
+"""InsTag: the model names the intents of an instruction in its own words; nothing is dropped."""
 
 import json
 import re
@@ -94,7 +94,7 @@ class Instag(ModelFilter):
     max_intents: int = Field(default=6, gt=0)
     """Most intents of an instruction."""
     max_tokens: int = Field(default=96, gt=0)
-    """Cap on the list, in tokens."""
+    """Most tokens of the list."""
     prompts: Annotated[Prompts, slots("instruction")] = by_language(PROMPTS)
     """Templates by language: instructions with their intents, and the one in question."""
 

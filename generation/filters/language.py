@@ -1,4 +1,4 @@
-"""Language: a sample stays in the language that it was asked for in."""
+"""Language: a sample must be in the language that was asked for."""
 
 from typing import ClassVar, Literal
 
@@ -20,9 +20,9 @@ class Language(Filter):
     kind: Literal["language"] = "language"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     languages: tuple[str, ...] = ()
-    """Languages to keep, as ISO 639-1; by default the one in the sample's `language` tag, any where it has none."""
+    """Languages to keep, as ISO 639-1; by default the one in the sample's tag `language`, or any without the tag."""
     min_probability: float = Field(default=0.25, ge=0, le=1)
-    """Smallest probability of these languages together; short English sentences often get 0.3 to 0.5."""
+    """Least probability of these languages together; short English sentences often get 0.3 to 0.5."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the instruction, and the answer where there is one."""

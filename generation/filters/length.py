@@ -1,4 +1,4 @@
-"""Length: instructions and answers between a fewest and a most number of words."""
+"""Length: limits on the number of words of instructions and answers."""
 
 from typing import ClassVar, Literal
 
@@ -13,18 +13,18 @@ class Length(Filter):
     """Drop what is too short to teach or too long to train on.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, released code (instructions of 4 to 150 words).
-    Departures: answers are bounded too; 1.5 Chinese characters count as a word, where splitting at spaces would count
-    a whole Chinese text as one.
+    Departures: answers are bounded too; 1.5 Chinese characters count as a word, where splitting at spaces would count a
+    whole Chinese text as one.
     """
 
     kind: Literal["length"] = "length"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     min_instruction_words: int = Field(default=3, ge=0)
-    """Fewest words of the first user turn."""
+    """Least words of the first user turn."""
     max_instruction_words: int = Field(default=150, gt=0)
     """Most words of the first user turn."""
     min_answer_words: int = Field(default=1, ge=0)
-    """Fewest words of the last assistant turn."""
+    """Least words of the last assistant turn."""
     max_answer_words: int = Field(default=400, gt=0)
     """Most words of the last assistant turn."""
 

@@ -25,8 +25,8 @@ class Novelty(HistoryFilter):
     """Drop an instruction whose ROUGE-L F with a seed or an accepted sample is above the threshold.
 
     The score `novelty` is 1 minus the largest ROUGE-L F, as long as that is above `exact_from`; where nothing is so
-    near, it is 1 minus `exact_from`, which says "at least so novel". Decisions are exact in any case.
-    Rows that have an input's instruction, as those of `respond`, are not compared.
+    near, it is 1 minus `exact_from`, which says "at least so novel". Decisions are exact in any case. Rows that have an
+    input's instruction, as those of `respond`, are not compared.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, section 2.2 (0.7); Lin 2004, ROUGE (LCS F with beta 1);
     the search is a prefix filter with positions as in Xiao et al. 2008, PPJoin, section 3 (an overlap is needed before
@@ -38,7 +38,7 @@ class Novelty(HistoryFilter):
     max_similarity: float = Field(default=0.7, ge=0, le=1)
     """Largest ROUGE-L F with any earlier instruction."""
     exact_from: float = Field(default=0.5, ge=0, le=1)
-    """Similarities up to this are not told apart; 0 finds the nearest of all, which is slow in a large dataset."""
+    """Similarities up to this are not distinguished; 0 finds the nearest of all, which is slow in a large dataset."""
 
     def memory(self) -> "Instructions":
         """Return an empty memory."""
@@ -181,7 +181,7 @@ def f_measure(shared: int, m: int, n: int) -> float:
 
 
 def better(score: float, place: int, best: float, first: int) -> bool:
-    """Say whether a score is the largest so far, or as large at an earlier place."""
+    """Say whether a score is the largest so far, or equally large at an earlier place."""
     return score > best or (score == best and 0 <= place < first)
 
 

@@ -47,8 +47,8 @@ class Pairwise(ModelFilter):
 
     The other answer is that of a parent to the same instruction, or a fresh one by the asked model. The score
     `pairwise` is the probability that the sample's answer is the better one, the mean of both orders, so that a model
-    that always prefers the first gives 0.5. It takes a model that can compare: the 135M default model prefers the
-    right one of two answers in 50 % of 60 pairs, which is chance.
+    that always prefers the first gives 0.5. It takes a model that can compare: the 135M default model prefers the right
+    one of two answers in 50 % of 60 pairs, which is chance.
 
     Source: Zheng et al. 2023, Judging LLM-as-a-Judge, arXiv:2306.05685, section 3.4 (positions swapped; a win counts
     only in both orders); Wang et al. 2023, Large Language Models are not Fair Evaluators, arXiv:2305.17926, section 3.2
@@ -57,12 +57,12 @@ class Pairwise(ModelFilter):
 
     kind: Literal["pairwise"] = "pairwise"
     against: Literal["fresh", "parent"] = "fresh"
-    """What is compared with: a fresh answer, or the answer of the first parent whose instruction is the same; without
-    such a parent the sample passes unscored."""
+    """The other answer: a fresh one, or that of the first parent with the same instruction. Without such a parent the
+    sample passes without a score."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the fresh answer."""
+    """Temperature of the fresh answer."""
     max_tokens: int = Field(default=256, gt=0)
-    """Cap on the fresh answer, in tokens."""
+    """Most tokens of the fresh answer."""
     prompts: Annotated[Prompts, slots("instruction", "first", "second", better=2)] = by_language(PROMPTS)
     """Templates by language; of the words of `{better}` the first says that the first answer is better."""
 

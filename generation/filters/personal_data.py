@@ -1,4 +1,4 @@
-"""Personal data: addresses and numbers that point to a person are masked, or the sample is dropped."""
+"""Personal data: mask addresses and numbers that identify a person, or drop the sample."""
 
 import asyncio
 import ipaddress
@@ -93,14 +93,14 @@ class PersonalData(Filter[Analyzer | None]):
     kind: Literal["personal_data"] = "personal_data"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     action: Literal["mask", "drop"] = "mask"
-    """What to do with a sample that has any."""
+    """What to do with a sample that contains personal data."""
     looks_for: tuple[What, ...] = EVERY
-    """Kinds to look for, by rule."""
+    """Kinds to find by rules."""
     presidio: tuple[str, ...] = ()
-    """Entities of Presidio to look for as well, such as `PERSON` and `LOCATION`; needs `presidio-analyzer`."""
+    """Further entities for Presidio to find, such as `PERSON` and `LOCATION`; needs `presidio-analyzer`."""
     presidio_models: dict[str, str] = Field(default_factory=lambda: {"en": "en_core_web_sm"})
-    """spaCy pipelines by language that Presidio works with; one named `blank` finds numbers only, no names. Texts in
-    other languages are not handed to it."""
+    """spaCy pipelines for Presidio, by language; a pipeline named `blank` finds only numbers. Presidio does not see
+    texts in other languages."""
 
     async def prepare(self, snapshot: Snapshot, before: Analyzer | None, ask: Ask) -> Analyzer | None:
         """Return the analyzer of Presidio, where it is asked for."""
@@ -115,7 +115,7 @@ class PersonalData(Filter[Analyzer | None]):
         return masking(sample, self.kind, found, drop=self.action == "drop")
 
     def spans(self, text: str, presidio: Analyzer | None = None) -> list[Span]:
-        """Return where personal data is in a text, apart and in order."""
+        """Return where personal data is in a text, in order and without overlaps."""
         quick = {"email": "@" in text or "＠" in text, "ip": text.count(".") > 2 or text.count(":") > 2}
         dense = DENSE.search(text) is not None
         wanted = [what for what in EVERY if what in self.looks_for and quick.get(what, dense)]

@@ -1,4 +1,4 @@
-"""Refusal: answers that decline, or speak of being a model, instead of answering."""
+"""Refusal: drop answers that decline, or that talk about being a model, instead of answering."""
 
 import re
 from functools import lru_cache
@@ -46,7 +46,7 @@ class Refusal(Filter):
     patterns: tuple[str, ...] = PATTERNS
     """Regular expressions, matched without regard to case."""
     first_chars: int = Field(default=160, gt=0)
-    """Characters of the answer to look at."""
+    """Characters at the beginning of the answer that are read."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the beginning of the answer."""

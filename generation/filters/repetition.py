@@ -1,4 +1,4 @@
-"""Repetition: texts that say the same again and again, as small models do when they run away."""
+"""Repetition: drop texts that repeat themselves, as those of small models often do."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -26,9 +26,9 @@ class Repetition(Filter):
     kind: Literal["repetition"] = "repetition"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     max_duplicate_lines: float = Field(default=0.3, ge=0, le=1)
-    """Largest share of lines that stood before."""
+    """Largest share of lines that repeat an earlier line."""
     max_duplicate_ngrams: float = Field(default=0.3, ge=0, le=1)
-    """Largest share of words inside sequences that stood before."""
+    """Largest share of words inside sequences that repeat an earlier one."""
     min_tokens: int = Field(default=16, gt=0)
     """Texts with fewer words or Chinese characters are not judged."""
 
@@ -47,13 +47,13 @@ class Repetition(Filter):
 
 
 def duplicate_lines(text: str) -> float:
-    """Return the share of non-empty lines that stood before, 0 to 1."""
+    """Return the share of non-empty lines that repeat an earlier line, 0 to 1."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (len(lines) - len(set(lines))) / max(1, len(lines))
 
 
 def duplicate_ngrams(found: Sequence[str], n: int) -> float:
-    """Return the share of tokens that lie in an n-gram which stood before, 0 to 1."""
+    """Return the share of tokens inside n-grams that repeat an earlier one, 0 to 1."""
     ngrams = list(zip(*(found[start:] for start in range(n)), strict=False))
     if len(set(ngrams)) == len(ngrams):  # so it is for most texts
         return 0.0

@@ -22,9 +22,9 @@ class Reward(HeadFilter[Head]):
     kind: Literal["reward"] = "reward"
     example: ClassVar[Mapping[str, Any]] = {"model": "models/reward"}
     name: str = ""
-    """Name of the score, where a recipe has several of these filters; `reward` by default."""
+    """Name of the score, for recipes with several of these filters; `reward` by default."""
     min_score: float | None = None
-    """Samples with a smaller number are dropped; by default the number is only kept."""
+    """Samples with a lower score are dropped; by default none is."""
 
     def title(self) -> str:
         """Return the kind and the name of the score."""
@@ -36,7 +36,7 @@ class Reward(HeadFilter[Head]):
         return before or await self.opened()
 
     async def judge(self, sample: Sample, ask: Ask[Head]) -> Verdict:
-        """Return the number."""
+        """Return the score."""
         if not sample.answer:
             return Verdict(dropped=f"{self.kind}: no answer")
         number = await ask.prepared.read(sample.messages)

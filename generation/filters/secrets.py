@@ -1,4 +1,4 @@
-"""Secrets: keys, tokens and passwords must not be trained on."""
+"""Secrets: drop or mask keys, tokens and passwords, which must not be trained on."""
 
 import math
 import re
@@ -58,7 +58,7 @@ HEX = re.compile(r"[0-9a-fA-F-]+")
 
 
 class Secrets(Filter):
-    """Drop a sample that shows a credential, or mask it.
+    """Drop a sample that contains a credential, or mask the credential.
 
     Three looks: the documented forms of well-known issuers, passwords inside URLs, and values assigned to a name such
     as `api_key` or `密码` when they are as random as a key is. A value that says of itself that it is an example stays.
@@ -72,13 +72,13 @@ class Secrets(Filter):
     kind: Literal["secrets"] = "secrets"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     action: Literal["drop", "mask"] = "drop"
-    """What to do with a sample that has one; a mask is typed, as `<AWS_KEY>`."""
+    """What to do with a sample that contains a secret; a mask names its kind, such as `<AWS_KEY>`."""
     min_entropy: float = Field(default=3.5, ge=0, le=8)
-    """Fewest bits a sign of an assigned value."""
+    """Least entropy of an assigned value, in bits per character."""
     min_hex_entropy: float = Field(default=3.0, ge=0, le=4)
     """The same for values of hexadecimal digits."""
     min_chars: int = Field(default=16, ge=8)
-    """Shortest assigned value that is measured."""
+    """Least characters of an assigned value that is measured."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge every turn."""
@@ -86,7 +86,7 @@ class Secrets(Filter):
         return masking(sample, self.kind, self.spans, drop=self.action == "drop")
 
     def spans(self, text: str) -> list[Span]:
-        """Return where secrets are in a text, apart and in order."""
+        """Return where secrets are in a text, in order and without overlaps."""
         found = list(_in_urls(text)) if "://" in text else []
         if re.search(f"{UNBROKEN}{{{min(self.min_chars, FEWEST)}}}", text):
             found = [*_known(text), *found, *self._assigned(text)]
@@ -105,7 +105,7 @@ class Secrets(Filter):
 
 
 def entropy(text: str) -> float:
-    """Return Shannon's entropy of the signs of a text, in bits a sign."""
+    """Return Shannon's entropy of the characters of a text, in bits per character."""
     return sum(n / len(text) * math.log2(len(text) / n) for n in Counter(text).values())
 
 

@@ -43,20 +43,20 @@ class SelfConsistency(ModelFilter):
     revision: ClassVar[int] = 2  # results are read as `respond` reads them
     kind: Literal["self_consistency"] = "self_consistency"
     samples: int = Field(default=5, ge=1)
-    """Fresh answers."""
+    """Number of fresh answers."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the fresh answers."""
+    """Temperature of the fresh answers."""
     max_tokens: int = Field(default=256, gt=0)
-    """Cap on a fresh answer, in tokens."""
+    """Most tokens of a fresh answer."""
     compare: Literal["auto", "exact", "embedding"] = "auto"
-    """`exact` compares results alone, that of the last line where none is marked, `embedding` texts alone; by default
-    whichever the sample's answer calls for."""
+    """`exact` compares only results (that of the last line where none is marked), `embedding` only texts. By default
+    the sample's answer decides."""
     short_words: int = Field(default=5, ge=1)
     """Most words of an answer that is compared as a whole."""
     min_share: float = Field(default=0.5, ge=0, le=1)
-    """Smallest share of fresh answers with the same result."""
+    """Least share of fresh answers with the same result."""
     min_cosine: float = Field(default=0.5, ge=-1, le=1)
-    """Smallest mean cosine of fresh answers in free text."""
+    """Least mean cosine of fresh answers in free text."""
     answer_prompts: Annotated[Prompts, slots()] = by_language(FREE)
     """System prompts of fresh answers in free text, by language. A sample with a system turn keeps its own."""
     result_prompts: Annotated[Prompts, slots()] = by_language(RESULT)

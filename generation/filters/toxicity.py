@@ -1,4 +1,4 @@
-"""Toxicity: harmful turns are dropped, told by a classifier head or by the model itself."""
+"""Toxicity: drop harmful turns, as a classifier or the model itself judges them."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -61,16 +61,16 @@ class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
 
     kind: Literal["toxicity"] = "toxicity"
     model: str = ""
-    """A sequence classifier: a folder, or a name that the hub knows; by default the engine's own model is asked."""
+    """A sequence classifier: a folder, or a name on the hub. By default the engine's own model is asked."""
     layout: Literal["auto", "chat", "pair", "answer"] = "answer"
-    """How a classifier reads a turn: as a text, or rendered with its chat template."""
+    """Input of the classifier: the turn as plain text, or rendered with the chat template."""
     max_toxicity: float = Field(default=0.5, ge=0, le=1)
     """Samples with a larger probability of harm are dropped."""
     prompts: Annotated[Prompts, slots("text", verdict=2)] = by_language(PROMPTS)
     """Templates by language, for the model; of the words of `{verdict}` the second says that the text is toxic."""
 
     async def prepare(self, snapshot: Snapshot, before: Head | None, ask: Ask) -> Head | None:
-        """Return the loaded classifier, where there is one."""
+        """Return the loaded classifier, or nothing where the engine's model judges."""
         del snapshot, ask
         return before or (await self.opened() if self.model else None)
 

@@ -1,4 +1,4 @@
-"""Annotators: who says what a text is (a model with its prompt, or rules), and how several opinions become one."""
+"""Annotators: models with a prompt, or rules, that label a text; and how several votes become one."""
 
 import json
 import re
@@ -22,20 +22,20 @@ Form = Literal["label", "entities", "json", "translation", "summary"]
 
 
 class Annotator(Settings):
-    """`[[generate.methods.annotators]]`: a model with a prompt of its own, or rules that cost no call."""
+    """`[[generate.methods.annotators]]`: a model with its own prompt, or rules, which need no call."""
 
     name: str = Field(pattern=r"^[^\s:]+$")
-    """What its votes are called: they are in the tag `vote:<name>`."""
+    """Name of the annotator; its votes are in the tag `vote:<name>`."""
     engine: str = ""
-    """Which of `[generate.engines]` is asked; by default the method's."""
+    """Name in `[generate.engines]` of the model that is asked; by default the method's engine."""
     prompt: Annotated[str, slots(may=("text", *ASKED_WITH))] = ""
-    """A template instead of the method's, for texts of any language; without a line `---`, its user's turn alone."""
+    """Prompt instead of the method's, with the same placeholders, for texts of any language."""
     samples: int = Field(default=1, gt=0)
-    """Answers of the model to each text; from two on, their agreement is the confidence. They differ by chance, and
-    labels, which are never drawn by chance, by the order of the demonstrations."""
+    """Answers of the model to each text; from two on, their agreement is the confidence. Free answers are sampled; for
+    labels, which are not sampled, the order of the demonstrations differs."""
     rules: tuple[tuple[str, str], ...] = ()
-    """Pairs of a regular expression and a label: the first that is found in the text votes, and where none is, this
-    annotator abstains. With rules, no model is asked."""
+    """Pairs of a regular expression and a label: the first expression that is found in the text votes for its label.
+    Where none is found, this annotator abstains. With rules, no model is asked."""
 
     @model_validator(mode="after")
     def _rules_compile(self) -> "Annotator":
@@ -47,7 +47,7 @@ class Annotator(Settings):
         return self
 
     def ruled(self, text: str) -> "Vote | None":
-        """Return what the first rule says whose expression is found in the text, regardless of case."""
+        """Return the label of the first rule whose expression is found in the text, regardless of case."""
         found = (label for pattern, label in self.rules if re.search(pattern, text, re.IGNORECASE))
         label = next(found, None)
         return None if label is None else Vote(label, 1.0)
@@ -55,15 +55,15 @@ class Annotator(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What one annotator says of a text."""
+    """The vote of one annotator about a text."""
 
     answer: str
     confidence: float
-    """0 to 1."""
+    """How sure the annotator is, 0 to 1."""
 
 
 def combined(votes: Sequence[Vote], form: Form) -> Vote:
-    """Return what at least one vote says together; one alone is as it is."""
+    """Return the combination of at least one vote; a single vote is returned unchanged."""
     if len(votes) == 1:
         return votes[0]
     ways: Mapping[str, Callable[[Sequence[Vote]], Vote]] = {"entities": _spans, "translation": _text, "summary": _text}
@@ -71,9 +71,9 @@ def combined(votes: Sequence[Vote], form: Form) -> Vote:
 
 
 def majority(votes: Sequence[Vote]) -> Vote:
-    """Return the commonest answer; of equals the one with the larger sum of confidences, else the first.
+    """Return the most frequent answer; of equally frequent ones that with the larger sum of confidences, or the first.
 
-    Its confidence is that sum over the number of votes.
+    Its confidence is that sum divided by the number of votes.
     """
     counts = Counter(vote.answer for vote in votes)
     sums = {answer: sum(vote.confidence for vote in votes if vote.answer == answer) for answer in counts}

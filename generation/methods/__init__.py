@@ -39,4 +39,4 @@ Known = Annotated[
     Field(discriminator="kind"),
 ]
 AnyMethod = Annotated[Known, OwnSteps(lambda: (Method,))]
-"""One of these, or a class in a file of the user's own: `kind = "steps.py:FollowUp"`."""
+"""One of the built-in methods, or a class in a user's own file: `kind = "steps.py:FollowUp"`."""

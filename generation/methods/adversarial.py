@@ -1,4 +1,4 @@
-"""Adversarial: Self-Instruct that shows what passed for human, and what was found out."""
+"""Adversarial: Self-Instruct with demonstrations that passed for human, and with refused rows as what to avoid."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,12 +30,12 @@ LOOKED_AT = 8
 
 
 class Adversarial(SelfInstruct[Avoided]):
-    """Draft as Self-Instruct does, from the machine-made demonstrations that fooled the discriminator most.
+    """Draft like Self-Instruct, with the machine-made demonstrations that deceived the discriminator most.
 
     The loop needs the filter `discriminator` and a few rounds: what it drops is shown to the model as what not to
     write, what passes with a high `human_like` is shown as a demonstration. This steers a fixed generator by its
-    prompt; it is no adversarial training, and nothing says that it converges. Whether it moved anything is read off
-    the filter's `accuracy` by round.
+    prompt; it is no adversarial training, and nothing says that it converges. Whether it moved anything is read off the
+    filter's `accuracy` by round.
 
     Source: the loop is that of SeqGAN (Yu et al. 2017, arXiv:1609.05473) and of self-play fine-tuning (SPIN, Chen et
     al. 2024, arXiv:2401.01335, section 4), with the test of Lopez-Paz and Oquab 2017, arXiv:1610.06545, as the
@@ -46,9 +46,9 @@ class Adversarial(SelfInstruct[Avoided]):
 
     kind: Literal["adversarial"] = "adversarial"  # type: ignore[assignment]
     num_machine: int = Field(default=3, ge=0)
-    """Demonstrations from what settled rounds have kept; seeds are used while there is none."""
+    """Demonstrations from what settled rounds have kept; seeds are used while there is nothing."""
     num_refused: int = Field(default=2, ge=0)
-    """Refused instructions that the model is told to write nothing like; 0 tells of none."""
+    """Refused instructions that the model is told to avoid; 0 for none."""
     avoid_prompts: Annotated[Prompts, slots("refused")] = by_language(AVOID)
     """What the model is told of them, by language; `{refused}` is their list."""
 
@@ -65,7 +65,7 @@ class Adversarial(SelfInstruct[Avoided]):
         return super().draw(replace(snapshot, made=shown), turn, rng)
 
     async def prepare(self, snapshot: Snapshot, before: Avoided | None, ask: Ask) -> Avoided:
-        """Return (language, instruction) of the rows that the discriminator refused most surely of late."""
+        """Return (language, instruction) of recent rows that the discriminator refused with the highest certainty."""
         del before, ask
         first = max(0, len(snapshot.refused) - MAX_SCANNED)
         rows = [snapshot.refused[place] for place in range(first, len(snapshot.refused))]

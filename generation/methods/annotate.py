@@ -88,13 +88,13 @@ class Call(NamedTuple):
 
 
 class Annotate(EachInput[Shown]):
-    """Take the documents in turn, else the seeds, and say of each what it is; decoded so that every answer parses.
+    """Annotate the documents in turn, else the seeds; answers are decoded under a constraint, so all can be parsed.
 
-    The parent's text is the user's turn, the answer the assistant's. Every annotator's vote is in the tag
-    `vote:<name>` and its confidence in the score `confidence:<name>`; together they give the answer and the score
-    `confidence`. A label is also the tag `label`, and a label that the text had before is the tag `gold`. Labels are
-    settled by majority, entities one by one, a text is the one most like the others. Entities are a JSON array of text,
-    label, start and end, verified against the text. With documents, the seeds that have answers are shown first.
+    The parent's text is the user's turn, the answer the assistant's. Every annotator's vote is in the tag `vote:<name>`
+    and its confidence in the score `confidence:<name>`; together they give the answer and the score `confidence`. A
+    label is also the tag `label`, and a label that the text had before is the tag `gold`. Labels are settled by
+    majority, entities one by one, a text is the one most like the others. Entities are a JSON array of text, label,
+    start and end, verified against the text. With documents, the seeds that have answers are shown first.
 
     Source: confidence as the probability of a label over the labels, divided by what a text without content gets: Zhao
     et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5; agreement of k samples: Wang et al. 2022,
@@ -108,31 +108,31 @@ class Annotate(EachInput[Shown]):
     instructs: ClassVar[bool] = False
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
     form: Form = "label"
-    """What is said of a text."""
+    """Form of the annotation."""
     labels: tuple[str, ...] = ()
-    """The labels of a text, or the kinds of names in it."""
+    """Labels of a text, or the kinds of entities in it."""
     json_schema: str = ""
-    """The schema of the object that is filled in, itself JSON."""
+    """JSON schema of the object to fill in, as JSON text."""
     to: str = "en"
-    """The language to translate into, as ISO 639-1."""
+    """Language to translate into, as ISO 639-1."""
     max_words: int = Field(default=40, gt=0)
     """Most words of a summary."""
     annotators: tuple[Annotator, ...] = Field(default=(Annotator(name="model"),), min_length=1)
-    """Who is asked; with several, each votes."""
+    """Annotators that are asked; each of several has one vote."""
     calibrate: bool = True
     """Whether the probabilities of labels are divided by those for texts without content, which are asked once."""
     demonstrations: int = Field(default=8, ge=0)
-    """Seeds with answers that are shown where there are documents, each label as often as any other."""
+    """Number of seeds with answers that are shown where there are documents, the same number for each label."""
     max_demo_words: int = Field(default=100, gt=0)
-    """Longer ones are not shown."""
+    """Longer seeds are not shown."""
     with_prompt: bool | None = None
-    """Whether the sample's user turn says what is wanted; by default not for labels and entities."""
+    """Whether the sample's user turn contains the request; by default not for labels and entities."""
     min_confidence: float = Field(default=0.0, ge=0, le=1)
-    """Samples with less are dropped."""
+    """Samples with a lower confidence are dropped."""
     max_tokens: int = Field(default=256, gt=0)
-    """Cap on an answer that is no label, in tokens."""
+    """Most tokens of an answer that is not a label."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of several samples from one annotator; a single one is taken at 0."""
+    """Temperature where an annotator gives several samples; a single sample is taken at 0."""
     prompts: Annotated[Prompts, slots("text", may=ASKED_WITH)] = by_language(PROMPTS, by="form")
     """Templates by language; by default those of the form. `{language}` is the name of `to`,
     `{words}` is `max_words`."""

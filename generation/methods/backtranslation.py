@@ -175,7 +175,7 @@ BLANK = re.compile(r"\n[^\S\n]*\n")
 
 
 class Backtranslation(EachInput):
-    """Write the instruction to which a segment of a document, or a seed's answer, is the answer; then curate the pair.
+    """Write the instruction that a segment of a document, or a seed's answer, answers; then let the model rate both.
 
     Documents are walked through where there are any, else the seeds' answers. A document is cut at headings and blank
     lines into segments of at most `max_words`, each of which becomes a row of its own, tagged with its span of
@@ -186,9 +186,9 @@ class Backtranslation(EachInput):
     `generate.engine.model` of the second name the tuned model, which then curates in the place of the one before.
 
     Source: Li et al. 2024, Self-Alignment with Instruction Backtranslation, arXiv:2308.06259, sections 2 and 3.1 (keep
-    grade 5, or at least 4; two iterations; distinct system sentences for seed and web data). Departures: the model
-    that writes instructions is prompted by five texts and their instructions instead of tuned on the seeds the other
-    way round (name one that is tuned so in `engine`), and a second iteration writes them anew; expected grade under
+    grade 5, or at least 4; two iterations; distinct system sentences for seed and web data). Departures: the model that
+    writes instructions is prompted by five texts and their instructions instead of tuned on the seeds the other way
+    round (name one that is tuned so in `engine`), and a second iteration writes them anew; expected grade under
     constrained decoding instead of a sampled one after a rationale; the system sentences are off by default, because
     data without them is trained on and asked without them here; the seeds themselves are not mixed in, they are the
     job's input.
@@ -199,18 +199,18 @@ class Backtranslation(EachInput):
     min_words: int = Field(default=10, ge=1)
     """Shorter segments and answers are left out."""
     max_words: int = Field(default=250, gt=0)
-    """Segments are filled up to this; a paragraph or an answer that is longer is left out."""
+    """Most words of a segment; a longer paragraph or answer is left out."""
     max_segments: int = Field(default=4, gt=0)
-    """Segments taken of one document, chosen at random where it has more."""
+    """Most segments of one document; where there are more, they are chosen at random."""
     max_tokens: int = Field(default=96, gt=0)
-    """Cap on the instruction, in tokens."""
+    """Most tokens of the instruction."""
     temperature: float = Field(default=0.5, ge=0, le=2)
-    """Of the instruction."""
+    """Temperature of the instruction."""
     min_score: float = Field(default=2.2, ge=1, le=5)
-    """Pairs with a smaller expected grade are dropped. The default model's grades lie between 2.1 and 2.5; with a model
-    that grades well, 4 or 4.5 is nearer to the paper."""
+    """Pairs with a lower expected grade are dropped. The default model's grades are between 2.1 and 2.5; for a model
+    that grades well, 4 or 4.5 is closer to the paper."""
     system_sentences: bool = False
-    """Whether the samples begin with a system turn that tells data of seeds from data of documents."""
+    """Whether samples begin with a system turn that distinguishes seeds from documents."""
     prompts: Annotated[Prompts, slots("text")] = by_language(INSTRUCT)
     """Templates by language: from a text to its instruction."""
     curation_prompts: Annotated[Prompts, slots("instruction", "answer", grade=NUMBERS)] = by_language(CURATE)
@@ -221,7 +221,7 @@ class Backtranslation(EachInput):
     """System sentence of what comes from documents, by language."""
 
     def spans(self, parent: Sample) -> list[tuple[int, int]]:
-        """Return what of a parent's text is written an instruction for, as [begin, end) in characters."""
+        """Return the parts of a parent's text that get an instruction, as [begin, end) in characters."""
         if parent.answer:
             fits = self.min_words <= num_words(parent.answer) <= self.max_words
             return [(0, len(parent.answer))] if fits else []
@@ -260,7 +260,7 @@ class Backtranslation(EachInput):
         )
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Take the segment for the answer, and curate the pair."""
+        """Use the segment as the answer, and rate the pair."""
         begin, end = map(int, draft.tags["segment"].split(":"))
         text, instruction = _text(ask.parents[0])[begin:end].strip(), draft.messages[-1].content
         template = template_for(self.curation_prompts, draft.tags["language"])

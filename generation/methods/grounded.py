@@ -116,7 +116,7 @@ NEAR = 32
 
 
 class Grounded(EachInput[Index | None]):
-    """Take the chunks of the documents in turn, draft questions of various kinds on each, and answer from it alone.
+    """Take the chunks of the documents in turn, write questions of various kinds on each, and answer from it alone.
 
     The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
     `question` the kind. Put the filter `faithfulness` after it.
@@ -133,31 +133,32 @@ class Grounded(EachInput[Index | None]):
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
 
     questions: int = Field(default=1, gt=0)
-    """Questions on one chunk each time that it is drawn, of different kinds."""
+    """Questions on a chunk each time that it is drawn, of different kinds."""
     kinds: tuple[str, ...] = Field(default=tuple(KINDS), min_length=1)
-    """Kinds of questions on one chunk, drawn evenly; any words will do, the default ones have Chinese names."""
+    """Kinds of questions on one chunk, with equal chances. Any words are allowed; the default ones have Chinese
+    names."""
     multi_hop: float = Field(default=0.2, ge=0, le=1)
     """Share of the draws whose question needs two chunks."""
     second: Literal["document", "corpus"] = "document"
-    """Where the second chunk is from: near by in the same document, or whichever shares the rarest words (BM25)."""
+    """Source of the second chunk: nearby in the same document, or the chunk that shares the rarest words (BM25)."""
     with_passage: bool = False
-    """Whether the sample brings the passage along, as its system turn."""
+    """Whether the sample contains the passage, as its system turn."""
     max_question_words: int = Field(default=60, gt=0)
     """Longer questions are dropped."""
     max_tokens: int = Field(default=64, gt=0)
-    """Cap on the question, in tokens."""
+    """Most tokens of the question."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the question."""
+    """Temperature of the question."""
     max_answer_tokens: int = Field(default=256, gt=0)
-    """Cap on the answer, in tokens."""
+    """Most tokens of the answer."""
     answer_temperature: float = Field(default=0.0, ge=0, le=2)
-    """Of the answer."""
+    """Temperature of the answer."""
     prompts: Annotated[Prompts, slots("passage", "kind", "question")] = by_language(ONE)
     """Templates by language: questions on one passage, and their answers."""
     pair_prompts: Annotated[Prompts, slots("first", "second", "kind", "question")] = by_language(TWO)
     """The same on two passages."""
     passage_prompts: Annotated[Prompts, slots("passage")] = by_language(PASSAGE)
-    """The system turn that brings the passage along, by language."""
+    """The system turn that contains the passage, by language."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return the next chunk, and another of its document where the question shall need two."""

@@ -126,12 +126,12 @@ ENDS_OPEN = (":", "：")
 
 
 class Magpie(Method):
-    """Let the model continue its chat template up to the end of the user's turn, and then answer what it wrote there.
+    """Let the model continue its chat template up to the end of the user's turn, and then answer that turn.
 
     Needs a model whose user turns were trained on; a template that cannot be cut before the user's words is an error of
     each row. The tags `quality`, `difficulty` and `category` are chosen under constraint; the score `request_quality`
-    is the expected place on the scale of qualities, 1 to 5. What else the published filter has is elsewhere: the
-    reward of the answer is the `reward` filter's (the paper keeps what is above -10), the first of each group of
+    is the expected place on the scale of qualities, 1 to 5. What else the published filter has is elsewhere: the reward
+    of the answer is the `reward` filter's (the paper keeps what is above -10), the first of each group of
     near-duplicates (distance below 0.05) is a selector's, which sees the whole set.
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (steps 1 and 2, multi-turn), section 3 and appendix
@@ -147,39 +147,41 @@ class Magpie(Method):
     learns: ClassVar[bool] = False
 
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
-    """Languages of the requests, as ISO 639-1, drawn evenly; each must have system prompts."""
+    """Languages of the requests, as ISO 639-1, with equal chances; each needs system prompts."""
     domains: tuple[str, ...] = Field(default=("general",), min_length=1)
-    """Which system prompts to draw from, evenly; `general` is in English the bare template."""
+    """Domains of the system prompts, with equal chances; in English `general` is the template without a system
+    prompt."""
     systems: dict[str, dict[str, str]] = Field(default_factory=lambda: {k: dict(v) for k, v in SYSTEMS.items()})
     """System prompts by language and domain."""
     turns: int = Field(default=1, ge=1, le=8)
-    """Questions and answers of a conversation at most; it ends earlier where the next question is no good."""
+    """Most questions of a conversation; it ends earlier where the next question is not usable."""
     single_line: bool = True
     """End a request at its first line break, as the released code does."""
     temperature: float = Field(default=1.0, gt=0, le=2)
-    """Of the user's turns; at 0 every draw would be the same."""
+    """Temperature of the user's turns; at 0 all draws would be the same."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Of the user's turns."""
+    """`top_p` of the user's turns."""
     min_p: float = Field(default=0.05, ge=0, le=1)
-    """Of the user's turns."""
+    """`min_p` of the user's turns."""
     max_tokens: int = Field(default=256, gt=0)
-    """Cap on a request, in tokens."""
+    """Most tokens of a request."""
     answer_temperature: float = Field(default=0.0, ge=0, le=2)
-    """Of the answers."""
+    """Temperature of the answers."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Cap on an answer, in tokens."""
+    """Most tokens of an answer."""
     stop_loops: bool = True
-    """End a reply that says the same four times in a row."""
+    """End a reply that repeats itself four times in a row."""
     qualities: tuple[str, ...] = ("good", "excellent")
-    """Qualities to keep; empty keeps all and asks for no quality."""
+    """Qualities to keep; empty keeps all requests and does not ask for the quality."""
     tag: bool = True
     """Whether difficulty and category are asked for too."""
     calibrate: bool = True
-    """Whether the tags are calibrated by what the model says of an empty request."""
+    """Whether the tags are calibrated by the model's answers for an empty request."""
     follow_prompts: Annotated[Prompts, slots()] = by_language(FOLLOW)
     """System prompts for the user's later turns, by language."""
     rate_prompts: Annotated[Prompts, slots("request", quality=SOME, difficulty=SOME, category=SOME)] = by_language(RATE)
-    """Templates by language: quality, difficulty and category of a request; the words of the first from the worst."""
+    """Templates by language for quality, difficulty and category of a request. `{qualities}` are the words for the
+    quality, from the worst to the best, and so on."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -197,12 +199,12 @@ class Magpie(Method):
         return domain in self.systems.get(language, {})
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return no parents: the template is all that the model is given."""
+        """Return no parents, because the model gets nothing but the template."""
         del snapshot, turn, rng
         return ()
 
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
-        """Return one draft that ends with the user's turn, tagged and perhaps refused for its quality."""
+        """Return one draft that ends with a user turn, tagged, and dropped if its quality is not wanted."""
         del parents
         language, domain = rng.choice(self.languages), rng.choice(self.domains)
         tags = {"language": language, "domain": domain}

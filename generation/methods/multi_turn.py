@@ -1,4 +1,4 @@
-"""Multi-turn: go on with a conversation, the model writing the user's turns too."""
+"""Multi-turn: continue a conversation; the model writes the user's turns too."""
 
 import re
 from collections import Counter
@@ -31,48 +31,48 @@ MAX_FAREWELL_WORDS = 25
 
 
 class MultiTurn(Method):
-    """Go on with a seed or a kept row for `turns` more turns of the user, each followed by an answer.
+    """Continue a seed or a kept row with `turns` more user turns, each followed by an answer.
 
-    The model writes the user's turn where the chat template puts one, after the conversation so far, as it writes
-    the first in Magpie. The conversation ends early when the simulated user says good-bye, repeats an earlier turn, or
-    says nothing whole, and before an answer that is cut off or empty; the tag `ended` says why (`good-bye`,
-    `repetition`, `no turn`, `answer`, else `turns`). It is one sample; with fewer than `min_turns` new turns it is
-    dropped. Conversations that this method has made are not gone on with.
+    The model writes the user's turn where the chat template puts one, after the conversation so far, as it writes the
+    first in Magpie. The conversation ends early when the simulated user says good-bye, repeats an earlier turn, or says
+    nothing whole, and before an answer that is cut off or empty; the tag `ended` says why (`good-bye`, `repetition`,
+    `no turn`, `answer`, else `turns`). It is one sample; with fewer than `min_turns` new turns it is dropped.
+    Conversations that this method has made are not gone on with.
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (multi-turn: the header of the user's turn is appended
     to the conversation; a system prompt keeps the model in the user's role); Ding et al. 2023, UltraChat,
-    arXiv:2305.14233, section 3 (a second model plays the user; thanks and politeness are filtered out). Departures:
-    one model plays both; without a system prompt by default, because the small models that are the default write
-    better turns so; what UltraChat filters ends the conversation here.
+    arXiv:2305.14233, section 3 (a second model plays the user; thanks and politeness are filtered out). Departures: one
+    model plays both; without a system prompt by default, because the small models that are the default write better
+    turns so; what UltraChat filters ends the conversation here.
     """
 
     kind: Literal["multi_turn"] = "multi_turn"
     instructs: ClassVar[bool] = False
     turns: int = Field(default=2, ge=1)
-    """Most turns of the user that are added."""
+    """Most user turns to add."""
     min_turns: int = Field(default=1, ge=1)
-    """Fewest turns added; a conversation with fewer is dropped."""
+    """Least user turns to add; a conversation with fewer is dropped."""
     languages: tuple[str, ...] = ()
     """Languages of the parents, as ISO 639-1; by default any."""
     max_overlap: float = Field(default=0.7, ge=0, le=1)
-    """Largest share of words in common with an earlier turn of the user; above it the user repeats."""
+    """Largest share of words that a user turn may have in common with an earlier one; above it the user repeats."""
     max_user_tokens: int = Field(default=96, gt=0)
-    """Cap on a turn of the user, in tokens."""
+    """Most tokens of a user turn."""
     user_temperature: float = Field(default=0.8, ge=0, le=2)
-    """Of the user's turns."""
+    """Temperature of the user's turns."""
     max_tokens: int = Field(default=384, gt=0)
-    """Cap on an answer, in tokens."""
+    """Most tokens of an answer."""
     temperature: float = Field(default=0.3, ge=0, le=2)
-    """Of the answers."""
+    """Temperature of the answers."""
     stop_loops: bool = True
-    """End a reply that says the same four times in a row."""
+    """End a reply that repeats itself four times in a row."""
     user_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
     """System prompts while the user's turn is written, by language; by default that of the conversation."""
     answer_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
     """System prompts while an answer is written, by language; by default that of the conversation."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return one seed or kept row that this method has not made; a seed as it comes where none is found."""
+        """Return one seed or kept row that this method has not made; a seed of any kind where none is found."""
         del turn
         for row in wander(rng, snapshot.seeds, snapshot.made):
             if row.method != self.kind and (not self.languages or language_of(row) in self.languages):

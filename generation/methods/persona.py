@@ -1,4 +1,4 @@
-"""Persona: who would read this text, who is near that person, and what would this person ask."""
+"""Persona: find who would read a text, then who is close to that person, and write what this person would ask."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -208,7 +208,7 @@ class Seen:
 
 
 class Persona(EachInput[Seen]):
-    """Make a persona from a text, walk to others by relation, and write a request as that person would.
+    """Make a persona from a text, walk to others by relations, and write a request as that person would.
 
     The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
     A persona that settled rounds have used, or one nearly like it, is not used again: the walk takes one more step, and
@@ -226,35 +226,35 @@ class Persona(EachInput[Seen]):
     learns: ClassVar[bool] = True  # personas of settled rows are not made again
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     wants: tuple[Want, ...] = Field(default=("instruction",), min_length=1)
-    """What to write through a persona, drawn evenly: a request of a user, a mathematics problem, a puzzle."""
+    """What to write for a persona, with equal chances: a user's request, a mathematics problem, a puzzle."""
     languages: tuple[str, ...] = ()
-    """Languages to write in, drawn evenly, as ISO 639-1; by default that of the text."""
+    """Languages to write in, with equal chances, as ISO 639-1; by default that of the text."""
     max_hops: int = Field(default=2, ge=0, le=6)
-    """Most steps from the person of the text to another person; 0 to this many are drawn."""
+    """Most steps from the text's person to another person; the number is drawn between 0 and this."""
     max_similarity: float = Field(default=0.9, gt=0, le=1)
-    """Largest Jaccard index of a persona's words with those of one used before."""
+    """Largest Jaccard index of a persona's words with those of an earlier one."""
     max_text_chars: int = Field(default=2000, gt=0)
-    """Beginning of a text that is shown."""
+    """Characters of the beginning of a text that are shown."""
     max_persona_tokens: int = Field(default=80, gt=0)
-    """Cap on a persona, in tokens."""
+    """Most tokens of a persona."""
     persona_temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the personas."""
+    """Temperature of the personas."""
     min_words: int = Field(default=5, ge=1)
-    """Fewest words of a persona and of a request."""
+    """Least words of a persona and of a request."""
     max_words: int = Field(default=200, gt=0)
     """Most words of a request."""
     max_tokens: int = Field(default=200, gt=0)
-    """Cap on a request, in tokens."""
+    """Most tokens of a request."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the request."""
+    """Temperature of the request."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Cap on the answer, in tokens."""
+    """Most tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
-    """Of the answer."""
+    """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that says the same four times in a row."""
+    """End a reply that repeats itself four times in a row."""
     relations: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(RELATIONS))
-    """How the next person is related to the one before, by language, `en` at least."""
+    """Relations of the next person to the one before, by language, at least `en`."""
     persona_prompts: Annotated[Prompts, slots("text")] = by_language(PERSONA)
     """Templates by language: from a text to a persona."""
     related_prompts: Annotated[Prompts, slots("persona", "relation")] = by_language(RELATED)

@@ -1,4 +1,4 @@
-"""Respond: answers for prompts that are there already, the best of several, or the one that most samples agree on."""
+"""Respond: answer existing prompts, with the best of several answers or the one that most samples agree on."""
 
 from asyncio import gather
 from collections import Counter
@@ -24,14 +24,14 @@ STEPS = {
 
 
 class Respond(EachInput):
-    """Answer each prompt: `n` candidates, each a row, of which a filter's score may choose one; or a majority's answer.
+    """Answer each prompt with `n` candidates, each a row, of which a filter's score may choose one; or by majority.
 
-    The prompt is an input up to its last user's turn, with its system turn and all turns in between; an answer that
-    the input has already is left aside. `best_of` names a score that a filter gives, such as `judge` or `reward`; the
-    candidate with the largest stays and the others are dropped. With `votes` over 1 a candidate is the majority of
-    that many sampled answers: final answers are read out of them, the first answer with the commonest one is kept, and
-    the score `self_consistency` is the share of the votes that it got. Answers without a final one, or cut off, are
-    votes for none. With `known_answer` an answer must come to the one that the input has, as in rejection sampling.
+    The prompt is an input up to its last user's turn, with its system turn and all turns in between; an answer that the
+    input has already is left aside. `best_of` names a score that a filter gives, such as `judge` or `reward`; the
+    candidate with the largest stays and the others are dropped. With `votes` over 1 a candidate is the majority of that
+    many sampled answers: final answers are read out of them, the first answer with the commonest one is kept, and the
+    score `self_consistency` is the share of the votes that it got. Answers without a final one, or cut off, are votes
+    for none. With `known_answer` an answer must come to the one that the input has, as in rejection sampling.
 
     Its instructions are those of the inputs, so that a novelty filter judges none of its rows.
 
@@ -49,25 +49,25 @@ class Respond(EachInput):
     n: int = Field(default=1, ge=1)
     """Candidates for each prompt."""
     best_of: str = ""
-    """Score by which one candidate is chosen; by default all stay that pass the filters."""
+    """Score by which one candidate is chosen; by default all that pass the filters stay."""
     votes: int = Field(default=1, ge=1)
-    """Sampled answers of which a candidate is the majority; 1 takes the answer as it is."""
+    """Number of sampled answers whose majority is a candidate; 1 takes a single answer."""
     labels: tuple[str, ...] = ()
-    """Final answers to look for, such as `("yes", "no")`; by default numbers and words that are marked or last."""
+    """Possible final answers, such as `("yes", "no")`; by default numbers and words that are marked or come last."""
     min_agreement: float = Field(default=0.0, ge=0, le=1)
-    """Smallest share of the votes for the answer that is kept."""
+    """Least share of the votes for an answer that is kept."""
     known_answer: bool = False
-    """Whether a candidate must come to the final answer that the input has already; the others are dropped."""
+    """Whether candidates with another final answer than the input's own are dropped."""
     max_tokens: int = Field(default=512, gt=0)
-    """Cap on an answer, in tokens."""
+    """Most tokens of an answer."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of an answer; candidates and votes need some."""
+    """Temperature of an answer; several candidates or votes need a positive one."""
     stop_loops: bool = True
-    """End a reply that says the same four times in a row."""
+    """End a reply that repeats itself four times in a row."""
     vote_prompts: Annotated[Prompts, slots()] = by_language(STEPS)
-    """Said in the system turn, by language, where final answers are read."""
+    """Text in the system turn, by language, where final answers are read."""
     answer_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
-    """System prompts, by language, for prompts that bring none; not part of the sample. By default the template's."""
+    """System prompts, by language, for prompts without one; not part of the sample. By default that of the template."""
 
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
         """Return the prompt `n` times."""
@@ -78,7 +78,7 @@ class Respond(EachInput):
         return [Draft(prompt, tags) for _ in range(self.n)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer the prompt, once or as often as there are votes."""
+        """Answer the prompt, once for each vote."""
         asked = self._asked(draft)
         asking = [
             ask(asked, max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=self.stop_loops)
@@ -115,7 +115,7 @@ class Respond(EachInput):
         return replace(whole, scores=scores, dropped=whole.dropped or reason)
 
     def choose(self, rows: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the candidates of a prompt, all dropped but the one with the largest score."""
+        """Return the candidates of a prompt, with all dropped except the one with the highest score."""
         if not self.best_of:
             return rows
         rated = [place for place, row in enumerate(rows) if row.dropped is None and self.best_of in row.scores]
@@ -126,6 +126,6 @@ class Respond(EachInput):
 
 
 def prompt_of(sample: Sample) -> tuple[Message, ...]:
-    """Return a conversation up to its last user's turn; nothing where there is none."""
+    """Return a conversation up to its last user turn; nothing without a user turn."""
     last = max((place for place, turn in enumerate(sample.messages) if turn.role == "user"), default=-1)
     return sample.messages[: last + 1]

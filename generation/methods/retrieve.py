@@ -43,29 +43,29 @@ MIN_WORDS = 4
 
 
 class Retrieve(EachInput[Index]):
-    """Take the seeds in turn, find what is related to each in a corpus, and make something of it.
+    """Take the seeds in turn, find related texts in a corpus, and use them.
 
     The corpus is the documents where the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
     cosine of their embeddings, the rankings are fused, and of the best those are taken that add something new. What is
-    made depends on `use`. As `demonstrations`, related samples with the seed as the last are in the model's own turn:
-    a seed without an answer is answered after them, and one with an answer is followed by a new task, answered in a
+    made depends on `use`. As `demonstrations`, related samples with the seed as the last are in the model's own turn: a
+    seed without an answer is answered after them, and one with an answer is followed by a new task, answered in a
     second call. As `grounding`, the seed is answered from the passages. As `data`, what was found becomes rows as it
     is, each with the score `related`; a text without an answer is answered. The same sample may be found for two seeds:
     the filter `novelty` drops it the second time.
 
     Source: Robertson and Zaragoza 2009, The Probabilistic Relevance Framework, section 3 (BM25, k1 1.5, b 0.75);
     Cormack et al. 2009, Reciprocal Rank Fusion, SIGIR, section 2 (k = 60); Carbonell and Goldstein 1998, MMR, SIGIR,
-    section 2; Liu et al. 2022, arXiv:2101.06804, section 3 (nearest samples as demonstrations, the nearest last);
-    Lewis et al. 2020, RAG, arXiv:2005.11401, section 2. Departures: texts without spaces are indexed by pairs of
-    characters; the relevance in MMR is the fused score; one prompt holds all passages.
+    section 2; Liu et al. 2022, arXiv:2101.06804, section 3 (nearest samples as demonstrations, the nearest last); Lewis
+    et al. 2020, RAG, arXiv:2005.11401, section 2. Departures: texts without spaces are indexed by pairs of characters;
+    the relevance in MMR is the fused score; one prompt holds all passages.
     """
 
     kind: Literal["retrieve"] = "retrieve"
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
     use: Literal["demonstrations", "grounding", "data"] = "demonstrations"
-    """What becomes of the related texts."""
+    """How the related texts are used."""
     count: int = Field(default=4, gt=0)
-    """Related texts for one seed."""
+    """Number of related texts for one seed."""
     search: By = "both"
     """Go by `words` (BM25), by `meaning` (embeddings), or by both."""
     relevance: float = Field(default=0.7, ge=0, le=1)

@@ -1,4 +1,4 @@
-"""Taxonomy: from a discipline to a subject, its sessions and key concepts, and from those to a question."""
+"""Taxonomy: from a discipline to a subject, to its sessions and key concepts, and from these to a question."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -169,52 +169,52 @@ LONGEST_NAME = 12
 
 
 class Taxonomy(Method):
-    """Walk down from a discipline to a subject, to one or two of its sessions and some of their concepts, and ask.
+    """Walk from a discipline to a subject, to one or two of its sessions and some of their concepts; ask a question.
 
     The lists are shared calls, asked once on each worker, so that all draws walk in one tree. The tags `discipline`,
     `subject`, `session` and `concepts` say what a question is about. Overlap with test sets is a selector's business.
 
     Source: Li et al. 2024, GLAN, Synthetic Data (Almost) from Scratch, arXiv:2402.13064, section 2: taxonomy, subjects,
     syllabus, questions from one or two sessions and one to five key concepts, answers by a model asked anew.
-    Departures: the disciplines are a list of ours of 32 (126 leaves checked by people in the paper), or the model's;
-    a subject has no level and no introduction; the syllabus is asked for in two calls, sessions and then the concepts
-    of one, as numbered lists that the model continues after one that is shown, because a small model loses itself in
-    an outline; the expert's prompt is left out of the sample.
+    Departures: the disciplines are a list of ours of 32 (126 leaves checked by people in the paper), or the model's; a
+    subject has no level and no introduction; the syllabus is asked for in two calls, sessions and then the concepts of
+    one, as numbered lists that the model continues after one that is shown, because a small model loses itself in an
+    outline; the expert's prompt is left out of the sample.
     """
 
     kind: Literal["taxonomy"] = "taxonomy"
     feeds: ClassVar[tuple[Input, ...]] = ()
     learns: ClassVar[bool] = False
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
-    """Languages of the questions, drawn evenly, as ISO 639-1."""
+    """Languages of the questions, as ISO 639-1, with equal chances."""
     disciplines: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(DISCIPLINES))
-    """What is taught, by language; a language without any uses the English ones."""
+    """Disciplines by language; a language without any uses the English ones."""
     num_disciplines: int = Field(default=0, ge=0)
-    """Disciplines to ask the model for; above 0 they take the place of those in `disciplines`."""
+    """Number of disciplines to ask the model for; above 0 these replace `disciplines`."""
     num_subjects: int = Field(default=10, ge=1, le=50)
-    """Subjects of a discipline."""
+    """Number of subjects of a discipline."""
     num_sessions: int = Field(default=10, ge=1, le=50)
-    """Class sessions of a subject."""
+    """Number of class sessions of a subject."""
     num_concepts: int = Field(default=6, ge=1, le=20)
-    """Key concepts of a session."""
+    """Number of key concepts of a session."""
     max_sessions: int = Field(default=2, ge=1, le=5)
-    """Most sessions that one question draws on."""
+    """Most sessions that one question uses."""
     max_concepts: int = Field(default=5, ge=1, le=20)
-    """Most concepts that one question draws on."""
+    """Most concepts that one question uses."""
     list_temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the lists."""
+    """Temperature of the lists."""
     temperature: float = Field(default=0.8, ge=0, le=2)
-    """Of the question."""
+    """Temperature of the question."""
     max_tokens: int = Field(default=200, gt=0)
-    """Cap on the question, in tokens."""
+    """Most tokens of the question."""
     min_words: int = Field(default=5, ge=1)
-    """Fewest words of a question."""
+    """Least words of a question."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Cap on the answer, in tokens."""
+    """Most tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
-    """Of the answer."""
+    """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that says the same four times in a row."""
+    """End a reply that repeats itself four times in a row."""
     discipline_prompts: Annotated[Prompts, slots("count")] = by_language(DISCIPLINE)
     """Templates by language: asks for disciplines."""
     subject_prompts: Annotated[Prompts, slots("count", "discipline")] = by_language(SUBJECT)
@@ -242,7 +242,7 @@ class Taxonomy(Method):
         return self.disciplines.get(language) or self.disciplines.get("en", ())
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return no parents: the tree is the model's own."""
+        """Return no parents, because the model makes the tree."""
         del snapshot, turn, rng
         return ()
 
@@ -272,7 +272,7 @@ class Taxonomy(Method):
         return [await self._question(tags, ask)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer the question in a call of its own, in which only the discipline is named."""
+        """Answer the question in a separate call that names only the discipline."""
         system = template_for(self.answer_prompts, draft.tags["language"]).text(**draft.tags)
         reply = await ask(
             (Message("system", system), *draft.messages),
@@ -319,12 +319,12 @@ class Taxonomy(Method):
 
 
 def listed(text: str, count: int, *, whole: bool) -> tuple[str, ...]:
-    """Return the different names of a numbered list, `count` at most; the last one of a list cut off is left out."""
+    """Return the distinct names in a numbered list, at most `count`; without the last one if the list was cut off."""
     found = entries(text)[: None if whole else -1]
     short = (entry.split(":")[0].split("：")[0].strip(' .。;；*"“”《》') for entry in found)
     return tuple(dict.fromkeys(name for name in short if 0 < num_words(name) <= LONGEST_NAME))[:count]
 
 
 def in_order(values: Sequence[str], count: int, rng: Random) -> list[str]:
-    """Return some of the values, in their order."""
+    """Return some of the values, in their original order."""
     return [values[place] for place in sorted(rng.sample(range(len(values)), min(count, len(values))))]

@@ -93,7 +93,7 @@ class RowMaker:
         return report
 
     def counts(self) -> dict[str, float]:
-        """Return the rows done of the shards in the making, and the counts of each shard, such as `kept raw-00007`.
+        """Return the finished rows of shards in the making, and the counts of each shard, such as `kept raw-00007`.
 
         The counts are by shard, so that the driver can leave out a shard whose report it already has.
         """

@@ -1,1 +1,1 @@
-"""What methods and filters ask with: templates, choices, replies, final answers, spans, search, classifiers."""
+"""Tools for asking the model: templates, choices, final answers, spans, search, classifiers."""

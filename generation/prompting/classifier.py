@@ -20,27 +20,27 @@ DIGITS = 4
 
 
 class HeadFilter(Filter[State]):
-    """A filter that reads a classifier, loaded once in each worker."""
+    """A filter that uses a classifier, loaded once in each worker."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"batch", "device"})
     stages: ClassVar[tuple[Stage, ...]] = ("model",)
 
     model: str
-    """A sequence classifier: a folder, or a name that the hub knows."""
+    """A sequence classifier: a folder, or a name on the hub."""
     label: str = ""
-    """Label whose probability is read, by its name in the model's config; needed where the model has several."""
+    """Name of the label whose probability is used, as in the model's config; needed where the model has several."""
     layout: Literal["auto", "chat", "pair", "answer"] = "auto"
-    """How it reads a sample: rendered with its chat template, as the pair of instruction and answer, or the answer
-    alone; by default the first where it has a template, else the second."""
+    """Input of the classifier: the sample rendered with the chat template, the pair of instruction and answer, or only
+    the answer. By default the first if the model has a template, else the second."""
     max_tokens: int = Field(default=1024, gt=0)
-    """Tokens that are read; the end is cut off."""
+    """Tokens that are read; the end is cut."""
     batch: int = Field(default=16, gt=0)
     """Most texts in one pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """By default the GPU, where the worker sees one; the engine must leave it room there."""
+    """By default the GPU, if the worker sees one; the engine must leave memory for it."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers: the weights themselves rather than where they lie."""
+        """Return what decides the scores: the digest of the weights instead of their path."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model) if self.model else ""
         return value
@@ -55,7 +55,7 @@ class HeadFilter(Filter[State]):
 
 
 class Head:
-    """A loaded classifier. Rows that ask while it computes wait, and share the next pass."""
+    """A loaded classifier. Rows that ask while it computes wait, and share the next batch."""
 
     def __init__(self, settings: HeadFilter[Any]) -> None:
         """Load model and tokenizer.
@@ -96,7 +96,7 @@ class Head:
         self.passes = 0
 
     async def read(self, messages: Sequence[Message]) -> float:
-        """Return the probability of the label, 0 to 1, or the reward of a model with one output, of any size."""
+        """Return the probability of the label, 0 to 1; for a model with one output the reward, of any size."""
         return await self._batches.of(self._laid_out(messages))
 
     def _laid_out(self, messages: Sequence[Message]) -> tuple[str, str | None]:

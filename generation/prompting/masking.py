@@ -1,4 +1,4 @@
-"""Masking: spans of text that a rule has found, and the conversation with typed placeholders in their place."""
+"""Masking: replace spans that a rule has found by typed placeholders, in a whole conversation."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -25,7 +25,7 @@ def apart(spans: Iterable[Span]) -> list[Span]:
 
 
 def masked(text: str, spans: Iterable[Span]) -> str:
-    """Return the text with `<WHAT>` instead of each span; the spans must lie apart and in order."""
+    """Return the text with `<WHAT>` instead of each span; the spans must be in order and must not overlap."""
     parts, place = list[str](), 0
     for start, stop, what in spans:
         parts += [text[place:start], f"<{what.upper()}>"]

@@ -20,9 +20,9 @@ from gristmill.generation.contracts import Ask
 By = Literal["both", "words", "meaning"]
 Float32 = NDArray[np.float32]
 K1, B = 1.5, 0.75
-"""Of BM25: how soon a repeated word counts no more, and how much long texts are held back."""
+"""Parameters of BM25: how soon repeated words stop counting, and how much long texts are penalised."""
 FUSION = 60
-"""Of reciprocal rank fusion: the larger, the less the first ranks stand out."""
+"""Parameter of reciprocal rank fusion; with a larger one the first ranks matter less."""
 CANDIDATES = 100
 """Texts of each ranking that are fused."""
 VARIED = 5
@@ -38,7 +38,7 @@ class Hit:
 
     sample: Sample
     score: float
-    """1 when it is first in every ranking, and less the further down it is."""
+    """1 for the first in every ranking, lower for later ranks."""
 
 
 def terms(text: str) -> list[str]:
@@ -141,7 +141,7 @@ async def index(samples: Sequence[Sample], by: By, ask: Ask) -> Index:
 
 
 async def find(where: Index, text: str, count: int, ask: Ask, *, weight: float, without: Collection[str]) -> list[Hit]:
-    """Return what `Index.find` finds for a text, which is embedded first where the index goes by meaning."""
+    """Return the result of `Index.find` for a text; the text is embedded first if the index uses meaning."""
     vector = None if where.by == "words" or not len(where.samples) else (await ask.embed([text]))[0]
     return where.find(text, vector, count, weight=weight, without=without)
 

@@ -1,4 +1,4 @@
-"""Named spans written into a text as `[Berlin](city)`: reading them, writing them, and holding a model to them."""
+"""Named spans written in a text as `[Berlin](city)`: read them, write them, and constrain a model to them."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def of_seed(sample: Sample, labels: Iterable[str]) -> str | None:
 
 
 def unmarked(text: str, spans: Sequence[Span]) -> bool:
-    """Say whether words that are marked are in the text once more without a mark."""
+    """Say whether marked words also occur in the text without a mark."""
     taken = {place for span in spans for place in range(span.start, span.end)}
     for words in {span.text for span in spans}:
         for found in re.finditer(whole(words), text):
@@ -88,7 +88,7 @@ def unmarked(text: str, spans: Sequence[Span]) -> bool:
 
 
 def grammar(labels: Iterable[str], wanted: str) -> str:
-    """Return the regular expression of one line with marks of these labels, one of the wanted label at least."""
+    """Return the regular expression for one line with marks of these labels, at least one of the wanted label."""
     words = rf"\[[^\[\]()\n ][^\[\]()\n]{{0,{MAX_MARKED_CHARS - 1}}}\]"
     one, any_ = _SPECIAL.sub(r"\\\1", wanted), "|".join(_SPECIAL.sub(r"\\\1", label) for label in labels)
     marked = rf"{words}\(({any_})\)"

@@ -28,9 +28,9 @@ class Judge(ModelFilter):
     (0.83 on 8 hard and 8 simple instructions).
 
     With `votes`, the model first writes as many reasons, each followed by a constrained grade: the score is the mean of
-    the expected grades, and `…_spread` their standard deviation, where 0 is agreement. Reasons want a larger
-    model: with the default one, grading at once tells right from wrong answers better (AUC 0.69 on 60 tasks) than after
-    one reason (0.55) or three (0.58).
+    the expected grades, and `…_spread` their standard deviation, where 0 is agreement. Reasons want a larger model:
+    with the default one, grading at once tells right from wrong answers better (AUC 0.69 on 60 tasks) than after one
+    reason (0.55) or three (0.58).
 
     Source: Liu et al. 2024, DEITA, arXiv:2312.15685, section 2.2 (expected score from the logits of the score tokens;
     complexity is judged from the instruction, quality with the answer); Yuan et al. 2024, Self-Rewarding Language
@@ -41,16 +41,16 @@ class Judge(ModelFilter):
 
     kind: Literal["judge"] = "judge"
     rubric: Rubric = "quality"
-    """What is graded. `complexity` sees the instruction alone."""
+    """Rubric of the grade. `complexity` sees only the instruction."""
     min_score: float = Field(default=2.5, ge=0, le=5)
-    """Samples with a smaller expected grade are dropped. The default model's grades lie between 2.2 and 3.2, its
+    """Samples with a smaller expected grade are dropped. The default model's grades are between 2.2 and 3.2, its
     additive points between 1.7 and 2.7."""
     votes: int = Field(default=0, ge=0)
-    """Reasons to be written before a grade; 0 grades at once."""
+    """Number of reasons, each written before a grade; 0 grades at once."""
     max_reason_tokens: int = Field(default=64, gt=0)
-    """Cap on a reason, in tokens."""
+    """Most tokens of a reason."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of the reasons."""
+    """Temperature of the reasons."""
     prompts: Annotated[Prompts, slots("instruction", may=("answer", "reason"), grade=NUMBERS)] = by_language(
         PROMPTS, by="rubric"
     )

@@ -1,4 +1,4 @@
-"""Rubrics of the judge: what it is asked for, and graded answers with reasons, in English and Chinese."""
+"""Rubrics of the judge: its request, and graded answers with reasons, in English and Chinese."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Augment: say an input in other words, and keep its label or answer."""
+"""Augment: express an input in other words, and keep its label or answer."""
 
 import asyncio
 import json
@@ -57,12 +57,12 @@ Labelled = Mapping[str, tuple[Sample, ...]]
 
 
 class Augment(EachInput[Labelled]):
-    """Change the first user turn of a seed by one operation a variant; everything after it stays.
+    """Change the first user turn of a seed by one operation for each variant; everything after it stays.
 
     `synonym`, `insert`, `swap` and `delete` are the four of EDA, `punctuate` is AEDA; `part_of_speech` replaces words
-    whose part of speech is clear by synonyms of the same one; `paraphrase` and `back_translate` ask the model.
-    Numbers, code, addresses, quotations, template markers, names, negations, the answer where it is in the text,
-    and what the tags of `keep` name are never touched; the model's texts must contain them as they were.
+    whose part of speech is clear by synonyms of the same one; `paraphrase` and `back_translate` ask the model. Numbers,
+    code, addresses, quotations, template markers, names, negations, the answer where it is in the text, and what the
+    tags of `keep` name are never touched; the model's texts must contain them as they were.
 
     A variant is dropped when it equals its input or another variant, when its embedding is too far from the input's,
     and, with `labels`, when the model no longer gives it the input's label.
@@ -75,35 +75,36 @@ class Augment(EachInput[Labelled]):
     data; English parts of speech are guessed from the table, endings and neighbours, and left open where these do not
     decide; Chinese words and their parts of speech are jieba's; names are told by capitals, so texts all in lower case
     have none; negations stay, since labels hang on them; an operation whose text is not new is tried again; in other
-    languages than English and Chinese the table is empty, and without spaces there are no words. Back-translation
-    shows the model three sentences between English, Chinese, French, German and Spanish, others get none.
+    languages than English and Chinese the table is empty, and without spaces there are no words. Back-translation shows
+    the model three sentences between English, Chinese, French, German and Spanish, others get none.
     """
 
     kind: Literal["augment"] = "augment"
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     operations: tuple[Operation, ...] = Field(default=("synonym", "insert", "swap", "delete"), min_length=1)
-    """What is done, one operation a variant, in a random order that repeats when there are more variants."""
+    """Operations, one for each variant, in a random order that repeats when there are more variants."""
     variants: int = Field(default=4, gt=0)
     """Variants of one input."""
     alpha: float = Field(default=0.1, gt=0, le=1)
-    """Share of the words that an operation changes, one at least; the chance of each word to be deleted."""
+    """Share of the words that an operation changes, at least one word; for `delete` the chance of each word."""
     synonyms: Literal["table", "model"] = "table"
-    """Whether words that the table lacks are asked for, once each on a worker."""
+    """Where synonyms come from: the table, or also the model for words that the table lacks, asked once on each
+    worker."""
     keep: tuple[str, ...] = ()
-    """Tags whose values are spans of the text that stay: one span, or a JSON list of spans or `{"text": …}`."""
+    """Tags whose values are spans of the text that must stay: one span, or a JSON list of spans or of `{"text": …}`."""
     pivot: str = ""
-    """Language that back-translation goes through; Chinese by default, English for texts that are not English."""
+    """Language of back-translation; by default Chinese, and English for texts in other languages."""
     min_cosine: float = Field(default=0.85, ge=0, le=1)
     """Smallest cosine of the embeddings of input and variant; 0 embeds nothing."""
     labels: tuple[str, ...] = ()
-    """Labels of which the model must choose the input's again; without any, labels are not checked. The input's is its
-    tag `label`, else its answer."""
+    """Labels of which the model must choose that of the input for the variant too; without any, labels are not checked.
+    The label of the input is its tag `label`, else its answer."""
     shots: int = Field(default=2, ge=0)
-    """Labelled seeds of each label that the model is shown when it chooses."""
+    """Labelled seeds of each label that the model sees before it chooses."""
     max_tokens: int = Field(default=256, gt=0)
-    """Cap on a paraphrase or translation."""
+    """Most tokens of a paraphrase or translation."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Of a paraphrase; translations take half of it."""
+    """Temperature of a paraphrase; translations use half of it."""
     prompts: Annotated[Prompts, slots("text")] = by_language(PARAPHRASE)
     """Templates by language: a paraphrase."""
     translate_prompts: Annotated[Prompts, slots("text", "to")] = by_language(TRANSLATE)

@@ -1,4 +1,4 @@
-"""What Augment asks the model: paraphrases, translations, synonyms and labels, and the texts that begin its turn."""
+"""Prompts of Augment: paraphrases, translations, synonyms and labels, and the texts that begin the model's turn."""
 
 from gristmill.generation.prompting.template import write
 

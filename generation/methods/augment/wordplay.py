@@ -62,7 +62,7 @@ MARKS = {"en": (".", ";", "?", ":", "!", ","), "zh": ("。", "；", "？", "："
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of a text."""
+    """A piece of a text: a word, a span that stays, or what is between."""
 
     text: str
     kind: Literal["word", "fixed", "gap"]
@@ -71,7 +71,7 @@ class Piece:
 
 
 Lookup = Callable[[Piece], Sequence[str]]
-"""Gives the words that may replace a word."""
+"""Returns the words that may replace a word."""
 
 
 def join(pieces: Iterable[Piece]) -> str:
@@ -80,12 +80,12 @@ def join(pieces: Iterable[Piece]) -> str:
 
 
 def words_in(pieces: Sequence[Piece]) -> list[int]:
-    """Return the places of the words that may be touched."""
+    """Return the places of the words that may be changed."""
     return [place for place, piece in enumerate(pieces) if piece.kind == "word"]
 
 
 def length(pieces: Sequence[Piece]) -> int:
-    """Return the number of words, a fixed span counting as one."""
+    """Return the number of words; a fixed span counts as one."""
     return sum(piece.kind != "gap" for piece in pieces)
 
 
@@ -297,7 +297,7 @@ def _put(pieces: list[Piece], place: int, piece: Piece, language: str) -> None:
 
 
 def cased(word: str, like: str) -> str:
-    """Return a word with a capital where another has one, and without where it has none."""
+    """Return a word with the capitals that another word has."""
     if like[:1].isupper() and like != "I":
         return word[:1].upper() + word[1:]
     return word if word == "I" or word.startswith(("I'", "I’")) else word[:1].lower() + word[1:]

@@ -1,4 +1,4 @@
-"""Evol-Instruct: rewrite an instruction into a harder or a rarer one, round upon round, and answer it."""
+"""Evol-Instruct: rewrite an instruction into a harder or a rarer one, over several rounds, and answer it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -57,14 +57,14 @@ STOP_WORDS = frozenset(_STOP_WORDS.split()) | frozenset(
 
 
 class EvolInstruct(Method):
-    """Evolve one parent by one of six operations chosen at random, and answer what comes out.
+    """Evolve one parent by one of six operations chosen at random, and answer the result.
 
     Parents are seeds and kept rows that were evolved fewer than `max_rounds` times, so each round of the job deepens
     what the one before has kept. A failed evolution is a dropped row; its parent stays in the pool as it is and may be
     drawn again. An evolution fails when the model judges that it gains no information over its parent, when the answer
     apologises in fewer than 80 words, when it has nothing but punctuation and stop words, or when the instruction
-    copies words of the evolving prompt. The rules run as early as they can: a copy costs no judgement, and an
-    evolution without gain costs no answer.
+    copies words of the evolving prompt. The rules run as early as they can: a copy costs no judgement, and an evolution
+    without gain costs no answer.
 
     Source: Xu et al. 2023, WizardLM, arXiv:2304.12244, section 3.2 and appendices A to F; M = 4 rounds, operations with
     equal chance. Departures: prompts of our own, which begin the assistant's turn with evolved pairs, and in-depth ones
@@ -75,34 +75,34 @@ class EvolInstruct(Method):
 
     kind: Literal["evol_instruct"] = "evol_instruct"
     operations: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1)
-    """Operations to choose from, each as likely as any other; one that comes twice is twice as likely."""
+    """Operations to choose from, with equal chances; one that is listed twice has twice the chance."""
     max_rounds: int = Field(default=4, gt=0)
-    """Steps from its seed, of this and of any other method, after which a row is evolved no further."""
+    """Most steps between a row and its seed, by this or any other method; such a row is not evolved again."""
     languages: tuple[str, ...] = ()
     """Languages of the parents, as ISO 639-1; by default any."""
     head_words: int = Field(default=3, ge=0)
-    """First words of the parent with which an in-depth evolution begins, at most half of them; it keeps small models on
-    their subject. 0 leaves the beginning free, as in the paper."""
+    """First words of the parent that an in-depth evolution begins with, at most half of them; they keep small models on
+    the subject. 0 leaves the beginning free, as in the paper."""
     max_words: int = Field(default=200, gt=0)
     """Longer parents are not evolved, and longer evolutions are dropped."""
     max_equal: float = Field(default=0.5, ge=0, le=1)
-    """Largest probability that the evolution asks for no more than its parent; 1 leaves the judgement out."""
+    """Largest probability that the evolution asks for the same as its parent; 1 turns this judgement off."""
     max_tokens: int = Field(default=192, gt=0)
-    """Cap on the evolved instruction, in tokens."""
+    """Most tokens of the evolved instruction."""
     temperature: float = Field(default=0.5, ge=0, le=2)
-    """Of the evolution."""
+    """Temperature of the evolution."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Cap on the answer, in tokens."""
+    """Most tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
-    """Of the answer."""
+    """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that says the same four times in a row."""
+    """End a reply that repeats itself four times in a row."""
     constrain_prompts: Annotated[Prompts, slots("instruction")] = by_language(CONSTRAIN)
     """Templates by language, as the next five: add a constraint."""
     deepen_prompts: Annotated[Prompts, slots("instruction")] = by_language(DEEPEN)
     """Ask for more depth and breadth."""
     concretise_prompts: Annotated[Prompts, slots("instruction")] = by_language(CONCRETISE)
-    """Put the particular instead of the general."""
+    """Ask for specific concepts instead of general ones."""
     reason_prompts: Annotated[Prompts, slots("instruction")] = by_language(REASON)
     """Ask for several steps of reasoning."""
     complicate_prompts: Annotated[Prompts, slots("instruction")] = by_language(COMPLICATE)
@@ -112,7 +112,7 @@ class EvolInstruct(Method):
     compare_prompts: Annotated[Prompts, slots("first", "second", verdict=2)] = by_language(COMPARE)
     """Whether two instructions ask the same; of the words of `{verdict}` the first says that they do."""
     answer_prompts: Annotated[Prompts, slots()] = by_language(ANSWER)
-    """System prompts of the answering call, by language; without one, the chat template's own holds."""
+    """System prompts of the answering call, by language; without one, that of the chat template is used."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return one seed or kept row that may still be evolved; a seed as it comes where none is found."""
@@ -159,7 +159,7 @@ class EvolInstruct(Method):
         return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Judge the gain over the parent, then answer; an apology or an answer of stop words is dropped."""
+        """Judge the gain over the parent, then answer; an apology, or an answer of stop words, is dropped."""
         language, evolved = draft.tags.get("language", "en"), draft.messages[-1]
         if self.max_equal < 1:
             equal, problem = await self._equal(language, ask.parents[0].instruction, evolved.content, ask)

@@ -71,53 +71,53 @@ class SelfInstruct(Method[State]):
 
     Without `instances` the instruction brings its own input and is answered in a second call. With `instances` the
     paper's third step is taken: the model says whether the draft is a classification task; for one that is, it lists
-    the labels and writes an input for one of them, which is the answer; for any other it writes the input, where one
-    is needed, and then the answer. The input becomes part of the user's turn, after a blank line.
+    the labels and writes an input for one of them, which is the answer; for any other it writes the input, where one is
+    needed, and then the answer. The input becomes part of the user's turn, after a blank line.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, sections 2.2 and A; post-filters of the released code.
-    Departures: the demonstrations are in the assistant's own turn, so that a chat model continues them; one
-    instruction a call and one instance an instruction, so the last of several cannot be cut off, and one input with
-    two answers is left to the novelty filter; the label is drawn from those that the model lists, which balances them;
-    classification is decided by constrained choice after 10 demonstrations instead of 31; a system prompt asks for
-    short answers and is left out of the sample (context distillation, Askell et al. 2021, arXiv:2112.00861, section
-    2.2); demonstrations of one draft share a language; min-p instead of top-p and the presence penalty; a first
-    character outside ASCII is fine; asking for a program is matched in more wordings; novelty and length of answers
-    are filters of their own.
+    Departures: the demonstrations are in the assistant's own turn, so that a chat model continues them; one instruction
+    a call and one instance an instruction, so the last of several cannot be cut off, and one input with two answers is
+    left to the novelty filter; the label is drawn from those that the model lists, which balances them; classification
+    is decided by constrained choice after 10 demonstrations instead of 31; a system prompt asks for short answers and
+    is left out of the sample (context distillation, Askell et al. 2021, arXiv:2112.00861, section 2.2); demonstrations
+    of one draft share a language; min-p instead of top-p and the presence penalty; a first character outside ASCII is
+    fine; asking for a program is matched in more wordings; novelty and length of answers are filters of their own.
     """
 
     kind: Literal["self_instruct"] = "self_instruct"
     group: int = Field(default=8, gt=0)
-    """Drafts that share one set of demonstrations, and with it their prompt in the prefix cache."""
+    """Number of drafts that share one set of demonstrations, and so their prompt in the prefix cache."""
     num_human: int = Field(default=6, ge=1)
-    """Demonstrations from the seeds."""
+    """Number of demonstrations from the seeds."""
     num_machine: int = Field(default=2, ge=0)
-    """Demonstrations from what settled rounds have kept; seeds are used while there is none."""
+    """Number of demonstrations from what settled rounds have kept; seeds are used while there is nothing."""
     languages: tuple[str, ...] = ()
-    """Languages to draft in, as ISO 639-1; by default those of the seeds. Each gets its share of the seeds."""
+    """Languages to draft in, as ISO 639-1; by default those of the seeds, in proportion to their numbers."""
     instances: bool = False
-    """Whether inputs are made apart from instructions, label first for classification: up to three calls more."""
+    """Whether inputs are made separately from instructions, and for classification the label first; up to three more
+    calls."""
     max_demo_words: int = Field(default=80, gt=0)
     """Longer instructions are not used as demonstrations."""
     min_words: int = Field(default=4, ge=1)
-    """Fewest words of an instruction."""
+    """Least words of an instruction."""
     max_words: int = Field(default=150, gt=0)
     """Most words of an instruction."""
     max_tokens: int = Field(default=128, gt=0)
-    """Cap on the drafted instruction, in tokens."""
+    """Most tokens of the drafted instruction."""
     temperature: float = Field(default=0.8, ge=0, le=2)
-    """Of the draft."""
+    """Temperature of the draft."""
     max_input_tokens: int = Field(default=192, gt=0)
-    """Cap on the input of an instance, in tokens."""
+    """Most tokens of the input of an instance."""
     max_answer_tokens: int = Field(default=256, gt=0)
-    """Cap on the answer, in tokens."""
+    """Most tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
-    """Of the answer."""
+    """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that says the same four times in a row, which saved 30 % of the tokens with the default model."""
+    """End a reply that repeats itself four times in a row; with the default model this saved 30 % of the tokens."""
     prompts: Annotated[Prompts, slots("count")] = by_language(ASK)
     """Templates by language; `{count}` is the length of the list."""
     bare_prompts: Annotated[Prompts, slots("count")] = by_language(ASK_BARE)
-    """The same with `instances`, where instructions come without their input."""
+    """The same with `instances`, where instructions have no input."""
     classify_prompts: Annotated[Prompts, slots("instruction", verdict=2)] = by_language(CLASSIFY)
     """Whether an instruction is a classification task; of the words of `{verdict}` the first says that it is."""
     label_prompts: Annotated[Prompts, slots("instruction")] = by_language(LABELS)
@@ -127,12 +127,12 @@ class SelfInstruct(Method[State]):
     input_prompts: Annotated[Prompts, slots("instruction")] = by_language(INPUTS)
     """The input of any other task, or `None`."""
     answer_prompts: Annotated[Prompts, slots()] = by_language(ANSWER)
-    """System prompts of the answering call, by language; without one, the chat template's own holds."""
+    """System prompts of the answering call, by language; without one, that of the chat template is used."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return human and machine demonstrations of one language, shuffled.
 
-        A few rows are looked at in random order until enough fit, so that the pools may be long.
+        A few rows are read in random order until enough of them fit, because the pools may be long.
         """
         del turn
         total = self.num_human + self.num_machine
@@ -192,7 +192,7 @@ class SelfInstruct(Method[State]):
         return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer the instruction, having made its input where that is asked for."""
+        """Answer the instruction, after its input was made if that is wanted."""
         if self.instances:
             draft = await self._instance(draft, ask)
             if draft.dropped or draft.complete:

@@ -66,7 +66,7 @@ class Known:
 
 
 class Targeted(Method[Known]):
-    """Write texts for the labels in turn, then ask the model which label each has, and drop those with another one.
+    """Write texts for the labels in turn, then ask the model for the label of each, and drop those with another label.
 
     A sample is the labelling task itself: instruction and text in the user's turn; in the assistant's the label, or the
     spans as JSON. Both are made by code from what was asked for, so every answer parses, and the spans are exact: the
@@ -82,53 +82,53 @@ class Targeted(Method[Known]):
     the model in the follow-ups); Yu et al. 2023, AttrPrompt, arXiv:2306.15895, section 3 (length, style and other
     attributes drawn at random); Fei et al. 2023, arXiv:2305.19740, section 4 (the check is calibrated by texts of
     random words from the domain; by an empty text where there are no seeds, Zhao et al. 2021, arXiv:2102.09690).
-    Departures: demonstrations instead of none; attributes from a list of ours; near-miss texts; the balance is
-    kept by draws, not by cutting down the larger classes.
+    Departures: demonstrations instead of none; attributes from a list of ours; near-miss texts; the balance is kept by
+    draws, not by cutting down the larger classes.
     """
 
     kind: Literal["targeted"] = "targeted"
     example: ClassVar[Mapping[str, Any]] = {"labels": ["praise", "complaint"]}
     feeds: ClassVar[tuple[Input, ...]] = ()
     labels: dict[str, str] = Field(min_length=1, json_schema_extra=short_forms(STRINGS))
-    """Names of the labels and what each means; a plain list of names does too."""
+    """Names of the labels with their meanings, or a plain list of names."""
     task: Task = "classification"
-    """One label for each text, or spans with a label each."""
+    """Whether each text has one label, or labelled spans."""
     about: str = ""
-    """What the texts are, such as `film reviews`; by default just texts."""
+    """What the texts are, such as `film reviews`."""
     languages: tuple[str, ...] = ()
     """Languages to write in, as ISO 639-1; by default those of the seeds, else English."""
     quota: dict[str, int] = Field(default_factory=dict)
-    """Share of each label relative to the others'; 1 by default."""
+    """Weight of each label relative to the others; 1 by default."""
     num_demos: int = Field(default=5, ge=0)
-    """Seeds of the label that are shown."""
+    """Number of seeds of the label that are shown."""
     max_demo_words: int = Field(default=80, gt=0)
     """Longer seeds are not shown."""
     lengths: tuple[int, ...] = Field(default=(8, 15, 30), min_length=1)
-    """Lengths to ask for, in words; a Chinese word counts as one and a half characters."""
+    """Lengths to ask for, in words; one and a half Chinese characters count as a word."""
     styles: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(STYLES))
     """Styles to ask for, by language; an empty list asks for none."""
     difficulties: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(DIFFICULTIES))
-    """How plain the label is to be, by language; an empty list asks for nothing."""
+    """How obvious the label must be, by language; an empty list asks for nothing."""
     near_miss: float = Field(default=0.2, ge=0, le=1)
-    """Share of texts that are to look like another label at first sight."""
+    """Share of texts that must look like another label at first sight."""
     min_words: int = Field(default=3, ge=1)
-    """Fewest words of a text."""
+    """Least words of a text."""
     max_words: int = Field(default=150, gt=0)
     """Most words of a text."""
     label_words: bool = False
-    """Whether a text may have the name of its own label in it, which gives the label away."""
+    """Whether a text may contain the name of its own label, which reveals the label."""
     tries: int = Field(default=3, ge=1)
-    """Texts that one draw writes until one is kept, so that a label with more drops falls back less."""
+    """Most texts that one draw writes until one is kept, so that labels with more drops lose less."""
     max_tokens: int = Field(default=128, gt=0)
-    """Cap on a text, in tokens."""
+    """Most tokens of a text."""
     temperature: float = Field(default=0.8, ge=0, le=2)
-    """Of the text."""
+    """Temperature of the text."""
     check: bool = True
     """Whether the model is asked for the label of each text."""
     calibrate: bool = True
-    """Whether the check is calibrated by what the model answers for an empty text."""
+    """Whether the check is calibrated by the model's answers for texts without meaning."""
     min_margin: float = Field(default=0.0, ge=-1, le=1)
-    """Least probability of the label beyond that of the likeliest other one; -1 drops nothing."""
+    """Least difference between the probability of the label and that of the likeliest other one; -1 drops nothing."""
     write_prompts: Annotated[Prompts, slots("about", "labels", "label", "words", "details")] = by_language(
         {"classification": WRITE, "entities": WRITE_MARKED}, by="task"
     )
@@ -136,7 +136,7 @@ class Targeted(Method[Known]):
     instruction_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(
         {"classification": INSTRUCTION, "entities": INSTRUCTION_MARKED}, by="task"
     )
-    """The user's turn of a sample; only `{text}` will do."""
+    """The user turn of a sample, by language, with `{text}`, and the labels if wanted."""
     check_prompts: Annotated[Prompts, slots("labels", "text", may=("words",))] = by_language(
         {"classification": CHECK, "entities": CHECK_MARKED}, by="task"
     )
@@ -164,7 +164,7 @@ class Targeted(Method[Known]):
     # -- which label, from which seeds ----------------------------------------------------------------------------
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return seeds of the label whose turn it is, in their order, so that few seeds make one prefix."""
+        """Return seeds of the label whose turn it is, in a fixed order, so that few seeds make few prefixes."""
         label = self.label_of(turn, self.weights(snapshot))
         found: list[Sample] = []
         for seed in wander(rng, snapshot.seeds):
@@ -181,7 +181,7 @@ class Targeted(Method[Known]):
         return (not wanted or language in wanted) and num_words(seed.instruction) <= self.max_demo_words
 
     def label_of(self, turn: int, weights: Sequence[float]) -> str:
-        """Return the label of a turn: the next of the cycle, or spread evenly by weight once there are weights."""
+        """Return the label of a turn: the next of the cycle, or by weight once there are weights."""
         names = sorted(self.labels)
         if not weights:
             cycle = [
@@ -258,7 +258,7 @@ class Targeted(Method[Known]):
     # -- the text -------------------------------------------------------------------------------------------------
 
     async def expand(self, parents: Sequence[Sample], ask: Ask[Known], rng: Random) -> list[Draft]:
-        """Return one finished sample, after those that were dropped on the way to it."""
+        """Return one finished sample, and before it the dropped attempts."""
         label, drafts = self.label_of(ask.turn, ask.prepared.weights), list[Draft]()
         while len(drafts) < self.tries:
             drafts.append(await self._draft(label, parents, ask, rng))
