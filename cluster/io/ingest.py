@@ -12,8 +12,9 @@ file, the end excluded), and `title`, `heading` and `page` where the file says t
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,9 +26,11 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
 from gristmill.cluster.contract.settings import Settings
-from gristmill.cluster.io import documents, readers
+from gristmill.cluster.io import documents
 from gristmill.cluster.io.documents import Document
-from gristmill.cluster.io.readers import WHOLE, File, FileFormat, Row
+from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
+from gristmill.cluster.io.readers.lines import Dialect, Row
+from gristmill.cluster.io.readers.rows import rows
 from gristmill.cluster.io.shapes import LAYOUTS, RowError, detect, document_of, language, reason_of, scores_of
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.runtime.progress import Bar, Screen
@@ -37,24 +40,26 @@ log = logging.getLogger(__name__)
 Shape = Literal["auto", "messages", "sharegpt", "alpaca", "completion", "label", "document", "self_instruct"]
 
 SHARD_ROWS = 65_536
-RAW_CHARACTERS = 4_000
-"""Characters of a bad row that are kept in its dropped sample."""
+SHAPE_ROWS = 1_000
+"""Rows of a file by whose columns its shape is told."""
+SHARD_CHARACTERS = 1 << 27
+"""Characters after which a shard ends too: a column of Arrow holds 2 GiB at most, and memory holds a whole shard."""
 
 
 class Source(Settings):
-    """Data from outside: `input = "my/*.jsonl"`, or a table with the path and how to read it."""
+    """Data from outside: `input = "my/*.jsonl"`, a list of paths, or a table with the path and how to read it."""
 
-    revision: ClassVar[int] = 2  # scores are read
+    revision: ClassVar[int] = 3  # CSV is read strictly, whole floats as whole numbers, labels by their names
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
     """Files, globs or URIs; relative ones are looked up next to the recipe. A string is the same as a list of one."""
     format: Literal["auto", FileFormat] = "auto"
-    """Format of the files. `auto` goes by the suffix, else by how the file begins. `text`, also for `.txt`, is one
+    """FileFormat of the files. `auto` goes by the suffix, else by how the file begins. `text`, also for `.txt`, is one
     document a line. With `document` each file is one document: Markdown, HTML or PDF by its suffix, else plain text,
     `.txt` included."""
     shape: Shape = "auto"
-    """Layout of a row; `auto` goes by the columns of each file's first row."""
+    """Layout of a row; `auto` goes by the columns of each file's first 1,000 rows."""
     on_bad_row: Literal["error", "drop"] = "error"
     """`error` refuses the file and names line and field; `drop` keeps the row as a dropped sample with its reason. A
     page of a PDF that cannot be read is such a row, and so is a whole document that cannot."""
@@ -63,6 +68,18 @@ class Source(Settings):
     default 4,000 for files that are one document; rows of other files are not cut."""
     overlap_chars: int = Field(default=200, ge=0)
     """Most characters that a chunk repeats from the chunk before it; never more than half of that chunk."""
+    separator: str | None = Field(default=None, min_length=1, max_length=1)
+    """What is between the cells of a CSV file; by default a tab in `.tsv`, else what the header has: comma, semicolon,
+    tab or `|`."""
+    quoting: Literal["auto", "double", "none"] = "auto"
+    """Whether cells of a CSV file may be in double quotes; `auto`: yes, but where the separator is a tab."""
+    repair_text: bool = False
+    """Whether bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD; else their row is a bad one."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How text files are to be read."""
+        return Dialect(self.separator, self.quoting, self.repair_text)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -70,13 +87,13 @@ class Source(Settings):
         table = handler.resolve_ref_schema(handler(core_schema))
         paths = table["properties"]["path"]
         table["properties"]["path"] = {"anyOf": [{"type": "string"}, paths], "description": paths["description"]}
-        return {"anyOf": [{"type": "string"}, dict(table)]}
+        return {"anyOf": [{"type": "string"}, paths, dict(table)]}
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value comes in
-        """Accept a string for the whole table and for `path`, and resolve relative paths from the recipe's folder."""
-        if isinstance(value, str):
+        """Accept a path or a list of them for the whole table; resolve relative paths from the recipe's folder."""
+        if isinstance(value, str | list):
             value = {"path": value}
         if isinstance(value, dict) and isinstance(value.get("path"), str):
             value = {**value, "path": (value["path"],)}
@@ -93,7 +110,7 @@ def place_of(source: Source) -> tuple[str, str]:
     Raises:
         JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
     """
-    return _place(source, readers.find(source.path, source.format))
+    return _place(source, find(source.path, source.format))
 
 
 def _place(source: Source, files: Iterable[File]) -> tuple[str, str]:
@@ -111,7 +128,7 @@ def ingest(store: Store, source: Source, screen: Screen | None = None, shard_row
             is left in the store then.
     """
     begin = time.monotonic()
-    files = readers.find(source.path, source.format)
+    files = find(source.path, source.format)
     name, fingerprint = _place(source, files)
     if store.complete(name):
         log.info("ingest: %s is there already", name)
@@ -151,7 +168,7 @@ def read(source: Source) -> Iterator[Sample]:
     Raises:
         JobError: as `ingest`.
     """
-    yield from _Pass(source, readers.find(source.path, source.format)).samples()
+    yield from _Pass(source, find(source.path, source.format)).samples()
 
 
 def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, bar: Bar | None) -> list[Shard]:
@@ -164,10 +181,13 @@ def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, 
         if bar:
             bar.update(sum(shard.rows for shard in shards))
 
+    size = 0
     for sample in samples:
         held.append(sample)
-        if len(held) == shard_rows:
+        size += sum(len(turn.content) for turn in sample.messages)
+        if len(held) == shard_rows or size > SHARD_CHARACTERS:
             commit()
+            size = 0
     if held:
         commit()
     return shards
@@ -204,9 +224,11 @@ class _Pass:
         if file.format in WHOLE and shape not in ("", "document"):
             raise JobError(f"{file.name}: is {file.format}, its shape must be document and not {shape}; change it")
         said: frozenset[str] = frozenset()
-        for row in readers.rows(file):
+        read = rows(file, self.source.dialect)
+        begin = list(islice(read, SHAPE_ROWS))
+        shape = shape or _detected(file, begin)
+        for row in chain(begin, read):
             if row.columns is not None:
-                shape = shape or _detected(file, row)
                 unknown = frozenset(row.columns) - LAYOUTS[shape].reads - said
                 if unknown:
                     log.warning("%s: %s, ignored columns %s", file.name, shape, ", ".join(sorted(unknown)))
@@ -263,7 +285,7 @@ class _Pass:
             raise JobError(f'{said}; fix it or set on_bad_row = "drop"')
         self.worst = self.worst or said
         here = self._where(number, row)
-        message = Message("user", row.text()[:RAW_CHARACTERS])
+        message = Message("user", row.text())
         return Sample(ids.digest("ingest", "bad row", here), (message,), dropped=f"ingest: {here}: {problem}")
 
     def _where(self, number: int, row: Row) -> str:
@@ -271,10 +293,11 @@ class _Pass:
         return row.place if len(self.files) == 1 else f"{row.place} of file {number}"
 
 
-def _detected(file: File, row: Row) -> str:
-    columns: Mapping[str, Any] = row.columns or {}
+def _detected(file: File, begin: Sequence[Row]) -> str:
+    """Return the shape that all columns of the first rows have together; empty where no row could be read."""
+    columns = {name for row in begin for name in row.columns or ()}
     shape = detect(tuple(columns))
-    if not shape:
+    if not shape and any(row.columns is not None for row in begin):
         raise JobError(
             f"{file.name}: the columns {', '.join(sorted(columns)) or '(none)'} fit no shape; name the shape, one of "
             f"{', '.join(LAYOUTS)}, and rename the columns as it wants them"

@@ -17,8 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from gristmill.cluster.contract.errors import JobError, SchemaError
 from gristmill.cluster.contract.sample import Message, Sample, from_table, to_table
 from gristmill.cluster.contract.settings import STRING, short_forms
-from gristmill.cluster.io import readers
-from gristmill.cluster.io.readers import File
+from gristmill.cluster.io.readers.files import File, find
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.store.store import Shard, Store
@@ -115,7 +114,7 @@ class Review(Job):
         Raises:
             JobError: for a path, not a pattern, that does not exist.
         """
-        return readers.find(tuple(path for path in self.verdicts if not _matches_nothing(path)), "json")
+        return find(tuple(path for path in self.verdicts if not _matches_nothing(path)), "json")
 
     def check(self, base: Path) -> list[str]:
         """Return what is wrong with the labels and with the files of verdicts."""
@@ -304,7 +303,7 @@ def _said(found: Sequence[File]) -> tuple[list[HumanAnswer], list[str]]:
     said: list[HumanAnswer] = []
     problems: list[str] = []
     for file in found:
-        with file.system.open_input_stream(file.path) as source:
+        with file.open_stream() as source:
             more, bad = read(bytes(source.read()), file.name)
         said, problems = said + more, problems + bad
     return said, problems

@@ -38,7 +38,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         "header.csv": "holds no good row",
         "utf16.csv": "is UTF-16, must be UTF-8",
         "bad.parquet": "cannot be read as parquet",
-        "bad.jsonl.gz": "cannot be read as jsonl",
+        "bad.jsonl.gz": "is not JSON",
         "half.json": "is not JSON",
         "string.json": r"is a JSON str, must be an array",
     }

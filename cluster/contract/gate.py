@@ -1,0 +1,142 @@
+"""The gate for text and numbers: what comes in as JSON from files, endpoints and people, or says what is wrong.
+
+JSON from outside may hold what no dataset can: half a surrogate pair, a number that is infinite, the same key twice,
+tables in tables without end. Python's own reader takes all of these without a word.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+DEEPEST = 100
+"""Lists and tables in each other; deeper ones break whoever walks through them."""
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""What half a surrogate pair looks like in JSON; whole pairs look so too."""
+
+
+class GateError(ValueError):
+    """A value that cannot be taken in; its text reads `is …, must be …`, with the field where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flaw:
+    """What is in the place of a value that cannot be taken in."""
+
+    problem: str
+
+
+def parse(text: str, *, repair: bool = False) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the value of JSON text; NaN is null.
+
+    Args:
+        text: one JSON value.
+        repair: half a surrogate pair becomes U+FFFD instead of an error.
+
+    Raises:
+        GateError: for what is no JSON, or holds a key twice, an infinite number, half a surrogate pair, or more than
+            `DEEPEST` lists and tables in each other.
+    """
+    value, doubt = suspect(text)
+    return admit(value, repair=repair) if doubt else value
+
+
+def suspect(text: str) -> tuple[Any, bool]:
+    """Return the value of JSON text, and whether `admit` must look through it: most values need not be.
+
+    Raises:
+        GateError: for what is no JSON.
+    """
+    doubt = False
+    try:
+        try:
+            value = _STRICT.decode(text)
+        except _FlawError:
+            value, doubt = _LENIENT.decode(text), True
+    except RecursionError as error:
+        raise GateError(f"is not JSON (more than {DEEPEST} lists and tables in each other)") from error
+    except ValueError as error:
+        raise GateError(f"is not JSON ({error})") from error
+    deep = text.count("[") + text.count("{") > DEEPEST
+    return value, doubt or deep or _HALF.search(text) is not None
+
+
+class _FlawError(Exception):
+    """There is a flaw; the lenient decoder finds where."""
+
+
+def _decoder(flaw: Callable[[str], Any]) -> json.JSONDecoder:
+    """Return a decoder that puts what `flaw` makes of a problem where the problem is."""
+
+    def table(pairs: list[tuple[str, Any]]) -> object:
+        made = dict(pairs)
+        if len(made) == len(pairs):
+            return made
+        keys = [key for key, _ in pairs]
+        return flaw(f"key {next(key for key in keys if keys.count(key) > 1)!r} comes twice, must come once")
+
+    def number(digits: str) -> object:
+        value = float(digits)
+        return value if math.isfinite(value) else flaw(f"number {digits} is beyond a float64, must be within ±1.8e308")
+
+    def constant(word: str) -> object:
+        return None if word == "NaN" else flaw(f"number is {word}, must be finite")
+
+    return json.JSONDecoder(object_pairs_hook=table, parse_float=number, parse_constant=constant)
+
+
+def _stop(problem: str) -> NoReturn:
+    raise _FlawError(problem)
+
+
+_STRICT, _LENIENT = _decoder(_stop), _decoder(_Flaw)
+
+
+def admit(value: Any, *, repair: bool = False, field: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
+    """Return a value that may come in, itself, or repaired where that is asked for.
+
+    Raises:
+        GateError: as `parse`, naming the field.
+    """
+    if isinstance(value, str):
+        return unicode(value, field, repair=repair)
+    if isinstance(value, _Flaw):
+        raise GateError(f"field '{field}': {value.problem}" if field else value.problem)
+    if not isinstance(value, Mapping | list):
+        return value
+    if depth == DEEPEST:
+        raise GateError(f"has more than {DEEPEST} lists and tables in each other, must have fewer")
+    if isinstance(value, list):
+        return [admit(v, repair=repair, field=f"{field}[{place}]", depth=depth + 1) for place, v in enumerate(value)]
+    made = {}
+    for key, inner in value.items():
+        name = unicode(key, f"{field} (a key)".strip(), repair=repair)
+        made[name] = admit(inner, repair=repair, field=f"{field}.{name}" if field else name, depth=depth + 1)
+    return made
+
+
+def unicode(text: str, field: str = "", *, repair: bool = False) -> str:
+    """Return a text that every file can hold, NUL included; half a surrogate pair is an error, or is repaired.
+
+    Raises:
+        GateError: naming the field and the character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        if repair:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        where = f"field '{field}' " if field else ""
+        raise GateError(f"{where}holds half a surrogate pair at character {error.start}, must be text") from error
+    return text
+
+
+def to_text(value: object) -> str:
+    """Return any value as text for people, whatever is wrong with it."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        return type(value).__name__

@@ -1,0 +1,153 @@
+"""Parquet and Arrow: rows with the values that people mean, names of class labels among them."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import ipc
+
+from gristmill.cluster.contract import gate
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.readers.delimited import require_distinct
+from gristmill.cluster.io.readers.files import File
+from gristmill.cluster.io.readers.lines import Row
+
+BATCH_ROWS = 1024
+MARKER = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""How an Arrow stream ends."""
+WHOLE_FLOATS = 1 << 53
+"""Up to here a float holds every whole number."""
+
+
+def parquet_rows(file: File) -> Iterator[Row]:
+    """Yield the rows of a Parquet file."""
+    with file.open_file() as source:
+        opened = pq.ParquetFile(source)
+        yield from _batches(file, opened.schema_arrow, opened.iter_batches(batch_size=BATCH_ROWS))
+
+
+def arrow_rows(file: File) -> Iterator[Row]:
+    """Yield the rows of an IPC file, or of a stream where the file's magic is absent.
+
+    Raises:
+        JobError: for a stream that was cut off, even between two batches.
+    """
+    with file.open_file() as source:
+        is_file = source.read(6) == b"ARROW1"
+        source.seek(0)
+        if is_file:
+            opened = ipc.open_file(source)
+            batches = (opened.get_batch(place) for place in range(opened.num_record_batches))
+            yield from _batches(file, opened.schema, batches)
+            return
+        stream = ipc.open_stream(source)
+        count = 0
+        for row in _batches(file, stream.schema, iter(stream)):
+            count = row.number
+            yield row
+        source.seek(max(source.size() - len(MARKER), 0))
+        if source.read() != MARKER:
+            raise JobError(
+                f"{file.name}: ends after row {count} without the marker that ends an Arrow stream, must have it; "
+                "it was cut off: write it anew"
+            )
+
+
+def _batches(file: File, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
+    require_distinct(file.name, schema.names)
+    names, reads = [name.strip().lower() for name in schema.names], _reads(schema)
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            for values in _values(batch.slice(start, BATCH_ROWS)):
+                number += 1
+                yield _row(number, names, reads, values)
+
+
+def _row(number: int, names: list[str], reads: Mapping[int, Callable[[Any], Any]], values: list[Any] | str) -> Row:
+    if isinstance(values, str):
+        return Row(f"row {number}", number, None, "", values)
+    try:
+        columns = dict(zip(names, values, strict=True))
+        columns |= {names[place]: read(values[place]) for place, read in reads.items()}
+    except ValueError as error:
+        return Row(f"row {number}", number, None, gate.to_text(columns), str(error))
+    return Row(f"row {number}", number, columns)
+
+
+def _values(batch: pa.RecordBatch) -> Iterator[list[Any] | str]:
+    """Yield the values of each row, or what is wrong where one cannot be read, such as text that is no UTF-8."""
+    try:
+        batch.validate(full=True)  # or damaged offsets let Arrow read beyond its memory
+        yield from map(list, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        if batch.num_rows == 1:
+            yield f"cannot be read ({error}), must be text, numbers or dates; repair it"
+            return
+        for place in range(batch.num_rows):
+            yield from _values(batch.slice(place, 1))
+
+
+def _reads(schema: pa.Schema) -> dict[int, Callable[[Any], Any]]:
+    """Return what turns the values of a column into what people mean, for the columns that need it."""
+    found: dict[int, Callable[[Any], Any]] = {}
+    features = _features(schema)
+    for place, column in enumerate(schema):
+        names = features.get(column.name, {}).get("names") if isinstance(features.get(column.name), dict) else None
+        if isinstance(names, list) and pa.types.is_integer(column.type):
+            found[place] = _label(column.name, names)
+        elif _has_numbers(column.type):
+            found[place] = plain
+    return found
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """Return the features that `datasets` writes into the metadata of a schema."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _label(column: str, names: list[Any]) -> Callable[[Any], str | None]:
+    def read(value: int | None) -> str | None:
+        if value is None or value == -1:  # how `datasets` says that there is none
+            return None
+        if not 0 <= value < len(names):
+            raise ValueError(f"field '{column.strip().lower()}' is {value}, must be one of {len(names)} class labels")
+        return str(names[value])
+
+    return read
+
+
+def _has_numbers(kind: pa.DataType) -> bool:
+    inner = [kind.field(place).type for place in range(kind.num_fields)]
+    if pa.types.is_dictionary(kind):
+        inner.append(kind.value_type)
+    found = pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_temporal(kind)
+    return found or any(map(_has_numbers, inner))
+
+
+def plain(value: Any, *, inside: bool = False) -> Any:  # noqa: ANN401 - any value of a column
+    """Return a value as text and numbers: NaN is absent, a whole float and a decimal are ints, a date is its ISO text.
+
+    A float inside a list or a table stays one.
+    """
+    if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return None
+        whole = (isinstance(value, Decimal) or not inside) and -WHOLE_FLOATS < value < WHOLE_FLOATS
+        return int(value) if whole and value == int(value) else float(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {key: plain(inner, inside=True) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(inner, inside=True) for inner in value)
+    return value

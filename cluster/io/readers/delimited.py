@@ -1,0 +1,166 @@
+"""CSV and TSV, read strictly: a quote that is left open costs the row that opened it, never the rows after it."""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.readers.files import File
+from gristmill.cluster.io.readers.lines import Dialect, Line, Row, lines
+
+MOST_LINES = 10_000
+"""Lines in one cell, after which the quote that opened it counts as never closed."""
+SEPARATORS = ",;\t|"
+NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+@dataclass
+class _Lines:
+    """The lines of a file, of which those that were looked at too early can be put back."""
+
+    source: Iterator[Line]
+    back: deque[Line] = field(default_factory=deque)
+
+    def take(self) -> Line | None:
+        return self.back.popleft() if self.back else next(self.source, None)
+
+    def put_back(self, taken: list[Line]) -> None:
+        self.back.extendleft(reversed(taken))
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    first: Line
+    cells: list[str]
+    raw: str
+    problem: str = ""
+
+
+def csv_rows(file: File, dialect: Dialect) -> Iterator[Row]:
+    """Yield the rows of a table whose first line names the columns.
+
+    A cell that begins with a quote ends with the next quote that is not doubled, which a separator or the end of the
+    line must follow. Where none does, the row of the opening quote is bad, and reading goes on with the line after it.
+
+    Raises:
+        JobError: for a header that cannot be read, or names two columns alike.
+    """
+    taken = _Lines(lines(file, dialect))
+    begin = _begin(taken)
+    if begin is None:
+        return
+    taken.put_back([begin])
+    separator = dialect.separator or _separator(file, begin.text)
+    quoted = separator != "\t" if dialect.quoting == "auto" else dialect.quoting == "double"
+    head = _record(taken, separator, quoted=quoted)
+    names = _header(file, head)
+    while record := _record(taken, separator, quoted=quoted):
+        problem, cells = record.problem, record.cells
+        if not problem and len(cells) != len(names):
+            cells_of = NAMES.get(separator, f"{separator!r}")
+            problem = (
+                f"has {len(cells)} cells, must have {len(names)} as the header; quote cells that hold {cells_of}, "
+                "or name the separator"
+            )
+        columns = None if problem else dict(zip(names, cells, strict=True))
+        yield Row(f"line {record.first.number}", record.first.number, columns, record.raw, problem)
+
+
+def _separator(file: File, header: str) -> str:
+    """Return what the header is cut at: a tab in `.tsv`, else a comma if it has one, else what it has most of."""
+    if ".tsv" in Path(file.path.lower()).suffixes:
+        return "\t"
+    bare = re.sub(r'"[^"]*"', "", header)
+    return "," if "," in bare else max(SEPARATORS, key=bare.count)
+
+
+def _header(file: File, record: _Record | None) -> list[str]:
+    if record is None or record.problem:
+        said = record.problem if record else "is absent"
+        raise JobError(f"{file.name}:{record.first.number if record else 1}: the header {said}; repair it")
+    names = [name.strip().lower() for name in record.cells]
+    require_distinct(file.name, record.cells)
+    return names
+
+
+def require_distinct(name: str, columns: list[str]) -> None:
+    """Refuse two columns of one name, which is compared as rows are read: stripped and in lower case.
+
+    Raises:
+        JobError: naming both.
+    """
+    places: dict[str, int] = {}
+    for place, column in enumerate(columns):
+        first = places.setdefault(column.strip().lower(), place)
+        if first != place:
+            raise JobError(
+                f"{name}: columns {first + 1} and {place + 1} are called {columns[first]!r} and {column!r}, must have "
+                "two names; rename or remove one"
+            )
+
+
+def _begin(taken: _Lines) -> Line | None:
+    """Return the first line that holds something; between rows, empty ones are no rows."""
+    while (line := taken.take()) and not line.text and not line.problem:
+        pass
+    return line
+
+
+def _record(taken: _Lines, separator: str, *, quoted: bool) -> _Record | None:
+    first = _begin(taken)
+    if first is None:
+        return None
+    if first.problem:
+        return _Record(first, [], first.text, first.problem)
+    if quoted and '"' in first.text:
+        return _quoted(first, taken, separator)
+    problem = "holds a carriage return, must be in quotes or the end of every line" if "\r" in first.text else ""
+    return _Record(first, first.text.split(separator), first.text, problem)
+
+
+def _quoted(first: Line, taken: _Lines, separator: str) -> _Record:
+    """Return the record that begins with a line in which there are quotes; it may go on over further lines."""
+    used, cells, at, line = [first], list[str](), 0, first
+    while True:
+        if line.text.startswith('"', at):
+            opened = at
+            parts, line, at = _cell(taken, used, line, at + 1)
+            if at < 0:
+                taken.put_back(used[1:])
+                said = f"opens a quote at character {opened + 1} that is never closed, must close it"
+                return _Record(first, [], first.text, said)
+            if at < len(line.text) and not line.text.startswith(separator, at):
+                taken.put_back(used[1:])
+                where = f" of line {line.number}" if line is not first else ""
+                said = f"opens a quote at character {opened + 1} that is closed inside a cell, at character {at}{where}"
+                return _Record(first, [], first.text, f"{said}; close it, or double the quotes that belong to the text")
+            cells.append("".join(parts))
+        else:
+            end = line.text.find(separator, at)
+            begin, at = at, len(line.text) if end < 0 else end
+            cells.append(line.text[begin:at])
+        if at == len(line.text):
+            problem = next((each.problem for each in used if each.problem), "")
+            return _Record(first, cells, "\n".join(each.text for each in used), problem)
+        at += len(separator)
+
+
+def _cell(taken: _Lines, used: list[Line], line: Line, at: int) -> tuple[list[str], Line, int]:
+    """Return the pieces of a quoted cell, the line where it ends, and the place after its closing quote, else -1."""
+    parts: list[str] = []
+    while True:
+        end = line.text.find('"', at)
+        if end < 0:
+            following = taken.take() if len(used) < MOST_LINES else None
+            if following is None:
+                return parts, line, -1
+            used.append(following)
+            parts += (line.text[at:], "\n")
+            line, at = following, 0
+        elif line.text.startswith('"', end + 1):
+            parts.append(line.text[at : end + 1])
+            at = end + 2
+        else:
+            return [*parts, line.text[at:end]], line, end + 1

@@ -1,0 +1,178 @@
+"""Files of a source: found by path, glob or URI, with their format, how they are compressed, and their digest."""
+
+import fnmatch
+import glob
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io import documents
+
+FileFormat = Literal["jsonl", "json", "csv", "parquet", "arrow", "text", "markdown", "html", "pdf", "document"]
+
+SUFFIXES: Mapping[str, FileFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".txt": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".pdf": "pdf",
+}
+WHOLE = frozenset({"markdown", "html", "pdf", "document"})
+"""Formats in which a file is one document, which ingest cuts into chunks; in all others a file has many rows."""
+HEADS: Mapping[bytes, FileFormat] = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"{": "jsonl",
+    b"[": "json",
+    documents.PDF_HEAD: "pdf",
+    b"<!DOCTYPE html": "html",
+    b"<!doctype html": "html",
+    b"<html": "html",
+}
+"""How files of some formats begin, for files without a known suffix. Any other file is plain text, one document a
+line."""
+COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
+"""Suffixes of compressed files, which say nothing of the format; whether a file is compressed its first bytes say."""
+COMPRESSIONS: Mapping[bytes, str] = {
+    b"\x1f\x8b": "gzip",
+    b"BZh91AY&SY": "bz2",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file of a source: its name for people, its path, its format, and the digest of its bytes."""
+
+    name: str
+    system: fs.FileSystem
+    path: str
+    format: FileFormat
+    digest: str
+    compression: str | None = None
+
+    def open_stream(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Open the file to be read from its begin to its end, decompressed."""
+        return self.system.open_input_stream(self.path, compression=self.compression)
+
+    def open_file(self) -> Any:  # noqa: ANN401 - pyarrow has no types
+        """Open the file to be read at any place, as it is."""
+        return self.system.open_input_file(self.path)
+
+
+def find(paths: tuple[str, ...], format_name: str) -> list[File]:
+    """Return the files of a source in the order of its paths, the files of one glob by name.
+
+    Every file is read once for its digest (about a second a gigabyte on a local disk).
+
+    Raises:
+        JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
+    """
+    return [_file(name, system, path, format_name) for given in paths for name, system, path in _resolve(given)]
+
+
+def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
+    if "://" not in given:
+        expanded = Path(given).expanduser()
+        local = fs.LocalFileSystem()
+        if glob.has_magic(str(expanded)) and not expanded.exists():
+            return _some(given, [(m, local, m) for m in sorted(map(str, _matches(expanded)))])
+        return [(given, local, str(expanded))]
+    try:
+        head, _, tail = given.rpartition("/")
+        if not glob.has_magic(tail):
+            system, path = fs.FileSystem.from_uri(_ascii(given))
+            return [(given, system, path)]
+        system, base = fs.FileSystem.from_uri(_ascii(head))
+        infos = system.get_file_info(fs.FileSelector(base))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise JobError(f"{given}: cannot be reached ({error}); check the URI and the credentials") from error
+    shown = (i for i in infos if i.is_file and (tail.startswith(".") or not i.base_name.startswith(".")))
+    remote = sorted(i.path for i in shown if fnmatch.fnmatch(i.base_name, tail))
+    return _some(given, [(f"{head}/{path.rsplit('/', 1)[-1]}", system, path) for path in remote])
+
+
+def _ascii(uri: str) -> str:
+    """Return a URI with the characters that it may not hold as they are, such as Chinese ones, in percent form."""
+    return quote(uri, safe="%:/?#@!$&'()*+,;=~")
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """Return the files that a pattern means, but for hidden ones and those in hidden folders that it does not name.
+
+    Parts of the pattern that are there as they are written, such as a folder `data[1]`, are names and no patterns.
+    """
+    root, parts = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
+    while parts and (root / parts[0]).exists():
+        root /= parts.pop(0)
+    found = (path for path in root.glob(str(Path(*parts))) if path.is_file())
+    return [path for path in found if not any(_hidden(part, parts) for part in path.relative_to(root).parts)]
+
+
+def _hidden(name: str, pattern: list[str]) -> bool:
+    return name.startswith(".") and not any(part.startswith(".") and fnmatch.fnmatch(name, part) for part in pattern)
+
+
+def _some(given: str, found: list[tuple[str, fs.FileSystem, str]]) -> list[tuple[str, fs.FileSystem, str]]:
+    if not found:
+        raise JobError(f"{given}: matches no file, must match at least one; check the pattern")
+    return found
+
+
+def _file(name: str, system: fs.FileSystem, path: str, format_name: str) -> File:
+    try:
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise JobError(f"{name}: no such file; check the path; relative ones are looked up next to the recipe")
+        if info.type == fs.FileType.Directory:
+            raise JobError(f"{name}: is a folder, must be a file or a pattern such as {name.rstrip('/')}/*.jsonl")
+        total = hashlib.blake2b(digest_size=16)
+        head = b""
+        with system.open_input_stream(path, compression=None) as source:
+            while block := source.read(BLOCK):
+                head = head or bytes(block[:64])
+                total.update(block)
+        compression = next((c for magic, c in COMPRESSIONS.items() if head.startswith(magic)), None)
+        if compression:
+            with system.open_input_stream(path, compression=compression) as source:
+                head = source.read(64)
+    except (pa.ArrowException, OSError) as error:
+        raise JobError(f"{name}: cannot be read ({error}); check that it exists and may be read") from error
+    known = _format(path, head, format_name)
+    if not head and known not in WHOLE:
+        raise JobError(f"{name}: is empty, must hold at least one row")
+    name = name.encode(errors="surrogateescape").decode(errors="replace")  # as the system has it, it may be no UTF-8
+    return File(name, system, path, known, total.hexdigest(), compression)
+
+
+def _format(path: str, head: bytes, format_name: str) -> FileFormat:
+    stem = Path(path.lower())
+    suffix = stem.with_suffix("").suffix if stem.suffix in COMPRESSED else stem.suffix
+    if format_name == "document":
+        structured = SUFFIXES.get(suffix)
+        return structured if structured in WHOLE else "document"
+    known: FileFormat | None = next((f for f in SUFFIXES.values() if f == format_name), SUFFIXES.get(suffix))
+    if known:
+        return known
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((f for magic, f in HEADS.items() if text.startswith(magic)), "text")

@@ -1,0 +1,110 @@
+"""Lines of a text file, and the row that a reader makes of one."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.documents import Document
+from gristmill.cluster.io.readers.files import BLOCK, File
+
+LONGEST_LINE = 1 << 27
+"""Bytes of a line; the rest of a longer one is skipped, so that a file that decompresses to much costs no memory."""
+RAW_CHARACTERS = 4_000
+"""Characters of a bad row that are kept in its dropped sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How the rows of text files are to be read."""
+
+    separator: str | None = None
+    """What is between the cells of a CSV file; by default the header says it."""
+    quoting: Literal["auto", "double", "none"] = "auto"
+    """Whether cells may be in double quotes; `auto`: where the separator is no tab."""
+    repair: bool = False
+    """Whether bytes that are no UTF-8 and half surrogate pairs become U+FFFD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as it is in a file: its columns, or what is wrong with it."""
+
+    place: str
+    """`line 12` for text formats, counted from 1 with the header; `row 12` for formats without lines; `document`."""
+    number: int
+    columns: Mapping[str, Any] | None
+    raw: str = ""
+    """The line as it is in the file, for formats with lines."""
+    problem: str = ""
+    document: Document | None = None
+    """The whole file, for formats in which a file is one document; such a row has no columns."""
+
+    def text(self) -> str:
+        """Return the row as text, for the dropped sample that a bad row becomes."""
+        text = self.raw or json.dumps(self.columns, ensure_ascii=False, default=str)
+        return text[:RAW_CHARACTERS].encode(errors="replace").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line without its end."""
+
+    number: int
+    text: str
+    problem: str = ""
+
+    def row(self, columns: Mapping[str, Any] | None = None, problem: str = "") -> Row:
+        """Return the row that the line is."""
+        problem = self.problem or problem
+        return Row(f"line {self.number}", self.number, None if problem else columns, self.text, problem)
+
+
+def lines(file: File, dialect: Dialect) -> Iterator[Line]:
+    """Yield the lines of a file; they end with LF, CRLF, or CR alone in a file without LF.
+
+    Raises:
+        JobError: for UTF-16.
+    """
+    with file.open_stream() as stream:
+        reader = io.BufferedReader(stream, BLOCK)
+        head = reader.peek(BLOCK)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise JobError(f"{file.name}: is UTF-16, must be UTF-8; convert it")
+        cut = _ended_by_cr(reader) if b"\r" in head and b"\n" not in head else _ended_by_lf(reader)
+        for number, data in enumerate(cut, 1):
+            yield _line(number, data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data, dialect)
+
+
+def _ended_by_lf(reader: io.BufferedReader) -> Iterator[bytes]:
+    while data := reader.readline(LONGEST_LINE + 1):
+        yield data
+        while len(data) > LONGEST_LINE and not data.endswith(b"\n"):
+            data = reader.readline(LONGEST_LINE + 1)
+
+
+def _ended_by_cr(reader: io.BufferedReader) -> Iterator[bytes]:
+    left = b""
+    while block := reader.read(BLOCK):
+        *whole, left = (left + block).split(b"\r")
+        yield from whole
+        left = left[: LONGEST_LINE + 1]
+    if left:
+        yield left
+
+
+def _line(number: int, data: bytes, dialect: Dialect) -> Line:
+    if len(data) > LONGEST_LINE:
+        said = f"is longer than {LONGEST_LINE} bytes, must be shorter"
+        return Line(number, data[:RAW_CHARACTERS].decode(errors="replace"), said)
+    data = data.rstrip(b"\r\n")
+    try:
+        return Line(number, data.decode())
+    except UnicodeDecodeError as error:
+        text = data.decode(errors="replace")
+        if dialect.repair:
+            return Line(number, text)
+        place = len(data[: error.start].decode()) + 1
+        return Line(number, text, f"byte 0x{data[error.start]:02x} at character {place} is not UTF-8, must be UTF-8")
