@@ -8,9 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from gristmill.cluster.contract.sample import Sample
+
+MOST_FLOAT32 = 3.4028234663852886e38
 DEEPEST = 100
 """Lists and tables in each other; deeper ones break whoever walks through them."""
 
@@ -132,6 +135,50 @@ def unicode(text: str, field: str = "", *, repair: bool = False) -> str:
         where = f"field '{field}' " if field else ""
         raise GateError(f"{where}holds half a surrogate pair at character {error.start}, must be text") from error
     return text
+
+
+def admit_sample(sample: Sample) -> Sample:
+    """Return a sample that a model or a step made, or a dropped one with the reason where no file could hold it.
+
+    In the dropped one half surrogate pairs are U+FFFD, and scores that are no float32 are left out.
+    """
+    try:
+        _require_storable(sample)
+    except GateError as error:
+        scores = {_repaired(name): score for name, score in sample.scores.items() if abs(score) <= MOST_FLOAT32}
+        reason = _repaired(sample.dropped) or f"row: {error}"
+        messages, tags = _repaired(sample.messages), _repaired(sample.tags)
+        return replace(sample, messages=messages, tags=tags, scores=scores, dropped=reason)
+    return sample
+
+
+def _require_storable(sample: Sample) -> None:
+    for place, turn in enumerate(sample.messages):
+        _require_unicode(turn, f"messages[{place}]")
+    for name, words in (("tags", sample.tags), ("scores", sample.scores)):
+        _require_unicode((*words, *words.values()), name)
+    _require_unicode(sample.dropped, "dropped")
+    for name, score in sample.scores.items():
+        if not abs(score) <= MOST_FLOAT32:
+            raise GateError(f"field 'scores.{name}' is {score}, must be within ±3.4e38, as a float32 is")
+
+
+def _require_unicode(value: object, field: str) -> None:
+    if isinstance(value, str):
+        unicode(value, field)
+    elif isinstance(value, tuple):
+        for inner in value:
+            _require_unicode(inner, field)
+
+
+def _repaired(value: Any) -> Any:  # noqa: ANN401 - parts of a sample
+    if isinstance(value, str):
+        return unicode(value, repair=True)
+    if isinstance(value, Mapping):
+        return {_repaired(key): _repaired(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return value._make(map(_repaired, value)) if hasattr(value, "_make") else tuple(map(_repaired, value))
+    return value
 
 
 def to_text(value: object) -> str:

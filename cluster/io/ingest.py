@@ -142,7 +142,7 @@ def ingest(store: Store, source: Source, screen: Screen | None = None, shard_row
             shards = _write(store, name, pass_.samples(), shard_rows, None)
         pass_.refuse_nothing(shards)
     except JobError:
-        if store.exists(name):
+        if store.exists(name) and not store.complete(name):
             store.fs.delete_dir(store.at(name))
         raise
     manifest = Manifest(

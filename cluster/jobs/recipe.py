@@ -21,6 +21,8 @@ from gristmill.cluster.store.store import Store, place
 T = TypeVar("T", bound=BaseModel)
 TOP = ("name", "store", "cluster", *JOBS)
 """Keys that a recipe may have at the top."""
+NAME = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f\x7f]([^/\\:*?\"<>|\x00-\x1f\x7f]{0,98}[^\s./\\:*?\"<>|\x00-\x1f\x7f])?")
+"""A recipe's name, which is part of a folder's name on any system."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
         for key, value in (("name", name), ("store", store))
         if not isinstance(value, str)
     ]
+    if isinstance(name, str) and not NAME.fullmatch(name):
+        errors.append(f"name: {name!r}, must be a plain word of at most 100 characters, without a dot first, / or \\\\")
     if not any(section in raw for section in JOBS):
         errors.append(f"no job, must have at least one of the sections {', '.join(JOBS)}")
     if errors:

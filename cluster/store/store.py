@@ -145,7 +145,7 @@ class Store:
         try:
             return json.loads(self.read_bytes(*names))
         except ValueError as error:
-            raise StoreError(f"{self.at(*names)}: not JSON ({error}); delete it and run again") from error
+            raise StoreError(f"{self.at(*names)}: not JSON ({error}); move it away and run again") from error
 
     def names(self, *names: str) -> list[str]:
         """Return the sorted names of what is in a folder, temporary files left out."""
@@ -196,7 +196,7 @@ class Store:
             StoreError: when the shard is absent, truncated or altered, naming it and what to do.
         """
         where = f"{name}/{shard.name}"
-        advice = f"delete the folder {self.at(name)} and run again"
+        advice = f"move the folder {self.at(name)} away and run again"
         try:
             data = (
                 pa.memory_map(self.at(name, shard.name)).read_buffer()
@@ -244,7 +244,7 @@ class Store:
         except (KeyError, TypeError) as error:
             where = self.at(name, MANIFEST)
             raise StoreError(
-                f"{where}: no manifest ({error}), it was altered; delete the folder and run again"
+                f"{where}: no manifest ({error}), it was altered; move the folder away and run again"
             ) from error
 
     def figures(self, name: str) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class Store:
         """
         tables = list(self.scan(name, columns))
         if not tables:
-            raise StoreError(f"{self.at(name)}: has no shard, must have one; delete the folder and run again")
+            raise StoreError(f"{self.at(name)}: has no shard, must have one; move the folder away and run again")
         return pa.concat_tables(tables)
 
     def entries(self) -> tuple[list[Manifest], list[str]]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
+from gristmill.cluster.contract import gate
+from gristmill.cluster.contract.gate import GateError
 from gristmill.cluster.contract.sample import Sample
 
 LabellingTool = Literal["label_studio", "argilla"]
@@ -133,13 +135,16 @@ def read(data: bytes, file: str) -> tuple[list[HumanAnswer], list[str]]:
     problems: list[str] = []
     try:
         entries = _entries(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        return [], [f"{file}: not JSON ({error}), must be what Label Studio or Argilla exported"]
+    except UnicodeDecodeError as error:
+        return [], [f"{file}: is not JSON ({error}), must be what Label Studio or Argilla exported"]
+    except GateError as error:
+        return [], [f"{file}: {error}, must be what Label Studio or Argilla exported"]
     for number, entry in enumerate(entries, 1):
         where = f"{file}: entry {number}"
         try:
+            gate.admit(entry)
             said += [HumanAnswer(_sample(entry), person, answer, where) for person, answer in _answers(entry)]
-        except EntryError as bad:
+        except (EntryError, GateError) as bad:
             problems.append(f"{where}: {bad}")
     return said, problems
 
@@ -147,12 +152,20 @@ def read(data: bytes, file: str) -> tuple[list[HumanAnswer], list[str]]:
 def _entries(text: str) -> list[Any]:
     """Return the entries of a JSON list, of one JSON object, or of JSON lines."""
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
+        value, _ = gate.suspect(text)
+    except GateError as error:
+        if "(Extra data" not in str(error):
             raise
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [_line(line) for line in text.split("\n") if line.strip()]
     return value if isinstance(value, list) else [value]
+
+
+def _line(text: str) -> object:
+    """Return the entry of a line; one that cannot be read is text, which is said with its place."""
+    try:
+        return gate.suspect(text)[0]
+    except GateError:
+        return text
 
 
 def _sample(entry: Mapping[str, Any]) -> str:

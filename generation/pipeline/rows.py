@@ -11,8 +11,9 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from gristmill.cluster.contract import ids
+from gristmill.cluster.contract import gate, ids
 from gristmill.cluster.contract.errors import GristmillError
+from gristmill.cluster.contract.gate import GateError
 from gristmill.cluster.contract.own import Own, locate_error
 from gristmill.cluster.contract.sample import Message, Origin, Sample
 from gristmill.cluster.contract.settings import Step
@@ -85,8 +86,7 @@ class BoundAsk:
         engine = sampling.pop("engine", self.engine)
         seed = ids.request_seed(self.usage.id, call) if call else self.usage.seed
         request = Request(tuple(messages), max_tokens, seed, onward=call > 0, **_known(sampling))
-        reply = await self.context.engines[engine].ask(request)
-        self._count(reply, engine)
+        reply = await self._paid(request, engine)
         if not request.choices and call > self.usage.finished:  # of the last text that was written, not of a grade
             self.usage.finish, self.usage.finished = reply.finish, call
         return reply
@@ -115,6 +115,10 @@ class BoundAsk:
     async def _paid(self, request: Request, engine: str) -> Reply:
         reply = await self.context.engines[engine].ask(request)
         self._count(reply, engine)
+        try:
+            gate.unicode(reply.text)
+        except GateError as error:  # what it says could not be asked about
+            return replace(reply, text="", finish=f"error: the reply {error}")
         return reply
 
     def _count(self, reply: Reply, engine: str) -> None:
@@ -195,7 +199,7 @@ class Rows:
                 sample = sample.drop(self._failed(draw.method, error))
         sample = await self._judged(sample, "sample", making)
         sample = await self._judged(sample, "model", making)
-        return _with_origin(sample, origin(self.context.pipeline, draw, usage))
+        return gate.admit_sample(_with_origin(sample, origin(self.context.pipeline, draw, usage)))
 
     async def _judged(self, sample: Sample, stage: Stage, making: "_Making") -> Sample:
         """Return the sample with the verdicts of one stage, up to the first drop."""

@@ -39,7 +39,7 @@ def matrix_of(store: Store, name: str, pool: Samples, encoder: str | None = None
         if open_.any():
             raise StoreError(
                 f"{name}: no vector for {int(open_.sum())} of {len(open_)} samples (such as "
-                f"{pool.ids[open_.argmax()].decode()}), must have one for each; delete the folder and run again"
+                f"{pool.ids[open_.argmax()].decode()}), must have one for each; move the folder away and run again"
             )
 
     metadata = store.manifest(name).metadata
@@ -59,7 +59,7 @@ def _check(store: Store, name: str, encoder: str | None) -> None:
         raise StoreError(f"{name}: holds {manifest.kind}, must hold vectors; name the folder of an embedding")
     found = manifest.metadata.get("encoder", "")
     if encoder is not None and found != encoder:
-        raise StoreError(f"{name}: vectors of {found}, must be of {encoder}; delete the folder and run again")
+        raise StoreError(f"{name}: vectors of {found}, must be of {encoder}; move the folder away and run again")
 
 
 def _scan(store: Store, name: str) -> Iterator[tuple[Ids, Array]]:

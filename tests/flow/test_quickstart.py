@@ -160,7 +160,7 @@ def test_a_flipped_byte_is_named_with_what_to_do(ground: tuple[Path, str]) -> No
     finally:
         shard.write_bytes(sound)
     assert "shard-00000.arrow: content does not match its digest" in said
-    assert "delete the folder" in said
+    assert "move the folder" in said
     assert "Traceback" not in said
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from gristmill.cluster.contract import gate
 from gristmill.cluster.contract.errors import EngineError, JobError
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def _body(raw: bytes) -> dict[str, Any] | None:
     """Return the JSON object of a reply, or None when there is none."""
     try:
         value = json.loads(raw)
-    except ValueError:  # UnicodeDecodeError is one too
+    except (ValueError, RecursionError):  # UnicodeDecodeError is one too
         return None
     return value if isinstance(value, dict) else None
 
@@ -305,9 +306,9 @@ def _body(raw: bytes) -> dict[str, Any] | None:
 def _error(status: int, body: Mapping[str, Any] | None, raw: bytes) -> Answer:
     """Return what an error says, in OpenAI's form, FastAPI's, or any."""
     said = (body or {}).get("error", body or {})
-    if isinstance(said, str):
-        return Answer(status, refusal=said or "refused")
+    said = {"message": said} if isinstance(said, str) else said
     said = said if isinstance(said, dict) else {}
     text = said.get("message") or said.get("detail") or raw[:300].decode(errors="replace") or "refused"
     param, code = said.get("param") or "", said.get("code") or ""
-    return Answer(status, refusal=" ".join(str(text).split()), param=str(param), code=str(code))
+    text, param, code = (gate.unicode(str(part), repair=True) for part in (text, param, code))
+    return Answer(status, refusal=" ".join(text.split()), param=param, code=code)

@@ -138,7 +138,7 @@ def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
     counts = _mapping(body.get("usage"))
     if not counts:
         text = str(_mapping((first_choice(body) or {}).get("message")).get("content") or "")
-        return 0, max(1, len(text.encode()) // 4), 0
+        return 0, max(1, len(text.encode(errors="replace")) // 4), 0
     details = _mapping(counts.get("prompt_tokens_details"))
     numbers = (counts.get("prompt_tokens"), counts.get("completion_tokens"), details.get("cached_tokens"))
     prompt, written, cached = (int(number or 0) for number in numbers)

@@ -136,3 +136,15 @@ def test_help_answers_without_loading_anything_heavy() -> None:
     code = f"import sys; {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name", ["../../outside/x", "/x", "a/b", "a\\\\b", ".hidden", "", " ", "a\\nb", "x" * 101, "c:"]
+)
+def test_a_name_that_is_no_plain_word_is_refused(name: str, tmp_path: Path) -> None:
+    assert "must be a plain word" in refused(tmp_path, f'name = "{name}"\n' + SELECT)
+
+
+@pytest.mark.parametrize("name", ["x", "我的 数据", "my.recipe-2 (new)", "x" * 100])
+def test_a_name_may_be_of_any_script(name: str, tmp_path: Path) -> None:
+    assert written(tmp_path, f'name = "{name}"\n' + SELECT).name == name

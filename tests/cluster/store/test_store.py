@@ -58,7 +58,7 @@ def test_a_damaged_shard_is_named_with_what_to_do(store: Store, damage: Callable
     tables = store.scan("made-1")
     next(tables)  # the whole shard before it is fine
     with pytest.raises(
-        StoreError, match=rf"made-1/shard-00001\.arrow: .*{said}.*delete the folder .*made-1 and run again"
+        StoreError, match=rf"made-1/shard-00001\.arrow: .*{said}.*move the folder .*made-1 away and run again"
     ):
         next(tables)
 

@@ -195,7 +195,7 @@ def test_a_bad_entry_is_named_by_file_and_place_and_the_others_are_read(entry: o
 def test_what_is_no_json_is_named_by_its_file(data: bytes) -> None:
     found, problems = read(data, "x.json")
     assert not found
-    assert problems[0].startswith("x.json: not JSON")
+    assert problems[0].startswith("x.json: is not JSON")
 
 
 def test_people_see_the_text_alone_or_the_turns_by_role() -> None:
@@ -203,3 +203,13 @@ def test_people_see_the_text_alone_or_the_turns_by_role() -> None:
     assert text_for_people(Sample(IDS[0], turns)) == "很好"
     assert text_for_people(Sample(IDS[0], turns[:1])) == "很好"
     assert text_for_people(Sample(IDS[0], (Message("system", "Grade."), *turns))) == "[system]\nGrade.\n\n[user]\n很好"
+
+
+def test_a_line_that_cannot_be_read_costs_itself_alone() -> None:
+    entry = {"id": "s", "fields": {"text": "a\u2028b"}, "responses": {"label": [{"value": "pos", "user_id": "u"}]}}
+    good = json.dumps(entry, ensure_ascii=False)
+    half = json.dumps({**entry, "responses": {"label": [{"value": "\ud83d", "user_id": "u"}]}})
+    said, problems = read(f"{good}\n{{oops\n{half}\n{good}".encode(), "x.json")
+    assert [(each.answer, each.where) for each in said] == [("pos", "x.json: entry 1"), ("pos", "x.json: entry 4")]
+    assert problems[0].startswith("x.json: entry 2: is '{oops', must be a table")
+    assert problems[1].startswith("x.json: entry 3: field 'responses.label[0].value' holds half a surrogate pair")
