@@ -1,3 +1,4 @@
+# make proof: set up, then send 10,000 rows of public shapes through the store and every form, benchmarks/round_trip.json.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,7 +11,7 @@ READY := $(VENV)/.ready-$(FLAVOUR)
 # Where the CPU build of torch comes from when the machine's own pip settings do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo test unit ray flow gpu lint format lock clean
+.PHONY: help setup demo proof test unit ray flow gpu lint format lock clean
 
 help:
 	@grep -E '^# make' Makefile
@@ -29,6 +30,9 @@ $(READY): $(LOCK) pyproject.toml
 
 demo: $(READY)
 	$(BIN)/gristmill run examples/quickstart.toml
+
+proof: $(READY)
+	$(BIN)/python -m tests.proof.round_trip
 
 test: unit ray flow gpu
 

@@ -101,29 +101,29 @@ def _paths(data: Any, folder: Path) -> list[str]:  # noqa: ANN401 - see `select`
     """Return the files of the data; rows are written into a folder first."""
     if isinstance(data, str | Path):
         return [str(data)]
-    table = _table(data)
-    if table is None:
-        return [str(path) for path in data]
-    path = folder / "rows.parquet"
-    pq.write_table(table, path)
-    return [str(path)]
+    if (table := _table(data)) is not None:
+        pq.write_table(table, folder / "rows.parquet")
+        return [str(folder / "rows.parquet")]
+    if not isinstance(data, Iterable):
+        raise JobError(
+            f"select: {type(data).__name__} is not data, must be paths, a table, a frame, a dataset or dicts"
+        )
+    rows = list(data)
+    if rows and all(isinstance(row, Mapping) for row in rows):  # a table would make one schema of all, with nulls
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
+        return [str(folder / "rows.jsonl")]
+    if rows and all(isinstance(row, str | Path) for row in rows):
+        return [str(row) for row in rows]
+    raise JobError("select: no rows, or rows of several kinds, must be dicts or paths")
 
 
 def _table(data: Any) -> pa.Table | None:  # noqa: ANN401 - see `select`
-    """Return rows as a table, or None where the data are paths."""
+    """Return the table of a table, a frame or a dataset, and None for anything else."""
     if isinstance(data, pa.Table):
         return data
     if hasattr(data, "with_format") and hasattr(data, "data"):  # a Hugging Face dataset
         return data.with_format("arrow")[:]
     if hasattr(data, "to_parquet") and hasattr(data, "columns"):  # a pandas frame
         return pa.Table.from_pandas(data, preserve_index=False)
-    if not isinstance(data, Iterable):
-        raise JobError(
-            f"select: {type(data).__name__} is not data, must be paths, a table, a frame, a dataset or dicts"
-        )
-    rows = list(data)
-    if rows and all(isinstance(row, Mapping) for row in rows):
-        return pa.Table.from_pylist([json.loads(json.dumps(row)) for row in rows])
-    if all(isinstance(row, str | Path) for row in rows) and rows:
-        return None
-    raise JobError("select: no rows, or rows of several kinds, must be dicts or paths")
+    return None

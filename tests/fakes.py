@@ -108,13 +108,13 @@ class ScriptedEngine:
         await asyncio.sleep(0)
         if request.scored is not None:
             return Reply("", "stop", 50, len(request.scored.split()), {}, 0, -float(len(request.scored)))
-        prompt = [[m.role, m.content] for m in request.messages]
+        prompt = [[m.role, m.text] for m in request.messages]
         rng = Random(ids.digest(prompt, request.prefix, request.seed, list(request.choices)))
         if request.choices:
             weights = [rng.random() for _ in request.choices]
             chances = {c: w / sum(weights) for c, w in zip(request.choices, weights, strict=True)}
             return Reply(max(chances, key=lambda c: chances[c]), "stop", 50, 1, chances)
-        chinese = any("\u4e00" <= letter <= "\u9fff" for message in request.messages[-1:] for letter in message.content)
+        chinese = any("\u4e00" <= letter <= "\u9fff" for message in request.messages[-1:] for letter in message.text)
         words = [rng.choice(HAN if chinese else WORDS) for _ in range(rng.randint(4, 30))]
         text = "".join(words) if chinese else f"Tell me of the {' '.join(words)}"
         return Reply(text, "length" if rng.random() < 0.1 else "stop", 50, len(words))

@@ -256,9 +256,9 @@ def _table(some: Mapping[str, type[Step]]) -> Iterator[str]:
 
 def _setting(where: Topic, one: Setting) -> Iterator[str]:
     yield f"{where.path}.{one.name}"
-    yield from (f"  {name:8} {text}" for name, text in (
-        ("type", one.type), ("bounds", one.bounds), ("default", one.default),
-    ) if text)  # fmt: skip
+    first, *more = textwrap.wrap(one.type, WIDTH - 11)
+    facts = (("type", first), *(("", line) for line in more), ("bounds", one.bounds), ("default", one.default))
+    yield from (f"  {name:8} {text}" for name, text in facts if text)
     yield ""
     yield from _wrapped(one.meaning, "  ")
     for name, text in one.texts.items():

@@ -25,7 +25,7 @@ JOB_VERBS = {
 ABOVE = {"preview": "gristmill.generation.preview.page:run"}
 """Verbs whose code is in a package above this one, as functions that take the arguments and return the exit code."""
 SHELLS = ("bash", "zsh", "fish")
-FORMS = ("parquet", "jsonl", "sharegpt", "alpaca")
+FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts")
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
@@ -134,8 +134,11 @@ def _export(arguments: argparse.Namespace) -> int:
 
     store = _store(arguments.store)
     name = _dataset(store, arguments.name)
-    rows = export(store, name, arguments.target, arguments.form, dropped=arguments.dropped)
-    print(f"{rows} samples of {name} written to {arguments.target}")
+    how = {key: getattr(arguments, key) for key in ("dropped", "provenance", "by", "threshold")}
+    done = export(store, name, arguments.target, arguments.form, **how)
+    print(f"{done.rows} rows of {name} written to {arguments.target}")
+    for reason, count in sorted(done.left_out.items()):
+        print(f"left out: {count} samples, each {reason}")
     return 0
 
 
@@ -221,16 +224,25 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     sub.add_argument("--dropped", action="store_true", help="the dropped ones, with their reasons")
     sub.set_defaults(call=_head)
+    _export_verb(verbs)
+    sub = _store_verb(verbs, "report", "write report.html of a run again")
+    sub.add_argument("name", help="a run, or the beginning of its name")
+    sub.set_defaults(call=_report)
+    return top
+
+
+def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     sub = _store_verb(verbs, "export", "write a dataset in a form that other tools read")
     sub.add_argument("name", help="a dataset or run, or the beginning of its name")
     sub.add_argument("target", type=Path, help="the file, or a folder for a Hugging Face dataset with its card")
     sub.add_argument("--form", choices=FORMS, default="jsonl", help="default: jsonl")
     sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
+    text = "in every form id, parents, method, round, origin, scores and tags"
+    sub.add_argument("--provenance", action="store_true", help=text)
+    text = "score that orders candidates, or says which answers are good (default: preference)"
+    sub.add_argument("--by", default="", metavar="SCORE", help=text)
+    sub.add_argument("--threshold", type=float, default=0.5, help="least score of a good answer (default: 0.5)")
     sub.set_defaults(call=_export)
-    sub = _store_verb(verbs, "report", "write report.html of a run again")
-    sub.add_argument("name", help="a run, or the beginning of its name")
-    sub.set_defaults(call=_report)
-    return top
 
 
 def _recipe_verb(

@@ -146,6 +146,9 @@ def sample_lines(sample: Sample) -> Iterator[str]:
         yield f"parents  {' '.join(sample.parents)}"
     if sample.dropped:
         yield f"dropped  {sample.dropped}"
-    for role, content in sample.messages:
-        yield f"[{role}]"
-        yield from (f"    {line}" for line in content.splitlines() or [""])
+    if sample.tools:
+        yield f"tools    {sample.tools}"
+    for turn in sample.messages:
+        yield f"[{turn.role}]" if turn.train else f"[{turn.role}, context alone]"
+        shown = (f"({turn.reasoning})" if turn.reasoning else "", turn.said, turn.parts or "")
+        yield from (f"    {line}" for line in "\n".join(filter(None, shown)).splitlines() or [""])

@@ -60,11 +60,6 @@ def of_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=ID_HEX // 2).hexdigest()
 
 
-def seed_id(messages: Sequence[tuple[str, str]]) -> str:
-    """Return the id of a seed: the hash of its (role, content) pairs."""
-    return digest("seed", [[role, content] for role, content in messages])
-
-
 def made_id(step: str, parents: Sequence[str], ordinal: int) -> str:
     """Return the id of a made sample from the step's fingerprint, its parents' ids and its ordinal in the job."""
     return digest("made", step, list(parents), ordinal)

@@ -11,13 +11,61 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.schema import SAMPLES, check
 
 ROLES = ("system", "user", "assistant", "tool")
+WEIGHT = "weight"
+"""Score that says how much a sample counts in training; 1 where it is absent."""
+PREFERENCE = "preference"
+"""Score of a candidate: 1 for a chosen or good answer, 0 for a rejected or bad one."""
+RATING = "rating"
+"""Score that outside data gives a candidate, on its own scale."""
+GROUP = "group"
+"""Tag that the candidates for one prompt share; scores order them."""
+
+
+class ToolCall(NamedTuple):
+    """A call of a tool by the assistant."""
+
+    id: str | None
+    """What the tool's turn refers to as `tool_call_id`."""
+    name: str
+    arguments: str
+    """JSON text, byte for byte as it came."""
 
 
 class Message(NamedTuple):
     """One turn of a conversation."""
 
     role: str
-    content: str
+    content: str | None
+    """Text; None beside calls, or where all of the turn is in `parts`."""
+    reasoning: str | None = None
+    """What the assistant thought before it answered."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    """Who speaks, where the role does not say it: of a tool's turn, the tool."""
+    train: bool = True
+    """False: context alone, even if the assistant speaks."""
+    parts: str | None = None
+    """JSON text of the list of parts, where not all of them are text; of a part of text it has the length alone."""
+
+    @property
+    def text(self) -> str:
+        """The content, empty where there is none."""
+        return self.content or ""
+
+    @property
+    def said(self) -> str:
+        """The content and the calls, `name(arguments)`, a line each, for whoever reads or compares turns."""
+        calls = (f"{call.name}({call.arguments})" for call in self.tool_calls)
+        return "\n".join(filter(None, (self.content, *calls)))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the turn has a role and a content and nothing else."""
+        return self[2:] == _PLAIN
+
+
+_PLAIN = Message("", "")[2:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +98,54 @@ class Sample:
     tags: Mapping[str, str] = field(default_factory=dict)
     dropped: str | None = None
     origin: Origin | None = None
+    tools: str | None = None
 
     @property
     def instruction(self) -> str:
-        """The first user turn, or the empty string."""
-        return next((content for role, content in self.messages if role == "user"), "")
+        """The text of the first user turn, or the empty string."""
+        return next((turn.text for turn in self.messages if turn.role == "user"), "")
 
     @property
     def answer(self) -> str:
-        """The last assistant turn, or the empty string."""
-        return next((content for role, content in reversed(self.messages) if role == "assistant"), "")
+        """The text of the last assistant turn, or the empty string."""
+        return next((turn.text for turn in reversed(self.messages) if turn.role == "assistant"), "")
+
+    @property
+    def characters(self) -> int:
+        """Characters of all texts in the conversation and its tools."""
+        texts = (text for turn in self.messages for text in (turn.said, turn.reasoning, turn.parts) if text)
+        return sum(map(len, texts)) + len(self.tools or "")
+
+    @property
+    def beyond_text(self) -> str:
+        """What the sample has that a prompt of plain turns would lose: `tools`, `tool calls`, `parts`, or nothing."""
+        if self.tools:
+            return "tools"
+        if any(turn.tool_calls or turn.role == "tool" for turn in self.messages):
+            return "tool calls"
+        return "parts that are no text" if any(turn.parts for turn in self.messages) else ""
 
     def drop(self, reason: str) -> "Sample":
         """Return the same sample with a drop reason `"filter: reason"`; the first reason stays."""
         return self if self.dropped else replace(self, dropped=reason)
 
 
-def seed(messages: Sequence[Message], tags: Mapping[str, str] | None = None, dropped: str | None = None) -> Sample:
-    """Return a seed sample, its id the hash of its conversation."""
-    return Sample(id=ids.seed_id(messages), messages=tuple(messages), tags=dict(tags or {}), dropped=dropped)
+def seed_id(messages: Sequence[Message], tools: str | None = None, group: str | None = None) -> str:
+    """Return the id of a seed: the hash of its turns, its tools, and the group that it is a candidate of."""
+    turns = [list(turn[:2]) if turn.plain else list(turn) for turn in messages]
+    return ids.digest("seed", turns, tools, group) if tools or group else ids.digest("seed", turns)
+
+
+def seed(
+    messages: Sequence[Message],
+    tags: Mapping[str, str] | None = None,
+    dropped: str | None = None,
+    tools: str | None = None,
+) -> Sample:
+    """Return a seed sample, its id the hash of its conversation (`seed_id`)."""
+    tags = dict(tags or {})
+    name = seed_id(messages, tools, tags.get(GROUP))
+    return Sample(name, tuple(messages), tags=tags, dropped=dropped, tools=tools)
 
 
 def to_table(samples: Iterable[Sample]) -> pa.Table:
@@ -77,8 +154,9 @@ def to_table(samples: Iterable[Sample]) -> pa.Table:
     origins = [row.origin or _NO_ORIGIN for row in rows]
     columns = {
         "id": [row.id for row in rows],
-        "parents": _lists("parents", [row.parents for row in rows]),
-        "messages": _lists("messages", [row.messages for row in rows]),
+        "parents": _parents([row.parents for row in rows]),
+        "messages": _messages([row.messages for row in rows]),
+        "tools": [row.tools for row in rows],
         "method": [row.method for row in rows],
         "round": [row.round for row in rows],
         "scores": _maps("scores", [sorted(row.scores.items()) for row in rows]),
@@ -104,7 +182,7 @@ def from_table(table: pa.Table) -> list[Sample]:
     made = column["origin"].is_valid().to_pylist()
     rows = zip(
         column["id"].to_pylist(),
-        map(tuple, _cut(column["messages"], list(map(Message, *_fields(_inside(column["messages"])))))),
+        map(tuple, _cut(column["messages"], _turns(_inside(column["messages"])))),
         map(tuple, _cut(column["parents"], _inside(column["parents"]).to_pylist())),
         column["method"].to_pylist(),
         column["round"].to_pylist(),
@@ -112,6 +190,7 @@ def from_table(table: pa.Table) -> list[Sample]:
         map(dict, _cut(column["tags"], list(zip(*_fields(_inside(column["tags"])), strict=True)))),
         column["dropped"].to_pylist(),
         (origin if there else None for origin, there in zip(origins, made, strict=True)),
+        column["tools"].to_pylist(),
         strict=True,
     )
     return [Sample(*row) for row in rows]
@@ -120,12 +199,25 @@ def from_table(table: pa.Table) -> list[Sample]:
 # -- columns: `pa.Table.from_pylist` and `to_pylist` build a dictionary a row, and take three times as long ------------
 
 
-def _lists(name: str, values: Sequence[Sequence[Any]]) -> pa.Array:
-    kind = SAMPLES.field(name).type
+def _parents(values: Sequence[Sequence[str]]) -> pa.Array:
+    kind = SAMPLES.field("parents").type
     flat = [item for value in values for item in value]
-    if pa.types.is_struct(kind.value_type):
-        return pa.ListArray.from_arrays(_ends(values), _structs(kind.value_type, _turned(flat)), type=kind)
     return pa.ListArray.from_arrays(_ends(values), pa.array(flat, kind.value_type), type=kind)
+
+
+def _messages(values: Sequence[Sequence[Message]]) -> pa.Array:
+    kind = SAMPLES.field("messages").type
+    columns = [list(column) for column in zip(*(turn for value in values for turn in value), strict=True)]
+    columns = columns or [[] for _ in Message._fields]
+    calls = Message._fields.index("tool_calls")
+    columns[calls] = [[call._asdict() for call in found] or None for found in columns[calls]]
+    return pa.ListArray.from_arrays(_ends(values), _structs(kind.value_type, columns), type=kind)
+
+
+def _turns(structs: pa.Array) -> list[Message]:
+    role, content, reasoning, calls, *rest = _fields(structs)
+    made = [tuple(ToolCall(**call) for call in found) if found else () for found in calls]
+    return list(map(Message, role, content, reasoning, made, *rest))
 
 
 def _maps(name: str, values: Sequence[Sequence[tuple[str, Any]]]) -> pa.Array:
@@ -156,7 +248,7 @@ def _inside(lists: pa.Array) -> pa.Array:
 
 
 def _fields(structs: pa.Array) -> list[list[Any]]:
-    return [field.to_pylist() for field in structs.flatten()]
+    return [field.to_pylist() if field.null_count < len(field) else [None] * len(field) for field in structs.flatten()]
 
 
 def _cut(lists: pa.Array, flat: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -5,10 +5,28 @@ import pyarrow.compute as pc
 
 from gristmill.cluster.contract.errors import SchemaError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Increased when a column changes its meaning; every manifest has it."""
 
-_MESSAGE = pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
+_CALL = pa.struct(
+    [
+        pa.field("id", pa.string()),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("arguments", pa.string(), nullable=False),
+    ]
+)
+_MESSAGE = pa.struct(
+    [
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("content", pa.string()),
+        pa.field("reasoning", pa.string()),
+        pa.field("tool_calls", pa.list_(pa.field("item", _CALL, nullable=False))),
+        pa.field("tool_call_id", pa.string()),
+        pa.field("name", pa.string()),
+        pa.field("train", pa.bool_(), nullable=False),
+        pa.field("parts", pa.string()),
+    ]
+)
 _ORIGIN = pa.struct(
     [
         pa.field("run", pa.string(), nullable=False),
@@ -26,6 +44,7 @@ SAMPLES = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("parents", pa.list_(pa.field("item", pa.string(), nullable=False)), nullable=False),
         pa.field("messages", pa.list_(pa.field("item", _MESSAGE, nullable=False)), nullable=False),
+        pa.field("tools", pa.string()),
         pa.field("method", pa.string(), nullable=False),
         pa.field("round", pa.int16(), nullable=False),
         pa.field("scores", pa.map_(pa.string(), pa.field("value", pa.float32(), nullable=False)), nullable=False),
@@ -34,7 +53,8 @@ SAMPLES = pa.schema(
         pa.field("origin", _ORIGIN),
     ]
 )
-"""One row a sample. `dropped` null means kept; `origin` null means a seed; scores: higher is better."""
+"""One row a sample. `dropped` null means kept; `origin` null means a seed; `tools` is JSON text, null where there are
+none; scores: higher is better. What a turn has is said at `sample.Message`."""
 
 
 def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:

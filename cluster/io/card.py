@@ -19,10 +19,13 @@ SIZES = (
     (1_000_000_000, "100M<n<1B"),
 )
 FEATURES = {
-    "jsonl": "`id`, `messages` (role and content of each turn), `tags`",
-    "sharegpt": "`id`, `conversations` (from and value of each turn)",
+    "jsonl": "`id`, `messages` (turns in the OpenAI form), `tools`, `tags`, `scores`",
+    "sharegpt": "`id`, `conversations` (from and value of each turn), `tools`",
     "alpaca": "`instruction`, `input`, `output`, with `history` and `system` where any sample has them",
-    "parquet": "`id`, `parents`, `messages`, `method`, `round`, `scores`, `tags`, `dropped`, `origin`",
+    "parquet": "`id`, `parents`, `messages`, `tools`, `method`, `round`, `scores`, `tags`, `dropped`, `origin`",
+    "preference": "`prompt`, `chosen`, `rejected` (turns each)",
+    "feedback": "`prompt`, `completion` (turns each), `label` (whether the completion is good)",
+    "prompts": "`prompt` (turns), `reference` (the answer)",
 }
 
 

@@ -1,13 +1,15 @@
-"""Export: a SAMPLES dataset as Parquet, JSON lines, ShareGPT or Alpaca; a folder also gets a dataset card."""
+"""Export: a SAMPLES dataset as Parquet, or as JSON lines of one of the `forms`, with a card where it is a folder."""
 
 import json
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import TypedDict, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,54 +19,70 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.contract.schema import SAMPLES
 from gristmill.cluster.io import card
+from gristmill.cluster.io.features import Features
+from gristmill.cluster.io.forms import GROUPED, ColumnUse, ExportForm, ExportOptions, rows_of
 from gristmill.cluster.store.store import Store
 
-ExportForm = Literal["parquet", "jsonl", "sharegpt", "alpaca"]
 
-SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "tool"}
-"""Roles as the ShareGPT form names them."""
+class Choices(TypedDict, total=False):
+    """ExportOptions rows are written; see `forms.ExportOptions`."""
+
+    dropped: bool
+    provenance: bool
+    by: str
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote."""
+
+    rows: int
+    left_out: Mapping[str, int]
+    """ExportOptions many samples the form could not hold, by reason."""
 
 
 @dataclass
-class ColumnUse:
-    """What at least one of the rows to be written has, so that every row gets the same columns."""
+class _Out:
+    """An export under way."""
 
+    how: ExportOptions
+    features: Features = field(default_factory=Features)
     rows: int = 0
-    tags: set[str] = field(default_factory=set)
-    turns: bool = False
-    """Whether any conversation has more than one question and answer."""
-    system: bool = False
-    """Whether any conversation has a system turn."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+    """The first sample that the form could not hold, with the reason."""
+
+    def misfit(self, sample: Sample, reason: str) -> None:
+        """Count a sample that the form cannot hold."""
+        self.first = self.first or f"sample {sample.id}: {reason}"
+        self.left_out[reason] += 1
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """The form in which rows are written, and which rows."""
-
-    form: ExportForm
-    census: ColumnUse
-    dropped: bool
-
-
-def export(store: Store, name: str, target: Path, form: ExportForm, *, dropped: bool = False) -> int:
-    """Write a dataset in a form that other tools read and return the number of samples written.
+def export(store: Store, name: str, target: Path, form: ExportForm, **how: Unpack[Choices]) -> Exported:
+    """Write a dataset in a form that other tools read, and return how many rows were written and what did not fit.
 
     A target with a suffix becomes one file, replaced if it is there; any other becomes a folder with one file a shard
     under `data/` and a dataset card, which `datasets.load_dataset` opens by its path. Both appear whole or not at all.
-    Shards are read one at a time, twice: once for the names of the tags, once to write.
+    Shards are read one at a time, twice: once for the names of the tags, once to write; `preference` holds all
+    candidates in memory.
 
     Args:
         store: where the dataset is.
         name: the dataset's folder.
         target: file or folder to write, on this machine.
-        form: `parquet` holds the SAMPLES columns, maps as lists of (key, value); `jsonl` holds id, messages and tags,
-            an absent tag as an empty word; `sharegpt` holds id and conversations; `alpaca` holds instruction, input
-            and output, and history and system where any sample has them.
-        dropped: write the dropped samples too, with a column that has the reason, empty for kept ones.
+        form: `parquet` holds the SAMPLES columns, maps as lists of (key, value); `jsonl` holds id, messages in the
+            OpenAI form, tools, tags and scores, an absent tag as an empty word; `sharegpt` holds id, conversations and
+            tools; `alpaca` holds instruction, input and output, and history and system where any sample has them;
+            `preference` holds prompt, chosen and rejected, the best candidate of a group against each worse one;
+            `feedback` holds prompt, completion and label; `prompts` holds prompt and reference.
+        how: `dropped` writes the dropped samples too, with a column that has the reason, empty for kept ones;
+            `provenance` adds id, parents, method, round, origin, scores and tags to forms without them; `by` names the
+            score that orders candidates or says which answers are good, from `threshold` on.
 
     Raises:
-        JobError: for a folder that already holds something, a dataset without rows to write or of another kind, or a
-            sample that the form cannot hold.
+        JobError: for a folder that already holds something, a dataset without rows to write or of another kind, or
+            one of which the form can hold no sample.
         StoreError: when the dataset is absent, incomplete or corrupt.
     """
     if store.manifest(name).kind != "samples":
@@ -74,17 +92,20 @@ def export(store: Store, name: str, target: Path, form: ExportForm, *, dropped: 
         raise JobError(f"{target}: holds something already, must be absent or empty; remove it or name another")
     if not whole and target.is_dir():
         raise JobError(f"{target}: is a folder, must be a file because of its suffix; name it without one")
-    how = ExportOptions(form, _column_use(_chosen(store, name, dropped=dropped)), dropped)
-    if not how.census.rows:
+    dropped = how.get("dropped", False)
+    out = _Out(ExportOptions(form, _column_use(_chosen(store, name, dropped=dropped)), **how))
+    if not out.how.census.rows:
         raise JobError(f"{name}: no kept samples, must hold at least one; ask for the dropped ones too")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     tables = _chosen(store, name, dropped=dropped)
     try:
         if whole:
-            _write_folder(store, name, temporary, tables, how)
+            _write_folder(store, name, temporary, tables, out)
         else:
-            _write_file(temporary, tables, how)
+            _write_file(temporary, tables, out)
+        if not out.rows:
+            raise JobError(f"{name}: the {form} form can hold none of its samples; {out.first}")
         if whole and target.exists():
             target.rmdir()
         temporary.rename(target)
@@ -92,7 +113,7 @@ def export(store: Store, name: str, target: Path, form: ExportForm, *, dropped: 
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
-    return how.census.rows
+    return Exported(out.rows, dict(out.left_out))
 
 
 def _chosen(store: Store, name: str, *, dropped: bool) -> Iterator[pa.Table]:
@@ -106,93 +127,50 @@ def _chosen(store: Store, name: str, *, dropped: bool) -> Iterator[pa.Table]:
 def _column_use(tables: Iterable[pa.Table]) -> ColumnUse:
     census = ColumnUse()
     for table in tables:
-        census.rows += table.num_rows
         for sample in from_table(table.select(SAMPLES.names)):
-            roles = [message.role for message in sample.messages]
-            census.tags.update(sample.tags)
-            census.turns |= roles.count("user") > 1
-            census.system |= "system" in roles
+            census.add(sample)
     return census
 
 
-def _write_file(path: Path, tables: Iterable[pa.Table], how: ExportOptions) -> None:
-    if how.form == "parquet":
-        _write_parquet(path, tables)
-        return
-    with path.open("w", encoding="utf-8") as out:
-        for table in tables:
-            _write_lines(out, from_table(table), how)
-        out.flush()
-        os.fsync(out.fileno())
+def _write_file(path: Path, tables: Iterable[pa.Table], out: _Out, *, whole: bool = False) -> int:
+    """Write one file, of a `whole` folder or by itself, and return the number of its rows."""
+    if out.how.form == "parquet":
+        written = _write_parquet(path, tables)
+    else:
+        written = 0
+        with path.open("w", encoding="utf-8") as file:
+            samples = chain.from_iterable(map(from_table, tables))
+            for written, row in enumerate(rows_of(samples, out.how, out.misfit), 1):  # noqa: B007 - how many there were
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                if whole:
+                    out.features.add(row)
+            file.flush()
+            os.fsync(file.fileno())
+    out.rows += written
+    return written
 
 
-def _write_lines(out: IO[str], samples: Iterable[Sample], how: ExportOptions) -> None:
-    row_of = {"jsonl": _messages_row, "sharegpt": _sharegpt_row, "alpaca": _alpaca_row}[how.form]
-    for sample in samples:
-        row = row_of(sample, how.census)
-        if how.dropped:
-            row["dropped"] = sample.dropped or ""
-        out.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Table], how: ExportOptions) -> None:
-    suffix = "parquet" if how.form == "parquet" else "jsonl"
+def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Table], out: _Out) -> None:
+    suffix = "parquet" if out.how.form == "parquet" else "jsonl"
     data = folder / "data"
     data.mkdir(parents=True)
-    for number, table in enumerate(tables):
-        _write_file(data / f"train-{number:05d}.{suffix}", [table], how)
-    columns = _features(how)
-    (folder / "README.md").write_text(card.write(store, name, how.form, how.census.rows, columns), encoding="utf-8")
+    parts = [tables] if out.how.form in GROUPED else ([table] for table in tables)
+    for number, part in enumerate(parts):
+        file = data / f"train-{number:05d}.{suffix}"
+        if not _write_file(file, part, out, whole=True):
+            file.unlink()
+    features = "" if out.how.form == "parquet" else out.features.yaml()
+    text = card.write(store, name, out.how.form, out.rows, features)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _features(how: ExportOptions) -> str:
-    """Return the YAML of columns that a reader cannot infer from a first file in which they are empty."""
-    if how.form != "alpaca" or not how.census.turns:
-        return ""
-    names = ["instruction", "input", "output", *(["system"] if how.census.system else [])]
-    names += ["dropped"] if how.dropped else []
-    words = "".join(f"  - name: {name}\n    dtype: string\n" for name in names)
-    return f"dataset_info:\n  features:\n{words}  - name: history\n    list:\n      list: string"
-
-
-# -- the forms --------------------------------------------------------------------------------------------------
-
-
-def _messages_row(sample: Sample, census: ColumnUse) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": sample.id, "messages": [message._asdict() for message in sample.messages]}
-    if census.tags:  # the same words in every row: readers infer the columns from the first ones
-        row["tags"] = {tag: sample.tags.get(tag, "") for tag in sorted(census.tags)}
-    return row
-
-
-def _sharegpt_row(sample: Sample, _: ColumnUse) -> dict[str, Any]:
-    return {"id": sample.id, "conversations": [{"from": SPEAKERS[m.role], "value": m.content} for m in sample.messages]}
-
-
-def _alpaca_row(sample: Sample, census: ColumnUse) -> dict[str, Any]:
-    turns = list(sample.messages)
-    system = turns.pop(0).content if turns and turns[0].role == "system" else ""
-    if len(turns) % 2:  # the last question has no answer
-        turns.append(turns[-1]._replace(role="assistant", content=""))
-    questions, answers = turns[::2], turns[1::2]
-    if any(m.role != "user" for m in questions) or any(m.role != "assistant" for m in answers) or not turns:
-        roles = ", ".join(m.role for m in sample.messages)
-        raise JobError(
-            f"sample {sample.id}: its turns are {roles}, must be user and assistant by turns for the alpaca form; "
-            "export as jsonl"
-        )
-    row: dict[str, Any] = {"instruction": questions[-1].content, "input": "", "output": answers[-1].content}
-    if census.turns:
-        row["history"] = [[q.content, a.content] for q, a in zip(questions[:-1], answers[:-1], strict=True)]
-    if census.system:
-        row["system"] = system
-    return row
-
-
-def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> None:
+def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:
+    written = 0
     with pq.ParquetWriter(path, _PARQUET, compression="zstd") as writer:
         for table in tables:
             writer.write_table(_without_maps(table))
+            written += table.num_rows
+    return written
 
 
 def _pairs(field_: pa.Field) -> pa.Field:

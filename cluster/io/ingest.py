@@ -24,20 +24,35 @@ from pydantic_core import CoreSchema
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
+from gristmill.cluster.contract.sample import Message, Sample, seed, seed_id, to_table
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io import documents
+from gristmill.cluster.io.conversation import COMMON, OWN, Conversation, is_own, reason_of
 from gristmill.cluster.io.documents import Document
 from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
 from gristmill.cluster.io.readers.lines import Dialect, Row
 from gristmill.cluster.io.readers.rows import rows
-from gristmill.cluster.io.shapes import LAYOUTS, RowError, detect, document_of, language, reason_of, scores_of
+from gristmill.cluster.io.shapes import LAYOUTS, detect, document_of, language
+from gristmill.cluster.io.turns import RowError, require_text
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.runtime.progress import Bar, Screen
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
 
 log = logging.getLogger(__name__)
-Shape = Literal["auto", "messages", "sharegpt", "alpaca", "completion", "label", "document", "self_instruct"]
+Shape = Literal[
+    "auto",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "completion",
+    "calls",
+    "preference",
+    "feedback",
+    "candidates",
+    "label",
+    "document",
+    "self_instruct",
+]
 
 SHARD_ROWS = 65_536
 SHAPE_ROWS = 1_000
@@ -49,7 +64,7 @@ SHARD_CHARACTERS = 1 << 27
 class Source(Settings):
     """Data from outside: `input = "my/*.jsonl"`, a list of paths, or a table with the path and how to read it."""
 
-    revision: ClassVar[int] = 3  # CSV is read strictly, whole floats as whole numbers, labels by their names
+    revision: ClassVar[int] = 4  # turns are read whole, and every shape reads system, history and tools
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
@@ -184,7 +199,7 @@ def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, 
     size = 0
     for sample in samples:
         held.append(sample)
-        size += sum(len(turn.content) for turn in sample.messages)
+        size += sample.characters
         if len(held) == shard_rows or size > SHARD_CHARACTERS:
             commit()
             size = 0
@@ -229,12 +244,13 @@ class _Pass:
         shape = shape or _detected(file, begin)
         for row in chain(begin, read):
             if row.columns is not None:
-                unknown = frozenset(row.columns) - LAYOUTS[shape].reads - said
+                own = OWN if is_own(row.columns) else frozenset()
+                unknown = frozenset(row.columns) - LAYOUTS[shape].reads - own - said
                 if unknown:
                     log.warning("%s: %s, ignored columns %s", file.name, shape, ", ".join(sorted(unknown)))
                     said |= unknown
             for piece in self._pieces(file, row, shape):
-                yield self._sample(number, file, piece, shape or "document")
+                yield from self._samples(number, file, piece, shape or "document")
 
     def _pieces(self, file: File, row: Row, shape: str) -> Iterator[Row]:
         """Yield the chunks of a document as rows, and any other row as it is."""
@@ -242,12 +258,12 @@ class _Pass:
         place, columns = "", row.columns or {}
         if document is None and size and shape == "document":
             try:
-                conversation = document_of(columns)
+                [conversation] = document_of(columns)
             except RowError:  # said with its place when the row is read
                 yield row
                 return
-            whole = ids.seed_id(conversation.messages)
-            document, place = Document(conversation.messages[0].content), f"{row.place}, "
+            whole = seed_id(conversation.messages)
+            document, place = Document(conversation.messages[-1].text), f"{row.place}, "
             tags = {**conversation.tags, "document": whole[: ids.SHORT_HEX]}
         if document is None:
             yield row
@@ -255,19 +271,29 @@ class _Pass:
         for chunk in documents.chunks(document.text, size or documents.CHUNK_CHARS, self.source.overlap_chars):
             text = document.text[chunk.begin : chunk.end]
             known = {**tags, **documents.tags_at(document, chunk)}
-            chunked = {"text": text, "tags": known, "dropped": columns.get("dropped")}
+            chunked = {**{name: columns[name] for name in COMMON | OWN if name in columns}, "text": text, "tags": known}
             yield Row(f"{place}chunk {chunk.number}", row.number, chunked, text)
 
-    def _sample(self, number: int, file: File, row: Row, shape: str) -> Sample:
+    def _samples(self, number: int, file: File, row: Row, shape: str) -> Iterator[Sample]:
+        """Yield the sample of a row, or the candidates that it has."""
         if row.columns is None:
-            return self._bad(number, file, row, row.problem)
+            yield self._bad(number, file, row, row.problem)
+            return
         try:
-            conversation, scores = LAYOUTS[shape].read(row.columns), scores_of(row.columns)
+            conversations, reason = LAYOUTS[shape].read(row.columns), reason_of(row.columns)
+            require_text([("dropped", reason)])
         except RowError as bad:
-            return self._bad(number, file, row, str(bad))
+            yield self._bad(number, file, row, str(bad))
+            return
+        for candidate, conversation in enumerate(conversations):
+            yield self._sample(number, file, row, candidate, conversation, reason)
+
+    def _sample(
+        self, number: int, file: File, row: Row, candidate: int, conversation: Conversation, reason: str | None
+    ) -> Sample:
         prompt_for = conversation.tags.get("language") or language(conversation.messages)
         tags = {**conversation.tags, **({"language": prompt_for} if prompt_for else {})}
-        sample = replace(seed(conversation.messages, tags, reason_of(row.columns)), scores=scores)
+        sample = replace(seed(conversation.messages, tags, reason, conversation.tools), scores=conversation.scores)
         here, key = self._where(number, row), bytes.fromhex(sample.id)
         if key not in self.first:
             self.first[key] = (number, row.place)
@@ -275,8 +301,8 @@ class _Pass:
         first_number, first_place = self.first[key]
         first = first_place if first_number == number else f"{first_place} of file {first_number}"
         log.info("%s: %s is the same conversation as %s", file.name, row.place, first)
-        unique = ids.digest("ingest", sample.id, here)
-        return Sample(unique, sample.messages, tags=tags, dropped=f"ingest: same conversation as {first}")
+        unique = ids.digest("ingest", sample.id, here, *([candidate] if candidate else []))
+        return replace(sample, id=unique, scores={}, dropped=f"ingest: same conversation as {first}")
 
     def _bad(self, number: int, file: File, row: Row, problem: str) -> Sample:
         line = row.place.removeprefix("line ")

@@ -1,54 +1,33 @@
-"""Shapes: how one row of outside data (a mapping of columns) becomes a conversation with tags."""
+"""Shapes: how one row of outside data (a mapping of columns) becomes a conversation with tags, tools and scores.
 
-import math
+A row of a preference shape is several conversations: candidates for one prompt, which share `tags["group"]` and are
+ordered by `scores["preference"]`.
+"""
+
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from gristmill.cluster.contract.sample import ROLES, Message
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, Message, seed_id
+from gristmill.cluster.io.conversation import COMMON, Columns, Conversation, number_of, present, text_of, whole
+from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_calls, read_turns, require_text, said
 from gristmill.cluster.text.scripts import east_asian
-
-Columns = Mapping[str, Any]
-"""Columns of one row, names stripped and in lower case."""
-
-SPEAKERS = {
-    **{role: role for role in ROLES},
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "developer": "system",
-    "function": "tool",
-    "observation": "tool",
-}
-"""Names of speakers in common datasets, and the role of each."""
 
 TEXTS = ("text", "content", "review", "sentence", "document")
 LABELS = ("label", "category", "class", "sentiment")
-PROMPTS = ("prompt", "question", "query", "problem")
-REPLIES = ("completion", "response", "answer", "solution")
+FEEDBACK = ("label", "kto_tag")
+PROMPTS = ("prompt", "question", "query", "problem", "inputs", "input")
+REPLIES = ("completion", "response", "answer", "solution", "targets", "target", "output", "reference")
 OUTPUTS = ("output", "response")
+GIVEN = ("input", "context")
+"""What an instruction is about: stands after it in the user's turn."""
 CONVERSATIONS = ("conversations", "conversation")
-
-
-class RowError(Exception):
-    """A row that is no sample; its text reads `field 'x' is …, must be …`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """The conversation and the tags of a row."""
-
-    messages: tuple[Message, ...]
-    tags: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        """Refuse a conversation without a user turn."""
-        if not any(turn.role == "user" for turn in self.messages):
-            roles = ", ".join(turn.role for turn in self.messages) or "none"
-            raise RowError(f"its turns are {roles}, must have one of the user")
+DIALOGUES = ("messages", *CONVERSATIONS)
+CHOSEN = ("chosen", "preferred_output", "chosen_response")
+REJECTED = ("rejected", "non_preferred_output", "rejected_response")
+RATINGS = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
+CANDIDATES = ("responses", "completions", "candidates", "answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +36,8 @@ class RowShape:
 
     needs: tuple[tuple[str, ...], ...]
     """Groups of columns; a row must have at least one column of each group."""
-    read: Callable[[Columns], Conversation]
+    read: Callable[[Columns], Sequence[Conversation]]
+    """The conversations of a row: one, or the candidates for one prompt."""
     optional: frozenset[str] = frozenset()
     """Further columns that are read."""
 
@@ -68,83 +48,127 @@ class RowShape:
     @property
     def reads(self) -> frozenset[str]:
         """All columns that this shape reads; any other is ignored."""
-        return (
-            frozenset({"tags", "scores", "dropped"})
-            | self.optional
-            | frozenset(name for group in self.needs for name in group)
-        )
+        return COMMON | self.optional | frozenset(name for group in self.needs for name in group)
 
 
-def messages_of(row: Columns) -> Conversation:
-    """Read `messages: [{role, content}, …]`."""
-    return Conversation(read_turns(row.get("messages"), "messages"), tags_of(row))
+# -- shapes of one conversation a row -----------------------------------------------------------------------------
 
 
-def sharegpt_of(row: Columns) -> Conversation:
-    """Read `conversations: [{from, value}, …]`."""
-    name = _present(row, CONVERSATIONS)
-    return Conversation(read_turns(row.get(name), name), tags_of(row))
+def messages_of(row: Columns) -> list[Conversation]:
+    """Read `messages: [{role, content}, …]`, or `conversations: [{from, value}, …]`."""
+    return [whole(row, _dialogue(row))]
 
 
-def alpaca_of(row: Columns) -> Conversation:
-    """Read `instruction`, `input` and `output`, with `system` and `history: [[question, answer], …]` where given."""
-    turns = [Message("system", row["system"])] if row.get("system") else []
-    for place, pair in enumerate(row.get("history") or []):
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise RowError(f"field 'history[{place}]' is {_said(pair)}, must be a pair of question and answer")
-        turns += [Message("user", pair[0]), Message("assistant", pair[1])]
-    instruction, given = _text(row, ("instruction",)), row.get("input") or ""
-    if not isinstance(given, str):
-        raise RowError(f"field 'input' is {_said(given)}, must be text")
-    user = f"{instruction}\n\n{given}" if given.strip() else instruction
-    turns += [Message("user", user), Message("assistant", _text(row, OUTPUTS))]
-    return Conversation(_checked(turns, "history"), tags_of(row))
+def alpaca_of(row: Columns) -> list[Conversation]:
+    """Read `instruction`, `input` or `context`, and `output` or `response`."""
+    return [whole(row, (_instruction(row), Message("assistant", text_of(row, OUTPUTS))))]
 
 
-def completion_of(row: Columns) -> Conversation:
+def completion_of(row: Columns) -> list[Conversation]:
     """Read a prompt and its completion; either may be text or a list of turns."""
-    turns: list[Message] = []
-    for names, role in ((PROMPTS, "user"), (REPLIES, "assistant")):
-        name = _present(row, names)
-        value = row.get(name)
-        turns += read_turns(value, name) if isinstance(value, list) else (Message(role, _text(row, names)),)
-    return Conversation(tuple(turns), tags_of(row))
+    return [whole(row, (*_turns(row, PROMPTS, "user"), *_turns(row, REPLIES, "assistant")))]
 
 
-def label_of(row: Columns) -> Conversation:
+def label_of(row: Columns) -> list[Conversation]:
     """Read a text and its label: the label is the assistant's turn and `tags["label"]`."""
-    name = _present(row, LABELS)
+    name = present(row, LABELS)
     value = row.get(name)
     if isinstance(value, bool | int | float):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise RowError(f"field '{name}' is {_said(value)}, must be a word or a number")
+        raise RowError(f"field '{name}' is {said(value)}, must be a word or a number")
+    require_text([(name, value)])
     label = value.strip()
-    turns = (Message("user", _text(row, TEXTS)), Message("assistant", label))
-    return Conversation(turns, {**tags_of(row), "label": label})
+    turns = (Message("user", text_of(row, TEXTS)), Message("assistant", label))
+    return [whole(row, turns, {"label": label})]
 
 
-def document_of(row: Columns) -> Conversation:
+def document_of(row: Columns) -> list[Conversation]:
     """Read one plain text: a conversation of one user turn, which has no answer yet."""
-    return Conversation((Message("user", _text(row, TEXTS)),), tags_of(row))
+    return [whole(row, (Message("user", text_of(row, TEXTS)),))]
 
 
-def self_instruct_of(row: Columns) -> Conversation:
+def self_instruct_of(row: Columns) -> list[Conversation]:
     """Read a seed task: `instruction`, `instances: [{input, output}, …]` (the first is taken), `is_classification`."""
     instances = row.get("instances")
     if not isinstance(instances, list) or not instances or not isinstance(instances[0], Mapping):
-        raise RowError(f"field 'instances' is {_said(instances)}, must be a list of tables with input and output")
+        raise RowError(f"field 'instances' is {said(instances)}, must be a list of tables with input and output")
     kind = row.get("is_classification")
-    tags = {} if kind is None else {"is_classification": str(kind).lower()}
-    conversation = alpaca_of({"instruction": row.get("instruction"), **instances[0]})
-    return Conversation(conversation.messages, {**tags_of(row), **tags})
+    asked = {"instruction": row.get("instruction"), **instances[0]}
+    turns = (_instruction(asked), Message("assistant", text_of(asked, OUTPUTS)))
+    return [whole(row, turns, {} if kind is None else {"is_classification": str(kind).lower()})]
+
+
+def calls_of(row: Columns) -> list[Conversation]:
+    """Read a prompt, `tools`, and `answers: [{name, arguments}, …]`: the calls that answer it, as xLAM has them."""
+    calls = read_calls(row.get("answers"), "answers")
+    return [whole(row, (*_turns(row, PROMPTS, "user"), Message("assistant", None, tool_calls=calls)))]
+
+
+# -- shapes of several candidates a row ---------------------------------------------------------------------------
+
+
+def preference_of(row: Columns) -> list[Conversation]:
+    """Read a prompt with a chosen and a rejected answer, each text or turns; without a prompt, whole conversations."""
+    chosen, rejected = present(row, CHOSEN), present(row, REJECTED)
+    if isinstance(row.get("input"), Mapping):  # OpenAI's preference form
+        row = {**row, **row["input"]}
+    prompt = _prompt(row, last=row.get(chosen) is not None)
+    if row.get(chosen) is None:
+        better: tuple[Message, ...] = prompt[-1:]
+        prompt = prompt[:-1]
+    else:
+        better = _candidate(row.get(chosen), chosen, prompt)
+    worse = _candidate(row.get(rejected), rejected, prompt)
+    rated = next((pair for pair in RATINGS if row.get(pair[0]) is not None), RATINGS[0])
+    scores = [
+        {PREFERENCE: 1.0, **number_of(row, rated[0], RATING)},
+        {PREFERENCE: 0.0, **number_of(row, rated[1], RATING)},
+    ]
+    return _group(row, [_joined(prompt, better), _joined(prompt, worse)], scores)
+
+
+def feedback_of(row: Columns) -> list[Conversation]:
+    """Read a conversation and `label`, which says whether its answer is good."""
+    name = present(row, FEEDBACK)
+    good = flag(row.get(name), name)
+    turns = _prompt(row, last=False)
+    return [whole(row, turns, scores={PREFERENCE: float(good)})]
+
+
+def candidates_of(row: Columns) -> list[Conversation]:
+    """Read a prompt and a list of answers, each text or a table with its text and its score, rating or rank."""
+    name = present(row, CANDIDATES)
+    found = from_json(row.get(name), name, "a list of answers")
+    if not isinstance(found, list) or not found:
+        raise RowError(f"field '{name}' is {said(found)}, must be a list of answers")
+    prompt, turns, scores = _prompt(row, last=True), list[tuple[Message, ...]](), list[dict[str, float]]()
+    for place, answer in enumerate(found):
+        where = f"{name}[{place}]"
+        table = answer if isinstance(answer, Mapping) and "role" not in answer else {"text": answer}
+        text = next((table[key] for key in (*TEXTS, *REPLIES) if table.get(key) is not None), None)
+        turns.append(_joined(prompt, _candidate(text, where, prompt)))
+        ranked = {} if table.get("rank") is None else {RATING: -number_of(table, "rank", "rank")["rank"]}
+        rated = next((key for key in ("score", "rating", "overall_score") if table.get(key) is not None), "")
+        scores.append(number_of(table, rated, RATING) if rated else ranked)
+    return _group(row, turns, scores)
 
 
 LAYOUTS: Mapping[str, RowShape] = {
+    "preference": RowShape(
+        ((*CHOSEN, *DIALOGUES, *REPLIES), REJECTED),
+        preference_of,
+        frozenset({*PROMPTS, "instruction", *GIVEN}) | {name for pair in RATINGS for name in pair},
+    ),
+    "feedback": RowShape(
+        ((*DIALOGUES, *REPLIES), (*DIALOGUES, *PROMPTS, "instruction"), FEEDBACK), feedback_of, frozenset(GIVEN)
+    ),
     "messages": RowShape((("messages",),), messages_of),
-    "sharegpt": RowShape((CONVERSATIONS,), sharegpt_of),
+    "sharegpt": RowShape((CONVERSATIONS,), messages_of),
     "self_instruct": RowShape((("instruction",), ("instances",)), self_instruct_of, frozenset({"is_classification"})),
-    "alpaca": RowShape((("instruction",), OUTPUTS), alpaca_of, frozenset({"input", "system", "history"})),
+    "alpaca": RowShape((("instruction",), OUTPUTS), alpaca_of, frozenset(GIVEN)),
+    "calls": RowShape((PROMPTS, ("tools",), ("answers",)), calls_of),
+    "candidates": RowShape(((*PROMPTS, "instruction"), CANDIDATES), candidates_of, frozenset(GIVEN)),
     "completion": RowShape((PROMPTS, REPLIES), completion_of),
     "label": RowShape((TEXTS, LABELS), label_of),
     "document": RowShape((TEXTS,), document_of),
@@ -157,71 +181,76 @@ def detect(columns: Sequence[str]) -> str:
     return next((name for name, layout in LAYOUTS.items() if layout.fits(columns)), "")
 
 
-def read_turns(value: object, name: str) -> tuple[Message, ...]:
-    """Return the turns of a list of tables with role and content, or from and value, without empty system turns."""
-    if not isinstance(value, list) or not value:
-        raise RowError(f"field '{name}' is {_said(value)}, must be a list of turns")
-    turns = []
-    for place, turn in enumerate(value):
-        if not isinstance(turn, Mapping):
-            raise RowError(f"field '{name}[{place}]' is {_said(turn)}, must be a table with role and content")
-        speaker = turn.get("role", turn.get("from"))
-        if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
-            raise RowError(f"field '{name}[{place}].role' is {_said(speaker)}, must be one of {', '.join(SPEAKERS)}")
-        content = turn.get("content", turn.get("value"))
-        if isinstance(content, list):
-            content = _joined(content)
-        turns.append(Message(SPEAKERS[speaker.lower()], content))  # type checked just below
-    return _checked([t for t in turns if t.role != "system" or t.content], name)
+def _dialogue(row: Columns) -> tuple[Message, ...]:
+    name = present(row, DIALOGUES)
+    return read_turns(row.get(name), name)
 
 
-def tags_of(row: Columns) -> dict[str, str]:
-    """Return the tags of a row, from a table, pairs, or a list of words; nulls and empty words are left out."""
-    value = row.get("tags")
-    if value is None:
-        return {}
-    if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
-        return {"tags": ", ".join(value)} if value else {}
-    if isinstance(value, list) and all(isinstance(tag, Mapping) and {*tag} == {"key", "value"} for tag in value):
-        value = {tag["key"]: tag["value"] for tag in value}
-    elif isinstance(value, list) and all(isinstance(tag, tuple | list) and len(tag) == 2 for tag in value):
-        value = dict(value)
-    if not isinstance(value, Mapping):
-        raise RowError(f"field 'tags' is {_said(value)}, must be a table of words")
-    tags = {}
-    for name, word in value.items():
-        if isinstance(word, Mapping | list):
-            raise RowError(f"field 'tags.{name}' is {_said(word)}, must be a word")
-        if word is not None and word != "":
-            tags[str(name)] = str(word).lower() if isinstance(word, bool) else str(word)
-    return tags
+def _instruction(row: Columns) -> Message:
+    """Return the user's turn of an instruction and what it is about."""
+    instruction, name = text_of(row, ("instruction",)), present(row, GIVEN)
+    given = row.get(name) or ""
+    if not isinstance(given, str):
+        raise RowError(f"field '{name}' is {said(given)}, must be text")
+    return Message("user", f"{instruction}\n\n{given}" if given.strip() else instruction)
 
 
-def scores_of(row: Columns) -> dict[str, float]:
-    """Return the scores of a row from a table or pairs of name and number, nulls left out; higher is better."""
-    value = row.get("scores")
-    if value is None:
-        return {}
-    if isinstance(value, list) and all(isinstance(pair, Mapping) and {*pair} == {"key", "value"} for pair in value):
-        value = {pair["key"]: pair["value"] for pair in value}
-    elif isinstance(value, list) and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
-        value = dict(value)
-    if not isinstance(value, Mapping):
-        raise RowError(f"field 'scores' is {_said(value)}, must be a table of numbers")
-    scores = {}
-    for name, number in value.items():
-        if number is None:
-            continue
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise RowError(f"field 'scores.{name}' is {_said(number)}, must be a finite number")
-        scores[str(name)] = float(number)
-    return scores
+def _turns(row: Columns, names: Sequence[str], role: str) -> tuple[Message, ...]:
+    """Return the turns of a column that holds text or a list of turns."""
+    name = present(row, names)
+    value = row.get(name)
+    return read_turns(value, name) if isinstance(value, list) else (Message(role, text_of(row, names)),)
 
 
-def reason_of(row: Columns) -> str | None:
-    """Return the drop reason that an export wrote in the row, `"filter: reason"`, or None."""
-    value = row.get("dropped")
-    return value if isinstance(value, str) and ": " in value else None
+def _prompt(row: Columns, *, last: bool) -> tuple[Message, ...]:
+    """Return the turns of whatever columns hold the prompt, with the answer beside it unless the prompt is `last`."""
+    turns: tuple[Message, ...] = ()
+    if any(row.get(name) is not None for name in DIALOGUES):
+        return _dialogue(row)
+    if row.get("instruction") is not None:
+        turns = (_instruction(row),)
+    elif row.get(present(row, PROMPTS)) is not None or not last:
+        turns = _turns(row, PROMPTS, "user")
+    return turns if last else (*turns, *_turns(row, REPLIES, "assistant"))
+
+
+_SPOKEN = re.compile(r"\n\n(Human|Assistant): ?")
+
+
+def _candidate(value: object, name: str, prompt: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the turns of one candidate: text, turns, or without a prompt a dialogue as Anthropic's HH has it."""
+    if not isinstance(value, str):
+        return read_turns(value, name)
+    if not prompt:
+        begin, *spoken = _SPOKEN.split(value)
+        roles = ("user" if speaker == "Human" else "assistant" for speaker in spoken[::2])
+        turns = tuple(Message(role, text.strip()) for role, text in zip(roles, spoken[1::2], strict=True))
+        if begin.strip() or not turns or any(blank(turn.content) for turn in turns):
+            raise RowError(f"field '{name}' is {said(value)}, must be turns where there is no prompt")
+        return turns
+    if blank(value):
+        raise RowError(f"field '{name}' is {said(value)}, must be text")
+    return (Message("assistant", value),)
+
+
+def _joined(prompt: tuple[Message, ...], candidate: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return the whole conversation: a candidate may have the prompt in it."""
+    if all(turn.role != "user" for turn in candidate):
+        return (*prompt, *candidate)
+    asked = [turn.content for turn in prompt if turn.role == "user"]
+    if asked != [turn.content for turn in candidate if turn.role == "user"][: len(asked)]:
+        return (*prompt, *candidate)
+    opens = prompt[:1] if prompt and prompt[0].role == "system" and candidate[0].role != "system" else ()
+    return (*opens, *candidate)
+
+
+def _group(
+    row: Columns, turns: Sequence[tuple[Message, ...]], scores: Sequence[Mapping[str, float]]
+) -> list[Conversation]:
+    """Return the candidates of a row with the tag that they share: the digest of all of them."""
+    found = [whole(row, each, scores=score) for each, score in zip(turns, scores, strict=True)]
+    group = ids.digest(GROUP, [seed_id(each.messages, each.tools) for each in found])
+    return [replace(each, tags={**each.tags, GROUP: group}) for each in found]
 
 
 _ENGLISH = re.compile(r"(?i)\b(?:the|and|are|what|how|why|with|this|that|you|your|which|from|does|write|give|please)\b")
@@ -235,59 +264,9 @@ def language(messages: Sequence[Message]) -> str:
     One Han, Kana or Hangul character weighs as much as one word in Latin letters. Words in Latin letters are English
     when a frequent English word is among them. Data with better information has it in `tags["language"]`.
     """
-    users = [m.content for m in messages if m.role == "user"]
-    return next(filter(None, map(_script, (*users[:1], " ".join(m.content for m in messages)))), "")
+    users = [m.text for m in messages if m.role == "user"]
+    return next(filter(None, map(_script, (*users[:1], " ".join(m.text for m in messages)))), "")
 
 
 def _script(text: str) -> str:
     return east_asian(text) or ("en" if _ENGLISH.search(text) else "")
-
-
-def _present(row: Columns, names: Sequence[str]) -> str:
-    return next((name for name in names if row.get(name) is not None), names[0])
-
-
-def _text(row: Columns, names: Sequence[str]) -> str:
-    name = _present(row, names)
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise RowError(f"field '{name}' is {_said(value)}, must be text")
-    return _unicode(value, name)
-
-
-def _unicode(value: str, name: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RowError(
-            f"field '{name}' holds half a surrogate pair at character {error.start}, must be text"
-        ) from error
-    return value
-
-
-def _checked(turns: Sequence[Message], name: str) -> tuple[Message, ...]:
-    for place, turn in enumerate(turns):
-        if not isinstance(turn.content, str) or not turn.content.strip():
-            raise RowError(f"field '{name}[{place}].content' is {_said(turn.content)}, must be text")
-        _unicode(turn.content, f"{name}[{place}].content")
-    return tuple(turns)
-
-
-def _joined(parts: Sequence[Any]) -> object:
-    """Return the text of `[{"type": "text", "text": …}, …]`; anything else comes back as it is and is refused."""
-    texts = [part.get("text") for part in parts if isinstance(part, Mapping) and part.get("type") == "text"]
-    whole = len(texts) == len(parts) and all(isinstance(text, str) for text in texts)
-    return "".join(str(text) for text in texts) if whole else parts
-
-
-def _said(value: object) -> str:
-    """Describe a value in a few words."""
-    if value is None:
-        return "absent"
-    if isinstance(value, str):
-        return "empty" if not value.strip() else f"{value[:40]!r}"
-    if isinstance(value, bool | int | float):
-        return f"the number {value}" if not isinstance(value, bool) else str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    return "a table" if isinstance(value, Mapping) else f"of type {type(value).__name__}"

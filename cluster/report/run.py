@@ -246,7 +246,7 @@ def _entry(material: Material, sample: Sample) -> dict[str, Any]:
         "fate": material.fates[sample.id],
         "instruction": sample.instruction[:MAX_TEXT],
         "answer": sample.answer[:MAX_TEXT],
-        "turns": [[m.role, m.content[:MAX_TEXT]] for m in sample.messages],
+        "turns": [[m.role, m.said[:MAX_TEXT]] for m in sample.messages],
         "method": sample.method,
         "round": sample.round,
         "scores": {name: round(value, 4) for name, value in sorted(sample.scores.items())},

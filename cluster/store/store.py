@@ -280,7 +280,7 @@ class Store:
 
 def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, str]:
     """Return (folder name, fingerprint) of what a job with this identity makes from these input folders."""
-    fingerprint = ids.digest(job, dict(identity), dict(inputs))
+    fingerprint = ids.digest(job, SCHEMA_VERSION, dict(identity), dict(inputs))
     return f"{job}-{fingerprint[: ids.SHORT_HEX]}", fingerprint
 
 

@@ -1,14 +1,17 @@
 """Rendering: a request as the text and the token ids that the model reads, before the engine gets it; no vLLM here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Request
+from gristmill.cluster.models.template import ChatTemplate, UnrenderableError
 
 MARK = "XGRISTMILLX"
 """Represents the next turn while a template is rendered; letters only, so that no template trims or escapes it."""
+_ASKED = Message("user", MARK)
 TAIL = 8
 """Tokens at the end of a prompt that may merge with the beginning of a choice."""
 
@@ -31,6 +34,7 @@ class Renderer:
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:  # noqa: ANN401 - any of transformers'
         """Take the tokenizer, and the longest prompt."""
         self._tokenizer, self._max_model_len = tokenizer, max_model_len
+        self._chat = ChatTemplate(tokenizer)
 
     def text(self, request: Request) -> str:
         """Return the prompt as text: the conversation, the header of the next turn, and the prefix.
@@ -38,11 +42,11 @@ class Renderer:
         Raises:
             RefusedError: when the chat template does not accept the conversation.
         """
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        messages = request.messages
         if request.role == "user":
-            if messages and messages[-1]["role"] == "user":
+            if messages and messages[-1].role == "user":
                 raise RefusedError("the last turn is the user's, must be another for the user to go on")
-            return self._template([*messages, {"role": "user", "content": MARK}]).split(MARK)[0] + request.prefix
+            return self._template([*messages, _ASKED]).split(MARK)[0] + request.prefix
         if not messages:
             return self._header + request.prefix
         return self._template(messages, add_generation_prompt=True) + request.prefix
@@ -58,28 +62,22 @@ class Renderer:
             raise RefusedError(f"prompt has {len(found)} tokens, must be below {self._max_model_len}")
         return found
 
-    def _template(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> str:
-        from jinja2 import TemplateError
-
+    def _template(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except (TemplateError, TypeError) as error:
+            text: str = self._chat.render(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        except UnrenderableError as error:
             raise RefusedError(f"the chat template does not take this conversation: {error}") from error
         return text
 
     @cached_property
     def _header(self) -> str:
         """What comes before the assistant's words when nobody has spoken."""
-        asked = [{"role": "user", "content": MARK}]
-        return self._template(asked, add_generation_prompt=True).removeprefix(self._template(asked))
+        return self._template([_ASKED], add_generation_prompt=True).removeprefix(self._template([_ASKED]))
 
     @cached_property
     def user_end(self) -> tuple[list[int], list[str]]:
         """How a user's turn ends in this template: as token ids where that is a special token, else as strings."""
-        prompt_for = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}]
-        after = self._template(prompt_for).split(MARK)[1]
+        after = self._template([_ASKED, Message("assistant", MARK)]).split(MARK)[1]
         first: list[int] = self._tokenizer.encode(after, add_special_tokens=False)[:1]
         if first and first[0] in self._tokenizer.all_special_ids:
             return first, []

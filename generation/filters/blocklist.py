@@ -56,7 +56,7 @@ class Blocklist(Filter):
         """Search the turns of the roles."""
         del ask
         for turn in sample.messages:
-            if turn.role in self.roles and self.finds(turn.content):
+            if turn.role in self.roles and self.finds(turn.text):
                 return Verdict(dropped=f"{self.kind}: has a listed word")
         return Verdict()
 

@@ -40,7 +40,7 @@ class Ifd(ModelFilter):
         """Score the last answer with what comes before it, and alone."""
         if not sample.messages or sample.messages[-1].role != "assistant":
             return Verdict(dropped=f"{self.kind}: no answer")
-        answer = sample.messages[-1].content
+        answer = sample.messages[-1].text
         given, alone = await asyncio.gather(ask.score(sample.messages[:-1], answer), ask.score((), answer))
         one, other = loss(given), loss(alone)
         if one is None or other is None:

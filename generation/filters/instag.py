@@ -100,7 +100,7 @@ class Instag(ModelFilter):
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the intents as a tag and their number as the score `num_intents`."""
-        instruction = flat("\n".join(turn.content for turn in sample.messages if turn.role == "user"))
+        instruction = flat("\n".join(turn.text for turn in sample.messages if turn.role == "user"))
         if not instruction:
             return Verdict()
         reply = await ask(

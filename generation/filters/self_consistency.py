@@ -64,9 +64,9 @@ class SelfConsistency(ModelFilter):
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the agreement as the score `self_consistency`."""
-        if not sample.messages or sample.messages[-1].role != "assistant" or not sample.messages[-1].content.strip():
+        if not sample.messages or sample.messages[-1].role != "assistant" or not sample.messages[-1].text.strip():
             return Verdict(dropped=f"{self.kind}: no answer")
-        answer = sample.messages[-1].content
+        answer = sample.messages[-1].text
         wanted = final_answer(answer) or "" if self.compare == "exact" else result(answer, self.short_words)
         exact = self.compare == "exact" or (self.compare == "auto" and bool(wanted))
         asked = self._asked(sample, self.result_prompts if exact else self.answer_prompts)

@@ -76,14 +76,14 @@ class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
 
     async def judge(self, sample: Sample, ask: Ask[Head | None]) -> Verdict:
         """Return the probability that nothing harmful was said as the score `harmless`."""
-        turns = [turn for turn in sample.messages if turn.role in ("user", "assistant") and turn.content.strip()]
+        turns = [turn for turn in sample.messages if turn.role in ("user", "assistant") and turn.text.strip()]
         if not turns:
             return Verdict()
         head = ask.prepared
         if head is not None:
             harm = max(await asyncio.gather(*(head.read([turn]) for turn in turns)))
         else:
-            text = " ".join(one_line(turn.content) for turn in turns)
+            text = " ".join(one_line(turn.text) for turn in turns)
             template = template_for(self.prompts, "zh" if is_chinese(text) else "en")
             reply = await choose(ask, template.begin("verdict", text=text), max_tokens=8)
             if not reply.choices:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
+from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.contract.errors import JobError, SchemaError
 from gristmill.cluster.contract.sample import Message, Sample, from_table, to_table
 from gristmill.cluster.contract.settings import STRING, short_forms
@@ -285,7 +286,7 @@ def _messages(review: Review, sample: Sample, label: str) -> tuple[Message, ...]
     if turns[-1].role != "assistant":
         return (*turns, Message("assistant", label))
     said = {word for tag, word in sample.tags.items() if tag == "label" or tag.startswith(VOTE)}
-    if review.question == "text" or turns[-1].content.strip() in said:
+    if review.question == "text" or turns[-1].text.strip() in said:
         return (*turns[:-1], Message("assistant", label))
     return turns
 
@@ -293,7 +294,7 @@ def _messages(review: Review, sample: Sample, label: str) -> tuple[Message, ...]
 def _settled(rows: Sequence[Sample]) -> dict[str, bytes]:
     """Return the file of the samples that people decided, which the next job can use as `input`, if there are any."""
     chosen = [row for row in rows if row.tags.get("label_source") == "human"]
-    lines = [{"messages": [m._asdict() for m in row.messages], "tags": dict(row.tags)} for row in chosen]
+    lines = [{"messages": [to_openai(m) for m in row.messages], "tags": dict(row.tags)} for row in chosen]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     return {"people.jsonl": text.encode()} if lines else {}
 

@@ -51,8 +51,8 @@ def text_for_people(sample: Sample) -> str:
     """Return the text that people see of a sample: all turns but the last answer, with roles if there are several."""
     turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
     if len(turns) == 1:
-        return turns[0].content
-    return "\n\n".join(f"[{role}]\n{content}" for role, content in turns)
+        return turns[0].said
+    return "\n\n".join(f"[{turn.role}]\n{turn.said}" for turn in turns)
 
 
 # -- out ----------------------------------------------------------------------------------------------------------

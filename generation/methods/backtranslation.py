@@ -262,7 +262,7 @@ class Backtranslation(EachInput):
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Use the segment as the answer, and rate the pair."""
         begin, end = map(int, draft.tags["segment"].split(":"))
-        text, instruction = _text(ask.parents[0])[begin:end].strip(), draft.messages[-1].content
+        text, instruction = _text(ask.parents[0])[begin:end].strip(), draft.messages[-1].text
         template = template_for(self.curation_prompts, draft.tags["language"])
         prompt = template.begin("grade", instruction=flat(instruction), answer=flat(text))
         reply = await choose(ask, prompt, max_tokens=1)

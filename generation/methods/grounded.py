@@ -193,7 +193,7 @@ class Grounded(EachInput[Index | None]):
         drafts: list[Draft] = []
         for kind, (question, finish) in zip(kinds, replies, strict=True):
             reason = self.refusal(question, finish)
-            if reason is None and any(question == draft.messages[-1].content for draft in drafts if draft.messages):
+            if reason is None and any(question == draft.messages[-1].text for draft in drafts if draft.messages):
                 reason = "same question again"
             tags = {"language": language, "question": kind, **_place(passages)}
             messages = self._opened(question, passages, language)
@@ -203,7 +203,7 @@ class Grounded(EachInput[Index | None]):
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer from the passages; an answer that they do not give is dropped."""
         known = {passage.id: passage for passage in (*ask.parents, *draft.parents)}
-        language, question = draft.tags["language"], draft.messages[-1].content
+        language, question = draft.tags["language"], draft.messages[-1].text
         reply = await ask(
             **self._prompt(tuple(known.values()), draft.tags["question"], language, question=question),
             max_tokens=self.max_answer_tokens,
@@ -212,7 +212,7 @@ class Grounded(EachInput[Index | None]):
             stop_loops=True,
         )
         whole = self.answered(draft, reply)
-        if whole.dropped is None and re.search(SILENT, whole.messages[-1].content, re.IGNORECASE):
+        if whole.dropped is None and re.search(SILENT, whole.messages[-1].text, re.IGNORECASE):
             return replace(whole, dropped=f"{self.kind}: passage does not answer it")
         return whole
 

@@ -222,7 +222,7 @@ class Magpie(Method):
             if whole.dropped is not None:
                 break
             text, reason = await self._request(ask, (*follow, *whole.messages))
-            if reason or any(text == turn.content for turn in whole.messages):
+            if reason or any(text == turn.text for turn in whole.messages):
                 break
             longer = await self._answer(replace(whole, messages=(*whole.messages, Message("user", text))), system, ask)
             if longer.dropped is not None:

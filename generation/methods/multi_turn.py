@@ -112,7 +112,7 @@ class MultiTurn(Method):
             role="user",
         )
         text = reply.text.strip()
-        earlier = [turn.content for turn in draft.messages if turn.role == "user"]
+        earlier = [turn.text for turn in draft.messages if turn.role == "user"]
         rules = {
             "no turn": reply.finish != "stop" or not tokens(text),
             "good-bye": takes_leave(text),

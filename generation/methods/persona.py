@@ -320,7 +320,7 @@ class Persona(EachInput[Seen]):
 
     async def _person(self, parent: Sample, language: str, ask: Ask[Seen], rng: Random) -> tuple[str, int, str | None]:
         """Return a persona, its steps from the text, and why there is none."""
-        text = "\n\n".join(turn.content for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
+        text = "\n\n".join(turn.text for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
         prompt = template_for(self.persona_prompts, language).begin(text=flat(text))
         hops, least = 0, rng.randint(0, self.max_hops)
         while True:

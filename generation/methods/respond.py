@@ -87,14 +87,14 @@ class Respond(EachInput):
         whole = self._voted(draft, await gather(*asking)) if self.votes > 1 else self.answered(draft, await asking[0])
         if not self.known_answer or whole.dropped:
             return whole
-        known, found = (final_answer(text, self.labels) for text in (ask.parents[0].answer, whole.messages[-1].content))
+        known, found = (final_answer(text, self.labels) for text in (ask.parents[0].answer, whole.messages[-1].text))
         return whole if known and known == found else replace(whole, dropped=f"{self.kind}: not the known answer")
 
     def _asked(self, draft: Draft) -> tuple[Message, ...]:
         """Return the prompt with what the system says besides."""
         language = draft.tags.get("language", "en")
         own = [turn for turn in draft.messages if turn.role == "system"]
-        system = [turn.content for turn in own or system_turn(self.answer_prompts, language)]
+        system = [turn.text for turn in own or system_turn(self.answer_prompts, language)]
         if self.votes > 1 or self.known_answer:
             system = [*system, template_for(self.vote_prompts, language).text()]
         said = (Message("system", "\n\n".join(system)),) if system else ()

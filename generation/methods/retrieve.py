@@ -120,7 +120,7 @@ class Retrieve(EachInput[Index]):
         """Answer the last question after the demonstrations, or from the passages."""
         if self.use == "data":
             return self.answered(draft, await self._asked(Prompt(messages=draft.messages, prefix=""), (), ask))
-        language, question = draft.tags["language"], draft.messages[-1].content
+        language, question = draft.tags["language"], draft.messages[-1].text
         if self.use == "grounding":
             passages = "\n\n".join(passage.instruction for passage in draft.parents)
             grounded = template_for(self.grounding_prompts, language).begin(passages=passages, question=question)

@@ -94,7 +94,7 @@ class BoundAsk:
     async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
         """Return the one reply on this worker to exactly this request; its tokens count for the row that asks first."""
         engine = sampling.pop("engine", self.engine)
-        said = [[m.role, m.content] for m in messages]
+        said = [[m.role, m.text] for m in messages]
         name = ids.digest("shared", said, max_tokens, sorted(sampling.items()))
         request = Request(tuple(messages), max_tokens, ids.request_seed(name, 0), onward=True, **_known(sampling))
         key = (engine, request)
@@ -170,8 +170,12 @@ class Rows:
         """Return the rows of one draw; the id of the first is known before the model is called."""
         first = _Making(draw, Usage(draw.id), draw.parents)
         rng = stream(self.context.pipeline.seed, "expand", first.usage.id)
+        lost = next(filter(None, (parent.beyond_text for parent in draw.parents)), "")
         try:
-            drafts = await draw.method.expand(draw.parents, self._ask(draw.method, first), rng)
+            if lost:
+                drafts = [Draft(dropped=f"{draw.method.kind}: its parent has {lost}, must be text alone")]
+            else:
+                drafts = await draw.method.expand(draw.parents, self._ask(draw.method, first), rng)
         except Exception as error:  # noqa: BLE001 - a step that fails on a row is a dropped row
             drafts = [Draft(dropped=self._failed(draw.method, error))]
         drafts = drafts or [Draft(dropped=f"{draw.method.kind}: no draft")]
@@ -287,11 +291,11 @@ def lost_row(pipeline: Pipeline, draw: Draw, reason: str) -> Sample:
 def _with(s: Sample, draft: Draft) -> Sample:
     """Return the sample with a new answer; written out, because `replace` takes twice as long."""
     scores, tags = {**s.scores, **draft.scores}, {**s.tags, **draft.tags}
-    return Sample(s.id, draft.messages, s.parents, s.method, s.round, scores, tags, draft.dropped, s.origin)
+    return Sample(s.id, draft.messages, s.parents, s.method, s.round, scores, tags, draft.dropped, s.origin, s.tools)
 
 
 def _with_origin(s: Sample, origin: Origin) -> Sample:
-    return Sample(s.id, s.messages, s.parents, s.method, s.round, s.scores, s.tags, s.dropped, origin)
+    return Sample(s.id, s.messages, s.parents, s.method, s.round, s.scores, s.tags, s.dropped, origin, s.tools)
 
 
 def apply_verdict(sample: Sample, verdict: Verdict) -> Sample:

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
+from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.preview.library import preview
 from gristmill.generation.preview.record import ModelCall, Preview
@@ -129,10 +130,10 @@ def _block(console: Console, text: str, style: str) -> None:
 
 def _sample(sample: Sample) -> dict[str, Any]:
     value = asdict(sample)
-    return {**value, "messages": [{"role": m.role, "content": m.content} for m in sample.messages]}
+    return {**value, "messages": [to_openai(m) for m in sample.messages]}
 
 
 def _call(call: ModelCall) -> dict[str, Any]:
     request = asdict(call.request)
-    request["messages"] = [{"role": m.role, "content": m.content} for m in call.request.messages]
+    request["messages"] = [to_openai(m) for m in call.request.messages]
     return {"model": call.model, "prompt": call.prompt, "request": request, "reply": asdict(call.reply)}

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import GristmillError, RunError
-from gristmill.cluster.contract.sample import Sample, from_table
+from gristmill.cluster.contract.sample import Message, Sample, from_table
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import Work
 from gristmill.cluster.jobs.recipe import Recipe
@@ -103,8 +103,8 @@ class Recorder:
 
 def turns(request: Request) -> str:
     """Return a request as its turns with their roles, for engines that do not say how they render it."""
-    said = [*request.messages, (request.role, request.prefix + (request.scored or ""))]
-    return "\n".join(f"[{role}]\n{content}" for role, content in said)
+    said = [*request.messages, Message(request.role, request.prefix + (request.scored or ""))]
+    return "\n".join(f"[{turn.role}]\n{turn.said}" for turn in said)
 
 
 class OtherActor(EngineActor):
@@ -252,4 +252,4 @@ def assign_calls(rows: Sequence[Sample], calls: Sequence[ModelCall], facts: Mapp
 
 
 def _says(row: Sample, text: str) -> bool:
-    return bool(text) and any(text in message.content for message in row.messages)
+    return bool(text) and any(text in message.text for message in row.messages)

@@ -103,11 +103,11 @@ class Head:
         """Return what the tokenizer is given: a text, or a pair of texts."""
         layout = self._settings.layout
         if layout == "chat" or (layout == "auto" and self._tokenizer.chat_template):
-            turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+            turns = [{"role": turn.role, "content": turn.text} for turn in messages]
             return str(self._tokenizer.apply_chat_template(turns, tokenize=False)), None
         if layout == "answer":
-            return messages[-1].content, None
-        return "\n\n".join(turn.content for turn in messages[:-1]), messages[-1].content
+            return messages[-1].text, None
+        return "\n\n".join(turn.text for turn in messages[:-1]), messages[-1].text
 
     def _numbers(self, texts: Sequence[tuple[str, str | None]]) -> list[float]:
         """Return one number a text, from one pass."""

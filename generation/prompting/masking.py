@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.contracts import Verdict
 
 
@@ -35,7 +35,7 @@ def masked(text: str, spans: Iterable[Span]) -> str:
 
 def masking(sample: Sample, kind: str, find: Callable[[str], list[Span]], *, drop: bool) -> Verdict:
     """Return the verdict on all turns: a drop, or the masked conversation with a tag `kind` that says what went."""
-    found = [find(turn.content) for turn in sample.messages]
+    found = [find(turn.text) for turn in sample.messages]
     kinds = sorted({span.what for spans in found for span in spans})
     if not kinds:
         return Verdict()
@@ -44,5 +44,5 @@ def masking(sample: Sample, kind: str, find: Callable[[str], list[Span]], *, dro
     before = sample.tags.get(kind, "").split()  # the filter runs before and after the answer
     tag = " ".join(sorted({*kinds, *before}))
     turns = zip(sample.messages, found, strict=True)
-    messages = tuple(Message(turn.role, masked(turn.content, spans)) for turn, spans in turns)
+    messages = tuple(turn._replace(content=masked(turn.text, spans)) if spans else turn for turn, spans in turns)
     return Verdict(tags={kind: tag}, messages=messages)

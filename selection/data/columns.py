@@ -1,7 +1,7 @@
 """Columns from Arrow tables of samples: ids, parts of the conversation, scores, tags; no Python object for each row."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,21 +37,22 @@ def find_ids(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
 def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
     r"""Return a part of every conversation: its turns joined by line breaks, trimmed.
 
-    Never the system prompt nor a tool's output, except in `chat`: a system prompt that many samples share would make
-    strangers look alike (after one of 120 words a cosine threshold of 0.95 deleted 98.8 % of 10,000 different
-    samples). All user turns are taken, not the first, because dialogues that open with the same greeting are not the
-    same. Where a conversation lacks the part, all that it has but the system prompt represents it. `chat` is
+    Calls are in the assistant's turns. Never the system prompt nor a tool's output, except in `chat`: a system prompt
+    that many samples share would make strangers look alike (after one of 120 words a cosine threshold of 0.95 deleted
+    98.8 % of 10,000 different samples). All user turns are taken, not the first, because dialogues that open with the
+    same greeting are not the same. Where a conversation lacks the part, all that it has but the system prompt
+    represents it. `chat` is
     `<|role|>\ncontent\n` a turn, the form of Tulu and of RDS+ (Ivison et al. 2025, arXiv:2503.01807).
     """
     messages = table["messages"].combine_chunks()
     if isinstance(messages, pa.ChunkedArray):  # of a table without rows
         messages = pa.concat_arrays(messages.chunks) if messages.num_chunks else pa.array([], messages.type)
     turns, parent = messages.flatten(), pc.list_parent_indices(messages).to_numpy(zero_copy_only=False)
-    roles, contents = turns.field("role"), turns.field("content").cast(pa.large_string())
+    roles, contents = turns.field("role"), _texts(turns)
     has_text = pc.not_equal(pc.utf8_trim_whitespace(contents), "")
     if which == "chat":
-        said = pc.binary_join_element_wise(*map(_large, ("<|", roles, "|>\n", contents, "\n", "")))
-        return pc.utf8_trim_whitespace(_join(said, parent, len(messages), ""))
+        chat = pc.binary_join_element_wise(*map(_large, ("<|", roles, "|>\n", contents, "\n", "")))
+        return pc.utf8_trim_whitespace(_join(chat, parent, len(messages), ""))
     asked = pc.and_(has_text, pc.is_in(roles, pa.array(ROLES[which])))
     found = pc.utf8_trim_whitespace(_join(contents.filter(asked), _select(parent, asked), len(messages), "\n"))
     absent = pc.equal(found, "")
@@ -60,6 +61,24 @@ def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
     rest = pc.and_(has_text, pc.not_equal(roles, "system"))
     other = pc.utf8_trim_whitespace(_join(contents.filter(rest), _select(parent, rest), len(messages), "\n"))
     return pc.if_else(absent, other, found)
+
+
+def _texts(turns: pa.StructArray) -> pa.LargeStringArray:
+    """Return the text of each turn, and after it the calls that are in it, as `Message.said` does."""
+    contents = pc.fill_null(turns.field("content"), "").cast(pa.large_string())
+    calls = turns.field("tool_calls")
+    if calls.null_count == len(calls):
+        return contents
+    texts = contents.to_pylist()
+    for place in np.flatnonzero(calls.is_valid().to_numpy(zero_copy_only=False)):
+        texts[place] = said(turns[int(place)].as_py())
+    return pa.array(texts, pa.large_string())
+
+
+def said(turn: Mapping[str, Any]) -> str:
+    """Return the text of one turn as a part has it: its content and its calls."""
+    calls = (f"{call['name']}({call['arguments']})" for call in turn["tool_calls"] or ())
+    return "\n".join(filter(None, (turn["content"], *calls)))
 
 
 def _select(parent: Int, mask: pa.BooleanArray) -> Int:

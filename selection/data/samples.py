@@ -89,12 +89,18 @@ def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
     if not len(here):
         return table
     kind = table.schema.field("messages").type
-    new = [[{"role": role, "content": content} for role, content in cut[int(row)]] for row in rows[here]]
+    old = table["messages"].take(pa.array(here)).to_pylist()
+    new = [[*map(_with_text, turns, cut[int(row)])] for turns, row in zip(old, rows[here], strict=True)]
     both = pa.concat_arrays([*table["messages"].chunks, pa.array(new, kind)])
     place = np.arange(len(table))
     place[here] = len(table) + np.arange(len(here))
     messages = both.take(pa.array(place))
     return table.set_column(table.column_names.index("messages"), table.schema.field("messages"), messages)
+
+
+def _with_text(turn: Mapping[str, Any], left: tuple[str, str]) -> Mapping[str, Any]:
+    """Return a turn with the text that is left; what has calls or parts stays whole, for its text is not all of it."""
+    return turn if turn["tool_calls"] or turn["parts"] else {**turn, "content": left[1]}
 
 
 def open_samples(tables: Tables, where: str) -> tuple[Samples, Ids]:

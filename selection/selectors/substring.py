@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
-from gristmill.selection.data.columns import ROLES, Int
+from gristmill.selection.data.columns import ROLES, Int, said
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.data.samples import Turns
 from gristmill.selection.duplicates.ngrams import Units, units
@@ -89,9 +89,9 @@ def _cut(view: View, which: str, settled: SpanOwners) -> tuple[dict[int, Turns],
         here = place[seen]
         touched = np.flatnonzero(here >= 0)
         messages = table["messages"].take(pa.array(touched)).to_pylist()
-        said = [[(turn["role"], turn["content"]) for turn in turns] for turns in messages]
+        spoken = [[(turn["role"], said(turn)) for turn in turns] for turns in messages]
         rows_here = here[touched].tolist()
-        for row, turns in zip(rows_here, cut_spans(said, which, [by_row[row] for row in rows_here]), strict=True):
+        for row, turns in zip(rows_here, cut_spans(spoken, which, [by_row[row] for row in rows_here]), strict=True):
             if turns is None:
                 emptied.append(row)
             else:

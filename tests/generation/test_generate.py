@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gristmill.cluster.contract.errors import JobError, RunError
-from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
+from gristmill.cluster.contract.sample import Message, Sample, from_table, seed, to_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.store.store import Manifest, Store
@@ -93,6 +93,22 @@ def test_no_kept_seed_is_refused(store: Store) -> None:
     store.commit(Manifest("seeds", "samples", "ingest", "f", {}, {}, (shard,)))
     with pytest.raises(JobError, match="no kept row"):
         ground(store)
+
+
+def test_a_parent_of_more_than_text_is_a_drop_with_its_name_and_no_call(store: Store) -> None:
+    tools = seed([Message("user", "Rain?"), Message("assistant", "No.")], tools='[{"name": "weather"}]')
+    image = seed([Message("user", "What?", parts='[{"type": "image"}]'), Message("assistant", "It.")])
+    shard = store.commit_shard("seeds", "shard-00000", to_table([tools, image]))
+    store.commit(Manifest("seeds", "samples", "ingest", "f", {}, {}, (shard,)))
+    with pytest.raises(RunError, match="its parent has"):
+        ground(store, job(methods=[{"kind": "respond"}], target=2, max_drafts=8))
+    shards = store.committed(WORK.output).values()
+    rows = [row for shard in shards for row in from_table(store.read_shard(WORK.output, shard))]
+    assert {row.dropped for row in rows} == {
+        "respond: its parent has tools, must be text alone",
+        "respond: its parent has parts that are no text, must be text alone",
+    }
+    assert all(row.origin and not row.origin.prompt_tokens for row in rows)
 
 
 def test_a_dropped_row_costs_no_further_call(store: Store) -> None:

@@ -173,7 +173,7 @@ def log_probability(model: Any, tokenizer: Any, said: list[int]) -> float:
     """Return what transformers makes of the tokens of an answer about France."""
     import torch
 
-    messages = [{"role": m.role, "content": m.content} for m in FRANCE]
+    messages = [{"role": m.role, "content": m.text} for m in FRANCE]
     before = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer.encode(before, add_special_tokens=False)
     with torch.no_grad():

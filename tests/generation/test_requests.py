@@ -182,7 +182,7 @@ CASES: dict[str, tuple[Snapshot, dict[str, Any], tuple[dict[str, Any], ...]]] = 
 
 
 def said(what: Request | Sample) -> list[list[str]]:
-    return [[turn.role, turn.content or ""] for turn in what.messages]
+    return [[turn.role, turn.text] for turn in what.messages]
 
 
 def vars_of(request: Request) -> list[Any]:

@@ -35,7 +35,7 @@ def test_duplicates_and_contamination_go_each_for_its_reason(tmp_path: Path) -> 
     assert went["minhash"] >= 10
     assert went["against"] >= 4
     assert went["decontaminate"] >= 3
-    library = [row for row in rows if "opens at nine" in row.messages[-1].content and row.dropped is None]
+    library = [row for row in rows if "opens at nine" in row.messages[-1].text and row.dropped is None]
     assert len(library) == 1, "a passage that three answers share stays in one of them"
     tutor = [row for row in rows if row.tags["source"] == "tutor"]
     lost = [row for row in tutor if row.dropped and row.dropped.startswith(("exact", "minhash", "semantic"))]

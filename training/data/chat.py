@@ -1,5 +1,7 @@
 """Conversations become token ids and a mask of what is trained on: the assistant's words, with the stop token.
 
+Its calls and thoughts are its words too, as the template renders them; a turn with `train` false is context alone.
+
 The mask follows from the model's own chat template. Where the template marks the assistant's words (`{% generation
 %}`), the marks are used. Otherwise the conversation is rendered up to each assistant turn, with and without that turn,
 and the difference is what the assistant says. The text is always the plain rendering of the whole conversation.
@@ -14,17 +16,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.template import ChatTemplate, UnrenderableError
 
 AT_ONCE = 512
 """Conversations that are tokenised together; the tokenizer distributes them over its threads."""
 TooLong = Literal["drop", "truncate"]
-Messages = Sequence[tuple[str, str]]
+_Masked = tuple[NDArray[np.int32], NDArray[np.bool_]]
+"""The token ids of one conversation, and where they are trained on."""
+
+
+class Talk(NamedTuple):
+    """What one sample has for a chat template."""
+
+    messages: Sequence[Message]
+    tools: str | None = None
+    """JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +54,6 @@ class Encoded:
     """[samples] place of each sample among the given conversations, ascending."""
     drops: Mapping[str, int]
     """Number of conversations that were not used, by reason."""
-
-
-class _UnusableError(Exception):
-    """A conversation that cannot be trained on, with the reason; it is counted as a drop."""
 
 
 def tokenizer(folder: str) -> Any:  # noqa: ANN401 - transformers' tokenizers share no useful type
@@ -77,12 +86,12 @@ def _tokenizer_class(folder: str) -> str:
     return str(json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class", "")) if path.exists() else ""
 
 
-def encode(tok: Any, samples: Sequence[Messages], max_length: int, too_long: TooLong = "drop") -> Encoded:  # noqa: ANN401
+def encode(tok: Any, samples: Sequence[Talk], max_length: int, too_long: TooLong = "drop") -> Encoded:  # noqa: ANN401
     """Return the token ids of conversations with the mask of what is trained on.
 
     Args:
         tok: a tokenizer with a chat template.
-        samples: conversations as (role, content) pairs.
+        samples: conversations with their tools.
         max_length: longest conversation in tokens.
         too_long: whether longer conversations are dropped and counted, or cut at the end.
 
@@ -128,36 +137,39 @@ def encode(tok: Any, samples: Sequence[Messages], max_length: int, too_long: Too
     )
 
 
-def _tokens(tok: Any, samples: Sequence[Messages]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]] | str]:  # noqa: ANN401
+def _tokens(tok: Any, samples: Sequence[Talk]) -> Iterator[_Masked | str]:  # noqa: ANN401
     """Yield for each conversation its ids and mask, or the reason why it has none."""
+    template = ChatTemplate(tok)
     marked = re.search(r"{%-?\s*generation\s*-?%}", str(tok.chat_template)) is not None
     for start in range(0, len(samples), AT_ONCE):
         some = samples[start : start + AT_ONCE]
-        yield from (_marked(tok, some) if marked else _by_difference(tok, some))
+        yield from (_marked(template, some) if marked else _by_difference(template, some))
 
 
-def _marked(tok: Any, samples: Sequence[Messages]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]] | str]:  # noqa: ANN401
-    for messages in samples:
+def _marked(template: ChatTemplate, samples: Sequence[Talk]) -> Iterator[_Masked | str]:
+    for sample in samples:
+        if any(turn.role == "assistant" and not turn.train for turn in sample.messages):  # the marks are on all of them
+            yield from _by_difference(template, [sample])
+            continue
         try:
-            out = _apply(tok, messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-        except _UnusableError as error:
+            _require_thought(template, sample)
+            how = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+            out = template.render(sample.messages, sample.tools, **how)
+        except UnrenderableError as error:
             yield str(error)
         else:
             yield np.array(out["input_ids"], np.int32), np.array(out["assistant_masks"], np.bool_)
 
 
-def _by_difference(
-    tok: Any,  # noqa: ANN401
-    samples: Sequence[Messages],
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.bool_]] | str]:
+def _by_difference(template: ChatTemplate, samples: Sequence[Talk]) -> Iterator[_Masked | str]:
     rendered: list[tuple[str, list[tuple[int, int]]] | str] = []
-    for messages in samples:
+    for sample in samples:
         try:
-            rendered.append(spans(tok, messages))
-        except _UnusableError as error:
+            rendered.append(spans(template, sample))
+        except UnrenderableError as error:
             rendered.append(str(error))
     texts = [found[0] for found in rendered if not isinstance(found, str)]
-    out = tok(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else None
+    out = template.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else None
     usable = 0
     for found in rendered:
         if isinstance(found, str) or out is None:
@@ -172,34 +184,35 @@ def _by_difference(
         yield row, mask
 
 
-def spans(tok: Any, messages: Messages) -> tuple[str, list[tuple[int, int]]]:  # noqa: ANN401
-    """Return the plain rendering of a conversation and the character ranges that the assistant says.
+def spans(template: ChatTemplate, sample: Talk) -> tuple[str, list[tuple[int, int]]]:
+    """Return the plain rendering of a conversation and the character ranges that the assistant is trained to say.
 
     A range reaches from the end of the assistant's header to the end of the end-of-turn token. White space that the
     template puts after that is in no range.
+
+    Raises:
+        UnrenderableError: when the template does not render the conversation whole, or renders turns otherwise when
+            others follow.
     """
-    text = _apply(tok, messages, tokenize=False)
+    text = _require_thought(template, sample)
     found = []
-    for place, (role, _) in enumerate(messages):
-        if role != "assistant":
+    for place, turn in enumerate(sample.messages):
+        if turn.role != "assistant" or not turn.train:
             continue
-        before = _apply(tok, messages[:place], tokenize=False, add_generation_prompt=True)
-        after = _apply(tok, messages[: place + 1], tokenize=False)
+        before = template.render(sample.messages[:place], sample.tools, tokenize=False, add_generation_prompt=True)
+        after = template.render(sample.messages[: place + 1], sample.tools, tokenize=False)
         if not after.startswith(before) or not text.startswith(after):
-            raise _UnusableError("template rewrites earlier turns")
+            raise UnrenderableError("template rewrites earlier turns")
         found.append((len(before), len(after.rstrip())))
     return text, found
 
 
-def _apply(tok: Any, messages: Messages, **how: Any) -> Any:  # noqa: ANN401
-    from jinja2 import TemplateError
-
-    try:
-        return tok.apply_chat_template([{"role": role, "content": content} for role, content in messages], **how)
-    except TemplateError as error:
-        raise _UnusableError(f"template refuses: {error}") from error
-    except (IndexError, KeyError) as error:  # transformers itself on an empty conversation
-        raise _UnusableError("template refuses an empty beginning") from error
+def _require_thought(template: ChatTemplate, sample: Talk) -> str:
+    """Return the plain rendering of a conversation, in which the last thought must be."""
+    text = str(template.render(sample.messages, sample.tools, tokenize=False))
+    if template.lacks_thought(text, sample.messages):
+        raise UnrenderableError("template leaves out the last thought")
+    return text
 
 
 def _require_stop(tok: Any, row: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:  # noqa: ANN401

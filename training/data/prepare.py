@@ -7,6 +7,8 @@
 """
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import PREFERENCE, WEIGHT, from_table
 from gristmill.cluster.store.store import Shard, Store, file_shard
 from gristmill.training.data import chat, packing
 from gristmill.training.settings import TrainSettings
@@ -95,11 +98,28 @@ def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSetti
 
 
 def usable(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """Return the kept rows that have an assistant turn, and how many kept rows have none, by reason."""
+    """Return the kept rows that can be trained on, and how many kept rows cannot, by reason.
+
+    A row needs an assistant turn to learn, must not be what people or a model have rejected, and has the weight 1.
+    """
     kept = table.filter(pc.is_null(table["dropped"]))
-    speaks = np.array([any(m["role"] == "assistant" for m in row) for row in kept["messages"].to_pylist()], np.bool_)
-    silent = int((~speaks).sum())
-    return kept.filter(pa.array(speaks)), {"no assistant turn": silent} if silent else {}
+    reasons = [_unusable(row, dict(scores)) for row, scores in zip(*_read(kept, "messages", "scores"), strict=True)]
+    return kept.filter(pa.array([not reason for reason in reasons], pa.bool_())), dict(Counter(filter(None, reasons)))
+
+
+def _unusable(messages: list[dict[str, Any]], scores: Mapping[str, float]) -> str:
+    if not any(turn["role"] == "assistant" for turn in messages):
+        return "no assistant turn"
+    if not any(turn["role"] == "assistant" and turn["train"] for turn in messages):
+        return "no assistant turn to train on"
+    if scores.get(PREFERENCE) == 0:
+        return "rejected candidate"
+    weight = scores.get(WEIGHT, 1)
+    return "" if weight == 1 else "weight 0" if weight == 0 else "weight other than 1"
+
+
+def _read(table: pa.Table, *names: str) -> list[list[Any]]:
+    return [table[name].to_pylist() for name in names]
 
 
 def held_out(sample_ids: list[str], share: float) -> NDArray[np.bool_]:
@@ -117,9 +137,9 @@ def held_out(sample_ids: list[str], share: float) -> NDArray[np.bool_]:
     return held
 
 
-def conversations(table: pa.Table) -> list[list[tuple[str, str]]]:
-    """Return the messages of each row as (role, content) pairs."""
-    return [[(m["role"], m["content"]) for m in row] for row in table["messages"].to_pylist()]
+def conversations(table: pa.Table) -> list[chat.Talk]:
+    """Return the messages and tools of each row."""
+    return [chat.Talk(sample.messages, sample.tools) for sample in from_table(table)]
 
 
 def _write(

@@ -46,7 +46,7 @@ class Scorer:
         self._bins: data.Bins | None = None
         self._count = 0
 
-    def open(self, model: str, samples: list[list[tuple[str, str]]]) -> dict[str, Any]:
+    def open(self, model: str, samples: list[chat.Talk]) -> dict[str, Any]:
         """Tokenise and pack the samples, and choose the precision.
 
         Returns:

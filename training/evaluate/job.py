@@ -24,7 +24,7 @@ from pydantic import Field
 
 from gristmill.cluster.contract.errors import EngineError, JobError, RunError
 from gristmill.cluster.contract.ids import request_seed
-from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.contract.sample import Message, from_table
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
@@ -198,7 +198,7 @@ class Evaluate(Job):
         told = [
             {
                 "id": sample,
-                "prompt": prompt[-1].content,
+                "prompt": prompt[-1].text,
                 "reply": reply.text,
                 "reference": reference,
                 "finish": reply.finish,
@@ -222,10 +222,10 @@ def _rows(store: Store, work: Work) -> pa.Table:
 def _prompts(table: pa.Table, count: int) -> list[tuple[str, tuple[Message, ...], str]]:
     """Return (id, messages before the first answer, that answer) of the first rows by id that a user begins."""
     found = []
-    for sample, messages in sorted(zip(table["id"].to_pylist(), data.conversations(table), strict=True)):
-        first = next(place for place, (role, _) in enumerate(messages) if role == "assistant")
-        if first:
-            found.append((sample, tuple(Message(*m) for m in messages[:first]), messages[first][1]))
+    for sample in sorted(from_table(table), key=lambda row: row.id):
+        first = next(place for place, turn in enumerate(sample.messages) if turn.role == "assistant")
+        if first and not sample.beyond_text:
+            found.append((sample.id, sample.messages[:first], sample.messages[first].text))
     return found[:count]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.generation.engines.endpoint import wire
@@ -84,7 +85,7 @@ class EndpointEngine:
         await self.ready()
         if self._vllm:
             return await self._detokenize(await self._prompt_ids(request)) + (request.scored or "")
-        turns = [f"[{message.role}]\n{message.content}" for message in request.messages]
+        turns = [f"[{message.role}]\n{message.said}" for message in request.messages]
         return "\n".join([*turns, f"[{request.role}]\n{request.prefix}"])
 
     def stats(self) -> dict[str, float]:
@@ -336,7 +337,7 @@ class EndpointEngine:
         """Return the tokens of the prompt, as the server's own template makes them."""
         if not request.messages and request.role == "assistant":
             return await self._header(request.prefix)
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        messages = [to_openai(m) for m in request.messages]
         if not request.prefix and request.role == "assistant":
             return await self._tokenize({"messages": messages, "add_generation_prompt": True})
         messages.append({"role": request.role, "content": request.prefix})

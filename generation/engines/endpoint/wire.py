@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.models.engine import LOOP, Reply, Request
 from gristmill.generation.engines.endpoint.http import Answer
 
@@ -46,7 +47,7 @@ Spelled = tuple[str, ...]
 
 def chat(request: Request, model: str, *, vllm: bool) -> dict[str, Any]:
     """Return the payload of one chat completion, without its constraint."""
-    messages = [{"role": m.role, "content": m.content} for m in request.messages]
+    messages = [to_openai(m) for m in request.messages]
     payload: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": request.max_tokens}
     payload |= {"seed": request.seed, "temperature": request.temperature}
     if request.top_p != 1:

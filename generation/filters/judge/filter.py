@@ -107,4 +107,4 @@ def asked(sample: Sample) -> str:
     if len(turns) < 2:
         return sample.instruction
     names = {"user": "用户", "assistant": "助手"} if is_chinese(sample.instruction) else {}
-    return "\n".join(f"{names.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)
+    return "\n".join(f"{names.get(turn.role, turn.role.capitalize())}: {turn.text}" for turn in turns)

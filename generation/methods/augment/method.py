@@ -339,7 +339,7 @@ def _spans(value: str) -> list[str]:
 
 
 def _first_user(messages: Sequence[Message]) -> str:
-    return next(turn.content for turn in messages if turn.role == "user")
+    return next(turn.text for turn in messages if turn.role == "user")
 
 
 def _single_words(text: str, word: str) -> list[str]:

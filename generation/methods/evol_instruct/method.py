@@ -162,7 +162,7 @@ class EvolInstruct(Method):
         """Judge the gain over the parent, then answer; an apology, or an answer of stop words, is dropped."""
         language, evolved = draft.tags.get("language", "en"), draft.messages[-1]
         if self.max_equal < 1:
-            equal, problem = await self._equal(language, ask.parents[0].instruction, evolved.content, ask)
+            equal, problem = await self._equal(language, ask.parents[0].instruction, evolved.text, ask)
             draft = draft if problem else replace(draft, scores={**draft.scores, "gain": 1.0 - equal})
             if problem or equal > self.max_equal:
                 return replace(draft, dropped=f"{self.kind}: {problem or 'no information gain'}")
@@ -173,7 +173,7 @@ class EvolInstruct(Method):
             stop_loops=self.stop_loops,
         )
         whole = self.answered(draft, reply)
-        failed = failure(whole.messages[-1].content) if whole.dropped is None else None
+        failed = failure(whole.messages[-1].text) if whole.dropped is None else None
         return replace(whole, dropped=f"{self.kind}: {failed}") if failed else whole
 
     async def _equal(self, language: str, first: str, second: str, ask: Ask) -> tuple[float, str]:

@@ -207,7 +207,7 @@ class SelfInstruct(Method[State]):
 
     async def _instance(self, draft: Draft, ask: Ask) -> Draft:
         """Return the draft with its input in the user's turn, and its answer too where it is a label."""
-        instruction, language = draft.messages[-1].content, draft.tags.get("language", "en")
+        instruction, language = draft.messages[-1].text, draft.tags.get("language", "en")
         labelled, problem = await classifies(self.classify_prompts, language, instruction, ask)
         values, label, given, prompts = {"instruction": instruction}, "", "", self.input_prompts
         if labelled and not problem:
@@ -227,7 +227,7 @@ class SelfInstruct(Method[State]):
         """Return an answered draft, dropped when the answer is the input, an echo, or only announces."""
         if draft.dropped or not draft.complete:
             return draft
-        asked, said = draft.messages[-2].content, draft.messages[-1].content
+        asked, said = draft.messages[-2].text, draft.messages[-1].text
         given = asked.partition("\n\n")[2].strip()
         rules = {
             "answer is the input": said.casefold() in (given.casefold(), asked.casefold()),

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import Message, seed_id
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, print, object(), {1, 2}, b"x", {"a": [1, {"b": len}]}, {1: "x"}])
@@ -26,7 +27,7 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys_or_on_list_or_tuple
 
 def test_known_digests_stay() -> None:
     assert ids.digest("a", 1, None, [True, 0.5]) == "895c982e63475961ef36c4b3b7557f30"
-    assert ids.seed_id([("user", "hi"), ("assistant", "你好")]) == "9553f1b2d10172d42a4261fe3078b6cd"
+    assert seed_id([Message("user", "hi"), Message("assistant", "你好")]) == "9553f1b2d10172d42a4261fe3078b6cd"
     assert ids.made_id("step", ["p", "q"], 7) == "d0eac4a03fd3fc51f1ffebce0bb48fe1"
     assert ids.request_seed("d0eac4a03fd3fc51f1ffebce0bb48fe1", 2) == 1100379066
     assert ids.stream("a", 1).random() == 0.32614999754897733

@@ -12,7 +12,8 @@ from gristmill.cluster.contract.schema import SAMPLES, check, vectors
 ROW: dict[str, Any] = {
     "id": "a",
     "parents": [],
-    "messages": [{"role": "user", "content": "x"}],
+    "messages": [{"role": "user", "content": "x", "train": True}],
+    "tools": None,
     "method": "seed",
     "round": 0,
     "scores": [],
@@ -34,8 +35,9 @@ def table(**columns: object) -> pa.Table:
         {"method": None},
         {"messages": None},
         {"messages": [None]},
-        {"messages": [{"role": None, "content": "x"}]},
-        {"messages": [{"role": "user", "content": None}]},
+        {"messages": [{"role": None, "content": "x", "train": True}]},
+        {"messages": [{"role": "user", "content": "x", "train": None}]},
+        {"messages": [{"role": "assistant", "train": True, "tool_calls": [{"name": None, "arguments": "{}"}]}]},
         {"parents": ["a", None]},
         {"scores": [("judge", None)]},
         {"tags": [("language", None)]},
@@ -48,7 +50,8 @@ def test_a_null_is_refused_at_any_depth_and_its_column_named(columns: dict[str, 
 
 
 def test_the_nulls_that_mean_something_pass() -> None:
-    rows = [ROW, {**ROW, "dropped": "rule: short", "origin": ORIGIN}]
+    silent = {"role": "assistant", "content": None, "train": True, "tool_calls": [{"name": "f", "arguments": "{}"}]}
+    rows = [ROW, {**ROW, "dropped": "rule: short", "origin": ORIGIN, "messages": [silent]}]
     both = pa.Table.from_pylist(rows, schema=SAMPLES)
     assert check(both, SAMPLES) is both
 
@@ -66,7 +69,7 @@ def test_other_columns_and_types_are_named() -> None:
     with pytest.raises(SchemaError, match=r"columns are .* must be"):
         check(seeds.drop_columns(["tags"]), SAMPLES)
     with pytest.raises(SchemaError, match="column round is int64, must be int16"):
-        check(seeds.set_column(4, "round", pa.array([0], pa.int64())), SAMPLES)
+        check(seeds.set_column(5, "round", pa.array([0], pa.int64())), SAMPLES)
 
 
 def test_vectors_have_one_length_and_no_null() -> None:

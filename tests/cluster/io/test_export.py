@@ -1,6 +1,9 @@
 """Export: other tools load what is written, and what is written comes back as it was."""
 
+import copy
+import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from gristmill.cluster.contract.errors import JobError, StoreError
-from gristmill.cluster.contract.sample import Message, Origin, Sample, seed, to_table
+from gristmill.cluster.contract.sample import Message, Origin, Sample, ToolCall, seed, to_table
 from gristmill.cluster.io.card import size_category
-from gristmill.cluster.io.export import ExportForm, export
-from gristmill.cluster.io.ingest import Source, ingest, read
+from gristmill.cluster.io.export import Exported, export
+from gristmill.cluster.io.forms import ExportForm
+from gristmill.cluster.io.ingest import Source, read
 from gristmill.cluster.store.store import Manifest, Store
 from tests.invariants import samples_of
 from tests.paths import EXAMPLES
 
-FORMS: tuple[ExportForm, ...] = ("parquet", "jsonl", "sharegpt", "alpaca")
+FORMS: tuple[ExportForm, ...] = ("parquet", "jsonl", "sharegpt", "alpaca", "prompts")
 
 
 def conversation(*contents: str, system: str = "") -> tuple[Message, ...]:
@@ -78,7 +82,7 @@ def test_datasets_loads_every_form(
 ) -> None:
     for dropped, count in ((False, 3), (True, 4)):
         target = target_of(tmp_path / str(dropped), form, whole=whole)
-        assert export(store, name, target, form, dropped=dropped) == count
+        assert export(store, name, target, form, dropped=dropped).rows == count
         assert load(target).num_rows == count
 
 
@@ -86,7 +90,7 @@ def test_messages_and_tags_come_out_as_they_are(store: Store, name: str, tmp_pat
     export(store, name, tmp_path / "out", "jsonl", dropped=True)
     rows = load(tmp_path / "out").to_list()
     assert [row["id"] for row in rows] == [FIRST.id, MADE.id, DROPPED.id, SECOND.id]
-    assert rows[3]["messages"] == [{"role": role, "content": content} for role, content in SECOND.messages]
+    assert rows[3]["messages"] == [{"role": turn.role, "content": turn.content} for turn in SECOND.messages]
     assert rows[0]["tags"] == {"language": "en", "topic": ""}
     assert rows[3]["tags"] == {"language": "zh", "topic": "chat"}
     assert [row["dropped"] for row in rows] == ["", "", "rule: too short", ""]
@@ -149,6 +153,7 @@ def test_an_export_can_be_ingested_again(form: ExportForm, store: Store, name: s
     assert [s.dropped for s in back] == [s.dropped for s in there]
     if form in ("parquet", "jsonl"):
         assert [s.tags for s in back] == [dict(s.tags) for s in there]
+        assert [s.scores for s in back] == [dict(s.scores) for s in there]
 
 
 def test_the_card_says_where_the_rows_come_from(store: Store, name: str, tmp_path: Path) -> None:
@@ -211,7 +216,7 @@ def test_a_file_is_replaced_and_an_empty_folder_filled(store: Store, name: str, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out.jsonl").write_text("old")
     for target in (tmp_path / "out", tmp_path / "out.jsonl"):
-        assert export(store, name, target, "jsonl") == 3
+        assert export(store, name, target, "jsonl").rows == 3
     assert (tmp_path / "out.jsonl").read_text().count("\n") == 3
     assert sorted(p.name for p in (tmp_path / "out" / "data").iterdir()) == ["train-00000.jsonl", "train-00001.jsonl"]
 
@@ -224,17 +229,150 @@ def test_the_same_dataset_is_exported_to_the_same_bytes(store: Store, name: str,
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.flow
-def test_trl_trains_on_the_messages_form(store: Store, tmp_path: Path, load: Any) -> None:
+# -- what does not fit, and what is for tuning by preference ------------------------------------------------------
+
+CALL = Message("assistant", None, tool_calls=(ToolCall("c1", "weather", '{"town":  "Oslo"}'),))
+CALLING = seed(
+    [
+        Message("user", "Rain?"),
+        CALL,
+        Message("tool", "no", tool_call_id="c1", name="weather"),
+        Message("assistant", "No."),
+    ],
+    tools='[{"type": "function", "function": {"name": "weather", "parameters": {"n": 1}}}]',
+)
+OTHER_TOOLS = seed(conversation("Hi", "Hello"), tools='[{"name": "add", "parameters": {"n": {"deep": ["x"]}}}]')
+THINKING = seed([Message("user", "17+5?"), Message("assistant", "22", reasoning="10+12")])
+CONTEXT = seed([*conversation("1", "2"), Message("user", "3"), Message("assistant", "4", train=False)])
+SEEN = seed(
+    [Message("user", "What?", parts='[{"type": "text", "text": 5}, {"type": "image"}]'), Message("assistant", "It.")]
+)
+PAIR = [
+    replace(seed(conversation("Say hi.", text), {"group": "g"}), scores={"preference": score, "rating": score * 4})
+    for text, score in (("Hi!", 1.0), ("No.", 0.0))
+]
+RICH = [FIRST, CALLING, OTHER_TOOLS, THINKING, CONTEXT, SEEN, *PAIR]
+
+
+@pytest.fixture
+def rich(store: Store) -> str:
+    """A dataset with all that a row can have."""
+    entries = tuple(store.commit_shard("rich-1", f"shard-{n:05d}", to_table([row])) for n, row in enumerate(RICH))
+    store.commit(Manifest("rich-1", "samples", "ingest", "f" * 32, {}, {}, entries))
+    return "rich-1"
+
+
+def written(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["folder", "file"])
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_what_holds_all_of_a_sample_brings_it_back(
+    form: ExportForm, whole: bool, store: Store, rich: str, tmp_path: Path
+) -> None:
+    target = target_of(tmp_path, form, whole=whole)
+    assert export(store, rich, target, form) == Exported(len(RICH), {})
+    back = list(read(Source(path=(f"{target}/data/*" if whole else str(target),))))
+    assert [(s.id, s.messages, s.tools, s.scores) for s in back] == [
+        (s.id, s.messages, s.tools, s.scores) for s in RICH
+    ]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "preference", "feedback", "prompts"])
+def test_datasets_loads_all_that_a_row_can_have(
+    form: ExportForm, store: Store, rich: str, tmp_path: Path, load: Any
+) -> None:
+    written = export(store, rich, tmp_path / form, form)
+    rows = load(tmp_path / form)
+    assert rows.num_rows == written.rows
+    if form == "jsonl":
+        assert rows[2]["tools"] == [{"name": "add", "parameters": {"n": {"deep": ["x"]}}}]
+
+
+def test_sharegpt_holds_calls_and_says_what_it_cannot_hold(store: Store, rich: str, tmp_path: Path) -> None:
+    done = export(store, rich, tmp_path / "out.jsonl", "sharegpt")
+    rows = written(tmp_path / "out.jsonl")
+    assert rows[1]["conversations"] == [
+        {"from": "human", "value": "Rain?"},
+        {"from": "function_call", "value": '{"name": "weather", "arguments": {"town":  "Oslo"}}'},
+        {"from": "observation", "value": "no"},
+        {"from": "gpt", "value": "No."},
+    ]
+    assert rows[3]["conversations"][3] == {"from": "gpt", "value": "4", "weight": 0}
+    assert (done.rows, sum(done.left_out.values())) == (5, 3)
+    assert sorted(reason.split(",")[0] for reason in done.left_out) == [
+        "has a thought",
+        "has parts that are no text",
+        "is a rejected candidate",
+    ]
+
+
+def test_alpaca_says_what_it_cannot_hold(store: Store, rich: str, tmp_path: Path) -> None:
+    done = export(store, rich, tmp_path / "out.jsonl", "alpaca")
+    assert [row["output"] for row in written(tmp_path / "out.jsonl")] == ["2", "Hi!"]
+    assert (done.rows, sum(done.left_out.values())) == (2, 6)
+
+
+def test_a_pair_is_the_better_and_the_worse_candidate_of_a_group(store: Store, rich: str, tmp_path: Path) -> None:
+    done = export(store, rich, tmp_path / "out.jsonl", "preference")
+    assert written(tmp_path / "out.jsonl") == [
+        {
+            "prompt": [{"role": "user", "content": "Say hi."}],
+            "chosen": [{"role": "assistant", "content": "Hi!"}],
+            "rejected": [{"role": "assistant", "content": "No."}],
+            "tools": [],
+            "score_chosen": 4.0,
+            "score_rejected": 0.0,
+        }
+    ]
+    assert done.left_out == {"has no tag group, must be a candidate among others for the preference form": 6}
+
+
+def test_feedback_is_good_from_a_score_on(store: Store, rich: str, tmp_path: Path) -> None:
+    export(store, rich, tmp_path / "out.jsonl", "feedback", by="rating", threshold=4.0)
+    assert [row["label"] for row in written(tmp_path / "out.jsonl")] == [True, False]
+
+
+def test_prompts_have_their_references_and_no_rejected_answer(store: Store, rich: str, tmp_path: Path) -> None:
+    export(store, rich, tmp_path / "out.jsonl", "prompts")
+    assert [row["reference"] for row in written(tmp_path / "out.jsonl")] == ["2", "No.", "Hello", "22", "4", "Hi!"]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "sharegpt", "alpaca", "feedback", "prompts"])
+def test_every_form_can_say_where_its_rows_come_from(form: ExportForm, store: Store, tmp_path: Path) -> None:
+    made = replace(MADE, scores={"judge": 0.75, "preference": 1.0})
+    entry = store.commit_shard("one-1", "shard-00000", to_table([made]))
+    store.commit(Manifest("one-1", "samples", "generate", "f", {}, {}, (entry,)))
+    export(store, "one-1", tmp_path / "out.jsonl", form, provenance=True)
+    [row] = written(tmp_path / "out.jsonl")
+    assert (row["id"], row["parents"], row["method"], row["round"]) == (MADE.id, [FIRST.id], "self_instruct", 1)
+    assert (row["scores"], row["tags"]) == ({"judge": 0.75, "preference": 1.0}, {"language": "en"})
+    assert row["origin"] == asdict(ORIGIN)
+
+
+# -- TRL ----------------------------------------------------------------------------------------------------------
+
+
+CALLS_TOO = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
+    "{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name + (c.function.arguments | tojson) }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def small() -> dict[str, Any]:
+    """A random model of two layers, the settings of one step, and the tokenizer of the builtin model."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # trl's names are made when they are asked for
 
     from gristmill.cluster.models.names import SMOLLM2, local
 
-    export(store, ingest(store, Source(path=(str(EXAMPLES / "seeds.jsonl"),))), tmp_path / "out", "jsonl")
     tokenizer = AutoTokenizer.from_pretrained(local(SMOLLM2))
-    small = LlamaConfig(
+    tokenizer.chat_template = CALLS_TOO  # its own fails on turns without a content
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -242,18 +380,46 @@ def test_trl_trains_on_the_messages_form(store: Store, tmp_path: Path, load: Any
         num_attention_heads=4,
         num_key_value_heads=2,
     )
-    settings = SFTConfig(
-        output_dir=str(tmp_path / "trl"),
-        max_steps=1,
-        per_device_train_batch_size=2,
-        max_length=128,
-        use_cpu=True,
-        bf16=False,
-        report_to=[],
-        save_strategy="no",
-    )
-    rows = load(tmp_path / "out")
-    trainer = SFTTrainer(model=LlamaForCausalLM(small), args=settings, train_dataset=rows, processing_class=tokenizer)
+    return {"model": LlamaForCausalLM(config), "processing_class": tokenizer}
+
+
+ONE_STEP: dict[str, Any] = {
+    "max_steps": 1,
+    "per_device_train_batch_size": 2,
+    "max_length": 128,
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": [],
+    "save_strategy": "no",
+}
+
+
+@pytest.mark.flow
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_trl_trains_on_the_forms_that_hold_all(
+    form: ExportForm, store: Store, tmp_path: Path, load: Any, small: Any
+) -> None:
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # trl's names are made when they are asked for
+
+    rows = [*read(Source(path=(str(EXAMPLES / "seeds.jsonl"),))), CALLING, OTHER_TOOLS, THINKING]
+    entry = store.commit_shard("all-1", "shard-00000", to_table(rows))
+    store.commit(Manifest("all-1", "samples", "ingest", "f", {}, {}, (entry,)))
+    export(store, "all-1", tmp_path / "out", form)
+    rows = load(tmp_path / "out").select_columns(["messages", "tools"])
+    trainer = SFTTrainer(args=SFTConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP), train_dataset=rows, **small)
     result = trainer.train()
     assert result.global_step == 1
     assert 5 < result.training_loss < 20  # a random model of 49,152 words starts near ln(49152) = 10.8
+
+
+@pytest.mark.flow
+def test_trl_tunes_by_preference_on_the_pairs(store: Store, rich: str, tmp_path: Path, load: Any, small: Any) -> None:
+    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]  # as above
+
+    export(store, rich, tmp_path / "out", "preference")
+    settings = DPOConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP)
+    before = copy.deepcopy(small["model"])  # without it TRL asks a hub for it by its name
+    trainer = DPOTrainer(args=settings, ref_model=before, train_dataset=load(tmp_path / "out"), **small)
+    result = trainer.train()
+    assert result.global_step == 1
+    assert abs(result.training_loss - 0.6931) < 0.01  # before a step both models are one: -log(1/2)

@@ -58,8 +58,8 @@ def test_a_bad_row_is_named_by_file_line_and_field_or_dropped_with_its_reason(
     assert [row.dropped is None for row in rows] == [True, False, True]
     assert str(rows[1].dropped).startswith("ingest: line 2: ")
     assert str(tmp_path) not in str(rows[1].dropped)
-    assert rows[1].messages[0].content.startswith(bad.decode(errors="replace")[:10])
-    assert len(rows[1].messages[0].content) <= RAW_CHARACTERS
+    assert rows[1].messages[0].text.startswith(bad.decode(errors="replace")[:10])
+    assert len(rows[1].messages[0].text) <= RAW_CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,8 @@ def test_a_bad_row_is_named_by_file_line_and_field_or_dropped_with_its_reason(
         ([{"role": "alien", "content": "x"}], r"field 'messages\[0\].role' is 'alien', must be one of system"),
         ([{"content": "x"}], r"field 'messages\[0\].role' is absent"),
         ([{"role": "user", "content": None}], r"field 'messages\[0\].content' is absent, must be text"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], r"field 'messages\[0\].content' is a list of 1"),
+        ([{"role": "user", "content": [7]}], r"field 'messages\[0\].content\[0\]' is the number 7, must be text or"),
+        ([{"role": "tool", "content": None}], r"field 'messages\[0\].content' is absent, must be text"),
         ([{"role": "assistant", "content": "x"}], "its turns are assistant, must have one of the user"),
     ],
 )

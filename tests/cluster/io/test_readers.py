@@ -178,7 +178,7 @@ def test_json_that_no_dataset_can_hold_is_a_bad_row(line: str, problem: str, nam
     good, bad = cells(path)
     assert good == ["fine"] and bad.startswith(problem)
     dropped = list(read(source(path, on_bad_row="drop")))[1]
-    assert problem in str(dropped.dropped) and dropped.messages[0].content.encode()
+    assert problem in str(dropped.dropped) and dropped.messages[0].text.encode()
 
 
 def test_text_is_repaired_where_the_source_says_so(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_damaged_file_is_refused_or_read_with_every_row_accounted_for(name: st
         except JobError as error:
             assert str(path) in str(error)
             continue
-        assert all(s.messages[0].content.encode() is not None for s in samples)
+        assert all(s.messages[0].text.encode() is not None for s in samples)
         if name.endswith(("jsonl", "tsv")) and b"\r" not in data and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
             begun = [line for line in data.split(b"\n") if line.strip()]
             assert len(samples) == len(begun) - name.endswith("tsv"), "a row a line"

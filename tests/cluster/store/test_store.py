@@ -11,7 +11,7 @@ import pytest
 
 from gristmill.cluster.contract.errors import SchemaError, StoreError
 from gristmill.cluster.contract.sample import Message, from_table, seed, to_table
-from gristmill.cluster.contract.schema import vectors
+from gristmill.cluster.contract.schema import SCHEMA_VERSION, vectors
 from gristmill.cluster.store.store import MANIFEST, Manifest, Shard, Store, file_shard, place
 
 SEEDS = [seed([Message("user", f"question {n} 问题")], dropped="rule: odd" if n % 2 else None) for n in range(5)]
@@ -76,8 +76,8 @@ def test_a_damaged_manifest_is_a_store_error(store: Store, text: str) -> None:
 def test_a_manifest_of_another_schema_version_is_refused(store: Store) -> None:
     fill(store)
     path = store.folder("made-1") / MANIFEST
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
-    with pytest.raises(StoreError, match="schema version 99, must be 1"):
+    path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
+    with pytest.raises(StoreError, match=f"schema version 99, must be {SCHEMA_VERSION}"):
         store.manifest("made-1")
 
 

@@ -210,7 +210,7 @@ def test_the_judge_reads_both_turns_in_their_language() -> None:
     assert chinese.endswith("指令：天空为什么是蓝色的？\n回答：因为散射{answer}\n分数：")
     assert english.endswith("Instruction: Why {instruction}?\nAnswer: Because.\nGrade: ")
     assert chinese.startswith("指令：说出三种颜色。\n回答：红色、蓝色和绿色。\n分数：5\n\n")
-    assert "打分" in ask.asked[0][0][0].content
+    assert "打分" in ask.asked[0][0][0].text
 
 
 def test_a_refused_grade_drops_the_row_and_does_not_raise() -> None:

@@ -34,7 +34,7 @@ def test_intents_are_a_tag_and_their_number_a_score() -> None:
     verdict, ask = judged(Instag(), sample(*EN), said("factual question", "geography"))
     assert verdict == Verdict({"num_intents": 2.0}, tags={"intents": '["factual question", "geography"]'})
     ((messages, settings),) = ask.asked
-    assert messages[0].role == "user" and "each in one to three words" in messages[0].content
+    assert messages[0].role == "user" and "each in one to three words" in messages[0].text
     assert settings["prefix"].endswith("\n\nInstruction: Name a river in Asia.\n")
     assert "Mekong" not in settings["prefix"], "the answer has no part in it"
     assert settings["temperature"] == 0 and json.loads(settings["json_schema"])["required"] == ["intents"]
@@ -43,7 +43,7 @@ def test_intents_are_a_tag_and_their_number_a_score() -> None:
 def test_chinese_instructions_get_chinese_intents() -> None:
     verdict, ask = judged(Instag(), sample(*ZH), said("介绍", "地理", "一句话"))
     assert verdict.tags == {"intents": '["介绍", "地理", "一句话"]'} and verdict.scores == {"num_intents": 3.0}
-    assert "请说出每条指令想要什么" in ask.asked[0][0][0].content
+    assert "请说出每条指令想要什么" in ask.asked[0][0][0].text
     assert ask.asked[0][1]["prefix"].endswith("\n\n指令：用一句话介绍长江。\n")
 
 

@@ -160,7 +160,7 @@ def test_pairs_are_compared_in_chinese() -> None:
     verdict, ask = judged(Pairwise(), sample(*ZH), "不知道。", a, b)
     assert verdict.scores == pytest.approx({"pairwise": 0.85})
     assert ask.asked[1][1]["prefix"].endswith("\n回答A：因为散射。\n回答B：不知道。\n更好：")
-    assert ask.asked[1][1]["choices"] == ("A", "B") and "哪一个更好" in ask.asked[1][0][0].content
+    assert ask.asked[1][1]["choices"] == ("A", "B") and "哪一个更好" in ask.asked[1][0][0].text
 
 
 def test_a_parent_with_the_same_instruction_can_be_the_other_answer() -> None:
@@ -186,7 +186,7 @@ def test_the_model_says_safe_or_toxic() -> None:
     verdict, ask = judged(Toxicity(), sample(*EN), chosen({" safe": 0.75, " toxic": 0.25}))
     assert verdict == Verdict({"harmless": 0.75})
     (messages, settings) = ask.asked[0]
-    assert "safe or toxic" in messages[0].content
+    assert "safe or toxic" in messages[0].text
     assert settings["choices"] == (" safe", " toxic")
     assert settings["prefix"].endswith('\n\n"Why is the sky blue? Because of scattering." is')
     verdict, ask = judged(Toxicity(), sample(*ZH), chosen({"安全的": 0.25, "有害的": 0.75}))

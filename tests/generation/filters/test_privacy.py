@@ -26,7 +26,7 @@ def judged(step: Filter, *turns: str, **tags: str) -> Verdict:
 
 def after(step: Filter, text: str) -> str:
     messages = judged(step, text).messages
-    return messages[0].content if messages else text
+    return messages[0].text if messages else text
 
 
 def test_checksums_accept_the_published_numbers_and_refuse_any_changed_digit() -> None:
@@ -95,7 +95,7 @@ def test_the_mask_covers_every_turn_says_what_went_and_is_stable() -> None:
     )
     assert verdict.tags == {"personal_data": "email phone"}
     assert verdict.dropped is None
-    assert judged(PersonalData(), *(turn.content for turn in verdict.messages)) == Verdict()
+    assert judged(PersonalData(), *(turn.text for turn in verdict.messages)) == Verdict()
     later = judged(PersonalData(), "<EMAIL>", "call +44 20 7946 0018", personal_data="email")
     assert later.tags == {"personal_data": "email phone"}
 
@@ -150,7 +150,7 @@ def test_presidio_adds_what_it_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     both = Sample(id="s", messages=(Message("user", "Ada has a@b.com"), Message("assistant", "Ada的邮箱是什么呢？")))
     verdict = asyncio.run(step.judge(both, ask))
     assert verdict.messages is not None
-    assert [turn.content for turn in verdict.messages] == ["<PERSON> has <EMAIL>", "Ada的邮箱是什么呢？"]
+    assert [turn.text for turn in verdict.messages] == ["<PERSON> has <EMAIL>", "Ada的邮箱是什么呢？"]
 
 
 def test_presidio_that_is_not_installed_is_an_error_of_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,8 +195,8 @@ KEY = "9fJ2kQ7xLw4Zm8TnB3vRc6YdH1sGp5KaW0eU"
 def test_secrets_are_found_by_form_and_by_randomness(text: str, what: str) -> None:
     assert judged(Secrets(), "How?", text).dropped == f"secrets: has {what.replace('_', ' ')}"
     hidden = judged(Secrets(action="mask"), text)
-    assert hidden.messages is not None and f"<{what.upper()}>" in hidden.messages[0].content
-    assert KEY[:18] not in hidden.messages[0].content
+    assert hidden.messages is not None and f"<{what.upper()}>" in hidden.messages[0].text
+    assert KEY[:18] not in hidden.messages[0].text
     assert hidden.tags == {"secrets": what}
 
 

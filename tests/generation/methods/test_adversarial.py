@@ -213,9 +213,9 @@ def test_what_was_found_out_is_shown_as_what_not_to_write(language: str, text: s
     ask = ScriptedAsk(" Name three rivers in Asia. ", prepared=hints)
     (draft,) = asyncio.run(method.expand(seeds, ask, Random(0)))
     ((messages, settings),) = ask.asked
-    assert says in messages[0].content and f"- {text} 0\n- {text} 1" in messages[0].content
-    assert "anders" not in messages[0].content and "{" not in messages[0].content
-    assert is_chinese(messages[0].content) == (language == "zh")
+    assert says in messages[0].text and f"- {text} 0\n- {text} 1" in messages[0].text
+    assert "anders" not in messages[0].text and "{" not in messages[0].text
+    assert is_chinese(messages[0].text) == (language == "zh")
     assert settings["prefix"].startswith("1. ")
     assert draft.messages == (Message("user", "Name three rivers in Asia."),) and draft.dropped is None
 
@@ -223,7 +223,7 @@ def test_what_was_found_out_is_shown_as_what_not_to_write(language: str, text: s
 def test_without_refusals_it_drafts_as_self_instruct_does() -> None:
     ask = ScriptedAsk("", prepared=())
     (draft,) = asyncio.run(Adversarial().expand(pool(HUMAN, "seed", 8), ask, Random(0)))
-    assert "machine" not in ask.asked[0][0][0].content
+    assert "machine" not in ask.asked[0][0][0].text
     assert draft.dropped == "adversarial: instruction too short"
     assert asyncio.run(Adversarial().prepare(Snapshot(0), None, ScriptedAsk())) == ()
 

@@ -55,7 +55,7 @@ def test_a_label_is_the_answer_the_tag_and_the_vote() -> None:
     assert draft.tags == {"document": "d1", "chunk": "2", "language": "en", "vote:model": "bad", "label": "bad"}
     assert draft.scores == {"confidence:model": 0.7, "confidence": 0.7}
     assert ask.asked[0][1]["choices"] == (" good", " bad")
-    assert "good, bad" in ask.asked[0][0][0].content
+    assert "good, bad" in ask.asked[0][0][0].text
 
 
 def test_chinese_labels_have_no_blank_and_a_known_label_is_gold() -> None:
@@ -63,7 +63,7 @@ def test_chinese_labels_have_no_blank_and_a_known_label_is_gold() -> None:
     draft, ask = drafted(label(labels=("1", "0"), with_prompt=True), CHINESE, reply)
     assert ask.asked[0][1]["choices"] == ("1", "0") and ask.asked[0][1]["prefix"].endswith("标签：")
     assert draft.tags["gold"] == "1" == draft.tags["label"]
-    assert draft.messages[0].content == f"下面哪个标签最符合这段文字：1、0？只回答标签。\n\n{CHINESE.instruction}"
+    assert draft.messages[0].text == f"下面哪个标签最符合这段文字：1、0？只回答标签。\n\n{CHINESE.instruction}"
 
 
 def test_leaning_is_divided_out_as_in_calibrate_before_use() -> None:
@@ -74,7 +74,7 @@ def test_leaning_is_divided_out_as_in_calibrate_before_use() -> None:
     assert draft.tags["label"] == "bad"
     assert draft.scores["confidence"] == pytest.approx(bad / (good + bad))
     assert [settings.get("shared", False) for _, settings in ask.asked] == [False] + [True] * len(EMPTY)
-    assert EMPTY[0] in ask.asked[1][0][0].content
+    assert EMPTY[0] in ask.asked[1][0][0].text
 
 
 def test_labelled_seeds_are_shown_by_turns_and_in_the_language_of_the_text() -> None:
@@ -112,7 +112,7 @@ def test_annotators_vote_and_the_majority_is_the_label() -> None:
     }
     assert draft.tags["label"] == "bad" and draft.scores["confidence"] == pytest.approx(1.6 / 3)
     assert [settings["engine"] for _, settings in ask.asked] == ["main", "large"]
-    assert ask.asked[1][0][0].content.startswith("Pick: good, bad")
+    assert ask.asked[1][0][0].text.startswith("Pick: good, bad")
     assert method.engines() == ("large", "main")
 
 
@@ -200,12 +200,12 @@ def test_entities_are_asked_for_under_a_schema_and_made_up_ones_are_dropped() ->
     draft, ask = drafted(method, text(NAMES, language="en"), likely(listed(("Anna", "person"), ("Zoe", "person"))))
     schema = json.loads(ask.asked[0][1]["json_schema"])
     assert schema["items"]["properties"]["label"]["enum"] == ["person", "city"]
-    assert json.loads(draft.messages[-1].content) == [{"text": "Anna", "label": "person", "start": 0, "end": 4}]
+    assert json.loads(draft.messages[-1].text) == [{"text": "Anna", "label": "person", "start": 0, "end": 4}]
     assert draft.scores["confidence"] == pytest.approx(math.exp(-2 / 4)) and "label" not in draft.tags
     draft, _ = drafted(method, text(NAMES), likely(listed(("Zoe", "person"))))
     assert draft.dropped == "annotate: no named words stand in the text"
     draft, _ = drafted(method, text(NAMES), likely("[]"))
-    assert draft.dropped is None and draft.messages[-1].content == "[]"
+    assert draft.dropped is None and draft.messages[-1].text == "[]"
 
 
 def test_entities_of_several_samples_are_kept_one_by_one() -> None:
@@ -229,8 +229,8 @@ def test_entities_of_several_samples_are_kept_one_by_one() -> None:
 def test_fields_are_filled_in_under_the_schema() -> None:
     schema = '{"type": "object", "properties": {"dish": {"type": "string"}}, "required": ["dish"]}'
     draft, ask = drafted(Annotate(form="json", json_schema=schema), REVIEW, likely('{"dish":"汤"}', -4.0))
-    assert ask.asked[0][1]["json_schema"] == schema and draft.messages[-1].content == '{"dish": "汤"}'
-    assert schema in draft.messages[0].content and draft.scores["confidence"] == pytest.approx(math.exp(-1))
+    assert ask.asked[0][1]["json_schema"] == schema and draft.messages[-1].text == '{"dish": "汤"}'
+    assert schema in draft.messages[0].text and draft.scores["confidence"] == pytest.approx(math.exp(-1))
     draft, _ = drafted(Annotate(form="json", json_schema=schema), REVIEW, likely("no JSON"))
     assert draft.dropped == "annotate: answer does not parse"
 
@@ -246,9 +246,9 @@ def test_fields_are_filled_in_under_the_schema() -> None:
 )
 def test_texts_are_translated_and_summarised(form: Any, parent: Sample, asks: str) -> None:
     draft, ask = drafted(Annotate(form=form, to="zh", max_words=12), parent, likely(" 很冷。 "))
-    assert ask.asked[0][0][0].content.startswith(asks)
-    assert draft.messages[0].content == f"{asks}\n\n{parent.instruction}"
-    assert draft.messages[1].content == "很冷。" and draft.scores["confidence"] == pytest.approx(math.exp(-0.5))
+    assert ask.asked[0][0][0].text.startswith(asks)
+    assert draft.messages[0].text == f"{asks}\n\n{parent.instruction}"
+    assert draft.messages[1].text == "很冷。" and draft.scores["confidence"] == pytest.approx(math.exp(-0.5))
     assert ("language" in draft.tags) == (form == "summary"), "a translation is in no one language"
 
 

@@ -41,7 +41,7 @@ def augmented(method: Augment, parent: Sample, ask: ScriptedAsk, place: int = 0)
 
 
 def texts(drafts: Sequence[Draft]) -> list[str]:
-    return [draft.messages[0].content for draft in drafts]
+    return [draft.messages[0].text for draft in drafts]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_variants_keep_answer_and_tags_and_say_what_was_done() -> None:
         assert draft.complete and draft.messages[1] == Message("assistant", "positive")
         assert draft.tags["label"] == "positive" and draft.tags["source"] == "film" and draft.tags["language"] == "en"
         assert draft.dropped in (None, "augment: variant stands already")
-        assert draft.messages[0].content != ENGLISH_TEXT
+        assert draft.messages[0].text != ENGLISH_TEXT
     alive = [d for d in drafts if d.dropped is None]
     assert len(set(texts(alive))) == len(alive) >= 5
     assert texts(augmented(Augment(variants=8), parent, Ask())) == texts(drafts)
@@ -177,7 +177,7 @@ def test_a_paraphrase_is_asked_for_in_the_language_of_the_text(text: str, says: 
     ask = Ask(" Something else ")
     (draft,) = augmented(Augment(operations=("paraphrase",), variants=1), seed(text), ask)
     ((messages, settings),) = ask.asked
-    assert says in messages[0].content and settings["prefix"].endswith(prefix)
+    assert says in messages[0].text and settings["prefix"].endswith(prefix)
     assert settings["stop"] == ("\n",)
     assert texts([draft]) == ["Something else"]
 
@@ -191,7 +191,7 @@ def test_back_translation_goes_there_and_back() -> None:
     assert texts([draft]) == ["The dishes were hot."] and draft.tags["augmentation"] == "back_translate"
     through = Ask("Le repas était chaud.", "The meal was hot.")
     augmented(Augment(operations=("back_translate",), variants=1, pivot="fr"), seed("The food was hot."), through)
-    assert "French" in through.asked[0][0][0].content
+    assert "French" in through.asked[0][0][0].text
     other = Ask("Maten", "The meal was hot.")
     augmented(Augment(operations=("back_translate",), variants=1, pivot="sv"), seed("The food was hot."), other)
     assert other.asked[0][1]["prefix"] == "Text: The food was hot.\nsv:"
@@ -252,7 +252,7 @@ def test_chinese_labels_are_asked_for_in_chinese() -> None:
         Augment(operations=("swap",), variants=1, labels=("好评", "差评")), seed(CHINESE_TEXT, "好评"), ask
     )
     assert draft.dropped is None
-    assert "好评, 差评" in ask.asked[0][0][0].content and ask.asked[0][1]["prefix"].endswith("\n标签：")
+    assert "好评, 差评" in ask.asked[0][0][0].text and ask.asked[0][1]["prefix"].endswith("\n标签：")
 
 
 @pytest.mark.parametrize(

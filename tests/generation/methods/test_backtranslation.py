@@ -125,7 +125,7 @@ def test_a_long_document_makes_some_rows_in_their_order() -> None:
     begins = [int(draft.tags["segment"].partition(":")[0]) for draft in made]
     assert len(made) == 3 and begins == sorted(set(begins))
     whole, _ = curated(method, document(text), made[1], grades(0, 0, 1, 0, 0))
-    assert whole.messages[1].content in text and whole.messages[1].content in ask.asked[1][1]["prefix"]
+    assert whole.messages[1].text in text and whole.messages[1].text in ask.asked[1][1]["prefix"]
 
 
 def test_system_sentences_tell_seeds_from_documents() -> None:
@@ -134,5 +134,5 @@ def test_system_sentences_tell_seeds_from_documents() -> None:
     for name, parent in {"seed": seed(RIVER), "document": document(RIVER), "zh": document(HAN, "zh")}.items():
         (draft,), _ = drafts(method, parent, "Where does it end?")
         assert [turn.role for turn in draft.messages] == ["system", "user"]
-        said[name] = draft.messages[0].content
+        said[name] = draft.messages[0].text
     assert len(set(said.values())) == 3 and "web" in said["document"] and "assistant" in said["seed"]

@@ -59,7 +59,7 @@ def test_each_operation_continues_evolved_pairs_in_the_language_of_the_parent(op
     heads = {"en": ("Given prompt: ", "prompt:"), "zh": ("给定指令：", "指令：")}[of.tags["language"]]
     assert settings["prefix"].count(heads[0]) == 4  # three are shown
     assert f"{heads[0]}{of.instruction}\n" in settings["prefix"] and settings["prefix"].endswith(heads[1])
-    assert of.instruction not in messages[0].content  # what is the same for all comes first
+    assert of.instruction not in messages[0].text  # what is the same for all comes first
     assert draft.messages == (Message("user", "Something quite new."),)
     assert draft.tags == {"language": of.tags["language"], "operation": operation} and draft.dropped is None
 
@@ -82,7 +82,7 @@ def test_in_depth_evolutions_begin_as_their_parent_does(of: Sample, head: str, r
     assert ask.asked[0][1]["prefix"].endswith(head)
     assert draft.messages == (Message("user", text),)
     wider, ask = evolve(EvolInstruct(operations=("breadth",)), of, reply)
-    assert not ask.asked[0][1]["prefix"].endswith(head) and wider.messages[0].content in reply
+    assert not ask.asked[0][1]["prefix"].endswith(head) and wider.messages[0].text in reply
     empty, _ = evolve(EvolInstruct(operations=("constrain",)), of, " ")
     assert empty.dropped == "evol_instruct: instruction is empty" and not empty.messages
 

@@ -109,7 +109,7 @@ def test_questions_on_one_chunk_are_of_different_kinds_and_not_the_same() -> Non
 def test_questions_can_be_understood_alone(reply: Reply | str, reason: str | None) -> None:
     [draft], _ = expanded(Grounded(), MILL[:1], reply)
     assert draft.dropped == (f"grounded: {reason}" if reason else None)
-    assert reason or draft.messages[0].content.endswith(("?", "？"))
+    assert reason or draft.messages[0].text.endswith(("?", "？"))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_passage_can_come_along_as_the_system_turn(parents: list[Sample]) ->
     [draft], ask = expanded(method, parents, "What is mentioned in this text 文中?", "The mill.")
     whole = asyncio.run(method.answer(draft, ask))
     assert [turn.role for turn in whole.messages] == ["system", "user", "assistant"]
-    assert parents[0].instruction in whole.messages[0].content
+    assert parents[0].instruction in whole.messages[0].text
     assert whole.dropped is None, "a question may point at a passage that is there"
 
 

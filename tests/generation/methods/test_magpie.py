@@ -66,8 +66,8 @@ def test_the_request_comes_from_the_bare_template_at_temperature_one() -> None:
 def test_chinese_is_asked_for_by_a_system_prompt_and_rated_in_chinese() -> None:
     draft, ask = drafted(Magpie(languages=("zh",)), "海水为什么是咸的？", *tagged("excellent", "easy", "reasoning"))
     (turn,) = ask.asked[0][0]
-    assert turn.role == "system" and "中文" in turn.content
-    assert "评价" in ask.asked[1][0][0].content
+    assert turn.role == "system" and "中文" in turn.text
+    assert "评价" in ask.asked[1][0][0].text
     assert ask.asked[1][1]["prefix"].endswith("Request: 海水为什么是咸的？\nQuality: ")
     assert draft.tags["language"] == "zh" and draft.dropped is None
 
@@ -151,7 +151,7 @@ def test_further_turns_continue_the_conversation_so_far() -> None:
     messages, settings = ask.asked[1]
     assert settings["role"] == "user"
     assert [m.role for m in messages] == ["system", "user", "assistant"]
-    assert [m.content for m in whole.messages] == [
+    assert [m.text for m in whole.messages] == [
         "Why is the sea salty?",
         "Rivers carry salt.",
         "Which rivers?",

@@ -45,7 +45,7 @@ def test_the_user_is_asked_behind_the_whole_conversation_and_then_the_assistant(
 def test_a_question_without_answer_is_answered_first() -> None:
     parent = Sample(id="q", messages=SEED.messages[:1], tags={"language": "en"})
     draft, ask = talked(MultiTurn(turns=1), parent, "Boil it.", "How long?", "Twelve minutes.")
-    assert [turn.content for turn in draft.messages] == [
+    assert [turn.text for turn in draft.messages] == [
         "How do I cook rice?",
         "Boil it.",
         "How long?",
@@ -89,7 +89,7 @@ def test_an_answer_that_fails_ends_the_conversation_or_drops_it(reply: Reply | s
     draft, _ = talked(MultiTurn(), SEED, "With how much water?", reply)
     assert draft.dropped == f"multi_turn: {why}"
     later, _ = talked(MultiTurn(), SEED, "With how much water?", "A cup.", "And for brown rice?", reply)
-    assert later.dropped is None and later.tags["ended"] == "answer" and later.messages[-1].content == "A cup."
+    assert later.dropped is None and later.tags["ended"] == "answer" and later.messages[-1].text == "A cup."
 
 
 def test_a_conversation_in_which_nobody_asks_is_dropped() -> None:
@@ -123,7 +123,7 @@ def test_overlap_counts_words_and_chinese_characters() -> None:
 def test_system_prompts_for_the_roles_are_no_part_of_the_sample() -> None:
     method = MultiTurn(turns=1, user_prompts={"zh": "你是提问的人。"}, answer_prompts={"zh": "请简短回答。"})
     draft, ask = talked(method, HAN, "要放多少水？", "一倍半。")
-    assert [messages[0].content for messages, _ in ask.asked] == ["你是提问的人。", "请简短回答。"]
+    assert [messages[0].text for messages, _ in ask.asked] == ["你是提问的人。", "请简短回答。"]
     assert [turn.role for turn in draft.messages].count("system") == 1 and draft.messages[0] == HAN.messages[0]
 
 

@@ -101,16 +101,16 @@ def test_the_majority_of_the_papers_first_figure_is_eighteen_dollars() -> None:
         "She eats 3, has 13 left, bakes, and has 9 eggs * $2 = $18. The answer is $18.",
     ]
     whole, ask = answered(Respond(votes=3), LONG, *paths)
-    assert len(ask.asked) == 3 and "####" in ask.asked[0][0][0].content
-    assert ask.asked[0][0][0].content.startswith("You are a sailor.") and whole.messages[0] == TALK[0]
-    assert whole.messages[-1].content == paths[0]
+    assert len(ask.asked) == 3 and "####" in ask.asked[0][0][0].text
+    assert ask.asked[0][0][0].text.startswith("You are a sailor.") and whole.messages[0] == TALK[0]
+    assert whole.messages[-1].text == paths[0]
     assert whole.scores == pytest.approx({"self_consistency": 2 / 3}) and whole.dropped is None
 
 
 def test_votes_are_counted_in_chinese_and_ties_go_to_the_first() -> None:
     whole, ask = answered(Respond(votes=4), PLAIN, "答案是：七十二元。", "所以是72元", "#### 80", "八十。答案为80")
-    assert "最终答案" in ask.asked[0][0][0].content
-    assert whole.messages[-1].content == "答案是：七十二元。" and whole.scores == {"self_consistency": 0.5}
+    assert "最终答案" in ask.asked[0][0][0].text
+    assert whole.messages[-1].text == "答案是：七十二元。" and whole.scores == {"self_consistency": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_votes_that_decide_nothing_drop_the_sample(
 def test_a_known_answer_must_be_come_to(answer: str | Reply, reason: str | None) -> None:
     turns = (Message("user", "How many clips?"), Message("assistant", "48/2 = <<48/2=24>>24 clips\n#### 72"))
     whole, ask = answered(Respond(known_answer=True), Sample(id="g", messages=turns, tags={"language": "en"}), answer)
-    assert "####" in ask.asked[0][0][0].content
+    assert "####" in ask.asked[0][0][0].text
     assert whole.dropped == (f"respond: {reason}" if reason else None)
     unknown, _ = answered(Respond(known_answer=True), PLAIN, "72")
     assert unknown.dropped == "respond: not the known answer"

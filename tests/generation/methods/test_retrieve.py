@@ -83,7 +83,7 @@ def test_a_seed_without_an_answer_is_answered_after_the_related_ones() -> None:
     whole = asyncio.run(method.answer(draft, ask))
     assert ask.asked[0][1]["prefix"].count("Task:") == 3
     assert ask.asked[0][1]["prefix"].endswith("Task: " + seed.instruction + "\nAnswer:")
-    assert whole.messages[-1].content == "7 - 3 = 4 apples." and {p.id for p in whole.parents} >= {"apples"}
+    assert whole.messages[-1].text == "7 - 3 = 4 apples." and {p.id for p in whole.parents} >= {"apples"}
 
 
 @pytest.mark.parametrize("with_passages", [False, True])
@@ -102,10 +102,10 @@ def test_a_seed_is_answered_from_the_passages(passages: tuple[str, ...], questio
     ask.prepared = asyncio.run(method.prepare(Snapshot(0, seeds=[seed], documents=documents), None, ask))
     [draft] = asyncio.run(method.expand((seed,), ask, Random(0)))
     whole = asyncio.run(method.answer(draft, ask))
-    prompt = ask.asked[0][0][0].content
+    prompt = ask.asked[0][0][0].text
     assert passages[0] in prompt and passages[1] not in prompt and question in prompt
-    assert whole.messages[0].content == (prompt if with_passages else question)
-    assert [p.id for p in whole.parents] == ["d0"] and whole.messages[-1].content == "At noon."
+    assert whole.messages[0].text == (prompt if with_passages else question)
+    assert [p.id for p in whole.parents] == ["d0"] and whole.messages[-1].text == "At noon."
 
 
 def test_related_samples_are_taken_over_as_they_are() -> None:
@@ -119,7 +119,7 @@ def test_prompts_taken_over_are_answered() -> None:
     bare = [asked("a", "Name an apple that is red."), asked("b", "Name an apple that is green.")]
     method = Retrieve(use="data", search="words")
     [draft], ask = expanded(method, bare, bare[0], "Granny Smith.")
-    assert asyncio.run(method.answer(draft, ask)).messages[-1].content == "Granny Smith."
+    assert asyncio.run(method.answer(draft, ask)).messages[-1].text == "Granny Smith."
 
 
 def test_meaning_and_words_are_asked_for_together() -> None:

@@ -81,7 +81,7 @@ def test_the_model_continues_the_list_in_its_language(seeds: list[Sample], says:
     ask = ScriptedAsk(" Name three rivers in Asia. ")
     (draft,) = asyncio.run(method.expand(parents, ask, Random(0)))
     (messages, settings) = ask.asked[0]
-    assert says in messages[0].content
+    assert says in messages[0].text
     assert settings["prefix"].startswith(f"1. {parents[0].instruction}\n2. ")
     assert settings["prefix"].endswith("\n9.")
     assert draft.messages == (Message("user", "Name three rivers in Asia."),)
@@ -161,7 +161,7 @@ def instance(language: str, instruction: str, *replies: Reply | str) -> tuple[Dr
 def test_classification_goes_output_first(language: str, instruction: str, labels: str, given: str) -> None:
     whole, ask = instance(language, instruction, says(CLASSIFIES[language]), labels, f" {given}")
     assert len(ask.asked) == 3  # the label is the answer: no call for it
-    label = whole.messages[-1].content
+    label = whole.messages[-1].text
     assert label in labels
     assert f"{label}\n" in ask.asked[2][1]["prefix"].partition(instruction)[2]  # known before the input is written
     assert whole.messages == (Message("user", f"{instruction}\n\n{given}"), Message("assistant", label))
@@ -186,8 +186,8 @@ def test_other_tasks_go_input_first(language: str, instruction: str, given: str,
 @pytest.mark.parametrize("nothing", ["None", " none.", "No input", "<noinput>", "无", "无。"])
 def test_a_task_without_input_is_answered_as_it_is(nothing: str) -> None:
     whole, ask = instance("en", "Give me a tip for a good sleep.", says(" No"), nothing, "Go to bed early.")
-    assert ask.asked[2][0][-1].content == "Give me a tip for a good sleep."
-    assert whole.messages[0].content == "Give me a tip for a good sleep." and whole.complete
+    assert ask.asked[2][0][-1].text == "Give me a tip for a good sleep."
+    assert whole.messages[0].text == "Give me a tip for a good sleep." and whole.complete
 
 
 ERROR = Reply("", "error: prompt has 9000 tokens", 0, 0)

@@ -134,7 +134,7 @@ def test_five_seeds_of_the_label_begin_the_list(turn: int, label: str) -> None:
         seed.instruction for seed in SEEDS if seed.tags["label"] == label
     }
     assert len(set(shown)) == 5 and last.startswith(f"{label}, ") and last.endswith(":")
-    assert "bad (the writer did not), good (the writer liked it)" in asked.content
+    assert "bad (the writer did not), good (the writer liked it)" in asked.text
     assert draft.tags["label"] == label and draft.tags["language"] == "en"
     assert {"length", "style", "difficulty"} < draft.tags.keys()
 
@@ -149,7 +149,7 @@ def test_a_sample_is_instruction_and_text_and_then_the_label() -> None:
     assert draft.scores["label_confidence"] == pytest.approx(0.8)
     bare = FILMS.model_copy(update={"instruction_prompts": {"en": "{text}"}})
     draft, _ = drafted(bare, "I would see it twice.", GOOD, EVEN, turn=1, seeds=SEEDS)
-    assert draft.messages[0].content == "I would see it twice."
+    assert draft.messages[0].text == "I would see it twice."
 
 
 def test_chinese_is_written_and_checked_in_chinese() -> None:
@@ -165,8 +165,8 @@ def test_chinese_is_written_and_checked_in_chinese() -> None:
         prepared=known,
     )
     assert draft.tags["label"] == "差评"
-    assert "外卖评论" in ask.asked[0][0][0].content and "\n差评，" in ask.asked[0][1]["prefix"]
-    assert draft.messages[0].content == "下面这段文本属于哪一类：好评、差评？\n\n汤洒了一半，打电话也没人接。"
+    assert "外卖评论" in ask.asked[0][0][0].text and "\n差评，" in ask.asked[0][1]["prefix"]
+    assert draft.messages[0].text == "下面这段文本属于哪一类：好评、差评？\n\n汤洒了一半，打电话也没人接。"
     assert ask.asked[1][1]["prefix"].endswith("文本：汤洒了一半，打电话也没人接。\n标签：")
     assert ask.asked[1][1]["prefix"].count("标签：") == 11
     assert draft.dropped is None and draft.scores["label_confidence"] == pytest.approx(0.9)
@@ -305,8 +305,8 @@ def test_entities_are_written_with_marks_and_answered_with_exact_spans() -> None
         "with city, 4 words: It rains in [Oslo](city).",
     ]
     assert r"\(city\)" in ask.asked[0][1]["regex"] or "(city)" in ask.asked[0][1]["regex"]
-    text = draft.messages[0].content.rsplit("\n\n", 1)[1]
-    spans = json.loads(draft.messages[1].content)
+    text = draft.messages[0].text.rsplit("\n\n", 1)[1]
+    spans = json.loads(draft.messages[1].text)
     assert text == "Eva flew to Lima."
     assert [text[span["start"] : span["end"]] for span in spans] == ["Eva", "Lima"]
     assert [span["label"] for span in spans] == ["person", "city"]
@@ -333,7 +333,7 @@ def test_one_kind_of_entity_is_checked_against_other() -> None:
     reply, blank = chances(地名=0.7, 其他=0.3), chances(地名=0.5, 其他=0.5)
     draft, ask = drafted(method, "我昨天到了[上海](地名)。", reply, blank)
     assert ask.asked[1][1]["choices"] == ("地名", "其他")
-    assert json.loads(draft.messages[1].content) == [{"text": "上海", "label": "地名", "start": 5, "end": 7}]
+    assert json.loads(draft.messages[1].text) == [{"text": "上海", "label": "地名", "start": 5, "end": 7}]
     assert draft.dropped is None
 
 

@@ -60,7 +60,7 @@ def test_chinese_walks_down_chinese_lists() -> None:
         method, " 代数\n2. 几何", " 极限\n2. 导数", " 斜率\n2. 切线", "曲线的斜率为2x，从零开始，到三时高多少？"
     )
     assert ask.asked[0][1]["prefix"].endswith("专业：数学\n1.")
-    assert "作业题" in ask.asked[3][0][0].content
+    assert "作业题" in ask.asked[3][0][0].text
     assert draft.tags["discipline"] == "数学" and draft.tags["session"] in ("极限", "导数")
     assert draft.dropped is None
 
@@ -81,7 +81,7 @@ def test_a_question_draws_on_one_or_two_sessions_and_one_to_five_concepts() -> N
 def test_disciplines_can_come_from_the_model() -> None:
     method = Taxonomy(num_disciplines=3, max_sessions=1)
     draft, ask = drafted(method, " Botany\n2. Law\n3. Dance", SUBJECTS, SESSIONS, CONCEPTS, QUESTION)
-    assert "List 3 disciplines" in ask.asked[0][0][0].content and ask.asked[0][1]["shared"]
+    assert "List 3 disciplines" in ask.asked[0][0][0].text and ask.asked[0][1]["shared"]
     assert draft.tags["discipline"] in ("Botany", "Law", "Dance")
 
 
@@ -124,7 +124,7 @@ def test_no_disciplines_from_the_model_ends_the_draw() -> None:
 def test_questions_are_validated(reply: Reply, reason: str | None) -> None:
     draft, _ = drafted(MATHS, SUBJECTS, SESSIONS, CONCEPTS, reply)
     assert draft.dropped == (f"taxonomy: {reason}" if reason else None)
-    assert reason or draft.messages[0].content == "What is the slope of a line?"
+    assert reason or draft.messages[0].text == "What is the slope of a line?"
 
 
 @pytest.mark.parametrize(
@@ -157,5 +157,5 @@ def test_the_answer_is_a_call_of_its_own_that_names_the_discipline() -> None:
     ask = ScriptedAsk("斜率是二。")
     whole = asyncio.run(Taxonomy().answer(draft, ask))
     system, user = ask.asked[0][0]
-    assert "数学" in system.content and "斜率" not in system.content and user.content == "What is the slope?"
+    assert "数学" in system.text and "斜率" not in system.text and user.text == "What is the slope?"
     assert [m.role for m in whole.messages] == ["user", "assistant"]

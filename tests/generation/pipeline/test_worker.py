@@ -111,7 +111,7 @@ class Chatty(Method):
 def test_requests_that_carry_a_row_on_go_before_those_that_begin_one(store: Store) -> None:
     class Recording(ScriptedEngine):
         async def ask(self, request: Request) -> Reply:
-            onward.append((request.onward, request.scored is not None, request.messages[0].content == "Begin"))
+            onward.append((request.onward, request.scored is not None, request.messages[0].text == "Begin"))
             return await super().ask(request)
 
     onward: list[tuple[bool, bool, bool]] = []

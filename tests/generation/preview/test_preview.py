@@ -203,7 +203,7 @@ def test_a_preview_is_what_the_job_would_make_and_leaves_nothing(
 def test_a_recorder_shows_what_the_engine_says_it_renders() -> None:
     class Templated(ScriptedEngine):
         def render(self, request: Request) -> str:
-            return f"<s>{request.messages[0].content}"
+            return f"<s>{request.messages[0].text}"
 
     async def run() -> list[ModelCall]:
         recorder = Recorder(Templated(Engine()), "tiny")

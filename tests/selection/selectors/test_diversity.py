@@ -61,7 +61,7 @@ def test_every_topic_is_represented_and_the_rest_loses_to_a_chosen_sample(step: 
     view = view_of(samples, vectors)
     choice = step.pick(view, Random(5))
     kept = kept_of(view, choice)
-    topic = {s.id: s.messages[0].content.split()[1] for s in samples}
+    topic = {s.id: s.messages[0].text.split()[1] for s in samples}
     assert {topic[name] for name in kept} == {str(n) for n in range(6)}
     assert choice.lost_to is not None
     lost = {name.decode(): to.decode() for name, to in zip(view.ids, choice.lost_to, strict=True) if to}

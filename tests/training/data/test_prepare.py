@@ -1,5 +1,7 @@
 """The split is stable, the packing is made once, and bins come back as they were written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,27 @@ def test_only_kept_rows_with_an_assistant_turn_are_used() -> None:
     table, drops = data.usable(to_table(rows))
     assert table.num_rows == 3
     assert drops == {"no assistant turn": 1}
+
+
+def test_what_must_not_be_learnt_is_counted_by_its_reason() -> None:
+    row = chats(1)[0]
+    silent = tuple(turn._replace(train=False) for turn in row.messages)
+    rows = [
+        row,
+        replace(row, scores={"preference": 1.0, "weight": 1.0}),
+        replace(row, scores={"preference": 0.0}),
+        replace(row, scores={"weight": 0.0}),
+        replace(row, scores={"weight": 0.5}),
+        replace(row, messages=silent),
+    ]
+    table, drops = data.usable(to_table(rows))
+    assert table.num_rows == 2
+    assert drops == {
+        "rejected candidate": 1,
+        "weight 0": 1,
+        "weight other than 1": 1,
+        "no assistant turn to train on": 1,
+    }
 
 
 def test_packing_counts_every_kept_row_and_is_made_once(store: Store, samples: str, tiny: str) -> None:

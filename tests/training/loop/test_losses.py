@@ -21,7 +21,7 @@ def model(tiny: str) -> Any:
 
 @pytest.fixture
 def encoded(tiny: str) -> chat.Encoded:
-    return chat.encode(chat.tokenizer(tiny), [list(s.messages) for s in chats(12)], 256)
+    return chat.encode(chat.tokenizer(tiny), [chat.Talk(s.messages) for s in chats(12)], 256)
 
 
 def bins_of(encoded: chat.Encoded, bins: list[list[int]]) -> Bins:

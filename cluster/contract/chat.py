@@ -1,0 +1,48 @@
+"""Turns as the OpenAI chat API writes them: what endpoints are sent, and what exports hold."""
+
+import json
+from typing import Any
+
+from gristmill.cluster.contract.sample import Message, ToolCall
+
+
+def to_openai(turn: Message) -> dict[str, Any]:
+    """Return a turn in the form of the API; keys that would say nothing are left out."""
+    made: dict[str, Any] = {"role": turn.role, "content": _content(turn)}
+    if turn.reasoning is not None:
+        made["reasoning_content"] = turn.reasoning
+    if turn.tool_calls:
+        made["tool_calls"] = [_call(call) for call in turn.tool_calls]
+    if turn.tool_call_id is not None:
+        made["tool_call_id"] = turn.tool_call_id
+    if turn.name is not None:
+        made["name"] = turn.name
+    return made
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {**({} if call.id is None else {"id": call.id}), "type": "function", "function": function}
+
+
+def _content(turn: Message) -> str | list[Any] | None:
+    """Return the text of a turn, or its parts with their texts, cut as they came where the text is still as long."""
+    if turn.parts is None:
+        return turn.content
+    parts, left = json.loads(turn.parts), turn.text
+    lengths = [part["text"] for part in parts if _is_text(part)]
+    if sum(lengths) + max(len(lengths) - 1, 0) != len(left):  # edited since: all of it is in the first of them
+        lengths = [len(left)] + [0] * (len(lengths) - 1)
+    made = []
+    for part in parts:
+        if _is_text(part):
+            size = lengths.pop(0)
+            made.append({**part, "text": left[:size]})
+            left = left[size + 1 :]
+        else:
+            made.append(part)
+    return made
+
+
+def _is_text(part: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), int)

@@ -1,0 +1,211 @@
+"""Conversations: what a row of outside data holds, and the columns that a row of any shape may have."""
+
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.sample import WEIGHT, Message
+from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_tools, read_turns, require_text, said
+
+Columns = Mapping[str, Any]
+"""Columns of one row, names stripped and in lower case."""
+
+SYSTEMS = ("system", "system_prompt")
+TOOLS = ("tools", "functions")
+COMMON = frozenset({*SYSTEMS, "history", *TOOLS, "weight", "train", "tags", "scores"})
+"""Columns that every shape reads."""
+OWN = frozenset({"id", "parents", "method", "round", "origin", "dropped"})
+"""Columns that exports write and nobody else; `dropped` is read, the others come anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a row holds."""
+
+    messages: tuple[Message, ...]
+    tags: Mapping[str, str]
+    tools: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a conversation without a user turn, or with half a surrogate pair anywhere."""
+        if not any(turn.role == "user" for turn in self.messages):
+            roles = ", ".join(turn.role for turn in self.messages) or "none"
+            raise RowError(f"its turns are {roles}, must have one of the user")
+        require_text(self._texts())
+
+    def _texts(self) -> Iterator[tuple[str, str | None]]:
+        """Yield every text with the name of its field."""
+        for place, turn in enumerate(self.messages):
+            yield f"messages[{place}].content", turn.content
+            if not turn.plain:
+                yield f"messages[{place}].reasoning", turn.reasoning
+                yield f"messages[{place}].tool_call_id", turn.tool_call_id
+                yield f"messages[{place}].name", turn.name
+                yield f"messages[{place}].parts", turn.parts
+                for number, call in enumerate(turn.tool_calls):
+                    for key, text in call._asdict().items():
+                        yield f"messages[{place}].tool_calls[{number}].{key}", text
+        yield "tools", self.tools
+        for tag, word in self.tags.items():
+            yield "tags", tag
+            yield f"tags.{tag}", word
+        for score in self.scores:
+            yield "scores", score
+
+
+def whole(
+    row: Columns,
+    turns: Sequence[Message],
+    tags: Mapping[str, str] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> Conversation:
+    """Return the conversation of these turns with what columns that any shape may have add to it."""
+    begin = _beginning(row)
+    if begin and turns and turns[0].role == "system":
+        if begin[0].role == "system" and begin[0].content != turns[0].content:
+            raise RowError("field 'system' is there beside a system turn that says other than it, must be one of them")
+        begin, turns = (turns[0], *(turn for turn in begin if turn.role != "system")), turns[1:]
+    messages = (*begin, *turns)
+    if row.get("train") is not None and not flag(row["train"], "train"):
+        messages = tuple(turn._replace(train=False) for turn in messages)
+    tools = present(row, TOOLS)
+    return Conversation(
+        messages,
+        {**tags_of(row), **(tags or {})},
+        read_tools(row.get(tools), tools),
+        {**scores_of(row), **number_of(row, "weight", WEIGHT), **(scores or {})},
+    )
+
+
+def _beginning(row: Columns) -> tuple[Message, ...]:
+    """Return the turns of `system` and `history`: pairs of question and answer, or turns."""
+    name = present(row, SYSTEMS)
+    system, turns = row.get(name), list[Message]()
+    if system is not None and not isinstance(system, str):
+        raise RowError(f"field '{name}' is {said(system)}, must be text")
+    if not blank(system):
+        turns.append(Message("system", system))
+    history = from_json(row.get("history"), "history", "a list of pairs of question and answer")
+    if history and isinstance(history, list) and all(isinstance(turn, Mapping) for turn in history):
+        return (*turns, *read_turns(history, "history"))
+    if history is not None and not isinstance(history, list):
+        raise RowError(f"field 'history' is {said(history)}, must be a list of pairs of question and answer")
+    for place, pair in enumerate(history or []):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowError(f"field 'history[{place}]' is {said(pair)}, must be a pair of question and answer")
+        for text, role in zip(pair, ("user", "assistant"), strict=True):
+            if not isinstance(text, str) or blank(text):
+                raise RowError(f"field 'history[{place}]' holds what is {said(text)}, must be two texts")
+            turns.append(Message(role, text))
+    return tuple(turns)
+
+
+def tags_of(row: Columns) -> dict[str, str]:
+    """Return the tags of a row from a table, pairs, a list of words or one; nulls and empty words are left out."""
+    value = row.get("tags")
+    if isinstance(value, str):
+        value = from_json(value, "tags", "a table of words") if value.lstrip()[:1] in ("{", "[") else value
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str):
+        return {"tags": value}
+    if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+        return {"tags": ", ".join(value)} if value else {}
+    value = _table(value)
+    if not isinstance(value, Mapping):
+        raise RowError(f"field 'tags' is {said(value)}, must be a table of words")
+    tags = {}
+    for name, word in value.items():
+        if isinstance(word, Mapping | list):
+            raise RowError(f"field 'tags.{name}' is {said(word)}, must be a word")
+        if word is not None and word != "":
+            tags[str(name)] = str(word).lower() if isinstance(word, bool) else str(word)
+    return tags
+
+
+def scores_of(row: Columns) -> dict[str, float]:
+    """Return the scores of a row from a table or pairs of name and number, nulls left out; higher is better."""
+    value = row.get("scores")
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        value = from_json(value, "scores", "a table of numbers")
+    if value is None or value == "":
+        return {}
+    value = _table(value)
+    if not isinstance(value, Mapping):
+        raise RowError(f"field 'scores' is {said(value)}, must be a table of numbers")
+    return {str(name): _finite(number, f"scores.{name}") for name, number in value.items() if number is not None}
+
+
+def _table(value: object) -> object:
+    """Return the table that a list of pairs is, and any other value as it is."""
+    if isinstance(value, list) and all(isinstance(pair, Mapping) and {*pair} == {"key", "value"} for pair in value):
+        return {pair["key"]: pair["value"] for pair in value}
+    if isinstance(value, list) and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
+        return dict(value)
+    return value
+
+
+def number_of(row: Mapping[str, Any], name: str, score: str) -> dict[str, float]:
+    """Return the number of a column as a score, or nothing where there is none; a weight may not be negative."""
+    value = row.get(name)
+    if isinstance(value, str):
+        try:
+            value = float(value) if value.strip() else None
+        except ValueError:
+            raise RowError(f"field '{name}' is {said(value)}, must be a finite number") from None
+    if value is None:
+        return {}
+    number = _finite(value, name)
+    if score == WEIGHT and number < 0:
+        raise RowError(f"field '{name}' is {said(value)}, must be at least 0")
+    return {score: number}
+
+
+def _finite(number: object, name: str) -> float:
+    """Return a number that fits a score, which is a float32: no infinity, and no whole number that would change."""
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise RowError(f"field '{name}' is {said(number)}, must be a finite number")
+    try:
+        value = float(number)
+        held = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        raise RowError(f"field '{name}' is {said(number)}, must be within ±3.4e38, as a float32 is") from None
+    if not math.isfinite(value):
+        raise RowError(f"field '{name}' is {said(number)}, must be a finite number")
+    if value.is_integer() and held != number and abs(value) <= 1 << 53:
+        raise RowError(f"field '{name}' is {said(number)}, must be a whole number that a float32 holds exactly")
+    return value
+
+
+def reason_of(row: Columns) -> str | None:
+    """Return the drop reason that an export wrote beside a row, `"filter: reason"`, or None."""
+    value = row.get("dropped")
+    return value if is_own(row) and isinstance(value, str) and ": " in value else None
+
+
+def is_own(row: Columns) -> bool:
+    """Say whether an export of Gristmill's wrote a row: a column `dropped` in any other means something else."""
+    return isinstance(row.get("method"), str) and _ID.fullmatch(str(row.get("id"))) is not None
+
+
+_ID = re.compile(f"[0-9a-f]{{{ids.ID_HEX}}}")
+
+
+def present(row: Columns, names: Sequence[str]) -> str:
+    """Return which of these columns is there, or the first."""
+    return next((name for name in names if row.get(name) is not None), names[0])
+
+
+def text_of(row: Columns, names: Sequence[str]) -> str:
+    """Return the text of the first of these columns that is there, which must show something."""
+    name = present(row, names)
+    value = row.get(name)
+    if not isinstance(value, str) or blank(value):
+        raise RowError(f"field '{name}' is {said(value)}, must be text")
+    require_text([(name, value)])
+    return value
