@@ -150,6 +150,8 @@ class Reply:
     """Prompt tokens that the engine found in its prefix cache."""
     logprob: float | None = None
     """Sum of the log-probabilities of the reply's tokens in nats, where the request asked for it."""
+    reasoning: str = ""
+    """What the model thought before the text, where the engine tells it; never part of the text."""
 
 
 def engine_need(engine: Engine, actors: int) -> Need:

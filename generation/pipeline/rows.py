@@ -116,9 +116,9 @@ class BoundAsk:
         reply = await self.context.engines[engine].ask(request)
         self._count(reply, engine)
         try:
-            gate.unicode(reply.text)
+            gate.unicode(reply.text + reply.reasoning)
         except GateError as error:  # what it says could not be asked about
-            return replace(reply, text="", finish=f"error: the reply {error}")
+            return replace(reply, text="", reasoning="", finish=f"error: the reply {error}")
         return reply
 
     def _count(self, reply: Reply, engine: str) -> None:

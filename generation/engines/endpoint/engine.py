@@ -147,10 +147,6 @@ class EndpointEngine:
         """Ask for one token, to find out whether an endpoint without a list of models answers chats."""
         ping = {"model": self._settings.model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
         answer = await self._line.post("chat/completions", ping)
-        if answer.status in (404, 405):
-            must = "must be the base URL of an OpenAI-compatible server, such as http://host:8000/v1, with this model"
-            said = f"{answer.status} {answer.refusal[:120]}"
-            raise JobError(f"generate.engine.endpoint is {self._line.base!r}: answers {said}; {must}")
         if answer.status == 0:
             raise EngineError(f"endpoint {self._line.base}: {answer.refusal} ({listed.refusal})")
 
@@ -225,8 +221,6 @@ class EndpointEngine:
     async def _post(self, path: str, payload: Mapping[str, Any], max_tokens: int) -> Answer:
         begin = time.monotonic()
         answer = await self._line.post(path, payload, max_tokens)
-        if answer.status == 404:
-            raise JobError(f"endpoint {self._line.base}: {path} answers 404 {answer.refusal[:160]}")
         if not answer.refusal:
             self._line.pace.add(time.monotonic() - begin, wire.usage(answer.body)[1])
         return answer

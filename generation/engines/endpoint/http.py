@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -26,6 +27,21 @@ log = logging.getLogger(__name__)
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 SLOW_DOWN = frozenset({408, 429, 503, 504, 529})
 """Status codes that mean that too much is in flight."""
+COMPLETIONS = ("chat/completions", "completions")
+FOR_ALL = frozenset({401, 403, 404, 405})
+"""Status codes that speak of the key, the address or the model before the first call is served, and afterwards of one
+call, such as a prompt that a moderation refuses."""
+REFUSALS_IN_ROW = 50
+"""So many of these one after another, with no call served between them, concern every call again."""
+WORDS = {
+    "rate_limit": 429,
+    "overloaded": 529,
+    "unavailable": 503,
+    "timeout": 504,
+    "server_error": 500,
+    "internal": 500,
+}
+"""Status codes of errors that name themselves by a word."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +191,7 @@ class Connection:
         self.base, self._key, self._key_name = base.rstrip("/"), key, key_name
         self.window, self.pace, self.patience = Window(limit), TimeoutEstimate(), patience
         self.retries = self.answers = 0
-        self._served_at = 0.0
+        self._served_at, self._served, self._refused = 0.0, False, 0
         self._client: aiohttp.ClientSession | None = None
 
     async def get(self, path: str) -> Answer:
@@ -186,7 +202,8 @@ class Connection:
         """Return the answer to a POST.
 
         Raises:
-            JobError: when the endpoint refuses the key, lacks the model, or the quota is used up.
+            JobError: when the endpoint refuses the key or lacks the model, before it served any call or for many calls
+                in a row, and when the quota is used up.
             EngineError: when it served no call at all while this one was tried.
         """
         return await self._try("POST", path, payload, max_tokens)
@@ -228,7 +245,7 @@ class Connection:
                 self._connected().request(method, self._url(path), json=payload) as reply,
             ):
                 raw = await reply.read()
-            return self._read(reply.status, reply.headers, raw, cuts)
+            return self._read(path, reply.status, reply.headers, raw, cuts)
         except TimeoutError:
             self.window.cut(cuts)
             return None, f"no answer in {limit_s:.0f} s", None
@@ -241,18 +258,22 @@ class Connection:
             self.window.leave()
 
     def _read(
-        self, status: int, headers: Mapping[str, str], raw: bytes, cuts: int
+        self, path: str, status: int, headers: Mapping[str, str], raw: bytes, cuts: int
     ) -> tuple[Answer | None, str, float | None]:
         self.answers += 1
         body = _body(raw)
         if status < 300:
             if body is None:
                 return None, "an answer that is not a JSON object", None
+            status = inner_status(body) or status
+        if status < 300 and body is not None:
             self.window.grow()
             self._served_at = time.monotonic()
+            if path in COMPLETIONS:  # a list of models is shown to everybody by many servers
+                self._served, self._refused = True, 0
             return Answer(status, body), "", None
         error = _error(status, body, raw)
-        self._refuse(error)
+        self._refuse(path, error)
         if status not in RETRIED and status < 500:
             self._served_at = time.monotonic()
             return error, "", None
@@ -263,16 +284,25 @@ class Connection:
                 self.window.pause(min(wait, self.patience.longest_s))
         return None, f"{status} {error.refusal}"[:200], wait
 
-    def _refuse(self, error: Answer) -> None:
+    def _refuse(self, path: str, error: Answer) -> None:
         """Raise for an answer that every other call would get too."""
+        if error.code == "insufficient_quota":
+            raise JobError(f"endpoint {self.base}: {error.refusal[:160]}; the quota of this key is spent")
+        if error.status not in FOR_ALL:
+            return
+        self._refused += 1
+        if self._served and self._refused < REFUSALS_IN_ROW:
+            return
+        said = f"{error.status} {error.refusal[:120]}" + (f", {self._refused} times in a row" if self._served else "")
         if error.status in (401, 403):
             have = "set, but not accepted" if self._key else "not set"
             raise JobError(
-                f"endpoint {self.base}: refuses the key ({error.status}: {error.refusal[:120]}); the environment "
-                f"variable {self._key_name} is {have}, and must hold one where the workers run"
+                f"endpoint {self.base}: refuses the key ({said}); the environment variable {self._key_name} is {have}, "
+                "and must hold one where the workers run"
             )
-        if error.code == "insufficient_quota":
-            raise JobError(f"endpoint {self.base}: {error.refusal[:160]}; the quota of this key is spent")
+        if path in COMPLETIONS:  # other routes may be absent
+            must = "must be the base URL of an OpenAI-compatible server, such as http://host:8000/v1, with this model"
+            raise JobError(f"generate.engine.endpoint is {self.base!r}: {path} answers {said}; {must}")
 
     def _url(self, path: str) -> str:
         """Return the URL of a path; one with a slash in front is relative to the server, not to its version folder."""
@@ -298,14 +328,35 @@ def _body(raw: bytes) -> dict[str, Any] | None:
     """Return the JSON object of a reply, or None when there is none."""
     try:
         value = json.loads(raw)
-    except (ValueError, RecursionError):  # UnicodeDecodeError is one too
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError too
         return None
     return value if isinstance(value, dict) else None
 
 
+def _inner(body: Mapping[str, Any]) -> object:
+    """Return the error in a body, which may be that of its first choice: OpenRouter says so of a cut reply."""
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return body.get("error") or (first.get("error") if isinstance(first, dict) else None)
+
+
+def inner_status(body: Mapping[str, Any]) -> int:
+    """Return the status code of an error that came as a success, 0 where there is none, 400 where it has no code."""
+    error = _inner(body)
+    said = error if isinstance(error, dict) else {}
+    for value in (said.get("code"), said.get("status"), said.get("type")):
+        text = str(value).lower()
+        if re.fullmatch("[45][0-9][0-9]", text):
+            return int(text)
+        found = next((status for word, status in WORDS.items() if word in text), 0)
+        if found:
+            return found
+    return 400 if error else 0
+
+
 def _error(status: int, body: Mapping[str, Any] | None, raw: bytes) -> Answer:
     """Return what an error says, in OpenAI's form, FastAPI's, or any."""
-    said = (body or {}).get("error", body or {})
+    said = _inner(body or {}) or body
     said = {"message": said} if isinstance(said, str) else said
     said = said if isinstance(said, dict) else {}
     text = said.get("message") or said.get("detail") or raw[:300].decode(errors="replace") or "refused"

@@ -39,6 +39,9 @@ TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition", "eos": "stop", "eos_token": "stop"}
+THINK = ("<think>", "</think>")
+MOST_TOKENS = 1 << 30
+"""Counts above this are no counts."""
 Steps = Sequence[tuple[str, Mapping[str, float]]]
 """For each token of a reply: the token, and the probabilities of its alternatives."""
 Spelled = tuple[str, ...]
@@ -118,32 +121,68 @@ def refusal_reply(answer: Answer) -> Reply:
 
 
 def read(body: Mapping[str, Any], request: Request) -> Reply:
-    """Return the reply of a chat completion."""
+    """Return the reply of a chat completion, its thought apart from its text."""
     choice = first_choice(body)
     if choice is None:
-        said = body.get("error") or "the endpoint's answer has no choices"
-        return Reply("", f"error: {str(said)[:160]}", 0, 0)
-    text = str(_mapping(choice.get("message")).get("content") or "")
+        return Reply("", "error: the endpoint's answer has no choices", 0, 0)
+    text, reasoning = said(_mapping(choice.get("message")))
     if request.prefix and text.startswith(request.prefix):  # this server said the prefix again
         text = text[len(request.prefix) :]
     finish = choice.get("finish_reason")
     finish = "error: the endpoint's content filter" if finish == "content_filter" else FINISHES.get(str(finish), "stop")
-    tokens = _tokens(choice)
-    logprob = sum(float(token["logprob"]) for token in tokens) if tokens and request.logprobs else None
     prompt, written, cached = usage(body)
-    return Reply(text, finish, prompt, written, cached_tokens=cached, logprob=logprob)
+    tokens = _tokens(choice)
+    logprob = sum(_number(token["logprob"]) for token in tokens) if tokens and request.logprobs else None
+    return Reply(text, finish, prompt, written, cached_tokens=cached, logprob=logprob, reasoning=reasoning)
+
+
+def said(message: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a message says and what was thought before it, from all places where servers put them."""
+    text, thoughts = _parts(message.get("content"))
+    for name in ("reasoning", "reasoning_content"):
+        value = message.get(name)
+        if isinstance(value, str) and value.strip() and value not in thoughts:
+            thoughts.append(value)
+    thought, found, rest = text.partition(THINK[1])
+    opened = thought.lstrip().startswith(THINK[0])
+    if opened or (found and THINK[0] not in thought):  # templates may open the thought in the prompt
+        thoughts.append(thought.lstrip().removeprefix(THINK[0]))
+        text = rest.lstrip()
+    return text, "\n\n".join(thought.strip() for thought in thoughts if thought.strip())
+
+
+def _parts(content: Any) -> tuple[str, list[str]]:  # noqa: ANN401 - JSON from outside
+    """Return the text of a message's content, a string or a list of parts, and the parts that are thoughts."""
+    if isinstance(content, str):
+        return content, []
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, str):
+            texts.append(part)
+        for name in ("text", "thinking", "reasoning"):
+            value = _mapping(part).get(name)
+            inner = value if isinstance(value, str) else _parts(value)[0]
+            (texts if name == "text" else thoughts).append(inner)
+    return "".join(texts), [thought for thought in thoughts if thought]
 
 
 def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return the tokens of the prompt, of the reply, and from the cache; at 4 bytes a token where not reported."""
     counts = _mapping(body.get("usage"))
     if not counts:
-        text = str(_mapping((first_choice(body) or {}).get("message")).get("content") or "")
-        return 0, max(1, len(text.encode(errors="replace")) // 4), 0
+        text, reasoning = said(_mapping((first_choice(body) or {}).get("message")))
+        return 0, max(1, len((text + reasoning).encode(errors="replace")) // 4), 0
     details = _mapping(counts.get("prompt_tokens_details"))
     numbers = (counts.get("prompt_tokens"), counts.get("completion_tokens"), details.get("cached_tokens"))
-    prompt, written, cached = (int(number or 0) for number in numbers)
+    prompt, written, cached = (int(min(max(0.0, _number(number)), MOST_TOKENS)) for number in numbers)
     return prompt, written, cached
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - JSON from outside
+    """Return a number as a float between ±1e30, 0 for anything else."""
+    real = isinstance(value, int | float) and value == value  # noqa: PLR0124 - NaN
+    return float(max(-1e30, min(1e30, value))) if real else 0.0
 
 
 def first_choice(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -158,15 +197,27 @@ def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 - JSON from outsi
 
 def _tokens(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     content = _mapping(choice.get("logprobs")).get("content")
-    return [token for token in content or () if isinstance(token, dict) and "logprob" in token]
+    tokens = content if isinstance(content, list) else ()
+    return [token for token in tokens if isinstance(token, dict) and "logprob" in token]
+
+
+def _chance(logprob: Any) -> float:  # noqa: ANN401 - JSON from outside
+    """Return the probability of a log-probability, 0 where there is none."""
+    return math.exp(_number(logprob)) if isinstance(logprob, int | float) and logprob <= 0 else 0.0
 
 
 def steps(body: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
     """Return the tokens of a chat completion with the probabilities of their alternatives; empty without logprobs."""
     found: list[tuple[str, Mapping[str, float]]] = []
     for token in _tokens(first_choice(body) or {}):
-        options = {str(o["token"]): math.exp(float(o["logprob"])) for o in token.get("top_logprobs") or ()}
-        found.append((str(token["token"]), {str(token["token"]): math.exp(float(token["logprob"])), **options}))
+        others = token.get("top_logprobs")
+        options = {
+            str(o.get("token", "")): _chance(o.get("logprob"))
+            for o in (others if isinstance(others, list) else ())
+            if isinstance(o, dict)
+        }
+        word = str(token.get("token", ""))
+        found.append((word, {word: _chance(token["logprob"]), **options}))
     return found
 
 
@@ -213,7 +264,7 @@ def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, f
     logprobs = _mapping(told[0]) if isinstance(told, list) and told else {}
     if any(f"token_id:{token}" not in logprobs for token in tokens):
         return {}
-    weights = {token: math.exp(float(logprobs[f"token_id:{token}"])) for token in tokens}
+    weights = {token: _chance(logprobs[f"token_id:{token}"]) for token in tokens}
     total = sum(weights.values())
     return {token: weight / total for token, weight in weights.items()} if total else {}
 

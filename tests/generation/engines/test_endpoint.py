@@ -200,8 +200,9 @@ def test_rows_made_through_an_endpoint_that_stumbles_are_those_of_one_that_does_
     assert len(rows) == 16 and any("judge" in row.scores for row in rows)
 
 
-def test_a_reply_with_half_a_surrogate_pair_costs_its_row_alone(tmp_path: Path) -> None:
-    said = {"content": "Which of the rivers of Europe is the longest? \ud83d"}
+@pytest.mark.parametrize("name", ["content", "reasoning"])
+def test_a_reply_with_half_a_surrogate_pair_costs_its_row_alone(name: str, tmp_path: Path) -> None:
+    said = {"content": "", name: "Which of the rivers of Europe is the longest? \ud83d"}
     body = json.dumps({"choices": [{"message": said, "finish_reason": "stop"}]})
     rows = made_through(FakeServer(Trouble(body=body), Trouble(body="[" * 99_999)), tmp_path / "store")
     assert len(rows) == 16
