@@ -12,6 +12,10 @@ from gristmill.cluster.contract.errors import GristmillError, JobError
 from gristmill.cluster.runtime.interrupt import interruptible, signal_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
     from gristmill.cluster.store.store import Store
 
 JOB_VERBS = {
@@ -119,7 +123,8 @@ def _head(arguments: argparse.Namespace) -> int:
 
     store = _store(arguments.store)
     left = arguments.n
-    for table in store.scan(_dataset(store, arguments.name)):
+    name = arguments.name
+    for table in _committed(store, name) if arguments.committed else store.scan(_dataset(store, name)):
         for sample in from_table(table):
             if left and bool(sample.dropped) == arguments.dropped:
                 print("\n".join(sample_lines(sample)))
@@ -167,21 +172,27 @@ def _store(uri: str) -> "Store":
 
 def _dataset(store: "Store", name: str) -> str:
     """Return the samples dataset that a name means: the dataset itself, or the last one of a run."""
-    from gristmill.cluster.jobs.job import JOBS
-    from gristmill.cluster.jobs.run import find
-    from gristmill.cluster.jobs.state import state_of
+    from gristmill.cluster.jobs.run import ended_samples, find
 
     kind, full = find(store, name)
     if kind == "run":
-        jobs = state_of(store, full).jobs
-        order = [name for name in ("ingest", *JOBS) if name in jobs and jobs[name].state == "done"]
-        made = [jobs[name].output for name in order if store.manifest(jobs[name].output).kind == "samples"]
-        if not made:
-            raise JobError(f"{full}: has no dataset of samples yet; run its recipe further")
-        full = str(made[-1])
+        full = ended_samples(store, full)
     if store.manifest(full).kind != "samples":
         raise JobError(f"{full}: holds {store.manifest(full).kind}, must be a dataset of samples")
     return full
+
+
+def _committed(store: "Store", name: str) -> "Iterator[pa.Table]":
+    """Yield the shards that a run's last job of samples has committed so far."""
+    from gristmill.cluster.jobs.run import find, samples_of
+
+    kind, full = find(store, name)
+    output = samples_of(store, full)[1] if kind == "run" else full
+    if store.complete(output):
+        yield from store.scan(output)
+        return
+    for shard in (*store.committed(output).values(), *store.committed(output, prefix="raw-").values()):
+        yield store.read_shard(output, shard)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -223,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("name", help="a dataset or run, or the beginning of its name")
     sub.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     sub.add_argument("--dropped", action="store_true", help="the dropped ones, with their reasons")
+    sub.add_argument("--committed", action="store_true", help="those committed so far of a job that has not ended")
     sub.set_defaults(call=_head)
     _export_verb(verbs)
     sub = _store_verb(verbs, "report", "write report.html of a run again")

@@ -26,6 +26,9 @@ JOBS = {
 """The one pointer to packages above: job names in the order in which a recipe runs them, imported when a recipe is
 loaded."""
 
+SAMPLE_JOBS = ("ingest", "generate", "review", "select")
+"""Those that make a dataset of samples, in this order too."""
+
 
 class ClusterSettings(Settings):
     """`[cluster]`: which Ray cluster the run is on."""

@@ -13,7 +13,7 @@ from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import JOBS, Plan, figures_class
 from gristmill.cluster.jobs.recipe import Recipe, open_recipe, plans_of
-from gristmill.cluster.jobs.run import execute, find
+from gristmill.cluster.jobs.run import ended_samples, execute, find
 from gristmill.cluster.jobs.state import state_of
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.store import Manifest, Store
@@ -104,15 +104,12 @@ class Run:
 
     @property
     def dataset(self) -> Dataset:
-        """The samples dataset of the last job that made one.
+        """The samples dataset with which the run ends.
 
         Raises:
-            JobError: when there is none yet.
+            JobError: when the job that makes it has not ended.
         """
-        made = self.datasets
-        if not made:
-            raise JobError(f"{self.id}: has no dataset of samples yet; run its recipe further")
-        return list(made.values())[-1]
+        return Dataset(self.store, self.store.manifest(ended_samples(self.store, self.id)))
 
     @property
     def datasets(self) -> dict[str, Dataset]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from gristmill.cluster.contract.errors import GristmillError, JobError, RunError
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.figures import Figures
-from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.jobs.job import SAMPLE_JOBS, Run, Work
 from gristmill.cluster.jobs.recipe import Recipe, check_inputs
 from gristmill.cluster.report import run as report
 from gristmill.cluster.runtime import log
@@ -118,6 +118,38 @@ def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
 def runs(store: Store) -> list[str]:
     """Return the ids of the runs in a store."""
     return [name for name in store.names(RUNS) if store.exists(RUNS, name, "recipe.json")]
+
+
+def samples_of(store: Store, run_id: str) -> tuple[str, str]:
+    """Return (job, folder) of the dataset of samples with which a run ends; it need not exist yet.
+
+    Raises:
+        JobError: for a run that makes none.
+    """
+    outputs = store.read_json(RUNS, run_id, "recipe.json")["outputs"]
+    made = [(job, str(outputs[job])) for job in SAMPLE_JOBS if job in outputs]
+    if not made:
+        raise JobError(f"{run_id}: makes no dataset of samples, must make one; name a dataset")
+    return made[-1]
+
+
+def ended_samples(store: Store, run_id: str) -> str:
+    """Return the dataset of samples with which a run ends.
+
+    Raises:
+        JobError: where its job has not ended, with the datasets that there are.
+    """
+    job, output = samples_of(store, run_id)
+    if store.complete(output):
+        return output
+    shards = len(store.committed(output)) + len(store.committed(output, prefix="raw-"))
+    outputs = store.read_json(RUNS, run_id, "recipe.json")["outputs"]
+    there = [folder for name, folder in outputs.items() if name in SAMPLE_JOBS and store.complete(folder)]
+    others = f", or name {' or '.join(there)}" if there else ""
+    raise JobError(
+        f"{run_id}: its {job} has not ended ({shards} shards are committed), must have; run its recipe further, look "
+        f"at what is committed with `gristmill head {run_id} --committed`{others}"
+    )
 
 
 def find(store: Store, name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Logs: our own sentences in the run's log files, third parties quiet on the terminal and whole in the files."""
+"""Logs: all of them in the run's log files; on the terminal our own warnings, and errors of third parties."""
 
 import logging
 import os
@@ -26,16 +26,22 @@ def to_file(folder: str | None, name: str) -> None:
     logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
 
 
+class _Terminal(logging.Handler):
+    """Writes our own warnings, which concern people's data and settings, and errors of anybody, to standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record as a line, to whatever standard error is now: bars take its place while they are shown."""
+        if record.levelno >= logging.ERROR or record.name.startswith("gristmill"):
+            sys.stderr.write(f"{record.levelname.lower()}: {self.format(record)}\n")
+
+
 def driver(folder: Path | None) -> None:
-    """Set up the driver: all records into `driver.log`, and only errors of third parties to standard error."""
+    """Set up the driver: all records into `driver.log`, our own warnings and the errors of all to standard error."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
     root.setLevel(logging.INFO)
-    console = logging.StreamHandler()
-    console.setLevel(logging.ERROR)
-    console.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    root.addHandler(console)
+    root.addHandler(_Terminal(logging.WARNING))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(folder / "driver.log", encoding="utf-8")
