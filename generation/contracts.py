@@ -236,7 +236,8 @@ class Method(GenerateStep[State]):
     def answered(self, draft: Draft, reply: Reply) -> Draft:
         """Return the draft with a reply as its next turn; it is dropped when the reply is cut off, empty or refused."""
         text = reply.text.strip()
-        whole = replace(draft, messages=(*draft.messages, Message("assistant", text))) if text else draft
+        turn = Message("assistant", text, reply.reasoning or None)
+        whole = replace(draft, messages=(*draft.messages, turn)) if text else draft
         if reply.finish == "stop" and text:
             return whole
         reasons = {"stop": "answer is empty", "length": "answer cut off", "repetition": "answer runs in circles"}

@@ -76,7 +76,9 @@ class Engine(Settings):
     kv_cache_gib: int = Field(default=2, gt=0)
     """GiB of memory for the key-value cache, on machines without a GPU."""
     hang_s: float = Field(default=300.0, gt=0)
-    """Seconds without a step, while requests wait, after which an engine counts as hung and is replaced."""
+    """Seconds without a step, while requests wait, after which an engine counts as hung and is replaced. At an endpoint
+    a call is given up and tried again after twice as long, or after four times what its tokens take, if that is longer.
+    """
     price: Price = Price()
     """Prices, for the cost in the summary."""
     args: dict[str, Any] = Field(default_factory=dict)

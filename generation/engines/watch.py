@@ -12,8 +12,9 @@ from gristmill.cluster.runtime.log import tail
 
 log = logging.getLogger(__name__)
 
-MOVES = ("steps", "requests", "reply_tokens", "rows")
-"""Counters of which at least one grows while an engine works."""
+MOVES = ("steps", "requests", "reply_tokens", "rows", "clock_s")
+"""Counters of which at least one grows while an engine works. An endpoint has a clock: each of its calls has a
+deadline, so its worker hangs only when it says nothing at all."""
 
 
 @dataclass

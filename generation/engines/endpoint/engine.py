@@ -37,7 +37,8 @@ class EndpointEngine:
         """Prepare the client; `ready` connects."""
         self._settings = engine
         key = os.environ.get(engine.api_key_env, "")
-        self._line = Connection(engine.endpoint, key, engine.api_key_env, engine.max_in_flight, patience or Patience())
+        patience = patience or Patience(floor_s=max(60.0, 2 * engine.hang_s), in_all_s=max(900.0, 4 * engine.hang_s))
+        self._line = Connection(engine.endpoint, key, engine.api_key_env, engine.max_in_flight, patience)
         self._facts: dict[str, Any] = {}
         self._starting = asyncio.Lock()
         self._vllm = False
@@ -101,6 +102,7 @@ class EndpointEngine:
             "running": window.running,
             "waiting": window.waiting,
             "busy_s": busy,
+            "clock_s": time.monotonic(),
             "reply_tokens_per_s": totals["reply_tokens"] / busy if busy else 0.0,
             "prefix_cache_hit_rate": totals["cached_tokens"] / max(1, totals["prompt_tokens"]),
             "retries": self._line.retries,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import formatdate
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from gristmill.cluster.contract.errors import EngineError, GristmillError, JobEr
 from gristmill.cluster.contract.sample import Message, Sample, from_table
 from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.cluster.store.store import Store
-from gristmill.generation.contracts import MAIN
+from gristmill.generation.contracts import MAIN, Draft
 from gristmill.generation.engines.actors import open_engine
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.endpoint.http import Patience, TimeoutEstimate, retry_after
+from gristmill.generation.engines.watch import MOVES
+from gristmill.generation.methods.respond import Respond
 from gristmill.generation.pipeline.plan import RawShard
 from gristmill.generation.pipeline.worker import RowMaker
 from tests.fake_server import FakeServer, Trouble
@@ -93,6 +96,31 @@ def test_a_reply_that_does_not_come_is_given_up_at_its_deadline_and_tried_again(
     patience = Patience(attempts=8, first_s=0.01, floor_s=0.2)
     reply = served(server, lambda engine: engine.ask(replace(ASK, max_tokens=1)), patience)
     assert reply.finish == "stop" and len(server.asked) >= 2
+
+
+def test_a_slow_server_is_not_asked_twice_and_its_worker_is_not_ended_for_it() -> None:
+    async def run() -> None:
+        async with FakeServer() as server:
+            server.delay_s = 1.0
+            engine = EndpointEngine(Engine(model="fake", endpoint=server.url, hang_s=0.1))
+            asking = asyncio.create_task(engine.ask(ASK))
+            seen = []
+            while not asking.done():
+                seen.append([engine.stats().get(name, 0) for name in MOVES])
+                await asyncio.sleep(0.05)
+            assert (await asking).finish == "stop" and engine.stats()["retries"] == 0
+            assert len(seen) > 10 and all(a != b for a, b in pairwise(seen)), "the watch sees that it lives"
+            engine.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def test_a_thought_is_kept_apart_in_the_row() -> None:
+    asked = Draft((Message("user", "Name a river."),))
+    row = Respond().answered(asked, Reply("The Rhine.", "stop", 1, 1, reasoning="Hm."))
+    assert row.messages[-1] == Message("assistant", "The Rhine.", "Hm.")
+    assert Respond().answered(asked, Reply("The Rhine.", "stop", 1, 1)).messages[-1].reasoning is None
 
 
 def test_the_deadline_is_four_times_what_the_tokens_take() -> None:
