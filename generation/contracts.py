@@ -203,6 +203,13 @@ class Method(GenerateStep[State]):
     engine: str = ""
     """Name in `[generate.engines]` of the model that is asked; by default `[generate.engine]`."""
 
+    def frames(self) -> tuple[tuple[str, str], ...]:
+        """Return how the instructions of this method begin and end by its own template, which says nothing new.
+
+        A `HistoryFilter` compares what is between them. By default all of an instruction is new.
+        """
+        return ()
+
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return the parents of one group of draws, the `turn`-th of this method; by default one seed or kept row."""
         del turn
@@ -264,16 +271,34 @@ class EachInput(Method[State]):
         return (inputs[turn % len(inputs)],)
 
 
-class Filter(GenerateStep[State]):
+class BoundStep(GenerateStep[State]):
+    """What judges samples: those of all methods, or of some."""
+
+    methods: tuple[str, ...] = ()
+    """Kinds of the methods whose samples are judged; those of all methods by default."""
+
+    def title(self) -> str:
+        """Return the kind, and what tells the filter from others of its kind in one job."""
+        return self.kind
+
+    def judges(self, method: str) -> bool:
+        """Return whether the samples of a method, given by its kind, are judged."""
+        return not self.methods or method in self.methods
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the verdicts; `methods` is part of it only where it is set."""
+        whole = super().identity()
+        if not self.methods:
+            del whole["fields"]["methods"]
+        return whole
+
+
+class Filter(BoundStep[State]):
     """Judges each sample by itself."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
     """When it runs: `instruction` before the answer is made (`sample.answer` is empty then); `sample` on the whole
     sample; `model` on the whole sample and last, because it asks the model. A filter may name two stages."""
-
-    def title(self) -> str:
-        """Return the kind, and what tells the filter from others of its kind in one job."""
-        return self.kind
 
     @abstractmethod
     async def judge(self, sample: Sample, ask: Ask[State]) -> Verdict:
@@ -305,18 +330,15 @@ class History(Protocol):
         ...
 
 
-class HistoryFilter(GenerateStep[None]):
+class HistoryFilter(BoundStep[None]):
     """Judges a sample against all that were accepted before it, by its instruction, before the answer is made.
 
     It runs twice. In the workers it compares with what settled rounds have kept, which saves the calls of rows that
     would be dropped anyway. In the driver it compares, in order, with everything accepted so far, and that decides.
+    It is given each sample without the frame that the template of a method puts around its instruction.
     """
 
     stages: ClassVar[tuple[Stage, ...]] = ("instruction",)
-
-    def title(self) -> str:
-        """Return the kind: a job has each of them once."""
-        return self.kind
 
     @abstractmethod
     def memory(self) -> History:

@@ -30,6 +30,7 @@ from gristmill.generation.methods import AnyMethod
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.dispatch import Actors, Dispatch
 from gristmill.generation.pipeline.driver import Driver
+from gristmill.generation.pipeline.frames import frames_of
 from gristmill.generation.pipeline.plan import MIN_SHARD, Goal, Pipeline, ShardSequence
 from gristmill.generation.pipeline.settle import MARGIN
 from gristmill.generation.pipeline.snapshots import Snapshots
@@ -80,10 +81,16 @@ class Generate(Job):
 
     @model_validator(mode="after")
     def _sound(self) -> "Generate":
-        names = [step.title() for step in self.filters]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        kinds = list(dict.fromkeys(method.kind for method in self.methods))
+        for place, step in enumerate(self.filters):
+            unknown = [kind for kind in step.methods if kind not in kinds]
+            if unknown:
+                legal = f"must be among those of generate.methods ({', '.join(kinds)})"
+                raise ValueError(f"filters[{place}].methods: {unknown[0]!r} is no method of this job, {legal}")
+        names = [(step.title(), kind) for step in self.filters for kind in kinds if step.judges(kind)]
+        twice = sorted({name for name, kind in names if names.count((name, kind)) > 1})
         if twice:
-            apart = "filters of one kind must differ in `rubric` or `name`"
+            apart = "filters of one kind must differ in `rubric`, `name` or `methods`"
             raise ValueError(f"filters: {', '.join(twice)} appears twice, must appear once; {apart}")
         return self
 
@@ -111,8 +118,8 @@ class Generate(Job):
     @property
     def judging(self) -> tuple[Filter | HistoryFilter, ...]:
         """The filters that have rows to judge: a `HistoryFilter` only where a method makes its own instructions."""
-        new = any(method.instructs for method in self.methods)
-        return tuple(step for step in self.filters if new or isinstance(step, Filter))
+        new = {method.kind for method in self.methods if method.instructs}
+        return tuple(step for step in self.filters if isinstance(step, Filter) or any(map(step.judges, new)))
 
     def sources(self) -> dict[str, Source]:
         """Return the data that comes from outside, by its role."""
@@ -203,7 +210,7 @@ class Generate(Job):
         """Return the target, and when to give up."""
         given = frozenset(method.kind for method in self.methods if not method.instructs)
         target = None if self.target == "all" else self.target
-        return Goal(target, self.prior, self.most_drafts, self.judging, given, self.engine)
+        return Goal(target, self.prior, self.most_drafts, self.judging, given, frames_of(self.methods), self.engine)
 
     def place(self, store: Store, work: Work, logs: str | None) -> Place:
         """Return the folders that workers read and write."""

@@ -32,7 +32,7 @@ class Driver:
         self._dispatch, self._schedule = dispatch, schedule
         self._ahead: Iterator[RawShard] = iter(schedule)
         self._next: RawShard | None = next(self._ahead, None)
-        self.progress = Progress(goal.target, goal.filters, goal.given)
+        self.progress = Progress(goal.target, goal.filters, goal.given, goal.frames)
         self._settled: list[Shard] = []
         self._given: dict[int, RawShard] = {}  # handed out or found committed, and not settled yet
         self._there: dict[int, Shard] = {}  # of these, the committed ones

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Sample
@@ -10,6 +11,7 @@ from gristmill.cluster.models.dtypes import DType
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.models.engine import Engine
 from gristmill.generation.contracts import MAIN, Filter, HistoryFilter, Method, Snapshot
+from gristmill.generation.pipeline.frames import Frames, frames_of
 from gristmill.generation.pipeline.streams import stream
 
 MIN_SHARD = 8
@@ -41,6 +43,11 @@ class Pipeline:
         known = self.dtypes.get(engine_setting(name))
         return self.engines[name].model_copy(update={"dtype": known}) if known else self.engines[name]
 
+    @cached_property
+    def frames(self) -> Frames:
+        """What templates of the methods put around instructions."""
+        return frames_of(self.methods)
+
     @property
     def opened_encoder(self) -> Embedding:
         """Settings to open the encoder with."""
@@ -67,6 +74,8 @@ class Goal:
     """The filters that have rows to judge."""
     given: frozenset[str]
     """Methods whose instructions come from the input, so that filters of new instructions do not judge them."""
+    frames: Frames
+    """What templates put around instructions, which is not compared."""
     engine: Engine
     """The generating engine, for the figures."""
 

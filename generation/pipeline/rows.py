@@ -32,6 +32,7 @@ from gristmill.generation.contracts import (
     Verdict,
 )
 from gristmill.generation.engines.actors import LiveEngine
+from gristmill.generation.pipeline.frames import unframed
 from gristmill.generation.pipeline.plan import Draw, Pipeline, RawShard, Tally, draws
 from gristmill.generation.pipeline.streams import stream
 
@@ -207,14 +208,17 @@ class Rows:
 
     async def _judged(self, sample: Sample, stage: Stage, making: "_Making") -> Sample:
         """Return the sample with the verdicts of one stage, up to the first drop."""
+        pipeline = self.context.pipeline
         for step, memory in self._staged[stage]:
             if sample.dropped is not None:
                 return sample
             try:
+                if not step.judges(making.draw.method.kind):
+                    continue
                 if isinstance(step, Filter):
                     verdict = await step.judge(sample, self._ask(step, making))
                 elif making.draw.method.instructs:
-                    verdict = step.compare(sample, memory, self._known)
+                    verdict = step.compare(unframed(sample, pipeline.frames), memory, self._known)
                 else:
                     continue
             except Exception as error:  # noqa: BLE001 - as above

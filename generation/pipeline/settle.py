@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.contracts import Filter, History, HistoryFilter
+from gristmill.generation.pipeline.frames import Frames, unframed
 
 MARGIN = 1.1
 """Factor on the draws that the acceptance asks for, so that they rarely miss the target by a few rows."""
@@ -31,6 +32,8 @@ class Progress:
     filters: Sequence[Filter | HistoryFilter]
     passing: frozenset[str] = frozenset()
     """Methods whose rows are not compared with others, see `Method.instructs`."""
+    frames: Frames = ()
+    """What templates put around instructions, see `Method.frames`."""
     kept: int = 0
     draws: int = 0
     rows: int = 0
@@ -57,8 +60,9 @@ class Progress:
     def remember(self, samples: Iterable[Sample]) -> None:
         """Remember samples that new ones are compared with: the seeds, before the first shard."""
         for sample in samples:
+            new = unframed(sample, self.frames)
             for _, memory in self._memories:
-                memory.add(sample)
+                memory.add(new)
 
     def settle(self, rows: Sequence[Sample], draws: int) -> list[Sample]:
         """Return the rows of the next shard, which had `draws` draws, kept or dropped for good, and remember them."""
@@ -82,8 +86,8 @@ class Progress:
 
     def _compared(self, row: Sample) -> Sample:
         for step, memory in self._memories:
-            if row.dropped is None and row.method not in self.passing:
-                verdict = step.compare(row, memory, len(memory))
+            if row.dropped is None and row.method not in self.passing and step.judges(row.method):
+                verdict = step.compare(unframed(row, self.frames), memory, len(memory))
                 row = replace(row, scores={**row.scores, **verdict.scores}, dropped=verdict.dropped)
         if row.dropped is None:
             self.remember([row])

@@ -18,6 +18,7 @@ from gristmill.cluster.runtime.log import to_file
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.generation.contracts import MAIN, GenerateStep, HistoryFilter, Snapshot
 from gristmill.generation.engines.actors import LiveEngine, OpenEngine, RemoteEngine
+from gristmill.generation.pipeline.frames import unframed
 from gristmill.generation.pipeline.metrics import Metrics
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardReport, Tally
 from gristmill.generation.pipeline.rows import BoundAsk, Context, Rows, Usage
@@ -111,14 +112,15 @@ class RowMaker:
 
     def _remember(self, snapshot: Snapshot) -> None:
         """Bring the memories up to a round's snapshot; a later snapshot begins with all samples of an earlier one."""
-        before, new = len(snapshot.seeds), len(snapshot.seeds) + len(snapshot.made)
+        before, end = len(snapshot.seeds), len(snapshot.seeds) + len(snapshot.made)
         if not self._sets:
             return
-        for place in range(self._remembered, new):
+        for place in range(self._remembered, end):
             sample = snapshot.seeds[place] if place < before else snapshot.made[place - before]
+            new = unframed(sample, self._pipeline.frames)
             for _, memory in self._sets:
-                memory.add(sample)
-        self._remembered = max(self._remembered, new)
+                memory.add(new)
+        self._remembered = max(self._remembered, end)
 
     async def _prepare(self, step: GenerateStep, snapshot: Snapshot) -> Any:  # noqa: ANN401 - the step's own
         """Return what a step prepared for a round, once for all shards of the round that are made here."""

@@ -161,6 +161,13 @@ class Targeted(Method[Known]):
             raise ValueError(f"quota has {unknown[0]!r}, must give labels a share of 1 or more")
         return self
 
+    def frames(self) -> tuple[tuple[str, str], ...]:
+        """Return the instruction of each language around its text."""
+        framed = (
+            self._instruction(language, "\0").partition("\0") for language in {**self.instruction_prompts, **BETWEEN}
+        )
+        return tuple((begin, end) for begin, _, end in framed)
+
     # -- which label, from which seeds ----------------------------------------------------------------------------
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
@@ -283,8 +290,7 @@ class Targeted(Method[Known]):
         found = marks.read(text, labels) if self.task == "entities" else (text, ())
         plain, spans = found or (text, ())
         answer = marks.dumps(spans) if self.task == "entities" else label
-        names = for_language(BETWEEN, language).join(labels)
-        instruction = template_for(self.instruction_prompts, language).text(labels=names, text=plain)
+        instruction = self._instruction(language, plain)
         draft = Draft((Message("user", instruction), Message("assistant", answer)) if plain else (), tags)
         reason = self.refusal(plain, label, reply.finish)
         if any(tokens(text) == tokens(self._text_of(parent)) for parent in parents):
@@ -294,6 +300,11 @@ class Targeted(Method[Known]):
         if reason:
             return replace(draft, dropped=f"{self.kind}: {reason}")
         return await self._checked(draft, plain, spans, ask) if self.check else draft
+
+    def _instruction(self, language: str, text: str) -> str:
+        """Return the user's turn of a sample."""
+        names = for_language(BETWEEN, language).join(self.labels)
+        return template_for(self.instruction_prompts, language).text(labels=names, text=text)
 
     def _languages(self, ask: Ask[Known]) -> tuple[str, ...]:
         """Return the languages to write in where no seed says it."""
