@@ -122,7 +122,7 @@ class Actors:
         self._placement.reserve()
         self._resolve()
         for name, engine in self._pipeline.engines.items():
-            if name and not engine.endpoint:
+            if name != MAIN and not engine.endpoint:
                 self._others[name] = [self._other(name, n) for n in range(engine.actors)]
         local = () if self._engine.endpoint else ("kv_cache_gib", "max_num_seqs")
         self._pool = Pool(
