@@ -3,13 +3,13 @@
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import WEIGHT, Message
-from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_tools, read_turns, require_text, said
+from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_tools, read_turns, said
 
 Columns = Mapping[str, Any]
 """Columns of one row, names stripped and in lower case."""
@@ -32,30 +32,10 @@ class Conversation:
     scores: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a conversation without a user turn, or with half a surrogate pair anywhere."""
+        """Refuse a conversation without a user turn."""
         if not any(turn.role == "user" for turn in self.messages):
             roles = ", ".join(turn.role for turn in self.messages) or "none"
             raise RowError(f"its turns are {roles}, must have one of the user")
-        require_text(self._texts())
-
-    def _texts(self) -> Iterator[tuple[str, str | None]]:
-        """Yield every text with the name of its field."""
-        for place, turn in enumerate(self.messages):
-            yield f"messages[{place}].content", turn.content
-            if not turn.plain:
-                yield f"messages[{place}].reasoning", turn.reasoning
-                yield f"messages[{place}].tool_call_id", turn.tool_call_id
-                yield f"messages[{place}].name", turn.name
-                yield f"messages[{place}].parts", turn.parts
-                for number, call in enumerate(turn.tool_calls):
-                    for key, text in call._asdict().items():
-                        yield f"messages[{place}].tool_calls[{number}].{key}", text
-        yield "tools", self.tools
-        for tag, word in self.tags.items():
-            yield "tags", tag
-            yield f"tags.{tag}", word
-        for score in self.scores:
-            yield "scores", score
 
 
 def whole(
@@ -86,6 +66,8 @@ def _beginning(row: Columns) -> tuple[Message, ...]:
     """Return the turns of `system` and `history`: pairs of question and answer, or turns."""
     name = present(row, SYSTEMS)
     system, turns = row.get(name), list[Message]()
+    if system is None and row.get("history") is None:
+        return ()
     if system is not None and not isinstance(system, str):
         raise RowError(f"field '{name}' is {said(system)}, must be text")
     if not blank(system):
@@ -207,5 +189,4 @@ def text_of(row: Columns, names: Sequence[str]) -> str:
     value = row.get(name)
     if not isinstance(value, str) or blank(value):
         raise RowError(f"field '{name}' is {said(value)}, must be text")
-    require_text([(name, value)])
     return value

@@ -33,7 +33,7 @@ from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
 from gristmill.cluster.io.readers.lines import Dialect, Row
 from gristmill.cluster.io.readers.rows import rows
 from gristmill.cluster.io.shapes import LAYOUTS, detect, document_of, language
-from gristmill.cluster.io.turns import RowError, require_text
+from gristmill.cluster.io.turns import RowError
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.runtime.progress import Bar, Screen
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
@@ -242,10 +242,12 @@ class _Pass:
         read = rows(file, self.source.dialect)
         begin = list(islice(read, SHAPE_ROWS))
         shape = shape or _detected(file, begin)
+        reads = LAYOUTS[shape].reads if shape else frozenset()
         for row in chain(begin, read):
             if row.columns is not None:
-                own = OWN if is_own(row.columns) else frozenset()
-                unknown = frozenset(row.columns) - LAYOUTS[shape].reads - own - said
+                unknown = frozenset(row.columns) - reads - said
+                if unknown and is_own(row.columns):
+                    unknown -= OWN
                 if unknown:
                     log.warning("%s: %s, ignored columns %s", file.name, shape, ", ".join(sorted(unknown)))
                     said |= unknown
@@ -281,7 +283,6 @@ class _Pass:
             return
         try:
             conversations, reason = LAYOUTS[shape].read(row.columns), reason_of(row.columns)
-            require_text([("dropped", reason)])
         except RowError as bad:
             yield self._bad(number, file, row, str(bad))
             return

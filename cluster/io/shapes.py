@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, Message, seed_id
 from gristmill.cluster.io.conversation import COMMON, Columns, Conversation, number_of, present, text_of, whole
-from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_calls, read_turns, require_text, said
+from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_calls, read_turns, said
 from gristmill.cluster.text.scripts import east_asian
 
 TEXTS = ("text", "content", "review", "sentence", "document")
@@ -77,7 +77,6 @@ def label_of(row: Columns) -> list[Conversation]:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise RowError(f"field '{name}' is {said(value)}, must be a word or a number")
-    require_text([(name, value)])
     label = value.strip()
     turns = (Message("user", text_of(row, TEXTS)), Message("assistant", label))
     return [whole(row, turns, {"label": label})]

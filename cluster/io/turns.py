@@ -6,7 +6,7 @@ cannot be kept whole makes its row a bad one, which is named by field: `field 'm
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gristmill.cluster.contract import gate
@@ -97,6 +97,9 @@ def _turn(turn: object, where: str) -> Message:
     speaker = turn.get("role", turn.get("from"))
     if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
         raise RowError(f"field '{where}.role' is {said(speaker)}, must be one of {', '.join(SPEAKERS)}")
+    content = turn.get("content")
+    if len(turn) == 2 and isinstance(content, str) and speaker in ROLES and not blank(content):
+        return Message(speaker, content)  # as most turns are: a quarter of the time
     content, parts = _content(turn, where)
     calls = read_calls(turn.get("tool_calls"), f"{where}.tool_calls")
     calls += read_calls(turn.get("function_call") or None, f"{where}.function_call")
@@ -238,15 +241,6 @@ def to_json(value: object, name: str) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RowError(f"field '{name}' has no JSON form ({error}), must be a JSON value") from error
-
-
-def require_text(texts: Iterable[tuple[str, str | None]]) -> None:
-    """Refuse a text with half a surrogate pair, which no file could hold; each comes with the name of its field."""
-    for name, text in texts:
-        try:
-            gate.unicode(text or "", name)
-        except gate.GateError as error:
-            raise RowError(str(error)) from error
 
 
 def said(value: object) -> str:

@@ -395,16 +395,13 @@ ONE_STEP: dict[str, Any] = {
 
 
 @pytest.mark.flow
-@pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_trl_trains_on_the_forms_that_hold_all(
-    form: ExportForm, store: Store, tmp_path: Path, load: Any, small: Any
-) -> None:
+def test_trl_trains_on_messages_with_calls_and_thoughts(store: Store, tmp_path: Path, load: Any, small: Any) -> None:
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # trl's names are made when they are asked for
 
     rows = [*read(Source(path=(str(EXAMPLES / "seeds.jsonl"),))), CALLING, OTHER_TOOLS, THINKING]
     entry = store.commit_shard("all-1", "shard-00000", to_table(rows))
     store.commit(Manifest("all-1", "samples", "ingest", "f", {}, {}, (entry,)))
-    export(store, "all-1", tmp_path / "out", form)
+    export(store, "all-1", tmp_path / "out", "jsonl")
     rows = load(tmp_path / "out").select_columns(["messages", "tools"])
     trainer = SFTTrainer(args=SFTConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP), train_dataset=rows, **small)
     result = trainer.train()
