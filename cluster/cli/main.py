@@ -246,8 +246,9 @@ def parser() -> argparse.ArgumentParser:
 def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     sub = _store_verb(verbs, "export", "write a dataset in a form that other tools read")
     sub.add_argument("name", help="a dataset or run, or the beginning of its name")
-    sub.add_argument("target", type=Path, help="the file, or a folder for a Hugging Face dataset with its card")
-    sub.add_argument("--form", choices=FORMS, default="jsonl", help="default: jsonl")
+    text = "a file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet), or a folder for a Hugging Face dataset; a path or URI"
+    sub.add_argument("target", help=text)
+    sub.add_argument("--form", choices=FORMS, help="default: parquet or jsonl, as the suffix says")
     sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
     text = "in every form id, parents, method, round, origin, scores and tags"
     sub.add_argument("--provenance", action="store_true", help=text)

@@ -4,12 +4,14 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import IO, TypedDict, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,11 +23,12 @@ from gristmill.cluster.contract.schema import SAMPLES
 from gristmill.cluster.io import card
 from gristmill.cluster.io.features import Features
 from gristmill.cluster.io.forms import GROUPED, ColumnUse, ExportForm, ExportOptions, rows_of
+from gristmill.cluster.io.targets import Target, target_of
 from gristmill.cluster.store.store import Store
 
 
 class Choices(TypedDict, total=False):
-    """ExportOptions rows are written; see `forms.ExportOptions`."""
+    """How rows are written; see `forms.ExportOptions`."""
 
     dropped: bool
     provenance: bool
@@ -39,7 +42,7 @@ class Exported:
 
     rows: int
     left_out: Mapping[str, int]
-    """ExportOptions many samples the form could not hold, by reason."""
+    """How many samples the form could not hold, by reason."""
 
 
 @dataclass
@@ -47,6 +50,7 @@ class _Out:
     """An export under way."""
 
     how: ExportOptions
+    compression: str | None = None
     features: Features = field(default_factory=Features)
     rows: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
@@ -59,21 +63,24 @@ class _Out:
         self.left_out[reason] += 1
 
 
-def export(store: Store, name: str, target: Path, form: ExportForm, **how: Unpack[Choices]) -> Exported:
+def export(
+    store: Store, name: str, target: str | Path, form: ExportForm | None = None, **how: Unpack[Choices]
+) -> Exported:
     """Write a dataset in a form that other tools read, and return how many rows were written and what did not fit.
 
     A target with a suffix becomes one file, replaced if it is there; any other becomes a folder with one file a shard
-    under `data/` and a dataset card, which `datasets.load_dataset` opens by its path. Both appear whole or not at all.
-    Shards are read one at a time, twice: once for the names of the tags, once to write; `preference` holds all
-    candidates in memory.
+    under `data/` and a dataset card, which `datasets.load_dataset` opens by its path. On this machine both appear whole
+    or not at all; what goes to a URI is made here first. Shards are read one at a time, twice: once for the names of
+    the tags, once to write; `preference` holds all candidates in memory.
 
     Args:
         store: where the dataset is.
         name: the dataset's folder.
-        target: file or folder to write, on this machine.
-        form: `parquet` holds the SAMPLES columns, maps as lists of (key, value); `jsonl` holds id, messages in the
-            OpenAI form, tools, tags and scores, an absent tag as an empty word; `sharegpt` holds id, conversations and
-            tools; `alpaca` holds instruction, input and output, and history and system where any sample has them;
+        target: file or folder to write, or its URI; `.gz`, `.zst` and `.bz2` after `.jsonl` compress.
+        form: by default that of the suffix. `parquet` holds the SAMPLES columns, maps as lists of (key, value);
+            `jsonl` holds id, messages in the OpenAI form, tools, tags and scores, an absent tag as an empty word;
+            `sharegpt` holds id, conversations and tools; `alpaca` holds instruction, input and output, and history and
+            system where any sample has them;
             `preference` holds prompt, chosen and rejected, the best candidate of a group against each worse one;
             `feedback` holds prompt, completion and label; `prompts` holds prompt and reference.
         how: `dropped` writes the dropped samples too, with a column that has the reason, empty for kept ones;
@@ -81,34 +88,42 @@ def export(store: Store, name: str, target: Path, form: ExportForm, **how: Unpac
             score that orders candidates or says which answers are good, from `threshold` on.
 
     Raises:
-        JobError: for a folder that already holds something, a dataset without rows to write or of another kind, or
-            one of which the form can hold no sample.
+        JobError: for a suffix that is unknown or not of the form, a folder that already holds something, a
+            dataset without rows to write or of another kind, or one of which the form can hold no sample.
         StoreError: when the dataset is absent, incomplete or corrupt.
     """
     if store.manifest(name).kind != "samples":
         raise JobError(f"{name}: holds {store.manifest(name).kind}, must be a dataset of samples to be exported")
-    whole = not target.suffix
-    if whole and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise JobError(f"{target}: holds something already, must be absent or empty; remove it or name another")
-    if not whole and target.is_dir():
-        raise JobError(f"{target}: is a folder, must be a file because of its suffix; name it without one")
+    goal = target_of(target, form)
+    if goal.remote is None:
+        Path(goal.path).parent.mkdir(parents=True, exist_ok=True)
+        return _export(store, name, Path(goal.path), goal, how)
+    with tempfile.TemporaryDirectory(prefix="gristmill-export-") as folder:
+        made = Path(folder) / "made"
+        done = _export(store, name, made, goal, how)
+        goal.upload(made, goal.remote)
+    return done
+
+
+def _export(store: Store, name: str, path: Path, goal: Target, how: Choices) -> Exported:
+    """Write to a path on this machine."""
     dropped = how.get("dropped", False)
-    out = _Out(ExportOptions(form, _column_use(_chosen(store, name, dropped=dropped)), **how))
+    use = _column_use(_chosen(store, name, dropped=dropped))
+    out = _Out(ExportOptions(goal.form, use, **how), goal.compression)
     if not out.how.census.rows:
         raise JobError(f"{name}: no kept samples, must hold at least one; ask for the dropped ones too")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     tables = _chosen(store, name, dropped=dropped)
     try:
-        if whole:
+        if goal.folder:
             _write_folder(store, name, temporary, tables, out)
         else:
             _write_file(temporary, tables, out)
         if not out.rows:
-            raise JobError(f"{name}: the {form} form can hold none of its samples; {out.first}")
-        if whole and target.exists():
-            target.rmdir()
-        temporary.rename(target)
+            raise JobError(f"{name}: the {goal.form} form can hold none of its samples; {out.first}")
+        if goal.folder and path.exists():
+            path.rmdir()
+        temporary.rename(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -138,16 +153,24 @@ def _write_file(path: Path, tables: Iterable[pa.Table], out: _Out, *, whole: boo
         written = _write_parquet(path, tables)
     else:
         written = 0
-        with path.open("w", encoding="utf-8") as file:
+        with path.open("wb") as raw, _compressed(raw, out.compression) as file:
             samples = chain.from_iterable(map(from_table, tables))
             for written, row in enumerate(rows_of(samples, out.how, out.misfit), 1):  # noqa: B007 - how many there were
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
                 if whole:
                     out.features.add(row)
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("rb") as written_file:
+            os.fsync(written_file.fileno())
     out.rows += written
     return written
+
+
+def _compressed(raw: IO[bytes], compression: str | None) -> AbstractContextManager[IO[bytes]]:
+    """Return the stream to write to; its bytes go to `raw`."""
+    if compression is None:
+        return nullcontext(raw)
+    packed: AbstractContextManager[IO[bytes]] = pa.CompressedOutputStream(raw, compression)
+    return packed
 
 
 def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Table], out: _Out) -> None:

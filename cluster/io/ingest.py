@@ -70,7 +70,7 @@ class Source(Settings):
     path: tuple[str, ...] = Field(min_length=1)
     """Files, globs or URIs; relative ones are looked up next to the recipe. A string is the same as a list of one."""
     format: Literal["auto", FileFormat] = "auto"
-    """FileFormat of the files. `auto` goes by the suffix, else by how the file begins. `text`, also for `.txt`, is one
+    """Format of the files. `auto` goes by the suffix, else by how the file begins. `text`, also for `.txt`, is one
     document a line. With `document` each file is one document: Markdown, HTML or PDF by its suffix, else plain text,
     `.txt` included."""
     shape: Shape = "auto"

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.io.ingest import Source, read
+from gristmill.cluster.io.export import export
+from gristmill.cluster.io.ingest import Source, ingest, read
+from gristmill.cluster.store.store import Store
 
 HERE = Path(__file__).parent
 
@@ -89,6 +92,23 @@ def test_bytes_of_another_encoding_are_named_or_repaired() -> None:
     assert said(76) == ["ingest: line 2: byte 0xe9 at character 4 is not UTF-8, must be UTF-8"]
     repaired = source(76).model_copy(update={"repair_text": True})
     assert [sample.instruction for sample in read(repaired)] == ["caf\ufffd tr\ufffds bon"]
+
+
+def test_an_export_is_what_its_suffix_says(store: Store, tmp_path: Path) -> None:  # 55
+    name = ingest(store, source(55))
+    export(store, name, tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == len(said(55))
+    for suffix in (".csv", ".arrow"):
+        with pytest.raises(JobError, match="is no form, must be one of"):
+            export(store, name, tmp_path / f"out{suffix}")
+
+
+def test_odd_roles_and_turns_are_read_or_named() -> None:
+    assert said(71) == [("hi", "me")]
+    ai, model, *others = said(35)
+    assert "'AI', must be one of" in ai and model == ("a", "b")
+    assert all(isinstance(row, str) for row in others)
+    assert "must be within" in said(92)[0] and isinstance(said(92)[1], tuple)
 
 
 def test_a_list_of_paths_is_an_input() -> None:  # 69

@@ -101,9 +101,9 @@ def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
     try:
         head, _, tail = given.rpartition("/")
         if not glob.has_magic(tail):
-            system, path = fs.FileSystem.from_uri(_ascii(given))
+            system, path = fs.FileSystem.from_uri(ascii_uri(given))
             return [(given, system, path)]
-        system, base = fs.FileSystem.from_uri(_ascii(head))
+        system, base = fs.FileSystem.from_uri(ascii_uri(head))
         infos = system.get_file_info(fs.FileSelector(base))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise JobError(f"{given}: cannot be reached ({error}); check the URI and the credentials") from error
@@ -112,7 +112,7 @@ def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
     return _some(given, [(f"{head}/{path.rsplit('/', 1)[-1]}", system, path) for path in remote])
 
 
-def _ascii(uri: str) -> str:
+def ascii_uri(uri: str) -> str:
     """Return a URI with the characters that it may not hold as they are, such as Chinese ones, in percent form."""
     return quote(uri, safe="%:/?#@!$&'()*+,;=~")
 

@@ -1,0 +1,102 @@
+"""Targets of exports: a file or a folder, local or by URI, whose suffix says the form and how it is compressed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+from pyarrow import fs
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.forms import ExportForm
+from gristmill.cluster.io.readers.files import ascii_uri
+
+COMPRESSIONS: Mapping[str, str] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an export goes, and in what form."""
+
+    name: str
+    """As it was given."""
+    form: ExportForm
+    folder: bool
+    """Whether it is a folder with a card, and no single file."""
+    compression: str | None
+    path: str
+    """On its file system."""
+    remote: fs.FileSystem | None
+    """The file system of a URI."""
+
+    def upload(self, made: Path, system: fs.FileSystem) -> None:
+        """Copy a file or folder that was made locally to the file system of the URI, the card of a folder last.
+
+        Raises:
+            JobError: when it cannot be written.
+        """
+        pieces = sorted(p for p in made.rglob("*") if p.is_file()) if self.folder else [made]
+        try:
+            for piece in sorted(pieces, key=lambda p: p.parent == made):
+                there = f"{self.path}/{piece.relative_to(made).as_posix()}" if self.folder else self.path
+                system.create_dir(there.rpartition("/")[0])
+                with piece.open("rb") as source, system.open_output_stream(there, compression=None) as out:
+                    while block := source.read(1 << 20):
+                        out.write(block)
+        except (pa.ArrowException, OSError) as error:
+            raise JobError(f"{self.name}: cannot be written ({error}); check the URI and the credentials") from error
+
+
+def target_of(given: str | Path, form: ExportForm | None) -> Target:
+    """Return the target of an export; without a form, Parquet or JSON lines by its suffix.
+
+    A name without a suffix, or with a slash at its end, is a folder.
+
+    Raises:
+        JobError: for a suffix that is unknown, or is not of the form, for a URI that cannot be reached, and for a place
+            that holds something already.
+    """
+    name = str(given)
+    folder, compression, form = _kind(name, form)
+    path, remote = name, None
+    if "://" in name:
+        try:
+            remote, path = fs.FileSystem.from_uri(ascii_uri(name.rstrip("/")))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise JobError(f"{name}: cannot be reached ({error}); check the URI and the credentials") from error
+    target = Target(name, form, folder, compression, path, remote)
+    _require_free(target)
+    return target
+
+
+def _kind(name: str, form: ExportForm | None) -> tuple[bool, str | None, ExportForm]:
+    """Return whether a target is a folder, how it is compressed, and its form."""
+    base = PurePosixPath(name.rpartition("/")[2])
+    compression = COMPRESSIONS.get(base.suffix)
+    suffix = base.with_suffix("").suffix if compression else base.suffix
+    if not suffix and not compression:
+        return True, None, form or "jsonl"
+    if suffix not in (*LINES, ".parquet"):
+        known = ", ".join((*LINES, ".parquet", *(f".jsonl{packed}" for packed in COMPRESSIONS)))
+        raise JobError(f"{name}: the suffix {base.suffix!r} is no form, must be one of {known}; end a folder with /")
+    if suffix == ".parquet" and compression:
+        raise JobError(f"{name}: Parquet is compressed inside, must be without {base.suffix}")
+    if form and (form == "parquet") != (suffix == ".parquet"):
+        right = "the suffix .parquet" if form == "parquet" else f"one of the suffixes {', '.join(LINES)}"
+        raise JobError(f"{name}: the suffix {suffix} is not of the form {form}, must have {right}")
+    return False, compression, form or ("parquet" if suffix == ".parquet" else "jsonl")
+
+
+def _require_free(target: Target) -> None:
+    system = target.remote or fs.LocalFileSystem()
+    try:
+        kind = system.get_file_info(target.path).type
+        is_folder = kind == fs.FileType.Directory
+        holds = bool(system.get_file_info(fs.FileSelector(target.path))) if is_folder else kind == fs.FileType.File
+    except (pa.ArrowException, OSError) as error:
+        raise JobError(f"{target.name}: cannot be reached ({error}); check it and the credentials") from error
+    if target.folder and holds:
+        raise JobError(f"{target.name}: holds something already, must be absent or empty; name another")
+    if is_folder and not target.folder:
+        raise JobError(f"{target.name}: is a folder, must be a file because of its suffix; end it with /")
