@@ -40,19 +40,7 @@ MOVED: dict[str, str] = {
     "26f53f15dc28775349341b754aa686a1": "e6fbaae415dd33a855e4c613b3c73424",  # method grounded
     "0106af1e395e4a25101d28d57262126c": "984bdc3af90e4c3755f66929a5f2bec9",  # method targeted
     "b2d20219be3af83b837620b346473c2c": "4571877701b9de25bdfc81c582a4fd48",  # method annotate
-    "1cb01daefe1d0c8f73eec1f67f3e1a18": "297c7bf08afd96f97f6299c24c57f8f3",  # adversarial.generate
-    "9ec1a30e8dc7948e7a12c139fc07b760": "1df18cfeb503690e460e24f35c92a4c6",  # annotate.generate
     "154021e4ae907a08b413a68b98fc678f": "3898d3441a2cd9037bad2295690b5c91",  # augment.generate
-    "1b09078763003d44d61b828161a944b3": "dbe416d47b52d996e751d9b78d73a92d",  # backtranslation.generate
-    "9b2ccdbe266d270bf4f8940a8340ba64": "c200368fb8d4869a4365550615431060",  # evol_instruct.generate
-    "32a403e06e3b250efdc09bdc0986307e": "5aab7ee3a0e37445cde1762e304c4dfb",  # filters.generate
-    "f2a539c08b481f832614cc052cf14467": "4aeb99545be104b4966ee275a38a3478",  # grounded.generate
-    "20b11fe2e0c0a99444e7490fd78f1b4c": "13574819f6b54e1c4915069c8f657607",  # magpie.generate
-    "0dacf371d53cc93678f3e969e572733d": "0d9284f398f802b1254a286fb902f7f6",  # quickstart.generate
-    "6455567b9179cb869ce27dfd8fcc8367": "d64da7e5baff1ab33ed0b5977c353547",  # respond.generate
-    "f42e85272d4b9523d63a7dcb52b1c5af": "43a6825d50a074252f18a6fac5f84c30",  # retrieve.generate
-    "325d73d09cbe17cdb348b8f86afcf30e": "6599aecf2b135bef7919045b3253900f",  # review.generate
-    "9bd0362ab95e20a68bd32be8c17e993c": "d9109a99bcef80aa170eea58947697b4",  # self_instruct.generate
     "55f1005ff653cf1b84593da1c9d2acb5": "4ef1689bee9599137302e55e9638da08",  # targeted.generate
     "d363d95e4af8f0bed25ca04eeb3c79ab": "7237f4e0e47f38a0e630393b5f2e30b9",  # targeted_entities.generate
 }

@@ -1,22 +1,54 @@
 """Language: a sample must be in the language that was asked for."""
 
+import re
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import probabilities
+from gristmill.cluster.text.parts import prose, request
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
+
+NAMES = {
+    "ar": r"\barabic\b|阿拉伯[语文]",
+    "de": r"\bgerman\b|德[语文]",
+    "el": r"\bgreek\b|希腊[语文]",
+    "en": r"\benglish\b|英[语文译]",
+    "es": r"\bspanish\b|西班牙[语文]|西语",
+    "fr": r"\bfrench\b|法[语文]",
+    "hi": r"\bhindi\b|印地[语文]",
+    "it": r"\bitalian\b|意大利[语文]|意语",
+    "ja": r"\bjapanese\b|日[语文]",
+    "ko": r"\bkorean\b|韩[语文]|韓[語文]",
+    "la": r"\blatin\b|拉丁[语文]",
+    "nl": r"\bdutch\b|荷兰[语文]",
+    "pt": r"\bportuguese\b|葡萄牙[语文]|葡语",
+    "ru": r"\brussian\b|俄[语文]",
+    "th": r"\bthai\b|泰[语文]",
+    "tr": r"\bturkish\b|土耳其[语文]",
+    "vi": r"\bvietnamese\b|越南[语文]|越语",
+    "zh": r"\b(?:chinese|mandarin|cantonese)\b|中[文译]|[汉漢][语語字]|译中|文言文|白话文",
+}
+"""How an instruction names a language, in English and Chinese."""
+ANY = r"\b(?:translat|dialect|foreign language|pinyin|romani[sz])|翻译|翻譯|外语|方言|拼音|罗马字|译[成为]"
+"""Words of an instruction after which an answer may be in any language, where it names none."""
 
 
 class Language(Filter):
     """Drop a sample whose instruction or answer is in none of the languages.
+
+    Of an instruction, the paragraph that asks is judged, not what is pasted below it. An answer may also be in a
+    language that the instruction names, as `Translate into German` does, or in that of what is pasted. Code, formulas
+    and numbers are in no language and pass.
 
     Source: Joulin et al. 2016, fastText, arXiv:1607.01759 (the small lid.176 model of 176 languages, in the package).
     Departures: Chinese is told by its characters; texts under three words are not judged, because `Paris` is as good an
     answer in English as in German.
     """
 
+    revision: ClassVar[int] = 2
     kind: Literal["language"] = "language"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     languages: tuple[str, ...] = ()
@@ -29,9 +61,32 @@ class Language(Filter):
         del ask
         tagged = sample.tags.get("language")
         wanted = self.languages or ((tagged,) if tagged else ())
-        texts = {"instruction": sample.instruction, "answer": sample.answer}
-        for what, text in texts.items():
-            found = probabilities(text) if wanted else {}
-            if found and sum(found.get(language, 0.0) for language in wanted) < self.min_probability:
-                return Verdict(dropped=f"{self.kind}: {what} not in {' or '.join(wanted)}")
+        if not wanted:
+            return Verdict()
+        if not self._is_in(wanted, prose(request(sample.instruction))):
+            return Verdict(dropped=f"{self.kind}: instruction not in {' or '.join(wanted)}")
+        if sample.answer and not self._answers(sample, wanted):
+            return Verdict(dropped=f"{self.kind}: answer not in {' or '.join(wanted)}")
         return Verdict()
+
+    def _answers(self, sample: Sample, wanted: Iterable[str]) -> bool:
+        """Say whether the answer is in a language that is wanted, or that the instruction brings up."""
+        answer = prose(sample.answer)
+        if self._is_in(wanted, answer):
+            return True
+        named = [language for language, pattern in NAMES.items() if re.search(pattern, sample.instruction, re.I)]
+        if not {*named} - {*wanted} and re.search(ANY, sample.instruction, re.IGNORECASE):
+            return True
+        return self._is_in({*wanted, *named, *_pasted(sample.instruction)}, answer)
+
+    def _is_in(self, languages: Iterable[str], text: str) -> bool:
+        found = probabilities(text)
+        return not found or sum(found.get(language, 0.0) for language in languages) >= self.min_probability
+
+
+def _pasted(instruction: str) -> Iterator[str]:
+    """Yield the likeliest language of what is pasted along with a request."""
+    asked, whole = request(instruction), instruction.strip()
+    found = probabilities(prose(whole.replace(asked, "", 1))) if len(asked) < len(whole) else {}
+    if found:
+        yield max(found, key=lambda language: found[language])

@@ -5,24 +5,30 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.parts import request
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
+from gristmill.generation.prompting.replies import refuse
 
 
 class Length(Filter):
     """Drop what is too short to teach or too long to train on.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, released code (instructions of 4 to 150 words).
-    Departures: answers are bounded too; 1.5 Chinese characters count as a word, where splitting at spaces would count a
+    Departures: an instruction is counted without its input, as in the paper, which has it in a field of its own;
+    answers are bounded too; 1.5 Chinese characters count as a word, where splitting at spaces would count a
     whole Chinese text as one.
     """
 
+    revision: ClassVar[int] = 2
     kind: Literal["length"] = "length"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     min_instruction_words: int = Field(default=3, ge=0)
     """Least words of the first user turn."""
     max_instruction_words: int = Field(default=150, gt=0)
-    """Most words of the first user turn."""
+    """Most words of the paragraph of the first user turn that asks; what is pasted along with it does not count."""
+    max_pasted_words: int = Field(default=1000, gt=0)
+    """Most words of the rest of the first user turn: the document, table or code that the instruction is about."""
     min_answer_words: int = Field(default=1, ge=0)
     """Least words of the last assistant turn."""
     max_answer_words: int = Field(default=400, gt=0)
@@ -31,13 +37,13 @@ class Length(Filter):
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the instruction, and the answer where there is one."""
         del ask
-        bounds = [("instruction", sample.instruction, self.min_instruction_words, self.max_instruction_words)]
-        if sample.answer:
-            bounds.append(("answer", sample.answer, self.min_answer_words, self.max_answer_words))
-        for what, text, fewest, most in bounds:
-            words = num_words(text)
-            if words < fewest:
-                return Verdict(dropped=f"{self.kind}: {what} too short")
-            if words > most:
-                return Verdict(dropped=f"{self.kind}: {what} too long")
-        return Verdict()
+        whole, asked, said = (num_words(t) for t in (sample.instruction, request(sample.instruction), sample.answer))
+        rules = {
+            "instruction too short": whole < self.min_instruction_words,
+            "instruction too long": asked > self.max_instruction_words,
+            "pasted text too long": whole - asked > self.max_pasted_words,
+            "answer too short": bool(sample.answer) and said < self.min_answer_words,
+            "answer too long": said > self.max_answer_words,
+        }
+        reason = refuse(rules)
+        return Verdict(dropped=f"{self.kind}: {reason}" if reason else None)

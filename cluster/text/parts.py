@@ -1,0 +1,58 @@
+"""The parts of a text: what asks, what is pasted along with it, and what is code; rules for English and Chinese.
+
+People write `Summarise this article.` and paste the article below it. The request is what limits of an instruction and
+its language are about.
+"""
+
+import re
+from functools import lru_cache
+
+from gristmill.cluster.text.words import num_words, tokens
+
+SHORT_REQUEST = 40
+"""Words up to which the first paragraph is the request, whatever comes after it."""
+_PARAGRAPHS = re.compile(r"\n\s*\n|(?<=[:：])[^\S\n]*\n")
+_FENCE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+_CODE = re.compile(
+    r"""^\s*(?:
+      (?:async\s+)?(?:def|class|function|func|fn|struct|interface)\s+\w+\s*[\w<({:]*
+    | (?:import|package|using|namespace|require)\s+[\w.{*'"<]+;?\s*$
+    | from\s+[\w.]+\s+import\b
+    | (?:if|elif|else|for|while|try|except|switch|case|with|catch)\b.*[:{]\s*$
+    | (?:return|yield|raise|throw|const|let|var|public|private|static|void|int|print|echo)\b[\s(].*
+    | (?:SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE|JOIN|INNER|LEFT|GROUP|ORDER|HAVING|WITH|ALTER|DROP|VALUES|AND)\s
+    | [@#$%&<>{}()\[\]|/*\\^=+~]
+    | [\w.\[\]'"]+\s*[-+*/|&]?=[^=]
+    | [\w.]+\(.*\)\s*[;:{]?\s*$
+    )|[;{}]\s*$""",
+    re.VERBOSE,
+)
+"""A line of code, as far as a line alone shows it."""
+_NATURAL = re.compile(r"[^\W\d_]{2,}")
+
+
+@lru_cache(8192)
+def request(text: str) -> str:
+    """Return the paragraph that asks: the first, or the last where the first is long and the last is shorter.
+
+    A paragraph ends at an empty line, or at a line that ends with a colon. A text of one paragraph is all request.
+    """
+    found = [part.strip() for part in _PARAGRAPHS.split(text) if part.strip()]
+    if len(found) < 2:
+        return text.strip()
+    first, last = num_words(found[0]), num_words(found[-1])
+    return found[-1] if last < first > SHORT_REQUEST else found[0]
+
+
+@lru_cache(8192)
+def prose(text: str) -> str:
+    """Return the lines of a text that are in a natural language: no code, no formulas, no lists of numbers."""
+    lines = _FENCE.sub(" ", text).splitlines()
+    return "\n".join(line for line in lines if not _CODE.search(line) and _worded(line))
+
+
+def _worded(line: str) -> bool:
+    """Say whether half of the pieces of a line at least are words, which codes, formulas and numbers are not."""
+    found = tokens(line)
+    words = sum(1 for token in found if not token.isascii() or _NATURAL.fullmatch(token))
+    return bool(found) and words * 2 >= len(found)
