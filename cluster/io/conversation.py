@@ -51,7 +51,7 @@ def whole(
             raise RowError("field 'system' is there beside a system turn that says other than it, must be one of them")
         begin, turns = (turns[0], *(turn for turn in begin if turn.role != "system")), turns[1:]
     messages = (*begin, *turns)
-    if row.get("train") is not None and not flag(row["train"], "train"):
+    if row.get("train") not in (None, "") and not flag(row["train"], "train"):  # an empty cell says nothing
         messages = tuple(turn._replace(train=False) for turn in messages)
     tools = present(row, TOOLS)
     return Conversation(

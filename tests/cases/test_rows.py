@@ -133,3 +133,12 @@ def test_the_forms_for_tuning_by_preference_bring_back_the_candidates(store: Sto
     name = ingest(store, case(49))
     export(store, name, tmp_path / "pairs.jsonl", "preference")
     assert identity(list(read(Source(path=(str(tmp_path / "pairs.jsonl"),))))) == identity(samples_of(store, name))
+
+
+def test_columns_of_a_csv_file_say_system_weight_and_what_is_context(tmp_path: Path) -> None:
+    lines = "prompt,completion,system,weight,train\na?,b,Be brief.,0.5,false\nc?,d,,,\n"
+    (tmp_path / "x.csv").write_text(lines, encoding="utf-8")
+    first, second = read(Source(path=(str(tmp_path / "x.csv"),)))
+    assert [turn.role for turn in first.messages] == ["system", "user", "assistant"]
+    assert (first.scores, first.messages[-1].train) == ({"weight": 0.5}, False)
+    assert (second.scores, second.messages) == ({}, (user("c?"), assistant("d")))
