@@ -33,7 +33,7 @@ from common import in_process, memory, write
 from numpy.typing import NDArray
 
 SIZES = (100_000, 1_000_000)
-OURS = ("ours:c5:0.65:32:128", "ours:c5:0.65:16:64", "ours:w2:0.6:32:128", "exact:-:1:0:0")
+OURS = ("ours:c4:0.4:32:128", "ours:w2:0.4:32:128", "exact:-:1:0:0")
 PEERS = (
     "rensa:w1:0.7:16:128",
     "rensa:w1:0.7:8:64",
@@ -66,14 +66,11 @@ def shingles(text: str, form: str) -> list[str]:
 
 
 def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, permutations: int) -> Flags:
-    from gristmill.selection.duplicates import shared
-    from gristmill.selection.duplicates.shingles import ShingleSpec, sketch
-    from gristmill.selection.selectors.minhash import minhash
+    from gristmill.selection.selectors.minhash import MinHash, minhash
 
-    rows = np.arange(len(texts))
-    begin = shared.starts(texts, shared.find([(rows, texts)], len(texts)))
-    shape = ShingleSpec("character" if form[0] == "c" else "word", int(form[1:]))
-    lost, _ = minhash(sketch(texts, begin, shape, permutations, numbers=True), rows, bands, threshold)
+    rows, unit = np.arange(len(texts)), "character" if form[0] == "c" else "word"
+    step = MinHash(unit=unit, shingle=int(form[1:]), threshold=threshold, bands=bands, permutations=permutations)
+    lost, _ = minhash(lambda: [(rows, texts)], len(texts), rows, step, np.zeros(len(texts), np.uint64))
     return lost >= 0
 
 

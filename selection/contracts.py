@@ -233,10 +233,13 @@ class Deduplicator(Selector):
     prefer: Prefer = BEST
     """Which of two samples stays: the one that is higher in the first of these scores that differs (`length`: of the
     answer), else the one with the lower id."""
+    answers: bool = True
+    """Whether samples are different whose short answers, stated results or labels differ, see `duplicates.copies`."""
     max_group: float = Field(default=0.05, gt=0, le=1)
-    """Largest share of all samples that may be lost to one sample (1,000 always may)."""
+    """Share of all samples that may be lost to one and the same sample; below 20 samples all may, of more half, as long
+    as that is up to 1,000."""
     max_loss: float = Field(default=0.8, gt=0, le=1)
-    """Largest share of a source's samples that may be lost (1,000 always may); see `source`."""
+    """Share of the samples of a source that may be lost, from 20 of them on; see `source`."""
     source: str = "source"
     """Tag that names the source of a sample; where no sample has it, the method is used."""
 

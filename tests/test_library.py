@@ -18,7 +18,7 @@ from tests.paths import ROOT
 
 ROWS = [
     {"instruction": "Name three rivers.", "output": "The Rhine, the Elbe and the Danube."},
-    {"instruction": "name three rivers", "output": "Rhine, Elbe."},
+    {"instruction": "name three rivers", "output": "the rhine, the elbe and the danube"},
     {"instruction": "Write a poem about the sea at night, in many lines.", "output": "The sea is dark."},
     {"instruction": "写一首关于春天的诗", "output": "春风又绿江南岸"},
 ]

@@ -1,29 +1,87 @@
 """Text as selection compares it: keys and words, for English and Chinese alike."""
 
+import html
 import re
 import unicodedata
+from functools import cache
 
-from gristmill.cluster.text.scripts import UNSPACED
+from gristmill.cluster.text.scripts import HAN, UNSPACED
 
-_QUOTES = re.compile(r"[\"'`“”‘’「」『』]")
-_SENTENCE_SIGNS = re.compile(r"(?<!\d)[.,;:!?…、。·~]+|[.,;:!?…、。·~]+(?!\d)")
+QUOTES = re.compile(r"[\"'`“”‘’「」『』]")
+SIGNS = ".,;:!?…、。·~"
+_LETTER = rf"[^\W\d{UNSPACED}]"
+_MEANT = (
+    rf"(?<=\d)[{SIGNS}](?=\d)",  # 3.5, 1:2
+    rf"(?<![{UNSPACED}.])\.(?={_LETTER})|(?<!\.)\.(?=\d)",  # a.b, a?.b; .5
+    rf"(?<=\d)!|!(?=[/*+\-=^<>%])|(?<![\w)\]}}{SIGNS}{UNSPACED}])!(?=[(]|{_LETTER})",  # 5!; n!/k!, a != b; !done
+    rf"(?<=[\d)\]}}])\?(?=\d|{_LETTER})|(?<={_LETTER})\?(?=\d|{_LETTER})",  # a?b:c
+    r":(?=\])|(?<=\[):",  # x[1:]
+    rf"(?<![{SIGNS}{UNSPACED}])(?<!{_LETTER})~(?=[\d(]|{_LETTER})",  # ~y
+)
+"""Signs that mean something by what is directly before and after them; all others only end or part sentences."""
+_SENTENCE_SIGNS = re.compile(rf"(?!{'|'.join(_MEANT)})[{SIGNS}]")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
 _SPACE_BY_UNSPACED = re.compile(rf"(?<=[{UNSPACED}])\s+|\s+(?=[{UNSPACED}])")
 _UNITS = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+")
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
+_THOUSANDS = re.compile(
+    r"(?<![\d.(\[{])(?<![\w)\]],)\d{1,3}(?:,\d{3})+(?!,?\d)|(?<=[(\[{])\d{1,3}(?:,\d{3})+(?!,?\d|[,)\]}])", re.ASCII
+)
+"""1,000,000; but not `f(1,200)`, where the comma parts two numbers."""
 
 
 def key(text: str) -> str:
     """Return a key that is the same for all copies of a text.
 
-    Unicode NFKC (full-width forms become plain), case, quotes, sentence punctuation and the amount of white space do
-    not count; neither does any space beside a character of a script that is written without spaces. Brackets,
-    operators, and points and commas between digits do count: `5-3`, `5/3` and `5.3` are three questions. A text of
-    nothing but punctuation is its own key.
+    Unicode NFKC (full-width forms become plain), case, simplified or traditional Chinese, quotes, HTML entities, commas
+    between thousands, punctuation that ends or parts sentences, and the amount of white space do not count; neither
+    does any space beside a character of a script that is written without. Brackets, operators, superscripts, fractions
+    and signs that belong to a number, a name or code do count: `5-3`, `5/3`, `5.3`, `5!`, `.5` and `2⁵` are others than
+    `5 3`, `5` and `25`, as `a?.b` is than `a.b` and `!done` than `done`. A text of nothing but punctuation is its own
+    key.
     """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    bare = _SENTENCE_SIGNS.sub(" ", _QUOTES.sub(" ", plain))
+    plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), folded(read(text)))
+    bare = _SENTENCE_SIGNS.sub(" ", QUOTES.sub(" ", plain))
     bare = _SPACE_BY_UNSPACED.sub("", " ".join(bare.split()))
     return bare or plain
+
+
+def read(text: str) -> str:
+    """Return a text with its HTML entities read."""
+    return _ENTITY.sub(lambda found: html.unescape(found[0]), text) if "&" in text else text
+
+
+def folded(text: str) -> str:
+    """Return a text in NFKC without case, its Chinese simplified; superscripts, subscripts and fractions stay."""
+    if text.isascii():
+        return text.lower()
+    raised = _raised()
+    parts = (part if raised.match(part) else unicodedata.normalize("NFKC", part) for part in raised.split(text))
+    return "".join(parts).casefold().translate(simplified())
+
+
+@cache
+def _raised() -> re.Pattern[str]:
+    kinds = ("<super>", "<sub>", "<fraction>")
+    found = (chr(point) for point in range(0x80, 0x20000))
+    signs = [c for c in found if unicodedata.decomposition(c).startswith(kinds) and not _is_letters(c)]
+    return re.compile(f"([{''.join(map(re.escape, signs))}]+)")
+
+
+def _is_letters(sign: str) -> bool:
+    """Say whether a sign such as ™ is several letters."""
+    plain = unicodedata.normalize("NFKC", sign)
+    return len(plain) > 1 and plain.isalpha()
+
+
+@cache
+def simplified() -> dict[int, int]:
+    """Return the simplified form of each traditional Chinese character that has one of its own, by code point."""
+    from opencc import OpenCC
+
+    traditional = [chr(point) for first, last in HAN for point in range(first, min(last, 0x1FFFF) + 1)]
+    found = OpenCC("t2s").convert("\n".join(traditional)).split("\n")
+    return {ord(old): ord(new) for old, new in zip(traditional, found, strict=True) if old != new and len(new) == 1}
 
 
 def words(text: str) -> frozenset[str]:

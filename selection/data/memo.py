@@ -11,7 +11,7 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.store.store import Store
 from gristmill.selection.data.samples import Array, Memo, MemoryMemo
 
-REVISION = 1
+REVISION = 2
 """Increased when the same name comes to mean other numbers, so that no build uses what another version made."""
 _PLAIN = re.compile(r"[a-z0-9_.-]{1,100}")
 

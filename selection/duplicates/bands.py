@@ -1,7 +1,5 @@
 """Pairs of texts with similar signatures: candidates agree in a band, and whole signatures verify them."""
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,12 +17,13 @@ AT_ONCE = 8
 
 
 def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> tuple[Int, Int, Float32]:
-    """Return (left, right, similarity) of pairs of rows whose signatures agree in a band and, as a whole, enough.
+    """Return (left, right, similarity) of pairs of rows whose signatures agree in a band and enough in all, each once.
+
+    Enough is as a whole, or in the second half, which leaves out what many texts share.
 
     A bucket is a run of equal keys in a sorted array, with the best row first. Every row is paired with the first of
     its bucket and with the one before it. So a bucket of m rows costs O(m), and one odd row at its head hides nothing.
     The pairs of several bands are compared together, in the order of their rows, which reads memory from front to end.
-    A pair may come again from other bands.
 
     Args:
         slots: [n, permutations].
@@ -35,10 +34,9 @@ def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> t
     """
     permutations, num = slots.shape[1], len(order)
     parts = slots.view(f"u{permutations // bands}")  # [n, bands], the slots of a band as one number
-    enough = math.ceil(permutations * (threshold * (1 - CHANCE) + CHANCE) - 1e-9)
     bits = max(1, (num - 1).bit_length())  # of a place, in the lower part of a key
     packed = np.empty((min(bands, AT_ONCE), num), np.uint64)
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))]
+    found = [np.empty(0, np.uint64)]
     for band in range(0, bands, AT_ONCE):
         some = packed[: bands - band]
         _pack(parts[:, band : band + len(some)], kin, order, bits, some)
@@ -46,19 +44,19 @@ def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> t
         candidates = np.sort(np.concatenate([_candidates(keys, bits) for keys in some]))  # 25 times as fast as unique
         candidates = candidates[np.append(candidates[:1] == candidates[:1], candidates[1:] != candidates[:-1])]
         left, right = order[candidates >> HALF], order[candidates & LOW]
-        agree = np.empty(len(candidates), np.int64)
-        _agree_all(slots, left, right, agree)
-        alike = (agree >= enough) & (kin[left] == kin[right])
-        found.append((left[alike], right[alike], agree[alike]))
-    left, right, agree = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return left, right, jaccard(agree, permutations)
+        alike = (estimate_jaccard(slots, left, right, threshold) >= threshold) & (kin[left] == kin[right])
+        found.append(candidates[alike])
+    once = np.unique(np.concatenate(found))
+    left, right = order[once >> HALF], order[once & LOW]
+    return left, right, estimate_jaccard(slots, left, right, threshold)
 
 
-def estimate_jaccard(slots: Slots, left: Int, right: Int) -> Float32:
-    """Return the estimated Jaccard similarity of pairs of rows, [pairs]."""
-    agree = np.empty(len(left), np.int64)
-    _agree_all(slots, left, right, agree)
-    return jaccard(agree, slots.shape[1])
+def estimate_jaccard(slots: Slots, left: Int, right: Int, threshold: float = 0.0) -> Float32:
+    """Return the estimated Jaccard similarity of pairs of rows, [pairs]; below the threshold that of second halves."""
+    agree, own = np.empty(len(left), np.int64), np.empty(len(left), np.int64)
+    _agree_all(slots, left, right, agree, own)
+    whole, half = jaccard(agree, slots.shape[1]), jaccard(own, slots.shape[1] // 2)
+    return np.where(whole >= threshold, whole, half)
 
 
 def jaccard(agree: Int, permutations: int) -> Float32:
@@ -111,7 +109,10 @@ def _equal(one: Slots, other: Slots) -> int:
 
 
 @kernel
-def _agree_all(slots: Slots, left: Int, right: Int, agree: Int) -> None:
-    """Write the number of equal slots of every pair."""
+def _agree_all(slots: Slots, left: Int, right: Int, agree: Int, own: Int) -> None:
+    """Write the number of equal slots of every pair, in all and in the second half."""
+    half = slots.shape[1] // 2
     for pair in range(len(left)):
-        agree[pair] = _equal(slots[left[pair]], slots[right[pair]])
+        one, other = slots[left[pair]], slots[right[pair]]
+        own[pair] = _equal(one[half:], other[half:])
+        agree[pair] = own[pair] + _equal(one[:half], other[:half])

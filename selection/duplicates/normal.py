@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -26,18 +27,24 @@ from gristmill.selection.kernels import kernel
 
 Points = NDArray[np.uint32]
 Bytes = NDArray[np.uint8]
-Tables = tuple[Points, Points, Bytes]
+Tables = tuple[Points, Points, Bytes, Bytes]
 PIECE_BYTES = 1 << 18
 POINTS = 1 << 17
 """Code points below this are in the table: all but rare Chinese characters and private use."""
 POINT, KIND = np.uint32(0xFFFFFF), np.uint32(24)
-OTHER, SPACE, SIGN, DIGIT, MANY, JOINS = map(np.uint32, range(6))
-"""What a code point is to `keys.key`. MANY: it becomes several code points. JOINS: it may merge with the one before
-it."""
+CLASSES = " a1([)]+#.,:!?~一"
+"""One character of each class of them that `keys.key` tells apart: white space and quotes, letters, digits, brackets,
+operators, whatever else; the signs of sentences, of which a comma is for all that mean something between digits alone;
+scripts written without spaces."""
+MEMBERS = {")": "})", "+": "/*+-=^<>%", ",": ",;…、。·"}
+"""The characters of a class that has others than letters of one kind."""
+SPACE, LETTER, DIGIT, OTHER, COMMA, UNSPACED_KIND = map(np.uint32, (0, 1, 2, 8, 10, 15))
+MANY, JOINS = np.uint32(16), np.uint32(17)
+"""What a code point is that becomes several, and one that may merge with what comes before it."""
 NONE = np.uint32(0)
 RANGES, FIRST = np.array(UNSPACED, np.uint32), np.uint32(UNSPACED[0][0])
 ODD, ODD_2, ODD_3 = map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xFF51AFD7ED558CCD))
-ZERO, ONE, SIGN_BIT, SHIFT, HALF, ASCII = map(np.uint64, (0, 1, 7, 29, 32, 127))
+ZERO, ONE, FOUR, SHIFT, HALF, TWELVE_BITS = map(np.uint64, (0, 1, 4, 29, 32, 0xFFF))
 
 
 class Normal(NamedTuple):
@@ -108,10 +115,9 @@ def keys(texts: pa.LargeStringArray) -> tuple[Key, Key]:
 def table() -> Tables:
     """Return the three tables that `write` needs.
 
-    1. By code point: its kind in the upper 8 bits, and in the lower 24 what it becomes. For MANY these are a place in
-       the second table.
-    2. At such a place: the number of code points, then the code points, each with its kind.
-    3. By ASCII character: what it becomes (0 for white space, plus 128 for a sign); and whether it is a digit.
+    By code point: its class and what it becomes, or where that is in the second; there: counts and code points; by
+    ASCII character: what it becomes, and its class; by the classes of a character and of those before and after it, of
+    four bits each: whether it is left out, as `keys.key` has it.
     """
     joining = {0x1100 + n for n in range(0x60, 0x100)}  # vowels and finals of Hangul
     for char in map(chr, range(POINTS)):
@@ -121,7 +127,7 @@ def table() -> Tables:
     single, many = np.empty(POINTS, np.uint32), list[int]()
     for point in range(POINTS):
         first = unicodedata.normalize("NFKD", chr(point))[0]
-        plain = unicodedata.normalize("NFKC", chr(point)).casefold()
+        plain = words.folded(chr(point))
         if unicodedata.combining(first) or ord(first) in joining:
             single[point] = JOINS << KIND
         elif len(plain) == 1:
@@ -129,21 +135,28 @@ def table() -> Tables:
         else:
             single[point] = MANY << KIND | np.uint32(len(many))
             many += [len(plain), *map(_entry, plain)]
-    kind, ascii_ = single[:128] >> KIND, np.zeros((2, 128), np.uint8)
-    ascii_[0] = np.where(kind == SPACE, 0, single[:128] & 127) | np.where(kind == SIGN, 128, 0)
-    ascii_[1] = kind == DIGIT
-    return single, np.array(many, np.uint32), ascii_
+    ascii_ = np.array([single[:128] & POINT, single[:128] >> KIND], np.uint8)
+    left_out = np.zeros(1 << 12, np.uint8)
+    for place, around in enumerate(product(CLASSES, repeat=3)):
+        left_out[place] = around[1] == " " or words._SENTENCE_SIGNS.sub(" ", "".join(around))[1] == " "
+    return single, np.array(many, np.uint32), ascii_, left_out
 
 
 def _entry(char: str) -> int:
-    kind = OTHER
-    if char.isspace() or words._QUOTES.match(char):
-        kind = SPACE
-    elif words._SENTENCE_SIGNS.match(char):
-        kind = SIGN
-    elif char.isdecimal():
-        kind = DIGIT
-    return int(kind) << 24 | ord(char)
+    return int(_class(char)) << 24 | ord(char)
+
+
+def _class(char: str) -> int:
+    if char.isspace() or words.QUOTES.match(char):
+        return 0
+    if words._UNSPACED.match(char):
+        return len(CLASSES) - 1
+    for place, one in enumerate(CLASSES):
+        if char in MEMBERS.get(one, one):
+            return place
+    if char.isdecimal():
+        return CLASSES.index("1")
+    return CLASSES.index("a" if char.isalnum() or char == "_" else "#")
 
 
 @kernel
@@ -155,8 +168,12 @@ def _normal_all(data: Bytes, ends: Int, tables: Tables, points: Points, size: In
 
 @kernel
 def write(data: Bytes, tables: Tables, out: Points) -> np.int64 | int:
-    """Write a normal form, at most one code point a byte; return its length, or -1 where `points_of` must make it."""
-    return _normal_ascii(data, tables[2], out) if _is_ascii(data) else _normal(data, tables[0], tables[1], out)
+    """Write a normal form, at most one code point for a byte; a length of -1 says that `points_of` must be asked."""
+    if _is_marked(data):
+        return -1
+    if _is_ascii(data):
+        return _normal_ascii(data, tables[2], tables[3], out)
+    return _normal(data, tables[0], tables[1], tables[3], out)
 
 
 @kernel
@@ -168,34 +185,46 @@ def _is_ascii(data: Bytes) -> bool:
 
 
 @kernel
-def _normal_ascii(data: Bytes, plain: Bytes, out: Points) -> np.int64 | int:
-    """Write the normal form of an ASCII text; return -1 where it is empty.
+def _is_marked(data: Bytes) -> bool:
+    """Say whether there may be an HTML entity or a comma between thousands; 32 bytes at a time, without branches."""
+    found = np.uint8(0)
+    for byte in data:
+        found |= np.uint8(byte == 38)
+    for at in range(1, len(data) - 3):
+        digits = (data[at - 1] ^ 48 < 10) & (data[at + 1] ^ 48 < 10) & (data[at + 2] ^ 48 < 10)
+        found |= np.uint8((data[at] == 44) & digits)
+    return bool(found)
+
+
+@kernel
+def _normal_ascii(data: Bytes, plain: Bytes, left_out: Bytes, out: Points) -> np.int64 | int:
+    """Write the normal form of an ASCII text; -1 where it is empty.
 
     Every step writes one code point, and `length` moves on only where it stays: a later one overwrites the others.
     There are no branches, since each word and each sign would mispredict one: 1.2 ns a byte instead of 4. Indices are
     unsigned, because a signed index is tested for counting from the end.
     """
-    length, blank, digit, last = ZERO, ONE, ZERO, np.uint64(len(data)) - ONE
+    length, blank, around, last = ZERO, ONE, ZERO, np.uint64(len(data)) - ONE
+    if len(data):
+        around = np.uint64(plain[1, data[0]])
     for at in range(np.uint64(len(data))):
-        # `now` is 1 where the character becomes a blank: white space, or a sign that is not between two digits.
-        code, after = np.uint64(plain[0, data[at]]), np.uint64(plain[1, data[min(at + ONE, last)]])
-        now = np.uint64(code == ZERO) | ((code >> SIGN_BIT) & (ONE - (digit & after)))
-        out[length] = np.uint32(32) if now else np.uint32(code & ASCII)
+        after = np.uint64(plain[1, data[min(at + ONE, last)]]) * np.uint64(at != last)
+        around = (around << FOUR | after) & TWELVE_BITS
+        now = np.uint64(left_out[around])
+        out[length] = np.uint32(32) if now else np.uint32(plain[0, data[at]])
         length += ONE - (now & blank)  # of several blanks the first is written, none at the beginning
-        blank, digit = now, np.uint64(plain[1, data[at]])
+        blank = now
     length -= blank if length else ZERO
     return np.int64(length) if length or not len(data) else np.int64(-1)
 
 
 @kernel
-def _normal(data: Bytes, single: Points, many: Points, out: Points) -> int:
-    """Write any normal form and return its length, which is at most the number of bytes.
+def _normal(data: Bytes, single: Points, many: Points, left_out: Bytes, out: Points) -> int:
+    """Write any normal form and return its length, which is no more than there were bytes.
 
-    A small state machine holds what `keys.key` finds by looking around. `space`: a space is due, because white space or
-    a sign came since the last code point was written. `held`: a sign after a digit, which stays if it is alone and a
-    digit follows. `digit`: the last code point written is a digit, and nothing came since.
+    First all code points are written with their classes, then what stays of them is moved to the front.
     """
-    length, space, held, digit, at = 0, False, NONE, False, 0
+    num, at = 0, 0
     while at < len(data):
         point, width = _decode(data, at)
         at += width
@@ -203,38 +232,40 @@ def _normal(data: Bytes, single: Points, many: Points, out: Points) -> int:
             return -1
         entry = single[point]
         if entry >> KIND < MANY:
-            length, space, held, digit = _step(out, length, space, held, digit, entry)
+            out[num] = entry
+            num += 1
             continue
         # The output has room for one code point a byte, so the form must never be longer than what is read.
         place = np.int64(entry & POINT)
-        if entry >> KIND == JOINS or length + many[place] + (space or held != NONE) > at:
+        if entry >> KIND == JOINS or num + many[place] > at:
             return -1
         for n in range(many[place]):
-            length, space, held, digit = _step(out, length, space, held, digit, many[place + 1 + n])
+            out[num] = many[place + 1 + n]
+            num += 1
+    for n in range(1, num - 3):
+        if out[n] & POINT == 44 and out[n - 1] >> KIND == DIGIT and (out[n + 1 : n + 4] >> KIND == DIGIT).all():
+            return -1  # thousands in wide characters
+    length = _moved(out[:num], left_out)
     return length if length or not len(data) else -1
 
 
 @kernel
-def _step(
-    out: Points, length: int, space: bool, held: np.uint32, digit: bool, entry: np.uint32
-) -> tuple[int, bool, np.uint32, bool]:
-    """Take one more code point into the form, and return the new state; `_normal` explains the state."""
-    kind = entry >> KIND
-    if kind == SIGN:
-        return (length, space, entry, False) if digit else (length, True, NONE, False)
-    if held != NONE:
-        if kind == DIGIT:
-            out[length] = held & POINT
-            length += 1
-        else:
+def _moved(out: Points, left_out: Bytes) -> int:
+    """Move what stays of code points with their classes to the front, and return its length."""
+    length, space, before, last = 0, False, SPACE, SPACE
+    for n in range(len(out)):
+        entry, kind = out[n], out[n] >> KIND
+        after = out[n + 1] >> KIND if n + 1 < len(out) else SPACE
+        if left_out[before << 8 | kind << 4 | after]:
             space = True
-    if kind == SPACE:
-        return length, True, NONE, False
-    if space and length and not is_unspaced(entry & POINT) and not is_unspaced(out[length - 1]):
-        out[length] = 32
-        length += 1
-    out[length] = entry & POINT
-    return length + 1, False, NONE, kind == DIGIT
+        else:
+            if space and length and max(kind, last) != UNSPACED_KIND:
+                out[length] = 32
+                length += 1
+            out[length] = entry & POINT
+            length, space, last = length + 1, False, kind
+        before = kind
+    return length
 
 
 @kernel

@@ -7,12 +7,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.selection.data.columns import Int
+from gristmill.selection.duplicates.carriers import carriers, lead_of
+from gristmill.selection.duplicates.copies import unnumbered
 from gristmill.selection.duplicates.groups import Key
+from gristmill.selection.duplicates.kin import kin, signs
 from gristmill.selection.duplicates.normal import (
     HALF,
     ODD,
     ODD_2,
-    ONE,
     ZERO,
     Bytes,
     Points,
@@ -27,16 +29,20 @@ from gristmill.selection.duplicates.normal import (
     table,
     write,
 )
+from gristmill.selection.duplicates.units import Common, Units, run_table, shared, units_of
 from gristmill.selection.kernels import kernel
 
 Unit = Literal["character", "word"]
 Slots = NDArray[np.uint8]
-UNSEEN = np.uint64(1 << 63)
+OWN = np.uint64(0xD6E8FEB86659FD93)
+"""What the shingles of the second half of a signature are mixed with, so that the halves err apart."""
 LOW, UNSET, SPREAD = np.uint64(0xFFFFFFFF), np.uint32(0xFFFFFFFF), np.uint32(0x9E3779B1)
 Bool = NDArray[np.bool_]
 Parameters = tuple[bool, int, bool, Key, Points]
+Lists = tuple[Key, Bytes, Key, NDArray[np.int32], Points, Points]
+"""Words and their flags, see `Carriers`; shared runs and the places of a `Table` of them; signs, see `kin`."""
 Columns = tuple[Key, Key, Slots, Key]
-Room = tuple[Key, Bytes, Key, Points]
+Room = tuple[Key, Bytes, Key, Points, Units, Bytes, Points]
 
 
 class ShingleSpec(NamedTuple):
@@ -56,7 +62,7 @@ class Sketch(NamedTuple):
     slots: Slots
     """[n, permutations] the lowest byte of each minimum."""
     kin: Key
-    """Hash of what two copies must have in common: the leading block before the text's own content, and all numbers."""
+    """Hash of what two copies must have in common, see `copies`."""
 
 
 def empty(num: int, permutations: int) -> Sketch:
@@ -65,8 +71,13 @@ def empty(num: int, permutations: int) -> Sketch:
     return Sketch(high, low, np.empty((num, permutations), np.uint8), kin)
 
 
-def sketch(texts: pa.LargeStringArray, starts: Int, shape: ShingleSpec, permutations: int, *, numbers: bool) -> Sketch:
-    """Return what MinHash needs of texts whose own content begins at byte `starts`.
+def sketch(
+    texts: pa.LargeStringArray, known: Common, shape: ShingleSpec, permutations: int, *, numbers: bool
+) -> Sketch:
+    """Return what MinHash needs of some texts; numbers of a list and words that only lead up do not count.
+
+    The first half of the slots is of the whole text, the second of what is left without what many texts share, which is
+    the whole again where nothing or everything is shared.
 
     A signature is a fast similarity sketch of the set S of shingles. Every shingle is thrown twice into one of the t
     slots, and a slot keeps its least value; all values of the first throw are less than those of the second. A slot
@@ -86,25 +97,26 @@ def sketch(texts: pa.LargeStringArray, starts: Int, shape: ShingleSpec, permutat
     factors = np.full(shape.size + 2, ODD_2)
     factors[0] = 1
     power = np.cumprod(factors)
-    parameters = (shape.unit == "word", shape.size, numbers, power, odd)
+    parameters = (shape.unit == "word", shape.size, numbers, power, odd[: permutations // 2])
+    runs = run_table(known)
+    lists = (carriers().words, carriers().flags, runs.keys, runs.slots, *signs())
 
     def work(rows: slice, some: pa.LargeStringArray) -> None:
         ends, data = buffers(some)
         mine, hard = (made.high[rows], made.low[rows], made.slots[rows], made.kin[rows]), np.zeros(len(some), np.bool_)
-        _sketch_all(data, ends, starts[rows], table(), parameters, mine, hard)
+        _sketch_all(data, ends, table(), parameters, lists, mine, hard)
         for row in np.flatnonzero(hard):
-            whole, begin = data[ends[row] : ends[row + 1]], starts[rows][row]
-            forms = points_of(whole), points_of(whole[begin:])
-            room = _room(max(map(len, forms)), permutations)  # longer than its bytes: one sign, six letters
-            _sketch_row(forms[0], forms[1], whole[:begin], parameters, mine, row, room)
+            form = points_of(data[ends[row] : ends[row + 1]])
+            room = _room(len(form), permutations // 2)  # longer than its bytes: one sign, six letters
+            _sketch_row(form, table()[0], parameters, lists, mine, row, room)
 
-    each(texts, work)
+    each(unnumbered(texts), work)
     return made
 
 
 @kernel
 def _sketch_all(
-    data: Bytes, ends: Int, starts: Int, tables: Tables, parameters: Parameters, made: Columns, hard: Bool
+    data: Bytes, ends: Int, tables: Tables, parameters: Parameters, lists: Lists, made: Columns, hard: Bool
 ) -> None:
     """Fill the columns for the texts of one piece; mark in `hard` the texts that only `points_of` can normalise.
 
@@ -112,74 +124,77 @@ def _sketch_all(
     as long as the longest text of the piece and are used again for every text.
     """
     longest = (ends[1:] - ends[:-1]).max()
-    room, whole, own = (
-        _room(longest, len(parameters[4])),
-        np.empty(longest + 1, np.uint32),
-        np.empty(longest + 1, np.uint32),
-    )
-    for row in range(len(starts)):
-        text, begin = data[ends[row] : ends[row + 1]], starts[row]
-        size = write(text, tables, whole)
-        most = write(text[begin:], tables, own) if begin else size
-        if size < 0 or most < 0:
-            hard[row] = True
-            continue
-        mine = own[:most] if begin else whole[:size]
-        _sketch_row(whole[:size], mine, text[:begin], parameters, made, row, room)
+    room, form = _room(longest, len(parameters[4])), np.empty(longest + 1, np.uint32)
+    for row in range(len(hard)):
+        size = write(data[ends[row] : ends[row + 1]], tables, form)
+        hard[row] = size < 0
+        if size >= 0:
+            _sketch_row(form[:size], tables[0], parameters, lists, made, row, room)
 
 
 @kernel
 def _room(longest: int, permutations: int) -> Room:
-    """Return scratch arrays for texts of up to `longest` units: (units, their widths, shingles, three signatures)."""
-    units, shingles = np.empty(longest, np.uint64), np.empty(longest + 1, np.uint64)
-    return units, np.empty(longest, np.uint8), shingles, np.empty((3, permutations), np.uint32)
+    """Return scratch memory for texts of so many units: for shingles, three signatures, and what is shared."""
+    at = np.empty((2, longest), np.int64)
+    some = Units(np.empty(0, np.int64), np.empty(longest, np.uint64), at[0], at[1], np.empty(longest, np.uint8))
+    wide, marks = np.empty(longest, np.uint8), np.empty(longest, np.uint8)
+    shingles, least = np.empty(longest + 1, np.uint64), np.empty((3, permutations), np.uint32)
+    return np.empty(longest, np.uint64), wide, shingles, least, some, marks, np.empty(longest, np.uint32)
 
 
 @kernel
 def _sketch_row(
-    whole: Points, own: Points, before: Bytes, parameters: Parameters, made: Columns, row: int, room: Room
+    form: Points, single: Points, parameters: Parameters, lists: Lists, made: Columns, row: int, room: Room
 ) -> None:
-    """Fill one row of the columns.
-
-    `whole` is the normal form of the text, `own` that of its own content, and `before` the bytes in front of it. `kin`
-    hashes `before` and the numbers: only texts that agree in it are compared. A shingle is a polynomial hash of a run
-    of units, which `mix` makes uniform, because its bits then choose slots.
-    """
-    word, width, numbers, power, odd = parameters
-    high, low, slots, kin = made
-    units, wide, shingles, least = room
-    high[row], low[row] = hash_form(whole)
-    found = ZERO
-    for byte in before:
-        found = (found ^ np.uint64(byte)) * ODD
-        found ^= found >> HALF
-    kin[row] = _numbers(own, found, units) if numbers else found
-    if word or has_unspaced(own):
-        num = _units(own, word, units, wide)
-        num = _runs(units[:num], wide[:num], width, power, shingles)
-    else:
-        num = _fixed_runs(own, width, shingles)
+    """Fill a row of the columns from the normal form of a text."""
+    words, flags, runs, slots_of, strict, weak = lists
+    high, low, slots, kins = made
+    high[row], low[row] = hash_form(form)
+    kins[row] = kin(form, single, strict, weak) if parameters[2] else ZERO
+    form = form[lead_of(form, words, flags) :]
+    half = slots.shape[1] // 2
+    num = _shingles(form, parameters, room)
+    _sketch(room[2][:num], parameters[4], room[3], slots[row, :half])
+    if len(runs):
+        own = _own(form, single, runs, slots_of, room)
+        if own < len(form):
+            num = _shingles(room[6][:own], parameters, room)
     for n in range(num):
-        shingles[n] = mix(shingles[n])
-    _sketch(shingles[:num], odd, least, slots[row])
+        room[2][n] = mix(room[2][n] ^ OWN)
+    _sketch(room[2][:num], parameters[4], room[3], slots[row, half:])
 
 
 @kernel
-def _numbers(form: Points, found: np.uint64, places: Key) -> np.uint64:
-    """Mix the digits of a text, in their order, into a hash.
+def _shingles(form: Points, parameters: Parameters, room: Room) -> int:
+    """Write the shingles of a form and return their number."""
+    units, wide, shingles = room[0], room[1], room[2]
+    word, width, _, power, _ = parameters
+    if word or has_unspaced(form):
+        num = _units(form, word, units, wide)
+        num = _runs(units[:num], wide[:num], width, power, shingles)
+    else:
+        num = _fixed_runs(form, width, shingles)
+    for n in range(num):
+        shingles[n] = mix(shingles[n])
+    return num
 
-    The places of all digits are listed first, without a branch. The first digit of a run is mixed in inverted, so that
-    "1 23" and "12 3" differ.
-    """
-    num, last = ZERO, UNSEEN
-    for place in range(np.uint64(len(form))):
-        places[num] = place
-        num += np.uint64(np.uint32(form[place] - np.uint32(48)) < np.uint32(10))
-    for place in places[:num]:
-        found = (found ^ (np.uint64(form[place]) if last + ONE == place else ~np.uint64(form[place]))) * ODD
-        found ^= found >> HALF
-        last = place
-    return found
+
+@kernel
+def _own(form: Points, single: Points, runs: Key, slots: NDArray[np.int32], room: Room) -> int:
+    """Write a form without what many texts share, and return its length; all of it where nothing would be left."""
+    some, marks, out = room[4], room[5], room[6]
+    num = units_of(form, 0, single, some, 0)
+    count = shared(some.hashes[:num], runs, slots, marks[:num])
+    if not 0 < count < num:
+        return len(form)
+    size, place = 0, 0
+    for unit in range(num):
+        if not marks[unit]:
+            end = some.stops[unit]
+            out[size : size + end - place] = form[place:end]
+            size += end - place
+        place = some.stops[unit]
+    return size
 
 
 @kernel

@@ -7,18 +7,19 @@ import numpy as np
 
 from gristmill.selection.contracts import Choice, Deduplicator, View
 
-ALWAYS = 1000
-"""Number of samples that may always go: small data with many copies is not a reason to stop."""
+FEW, ALWAYS, HALF = 20, 1000, 0.5
+"""Fewer samples than the first are never worth stopping for; of more, half may be lost to one sample, up to the second
+number, whatever share is set: small data with many copies is no accident."""
 
 
 def check_losses(step: Deduplicator, view: View, choice: Choice) -> str:
     """Return which loss is too large, and what to do; the empty string where none is."""
     lost = ~choice.kept
-    if lost.sum() <= ALWAYS or choice.lost_to is None:
+    if len(view) < FEW or not lost.any() or choice.lost_to is None:
         return ""
     winners, sizes = np.unique(choice.lost_to[lost & (choice.lost_to != b"")], return_counts=True)
     most = int(sizes.max(initial=0))
-    if most > max(ALWAYS, step.max_group * len(view)):
+    if most > max(min(ALWAYS, HALF * len(view)), step.max_group * len(view)):
         return (
             f"{most:,} of {len(view):,} samples would be lost to one, {winners[sizes.argmax()].decode()}, must be at "
             f"most {step.max_group:.0%} (max_group); look whether they share a template, or raise max_group"
@@ -31,7 +32,7 @@ def check_losses(step: Deduplicator, view: View, choice: Choice) -> str:
         np.bincount(codes[lost] + 1, minlength=len(names) + 1),
     )
     share = gone / np.maximum(rows, 1)
-    share[gone <= ALWAYS] = 0
+    share[rows < FEW] = 0
     worst = int(share.argmax())
     if share[worst] > step.max_loss:
         name = names[worst - 1] if worst else "the samples without a source"

@@ -14,11 +14,11 @@ from gristmill.selection.contracts import Choice, Cost, Deduplicator, VectorsOf,
 from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.data.samples import Array
-from gristmill.selection.duplicates import bands, groups, neighbours, normal, shared, shingles
-from gristmill.selection.duplicates.shared import Blocks
-from gristmill.selection.duplicates.shingles import ShingleSpec
+from gristmill.selection.duplicates import copies, groups, neighbours, normal, units
+from gristmill.selection.duplicates.bands import pairs
+from gristmill.selection.duplicates.units import Common
 from gristmill.selection.selectors.minhash import MinHash
-from gristmill.selection.selectors.semantic import bags_of, fingerprint, shared_words
+from gristmill.selection.selectors.semantic import bags_of, fingerprint, same_meaning, shared_words
 
 Way = Literal["exact", "minhash", "semantic"]
 REASONS = {
@@ -39,16 +39,18 @@ class Hits(NamedTuple):
 class Against(Deduplicator):
     """Drop a sample that one of these datasets already has: the same text, nearly the same text, or the same meaning.
 
-    The older sample always stays, whatever `prefer` says. Keys, signatures and clusters of an older dataset are stored
-    with it, like its vectors. So the next build against the same release finds them, and one more release costs one
-    more index. `lost_to` is the id in the older dataset; the score `against_distance` of a sample that goes is 1 -
-    similarity.
+    What must not differ between two copies is what it is there, see `duplicates.copies`: a question with another label
+    or number than the older one stays. The older sample always stays, whatever `prefer` says. What is made of an older
+    dataset, its keys, signatures and clusters (its vectors are kept anyway), is kept beside it: the next build against
+    the same release finds it, and one more release is one more index. `lost_to` is the id in the older dataset; the
+    score `against_distance` of a sample that goes is 1 - similarity.
 
     Source: as `exact`, `minhash` and `semantic`. Departures: a sample is compared in its three nearest clusters,
     because an older one is in one cluster only.
     """
 
     kind: Literal["against"] = "against"
+    revision: ClassVar[int] = 2  # what carries meaning must not differ
     example: ClassVar[Mapping[str, Any]] = {"datasets": ["older.jsonl"]}
 
     datasets: tuple[Source, ...] = Field(min_length=1)
@@ -56,9 +58,9 @@ class Against(Deduplicator):
     by: tuple[Way, ...] = Field(default=("exact", "minhash"), min_length=1)
     """Comparisons to make, one after the other. Only `semantic` embeds this dataset and the older ones."""
     part: Part = "instruction"
-    """Part that `exact` and `minhash` compare; `semantic` compares what the job embeds."""
-    min_similarity: float = Field(default=0.65, gt=0, le=1)
-    """`minhash`: Jaccard similarity at which two texts count as the same, or above."""
+    """What `exact` and `minhash` compare; `semantic` compares what the job embeds."""
+    min_similarity: float = Field(default=0.4, gt=0, le=1)
+    """`minhash`: Jaccard similarity from which on two texts count as one."""
     min_cosine: float = Field(default=0.95, gt=0, le=1)
     """`semantic`: cosine at which two samples count as the same, or above."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
@@ -99,19 +101,31 @@ class Against(Deduplicator):
     def _exact(self, view: View, rows: Int, older: View) -> Hits:
         mine, theirs = _keys(view, self.part)[rows], _keys(older, self.part)
         both = np.concatenate([theirs, mine])
-        first = groups.first(np.arange(len(both)), both[:, 0].copy(), both[:, 1].copy())[len(theirs) :]
+        answers = np.concatenate(
+            [copies.answers(older, self.part, self.answers), copies.answers(view, self.part, self.answers)[rows]]
+        )
+        first = groups.first(np.arange(len(both)), both[:, 0].copy(), both[:, 1] ^ answers)[len(theirs) :]
         has = np.flatnonzero((first >= 0) & (first < len(theirs)))
         return Hits(rows[has], first[has], np.ones(len(has), np.float32))
 
     def _minhash(self, view: View, rows: Int, older: View) -> Hits:
         like = MinHash(part=self.part, threshold=self.min_similarity)
-        blocks = _blocks(older, self.part)
-        theirs, mine = _sketches(older, like, blocks), _sketches(view, like, blocks)[rows]
+        known = _common(older, self.part)
+        theirs, mine = _sketches(older, like, known), _sketches(view, like, known)[rows]
         slots, kin = (np.concatenate([theirs[name], mine[name]]) for name in ("slots", "kin"))
-        left, right, similarity = bands.pairs(slots, kin, np.arange(len(slots)), like.bands, like.threshold)
+        kin ^= np.concatenate(
+            [copies.answers(older, self.part, self.answers), copies.answers(view, self.part, self.answers)[rows]]
+        )
+        left, right, similarity = pairs(slots, kin, np.arange(len(slots)), like.bands, like.threshold)
         first, second = np.minimum(left, right), np.maximum(left, right)
         across = np.flatnonzero((first < len(theirs)) & (second >= len(theirs)))
-        return _best(rows[second[across] - len(theirs)], first[across], similarity[across])
+        row, other, similarity = rows[second[across] - len(theirs)], first[across], similarity[across]
+        one, two = (
+            (copies.candidates(some.scan(self.part), len(some), places), places)
+            for some, places in ((view, row), (older, other))
+        )
+        alike = copies.same(one, two, known, wording=True)
+        return _best(row[alike], other[alike], similarity[alike])
 
     def _semantic(self, view: View, rows: Int, older: View) -> Hits:
         base = older.unit("against")
@@ -122,7 +136,8 @@ class Against(Deduplicator):
         if self.min_overlap and len(row):
             alike = shared_words(bags_of(view, row), bags_of(older, other), row, other) >= self.min_overlap
             row, other, cosine = row[alike], other[alike], cosine[alike]
-        return _best(row, other, cosine)
+        same = same_meaning((view, row), (older, other), answers=self.answers)
+        return _best(row[same], other[same], cosine[same])
 
 
 def _keys(view: View, part: Part) -> Array:
@@ -137,32 +152,28 @@ def _keys(view: View, part: Part) -> Array:
     return view.memo(f"keys-{part}", make)
 
 
-def _blocks(older: View, part: Part) -> Blocks:
-    """Return the leading blocks that texts of an older dataset share, made now or by an earlier build."""
+def _common(older: View, part: Part) -> Common:
+    """Return what many texts of an older dataset have in common, found now or in an earlier build."""
 
     def make() -> Array:
-        found = shared.find(older.scan(part), len(older))
-        return np.concatenate([np.array([found.deepest, len(found.hashes)], np.uint64), found.hashes, found.begun])
+        found = units.common(older.scan(part), len(older))
+        return np.concatenate([np.array([len(found.runs)], np.uint64), found.runs, found.words])
 
-    held = older.memo(f"blocks-{part}", make)
-    return Blocks(held[2 : 2 + int(held[1])], held[2 + int(held[1]) :], int(held[0]))
+    held = older.memo(f"common-{part}", make)
+    return Common(*map(np.array, (held[1 : 1 + int(held[0])], held[1 + int(held[0]) :])))
 
 
-def _sketches(view: View, like: MinHash, blocks: Blocks) -> Array:
-    """Return [n] signatures without the blocks of an older dataset, made now or by an earlier build."""
+def _sketches(view: View, like: MinHash, known: Common) -> Array:
+    """Return [n] signatures, without what an older dataset has in common, made now or in an earlier build."""
 
     def make() -> Array:
         made = np.empty(len(view), [("slots", np.uint8, (like.permutations,)), ("kin", np.uint64)])
-        for rows, texts in view.scan(like.part):
-            begin = shared.starts(texts, blocks)
-            some = shingles.sketch(
-                texts, begin, ShingleSpec(like.unit, like.shingle), like.permutations, numbers=like.numbers
-            )
-            made["slots"][rows], made["kin"][rows] = some.slots, some.kin
+        some = like.sketch(lambda: view.scan(like.part), len(view), known)
+        made["slots"], made["kin"] = some.slots, some.kin
         return made
 
     shape = like.part, like.unit, like.shingle, like.permutations, like.numbers
-    return view.memo(f"signatures-{ids.digest(shape, ids.of_bytes(blocks.hashes.tobytes()))}", make)
+    return view.memo(f"signatures-{ids.digest(shape, ids.of_bytes(known.runs.tobytes()))}", make)
 
 
 def _best(row: Int, other: Int, similarity: Float32) -> Hits:

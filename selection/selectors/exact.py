@@ -1,32 +1,35 @@
-"""Exact duplicates: samples whose text is equal after normalisation; the best of each group stays."""
+"""Exact duplicates: samples whose text and answer are equal after normalisation; the best of each group stays."""
 
 from random import Random
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
 from gristmill.selection.data.columns import Part
-from gristmill.selection.duplicates import groups, normal
+from gristmill.selection.duplicates import copies, groups, normal
 
 
 class Exact(Deduplicator):
     """Drop every sample whose text equals that of a better sample; case, width, spacing and punctuation do not count.
 
-    The text is a part of the messages, not the rendered chat, so a system prompt that all samples share does not count.
-    Samples are read once, one shard at a time; a sample takes 56 bytes of memory, however long it is.
+    Signs that mean something do count, see `gristmill.cluster.text.keys.key`, and so do a short answer, a result that a
+    longer one states, and the label, see `duplicates.copies`: a question with two labels is no copy. The text is a part
+    of the messages, never the rendered chat, so that a system prompt shared by all does not count either. Samples are
+    read twice, a shard at a time; a sample takes 64 bytes of memory, however long it is.
 
-    Source: common practice; NFKC and the treatment of Chinese are ours, see `gristmill.cluster.text.keys.key`.
+    Source: common practice; the normal form is ours.
     """
 
     kind: Literal["exact"] = "exact"
+    revision: ClassVar[int] = 2  # what carries meaning must not differ
     part: Part = "instruction"
     """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
 
     def cost(self, num: int, dim: int) -> Cost:
         """Estimate the step, at 400 characters a sample."""
         del dim
-        return Cost(num / 400_000, 56 * num)
+        return Cost(num / 250_000, 64 * num)
 
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; it needs no randomness."""
@@ -34,5 +37,12 @@ class Exact(Deduplicator):
         high, low = np.empty(len(view), np.uint64), np.empty(len(view), np.uint64)
         for rows, texts in view.scan(self.part):
             high[rows], low[rows] = normal.keys(texts)
-        best = groups.first(view.order(self.prefer), high, low)
-        return Choice.of(best < 0, f"exact: same {self.part}", lost_to=np.where(best < 0, b"", view.ids[best]))
+        order, answers = view.order(self.prefer), copies.answers(view, self.part, self.answers)
+        best = groups.first(order, high, low ^ answers)
+        others = np.count_nonzero((groups.first(order, high, low) >= 0) & (best < 0))
+        return Choice.of(
+            best < 0,
+            f"exact: same {self.part}",
+            lost_to=np.where(best < 0, b"", view.ids[best]),
+            figures={"kept, with another answer": float(others)} if others else {},
+        )

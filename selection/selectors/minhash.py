@@ -1,52 +1,60 @@
 """Near-duplicates of text: MinHash signatures, banded; every pair is verified and the best of each group stays."""
 
+from collections.abc import Callable, Iterable
 from random import Random
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
 from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Float32
-from gristmill.selection.duplicates import groups, shared, shingles
+from gristmill.selection.duplicates import copies, groups, shingles, units
 from gristmill.selection.duplicates.bands import estimate_jaccard, pairs
+from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.duplicates.shingles import ShingleSpec, Sketch, Unit
+from gristmill.selection.duplicates.units import Common
+
+Scan = Callable[[], Iterable[tuple[Int, pa.LargeStringArray]]]
+"""Reads (rows, their texts) from the beginning."""
 
 
 class MinHash(Deduplicator):
     """Drop every sample whose text is nearly that of a better sample which stays.
 
-    Two samples are copies when the sets of their shingles have a Jaccard similarity of at least `threshold`. It is
-    estimated from whole signatures (standard error 0.03 at 128 permutations); agreement in a band only makes a pair a
-    candidate. A leading block that many samples share (a prompt, a tool description, a template) is set aside first,
-    and samples after different blocks are different. Unless `numbers` is off, so are samples whose numbers differ,
-    however similar their words: "15 + 27" and "15 + 28" share 10 of 12 shingles. The score `minhash_similarity` of a
+    Two samples may be copies when the sets of their shingles have a Jaccard similarity of at least `threshold`, as
+    their signatures estimate it (standard error 0.03 at 128 permutations): agreement in a band only makes a candidate.
+    They are copies when, besides, nothing that carries meaning differs (numbers, number words, negations, opposites,
+    signs that calculate, names in code, a short answer, the label) and of other words no more than a few: none of 15,
+    one of 20, three of 30, nine of 60, where a slip of the pen is no other word and what many samples share (a prompt,
+    a template, a footer) does not count. The rule is that of `duplicates.copies`. The score `minhash_similarity` of a
     sample that goes is its similarity to the one that it lost to.
 
-    A short text has few shingles, so that one changed word weighs much: a text in which a word of five letters differs
-    is a copy from 47 characters on.
-
     Source: Broder 1997, On the resemblance and containment of documents; the bands of Leskovec, Rajaraman & Ullman,
-    Mining of Massive Datasets, section 3.4; signatures as in `shingles.sketch`. Departures: candidates are verified,
-    and the greedy keep rule replaces connected components of everything that shares a band, which delete whole sources.
+    Mining of Massive Datasets, section 3.4; signatures as in `shingles.sketch`. Departures: verified candidates and
+    the greedy keep rule instead of connected components of whatever shared a band, which delete whole sources; half of
+    a signature leaves out what many samples share.
     """
 
     kind: Literal["minhash"] = "minhash"
+    revision: ClassVar[int] = 2  # what carries meaning must not differ
     part: Part = "instruction"
-    """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
-    threshold: float = Field(default=0.65, gt=0, le=1)
-    """Least similarity of two copies."""
+    """What is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
+    threshold: float = Field(default=0.4, gt=0, le=1)
+    """Least similarity of two copies. Words are compared after it, so that it may be low: five letters mistyped in a
+    hundred leave 0.65 of 60 words, three in ten words 0.6, and a lead of eight words before ten 0.5."""
     unit: Unit = "character"
-    """Unit of shingles. With `character` a Chinese character counts as three, with `word` as one."""
-    shingle: int = Field(default=5, ge=1, le=64)
+    """What shingles are made of; a Chinese character counts as three characters, or as one word."""
+    shingle: int = Field(default=4, ge=1, le=64)
     """Units in a shingle; for words, 2 suits short texts."""
     permutations: int = Field(default=128, ge=16, le=1024)
     """Slots of a signature; each takes a byte of memory a sample."""
     bands: int = Field(default=32, ge=1)
     """Parts of a signature; two copies must agree in at least one. More bands find less similar pairs."""
     numbers: bool = True
-    """Whether samples with different numbers, or the same numbers in another order, are different samples."""
+    """Whether samples with different numbers or signs that calculate, or numbers of other things, are different."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -62,7 +70,13 @@ class MinHash(Deduplicator):
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; it needs no randomness."""
         del rng
-        lost, similarity = minhash(self.sketch(view), view.order(self.prefer), self.bands, self.threshold)
+        lost, similarity = minhash(
+            lambda: view.scan(self.part),
+            len(view),
+            view.order(self.prefer),
+            self,
+            copies.answers(view, self.part, self.answers),
+        )
         return Choice.of(
             lost < 0,
             f"minhash: nearly the same {self.part}",
@@ -70,31 +84,43 @@ class MinHash(Deduplicator):
             scores={"minhash_similarity": similarity},
         )
 
-    def sketch(self, view: View) -> Sketch:
-        """Return the sketch of every row; the samples are read twice."""
-        blocks = shared.find(view.scan(self.part), len(view))
-        made = shingles.empty(len(view), self.permutations)
-        shape = ShingleSpec(self.unit, self.shingle)
-        for rows, texts in view.scan(self.part):
-            begin = shared.starts(texts, blocks)
-            some = shingles.sketch(texts, begin, shape, self.permutations, numbers=self.numbers)
+    def sketch(self, scan: Scan, num: int, known: Common) -> Sketch:
+        """Return the sketch of every row, from one reading of the texts."""
+        made = shingles.empty(num, self.permutations)
+        for rows, texts in scan():
+            some = shingles.sketch(
+                texts, known, ShingleSpec(self.unit, self.shingle), self.permutations, numbers=self.numbers
+            )
             made.high[rows], made.low[rows] = some.high, some.low
             made.slots[rows], made.kin[rows] = some.slots, some.kin
         return made
 
 
-def minhash(sketch: Sketch, order: Int, bands: int, threshold: float) -> tuple[Int, Float32]:
-    """Return ([n] the kept row each row loses to, -1 where it stays; [n] similarity to it, NaN where it stays).
+def minhash(scan: Scan, num: int, order: Int, step: MinHash, answers: Key) -> tuple[Int, Float32]:
+    """Return ([num] the kept row each row loses to, -1 where it stays; [num] similarity to it, NaN where it stays).
 
-    Copies that are exact after normalisation are grouped first, so the bands compare only one of each group.
+    Copies that are exact after normalisation are put together first and cost nothing in the bands. Memory: a signature
+    and 40 bytes a row, and the texts of the rows that may be copies.
+
+    Args:
+        scan: reads the texts; it is called three times.
+        num: number of the texts.
+        order: all rows, best first.
+        step: the settings.
+        answers: [num] what copies must have in common, see `copies.answers`.
     """
-    same = groups.first(order, sketch.high, sketch.low)
-    left, right, weight = pairs(sketch.slots, sketch.kin, order[same[order] < 0], bands, threshold)
-    lost = groups.greedy(order, left, right, weight)
-    copies = np.flatnonzero(same >= 0)
-    best = same[copies]
-    lost[copies] = np.where(lost[best] < 0, best, lost[best])
+    known = units.common(scan(), num)
+    made = step.sketch(scan, num, known)
+    made.kin[:] ^= answers
+    same = groups.first(order, made.high, made.low ^ answers)
+    left, right, weight = pairs(made.slots, made.kin, order[same[order] < 0], step.bands, step.threshold)
+    texts = copies.candidates(scan(), num, np.concatenate([left, right]))
+    alike = copies.same((texts, left), (texts, right), known, wording=True, numbers=step.numbers)
+    lost = groups.greedy(order, left[alike], right[alike], weight[alike])
+    gone = np.flatnonzero(same >= 0)
+    best = same[gone]
+    lost[gone] = np.where(lost[best] < 0, best, lost[best])
     gone = np.flatnonzero(lost >= 0)
-    similarity = np.full(len(lost), np.nan, np.float32)
-    similarity[gone] = estimate_jaccard(sketch.slots, gone, lost[gone])
+    similarity = np.full(num, np.nan, np.float32)
+    similarity[gone] = estimate_jaccard(made.slots, gone, lost[gone], step.threshold)
     return lost, similarity

@@ -48,7 +48,7 @@ def rows() -> list[Sample]:
     strangers = [
         made(f"{n * 7919}: explain {topics[n % 6]} number {n * n}", f"answer {n}", judge=n % 4) for n in range(30)
     ]
-    copies = [made(s.instruction.upper() + "!", s.answer) for s in strangers[:2]]
+    copies = [made(s.instruction.upper() + ".", s.answer) for s in strangers[:2]]
     near = [made(s.instruction + " ok", s.answer) for s in strangers[2:4]]
     silent = Sample(id="e" * 32, messages=(Message("system", "You are terse."),), method="self_instruct", round=1)
     dropped = [made(f"dropped {n}", dropped="length: 1 word, must be at least 3") for n in range(6)]
@@ -304,7 +304,7 @@ def test_no_rows_at_all_make_an_empty_dataset(ray_session: None, store: Store, t
 
 
 def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path: Path) -> None:
-    settings = Select(steps=(Exact(), Quality(budget=0.5)))
+    settings = Select(steps=(Exact(answers=False), Quality(budget=0.5)))
     samples = put(store, "generate-x", rows())
     work = work_for(settings, samples)
     figures = select(settings, run_of(store, tmp_path), work, refuses)
@@ -351,12 +351,12 @@ def test_an_english_encoder_on_chinese_texts_is_said() -> None:
 def test_a_step_that_would_lose_too_much_stops_the_job_and_leaves_the_pairs(store: Store, tmp_path: Path) -> None:
     copies = [made("Name a river.", f"The {n}th.") for n in range(1200)]
     samples = put(store, "generate-x", [*copies, *(made(f"question {n}", "x") for n in range(100))], 200)
-    settings = Select(steps=(Exact(),))
+    settings = Select(steps=(Exact(answers=False),))
     with pytest.raises(RunError, match=r"select.steps.0 \(exact\): 1,199 of 1,300 samples would be lost to one"):
         select(settings, run_of(store, tmp_path), work_for(settings, samples), refuses)
     stopped = store.read_json("runs", "test-run", "stopped.json")
     assert stopped["pairs"][0]["text"] == stopped["pairs"][0]["to_text"] == "Name a river."
-    allowed = Select(steps=(Exact(max_group=1.0, max_loss=1.0),))
+    allowed = Select(steps=(Exact(max_group=1.0, max_loss=1.0, answers=False),))
     figures = select(allowed, run_of(store, tmp_path), work_for(allowed, samples), refuses)
     assert figures.kept == 101
 

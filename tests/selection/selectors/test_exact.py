@@ -74,7 +74,7 @@ def test_the_best_of_equal_samples_stays_and_the_others_name_it() -> None:
         made("列举 三条 河流！", "长江、黄河、珠江"),
     ]
     view = view_of(samples)
-    choice = Exact().pick(view, Random(0))
+    choice = Exact(answers=False).pick(view, Random(0))
     assert kept_of(view, choice) == {samples[n].id for n in (2, 3, 5)}
     lost = winner_of(view, choice)
     assert {lost[samples[n].id.encode()] for n in (0, 1)} == {samples[2].id.encode()}
@@ -84,7 +84,7 @@ def test_the_best_of_equal_samples_stays_and_the_others_name_it() -> None:
 def test_the_part_decides_what_is_compared() -> None:
     samples = [made("Hi", "Hello"), made("hi", "Good day"), made("Hey", "hello!")]
     view = view_of(samples)
-    assert kept_of(view, Exact().pick(view, Random(0))) == {samples[n].id for n in (1, 2)}
+    assert kept_of(view, Exact(answers=False).pick(view, Random(0))) == {samples[n].id for n in (1, 2)}
     gone = max(samples[0].id, samples[2].id)  # answers of one length: the lower id stays
     answers = Exact(part="answer").pick(view, Random(0))
     assert kept_of(view, answers) == {sample.id for sample in samples} - {gone}
@@ -103,9 +103,9 @@ def test_the_order_of_the_samples_changes_nothing() -> None:
         made(f"{rng.choice(['Say', 'say ', 'SAY'])} {rng.randrange(40)}", "a" * rng.randrange(4)) for _ in range(200)
     ]
     samples = list({sample.id: sample for sample in samples}.values())
-    first = kept_of(view_of(samples), Exact().pick(view_of(samples), Random(0)))
+    first = kept_of(view_of(samples), Exact(answers=False).pick(view_of(samples), Random(0)))
     rng.shuffle(samples)
-    assert kept_of(view_of(samples), Exact().pick(view_of(samples), Random(0))) == first
+    assert kept_of(view_of(samples), Exact(answers=False).pick(view_of(samples), Random(0))) == first
     assert len(first) == len({texts.key(sample.instruction) for sample in samples})
 
 

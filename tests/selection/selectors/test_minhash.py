@@ -11,19 +11,20 @@ import pytest
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text import keys as texts
 from gristmill.selection.contracts import Choice, View
-from gristmill.selection.duplicates import bands, shingles
+from gristmill.selection.duplicates import bands, shingles, units
+from gristmill.selection.duplicates.carriers import NEGATIONS_ZH, NUMBERS_ZH
 from gristmill.selection.duplicates.shingles import ShingleSpec
 from gristmill.selection.selectors.exact import Exact
 from gristmill.selection.selectors.minhash import MinHash
 from tests.selection.made import kept_of, made, view_of, winner_of
 
 LETTERS = "etaoinshrdlucmfwypvbgk"
-SIGNS = [chr(0x4E00 + 7 * n) for n in range(2000)]
+SIGNS = [c for c in (chr(0x4E00 + 7 * n) for n in range(2000)) if c not in NUMBERS_ZH + NEGATIONS_ZH]
 
 
 def run(samples: list[Sample], **fields: object) -> tuple[View, Choice, set[str]]:
     view = view_of(samples)
-    choice = MinHash.model_validate(fields).pick(view, Random(0))
+    choice = MinHash.model_validate({"answers": False} | fields).pick(view, Random(0))
     return view, choice, kept_of(view, choice)
 
 
@@ -53,7 +54,7 @@ def true_jaccard(left: str, right: str, size: int) -> float:
 
 def slots_of(values: list[str], shape: ShingleSpec, permutations: int = 128) -> shingles.Slots:
     array = pa.array(values, pa.large_string())
-    return shingles.sketch(array, np.zeros(len(values), np.int64), shape, permutations, numbers=True).slots
+    return shingles.sketch(array, units.NOTHING, shape, permutations, numbers=True).slots
 
 
 @pytest.mark.parametrize("words", [3, 12, 60, 400])
@@ -139,7 +140,7 @@ def test_texts_whose_numbers_differ_are_different() -> None:
     samples.append(made(base.format(15, 27).replace("train", "tram"), "a much longer answer"))
     _, _, kept = run(samples)
     assert kept == {sample.id for sample in samples[1:]}
-    assert len(run(samples, numbers=False)[2]) == 1
+    assert len(run(samples[:2], numbers=False)[2]) == 1
 
 
 def test_a_sign_that_stands_for_many_letters_is_those_letters() -> None:
@@ -157,11 +158,11 @@ def test_a_chain_is_not_followed() -> None:
         for place in range(5 * step, 5 * step + 5):
             chain[-1][place] = word(rng)
     samples = [made(" ".join(words), judge=5 - n) for n, words in enumerate(chain)]
-    _, choice, kept = run(samples, threshold=0.8)
+    _, choice, kept = run(samples, threshold=0.6)
     assert samples[0].id in kept
     assert samples[1].id not in kept
     assert samples[2].id in kept  # near to the second alone, which is gone
-    assert (choice.scores["minhash_similarity"][~choice.kept] >= 0.8).all()
+    assert (choice.scores["minhash_similarity"][~choice.kept] >= 0.6).all()
 
 
 def test_ten_thousand_samples_behind_one_prompt_stay() -> None:

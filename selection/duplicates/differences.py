@@ -1,0 +1,342 @@
+"""What is left of two texts when equal units and slips of the pen are taken off, and whether they are copies."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.selection.data.columns import Int
+from gristmill.selection.duplicates.carriers import Carriers, among, flags_of, lead_of, pair_hash
+from gristmill.selection.duplicates.groups import Key
+from gristmill.selection.duplicates.normal import Bytes, Points
+from gristmill.selection.duplicates.units import ALONE, CODE, NUMBER, WORD, shared
+from gristmill.selection.kernels import kernel
+
+Bool = NDArray[np.bool_]
+Known = tuple[Key, Key, NDArray[np.int32]]
+"""Known words; shared runs and the places of a `Table` of them."""
+FREE, ALLOWED = 15, 0.2
+"""Words that may differ between copies: a fifth of those above the fifteenth, so 1 of 20, 3 of 30, 9 of 60."""
+FREE_ALONE = 12
+"""Characters of a script without spaces of which one may differ."""
+SWAPPED = 12
+"""Of so many words one pair of neighbours may be parted (as the ends of sentences in another order are), of fewer one
+in all."""
+TEMPLATE_WORDS = 8
+"""Up to so many own words in a template, a slip of the pen is taken for another word."""
+LEFT_OVER = 4
+"""Words left over on either side that are compared written together, as `every day` and `everyday`."""
+LONGEST_WORD = 48
+MOST_COMPARED = 40_000
+"""Pairs of units left over that are looked at, of two long texts with little in common none."""
+EXACT, TYPO = np.uint8(1), np.uint8(2)
+
+
+class Side(NamedTuple):
+    """One row of each of some pairs: its units, see `Units`, and where it is among them."""
+
+    points: Points
+    ends: Int
+    hashes: Key
+    begins: Int
+    stops: Int
+    kinds: Bytes
+    kins: Key
+    """[rows] see `kin`."""
+    places: Int
+
+
+class Text(NamedTuple):
+    """The units of one text."""
+
+    points: Points
+    hashes: Key
+    begins: Int
+    stops: Int
+    kinds: Bytes
+    state: Bytes
+    """`EXACT` for a unit that the other text has as well, `TYPO` for one mistyped there, else 0."""
+
+
+@kernel
+def are_copies(one: Side, other: Side, known: Known, lists: Carriers, asked: tuple[bool, bool]) -> Bool:
+    """Say of each pair whether it is one of copies; asked are wording and numbers, see `copies.same`."""
+    found = np.zeros(len(one.places), np.bool_)
+    for pair in range(len(found)):
+        row, other_row = one.places[pair], other.places[pair]
+        if not asked[1] or one.kins[row] == other.kins[other_row]:
+            a, b = _text(one, row, 0), _text(other, other_row, 0)
+            found[pair] = _is_copy(a, b, known, lists, asked)
+            lead, other_lead = _lead(a, lists), _lead(b, lists)
+            if lead + other_lead and not found[pair]:
+                a, b = _text(one, row, lead), _text(other, other_row, other_lead)
+                found[pair] = _is_copy(a, b, known, lists, asked)
+    return found
+
+
+@kernel
+def _text(side: Side, row: int, lead: int) -> Text:
+    """Return the units of a text after so many."""
+    here = slice(side.ends[row] + lead, side.ends[row + 1])
+    state = np.zeros(max(0, here.stop - here.start), np.uint8)
+    return Text(side.points, side.hashes[here], side.begins[here], side.stops[here], side.kinds[here], state)
+
+
+@kernel
+def _lead(text: Text, lists: Carriers) -> int:
+    """Return how many units lead up to the request of a text."""
+    if len(text.begins) == 0:
+        return 0
+    first = lead_of(text.points[text.begins[0] : text.stops[-1]], lists.words, lists.flags) + text.begins[0]
+    return int(np.searchsorted(text.begins, first))
+
+
+@kernel
+def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool, bool]) -> bool:
+    """Say whether two texts are copies, by what is left when equal units and slips of the pen are taken off."""
+    wording, numbers = asked
+    _match(a, b)
+    rest, other = _rest(a), _rest(b)
+    if len(rest) == len(other) == 0 and _in_order(a, b):
+        return True
+    if wording and max(len(rest), len(other)) > FREE + len(a.hashes) // 2:
+        return False
+    if len(rest) * len(other) <= MOST_COMPARED:
+        if _are_opposite(a, b, rest, other, lists):
+            return False
+        _forgive(a, b, rest, other, known[0], lists)
+    carries = _has_carrier(a, lists, numbers) or _has_carrier(b, lists, numbers)
+    if carries or (numbers and not _numbers_in_order(a, b)):
+        return False
+    if not wording:
+        return True
+    pairs, other_pairs = _neighbours(a), _neighbours(b)
+    return _few_changed(a, b, known) and _few_swapped(pairs, other_pairs, len(rest), len(other))
+
+
+@kernel
+def _match(a: Text, b: Text) -> None:
+    """Mark the units that both texts have, each as often as both do."""
+    one, other = np.argsort(a.hashes), np.argsort(b.hashes)
+    i, j = 0, 0
+    while i < len(one) and j < len(other):
+        left, right = a.hashes[one[i]], b.hashes[other[j]]
+        if left == right:
+            a.state[one[i]], b.state[other[j]] = EXACT, EXACT
+        i += left <= right
+        j += right <= left
+
+
+@kernel
+def _rest(text: Text) -> Int:
+    """Return the units that the other text has not."""
+    return np.flatnonzero(text.state == 0)
+
+
+@kernel
+def _in_order(a: Text, b: Text) -> bool:
+    return bool((a.hashes == b.hashes).all())
+
+
+@kernel
+def _are_opposite(a: Text, b: Text, rest: Int, other: Int, lists: Carriers) -> bool:
+    """Say whether one text has a word whose opposite the other has instead."""
+    for i in rest:
+        for j in other:
+            if among(pair_hash(a.hashes[i], b.hashes[j]), lists.opposites):
+                return True
+            if a.kinds[i] == WORD and b.kinds[j] == WORD:
+                left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
+                if _negates(left, right, lists.negating) or _negates(right, left, lists.negating):
+                    return True
+    return False
+
+
+@kernel
+def _negates(word: Points, plain: Points, beginnings: NDArray[np.uint32]) -> bool:
+    """Say whether a word is another one after `un`, `in`, `dis` or the like."""
+    more = len(word) - len(plain)
+    if len(plain) < 3 or not 2 <= more <= 4:
+        return False
+    for place in range(len(plain)):
+        if word[more + place] != plain[place]:
+            return False
+    for beginning in beginnings:
+        if beginning[more] == 0 and beginning[more - 1] != 0 and (beginning[:more] == word[:more]).all():
+            return True
+    return False
+
+
+@kernel
+def _forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers) -> None:
+    """Mark pairs of words one of which is the other mistyped, and a few words that are one and the same together."""
+    for i in rest:
+        for j in other:
+            words = (a.kinds[i] == WORD or a.kinds[i] == CODE) and (b.kinds[j] == WORD or b.kinds[j] == CODE)
+            if b.state[j] == 0 and words and _is_typo(a, i, b, j, known, lists):
+                a.state[i], b.state[j] = TYPO, TYPO
+                break
+    left, right = _rest(a), _rest(b)
+    if 0 < len(left) <= LEFT_OVER and 0 < len(right) <= LEFT_OVER and len(left) + len(right) > 2:
+        one, two = _together(a, left), _together(b, right)
+        if 0 < len(one) <= LONGEST_WORD and 0 < len(two) <= LONGEST_WORD and distance(one, two) <= 1:
+            a.state[left], b.state[right] = TYPO, TYPO
+
+
+@kernel
+def _together(text: Text, places: Int) -> Points:
+    """Return some words written together; nothing where one of them is no word."""
+    found = np.empty(LONGEST_WORD * LEFT_OVER, np.uint32)
+    size = 0
+    for place in places:
+        if text.kinds[place] != WORD or text.stops[place] - text.begins[place] > LONGEST_WORD:
+            return found[:0]
+        for at in range(text.begins[place], text.stops[place]):
+            found[size] = text.points[at]
+            size += 1
+    return found[:size]
+
+
+@kernel
+def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> bool:
+    """Say whether two words are one of which a slip of the pen made the other, rather than two words."""
+    left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
+    longest, shortest = max(len(left), len(right)), min(len(left), len(right))
+    if longest > LONGEST_WORD or longest - shortest > 3:
+        return False
+    apart = distance(left, right)
+    if shortest == 1 or a.kinds[i] == CODE or b.kinds[j] == CODE:
+        return bool(shortest == 1 and 1 < longest <= 3 and apart == 1)
+    one = flags_of(a.hashes[i], lists.words, lists.flags)
+    other = flags_of(b.hashes[j], lists.words, lists.flags)
+    if (one | other) & 1:  # `ten` is typed for `then`, and nobody means it, but `now` may be meant for `not`
+        return bool(apart == 1 and (_are_exchanged(left, right) or (one & 1 != other & 1 and not (one | other) & 8)))
+    if _are_exchanged(left, right):
+        return True
+    if (one & 2 or among(a.hashes[i], known)) and (other & 2 or among(b.hashes[j], known)):
+        return False
+    return bool(apart <= (1 if longest <= 3 else 2 if longest <= 6 else 3))
+
+
+@kernel
+def _are_exchanged(one: Points, other: Points) -> bool:
+    """Say whether two words differ in two neighbouring letters that are exchanged."""
+    apart = np.flatnonzero(one != other) if len(one) == len(other) else np.empty(0, np.int64)
+    if len(apart) != 2 or apart[1] != apart[0] + 1:
+        return False
+    return bool(one[apart[0]] == other[apart[1]] and one[apart[1]] == other[apart[0]])
+
+
+@kernel
+def distance(one: Points, other: Points) -> int:
+    """Return how many letters must be changed, left out, put in or exchanged with the next to make a word another.
+
+    Source: Damerau 1964, A technique for computer detection and correction of spelling errors, Communications of the
+    ACM 7, 3; no part is changed twice (optimal string alignment).
+    """
+    rows = np.empty((3, len(other) + 1), np.int64)
+    for j in range(len(other) + 1):
+        rows[1, j] = j
+    for i in range(1, len(one) + 1):
+        now, before, earlier = rows[(i + 1) % 3], rows[i % 3], rows[(i - 1) % 3]
+        now[0] = i
+        for j in range(1, len(other) + 1):
+            best = min(before[j] + 1, now[j - 1] + 1, before[j - 1] + (one[i - 1] != other[j - 1]))
+            if i > 1 and j > 1 and one[i - 1] == other[j - 2] and one[i - 2] == other[j - 1]:
+                best = min(best, earlier[j - 2] + 1)
+            now[j] = best
+    return int(rows[(len(one) + 1) % 3, len(other)])
+
+
+@kernel
+def _has_carrier(text: Text, lists: Carriers, numbers: bool) -> bool:
+    """Say whether a text has a word that carries meaning and that the other has not."""
+    for place in _rest(text):
+        if (text.kinds[place] == NUMBER and numbers) or text.kinds[place] == CODE:
+            return True
+        if flags_of(text.hashes[place], lists.words, lists.flags) & 1:
+            return True
+    return False
+
+
+@kernel
+def _neighbours(text: Text) -> Key:
+    """Return a hash of each pair of neighbouring units, ascending."""
+    found = np.empty(max(0, len(text.hashes) - 1), np.uint64)
+    for place in range(len(found)):
+        found[place] = pair_hash(text.hashes[place], text.hashes[place + 1])
+    found.sort()
+    return found
+
+
+@kernel
+def _numbers_in_order(a: Text, b: Text) -> bool:
+    """Say whether numbers come in one order, or each of them with the two units before or after it, or one of both."""
+    one, other = np.flatnonzero(a.kinds == NUMBER), np.flatnonzero(b.kinds == NUMBER)
+    if len(one) == len(other) and (a.hashes[one] == b.hashes[other]).all():
+        return True
+    around = np.empty((len(other), 3), np.uint64)
+    for place in range(len(other)):
+        for side in range(3):
+            around[place, side] = _around(b, other[place], side)
+    for place in one:
+        found = False
+        for side in range(3):
+            found = found or (around[:, side] == _around(a, place, side)).any()
+        if not found:
+            return False
+    return True
+
+
+@kernel
+def _around(text: Text, place: int, side: int) -> np.uint64:
+    """Return a hash of a unit with the two before it, the two after it, or one of both; 0 beyond an end."""
+    found: np.uint64 = text.hashes[place]
+    for other in range(place - 2 + side, place + 1 + side):
+        inside = 0 <= other < len(text.hashes)
+        found = pair_hash(found, text.hashes[other] if inside else np.uint64(0))
+    return found
+
+
+@kernel
+def _few_changed(a: Text, b: Text, known: Known) -> bool:
+    """Say whether few enough words differ.
+
+    Where each text has words of its own that the other one has others for, what many samples share does not count:
+    these words fill a template. Where one of them only has what many share, it is a popular text that was edited.
+    """
+    one, other = np.empty(len(a.state), np.uint8), np.empty(len(b.state), np.uint8)
+    num, other_num = shared(a.hashes, known[1], known[2], one), shared(b.hashes, known[1], known[2], other)
+    left, right = np.zeros(2, np.int64), np.zeros(2, np.int64)  # words left: own, shared
+    mistyped, other_mistyped = 0, 0
+    for place in range(len(one)):
+        left[one[place]] += a.state[place] == 0
+        mistyped += a.state[place] == TYPO and one[place] == 0
+    for place in range(len(other)):
+        right[other[place]] += b.state[place] == 0
+        other_mistyped += b.state[place] == TYPO and other[place] == 0
+    size, changed = max(len(one), len(other)), max(left.sum(), right.sum())
+    own = max(len(one) - num, len(other) - other_num)
+    fills = min(num, other_num) > 0 and own <= TEMPLATE_WORDS and min(mistyped, other_mistyped) > 0
+    if fills or min(left[0] - right[1], right[0] - left[1]) > 0:
+        size = own
+        changed += mistyped if fills else 0
+    if 2 * np.count_nonzero(a.kinds == ALONE) > len(a.kinds) and size >= FREE_ALONE:
+        changed -= 1
+        size -= int(1 / ALLOWED)
+    return bool(changed <= max(0, int(ALLOWED * (size - FREE) + 0.5)))
+
+
+@kernel
+def _few_swapped(pairs: Key, other_pairs: Key, rest: int, other: int) -> bool:
+    """Say whether units are in the same order but for a few: two sentences exchanged part one pair of neighbours."""
+    i, j, parted = 0, 0, 0
+    while i < len(pairs):
+        if j == len(other_pairs) or pairs[i] < other_pairs[j]:
+            parted += 1
+            i += 1
+        else:
+            i += pairs[i] == other_pairs[j]
+            j += 1
+    parted -= 2 * rest + max(0, other - rest)
+    return parted <= max(1, (max(len(pairs), len(other_pairs)) + 1) // SWAPPED)
