@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
@@ -59,6 +59,7 @@ class FakeServer:
         self.model, self.key, self.refuses, self.vllm = model, key, refuses, vllm
         self.troubles = deque(troubles)
         self.asked: list[dict[str, Any]] = []
+        self.calls = 0
         self.in_flight = self.most_in_flight = 0
         self.capacity: int | None = None
         """Chats above this many at once get a 429."""
@@ -66,11 +67,17 @@ class FakeServer:
         self.fails_at = ""
         """Chats that have these words get a 500, always."""
         self.lists_models = self.reports_usage = True
+        self.continues: str | None = "plain"
+        """How it is asked to go on from the beginning of a turn (`plain`, `flags`, `prefix`); None: it never does."""
+        self.holds_schema = self.tells_logprobs = self.repeats = True
+        """Inabilities of a server are silent: it ignores what it is asked."""
+        self.says: Callable[[dict[str, Any]], str | None] = lambda payload: None
+        """What it writes, instead of words, where this is not None."""
         self.chances: Callable[[list[str]], list[float]] = lambda choices: [1 / len(choices)] * len(choices)
         self.url = ""
 
     async def __aenter__(self) -> Self:
-        app = web.Application()
+        app = web.Application(middlewares=[self._count])
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         if self.vllm:
@@ -88,6 +95,13 @@ class FakeServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _count(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self.calls += 1
+        return await handler(request)
 
     def _locked(self, request: web.Request) -> web.Response | None:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
@@ -152,9 +166,12 @@ class FakeServer:
             return web.json_response({"error": error}, status=400)
         if payload["model"] != self.model:
             return web.json_response({"error": {"message": "The model does not exist"}}, status=404)
-        text, tokens = self._choice(payload) or self._text(payload)
+        choice_made = self._choice(payload) if self.holds_schema else None
+        text, tokens = choice_made or self._text(payload)
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        if payload.get("logprobs"):
+        if "allowed_token_ids" in payload:
+            choice["logprobs"] = self._token_logprobs(payload)
+        elif payload.get("logprobs") and self.tells_logprobs:
             choice["logprobs"] = {"content": tokens}
         body: dict[str, Any] = {"choices": [choice]}
         if self.reports_usage:
@@ -163,9 +180,28 @@ class FakeServer:
         return web.json_response(body)
 
     def _text(self, payload: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-        rng = Random(ids.digest(payload["messages"], payload.get("seed", 0)))
+        said = self.says(payload)
+        if said is None and self._goes_on(payload) and payload["messages"][-1]["content"].endswith("Wed"):
+            said = "nesday, Thursday"
+        if said is not None:
+            return said, [{"token": letter, "logprob": -0.5, "top_logprobs": []} for letter in said]
+        seed = payload.get("seed", 0) if self.repeats else len(self.asked)
+        rng = Random(ids.digest(payload["messages"], seed))
         words = [rng.choice(WORDS) for _ in range(min(payload.get("max_tokens", 8), rng.randint(3, 8)))]
-        return " ".join(words), [{"token": f" {word}", "logprob": -0.5, "top_logprobs": []} for word in words]
+        return " ".join(words), [
+            {"token": f" {word}", "logprob": -0.5, "top_logprobs": [{"token": t, "logprob": -0.5} for t in (word, "x")]}
+            for word in words
+        ]
+
+    def _goes_on(self, payload: dict[str, Any]) -> bool:
+        last = payload["messages"][-1]
+        asked = {"flags": payload.get("continue_final_message"), "prefix": last.get("prefix"), "plain": True}
+        return last["role"] == "assistant" and bool(asked.get(self.continues or ""))
+
+    def _token_logprobs(self, payload: dict[str, Any]) -> dict[str, Any]:
+        """Return what vLLM tells of some tokens in a chat."""
+        top = [{"token": f"token_id:{t}", "logprob": math.log(likelihood(t))} for t in payload["logprob_token_ids"]]
+        return {"content": [{**top[0], "top_logprobs": top}]}
 
     def _choice(self, payload: dict[str, Any]) -> tuple[str, list[dict[str, Any]]] | None:
         schema = payload.get("response_format", {}).get("json_schema", {}).get("schema", {})

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.generation.engines.endpoint.abilities import Abilities
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.endpoint.http import Patience
 from tests.fake_server import FakeServer
@@ -13,14 +14,25 @@ QUICK = Patience(attempts=4, first_s=0.01, floor_s=5)
 ASK = Request((Message("user", "Name a river."),), 16, seed=1)
 
 
-def at(server: FakeServer, patience: Patience = QUICK, **settings: int | str) -> EndpointEngine:
-    return EndpointEngine(Engine(model="fake", endpoint=server.url, **settings), patience)
+ABLE = Abilities("plain", schema=True, logprobs=True, seeds=True)
 
 
-def served(server: FakeServer, use: Callable[[EndpointEngine], Awaitable[Reply]], patience: Patience = QUICK) -> Reply:
+def at(
+    server: FakeServer, patience: Patience = QUICK, abilities: Abilities | None = ABLE, **settings: int | str
+) -> EndpointEngine:
+    """Return an engine; without abilities it finds them out by calls, which the server sees first."""
+    return EndpointEngine(Engine(model="fake", endpoint=server.url, **settings), patience, abilities)
+
+
+def served(
+    server: FakeServer,
+    use: Callable[[EndpointEngine], Awaitable[Reply]],
+    patience: Patience = QUICK,
+    abilities: Abilities | None = ABLE,
+) -> Reply:
     async def run() -> Reply:
         async with server:
-            engine = at(server, patience)
+            engine = at(server, patience, abilities)
             reply = await use(engine)
             engine.close()
             await asyncio.sleep(0)

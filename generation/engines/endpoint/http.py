@@ -274,7 +274,8 @@ class Connection:
             return Answer(status, body), "", None
         error = _error(status, body, raw)
         self._refuse(path, error)
-        if status not in RETRIED and status < 500:
+        broken = path == "models" and status == 500  # so answers `transformers serve` where there is no cache of a hub
+        if broken or (status not in RETRIED and status < 500):
             self._served_at = time.monotonic()
             return error, "", None
         wait = retry_after(headers, time.time())

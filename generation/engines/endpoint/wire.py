@@ -39,6 +39,17 @@ TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition", "eos": "stop", "eos_token": "stop"}
+FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "flags": ({}, {"continue_final_message": True, "add_generation_prompt": False}),
+    "prefix": ({"prefix": True}, {}),
+}
+"""How servers are asked to go on from the last turn: keys of that turn, and parameters. llama.cpp's does so unasked,
+vLLM and SGLang have flags, DeepSeek and Mistral a key."""
+TOP_LOGPROBS = 20
+"""Alternatives requested with each token of a choice; the most that OpenAI gives."""
+ONLY_VLLM = "serve the model with vLLM, or run it in process"
+END_OF_CHOICE = re.compile(r"[\"'*`”]*(\Z|\n|[.,;:!)](\s|\Z)|[。，；：！）])")
 THINK = ("<think>", "</think>")
 MOST_TOKENS = 1 << 30
 """Counts above this are no counts."""
@@ -48,8 +59,8 @@ Spelled = tuple[str, ...]
 """A text as its letters, or as the names of its tokens."""
 
 
-def chat(request: Request, model: str, *, vllm: bool) -> dict[str, Any]:
-    """Return the payload of one chat completion, without its constraint."""
+def chat(request: Request, model: str, form: str, *, vllm: bool) -> dict[str, Any]:
+    """Return the payload of one chat completion, without its constraint; a turn is continued in a form of `FORMS`."""
     messages = [to_openai(m) for m in request.messages]
     payload: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": request.max_tokens}
     payload |= {"seed": request.seed, "temperature": request.temperature}
@@ -65,11 +76,16 @@ def chat(request: Request, model: str, *, vllm: bool) -> dict[str, Any]:
         payload["logprobs"] = True
     if request.stop_loops and vllm:
         payload["repetition_detection"] = LOOP
-    if request.prefix or request.role == "user":
-        messages.append({"role": request.role, "content": request.prefix})
-        if vllm:
-            payload |= {"continue_final_message": True, "add_generation_prompt": False}
-    return payload
+    return payload | begun(request, form)
+
+
+def begun(request: Request, form: str) -> dict[str, Any]:
+    """Return the parameters by which a server goes on from the beginning of a turn, its turns among them."""
+    if not request.prefix and request.role == "assistant":
+        return {}
+    keys, flags = FORMS[form]
+    turn = {"role": request.role, "content": request.prefix, **keys}
+    return {"messages": [*map(to_openai, request.messages), turn], **flags}
 
 
 def schema(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,17 +237,27 @@ def steps(body: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
     return found
 
 
-def said_choice(text: str, choices: Sequence[str]) -> str | None:
-    """Return the choice that a reply is, bare or as the value of `choice` in JSON; None when it is none of them."""
+def json_choice(text: str, choices: Sequence[str]) -> str | None:
+    """Return the choice that is the value of `choice` in JSON, or None."""
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
+        value = json.loads(fenced.group(1) if fenced else text)
+    except (ValueError, RecursionError):
+        return None
     named = value.get("choice") if isinstance(value, dict) else None
-    if named in choices:
-        return str(named)
-    bare = text.strip().strip("\"'")
-    return max((c for c in choices if bare.startswith(c)), key=len, default=None)
+    named = str(named) if isinstance(named, int) and not isinstance(named, bool) else named
+    return named if isinstance(named, str) and named in choices else None
+
+
+def said_choice(text: str, choices: Sequence[str]) -> str | None:
+    """Return the choice that a reply is, or None when it is none of them.
+
+    It is the value of `choice` in JSON, or what the reply begins with: alone, or up to a sign that ends it, so that
+    neither "4.5", "4/10" nor "40" is a 4.
+    """
+    bare = text.strip().lstrip("\"'*`“")
+    ends = (c for c in choices if bare.startswith(c) and END_OF_CHOICE.match(bare[len(c) :]))
+    return json_choice(text, choices) or max(ends, key=len, default=None)
 
 
 def drop_lead(lead: int, tokens: Steps) -> Steps:
@@ -249,7 +275,8 @@ def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) 
     """Return the probability of each choice from the tokens of the reply; without tokens, 1 for the chosen one."""
     rests = {choice: tuple(choice) for choice in choices}
     spelled: list[tuple[Spelled, Mapping[Spelled, float]]] = []
-    for said, options in drop_lead(max(0, text.find(chosen)), tokens):
+    key = re.search(r'"choice"\s*:\s*"?', text)
+    for said, options in drop_lead(max(0, text.find(chosen, key.end() if key else 0)), tokens):
         merged: dict[Spelled, float] = {}
         for token, p in options.items():  # a token may hold the quote that ends the word in JSON
             letters = tuple(token.partition('"')[0])
@@ -260,8 +287,12 @@ def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) 
 
 def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, float]:
     """Return the probability of each of some tokens given that it is one of them, from a completion of one token."""
-    told = _mapping((first_choice(body) or {}).get("logprobs")).get("top_logprobs")
-    logprobs = _mapping(told[0]) if isinstance(told, list) and told else {}
+    choice = first_choice(body) or {}
+    told = _mapping(choice.get("logprobs")).get("top_logprobs")
+    logprobs = dict(_mapping(told[0])) if isinstance(told, list) and told else {}
+    others = next(iter(_tokens(choice)), {}).get("top_logprobs")  # of a chat
+    for option in others if isinstance(others, list) else ():
+        logprobs[str(_mapping(option).get("token"))] = _mapping(option).get("logprob")
     if any(f"token_id:{token}" not in logprobs for token in tokens):
         return {}
     weights = {token: _chance(logprobs[f"token_id:{token}"]) for token in tokens}

@@ -1,0 +1,167 @@
+"""What a server can do, found out by a few calls, and requests in a form that works there.
+
+Small models go on from a beginning far better than they follow instructions, so most steps begin the model's turn. Many
+servers close that turn and start another one, ignore a JSON schema, or tell no probabilities, and say nothing about it.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gristmill.cluster.contract.errors import EngineError, JobError
+from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.text.scripts import is_chinese
+from gristmill.generation.engines.endpoint import wire
+
+Try = Callable[[Request, Mapping[str, Any]], Awaitable[tuple[Mapping[str, Any], Reply | None]]]
+"""Return (the body of a chat completion, None), or ({}, the refusal)."""
+
+BEGUN, REST = "Monday, Tuesday, Wed", "nesday"
+"""A turn that ends within a word: who starts a new turn does not begin it with the rest of that word."""
+DAYS = Request((Message("user", "Name the days of the week, separated by commas."),), 8, 1, 0.0, prefix=BEGUN)
+ODD = ("q-17", "z-40")
+"""Choices that nobody would make without being held to them."""
+LETTER = Request((Message("user", "Which letter comes first in the alphabet?"),), 32, 1, 0.0, choices=ODD)
+WORDS = Request((Message("user", "Write ten words that have nothing to do with each other."),), 16, 1, 1.0)
+
+GO_ON = {
+    "en": "The text below is not finished. Write only what comes next, from exactly where it ends. Do not repeat it.",
+    "zh": "下面的文字还没有写完。请从它结束的地方接着写，只写后面的内容，不要重复已有的文字。",
+}
+GO_ON_WITH = {
+    "en": "The text below is not finished. What comes next is one of these: {words}.",
+    "zh": "下面的文字还没有写完。接下来的内容是以下之一：{words}。",
+}
+ONE_OF = {"en": "Reply with one of these: {words}.", "zh": "请回复以下之一：{words}。"}
+ALONE = {"en": "Reply with that alone.", "zh": "只回复这一项。"}
+AS_JSON = {"en": 'Reply with JSON alone: {"choice": "…"}', "zh": '只回复JSON：{"choice": "…"}'}
+UNDER_SCHEMA = {
+    "en": "Reply with JSON alone, valid under this JSON schema: {schema}",
+    "zh": "只回复符合以下JSON Schema的JSON：{schema}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a server can do."""
+
+    continues: str = ""
+    """The form of `wire.FORMS` in which it goes on from the beginning of a turn; empty where it starts a new turn."""
+    schema: bool = False
+    """Whether it holds a reply to a JSON schema."""
+    logprobs: bool = False
+    """Whether it tells the probabilities of alternatives."""
+    seeds: bool = False
+    """Whether the same seed gives the same reply."""
+
+    def facts(self) -> dict[str, str]:
+        """Return the abilities for people."""
+        found = {"continues turns": bool(self.continues), "JSON schema": self.schema}
+        found |= {"logprobs": self.logprobs, "seeds": self.seeds}
+        return {name: "yes" if can else "no" for name, can in found.items()}
+
+
+async def probe(ask: Try) -> Abilities:
+    """Return what a server can do, found out by at most seven short calls.
+
+    Raises:
+        JobError: when it refuses a plain chat.
+    """
+    told = {"logprobs": True, "top_logprobs": wire.TOP_LOGPROBS}
+    body, refusal = await ask(WORDS, told)
+    logprobs = not refusal and any(len(options) > 1 for _, options in wire.steps(body))
+    if refusal:
+        body, refusal = await ask(WORDS, {})
+    if refusal:
+        must = "must serve generate.engine.model"
+        raise JobError(f"generate.engine.endpoint: refuses a plain chat ({refusal.finish}), {must}")
+    words = wire.read(body, WORDS).text
+    again, refusal = await _tried(ask, WORDS, told if logprobs else {})
+    seeds = refusal is None and bool(words) and wire.read(again, WORDS).text == words
+    form = ""
+    for name in wire.FORMS:
+        body, refusal = await _tried(ask, DAYS, wire.begun(DAYS, name))
+        if refusal is None and rest(wire.read(body, DAYS).text, BEGUN).startswith(REST):
+            form = name
+            break
+    body, refusal = await _tried(ask, LETTER, {"response_format": wire.choice_schema(ODD)})
+    schema = refusal is None and wire.json_choice(wire.read(body, LETTER).text, ODD) is not None
+    return Abilities(form, schema, logprobs, seeds)
+
+
+async def _tried(ask: Try, request: Request, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
+    """Ask; a server that breaks at what it is asked cannot do it."""
+    try:
+        return await ask(request, extra)
+    except EngineError as error:
+        return {}, Reply("", f"error: {error}", 0, 0)
+
+
+def laid_out(request: Request, can: Abilities) -> Request:
+    """Return a request in the form that works: what the server is not able to do is said in the user's turn."""
+    language = "zh" if is_chinese("".join(m.text for m in request.messages) + request.prefix) else "en"
+    asks: list[str] = []
+    if request.json_schema and not can.schema:
+        asks.append(UNDER_SCHEMA[language].format(schema=request.json_schema))
+    if request.choices:
+        if request.prefix and can.continues and not can.schema:
+            return request
+        words = ", ".join(json.dumps(choice.strip(), ensure_ascii=False) for choice in request.choices)
+        asks.append((GO_ON_WITH if request.prefix else ONE_OF)[language].format(words=words))
+        asks.append((AS_JSON if can.schema else ALONE)[language])
+    elif request.prefix and not can.continues:
+        asks.append(GO_ON[language])
+    if not asks:
+        return request
+    keeps = can.continues and not request.choices
+    more = [" ".join(asks), *([request.prefix] if request.prefix and not keeps else [])]
+    messages = [*request.messages]
+    last = messages.pop() if messages and messages[-1].role == "user" else Message("user", "")
+    messages.append(last._replace(content="\n\n".join(filter(None, [last.text, *more]))))
+    return replace(request, messages=tuple(messages), prefix=request.prefix if keeps else "")
+
+
+def rest(text: str, begun: str) -> str:
+    """Return what a reply adds to the beginning that it goes on from, which it may say again, whole or its end."""
+    lines = begun.split("\n")
+    said = text.lstrip()
+    for place in range(len(lines)):
+        end = "\n".join(lines[place:]).strip()
+        if end and said.startswith(end):
+            return said[len(end) :]
+    return text
+
+
+def cut(reply: Reply, request: Request) -> Reply:
+    """Return the reply to a request that was laid out: without what it says again, and ended where it should stop."""
+    text = rest(reply.text, request.prefix).lstrip("\n")
+    places = [place for stop in request.stop if (place := text.find(stop)) >= 0]
+    if not places:
+        return replace(reply, text=text)
+    return replace(reply, text=text[: min(places)], finish="stop" if reply.finish == "length" else reply.finish)
+
+
+def fitting(reply: Reply, request: Request) -> Reply:
+    """Return a reply whose form the server may not have been held to, refused where it is not what was asked."""
+    if reply.finish != "stop":
+        return reply
+    if request.regex and not re.fullmatch(request.regex, reply.text):
+        return replace(reply, text="", finish="error: the reply does not match the regular expression")
+    if not request.json_schema:
+        return reply
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", reply.text, re.DOTALL)
+    text = fenced.group(1) if fenced else reply.text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return replace(reply, text="", finish="error: the reply is not JSON")
+    return replace(reply, text=text)
+
+
+def strip_choices(choices: Sequence[str]) -> dict[str, str]:
+    """Return the choices by what is written of them: without blanks around, where they differ without."""
+    stripped = {choice.strip(): choice for choice in choices}
+    return stripped if len(stripped) == len(choices) and "" not in stripped else {choice: choice for choice in choices}
