@@ -12,13 +12,13 @@ file, the end excluded), and `title`, `heading` and `page` where the file says t
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, model_validator
+from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -27,7 +27,8 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message, Sample, seed, seed_id, to_table
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io import documents
-from gristmill.cluster.io.conversation import COMMON, OWN, Conversation, is_own, reason_of
+from gristmill.cluster.io.account import Account, account_line
+from gristmill.cluster.io.conversation import COMMON, OWN, Conversation, reason_of
 from gristmill.cluster.io.documents import Document
 from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
 from gristmill.cluster.io.readers.lines import Dialect, Row
@@ -88,6 +89,11 @@ class Source(Settings):
     tab or `|`."""
     quoting: Literal["auto", "double", "none"] = "auto"
     """Whether cells of a CSV file may be in double quotes; `auto`: yes, but where the separator is a tab."""
+    columns: dict[str, str] = {}
+    """Columns of the files by the names that shapes read: `columns = {question = "subject", answer = "reply"}`."""
+    ignore: tuple[str, ...] = ()
+    """Columns that are left out. Any other column that is not read is printed, or is an error where it says something
+    about a sample: a system prompt, tools, history, context, a label, a weight, a thought, `dropped`."""
     repair_text: bool = False
     """Whether bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD; else their row is a bad one."""
 
@@ -95,6 +101,18 @@ class Source(Settings):
     def dialect(self) -> Dialect:
         """How text files are to be read."""
         return Dialect(self.separator, self.quoting, self.repair_text)
+
+    @field_validator("columns", "ignore", mode="after")
+    @classmethod
+    def _names(cls, value: Any) -> Any:  # noqa: ANN401 - a table or a tuple
+        """Compare names as those of columns are: stripped and in lower case."""
+        if isinstance(value, tuple):
+            return tuple(name.strip().lower() for name in value)
+        known = {name for layout in LAYOUTS.values() for name in layout.reads}
+        unknown = next((name for name in value if name not in known), None)
+        if unknown is not None:
+            raise ValueError(f"{unknown!r} is no column that a shape reads, must be one of {', '.join(sorted(known))}")
+        return {name: column.strip().lower() for name, column in value.items()}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -168,11 +186,15 @@ def ingest(store: Store, source: Source, screen: Screen | None = None, shard_row
         inputs={},
         settings=source.model_dump(mode="json"),
         shards=tuple(shards),
-        metadata={"files": json.dumps({file.name: file.digest for file in files}, ensure_ascii=False)},
+        metadata={
+            "files": json.dumps({file.name: file.digest for file in files}, ensure_ascii=False),
+            **pass_.account.to_metadata(),
+        },
     )
     figures = Figures(rows=manifest.rows, kept=manifest.kept, seconds=round(time.monotonic() - begin, 3))
     store.commit(manifest, figures.to_json())
     dropped = manifest.rows - manifest.kept
+    warn_of_columns(source, manifest.metadata)
     log.info("ingest: %s, %d rows of %d files, %d dropped", name, manifest.rows, len(files), dropped)
     return name
 
@@ -183,7 +205,16 @@ def read(source: Source) -> Iterator[Sample]:
     Raises:
         JobError: as `ingest`.
     """
-    yield from _Pass(source, find(source.path, source.format)).samples()
+    pass_ = _Pass(source, find(source.path, source.format))
+    yield from pass_.samples()
+    warn_of_columns(source, pass_.account.to_metadata())
+
+
+def warn_of_columns(source: Source, metadata: Mapping[str, str]) -> None:
+    """Log the columns that were not read, which is shown on the terminal."""
+    line = account_line(metadata)
+    if line:
+        log.warning("%s: %s", ", ".join(source.path), line)
 
 
 def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, bar: Bar | None) -> list[Shard]:
@@ -216,8 +247,13 @@ class _Pass:
     files: list[File]
     first: dict[bytes, tuple[int, str]] = field(default_factory=dict)
     """By conversation id: number of the file, and place, of the first row that has it."""
+    account: Account = field(default_factory=Account)
     worst: str = ""
     """The first bad row, for the error when a source has no good row."""
+
+    def __post_init__(self) -> None:
+        """Open the account with what the recipe maps and ignores."""
+        self.account = Account(self.source.columns, frozenset(self.source.ignore))
 
     def samples(self) -> Iterator[Sample]:
         """Yield every row of every file as a sample."""
@@ -238,21 +274,12 @@ class _Pass:
         shape: str = "" if self.source.shape == "auto" else self.source.shape
         if file.format in WHOLE and shape not in ("", "document"):
             raise JobError(f"{file.name}: is {file.format}, its shape must be document and not {shape}; change it")
-        said: frozenset[str] = frozenset()
-        read = rows(file, self.source.dialect)
+        read = map(self.account.open, rows(file, self.source.dialect))
         begin = list(islice(read, SHAPE_ROWS))
         shape = shape or _detected(file, begin)
-        reads = LAYOUTS[shape].reads if shape else frozenset()
         for row in chain(begin, read):
-            if row.columns is not None:
-                unknown = frozenset(row.columns) - reads - said
-                if unknown and is_own(row.columns):
-                    unknown -= OWN
-                if unknown:
-                    log.warning("%s: %s, ignored columns %s", file.name, shape, ", ".join(sorted(unknown)))
-                    said |= unknown
             for piece in self._pieces(file, row, shape):
-                yield from self._samples(number, file, piece, shape or "document")
+                yield from self._samples(number, file, piece, shape or "document", whole=piece is row)
 
     def _pieces(self, file: File, row: Row, shape: str) -> Iterator[Row]:
         """Yield the chunks of a document as rows, and any other row as it is."""
@@ -260,7 +287,7 @@ class _Pass:
         place, columns = "", row.columns or {}
         if document is None and size and shape == "document":
             try:
-                [conversation] = document_of(columns)
+                [conversation] = self.account.read(file, row, shape, document_of)
             except RowError:  # said with its place when the row is read
                 yield row
                 return
@@ -276,16 +303,18 @@ class _Pass:
             chunked = {**{name: columns[name] for name in COMMON | OWN if name in columns}, "text": text, "tags": known}
             yield Row(f"{place}chunk {chunk.number}", row.number, chunked, text)
 
-    def _samples(self, number: int, file: File, row: Row, shape: str) -> Iterator[Sample]:
-        """Yield the sample of a row, or the candidates that it has."""
+    def _samples(self, number: int, file: File, row: Row, shape: str, *, whole: bool) -> Iterator[Sample]:
+        """Yield the sample of a row or of a chunk of one, or the candidates that it has."""
         if row.columns is None:
             yield self._bad(number, file, row, row.problem)
             return
         try:
-            conversations, reason = LAYOUTS[shape].read(row.columns), reason_of(row.columns)
+            reader = LAYOUTS[shape].read
+            conversations = self.account.read(file, row, shape, reader) if whole else reader(row.columns)
         except RowError as bad:
             yield self._bad(number, file, row, str(bad))
             return
+        reason = reason_of(row.columns)
         for candidate, conversation in enumerate(conversations):
             yield self._sample(number, file, row, candidate, conversation, reason)
 

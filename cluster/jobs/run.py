@@ -87,6 +87,8 @@ def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
         run.ledger.append("job_started", job="ingest", output=folder)
         ingest.ingest(run.store, source, run.screen)
     manifest = run.store.manifest(folder)
+    if reused:
+        ingest.warn_of_columns(source, manifest.metadata)
     dropped = manifest.rows - manifest.kept
     note = f", {dropped} dropped" if dropped else ""
     run.screen.say(f"ingest: {manifest.kept} samples from {', '.join(source.path)}{note}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.io.account import account_rows
 from gristmill.cluster.jobs.job import JOBS, job_class
 from gristmill.cluster.jobs.state import STAGE, stage
 from gristmill.cluster.report import charts
@@ -126,6 +127,11 @@ def _jobs(material: Material) -> Iterator[Section]:
     columns = (("job", ""), ("state", ""), ("shards", "num"), *((head, "num") for head in STAGE), ("output", "mono"))
     if lines:
         yield Section("Jobs", "", (), (Table(columns, lines),))
+    fates = account_rows(material.manifests[INGEST].metadata) if INGEST in material.manifests else []
+    if fates:
+        lead = "Columns of the input that did not become part of the samples under their own names."
+        heads = (("what became of it", ""), ("column", "mono"), ("share of the rows", "num"))
+        yield Section("Columns of the input", lead, (), (Table(heads, fates, narrow=True),))
 
 
 # -- sections -----------------------------------------------------------------------------------------------------

@@ -111,6 +111,13 @@ def test_odd_roles_and_turns_are_read_or_named() -> None:
     assert "must be within" in said(92)[0] and isinstance(said(92)[1], tuple)
 
 
+def test_a_column_of_the_user_that_means_something_else_is_asked_about() -> None:  # 77
+    with pytest.raises(JobError, match=r"in\.jsonl:1: column 'dropped' is not read by the shape completion, must be"):
+        said(77)
+    ignored = source(77).model_copy(update={"ignore": ("dropped",)})
+    assert [(s.answer, s.dropped) for s in read(ignored)] == [("He let it go.", None), ("c", None)]
+
+
 def test_a_list_of_paths_is_an_input() -> None:  # 69
     [folder] = HERE.glob("69-*")
     assert len(list(read(Source.model_validate(["a.jsonl", "b.jsonl"], context={"base": folder})))) == 2

@@ -86,7 +86,6 @@ RIGHT: dict[int, list[tuple[Message, ...] | str]] = {
         "field 'prompt' is empty",
     ],
     57: [(user("a?"), assistant("b")), (user("line\u2028two\x85three?"), assistant("d\x00e"))],
-    77: [(user("Why was the ball lost?"), assistant("He let it go.")), (user("b?"), assistant("c"))],
 }
 
 

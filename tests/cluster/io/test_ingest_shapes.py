@@ -125,8 +125,8 @@ def test_columns_that_fit_no_shape_are_an_error_that_lists_the_shapes(tmp_path: 
 def test_ignored_columns_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = put(tmp_path, "x.jsonl", lines(*({"question": f"q{n}", "answer": "a", "url": "u"} for n in range(3))))
     list(read(source(path)))
-    assert [r.getMessage() for r in caplog.records if "ignored" in r.getMessage()] == [
-        f"{path}: completion, ignored columns url"
+    assert [r.getMessage() for r in caplog.records if "not read" in r.getMessage()] == [
+        f"{path}: not read: url (100% of the rows); map a column with `columns`, or name it in `ignore`"
     ]
 
 

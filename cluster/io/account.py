@@ -1,0 +1,140 @@
+"""Account: what became of each column of a source: read, mapped or ignored by the recipe, not read, or refused."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.conversation import OWN, SYSTEMS, TOOLS, Columns, Conversation, is_own
+from gristmill.cluster.io.readers.files import File
+from gristmill.cluster.io.readers.lines import Row
+from gristmill.cluster.io.shapes import CHOSEN, DIALOGUES, PROMPTS, REJECTED, REPLIES
+from gristmill.cluster.io.turns import THOUGHTS, TURN_KEYS
+
+CARRIERS = frozenset({*SYSTEMS, *TOOLS, *THOUGHTS, "history", "context", "label", "weight", "dropped"})
+"""Columns that say something about a sample: none of them is left out without a word of the recipe."""
+LISTS = frozenset({*DIALOGUES, *PROMPTS, *REPLIES, *CHOSEN, *REJECTED, "history"})
+"""Columns that may be lists of turns."""
+METADATA = "columns"
+"""Where the manifest has the account."""
+Reader = Callable[[Columns], Sequence[Conversation]]
+
+
+class Watched(dict[str, Any]):
+    """The columns of a row, which remember which of them were looked at."""
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        """Begin with none looked at."""
+        super().__init__(columns)
+        self.seen: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - any value of a column
+        self.seen.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as above
+        """Return a column, which counts as looked at."""
+        self.seen.add(name)
+        return super().get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names; because it is written here, `{**row}` looks at every column by `__getitem__`."""
+        return super().__iter__()
+
+
+@dataclass
+class Account:
+    """What became of the columns of the rows so far; a column that is null in a row is not there."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Column of the file by the name that a shape reads."""
+    ignore: frozenset[str] = frozenset()
+    rows: int = 0
+    mapped: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+    """Rows in which a column, or a key of a turn such as `messages[].time`, was there and was not read."""
+    _known: dict[tuple[str, frozenset[str]], frozenset[str]] = field(default_factory=dict)
+    """What a shape does not read of a row with these columns: only the first such row is watched."""
+
+    def open(self, row: Row) -> Row:
+        """Return a row with the columns that the recipe maps under their new names, without those that it ignores."""
+        if row.columns is None or not (self.columns or self.ignore):
+            return row
+        left = dict(row.columns)
+        gone = [name for name in self.ignore if left.pop(name, None) is not None]
+        moved = {name: left.pop(column) for name, column in self.columns.items() if column in left}
+        clash = next((name for name in moved if left.get(name) is not None), "")
+        if clash:
+            given = self.columns[clash]
+            problem = f"columns '{clash}' and '{given}' are both '{clash}', must be one; ignore '{clash}' or do not map"
+            return replace(row, columns=None, problem=problem)
+        self.ignored.update(gone)
+        self.mapped.update(f"{self.columns[name]} as {name}" for name in moved)
+        return replace(row, columns={**left, **moved})
+
+    def read(self, file: File, row: Row, shape: str, reader: Reader) -> Sequence[Conversation]:
+        """Return what a shape reads of a row, and count what it does not read.
+
+        Raises:
+            RowError: as the shape.
+            JobError: for a column that says something about the sample and is not read.
+        """
+        columns = row.columns or {}
+        there = frozenset([name for name, value in columns.items() if value is not None])
+        unread = self._known.get((shape, there))
+        if unread is None:
+            watched = Watched(columns)
+            found = reader(watched)
+            unread = there - watched.seen - (OWN if is_own(columns) else frozenset())
+            self._require_told(file, row, shape, unread)
+            self._known[shape, there] = unread
+        else:
+            found = reader(columns)
+        self.rows += 1
+        keys = _unread_keys(columns)
+        if unread or keys:
+            self.ignored.update(keys & self.ignore)
+            self.unread.update(unread | keys - self.ignore)
+        return found
+
+    def _require_told(self, file: File, row: Row, shape: str, unread: frozenset[str]) -> None:
+        lost = min(unread & CARRIERS, default="")
+        if lost:
+            where = f"{file.name}:{row.place.removeprefix('line ')}"
+            advice = f'map it to a name that is (columns = {{NAME = "{lost}"}}), or leave it out (ignore = ["{lost}"])'
+            raise JobError(f"{where}: column '{lost}' is not read by the shape {shape}, must be; {advice}")
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the account as the manifest has it; nothing where every column was read."""
+        found = {"not read": self.unread, "ignored": self.ignored, "mapped": self.mapped}
+        said = {name: dict(sorted(counts.items())) for name, counts in found.items() if counts}
+        return {METADATA: json.dumps({"rows": self.rows, **said}, ensure_ascii=False)} if said else {}
+
+
+def _unread_keys(columns: Mapping[str, Any]) -> frozenset[str]:
+    """Return the keys of turns that no shape reads."""
+    found: set[str] = set()
+    for name, turns in columns.items():
+        if isinstance(turns, list) and name in LISTS:
+            for turn in turns:
+                if isinstance(turn, dict) and len(turn) > 2:
+                    found |= {f"{name}[].{k}" for k in turn.keys() - TURN_KEYS if turn[k] is not None}
+    return frozenset(found)
+
+
+def account_rows(metadata: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Return (what became of it, column, share of the rows) for each column in the account of a manifest."""
+    account = json.loads(metadata.get(METADATA, "{}"))
+    rows = max(account.pop("rows", 0), 1)
+    return [(fate, name, f"{n / rows:.0%}") for fate, counts in account.items() for name, n in counts.items()]
+
+
+def account_line(metadata: Mapping[str, str]) -> str:
+    """Return the sentence for people about columns that were not read, or nothing."""
+    unread = [f"{name} ({share} of the rows)" for fate, name, share in account_rows(metadata) if fate == "not read"]
+    if not unread:
+        return ""
+    return f"not read: {', '.join(unread)}; map a column with `columns`, or name it in `ignore`"
