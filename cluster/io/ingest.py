@@ -89,7 +89,7 @@ class Source(Settings):
     tab or `|`."""
     quoting: Literal["auto", "double", "none"] = "auto"
     """Whether cells of a CSV file may be in double quotes; `auto`: yes, but where the separator is a tab."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default={})
     """Columns of the files by the names that shapes read: `columns = {question = "subject", answer = "reply"}`."""
     ignore: tuple[str, ...] = ()
     """Columns that are left out. Any other column that is not read is printed, or is an error where it says something
