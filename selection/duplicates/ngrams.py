@@ -14,6 +14,7 @@ import pyarrow as pa
 from numba import prange
 from numpy.typing import NDArray
 
+from gristmill.cluster.text import keys
 from gristmill.cluster.text.scripts import HAN, UNSPACED
 from gristmill.selection.data.columns import Int
 from gristmill.selection.kernels import kernel, parallel
@@ -66,6 +67,14 @@ def units(texts: pa.LargeStringArray) -> Units:
     return found
 
 
+def without_numbers(found: Units, texts: pa.LargeStringArray) -> Units:
+    """Return the units of texts with one hash for all that begin with a digit, so that another number is the same."""
+    offsets, data = _buffers(texts)
+    rows = np.repeat(offsets[:-1], np.diff(found.ends))
+    first = data[rows + found.starts]
+    return found._replace(hashes=np.where((first >= 48) & (first < 58), _PRIME, found.hashes))
+
+
 def windows(found: Units, size: int) -> tuple[Int, UInt64]:
     """Return (ends [n + 1], hashes) of every run of `size` units inside one text; a text with fewer units has none."""
     ends = np.zeros(len(found.ends), np.int64)
@@ -104,7 +113,7 @@ def alphabet() -> Letters:
     """Return the folded character of each code point, and its kind; it takes a tenth of a second to make."""
     folded, kinds = np.arange(TABLED, dtype=np.uint32), np.zeros(TABLED, np.uint8)
     for point in range(TABLED):
-        plain = unicodedata.normalize("NFKC", chr(point)).casefold()
+        plain = keys.folded(chr(point))
         character = plain if len(plain) == 1 else chr(point)
         folded[point] = ord(character)
         if any(first <= ord(character) <= last for first, last in UNSPACED):

@@ -77,48 +77,78 @@ def test_windows_are_equal_exactly_where_the_words_are() -> None:
     assert (ngrams.Table.of(keys).find(keys + np.uint64(1)) == -1).all()
 
 
-def brute_force(sample: Sample, items: Sequence[Sample], n: int, short: int) -> dict[str, float]:
+def brute_force(sample: Sample, items: Sequence[Sample], n: int) -> dict[str, float]:
     """Share by item id, from the definition."""
 
-    def grams(text: str, size: int) -> set[tuple[str, ...]]:
-        words = units_of(text)
-        return {tuple(words[at : at + size]) for at in range(len(words) - size + 1)}
+    def grams(text: str) -> set[tuple[str, ...]]:
+        words = ["#" if word[0].isdigit() else word for word in units_of(text)]
+        return {tuple(words[at : at + n]) for at in range(len(words) - n + 1)}
 
     shares = {}
     for item in items:
-        sizes = [n if len(units_of(part)) >= n else short for part in (item.instruction, item.answer)]
-        question, answer = (grams(p, z) for p, z in zip((item.instruction, item.answer), sizes, strict=True))
-        held = [len(g & grams(f"{sample.instruction}\n{sample.answer}", z))
-                for g, z in zip((question, answer), sizes, strict=True)]  # fmt: skip
-        asks = len(question) or 1
-        if not question and units_of(sample.instruction) == units_of(item.instruction):
-            held[0] = 1
-        shares[item.id] = max(held[0] / asks, sum(held) / (asks + len(answer)))
+        question, answer = grams(item.instruction), grams(item.answer)
+        mine = grams(f"{sample.instruction}\n{sample.answer}")
+        held = [len(part & mine) for part in (question, answer)]
+        share = max(held[0] / (len(question) or 1), sum(held) / ((len(question) or 1) + len(answer)))
+        equal = len(question) < 5 and units_of(sample.instruction) == units_of(item.instruction)
+        shares[item.id] = 1.0 if equal else share if sum(held) >= 5 else 0.0
     return shares
 
 
 def test_the_score_is_the_share_of_the_items_n_grams_that_brute_force_finds() -> None:
     rng = np.random.default_rng(4)
+    words = [f"word{chr(97 + n)}" for n in range(20)] + ["河", "SIX", "7"]
 
     def text(low: int, high: int) -> str:
-        return " ".join(rng.choice(["red", "blue", "green", "河", "SIX"], size=rng.integers(low, high)))
+        return " ".join(rng.choice(words, size=rng.integers(low, high)))
 
-    items = [made(f"{text(0, 9)} {n}", text(1, 9)) for n in range(10)]
-    samples = [made(f"{text(1, 15)} {n}", text(1, 15)) for n in range(80)] + [made(items[3].instruction, "strange")]
+    items = [made(f"{text(0, 30)} {n}", text(1, 20)) for n in range(12)]
+    samples = [made(items[3].instruction, "strange")]
+    for n in range(80):
+        piece = items[n % 12].instruction.split()[rng.integers(0, 8) :]
+        samples.append(made(f"{text(1, 9)} {' '.join(piece)} {text(1, 9)} {n + 20}", text(1, 15)))
     view, of = view_of(samples), view_of(items)
-    choice, kept = outcome(view, of, ngram=4, short_ngram=2, min_overlap=0.6)
+    choice, kept = outcome(view, of, min_overlap=0.6)
     by_id = {sample.id: sample for sample in samples}
     assert 5 < len(kept) < len(samples) - 5
     for row, name in enumerate(view.ids):
-        shares = brute_force(by_id[name.decode()], sorted(items, key=lambda i: i.id), 4, 2)
+        shares = brute_force(by_id[name.decode()], sorted(items, key=lambda i: i.id), 4)
         best = max(shares.values())
         score = choice.scores["contamination"][row]
         assert (0 if np.isnan(score) else score) == pytest.approx(best, abs=1e-6)
         assert (name.decode() in kept) == (best < 0.6 - 1e-6)
         if choice.reason[row] >= 0:
-            assert choice.lost_to is not None
             first = next(item for item, share in shares.items() if share == pytest.approx(best, abs=1e-6))
+            assert choice.lost_to is not None
             assert choice.lost_to[row].decode() == first
+
+
+@pytest.mark.parametrize("edit", ["numbers", "names", "words", "half", "typos"])
+def test_an_item_that_was_edited_is_found(edit: str) -> None:
+    item = (
+        "Natalia sold 48 clips to her friends in April, and then she sold half as many clips to the neighbours in May. "
+        "How many clips did Natalia sell altogether in April and May, if 3 of them came back?"
+    )
+    edits = {
+        "numbers": item.replace("48", "96").replace("3", "7"),
+        "names": item.replace("Natalia", "Yuki"),
+        "words": item.replace("friends", "cousins").replace("neighbours", "teachers").replace("altogether", "overall"),
+        "half": item[: len(item) // 2],
+        "typos": item.replace("friends", "freinds")
+        .replace("sold half", "sodl half")
+        .replace("Natalia sell", "Natlia sell"),
+    }
+    other = made("Weng sold 12 cakes to her class in June, and half as many in July. How many cakes were left?", "6")
+    view = view_of([made(edits[edit], "72"), other])
+    assert outcome(view, view_of([made(item, "72")]))[1] == {other.id}
+
+
+def test_a_template_alone_is_no_hit_in_a_set_of_four() -> None:
+    head = "Read the short passage that follows, think about it step by step, and then choose the letter that fits. "
+    asked = ("Which planet is red?", "Who swims?", "What burns?", "Where is north?")
+    items = view_of([made(head + question, "B") for question in asked])
+    samples = [made(head + question, "x") for question in ("How many legs has a crab?", "Why is the sea salt?")]
+    assert outcome(view_of(samples), items)[1] == {sample.id for sample in samples}
 
 
 def test_the_item_its_set_and_the_words_are_told() -> None:
@@ -143,7 +173,7 @@ def test_one_hit_in_a_long_item_is_scored_and_kept() -> None:
     item, sample = made(" ".join(words), "yes"), made("Explain: " + " ".join(words[10:24]), "well")
     choice, kept = outcome(view_of([sample]), view_of([item]))
     assert kept == {sample.id}
-    assert choice.scores["contamination"][0] == pytest.approx(2 / 48)
+    assert choice.scores["contamination"][0] == pytest.approx(11 / 57)
 
 
 def test_chinese_items_are_found_by_characters() -> None:
@@ -207,10 +237,12 @@ def test_by_embedding_as_well_where_it_is_asked_for() -> None:
 
 def test_the_order_of_samples_and_items_changes_nothing() -> None:
     rng = np.random.default_rng(7)
-    words = ["one", "two", "three", "four"]
+    words = [f"word{chr(97 + n)}" for n in range(20)]
     items = [made(" ".join(rng.choice(words, size=10)) + f" {n}", "yes") for n in range(8)]
-    samples = [made(" ".join(rng.choice(words, size=12)) + f" {n}", "no") for n in range(40)]
-    settings = {"ngram": 5, "short_ngram": 3, "min_overlap": 0.3}
+    samples = [
+        made(items[n % 8].instruction[n:] + " ".join(rng.choice(words, size=4)) + f" {n}", "no") for n in range(40)
+    ]
+    settings = {"ngram": 3, "min_overlap": 0.3}
     found = []
     for turn in (1, -1):
         view = view_of(samples[::turn])
@@ -233,7 +265,5 @@ def test_small_and_empty_data() -> None:
 def test_sets_are_named_by_their_files() -> None:
     sets = ["a/gsm8k_test.jsonl.gz", "b/gsm8k_test.parquet", {"path": "mmlu.csv"}]
     assert list(step(sets=sets).sources()) == ["gsm8k_test", "gsm8k_test-2", "mmlu"]
-    with pytest.raises(ValidationError, match="short_ngram is 9, must be at most ngram"):
-        step(ngram=8, short_ngram=9)
     with pytest.raises(ValidationError):
         step(sets=[])
