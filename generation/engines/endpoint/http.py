@@ -33,6 +33,8 @@ FOR_ALL = frozenset({401, 403, 404, 405})
 call, such as a prompt that a moderation refuses."""
 REFUSALS_IN_ROW = 50
 """So many of these one after another, with no call served between them, concern every call again."""
+GIVEN_UP_IN_ROW = 3
+"""So many calls given up after errors of the server, with none served between them, mean that it serves nobody."""
 WORDS = {
     "rate_limit": 429,
     "overloaded": 529,
@@ -191,7 +193,7 @@ class Connection:
         self.base, self._key, self._key_name = base.rstrip("/"), key, key_name
         self.window, self.pace, self.patience = Window(limit), TimeoutEstimate(), patience
         self.retries = self.answers = 0
-        self._served_at, self._served, self._refused = 0.0, False, 0
+        self._served_at, self._served, self._refused, self._given_up = 0.0, False, 0, 0
         self._client: aiohttp.ClientSession | None = None
 
     async def get(self, path: str) -> Answer:
@@ -227,7 +229,9 @@ class Connection:
                 break
             self.retries += 1
             await asyncio.sleep(seconds)
-        if self._served_at > begin:  # others were served meanwhile, so it is this call
+        self._given_up += 1
+        alone = self._served and why[:1].isdigit() and self._given_up < GIVEN_UP_IN_ROW  # it answers, after others
+        if self._served_at > begin or alone:  # others were served meanwhile, or before, so it is this call
             return Answer(0, refusal=f"the endpoint did not serve this call: {why}")
         raise EngineError(f"endpoint {self.base}: {why}, {attempt} times in a row; see whether it is up")
 
@@ -270,7 +274,7 @@ class Connection:
             self.window.grow()
             self._served_at = time.monotonic()
             if path in COMPLETIONS:  # a list of models is shown to everybody by many servers
-                self._served, self._refused = True, 0
+                self._served, self._refused, self._given_up = True, 0, 0
             return Answer(status, body), "", None
         error = _error(status, body, raw)
         self._refuse(path, error)

@@ -148,6 +148,23 @@ async def cursed_by_text() -> Reply:
         return await cursed
 
 
+def test_a_call_that_always_fails_is_a_refused_one_after_all_others_too() -> None:
+    async def run() -> None:
+        async with FakeServer() as server:
+            engine, cursed = at(server), Request((Message("user", "curse"),), 16, seed=1)
+            server.fails_at = "curse"
+            for _ in range(2):
+                assert (await engine.ask(ASK)).finish == "stop"
+                for _ in range(2):
+                    assert (await engine.ask(cursed)).finish.startswith("error: the endpoint did not serve this call")
+            with pytest.raises(EngineError, match="500"):
+                await engine.ask(cursed)
+            engine.close()
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
 def test_a_server_that_serves_nobody_is_an_engine_error() -> None:
     with pytest.raises(EngineError, match="500 busy, 4 times in a row"):
         served(FakeServer(*[Trouble(500)] * 4), lambda engine: engine.ask(ASK))
