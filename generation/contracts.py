@@ -196,6 +196,9 @@ class Method(GenerateStep[State]):
     """Whether the method makes its own instructions. Rows with an input's instruction are not judged by a
     `HistoryFilter`."""
 
+    guards: ClassVar[tuple[str, ...]] = ()
+    """Kinds of filters that the method's samples need where the recipe names no filters."""
+
     weight: float = Field(default=1.0, gt=0)
     """Share of the draws that this method gets, relative to the weights of the other methods."""
     group: int = Field(default=1, gt=0)

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,12 +20,14 @@ from gristmill.generation.contracts import MAIN, EachInput, Filter, GenerateStep
 from gristmill.generation.engines.actors import OpenEngine, open_engine
 from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.filters import AnyFilter
+from gristmill.generation.filters.answer_kind import AnswerKind
 from gristmill.generation.filters.judge.filter import Judge
 from gristmill.generation.filters.language import Language
 from gristmill.generation.filters.length import Length
 from gristmill.generation.filters.novelty import Novelty
 from gristmill.generation.filters.refusal import Refusal
 from gristmill.generation.filters.repetition import Repetition
+from gristmill.generation.filters.standalone import Standalone
 from gristmill.generation.methods import AnyMethod
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.dispatch import Actors, Dispatch
@@ -42,6 +44,17 @@ TOKENS_PER_DRAFT = 650
 """Prompt and reply tokens of all calls made for one draft; measured with Self-Instruct and the judge."""
 SHARDS_AT_LEAST = 4
 """Number of shards that a small job has at least, so that its last shard is not most of it."""
+
+
+GUARDS: Mapping[str, type[Standalone] | type[AnswerKind]] = {"standalone": Standalone, "answer_kind": AnswerKind}
+"""Filters that are on by default for the methods that need them."""
+
+
+def default_filters(methods: Sequence[Method]) -> tuple[AnyFilter, ...]:
+    """Return the filters of a recipe that names none; a guard judges the samples of the methods that need it."""
+    need = {kind: tuple(method.kind for method in methods if kind in method.guards) for kind in GUARDS}
+    guards = (GUARDS[kind](methods=tuple(dict.fromkeys(kinds))) for kind, kinds in need.items() if kinds)
+    return (Length(), Language(), Repetition(), Refusal(), *guards, Novelty(), Judge())
 
 
 class Generate(Job):
@@ -65,8 +78,10 @@ class Generate(Job):
     """The model for steps that compare meanings; it is not loaded where no step does."""
     methods: tuple[AnyMethod, ...] = Field(default=(SelfInstruct(),), min_length=1)
     """Ways to make samples. Each gets a share of the draws in proportion to its weight."""
-    filters: tuple[AnyFilter, ...] = (Length(), Language(), Repetition(), Refusal(), Novelty(), Judge())
-    """Filters that a sample must pass. Within a stage they run in this order, those that ask the model last."""
+    filters: tuple[AnyFilter, ...] = Field(default_factory=lambda data: default_filters(data.get("methods", ())))
+    """Filters that a sample must pass. Within a stage they run in this order, those that ask the model last. By default
+    `length`, `language`, `repetition`, `refusal`, `novelty` and `judge`; for `grounded` and `evol_instruct` also
+    `standalone` and `answer_kind`."""
     shard_size: int = Field(default=64, gt=0)
     """Most draws of one shard, which is the unit of work, retry and resume."""
     rounds: int = Field(default=4, gt=0)

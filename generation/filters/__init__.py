@@ -6,6 +6,7 @@ from pydantic import Field
 
 from gristmill.cluster.contract.own import OwnSteps
 from gristmill.generation.contracts import Filter, HistoryFilter
+from gristmill.generation.filters.answer_kind import AnswerKind
 from gristmill.generation.filters.blocklist import Blocklist
 from gristmill.generation.filters.discriminator import Discriminator
 from gristmill.generation.filters.faithfulness import Faithfulness
@@ -23,10 +24,12 @@ from gristmill.generation.filters.repetition import Repetition
 from gristmill.generation.filters.reward import Reward
 from gristmill.generation.filters.secrets import Secrets
 from gristmill.generation.filters.self_consistency import SelfConsistency
+from gristmill.generation.filters.standalone import Standalone
 from gristmill.generation.filters.toxicity import Toxicity
 
 Known = Annotated[
-    Blocklist
+    AnswerKind
+    | Blocklist
     | Discriminator
     | Faithfulness
     | Format
@@ -43,6 +46,7 @@ Known = Annotated[
     | Reward
     | Secrets
     | SelfConsistency
+    | Standalone
     | Toxicity,
     Field(discriminator="kind"),
 ]

@@ -131,6 +131,7 @@ class Grounded(EachInput[Index | None]):
 
     kind: Literal["grounded"] = "grounded"
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
+    guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
 
     questions: int = Field(default=1, gt=0)
     """Questions on a chunk each time that it is drawn, of different kinds."""

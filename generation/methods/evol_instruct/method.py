@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -74,6 +74,7 @@ class EvolInstruct(Method):
     """
 
     kind: Literal["evol_instruct"] = "evol_instruct"
+    guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
     operations: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1)
     """Operations to choose from, with equal chances; one that is listed twice has twice the chance."""
     max_rounds: int = Field(default=4, gt=0)
