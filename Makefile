@@ -1,4 +1,4 @@
-# make proof: set up, then send 10,000 rows of public shapes through the store and every form, benchmarks/round_trip.json.
+# make proof: set up, then send 10,000 rows of public shapes through the store and every form, and read 8,000 damaged files.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -33,6 +33,7 @@ demo: $(READY)
 
 proof: $(READY)
 	$(BIN)/python -m tests.proof.round_trip
+	$(BIN)/python -m tests.proof.damage
 
 test: unit ray flow gpu
 

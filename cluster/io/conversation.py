@@ -183,10 +183,12 @@ def present(row: Columns, names: Sequence[str]) -> str:
     return next((name for name in names if row.get(name) is not None), names[0])
 
 
-def text_of(row: Columns, names: Sequence[str]) -> str:
-    """Return the text of the first of these columns that is there, which must show something."""
+def text_of(row: Columns, names: Sequence[str], *, number: bool = False) -> str:
+    """Return the text of the first of these columns that is there, which must show something, or may be a `number`."""
     name = present(row, names)
     value = row.get(name)
+    if number and isinstance(value, bool | int | float):
+        return str(value)
     if not isinstance(value, str) or blank(value):
         raise RowError(f"field '{name}' is {said(value)}, must be text")
     return value

@@ -61,7 +61,7 @@ def messages_of(row: Columns) -> list[Conversation]:
 
 def alpaca_of(row: Columns) -> list[Conversation]:
     """Read `instruction`, `input` or `context`, and `output` or `response`."""
-    return [whole(row, (_instruction(row), Message("assistant", text_of(row, OUTPUTS))))]
+    return [whole(row, (_instruction(row), Message("assistant", text_of(row, OUTPUTS, number=True))))]
 
 
 def completion_of(row: Columns) -> list[Conversation]:
@@ -94,7 +94,7 @@ def self_instruct_of(row: Columns) -> list[Conversation]:
         raise RowError(f"field 'instances' is {said(instances)}, must be a list of tables with input and output")
     kind = row.get("is_classification")
     asked = {"instruction": row.get("instruction"), **instances[0]}
-    turns = (_instruction(asked), Message("assistant", text_of(asked, OUTPUTS)))
+    turns = (_instruction(asked), Message("assistant", text_of(asked, OUTPUTS, number=True)))
     return [whole(row, turns, {} if kind is None else {"is_classification": str(kind).lower()})]
 
 
@@ -198,7 +198,9 @@ def _turns(row: Columns, names: Sequence[str], role: str) -> tuple[Message, ...]
     """Return the turns of a column that holds text or a list of turns."""
     name = present(row, names)
     value = row.get(name)
-    return read_turns(value, name) if isinstance(value, list) else (Message(role, text_of(row, names)),)
+    if isinstance(value, list):
+        return read_turns(value, name)
+    return (Message(role, text_of(row, names, number=role == "assistant")),)
 
 
 def _prompt(row: Columns, *, last: bool) -> tuple[Message, ...]:

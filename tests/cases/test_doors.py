@@ -111,6 +111,10 @@ def test_odd_roles_and_turns_are_read_or_named() -> None:
     assert "must be within" in said(92)[0] and isinstance(said(92)[1], tuple)
 
 
+def test_an_answer_may_be_a_number() -> None:
+    assert answers(46) == ["8", "4.5"]
+
+
 def test_a_column_of_the_user_that_means_something_else_is_asked_about() -> None:  # 77
     with pytest.raises(JobError, match=r"in\.jsonl:1: column 'dropped' is not read by the shape completion, must be"):
         said(77)

@@ -27,7 +27,7 @@ WHOLE_FLOATS = 1 << 53
 def parquet_rows(file: File) -> Iterator[Row]:
     """Yield the rows of a Parquet file."""
     with file.open_file() as source:
-        opened = pq.ParquetFile(source)
+        opened = pq.ParquetFile(source, page_checksum_verification=True)
         yield from _batches(file, opened.schema_arrow, opened.iter_batches(batch_size=BATCH_ROWS))
 
 

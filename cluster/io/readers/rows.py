@@ -33,7 +33,7 @@ def rows(file: File, dialect: Dialect | None = None) -> Iterator[Row]:
             return
         readers = {"jsonl": _jsonl, "json": _json, "csv": csv_rows, "text": _text}
         yield from readers.get(file.format, _document)(file, dialect)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         raise JobError(
             f"{file.name}: cannot be read as {file.format} ({said}); name its format or repair it"
