@@ -70,16 +70,15 @@ async def probe(ask: Try) -> Abilities:
     Raises:
         JobError: when it refuses a plain chat.
     """
-    told = {"logprobs": True, "top_logprobs": wire.TOP_LOGPROBS}
-    body, refusal = await ask(WORDS, told)
-    logprobs = not refusal and any(len(options) > 1 for _, options in wire.steps(body))
-    if refusal:
-        body, refusal = await ask(WORDS, {})
+    body, refusal = await ask(WORDS, {})
     if refusal:
         must = "must serve generate.engine.model"
         raise JobError(f"generate.engine.endpoint: refuses a plain chat ({refusal.finish}), {must}")
     words = wire.read(body, WORDS).text
-    again, refusal = await _tried(ask, WORDS, told if logprobs else {})
+    again, refusal = await _tried(ask, WORDS, {"logprobs": True, "top_logprobs": wire.TOP_LOGPROBS})
+    logprobs = refusal is None and any(len(options) > 1 for _, options in wire.steps(again))
+    if refusal:
+        again, refusal = await _tried(ask, WORDS, {})
     seeds = refusal is None and bool(words) and wire.read(again, WORDS).text == words
     form = ""
     for name in wire.FORMS:

@@ -59,9 +59,11 @@ def test_what_a_server_ignores_without_a_word_is_found_out(lacks: str, fact: str
 def test_a_server_that_refuses_or_breaks_at_what_it_is_asked_cannot_do_it() -> None:
     found = facts(FakeServer(refuses=("logprobs", "response_format", "seed", "min_p")))
     assert (found["JSON schema"], found["logprobs"], found["continues turns"]) == ("no", "no", "yes")
-    server = FakeServer()
-    server.fails_at = "json_schema"
-    assert facts(server)["JSON schema"] == "no"
+    for breaks, fact in (("json_schema", "JSON schema"), ("top_logprobs", "logprobs")):
+        server = FakeServer()
+        server.fails_at = breaks
+        found = facts(server)
+        assert (found[fact], found["continues turns"], found["seeds"]) == ("no", "yes", "yes")
 
 
 def test_a_server_that_breaks_at_its_list_of_models_is_probed_and_one_that_refuses_chats_stops_the_job() -> None:
