@@ -19,10 +19,12 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from gristmill.cluster.text.scripts import HAN
+from gristmill.selection.duplicates.carriers import NEGATIONS, NEGATIONS_ZH, NUMBERS, NUMBERS_ZH
 
 KINDS = {"copy": 0.07, "variant": 0.03, "edit": 0.1, "twin": 0.03, "hot": 0.01}
 """Shares of planted records; the rest are bases. `copy`: the same text. `variant`: other case, spaces, punctuation.
-`edit`: 1 to 10 % of at least ten words, at least one, replaced (60 %), left out or put in. `twin`: a number
+`edit`: 1 to 10 % of at least ten words, at least one and none that carries meaning, replaced (60 %), left out or put
+in. `twin`: a number
 changed, which makes another record. `hot`: edits of 1 to 5 % of one and the same record."""
 RATES = tuple(n / 100 for n in range(1, 11))
 CHINESE, SHORT = 1 / 6, 1 / 30
@@ -101,6 +103,7 @@ def planted(source: Sources, num: int, seed: int) -> list[Record]:
         "hot": [0] * counts["hot"],
     }
     words = [word for text in rng.sample(source.english, 2000) for word in text.split() if word.isalpha()]
+    words = [word for word in words if not carries(word)]
     for kind, of in bases.items():
         for group in of:
             rate = rng.choice(RATES if kind == "edit" else RATES[:5]) if kind in {"edit", "hot"} else 0.0
@@ -145,11 +148,21 @@ def pairs(text: str) -> list[str]:
     return [text[n : n + 2] for n in range(0, len(text), 2)]
 
 
+CARRIERS = {*NUMBERS.split(), *NEGATIONS.split()}
+
+
+def carries(unit: str) -> bool:
+    """Say whether a word, or a pair of Chinese characters, has a number, a negation, a sign or a variable."""
+    plain = re.sub(r"\W", "", unit.lower())
+    signs = re.search(r"[\d=<>^+~$€£*/-]", unit) or any(sign in unit for sign in NUMBERS_ZH + NEGATIONS_ZH)
+    return plain in CARRIERS or bool(signs) or (len(plain) == 1 and plain.isascii())
+
+
 def edited(text: str, rate: float, words: Sequence[str], rng: random.Random) -> str:
-    """Return a text with a share of its words changed, at least one and none with a digit; Chinese ones by the pair."""
+    """Return a text with a share of its words changed, at least one and none that carries meaning; Chinese by pairs."""
     chinese, units = _is_chinese(text), split(text)
-    spare = [unit[::-1] for unit in units if not re.search(r"\d", unit)] if chinese else words
-    able = [n for n, unit in enumerate(units) if not re.search(r"\d", unit)]
+    able = [n for n, unit in enumerate(units) if not carries(unit)]
+    spare = [units[n][::-1] for n in able] if chinese else words
     for place in rng.sample(able, min(len(able), max(1, round(rate * len(units))))):
         how = rng.random()
         new = rng.choice(spare)

@@ -2,7 +2,8 @@
 
 Source: Xie et al. 2023, arXiv:2302.03169, section 3 and algorithm 1. Departures: one count is added to every bucket
 (the paper's targets are corpora; of a target set of a hundred samples most n-grams are absent, and a single one would
-decide); words are those of `duplicates.ngrams`, so that punctuation does not count and a Chinese character is one.
+decide); words are those of `duplicates.ngrams`, so that punctuation does not count and a Chinese character is one. So
+other rows are chosen than by the authors' code (of the first 500 on maths problems 0.4 % are the same).
 """
 
 from collections.abc import Iterable

@@ -3,7 +3,10 @@
 Source: Xia et al. 2024, arXiv:2402.04333, sections 3 and 4 (definition 3.1, steps 1 and 2). Departures: gradients are
 projected by a balanced count sketch, in which every coordinate is added with a random sign to one of `dim` sums of
 equal size. It keeps dot products with the same order of error as a Rademacher matrix, at one addition a number instead
-of 8,192. The learning rate rises from its first step on and not from 0, so that every checkpoint has a weight.
+of 8,192. The learning rate rises from its first step on and not from 0, so that every checkpoint has a weight. The
+direction of Adam is that of the paper, with its bias correction and with epsilon after the root; the authors' code adds
+1e-8 under the root and corrects nothing, which differs where gradients are small (simulated cosine between the two:
+0.30 at a median of 1e-6, 0.91 at 1e-3).
 
 Cost: a forward and a backward pass for each sample and checkpoint, one sample at a time. This is expensive: the paper
 took 48 hours of one A100 for 270,000 samples, four checkpoints and 7 billion weights.

@@ -1,8 +1,9 @@
 """Round robin over queries by cosine: the choice of RDS+ and of nearest neighbours.
 
 Source: Ivison et al. 2025, arXiv:2503.01807, section 3 (selection) and its appendix on round robin.
-Departures: none in what is chosen. Scores are computed in a stream over blocks of samples, and of each group of queries
-only the best rows are kept in memory.
+Departures: a group whose next best sample is taken goes on to the one after it, where in the authors' code that group
+loses its turn; of 100 and 1,000 chosen rows 99 and 94 % are the same. Scores are computed in a stream over blocks of
+samples, and of each group of queries only the best rows are kept in memory.
 """
 
 import numpy as np
