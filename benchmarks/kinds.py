@@ -206,7 +206,7 @@ def negated(text: str, rng: random.Random) -> str | None:
 
 def opposed(text: str, rng: random.Random) -> str | None:
     if is_chinese(text):
-        swaps = {a: b for pair in OPPOSITES_ZH.split() for a, b in (pair, pair[::-1])}
+        swaps = {a: b for pair in OPPOSITES_ZH.split() for a, b in ((pair[0], pair[1]), (pair[1], pair[0]))}
         found = [*re.finditer(f"[{''.join(swaps)}]", text)]
     else:
         swaps = {a: b for pair in OPPOSITES.split() for a, b in (pair.split("/"), pair.split("/")[::-1])}

@@ -48,7 +48,10 @@ def write(store: Store, name: str, form: str, rows: int, features: str) -> str:
     counts = Provenance()
     for table in store.scan(name, ["method", "tags", "dropped", "origin"]):
         _count(counts, table)
-    return "\n".join([*_header(counts, rows, features), *_body(manifest, counts, form, rows)]) + "\n"
+    return (
+        "\n".join([*_header(counts, rows, features), *_body(manifest, counts, form, rows), *_recipe(store, counts)])
+        + "\n"
+    )
 
 
 def size_category(rows: int) -> str:
@@ -108,10 +111,22 @@ def _body(manifest: Manifest, counts: Provenance, form: str, rows: int) -> list[
     return [*lines, "", "## Settings", "", "```json", settings, "```"]
 
 
+def _recipe(store: Store, counts: Provenance) -> list[str]:
+    """Return the recipe of the run that made most of the rows, where the store still has that run."""
+    run = next((run for run, _ in counts.runs.most_common(1)), "")
+    if not run or not store.exists("runs", run, "recipe.json"):
+        return []
+    recipe = store.read_json("runs", run, "recipe.json")
+    text = json.dumps(_public({"name": recipe["name"], **recipe["jobs"]}), ensure_ascii=False, indent=1)
+    return ["", f"## Recipe of the run {run}", "", "```json", text, "```"]
+
+
 def _public(value: object) -> object:
     """Return settings with the folders taken off the paths in them: a card leaves the machine, they should not."""
     if isinstance(value, dict):
         return {key: _names(inner) if key == "path" else _public(inner) for key, inner in value.items()}
+    if isinstance(value, str) and value.startswith(("/", "~")):
+        return value.rsplit("/", 1)[-1]
     return [_public(inner) for inner in value] if isinstance(value, list) else value
 
 

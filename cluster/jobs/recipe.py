@@ -108,7 +108,7 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
         if not isinstance(value, str)
     ]
     if isinstance(name, str) and not NAME.fullmatch(name):
-        errors.append(f"name: {name!r}, must be a plain word of at most 100 characters, without a dot first, / or \\\\")
+        errors.append(f"name: {name!r}, must be a plain word of at most 100 characters, without a dot first, / or \\")
     if not any(section in raw for section in JOBS):
         errors.append(f"no job, must have at least one of the sections {', '.join(JOBS)}")
     if errors:

@@ -156,6 +156,20 @@ def test_an_export_can_be_ingested_again(form: ExportForm, store: Store, name: s
         assert [s.scores for s in back] == [dict(s.scores) for s in there]
 
 
+def test_the_card_has_the_recipe_of_the_run_without_folders(store: Store, name: str, tmp_path: Path) -> None:
+    given = {"target": 3, "input": {"path": ["/home/someone/x.jsonl"]}}
+    jobs = {"generate": given, "train": {"model": "/home/someone/m"}}
+    store.write_json({"name": "mill", "jobs": jobs}, "runs", ORIGIN.run, "recipe.json")
+    export(store, name, tmp_path / "out", "jsonl")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    recipe = json.loads(card.split(f"## Recipe of the run {ORIGIN.run}")[1].split("```")[1].removeprefix("json"))
+    assert recipe == {
+        "name": "mill",
+        "generate": {"target": 3, "input": {"path": ["x.jsonl"]}},
+        "train": {"model": "m"},
+    }
+
+
 def test_the_card_says_where_the_rows_come_from(store: Store, name: str, tmp_path: Path) -> None:
     export(store, name, tmp_path / "out", "jsonl")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
