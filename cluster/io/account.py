@@ -46,7 +46,7 @@ class Watched(dict[str, Any]):
 
 @dataclass
 class Account:
-    """What became of the columns of the rows so far; a column that is null in a row is not there."""
+    """What became of the columns of the rows so far; a column that is null or empty in a row is not there."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column of the file by the name that a shape reads."""
@@ -83,7 +83,7 @@ class Account:
             JobError: for a column that says something about the sample and is not read.
         """
         columns = row.columns or {}
-        there = frozenset([name for name, value in columns.items() if value is not None])
+        there = frozenset([name for name, value in columns.items() if value is not None and value != ""])
         unread = self._known.get((shape, there))
         if unread is None:
             watched = Watched(columns)

@@ -84,3 +84,7 @@ def test_the_report_and_the_terminal_show_it(tmp_path: Path, store: Store, caplo
     name = ingest(store, source(path))
     assert "not read: url (100% of the rows)" in caplog.text
     assert json.loads(store.manifest(name).metadata["columns"]) == {"rows": 1, "not read": {"url": 1}}
+
+
+def test_a_cell_that_is_empty_is_not_there(tmp_path: Path, store: Store) -> None:
+    assert account(store, put(tmp_path, "x.csv", "question,answer,context\nq,a,\nr,b,\n")) == []
