@@ -220,6 +220,10 @@ class Method(GenerateStep[State]):
         before = len(snapshot.seeds)
         return (snapshot.seeds[place] if place < before else snapshot.made[place - before],)
 
+    def asks_model(self) -> bool:
+        """Return whether drafting or answering asks a model; a plan counts no tokens where nothing does."""
+        return True
+
     def engine_name(self) -> str:
         """Return the name of the engine that drafts and answers."""
         return self.engine or MAIN

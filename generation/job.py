@@ -28,6 +28,7 @@ from gristmill.generation.filters.novelty import Novelty
 from gristmill.generation.filters.refusal import Refusal
 from gristmill.generation.filters.repetition import Repetition
 from gristmill.generation.filters.standalone import Standalone
+from gristmill.generation.forecast import forecast, measured
 from gristmill.generation.methods import AnyMethod
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.dispatch import Actors, Dispatch
@@ -40,8 +41,6 @@ from gristmill.generation.pipeline.worker import Place
 
 DRAFTS_PER_SAMPLE = 20
 """Drafts per kept sample after which the job gives up, where the recipe does not say."""
-TOKENS_PER_DRAFT = 650
-"""Prompt and reply tokens of all calls made for one draft; measured with Self-Instruct and the judge."""
 SHARDS_AT_LEAST = 4
 """Number of shards that a small job has at least, so that its last shard is not most of it."""
 
@@ -182,7 +181,8 @@ class Generate(Job):
         plan = Plan(self.name, work.output, samples=expected, actors=self.engine.actors)
         plan.cpus, plan.gpus = max((n.cpus for n in each), default=0.0), max((n.gpus for n in each), default=0.0)
         plan.shards = -(-expected // self._size(expected))
-        plan.tokens = expected * TOKENS_PER_DRAFT
+        rates = measured(store, self.engine, self.judging)
+        plan.tokens, notes = forecast(self.methods, self.judging, self.engine, rates, expected)
         plan.kept = round(expected * min(1.0, self.prior)) if self.target == "all" else self.target
         if store.complete(work.output):
             plan.state = "done"
@@ -190,7 +190,7 @@ class Generate(Job):
             plan.state = "continues"
             plan.notes.append(f"{len(store.committed(work.output))} shards are committed")
         plan.notes.append(f"{wanted}, {self.prior:.0%} of the drafts expected to pass")
-        plan.notes += [_memory(engine) for engine in local]
+        plan.notes += [*notes, *(_memory(engine) for engine in local)]
         sets = [step.kind for step in self.filters if isinstance(step, HistoryFilter)]
         known = dict.fromkeys(method.kind for method in self.methods if not method.instructs)
         if sets and known:

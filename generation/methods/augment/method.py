@@ -114,6 +114,10 @@ class Augment(EachInput[Labelled]):
     label_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(LABEL)
     """The label of a text; `{labels}` are all of them."""
 
+    def asks_model(self) -> bool:
+        """Return whether any operation, the synonyms or the label ask the model."""
+        return bool(self.labels) or self.synonyms == "model" or any(name in SPOKEN for name in self.operations)
+
     async def prepare(self, snapshot: Snapshot, before: Labelled | None, ask: Ask) -> Labelled:
         """Return short seeds of each label, one more than is shown, because an input is not shown to itself."""
         del ask
