@@ -147,8 +147,8 @@ def admit_sample(sample: Sample) -> Sample:
     except GateError as error:
         scores = {_repaired(name): score for name, score in sample.scores.items() if abs(score) <= MOST_FLOAT32}
         reason = _repaired(sample.dropped) or f"row: {error}"
-        messages, tags = _repaired(sample.messages), _repaired(sample.tags)
-        return replace(sample, messages=messages, tags=tags, scores=scores, dropped=reason)
+        texts = {name: _repaired(getattr(sample, name)) for name in ("messages", "tags", "tools")}
+        return replace(sample, **texts, scores=scores, dropped=reason)
     return sample
 
 
@@ -158,6 +158,7 @@ def _require_storable(sample: Sample) -> None:
     for name, words in (("tags", sample.tags), ("scores", sample.scores)):
         _require_unicode((*words, *words.values()), name)
     _require_unicode(sample.dropped, "dropped")
+    _require_unicode(sample.tools, "tools")
     for name, score in sample.scores.items():
         if not abs(score) <= MOST_FLOAT32:
             raise GateError(f"field 'scores.{name}' is {score}, must be within ±3.4e38, as a float32 is")

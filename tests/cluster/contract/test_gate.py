@@ -23,6 +23,7 @@ def test_a_good_sample_passes_as_it_is() -> None:
             {"messages": (Message("user", "x \ud83d"),)},
             "row: field 'messages[0]' holds half a surrogate pair at character 2",
         ),
+        ({"tools": "\udc00"}, "row: field 'tools' holds half a surrogate pair"),
         ({"tags": {"a": "\udc00"}}, "row: field 'tags' holds half a surrogate pair"),
         ({"tags": {"\udc00": "a"}}, "row: field 'tags' holds half a surrogate pair"),
         ({"scores": {"judge": 1e39}}, "row: field 'scores.judge' is 1e+39, must be within"),
