@@ -1,5 +1,6 @@
 """Fixtures of all layers: one Ray session and one tiny model for the run, stores in temporary folders."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 from gristmill.cluster.runtime.session import session
 from gristmill.cluster.store.store import Store
 from tests.fakes import two_layer_model
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell starts what runs in the background so, and the programs that tests start and interrupt would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ def _attempt(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path, bar: Bar
         _show(bar, journal)
         known = _say_starts(run, journal, known)
     if errors:
-        log.warning("the workers failed: %s", errors[0])
+        log.info("the workers failed: %s", errors[0])
     return errors[0] if errors else None
 
 

@@ -150,7 +150,7 @@ class Pool(Generic[W, R]):
         self._deaths += 1
         held = [ref for ref, (p, _, _) in flying.items() if p == place]
         lost = [piece, *(flying.pop(ref)[1] for ref in held)]
-        log.warning("%s lost with their actor, trying again: %s", ", ".join(map(str, lost)), error)
+        log.info("%s lost with their actor, trying again: %s", ", ".join(map(str, lost)), error)
         if deaths.out_of_memory(error):
             self._note_full(place, error)
         if self._deaths >= MAX_DEATHS:
@@ -198,7 +198,7 @@ def _outcome(ref: Any, piece: object) -> tuple[Any, Exception | None]:  # noqa: 
             return None, error
         if isinstance(error.cause, GristmillError):
             raise error.cause from error
-        log.warning("%s: %s", piece, error)
+        log.info("%s: %s", piece, error)
         what = textwrap.shorten(f"{type(error.cause).__name__}: {error.cause}", deaths.LONGEST)
         raise RunError(f"{piece}: {what}") from error
     except deaths.deaths() as error:
