@@ -150,7 +150,7 @@ class Verdict:
 class GenerateStep(Step, Generic[State]):
     """What methods and filters have in common: engines, models, and what they prepare for a round.
 
-    A step that prepares something names its type, such as `Method[Index]`, and is handed an `Ask[Index]`.
+    A step that prepares something names its type, such as `Method[SearchIndex]`, and is handed an `Ask[SearchIndex]`.
     """
 
     def engine_name(self) -> str:

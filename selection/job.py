@@ -201,7 +201,6 @@ class Selecting:
         first = next((texts for _, texts in View(pool, np.arange(len(pool.ids))).scan(wanted.part)), None)
         problem = warning(settings.encoder.model, first.to_pylist() if first is not None else [])
         if problem:
-            self.run.screen.say(problem)
             logger.warning("%s", problem)
         sources = {s: RowChoice(settings.embed_dropped if role == "vectors" else 0) for role, s in roles.items()}
         folders = self._embed(sources, wanted)

@@ -256,7 +256,7 @@ def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
         bar.update(steps[-1]["step"], f"loss {steps[-1]['loss']:.3f}, {rate:.0f} tokens/s")
 
 
-def _figures(packed: data.Prepared, journal: list[dict[str, Any]], steps: int) -> TrainFigures:
+def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: int) -> TrainFigures:
     done = [m for m in journal if "step" in m]
     seconds, tokens = sum(m["seconds"] for m in done), sum(m["tokens"] for m in done)
     return TrainFigures(

@@ -22,7 +22,7 @@ METADATA = "columns"
 Reader = Callable[[Columns], Sequence[Conversation]]
 
 
-class Watched(dict[str, Any]):
+class ReadColumns(dict[str, Any]):
     """The columns of a row, which remember which of them were looked at."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ class Account:
         there = frozenset([name for name, value in columns.items() if value is not None and value != ""])
         unread = self._known.get((shape, there))
         if unread is None:
-            watched = Watched(columns)
+            watched = ReadColumns(columns)
             found = reader(watched)
             unread = there - watched.seen - (OWN if is_own(columns) else frozenset())
             self._require_told(file, row, shape, unread)

@@ -37,7 +37,7 @@ class Choices(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What an export wrote."""
 
     rows: int
@@ -65,7 +65,7 @@ class _Out:
 
 def export(
     store: Store, name: str, target: str | Path, form: ExportForm | None = None, **how: Unpack[Choices]
-) -> Exported:
+) -> ExportResult:
     """Write a dataset in a form that other tools read, and return how many rows were written and what did not fit.
 
     A target with a suffix becomes one file, replaced if it is there; any other becomes a folder with one file a shard
@@ -105,7 +105,7 @@ def export(
     return done
 
 
-def _export(store: Store, name: str, path: Path, goal: Target, how: Choices) -> Exported:
+def _export(store: Store, name: str, path: Path, goal: Target, how: Choices) -> ExportResult:
     """Write to a path on this machine."""
     dropped = how.get("dropped", False)
     use = _column_use(_chosen(store, name, dropped=dropped))
@@ -128,7 +128,7 @@ def _export(store: Store, name: str, path: Path, goal: Target, how: Choices) -> 
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
-    return Exported(out.rows, dict(out.left_out))
+    return ExportResult(out.rows, dict(out.left_out))
 
 
 def _chosen(store: Store, name: str, *, dropped: bool) -> Iterator[pa.Table]:

@@ -20,7 +20,7 @@ STEPS = 25
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """A classifier with the rows that it was trained on."""
 
     vectors: Mapping[str, Float]
@@ -29,7 +29,7 @@ class Trained:
     figures: Mapping[str, float]
 
 
-class Discriminator(Filter[Trained]):
+class Discriminator(Filter[TrainedClassifier]):
     """Drop what a logistic regression on embeddings distinguishes from the seeds.
 
     Each round it is trained anew on the seeds and on the settled rows that came before it: the kept ones, and those
@@ -63,7 +63,7 @@ class Discriminator(Filter[Trained]):
     film reviews, 200 each, it distinguished 0.67, 0.69 and 0.75 at 1, 10 and 100; of two halves of the good ones
     0.52."""
 
-    async def prepare(self, snapshot: Snapshot, before: Trained | None, ask: Ask) -> Trained:
+    async def prepare(self, snapshot: Snapshot, before: TrainedClassifier | None, ask: Ask) -> TrainedClassifier:
         """Return the classifier of a round; only rows that were not embedded before are embedded."""
         known: Mapping[str, Float] = before.vectors if before else {}
         kept = _latest(snapshot.made, self.max_rows)
@@ -84,11 +84,11 @@ class Discriminator(Filter[Trained]):
         kept: Sequence[Sample],
         refused: Sequence[Sample],
         turn: int,
-    ) -> Trained:
+    ) -> TrainedClassifier:
         made = [*kept, *refused]
         figures: dict[str, float] = {"human": len(seeds), "synthetic": len(made)}
         if min(len(seeds), len(made)) < self.min_rows:
-            return Trained(vectors, None, figures)
+            return TrainedClassifier(vectors, None, figures)
         for name, rows in (("", made), ("_kept", kept)):
             one, other = matched(seeds, rows, turn)
             if len(one) >= self.min_rows:
@@ -99,7 +99,7 @@ class Discriminator(Filter[Trained]):
         rows = [*seeds, *made]
         labels = np.repeat([1.0, 0.0], [len(seeds), len(made)])
         weights = even(labels, [language_of(row) for row in rows])
-        return Trained(
+        return TrainedClassifier(
             vectors, regression(np.stack([vectors[row.id] for row in rows]), labels, weights, self.l2), figures
         )
 
@@ -110,11 +110,11 @@ class Discriminator(Filter[Trained]):
         parts = {"instruction": sample.instruction, "answer": sample.answer}
         return parts.get(self.part) or "\n".join(parts.values())
 
-    def figures(self, prepared: Trained) -> Mapping[str, float]:
+    def figures(self, prepared: TrainedClassifier) -> Mapping[str, float]:
         """Return the numbers of rows, and accuracy and p-value of the test."""
         return prepared.figures
 
-    async def judge(self, sample: Sample, ask: Ask[Trained]) -> Verdict:
+    async def judge(self, sample: Sample, ask: Ask[TrainedClassifier]) -> Verdict:
         """Return `human_like`, 0 to 1; nothing while there are too few rows."""
         trained = ask.prepared
         if trained.weights is None:

@@ -15,7 +15,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, Filter, Snapshot, Stage, Verdict
-from gristmill.generation.prompting.masking import Span, apart, masking
+from gristmill.generation.prompting.masking import MaskSpan, masking, without_overlaps
 
 What = Literal["email", "id_card", "card", "iban", "ip", "phone"]
 EVERY: tuple[What, ...] = ("email", "id_card", "card", "iban", "ip", "phone")
@@ -114,17 +114,17 @@ class PersonalData(Filter[Analyzer | None]):
         found = partial(self.spans, presidio=ask.prepared)
         return masking(sample, self.kind, found, drop=self.action == "drop")
 
-    def spans(self, text: str, presidio: Analyzer | None = None) -> list[Span]:
+    def spans(self, text: str, presidio: Analyzer | None = None) -> list[MaskSpan]:
         """Return where personal data is in a text, in order and without overlaps."""
         quick = {"email": "@" in text or "＠" in text, "ip": text.count(".") > 2 or text.count(":") > 2}
         dense = DENSE.search(text) is not None
         wanted = [what for what in EVERY if what in self.looks_for and quick.get(what, dense)]
-        found = [Span(*place, what) for what in wanted for place in FINDERS[what](text)]
+        found = [MaskSpan(*place, what) for what in wanted for place in FINDERS[what](text)]
         language = "zh" if is_chinese(text) else "en"
         if presidio is not None and language in self.presidio_models:
             seen = presidio.analyze(text, language=language, entities=list(self.presidio), score_threshold=MIN_SCORE)
-            found += [Span(entity.start, entity.end, entity.entity_type.lower()) for entity in seen]
-        return apart(found)
+            found += [MaskSpan(entity.start, entity.end, entity.entity_type.lower()) for entity in seen]
+        return without_overlaps(found)
 
 
 def analyzer(pipelines: Mapping[str, str]) -> Analyzer:

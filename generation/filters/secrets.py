@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
-from gristmill.generation.prompting.masking import Span, apart, masking
+from gristmill.generation.prompting.masking import MaskSpan, masking, without_overlaps
 
 EDGE, END = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
 FORMS: dict[str, str] = {
@@ -85,18 +85,18 @@ class Secrets(Filter):
         del ask
         return masking(sample, self.kind, self.spans, drop=self.action == "drop")
 
-    def spans(self, text: str) -> list[Span]:
+    def spans(self, text: str) -> list[MaskSpan]:
         """Return where secrets are in a text, in order and without overlaps."""
         found = list(_in_urls(text)) if "://" in text else []
         if re.search(f"{UNBROKEN}{{{min(self.min_chars, FEWEST)}}}", text):
             found = [*_known(text), *found, *self._assigned(text)]
-        return apart(found)
+        return without_overlaps(found)
 
-    def _assigned(self, text: str) -> Iterator[Span]:
+    def _assigned(self, text: str) -> Iterator[MaskSpan]:
         for found in ASSIGNED.finditer(text):
             value = found[1].rstrip(".!")
             if self._random(value) and not PLACEHOLDER.search(value):
-                yield Span(found.start(1), found.start(1) + len(value), "secret")
+                yield MaskSpan(found.start(1), found.start(1) + len(value), "secret")
 
     def _random(self, value: str) -> bool:
         if len(value) < self.min_chars or not re.search(r"\d", value) or not re.search(r"[A-Za-z]", value):
@@ -109,14 +109,14 @@ def entropy(text: str) -> float:
     return sum(n / len(text) * math.log2(len(text) / n) for n in Counter(text).values())
 
 
-def _in_urls(text: str) -> Iterator[Span]:
+def _in_urls(text: str) -> Iterator[MaskSpan]:
     for found in URL_PASSWORD.finditer(text):
         if not PLACEHOLDER.search(found[1]):
-            yield Span(*found.span(1), "password")
+            yield MaskSpan(*found.span(1), "password")
 
 
-def _known(text: str) -> Iterator[Span]:
+def _known(text: str) -> Iterator[MaskSpan]:
     for what, form in FORMS.items():
         for found in re.finditer(form, text):
             if what == "private_key" or not PLACEHOLDER.search(found[0]):
-                yield Span(*found.span(), what)
+                yield MaskSpan(*found.span(), what)

@@ -67,7 +67,7 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True)
-class Shown:
+class Demonstrations:
     """What the model's own turn begins with: labelled seeds, by language."""
 
     texts: Mapping[str, tuple[str, ...]]
@@ -79,7 +79,7 @@ class Shown:
         return "".join((*texts[first:], *texts[:first]))
 
 
-class Call(NamedTuple):
+class VoteCall(NamedTuple):
     """One of the calls that one annotator's vote takes."""
 
     annotator: Annotator
@@ -87,7 +87,7 @@ class Call(NamedTuple):
     shown: str
 
 
-class Annotate(EachInput[Shown]):
+class Annotate(EachInput[Demonstrations]):
     """Annotate the documents in turn, else the seeds; answers are decoded under a constraint, so all can be parsed.
 
     The parent's text is the user's turn, the answer the assistant's. Every annotator's vote is in the tag `vote:<name>`
@@ -156,7 +156,7 @@ class Annotate(EachInput[Shown]):
         asked = {annotator.engine or self.engine_name() for annotator in self.annotators if not annotator.rules}
         return tuple(sorted(asked))
 
-    async def prepare(self, snapshot: Snapshot, before: Shown | None, ask: Ask) -> Shown:
+    async def prepare(self, snapshot: Snapshot, before: Demonstrations | None, ask: Ask) -> Demonstrations:
         """Return the demonstrations, which stay the same in all rounds."""
         del ask
         if before is not None:
@@ -164,9 +164,11 @@ class Annotate(EachInput[Shown]):
         seeds = snapshot.seeds if len(snapshot.documents) else ()
         answered = [s for s in seeds if s.answer and num_words(f"{s.instruction} {s.answer}") <= self.max_demo_words]
         languages = sorted({language_of(seed) for seed in answered})
-        return Shown({one: self._shown([s for s in answered if language_of(s) == one], one) for one in languages})
+        return Demonstrations(
+            {one: self._shown([s for s in answered if language_of(s) == one], one) for one in languages}
+        )
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask[Shown], rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Demonstrations], rng: Random) -> list[Draft]:
         """Return the annotated text."""
         del rng
         parent = parents[0]
@@ -194,7 +196,7 @@ class Annotate(EachInput[Shown]):
     def _told(self) -> bool:
         return self.form not in ("label", "entities") if self.with_prompt is None else self.with_prompt
 
-    async def _votes(self, text: str, language: str, ask: Ask[Shown]) -> tuple[dict[str, Vote], str]:
+    async def _votes(self, text: str, language: str, ask: Ask[Demonstrations]) -> tuple[dict[str, Vote], str]:
         """Return the votes by annotator, those who abstain or fail left out, and why the last one failed."""
         calls = [call for annotator in self.annotators for call in self._calls(annotator, ask.prepared, language)]
         replies = await asyncio.gather(*(self._ask(call, text, language, ask) for call in calls))
@@ -210,13 +212,13 @@ class Annotate(EachInput[Shown]):
                 votes[annotator.name] = vote
         return votes, reason
 
-    def _calls(self, annotator: Annotator, shown: Shown, language: str) -> list[Call]:
+    def _calls(self, annotator: Annotator, shown: Demonstrations, language: str) -> list[VoteCall]:
         """Return the calls of one annotator: none for rules, one where several could not differ."""
         same = self.form == "label" and len(shown.texts.get(language, ())) < 2
         count = 0 if annotator.rules else 1 if same else annotator.samples
-        return [Call(annotator, n, shown.turned(language, n, count)) for n in range(count)]
+        return [VoteCall(annotator, n, shown.turned(language, n, count)) for n in range(count)]
 
-    async def _ask(self, call: Call, text: str, language: str, ask: Ask) -> Reply:
+    async def _ask(self, call: VoteCall, text: str, language: str, ask: Ask) -> Reply:
         """Ask one annotator's model; labels are calibrated by texts without content."""
         prompt, template = self._prompt(call, text, language), self._template(call.annotator, language)
         settings: Sampling = {
@@ -262,7 +264,7 @@ class Annotate(EachInput[Shown]):
         template, own = template_for(self.prompts, language), parse(annotator.prompt)
         return own if own.case else replace(template, ask=own.ask or template.ask)
 
-    def _prompt(self, call: Call, text: str, language: str) -> Prompt:
+    def _prompt(self, call: VoteCall, text: str, language: str) -> Prompt:
         """Return the prompt: after the demonstrations in the model's own turn, else with the text in the user's."""
         template = self._template(call.annotator, language)
         values = {**self._values(language), "text": one_line(text)}

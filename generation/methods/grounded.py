@@ -14,7 +14,7 @@ from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
 from gristmill.generation.prompting.replies import cut_off, one_line, refuse
-from gristmill.generation.prompting.search import Index, index
+from gristmill.generation.prompting.search import SearchIndex, index
 from gristmill.generation.prompting.template import Prompt, Prompts, by_language, slots, template_for
 
 SOLVED = {
@@ -115,7 +115,7 @@ NEAR = 32
 """Chunks to either side in which the second of a document is looked for."""
 
 
-class Grounded(EachInput[Index | None]):
+class Grounded(EachInput[SearchIndex | None]):
     """Take the chunks of the documents in turn, write questions of various kinds on each, and answer from it alone.
 
     The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
@@ -171,17 +171,17 @@ class Grounded(EachInput[Index | None]):
         others = [chunk for chunk in _neighbours(chunks, place) if chunk.instruction != first.instruction]
         return (first, rng.choice(others)) if others else (first,)
 
-    async def prepare(self, snapshot: Snapshot, before: Index | None, ask: Ask) -> Index | None:
+    async def prepare(self, snapshot: Snapshot, before: SearchIndex | None, ask: Ask) -> SearchIndex | None:
         """Return the index that second chunks are found in, when they come from the whole corpus."""
         if before is not None or self.second != "corpus" or not self.multi_hop:
             return before
         return await index(self.inputs(snapshot), "words", ask)
 
-    def figures(self, prepared: Index | None) -> Mapping[str, float]:
+    def figures(self, prepared: SearchIndex | None) -> Mapping[str, float]:
         """Return the size of the corpus, where it is searched."""
         return {"corpus": float(len(prepared.samples))} if prepared else {}
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask[Index | None], rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[SearchIndex | None], rng: Random) -> list[Draft]:
         """Return a draft for each question, ending with the user's turn."""
         found: tuple[Sample, ...] = ()
         if ask.prepared is not None and rng.random() < self.multi_hop:

@@ -194,7 +194,7 @@ class Personas:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PersonaIndex:
     """The personas of settled rows. A round adds an index of its own, so that rounds before it see what they saw."""
 
     layers: tuple[Personas, ...] = ()
@@ -207,7 +207,7 @@ class Seen:
         return any(layer.near(words, similarity) for layer in self.layers)
 
 
-class Persona(EachInput[Seen]):
+class Persona(EachInput[PersonaIndex]):
     """Make a persona from a text, walk to others by relations, and write a request as that person would.
 
     The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
@@ -266,14 +266,14 @@ class Persona(EachInput[Seen]):
     logic_prompts: Annotated[Prompts, slots("persona")] = by_language(LOGIC)
     """Templates by language: a puzzle through a persona."""
 
-    async def prepare(self, snapshot: Snapshot, before: Seen | None, ask: Ask) -> Seen:
+    async def prepare(self, snapshot: Snapshot, before: PersonaIndex | None, ask: Ask) -> PersonaIndex:
         """Return the personas that settled rounds have used; only rows that are new since `before` are read."""
         del ask
-        last = before or Seen()
+        last = before or PersonaIndex()
         new = (snapshot.made[place].tags.get("persona", "") for place in range(last.rows, len(snapshot.made)))
-        return Seen((*last.layers, Personas(new)), len(snapshot.made))
+        return PersonaIndex((*last.layers, Personas(new)), len(snapshot.made))
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask[Seen], rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[PersonaIndex], rng: Random) -> list[Draft]:
         """Return one draft that ends with the request of a persona."""
         language = rng.choice(self.languages) if self.languages else language_of(parents[0])
         want = rng.choice(self.wants)
@@ -318,7 +318,9 @@ class Persona(EachInput[Seen]):
         )
         return self.answered(draft, reply)
 
-    async def _person(self, parent: Sample, language: str, ask: Ask[Seen], rng: Random) -> tuple[str, int, str | None]:
+    async def _person(
+        self, parent: Sample, language: str, ask: Ask[PersonaIndex], rng: Random
+    ) -> tuple[str, int, str | None]:
         """Return a persona, its steps from the text, and why there is none."""
         text = "\n\n".join(turn.text for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
         prompt = template_for(self.persona_prompts, language).begin(text=flat(text))

@@ -13,7 +13,7 @@ from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
 from gristmill.generation.prompting.replies import cut_off, flat, refuse
-from gristmill.generation.prompting.search import By, Hit, Index, find, index
+from gristmill.generation.prompting.search import By, Hit, SearchIndex, find, index
 from gristmill.generation.prompting.template import (
     Prompt,
     Prompts,
@@ -42,7 +42,7 @@ GROUND = {
 MIN_WORDS = 4
 
 
-class Retrieve(EachInput[Index]):
+class Retrieve(EachInput[SearchIndex]):
     """Take the seeds in turn, find related texts in a corpus, and use them.
 
     The corpus is the documents where the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
@@ -93,15 +93,15 @@ class Retrieve(EachInput[Index]):
         """Return the seeds."""
         return snapshot.seeds
 
-    async def prepare(self, snapshot: Snapshot, before: Index | None, ask: Ask) -> Index:
+    async def prepare(self, snapshot: Snapshot, before: SearchIndex | None, ask: Ask) -> SearchIndex:
         """Return the index of the corpus, which stays the same in all rounds."""
         return before if before is not None else await index(snapshot.documents or snapshot.seeds, self.search, ask)
 
-    def figures(self, prepared: Index) -> Mapping[str, float]:
+    def figures(self, prepared: SearchIndex) -> Mapping[str, float]:
         """Return the size of the corpus."""
         return {"corpus": float(len(prepared.samples))}
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask[Index], rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[SearchIndex], rng: Random) -> list[Draft]:
         """Return one draft, or as data one for each sample that was found."""
         del rng
         seed = parents[0]

@@ -21,7 +21,7 @@ KNOWN_ROUNDS = 2
 """Rounds whose snapshots a worker may need at the same time."""
 
 
-class Stored(Sequence[Sample]):
+class StoredSamples(Sequence[Sample]):
     """Samples in Arrow tables, parsed block by block when they are needed; it takes the memory of the text."""
 
     def __init__(self, tables: Sequence[pa.Table] = ()) -> None:
@@ -63,17 +63,17 @@ class Snapshots:
     def __init__(self, store: Store, output: str, seeds: str | None, documents: str | None) -> None:
         """Name the job's output and the datasets that it draws from; nothing is read yet."""
         self._store, self._output, self._inputs = store, output, (seeds, documents)
-        self._read: tuple[Stored, Stored] | None = None
+        self._read: tuple[StoredSamples, StoredSamples] | None = None
         self._tables: list[pa.Table] = []  # of the settled shards, in order
         self._known: dict[int, Snapshot] = {}
 
     @property
-    def seeds(self) -> Stored:
+    def seeds(self) -> StoredSamples:
         """The kept rows of the seeds."""
         return self._given()[0]
 
     @property
-    def documents(self) -> Stored:
+    def documents(self) -> StoredSamples:
         """The kept rows of the documents."""
         return self._given()[1]
 
@@ -84,15 +84,15 @@ class Snapshots:
                 self._tables.append(self._store.read_shard(self._output, shard))
             seen = self._tables[: len(settled)]
             kept = [pc.is_null(table["dropped"]) for table in seen]
-            made = Stored([table.filter(mask) for table, mask in zip(seen, kept, strict=True)])
-            refused = Stored([table.filter(pc.invert(mask)) for table, mask in zip(seen, kept, strict=True)])
+            made = StoredSamples([table.filter(mask) for table, mask in zip(seen, kept, strict=True)])
+            refused = StoredSamples([table.filter(pc.invert(mask)) for table, mask in zip(seen, kept, strict=True)])
             self._known = {r: s for r, s in self._known.items() if r > round_ - KNOWN_ROUNDS}
             self._known[round_] = Snapshot(round_, self.seeds, self.documents, made, refused)
         return self._known[round_]
 
-    def _given(self) -> tuple[Stored, Stored]:
+    def _given(self) -> tuple[StoredSamples, StoredSamples]:
         if self._read is None:
-            seeds, documents = (Stored(self._kept(name) if name else ()) for name in self._inputs)
+            seeds, documents = (StoredSamples(self._kept(name) if name else ()) for name in self._inputs)
             self._read = seeds, documents
         return self._read
 

@@ -7,7 +7,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.contracts import Verdict
 
 
-class Span(NamedTuple):
+class MaskSpan(NamedTuple):
     """A place in a text and what is there."""
 
     start: int
@@ -15,16 +15,16 @@ class Span(NamedTuple):
     what: str
 
 
-def apart(spans: Iterable[Span]) -> list[Span]:
+def without_overlaps(spans: Iterable[MaskSpan]) -> list[MaskSpan]:
     """Return the spans in the order of the text; of two that overlap, the one that was found first stays."""
-    kept: list[Span] = []
+    kept: list[MaskSpan] = []
     for span in spans:
         if all(span.stop <= other.start or other.stop <= span.start for other in kept):
             kept.append(span)
     return sorted(kept)
 
 
-def masked(text: str, spans: Iterable[Span]) -> str:
+def masked(text: str, spans: Iterable[MaskSpan]) -> str:
     """Return the text with `<WHAT>` instead of each span; the spans must be in order and must not overlap."""
     parts, place = list[str](), 0
     for start, stop, what in spans:
@@ -33,7 +33,7 @@ def masked(text: str, spans: Iterable[Span]) -> str:
     return "".join((*parts, text[place:]))
 
 
-def masking(sample: Sample, kind: str, find: Callable[[str], list[Span]], *, drop: bool) -> Verdict:
+def masking(sample: Sample, kind: str, find: Callable[[str], list[MaskSpan]], *, drop: bool) -> Verdict:
     """Return the verdict on all turns: a drop, or the masked conversation with a tag `kind` that says what went."""
     found = [find(turn.text) for turn in sample.messages]
     kinds = sorted({span.what for spans in found for span in spans})

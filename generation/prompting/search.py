@@ -80,7 +80,7 @@ def diverse(relevance: Sequence[float], similarity: NDArray[np.floating[Any]], c
     return taken
 
 
-class Index:
+class SearchIndex:
     """The first user turns of a corpus, to be searched by words, by meaning, or by both; never changed."""
 
     def __init__(self, samples: Sequence[Sample], by: By = "both", vectors: Float32 | None = None) -> None:
@@ -131,17 +131,19 @@ class Index:
         return np.array([[len(a & b) / max(1, len(a | b)) for b in bags] for a in bags]).reshape(len(bags), len(bags))
 
 
-async def index(samples: Sequence[Sample], by: By, ask: Ask) -> Index:
+async def index(samples: Sequence[Sample], by: By, ask: Ask) -> SearchIndex:
     """Return the index of a corpus; asks the job's encoder for vectors unless it goes by words alone."""
     if by == "words" or not len(samples):
-        return Index(samples, by)
+        return SearchIndex(samples, by)
     texts = [sample.instruction for sample in samples]
     parts = [await ask.embed(texts[n : n + EMBEDDED_AT_ONCE]) for n in range(0, len(texts), EMBEDDED_AT_ONCE)]
-    return Index(samples, by, np.concatenate(parts))
+    return SearchIndex(samples, by, np.concatenate(parts))
 
 
-async def find(where: Index, text: str, count: int, ask: Ask, *, weight: float, without: Collection[str]) -> list[Hit]:
-    """Return the result of `Index.find` for a text; the text is embedded first if the index uses meaning."""
+async def find(
+    where: SearchIndex, text: str, count: int, ask: Ask, *, weight: float, without: Collection[str]
+) -> list[Hit]:
+    """Return the result of `SearchIndex.find` for a text; the text is embedded first if the index uses meaning."""
     vector = None if where.by == "words" or not len(where.samples) else (await ask.embed([text]))[0]
     return where.find(text, vector, count, weight=weight, without=without)
 

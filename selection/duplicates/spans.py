@@ -23,7 +23,7 @@ Scan = Callable[[], Iterator[tuple[Int, pa.LargeStringArray]]]
 """Reads (rows, their texts) from the beginning, in pieces."""
 
 
-class Shared(NamedTuple):
+class SharedWindows(NamedTuple):
     """The windows that are in two rows or more, 12 bytes each, and the length of every row."""
 
     rows: Int32
@@ -47,7 +47,7 @@ class SpanOwners(NamedTuple):
     """[s, 3] (row, first unit, unit after) of what rows that stay have from better ones, by row and place."""
 
 
-def shared_windows(scan: Scan, size: int, rows: int) -> Shared:
+def shared_windows(scan: Scan, size: int, rows: int) -> SharedWindows:
     """Return the windows of `size` units that several of n rows have, reading all texts twice.
 
     The first pass holds about one hash in size / 4 units, 12 bytes each: 100 MB for a million texts of 200 words.
@@ -79,10 +79,10 @@ def shared_windows(scan: Scan, size: int, rows: int) -> Shared:
         columns.append((owners[known].astype(np.int32), places[known].astype(np.int32), hashes[known]))
     owners, places, hashes = (np.concatenate(column) for column in zip(*columns, strict=True))
     groups = Table.of(_in_several(hashes, owners)).find(hashes)
-    return Shared(owners[groups >= 0], places[groups >= 0], groups[groups >= 0], lengths)
+    return SharedWindows(owners[groups >= 0], places[groups >= 0], groups[groups >= 0], lengths)
 
 
-def settle(shared: Shared, size: int, rank: Int, limits: NDArray[np.float64]) -> SpanOwners:
+def settle(shared: SharedWindows, size: int, rank: Int, limits: NDArray[np.float64]) -> SpanOwners:
     """Give every shared window to the best row that has it and stays; rows are visited best first.
 
     Args:
@@ -93,7 +93,7 @@ def settle(shared: Shared, size: int, rank: Int, limits: NDArray[np.float64]) ->
             goes holds nothing, so no text is lost to a row that is lost itself.
     """
     order = np.lexsort((shared.places, rank[shared.rows]))
-    sorted_ = Shared(shared.rows[order], shared.places[order], shared.groups[order], shared.lengths)
+    sorted_ = SharedWindows(shared.rows[order], shared.places[order], shared.groups[order], shared.lengths)
     lost_to, covered = np.full(len(rank), -1, np.int64), np.zeros(len(rank), np.int64)
     held_by = np.full(int(shared.groups.max(initial=-1)) + 1, -1, np.int64)
     spans = np.empty((len(order), 3), np.int64)
@@ -148,7 +148,7 @@ def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) 
 
 
 @kernel
-def _settle(shared: Shared, size: int, limits: Array, held_by: Array, out: SpanOwners) -> int:
+def _settle(shared: SharedWindows, size: int, limits: Array, held_by: Array, out: SpanOwners) -> int:
     """Fill `out` and return the number of spans; the windows are sorted by rank of the row, then by place.
 
     The outer loop takes one row at a time, best first, and `mine` is the count of spans before it. The inner loop goes

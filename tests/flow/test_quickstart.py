@@ -109,7 +109,8 @@ def test_the_killed_driver_lost_no_committed_shard(
     reached = len(store.manifest(outputs(folder)["generate"]).shards)
     for row_id, row in before.items():
         if row["place"] < reached:
-            assert [tuple(m) for m in rows[row_id].messages] == [(m["role"], m["content"]) for m in row["messages"]]
+            made = [(turn["role"], turn["content"]) for turn in row["messages"]]
+            assert [turn[:2] for turn in rows[row_id].messages] == made
         else:
             assert row_id not in rows
     (run,) = store.names("runs")
@@ -147,7 +148,7 @@ def test_each_export_holds_the_kept_rows(ground: tuple[Path, str], tmp_path: Pat
     folder, _ = ground
     target = tmp_path / ("out.parquet" if form == "parquet" else "out.jsonl")
     said = gristmill(folder, "export", "generate", str(target), "--form", form).stdout
-    assert said.startswith("12 samples of generate-")
+    assert said.startswith("12 rows of generate-")
 
 
 def test_a_flipped_byte_is_named_with_what_to_do(ground: tuple[Path, str]) -> None:

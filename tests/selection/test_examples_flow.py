@@ -32,7 +32,8 @@ def test_duplicates_and_contamination_go_each_for_its_reason(tmp_path: Path) -> 
     rows, figures = selected("select_duplicates", tmp_path)
     went = {step.kind: step.rows - step.kept for step in figures.steps}
     assert went["exact"] >= 5
-    assert went["minhash"] >= 10
+    assert went["minhash"] >= 6
+    assert went["minhash"] + went["semantic"] >= 10, "copies whose short answer was changed stay"
     assert went["against"] >= 4
     assert went["decontaminate"] >= 3
     library = [row for row in rows if "opens at nine" in row.messages[-1].text and row.dropped is None]

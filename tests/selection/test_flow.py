@@ -54,7 +54,7 @@ def test_paraphrases_go_and_strangers_stay_though_the_encoder_is_killed(
     ray_session: None, store: Store, tmp_path: Path
 ) -> None:
     texts = [*(text for pair in PAIRS for text in pair), *STRANGERS]
-    samples = [made(text, "an answer " * (len(texts) - n)) for n, text in enumerate(texts)]
+    samples = [made(text, "an answer " * (len(texts) + 5 - n)) for n, text in enumerate(texts)]
     put(store, "generate-x", samples)
     settings = Select(steps=(Exact(), Semantic(min_cosine=0.9), Diversity(method="k_center", budget=6)), shard_rows=4)
     work = work_for(settings, "generate-x")

@@ -41,7 +41,7 @@ class Talk(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedChats:
     """Conversations as token ids, end to end; a conversation that could not be used is counted in `drops`."""
 
     ids: NDArray[np.int32]
@@ -86,7 +86,7 @@ def _tokenizer_class(folder: str) -> str:
     return str(json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class", "")) if path.exists() else ""
 
 
-def encode(tok: Any, samples: Sequence[Talk], max_length: int, too_long: TooLong = "drop") -> Encoded:  # noqa: ANN401
+def encode(tok: Any, samples: Sequence[Talk], max_length: int, too_long: TooLong = "drop") -> EncodedChats:  # noqa: ANN401
     """Return the token ids of conversations with the mask of what is trained on.
 
     Args:
@@ -128,7 +128,7 @@ def encode(tok: Any, samples: Sequence[Talk], max_length: int, too_long: TooLong
             f"chat template: none of {len(samples)} samples can be trained on ({dict(drops)}), at least one must; "
             "raise max_length, or mark the assistant's words with {% generation %} in the model's chat_template.jinja"
         )
-    return Encoded(
+    return EncodedChats(
         np.concatenate([np.empty(0, np.int32), *ids]),
         np.concatenate([np.empty(0, np.bool_), *trained]),
         np.array(lengths, np.int64),

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.training.data.chat import Encoded
+from gristmill.training.data.chat import EncodedChats
 
 IGNORED = -100
 """Label of a token that is not trained on."""
@@ -69,7 +69,7 @@ def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[
     return bins
 
 
-def bins_table(encoded: Encoded, bins: Sequence[Sequence[int]]) -> pa.Table:
+def bins_table(encoded: EncodedChats, bins: Sequence[Sequence[int]]) -> pa.Table:
     """Return bins of encoded samples as a BINS table, without padding.
 
     The first label of each sample is ignored, so that nothing is predicted across a border between samples.

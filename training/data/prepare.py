@@ -31,7 +31,7 @@ BINS_PER_SHARD = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PackedCounts:
     """Counts of what was packed."""
 
     samples: int
@@ -51,7 +51,7 @@ class Prepared:
     """By prefix, the fields of `Shard` of the files that hold the bins."""
 
 
-def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSettings) -> Prepared:
+def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSettings) -> PackedCounts:
     """Write the packed bins of a dataset into a job's output folder, unless they are there, and count them.
 
     Args:
@@ -65,7 +65,7 @@ def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSetti
         JobError: when fewer than two rows can be used.
     """
     if store.exists(output, PREPARED):
-        return Prepared(**store.read_json(output, PREPARED))
+        return PackedCounts(**store.read_json(output, PREPARED))
     table, unusable = usable(store.read(dataset))
     encoded = chat.encode(chat.tokenizer(model), conversations(table), job.max_length, job.too_long)
     table = table.take(pa.array(encoded.places))
@@ -83,7 +83,7 @@ def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSetti
     first = np.cumsum(encoded.lengths) - encoded.lengths  # no label is at the first token of a sample
     trained = encoded.trained.copy()
     trained[first] = False
-    made = Prepared(
+    made = PackedCounts(
         samples=int((~held).sum()),
         holdout=int(held.sum()),
         bins=sum(shard.rows for shard in shards[PACKED]),
@@ -146,7 +146,7 @@ def _write(
     store: Store,
     output: str,
     prefix: str,
-    encoded: chat.Encoded,
+    encoded: chat.EncodedChats,
     places: NDArray[np.int64],
     capacity: int,
 ) -> list[Shard]:

@@ -55,7 +55,7 @@ GOLDEN = (sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
-class Known:
+class Evidence:
     """What a round knows: how much each label is wanted, and labelled texts, evenly, to begin a check with."""
 
     weights: tuple[float, ...] = ()
@@ -65,7 +65,7 @@ class Known:
     """By language, the model's bias: what it says of texts without a meaning."""
 
 
-class Targeted(Method[Known]):
+class Targeted(Method[Evidence]):
     """Write texts for the labels in turn, then ask the model for the label of each, and drop those with another label.
 
     A sample is the labelling task itself: instruction and text in the user's turn; in the assistant's the label, or the
@@ -233,7 +233,7 @@ class Targeted(Method[Known]):
         found = marks.read(marked, self.labels) if marked else None
         return frozenset(span.label for span in found[1]) if found else frozenset()
 
-    async def prepare(self, snapshot: Snapshot, before: Known | None, ask: Ask) -> Known:
+    async def prepare(self, snapshot: Snapshot, before: Evidence | None, ask: Ask) -> Evidence:
         """Return the weights of the round, and what to show and the model's bias, which no round changes."""
         weights = self.weights(snapshot)
         if before is not None:
@@ -247,7 +247,7 @@ class Targeted(Method[Known]):
         cases, priors = tuple(even), {}
         for language in sorted({case.language for case in cases}) if self.check and self.calibrate else ():
             priors[language] = await self._check(language, cases).prior(ask)
-        return Known(weights, cases, priors)
+        return Evidence(weights, cases, priors)
 
     def _shown(self, seed: Sample) -> Iterable[Case]:
         language = language_of(seed)
@@ -264,7 +264,7 @@ class Targeted(Method[Known]):
 
     # -- the text -------------------------------------------------------------------------------------------------
 
-    async def expand(self, parents: Sequence[Sample], ask: Ask[Known], rng: Random) -> list[Draft]:
+    async def expand(self, parents: Sequence[Sample], ask: Ask[Evidence], rng: Random) -> list[Draft]:
         """Return one finished sample, and before it the dropped attempts."""
         label, drafts = self.label_of(ask.turn, ask.prepared.weights), list[Draft]()
         while len(drafts) < self.tries:
@@ -273,7 +273,7 @@ class Targeted(Method[Known]):
                 break
         return drafts
 
-    async def _draft(self, label: str, parents: Sequence[Sample], ask: Ask[Known], rng: Random) -> Draft:
+    async def _draft(self, label: str, parents: Sequence[Sample], ask: Ask[Evidence], rng: Random) -> Draft:
         """Return the sample of one label, checked."""
         language = language_of(parents[0]) if parents else rng.choice(self._languages(ask))
         tags = {"language": language, "label": label, **self._attributes(label, language, rng)}
@@ -306,7 +306,7 @@ class Targeted(Method[Known]):
         names = for_language(BETWEEN, language).join(self.labels)
         return template_for(self.instruction_prompts, language).text(labels=names, text=text)
 
-    def _languages(self, ask: Ask[Known]) -> tuple[str, ...]:
+    def _languages(self, ask: Ask[Evidence]) -> tuple[str, ...]:
         """Return the languages to write in where no seed says it."""
         return self.languages or tuple(sorted({case.language for case in ask.prepared.shown})) or ("en",)
 
@@ -361,7 +361,7 @@ class Targeted(Method[Known]):
 
     # -- the check ------------------------------------------------------------------------------------------------
 
-    async def _checked(self, draft: Draft, text: str, spans: Sequence[marks.Span], ask: Ask[Known]) -> Draft:
+    async def _checked(self, draft: Draft, text: str, spans: Sequence[marks.Span], ask: Ask[Evidence]) -> Draft:
         """Return the draft with the model's confidence in its label, or the least in those of its spans."""
         known, language = ask.prepared, draft.tags["language"]
         check, least, margin = self._check(language, known.shown), 1.0, 1.0

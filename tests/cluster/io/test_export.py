@@ -13,7 +13,7 @@ import pytest
 from gristmill.cluster.contract.errors import JobError, StoreError
 from gristmill.cluster.contract.sample import Message, Origin, Sample, ToolCall, seed, to_table
 from gristmill.cluster.io.card import size_category
-from gristmill.cluster.io.export import Exported, export
+from gristmill.cluster.io.export import ExportResult, export
 from gristmill.cluster.io.forms import ExportForm
 from gristmill.cluster.io.ingest import Source, read
 from gristmill.cluster.store.store import Manifest, Store
@@ -286,7 +286,7 @@ def test_what_holds_all_of_a_sample_brings_it_back(
     form: ExportForm, whole: bool, store: Store, rich: str, tmp_path: Path
 ) -> None:
     target = target_of(tmp_path, form, whole=whole)
-    assert export(store, rich, target, form) == Exported(len(RICH), {})
+    assert export(store, rich, target, form) == ExportResult(len(RICH), {})
     back = list(read(Source(path=(f"{target}/data/*" if whole else str(target),))))
     assert [(s.id, s.messages, s.tools, s.scores) for s in back] == [
         (s.id, s.messages, s.tools, s.scores) for s in RICH

@@ -122,7 +122,7 @@ import sys
 import numpy as np
 from gristmill.cluster.models.encoder import Embedding, open_embedding
 from tests.cluster.models.test_encoder import TEXTS
-encoder = open_embedding(Embedding(model=sys.argv[1], pooling=sys.argv[2], backend="vllm"))
+encoder = open_embedding(Embedding(model=sys.argv[1], pooling=sys.argv[2], backend="vllm", compute_dtype="float32"))
 assert encoder.encode([]).shape == (0, encoder.dim)
 np.save(sys.argv[3], encoder.encode([*TEXTS, ""]))
 """
@@ -131,13 +131,15 @@ np.save(sys.argv[3], encoder.encode([*TEXTS, ""]))
 @pytest.mark.flow
 @pytest.mark.parametrize("pooling", ["checkpoint", "last"])
 def test_vllm_makes_the_vectors_that_torch_makes(tiny: str, pooling: Pooling, tmp_path: Path) -> None:
-    """In a process of its own, as in an actor: an engine changes the threads and environment that it lives in."""
+    """In a process of its own, as in an actor: an engine changes the threads and environment that it lives in.
+
+    Both compute in float32: in bfloat16, which some machines choose, each rounds in its own way, by up to 0.002.
+    """
     name, path = MINILM if pooling == "checkpoint" else tiny, tmp_path / "found.npy"
     command = [sys.executable, "-c", ENGINE, name, pooling, str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = np.load(path)
     assert len(found) == 4
-    np.testing.assert_allclose(
-        found, TorchEncoder(Embedding(model=name, pooling=pooling)).encode([*TEXTS, ""]), atol=1e-3
-    )
+    settings = Embedding(model=name, pooling=pooling, compute_dtype="float32")
+    np.testing.assert_allclose(found, TorchEncoder(settings).encode([*TEXTS, ""]), atol=1e-3)

@@ -14,7 +14,7 @@ from gristmill.generation.contracts import Filter, Snapshot, Verdict
 from gristmill.generation.filters.blocklist import Blocklist
 from gristmill.generation.filters.personal_data import PersonalData, chinese_id, luhn, mod97
 from gristmill.generation.filters.secrets import Secrets, entropy
-from gristmill.generation.prompting.masking import Span, apart, masked
+from gristmill.generation.prompting.masking import MaskSpan, masked, without_overlaps
 from tests.fakes import ScriptedAsk
 
 
@@ -108,8 +108,8 @@ def test_only_what_is_looked_for_is_found_and_a_drop_names_it() -> None:
 
 
 def test_of_overlapping_spans_the_first_found_stays() -> None:
-    spans = apart([Span(4, 8, "b"), Span(0, 5, "late"), Span(0, 2, "a")])
-    assert spans == [Span(0, 2, "a"), Span(4, 8, "b")]
+    spans = without_overlaps([MaskSpan(4, 8, "b"), MaskSpan(0, 5, "late"), MaskSpan(0, 2, "a")])
+    assert spans == [MaskSpan(0, 2, "a"), MaskSpan(4, 8, "b")]
     assert masked("0123456789", spans) == "<A>23<B>89"
 
 

@@ -15,7 +15,7 @@ from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Snapshot, Verdict
 from gristmill.generation.filters.discriminator import (
     Discriminator,
-    Trained,
+    TrainedClassifier,
     even,
     matched,
     p_value,
@@ -61,11 +61,13 @@ class CountingAsk(ScriptedAsk):
         return await super().embed(texts)
 
 
-def trained(step: Discriminator, snapshot: Snapshot, before: Any = None, ask: ScriptedAsk | None = None) -> Trained:
+def trained(
+    step: Discriminator, snapshot: Snapshot, before: Any = None, ask: ScriptedAsk | None = None
+) -> TrainedClassifier:
     return asyncio.run(step.prepare(snapshot, before, ask or ScriptedAsk()))
 
 
-def judged(step: Discriminator, sample: Sample, prepared: Trained) -> Verdict:
+def judged(step: Discriminator, sample: Sample, prepared: TrainedClassifier) -> Verdict:
     return asyncio.run(step.judge(sample, ScriptedAsk(prepared=prepared)))
 
 

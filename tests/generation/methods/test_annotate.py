@@ -13,7 +13,7 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.labels.annotators import Annotator, Vote, combined, entities, majority
-from gristmill.generation.methods.annotate import EMPTY, Annotate, Shown
+from gristmill.generation.methods.annotate import EMPTY, Annotate, Demonstrations
 from tests.fakes import ScriptedAsk
 
 
@@ -31,10 +31,12 @@ def likely(said: str, logprob: float = -2.0, finish: str = "stop") -> Reply:
     return Reply(said, finish, 9, 4, logprob=logprob)
 
 
-NOTHING = Shown({})
+NOTHING = Demonstrations({})
 
 
-def drafted(method: Annotate, parent: Sample, *replies: Any, prepared: Shown = NOTHING) -> tuple[Draft, ScriptedAsk]:
+def drafted(
+    method: Annotate, parent: Sample, *replies: Any, prepared: Demonstrations = NOTHING
+) -> tuple[Draft, ScriptedAsk]:
     ask = ScriptedAsk(*replies, parents=(parent,), prepared=prepared)
     [draft] = asyncio.run(method.expand((parent,), ask, Random(0)))
     return draft, ask
@@ -91,7 +93,7 @@ def test_labelled_seeds_are_shown_by_turns_and_in_the_language_of_the_text() -> 
     ]
     assert shown.texts["zh"] == ("文字：很好。\n标签：good\n\n",)
     assert asyncio.run(method.prepare(Snapshot(1), shown, ScriptedAsk())) is shown
-    assert asyncio.run(method.prepare(Snapshot(0, seeds=seeds), None, ScriptedAsk())) == Shown({})
+    assert asyncio.run(method.prepare(Snapshot(0, seeds=seeds), None, ScriptedAsk())) == Demonstrations({})
     _, ask = drafted(method, REVIEW, choice(good=0.3, bad=0.7), prepared=shown)
     assert ask.asked[0][1]["prefix"] == f"{''.join(shown.texts['en'])}Text: {REVIEW.instruction}\nLabel:"
 
@@ -144,7 +146,7 @@ def test_ties_go_to_the_larger_confidence_and_then_to_the_first(
 def test_the_agreement_of_samples_is_their_confidence() -> None:
     method = label(annotators=({"name": "model", "samples": 4},))
     replies = [choice(good=0.9, bad=0.1)] + [choice(good=0.2, bad=0.8)] * 3
-    shown = Shown({"en": tuple("abcdefgh")})
+    shown = Demonstrations({"en": tuple("abcdefgh")})
     draft, ask = drafted(method, REVIEW, *replies, prepared=shown)
     assert draft.tags["label"] == "bad" and draft.scores["confidence"] == 0.75
     assert [settings["prefix"][:8] for _, settings in ask.asked] == ["abcdefgh", "cdefghab", "efghabcd", "ghabcdef"]

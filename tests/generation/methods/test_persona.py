@@ -11,7 +11,7 @@ from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Draft, Snapshot
-from gristmill.generation.methods.persona import Persona, Personas, Seen
+from gristmill.generation.methods.persona import Persona, PersonaIndex, Personas
 from gristmill.generation.prompting.replies import stripped
 from tests.fakes import ScriptedAsk
 
@@ -21,11 +21,11 @@ BAKER, MILLER = " baker in a village who sells rye bread.", " miller who grinds 
 REQUEST = " List three breads that keep for a week."
 
 
-NOBODY = Seen()
+NOBODY = PersonaIndex()
 
 
 def drafted(
-    method: Persona, *replies: Reply | str, parent: Sample = ENGLISH, used: Seen = NOBODY, seed: int = 0
+    method: Persona, *replies: Reply | str, parent: Sample = ENGLISH, used: PersonaIndex = NOBODY, seed: int = 0
 ) -> tuple[Draft, ScriptedAsk]:
     ask = ScriptedAsk(*replies, parents=(parent,), prepared=used)
     (draft,) = asyncio.run(method.expand((parent,), ask, Random(seed)))
@@ -90,7 +90,7 @@ def made(*personas: str) -> list[Sample]:
     return [Sample(str(n), (Message("user", "x"),), tags={"persona": persona}) for n, persona in enumerate(personas)]
 
 
-def prepared(rows: list[Sample], before: Seen | None = None) -> Seen:
+def prepared(rows: list[Sample], before: PersonaIndex | None = None) -> PersonaIndex:
     return asyncio.run(Persona().prepare(Snapshot(2, made=rows), before, ScriptedAsk()))
 
 
@@ -117,7 +117,7 @@ def test_near_duplicates_are_those_at_a_similarity_of_nine_tenths() -> None:
 
 
 def test_the_index_finds_what_all_pairs_find() -> None:
-    rng, used, before = Random(7), Seen(), list[set[str]]()
+    rng, used, before = Random(7), PersonaIndex(), list[set[str]]()
     texts = [" ".join(rng.sample([f"w{n}" for n in range(14)], rng.randint(1, 12))) for _ in range(300)]
     found = 0
     for text in texts:
@@ -126,7 +126,7 @@ def test_the_index_finds_what_all_pairs_find() -> None:
         assert used.near(text, 0.8) == near
         before.append(words)
         found += near
-        used = Seen((*used.layers, Personas([text])))
+        used = PersonaIndex((*used.layers, Personas([text])))
     assert 20 < found < 280
 
 

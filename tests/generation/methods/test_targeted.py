@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.generation.contracts import Draft, Snapshot
-from gristmill.generation.methods.targeted.method import Known, Targeted
+from gristmill.generation.methods.targeted.method import Evidence, Targeted
 from gristmill.generation.methods.targeted.prompts import CHECK, CHECK_MARKED
 from gristmill.generation.prompting.label_check import Case, LabelCheck
 from gristmill.generation.prompting.template import parse
@@ -49,11 +49,11 @@ def chances(**of: float) -> Reply:
 GOOD, BAD, EVEN = chances(good=0.8, bad=0.2), chances(good=0.3, bad=0.7), chances(good=0.5, bad=0.5)
 
 
-NOTHING = Known()
+NOTHING = Evidence()
 
 
 def drafted(
-    method: Targeted, *replies: Reply | str, turn: int = 0, seeds: tuple[Sample, ...] = (), prepared: Known = NOTHING
+    method: Targeted, *replies: Reply | str, turn: int = 0, seeds: tuple[Sample, ...] = (), prepared: Evidence = NOTHING
 ) -> tuple[Draft, ScriptedAsk]:
     parents = method.draw(Snapshot(0, seeds=seeds), turn, Random(0))
     ask = ScriptedAsk(*replies, prepared=prepared, turn=turn)
@@ -280,7 +280,7 @@ def test_it_works_without_seeds_and_still_in_turn() -> None:
     _, ask = drafted(FILMS, "I would see it twice.", EVEN, EVEN)
     assert [m.role for m in ask.asked[0][0]] == ["user"]
     assert ask.asked[1][1]["prefix"] == "Text: I would see it twice.\nLabel: "
-    only_zh = Known((), (Case("zh", "菜很香", "", "good"),))
+    only_zh = Evidence((), (Case("zh", "菜很香", "", "good"),))
     assert drafted(FILMS, "菜很好吃，还会再来", EVEN, EVEN, prepared=only_zh)[0].tags["language"] == "zh"
 
 

@@ -16,7 +16,7 @@ from gristmill.cluster.models.engine import Engine, Reply, Request
 from gristmill.cluster.store.store import Manifest, Shard, Store
 from gristmill.generation.contracts import MAIN, Draft, Method, Snapshot
 from gristmill.generation.pipeline.plan import Pipeline, RawShard
-from gristmill.generation.pipeline.snapshots import PARSED_AT_ONCE, Snapshots, Stored
+from gristmill.generation.pipeline.snapshots import PARSED_AT_ONCE, Snapshots, StoredSamples
 from gristmill.generation.pipeline.worker import Embedder, Place, RowMaker
 from tests.fakes import HashingEncoder, ScriptedEngine, open_hashing_encoder
 
@@ -29,7 +29,7 @@ def rows(first: int, number: int, dropped: int = 0) -> list[Sample]:
 def test_stored_samples_are_a_sequence_over_all_tables() -> None:
     given = rows(0, 3 * PARSED_AT_ONCE + 5)
     cuts: tuple[list[Sample], ...] = (given[:1], [], given[1 : PARSED_AT_ONCE + 2], given[PARSED_AT_ONCE + 2 :])
-    stored = Stored([to_table(cut) for cut in cuts])
+    stored = StoredSamples([to_table(cut) for cut in cuts])
     assert len(stored) == len(given)
     assert list(stored) == given
     assert [stored[n] for n in range(len(given))] == given
@@ -37,7 +37,7 @@ def test_stored_samples_are_a_sequence_over_all_tables() -> None:
     assert stored[2:5] == given[2:5]
     with pytest.raises(IndexError, match="there are 197 samples"):
         stored[len(given)]
-    assert len(Stored()) == 0
+    assert len(StoredSamples()) == 0
 
 
 def with_seeds(store: Store) -> Store:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.generation.prompting.search import By, Index, diverse, find, fuse, index, terms
+from gristmill.generation.prompting.search import By, SearchIndex, diverse, find, fuse, index, terms
 from tests.fakes import HashingEncoder, ScriptedAsk
 
 
@@ -32,7 +32,7 @@ def test_chinese_is_searched_by_pairs_of_characters() -> None:
 
 def test_bm25_scores_are_those_of_the_formula() -> None:
     texts = ["a b", "b c c", "d"]
-    found = Index(corpus(*texts), "words")
+    found = SearchIndex(corpus(*texts), "words")
     idf = math.log(1 + (3 - 1 + 0.5) / (1 + 0.5))  # one of three texts has the word
     expected = idf * 2 / (2 + 1.5 * (1 - 0.75 + 0.75 * 3 / 2))  # twice, in three words where two are the average
     assert found._bm25 is not None
@@ -68,7 +68,7 @@ def test_related_texts_come_first_and_the_query_itself_never(by: By) -> None:
 
 
 def test_ids_can_be_left_out() -> None:
-    made = Index(ENGLISH, "words")
+    made = SearchIndex(ENGLISH, "words")
     assert [hit.sample.id for hit in made.find("apples", None, 9)] == ["s4", "s2", "s0"]
     assert [hit.sample.id for hit in made.find("apples", None, 9, without={"s2"})] == ["s4", "s0"]
 
@@ -76,9 +76,9 @@ def test_ids_can_be_left_out() -> None:
 def test_both_rankings_are_fused() -> None:
     vectors = HashingEncoder().encode([s.instruction for s in ENGLISH])
     query = HashingEncoder().encode(["apples apples"])[0]
-    words, meaning = Index(ENGLISH, "words"), Index(ENGLISH, "meaning", vectors)
+    words, meaning = SearchIndex(ENGLISH, "words"), SearchIndex(ENGLISH, "meaning", vectors)
     ranks = [[h.sample.id for h in i.find("apples apples", query, 9)] for i in (words, meaning)]
-    both = Index(ENGLISH, "both", vectors).find("apples apples", query, 9)
+    both = SearchIndex(ENGLISH, "both", vectors).find("apples apples", query, 9)
     expected = fuse([[int(name[1:]) for name in ranking] for ranking in ranks])
     assert {hit.sample.id: hit.score for hit in both} == {f"s{n}": pytest.approx(s) for n, s in expected.items()}
 
@@ -90,10 +90,13 @@ def test_nothing_is_found_in_nothing_or_for_nothing(by: By) -> None:
     assert asyncio.run(find(nothing, "apples", 3, ask, weight=0.5, without=())) == []
     blank = asyncio.run(index(corpus("!", "?"), "words", ask))
     assert asyncio.run(find(blank, "apples", 3, ask, weight=0.5, without=())) == []
-    assert Index(ENGLISH, "words").find("!!", None, 3) == []
-    assert Index(ENGLISH, "words").find("giraffe", None, 3) == []
+    assert SearchIndex(ENGLISH, "words").find("!!", None, 3) == []
+    assert SearchIndex(ENGLISH, "words").find("giraffe", None, 3) == []
 
 
 def test_words_alone_give_variety_too() -> None:
     twice = corpus("red apples for sale", "red apples for sale today", "green apples in a bag of straw")
-    assert [h.sample.id for h in Index(twice, "words").find("red apples for", None, 2, weight=0.3)] == ["s0", "s2"]
+    assert [h.sample.id for h in SearchIndex(twice, "words").find("red apples for", None, 2, weight=0.3)] == [
+        "s0",
+        "s2",
+    ]

@@ -30,7 +30,7 @@ def tok(tiny: str) -> Any:
     return chat.tokenizer(tiny)
 
 
-def said(tok: Any, encoded: chat.Encoded, place: int = 0) -> str:
+def said(tok: Any, encoded: chat.EncodedChats, place: int = 0) -> str:
     """What is trained on of one sample."""
     start = int(encoded.lengths[:place].sum())
     part = slice(start, start + int(encoded.lengths[place]))

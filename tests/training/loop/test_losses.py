@@ -20,15 +20,15 @@ def model(tiny: str) -> Any:
 
 
 @pytest.fixture
-def encoded(tiny: str) -> chat.Encoded:
+def encoded(tiny: str) -> chat.EncodedChats:
     return chat.encode(chat.tokenizer(tiny), [chat.Talk(s.messages) for s in chats(12)], 256)
 
 
-def bins_of(encoded: chat.Encoded, bins: list[list[int]]) -> Bins:
+def bins_of(encoded: chat.EncodedChats, bins: list[list[int]]) -> Bins:
     return Bins([packing.bins_table(encoded, bins)])
 
 
-def test_packed_logits_are_those_of_the_samples_alone(model: Any, encoded: chat.Encoded) -> None:
+def test_packed_logits_are_those_of_the_samples_alone(model: Any, encoded: chat.EncodedChats) -> None:
     import torch
 
     order = list(range(4))
@@ -45,7 +45,7 @@ def test_packed_logits_are_those_of_the_samples_alone(model: Any, encoded: chat.
     assert (leaked - together).abs().max() > 1e-2, "without positions the samples see each other: the test can fail"
 
 
-def test_losses_of_samples_do_not_depend_on_how_they_are_packed(model: Any, encoded: chat.Encoded) -> None:
+def test_losses_of_samples_do_not_depend_on_how_they_are_packed(model: Any, encoded: chat.EncodedChats) -> None:
     alone = losses.sample_losses(model, bins_of(encoded, [[p] for p in range(12)]), 12)
     packed = losses.sample_losses(model, bins_of(encoded, packing.fit(encoded.lengths, 512)), 12)
     assert np.allclose(alone[0], packed[0], atol=1e-3)
@@ -54,7 +54,7 @@ def test_losses_of_samples_do_not_depend_on_how_they_are_packed(model: Any, enco
     assert alone[1].tolist() == np.add.reduceat(encoded.trained, starts, dtype=np.int64).tolist()
 
 
-def test_several_rows_at_once_give_the_sum_of_each(model: Any, encoded: chat.Encoded) -> None:
+def test_several_rows_at_once_give_the_sum_of_each(model: Any, encoded: chat.EncodedChats) -> None:
     import torch
 
     bins = bins_of(encoded, [[0, 1], [2], [3, 4, 5]])
