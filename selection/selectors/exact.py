@@ -29,7 +29,7 @@ class Exact(Deduplicator):
     def cost(self, num: int, dim: int) -> Cost:
         """Estimate the step, at 400 characters a sample."""
         del dim
-        return Cost(num / 250_000, 64 * num)
+        return Cost(num / 100_000, 64 * num)
 
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; it needs no randomness."""

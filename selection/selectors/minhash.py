@@ -65,7 +65,7 @@ class MinHash(Deduplicator):
     def cost(self, num: int, dim: int) -> Cost:
         """Estimate the step, at 300 characters a sample."""
         del dim
-        return Cost(num / 250_000, num * (self.permutations + 200))
+        return Cost(num / 30_000, num * (self.permutations + 200))
 
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; it needs no randomness."""
