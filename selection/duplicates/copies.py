@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from gristmill.cluster.contract.sample import GROUP
 from gristmill.cluster.text.keys import key
 from gristmill.selection.contracts import View
 from gristmill.selection.data.columns import Int, Part
@@ -54,16 +55,18 @@ def unnumbered(texts: pa.LargeStringArray) -> pa.LargeStringArray:
 def answers(view: View, part: Part, wanted: bool = True) -> Key:
     """Return [n] a hash that copies have in common: of a short answer, or of a result that is stated; and of the label.
 
-    It is 0 where an answer is long and states no result: of two of these to one question the better one stays; and
-    everywhere, unless `wanted`.
+    It is 0 where an answer is long and states no result: of two of these to one question the better one stays. The
+    answers of candidates, which have a `group` in their tags, count whole: they are there because they differ. Unless
+    `wanted`, it is 0 everywhere.
     """
     found = np.zeros(len(view), np.uint64)
     if not wanted:
         return found
     if part != "answer":
+        candidate = view.tags(GROUP)[0] >= 0
         for (rows, texts), (_, asked) in zip(view.scan("answer"), view.scan("instruction"), strict=True):
             absent = pc.equal(texts, asked).to_numpy(zero_copy_only=False)  # the question represents it
-            found[rows] = np.where(absent, np.uint64(0), _answers(texts))
+            found[rows] = np.where(absent, np.uint64(0), _answers(texts, candidate[rows]))
     codes, names = view.tags("label")
     if names:
         labels = np.array([0, *_hash([key(name) for name in names])], np.uint64)
@@ -71,12 +74,12 @@ def answers(view: View, part: Part, wanted: bool = True) -> Key:
     return found
 
 
-def _answers(texts: pa.LargeStringArray) -> Key:
-    """Return what `answers` does for some texts."""
+def _answers(texts: pa.LargeStringArray, whole: Bool) -> Key:
+    """Return what `answers` does for some texts, and which of them count whole."""
     high, _ = forms.keys(texts)
     lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
     wide = pc.binary_length(texts).to_numpy(zero_copy_only=False) - lengths
-    long = lengths + wide > SHORT
+    long = (lengths + wide > SHORT) & ~whole
     found: Key = np.where(long, np.uint64(0), high)
     stated = pc.match_substring_regex(texts, r"####|\\boxed|(?i)\banswer(?: is|:)|答案").to_numpy(zero_copy_only=False)
     for row in np.flatnonzero(long & stated).tolist():

@@ -1,5 +1,6 @@
 """What must not differ between copies, and what may: in English and Chinese, in short texts and long ones."""
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -84,3 +85,11 @@ def test_what_many_share_does_not_count_wherever_it_is(where: str) -> None:
     samples = [made(f"{lead * (where != 'after')}{word}{tail * (where != 'before')}") for word in words]
     assert kept(samples, MinHash()) == len(set(words))
     assert kept([*samples, made(f"1. {samples[0].instruction}")], MinHash()) == len(set(words))
+
+
+@pytest.mark.parametrize("step", [Exact(), MinHash(), Semantic()])
+def test_candidates_for_one_prompt_stay_though_their_answers_are_long(step: Any) -> None:
+    rows = [made("Why is the sky blue?", f"Because {word} " * 20) for word in ("air scatters blue", "it is painted")]
+    grouped = [replace(row, tags={"group": "a pair"}) for row in rows]
+    assert kept(rows, step) == 1
+    assert kept(grouped, step) == 2
