@@ -36,11 +36,11 @@ class Discriminator(Filter[TrainedClassifier]):
     that it dropped. The score `human_like` is the probability of a seed, with both classes given the same weight in
     each language. Rows that other filters dropped are left out, since to tell those is easy. Each round has the figures
     of the classifier two-sample test: `accuracy`, the share of held-out rows, as many of both in each language, that
-    are told rightly (0.5: they cannot be told apart); its one-sided `p_value` under N(1/2, 1/4n); `accuracy_kept` and
+    are classified correctly (0.5: by chance); its one-sided `p_value` under N(1/2, 1/4n); `accuracy_kept` and
     `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of each class. Text after the
     encoder's limit is not seen.
 
-    Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545, section 3 (the test). Dropping what is told apart is the
+    Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545, section 3 (the test). Dropping what is classified as made is the
     discriminator's side of a GAN, as in SeqGAN (Yu et al. 2017, arXiv:1609.05473); the generator is not trained: it
     gets other demonstrations, see the method `adversarial`. Departures: cross-validation in five folds instead of one
     split, because there are few seeds, so that the test's variance is slightly understated; a linear classifier. What
@@ -196,7 +196,7 @@ def matched(seeds: Sequence[Sample], made: Sequence[Sample], turn: int) -> tuple
 def two_sample(human: Float, made: Float, folds: int, l2: float) -> dict[str, float]:
     """Return accuracy and p-value of the classifier two-sample test on equal numbers of both, in random order.
 
-    Every row is told by a classifier that has not seen it.
+    Every row is classified by one that has not seen it.
     """
     size = len(human)
     vectors, labels = np.concatenate([human, made]), np.repeat([1.0, 0.0], size)
@@ -205,8 +205,8 @@ def two_sample(human: Float, made: Float, folds: int, l2: float) -> dict[str, fl
     for held in range(min(folds, size)):
         rest = fold != held
         weights = regression(vectors[rest], labels[rest], np.ones(rest.sum()), l2)
-        told = probability(vectors[~rest], weights) > 0.5
-        right += int((told == (labels[~rest] == 1.0)).sum())
+        guessed = probability(vectors[~rest], weights) > 0.5
+        right += int((guessed == (labels[~rest] == 1.0)).sum())
     accuracy = right / (2 * size)
     return {"accuracy": accuracy, "p_value": p_value(accuracy, 2 * size)}
 

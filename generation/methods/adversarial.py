@@ -48,9 +48,9 @@ class Adversarial(SelfInstruct[Avoided]):
     num_machine: int = Field(default=3, ge=0)
     """Demonstrations from what settled rounds have kept; seeds are used while there is nothing."""
     num_refused: int = Field(default=2, ge=0)
-    """Refused instructions that the model is told to avoid; 0 for none."""
+    """Refused instructions that the prompt tells the model to avoid; 0 for none."""
     avoid_prompts: Annotated[Prompts, slots("refused")] = by_language(AVOID)
-    """What the model is told of them, by language; `{refused}` is their list."""
+    """What the prompt says of them, by language; `{refused}` is their list."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return demonstrations of one language: seeds, and the kept rows that passed for human best."""
@@ -69,9 +69,9 @@ class Adversarial(SelfInstruct[Avoided]):
         del before, ask
         first = max(0, len(snapshot.refused) - MAX_SCANNED)
         rows = [snapshot.refused[place] for place in range(first, len(snapshot.refused))]
-        told = [row for row in rows if (row.dropped or "").startswith("discriminator:")]
-        told = [row for row in told if num_words(row.instruction) <= self.max_demo_words]
-        ranked = sorted(told, key=lambda row: (row.scores.get(SCORE, 0.0), row.id))
+        refused = [row for row in rows if (row.dropped or "").startswith("discriminator:")]
+        refused = [row for row in refused if num_words(row.instruction) <= self.max_demo_words]
+        ranked = sorted(refused, key=lambda row: (row.scores.get(SCORE, 0.0), row.id))
         found: dict[str, list[str]] = {}
         for row in ranked:
             found.setdefault(language_of(row), []).append(self._demo(row))
@@ -85,8 +85,8 @@ class Adversarial(SelfInstruct[Avoided]):
             return await super().expand(parents, ask, rng)
         listed = "\n".join(f"- {text}" for text in refused)
         avoid = template_for(self.avoid_prompts, language).text(refused=listed)
-        told = {
+        changed = {
             name: {**getattr(self, name), language: f"{for_language(getattr(self, name), language)}\n\n{avoid}"}
             for name in ("prompts", "bare_prompts")
         }
-        return await SelfInstruct.expand(self.model_copy(update=told), parents, ask, rng)
+        return await SelfInstruct.expand(self.model_copy(update=changed), parents, ask, rng)

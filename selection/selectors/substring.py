@@ -128,13 +128,13 @@ def _part(turns: Sequence[tuple[str, str]], which: str) -> list[str]:
 
 
 def _shorten(content: str, within: tuple[int, int], found: Units, spans: Int) -> str:
-    first, behind = within
-    data, pieces, at, left = content.encode(), list[bytes](), 0, behind - first
+    first, after = within
+    data, pieces, at, left = content.encode(), list[bytes](), 0, after - first
     for start, stop in spans.tolist():
-        begin, end = max(start, first), min(stop, behind)
+        begin, end = max(start, first), min(stop, after)
         if begin < end:
             pieces.append(data[at : 0 if begin == first else found.starts[begin]])
-            at = len(data) if end == behind else int(found.starts[end])
+            at = len(data) if end == after else int(found.starts[end])
             left -= end - begin
     if not pieces:
         return content

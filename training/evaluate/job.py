@@ -195,7 +195,7 @@ class Evaluate(Job):
             raise RunError(f"evaluate, smoke test: {what}; {how} {run.logs}") from error
         finally:
             ray.kill(actor)
-        told = [
+        answers = [
             {
                 "id": sample,
                 "prompt": prompt[-1].text,
@@ -207,8 +207,8 @@ class Evaluate(Job):
             }
             for (sample, prompt, reference), reply in zip(asked, replies, strict=True)
         ]
-        require_talk(told)
-        return told
+        require_talk(answers)
+        return answers
 
 
 def _rows(store: Store, work: Work) -> pa.Table:
@@ -229,20 +229,20 @@ def _prompts(table: pa.Table, count: int) -> list[tuple[str, tuple[Message, ...]
     return found[:count]
 
 
-def require_talk(told: list[dict[str, Any]]) -> None:
+def require_talk(replies: list[dict[str, Any]]) -> None:
     """Refuse a model that answers nothing or never stops.
 
     Raises:
         RunError: when every reply is empty, or no reply ends by itself.
     """
-    if not any(reply["reply"].strip() for reply in told):
+    if not any(reply["reply"].strip() for reply in replies):
         raise RunError(
-            f"evaluate, smoke test: all {len(told)} replies are empty, must not be; "
+            f"evaluate, smoke test: all {len(replies)} replies are empty, must not be; "
             "lower train.learning_rate or train.epochs"
         )
-    if not any(reply["finish"] == "stop" for reply in told):
-        how = sorted({reply["finish"] for reply in told})
+    if not any(reply["finish"] == "stop" for reply in replies):
+        how = sorted({reply["finish"] for reply in replies})
         raise RunError(
-            f"evaluate, smoke test: all {len(told)} replies end by {how}, one at least must stop by itself; raise "
+            f"evaluate, smoke test: all {len(replies)} replies end by {how}, one at least must stop by itself; raise "
             "evaluate.smoke_tokens, or lower train.learning_rate"
         )
