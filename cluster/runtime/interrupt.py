@@ -11,6 +11,9 @@ PATIENCE = 2
 """Number of signals after which the process may still end in order; the next one ends it at once."""
 
 
+_received: list[str] = []  # by the block of `interruptible` that is running: names of signals, the first one first
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Let the first of `SIGNALS` raise KeyboardInterrupt, with the signal's name, while the block runs.
@@ -18,16 +21,15 @@ def interruptible() -> Iterator[None]:
     The second signal is ignored, so that the shutdown that the first one started can finish. The third ends the process
     at once.
     """
-    received = 0
 
     def interrupt(number: int) -> None:
-        nonlocal received
-        received += 1
-        if received == 1:
-            raise KeyboardInterrupt(signal.Signals(number).name)
-        if received > PATIENCE:
+        _received.append(signal.Signals(number).name)
+        if len(_received) == 1:
+            raise KeyboardInterrupt(_received[0])
+        if len(_received) > PATIENCE:
             _end_now(number)
 
+    _received.clear()
     with _handled(interrupt):
         yield
 
@@ -58,8 +60,12 @@ def defer() -> Iterator[Callable[[], None]]:
 
 
 def signal_name(error: KeyboardInterrupt) -> str:
-    """Return the name of the signal that caused an interrupt, or the default one for Python's own handler of Ctrl-C."""
-    return str(error) or signal.SIGINT.name
+    """Return the name of the signal that caused an interrupt.
+
+    While Ray waits for a result, its core catches the exception of the handler and raises a new one without the name.
+    The name is then that of the first signal of `interruptible`, or else that of Ctrl-C.
+    """
+    return str(error) or next(iter(_received), signal.SIGINT.name)
 
 
 @contextmanager

@@ -34,6 +34,16 @@ def test_each_signal_interrupts_under_its_name_and_the_handlers_come_back(number
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
+def test_a_signal_keeps_its_name_where_a_library_raises_an_interrupt_of_its_own() -> None:
+    with interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        except KeyboardInterrupt:
+            assert signal_name(KeyboardInterrupt()) == "SIGHUP"  # as Ray's core does while it waits
+    with interruptible():
+        assert signal_name(KeyboardInterrupt()) == "SIGINT"
+
+
 def test_the_second_signal_is_ignored_and_the_third_ends_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", THREE], capture_output=True, text=True, check=False)
     assert done.stdout == "SIGTERM\ngoes on\n"
