@@ -1,6 +1,7 @@
 """The data that recipes make with the scripted engine, pinned by digest: what moves the code must not change it.
 
-Whoever changes data on purpose raises the `revision` of the class, and pins the new digests:
+Whoever changes data on purpose raises the `revision` of the class, and pins the new digests. What did not move keeps
+its pin:
 
     python -m tests.test_pinned
 """
@@ -94,16 +95,22 @@ def digests(folder: Path) -> Iterator[tuple[str, str]]:
             yield f"fingerprint of {path.stem}.{name}", section.fingerprint()
 
 
-def test_recipes_make_the_data_that_they_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def digests_as_pinned(folder: Path) -> dict[str, str]:
+    """The digests with the fingerprints that steps had before their settings were renamed (`MOVED`)."""
     before = {new: old for old, new in MOVED.items()}
     fingerprint = Settings.fingerprint
-    monkeypatch.setattr(Settings, "fingerprint", lambda step: before.get(fingerprint(step)) or fingerprint(step))
-    made, known = dict(digests(tmp_path)), json.loads(KNOWN.read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Settings, "fingerprint", lambda step: before.get(fingerprint(step)) or fingerprint(step))
+        return dict(digests(folder))
+
+
+def test_recipes_make_the_data_that_they_made(tmp_path: Path) -> None:
+    made, known = digests_as_pinned(tmp_path), json.loads(KNOWN.read_text())
     assert made.keys() == known.keys()
     assert {name for name in made if made[name] != known[name]} == set()
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as there:
-        KNOWN.write_text(json.dumps(dict(digests(Path(there))), indent=1) + "\n")
+        KNOWN.write_text(json.dumps(digests_as_pinned(Path(there)), indent=1) + "\n")
     sys.exit(0)
