@@ -5,6 +5,9 @@ from typing import Any
 
 from gristmill.cluster.contract.sample import Message, ToolCall
 
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Types of parts that are text, and the key that has it."""
+
 
 def to_openai(turn: Message) -> dict[str, Any]:
     """Return a turn in the form of the API; keys that would say nothing are left out."""
@@ -30,19 +33,21 @@ def _content(turn: Message) -> str | list[Any] | None:
     if turn.parts is None:
         return turn.content
     parts, left = json.loads(turn.parts), turn.text
-    lengths = [part["text"] for part in parts if _is_text(part)]
+    lengths = [part[key] for part in parts if (key := _text_key(part))]
     if sum(lengths) + max(len(lengths) - 1, 0) != len(left):  # edited since: all of it is in the first of them
         lengths = [len(left)] + [0] * (len(lengths) - 1)
     made = []
     for part in parts:
-        if _is_text(part):
+        if key := _text_key(part):
             size = lengths.pop(0)
-            made.append({**part, "text": left[:size]})
+            made.append({**part, key: left[:size]})
             left = left[size + 1 :]
         else:
             made.append(part)
     return made
 
 
-def _is_text(part: Any) -> bool:  # noqa: ANN401 - any JSON value
-    return isinstance(part, dict) and part.get("type", "text") == "text" and isinstance(part.get("text"), int)
+def _text_key(part: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the key of a part that has the length of its text, or nothing for a part that is no text."""
+    key = TEXT_PARTS.get(str(part.get("type", "text")), "") if isinstance(part, dict) else ""
+    return key if key and isinstance(part.get(key), int) else ""

@@ -10,13 +10,23 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.conversation import OWN, SYSTEMS, TOOLS, Columns, Conversation, is_own
 from gristmill.cluster.io.readers.files import File
 from gristmill.cluster.io.readers.lines import Row
-from gristmill.cluster.io.shapes import CHOSEN, DIALOGUES, PROMPTS, REJECTED, REPLIES
-from gristmill.cluster.io.turns import THOUGHTS, TURN_KEYS
+from gristmill.cluster.io.shapes import CANDIDATES, CHOSEN, DIALOGUES, PROMPTS, REJECTED, REPLIES
+from gristmill.cluster.io.turns import CALL_KEYS, THOUGHTS, TURN_CARRIERS, TURN_KEYS
 
-CARRIERS = frozenset({*SYSTEMS, *TOOLS, *THOUGHTS, "history", "context", "label", "weight", "dropped"})
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+UNREAD = ("available_tools", "contexts", "passage", "passages", "choices", "options", "ranks", "ratings", "sys")
+UNREAD_THOUGHTS = ("thought", "thoughts", "cot", "chain_of_thought", "complex_cot", "rationale")
+CARRIERS = frozenset(
+    {
+        *("history", "context", "label", "weight", "dropped"),
+        *(*SYSTEMS, *TOOLS, *THOUGHTS, *UNREAD, *UNREAD_THOUGHTS, *MEDIA),
+    }
+)
 """Columns that say something about a sample: none of them is left out without a word of the recipe."""
 LISTS = frozenset({*DIALOGUES, *PROMPTS, *REPLIES, *CHOSEN, *REJECTED, "history"})
 """Columns that may be lists of turns."""
+TEXTS_OF_SHAPES = frozenset({"instruction", *LISTS, *CANDIDATES}) - {"history"}
+"""Columns that shapes read as questions or answers. One beside those that were read may only repeat them."""
 METADATA = "columns"
 """Where the manifest has the account."""
 Reader = Callable[[Columns], Sequence[Conversation]]
@@ -64,7 +74,7 @@ class Account:
         if row.columns is None or not (self.columns or self.ignore):
             return row
         left = dict(row.columns)
-        gone = [name for name in self.ignore if left.pop(name, None) is not None]
+        gone = [name for name in self.ignore if left.pop(name, None) not in (None, "")]
         moved = {name: left.pop(column) for name, column in self.columns.items() if column in left}
         clash = next((name for name in moved if left.get(name) is not None), "")
         if clash:
@@ -89,23 +99,36 @@ class Account:
             watched = ReadColumns(columns)
             found = reader(watched)
             unread = there - watched.seen - (OWN if is_own(columns) else frozenset())
-            self._require_told(file, row, shape, unread)
             self._known[shape, there] = unread
         else:
             found = reader(columns)
         self.rows += 1
         keys = _unread_keys(columns)
         if unread or keys:
+            self._require_told(file, row, shape, unread, keys - self.ignore, found)
             self.ignored.update(keys & self.ignore)
             self.unread.update(unread | keys - self.ignore)
         return found
 
-    def _require_told(self, file: File, row: Row, shape: str, unread: frozenset[str]) -> None:
-        lost = min(unread & CARRIERS, default="")
+    def _require_told(
+        self,
+        file: File,
+        row: Row,
+        shape: str,
+        unread: frozenset[str],
+        keys: frozenset[str],
+        found: Sequence[Conversation],
+    ) -> None:
+        """Refuse a row of which something would be lost that says something about the sample."""
+        columns, where = row.columns or {}, f"{file.name}:{row.place.removeprefix('line ')}"
+        other = (name for name in unread & TEXTS_OF_SHAPES if not _repeats(columns[name], found))
+        lost = min((*(unread & CARRIERS), *other), default="")
         if lost:
-            where = f"{file.name}:{row.place.removeprefix('line ')}"
             advice = f'map it to a name that is (columns = {{NAME = "{lost}"}}), or leave it out (ignore = ["{lost}"])'
             raise JobError(f"{where}: column '{lost}' is not read by the shape {shape}, must be; {advice}")
+        lost = min((key for key in keys if key.rpartition(".")[2] in TURN_CARRIERS), default="")
+        if lost:
+            raise JobError(f"{where}: key '{lost}' is not read, must be; leave it out (ignore = [\"{lost}\"])")
 
     def to_metadata(self) -> dict[str, str]:
         """Return the account as the manifest has it; nothing where every column was read."""
@@ -114,14 +137,29 @@ class Account:
         return {METADATA: json.dumps({"rows": self.rows, **said}, ensure_ascii=False)} if said else {}
 
 
+def _repeats(value: object, found: Sequence[Conversation]) -> bool:
+    """Say whether a column says what the turns say: one of them, some of them as turns, or all of them as one text."""
+    texts = {turn.text.strip() for conversation in found for turn in conversation.messages if turn.text}
+    if isinstance(value, str):
+        return value.strip() in texts or all(text in value for text in texts)
+    if not isinstance(value, list):
+        return False
+    said = [turn.get("content", turn.get("value")) if isinstance(turn, Mapping) else turn for turn in value]
+    return all(isinstance(text, str) and text.strip() in texts for text in said)
+
+
 def _unread_keys(columns: Mapping[str, Any]) -> frozenset[str]:
-    """Return the keys of turns that no shape reads."""
+    """Return the keys of turns, and of the calls in them, that no shape reads."""
     found: set[str] = set()
     for name, turns in columns.items():
         if isinstance(turns, list) and name in LISTS:
             for turn in turns:
                 if isinstance(turn, dict) and len(turn) > 2:
-                    found |= {f"{name}[].{k}" for k in turn.keys() - TURN_KEYS if turn[k] is not None}
+                    found |= {f"{name}[].{k}" for k in turn.keys() - TURN_KEYS if turn[k] not in (None, "", [])}
+                    calls = turn.get("tool_calls")
+                    for call in calls if isinstance(calls, list) else ():
+                        keys = call.keys() - CALL_KEYS if isinstance(call, dict) else ()
+                        found |= {f"{name}[].tool_calls[].{k}" for k in keys if call[k] is not None}
     return frozenset(found)
 
 
@@ -134,7 +172,8 @@ def account_rows(metadata: Mapping[str, str]) -> list[tuple[str, str, str]]:
 
 def account_line(metadata: Mapping[str, str]) -> str:
     """Return the sentence for people about columns that were not read, or nothing."""
-    unread = [f"{name} ({share} of the rows)" for fate, name, share in account_rows(metadata) if fate == "not read"]
+    rows = [(name.strip() or "''", share) for fate, name, share in account_rows(metadata) if fate == "not read"]
+    unread = [f"{name} ({share} of the rows)" for name, share in rows]
     if not unread:
         return ""
     return f"not read: {', '.join(unread)}; map a column with `columns`, or name it in `ignore`"

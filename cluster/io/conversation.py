@@ -9,15 +9,15 @@ from typing import Any
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import WEIGHT, Message
-from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_tools, read_turns, said
+from gristmill.cluster.io.turns import THOUGHTS, RowError, blank, flag, from_json, read_tools, read_turns, said
 
 Columns = Mapping[str, Any]
 """Columns of one row, names stripped and in lower case."""
 
-SYSTEMS = ("system", "system_prompt")
+SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
 TOOLS = ("tools", "functions")
-COMMON = frozenset({*SYSTEMS, "history", *TOOLS, "weight", "train", "tags", "scores"})
-"""Columns that every shape reads."""
+COMMON = frozenset({*SYSTEMS, "history", *TOOLS, *THOUGHTS, "weight", "train", "tags", "scores"})
+"""Columns that every shape reads; thoughts, where a row is one conversation that ends with an answer."""
 OWN = frozenset({"id", "parents", "method", "round", "origin", "dropped"})
 """Columns that exports write and nobody else; `dropped` is read, the others come anew."""
 
@@ -36,6 +36,29 @@ class Conversation:
         if not any(turn.role == "user" for turn in self.messages):
             roles = ", ".join(turn.role for turn in self.messages) or "none"
             raise RowError(f"its turns are {roles}, must have one of the user")
+
+
+def single(
+    row: Columns,
+    turns: Sequence[Message],
+    tags: Mapping[str, str] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> list[Conversation]:
+    """Return the one conversation of a row: `whole`, with the thought in a column as that of its last answer."""
+    last = turns[-1] if turns else None
+    name = (
+        present(row, THOUGHTS) if last and last.role == "assistant" else ""
+    )  # a thought without an answer is not read
+    thought = row.get(name)
+    if not last or thought is None or thought == "":
+        return [whole(row, turns, tags, scores)]
+    if not isinstance(thought, str):
+        raise RowError(f"field '{name}' is {said(thought)}, must be text")
+    if last.reasoning not in (None, thought):
+        raise RowError(
+            f"field '{name}' is there beside a thought of the last turn that is another, must be one of them"
+        )
+    return [whole(row, (*turns[:-1], last._replace(reasoning=thought)), tags, scores)]
 
 
 def whole(
@@ -98,15 +121,13 @@ def tags_of(row: Columns) -> dict[str, str]:
         return {"tags": value}
     if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
         return {"tags": ", ".join(value)} if value else {}
-    value = _table(value)
+    value = _table(value, "tags")
     if not isinstance(value, Mapping):
         raise RowError(f"field 'tags' is {said(value)}, must be a table of words")
     tags = {}
     for name, word in value.items():
-        if isinstance(word, Mapping | list):
-            raise RowError(f"field 'tags.{name}' is {said(word)}, must be a word")
         if word is not None and word != "":
-            tags[str(name)] = str(word).lower() if isinstance(word, bool) else str(word)
+            tags[str(name)] = word if isinstance(word, str) else number_text(word, f"tags.{name}", "a word")
     return tags
 
 
@@ -117,19 +138,27 @@ def scores_of(row: Columns) -> dict[str, float]:
         value = from_json(value, "scores", "a table of numbers")
     if value is None or value == "":
         return {}
-    value = _table(value)
+    value = _table(value, "scores")
     if not isinstance(value, Mapping):
         raise RowError(f"field 'scores' is {said(value)}, must be a table of numbers")
     return {str(name): _finite(number, f"scores.{name}") for name, number in value.items() if number is not None}
 
 
-def _table(value: object) -> object:
+def _table(value: object, name: str) -> object:
     """Return the table that a list of pairs is, and any other value as it is."""
-    if isinstance(value, list) and all(isinstance(pair, Mapping) and {*pair} == {"key", "value"} for pair in value):
-        return {pair["key"]: pair["value"] for pair in value}
-    if isinstance(value, list) and all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
-        return dict(value)
-    return value
+    if not isinstance(value, list):
+        return value
+    if all(isinstance(pair, Mapping) and {*pair} == {"key", "value"} for pair in value):
+        pairs = [(pair["key"], pair["value"]) for pair in value]
+    elif all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in value):
+        pairs = [(key, inner) for key, inner in value]
+    else:
+        return value
+    names = [str(key) for key, _ in pairs]
+    twice = next((key for key in names if names.count(key) > 1), None)
+    if twice is not None:
+        raise RowError(f"field '{name}' has the key {twice!r} twice, must have it once")
+    return dict(pairs)
 
 
 def number_of(row: Mapping[str, Any], name: str, score: str) -> dict[str, float]:
@@ -187,8 +216,17 @@ def text_of(row: Columns, names: Sequence[str], *, number: bool = False) -> str:
     """Return the text of the first of these columns that is there, which must show something, or may be a `number`."""
     name = present(row, names)
     value = row.get(name)
-    if number and isinstance(value, bool | int | float):
-        return str(value)
+    if number and not isinstance(value, str):
+        return number_text(value, name, "text")
     if not isinstance(value, str) or blank(value):
         raise RowError(f"field '{name}' is {said(value)}, must be text")
     return value
+
+
+def number_text(value: object, name: str, wanted: str) -> str:
+    """Return a number as people write it, and a truth value as JSON does; anything else is not what is `wanted`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise RowError(f"field '{name}' is {said(value)}, must be {wanted}")
+    return str(value)

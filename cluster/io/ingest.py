@@ -31,7 +31,7 @@ from gristmill.cluster.io.account import Account, account_line
 from gristmill.cluster.io.conversation import COMMON, OWN, Conversation, reason_of
 from gristmill.cluster.io.documents import Document
 from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
-from gristmill.cluster.io.readers.lines import Dialect, Row
+from gristmill.cluster.io.readers.lines import Dialect, Row, column_name
 from gristmill.cluster.io.readers.rows import rows
 from gristmill.cluster.io.shapes import LAYOUTS, detect, document_of, language
 from gristmill.cluster.io.turns import RowError
@@ -65,7 +65,7 @@ SHARD_CHARACTERS = 1 << 27
 class Source(Settings):
     """Data from outside: `input = "my/*.jsonl"`, a list of paths, or a table with the path and how to read it."""
 
-    revision: ClassVar[int] = 4  # turns are read whole, and every shape reads system, history and tools
+    revision: ClassVar[int] = 5  # thoughts in columns, names inside columns, numbers as JSON writes them
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
@@ -75,7 +75,7 @@ class Source(Settings):
     document a line. With `document` each file is one document: Markdown, HTML or PDF by its suffix, else plain text,
     `.txt` included."""
     shape: Shape = "auto"
-    """Layout of a row; `auto` goes by the columns of each file's first 1,000 rows."""
+    """Layout of a row; `auto` takes the first shape that one of each file's first 1,000 rows has."""
     on_bad_row: Literal["error", "drop"] = "error"
     """`error` refuses the file and names line and field; `drop` keeps the row as a dropped sample with its reason. A
     page of a PDF that cannot be read is such a row, and so is a whole document that cannot."""
@@ -92,8 +92,9 @@ class Source(Settings):
     columns: dict[str, str] = Field(default={})
     """Columns of the files by the names that shapes read: `columns = {question = "subject", answer = "reply"}`."""
     ignore: tuple[str, ...] = ()
-    """Columns that are left out. Any other column that is not read is printed, or is an error where it says something
-    about a sample: a system prompt, tools, history, context, a label, a weight, a thought, `dropped`."""
+    """Columns that are left out, and keys of turns, as `messages[].time`. Any other column that is not read is printed,
+    or is an error where it says something about a sample: a system prompt, tools, history, context, choices, a second
+    question or answer, a label, a weight, a thought, an image, `dropped`."""
     repair_text: bool = False
     """Whether bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD; else their row is a bad one."""
 
@@ -105,14 +106,14 @@ class Source(Settings):
     @field_validator("columns", "ignore", mode="after")
     @classmethod
     def _names(cls, value: Any) -> Any:  # noqa: ANN401 - a table or a tuple
-        """Compare names as those of columns are: stripped and in lower case."""
+        """Compare names as those of columns are."""
         if isinstance(value, tuple):
-            return tuple(name.strip().lower() for name in value)
+            return tuple(name if "[]." in name else column_name(name) for name in value)  # else a key of a turn
         known = {name for layout in LAYOUTS.values() for name in layout.reads}
         unknown = next((name for name in value if name not in known), None)
         if unknown is not None:
             raise ValueError(f"{unknown!r} is no column that a shape reads, must be one of {', '.join(sorted(known))}")
-        return {name: column.strip().lower() for name, column in value.items()}
+        return {name: column_name(column) for name, column in value.items()}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -350,9 +351,10 @@ class _Pass:
 
 
 def _detected(file: File, begin: Sequence[Row]) -> str:
-    """Return the shape that all columns of the first rows have together; empty where no row could be read."""
-    columns = {name for row in begin for name in row.columns or ()}
-    shape = detect(tuple(columns))
+    """Return the first shape that one of the first rows has; empty where no row could be read."""
+    found = {tuple(row.columns) for row in begin if row.columns is not None}
+    columns = {name for names in found for name in names}
+    shape = detect(found)
     if not shape and any(row.columns is not None for row in begin):
         raise JobError(
             f"{file.name}: the columns {', '.join(sorted(columns)) or '(none)'} fit no shape; name the shape, one of "

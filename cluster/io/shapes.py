@@ -5,12 +5,22 @@ ordered by `scores["preference"]`.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, Message, seed_id
-from gristmill.cluster.io.conversation import COMMON, Columns, Conversation, number_of, present, text_of, whole
+from gristmill.cluster.io.conversation import (
+    COMMON,
+    Columns,
+    Conversation,
+    number_of,
+    number_text,
+    present,
+    single,
+    text_of,
+    whole,
+)
 from gristmill.cluster.io.turns import RowError, blank, flag, from_json, read_calls, read_turns, said
 from gristmill.cluster.text.scripts import east_asian
 
@@ -56,35 +66,32 @@ class RowShape:
 
 def messages_of(row: Columns) -> list[Conversation]:
     """Read `messages: [{role, content}, …]`, or `conversations: [{from, value}, …]`."""
-    return [whole(row, _dialogue(row))]
+    return single(row, _dialogue(row))
 
 
 def alpaca_of(row: Columns) -> list[Conversation]:
     """Read `instruction`, `input` or `context`, and `output` or `response`."""
-    return [whole(row, (_instruction(row), Message("assistant", text_of(row, OUTPUTS, number=True))))]
+    return single(row, (_instruction(row), Message("assistant", text_of(row, OUTPUTS, number=True))))
 
 
 def completion_of(row: Columns) -> list[Conversation]:
     """Read a prompt and its completion; either may be text or a list of turns."""
-    return [whole(row, (*_turns(row, PROMPTS, "user"), *_turns(row, REPLIES, "assistant")))]
+    return single(row, (*_turns(row, PROMPTS, "user"), *_turns(row, REPLIES, "assistant")))
 
 
 def label_of(row: Columns) -> list[Conversation]:
     """Read a text and its label: the label is the assistant's turn and `tags["label"]`."""
     name = present(row, LABELS)
     value = row.get(name)
-    if isinstance(value, bool | int | float):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
+    label = value.strip() if isinstance(value, str) else number_text(value, name, "a word or a number")
+    if blank(label):
         raise RowError(f"field '{name}' is {said(value)}, must be a word or a number")
-    label = value.strip()
-    turns = (Message("user", text_of(row, TEXTS)), Message("assistant", label))
-    return [whole(row, turns, {"label": label})]
+    return single(row, (Message("user", text_of(row, TEXTS)), Message("assistant", label)), {"label": label})
 
 
 def document_of(row: Columns) -> list[Conversation]:
     """Read one plain text: a conversation of one user turn, which has no answer yet."""
-    return [whole(row, (Message("user", text_of(row, TEXTS)),))]
+    return single(row, (Message("user", text_of(row, TEXTS)),))
 
 
 def self_instruct_of(row: Columns) -> list[Conversation]:
@@ -95,13 +102,13 @@ def self_instruct_of(row: Columns) -> list[Conversation]:
     kind = row.get("is_classification")
     asked = {"instruction": row.get("instruction"), **instances[0]}
     turns = (_instruction(asked), Message("assistant", text_of(asked, OUTPUTS, number=True)))
-    return [whole(row, turns, {} if kind is None else {"is_classification": str(kind).lower()})]
+    return single(row, turns, {} if kind is None else {"is_classification": str(kind).lower()})
 
 
 def calls_of(row: Columns) -> list[Conversation]:
     """Read a prompt, `tools`, and `answers: [{name, arguments}, …]`: the calls that answer it, as xLAM has them."""
     calls = read_calls(row.get("answers"), "answers")
-    return [whole(row, (*_turns(row, PROMPTS, "user"), Message("assistant", None, tool_calls=calls)))]
+    return single(row, (*_turns(row, PROMPTS, "user"), Message("assistant", None, tool_calls=calls)))
 
 
 # -- shapes of several candidates a row ---------------------------------------------------------------------------
@@ -132,7 +139,7 @@ def feedback_of(row: Columns) -> list[Conversation]:
     name = present(row, FEEDBACK)
     good = flag(row.get(name), name)
     turns = _prompt(row, last=False)
-    return [whole(row, turns, scores={PREFERENCE: float(good)})]
+    return single(row, turns, scores={PREFERENCE: float(good)})
 
 
 def candidates_of(row: Columns) -> list[Conversation]:
@@ -175,9 +182,9 @@ LAYOUTS: Mapping[str, RowShape] = {
 """All shapes by name, in the order in which `auto` tries them."""
 
 
-def detect(columns: Sequence[str]) -> str:
-    """Return the name of the first shape that the columns fit, or the empty string."""
-    return next((name for name, layout in LAYOUTS.items() if layout.fits(columns)), "")
+def detect(found: Collection[Sequence[str]]) -> str:
+    """Return the name of the first shape that the columns of some row fit, or the empty string."""
+    return next((name for name, layout in LAYOUTS.items() if any(map(layout.fits, found))), "")
 
 
 def _dialogue(row: Columns) -> tuple[Message, ...]:
@@ -220,6 +227,8 @@ _SPOKEN = re.compile(r"\n\n(Human|Assistant): ?")
 
 def _candidate(value: object, name: str, prompt: Sequence[Message]) -> tuple[Message, ...]:
     """Return the turns of one candidate: text, turns, or without a prompt a dialogue as Anthropic's HH has it."""
+    if isinstance(value, bool | int | float):
+        value = number_text(value, name, "text")
     if not isinstance(value, str):
         return read_turns(value, name)
     if not prompt:

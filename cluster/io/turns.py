@@ -10,33 +10,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gristmill.cluster.contract import gate
+from gristmill.cluster.contract.chat import TEXT_PARTS
 from gristmill.cluster.contract.sample import ROLES, Message, ToolCall
 
+CALLERS = frozenset({"function_call", "function_calls", "tool_call", "tool_calls"})
+"""Speakers whose text is the JSON of a call, or of a list of calls."""
 SPEAKERS = {
     **{role: role for role in ROLES},
-    "human": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "ai", "model", "bot", "chatbot", "chatgpt", "bing", "bard"), "assistant"),
     "developer": "system",
-    "function": "tool",
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_call": "assistant",
-    "tool_call": "assistant",
+    **dict.fromkeys(("function", "observation", "ipython"), "tool"),
+    **dict.fromkeys(("tool_response", "tool_result", "function_response", "function_result"), "tool"),
+    **dict.fromkeys(sorted(CALLERS), "assistant"),
 }
-"""Names of the speakers in the wild, and the role that each is."""
-CALLERS = frozenset({"function_call", "tool_call"})
-"""Speakers whose text is the JSON of a call, or of a list of calls."""
+"""Names of the speakers in the wild, and the role that each is. Case, outer spaces, `-` and `_` do not count."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
+"""Types of parts that are thoughts, in the key of that name."""
 TRAINED = ("train", "training", "loss", "loss_mask", "weight")
 """Flags of a turn that say whether the assistant's words are trained on; `mask` says the opposite."""
 TURN_KEYS = frozenset(
     {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "mask", "parts"}
 ) | {*THOUGHTS, *TRAINED}
 """Every key of a turn that is read."""
+TURN_CARRIERS = frozenset({"thought", "thoughts", "reasoning_details", "refusal", "audio", "image", "images", "videos"})
+"""Keys of a turn that say something and are not read: the recipe must name them."""
+CALL_KEYS = frozenset({"id", "type", "function", "name", "arguments", "parameters", "index"})
+"""Keys of a call that are read, or that count the calls of a list."""
 
 _BLANK = re.compile(
     "[\\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
@@ -94,23 +95,23 @@ def read_tools(value: object, name: str) -> str | None:
 def _turn(turn: object, where: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError(f"field '{where}' is {said(turn)}, must be a table with role and content")
-    speaker = turn.get("role", turn.get("from"))
-    if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
-        raise RowError(f"field '{where}.role' is {said(speaker)}, must be one of {', '.join(SPEAKERS)}")
-    content = turn.get("content")
-    if len(turn) == 2 and isinstance(content, str) and speaker in ROLES and not blank(content):
-        return Message(speaker, content)  # as most turns are: a quarter of the time
-    content, parts = _content(turn, where)
+    given, content = turn.get("role", turn.get("from")), turn.get("content")
+    if len(turn) == 2 and given in ROLES and isinstance(content, str) and not blank(content):
+        return Message(given, content)  # as most turns are: a quarter of the time
+    speaker = given.strip().lower().replace("-", "_") if isinstance(given, str) else ""
+    if speaker not in SPEAKERS:
+        raise RowError(f"field '{where}.role' is {said(given)}, must be one of {', '.join(SPEAKERS)}")
+    content, parts, thought = _content(turn, where)
     calls = read_calls(turn.get("tool_calls"), f"{where}.tool_calls")
     calls += read_calls(turn.get("function_call") or None, f"{where}.function_call")
-    if speaker.lower() in CALLERS and not calls:
+    if speaker in CALLERS and not calls:
         content, calls = None, read_calls(content, f"{where}.content")
         if not calls:
             raise RowError(f"field '{where}.content' is {said(turn.get('content'))}, must be the JSON of a call")
     message = Message(
-        SPEAKERS[speaker.lower()],
+        SPEAKERS[speaker],
         content,
-        _thought(turn, where),
+        _thought({**turn, "a part": thought} if thought else turn, where),
         calls,
         _word(turn, "tool_call_id", where),
         _word(turn, "name", where),
@@ -126,14 +127,14 @@ def _may_be_silent(turn: Message) -> bool:
     return bool(turn.tool_calls or turn.parts) or turn.role in ("tool", "system")
 
 
-def _content(turn: Mapping[str, Any], where: str) -> tuple[str | None, str | None]:
-    """Return the text of a turn and the JSON of its parts, of which at most one is None."""
+def _content(turn: Mapping[str, Any], where: str) -> tuple[str | None, str | None, str | None]:
+    """Return the text of a turn, the JSON of its parts, and the thought that is among them."""
     content = turn.get("content", turn.get("value"))
     if content is None or isinstance(content, str):
         parts = turn.get("parts")
         if parts is not None and not isinstance(from_json(parts, f"{where}.parts", "a list of parts"), list):
             raise RowError(f"field '{where}.parts' is {said(parts)}, must be a list of parts")
-        return content, parts if parts is None or isinstance(parts, str) else to_json(parts, f"{where}.parts")
+        return content, parts if parts is None or isinstance(parts, str) else to_json(parts, f"{where}.parts"), None
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, list):
@@ -141,26 +142,34 @@ def _content(turn: Mapping[str, Any], where: str) -> tuple[str | None, str | Non
     return _parted(content, f"{where}.content")
 
 
-def _parted(content: Sequence[object], where: str) -> tuple[str | None, str | None]:
-    """Return the texts of a list of parts joined by line breaks, and the JSON of the parts if some are no plain text.
+def _parted(content: Sequence[object], where: str) -> tuple[str | None, str | None, str | None]:
+    """Return the texts of a list of parts joined by line breaks, the JSON of the parts if some say more, and thoughts.
 
-    In the JSON a text is its length: what edits the content must not leave the old text there.
+    In the JSON a text is its length: what edits the content must not leave the old text there. A thought is not in it.
     """
-    texts, kept, plain = list[str](), list[object](), True
+    texts, thoughts, kept, plain = list[str](), list[str](), list[object](), True
     for place, part in enumerate(content):
         table = {"type": "text", "text": part} if isinstance(part, str) else part
-        if not isinstance(table, Mapping):
+        if not isinstance(table, Mapping) or not ("type" in table or isinstance(table.get("text"), str)):
             raise RowError(f"field '{where}[{place}]' is {said(part)}, must be text or a table with its type")
-        table = {key: inner for key, inner in table.items() if inner is not None}
-        text = table.get("text")
-        if isinstance(text, str) and table.get("type", "text") == "text":
+        table = {key: inner for key, inner in table.items() if inner is not None and inner != []}
+        kind = str(table.get("type", "text"))
+        key = TEXT_PARTS.get(kind, "")
+        if isinstance(text := table.get(key), str):
             texts.append(text)
-            plain &= table.keys() == {"type", "text"}
-            table["text"] = len(text)
+            plain &= table.keys() <= {"type", key}
+            table[key] = len(text)
+        elif key:
+            raise RowError(f"field '{where}[{place}].{key}' is {said(text)}, must be text")
+        elif kind in THOUGHT_PARTS and isinstance(table.get(kind), str):
+            thoughts.append(table.pop(kind))
+            if table.keys() == {"type"}:
+                continue
+            plain = False
         else:
             plain = False
         kept.append(table)
-    return "\n".join(texts) if texts else None, None if plain else to_json(kept, where)
+    return "\n".join(texts) if texts else None, None if plain else to_json(kept, where), "\n".join(thoughts) or None
 
 
 def _call(value: object, where: str) -> ToolCall:
@@ -175,11 +184,21 @@ def _call(value: object, where: str) -> ToolCall:
         raise RowError(f"field '{where}.name' is {said(name)}, must be the name of a tool")
     if not isinstance(arguments, str):
         arguments = "{}" if arguments is None else to_json(arguments, f"{where}.arguments")
+    _require_clean(arguments, f"{where}.arguments")
     return ToolCall(_word(value, "id", where), name, arguments)
 
 
+def _require_clean(arguments: str, name: str) -> None:
+    """Refuse JSON that no dataset can hold; what is no JSON, as models write it at times, stays as it is."""
+    try:
+        gate.parse(arguments)
+    except gate.GateError as error:
+        if not str(error).startswith("is not JSON"):
+            raise RowError(f"field '{name}' holds what cannot be taken in: {error}") from error
+
+
 def _thought(turn: Mapping[str, Any], where: str) -> str | None:
-    found = {key: turn[key] for key in THOUGHTS if turn.get(key)}
+    found = {key: turn[key] for key in (*THOUGHTS, "a part") if turn.get(key)}
     for key, thought in found.items():
         if not isinstance(thought, str):
             raise RowError(f"field '{where}.{key}' is {said(thought)}, must be text")

@@ -15,7 +15,7 @@ from gristmill.cluster.contract import gate
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.readers.delimited import require_distinct
 from gristmill.cluster.io.readers.files import File
-from gristmill.cluster.io.readers.lines import Row
+from gristmill.cluster.io.readers.lines import Row, column_name
 
 BATCH_ROWS = 1024
 MARKER = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -50,17 +50,23 @@ def arrow_rows(file: File) -> Iterator[Row]:
         for row in _batches(file, stream.schema, iter(stream)):
             count = row.number
             yield row
-        source.seek(max(source.size() - len(MARKER), 0))
-        if source.read() != MARKER:
+        end = source.tell()
+        source.seek(max(end - len(MARKER), 0))
+        if source.read(len(MARKER)) != MARKER:
             raise JobError(
                 f"{file.name}: ends after row {count} without the marker that ends an Arrow stream, must have it; "
                 "it was cut off: write it anew"
+            )
+        if end < source.size():
+            raise JobError(
+                f"{file.name}: holds {source.size() - end} bytes after the stream that ends with row {count}, must end "
+                "with it; two files were joined: name them one by one"
             )
 
 
 def _batches(file: File, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
     require_distinct(file.name, schema.names)
-    names, reads = [name.strip().lower() for name in schema.names], _reads(schema)
+    names, reads = [column_name(name) for name in schema.names], _reads(schema)
     number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH_ROWS):
@@ -98,12 +104,42 @@ def _reads(schema: pa.Schema) -> dict[int, Callable[[Any], Any]]:
     found: dict[int, Callable[[Any], Any]] = {}
     features = _features(schema)
     for place, column in enumerate(schema):
-        names = features.get(column.name, {}).get("names") if isinstance(features.get(column.name), dict) else None
-        if isinstance(names, list) and pa.types.is_integer(column.type):
-            found[place] = _label(column.name, names)
-        elif _has_numbers(column.type):
-            found[place] = plain
+        read = _named(features.get(column.name), column_name(column.name))
+        numbers = _has_numbers(column.type)
+        if read and numbers:
+            found[place] = lambda value, read=read: plain(read(value))
+        elif read or numbers:
+            found[place] = read or plain
     return found
+
+
+def _named(feature: Any, where: str) -> Callable[[Any], Any] | None:  # noqa: ANN401 - JSON of another library
+    """Return what puts names for the class labels in a column, wherever in it they are; None where there are none."""
+    if isinstance(feature, list) and len(feature) == 1:  # how versions before 4 write a list
+        return _each(_named(feature[0], f"{where}[]"))
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
+        return _label(where, feature["names"])
+    if "_type" in feature:
+        return _each(_named(feature.get("feature"), f"{where}[]"))
+    inner = {key: read for key, each in feature.items() if (read := _named(each, f"{where}.{key}"))}
+    return _fields(inner) if inner else None
+
+
+def _each(read: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    if read is None:
+        return None
+    return lambda value: [read(inner) for inner in value] if isinstance(value, list) else read(value)
+
+
+def _fields(reads: Mapping[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:  # noqa: ANN401 - a table, or a list of them
+        if isinstance(value, list):
+            return [read(inner) for inner in value]
+        return value and {**value, **{key: each(value.get(key)) for key, each in reads.items()}}
+
+    return read
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
@@ -115,12 +151,14 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _label(column: str, names: list[Any]) -> Callable[[Any], str | None]:
-    def read(value: int | None) -> str | None:
+def _label(column: str, names: list[Any]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:  # noqa: ANN401 - a number of a class, or what a writer put in its place
         if value is None or value == -1:  # how `datasets` says that there is none
             return None
+        if not isinstance(value, int):
+            return value
         if not 0 <= value < len(names):
-            raise ValueError(f"field '{column.strip().lower()}' is {value}, must be one of {len(names)} class labels")
+            raise ValueError(f"field '{column}' is {value}, must be one of {len(names)} class labels")
         return str(names[value])
 
     return read

@@ -3,16 +3,17 @@
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.readers.files import File
-from gristmill.cluster.io.readers.lines import Dialect, Line, Row, lines
+from gristmill.cluster.io.readers.lines import BOM, Dialect, Line, Row, column_name, lines
 
 MOST_LINES = 10_000
 """Lines in one cell, after which the quote that opened it counts as never closed."""
 SEPARATORS = ",;\t|"
+SAID_SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
@@ -49,15 +50,20 @@ def csv_rows(file: File, dialect: Dialect) -> Iterator[Row]:
     """
     taken = _Lines(lines(file, dialect))
     begin = _begin(taken)
+    said = SAID_SEPARATOR.fullmatch(begin.text) if begin else None
+    if said:  # as Excel writes it before the header
+        begin = _begin(taken)
     if begin is None:
         return
     taken.put_back([begin])
-    separator = dialect.separator or _separator(file, begin.text)
+    separator = dialect.separator or (said[1] if said else _separator(file, begin.text))
     quoted = separator != "\t" if dialect.quoting == "auto" else dialect.quoting == "double"
     head = _record(taken, separator, quoted=quoted)
     names = _header(file, head)
     while record := _record(taken, separator, quoted=quoted):
         problem, cells = record.problem, record.cells
+        if head and cells == head.cells:
+            problem = "is the header again, must be a row; take it out (two files were joined)"
         if not problem and len(cells) != len(names):
             cells_of = NAMES.get(separator, f"{separator!r}")
             problem = (
@@ -80,20 +86,20 @@ def _header(file: File, record: _Record | None) -> list[str]:
     if record is None or record.problem:
         said = record.problem if record else "is absent"
         raise JobError(f"{file.name}:{record.first.number if record else 1}: the header {said}; repair it")
-    names = [name.strip().lower() for name in record.cells]
+    names = [column_name(name) for name in record.cells]
     require_distinct(file.name, record.cells)
     return names
 
 
 def require_distinct(name: str, columns: list[str]) -> None:
-    """Refuse two columns of one name, which is compared as rows are read: stripped and in lower case.
+    """Refuse two columns of one name, as names are compared.
 
     Raises:
         JobError: naming both.
     """
     places: dict[str, int] = {}
     for place, column in enumerate(columns):
-        first = places.setdefault(column.strip().lower(), place)
+        first = places.setdefault(column_name(column), place)
         if first != place:
             raise JobError(
                 f"{name}: columns {first + 1} and {place + 1} are called {columns[first]!r} and {column!r}, must have "
@@ -112,6 +118,8 @@ def _record(taken: _Lines, separator: str, *, quoted: bool) -> _Record | None:
     first = _begin(taken)
     if first is None:
         return None
+    if first.text.startswith(BOM):  # two files were joined
+        first = replace(first, text=first.text.lstrip(BOM))
     if first.problem:
         return _Record(first, [], first.text, first.problem)
     if quoted and '"' in first.text:

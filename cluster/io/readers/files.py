@@ -57,6 +57,24 @@ COMPRESSIONS: Mapping[bytes, str] = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
+OTHERS: Mapping[bytes, str] = {
+    b"PK\x03\x04": "a ZIP archive (or a file of an office program, which is one)",
+    b"\xfd7zXZ\x00": "compressed with xz",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"SQLite format 3\x00": "an SQLite database",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe\x00\x00": "UTF-32",
+    **{magic: f"compressed twice, inside with {name}" for magic, name in COMPRESSIONS.items()},
+}
+"""How files begin that hold no rows that can be read, whatever they are called. The longest that fits counts."""
+TAR = slice(257, 262)
+"""Where a tar archive says that it is one."""
+BINARY = frozenset({"parquet", "arrow", "pdf"})
+HEAD = 512
+"""Bytes of the beginning of a file by which it is known."""
 BLOCK = 1 << 20
 
 
@@ -150,19 +168,34 @@ def _file(name: str, system: fs.FileSystem, path: str, format_name: str) -> File
         head = b""
         with system.open_input_stream(path, compression=None) as source:
             while block := source.read(BLOCK):
-                head = head or bytes(block[:64])
+                head = head or bytes(block[:HEAD])
                 total.update(block)
         compression = next((c for magic, c in COMPRESSIONS.items() if head.startswith(magic)), None)
         if compression:
             with system.open_input_stream(path, compression=compression) as source:
-                head = source.read(64)
+                head = source.read(HEAD)
     except (pa.ArrowException, OSError) as error:
-        raise JobError(f"{name}: cannot be read ({error}); check that it exists and may be read") from error
+        advice = "check that it exists, may be read, and is whole"
+        raise JobError(f"{name}: cannot be read ({error}); {advice}") from error
     known = _format(path, head, format_name)
     if not head and known not in WHOLE:
         raise JobError(f"{name}: is empty, must hold at least one row")
+    _require_rows(name, head, known)
     name = name.encode(errors="surrogateescape").decode(errors="replace")  # as the system has it, it may be no UTF-8
     return File(name, system, path, known, total.hexdigest(), compression)
+
+
+def _require_rows(name: str, head: bytes, known: FileFormat) -> None:
+    """Refuse a file whose beginning shows that it holds no text where its format is text."""
+    if known in BINARY:
+        return
+    what = max((magic for magic in OTHERS if head.startswith(magic)), key=len, default=b"")
+    said = OTHERS.get(what, "a tar archive" if head[TAR] == b"ustar" else "")
+    if not said and head.count(0) > len(head) // 4:
+        said = "UTF-16, UTF-32 or no text"
+    if said:
+        advice = "convert it" if "UTF" in said else "unpack it, or save it in a format that is read"
+        raise JobError(f"{name}: is {said}, must be UTF-8 text where it is read as {known}; {advice}")
 
 
 def _format(path: str, head: bytes, format_name: str) -> FileFormat:

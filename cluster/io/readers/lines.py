@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.documents import Document
 from gristmill.cluster.io.readers.files import BLOCK, File
 
@@ -14,6 +13,16 @@ LONGEST_LINE = 1 << 27
 """Bytes of a line; the rest of a longer one is skipped, so that a file that decompresses to much costs no memory."""
 RAW_CHARACTERS = 4_000
 """Characters of a bad row that are kept in its dropped sample."""
+
+
+BOM = "\ufeff"
+"""The byte order mark, with which lines begin where files were joined."""
+_OUTER = " \t\r\n\x0b\x0c\u00a0\u3000\u200b\ufeff"
+
+
+def column_name(name: str) -> str:
+    """Return the name of a column as it is compared: without outer spaces, in lower case, its words joined by `_`."""
+    return name.strip(_OUTER).lower().replace("-", "_").replace(" ", "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +72,10 @@ class Line:
 
 
 def lines(file: File, dialect: Dialect) -> Iterator[Line]:
-    """Yield the lines of a file; they end with LF, CRLF, or CR alone in a file without LF.
-
-    Raises:
-        JobError: for UTF-16.
-    """
+    """Yield the lines of a file; they end with LF, CRLF, or CR alone in a file without LF."""
     with file.open_stream() as stream:
         reader = io.BufferedReader(stream, BLOCK)
         head = reader.peek(BLOCK)
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise JobError(f"{file.name}: is UTF-16, must be UTF-8; convert it")
         cut = _ended_by_cr(reader) if b"\r" in head and b"\n" not in head else _ended_by_lf(reader)
         for number, data in enumerate(cut, 1):
             yield _line(number, data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data, dialect)

@@ -14,7 +14,7 @@ from gristmill.cluster.io.documents import DocumentError
 from gristmill.cluster.io.readers.columnar import arrow_rows, parquet_rows, plain
 from gristmill.cluster.io.readers.delimited import csv_rows
 from gristmill.cluster.io.readers.files import File
-from gristmill.cluster.io.readers.lines import Dialect, Row, lines
+from gristmill.cluster.io.readers.lines import BOM, Dialect, Row, column_name, lines
 
 MOST_BYTES = 1 << 30
 """Bytes of a file that is held whole: a JSON array, or a document."""
@@ -47,7 +47,7 @@ def _jsonl(file: File, dialect: Dialect) -> Iterator[Row]:
         elif line.text.strip():
             row = line.row()
             try:
-                value = gate.parse(line.text, repair=dialect.repair)
+                value = gate.parse(line.text.lstrip(BOM), repair=dialect.repair)
             except GateError as error:
                 wanted = ", must be one JSON object a line" if str(error).startswith("is not JSON") else ""
                 yield replace(row, problem=f"{error}{wanted}")
@@ -56,14 +56,14 @@ def _jsonl(file: File, dialect: Dialect) -> Iterator[Row]:
 
 
 def _columns(row: Row, value: object) -> Row:
-    """Return the row with its columns: names stripped and in lower case, a whole float as an int."""
+    """Return the row with its columns under their names as they are compared, a whole float as an int."""
     if not isinstance(value, dict):
         problem = "is not a JSON object, must be one with named fields"
         return replace(row, raw=row.raw or gate.to_text(value), problem=problem)
-    columns = {key.strip().lower(): plain(inner) if type(inner) is float else inner for key, inner in value.items()}
+    columns = {column_name(key): plain(inner) if type(inner) is float else inner for key, inner in value.items()}
     if len(columns) < len(value):
         names: dict[str, str] = {}
-        one, other = next((names[k], key) for key in value if names.setdefault(k := key.strip().lower(), key) != key)
+        one, other = next((names[k], key) for key in value if names.setdefault(k := column_name(key), key) != key)
         problem = f"keys {one!r} and {other!r} are one column, must have two names; rename or remove one"
         return replace(row, raw=row.raw or gate.to_text(value), problem=problem)
     return replace(row, columns=columns)
@@ -107,7 +107,7 @@ def _whole(stream: IO[bytes]) -> bytes | None:
 def _text(file: File, dialect: Dialect) -> Iterator[Row]:
     for line in lines(file, dialect):
         if line.problem or line.text.strip():
-            yield line.row({"text": line.text.strip()})
+            yield line.row({"text": line.text.lstrip(BOM).strip()})
 
 
 def _document(file: File, _: Dialect) -> Iterator[Row]:
