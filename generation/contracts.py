@@ -145,6 +145,8 @@ class Verdict:
     tags: Mapping[str, str] = field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
     """The conversation to continue with instead of the judged one, such as one with personal data masked."""
+    tools: str | None = None
+    """The tools to continue with instead of those that the sample has, JSON text; None leaves these as they are."""
 
 
 class GenerateStep(Step, Generic[State]):

@@ -129,7 +129,7 @@ class Train(TrainSettings, Job):
         if found and found.world != self.workers:
             raise JobError(
                 f"train.workers: {self.workers}, must be {found.world}, which wrote the checkpoint of step "
-                f"{found.step}; or delete {folder / checkpoint.FOLDER} to begin anew"
+                f"{found.step} in {folder}; set it, or change train.seed, which begins anew in another folder"
             )
 
     def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:

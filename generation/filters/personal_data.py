@@ -77,7 +77,9 @@ class Analyzer(Protocol):
 
 
 class PersonalData(Filter[Analyzer | None]):
-    """Mask e-mail addresses, phone, card, account and ID numbers and IP addresses in all turns, or drop the sample.
+    """Mask e-mail addresses, phone, card, account and ID numbers and IP addresses in a sample, or drop it.
+
+    All that a sample says is looked at: contents, thoughts, names, arguments of calls, parts and tools; not its tags.
 
     Numbers with a checksum must pass it, so an order number of 16 digits stays. Addresses that belong to no one stay
     too: reserved domains, private and documentation networks. The tag `personal_data` says what was masked. Names and
@@ -90,6 +92,7 @@ class PersonalData(Filter[Analyzer | None]):
     Chinese mobile.
     """
 
+    revision: ClassVar[int] = 2  # thoughts, calls, parts and tools are looked at too
     kind: Literal["personal_data"] = "personal_data"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     action: Literal["mask", "drop"] = "mask"
@@ -110,7 +113,7 @@ class PersonalData(Filter[Analyzer | None]):
         return await asyncio.to_thread(analyzer, self.presidio_models)
 
     async def judge(self, sample: Sample, ask: Ask[Analyzer | None]) -> Verdict:
-        """Judge every turn."""
+        """Judge all that the sample says."""
         found = partial(self.spans, presidio=ask.prepared)
         return masking(sample, self.kind, found, drop=self.action == "drop")
 

@@ -60,6 +60,7 @@ HEX = re.compile(r"[0-9a-fA-F-]+")
 class Secrets(Filter):
     """Drop a sample that contains a credential, or mask the credential.
 
+    All that a sample says is looked at: contents, thoughts, names, arguments of calls, parts and tools; not its tags.
     Three looks: the documented forms of well-known issuers, passwords inside URLs, and values assigned to a name such
     as `api_key` or `密码` when they are as random as a key is. A value that says of itself that it is an example stays.
 
@@ -69,6 +70,7 @@ class Secrets(Filter):
     mix letters and digits, because a value of 20 signs has 4.3 bits at most; only assigned values are measured.
     """
 
+    revision: ClassVar[int] = 2  # thoughts, calls, parts and tools are looked at too
     kind: Literal["secrets"] = "secrets"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     action: Literal["drop", "mask"] = "drop"
@@ -81,7 +83,7 @@ class Secrets(Filter):
     """Least characters of an assigned value that is measured."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge every turn."""
+        """Judge all that the sample says."""
         del ask
         return masking(sample, self.kind, self.spans, drop=self.action == "drop")
 

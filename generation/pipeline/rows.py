@@ -304,12 +304,14 @@ def _with_origin(s: Sample, origin: Origin) -> Sample:
 
 def apply_verdict(sample: Sample, verdict: Verdict) -> Sample:
     """Return the sample with what a verdict adds: scores, tags, new messages, or a drop reason."""
-    if verdict.dropped is None and verdict.messages is None and not verdict.scores and not verdict.tags:
+    unchanged = verdict.messages is None and verdict.tools is None
+    if verdict.dropped is None and unchanged and not verdict.scores and not verdict.tags:
         return sample
     return replace(
         sample,
         scores={**sample.scores, **verdict.scores},
         tags={**sample.tags, **verdict.tags},
         messages=sample.messages if verdict.messages is None else verdict.messages,
+        tools=sample.tools if verdict.tools is None else verdict.tools,
         dropped=verdict.dropped,
     )

@@ -1,9 +1,14 @@
-"""Masking: replace spans that a rule has found by typed placeholders, in a whole conversation."""
+"""Masking: replace spans that a rule has found by typed placeholders, in all that a conversation says.
 
+That is the content, the thought and the name of each turn, the arguments of calls, parts that are no text, and the
+tools of the sample. The last three are JSON text: strings and numbers in it are masked, and it stays JSON.
+"""
+
+import json
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.generation.contracts import Verdict
 
 
@@ -34,15 +39,70 @@ def masked(text: str, spans: Iterable[MaskSpan]) -> str:
 
 
 def masking(sample: Sample, kind: str, find: Callable[[str], list[MaskSpan]], *, drop: bool) -> Verdict:
-    """Return the verdict on all turns: a drop, or the masked conversation with a tag `kind` that says what went."""
-    found = [find(turn.text) for turn in sample.messages]
-    kinds = sorted({span.what for spans in found for span in spans})
+    """Return the verdict on a sample: a drop, or the masked conversation with a tag `kind` that says what went."""
+    mask = _Mask(find)
+    messages = tuple(mask.turn(turn) for turn in sample.messages)
+    tools = mask.json(sample.tools)
+    kinds = sorted(mask.kinds)
     if not kinds:
         return Verdict()
     if drop:
         return Verdict(dropped=f"{kind}: has {kinds[0].replace('_', ' ')}")
     before = sample.tags.get(kind, "").split()  # the filter runs before and after the answer
     tag = " ".join(sorted({*kinds, *before}))
-    turns = zip(sample.messages, found, strict=True)
-    messages = tuple(turn._replace(content=masked(turn.text, spans)) if spans else turn for turn, spans in turns)
-    return Verdict(tags={kind: tag}, messages=messages)
+    return Verdict(tags={kind: tag}, messages=messages, tools=tools)
+
+
+class _Mask:
+    """One look through a sample, and the kinds that it found."""
+
+    def __init__(self, find: Callable[[str], list[MaskSpan]]) -> None:
+        self.find = find
+        self.kinds: set[str] = set()
+
+    def turn(self, turn: Message) -> Message:
+        """Return a turn with everything in it masked."""
+        if turn.plain:
+            text = self.text(turn.content)
+            return turn if text == turn.content else turn._replace(content=text)
+        calls = tuple(call._replace(arguments=self.json(call.arguments) or "") for call in turn.tool_calls)
+        texts = {name: self.text(getattr(turn, name)) for name in ("content", "reasoning", "name")}
+        return turn._replace(**texts, tool_calls=calls, parts=self.json(turn.parts))
+
+    def text(self, text: str | None, key: str = "") -> str | None:
+        """Return a text masked; a key before it counts as its context, as in `password=…`."""
+        if not text:
+            return text
+        begin = len(key) + 1 if key else 0
+        spans = self.find(f"{key}={text}" if key else text)
+        inside = [MaskSpan(max(start - begin, 0), stop - begin, what) for start, stop, what in spans if stop > begin]
+        self.kinds.update(span.what for span in inside)
+        return masked(text, inside)
+
+    def json(self, text: str | None) -> str | None:
+        """Return JSON text with its strings, numbers and keys masked; itself, byte for byte, where there is nothing."""
+        if not text:
+            return text
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):  # as models write it at times
+            return self.text(text)
+        made = self._inside(value, "")
+        return text if made == value else json.dumps(made, ensure_ascii=False)
+
+    def _inside(self, value: Any, key: str) -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(value, dict):
+            made: dict[str, Any] = {}
+            for name, inner in value.items():
+                said = self.text(name) or ""
+                said = said if said not in made else f"{said} ({len(made) + 1})"  # two names became one
+                made[said] = self._inside(inner, name)
+            return made
+        if isinstance(value, list):
+            return [self._inside(inner, key) for inner in value]
+        if isinstance(value, str):
+            return self.text(value, key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            text = self.text(str(value), key)
+            return value if text == str(value) else text
+        return value

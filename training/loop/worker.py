@@ -184,7 +184,8 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
     loss = _over_workers(total)[0] / trained
     if not np.isfinite(loss):
         raise RunError(
-            f"train, step {step + 1}: the loss is {loss}, must be finite; lower train.learning_rate, delete the folder"
+            f"train, step {step + 1}: the loss is {loss}, must be finite; lower train.learning_rate, which begins anew "
+            "in another folder"
         )
     norm = worker.engine.get_global_grad_norm()
     return {

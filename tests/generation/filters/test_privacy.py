@@ -1,6 +1,7 @@
 """Personal data, secrets and the blocklist: published numbers, near misses, Chinese."""
 
 import asyncio
+import json
 import sys
 import types
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Message, Sample, ToolCall
 from gristmill.generation.contracts import Filter, Snapshot, Verdict
 from gristmill.generation.filters.blocklist import Blocklist
 from gristmill.generation.filters.personal_data import PersonalData, chinese_id, luhn, mod97
@@ -98,6 +99,57 @@ def test_the_mask_covers_every_turn_says_what_went_and_is_stable() -> None:
     assert judged(PersonalData(), *(turn.text for turn in verdict.messages)) == Verdict()
     later = judged(PersonalData(), "<EMAIL>", "call +44 20 7946 0018", personal_data="email")
     assert later.tags == {"personal_data": "email phone"}
+
+
+KEY = "q7Zp2Xw9Lk4Tn8Vb3Rm6"
+SECRETS = {"api_key": KEY, "note": "ok"}
+WHOLE = Sample(
+    id="s",
+    messages=(
+        Message("user", "hi", name="li@163.com"),
+        Message(
+            "assistant",
+            None,
+            reasoning="Her number is 13812345678.",
+            tool_calls=(
+                ToolCall("c1", "call", '{"to": 13812345678, "li@163.com": {"x": ["+44 20 7946 0018", 7]}, "n": 1.50}'),
+                ToolCall("c2", "login", json.dumps(SECRETS)),
+                ToolCall("c3", "cut", '{"to": "li@163.com'),
+                ToolCall("c4", "plain", '{"a":1.50}'),
+            ),
+        ),
+        Message("tool", "done", parts='[{"type": "image_url", "image_url": {"url": "ftp://u:Xk29fQ77@host/a.png"}}]'),
+    ),
+    tools='[{"name": "call", "description": "Ask li@163.com."}]',
+)
+
+
+def test_the_mask_covers_thoughts_calls_parts_and_tools() -> None:
+    verdict = asyncio.run(PersonalData().judge(WHOLE, ScriptedAsk()))
+    assert verdict.messages is not None
+    asks, calls, tells = verdict.messages
+    assert (asks.name, calls.reasoning) == ("<EMAIL>", "Her number is <PHONE>.")
+    assert [call.arguments for call in calls.tool_calls] == [
+        '{"to": "<PHONE>", "<EMAIL>": {"x": ["<PHONE>", 7]}, "n": 1.5}',
+        json.dumps(SECRETS),
+        '{"to": "<EMAIL>',
+        '{"a":1.50}',
+    ]
+    assert verdict.tools == '[{"name": "call", "description": "Ask <EMAIL>."}]'
+    assert tells == WHOLE.messages[2]
+    verdict = asyncio.run(Secrets(action="mask").judge(WHOLE, ScriptedAsk()))
+    assert verdict.messages is not None and verdict.tags == {"secrets": "password secret"}
+    assert verdict.messages[1].tool_calls[1].arguments == json.dumps({"api_key": "<SECRET>", "note": "ok"})
+    assert json.loads(verdict.messages[2].parts or "")[0]["image_url"]["url"] == "ftp://u:<PASSWORD>@host/a.png"
+    assert asyncio.run(Secrets().judge(WHOLE, ScriptedAsk())).dropped == "secrets: has password"
+
+
+def test_two_names_that_become_one_keep_what_they_hold() -> None:
+    call = ToolCall(None, "f", '{"li@163.com": 1, "wu@163.com": 2}')
+    sample = Sample("s", (Message("user", "q"), Message("assistant", None, tool_calls=(call,))))
+    verdict = asyncio.run(PersonalData().judge(sample, ScriptedAsk()))
+    assert verdict.messages is not None
+    assert verdict.messages[1].tool_calls[0].arguments == '{"<EMAIL>": 1, "<EMAIL> (2)": 2}'
 
 
 def test_only_what_is_looked_for_is_found_and_a_drop_names_it() -> None:
