@@ -106,11 +106,15 @@ def _reads(schema: pa.Schema) -> dict[int, Callable[[Any], Any]]:
     for place, column in enumerate(schema):
         read = _named(features.get(column.name), column_name(column.name))
         numbers = _has_numbers(column.type)
-        if read and numbers:
-            found[place] = lambda value, read=read: plain(read(value))
-        elif read or numbers:
-            found[place] = read or plain
+        if read:
+            found[place] = _plainly(read) if numbers else read
+        elif numbers:
+            found[place] = plain
     return found
+
+
+def _plainly(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: plain(read(value))
 
 
 def _named(feature: Any, where: str) -> Callable[[Any], Any] | None:  # noqa: ANN401 - JSON of another library
