@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from gristmill.cluster.contract.chat import to_openai
-from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, Message, Sample
+from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, WEIGHT, Message, Sample
 
 ExportForm = Literal["parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts"]
 GROUPED = frozenset({"preference"})
@@ -119,6 +119,13 @@ def _tags_and_scores(sample: Sample, census: ColumnUse) -> dict[str, Any]:
     return made
 
 
+def _weight(row: dict[str, Any], sample: Sample, census: ColumnUse) -> dict[str, Any]:
+    """Return how much a row counts in training, for the rows of forms without scores, where any sample says it."""
+    if WEIGHT not in census.scores or "scores" in row:
+        return {}
+    return {"weight": shortest(sample.scores.get(WEIGHT, 1.0))}
+
+
 def shortest(number: float | None) -> float | None:
     """Return the shortest number that is the same float32: 0.1 and not 0.10000000149."""
     if number is None:
@@ -132,6 +139,7 @@ def _with_columns(row: dict[str, Any], sample: Sample, how: ExportOptions) -> di
     if how.provenance:
         row = {"id": sample.id, **row, "parents": list(sample.parents), "round": sample.round}
         row |= {"origin": asdict(sample.origin) if sample.origin else None, **_tags_and_scores(sample, how.census)}
+    row |= _weight(row, sample, how.census)
     if how.dropped or how.provenance:
         row = {"id": sample.id, **row, "method": sample.method}
     return {**row, "dropped": sample.dropped or ""} if how.dropped else row
@@ -152,7 +160,9 @@ def _sharegpt(sample: Sample, how: ExportOptions) -> dict[str, Any]:
             raise MisfitError("has text beside a call, which the sharegpt form cannot hold; export as jsonl")
         speaker = "function_call" if turn.tool_calls else SPEAKERS[turn.role]
         value = _called(turn) if turn.tool_calls else turn.text
-        turns.append({"from": speaker, "value": value} | ({} if turn.train else {"weight": 0}))
+        told = {"tool_call_id": turn.tool_call_id, "name": turn.name}
+        told = {key: word for key, word in told.items() if word is not None}
+        turns.append({"from": speaker, "value": value, **told} | ({} if turn.train else {"weight": 0}))
     row: dict[str, Any] = {"id": sample.id, "conversations": turns}
     return {**row, "tools": sample.tools or ""} if how.census.tools else row
 
@@ -162,7 +172,8 @@ def _called(turn: Message) -> str:
     calls = []
     for call in turn.tool_calls:
         arguments = call.arguments if _is_table(call.arguments) else json.dumps(call.arguments, ensure_ascii=False)
-        calls.append(f'{{"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {arguments}}}')
+        name = "" if call.id is None else f'"id": {json.dumps(call.id, ensure_ascii=False)}, '
+        calls.append(f'{{{name}"name": {json.dumps(call.name, ensure_ascii=False)}, "arguments": {arguments}}}')
     return calls[0] if len(calls) == 1 else f"[{', '.join(calls)}]"
 
 
@@ -280,7 +291,7 @@ def _pair(best: Sample, worse: Sample, how: ExportOptions) -> dict[str, Any]:
     if rated in best.scores and rated in worse.scores:
         row |= {"score_chosen": shortest(best.scores[rated]), "score_rejected": shortest(worse.scores[rated])}
     if not how.provenance:
-        return row
+        return row | _weight(row, best, how.census)
     tags = {tag: word for tag, word in best.tags.items() if worse.tags.get(tag) == word and tag != GROUP}
     scores = {name: score for name, score in best.scores.items() if worse.scores.get(name) == score}
     origins = [asdict(each.origin) if each.origin else None for each in (best, worse)]

@@ -309,11 +309,14 @@ def test_sharegpt_holds_calls_and_says_what_it_cannot_hold(store: Store, rich: s
     rows = written(tmp_path / "out.jsonl")
     assert rows[1]["conversations"] == [
         {"from": "human", "value": "Rain?"},
-        {"from": "function_call", "value": '{"name": "weather", "arguments": {"town":  "Oslo"}}'},
-        {"from": "observation", "value": "no"},
+        {"from": "function_call", "value": '{"id": "c1", "name": "weather", "arguments": {"town":  "Oslo"}}'},
+        {"from": "observation", "value": "no", "tool_call_id": "c1", "name": "weather"},
         {"from": "gpt", "value": "No."},
     ]
     assert rows[3]["conversations"][3] == {"from": "gpt", "value": "4", "weight": 0}
+    _, back, *_ = read(Source(path=(str(tmp_path / "out.jsonl"),)))
+    told = CALL.tool_calls[0]._replace(arguments='{"town": "Oslo"}')  # as a table in JSON, not byte for byte
+    assert back.messages == (CALLING.messages[0], CALL._replace(tool_calls=(told,)), *CALLING.messages[2:])
     assert (done.rows, sum(done.left_out.values())) == (5, 3)
     assert sorted(reason.split(",")[0] for reason in done.left_out) == [
         "has a thought",
@@ -363,6 +366,18 @@ def test_every_form_can_say_where_its_rows_come_from(form: ExportForm, store: St
     assert (row["id"], row["parents"], row["method"], row["round"]) == (MADE.id, [FIRST.id], "self_instruct", 1)
     assert (row["scores"], row["tags"]) == ({"judge": 0.75, "preference": 1.0}, {"language": "en"})
     assert row["origin"] == asdict(ORIGIN)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "sharegpt", "alpaca", "preference", "feedback", "prompts"])
+def test_how_much_a_row_counts_goes_through_every_form(form: ExportForm, store: Store, tmp_path: Path) -> None:
+    heavy, light = (replace(row, scores={**row.scores, "weight": 2.5}) for row in PAIR)
+    entry = store.commit_shard("w-1", "shard-00000", to_table([heavy, light, FIRST]))
+    store.commit(Manifest("w-1", "samples", "ingest", "f", {}, {}, (entry,)))
+    target = tmp_path / f"out.{'parquet' if form == 'parquet' else 'jsonl'}"
+    export(store, "w-1", target, form)
+    back = list(read(Source(path=(str(target),))))
+    weighed = {sample.instruction: sample.scores.get("weight", 1.0) for sample in back}
+    assert weighed == {"Say hi.": 2.5} | ({} if form in ("preference", "feedback") else {FIRST.instruction: 1.0})
 
 
 # -- TRL ----------------------------------------------------------------------------------------------------------
@@ -434,3 +449,18 @@ def test_trl_tunes_by_preference_on_the_pairs(store: Store, rich: str, tmp_path:
     result = trainer.train()
     assert result.global_step == 1
     assert abs(result.training_loss - 0.6931) < 0.01  # before a step both models are one: -log(1/2)
+
+
+@pytest.mark.flow
+def test_trl_tunes_by_feedback_without_pairs(store: Store, rich: str, tmp_path: Path, load: Any, small: Any) -> None:
+    from trl import KTOConfig, KTOTrainer  # type: ignore[attr-defined]  # as above
+
+    export(store, rich, tmp_path / "out", "feedback")
+    rows = load(tmp_path / "out")
+    assert sorted(rows["label"]) == [False, True]
+    settings = KTOConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP)
+    before = copy.deepcopy(small["model"])
+    trainer = KTOTrainer(args=settings, ref_model=before, train_dataset=rows, **small)
+    result = trainer.train()
+    assert result.global_step == 1
+    assert abs(result.training_loss - 0.5) < 0.01  # before a step both models are one: 1 - sigmoid(0)
