@@ -42,7 +42,7 @@ def samples(number: int, name: str = "in.jsonl") -> list[Sample]:
 
 def lost(rows: Sequence[Sample], step: Exact | MinHash | Decontaminate, **beside: list[Sample]) -> list[str]:
     """The questions that a selector drops."""
-    view = view_of(rows, **{name: view_of(items) for name, items in beside.items()})
+    view = view_of(rows, None, **{name: view_of(items) for name, items in beside.items()})
     kept = kept_of(view, step.pick(view, Random(0)))
     return [row.instruction for row in rows if row.id not in kept]
 
