@@ -44,10 +44,10 @@ def test_a_renamed_field_raises_the_version() -> None:
 def test_figures_come_back_as_they_went_and_strangers_are_refused() -> None:
     for figures in (TRAINED, EVALUATED, Figures(rows=3, kept=2)):
         assert type(figures).read(json.loads(json.dumps(figures.to_json()))) == figures
-    with pytest.raises(StoreError, match="TrainFigures of version 1, must be EvaluateFigures"):
+    with pytest.raises(StoreError, match="TrainFigures of version 2, must be EvaluateFigures"):
         type(EVALUATED).read(TRAINED.to_json())
-    with pytest.raises(StoreError, match="of version 2, must be TrainFigures of version 1"):
-        type(TRAINED).read({**TRAINED.to_json(), "version": 2})
+    with pytest.raises(StoreError, match="of version 3, must be TrainFigures of version 2"):
+        type(TRAINED).read({**TRAINED.to_json(), "version": 3})
     with pytest.raises(StoreError, match=r"TrainFigures\.colour"):
         type(TRAINED).read({**TRAINED.to_json(), "colour": 1})
 

@@ -2,16 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from gristmill.cluster.jobs.figures import Figures
+
+ENOUGH_FAMILIES = 30
+"""Families from which on an interval is called one without a caveat."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFigures(Figures):
     """Results of `[train]`; `kept` counts the samples trained on, `tokens` the tokens of all steps."""
 
+    version: ClassVar[int] = 2
+
     holdout: int
     """Samples held out."""
+    families: int
+    """Families of the samples held out."""
+    relatives: int = 0
+    """Held-out samples that share a parent with a sample trained on."""
+    left_out: int = 0
+    """Samples that were left out of training because of held-out or test samples; they are among `dropped`."""
     dropped: int
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
     packed_rows: int
@@ -33,16 +45,49 @@ class TrainFigures(Figures):
 class EvaluateFigures(Figures):
     """Results of `[evaluate]`: nats per token of the held-out samples, before and after."""
 
+    version: ClassVar[int] = 2  # the interval is over families
+
     loss_before: float
     loss_after: float
     perplexity_before: float
     perplexity_after: float
     difference: float
-    ci_low: float
-    """Lower end of the 95 % interval of the difference."""
-    ci_high: float
+    ci_low: float | None = None
+    """Lower end of the 95 % interval of the difference; None with one family."""
+    ci_high: float | None = None
+    interval: str
+    """`bootstrap`, `student` or `none`, see `training.evaluate.statistics`."""
+    families: int
+    """Families of the samples, which the interval is over."""
+    families_better: int
+    families_worse: int
+    sign_p: float
+    """p-value of the sign test over families."""
+    detectable: float | None = None
+    """Smallest true difference that such samples show in 80 % of all cases."""
     precision: str
     smoke_replies: int
     smoke_ok: int
     """Number of replies that are not empty and end by themselves."""
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says: better, worse, or no difference that these samples show."""
+        if self.ci_low is None or self.ci_high is None:
+            return "one family says nothing about others"
+        if self.ci_low <= 0 <= self.ci_high:
+            smallest = f"; these samples show one of {self.detectable:.4f} or more" if self.detectable else ""
+            return f"no difference shown{smallest}"
+        return "better" if self.difference < 0 else "worse"
+
+    @property
+    def uncertain(self) -> str:
+        """What can be said instead where there are too few families for an interval to be relied on; else nothing."""
+        if self.families >= ENOUGH_FAMILIES:
+            return ""
+        return (
+            f"{self.rows} held-out samples of {self.families} families, below {ENOUGH_FAMILIES}, so the interval is a "
+            f"rough one; the loss fell in {self.families_better} families and rose in {self.families_worse} "
+            f"(sign test p = {self.sign_p:.3f})"
+        )

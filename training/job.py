@@ -2,7 +2,8 @@
 
 <output>/adapter/…        PEFT adapter (not with `lora = "none"`)
          merged/…         the whole model with its tokenizer, as transformers and vLLM load it
-         holdout.arrow    SAMPLES: the rows held out
+         holdout.arrow    SAMPLES: the rows held out, with the tag `family`
+         left_out.json    ids of the rows that held-out or test rows keep out of training, by reason
          metrics.jsonl    a line a step (`gristmill.training.loop.worker.Journal`)
          checkpoints/…    while it runs; gone when the manifest is written
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
@@ -79,6 +81,24 @@ class Train(TrainSettings, Job):
             )
         return found
 
+    def sources(self) -> dict[str, Source]:
+        """Return the data that comes from outside, by its role."""
+        found = super().sources()
+        if isinstance(self.validation, Source):
+            found[data.VALIDATION] = self.validation
+        return found | {data.TEST + (f"-{n}" if n > 1 else ""): source for n, source in enumerate(self.test, 1)}
+
+    def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
+        """Return the seeds of the recipe where a share of them is held out."""
+        if self.validation_split == "samples" or isinstance(self.validation, Source):
+            return {}
+        if "ingest" not in outputs:
+            raise JobError(
+                'train.validation_split: "seeds", but no job before train has an input; must be "samples", or give '
+                "generate.input"
+            )
+        return {data.SEEDS: outputs["ingest"]}
+
     def plan(self, store: Store, work: Work) -> Plan:
         """Return what would be trained; steps and tokens are estimates until the data is packed."""
         plan = Plan(self.name, work.output, actors=self.workers, cpus=self.workers * self.cpus_per_worker, shards=1)
@@ -105,7 +125,8 @@ class Train(TrainSettings, Job):
         require("train.workers", [each] * self.workers)
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
         with run.screen.bar("train: packing"):
-            packed = data.prepare(run.store, work.output, work.inputs["samples"], base, self)
+            packed = data.prepare(run.store, work.output, work.inputs, base, self)
+        self._say_held_out(run, packed)
         packing_s = time.monotonic() - began
         steps = self.steps or num_steps(self.epochs, packed.bins, self.global_batch_size)
         cut = Batching(
@@ -124,6 +145,20 @@ class Train(TrainSettings, Job):
                           seconds=figures.seconds)  # fmt: skip
         return figures
 
+    def _say_held_out(self, run: Run, packed: data.PackedCounts) -> None:
+        """Print what is held out, and what is not used and why."""
+        what = f"{packed.holdout} of {packed.families} families"
+        run.screen.say(f"train: {packed.samples} samples to train on, {what} held out")
+        for what, drops in (("not trained on", packed.drops), ("validation samples not used", packed.holdout_drops)):
+            if drops:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
+                run.screen.say(f"train: {what}: {reasons}")
+        if packed.relatives:
+            run.screen.say(
+                f"train: {packed.relatives} of the held-out samples share a parent with samples trained on, because "
+                'each was made from several; hold out seeds for a stricter test (train.validation_split = "seeds")'
+            )
+
     def _require_same_world(self, folder: Path) -> None:
         found = checkpoint.newest(folder / checkpoint.FOLDER)
         if found and found.world != self.workers:
@@ -133,11 +168,11 @@ class Train(TrainSettings, Job):
             )
 
     def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:
-        holdout = run.store.committed(work.output, data.HOLDOUT)[data.HOLDOUT]
+        held = run.store.committed(work.output, data.HOLDOUT)[data.HOLDOUT]
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
-        shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / loop.METRICS]]
+        shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / data.LEFT_OUT, folder / loop.METRICS]]
         run.store.commit(
-            self.manifest(work, "model", (holdout, *shards), {"precision": figures.precision}),
+            self.manifest(work, "model", (held, *shards), {"precision": figures.precision}),
             figures.to_json(),
         )
         data.sweep(run.store, work.output)
@@ -263,6 +298,9 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         rows=packed.samples + packed.holdout,
         kept=packed.samples,
         holdout=packed.holdout,
+        families=packed.families,
+        relatives=packed.relatives,
+        left_out=packed.left_out,
         dropped=sum(packed.drops.values()),
         drop_reasons=dict(sorted(packed.drops.items())),
         packed_rows=packed.bins,

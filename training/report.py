@@ -12,8 +12,24 @@ MAX_TEXT = 4_000
 METRICS, EVALUATION = "metrics.jsonl", "evaluation.json"
 
 
+def held_out(figures: TrainFigures) -> Iterator[str]:
+    """Yield what is to be known of the samples held out."""
+    yield f"{figures.holdout} samples of {figures.families} families are held out"
+    if figures.left_out:
+        yield f"{figures.left_out} samples are left out of training, because they are kin of held-out or test samples"
+    if figures.relatives:
+        yield (
+            f"{figures.relatives} held-out samples share a parent with samples trained on, because each was made from "
+            'several; with validation_split = "seeds" none does'
+        )
+
+
 class TrainPresentation(Presentation[TrainFigures]):
     """How many samples were trained on and held out, and the loss while training."""
+
+    def summary(self, figures: TrainFigures) -> Iterator[str]:
+        """Yield how many samples are held out and left out, where this says something."""
+        yield from held_out(figures)
 
     def tiles(self, material: Material, figures: TrainFigures) -> Iterator[Tile]:
         """Yield the held-out loss, unless evaluation has both of them."""
@@ -28,13 +44,13 @@ class TrainPresentation(Presentation[TrainFigures]):
 
     def sections(self, material: Material, figures: TrainFigures) -> Iterator[Section]:
         """Yield the loss curve."""
-        del figures
         name = material.manifests["train"].name if "train" in material.manifests else ""
         if not name or not material.store.exists(name, METRICS):
             return
         lines = material.store.read_bytes(name, METRICS).decode().splitlines()
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
-        panel = Panel("Loss while training", charts.loss_curve(journal), f"{len(journal)} optimizer steps.")
+        note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, held_out(figures))))
+        panel = Panel("Loss while training", charts.loss_curve(journal), note)
         yield Section("Training", "", [panel])
 
 
@@ -42,9 +58,11 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
     """The held-out loss before and after, and what the tuned model answers."""
 
     def summary(self, figures: EvaluateFigures) -> Iterator[str]:
-        """Yield both losses with the interval of their difference."""
-        interval = f"95 % interval of the difference {figures.ci_low:+.4f} to {figures.ci_high:+.4f}"
-        yield f"held-out loss {figures.loss_before:.4f} -> {figures.loss_after:.4f} ({interval})"
+        """Yield both losses with the interval of their difference, and what it says."""
+        losses = f"held-out loss {figures.loss_before:.4f} -> {figures.loss_after:.4f}"
+        yield f"{losses} ({_interval(figures)}): {figures.verdict}"
+        if figures.uncertain:
+            yield figures.uncertain
 
     def tiles(self, material: Material, figures: EvaluateFigures) -> Iterator[Tile]:
         """Yield both losses."""
@@ -56,14 +74,28 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         """Yield the losses as a chart, and the smoke test as a table."""
         low, high = figures.ci_low, figures.ci_high
         note = (
-            "The same held-out samples through the base model and the tuned one. "
-            f"95 % interval of the change: {low:+.4f} to {high:+.4f} nats per token."
+            f"{figures.rows} held-out samples through the base model and the tuned one; {_interval(figures)}, in nats "
+            f"per token: {figures.verdict}. Samples with a common parent, of one group, or near copies are one family, "
+            "and families are what the interval is over."
         )
+        note = " ".join(filter(None, (note, _sentence(figures.uncertain))))
         panel = Panel("Before and after", charts.before_after(figures.loss_before, figures.loss_after, low, high), note)
         replies = _replies(material)
         columns = tuple((head, "clip") for head in ("held-out instruction", "the tuned model says", "held-out answer"))
         tables = (Table(columns, replies, fixed=(33, 34, 33)),) if replies else ()
         yield Section("Evaluation", "", [panel], tables)
+
+
+def _interval(figures: EvaluateFigures) -> str:
+    if figures.ci_low is None or figures.ci_high is None:
+        return "no interval of the difference, which needs two families"
+    how = {"bootstrap": "bootstrap", "student": "Student's"}[figures.interval]
+    ends = f"{figures.ci_low:+.4f} to {figures.ci_high:+.4f}"
+    return f"95 % interval of the difference {ends}, {how} over {figures.families} families"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "." if text else ""
 
 
 def _replies(material: Material) -> list[tuple[str, str, str]]:

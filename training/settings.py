@@ -1,10 +1,11 @@
 """The settings of `[train]`, separate from the job, because data, loop and workers read them too."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.io.ingest import Source
 from gristmill.training.data.chat import TooLong
 from gristmill.training.optim.schedule import Schedule
 from gristmill.training.tuning.model import Lora, Precision
@@ -52,8 +53,16 @@ class TrainSettings(Settings):
     """Tokens of a packed row, and the most tokens of a sample."""
     too_long: TooLong = "drop"
     """Whether samples that are too long are dropped and counted, or cut at the end."""
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the samples that is held out, at least one. A hash of its id decides for each sample."""
+    validation: Annotated[float, Field(gt=0, lt=1)] | Source = 0.1
+    """What is held out: a share of the samples, above 0 and below 1, or a file of other samples. Of a share, whole
+    families are held out (rows with a common parent, of one group, or near copies), at least one; a hash decides for
+    each. No row that is trained on is a parent, a child or a near copy of one held out; such rows are left out and
+    counted."""
+    validation_split: Literal["samples", "seeds"] = "samples"
+    """What the share is of: the samples, or the seeds that they were made from. Held-out seeds are people's own rows;
+    what was made from them is left out of training. Use it where each sample was made from several seeds."""
+    test: tuple[Source, ...] = ()
+    """Files of samples that the model will be tested on. Rows that are near copies of one are left out of training."""
     eval_steps: int = Field(default=0, ge=0)
     """Steps between measurements of the held-out loss; 0 for only one, at the end."""
     seed: int = 0

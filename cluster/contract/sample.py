@@ -19,6 +19,8 @@ RATING = "rating"
 """Score that outside data gives a candidate, on its own scale."""
 GROUP = "group"
 """Tag that the candidates for one prompt share; scores order them."""
+FAMILY = "family"
+"""Tag that held-out rows share which depend on each other; evaluation draws them together."""
 
 
 class ToolCall(NamedTuple):

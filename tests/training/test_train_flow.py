@@ -84,7 +84,7 @@ def test_a_run_lowers_the_loss_and_leaves_only_what_it_exports(unbroken: tuple[S
     assert figures.kept + figures.holdout + figures.dropped == 60
     assert figures.starts == 1
     left = {name for name in store.names(output) if name not in ("figures.json", "manifest.json")}
-    assert left == {"adapter", "merged", "holdout.arrow", "metrics.jsonl"}
+    assert left == {"adapter", "merged", "holdout.arrow", "left_out.json", "metrics.jsonl"}
     names = {shard.name for shard in store.manifest(output).shards}
     assert {"adapter/adapter_model.safetensors", "merged/model.safetensors", "merged/tokenizer.json"} <= names
     for shard in store.manifest(output).shards:
@@ -164,7 +164,7 @@ def plan(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any)
     job = Train.model_validate(
         {**settings(tiny), "global_batch_size": 4, "save_steps": 99, "workers": workers, **changed}
     )
-    data.prepare(store, output, "select-000000000000", tiny, job)
+    data.prepare(store, output, {"samples": "select-000000000000"}, tiny, job)
     return loop.WorkerPlan(
         job, store, output, tiny, 3, Batching(1, 4 // workers, workers), Need(1), f"{store.uri}/logs"
     )
@@ -220,7 +220,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) 
     store = Store(str(shelf / "stages"))
     made = journal(store, "full-1")
     job = Train.model_validate({**settings(tiny), "global_batch_size": 4})
-    data.prepare(store, "again", "select-000000000000", tiny, job)
+    data.prepare(store, "again", {"samples": "select-000000000000"}, tiny, job)
     bins = Bins.open(store, "again", data.PACKED)
     places = schedule.global_batch(0, seed=0, bins=len(bins), batch=4)
     with torch.no_grad():

@@ -4,6 +4,7 @@
          packed-00000.arrow    BINS: what is trained on; goes when the model is committed, as do the next two
          heldout-00000.arrow   BINS: the rows held out
          packing.json          how many of what, in which files; written last, so that a killed job packs anew
+         left_out.json         by reason, the ids of rows that held-out or test rows keep out of training; stays
 """
 
 import math
@@ -14,17 +15,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from gristmill.cluster.contract import ids
-from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import PREFERENCE, WEIGHT, from_table
 from gristmill.cluster.store.store import Shard, Store, file_shard
-from gristmill.training.data import chat, packing
+from gristmill.training.data import chat, holdout, packing
 from gristmill.training.settings import TrainSettings
 
-HOLDOUT = "holdout"
+HOLDOUT, LEFT_OUT = "holdout", "left_out.json"
+VALIDATION, SEEDS, TEST = "validation", "seeds", "test"
+"""Roles of the job's further inputs; there may be several tests, `test`, `test-2`, …"""
 PACKED, HELDOUT = "packed-", "heldout-"
 PREPARED = "packing.json"
 BINS_PER_SHARD = 20_000
@@ -45,66 +45,125 @@ class PackedCounts:
     """Tokens of the rows trained on."""
     trained_tokens: int
     """Those of these tokens that count in the loss."""
+    families: int
+    """Families of the rows held out."""
+    relatives: int
+    """Held-out rows that share a parent with a row trained on."""
+    left_out: int
+    """Rows that are not trained on because of held-out or test rows; they are among `drops`."""
     drops: dict[str, int]
     """Kept rows of the dataset that were not used, by reason."""
+    holdout_drops: dict[str, int]
+    """Rows of other validation samples that cannot be scored, by reason."""
     shards: dict[str, list[dict[str, Any]]]
     """By prefix, the fields of `Shard` of the files that hold the bins."""
 
 
-def prepare(store: Store, output: str, dataset: str, model: str, job: TrainSettings) -> PackedCounts:
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """The rows of a dataset, and those of them that could be encoded."""
+
+    table: pa.Table
+    chats: chat.EncodedChats
+    rows: NDArray[np.int64]
+    """Row of each encoded sample."""
+    drops: dict[str, int]
+
+    @property
+    def usable(self) -> holdout.Rows:
+        """The rows, with those that can be trained on or scored."""
+        found = np.zeros(self.table.num_rows, np.bool_)
+        found[self.rows] = True
+        return holdout.Rows(self.table, found)
+
+
+def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, job: TrainSettings) -> PackedCounts:
     """Write the packed bins of a dataset into a job's output folder, unless they are there, and count them.
 
     Args:
         store: the store of both.
         output: the job's folder.
-        dataset: name of a complete SAMPLES dataset.
+        inputs: names of complete SAMPLES datasets by role: `samples`, and `validation`, `seeds`, `test…` as the
+            settings ask for them.
         model: local folder of the model, whose tokenizer and chat template are used.
         job: the settings.
 
     Raises:
-        JobError: when fewer than two rows can be used.
+        JobError: when no row can be trained on, or none can be held out.
     """
     if store.exists(output, PREPARED):
         return PackedCounts(**store.read_json(output, PREPARED))
-    table, unusable = usable(store.read(dataset))
-    encoded = chat.encode(chat.tokenizer(model), conversations(table), job.max_length, job.too_long)
-    table = table.take(pa.array(encoded.places))
-    if table.num_rows < 2:
-        raise JobError(
-            f"train: {dataset} holds {table.num_rows} kept rows that can be trained on, must hold at least 2; "
-            "generate more, or select with a larger budget"
-        )
-    held = held_out(table["id"].to_pylist(), job.validation)
-    store.commit_shard(output, HOLDOUT, table.filter(pa.array(held)))
+    tokenizer = chat.tokenizer(model)
+    mine = _encoded(store.read(inputs["samples"]), tokenizer, job)
+    other = next((inputs[role] for role in (VALIDATION, SEEDS) if role in inputs), None)
+    others = mine if other is None else _encoded(store.read(other), tokenizer, job)
+    found = _held_out(mine, others, [store.read(name) for role, name in inputs.items() if role.startswith(TEST)], job)
+    trained = mine.usable.usable & ~found.gone
+    if other is None:
+        trained &= ~found.held
+    left_out = {reason: rows for reason, rows in found.left_out.items() if rows.any()}
+    drops = {**mine.drops, **{reason: int(rows.sum()) for reason, rows in left_out.items()}}
+    holdout.require_rows(int(trained.sum()), int(found.held.sum()), drops, inputs["samples"])
+    rows = holdout.with_families(others.table.filter(pa.array(found.held)), found.families)
+    store.commit_shard(output, HOLDOUT, rows)
+    names = {why: mine.table["id"].filter(pa.array(who)).to_pylist() for why, who in left_out.items()}
+    store.write_json(names, output, LEFT_OUT)
     shards = {
-        prefix: _write(store, output, prefix, encoded, np.flatnonzero(mask), job.max_length)
-        for prefix, mask in ((PACKED, ~held), (HELDOUT, held))
+        PACKED: _write(store, output, PACKED, mine.chats, np.flatnonzero(trained[mine.rows]), job.max_length),
+        HELDOUT: _write(store, output, HELDOUT, others.chats, np.flatnonzero(found.held[others.rows]), job.max_length),
     }
-    first = np.cumsum(encoded.lengths) - encoded.lengths  # no label is at the first token of a sample
-    trained = encoded.trained.copy()
-    trained[first] = False
+    tokens, trained_tokens = _tokens(mine.chats, trained[mine.rows])
     made = PackedCounts(
-        samples=int((~held).sum()),
-        holdout=int(held.sum()),
+        samples=int(trained.sum()),
+        holdout=int(found.held.sum()),
         bins=sum(shard.rows for shard in shards[PACKED]),
         holdout_bins=sum(shard.rows for shard in shards[HELDOUT]),
-        tokens=int(encoded.lengths[~held].sum()),
-        trained_tokens=int(np.add.reduceat(trained, first, dtype=np.int64)[~held].sum()),
-        drops={**unusable, **encoded.drops},
-        shards={prefix: [asdict(shard) for shard in found] for prefix, found in shards.items()},
+        tokens=tokens,
+        trained_tokens=trained_tokens,
+        families=len(np.unique(found.families)),
+        relatives=found.relatives,
+        left_out=sum(int(rows.sum()) for rows in left_out.values()),
+        drops=drops,
+        holdout_drops={} if other is None else others.drops,
+        shards={prefix: [asdict(shard) for shard in written] for prefix, written in shards.items()},
     )
     store.write_json(asdict(made), output, PREPARED)
     return made
 
 
-def usable(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
-    """Return the kept rows that can be trained on, and how many kept rows cannot, by reason.
+def _encoded(table: pa.Table, tokenizer: Any, job: TrainSettings) -> _Encoded:  # noqa: ANN401 - as `chat.tokenizer`
+    fit, drops = usable(table)
+    chats = chat.encode(tokenizer, conversations(table.filter(pa.array(fit))), job.max_length, job.too_long)
+    return _Encoded(table, chats, np.flatnonzero(fit)[chats.places], {**drops, **chats.drops})
+
+
+def _held_out(mine: _Encoded, others: _Encoded, tests: list[pa.Table], job: TrainSettings) -> holdout.HoldOut:
+    if not isinstance(job.validation, float):
+        return holdout.of_others(mine.usable, others.usable, tests)
+    if job.validation_split == "seeds":
+        return holdout.of_seeds(mine.usable, others.usable, job.validation, tests)
+    return holdout.of_samples(mine.usable, job.validation, tests)
+
+
+def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, int]:
+    """Return the tokens of some samples, and those that count in the loss: no label is at the first of a sample."""
+    first = np.cumsum(chats.lengths) - chats.lengths
+    trained = chats.trained.copy()
+    trained[first] = False
+    counted = np.add.reduceat(trained, first, dtype=np.int64) if len(first) else np.zeros(0, np.int64)
+    return int(chats.lengths[taken].sum()), int(counted[taken].sum())
+
+
+def usable(table: pa.Table) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Return which rows are kept and can be trained on, and how many kept rows cannot, by reason.
 
     A row needs an assistant turn to learn, must not be what people or a model have rejected, and has the weight 1.
     """
-    kept = table.filter(pc.is_null(table["dropped"]))
-    reasons = [_unusable(row, dict(scores)) for row, scores in zip(*_read(kept, "messages", "scores"), strict=True)]
-    return kept.filter(pa.array([not reason for reason in reasons], pa.bool_())), dict(Counter(filter(None, reasons)))
+    fit: NDArray[np.bool_] = table["dropped"].is_null().to_numpy().copy()
+    columns = (table.filter(pa.array(fit))[name].to_pylist() for name in ("messages", "scores"))
+    reasons = [_unusable(messages, dict(scores)) for messages, scores in zip(*columns, strict=True)]
+    fit[fit] = [not reason for reason in reasons]
+    return fit, dict(Counter(filter(None, reasons)))
 
 
 def _unusable(messages: list[dict[str, Any]], scores: Mapping[str, float]) -> str:
@@ -116,25 +175,6 @@ def _unusable(messages: list[dict[str, Any]], scores: Mapping[str, float]) -> st
         return "rejected candidate"
     weight = scores.get(WEIGHT, 1)
     return "" if weight == 1 else "weight 0" if weight == 0 else "weight other than 1"
-
-
-def _read(table: pa.Table, *names: str) -> list[list[Any]]:
-    return [table[name].to_pylist() for name in names]
-
-
-def held_out(sample_ids: list[str], share: float) -> NDArray[np.bool_]:
-    """Return which rows are held out, [rows]: those whose id hashes below `share`, at least one.
-
-    Only a row's own id decides, so the choice for a row stays the same when the dataset grows. The one exception is a
-    row that is held out because no other row was.
-    """
-    lots = np.array([int(ids.digest("holdout", i)[:12], 16) / 16**12 for i in sample_ids])
-    held: NDArray[np.bool_] = lots < share
-    if not held.any() and len(lots):
-        held[int(lots.argmin())] = True
-    if held.all() and len(lots) > 1:
-        held[int(lots.argmax())] = False
-    return held
 
 
 def conversations(table: pa.Table) -> list[chat.Talk]:

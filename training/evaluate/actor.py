@@ -13,10 +13,9 @@ from gristmill.cluster.models import dtypes
 from gristmill.cluster.runtime.log import to_file
 from gristmill.training.data import chat, packing
 from gristmill.training.data import prepare as data
+from gristmill.training.evaluate import statistics
 from gristmill.training.loop import losses
 from gristmill.training.tuning.model import PRECISIONS, Precision, load
-
-DRAWS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +86,7 @@ def compare(
     names: list[str],
     before: Scores,
     after: Scores,
+    families: NDArray[np.int64],
     *,
     draws: int,
     seed: int,
@@ -97,21 +97,14 @@ def compare(
         names: ids of the samples.
         before: scores of the base model.
         after: scores of the tuned model on the same samples.
+        families: [samples] families of rows that depend on each other, numbered from 0.
         draws: bootstrap draws.
         seed: seed of the draws; the result depends only on it and the other arguments.
-
-    Source: percentile bootstrap: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. Departures:
-    samples are drawn, not tokens, because the tokens of a sample depend on each other.
     """
-    tokens, change = before.tokens, after.summed - before.summed
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for start in range(0, draws, DRAWS_AT_ONCE):
-        counts = rng.multinomial(
-            len(tokens), np.full(len(tokens), 1 / len(tokens)), size=min(DRAWS_AT_ONCE, draws - start)
-        )
-        drawn.append((counts @ change) / (counts @ tokens))
-    low, high = np.percentile(np.concatenate(drawn), [2.5, 97.5])
+    tokens = before.tokens.astype(np.float64)
+    change, sizes = (statistics.by_family(x, families) for x in (after.summed - before.summed, tokens))
+    found = statistics.interval(change, sizes, draws=draws, seed=seed)
+    better, worse = int((change < 0).sum()), int((change > 0).sum())
     return {
         "rows": len(names),
         "tokens": int(tokens.sum()),
@@ -120,11 +113,23 @@ def compare(
         "perplexity_before": math.exp(before.mean),
         "perplexity_after": math.exp(after.mean),
         "difference": after.mean - before.mean,
-        "ci_low": float(low),
-        "ci_high": float(high),
+        "ci_low": found.low,
+        "ci_high": found.high,
+        "interval": found.kind,
+        "families": found.families,
+        "families_better": better,
+        "families_worse": worse,
+        "sign_p": statistics.mcnemar(better, worse),
+        "detectable": None if found.error is None else statistics.detectable(found.error),
         "bootstrap": draws,
         "samples": [
-            {"id": name, "tokens": int(n), "loss_before": float(b / n), "loss_after": float(a / n)}
-            for name, n, b, a in zip(names, tokens, before.summed, after.summed, strict=True)
+            {
+                "id": name,
+                "family": int(family),
+                "tokens": int(n),
+                "loss_before": float(b / n),
+                "loss_after": float(a / n),
+            }
+            for name, family, n, b, a in zip(names, families, tokens, before.summed, after.summed, strict=True)
         ],
     }

@@ -8,14 +8,20 @@
     loss_before, loss_after               mean loss of a trained token in nats, base and tuned model
     perplexity_before, perplexity_after   e to that
     difference          loss_after - loss_before: below 0 is better
-    ci_low, ci_high     its 95 % interval from `bootstrap` draws of the samples
-    samples             [{id, tokens, loss_before, loss_after}] mean loss of each sample
+    ci_low, ci_high     its 95 % interval over families of samples; null with one family
+    interval            how it was made: "bootstrap" (`bootstrap` draws), "student" (few families) or "none"
+    families            number of families: samples with a common parent, of one group, or near copies
+    families_better, families_worse       families whose loss fell, and rose
+    sign_p              p-value of the sign test that as many fell as rose
+    detectable          the smallest true difference that such data shows in 80 % of all cases
+    samples             [{id, family, tokens, loss_before, loss_after}] mean loss of each sample
     smoke               [{id, prompt, reply, reference, finish, tokens, ok}] replies of the tuned model in vLLM
     seconds             {open, before, after, smoke}
 """
 
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +38,7 @@ from gristmill.cluster.models.engine import Engine, Request, ask_all, engine_nee
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable, out_of_memory
 from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Store, file_shard
+from gristmill.training.data import families
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate import actor as scoring
 from gristmill.training.figures import EvaluateFigures
@@ -51,7 +58,7 @@ class Evaluate(Job):
     precision: Precision | Literal["auto"] = "auto"
     """Precision in which both models compute. `auto` is the fastest on the machine, see `models.dtypes`."""
     bootstrap: int = Field(default=2000, gt=0)
-    """Bootstrap draws for the interval."""
+    """Bootstrap draws of families for the interval."""
     seed: int = 0
     """Seed of the bootstrap draws."""
     smoke_prompts: int = Field(default=4, ge=0)
@@ -102,23 +109,16 @@ class Evaluate(Job):
             bar.update(3)
         ok = sum(1 for reply in found["smoke"] if reply["ok"])
         run.store.write_json(found, work.output, EVALUATION)
-        numbers = (
-            "loss_before",
-            "loss_after",
-            "perplexity_before",
-            "perplexity_after",
-            "difference",
-            "ci_low",
-            "ci_high",
-        )
         figures = EvaluateFigures(
             kept=found["rows"],
             smoke_replies=len(found["smoke"]),
             smoke_ok=ok,
             seconds_by_part=found["seconds"],
             seconds=round(time.monotonic() - began, 1),
-            **{name: found[name] for name in (*numbers, "rows", "tokens", "precision")},
+            **{field.name: found[field.name] for field in fields(EvaluateFigures) if field.name in found},
         )
+        if figures.uncertain:
+            run.screen.say(f"evaluate: {figures.uncertain}")
         entry = file_shard(folder / EVALUATION, folder)
         run.store.commit(
             self.manifest(work, "evaluation", (entry,)),
@@ -155,8 +155,9 @@ class Evaluate(Job):
             raise RunError(f"evaluate: {what}; {how} {run.logs}/evaluate.log") from error
         finally:
             ray.kill(scorer)
-        names = [table["id"][int(place)].as_py() for place in opened["places"]]
-        found = scoring.compare(names, scores["before"], scores["after"], draws=self.bootstrap, seed=self.seed)
+        scored = table.take(pa.array(opened["places"]))
+        names, kin = scored["id"].to_pylist(), families.families(scored)
+        found = scoring.compare(names, scores["before"], scores["after"], kin, draws=self.bootstrap, seed=self.seed)
         return {
             "base": base,
             "tuned": work.inputs["model"],
@@ -214,7 +215,8 @@ class Evaluate(Job):
 def _rows(store: Store, work: Work) -> pa.Table:
     """Return the rows to score: the job's own samples where it has an input, else those that training held out."""
     if "samples" in work.inputs:
-        return data.usable(store.read(work.inputs["samples"]))[0]
+        table = store.read(work.inputs["samples"])
+        return table.filter(pa.array(data.usable(table)[0]))
     shards = {s.name: s for s in store.manifest(work.inputs["model"]).shards}
     return store.read_shard(work.inputs["model"], shards[f"{data.HOLDOUT}.arrow"])
 

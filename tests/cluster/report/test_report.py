@@ -85,12 +85,13 @@ def rewrite(store: Store, name: str, figures: Figures) -> None:
 
 
 TRAINED = TrainFigures(
-    rows=2, kept=1, holdout=1, dropped=0, packed_rows=1, steps=4, precision="fp32", tokens=36, trained_tokens=20,
-    step_seconds=1.0, starts=1, seconds=4.0,
+    rows=2, kept=1, holdout=1, families=1, dropped=0, packed_rows=1, steps=4, precision="fp32", tokens=36,
+    trained_tokens=20, step_seconds=1.0, starts=1, seconds=4.0,
 )  # fmt: skip
 EVALUATED = EvaluateFigures(
     rows=1, kept=1, loss_before=3.0, loss_after=2.5, perplexity_before=20.1, perplexity_after=12.2, difference=-0.5,
-    ci_low=-0.7, ci_high=-0.3, precision="fp32", smoke_replies=1, smoke_ok=1, seconds=1.0,
+    ci_low=-0.7, ci_high=-0.3, interval="bootstrap", families=40, families_better=39, families_worse=1, sign_p=1e-9,
+    detectable=0.2, precision="fp32", smoke_replies=1, smoke_ok=1, seconds=1.0,
 )  # fmt: skip
 
 

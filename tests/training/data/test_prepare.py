@@ -1,42 +1,30 @@
 """The split is stable, the packing is made once, and bins come back as they were written."""
 
+from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
-from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.sample import Message, seed, to_table
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.sample import Message, Sample, from_table, seed, to_table
+from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.training.data import prepare as data
+from gristmill.training.data.families import families, split
 from gristmill.training.job import Train
+from tests.generation.ground import WORK, ground, job, with_seeds
+from tests.test_pinned import METHODS
 from tests.training.conftest import chats, dataset
-
-
-def test_a_row_keeps_its_lot_when_the_dataset_grows() -> None:
-    names = [s.id for s in chats(400)]
-    few, many = data.held_out(names[:200], 0.1), data.held_out(names, 0.1)
-    assert few.tolist() == many[:200].tolist()
-    assert 0.05 < many.mean() < 0.16
-
-
-def test_at_least_one_row_is_held_out_and_one_is_not() -> None:
-    names = [s.id for s in chats(5)]
-    assert data.held_out(names, 1e-9).sum() == 1
-    assert data.held_out(names, 0.999999999).sum() == 4
-
-
-def test_order_does_not_change_who_is_held_out() -> None:
-    names = [s.id for s in chats(50)]
-    held = dict(zip(names, data.held_out(names, 0.2), strict=True))
-    again = dict(zip(names[::-1], data.held_out(names[::-1], 0.2), strict=True))
-    assert held == again
 
 
 def test_only_kept_rows_with_an_assistant_turn_are_used() -> None:
     rows = [*chats(3), chats(4)[3].drop("length: short"), seed([Message("user", "alone")])]
-    table, drops = data.usable(to_table(rows))
-    assert table.num_rows == 3
+    fit, drops = data.usable(to_table(rows))
+    assert fit.sum() == 3
     assert drops == {"no assistant turn": 1}
 
 
@@ -51,8 +39,8 @@ def test_what_must_not_be_learnt_is_counted_by_its_reason() -> None:
         replace(row, scores={"weight": 0.5}),
         replace(row, messages=silent),
     ]
-    table, drops = data.usable(to_table(rows))
-    assert table.num_rows == 2
+    fit, drops = data.usable(to_table(rows))
+    assert fit.sum() == 2
     assert drops == {
         "rejected candidate": 1,
         "weight 0": 1,
@@ -63,18 +51,18 @@ def test_what_must_not_be_learnt_is_counted_by_its_reason() -> None:
 
 def test_packing_counts_every_kept_row_and_is_made_once(store: Store, samples: str, tiny: str) -> None:
     job = Train(model=tiny, max_length=110)
-    made = data.prepare(store, "train-x", samples, tiny, job)
+    made = data.prepare(store, "train-x", {"samples": samples}, tiny, job)
     assert made.samples + made.holdout + sum(made.drops.values()) == 60
     assert made.drops["too long"] > 0
     before = {n: store.read_bytes("train-x", n) for n in store.names("train-x")}
-    assert data.prepare(store, "train-x", samples, tiny, job) == made
+    assert data.prepare(store, "train-x", {"samples": samples}, tiny, job) == made
     store.delete("train-x", data.PREPARED)
-    assert data.prepare(store, "train-x", samples, tiny, job) == made
+    assert data.prepare(store, "train-x", {"samples": samples}, tiny, job) == made
     assert {n: store.read_bytes("train-x", n) for n in store.names("train-x")} == before
 
 
 def test_bins_come_back_whole_from_several_tables(store: Store, samples: str, tiny: str) -> None:
-    data.prepare(store, "train-x", samples, tiny, Train(model=tiny, max_length=256))
+    data.prepare(store, "train-x", {"samples": samples}, tiny, Train(model=tiny, max_length=256))
     bins = data.Bins.open(store, "train-x", data.PACKED)
     made = store.read_json("train-x", data.PREPARED)
     table = store.read_shard("train-x", Shard(**made["shards"][data.PACKED][0]))
@@ -93,11 +81,100 @@ def test_bins_come_back_whole_from_several_tables(store: Store, samples: str, ti
 
 def test_a_dataset_of_one_row_is_refused(store: Store, tiny: str) -> None:
     name = dataset(store, chats(1))
-    with pytest.raises(JobError, match="holds 1 kept rows that can"):
-        data.prepare(store, "train-x", name, tiny, Train(model=tiny))
+    with pytest.raises(JobError, match="1 of 1 rows can be used, must be at least 2"):
+        data.prepare(store, "train-x", {"samples": name}, tiny, Train(model=tiny))
 
 
 def test_the_sweep_leaves_the_held_out_rows(store: Store, samples: str, tiny: str) -> None:
-    data.prepare(store, "train-x", samples, tiny, Train(model=tiny))
+    data.prepare(store, "train-x", {"samples": samples}, tiny, Train(model=tiny))
     data.sweep(store, "train-x")
-    assert store.names("train-x") == ["holdout.arrow", "holdout.json"]
+    assert store.names("train-x") == ["holdout.arrow", "holdout.json", "left_out.json"]
+
+
+def long_row(n: int, parent: Sample | None = None) -> Sample:
+    text = " ".join(f"w{Random(n * 100 + k).randrange(10**6)}" for k in range(30))
+    made = seed([Message("user", text), Message("assistant", f"It is {n}.")])
+    return replace(made, parents=(parent.id,), method="augment") if parent else made
+
+
+def reworded(row: Sample) -> Sample:
+    first = row.messages[0]
+    return seed([Message("user", first.text.replace(first.text.split()[3], "other")), row.messages[1]])
+
+
+def ids_in(store: Store, name: str) -> set[str]:
+    return set(store.read_shard("train-x", store.shard("train-x", name))["id"].to_pylist())
+
+
+def test_rows_like_those_of_validation_and_test_files_are_left_out(store: Store, tiny: str) -> None:
+    rows = [long_row(n) for n in range(20)]
+    inputs = {
+        "samples": dataset(store, rows),
+        "validation": dataset(store, [reworded(rows[0]), long_row(100)], "ingest-000000000001"),
+        "test": dataset(store, [reworded(rows[1]), rows[2]], "ingest-000000000002"),
+        "test-2": dataset(store, [long_row(101)], "ingest-000000000003"),
+    }
+    job = Train(model=tiny, validation=Source(path=("validation.jsonl",)))
+    made = data.prepare(store, "train-x", inputs, tiny, job)
+    assert (made.samples, made.holdout, made.left_out, made.families) == (17, 2, 3, 2)
+    assert made.drops == {"near copy of a held-out row": 1, "near copy of a test row": 2}
+    assert ids_in(store, "holdout") == {reworded(rows[0]).id, long_row(100).id}
+    left = store.read_json("train-x", data.LEFT_OUT)
+    assert left == {
+        "near copy of a held-out row": [rows[0].id],
+        "near copy of a test row": [rows[1].id, rows[2].id],
+    }
+
+
+def test_a_share_of_the_seeds_is_held_out_with_all_that_was_made_from_them(store: Store, tiny: str) -> None:
+    seeds = [long_row(n) for n in range(20)]
+    made_rows = [long_row(1000 + 10 * n + k, parent) for n, parent in enumerate(seeds) for k in range(3)]
+    inputs = {"samples": dataset(store, made_rows), "seeds": dataset(store, seeds, "ingest-000000000001")}
+    job = Train(model=tiny, validation=0.2, validation_split="seeds")
+    made = data.prepare(store, "train-x", inputs, tiny, job)
+    held = ids_in(store, "holdout")
+    assert held < {row.id for row in seeds}
+    assert made.holdout == made.families == len(held) >= 1
+    assert made.drops == {"made from a held-out seed": 3 * len(held)}
+    assert made.samples == 60 - 3 * len(held)
+    left = store.read_json("train-x", data.LEFT_OUT)["made from a held-out seed"]
+    assert {row.id for row in made_rows if row.parents[0] in held} == set(left)
+
+
+def test_held_out_rows_name_their_family(store: Store, tiny: str) -> None:
+    seeds = [long_row(900 + n) for n in range(12)]
+    rows = [long_row(10 * n + k, parent) for n, parent in enumerate(seeds) for k in range(4)]
+    made = data.prepare(store, "train-x", {"samples": dataset(store, rows)}, tiny, Train(model=tiny, validation=0.2))
+    table = store.read_shard("train-x", store.shard("train-x", "holdout"))
+    named = [dict(tags)["family"] for tags in table["tags"].to_pylist()]
+    assert made.holdout == 4 * made.families == len(named)
+    assert set(Counter(named).values()) == {4}
+    assert set(named) < set(table["id"].to_pylist())
+    assert families(table).tolist() == [sorted(set(named)).index(name) for name in named]
+
+
+@pytest.mark.parametrize("settings", METHODS, ids=lambda settings: str(settings["kind"]))
+def test_no_method_makes_rows_of_which_kin_are_trained_on_and_held_out(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    """With the rows that the scripted engine makes, as if all had passed the filters."""
+    store = with_seeds(Store(str(tmp_path)))
+    with suppress(RunError):  # the scripted engine is no good at some; what was made counts
+        ground(store, job(methods=[settings], target=24, max_drafts=90, filters=[]))
+    done = store.complete(WORK.output)
+    shards = store.manifest(WORK.output).shards if done else store.committed(WORK.output).values()
+    made = [row for shard in shards for row in from_table(store.read_shard(WORK.output, shard))]
+    rows = [replace(row, dropped=None) for row in made]
+    if len({row.messages for row in rows}) == 1:  # then there is nothing to split
+        with pytest.raises(JobError, match="near copies of each other"):
+            split(to_table(rows), np.ones(len(rows), np.bool_), 0.2)
+        return
+    found = split(to_table(rows), np.ones(len(rows), np.bool_), 0.2)
+    trained = ~found.held & ~found.left_out
+    place = {row.id: n for n, row in enumerate(rows)}
+    assert trained.sum() > len(rows) / 2
+    for one in np.flatnonzero(found.held).tolist():
+        assert not any(trained[place[parent]] for parent in rows[one].parents if parent in place)
+        for other in np.flatnonzero(trained).tolist():
+            assert rows[one].id not in rows[other].parents
+            assert rows[one].messages != rows[other].messages

@@ -1,0 +1,236 @@
+"""Families of rows: those with a common ancestor, of one group, or near copies of each other; and who is held out.
+
+A row that is held out says something about new data only if no row trained on is its kin. So whole families are held
+out. Where rows were made from several parents at once (demonstrations, say), these links can join all rows in one
+family. Such links are then cut, those of the rows with the most parents first. What remains across a cut link, a parent
+or a child of a row that is held out, is left out of training instead.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import FAMILY, GROUP, Sample, from_table
+from gristmill.cluster.text.near import near_copies, template_size
+
+MOST_SHARE = 0.1
+"""Share of the rows that one family may have, by links of several parents, where no share is held out."""
+MOST_SHARES = 2
+"""Held-out rows at most, in shares that were asked for; a family is not cut to reach the share exactly."""
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class Split(NamedTuple):
+    """Who of [n] rows is held out."""
+
+    held: Bools
+    left_out: Bools
+    """Rows that are kin of one held out, and so neither held out nor trained on."""
+    families: Ints
+    """[n] family of each row, numbered from 0."""
+    relatives: int
+    """Held-out rows that share a parent with a row trained on, because of links that were cut."""
+
+
+class Links(NamedTuple):
+    """Links between nodes: the rows, then their parents that are no rows, then groups."""
+
+    left: Ints
+    """Always a row."""
+    right: Ints
+    parents: Ints
+    """Parents that the row has if the link is to one of them; 0 for copies and groups, which are never cut."""
+    names: list[str]
+    """Of the nodes."""
+
+
+def links(table: pa.Table) -> Links:
+    """Return the links of the rows of a SAMPLES table, dropped ones included: they may link others."""
+    names = table["id"].to_pylist()
+    place = {name: row for row, name in enumerate(names)}
+    found: list[tuple[int, int, int]] = []
+    rows = zip(table["parents"].to_pylist(), table["tags"].to_pylist(), strict=True)
+    for row, (parents, tags) in enumerate(rows):
+        groups = [f"{GROUP} {value}" for tag, value in tags if tag == GROUP]
+        for name, many in (*((parent, len(parents)) for parent in parents), *((group, 0) for group in groups)):
+            if name not in place:
+                place[name] = len(names)
+                names.append(name)
+            found.append((row, place[name], many))
+    left, right = near_rows(table)
+    linked = np.array(found, np.int64).reshape(-1, 3)
+    none = np.zeros(len(left), np.int64)
+    columns = (np.concatenate(pair) for pair in zip(linked.T, (left, right, none), strict=True))
+    return Links(*columns, names)
+
+
+def near_rows(table: pa.Table) -> tuple[Ints, Ints]:
+    """Return pairs of kept rows whose conversations, or whose instructions, are near copies."""
+    kept = np.flatnonzero(table["dropped"].is_null().to_numpy())
+    rows = from_table(table.take(pa.array(kept)))
+    pairs = [near_copies(texts(rows)) for texts in (_conversation, _instructions)]
+    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return kept[left], kept[right]
+
+
+def _conversation(rows: Sequence[Sample]) -> list[str]:
+    return ["\n".join(turn.said for turn in row.messages) for row in rows]
+
+
+def _instructions(rows: Sequence[Sample]) -> list[str]:
+    """Return the instructions; an id in the place of none, and of one that many rows have, such as a fixed request."""
+    many = Counter(row.instruction for row in rows)
+    most = template_size(len(many))
+    return [row.instruction if row.instruction and many[row.instruction] <= most else row.id for row in rows]
+
+
+def components(found: Links, level: int | None = None) -> Ints:
+    """Return the component of each node; links of rows with more than `level` parents are left out."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    taken = np.ones(len(found.left), np.bool_) if level is None else found.parents <= level
+    ends = (found.left[taken], found.right[taken])
+    size = len(found.names)
+    labels = connected_components(coo_array((np.ones(len(ends[0]), np.int8), ends), (size, size)), directed=False)[1]
+    return np.asarray(labels, np.int64)
+
+
+def families(table: pa.Table) -> Ints:
+    """Return the family of each row, numbered from 0: by its tag where every row has one, else by its links."""
+    named = [dict(tags).get(FAMILY) for tags in table["tags"].to_pylist()]
+    if table.num_rows and None not in named:
+        return np.unique(np.array(named), return_inverse=True)[1]
+    labels, _ = _cut(links(table), np.ones(table.num_rows, np.bool_), MOST_SHARE)
+    return np.unique(labels[: table.num_rows], return_inverse=True)[1]
+
+
+def _cut(found: Links, usable: Bools, share: float) -> tuple[Ints, int]:
+    """Return the component of each node, and the most parents that a row has whose links were not cut."""
+    levels = sorted({*found.parents.tolist(), 0}, reverse=True)
+    for level in levels:
+        labels = components(found, level)
+        _, sizes = np.unique(labels[: len(usable)][usable], return_counts=True)
+        if len(sizes) > 1 and (level <= 1 or sizes.max() <= max(1, share * usable.sum())):
+            break
+    return labels, level
+
+
+def split(table: pa.Table, usable: Bools, share: float) -> Split:
+    """Return which rows are held out, so that no row trained on is a parent, a child or a near copy of one.
+
+    The lot of a family depends on its members alone, so that rows without kin keep theirs when the dataset grows.
+
+    Args:
+        table: all rows of a dataset.
+        usable: [rows] those that can be trained on; the others only link.
+        share: of the usable rows to hold out.
+
+    Raises:
+        JobError: when fewer than two rows are usable, or all are near copies of each other.
+    """
+    if usable.sum() < 2:
+        raise JobError(
+            f"train.validation: {int(usable.sum())} of {len(usable)} rows can be used, must be at least 2, one to hold "
+            "out; generate more, select with a larger budget, or give validation samples of their own"
+        )
+    found = links(table)
+    labels, level = _cut(found, usable, share)
+    sizes = np.bincount(labels[: table.num_rows][usable], minlength=int(labels.max(initial=0)) + 1)
+    if np.count_nonzero(sizes) < 2:
+        raise JobError(
+            f"train.validation: all {int(usable.sum())} rows are near copies of each other, so none can be held out; "
+            "give validation samples of their own (train.validation = a file)"
+        )
+    return _split(found, level, (labels, sizes), usable, share)
+
+
+def _split(found: Links, level: int, known: tuple[Ints, Ints], usable: Bools, share: float) -> Split:
+    (labels, sizes), rows = known, len(usable)
+    kin = _kin(found, level, labels[:rows], usable)
+    lots = _lots(found.names, labels, sizes)
+    cost = np.bincount(labels[kin[0]], minlength=len(sizes))
+    order = np.lexsort((lots, cost)) if kin[0].size else np.argsort(lots, kind="stable")
+    wanted, chosen = share * usable.sum(), list[int]()
+    most = max(MOST_SHARES * wanted, sizes[sizes > 0].min())
+    for family in order.tolist():
+        total = sizes[chosen].sum()
+        enough = total >= wanted if kin[0].size else bool(chosen) and lots[family] >= share
+        if enough:
+            break
+        if sizes[family] > 0 and total + sizes[family] <= min(most, usable.sum() - 1):
+            chosen.append(family)
+    held = usable & np.isin(labels[:rows], chosen)
+    left_out = np.zeros(rows, np.bool_)
+    left_out[kin[1][held[kin[0]]]] = True
+    left_out &= usable & ~held
+    named = np.unique(labels[:rows], return_inverse=True)[1]
+    return Split(held, left_out, named, _relatives(found, held, usable & ~held & ~left_out))
+
+
+def _kin(found: Links, level: int, labels: Ints, usable: Bools) -> tuple[Ints, Ints]:
+    """Return pairs of usable rows of different families that are parent and child, in both orders."""
+    rows = len(labels)
+    across = (found.parents > level) & (found.right < rows)
+    left, right = found.left[across], found.right[across]
+    both = usable[left] & usable[right] & (labels[left] != labels[right])
+    left, right = left[both], right[both]
+    return np.concatenate([left, right]), np.concatenate([right, left])
+
+
+def _lots(names: Sequence[str], labels: Ints, sizes: Ints) -> NDArray[np.float64]:
+    """Return the lot of each family in [0, 1), by the name that comes first among its nodes; 1 for one without rows."""
+    lots, least = np.ones(len(sizes)), dict[int, str]()
+    for name, label in zip(names, labels.tolist(), strict=True):
+        if sizes[label] and (label not in least or name < least[label]):
+            least[label] = name
+    for label, name in least.items():
+        lots[label] = lot(name)
+    return lots
+
+
+def lot(name: str) -> float:
+    """Return a number in [0, 1) that depends on a name alone."""
+    return int(ids.digest("holdout", name)[:12], 16) / 16**12
+
+
+def _relatives(found: Links, held: Bools, trained: Bools) -> int:
+    """Count the held-out rows that share a parent with a row trained on."""
+    of_parents = found.parents > 0
+    child, parent = found.left[of_parents], found.right[of_parents]
+    shared = np.isin(parent, parent[trained[child]])
+    return len(np.unique(child[shared & held[child]]))
+
+
+def descendants(table: pa.Table, ancestors: Sequence[str]) -> Bools:
+    """Return which rows descend from these ids, over any number of rows, or have one of them."""
+    children: dict[str, list[int]] = {}
+    names = table["id"].to_pylist()
+    for row, parents in enumerate(table["parents"].to_pylist()):
+        for parent in parents:
+            children.setdefault(parent, []).append(row)
+    found = np.isin(np.array(names, np.object_), list(ancestors))
+    todo = [*ancestors]
+    while todo:
+        for row in children.get(todo.pop(), ()):
+            if not found[row]:
+                found[row] = True
+                todo.append(names[row])
+    return found
+
+
+def near_to(table: pa.Table, usable: Bools, others: Sequence[pa.Table]) -> Bools:
+    """Return which usable rows are near copies of a kept row of the other tables, or contain one."""
+    rows = table.num_rows
+    left, right = near_rows(pa.concat_tables([table.select(table.schema.names), *others]))
+    across = (left < rows) != (right < rows)
+    found = np.zeros(rows, np.bool_)
+    found[np.minimum(left, right)[across]] = True
+    return found & usable

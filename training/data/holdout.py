@@ -1,0 +1,107 @@
+"""Which rows are held out and which are left out of training because of them; a dataset, other people's rows, seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import FAMILY
+from gristmill.cluster.contract.schema import SAMPLES
+from gristmill.training.data import families
+
+KIN = "parent or child of a held-out row"
+MADE = "made from a held-out seed"
+NEAR = "near copy of a held-out row"
+NEAR_TEST = "near copy of a test row"
+Bools = NDArray[np.bool_]
+
+
+class Rows(NamedTuple):
+    """All rows of a dataset, and which of them can be trained on or scored."""
+
+    table: pa.Table
+    usable: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class HoldOut:
+    """The rows held out, in their own order, and what that means for the dataset that is trained on."""
+
+    held: Bools
+    """Rows held out: of the dataset, or of the other rows where there are others."""
+    families: NDArray[np.int64]
+    """Family of each of these."""
+    left_out: dict[str, Bools]
+    """By reason, the rows of the dataset that are not trained on because of held-out or test rows; each row once."""
+    relatives: int
+    """Held-out rows that share a parent with a row trained on."""
+
+    @property
+    def gone(self) -> Bools:
+        """Rows of the dataset that are left out for any reason."""
+        return np.logical_or.reduce([*self.left_out.values()])
+
+
+def of_samples(rows: Rows, share: float, tests: Sequence[pa.Table]) -> HoldOut:
+    """Hold out a share of the dataset itself, by family."""
+    found = families.split(rows.table, rows.usable, share)
+    left_out = {KIN: found.left_out}
+    return HoldOut(found.held, found.families[found.held], _tested(rows, found.held, left_out, tests), found.relatives)
+
+
+def of_others(rows: Rows, others: Rows, tests: Sequence[pa.Table]) -> HoldOut:
+    """Hold out rows that are not of the dataset: all that can be scored."""
+    held = others.usable
+    kept = others.table.filter(pa.array(held))
+    near = families.near_to(rows.table, rows.usable, [kept])
+    return HoldOut(held, families.families(kept), _tested(rows, np.zeros_like(near), {NEAR: near}, tests), 0)
+
+
+def of_seeds(rows: Rows, seeds: Rows, share: float, tests: Sequence[pa.Table]) -> HoldOut:
+    """Hold out a share of the seeds, by family, and leave out the rows that were made from these."""
+    found = families.split(seeds.table, seeds.usable, share)
+    held = seeds.table.filter(pa.array(found.held))
+    made = families.descendants(rows.table, held["id"].to_pylist()) & rows.usable
+    near = families.near_to(rows.table, rows.usable, [held]) & ~made
+    left_out = _tested(rows, np.zeros_like(made), {MADE: made, NEAR: near}, tests)
+    return HoldOut(found.held, found.families[found.held], left_out, 0)
+
+
+def _tested(rows: Rows, held: Bools, left_out: dict[str, Bools], tests: Sequence[pa.Table]) -> dict[str, Bools]:
+    """Add the rows that are left out because of test rows."""
+    if not tests:
+        return left_out
+    near = families.near_to(rows.table, rows.usable, tests) & ~held
+    for before in left_out.values():
+        near &= ~before
+    return {**left_out, NEAR_TEST: near}
+
+
+def require_rows(trained: int, held: int, drops: dict[str, int], where: str) -> None:
+    """Refuse a split with an empty side.
+
+    Raises:
+        JobError: saying what was left out.
+    """
+    if trained and held:
+        return
+    what, must = ("trained on", "train on") if not trained else ("held out", "hold out")
+    raise JobError(
+        f"train: no row of {where} can be {what} ({drops or 'nothing was dropped'}), at least one must; generate more, "
+        f"select with a larger budget, or {must} other rows (train.validation)"
+    )
+
+
+def with_families(table: pa.Table, found: NDArray[np.int64]) -> pa.Table:
+    """Return rows with the tag `family`: the id of the first row of each one's family."""
+    names = table["id"].to_pylist()
+    first: dict[int, str] = {}
+    tags = []
+    for family, name, row in zip(found.tolist(), names, table["tags"].to_pylist(), strict=True):
+        tags.append(sorted({**dict(row), FAMILY: first.setdefault(family, name)}.items()))
+    column = SAMPLES.field("tags")
+    return table.set_column(SAMPLES.get_field_index("tags"), column, [pa.array(tags, column.type)])

@@ -1,0 +1,161 @@
+"""Statistics of a paired comparison: pure functions of numbers, drawn and counted by family.
+
+Rows of one family (made from one seed, say) depend on each other, so a family is one observation, however many rows it
+has. Measured by `tests/proof/intervals.py` (`benchmarks/intervals.json`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEW = 20
+"""Families below which draws repeat too few observations, so that Student's interval covers better."""
+COUNTS_AT_ONCE = 2_000_000
+"""Counts of families that are drawn at once: 16 MB."""
+LEVEL = 0.95
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A ratio of sums, such as loss per token, with its 95 % interval."""
+
+    value: float
+    low: float | None
+    """None with a single family, which says nothing about others."""
+    high: float | None
+    kind: Literal["bootstrap", "student", "none"]
+    families: int
+    error: float | None
+    """Standard error of the value."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+
+def by_family(values: Floats, families: NDArray[np.int64]) -> Floats:
+    """Return the sum of each family, [families], of values by row and the families of the rows, numbered from 0."""
+    return np.bincount(families, values)
+
+
+def interval(sums: Floats, sizes: Floats, *, draws: int, seed: int) -> Interval:
+    """Return `sum(sums) / sum(sizes)` with its 95 % interval over families.
+
+    The standard error is that of the jackknife over families. From 20 families on it is multiplied by the 95 % quantile
+    of |t| over bootstrap draws of families. With fewer it is multiplied by Student's quantile, whose degrees of freedom
+    are one less than the effective number of families, (sum of sizes)^2 / (sum of squared sizes).
+
+    Args:
+        sums: [families] the summed value of each, such as nats of difference.
+        sizes: [families] what it is per, such as tokens; all positive.
+        draws: bootstrap draws.
+        seed: seed of the draws; the result depends only on it and the other arguments.
+
+    Source: symmetric bootstrap-t: Hall 1988, On symmetric bootstrap confidence intervals, J. R. Statist. Soc. B 50;
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, sections 11.5 and 12.5; clusters as observations: Miller
+    2024, arXiv:2411.00640, section 2.2; effective number: Kish 1965, Survey Sampling, section 11.2. Departures: Miller
+    takes normal quantiles, which cover too little with few clusters; the draws have linearised standard errors, which
+    the jackknife of each would make slow.
+    """
+    count, value = len(sums), float(sums.sum() / sizes.sum())
+    if count < 2:
+        return Interval(value, None, None, "none", count, None)
+    error = _jackknife(sums, sizes)
+    reach = _student(_effective(sizes) - 1) if count < FEW else _bootstrap(sums, sizes, draws, seed)
+    kind: Literal["bootstrap", "student"] = "student" if count < FEW else "bootstrap"
+    return Interval(value, value - reach * error, value + reach * error, kind, count, error)
+
+
+def _bootstrap(sums: Floats, sizes: Floats, draws: int, seed: int) -> float:
+    """Return the 95 % quantile of |t| over draws of families."""
+    rng, count, value = np.random.default_rng(seed), len(sums), sums.sum() / sizes.sum()
+    found = []
+    at_once = max(1, COUNTS_AT_ONCE // count)
+    for start in range(0, draws, at_once):
+        size = min(at_once, draws - start)
+        drawn = rng.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        values, errors = _errors(sums, sizes, drawn)
+        away = np.abs(values - value)
+        found.append(np.divide(away, errors, out=np.zeros_like(away), where=errors > 0))
+    return float(np.quantile(np.concatenate(found), LEVEL))
+
+
+def _errors(sums: Floats, sizes: Floats, drawn: Floats) -> tuple[Floats, Floats]:
+    """Return ([draws] ratios, [draws] their standard errors, linearised) for counts of families, [draws, families]."""
+    per = drawn @ sizes
+    values = (drawn @ sums) / per
+    squares = drawn @ (sums * sums) - 2 * values * (drawn @ (sums * sizes)) + values**2 * (drawn @ (sizes * sizes))
+    count = len(sums)
+    return values, np.sqrt(np.maximum(squares, 0) * count / (count - 1)) / per
+
+
+def _jackknife(sums: Floats, sizes: Floats) -> float:
+    """Return the standard error of the ratio from leaving out each family once."""
+    count = len(sums)
+    left = (sums.sum() - sums) / (sizes.sum() - sizes)
+    return float(np.sqrt((count - 1) / count * ((left - sums.sum() / sizes.sum()) ** 2).sum()))
+
+
+def _effective(sizes: Floats) -> float:
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def _student(freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1.0, freedom), (1 + LEVEL) / 2))
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """Return the p-value that as many pairs got better as worse, by the exact binomial test of those that changed.
+
+    Of right and wrong answers this is McNemar's test; of signs of differences, the sign test.
+
+    Source: McNemar 1947, Psychometrika 12; exact form: Dixon & Mood 1946, J. Am. Statist. Assoc. 41.
+    """
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(better, worse), better + worse, 0.5)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted so that the chance of any false finding stays at the level that they are compared with.
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6.
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    rising = np.maximum.accumulate(np.minimum(1.0, np.asarray(p_values, np.float64)[order] * factors))
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = rising
+    return [float(p) for p in adjusted]
+
+
+def detectable(error: float, *, power: float = 0.8) -> float:
+    """Return the smallest true difference that is told from 0 with this probability, two-sided at 5 %.
+
+    Args:
+        error: the standard error of the difference.
+        power: the probability.
+
+    Source: Miller 2024, arXiv:2411.00640, section 5.
+    """
+    from scipy.special import ndtri
+
+    return float((ndtri((1 + LEVEL) / 2) + ndtri(power)) * error)
+
+
+def families_needed(found: Interval, effect: float, *, power: float = 0.8) -> int | None:
+    """Return how many families like these tell a difference of `effect` from 0 with this probability.
+
+    None where the interval has no standard error to start from.
+    """
+    if found.error is None:
+        return None
+    return math.ceil(found.families * (detectable(found.error, power=power) / effect) ** 2)
