@@ -41,7 +41,7 @@ class Interval:
 
 def by_family(values: Floats, families: NDArray[np.int64]) -> Floats:
     """Return the sum of each family, [families], of values by row and the families of the rows, numbered from 0."""
-    return np.bincount(families, values)
+    return np.bincount(families, values).astype(np.float64)
 
 
 def interval(sums: Floats, sizes: Floats, *, draws: int, seed: int) -> Interval:
