@@ -1,13 +1,15 @@
 """Chat templates: a conversation as a model's own template renders it, with tools, calls and thoughts, or not at all.
 
 A template that knows nothing of calls renders a turn without them and says nothing. So each template is tried once
-with a conversation that has all of it, and a conversation with what it left out is refused.
+with a conversation that has all of it, and a conversation with what it left out is refused. A system turn that a
+template refuses or leaves out goes into the user turn after it.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from gristmill.cluster.contract.sample import Message
 
@@ -32,11 +34,33 @@ _TALK: list[dict[str, Any]] = [
     {"role": "tool", "content": _MARKS["results of tools"], "tool_call_id": "abcdefghi", "name": _MARKS["tool calls"]},
     {"role": "assistant", "content": "Yes."},
 ]
-_THOUGHT = "xthoughtx"
+_THOUGHT, _SYSTEM = "xthoughtx", "xsystemx"
+_OPENED = re.compile(r"([<\[◁])((?:[\w:]*:)?(?:think|thinking|thought|reasoning))([>\]▷])\s*\Z")
 
 
 class UnrenderableError(Exception):
     """A conversation that the template does not render whole; its text says why."""
+
+
+class _Form(NamedTuple):
+    """How a turn with calls is handed to a template."""
+
+    text: bool = False
+    """Whether arguments are JSON text, not a table."""
+    empty: str | None = ""
+    """The content of a turn that has only calls."""
+
+    def of(self, turn: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a turn in this form."""
+        if "tool_calls" not in turn:
+            return dict(turn)
+        calls = [{**call, "function": self._function(call["function"])} for call in turn["tool_calls"]]
+        return {**turn, "content": turn["content"] or self.empty, "tool_calls": calls}
+
+    def _function(self, function: Mapping[str, Any]) -> dict[str, Any]:
+        arguments = function["arguments"]
+        as_text = self.text and not isinstance(arguments, str)
+        return {**function, "arguments": json.dumps(arguments, ensure_ascii=False) if as_text else arguments}
 
 
 class ChatTemplate:
@@ -47,25 +71,51 @@ class ChatTemplate:
         self.tokenizer = tokenizer
 
     def render(self, messages: Sequence[Message], tools: str | None = None, **how: Any) -> Any:  # noqa: ANN401
-        """Return what `apply_chat_template` makes of a conversation and its tools.
+        """Return what `apply_chat_template` makes of a conversation, as `fitted` returns it, and its tools.
 
         Raises:
             UnrenderableError: when the template refuses it, or would leave out calls, results, thoughts or tools.
         """
-        turns = [_turn(message) for message in messages]
+        turns = self._turns(messages)
         if tools:
             how["tools"] = json.loads(tools)
         if tools or not all(message.plain for message in messages):
             self._require(messages, tools)
         return self._apply(turns, **how)
 
-    def lacks_thought(self, text: str, messages: Sequence[Message]) -> bool:
-        """Say whether the last assistant turn has a thought that its rendering has not.
+    def fitted(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the turns as the template takes them; the same object where it takes them as they are.
 
-        Thoughts of earlier turns are the template's business: most of them leave these out.
+        A system turn that the template refuses or leaves out goes into the user turn after it, or becomes one.
         """
-        last = next((turn for turn in reversed(messages) if turn.role == "assistant"), None)
-        return last is not None and last.train and bool(last.reasoning) and str(last.reasoning).strip() not in text
+        places = [place for place, turn in enumerate(messages) if turn.role == "system"]
+        if not places or (self._takes_system if places == [0] else self._takes_later_system):
+            return messages
+        first = 1 if self._takes_system and places[0] == 0 else 0
+        return [*messages[:first], *_folded(messages[first:])]
+
+    def marks(self, messages: Sequence[Message], tools: str | None = None) -> list[tuple[int, int]]:
+        """Return the character ranges of a rendering that the template marks with `{% generation %}`."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        turns = self._turns(messages)
+        _, found = render_jinja_template(
+            conversations=[turns],
+            tools=json.loads(tools) if tools else None,
+            chat_template=self.source(tools),
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        return [(begin, end) for begin, end in found[0]]
+
+    def source(self, tools: str | None = None) -> str:
+        """Return the text of the template; a tokenizer may have one of its own for conversations with tools."""
+        return str(self.tokenizer.get_chat_template(None, json.loads(tools) if tools else None))
+
+    def _turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
+        fitted = self.fitted(messages)
+        form = self._form if any(turn.tool_calls for turn in fitted) else _Form()
+        return [_turn(message, form) for message in fitted]
 
     def _require(self, messages: Sequence[Message], tools: str | None) -> None:
         if any(turn.parts for turn in messages):
@@ -83,16 +133,36 @@ class ChatTemplate:
     @cached_property
     def _rendered(self) -> frozenset[str]:
         """What of tools, calls, arguments and results the template renders."""
-        text = self._tried(_TALK, tools=[_TOOL])
+        return self._rendered_in(self._form)
+
+    @cached_property
+    def _form(self) -> "_Form":
+        """The form of calls in which the template renders most: DeepSeek's, for one, wants text and no content."""
+        forms = [_Form(text, empty) for empty in ("", None) for text in (False, True)]
+        return max(forms, key=lambda form: len(self._rendered_in(form)))
+
+    def _rendered_in(self, form: "_Form") -> frozenset[str]:
+        text = self._tried([form.of(turn) for turn in _TALK], tools=[_TOOL])
         return frozenset(what for what, mark in _MARKS.items() if mark in text)
 
     @cached_property
     def _thinks(self) -> bool:
-        return _THOUGHT in self._tried([_ASKED, {"role": "assistant", "content": "Yes.", **_thought(_THOUGHT)}])
+        asked = self._tried([_ASKED], add_generation_prompt=True)
+        answered = self._tried([_ASKED, {"role": "assistant", "content": "Yes.", **_thought(_THOUGHT)}])
+        return _THOUGHT in answered or opened_thought(asked) is not None
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return _SYSTEM in self._tried([{"role": "system", "content": _SYSTEM}, _ASKED], add_generation_prompt=True)
+
+    @cached_property
+    def _takes_later_system(self) -> bool:
+        turns = [_ASKED, {"role": "assistant", "content": "Yes."}, {"role": "system", "content": _SYSTEM}, _ASKED]
+        return self._takes_system and _SYSTEM in self._tried(turns, add_generation_prompt=True)
 
     @cached_property
     def _speaks_and_calls(self) -> bool:
-        talk = [_TALK[0], {**_TALK[1], "content": "xspokenx"}, *_TALK[2:]]
+        talk = [_TALK[0], self._form.of({**_TALK[1], "content": "xspokenx"}), *_TALK[2:]]
         return "xspokenx" in self._tried(talk, tools=[_TOOL])
 
     def _tried(self, turns: Sequence[Mapping[str, Any]], **how: Any) -> str:  # noqa: ANN401
@@ -108,14 +178,38 @@ class ChatTemplate:
             return self.tokenizer.apply_chat_template(list(turns), **how)
         except TemplateError as error:
             raise UnrenderableError(f"template refuses: {error}") from error
-        except (IndexError, KeyError) as error:  # transformers itself on an empty conversation
-            raise UnrenderableError("template refuses an empty beginning") from error
-        except (TypeError, ValueError) as error:  # a template that cannot work with what a turn has
+        except Exception as error:  # a template is somebody else's program: what it raises costs the row
             raise UnrenderableError(f"template fails: {error}") from error
 
 
-def _turn(message: Message) -> dict[str, Any]:
-    """Return a turn as templates read it: arguments as a table, the thought under each name that is in use."""
+def opened_thought(prompt: str) -> tuple[str, str] | None:
+    """Return the opening tag with the white space after it, and the closing tag, where a prompt opens a thought.
+
+    Known are `<think>`, `[THINK]`, `◁think▷` and the like.
+    """
+    found = _OPENED.search(prompt)
+    return (found[0], f"{found[1]}/{found[2]}{found[3]}") if found else None
+
+
+def _folded(messages: Sequence[Message]) -> list[Message]:
+    """Return turns without a system turn: each is put before the text of the user turn after it, or becomes one."""
+    out: list[Message] = []
+    held: list[str] = []
+    for turn in messages:
+        if turn.role == "system":
+            held.append(turn.text)
+            continue
+        if held and turn.role == "user":
+            turn = turn._replace(content="\n\n".join([*held, turn.text]))  # noqa: PLW2901
+        elif held:
+            out.append(Message("user", "\n\n".join(held)))
+        out.append(turn)
+        held = []
+    return [*out, Message("user", "\n\n".join(held))] if held else out
+
+
+def _turn(message: Message, form: _Form) -> dict[str, Any]:
+    """Return a turn as templates read it, with its thought under each name that is in use."""
     turn: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.plain:
         return turn
@@ -127,7 +221,8 @@ def _turn(message: Message) -> dict[str, Any]:
             | ({} if call.id is None else {"id": call.id})
             for call in message.tool_calls
         ]
-    return turn | {key: value for key in ("tool_call_id", "name") if (value := getattr(message, key)) is not None}
+    turn |= {key: value for key in ("tool_call_id", "name") if (value := getattr(message, key)) is not None}
+    return form.of(turn)
 
 
 def _thought(text: str) -> dict[str, str]:
