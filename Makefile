@@ -1,5 +1,5 @@
 # make proof: set up, then send 10,000 rows of public shapes through the store and every form, read 8,000 damaged files,
-#   and draw 50,000 comparisons of models of which the truth is known.
+#   draw 50,000 comparisons of models of which the truth is known, encode for 72 chat templates, pack for 84 architectures.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -36,6 +36,8 @@ proof: $(READY)
 	$(BIN)/python -m tests.proof.round_trip
 	$(BIN)/python -m tests.proof.damage
 	$(BIN)/python -m tests.proof.intervals
+	$(BIN)/python -m tests.proof.templates
+	$(BIN)/python -m tests.proof.packing
 
 test: unit ray flow gpu
 

@@ -30,6 +30,10 @@ class TrainFigures(Figures):
     packing_seconds: float | None = None
     steps: int
     precision: str
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """What was done to fit samples to the chat template or the length, and how often."""
+    separation: str = "positions"
+    """How packed samples were kept apart; `gristmill.training.loop.separation` lists the ways."""
     trained_tokens: int
     """Tokens that counted in the loss, in all steps."""
     step_seconds: float

@@ -29,6 +29,7 @@ from gristmill.cluster.runtime.progress import Bar
 from gristmill.cluster.runtime.resources import need_of, require
 from gristmill.cluster.store.store import Shard, Store, file_shard
 from gristmill.training import checkpoint
+from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
 from gristmill.training.figures import TrainFigures
 from gristmill.training.loop import worker as loop
@@ -57,9 +58,11 @@ class Train(TrainSettings, Job):
     not_identity: ClassVar[frozenset[str]] = Job.not_identity | TrainSettings.not_identity
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the model: the digest of the base weights instead of their path."""
+        """Return what decides the model: the base weights and the template themselves instead of their paths."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model)
+        if self.template:
+            value["fields"]["template"] = Path(self.template).read_text(encoding="utf-8")
         return value
 
     def check(self, base: Path) -> list[str]:
@@ -69,6 +72,9 @@ class Train(TrainSettings, Job):
         problem = models.missing(self.model)
         if problem:
             found.append(f"model: {self.model}: {problem}")
+        else:
+            found += facts.problems(self.model, self.max_length)
+        found += self.encoding_problems()
         if self.zero.stage == 0 and self.precision == "bf16":
             found.append(
                 "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
@@ -127,6 +133,10 @@ class Train(TrainSettings, Job):
         with run.screen.bar("train: packing"):
             packed = data.prepare(run.store, work.output, work.inputs, base, self)
         self._say_held_out(run, packed)
+        for what, count in packed.notes.items():
+            run.screen.say(f"train: {count} {what}")
+        if packed.drops:
+            run.screen.say(f"train: samples not used: {', '.join(f'{n} {why}' for why, n in packed.drops.items())}")
         packing_s = time.monotonic() - began
         steps = self.steps or num_steps(self.epochs, packed.bins, self.global_batch_size)
         cut = Batching(
@@ -260,10 +270,10 @@ def _starts(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _say_starts(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
-    """Print what the workers compute in, for each start that was not printed yet; return the number of starts."""
+    """Print precision and separation of samples for each start not yet printed; return the number of starts."""
     starts = _starts(journal)
     for start in starts[known:]:
-        run.screen.say(f"train: {start['precision']}, {start['why']}")
+        run.screen.say(f"train: {start['precision']}, {start['why']}; {start['apart']}")
     return len(starts)
 
 
@@ -306,6 +316,8 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         packed_rows=packed.bins,
         steps=steps,
         precision=_starts(journal)[-1]["precision"],
+        notes=dict(packed.notes),
+        separation=_starts(journal)[-1]["separation"],
         tokens=tokens,
         trained_tokens=sum(m["trained_tokens"] for m in done),
         tokens_per_s=round(tokens / seconds, 1) if seconds else 0.0,

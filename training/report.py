@@ -43,7 +43,7 @@ class TrainPresentation(Presentation[TrainFigures]):
         yield Stage("held out", figures.holdout, charts.KEPT)
 
     def sections(self, material: Material, figures: TrainFigures) -> Iterator[Section]:
-        """Yield the loss curve."""
+        """Yield the loss curve, and what became of samples on the way into training."""
         name = material.manifests["train"].name if "train" in material.manifests else ""
         if not name or not material.store.exists(name, METRICS):
             return
@@ -51,7 +51,11 @@ class TrainPresentation(Presentation[TrainFigures]):
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
         note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, held_out(figures))))
         panel = Panel("Loss while training", charts.loss_curve(journal), note)
-        yield Section("Training", "", [panel])
+        lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
+        if figures.separation != "positions":
+            lost.append((f"packed samples are kept apart by: {figures.separation}", ""))
+        columns = (("what was left out, or done to fit samples to model and template", "clip"), ("number", "num"))
+        yield Section("Training", "", [panel], (Table(columns, lost),) if lost else ())
 
 
 class EvaluatePresentation(Presentation[EvaluateFigures]):

@@ -1,15 +1,20 @@
 """The settings of `[train]`, separate from the job, because data, loop and workers read them too."""
 
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io.ingest import Source
-from gristmill.training.data.chat import TooLong
+from gristmill.training.data.answers import EarlierAnswers
+from gristmill.training.data.chat import Encoding, TooLong
 from gristmill.training.optim.schedule import Schedule
 from gristmill.training.tuning.model import Lora, Precision
 from gristmill.training.zero import Zero
+
+RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""Variables of a chat template that a conversation sets."""
 
 
 class TrainSettings(Settings):
@@ -25,6 +30,7 @@ class TrainSettings(Settings):
             "save_total_limit",
             "gradient_checkpointing",
             "max_failures",
+            "max_lost",
         }
     )
 
@@ -53,6 +59,17 @@ class TrainSettings(Settings):
     """Tokens of a packed row, and the most tokens of a sample."""
     too_long: TooLong = "drop"
     """Whether samples that are too long are dropped and counted, or cut at the end."""
+    template: str | None = None
+    """File of a chat template in Jinja, seen from the recipe's folder, that takes the place of the model's own."""
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    """Values of variables of the chat template, such as `{enable_thinking = false}`. In the finished model they are
+    the defaults of these variables."""
+    earlier_answers: EarlierAnswers = "split"
+    """What becomes of an answer that the template shows in another form once turns follow, as without its thought:
+    `split` makes one more sample, in which it is the last turn, as at inference; `context` does not train on it."""
+    max_lost: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of the samples that the chat template may be unable to render; more is an error, if it is more
+    than one sample."""
     validation: Annotated[float, Field(gt=0, lt=1)] | Source = 0.1
     """What is held out: a share of the samples, above 0 and below 1, or a file of other samples. Of a share, whole
     families are held out (rows with a common parent, of one group, or near copies), at least one; a hash decides for
@@ -88,3 +105,26 @@ class TrainSettings(Settings):
     """Newest checkpoints that are kept until the model is committed."""
     max_failures: int = Field(default=2, ge=0)
     """Deaths of workers after which the run restarts them by itself."""
+
+    @field_validator("template", mode="before")
+    @classmethod
+    def _from_base(cls, path: object, info: ValidationInfo) -> object:
+        base = (info.context or {}).get("base")
+        return str(base / Path(path).expanduser()) if base and isinstance(path, str) else path
+
+    def encoding_problems(self) -> list[str]:
+        """Return what is wrong with the chat template and its values."""
+        found = [
+            f"template_args.{name}: must be the name of a variable of the chat template, other than "
+            f"{', '.join(sorted(RENDERED))}"
+            for name in self.template_args
+            if not name.isidentifier() or name in RENDERED
+        ]
+        if self.template and not Path(self.template).is_file():
+            found.append(f"template: {self.template} is no file, must be one that holds a chat template in Jinja")
+        return found
+
+    @property
+    def encoding(self) -> Encoding:
+        """How conversations become token ids."""
+        return Encoding(self.max_length, self.too_long, self.earlier_answers, self.max_lost)

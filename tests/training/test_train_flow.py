@@ -15,6 +15,7 @@ import pytest
 
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
+from gristmill.training.data import packing
 from gristmill.training.data import prepare as data
 from gristmill.training.data.prepare import Bins
 from gristmill.training.evaluate.job import Evaluate
@@ -224,7 +225,9 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) 
     bins = Bins.open(store, "again", data.PACKED)
     places = schedule.global_batch(0, seed=0, bins=len(bins), batch=4)
     with torch.no_grad():
-        values, _ = token_losses(load(tiny, "fp32").eval(), tensors(bins.batch(places), "cpu"))
+        values, _ = token_losses(
+            load(tiny, "fp32").eval(), tensors(packing.batch(bins.rows(places)), "cpu"), "positions"
+        )
     first = next(m for m in made if m.get("step") == 1)
     assert first["trained_tokens"] == bins.trained[places].sum()
     assert first["loss"] == pytest.approx(float(values.sum()) / first["trained_tokens"], abs=1e-4)

@@ -1,17 +1,14 @@
 """Conversations become token ids and a mask of what is trained on: the assistant's words, with the stop token.
 
 Its calls and thoughts are its words too, as the template renders them; a turn with `train` false is context alone.
-
-The mask follows from the model's own chat template. Where the template marks the assistant's words (`{% generation
-%}`), the marks are used. Otherwise the conversation is rendered up to each assistant turn, with and without that turn,
-and the difference is what the assistant says. The text is always the plain rendering of the whole conversation.
+`answers` says which text is trained on, and `control` how control tokens in people's texts stay text. A token is
+trained on when it overlaps an answer: where the header ends in a space, the answer's first token begins with it.
 
 Source: the failures that this prevents are in the issue trackers of huggingface/trl (#4201, masks that are silently all
 zero; #5988, stop tokens outside the mask). Departures: both are refused here before anything is trained.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,27 +19,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.template import ChatTemplate, UnrenderableError
+from gristmill.training.data.answers import AnswerFinder, EarlierAnswers, Talk, Text
+from gristmill.training.data.control import ControlTokens
 
 AT_ONCE = 512
 """Conversations that are tokenised together; the tokenizer distributes them over its threads."""
+CHECKED = 100
+"""Conversations whose trained tokens are decoded and compared with their answers."""
 TooLong = Literal["drop", "truncate"]
-_Masked = tuple[NDArray[np.int32], NDArray[np.bool_]]
-"""The token ids of one conversation, and where they are trained on."""
+TOO_LONG, UNTRAINED = "too long", "no trained token"
 
 
-class Talk(NamedTuple):
-    """What one sample has for a chat template."""
+class Encoding(NamedTuple):
+    """How conversations become token ids, of which training and evaluation use the same."""
 
-    messages: Sequence[Message]
-    tools: str | None = None
-    """JSON text."""
+    max_length: int
+    """Most tokens of a sample."""
+    too_long: TooLong = "drop"
+    """Whether longer samples are dropped and counted, or cut at the end."""
+    earlier_answers: EarlierAnswers = "split"
+    """What becomes of earlier answers that the template shows in another form; see `TrainSettings`."""
+    max_lost: float = 1.0
+    """Largest share of the conversations that the template may not render."""
+
+
+class Sequenced(NamedTuple):
+    """The token ids of one text, where they are trained on, and what an answer in it should read."""
+
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    answers: list[tuple[NDArray[np.bool_], str]]
+    """For each answer, its tokens and its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedChats:
-    """Conversations as token ids, end to end; a conversation that could not be used is counted in `drops`."""
+    """Samples as token ids, end to end; a conversation that could not be used is counted in `drops`."""
 
     ids: NDArray[np.int32]
     """[tokens]."""
@@ -51,13 +64,22 @@ class EncodedChats:
     lengths: NDArray[np.int64]
     """[samples] tokens of each sample, all positive; their sum is `tokens`."""
     places: NDArray[np.int64]
-    """[samples] place of each sample among the given conversations, ascending."""
+    """[samples] place of each sample's conversation among the given ones, ascending; one may have several samples."""
     drops: Mapping[str, int]
     """Number of conversations that were not used, by reason."""
+    notes: Mapping[str, int]
+    """Number of times that something was done to fit a conversation to the template or the length, by what was done."""
+    stops: tuple[int, ...]
+    """Ids of the tokens that end answers, the most frequent first."""
 
 
-def tokenizer(folder: str) -> Any:  # noqa: ANN401 - transformers' tokenizers share no useful type
-    """Load the tokenizer of a model.
+def tokenizer(folder: str, template: str | None = None, args: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 - transformers' tokenizers share no useful type
+    """Load the tokenizer of a model with its chat template, which it also keeps when it is saved.
+
+    Args:
+        folder: the model's folder.
+        template: file of a chat template that takes the place of the model's own.
+        args: values of the template's variables, which become their defaults (`{"enable_thinking": False}`).
 
     Raises:
         JobError: when it has no chat template, or cannot say which characters a token represents.
@@ -71,14 +93,29 @@ def tokenizer(folder: str) -> Any:  # noqa: ANN401 - transformers' tokenizers sh
         from transformers import AutoTokenizer
 
         loaded = AutoTokenizer.from_pretrained(folder)
+    if template:
+        loaded.chat_template = Path(template).read_text(encoding="utf-8")
     if not loaded.chat_template:
         raise JobError(
             f"model {folder}: its tokenizer has no chat template, must have one; take an instruct model, "
-            "or put a chat_template.jinja into its folder"
+            "set train.template to a file, or put a chat_template.jinja into the model's folder"
         )
+    if args:
+        texts = loaded.chat_template
+        named = isinstance(texts, dict)
+        loaded.chat_template = {k: _with(args, v) for k, v in texts.items()} if named else _with(args, texts)
     if not loaded.is_fast:
         raise JobError(f"model {folder}: its tokenizer is a slow one, must be a fast one; save it with tokenizer.json")
     return loaded
+
+
+def _with(args: Mapping[str, Any], template: str) -> str:
+    """Return a template whose variables have these defaults, so that whoever uses it later gets the same."""
+    lines = (
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{%- endif %}}"
+        for name, value in args.items()
+    )
+    return "".join(lines) + template
 
 
 def _tokenizer_class(folder: str) -> str:
@@ -86,142 +123,182 @@ def _tokenizer_class(folder: str) -> str:
     return str(json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class", "")) if path.exists() else ""
 
 
-def encode(tok: Any, samples: Sequence[Talk], max_length: int, too_long: TooLong = "drop") -> EncodedChats:  # noqa: ANN401
+def encode(tok: Any, talks: Sequence[Talk], how: Encoding) -> EncodedChats:  # noqa: ANN401
     """Return the token ids of conversations with the mask of what is trained on.
 
     Args:
         tok: a tokenizer with a chat template.
-        samples: conversations with their tools.
-        max_length: longest conversation in tokens.
-        too_long: whether longer conversations are dropped and counted, or cut at the end.
+        talks: conversations with their tools.
+        how: lengths, and what becomes of what does not fit.
 
     Raises:
-        JobError: when no conversation can be used, or when assistant turns do not end in a special token, because a
-            model would then never learn to stop.
+        JobError: when no conversation can be used; when more than one and more than the share `max_lost` of them are
+            not rendered by the template; when what is trained on does not read like the answers; or when answers do not
+            end in a special token, because a model would then never learn to stop.
     """
-    drops: Counter[str] = Counter()
-    ids: list[NDArray[np.int32]] = []
-    trained: list[NDArray[np.bool_]] = []
-    lengths: list[int] = []
-    places: list[int] = []
-    for place, found in enumerate(_tokens(tok, samples)):
+    reader = _Reader(tok, how)
+    made = _Made()
+    for place, found in enumerate(reader.read(talks)):
         if isinstance(found, str):
-            drops[found] += 1
+            made.drops[found] += 1
             continue
-        row, mask = found
-        if not lengths:
-            _require_stop(tok, row, mask)
-        if len(row) > max_length:
-            if too_long == "drop":
-                drops["too long"] += 1
-                continue
-            row, mask = row[:max_length], mask[:max_length]
-        if not mask[1:].any():  # the first token of a sample has nothing before it that could predict it
-            drops["no trained token"] += 1
-            continue
-        ids.append(row)
-        trained.append(mask)
-        lengths.append(len(row))
-        places.append(place)
-    if samples and not lengths:
+        reasons = [made.add(sample, place, how) for sample in found] or [UNTRAINED]
+        if all(reasons):
+            made.drops[reasons[0]] += 1
+        else:
+            made.notes.update(f"answers not used: {reason}" for reason in reasons if reason)
+    _require_rendered(reader.lost, talks, how.max_lost)
+    if talks and not made.lengths:
         raise JobError(
-            f"chat template: none of {len(samples)} samples can be trained on ({dict(drops)}), at least one must; "
+            f"chat template: none of {len(talks)} samples can be trained on ({dict(made.drops)}), at least one must; "
             "raise max_length, or mark the assistant's words with {% generation %} in the model's chat_template.jinja"
         )
-    return EncodedChats(
-        np.concatenate([np.empty(0, np.int32), *ids]),
-        np.concatenate([np.empty(0, np.bool_), *trained]),
-        np.array(lengths, np.int64),
-        np.array(places, np.int64),
-        dict(drops),
-    )
+    return made.encoded(reader.notes)
 
 
-def _tokens(tok: Any, samples: Sequence[Talk]) -> Iterator[_Masked | str]:  # noqa: ANN401
-    """Yield for each conversation its ids and mask, or the reason why it has none."""
-    template = ChatTemplate(tok)
-    marked = re.search(r"{%-?\s*generation\s*-?%}", str(tok.chat_template)) is not None
-    for start in range(0, len(samples), AT_ONCE):
-        some = samples[start : start + AT_ONCE]
-        yield from (_marked(template, some) if marked else _by_difference(template, some))
+class _Made:
+    """What has been encoded so far."""
 
+    def __init__(self) -> None:
+        self.drops: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()
+        self.lengths: list[int] = []
+        self._ids: list[NDArray[np.int32]] = []
+        self._trained: list[NDArray[np.bool_]] = []
+        self._places: list[int] = []
+        self._stops: Counter[int] = Counter()
 
-def _marked(template: ChatTemplate, samples: Sequence[Talk]) -> Iterator[_Masked | str]:
-    for sample in samples:
-        if any(turn.role == "assistant" and not turn.train for turn in sample.messages):  # the marks are on all of them
-            yield from _by_difference(template, [sample])
-            continue
-        try:
-            _require_thought(template, sample)
-            how = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
-            out = template.render(sample.messages, sample.tools, **how)
-        except UnrenderableError as error:
-            yield str(error)
-        else:
-            yield np.array(out["input_ids"], np.int32), np.array(out["assistant_masks"], np.bool_)
+    def add(self, sample: Sequenced, place: int, how: Encoding) -> str:
+        """Take a sample of the conversation at `place`, or return why it cannot be used."""
+        ids, trained = sample.ids, sample.trained
+        if len(ids) > how.max_length:
+            if how.too_long == "drop":
+                return TOO_LONG
+            ids, trained = ids[: how.max_length], trained[: how.max_length]
+        if not trained[1:].any():  # the first token of a sample has nothing before it that could predict it
+            return UNTRAINED
+        self._ids.append(ids)
+        self._trained.append(trained)
+        self.lengths.append(len(ids))
+        self._places.append(place)
+        self._stops.update(int(sample.ids[tokens][-1]) for tokens, _ in sample.answers if tokens.any())
+        return ""
 
-
-def _by_difference(template: ChatTemplate, samples: Sequence[Talk]) -> Iterator[_Masked | str]:
-    rendered: list[tuple[str, list[tuple[int, int]]] | str] = []
-    for sample in samples:
-        try:
-            rendered.append(spans(template, sample))
-        except UnrenderableError as error:
-            rendered.append(str(error))
-    texts = [found[0] for found in rendered if not isinstance(found, str)]
-    out = template.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else None
-    usable = 0
-    for found in rendered:
-        if isinstance(found, str) or out is None:
-            yield str(found)
-            continue
-        row = np.array(out["input_ids"][usable], np.int32)
-        starts = np.array(out["offset_mapping"][usable], np.int64).reshape(-1, 2)[:, 0]
-        usable += 1
-        mask = np.zeros(len(row), np.bool_)
-        for begin, end in found[1]:
-            mask |= (starts >= begin) & (starts < end)
-        yield row, mask
-
-
-def spans(template: ChatTemplate, sample: Talk) -> tuple[str, list[tuple[int, int]]]:
-    """Return the plain rendering of a conversation and the character ranges that the assistant is trained to say.
-
-    A range reaches from the end of the assistant's header to the end of the end-of-turn token. White space that the
-    template puts after that is in no range.
-
-    Raises:
-        UnrenderableError: when the template does not render the conversation whole, or renders turns otherwise when
-            others follow.
-    """
-    text = _require_thought(template, sample)
-    found = []
-    for place, turn in enumerate(sample.messages):
-        if turn.role != "assistant" or not turn.train:
-            continue
-        before = template.render(sample.messages[:place], sample.tools, tokenize=False, add_generation_prompt=True)
-        after = template.render(sample.messages[: place + 1], sample.tools, tokenize=False)
-        if not after.startswith(before) or not text.startswith(after):
-            raise UnrenderableError("template rewrites earlier turns")
-        found.append((len(before), len(after.rstrip())))
-    return text, found
-
-
-def _require_thought(template: ChatTemplate, sample: Talk) -> str:
-    """Return the plain rendering of a conversation, in which the last thought must be."""
-    text = str(template.render(sample.messages, sample.tools, tokenize=False))
-    if template.lacks_thought(text, sample.messages):
-        raise UnrenderableError("template leaves out the last thought")
-    return text
-
-
-def _require_stop(tok: Any, row: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:  # noqa: ANN401
-    if not mask.any():
-        return
-    last = int(row[np.flatnonzero(mask)[-1]])
-    special = set(tok.all_special_ids) | {place for place, added in tok.added_tokens_decoder.items() if added.special}
-    if last not in special:
-        raise JobError(
-            f"chat template: what the assistant says ends in {tok.decode([last])!r}, must end in a special token, else "
-            "the model never learns to stop; correct the model's chat_template.jinja"
+    def encoded(self, notes: Mapping[str, int]) -> EncodedChats:
+        return EncodedChats(
+            np.concatenate([np.empty(0, np.int32), *self._ids]),
+            np.concatenate([np.empty(0, np.bool_), *self._trained]),
+            np.array(self.lengths, np.int64),
+            np.array(self._places, np.int64),
+            dict(self.drops),
+            {what: count for what, count in {**notes, **self.notes}.items() if count},
+            tuple(stop for stop, _ in self._stops.most_common()),
         )
+
+
+class _Reader:
+    """Reads conversations with one tokenizer and its template."""
+
+    def __init__(self, tok: Any, how: Encoding) -> None:  # noqa: ANN401
+        self._tok = tok
+        self._control = ControlTokens(tok)
+        self._special = set(self._control.ids.values())
+        self._finder = AnswerFinder(ChatTemplate(tok), self._control.names, how.earlier_answers)
+        self._checked = 0
+        self.notes = self._finder.notes
+        self.lost: dict[int, str] = {}
+        """Conversations that the template does not render, by place, and why."""
+
+    def read(self, talks: Sequence[Talk]) -> Iterator[list[Sequenced] | str]:
+        """Yield for each conversation its samples, or the reason why it has none."""
+        for start in range(0, len(talks), AT_ONCE):
+            texts = [self._texts(place, talks[place]) for place in range(start, min(start + AT_ONCE, len(talks)))]
+            plain = [
+                text.text for found, hidden in texts if not hidden and not isinstance(found, str) for text in found
+            ]
+            out = self._tok(plain, add_special_tokens=False, return_offsets_mapping=True) if plain else {}
+            rows = zip(out.get("input_ids", ()), out.get("offset_mapping", ()), strict=True)
+            for found, hidden in texts:
+                made = found if isinstance(found, str) else self._sequenced(found, rows, hidden=hidden)
+                if not isinstance(made, str) and self._checked < CHECKED:
+                    self._checked += 1
+                    self._require_answers(made)
+                yield made
+
+    def _texts(self, place: int, talk: Talk) -> tuple[list[Text] | str, bool]:
+        """Return the texts of a conversation or why it has none, and whether control tokens are hidden in them."""
+        hidden = self._control.within(talk)
+        try:
+            return self._finder.texts(self._control.hidden(talk) if hidden else talk), hidden
+        except UnrenderableError as error:
+            self.lost[place] = str(error)
+            return str(error), hidden
+
+    def _sequenced(self, texts: list[Text], rows: Iterator[Any], *, hidden: bool) -> list[Sequenced] | str:
+        made = []
+        for text in texts:
+            if not hidden:
+                ids, ranges = next(rows)
+                made.append(_mask(ids, ranges, [(span, text.text[slice(*span)]) for span in text.spans]))
+                continue
+            twin = self._control.encode(self._control.swapped(text.text))
+            if twin is None:
+                return "has control tokens that its tokenizer cannot read as text"
+            moved = [
+                (tuple(len(self._control.swapped(text.text[:end])) for end in span), text.text[slice(*span)])
+                for span in text.spans
+            ]
+            made.append(_mask(*twin, [(span, self._control.shown(said)) for span, said in moved]))
+        return made
+
+    def _require_answers(self, samples: list[Sequenced]) -> None:
+        """Refuse a mask that does not read like the answers, or does not end in a stop token."""
+        for sample in samples:
+            for tokens, said in sample.answers:
+                read = self._tok.decode(sample.ids[tokens], clean_up_tokenization_spaces=False)
+                if not self._same(read, said, tokens, sample):
+                    raise JobError(
+                        f"chat template: what would be trained on reads {read[:200]!r}, must read {said[:200]!r}; the "
+                        "tokenizer gives wrong places of its tokens, use its newest version or another model"
+                    )
+                last = int(sample.ids[tokens][-1])
+                if last not in self._special:
+                    raise JobError(
+                        f"chat template: what the assistant says ends in {self._tok.decode([last])!r}, must end in a "
+                        "special token, else the model never learns to stop; correct the model's chat_template.jinja, "
+                        "or set train.template"
+                    )
+
+    def _same(self, read: str, said: str, tokens: NDArray[np.bool_], sample: Sequenced) -> bool:
+        """Say whether the tokens of an answer read like it, but for white space and the end of the header."""
+        first = self._tok.decode(sample.ids[tokens][:1], clean_up_tokenization_spaces=False)
+        for text in (said, self._tok.decode(self._tok.encode(said, add_special_tokens=False))):
+            read_, said_ = "".join(read.split()), "".join(text.split())
+            if read_.endswith(said_) and len(read_) - len(said_) < max(1, len(first)):
+                return True
+        return False
+
+
+def _mask(ids: Any, ranges: Any, answers: list[tuple[Any, str]]) -> Sequenced:  # noqa: ANN401
+    """Return tokens with those that overlap an answer marked."""
+    row = np.array(ids, np.int32)
+    places = np.array(ranges, np.int64).reshape(-1, 2)
+    each = [((places[:, 0] < end) & (places[:, 1] > begin), said) for (begin, end), said in answers]
+    trained = np.zeros(len(row), np.bool_)
+    for tokens, _ in each:
+        trained |= tokens
+    return Sequenced(row, trained, [(tokens, said) for tokens, said in each if tokens.any()])
+
+
+def _require_rendered(lost: Mapping[int, str], talks: Sequence[Talk], max_lost: float) -> None:
+    """Refuse a template that does not render too many conversations; one of them is always let go."""
+    if len(lost) <= max(1, max_lost * len(talks)):
+        return
+    reasons = "; ".join(f"{count} x {reason}" for reason, count in Counter(lost.values()).most_common(3))
+    place, reason = next(iter(lost.items()))
+    turns = "\n".join(f"  {turn.role}: {turn.said[:200]!r}" for turn in talks[place].messages[:6])
+    raise JobError(
+        f"chat template: {len(lost)} of {len(talks)} samples cannot be rendered ({reasons}), at most "
+        f"{max_lost:.0%} may be; set train.template to a template that takes them, raise train.max_lost to go on "
+        f"without them, or select others; for example, {reason}:\n{turns}"
+    )

@@ -1,8 +1,7 @@
-"""Packing: samples of different lengths are put into rows of one length, best fit first, and stay separate in them.
+"""Packing: samples of different lengths are put into rows of one length, best fit first.
 
-A model of transformers keeps the samples of a row separate when it gets `position_ids` that restart with each sample,
-no `attention_mask`, and `use_cache=False`. With either of the other two set differently, samples silently see each
-other.
+Most models of transformers keep the samples of a row separate when they get `position_ids` that restart with each
+sample, no `attention_mask`, and `use_cache=False`; `gristmill.training.loop.separation` finds out what others need.
 
 Source: best-fit-decreasing packing of sequences: Ding et al. 2024, arXiv:2404.10830, section 3. Departures: longer
 samples are never cut here; the caller drops or cuts them before, and counts it.
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from gristmill.training.data.chat import EncodedChats
 
+Row = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Token ids, labels and positions of one bin, [tokens] each; a sample begins where the position is 0."""
 IGNORED = -100
 """Label of a token that is not trained on."""
 
@@ -99,9 +100,7 @@ def bins_table(encoded: EncodedChats, bins: Sequence[Sequence[int]]) -> pa.Table
     return pa.Table.from_arrays(columns, schema=BINS)
 
 
-def batch(
-    rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]],
-) -> dict[str, NDArray[np.int64]]:
+def batch(rows: Sequence[Row]) -> dict[str, NDArray[np.int64]]:
     """Return `input_ids`, `labels` and `position_ids` of some bins, each [rows, longest].
 
     Padding is a block at the end of a row: its positions restart and its labels are ignored.

@@ -11,15 +11,18 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import PREFERENCE, WEIGHT, from_table
 from gristmill.cluster.store.store import Shard, Store, file_shard
-from gristmill.training.data import chat, holdout, packing
+from gristmill.training.data import chat, facts, holdout, packing
+from gristmill.training.data.answers import Talk
 from gristmill.training.settings import TrainSettings
 
 HOLDOUT, LEFT_OUT = "holdout", "left_out.json"
@@ -55,6 +58,10 @@ class PackedCounts:
     """Kept rows of the dataset that were not used, by reason."""
     holdout_drops: dict[str, int]
     """Rows of other validation samples that cannot be scored, by reason."""
+    notes: dict[str, int]
+    """What was done to fit rows to the chat template or the length, and how often."""
+    stops: list[int]
+    """Ids of the tokens that end answers, the most frequent first."""
     shards: dict[str, list[dict[str, Any]]]
     """By prefix, the fields of `Shard` of the files that hold the bins."""
 
@@ -89,11 +96,12 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
         job: the settings.
 
     Raises:
-        JobError: when no row can be trained on, or none can be held out.
+        JobError: when no row can be trained on, none can be held out, or see `chat.encode`.
     """
     if store.exists(output, PREPARED):
         return PackedCounts(**store.read_json(output, PREPARED))
-    tokenizer = chat.tokenizer(model)
+    tokenizer = chat.tokenizer(model, job.template, job.template_args)
+    _require_facts(model, tokenizer, job.max_length)
     mine = _encoded(store.read(inputs["samples"]), tokenizer, job)
     other = next((inputs[role] for role in (VALIDATION, SEEDS) if role in inputs), None)
     others = mine if other is None else _encoded(store.read(other), tokenizer, job)
@@ -125,6 +133,8 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
         left_out=sum(int(rows.sum()) for rows in left_out.values()),
         drops=drops,
         holdout_drops={} if other is None else others.drops,
+        notes=dict(mine.chats.notes),
+        stops=list(mine.chats.stops),
         shards={prefix: [asdict(shard) for shard in written] for prefix, written in shards.items()},
     )
     store.write_json(asdict(made), output, PREPARED)
@@ -133,7 +143,7 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
 
 def _encoded(table: pa.Table, tokenizer: Any, job: TrainSettings) -> _Encoded:  # noqa: ANN401 - as `chat.tokenizer`
     fit, drops = usable(table)
-    chats = chat.encode(tokenizer, conversations(table.filter(pa.array(fit))), job.max_length, job.too_long)
+    chats = chat.encode(tokenizer, conversations(table.filter(pa.array(fit))), job.encoding)
     return _Encoded(table, chats, np.flatnonzero(fit)[chats.places], {**drops, **chats.drops})
 
 
@@ -152,6 +162,18 @@ def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, in
     trained[first] = False
     counted = np.add.reduceat(trained, first, dtype=np.int64) if len(first) else np.zeros(0, np.int64)
     return int(chats.lengths[taken].sum()), int(counted[taken].sum())
+
+
+def _require_facts(model: str, tok: Any, max_length: int) -> None:  # noqa: ANN401
+    """Refuse a model from a hub, whose files `plan` has not seen, where they do not fit together."""
+    from transformers import AutoConfig
+
+    if Path(model).is_dir():
+        return
+    config = AutoConfig.from_pretrained(model).to_dict()
+    wrong = facts.problems_of(model, config, max(tok.vocab.values()) + 1, max_length)
+    if wrong:
+        raise JobError("; ".join(f"train.{line}" for line in wrong))
 
 
 def usable(table: pa.Table) -> tuple[NDArray[np.bool_], dict[str, int]]:
@@ -177,9 +199,9 @@ def _unusable(messages: list[dict[str, Any]], scores: Mapping[str, float]) -> st
     return "" if weight == 1 else "weight 0" if weight == 0 else "weight other than 1"
 
 
-def conversations(table: pa.Table) -> list[chat.Talk]:
+def conversations(table: pa.Table) -> list[Talk]:
     """Return the messages and tools of each row."""
-    return [chat.Talk(sample.messages, sample.tools) for sample in from_table(table)]
+    return [Talk(sample.messages, sample.tools) for sample in from_table(table)]
 
 
 def _write(
@@ -240,11 +262,11 @@ class Bins:
         values: NDArray[np.int32] = table[name].chunk(0)[row].values.to_numpy()
         return values
 
-    def batch(self, places: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Return some bins as one batch, with arrays of [bins, longest]."""
+    def rows(self, places: NDArray[np.int64]) -> list[packing.Row]:
+        """Return some bins."""
         names = ("input_ids", "labels", "position_ids")
         ids_, labels, positions = ([self.column(n, int(p)) for p in places] for n in names)
-        return packing.batch(list(zip(ids_, labels, positions, strict=True)))
+        return list(zip(ids_, labels, positions, strict=True))
 
     def tokens(self, places: NDArray[np.int64]) -> int:
         """Return the number of tokens in some bins, without padding."""

@@ -13,8 +13,9 @@ from gristmill.cluster.models import dtypes
 from gristmill.cluster.runtime.log import to_file
 from gristmill.training.data import chat, packing
 from gristmill.training.data import prepare as data
+from gristmill.training.data.answers import Talk
 from gristmill.training.evaluate import statistics
-from gristmill.training.loop import losses
+from gristmill.training.loop import losses, separation
 from gristmill.training.tuning.model import PRECISIONS, Precision, load
 
 
@@ -27,6 +28,8 @@ class Scores:
     tokens: NDArray[np.int64]
     """[samples] number of trained tokens, all positive."""
     seconds: float
+    apart: str = ""
+    """How packed samples were kept apart, in words."""
 
     @property
     def mean(self) -> float:
@@ -37,16 +40,22 @@ class Scores:
 class Scorer:
     """An actor that scores the same samples with one model after the other."""
 
-    def __init__(self, logs: str | None, cpus: float, precision: Precision | Literal["auto"], max_length: int) -> None:
-        """Begin the log; `cpus` is the number of threads."""
+    def __init__(
+        self, logs: str | None, cpus: float, precision: Precision | Literal["auto"], how: chat.Encoding
+    ) -> None:
+        """Begin the log; `cpus` is the number of threads, `how` is how the samples of training were encoded."""
         to_file(logs, "evaluate")
-        self._cpus, self._max_length = cpus, max_length
+        self._cpus, self._how = cpus, how
         self._precision = None if precision == "auto" else precision
         self._bins: data.Bins | None = None
-        self._count = 0
+        self._rows = np.empty(0, np.int64)
 
-    def open(self, model: str, samples: list[chat.Talk]) -> dict[str, Any]:
+    def open(self, model: str, samples: list[Talk]) -> dict[str, Any]:
         """Tokenise and pack the samples, and choose the precision.
+
+        Args:
+            model: folder of the tuned model, whose tokenizer has the chat template of its training.
+            samples: the conversations.
 
         Returns:
             `places` of the samples that can be scored, `drops` by reason, `precision` and `why`, `seconds`.
@@ -59,11 +68,11 @@ class Scorer:
             choice = dtypes.choose(model)
             self._precision, why = PRECISIONS[choice.dtype], choice.reason
         torch.set_num_threads(max(1, int(self._cpus)))
-        encoded = chat.encode(chat.tokenizer(model), samples, self._max_length)
-        self._count = len(encoded.lengths)
-        self._bins = data.Bins([packing.bins_table(encoded, packing.fit(encoded.lengths, self._max_length))])
+        encoded = chat.encode(chat.tokenizer(model), samples, self._how)
+        places, self._rows = np.unique(encoded.places, return_inverse=True)  # a row may have become several samples
+        self._bins = data.Bins([packing.bins_table(encoded, packing.fit(encoded.lengths, self._how.max_length))])
         return {
-            "places": encoded.places,
+            "places": places,
             "drops": dict(encoded.drops),
             "precision": self._precision,
             "why": why,
@@ -78,8 +87,10 @@ class Scorer:
             raise RunError("evaluate: the scorer holds no samples, must be opened first")
         began = time.monotonic()
         loaded = load(model, self._precision).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        summed, tokens = losses.sample_losses(loaded, self._bins, self._count)
-        return Scores(summed, tokens, round(time.monotonic() - began, 1))
+        apart = separation.choose(loaded, self._precision, length=self._how.max_length, rows=1, device=loaded.device)
+        summed, tokens = losses.sample_losses(loaded, self._bins, len(self._rows), apart.way)
+        of_rows = np.bincount(self._rows, summed), np.bincount(self._rows, tokens).astype(np.int64)
+        return Scores(*of_rows, round(time.monotonic() - began, 1), apart.reason)
 
 
 def compare(

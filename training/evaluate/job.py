@@ -42,6 +42,8 @@ from gristmill.training.data import families
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate import actor as scoring
 from gristmill.training.figures import EvaluateFigures
+from gristmill.training.loop import separation
+from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning.model import MERGED, Precision
 
 EVALUATION = "evaluation.json"
@@ -137,16 +139,18 @@ class Evaluate(Job):
         table = _rows(run.store, work)
         own = need_of(self.cpus, self.gpus)
         require("evaluate.cpus", [own])
-        max_length = int(manifest.settings["max_length"])
-        scorer = spawn(scoring.Scorer, own, run.logs, own.cpus, self.precision, max_length)
+        how = TrainSettings.model_validate({n: manifest.settings[n] for n in TrainSettings.model_fields}).encoding
+        scorer = spawn(scoring.Scorer, own, run.logs, own.cpus, self.precision, how)
         paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
         try:
-            opened = ray.get(scorer.open.remote(paths["before"], data.conversations(table)))
+            opened = ray.get(scorer.open.remote(paths["after"], data.conversations(table)))
             run.screen.say(f"evaluate: {opened['precision']}, {opened['why']}")
             scores = {}
             for done, (name, path) in enumerate(paths.items(), 1):
                 scores[name] = ray.get(scorer.losses.remote(path))
                 bar.update(done, f"loss {name} {scores[name].mean:.3f}")
+            if scores["after"].apart != separation.APART:
+                run.screen.say(f"evaluate: {scores['after'].apart}")
         except ray.exceptions.RayTaskError:  # of a living process
             raise
         except deaths() as error:

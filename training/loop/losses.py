@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gristmill.training.data.packing import IGNORED
+from gristmill.training.loop import separation
+from gristmill.training.loop.separation import Way
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,14 +19,19 @@ def tensors(batch: "Mapping[str, NDArray[np.int64]]", device: Any) -> "dict[str,
     """Return the arrays of a batch as tensors on a device."""
     import torch
 
-    return {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+    return {name: torch.tensor(array).to(device) for name, array in batch.items()}
 
 
-def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]") -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
+def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]", way: Way) -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
     """Return the negative log-likelihoods of the tokens, and their positions.
 
     The head runs only at positions before a trained token of any row, which saves about half of its work and memory on
     instruction data.
+
+    Args:
+        model: a model, or an engine of one.
+        batch: one of `separation.batches`, as tensors.
+        way: how samples are kept apart in it.
 
     Returns:
         [rows, kept] float32 losses in nats, 0 where the label is ignored, and [kept] positions of their labels.
@@ -34,9 +41,10 @@ def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]") -> "tuple[torc
 
     labels = batch["labels"][:, 1:]
     keep = torch.nonzero((labels != IGNORED).any(dim=0)).flatten()
-    logits = model(
-        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, logits_to_keep=keep
-    ).logits
+    args = separation.inputs(model, batch, way)
+    if "logits_to_keep" in separation.parameters(model):
+        args["logits_to_keep"] = keep
+    logits = model(**args).logits
     if logits.shape[1] != len(keep):  # a model that does not know `logits_to_keep`
         logits = logits[:, keep]
     wanted = labels[:, keep]
@@ -44,13 +52,19 @@ def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]") -> "tuple[torc
     return flat.view(wanted.shape), keep + 1
 
 
-def sample_losses(model: Any, bins: "Bins", count: int) -> "tuple[NDArray[np.float64], NDArray[np.int64]]":  # noqa: ANN401
+def sample_losses(
+    model: Any,  # noqa: ANN401
+    bins: "Bins",
+    count: int,
+    way: Way,
+) -> "tuple[NDArray[np.float64], NDArray[np.int64]]":
     """Return the summed loss in nats and the number of trained tokens of each sample, both [count].
 
     Args:
         model: a model in evaluation mode, on its device.
         bins: packed bins that together hold `count` samples.
         count: number of samples.
+        way: how samples are kept apart.
     """
     import numpy as np
     import torch
@@ -58,11 +72,11 @@ def sample_losses(model: Any, bins: "Bins", count: int) -> "tuple[NDArray[np.flo
     summed, tokens = np.zeros(count), np.zeros(count, np.int64)
     with torch.no_grad():
         for place in range(len(bins)):
-            arrays = bins.batch(np.array([place]))
-            values, at = token_losses(model, tensors(arrays, model.device))
-            kept = at.cpu().numpy()
-            within = np.cumsum(arrays["position_ids"][0] == 0)[kept] - 1
-            owner = bins.column("samples", place)[within]
-            np.add.at(summed, owner, values[0].double().cpu().numpy())
-            np.add.at(tokens, owner, 1)
+            for arrays in separation.batches(bins.rows(np.array([place])), way):
+                values, at = token_losses(model, tensors(arrays, model.device), way)
+                kept = at.cpu().numpy()
+                trained = arrays["labels"][:, kept] != IGNORED
+                owner = bins.column("samples", place)[arrays["sample"][:, kept][trained]]
+                np.add.at(summed, owner, values.double().cpu().numpy()[trained])
+                np.add.at(tokens, owner, 1)
     return summed, tokens

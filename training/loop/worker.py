@@ -12,7 +12,7 @@ from accumulation and data parallelism, would give short answers too much weight
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from gristmill.cluster.runtime.log import to_file
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint, zero
+from gristmill.training.data import chat
 from gristmill.training.data import prepare as data
-from gristmill.training.loop import losses
+from gristmill.training.loop import losses, separation
 from gristmill.training.optim import schedule
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning import model
@@ -65,6 +66,8 @@ class TrainState:
     train: data.Bins
     heldout: data.Bins
     folder: Path
+    way: separation.Way
+    """How the samples of a packed row are kept apart."""
 
 
 def work(config: Mapping[str, WorkerPlan]) -> None:
@@ -84,7 +87,7 @@ def _work(plan: WorkerPlan, rank: int) -> None:
     began = time.monotonic()
     folder = plan.store.folder(plan.output) / checkpoint.FOLDER
     found = checkpoint.newest(folder)
-    worker, why = _set_up(plan, rank, found)
+    worker, why, apart = _set_up(plan, rank, found)
     if found:
         checkpoint.load(worker.engine, found, only_trainable=plan.job.lora != "none")
     first = found.step if found else 0
@@ -92,7 +95,10 @@ def _work(plan: WorkerPlan, rank: int) -> None:
     if journal:
         journal.rewind(first)
         seconds = round(time.monotonic() - began, 1)
-        journal.add(start=first, workers=plan.batching.world, precision=worker.precision, why=why, seconds=seconds)
+        journal.add(
+            start=first, workers=plan.batching.world, precision=worker.precision, why=why, seconds=seconds,
+            separation=worker.way, apart=apart,
+        )  # fmt: skip
     log.info("rank %d starts at step %d of %d after %.1f s", rank, first, plan.steps, time.monotonic() - began)
     for step in range(first, plan.steps):
         facts = _step(worker, step)
@@ -111,8 +117,8 @@ def _work(plan: WorkerPlan, rank: int) -> None:
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
 
 
-def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str]:
-    """Return the live objects of this worker, and the reason for its precision."""
+def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str, str]:
+    """Return the live objects of this worker, the reason for its precision, and how samples are kept apart."""
     import torch
     from ray.train.torch import get_device
 
@@ -131,17 +137,32 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     log.info("model loaded after %.1f s", time.monotonic() - began)
     engine = zero.engine(tuned, configuration, lr=job.learning_rate, weight_decay=job.weight_decay)
     log.info("engine made after %.1f s", time.monotonic() - began)
+    device = get_device()
+    apart = _most_careful(
+        separation.choose(engine, precision, length=job.max_length, rows=plan.batching.micro, device=device)
+    )
+    log.info("separation chosen after %.1f s", time.monotonic() - began)
     worker = TrainState(
         plan,
         precision,
         engine,
-        get_device(),
+        device,
         rank,
         data.Bins.open(plan.store, plan.output, data.PACKED),
         data.Bins.open(plan.store, plan.output, data.HELDOUT),
         plan.store.folder(plan.output),
+        apart.way,
     )
-    return worker, why
+    return worker, why, apart.reason
+
+
+def _most_careful(own: separation.Separation) -> separation.Separation:
+    """Return the most careful way that a worker has found, which is that of all of them."""
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return max(found, key=lambda one: separation.WAYS.index(one.way))
 
 
 def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
@@ -175,8 +196,8 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
     torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
     worker.engine.train()
     total = torch.zeros(1, dtype=torch.float64, device=worker.device)
-    for micro in schedule.share(places, worker.rank, cut.world, cut.micro):
-        summed = _sum(worker, worker.train, micro)
+    for micros in zip(*(schedule.share(places, r, cut.world, cut.micro) for r in range(cut.world)), strict=True):
+        summed = _sum(worker, worker.train, micros)
         # DeepSpeed divides by accumulation and averages over workers: undo both, divide by the tokens of the whole step
         worker.engine.backward(summed * (cut.accumulation * cut.world / trained))
         worker.engine.step()
@@ -198,9 +219,14 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
     }
 
 
-def _sum(worker: TrainState, bins: data.Bins, places: NDArray[np.int64]) -> Any:  # noqa: ANN401 - a tensor
-    batch = losses.tensors(bins.batch(places), worker.device)
-    return losses.token_losses(worker.engine, batch)[0].sum()
+def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]]) -> Any:  # noqa: ANN401 - a tensor
+    """Return the summed loss of this worker's bins; `places` are those of every worker, by rank."""
+    rounds = 0
+    if worker.way == "alone" and worker.plan.job.zero.stage == 3:  # whose workers gather the weights for each batch
+        rounds = max(separation.num_batches(bins.rows(each)) for each in places)
+    parts = separation.batches(bins.rows(places[worker.rank]), worker.way, rounds)
+    each = [losses.token_losses(worker.engine, losses.tensors(part, worker.device), worker.way)[0] for part in parts]
+    return sum(values.sum() for values in each)
 
 
 def _over_workers(values: Any) -> list[float]:  # noqa: ANN401 - a tensor
@@ -220,7 +246,8 @@ def _holdout_loss(worker: TrainState) -> float:
     with torch.no_grad():
         for start in range(0, len(bins), world):
             place = start + worker.rank
-            summed = _sum(worker, bins, np.array([place if place < len(bins) else start]))
+            each = [np.array([start + rank if start + rank < len(bins) else start]) for rank in range(world)]
+            summed = _sum(worker, bins, each)
             if place < len(bins):  # else it went along because a partitioned model needs every worker in each round
                 sums += torch.tensor([float(summed), float(bins.trained[place])], dtype=torch.float64).to(sums)
     total, tokens = _over_workers(sums)
@@ -229,24 +256,30 @@ def _holdout_loss(worker: TrainState) -> float:
 
 def _export(worker: TrainState) -> None:
     """Write adapter and merged model; all workers take part in gathering, then rank 0 continues alone."""
-    job = worker.plan.job
-    if job.lora == "none":
+    plan, job, full = worker.plan, worker.plan.job, worker.plan.job.lora == "none"
+    if full:
         state = zero.whole_state(worker.engine, job.zero.stage, worker.rank)
-        if worker.rank == 0:
-            model.write_full(worker.engine.module, state, worker.plan.base, worker.folder / model.MERGED)
+    else:
+        state = zero.trainable_state(worker.engine.module, worker.rank)
+    if worker.rank:
         return
-    state = zero.trainable_state(worker.engine.module, worker.rank)
-    if worker.rank == 0:
-        adapter = worker.folder / model.ADAPTER
-        model.write_adapter(worker.engine.module, state, adapter)
-        model.write_merged(worker.plan.base, adapter, worker.folder / model.MERGED, worker.precision)
+    tok = chat.tokenizer(plan.base, job.template, job.template_args)
+    stops = data.PackedCounts(**plan.store.read_json(plan.output, data.PREPARED)).stops
+    if full:
+        model.write_model(worker.engine.module, tok, stops, worker.folder / model.MERGED, state)
+        return
+    adapter = worker.folder / model.ADAPTER
+    model.write_adapter(worker.engine.module, state, adapter)
+    whole = model.merged(plan.base, adapter, worker.precision)
+    model.write_model(whole, tok, stops, worker.folder / model.MERGED)
 
 
 class Journal:
     """`metrics.jsonl`: a line a step, kept by rank 0, wound back to the checkpoint that a run goes on from.
 
-    {"start": step, "workers": n, "precision": …, "why": …, "seconds": s}
-                                                       each time a worker group begins; seconds of loading
+    {"start": step, "workers": n, "precision": …, "why": …, "seconds": s, "separation": …, "apart": …}
+                                                       each time a worker group begins; seconds of loading, how packed
+                                                       samples are kept apart, in words too
     {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
                                                        and "holdout_loss" where it was asked for
     {"end": step, "holdout_loss": nats}

@@ -4,6 +4,7 @@ Source: low-rank adapters: Hu et al. 2021, arXiv:2106.09685, section 4; on all l
 arXiv:2305.14314, section 4.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from gristmill.cluster.contract.errors import RunError
 from gristmill.cluster.contract.settings import Settings
+from gristmill.training.tuning.stops import stop_at
 
 ADAPTER, MERGED = "adapter", "merged"
 Precision = Literal["bf16", "fp32"]
@@ -95,23 +97,30 @@ def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # n
             )
 
 
-def write_merged(base: str, adapter: Path, folder: Path, precision: Precision) -> None:
-    """Write base model plus adapters as one model with its tokenizer, as transformers and vLLM load it."""
+def merged(base: str, adapter: Path, precision: Precision) -> Any:  # noqa: ANN401
+    """Return base model plus adapters as one model."""
     from peft import PeftModel
 
-    merged = PeftModel.from_pretrained(load(base, precision), str(adapter)).merge_and_unload()
-    _write_model(merged, None, base, folder)
+    return PeftModel.from_pretrained(load(base, precision), str(adapter)).merge_and_unload()
 
 
-def write_full(model: Any, state: dict[str, Any], base: str, folder: Path) -> None:  # noqa: ANN401
-    """Write a fully trained model from its whole state, with the tokenizer of its base model."""
-    _write_model(model, state, base, folder)
+def write_model(
+    model: Any,  # noqa: ANN401
+    tok: Any,  # noqa: ANN401
+    stops: Sequence[int],
+    folder: Path,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """Write a model with its tokenizer, as transformers and vLLM load it; it stops where its answers ended in training.
 
-
-def _write_model(model: Any, state: dict[str, Any] | None, base: str, folder: Path) -> None:  # noqa: ANN401
-    from transformers import AutoTokenizer
-
+    Args:
+        model: the trained model.
+        tok: the tokenizer that it was trained with.
+        stops: ids of the tokens that ended answers, the most frequent first.
+        folder: folder to write to.
+        state: its weights, whole, where the model's own may be partitioned.
+    """
+    stop_at(model, tok, stops)
     model.config.use_cache = True
     model.save_pretrained(str(folder), state_dict=state)
-    tokenizer: Any = AutoTokenizer.from_pretrained(base)
-    tokenizer.save_pretrained(str(folder))
+    tok.save_pretrained(str(folder))

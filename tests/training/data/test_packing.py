@@ -10,7 +10,7 @@ from gristmill.training.data.chat import EncodedChats
 def encoded(lengths: list[int], rng: np.random.Generator) -> EncodedChats:
     total = sum(lengths)
     ids = rng.integers(0, 1000, total).astype(np.int32)
-    return EncodedChats(ids, rng.random(total) < 0.5, np.array(lengths, np.int64), np.arange(len(lengths)), {})
+    return EncodedChats(ids, rng.random(total) < 0.5, np.array(lengths, np.int64), np.arange(len(lengths)), {}, {}, ())
 
 
 def test_every_sample_lies_in_exactly_one_bin_and_no_bin_overflows() -> None:

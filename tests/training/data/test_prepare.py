@@ -13,6 +13,7 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.sample import Message, Sample, from_table, seed, to_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.store.store import Shard, Store
+from gristmill.training.data import packing
 from gristmill.training.data import prepare as data
 from gristmill.training.data.families import families, split
 from gristmill.training.job import Train
@@ -71,7 +72,7 @@ def test_bins_come_back_whole_from_several_tables(store: Store, samples: str, ti
     assert len(split) == len(bins) == table.num_rows > 3
     for place in range(len(bins)):
         assert split.column("input_ids", place).tolist() == table["input_ids"][place].as_py()
-    batch = split.batch(np.array([3, 0]))
+    batch = packing.batch(split.rows(np.array([3, 0])))
     assert batch["input_ids"].shape[0] == 2
     assert split.tokens(np.array([3, 0])) == int((batch["position_ids"] >= 0).sum()) - int(
         2 * batch["input_ids"].shape[1] - len(table["labels"][3]) - len(table["labels"][0])

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from gristmill.training.data import chat, packing
+from gristmill.training.data.answers import Talk
 from gristmill.training.data.prepare import Bins
 from gristmill.training.evaluate.actor import Scores, compare
-from gristmill.training.loop import losses
+from gristmill.training.loop import losses, separation
+from gristmill.training.loop.separation import WAYS, Way
 from gristmill.training.tuning.model import load
 from tests.training.conftest import chats
 
@@ -21,7 +23,7 @@ def model(tiny: str) -> Any:
 
 @pytest.fixture
 def encoded(tiny: str) -> chat.EncodedChats:
-    return chat.encode(chat.tokenizer(tiny), [chat.Talk(s.messages) for s in chats(12)], 256)
+    return chat.encode(chat.tokenizer(tiny), [Talk(s.messages) for s in chats(12)], chat.Encoding(256))
 
 
 def bins_of(encoded: chat.EncodedChats, bins: list[list[int]]) -> Bins:
@@ -32,8 +34,7 @@ def test_packed_logits_are_those_of_the_samples_alone(model: Any, encoded: chat.
     import torch
 
     order = list(range(4))
-    row = bins_of(encoded, [order]).batch(np.array([0]))
-    packed = losses.tensors(packing.batch([(row["input_ids"][0], row["labels"][0], row["position_ids"][0])]), "cpu")
+    packed = losses.tensors(packing.batch(bins_of(encoded, [order]).rows(np.array([0]))), "cpu")
     ends = np.cumsum(encoded.lengths[:4])
     with torch.no_grad():
         together = model(input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False).logits[0]
@@ -45,23 +46,46 @@ def test_packed_logits_are_those_of_the_samples_alone(model: Any, encoded: chat.
     assert (leaked - together).abs().max() > 1e-2, "without positions the samples see each other: the test can fail"
 
 
-def test_losses_of_samples_do_not_depend_on_how_they_are_packed(model: Any, encoded: chat.EncodedChats) -> None:
-    alone = losses.sample_losses(model, bins_of(encoded, [[p] for p in range(12)]), 12)
-    packed = losses.sample_losses(model, bins_of(encoded, packing.fit(encoded.lengths, 512)), 12)
+@pytest.mark.parametrize("way", WAYS)
+def test_losses_of_samples_do_not_depend_on_how_they_are_packed(
+    model: Any, encoded: chat.EncodedChats, way: Way
+) -> None:
+    alone = losses.sample_losses(model, bins_of(encoded, [[p] for p in range(12)]), 12, "positions")
+    packed = losses.sample_losses(model, bins_of(encoded, packing.fit(encoded.lengths, 512)), 12, way)
     assert np.allclose(alone[0], packed[0], atol=1e-3)
     assert alone[1].tolist() == packed[1].tolist()
     starts = np.cumsum(encoded.lengths) - encoded.lengths
     assert alone[1].tolist() == np.add.reduceat(encoded.trained, starts, dtype=np.int64).tolist()
 
 
-def test_several_rows_at_once_give_the_sum_of_each(model: Any, encoded: chat.EncodedChats) -> None:
+def loss_of(model: Any, rows: list[packing.Row], way: Way, rounds: int = 0) -> float:
     import torch
 
-    bins = bins_of(encoded, [[0, 1], [2], [3, 4, 5]])
+    parts = separation.batches(rows, way, rounds)
     with torch.no_grad():
-        together = losses.token_losses(model, losses.tensors(bins.batch(np.arange(3)), "cpu"))[0].sum(dim=1)
-        each = [losses.token_losses(model, losses.tensors(bins.batch(np.array([p])), "cpu"))[0].sum() for p in range(3)]
-    assert torch.allclose(together, torch.stack(each), atol=1e-3)
+        return sum(float(losses.token_losses(model, losses.tensors(part, "cpu"), way)[0].sum()) for part in parts)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_several_rows_at_once_give_the_sum_of_each(model: Any, encoded: chat.EncodedChats, way: Way) -> None:
+    bins = bins_of(encoded, [[0, 1], [2], [3, 4, 5]])
+    each = sum(loss_of(model, bins.rows(np.array([p])), "positions") for p in range(3))
+    assert loss_of(model, bins.rows(np.arange(3)), way) == pytest.approx(each, abs=1e-3)
+
+
+def test_one_sample_a_row_costs_no_more_tokens_than_packed_rows(encoded: chat.EncodedChats) -> None:
+    rows = bins_of(encoded, packing.fit(encoded.lengths, 512)).rows(np.array([0]))
+    made = separation.batches(rows, "alone")
+    assert all(batch["input_ids"].size <= len(rows[0][0]) for batch in made)
+    assert len(made) == separation.num_batches(rows) < len(encoded.lengths)
+    sample_of = np.concatenate([batch["sample"][batch["labels"] != packing.IGNORED] for batch in made])
+    assert set(sample_of.tolist()) == set(range(int((rows[0][2] == 0).sum())))
+
+
+def test_further_rounds_add_nothing_to_the_loss(model: Any, encoded: chat.EncodedChats) -> None:
+    rows = bins_of(encoded, [[0, 1]]).rows(np.array([0]))
+    assert len(separation.batches(rows, "alone", 7)) == 7
+    assert loss_of(model, rows, "alone", 7) == loss_of(model, rows, "alone")
 
 
 def test_the_comparison_weighs_tokens_and_its_interval_holds_the_difference() -> None:

@@ -1,0 +1,110 @@
+"""Control tokens in people's texts are text: `<|im_end|>` in a question ends no turn.
+
+A tokenizer reads the characters of a control token as that token wherever they are. So in a conversation that has such
+characters each of them is one letter of a private area of Unicode while the template works, and a twin of the tokenizer
+reads the result: for the twin, the control tokens are those letters, and the characters are text.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from gristmill.cluster.contract.sample import ToolCall
+from gristmill.training.data.answers import Talk
+
+_FIRST = 0x100000
+"""First letter of the private area, the last plane of Unicode, which texts do not use."""
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer."""
+
+    def __init__(self, tok: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no useful type
+        """Read them from a fast tokenizer."""
+        self._tok = tok
+        added = {token.content: place for place, token in tok.added_tokens_decoder.items() if token.special}
+        self.ids = {**dict(zip(tok.all_special_tokens, tok.all_special_ids, strict=True)), **added}
+        """By their characters."""
+        self.names = names = sorted(self.ids, key=lambda name: (-len(name), name))
+        self._letters = {name: chr(_FIRST + n) for n, name in enumerate(names)}
+        self._names = {letter: name for name, letter in self._letters.items()}
+        self._pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        self._either = re.compile("|".join([*map(re.escape, names), *self._names]) or r"(?!)")
+        self._beginnings = sorted({name[:2] for name in names})
+
+    def within(self, sample: Talk) -> bool:
+        """Say whether a text of a conversation has the characters of a control token."""
+        return any(
+            any(beginning in text for beginning in self._beginnings) and self._pattern.search(text) is not None
+            for text in _texts(sample)
+        )
+
+    def hidden(self, sample: Talk) -> Talk:
+        """Return the conversation with a letter for each control token in its texts."""
+
+        def hide(text: str | None) -> str | None:
+            return text and self._pattern.sub(lambda found: self._letters[found[0]], text)
+
+        def calls(found: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+            return tuple(c._replace(name=hide(c.name) or "", arguments=hide(c.arguments) or "") for c in found)
+
+        turns = [
+            turn._replace(
+                content=hide(turn.content),
+                reasoning=hide(turn.reasoning),
+                name=hide(turn.name),
+                tool_calls=calls(turn.tool_calls),
+            )
+            for turn in sample.messages
+        ]
+        return Talk(turns, hide(sample.tools))
+
+    def shown(self, text: str) -> str:
+        """Return a rendering of a hidden conversation as a person would read it."""
+        return self._either.sub(lambda found: self._names.get(found[0], found[0]), text)
+
+    def swapped(self, text: str) -> str:
+        """Return the text for the twin: letters for the template's control tokens, characters for those of people."""
+        return self._either.sub(lambda found: self._names.get(found[0]) or self._letters[found[0]], text)
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """Return token ids and character ranges of a `swapped` text.
+
+        None where the tokenizer cannot read the characters of a control token as text.
+        """
+        twin, real, own = self._twin
+        read = twin.encode(text, add_special_tokens=False)
+        if not own.isdisjoint(read.ids):
+            return None
+        return [real.get(token, token) for token in read.ids], list(read.offsets)
+
+    @cached_property
+    def _twin(self) -> tuple[Any, dict[int, int], set[int]]:
+        """The tokenizer with letters as its control tokens.
+
+        Together with the original ids of its added tokens, and the ids of control tokens that its vocabulary itself
+        has, which it may make of the characters.
+        """
+        from tokenizers import Tokenizer
+
+        spec = json.loads(self._tok.backend_tokenizer.to_str())
+        spec["truncation"] = spec["padding"] = None
+        known = {}
+        for added in spec["added_tokens"]:
+            content = added["content"]
+            added["content"] = self._letters.get(content, content)
+            known[added["content"]] = added["id"]
+        twin = Tokenizer.from_str(json.dumps(spec))
+        own = {found for name in self.names if (found := twin.token_to_id(name)) is not None}
+        return twin, {twin.token_to_id(content): place for content, place in known.items()}, own
+
+
+def _texts(sample: Talk) -> Iterator[str]:
+    for turn in sample.messages:
+        yield from filter(None, (turn.content, turn.reasoning, turn.name))
+        for call in turn.tool_calls:
+            yield from (call.name, call.arguments)
+    if sample.tools:
+        yield sample.tools

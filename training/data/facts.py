@@ -1,0 +1,72 @@
+"""What a model's files say that a training must keep to: positions, and rows of the embedding for all of its tokens.
+
+Both faults are found late otherwise: a token without a row ends in an index error inside the model, and positions
+beyond those that a model was trained with give no error at all.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gristmill.cluster.models import names as models
+
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+"""Names in configs for the number of positions; a model without any of them has no limit."""
+BUILTIN = {models.SMOLLM2: {"max_position_embeddings": 8192, "vocab_size": 49152}}
+"""Facts of builtin models, whose folder is made only when they are used."""
+
+
+def problems(model: str, max_length: int) -> list[str]:
+    """Return what is wrong with the files of a model, or with a length, as `key: what is, what must be`.
+
+    A name on a hub is not looked up here; `problems_of` sees to it once its tokenizer is loaded.
+    """
+    folder = Path(model).expanduser()
+    config = BUILTIN.get(model) or _json(folder / "config.json")
+    return problems_of(model, config, num_tokens(_json(folder / "tokenizer.json")), max_length)
+
+
+def problems_of(model: str, config: Mapping[str, Any], tokens: int, max_length: int) -> list[str]:
+    """Return what is wrong with a config, the number of tokens of its tokenizer, and a length."""
+    found = []
+    positions = num_positions(config)
+    if positions and max_length > positions:
+        found.append(f"max_length: {max_length} tokens, must be at most {positions}, the positions that {model} has")
+    rows = num_rows(config)
+    if rows and tokens > rows:
+        found.append(
+            f"model: {model}: its tokenizer has {tokens} tokens, must have at most {rows}, the rows of its embedding; "
+            "call resize_token_embeddings of transformers on the model, or take the tokenizer that belongs to it"
+        )
+    return found
+
+
+def num_positions(config: Mapping[str, Any]) -> int | None:
+    """Return the number of positions of a model, or None where its config states none."""
+    inner = config.get("text_config") or config
+    return next((inner[name] for name in POSITIONS if isinstance(inner.get(name), int) and inner[name] > 0), None)
+
+
+def num_rows(config: Mapping[str, Any]) -> int | None:
+    """Return the rows of a model's embedding, or None where its config states none."""
+    inner = config.get("text_config") or config
+    rows = inner.get("vocab_size", config.get("vocab_size"))
+    return rows if isinstance(rows, int) else None
+
+
+def num_tokens(tokenizer: Mapping[str, Any]) -> int:
+    """Return the highest token id of a `tokenizer.json` plus one, or 0 where it has none."""
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
+    ids += [token["id"] for token in tokenizer.get("added_tokens") or []]
+    return max(ids, default=-1) + 1
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return a JSON object from a file, or nothing where there is none; whoever loads the model says why."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
