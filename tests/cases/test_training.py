@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -68,7 +69,8 @@ def test_63_a_huge_row_is_dropped_and_counted(store: Store, tiny: str, tmp_path:
 
 
 def test_64_evaluation_encodes_as_training_did(store: Store, tiny: str, tmp_path: Path) -> None:
-    story = [" ".join(f"Then came day {day} of story {n}." for day in range(40)) for n in range(6)]
+    rng = Random(0)
+    story = [" ".join("".join(rng.choices("abcdefgh", k=rng.randint(2, 9))) for _ in range(80)) for _ in range(6)]
     rows = [
         {"messages": [{"role": "user", "content": f"Story {n}?"}, {"role": "assistant", "content": text}]}
         for n, text in enumerate(story)
