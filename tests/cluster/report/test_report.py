@@ -86,7 +86,8 @@ def rewrite(store: Store, name: str, figures: Figures) -> None:
 
 TRAINED = TrainFigures(
     rows=2, kept=1, holdout=1, families=1, dropped=0, packed_rows=1, steps=4, precision="fp32", tokens=36,
-    trained_tokens=20, step_seconds=1.0, starts=1, seconds=4.0,
+    trained_tokens=20, step_seconds=1.0, starts=1, seconds=4.0, drop_reasons={"template refuses: no": 3},
+    notes={"answers not used: too long": 2}, separation="mask",
 )  # fmt: skip
 EVALUATED = EvaluateFigures(
     rows=1, kept=1, loss_before=3.0, loss_after=2.5, perplexity_before=20.1, perplexity_after=12.2, difference=-0.5,
@@ -189,6 +190,8 @@ def test_a_whole_run_shows_the_funnel_the_reasons_and_the_losses(store: Store) -
         "Jobs",
     ):
         assert f"<h2>{heading}</h2>" in page
+    for line in ("template refuses: no", "answers not used: too long", "packed samples are kept apart by: mask"):
+        assert line in page
     assert "3.000 → 2.500" in page
     assert "-0.7000 to -0.3000" in page
     assert "<b>50%</b>" in page
