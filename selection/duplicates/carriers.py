@@ -97,7 +97,7 @@ LEADS_ZH = (
     "能否告诉我 你能告诉我 请告诉我 告诉我 我想知道 我想问一下 我想问 想问一下 问题 题目 任务 指令 要求 "
     "请完成以下任务 请完成下面的任务 请看"
 )
-CARRIER, COMMON_WORD, LEAD, NEGATION = np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(8)
+CARRIER, COMMON_WORD, LEAD, NEGATION, OPPOSED = map(np.uint8, (1, 2, 4, 8, 16))
 LONGEST_LEAD = 12
 """Characters of a lead in Chinese."""
 
@@ -108,7 +108,7 @@ class Carriers(NamedTuple):
     words: Key
     """Ascending."""
     flags: Bytes
-    """Of each word: `CARRIER`, `COMMON_WORD`, `LEAD` and `NEGATION`, added up."""
+    """Of each word: `CARRIER`, `COMMON_WORD`, `LEAD`, `NEGATION` and `OPPOSED` (it has an opposite), added up."""
     opposites: Key
     """Ascending: of each pair in both orders, see `pair_hash`."""
     negating: Points
@@ -119,16 +119,17 @@ class Carriers(NamedTuple):
 def carriers() -> Carriers:
     """Return the lists."""
     flags: dict[int, int] = {}
+    pairs = [tuple(pair.split("/")) for pair in OPPOSITES.split()] + [tuple(pair) for pair in OPPOSITES_ZH.split()]
     for words, flag in (
         ([*NUMBERS.split(), *NUMBERS_ZH, *NEGATIONS.split(), *NEGATIONS_ZH], CARRIER),
         ([*NEGATIONS.split(), *NEGATIONS_ZH], NEGATION),
         (COMMON.split(), COMMON_WORD),
         ([*LEADS.split(), *LEADS_ZH.split()], LEAD),
+        ([word for pair in pairs for word in pair], OPPOSED),
     ):
         for word in words:
             name = int(word_hash(points(word)))
             flags[name] = flags.get(name, 0) | int(flag)
-    pairs = [tuple(pair.split("/")) for pair in OPPOSITES.split()] + [tuple(pair) for pair in OPPOSITES_ZH.split()]
     hashed = [(word_hash(points(left)), word_hash(points(right))) for left, right in pairs]
     both = {
         int(pair_hash(np.uint64(pair[0]), np.uint64(pair[1])))
@@ -157,9 +158,15 @@ def word_hash(word: Points) -> np.uint64:
     """Return 64 bits of a word."""
     found = ODD
     for point in word:
-        found = (found ^ np.uint64(point)) * ODD_2
-        found ^= found >> HALF
+        found = add_letter(found, point)
     return found
+
+
+@kernel
+def add_letter(found: np.uint64, letter: np.uint32) -> np.uint64:
+    """Return the hash of a word with one more letter."""
+    found = (found ^ np.uint64(letter)) * ODD_2
+    return found ^ (found >> HALF)
 
 
 @kernel

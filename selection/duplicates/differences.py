@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.selection.data.columns import Int
-from gristmill.selection.duplicates.carriers import Carriers, among, flags_of, lead_of, pair_hash
+from gristmill.selection.duplicates.carriers import OPPOSED, Carriers, among, flags_of, lead_of, pair_hash
 from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.duplicates.normal import Bytes, Points
+from gristmill.selection.duplicates.slips import are_exchanged, distance, letters, may_be_near, most_slips
 from gristmill.selection.duplicates.units import ALONE, CODE, NUMBER, WORD, shared
 from gristmill.selection.kernels import kernel
 
@@ -67,8 +68,10 @@ def are_copies(one: Side, other: Side, known: Known, lists: Carriers, asked: tup
         if not asked[1] or one.kins[row] == other.kins[other_row]:
             a, b = _text(one, row, 0), _text(other, other_row, 0)
             found[pair] = _is_copy(a, b, known, lists, asked)
+            if found[pair]:
+                continue
             lead, other_lead = _lead(a, lists), _lead(b, lists)
-            if lead + other_lead and not found[pair]:
+            if lead + other_lead:
                 a, b = _text(one, row, lead), _text(other, other_row, other_lead)
                 found[pair] = _is_copy(a, b, known, lists, asked)
     return found
@@ -95,7 +98,7 @@ def _lead(text: Text, lists: Carriers) -> int:
 def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool, bool]) -> bool:
     """Say whether two texts are copies, by what is left when equal units and slips of the pen are taken off."""
     wording, numbers = asked
-    _match(a, b)
+    begin, end = _match(a, b)
     rest, other = _rest(a), _rest(b)
     if len(rest) == len(other) == 0 and _in_order(a, b):
         return True
@@ -110,14 +113,34 @@ def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool,
         return False
     if not wording:
         return True
-    pairs, other_pairs = _neighbours(a), _neighbours(b)
-    return _few_changed(a, b, known) and _few_swapped(pairs, other_pairs, len(rest), len(other))
+    pairs, other_pairs = _neighbours(a, begin, end), _neighbours(b, begin, end)
+    return _few_changed(a, b, known) and _few_swapped(
+        pairs, other_pairs, max(len(a.hashes), len(b.hashes)), len(rest), len(other)
+    )
 
 
 @kernel
-def _match(a: Text, b: Text) -> None:
-    """Mark the units that both texts have, each as often as both do."""
-    one, other = np.argsort(a.hashes), np.argsort(b.hashes)
+def _match(a: Text, b: Text) -> tuple[int, int]:
+    """Mark the units that both texts have, each as often as both do; return how many begin and end both alike."""
+    size = min(len(a.hashes), len(b.hashes))
+    begin, end = 0, 0
+    while begin < size and a.hashes[begin] == b.hashes[begin]:
+        begin += 1
+    while end < size - begin and a.hashes[len(a.hashes) - 1 - end] == b.hashes[len(b.hashes) - 1 - end]:
+        end += 1
+    _match_between(a, b, begin, end)
+    if _is_doubtful(a) or _is_doubtful(b):
+        a.state[:], b.state[:] = 0, 0
+        _match_between(a, b, 0, 0)
+    return begin, end
+
+
+@kernel
+def _match_between(a: Text, b: Text, begin: int, end: int) -> None:
+    """Mark so many units from the beginning and from the end, and between them by sorting what both have."""
+    stop, other_stop = len(a.hashes) - end, len(b.hashes) - end
+    a.state[:begin], b.state[:begin], a.state[stop:], b.state[other_stop:] = EXACT, EXACT, EXACT, EXACT
+    one, other = np.argsort(a.hashes[begin:stop]) + begin, np.argsort(b.hashes[begin:other_stop]) + begin
     i, j = 0, 0
     while i < len(one) and j < len(other):
         left, right = a.hashes[one[i]], b.hashes[other[j]]
@@ -125,6 +148,21 @@ def _match(a: Text, b: Text) -> None:
             a.state[one[i]], b.state[other[j]] = EXACT, EXACT
         i += left <= right
         j += right <= left
+
+
+@kernel
+def _is_doubtful(text: Text) -> bool:
+    """Say whether a unit is left of which the text has another one: any of them could be the one that is left.
+
+    Then whole texts are sorted, which spreads what is left over both edited and shared words. Of 1,000 edits of one
+    popular text 21 fewer were found where the edited ones were always left.
+    """
+    for place in range(len(text.state)):
+        if text.state[place] == 0:
+            for other in range(len(text.state)):
+                if other != place and text.hashes[other] == text.hashes[place]:
+                    return True
+    return False
 
 
 @kernel
@@ -142,10 +180,13 @@ def _in_order(a: Text, b: Text) -> bool:
 def _are_opposite(a: Text, b: Text, rest: Int, other: Int, lists: Carriers) -> bool:
     """Say whether one text has a word whose opposite the other has instead."""
     for i in rest:
+        opposed = flags_of(a.hashes[i], lists.words, lists.flags) & OPPOSED
         for j in other:
-            if among(pair_hash(a.hashes[i], b.hashes[j]), lists.opposites):
+            if opposed and among(pair_hash(a.hashes[i], b.hashes[j]), lists.opposites):
                 return True
-            if a.kinds[i] == WORD and b.kinds[j] == WORD:
+            more = a.stops[i] - a.begins[i] - b.stops[j] + b.begins[j]
+            ends = a.points[a.stops[i] - 1] == b.points[b.stops[j] - 1]
+            if ends and 2 <= abs(more) <= 4 and a.kinds[i] == WORD and b.kinds[j] == WORD:
                 left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
                 if _negates(left, right, lists.negating) or _negates(right, left, lists.negating):
                     return True
@@ -170,10 +211,20 @@ def _negates(word: Points, plain: Points, beginnings: NDArray[np.uint32]) -> boo
 @kernel
 def _forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers) -> None:
     """Mark pairs of words one of which is the other mistyped, and a few words that are one and the same together."""
+    theirs = np.empty(len(other), np.uint32)
+    for n in range(len(other)):
+        theirs[n] = letters(b.points[b.begins[other[n]] : b.stops[other[n]]])
     for i in rest:
-        for j in other:
-            words = (a.kinds[i] == WORD or a.kinds[i] == CODE) and (b.kinds[j] == WORD or b.kinds[j] == CODE)
-            if b.state[j] == 0 and words and _is_typo(a, i, b, j, known, lists):
+        if not _is_word(a, i):
+            continue
+        mine, size = letters(a.points[a.begins[i] : a.stops[i]]), a.stops[i] - a.begins[i]
+        for n in range(len(other)):
+            j = other[n]
+            other_size = b.stops[j] - b.begins[j]
+            most = most_slips(max(size, other_size))
+            if abs(size - other_size) > most or not may_be_near(mine, theirs[n], most):
+                continue  # farther apart than their letters and lengths allow
+            if b.state[j] == 0 and _is_word(b, j) and _is_typo(a, i, b, j, known, lists):
                 a.state[i], b.state[j] = TYPO, TYPO
                 break
     left, right = _rest(a), _rest(b)
@@ -202,7 +253,7 @@ def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> b
     """Say whether two words are one of which a slip of the pen made the other, rather than two words."""
     left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
     longest, shortest = max(len(left), len(right)), min(len(left), len(right))
-    if longest > LONGEST_WORD or longest - shortest > 3:
+    if longest > LONGEST_WORD:
         return False
     apart = distance(left, right)
     if shortest == 1 or a.kinds[i] == CODE or b.kinds[j] == CODE:
@@ -210,48 +261,25 @@ def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> b
     one = flags_of(a.hashes[i], lists.words, lists.flags)
     other = flags_of(b.hashes[j], lists.words, lists.flags)
     if (one | other) & 1:  # `ten` is typed for `then`, and nobody means it, but `now` may be meant for `not`
-        return bool(apart == 1 and (_are_exchanged(left, right) or (one & 1 != other & 1 and not (one | other) & 8)))
-    if _are_exchanged(left, right):
+        return bool(apart == 1 and (are_exchanged(left, right) or (one & 1 != other & 1 and not (one | other) & 8)))
+    if are_exchanged(left, right):
         return True
     if (one & 2 or among(a.hashes[i], known)) and (other & 2 or among(b.hashes[j], known)):
         return False
-    return bool(apart <= (1 if longest <= 3 else 2 if longest <= 6 else 3))
+    return bool(apart <= most_slips(longest))
 
 
 @kernel
-def _are_exchanged(one: Points, other: Points) -> bool:
-    """Say whether two words differ in two neighbouring letters that are exchanged."""
-    apart = np.flatnonzero(one != other) if len(one) == len(other) else np.empty(0, np.int64)
-    if len(apart) != 2 or apart[1] != apart[0] + 1:
-        return False
-    return bool(one[apart[0]] == other[apart[1]] and one[apart[1]] == other[apart[0]])
-
-
-@kernel
-def distance(one: Points, other: Points) -> int:
-    """Return how many letters must be changed, left out, put in or exchanged with the next to make a word another.
-
-    Source: Damerau 1964, A technique for computer detection and correction of spelling errors, Communications of the
-    ACM 7, 3; no part is changed twice (optimal string alignment).
-    """
-    rows = np.empty((3, len(other) + 1), np.int64)
-    for j in range(len(other) + 1):
-        rows[1, j] = j
-    for i in range(1, len(one) + 1):
-        now, before, earlier = rows[(i + 1) % 3], rows[i % 3], rows[(i - 1) % 3]
-        now[0] = i
-        for j in range(1, len(other) + 1):
-            best = min(before[j] + 1, now[j - 1] + 1, before[j - 1] + (one[i - 1] != other[j - 1]))
-            if i > 1 and j > 1 and one[i - 1] == other[j - 2] and one[i - 2] == other[j - 1]:
-                best = min(best, earlier[j - 2] + 1)
-            now[j] = best
-    return int(rows[(len(one) + 1) % 3, len(other)])
+def _is_word(text: Text, place: int) -> bool:
+    return bool(text.kinds[place] == WORD or text.kinds[place] == CODE)
 
 
 @kernel
 def _has_carrier(text: Text, lists: Carriers, numbers: bool) -> bool:
     """Say whether a text has a word that carries meaning and that the other has not."""
-    for place in _rest(text):
+    for place in range(len(text.state)):
+        if text.state[place] != 0:
+            continue
         if (text.kinds[place] == NUMBER and numbers) or text.kinds[place] == CODE:
             return True
         if flags_of(text.hashes[place], lists.words, lists.flags) & 1:
@@ -260,11 +288,12 @@ def _has_carrier(text: Text, lists: Carriers, numbers: bool) -> bool:
 
 
 @kernel
-def _neighbours(text: Text) -> Key:
-    """Return a hash of each pair of neighbouring units, ascending."""
-    found = np.empty(max(0, len(text.hashes) - 1), np.uint64)
+def _neighbours(text: Text, begin: int, end: int) -> Key:
+    """Return a hash of each pair of neighbouring units, ascending, but of those that begin or end both texts alike."""
+    first = max(0, begin - 1)
+    found = np.empty(max(0, len(text.hashes) - max(0, end - 1) - first - 1), np.uint64)
     for place in range(len(found)):
-        found[place] = pair_hash(text.hashes[place], text.hashes[place + 1])
+        found[place] = pair_hash(text.hashes[first + place], text.hashes[first + place + 1])
     found.sort()
     return found
 
@@ -272,9 +301,12 @@ def _neighbours(text: Text) -> Key:
 @kernel
 def _numbers_in_order(a: Text, b: Text) -> bool:
     """Say whether numbers come in one order, or each of them with the two units before or after it, or one of both."""
-    one, other = np.flatnonzero(a.kinds == NUMBER), np.flatnonzero(b.kinds == NUMBER)
-    if len(one) == len(other) and (a.hashes[one] == b.hashes[other]).all():
+    i, j = _next_number(a, 0), _next_number(b, 0)
+    while i < len(a.kinds) and j < len(b.kinds) and a.hashes[i] == b.hashes[j]:
+        i, j = _next_number(a, i + 1), _next_number(b, j + 1)
+    if i == len(a.kinds) and j == len(b.kinds):
         return True
+    one, other = np.flatnonzero(a.kinds == NUMBER), np.flatnonzero(b.kinds == NUMBER)
     around = np.empty((len(other), 3), np.uint64)
     for place in range(len(other)):
         for side in range(3):
@@ -286,6 +318,14 @@ def _numbers_in_order(a: Text, b: Text) -> bool:
         if not found:
             return False
     return True
+
+
+@kernel
+def _next_number(text: Text, place: int) -> int:
+    """Return the first number from a unit on, the number of units where there is none."""
+    while place < len(text.kinds) and text.kinds[place] != NUMBER:
+        place += 1
+    return place
 
 
 @kernel
@@ -328,7 +368,7 @@ def _few_changed(a: Text, b: Text, known: Known) -> bool:
 
 
 @kernel
-def _few_swapped(pairs: Key, other_pairs: Key, rest: int, other: int) -> bool:
+def _few_swapped(pairs: Key, other_pairs: Key, size: int, rest: int, other: int) -> bool:
     """Say whether units are in the same order but for a few: two sentences exchanged part one pair of neighbours."""
     i, j, parted = 0, 0, 0
     while i < len(pairs):
@@ -339,4 +379,4 @@ def _few_swapped(pairs: Key, other_pairs: Key, rest: int, other: int) -> bool:
             i += pairs[i] == other_pairs[j]
             j += 1
     parted -= 2 * rest + max(0, other - rest)
-    return parted <= max(1, (max(len(pairs), len(other_pairs)) + 1) // SWAPPED)
+    return parted <= max(1, size // SWAPPED)

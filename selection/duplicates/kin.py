@@ -1,93 +1,95 @@
 """A hash of the numbers of a text and of the signs that calculate, which copies have in common, see `copies`."""
 
+from functools import cache
+
 import numpy as np
 
 from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.duplicates.normal import (
     DIGIT,
+    KIND,
     LETTER,
+    MANY,
     ODD,
     OTHER,
+    POINTS,
     UNSPACED_KIND,
+    ZERO,
+    Bytes,
     Normal,
     Points,
     mix,
     table,
 )
-from gristmill.selection.duplicates.units import class_of, is_symbol, number_end
+from gristmill.selection.duplicates.units import AFTER_WIDE, SYMBOLS, WIDE, class_of, number_end
 from gristmill.selection.kernels import kernel
 
 STRICT_SIGNS = "=<>^+~!$€£¥₹°"
 WEAK_SIGNS = "-*/"
 """Signs that calculate where they are between numbers, variables and brackets; else they are dashes and bullets."""
+RAISED = np.array(((0xB2, 0xB3), (0xB9, 0xB9), (0xBC, 0xBE), (0x2070, 0x209F), (0x2150, 0x215F)))
+"""Superscripts, subscripts and fractions, first and last of each range."""
+
+
+NOTHING, NUMBER, STRICT, WEAK, POINT = map(np.uint8, range(5))
+"""What a code point may be: neither a digit nor a sign that calculates, or one of these."""
 
 
 def kins(made: Normal) -> Key:
     """Return [n] the hashes of some normal forms, see `kin`."""
-    return _kins(made.points, made.begin, made.size, table()[0], *signs())
+    return _kins(made.points, made.begin, made.size, table()[0], roles())
 
 
-def signs() -> tuple[Points, Points]:
-    """Return the signs that `kin` asks for."""
-    strict, weak = (np.array([ord(sign) for sign in some], np.uint32) for some in (STRICT_SIGNS, WEAK_SIGNS))
-    return strict, weak
+@cache
+def roles() -> Bytes:
+    """Return what each code point of a normal form may be, see above, but for rare Chinese characters."""
+    points, kinds = np.arange(POINTS), table()[0] >> KIND
+    letters = (kinds == LETTER) | (kinds >= MANY)
+    low, high = RAISED.T
+    raised = ((points[:, None] >= low) & (points[:, None] <= high)).any(axis=1)
+    signs = (points >= SYMBOLS) & ((points < WIDE) | (points >= AFTER_WIDE)) & (kinds != UNSPACED_KIND)
+    found = np.where((letters & raised) | (signs & ~letters), STRICT, NOTHING)
+    found[kinds == DIGIT] = NUMBER
+    for some, role in ((STRICT_SIGNS, STRICT), (WEAK_SIGNS, WEAK), (".", POINT)):
+        found[[ord(sign) for sign in some]] = role
+    return found
 
 
 @kernel
-def _kins(points: Points, begin: Int, size: Int, single: Points, strict: Points, weak: Points) -> Key:
+def _kins(points: Points, begin: Int, size: Int, single: Points, role_of: Bytes) -> Key:
     found = np.empty(len(size), np.uint64)
     for row in range(len(size)):
-        found[row] = kin(points[begin[row] : begin[row] + size[row]], single, strict, weak)
+        found[row] = kin(points[begin[row] : begin[row] + size[row]], single, role_of)
     return found
 
 
 @kernel
-def kin(form: Points, single: Points, strict: Points, weak: Points) -> np.uint64:
+def kin(form: Points, single: Points, role_of: Bytes) -> np.uint64:
     """Return a hash of the numbers of a normal form and of the signs that calculate, in whatever order."""
-    found, at = np.uint64(0), 0
+    found, at = ZERO, 0
     while at < len(form):
         point = form[at]
-        if point == 32 or 97 <= point <= 122:
-            at += 1
-            continue
-        kind = class_of(point, single)
-        end = at + 1
-        if kind == DIGIT:
-            end = number_end(form, at, single)
-            value = ODD
-            for place in range(at, end):
+        role = role_of[np.uint64(point)] if point < POINTS else NOTHING
+        at += 1
+        if role == NUMBER:
+            value, end = ODD, number_end(form, at - 1, single)
+            for place in range(at - 1, end):
                 value = mix(value ^ np.uint64(form[place]))
             found += value
-        elif kind != UNSPACED_KIND and _calculates(form, at, single, strict, weak):
+            at = end
+        elif role != NOTHING and (role == STRICT or _calculates(form, at - 1, single, role)):
             found += mix(np.uint64(point) * ODD)
-        at = end
     return found
 
 
 @kernel
-def _calculates(form: Points, at: int, single: Points, strict: Points, weak: Points) -> bool:
-    """Say whether a code point is a sign that carries meaning where it is."""
-    point = form[at]
-    if point == 46:  # .5, and what is left of ?.
+def _calculates(form: Points, at: int, single: Points, role: np.uint8) -> bool:
+    """Say whether a point, or a sign that may also be a dash or a bullet, carries meaning where it is."""
+    if role == POINT:  # .5, and what is left of ?.
         before = form[at - 1] if at else np.uint32(32)
         return at + 1 < len(form) and form[at + 1] != 32 and (before == 32 or class_of(before, single) == OTHER)
-    for one in weak:
-        if point == one:
-            return _is_term(form, at, 1, single) and (at == 0 or form[at - 1] == 32) == (form[at + 1] == 32)
-    for one in strict:
-        if point == one:
-            return True
-    return bool(point >= 128 and (is_symbol(point) or (class_of(point, single) == LETTER and _is_raised(point))))
-
-
-@kernel
-def _is_raised(point: np.uint32) -> bool:
-    """Say whether a code point is a superscript, a subscript or a fraction."""
-    return bool(
-        0xB2 <= point <= 0xB3 or point == 0xB9 or 0xBC <= point <= 0xBE or 0x2070 <= point <= 0x209F
-        or 0x2150 <= point <= 0x215F
-    )  # fmt: skip
+    return _is_term(form, at, 1, single) and (at == 0 or form[at - 1] == 32) == (form[at + 1] == 32)
 
 
 @kernel

@@ -10,7 +10,7 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates.carriers import carriers, lead_of
 from gristmill.selection.duplicates.copies import unnumbered
 from gristmill.selection.duplicates.groups import Key
-from gristmill.selection.duplicates.kin import kin, signs
+from gristmill.selection.duplicates.kin import kin, roles
 from gristmill.selection.duplicates.normal import (
     HALF,
     ODD,
@@ -18,16 +18,13 @@ from gristmill.selection.duplicates.normal import (
     ZERO,
     Bytes,
     Points,
-    Tables,
-    buffers,
     each,
     has_unspaced,
     hash_form,
     is_unspaced,
     mix,
-    points_of,
+    normal,
     table,
-    write,
 )
 from gristmill.selection.duplicates.units import Common, Units, run_table, shared, units_of
 from gristmill.selection.kernels import kernel
@@ -37,10 +34,9 @@ Slots = NDArray[np.uint8]
 OWN = np.uint64(0xD6E8FEB86659FD93)
 """What the shingles of the second half of a signature are mixed with, so that the halves err apart."""
 LOW, UNSET, SPREAD = np.uint64(0xFFFFFFFF), np.uint32(0xFFFFFFFF), np.uint32(0x9E3779B1)
-Bool = NDArray[np.bool_]
 Parameters = tuple[bool, int, bool, Key, Points]
-Lists = tuple[Key, Bytes, Key, NDArray[np.int32], Points, Points]
-"""Words and their flags, see `Carriers`; shared runs and the places of a `Table` of them; signs, see `kin`."""
+Lists = tuple[Key, Bytes, Key, NDArray[np.int32], Bytes]
+"""Words and their flags, see `Carriers`; shared runs and the places of a `Table` of them; see `roles`."""
 Columns = tuple[Key, Key, Slots, Key]
 Room = tuple[Key, Bytes, Key, Points, Units, Bytes, Points]
 
@@ -99,16 +95,11 @@ def sketch(
     power = np.cumprod(factors)
     parameters = (shape.unit == "word", shape.size, numbers, power, odd[: permutations // 2])
     runs = run_table(known)
-    lists = (carriers().words, carriers().flags, runs.keys, runs.slots, *signs())
+    lists = (carriers().words, carriers().flags, runs.keys, runs.slots, roles())
 
     def work(rows: slice, some: pa.LargeStringArray) -> None:
-        ends, data = buffers(some)
-        mine, hard = (made.high[rows], made.low[rows], made.slots[rows], made.kin[rows]), np.zeros(len(some), np.bool_)
-        _sketch_all(data, ends, table(), parameters, lists, mine, hard)
-        for row in np.flatnonzero(hard):
-            form = points_of(data[ends[row] : ends[row + 1]])
-            room = _room(len(form), permutations // 2)  # longer than its bytes: one sign, six letters
-            _sketch_row(form, table()[0], parameters, lists, mine, row, room)
+        mine = (made.high[rows], made.low[rows], made.slots[rows], made.kin[rows])
+        _sketch_all(*normal(some), table()[0], parameters, lists, mine)
 
     each(unnumbered(texts), work)
     return made
@@ -116,20 +107,12 @@ def sketch(
 
 @kernel
 def _sketch_all(
-    data: Bytes, ends: Int, tables: Tables, parameters: Parameters, lists: Lists, made: Columns, hard: Bool
+    points: Points, begin: Int, size: Int, single: Points, parameters: Parameters, lists: Lists, made: Columns
 ) -> None:
-    """Fill the columns for the texts of one piece; mark in `hard` the texts that only `points_of` can normalise.
-
-    Text i is `data[ends[i] : ends[i + 1]]`, and its own content begins `starts[i]` bytes later. The scratch arrays are
-    as long as the longest text of the piece and are used again for every text.
-    """
-    longest = (ends[1:] - ends[:-1]).max()
-    room, form = _room(longest, len(parameters[4])), np.empty(longest + 1, np.uint32)
-    for row in range(len(hard)):
-        size = write(data[ends[row] : ends[row + 1]], tables, form)
-        hard[row] = size < 0
-        if size >= 0:
-            _sketch_row(form[:size], tables[0], parameters, lists, made, row, room)
+    """Fill the columns for the normal forms of one piece, with scratch memory as long as the longest of them."""
+    room = _room(size.max(), len(parameters[4]))
+    for row in range(len(size)):
+        _sketch_row(points[begin[row] : begin[row] + size[row]], single, parameters, lists, made, row, room)
 
 
 @kernel
@@ -147,10 +130,10 @@ def _sketch_row(
     form: Points, single: Points, parameters: Parameters, lists: Lists, made: Columns, row: int, room: Room
 ) -> None:
     """Fill a row of the columns from the normal form of a text."""
-    words, flags, runs, slots_of, strict, weak = lists
+    words, flags, runs, slots_of, role_of = lists
     high, low, slots, kins = made
     high[row], low[row] = hash_form(form)
-    kins[row] = kin(form, single, strict, weak) if parameters[2] else ZERO
+    kins[row] = kin(form, single, role_of) if parameters[2] else ZERO
     form = form[lead_of(form, words, flags) :]
     half = slots.shape[1] // 2
     num = _shingles(form, parameters, room)
@@ -273,7 +256,8 @@ def _sketch(shingles: Key, odd: Points, room: Points, slots: Slots) -> None:
     first, second, own = room[0], room[1], room[2]
     room[:] = UNSET
     many = np.uint64(len(slots))
-    for shingle in shingles:
+    for n in range(np.uint64(len(shingles))):
+        shingle = shingles[n]
         thrown, again = (shingle & LOW) * many, (shingle >> HALF) * many
         first[thrown >> HALF] = min(first[thrown >> HALF], np.uint32(thrown & LOW))
         second[again >> HALF] = min(second[again >> HALF], np.uint32(again & LOW))
@@ -313,6 +297,6 @@ def _fill(shingles: Key, odd: Points, num: int, first: Points, places: Points, o
 def _least(shingles: Key, odd: np.uint64) -> np.uint32:
     """Return the least value under one permutation; in 64 bits, where the compiler takes eight shingles at a time."""
     least = LOW
-    for shingle in shingles:
-        least = min(least, (shingle * odd) & LOW)
+    for n in range(np.uint64(len(shingles))):
+        least = min(least, (shingles[n] * odd) & LOW)
     return np.uint32(least)

@@ -46,6 +46,36 @@ def test_random_mixtures_have_the_form_that_key_gives_them(seed: int) -> None:
     assert forms(values) == [texts.key(value) for value in values]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_thousands_and_entities_are_read_as_key_reads_them(seed: int) -> None:
+    rng = Random(seed)
+    pieces = [
+        "1",
+        "12",
+        "345",
+        "000",
+        ",",
+        ",",
+        ",",
+        ".",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "_",
+        "a",
+        " ",
+        "é",
+        "百",
+        "１２３",
+        "，",
+    ]
+    pieces += ["&amp;", "&#39;", "&lt", "&", ";", "&notit;", "&amp;lt;", "&#x41;"]
+    some = ["".join(rng.choices(pieces, k=rng.randrange(2, 12))) for _ in range(3000)]
+    assert forms(some) == [texts.key(text) for text in some]
+
+
 def test_keys_of_long_and_sliced_arrays_are_those_of_their_texts() -> None:
     values = [
         "x" * 3_000_000,
