@@ -120,8 +120,13 @@ class TrainSettings(Settings):
             for name in self.template_args
             if not name.isidentifier() or name in RENDERED
         ]
-        if self.template and not Path(self.template).is_file():
-            found.append(f"template: {self.template} is no file, must be one that holds a chat template in Jinja")
+        try:
+            if self.template:
+                Path(self.template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            found.append(
+                f"template: {self.template} cannot be read as UTF-8 ({error}), must be a chat template in Jinja"
+            )
         return found
 
     @property

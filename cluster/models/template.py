@@ -99,14 +99,14 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         turns = self._turns(messages)
-        _, found = render_jinja_template(
+        rendered: Any = render_jinja_template(
             conversations=[turns],
             tools=json.loads(tools) if tools else None,
             chat_template=self.source(tools),
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
         )
-        return [(begin, end) for begin, end in found[0]]
+        return [(begin, end) for begin, end in rendered[1][0]]
 
     def source(self, tools: str | None = None) -> str:
         """Return the text of the template; a tokenizer may have one of its own for conversations with tools."""

@@ -36,6 +36,12 @@ class Renderer:
         self._tokenizer, self._max_model_len = tokenizer, max_model_len
         self._chat = ChatTemplate(tokenizer)
 
+    @property
+    def folds_system(self) -> bool:
+        """Whether a system turn goes into the user turn after it, because the template takes none."""
+        turns = [Message("system", MARK), _ASKED]
+        return self._chat.fitted(turns) is not turns
+
     def text(self, request: Request) -> str:
         """Return the prompt as text: the conversation, the header of the next turn, and the prefix.
 

@@ -215,6 +215,8 @@ class VllmEngine:
             begin = time.monotonic()
             self._engine, tokenizer, resolved = _open(self._settings)
             self._renderer = Renderer(tokenizer, self._settings.max_model_len)
+            if self._renderer.folds_system:
+                log.warning("the chat template takes no system turn: its text goes into the user turn after it")
             self._lora = _lora(self._settings.adapter)
             resolved["engine_start_s"] = round(time.monotonic() - begin, 1)
         except Exception as error:

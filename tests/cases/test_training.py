@@ -135,7 +135,9 @@ def test_template_settings_that_cannot_be_are_named(tiny: str, tmp_path: Path) -
         tmp_path
     )
     assert len(found) == 3
-    assert any("absent.jinja is no file" in line for line in found)
+    assert any("absent.jinja cannot be read" in line for line in found)
+    (tmp_path / "latin.jinja").write_bytes("{{ 'é' }}".encode("latin-1"))
+    assert "cannot be read as UTF-8" in Train(model=tiny, template=str(tmp_path / "latin.jinja")).check(tmp_path)[0]
     assert sum(line.startswith("template_args.") for line in found) == 2
 
 

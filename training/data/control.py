@@ -96,9 +96,9 @@ class ControlTokens:
             content = added["content"]
             added["content"] = self._letters.get(content, content)
             known[added["content"]] = added["id"]
-        twin = Tokenizer.from_str(json.dumps(spec))
+        twin: Any = Tokenizer.from_str(json.dumps(spec))
         own = {found for name in self.names if (found := twin.token_to_id(name)) is not None}
-        return twin, {twin.token_to_id(content): place for content, place in known.items()}, own
+        return twin, {int(twin.token_to_id(content)): place for content, place in known.items()}, own
 
 
 def _texts(sample: Talk) -> Iterator[str]:

@@ -71,6 +71,19 @@ def test_what_leaves_no_room_or_does_not_fit_the_template_is_refused(renderer: R
         text(Renderer(strict, 200), QUESTION)
 
 
+def test_a_system_turn_that_the_template_refuses_goes_into_the_question(renderer: Renderer, tokenizer: Any) -> None:
+    import copy
+
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + tokenizer.chat_template
+    )
+    asked = (Message("system", "Be brief."), *QUESTION)
+    assert Renderer(strict, 200).folds_system
+    assert not renderer.folds_system
+    assert "<|im_start|>user\nBe brief.\n\nHow are you?<|im_end|>" in text(Renderer(strict, 200), asked)
+
+
 def tree(renderer: Renderer, before: str, *choices: str) -> tuple[str, Any]:
     head, node = renderer.choices(renderer.ids(before), choices)
     return renderer._tokenizer.decode(head), node
