@@ -31,6 +31,7 @@ from gristmill.cluster.store.store import Shard, Store, file_shard
 from gristmill.training import checkpoint
 from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
+from gristmill.training.data.forecast import forecast
 from gristmill.training.figures import TrainFigures
 from gristmill.training.loop import worker as loop
 from gristmill.training.optim.schedule import num_steps
@@ -41,8 +42,6 @@ from gristmill.training.zero import Batching
 log = logging.getLogger(__name__)
 
 RAY_FOLDER = "ray"
-TOKENS_PER_SAMPLE = 200
-"""Assumed tokens of a sample, for the plan only: about the length of instruction data in English."""
 POLL_S = 0.5
 
 
@@ -106,16 +105,15 @@ class Train(TrainSettings, Job):
         return {data.SEEDS: outputs["ingest"]}
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Return what would be trained; steps and tokens are estimates until the data is packed."""
+        """Return what would be trained; steps and tokens are counted from the rows where these are there."""
         plan = Plan(self.name, work.output, actors=self.workers, cpus=self.workers * self.cpus_per_worker, shards=1)
         plan.gpus = self.workers * (self.gpus_per_worker or 0)
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
         plan.samples = plan.kept = work.num_samples(store)
-        tokens = plan.samples * TOKENS_PER_SAMPLE
-        steps = self.steps or num_steps(self.epochs, -(-tokens // self.max_length) or 1, self.global_batch_size)
-        plan.tokens = self.steps * self.global_batch_size * self.max_length if self.steps else int(tokens * self.epochs)
+        found = forecast(store, work.inputs.get("samples", ""), plan.samples, self)
+        plan.tokens = found.tokens
         how = "every weight" if self.lora == "none" else f"LoRA r={self.lora.r}"
-        plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, about {steps} steps")
+        plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, {found.how}")
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
         if held := models.memory(self.model, types):
             plan.notes.append(f"a worker holds weights, {held}, in addition to gradients and optimizer states")

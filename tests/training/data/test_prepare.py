@@ -16,7 +16,9 @@ from gristmill.cluster.store.store import Shard, Store
 from gristmill.training.data import packing
 from gristmill.training.data import prepare as data
 from gristmill.training.data.families import families, split
+from gristmill.training.data.forecast import forecast
 from gristmill.training.job import Train
+from gristmill.training.optim.schedule import num_steps
 from tests.generation.ground import WORK, ground, job, with_seeds
 from tests.test_pinned import METHODS
 from tests.training.conftest import chats, dataset
@@ -41,11 +43,10 @@ def test_what_must_not_be_learnt_is_counted_by_its_reason() -> None:
         replace(row, messages=silent),
     ]
     fit, drops = data.usable(to_table(rows))
-    assert fit.sum() == 2
+    assert fit.sum() == 3
     assert drops == {
         "rejected candidate": 1,
         "weight 0": 1,
-        "weight other than 1": 1,
         "no assistant turn to train on": 1,
     }
 
@@ -179,3 +180,20 @@ def test_no_method_makes_rows_of_which_kin_are_trained_on_and_held_out(
         for other in np.flatnonzero(trained).tolist():
             assert rows[one].id not in rows[other].parents
             assert rows[one].messages != rows[other].messages
+
+
+@pytest.mark.parametrize("too_long", ["drop", "truncate"])
+def test_a_plan_counts_the_steps_that_will_be_taken(store: Store, samples: str, tiny: str, too_long: str) -> None:
+    job = Train.model_validate({"model": tiny, "max_length": 110, "too_long": too_long, "epochs": 3})
+    made = data.prepare(store, "train-x", {"samples": samples}, tiny, job)
+    steps = num_steps(job.epochs, made.bins, job.global_batch_size)
+    told = forecast(store, samples, 0, job)
+    assert told.steps == pytest.approx(steps, rel=0.15)
+    assert told.tokens == pytest.approx(made.tokens * 3, rel=0.2)
+    assert told.how == f"about {told.steps} steps"
+
+
+def test_a_plan_of_rows_that_are_not_made_yet_tells_the_most_steps(store: Store, tiny: str) -> None:
+    told = forecast(store, "select-absent", 60, Train(model=tiny, epochs=2, global_batch_size=4))
+    assert told.how == "at most 27 steps (as many as without packing)"
+    assert forecast(store, "select-absent", 60, Train(model=tiny, steps=7)).how == "7 steps"

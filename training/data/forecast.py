@@ -1,0 +1,58 @@
+"""How many steps a dataset will take, counted before anything is packed: for the plan alone."""
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from gristmill.cluster.models import names
+from gristmill.cluster.store.store import Store
+from gristmill.training.data import chat, packing
+from gristmill.training.data.prepare import conversations, usable
+from gristmill.training.optim.schedule import num_steps
+from gristmill.training.settings import TrainSettings
+
+COUNTED_ROWS = 2_000
+"""Rows that are counted; what more there are is taken to be like them. It takes some seconds."""
+TOKENS_PER_SAMPLE = 200
+"""Tokens of a sample that is not made yet, about the length of instruction data in English."""
+
+
+class Forecast(NamedTuple):
+    """Expected optimizer steps, and tokens in all of them."""
+
+    steps: int
+    tokens: int
+    how: str
+    """How sure that is: `about 11 steps`, `at most 60 steps (…)`."""
+
+
+def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> Forecast:
+    """Return the steps of a dataset: counted from its rows where these and the tokenizer are there, else the most.
+
+    Args:
+        store: its store.
+        dataset: name of the folder, complete or not.
+        expected: kept rows that are expected of a dataset that is not complete.
+        job: the settings.
+
+    Raises:
+        JobError: when no row can be trained on.
+    """
+    share = job.validation if isinstance(job.validation, float) and job.validation_split == "samples" else 0.0
+    batch = job.global_batch_size
+    folder = names.folder(job.model)
+    if folder is None or not dataset or not store.complete(dataset) or not store.manifest(dataset).kept:
+        rows = max(1, round(expected * (1 - share)))
+        most = job.steps or num_steps(job.epochs, rows, batch)
+        how = f"{most} steps" if job.steps else f"at most {most} steps (as many as without packing)"
+        return Forecast(most, int(rows * TOKENS_PER_SAMPLE * job.epochs), how)
+    table = store.read(dataset)
+    fit = table.filter(pa.array(usable(table)[0]))
+    some = fit.slice(0, COUNTED_ROWS)
+    lengths = chat.encode(chat.tokenizer(folder), conversations(some), job.max_length, job.too_long).lengths
+    more = fit.num_rows / max(1, some.num_rows)
+    taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
+    bins = max(1, round(len(packing.fit(taken, job.max_length)) * more))
+    steps = job.steps or num_steps(job.epochs, bins, batch)
+    how = f"{steps} steps" if job.steps else f"about {steps} steps"
+    return Forecast(steps, round(int(taken.sum()) * more / bins * steps * batch), how)
