@@ -39,7 +39,7 @@ def stubs(value: object, key: str = "") -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from stubs(inner, key)
-    elif key in {"input", "documents", "path", "sets", "datasets", "targets", "private_data"}:
+    elif key in {"input", "documents", "path", "sets", "datasets", "targets", "private_data", "test"}:
         yield str(value).replace("*", "one")
     elif key == "model" and str(value).startswith("models/"):
         yield f"{value}/config.json"

@@ -59,16 +59,16 @@ def links(table: pa.Table) -> Links:
     rows = zip(table["parents"].to_pylist(), table["tags"].to_pylist(), strict=True)
     for row, (parents, tags) in enumerate(rows):
         groups = [f"{GROUP} {value}" for tag, value in tags if tag == GROUP]
-        for name, many in (*((parent, len(parents)) for parent in parents), *((group, 0) for group in groups)):
+        for name, count in (*((parent, len(parents)) for parent in parents), *((group, 0) for group in groups)):
             if name not in place:
                 place[name] = len(names)
                 names.append(name)
-            found.append((row, place[name], many))
+            found.append((row, place[name], count))
     left, right = near_rows(table)
     linked = np.array(found, np.int64).reshape(-1, 3)
     none = np.zeros(len(left), np.int64)
-    columns = (np.concatenate(pair) for pair in zip(linked.T, (left, right, none), strict=True))
-    return Links(*columns, names)
+    begins, ends, many = (np.concatenate(pair) for pair in zip(linked.T, (left, right, none), strict=True))
+    return Links(begins, ends, many, names)
 
 
 def near_rows(table: pa.Table) -> tuple[Ints, Ints]:

@@ -43,7 +43,8 @@ class HoldOut:
     @property
     def gone(self) -> Bools:
         """Rows of the dataset that are left out for any reason."""
-        return np.logical_or.reduce([*self.left_out.values()])
+        found: Bools = np.logical_or.reduce([*self.left_out.values()])
+        return found
 
 
 def of_samples(rows: Rows, share: float, tests: Sequence[pa.Table]) -> HoldOut:

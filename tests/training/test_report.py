@@ -1,0 +1,46 @@
+"""The summary says how sure a difference is, and what was held out and left out."""
+
+from dataclasses import replace
+
+from gristmill.training.report import EvaluatePresentation, TrainPresentation
+from tests.cluster.report.test_report import EVALUATED, TRAINED
+
+
+def summary(**changed: object) -> str:
+    return "\n".join(EvaluatePresentation().summary(replace(EVALUATED, **changed)))  # type: ignore[arg-type]
+
+
+def test_a_difference_over_many_families_is_said_without_a_caveat() -> None:
+    assert summary() == (
+        "held-out loss 3.0000 -> 2.5000 (95 % interval of the difference -0.7000 to -0.3000, bootstrap over 40 "
+        "families): better"
+    )
+
+
+def test_an_interval_that_holds_0_shows_no_difference_and_says_which_one_would_show() -> None:
+    found = summary(ci_low=-0.7, ci_high=0.1)
+    assert found.endswith("no difference shown; these samples show one of 0.2000 or more")
+    assert "worse" in summary(ci_low=0.1, ci_high=0.2, difference=0.15)
+
+
+def test_few_families_are_said_with_what_can_be_said_instead() -> None:
+    found = summary(interval="student", families=7, families_better=6, families_worse=1, sign_p=0.125, rows=30)
+    assert "Student's over 7 families" in found
+    assert found.splitlines()[1] == (
+        "30 held-out samples of 7 families, below 30, so the interval is a rough one; the loss fell in 6 families and "
+        "rose in 1 (sign test p = 0.125)"
+    )
+    none = summary(interval="none", families=1, ci_low=None, ci_high=None, detectable=None)
+    assert "no interval of the difference, which needs two families" in none
+    assert "one family says nothing about others" in none
+
+
+def test_what_is_held_out_and_left_out_is_in_the_summary_of_a_training() -> None:
+    figures = replace(TRAINED, holdout=9, families=4, left_out=3, relatives=2, steps=20, steps_left_out=5)
+    assert [line.split(",")[0] for line in TrainPresentation().summary(figures)] == [
+        "9 samples of 4 families are held out",
+        "3 samples are left out of training",
+        "5 of 20 steps are left out",
+        "2 held-out samples share a parent with samples trained on",
+    ]
+    assert list(TrainPresentation().summary(TRAINED)) == ["1 samples of 1 families are held out"]
