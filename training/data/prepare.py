@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,20 @@ def _require_facts(model: str, tok: Any, max_length: int) -> None:  # noqa: ANN4
     wrong = facts.problems_of(model, config, max(tok.vocab.values()) + 1, max_length)
     if wrong:
         raise JobError("; ".join(f"train.{line}" for line in wrong))
+
+
+def held_out(store: Store, output: str) -> pa.Table:
+    """Return the rows that a finished training held out."""
+    shards = {shard.name: shard for shard in store.manifest(output).shards}
+    return store.read_shard(output, shards[f"{HOLDOUT}.arrow"])
+
+
+def trained_on(store: Store, output: str) -> pa.Table:
+    """Return the rows that a finished training used: of its dataset, those neither held out nor left out."""
+    table = store.read(store.manifest(output).inputs["samples"])
+    gone = {*held_out(store, output)["id"].to_pylist(), *chain(*store.read_json(output, LEFT_OUT).values())}
+    kept = usable(table)[0] & np.array([name not in gone for name in table["id"].to_pylist()])
+    return table.filter(pa.array(kept))
 
 
 def usable(table: pa.Table) -> tuple[NDArray[np.bool_], dict[str, int]]:

@@ -47,6 +47,7 @@ from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning.model import MERGED, Precision
 
 EVALUATION = "evaluation.json"
+NEAR = "near copy of a row trained on"
 
 
 class Evaluate(Job):
@@ -136,7 +137,10 @@ class Evaluate(Job):
 
         manifest = run.store.manifest(work.inputs["model"])
         base = str(manifest.settings["model"])
-        table = _rows(run.store, work)
+        table, drops = rows_of(run.store, work.inputs)
+        if drops:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
+            run.screen.say(f"evaluate: samples that are not scored: {reasons}")
         own = need_of(self.cpus, self.gpus)
         require("evaluate.cpus", [own])
         how = TrainSettings.model_validate({n: manifest.settings[n] for n in TrainSettings.model_fields}).encoding
@@ -166,7 +170,7 @@ class Evaluate(Job):
             "base": base,
             "tuned": work.inputs["model"],
             "precision": opened["precision"],
-            "dropped": opened["drops"],
+            "dropped": {**drops, **opened["drops"]},
             **found,
             "seconds": {"open": opened["seconds"], **{name: score.seconds for name, score in scores.items()}},
             "table": table,
@@ -216,13 +220,28 @@ class Evaluate(Job):
         return answers
 
 
-def _rows(store: Store, work: Work) -> pa.Table:
-    """Return the rows to score: the job's own samples where it has an input, else those that training held out."""
-    if "samples" in work.inputs:
-        table = store.read(work.inputs["samples"])
-        return table.filter(pa.array(data.usable(table)[0]))
-    shards = {s.name: s for s in store.manifest(work.inputs["model"]).shards}
-    return store.read_shard(work.inputs["model"], shards[f"{data.HOLDOUT}.arrow"])
+def rows_of(store: Store, inputs: Mapping[str, str]) -> tuple[pa.Table, dict[str, int]]:
+    """Return the rows to score, and how many others cannot be, by reason.
+
+    They are the job's own samples where it has an input, without those near the rows that the model was trained on;
+    else the samples that training held out.
+
+    Raises:
+        JobError: when no row is left.
+    """
+    if "samples" not in inputs:
+        return data.held_out(store, inputs["model"]), {}
+    table = store.read(inputs["samples"])
+    fit, drops = data.usable(table)
+    near = families.near_to(table, fit, [data.trained_on(store, inputs["model"])])
+    if near.any():
+        drops[NEAR] = int(near.sum())
+    if not (fit & ~near).any():
+        raise JobError(
+            f"evaluate.input: none of {table.num_rows} samples can be scored ({drops}), at least one must; give others "
+            "or name the file in train.test, which keeps rows like them out of training"
+        )
+    return table.filter(pa.array(fit & ~near)), drops
 
 
 def _prompts(table: pa.Table, count: int) -> list[tuple[str, tuple[Message, ...], str]]:
