@@ -47,7 +47,7 @@ def near_copies(texts: Sequence[str]) -> Pairs:
     key (`keys.key`). Two texts are near copies if they share 0.6 of the runs of the one that has fewer, or have equal
     keys. Runs that more than 2 % of the different texts have, and more than 10 (from 5,000 texts on: 100), are of a
     template and do not count. So of a text that was copied more often than that with changes, copies are missed. Of
-    equal texts each is paired with the first.
+    equal texts each is paired with the first. It takes about a microsecond of CPU for each character.
 
     Source: candidates by prefixes of the rarest runs: Chaudhuri, Ganti & Kaushik 2006, A primitive operator for
     similarity joins in data cleaning, ICDE, section 4; they lose no pair. Departures: the share is of the smaller text.

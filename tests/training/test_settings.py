@@ -7,6 +7,7 @@ import pytest
 
 from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.jobs.recipe import open_recipe
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
@@ -80,6 +81,24 @@ def test_plans_load_nothing_and_know_what_is_there(store: Store, samples: str, t
     assert Train(model=tiny).plan(store, Work("train-x", "x", {"samples": samples})).state == "continues"
     assert Train(model=tiny).plan(store, Work("train-y", "y", {"samples": "absent"})).samples == 0
     assert Evaluate().plan(store, Work("evaluate-x", "x", {"model": "train-x"})).state == "to do"
+
+
+def test_a_recipe_hands_its_seeds_and_the_files_of_train_to_training(tmp_path: Path, tiny: str) -> None:
+    line = '{"instruction": "Name a river.", "output": "The Elbe."}\n'
+    for name in ("seeds", "exam", "people"):
+        (tmp_path / f"{name}.jsonl").write_text(line, encoding="utf-8")
+    given = {"store": str(tmp_path / "runs"), "generate": {"input": str(tmp_path / "seeds.jsonl")}}
+    train = {"model": tiny, "validation_split": "seeds", "test": [str(tmp_path / "exam.jsonl")]}
+    _, works = open_recipe({**given, "train": train})
+    assert works["train"].inputs.keys() == {"samples", "seeds", "test"}
+    assert works["train"].inputs["seeds"] == works["generate"].inputs["samples"]
+    assert works["train"].inputs["samples"] == works["generate"].output
+    _, works = open_recipe({**given, "train": {**train, "validation": str(tmp_path / "people.jsonl")}})
+    assert works["train"].inputs.keys() == {"samples", "validation", "test"}
+    with pytest.raises(JobError, match=r'validation_split: "seeds", but no job before train has an input'):
+        open_recipe({"store": given["store"], "train": {"input": str(tmp_path / "seeds.jsonl"), **train}})
+    with pytest.raises(JobError, match=r"train.validation: 2, must be less than 1"):
+        open_recipe({**given, "train": {"model": tiny, "validation": 2}})
 
 
 def test_evaluation_needs_a_trained_model_and_no_other() -> None:

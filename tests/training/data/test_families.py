@@ -105,7 +105,7 @@ def test_no_row_trained_on_is_kin_of_one_held_out(method: Callable[[Random], lis
 def test_siblings_of_one_seed_stay_together() -> None:
     rows = augmented(Random(0))
     found = families.split(to_table(rows), np.ones(len(rows), np.bool_), 0.1)
-    sides = {sample.parents: set() for sample in rows}
+    sides: dict[tuple[str, ...], set[bool]] = {sample.parents: set() for sample in rows}
     for sample, held in zip(rows, found.held.tolist(), strict=True):
         sides[sample.parents].add(held)
     assert all(len(side) == 1 for side in sides.values())
