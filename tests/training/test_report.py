@@ -36,11 +36,10 @@ def test_few_families_are_said_with_what_can_be_said_instead() -> None:
 
 
 def test_what_is_held_out_and_left_out_is_in_the_summary_of_a_training() -> None:
-    figures = replace(TRAINED, holdout=9, families=4, left_out=3, relatives=2, steps=20, steps_left_out=5)
+    figures = replace(TRAINED, holdout=9, families=4, left_out=3, relatives=2)
     assert [line.split(",")[0] for line in TrainPresentation().summary(figures)] == [
         "9 samples of 4 families are held out",
         "3 samples are left out of training",
-        "5 of 20 steps are left out",
         "2 held-out samples share a parent with samples trained on",
     ]
     assert list(TrainPresentation().summary(TRAINED)) == ["1 samples of 1 families are held out"]

@@ -49,7 +49,9 @@ def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> F
     table = store.read(dataset)
     fit = table.filter(pa.array(usable(table)[0]))
     some = fit.slice(0, COUNTED_ROWS)
-    lengths = chat.encode(chat.tokenizer(folder), conversations(some), job.max_length, job.too_long).lengths
+    lengths = chat.encode(
+        chat.tokenizer(folder, job.template, job.template_args), conversations(some), job.encoding
+    ).lengths
     more = fit.num_rows / max(1, some.num_rows)
     taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
     bins = max(1, round(len(packing.fit(taken, job.max_length)) * more))

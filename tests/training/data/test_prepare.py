@@ -43,10 +43,11 @@ def test_what_must_not_be_learnt_is_counted_by_its_reason() -> None:
         replace(row, messages=silent),
     ]
     fit, drops = data.usable(to_table(rows))
-    assert fit.sum() == 3
+    assert fit.sum() == 2
     assert drops == {
         "rejected candidate": 1,
         "weight 0": 1,
+        "weight other than 1": 1,
         "no assistant turn to train on": 1,
     }
 
