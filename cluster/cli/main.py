@@ -139,7 +139,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
     store = _store(arguments.store)
     name = _dataset(store, arguments.name)
-    how = {key: getattr(arguments, key) for key in ("dropped", "provenance", "by", "threshold")}
+    how = {key: getattr(arguments, key) for key in ("dropped", "provenance", "by", "threshold", "public")}
     done = export(store, name, arguments.target, arguments.form, **how)
     print(f"{done.rows} rows of {name} written to {arguments.target}")
     for reason, count in sorted(done.left_out.items()):
@@ -246,7 +246,8 @@ def parser() -> argparse.ArgumentParser:
 def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     sub = _store_verb(verbs, "export", "write a dataset in a form that other tools read")
     sub.add_argument("name", help="a dataset or run, or the beginning of its name")
-    text = "a file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet), or a folder for a Hugging Face dataset; a path or URI"
+    text = "a file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet), or a folder for a Hugging Face dataset; a path or URI, "
+    text += "or a repository of the hub, as hf://datasets/OWNER/NAME"
     sub.add_argument("target", help=text)
     sub.add_argument("--form", choices=FORMS, help="default: parquet or jsonl, as the suffix says")
     sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
@@ -255,6 +256,8 @@ def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     text = "score that orders candidates, or says which answers are good (default: preference)"
     sub.add_argument("--by", default="", metavar="SCORE", help=text)
     sub.add_argument("--threshold", type=float, default=0.5, help="least score of a good answer (default: 0.5)")
+    text = "let all read the repository of the hub; without it, one is made private, and a public one refused"
+    sub.add_argument("--public", action="store_true", help=text)
     sub.set_defaults(call=_export)
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.contract.schema import SAMPLES
-from gristmill.cluster.io import card
+from gristmill.cluster.io import card, croissant
 from gristmill.cluster.io.features import Features
 from gristmill.cluster.io.forms import GROUPED, ColumnUse, ExportForm, ExportOptions, rows_of
 from gristmill.cluster.io.targets import Target, target_of
@@ -28,12 +28,13 @@ from gristmill.cluster.store.store import Store
 
 
 class Choices(TypedDict, total=False):
-    """How rows are written; see `forms.ExportOptions`."""
+    """How rows are written; see `forms.ExportOptions`. `public`: whether all may read a repository of the hub."""
 
     dropped: bool
     provenance: bool
     by: str
     threshold: float
+    public: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,15 @@ def export(
     """Write a dataset in a form that other tools read, and return how many rows were written and what did not fit.
 
     A target with a suffix becomes one file, replaced if it is there; any other becomes a folder with one file a shard
-    under `data/` and a dataset card, which `datasets.load_dataset` opens by its path. On this machine both appear whole
-    or not at all; what goes to a URI is made here first. Shards are read one at a time, twice: once for the names of
-    the tags, once to write; `preference` holds all candidates in memory.
+    under `data/`, a dataset card and Croissant metadata, which `datasets.load_dataset` opens by its path. On this
+    machine both appear whole or not at all; what goes to a URI or to the hub is made here first. Shards are read one at
+    a time, twice: once for the names of the tags, once to write; `preference` holds all candidates in memory.
 
     Args:
         store: where the dataset is.
         name: the dataset's folder.
         target: file or folder to write, or its URI; `.gz`, `.zst` and `.bz2` after `.jsonl` compress.
+            `hf://datasets/OWNER/NAME` is a repository of the Hugging Face Hub, made private if it is absent.
         form: by default that of the suffix. `parquet` holds the SAMPLES columns, maps as lists of (key, value);
             `jsonl` holds id, messages in the OpenAI form, tools, tags and scores, an absent tag as an empty word;
             `sharegpt` holds id, conversations and tools; `alpaca` holds instruction, input and output, and history and
@@ -85,23 +87,26 @@ def export(
             `feedback` holds prompt, completion and label; `prompts` holds prompt and reference.
         how: `dropped` writes the dropped samples too, with a column that has the reason, empty for kept ones;
             `provenance` adds id, parents, method, round, origin, scores and tags to forms without them; `by` names the
-            score that orders candidates or says which answers are good, from `threshold` on.
+            score that orders candidates or says which answers are good, from `threshold` on; `public` lets all read
+            the repository.
 
     Raises:
-        JobError: for a suffix that is unknown or not of the form, a folder that already holds something, a
-            dataset without rows to write or of another kind, or one of which the form can hold no sample.
+        JobError: for a suffix that is unknown or not of the form, a folder or repository that already holds something,
+            a dataset without rows to write or of another kind, one of which the form can hold no sample, or a hub
+            without a token.
         StoreError: when the dataset is absent, incomplete or corrupt.
     """
     if store.manifest(name).kind != "samples":
         raise JobError(f"{name}: holds {store.manifest(name).kind}, must be a dataset of samples to be exported")
-    goal = target_of(target, form)
+    public = how.pop("public", False)
+    goal = target_of(target, form, public=public)
     if goal.remote is None:
         Path(goal.path).parent.mkdir(parents=True, exist_ok=True)
         return _export(store, name, Path(goal.path), goal, how)
     with tempfile.TemporaryDirectory(prefix="gristmill-export-") as folder:
         made = Path(folder) / "made"
         done = _export(store, name, made, goal, how)
-        goal.upload(made, goal.remote)
+        goal.upload(made, name)
     return done
 
 
@@ -182,9 +187,14 @@ def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Tab
         file = data / f"train-{number:05d}.{suffix}"
         if not _write_file(file, part, out, whole=True):
             file.unlink()
-    features = "" if out.how.form == "parquet" else out.features.yaml()
-    text = card.write(store, name, out.how.form, out.rows, features)
+    if not out.rows:  # refused as a whole by whoever asked
+        return
+    parquet = out.how.form == "parquet"
+    text = card.write(store, name, out.how.form, out.rows, "" if parquet else out.features.yaml())
     (folder / "README.md").write_text(text, encoding="utf-8")
+    columns = [_column(column) for column in _PARQUET] if parquet else out.features.columns()
+    said = f"{out.rows:,} rows in the form {out.how.form}, made with Gristmill; README.md says where they come from."
+    croissant.write(folder, name, said, columns)
 
 
 def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:
@@ -205,6 +215,12 @@ def _pairs(field_: pa.Field) -> pa.Field:
 
 
 _PARQUET = pa.schema([_pairs(column) for column in SAMPLES])
+
+
+def _column(column: pa.Field) -> dict[str, str]:
+    """Return name and type of a column as dataset cards have them, tables and lists of tables without their fields."""
+    inner = column.type.value_type if pa.types.is_list(column.type) else column.type
+    return {"name": column.name, "list" if pa.types.is_list(column.type) else "dtype": str(inner).partition("<")[0]}
 
 
 def _without_maps(table: pa.Table) -> pa.Table:

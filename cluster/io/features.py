@@ -23,10 +23,13 @@ class Features:
         """Take one more row into account."""
         self._kind = _merged(self._kind, {name: [ANY] if name == "tools" else _kind(row[name]) for name in row})
 
+    def columns(self) -> list[dict[str, Any]]:
+        """Return the name of each column, and its `dtype`, `list` or `struct`."""
+        return [{"name": name, **_named(kind)} for name, kind in self._kind.items()]
+
     def yaml(self) -> str:
         """Return the YAML block."""
-        columns = [{"name": name, **_named(kind)} for name, kind in self._kind.items()]
-        return f"dataset_info:\n  features: {json.dumps(columns, ensure_ascii=False)}"
+        return f"dataset_info:\n  features: {json.dumps(self.columns(), ensure_ascii=False)}"
 
 
 def _kind(value: object) -> Kind:

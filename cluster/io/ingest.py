@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
@@ -30,7 +29,7 @@ from gristmill.cluster.io import documents
 from gristmill.cluster.io.account import Account, account_line
 from gristmill.cluster.io.conversation import COMMON, OWN, Conversation, reason_of
 from gristmill.cluster.io.documents import Document
-from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
+from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, expanded, find
 from gristmill.cluster.io.readers.lines import Dialect, Row, column_name
 from gristmill.cluster.io.readers.rows import rows
 from gristmill.cluster.io.shapes import LAYOUTS, detect, document_of, language
@@ -133,7 +132,7 @@ class Source(Settings):
             value = {**value, "path": (value["path"],)}
         base = (info.context or {}).get("base")
         if base and isinstance(value, dict) and isinstance(value.get("path"), list | tuple):
-            absolute = (p if "://" in str(p) else str(base / Path(str(p)).expanduser()) for p in value["path"])
+            absolute = (p if "://" in str(p) else str(base / expanded(str(p))) for p in value["path"])
             value = {**value, "path": tuple(absolute)}
         return value
 

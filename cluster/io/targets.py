@@ -1,4 +1,4 @@
-"""Targets of exports: a file or a folder, local or by URI, whose suffix says the form and how it is compressed."""
+"""Targets of exports: a file or a folder, local, by URI or on the hub; the suffix says form and compression."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from pyarrow import fs
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.forms import ExportForm
-from gristmill.cluster.io.readers.files import ascii_uri
+from gristmill.cluster.io.hub import SCHEME, HubRepo, repo_of
+from gristmill.cluster.io.readers.files import ascii_uri, expanded
 
 COMPRESSIONS: Mapping[str, str] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 LINES = (".jsonl", ".ndjson")
@@ -27,54 +28,68 @@ class Target:
     compression: str | None
     path: str
     """On its file system."""
-    remote: fs.FileSystem | None
-    """The file system of a URI."""
+    remote: fs.FileSystem | HubRepo | None
+    """The file system of a URI, or the repository."""
 
-    def upload(self, made: Path, system: fs.FileSystem) -> None:
-        """Copy a file or folder that was made locally to the file system of the URI, the card of a folder last.
+    def upload(self, made: Path, source: str) -> None:
+        """Copy a file or folder that was made locally to where the target is remote, the card of a folder last.
+
+        Args:
+            made: the file or folder.
+            source: name of the dataset.
 
         Raises:
             JobError: when it cannot be written.
         """
+        if isinstance(self.remote, HubRepo):
+            self.remote.upload(made, f"Export {source}")
+            return
+        system = self.remote or fs.LocalFileSystem()
         pieces = sorted(p for p in made.rglob("*") if p.is_file()) if self.folder else [made]
         try:
             for piece in sorted(pieces, key=lambda p: p.parent == made):
                 there = f"{self.path}/{piece.relative_to(made).as_posix()}" if self.folder else self.path
                 system.create_dir(there.rpartition("/")[0])
-                with piece.open("rb") as source, system.open_output_stream(there, compression=None) as out:
-                    while block := source.read(1 << 20):
+                with piece.open("rb") as data, system.open_output_stream(there, compression=None) as out:
+                    while block := data.read(1 << 20):
                         out.write(block)
         except (pa.ArrowException, OSError) as error:
             raise JobError(f"{self.name}: cannot be written ({error}); check the URI and the credentials") from error
 
 
-def target_of(given: str | Path, form: ExportForm | None) -> Target:
+def target_of(given: str | Path, form: ExportForm | None, *, public: bool = False) -> Target:
     """Return the target of an export; without a form, Parquet or JSON lines by its suffix.
 
-    A name without a suffix, or with a slash at its end, is a folder.
+    A name without a suffix, or with a slash at its end, is a folder, and so is a repository of the hub.
 
     Raises:
         JobError: for a suffix that is unknown, or is not of the form, for a URI that cannot be reached, and for a place
             that holds something already.
     """
     name = str(given)
+    if name.startswith(SCHEME):
+        repo = repo_of(name, public=public)
+        repo.require_free()
+        return Target(name, form or "jsonl", folder=True, compression=None, path=repo.id, remote=repo)
+    if public:
+        raise JobError(f"{name}: is no repository of the hub, must be one to be public; leave --public out")
     folder, compression, form = _kind(name, form)
-    path, remote = name, None
+    path, remote = str(expanded(name)) if "://" not in name else name, None
     if "://" in name:
         try:
             remote, path = fs.FileSystem.from_uri(ascii_uri(name.rstrip("/")))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise JobError(f"{name}: cannot be reached ({error}); check the URI and the credentials") from error
     target = Target(name, form, folder, compression, path, remote)
-    _require_free(target)
+    _require_free(target, remote or fs.LocalFileSystem())
     return target
 
 
 def _kind(name: str, form: ExportForm | None) -> tuple[bool, str | None, ExportForm]:
     """Return whether a target is a folder, how it is compressed, and its form."""
     base = PurePosixPath(name.rpartition("/")[2])
-    compression = COMPRESSIONS.get(base.suffix)
-    suffix = base.with_suffix("").suffix if compression else base.suffix
+    compression = COMPRESSIONS.get(base.suffix.lower())
+    suffix = base.with_suffix("").suffix.lower() if compression else base.suffix.lower()
     if not suffix and not compression:
         return True, None, form or "jsonl"
     if suffix not in (*LINES, ".parquet"):
@@ -88,8 +103,7 @@ def _kind(name: str, form: ExportForm | None) -> tuple[bool, str | None, ExportF
     return False, compression, form or ("parquet" if suffix == ".parquet" else "jsonl")
 
 
-def _require_free(target: Target) -> None:
-    system = target.remote or fs.LocalFileSystem()
+def _require_free(target: Target, system: fs.FileSystem) -> None:
     try:
         kind = system.get_file_info(target.path).type
         is_folder = kind == fs.FileType.Directory

@@ -66,8 +66,13 @@ class _Mask:
             text = self.text(turn.content)
             return turn if text == turn.content else turn._replace(content=text)
         calls = tuple(call._replace(arguments=self.json(call.arguments) or "") for call in turn.tool_calls)
-        texts = {name: self.text(getattr(turn, name)) for name in ("content", "reasoning", "name")}
-        return turn._replace(**texts, tool_calls=calls, parts=self.json(turn.parts))
+        return turn._replace(
+            content=self.text(turn.content),
+            reasoning=self.text(turn.reasoning),
+            tool_calls=calls,
+            name=self.text(turn.name),
+            parts=self.json(turn.parts),
+        )
 
     def text(self, text: str | None, key: str = "") -> str | None:
         """Return a text masked; a key before it counts as its context, as in `password=…`."""

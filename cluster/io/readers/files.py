@@ -98,6 +98,14 @@ class File:
         return self.system.open_input_file(self.path)
 
 
+def expanded(name: str) -> Path:
+    """Return a path with `~` for a home; that of a user who is not known stays as it is, and is not found then."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def find(paths: tuple[str, ...], format_name: str) -> list[File]:
     """Return the files of a source in the order of its paths, the files of one glob by name.
 
@@ -111,11 +119,11 @@ def find(paths: tuple[str, ...], format_name: str) -> list[File]:
 
 def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
     if "://" not in given:
-        expanded = Path(given).expanduser()
+        path = expanded(given)
         local = fs.LocalFileSystem()
-        if glob.has_magic(str(expanded)) and not expanded.exists():
-            return _some(given, [(m, local, m) for m in sorted(map(str, _matches(expanded)))])
-        return [(given, local, str(expanded))]
+        if glob.has_magic(str(path)) and not path.exists():
+            return _some(given, [(m, local, m) for m in sorted(map(str, _matches(path)))])
+        return [(given, local, str(path))]
     try:
         head, _, tail = given.rpartition("/")
         if not glob.has_magic(tail):
