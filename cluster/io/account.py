@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.io.conversation import OWN, SYSTEMS, TOOLS, Columns, Conversation, is_own
+from gristmill.cluster.io.conversation import SYSTEMS, TOOLS, Columns, Conversation, written_by_us
 from gristmill.cluster.io.readers.files import File
 from gristmill.cluster.io.readers.lines import Row
 from gristmill.cluster.io.shapes import CANDIDATES, CHOSEN, DIALOGUES, PROMPTS, REJECTED, REPLIES
@@ -98,7 +98,7 @@ class Account:
         if unread is None:
             watched = ReadColumns(columns)
             found = reader(watched)
-            unread = there - watched.seen - (OWN if is_own(columns) else frozenset())
+            unread = there - watched.seen - written_by_us(columns)
             self._known[shape, there] = unread
         else:
             found = reader(columns)

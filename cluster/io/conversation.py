@@ -204,6 +204,13 @@ def is_own(row: Columns) -> bool:
     return isinstance(row.get("method"), str) and _ID.fullmatch(str(row.get("id"))) is not None
 
 
+def written_by_us(row: Columns) -> frozenset[str]:
+    """Return the columns that an export of Gristmill's wrote for people to follow; ingest makes them anew."""
+    if is_own(row):
+        return OWN
+    return frozenset({"id"}) if _ID.fullmatch(str(row.get("id"))) else frozenset()
+
+
 _ID = re.compile(f"[0-9a-f]{{{ids.ID_HEX}}}")
 
 

@@ -2,7 +2,8 @@
 
 Source: Akhtar et al. 2024, Croissant: A Metadata Format for ML-Ready Datasets, arXiv:2403.19546; specification 1.0 of
 MLCommons. Departures: a date of publication and an address are left out, because an export has none; the licence too,
-which only its owner can give. Of columns that are tables the fields are not named; the dataset card names them.
+which only its owner can give. A column without one type, such as tools, is left out, and so is a table or list inside a
+table, such as the calls of a turn: the dataset card names them.
 """
 
 import hashlib
@@ -61,7 +62,7 @@ TYPES: Mapping[str, str] = {
     "float64": "sc:Float",
     "float": "sc:Float",
 }
-"""Types by the names that Arrow and dataset cards give them; any other value is text to a reader."""
+"""Types by the names that Arrow and dataset cards give them."""
 BLOCK = 1 << 20
 
 
@@ -107,17 +108,30 @@ def write(folder: Path, name: str, description: str, columns: Sequence[Mapping[s
 def _fields(columns: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for column in columns:
         name = column["name"]
-        source = {"fileSet": {"@id": "train"}, "extract": {"column": name}}
-        yield {"@type": "cr:Field", "@id": f"samples/{name}", "name": name, "source": source, **_type(column)}
+        inner = column.get("list", column.get("struct"))
+        field = {"@type": "cr:Field", "@id": f"samples/{name}", "name": name}
+        repeated = {"repeated": True} if "list" in column else {}
+        if isinstance(inner, list):
+            within = list(_inner_fields(name, inner, "[*]." if repeated else ""))
+            if within:
+                yield {**field, **repeated, "subField": within}
+        elif (kind := TYPES.get(inner or column.get("dtype", ""))) is not None:
+            yield {**field, **repeated, "dataType": kind, "source": _source(name)}
 
 
-def _type(column: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a field says of its values; what is in tables is said by the dataset card."""
-    if "list" in column:
-        inner = column["list"]
-        dtype = inner if isinstance(inner, str) else ""
-        return {"dataType": TYPES.get(dtype, "sc:Text"), "repeated": True}
-    return {"dataType": TYPES.get(column.get("dtype", ""), "sc:Text")}
+def _inner_fields(column: str, fields: Sequence[Mapping[str, Any]], begin: str) -> Iterator[dict[str, Any]]:
+    """Yield the fields of a table, or of each in a list of tables, that are no tables and lists themselves."""
+    for field in fields:
+        key, kind = str(field["name"]), TYPES.get(field.get("dtype", ""))
+        if kind is not None and "'" not in key:
+            path = begin + (key if key.isidentifier() else f"'{key}'")
+            source = {**_source(column), "transform": {"jsonPath": path}}
+            said = {"name": f"{column}/{key}", "dataType": kind, "source": source}
+            yield {"@type": "cr:Field", "@id": f"samples/{column}/{key}", **said}
+
+
+def _source(column: str) -> dict[str, Any]:
+    return {"fileSet": {"@id": "train"}, "extract": {"column": column}}
 
 
 def _digest(file: Path) -> str:

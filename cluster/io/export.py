@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, TypedDict, Unpack
+from typing import IO, Any, TypedDict, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -217,10 +217,15 @@ def _pairs(field_: pa.Field) -> pa.Field:
 _PARQUET = pa.schema([_pairs(column) for column in SAMPLES])
 
 
-def _column(column: pa.Field) -> dict[str, str]:
-    """Return name and type of a column as dataset cards have them, tables and lists of tables without their fields."""
-    inner = column.type.value_type if pa.types.is_list(column.type) else column.type
-    return {"name": column.name, "list" if pa.types.is_list(column.type) else "dtype": str(inner).partition("<")[0]}
+def _column(column: pa.Field) -> dict[str, Any]:
+    """Return name and type of a column as dataset cards have them."""
+    kind = column.type
+    if pa.types.is_list(kind):
+        inner = kind.value_type
+        return {"name": column.name, "list": list(map(_column, inner)) if pa.types.is_struct(inner) else str(inner)}
+    if pa.types.is_struct(kind):
+        return {"name": column.name, "struct": list(map(_column, kind))}
+    return {"name": column.name, "dtype": str(kind)}
 
 
 def _without_maps(table: pa.Table) -> pa.Table:

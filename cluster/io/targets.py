@@ -87,6 +87,7 @@ def target_of(given: str | Path, form: ExportForm | None, *, public: bool = Fals
 
 def _kind(name: str, form: ExportForm | None) -> tuple[bool, str | None, ExportForm]:
     """Return whether a target is a folder, how it is compressed, and its form."""
+    name = name.partition("?")[0] if "://" in name else name  # what follows are settings of the file system
     base = PurePosixPath(name.rpartition("/")[2])
     compression = COMPRESSIONS.get(base.suffix.lower())
     suffix = base.with_suffix("").suffix.lower() if compression else base.suffix.lower()

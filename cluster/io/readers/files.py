@@ -3,6 +3,7 @@
 import fnmatch
 import glob
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,18 +125,29 @@ def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
         if glob.has_magic(str(path)) and not path.exists():
             return _some(given, [(m, local, m) for m in sorted(map(str, _matches(path)))])
         return [(given, local, str(path))]
+    uri, settings = _split(given)
+    head, _, tail = uri.rpartition("/")
+    if glob.has_magic(head):
+        raise JobError(
+            f"{given}: has a pattern before the last /, must have it after that; name the folders"
+        )
     try:
-        head, _, tail = given.rpartition("/")
         if not glob.has_magic(tail):
-            system, path = fs.FileSystem.from_uri(ascii_uri(given))
+            system, path = fs.FileSystem.from_uri(ascii_uri(uri) + settings)
             return [(given, system, path)]
-        system, base = fs.FileSystem.from_uri(ascii_uri(head))
-        infos = system.get_file_info(fs.FileSelector(base))
+        system, base = fs.FileSystem.from_uri(ascii_uri(head) + settings)
+        infos = system.get_file_info(fs.FileSelector(base, allow_not_found=True))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise JobError(f"{given}: cannot be reached ({error}); check the URI and the credentials") from error
     shown = (i for i in infos if i.is_file and (tail.startswith(".") or not i.base_name.startswith(".")))
     remote = sorted(i.path for i in shown if fnmatch.fnmatch(i.base_name, tail))
     return _some(given, [(f"{head}/{path.rsplit('/', 1)[-1]}", system, path) for path in remote])
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Return a URI and the settings of its file system, such as `?endpoint_override=…`; a `?` may be a pattern too."""
+    found = re.search(r"\?\w+=", uri)
+    return (uri[: found.start()], uri[found.start() :]) if found else (uri, "")
 
 
 def ascii_uri(uri: str) -> str:

@@ -25,8 +25,8 @@ ROWS = [
 @pytest.mark.parametrize(
     ("form", "types"),
     [
-        ("jsonl", {"id": "sc:Text", "messages": "sc:Text", "tags": "sc:Text"}),
-        ("parquet", {"id": "sc:Text", "round": "sc:Integer", "messages": "sc:Text", "dropped": "sc:Text"}),
+        ("jsonl", {"id": "sc:Text", "messages/content": "sc:Text", "tags/a": "sc:Text"}),
+        ("parquet", {"id": "sc:Text", "round": "sc:Integer", "messages/train": "sc:Boolean", "parents": "sc:Text"}),
         ("alpaca", {"instruction": "sc:Text", "input": "sc:Text", "output": "sc:Text"}),
     ],
 )
@@ -44,9 +44,13 @@ def test_the_metadata_name_files_and_columns(
         assert file["sha256"] == hashlib.sha256((tmp_path / "out" / file["contentUrl"]).read_bytes()).hexdigest()
     assert whole["includes"].endswith("parquet" if form == "parquet" else "jsonl")
     fields = {field["name"]: field for field in said["recordSet"][0]["field"]}
-    assert types.items() <= {column: field["dataType"] for column, field in fields.items()}.items()
-    assert all(field["source"]["extract"] == {"column": column} for column, field in fields.items())
-    assert fields.get("messages", {"repeated": True})["repeated"] is True
+    inner = {within["name"]: within for field in fields.values() for within in field.get("subField", ())}
+    typed = {column: field["dataType"] for column, field in (fields | inner).items() if "dataType" in field}
+    assert types.items() <= typed.items()
+    assert all((fields | inner)[column]["source"]["extract"] == {"column": column.split("/")[0]} for column in typed)
+    if "messages" in fields:
+        assert fields["messages"]["repeated"] is True
+        assert inner["messages/role"]["source"]["transform"] == {"jsonPath": "[*].role"}
 
 
 def test_a_folder_with_the_metadata_is_loaded_as_before(store: Store, tmp_path: Path) -> None:
