@@ -115,8 +115,7 @@ class Sample:
     @property
     def characters(self) -> int:
         """Characters of all texts in the conversation and its tools."""
-        texts = (text for turn in self.messages for text in (turn.said, turn.reasoning, turn.parts) if text)
-        return sum(map(len, texts)) + len(self.tools or "")
+        return size_of(self.messages, self.tools)
 
     @property
     def beyond_text(self) -> str:
@@ -130,6 +129,12 @@ class Sample:
     def drop(self, reason: str) -> "Sample":
         """Return the same sample with a drop reason `"filter: reason"`; the first reason stays."""
         return self if self.dropped else replace(self, dropped=reason)
+
+
+def size_of(messages: Iterable[Message], tools: str | None = None) -> int:
+    """Return the number of characters of all texts in a conversation and its tools."""
+    texts = (text for turn in messages for text in (turn.said, turn.reasoning, turn.parts) if text)
+    return sum(map(len, texts)) + len(tools or "")
 
 
 def seed_id(messages: Sequence[Message], tools: str | None = None, group: str | None = None) -> str:
@@ -148,6 +153,26 @@ def seed(
     tags = dict(tags or {})
     name = seed_id(messages, tools, tags.get(GROUP))
     return Sample(name, tuple(messages), tags=tags, dropped=dropped, tools=tools)
+
+
+SHARD_CHARACTERS = 1 << 27
+"""Characters after which a shard ends too: a column of Arrow holds 2 GiB at most, and memory holds a whole shard."""
+LONGEST_SAMPLE = 1 << 27
+"""Characters of the longest sample: with those before it in its shard its texts have 1 GiB at most."""
+
+
+def shards_of(samples: Iterable[Sample], rows: int) -> Iterator[list[Sample]]:
+    """Yield the samples of each shard: up to `rows`, fewer where their texts are long."""
+    held: list[Sample] = []
+    size = 0
+    for sample in samples:
+        held.append(sample)
+        size += sample.characters
+        if len(held) == rows or size > SHARD_CHARACTERS:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def to_table(samples: Iterable[Sample]) -> pa.Table:

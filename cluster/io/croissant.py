@@ -115,8 +115,10 @@ def _fields(columns: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             within = list(_inner_fields(name, inner, "[*]." if repeated else ""))
             if within:
                 yield {**field, **repeated, "subField": within}
-        elif (kind := TYPES.get(inner or column.get("dtype", ""))) is not None:
-            yield {**field, **repeated, "dataType": kind, "source": _source(name)}
+        elif inner is None or isinstance(inner, str):  # else a list of lists
+            kind = TYPES.get(inner or column.get("dtype", ""))
+            if kind is not None:
+                yield {**field, **repeated, "dataType": kind, "source": _source(name)}
 
 
 def _inner_fields(column: str, fields: Sequence[Mapping[str, Any]], begin: str) -> Iterator[dict[str, Any]]:

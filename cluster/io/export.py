@@ -28,13 +28,12 @@ from gristmill.cluster.store.store import Store
 
 
 class Choices(TypedDict, total=False):
-    """How rows are written; see `forms.ExportOptions`. `public`: whether all may read a repository of the hub."""
+    """How rows are written; see `forms.ExportOptions`."""
 
     dropped: bool
     provenance: bool
     by: str
     threshold: float
-    public: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,13 @@ class _Out:
 
 
 def export(
-    store: Store, name: str, target: str | Path, form: ExportForm | None = None, **how: Unpack[Choices]
+    store: Store,
+    name: str,
+    target: str | Path,
+    form: ExportForm | None = None,
+    *,
+    public: bool = False,
+    **how: Unpack[Choices],
 ) -> ExportResult:
     """Write a dataset in a form that other tools read, and return how many rows were written and what did not fit.
 
@@ -85,10 +90,10 @@ def export(
             system where any sample has them;
             `preference` holds prompt, chosen and rejected, the best candidate of a group against each worse one;
             `feedback` holds prompt, completion and label; `prompts` holds prompt and reference.
+        public: whether all may read the repository of the hub.
         how: `dropped` writes the dropped samples too, with a column that has the reason, empty for kept ones;
             `provenance` adds id, parents, method, round, origin, scores and tags to forms without them; `by` names the
-            score that orders candidates or says which answers are good, from `threshold` on; `public` lets all read
-            the repository.
+            score that orders candidates or says which answers are good, from `threshold` on.
 
     Raises:
         JobError: for a suffix that is unknown or not of the form, a folder or repository that already holds something,
@@ -98,7 +103,6 @@ def export(
     """
     if store.manifest(name).kind != "samples":
         raise JobError(f"{name}: holds {store.manifest(name).kind}, must be a dataset of samples to be exported")
-    public = how.pop("public", False)
     goal = target_of(target, form, public=public)
     if goal.remote is None:
         Path(goal.path).parent.mkdir(parents=True, exist_ok=True)

@@ -22,14 +22,15 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from gristmill.cluster.contract import ids
+from gristmill.cluster.contract import sample as bounds
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.sample import Message, Sample, seed, seed_id, to_table
+from gristmill.cluster.contract.sample import Message, Sample, seed, seed_id, shards_of, size_of, to_table
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io import documents
 from gristmill.cluster.io.account import Account, account_line
 from gristmill.cluster.io.conversation import COMMON, OWN, Conversation, reason_of
 from gristmill.cluster.io.documents import Document
-from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, expanded, find
+from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
 from gristmill.cluster.io.readers.lines import Dialect, Row, column_name
 from gristmill.cluster.io.readers.rows import rows
 from gristmill.cluster.io.shapes import LAYOUTS, detect, document_of, language
@@ -37,6 +38,7 @@ from gristmill.cluster.io.turns import RowError
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.runtime.progress import Bar, Screen
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
+from gristmill.cluster.store.uri import expanded
 
 log = logging.getLogger(__name__)
 Shape = Literal[
@@ -57,8 +59,6 @@ Shape = Literal[
 SHARD_ROWS = 65_536
 SHAPE_ROWS = 1_000
 """Rows of a file by whose columns its shape is told."""
-SHARD_CHARACTERS = 1 << 27
-"""Characters after which a shard ends too: a column of Arrow holds 2 GiB at most, and memory holds a whole shard."""
 
 
 class Source(Settings):
@@ -219,23 +219,10 @@ def warn_of_columns(source: Source, metadata: Mapping[str, str]) -> None:
 
 def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, bar: Bar | None) -> list[Shard]:
     shards: list[Shard] = []
-    held: list[Sample] = []
-
-    def commit() -> None:
+    for held in shards_of(samples, shard_rows):
         shards.append(store.commit_shard(name, f"shard-{len(shards):05d}", to_table(held)))
-        held.clear()
         if bar:
             bar.update(sum(shard.rows for shard in shards))
-
-    size = 0
-    for sample in samples:
-        held.append(sample)
-        size += sample.characters
-        if len(held) == shard_rows or size > SHARD_CHARACTERS:
-            commit()
-            size = 0
-    if held:
-        commit()
     return shards
 
 
@@ -313,6 +300,11 @@ class _Pass:
             conversations = self.account.read(file, row, shape, reader) if whole else reader(row.columns)
         except RowError as bad:
             yield self._bad(number, file, row, str(bad))
+            return
+        longest = max((size_of(each.messages, each.tools) for each in conversations), default=0)
+        if longest > bounds.LONGEST_SAMPLE:
+            most = bounds.LONGEST_SAMPLE
+            yield self._bad(number, file, row, f"holds {longest} characters, must hold at most {most}; split it")
             return
         reason = reason_of(row.columns)
         for candidate, conversation in enumerate(conversations):

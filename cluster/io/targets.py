@@ -10,7 +10,7 @@ from pyarrow import fs
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.forms import ExportForm
 from gristmill.cluster.io.hub import SCHEME, HubRepo, repo_of
-from gristmill.cluster.io.readers.files import ascii_uri, expanded
+from gristmill.cluster.store.uri import ascii_uri, expanded
 
 COMPRESSIONS: Mapping[str, str] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 LINES = (".jsonl", ".ndjson")

@@ -23,6 +23,7 @@ from pyarrow import fs, ipc
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.schema import SAMPLES, SCHEMA_VERSION, check, vectors
+from gristmill.cluster.store.uri import ascii_uri, expanded
 
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
@@ -69,13 +70,20 @@ class Store:
     """The folder or URI (`s3://`, `gs://`, `abfs://` by `pyarrow.fs`) that holds datasets, models and runs."""
 
     def __init__(self, uri: str) -> None:
-        """Open a store; a local folder is created at the first write."""
+        """Open a store; a local folder is created at the first write.
+
+        Raises:
+            StoreError: for a URI that no file system takes, or that cannot be reached.
+        """
         self.uri = uri
         if "://" in uri:
-            self.fs, self.root = fs.FileSystem.from_uri(uri)
+            try:
+                self.fs, self.root = fs.FileSystem.from_uri(ascii_uri(uri))
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise StoreError(f"{uri}: cannot be reached ({error}); check the URI and the credentials") from error
             self.local: Path | None = Path(self.root) if isinstance(self.fs, fs.LocalFileSystem) else None
         else:
-            self.local = Path(uri).expanduser().resolve()
+            self.local = expanded(uri).resolve()
             self.fs, self.root = fs.LocalFileSystem(), str(self.local)
 
     def is_file(self) -> bool:

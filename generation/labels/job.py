@@ -16,7 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.contract.errors import JobError, SchemaError
-from gristmill.cluster.contract.sample import Message, Sample, from_table, to_table
+from gristmill.cluster.contract.sample import Message, Sample, from_table, shards_of, to_table
 from gristmill.cluster.contract.settings import STRING, short_forms
 from gristmill.cluster.io.readers.files import File, find
 from gristmill.cluster.jobs.figures import Figures
@@ -338,8 +338,5 @@ def _kept(store: Store, name: str) -> list[Sample]:
 
 def _write(store: Store, output: str, rows: Sequence[Sample], size: int) -> tuple[Shard, ...]:
     """Write the rows; at least one shard, if empty."""
-    starts = range(0, max(1, len(rows)), size)
-    return tuple(
-        store.commit_shard(output, f"shard-{n:05d}", to_table(rows[start : start + size]))
-        for n, start in enumerate(starts)
-    )
+    parts = shards_of(rows, size) if rows else ([],)
+    return tuple(store.commit_shard(output, f"shard-{n:05d}", to_table(part)) for n, part in enumerate(parts))

@@ -18,6 +18,9 @@ from gristmill.selection.data.samples import Samples, Turns, shorten
 
 NO_TEXT = "select: no text in the conversation"
 
+SHARD_BYTES = 1 << 29
+"""Bytes after which a shard ends too: a shard that comes in has 1 GiB at most, and a column of Arrow holds 2 GiB."""
+
 
 class Decisions:
     """Decisions on all samples: reasons, winners, new scores and tags, shortened turns."""
@@ -64,7 +67,7 @@ class Decisions:
         held = SAMPLES.empty_table()
         for table in self._decided(store, samples):
             held = pa.concat_tables([held, table])
-            while len(held) >= shard_rows:
+            while len(held) >= shard_rows or held.nbytes > SHARD_BYTES:
                 shards.append(self._commit(store, output, len(shards), held.slice(0, shard_rows)))
                 held = held.slice(shard_rows)
         if len(held) or not shards:

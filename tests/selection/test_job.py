@@ -313,6 +313,17 @@ def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path
     check_dataset(store, work.output)
 
 
+def test_a_shard_ends_where_its_texts_are_long(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Select(steps=(Exact(answers=False),))
+    samples = put(store, "generate-x", rows(), shard_rows=10)
+    work = work_for(settings, samples)
+    monkeypatch.setattr("gristmill.selection.outcome.decisions.SHARD_BYTES", 100)
+    select(settings, run_of(store, tmp_path), work, refuses)
+    came = [shard.rows for shard in store.manifest(samples).shards]
+    assert [shard.rows for shard in store.manifest(work.output).shards] == came and len(came) > 1
+    check_dataset(store, work.output)
+
+
 def test_an_id_that_stands_twice_is_refused(store: Store, tmp_path: Path) -> None:
     settings = Select(steps=(Exact(),))
     samples = put(store, "generate-x", [made("a"), made("a")])

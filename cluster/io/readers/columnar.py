@@ -18,6 +18,8 @@ from gristmill.cluster.io.readers.files import File
 from gristmill.cluster.io.readers.lines import Row, column_name
 
 BATCH_ROWS = 1024
+BATCH_BYTES = 1 << 26
+"""Bytes of rows that are turned into values of Python at a time, unless one row has more."""
 MARKER = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """How an Arrow stream ends."""
 WHOLE_FLOATS = 1 << 53
@@ -28,7 +30,9 @@ def parquet_rows(file: File) -> Iterator[Row]:
     """Yield the rows of a Parquet file."""
     with file.open_file() as source:
         opened = pq.ParquetFile(source, page_checksum_verification=True)
-        yield from _batches(file, opened.schema_arrow, opened.iter_batches(batch_size=BATCH_ROWS))
+        size = sum(opened.metadata.row_group(n).total_byte_size for n in range(opened.num_row_groups))
+        rows = _rows_at_a_time(size, opened.metadata.num_rows)
+        yield from _batches(file, opened.schema_arrow, opened.iter_batches(batch_size=rows))
 
 
 def arrow_rows(file: File) -> Iterator[Row]:
@@ -69,10 +73,16 @@ def _batches(file: File, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -
     names, reads = [column_name(name) for name in schema.names], _reads(schema)
     number = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            for values in _values(batch.slice(start, BATCH_ROWS)):
+        rows = _rows_at_a_time(batch.nbytes, batch.num_rows)
+        for start in range(0, batch.num_rows, rows):
+            for values in _values(batch.slice(start, rows)):
                 number += 1
                 yield _row(number, names, reads, values)
+
+
+def _rows_at_a_time(size: int, rows: int) -> int:
+    """Return how many of these rows, which have so many bytes together, are read at a time."""
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * rows // max(size, 1)))
 
 
 def _row(number: int, names: list[str], reads: Mapping[int, Callable[[Any], Any]], values: list[Any] | str) -> Row:

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io import documents
+from gristmill.cluster.store.uri import ascii_uri, expanded
 
 FileFormat = Literal["jsonl", "json", "csv", "parquet", "arrow", "text", "markdown", "html", "pdf", "document"]
 
@@ -99,14 +99,6 @@ class File:
         return self.system.open_input_file(self.path)
 
 
-def expanded(name: str) -> Path:
-    """Return a path with `~` for a home; that of a user who is not known stays as it is, and is not found then."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
-
-
 def find(paths: tuple[str, ...], format_name: str) -> list[File]:
     """Return the files of a source in the order of its paths, the files of one glob by name.
 
@@ -128,9 +120,7 @@ def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
     uri, settings = _split(given)
     head, _, tail = uri.rpartition("/")
     if glob.has_magic(head):
-        raise JobError(
-            f"{given}: has a pattern before the last /, must have it after that; name the folders"
-        )
+        raise JobError(f"{given}: has a pattern before the last /, must have it after that; name the folders")
     try:
         if not glob.has_magic(tail):
             system, path = fs.FileSystem.from_uri(ascii_uri(uri) + settings)
@@ -148,11 +138,6 @@ def _split(uri: str) -> tuple[str, str]:
     """Return a URI and the settings of its file system, such as `?endpoint_override=…`; a `?` may be a pattern too."""
     found = re.search(r"\?\w+=", uri)
     return (uri[: found.start()], uri[found.start() :]) if found else (uri, "")
-
-
-def ascii_uri(uri: str) -> str:
-    """Return a URI with the characters that it may not hold as they are, such as Chinese ones, in percent form."""
-    return quote(uri, safe="%:/?#@!$&'()*+,;=~")
 
 
 def _matches(pattern: Path) -> list[Path]:

@@ -53,7 +53,8 @@ class Row:
 
     def text(self) -> str:
         """Return the row as text, for the dropped sample that a bad row becomes."""
-        text = self.raw or json.dumps(self.columns, ensure_ascii=False, default=str)
+        columns = {n: v[:RAW_CHARACTERS] if isinstance(v, str) else v for n, v in (self.columns or {}).items()}
+        text = self.raw or json.dumps(columns, ensure_ascii=False, default=str)
         return text[:RAW_CHARACTERS].encode(errors="replace").decode()
 
 

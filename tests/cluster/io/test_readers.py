@@ -15,6 +15,7 @@ from pyarrow import ipc
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.ingest import Source, ingest, read
+from gristmill.cluster.io.readers import columnar
 from gristmill.cluster.io.readers import lines as lines_module
 from gristmill.cluster.io.readers.files import find
 from gristmill.cluster.io.readers.lines import Dialect, Row
@@ -223,9 +224,29 @@ def test_lines_may_end_with_a_carriage_return_alone(tmp_path: Path) -> None:
 
 
 def test_a_shard_ends_where_its_texts_are_long(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gristmill.cluster.io.ingest.SHARD_CHARACTERS", 1000)
+    monkeypatch.setattr("gristmill.cluster.contract.sample.SHARD_CHARACTERS", 1000)
     path = put(tmp_path, "x.jsonl", lines(*({"text": f"{n} " * 200} for n in range(5))))
     assert [shard.rows for shard in store.manifest(ingest(store, source(path))).shards] == [3, 2]
+
+
+def test_a_row_that_no_shard_can_hold_is_a_bad_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gristmill.cluster.contract.sample.LONGEST_SAMPLE", 1000)
+    big = pa.array(["x" * 1001, "ok"], pa.large_string())
+    pq.write_table(pa.table({"text": big}), tmp_path / "x.parquet")
+    bad, good = read(source(tmp_path / "x.parquet", on_bad_row="drop"))
+    assert bad.dropped == "ingest: row 1: holds 1001 characters, must hold at most 1000; split it"
+    assert (good.instruction, good.dropped) == ("ok", None) and len(bad.instruction) < 5000
+
+
+def test_long_cells_are_read_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    values = columnar._values
+    monkeypatch.setattr(columnar, "_values", lambda batch: seen.append(batch.num_rows) or values(batch))
+    monkeypatch.setattr(columnar, "BATCH_BYTES", 1 << 16)
+    rows = pa.table({"text": [f"{n} " * 5_000 for n in range(40)]})
+    pq.write_table(rows, tmp_path / "x.parquet", use_dictionary=False)
+    assert len(list(read(source(tmp_path / "x.parquet")))) == 40
+    assert max(seen) <= 7 and sum(seen) == 40
 
 
 # -- damage -------------------------------------------------------------------------------------------------------

@@ -198,3 +198,20 @@ def test_a_place_follows_from_identity_and_inputs() -> None:
         place("select", {"budget": 3}, {"samples": "generate-2"}),
     ]
     assert len({name, *(other for other, _ in others)}) == 3
+
+
+def test_a_store_that_cannot_be_reached_is_an_error_in_words() -> None:
+    for uri in ("nosuch://bucket/x", "file://host/x"):
+        with pytest.raises(StoreError, match="cannot be reached"):
+            Store(uri)
+
+
+def test_a_store_may_have_a_uri_in_any_script(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path}/数据 1")
+    store.write_json({"a": 1}, "x.json")
+    assert (tmp_path / "数据 1/x.json").exists() and store.read_json("x.json") == {"a": 1}
+
+
+def test_the_home_of_nobody_is_a_folder_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("~nobody-of-this-name/runs").local == tmp_path / "~nobody-of-this-name/runs"
