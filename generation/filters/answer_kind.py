@@ -20,16 +20,33 @@ ASKED = {
 _WORDS = (
     r"zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|hundreds?|thousands?|"
     r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|"
-    r"millions?|billions?|dozens?|half|quarter|third|once|twice|none|no|nobody|several|many|most|few|all|both|couple|"
+    r"(?:m|b|tr|quadr)illions?|dozens?|half|quarter|third|once|twice|none|no|nobody|several|many|most|few|all|both|couple|"
     r"pair|single|never|always|free|nothing|everything|infinite\w*|unlimited|countless|equal|same|lots?|"
     r"fortune|enough|little|much"
 )
-NUMBER = rf"\d|[%½¼¾]|\b(?:{_WORDS})\b|[零〇一二两三四五六七八九十百千万亿半几数每双无没多少全]"
+_UNITS = (
+    r"秒|分(?!别|析|子|数|开|享|类|布|配)|小?时(?!候|尚|常|代|髦)|刻钟|天(?!气|空|然|真|才|下)|日|周(?!围|到)|星期|礼拜|月(?!亮|饼)|"
+    r"年|夜|载|季"
+)
+_COUNT = rf"[\d零〇一二两三四五六七八九十百千万亿半几数多整每]+(?:来|余)?个?多?(?:{_UNITS})"
+_NOT_COUNTED = re.compile(
+    r"一[样般直定起切旦概致向生贯味]|一(?=方面|会儿|下子)|十分(?=[^，。！？、\s])|[唯统同单专另之逐]一|第[一二三四五六七八九十]|万一|千万(?=[别不])|三明治|四季|五[香花颜谷]|"
+    r"七上八下|乱七八糟|\bone of the (?:most|best|\w+est)\b|\bno (?:longer|matter|doubt)\b|\bat (?:all|once)\b|"
+    r"\ball (?=the |of )|\bmost (?=\w+ly\b|of the|import|famous|common|popular|beautiful)|"
+    r"\bthe most\b|\bno(?=,)",
+    re.IGNORECASE,
+)
+"""Words with a number in them that count nothing, such as `一样` and `one of`."""
+NUMBER = (
+    rf"\d|[%½¼¾]|\b(?:{_WORDS})\b|[零〇一二两三四五六七八九十百千万亿半几双]|无数|数[十百千万个]|没有|许多|很多|好多|不少|"
+    r"大多|多数|少数|不多|很少|全部|所有|全都|都是|每[个人天年]|若干|一些"
+)
 DURATION = (
     r"\b(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|decades?|centur\w+|nights?|overnight|moments?|forever|"
     r"instant\w*|immediate\w*|lifetime|while|until|since|long|short|quick\w*|brief\w*|permanent\w*|indefinite\w*|"
     r"generations?|season\w*|summer|winter)\b"
-    r"|[秒分时天日周月年夜载]|世纪|一会|永远|一生|一直|很久|长期|短期|瞬间|立刻|马上"
+    rf"|{_COUNT}|世纪|一会|永远|一生|一辈子|终身|一直|很久|不久|[好许]久|长期|短期|长时间|短时间|瞬间|立刻|马上|即刻|通宵|整[天夜日]|"
+    r"[从自直]到?[^，。]{1,12}[起到止]"
 )
 PERSON = (
     r"\b(?:i|we|you|he|she|they|me|us|him|her|them|my|our|your|his|their|people|persons?|\w*(?:man|men|woman|women)|"
@@ -46,7 +63,18 @@ _NO_NAME = re.compile(
 )
 """Words that an answer begins with and that are no name."""
 _NO_PERSON = re.compile(r"^(?:因为|由于|为了|是的|不是|在|通过|\d+年?)")
-_HAN = re.compile(rf"[{HAN}]{{2,}}")
+_SURNAMES = (
+    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许韩冯邓曹彭曾肖田董潘袁蔡蒋余于杜叶程魏苏吕丁任卢姚沈钟姜崔谭陆范汪廖石金韦贾夏付方邹熊白孟秦"
+    "邱侯江尹薛闫段雷龙黎史陶贺毛郝顾龚邵万覃武钱戴严莫孔向鲁诸司欧上贝爱达牛居伽哥莎"
+)
+PERSON_ZH = re.compile(
+    r"[人者师员家们他她我你您民兵匠]|先生|女士|小姐|太太|父|母|爸|妈|爷|奶|哥|姐|弟|妹|儿子|女儿|孩|朋友|王|皇|帝|后羿|神|团队|"
+    rf"公司|政府|军队|警察|学生|老板|总统|主席|经理|组织|大家|自己|·|(?:^|[是由被叫为，。、“《和与])[{_SURNAMES}][{HAN}]"
+)
+"""People and what acts as one, names by their first character."""
+SHORT_NAME = 8
+"""Characters up to which any Chinese answer may be a name."""
+_HAN = re.compile(rf"[{HAN}]")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
 
@@ -79,10 +107,12 @@ def kind_asked(text: str) -> str:
 
 def _is_a(kind: str, answer: str) -> bool:
     if kind == "number":
-        return bool(re.search(NUMBER, answer, re.IGNORECASE))
+        return bool(re.search(NUMBER, _NOT_COUNTED.sub(" ", answer), re.IGNORECASE))
     if kind == "duration":
-        return any(re.search(pattern, answer, re.IGNORECASE) for pattern in (NUMBER, DURATION))
+        return bool(re.search(rf"\d|{DURATION}", answer, re.IGNORECASE))
     named = any(not _NO_NAME.fullmatch(word) for word in _NAME.findall(answer))
     if named or re.search(PERSON, answer, re.IGNORECASE):
         return True
-    return bool(_HAN.search(answer)) and not _NO_PERSON.search(answer)
+    if not _HAN.search(answer) or _NO_PERSON.search(answer):
+        return False
+    return len(_HAN.findall(answer)) <= SHORT_NAME or bool(PERSON_ZH.search(answer))

@@ -1,15 +1,17 @@
 """Standalone: a question must be understood without a text that is not there."""
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.text.parts import request
+from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 _WRITING = (
     r"(?:passage|paragraph|text|article|excerpt|document|author|narrator|speaker|stanza|dialogue|conversation|"
-    r"sentence|story|poem|chapter|section|table|figure|picture|image|photo|code|function|snippet|list|quote|scenario)s?"
+    r"sentence|story|poem|chapter|section|table|figure|picture|image|photo|code|function|snippet|list|quote|scenario|"
+    r"note|review|sequence|e-?mail|headline|statement|riddle|song|graph|chart|diagram|equation|expression|description)s?"
 )
 _MORE = r"(?: \w+)? (?:of|that|which|who|whose|in(?! more\b)|with|from|between|where|you|i|we)\b"
 """Words after `the two` that say which two."""
@@ -26,6 +28,8 @@ ENGLISH = (
         rf"(?:he|she|they(?! call)|him|her|his|their|those|these)\b(?! (?:who|days)\b)"
     ),
     r"^if (?:he|she|they)\b",
+    r"^which (?:one )?(?:is|are|was|were) (?!.*(?: or |,|:| of | between | in | about )).*\?$",
+    r"^(?:how|why|when|where) (?:does|did|do) it (?:work|happen|stop|start|begin|end)\b.{0,10}\?$",
     rf"^{_AUXILIARY} (?:he|she|they|his|her|their|those|these)\b(?! (?:who|days)\b)",
 )
 """Phrases that point at something, in a sentence that nothing goes before."""
@@ -41,6 +45,8 @@ CHINESE = (
     r"^(?:请问)?(?:为什么|为何|怎么|如何|什么时候|当时)?(?:他|她|他们|她们|它们)(?!人|乡|国|律)",
 )
 _POINTING = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH, *CHINESE))
+_TEXTS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH[:2], CHINESE[0]))
+"""Those that point at a text."""
 _INTRODUCED = re.compile(r"\b(?:and|or|two|three|four|both|an? \w)|和|与|跟|及|、|两|一[个位篇段首句]", re.IGNORECASE)
 """Words before a phrase that name what it can point at."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
@@ -48,12 +54,54 @@ _QUOTED = re.compile(r"[:：]\s*\S|[\"“”「『‘《].{4,}?[\"”」』’�
 """A text that an instruction brings along on the same line."""
 
 
+_OF_SOURCE = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\b(?:passages?|texts?|articles?|authors?|paragraphs?|documents?|excerpts?|mentioned|described)\b",
+        r"文中|本文|上文|下文|文章|作者|段落|这段|该段|原文|上述|以上|文字中|材料",
+    )
+)
+"""Words of a question made from a document that cannot be understood without it."""
+_NAMED = re.compile(r"(?<!^)(?<![.?!] )\b(?!I\b)[A-Z][a-z]+|\b[A-Z]{2,}\b|\b[12]\d{3}\b|[\"“]")
+"""A name inside a question, a year, or something in quotes."""
+MIN_NAMES = 2
+"""Names in a source from which on it is about particular things; others explain what holds of all of a kind."""
+_THE = re.compile(r"\b[Tt]he (?=((?:[a-z-]+ ?){1,3}))")
+_ADJECTIVE = re.compile(
+    r"(?:new|old|big|large|small|great|long|short|main|whole|entire|local|own|very|next|last|first|second"
+    r"|third|only|best|most|least|other|same|current|original|recent|cheapest|oldest|fastest|largest"
+    r"|smallest|longest)$"
+)
+_RELATION = re.compile(
+    r"(?:name|names|way|ways|step|steps|difference|differences|cause|causes|reason|reasons|purpose|result|results|effect|"
+    r"effects|condition|conditions|definition|process|time|times|number|amount|price|cost|role|part|parts|type|kind|"
+    r"kinds|day|year|month|place|thing|things|item|meaning|order|size|age|height|length|weight|colour|color|origin|"
+    r"history|function|importance|use|benefits?|advantages?|problem|problems|answer|term|word|person|people|one|ones|"
+    r"more|less|better|worse|most|likely|rest|end|beginning|middle|top|bottom|left|right|two|three|four)$"
+)
+"""Nouns whose meaning comes from what follows them."""
+_UNIQUE = re.compile(
+    r"(?:sun|moon|sky|sea|ocean|earth|world|universe|ground|air|weather|water|wind|rain|snow|fire|night"
+    r"|morning|evening|afternoon|day|past|future|present|body|heart|brain|mind|blood|eye|eyes|internet|law"
+    r"|public|poor|rich|state|economy|environment|climate|tide|tides|north|south|east|west|spring|summer"
+    r"|autumn|winter|dark|light)$"
+)
+"""What there is one of, or what needs no article elsewhere."""
+
+
 class Standalone(Filter):
     """Drop a question that points at what is not there: `the two`, `this paragraph`, `why did she`, `上文`, `这段话`.
 
     Questions that are made from a text or from another question easily do. The first sentence alone is judged, because
-    a later one may point at it; so is no instruction that brings a text along, in quotes, after a colon, below the
-    request or as the system's turn.
+    a later one may point at it. No instruction is judged that brings a text along: in quotes, after a colon, on further
+    lines or as the system's turn.
+
+    A question with the tag `question`, as `grounded` makes them, may not speak of the document ("the article", "文中"),
+    and in English it has to say which thing it means: `How old is the mill?` is dropped where the document, which must
+    have names in it, speaks of a mill; `How old is the tide mill of Penrow?` is not.
+
+    Of people's texts it drops 0 of 175 English and 175 Chinese seed tasks and 6 of 7,473 problems of GSM8K. Questions
+    that people ask about documents were not at hand.
 
     Source: rules of our own, in the manner of those that drop questions with `the passage` from sets made from texts.
     """
@@ -63,11 +111,49 @@ class Standalone(Filter):
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the instruction."""
-        del ask
         text = sample.instruction.strip()
         told = any(turn.role == "system" for turn in sample.messages)
-        if told or request(text) != text or _QUOTED.search(text):
+        if told or "\n" in text or _QUOTED.search(text):
             return Verdict()
         first = _SENTENCE.split(text)[0]
-        points = any((hit := p.search(first)) and not _INTRODUCED.search(first[: hit.start()]) for p in _POINTING)
-        return Verdict(dropped=f"{self.kind}: points at what is not there" if points else None)
+        if any(points(pattern, first) for pattern in _POINTING):
+            return Verdict(dropped=f"{self.kind}: points at what is not there")
+        sources = [parent.instruction for parent in ask.parents] if "question" in sample.tags else []
+        if sources and any(pattern.search(text) for pattern in _OF_SOURCE):
+            return Verdict(dropped=f"{self.kind}: points at the document")
+        if sources and (thing := nameless(text, sources)):
+            return Verdict(dropped=f"{self.kind}: does not say which {thing} is meant")
+        return Verdict()
+
+
+def points(pattern: re.Pattern[str], text: str) -> bool:
+    """Say whether a phrase of the text points at something that nothing before it has introduced.
+
+    What points at a text is introduced by the same word alone.
+    """
+    hit = pattern.search(text)
+    if hit is None:
+        return False
+    before = text[: hit.start()]
+    if pattern in _TEXTS and text.isascii():
+        return not re.search(rf"\b{re.escape(hit[0].split()[-1])}", before, re.IGNORECASE)
+    return not _INTRODUCED.search(before)
+
+
+def nameless(question: str, sources: Sequence[str]) -> str:
+    """Return the first thing of the sources that an English question names by `the` alone, or the empty string.
+
+    A question with a name or a year says which one it means; so does what there is only one of, such as `the sun`.
+    `the name of`, `the first step` and the like do not point at a thing. Sources without names explain what holds of
+    all things of a kind, and are passed over.
+    """
+    if _NAMED.search(question):
+        return ""
+    if len({*_NAMED.findall(" ".join(sources))}) < MIN_NAMES:
+        return ""
+    known = {word for source in sources for word in tokens(source)}
+    for hit in _THE.finditer(question):
+        words = [word for word in tokens(hit[1]) if not _ADJECTIVE.match(word)]
+        if words and words[0] in known and not any(map(_UNIQUE.match, words)) and not _RELATION.match(words[0]):
+            return words[0]
+    return ""

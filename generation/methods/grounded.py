@@ -100,11 +100,6 @@ KINDS = {
 CHINESE = {**KINDS, "connection": "联系"}
 CONNECTION = "connection"
 """The kind of a question about two passages."""
-POINTING = {
-    "en": r"\b(?:passages?|texts?|articles?|authors?|paragraphs?|documents?|excerpts?|mentioned|described)\b",
-    "zh": r"文中|本文|上文|下文|文章|作者|段落|这段|该段|原文|上述|以上|文字中|材料",
-}
-"""Words of questions that cannot be understood without the passage."""
 SILENT = (
     r"\b(?:passage|text|it)s? (?:does|do|did)(?: not|n't) (?:say|state|mention|tell|give|specify|provide)"
     r"|\bnot (?:stated|mentioned|specified|given) in\b|(?:没有|未)(?:提到|提及|说明|给出|写明|说)"
@@ -119,16 +114,17 @@ class Grounded(EachInput[SearchIndex | None]):
     """Take the chunks of the documents in turn, write questions of various kinds on each, and answer from it alone.
 
     The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
-    `question` the kind. Put the filter `faithfulness` after it.
+    `question` the kind. Put the filters `standalone`, which drops questions that point at the passage ("the text",
+    "文中"), and `faithfulness` after it.
 
     Source: Lewis et al. 2021, PAQ, arXiv:2102.07033, section 2 (questions from passages, kept when the passage answers
     them); Yang et al. 2018, HotpotQA, arXiv:1809.09600, section 2 (a question that needs two passages, comparison and
     bridge); chunks of 4,000 characters as in synthetic-data-kit's configuration. Departures: no answer is extracted
-    first, the question is drafted from the passage and a kind; questions that point at the passage ("the text", "文中")
-    are dropped unless it stays in the sample; one call drafts, another answers, on the same prompt, so that the chunk
-    is computed once.
+    first, the question is drafted from the passage and a kind; one call drafts, another answers, on the same prompt, so
+    that the chunk is computed once.
     """
 
+    revision: ClassVar[int] = 2  # the filter `standalone` drops what points at the passage
     kind: Literal["grounded"] = "grounded"
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
     guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
@@ -225,8 +221,6 @@ class Grounded(EachInput[SearchIndex | None]):
             "no question": not question.endswith(("?", "？")),
             "question too short": words < MIN_QUESTION_WORDS,
             "question too long": words > self.max_question_words,
-            "question points at the passage": not self.with_passage
-            and any(re.search(pattern, question, re.IGNORECASE) for pattern in POINTING.values()),
         }
         return refuse(rules)
 

@@ -184,6 +184,7 @@ class Taxonomy(Method):
 
     kind: Literal["taxonomy"] = "taxonomy"
     feeds: ClassVar[tuple[Input, ...]] = ()
+    guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
     learns: ClassVar[bool] = False
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages of the questions, as ISO 639-1, with equal chances."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -85,6 +85,7 @@ class SelfInstruct(Method[State]):
     """
 
     kind: Literal["self_instruct"] = "self_instruct"
+    guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
     group: int = Field(default=8, gt=0)
     """Number of drafts that share one set of demonstrations, and so their prompt in the prefix cache."""
     num_human: int = Field(default=6, ge=1)

@@ -27,6 +27,11 @@ Who were both of them afraid of?
 How are these different from each other?
 Summarize the following article in three points.
 Did they find the treasure?
+Which is more expensive?
+How does it work?
+Name the person and the year in this sentence.
+What is the next number in this sequence?
+Write a headline for this text, which should mention floods.
 Which of the two is faster?
 What was his reason for selling the mill?
 How long, in hours, does he work?
@@ -80,7 +85,56 @@ ANSWERS = (
     ("灯塔是谁建的？", "看守人建的。", "因为鲸油太贵了。", "person"),
     ("谁发明了电话？", "贝尔。", "1876年。", "person"),
     ("村里有多少人？", "约三百人。", "村民都很友好。", "number"),
+    ("村里有多少人？", "没有人知道。", "一般都住在河边，和以前一样。", "number"),
+    ("渡船要多久？", "半天就到。", "天气好的时候很舒服，一般人都喜欢。", "duration"),
+    ("灯塔是谁建的？", "陈大海和他的儿子们。", "用从对岸运来的花岗岩建成，外墙刷成白色。", "person"),
+    ("How many cells does the body have?", "It has trillions of cells.", "It is one of the best wonders.", "number"),
+    ("How long did it take?", "Several weeks.", "It took no effort at all.", "duration"),
 )
+
+
+MILL = (
+    "The tide mill at Penrow was built in 1743 by Hester Lowe. A pond of four hectares fills at flood. The gates were "
+    "replaced in 1908, and the miller often works at night."
+)
+PIPES = "A pump moves water through a pipe. The pump needs power, and the pipe must be tight."
+UNCLEAR = """\
+How old is the mill?
+Why does the miller work at night?
+What is the size of the pond?
+What were the old gates made of?
+What does the author say about Penrow?
+What is mentioned in this text?
+文中提到的磨坊有多少年了？
+根据上述内容，磨坊是谁建的？""".splitlines()
+CLEAR = """\
+How old is the tide mill at Penrow?
+What was replaced in 1908?
+How does the moon move the sea?
+What is the difference between ebb and flood?
+Who built the mill of Hester Lowe?
+潘罗的潮汐磨坊是谁建的？""".splitlines()
+
+
+def clear(question: str, source: str) -> bool:
+    asked = Sample("x", (Message("user", question),), tags={"question": "fact"})
+    parent = Sample("p", (Message("user", source),))
+    return asyncio.run(Standalone().judge(asked, ScriptedAsk(parents=(parent,)))).dropped is None
+
+
+@pytest.mark.parametrize("question", UNCLEAR)
+def test_a_question_on_a_document_says_which_thing_it_means(question: str) -> None:
+    assert not clear(question, MILL)
+
+
+@pytest.mark.parametrize("question", CLEAR)
+def test_a_question_on_a_document_that_names_its_thing_is_kept(question: str) -> None:
+    assert clear(question, MILL)
+
+
+def test_a_document_without_names_speaks_of_all_things_of_a_kind() -> None:
+    assert clear("Why does the pump need power?", PIPES)
+    assert stands("Why does the pump need power?")
 
 
 def stands(question: str, *before: Message) -> bool:
@@ -101,6 +155,7 @@ def test_a_question_that_points_at_what_is_not_there_is_dropped(question: str) -
 @pytest.mark.parametrize("question", POINTS[:2] + POINTS[-2:])
 def test_a_question_may_point_at_a_text_that_it_brings_along(question: str) -> None:
     assert stands(f"{question}\n\nThe mill at Penrow burned down.")
+    assert stands(f"{question}\nThe mill at Penrow burned down.")
     assert stands(question, Message("system", "Answer from this passage: the mill burned down."))
 
 
@@ -123,6 +178,6 @@ def test_other_questions_may_have_any_answer(question: str) -> None:
 def test_guards_are_on_by_default_for_the_methods_that_need_them() -> None:
     mixed = Generate(methods=(SelfInstruct(), Grounded(), EvolInstruct(), Grounded(questions=2)))
     bound = {step.kind: step.methods for step in mixed.filters if step.methods}
-    assert bound == {"standalone": ("grounded", "evol_instruct"), "answer_kind": ("grounded", "evol_instruct")}
-    assert not {"standalone", "answer_kind"} & {step.kind for step in Generate().filters}
+    assert bound == dict.fromkeys(("standalone", "answer_kind"), ("self_instruct", "grounded", "evol_instruct"))
+    assert {step.kind for step in Generate().filters if step.methods} == {"standalone", "answer_kind"}
     assert Generate(methods=(Grounded(),), filters=()).filters == ()

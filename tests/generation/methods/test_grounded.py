@@ -99,10 +99,6 @@ def test_questions_on_one_chunk_are_of_different_kinds_and_not_the_same() -> Non
         ("为何？", "question too short"),
         ("What " + "very " * 70 + "long?", "question too long"),
         (Reply("Who built the", "length", 9, 9), "question cut off"),
-        ("What does the author say about the mill?", "question points at the passage"),
-        ("What is mentioned in this text?", "question points at the passage"),
-        ("文中提到的豆腐铺有几家？", "question points at the passage"),
-        ("根据上述内容，豆腐怎么做？", "question points at the passage"),
         (Reply("", "error: prompt has 3000 tokens", 9, 0), "error: prompt has 3000 tokens"),
     ],
 )
