@@ -155,6 +155,9 @@ class GenerateStep(Step, Generic[State]):
     A step that prepares something names its type, such as `Method[SearchIndex]`, and is handed an `Ask[SearchIndex]`.
     """
 
+    embeds: ClassVar[bool] = False
+    """Whether the step embeds each of its texts, so that each worker loads the encoder."""
+
     def engine_name(self) -> str:
         """Return the name of the engine that `ask` goes to."""
         return MAIN
@@ -186,6 +189,11 @@ class GenerateStep(Step, Generic[State]):
         del prepared
         return {}
 
+    def notes(self, prepared: State) -> tuple[str, ...]:
+        """Return what people must know of what was prepared, such as that nothing can be judged; it is printed once."""
+        del prepared
+        return ()
+
 
 class Method(GenerateStep[State]):
     """A way to make new samples from parents."""
@@ -199,7 +207,7 @@ class Method(GenerateStep[State]):
     `HistoryFilter`."""
 
     guards: ClassVar[tuple[str, ...]] = ()
-    """Kinds of filters that the method's samples need where the recipe names no filters."""
+    """Kinds of filters that the method's samples need where the recipe names no filters, of `job.GUARDS`."""
 
     weight: float = Field(default=1.0, gt=0)
     """Share of the draws that this method gets, relative to the weights of the other methods."""
@@ -214,6 +222,13 @@ class Method(GenerateStep[State]):
         A `HistoryFilter` compares what is between them. By default all of an instruction is new.
         """
         return ()
+
+    def shares(self) -> Mapping[str, int]:
+        """Return the share of each value of the tag `label` among the method's kept samples, as relative weights.
+
+        The job keeps no more of a label than its share of the target. By default there are no shares: all are kept.
+        """
+        return {}
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return the parents of one group of draws, the `turn`-th of this method; by default one seed or kept row."""
@@ -282,6 +297,10 @@ class EachInput(Method[State]):
 
 class BoundStep(GenerateStep[State]):
     """What judges samples: those of all methods, or of some."""
+
+    unframed: ClassVar[bool] = False
+    """Whether it is given seeds and samples without the frame that the template of a method puts around instructions,
+    see `Method.frames`. It cannot change the messages then. A `HistoryFilter` always is."""
 
     methods: tuple[str, ...] = ()
     """Kinds of the methods whose samples are judged; those of all methods by default."""

@@ -27,6 +27,10 @@ class GenerateFigures(Figures):
     """What steps measured at the beginning of each round; `round` is its number."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows by drop reason, the most frequent first."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Kept rows by label, of methods that give each label a share."""
+    notes: tuple[str, ...] = ()
+    """What filters could not judge, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,10 @@ from gristmill.generation.filters.judge.filter import Judge
 from gristmill.generation.filters.language import Language
 from gristmill.generation.filters.length import Length
 from gristmill.generation.filters.novelty import Novelty
+from gristmill.generation.filters.on_topic.filter import OnTopic
 from gristmill.generation.filters.refusal import Refusal
 from gristmill.generation.filters.repetition import Repetition
+from gristmill.generation.filters.seed_label import SeedLabel
 from gristmill.generation.filters.standalone import Standalone
 from gristmill.generation.forecast import forecast, measured
 from gristmill.generation.methods import AnyMethod
@@ -35,7 +37,7 @@ from gristmill.generation.pipeline.dispatch import Actors, Dispatch
 from gristmill.generation.pipeline.driver import Driver
 from gristmill.generation.pipeline.frames import frames_of
 from gristmill.generation.pipeline.plan import MIN_SHARD, Goal, Pipeline, ShardSequence
-from gristmill.generation.pipeline.settle import MARGIN
+from gristmill.generation.pipeline.settle import MARGIN, quotas_of
 from gristmill.generation.pipeline.snapshots import Snapshots
 from gristmill.generation.pipeline.worker import Place
 
@@ -45,8 +47,16 @@ SHARDS_AT_LEAST = 4
 """Number of shards that a small job has at least, so that its last shard is not most of it."""
 
 
-GUARDS: Mapping[str, type[Standalone] | type[AnswerKind]] = {"standalone": Standalone, "answer_kind": AnswerKind}
+Guard = Standalone | AnswerKind | OnTopic | SeedLabel
+GUARDS: Mapping[str, type[Guard]] = {
+    "standalone": Standalone,
+    "on_topic": OnTopic,
+    "answer_kind": AnswerKind,
+    "seed_label": SeedLabel,
+}
 """Filters that are on by default for the methods that need them."""
+TEXTS_PER_CPU_S = 60
+"""Texts of a few dozen words that the builtin encoder encodes a second on one core."""
 
 
 def default_filters(methods: Sequence[Method]) -> tuple[AnyFilter, ...]:
@@ -79,8 +89,9 @@ class Generate(Job):
     """Ways to make samples. Each gets a share of the draws in proportion to its weight."""
     filters: tuple[AnyFilter, ...] = Field(default_factory=lambda data: default_filters(data.get("methods", ())))
     """Filters that a sample must pass. Within a stage they run in this order, those that ask the model last. By default
-    `length`, `language`, `repetition`, `refusal`, `novelty` and `judge`; for `grounded` and `evol_instruct` also
-    `standalone` and `answer_kind`."""
+    `length`, `language`, `repetition`, `refusal`, `novelty` and `judge`, and the guards that a method needs:
+    `standalone` and `answer_kind` for `grounded`, `evol_instruct`, `self_instruct` and `taxonomy`, `on_topic` and
+    `seed_label` for `targeted`, `seed_label` for `annotate`."""
     shard_size: int = Field(default=64, gt=0)
     """Most draws of one shard, which is the unit of work, retry and resume."""
     rounds: int = Field(default=4, gt=0)
@@ -150,6 +161,8 @@ class Generate(Job):
             problems += self._check_method(f"methods[{n}]", method)
         for n, step in enumerate(self.filters):
             problems += self._check_step(f"filters[{n}]", step)
+        missing = models.missing(self.encoder.model) if any(step.embeds for step in self.judging) else ""
+        problems += [f"encoder.model: {self.encoder.model}: {missing}"] if missing else []
         return problems
 
     def _check_method(self, where: str, method: Method) -> list[str]:
@@ -190,12 +203,22 @@ class Generate(Job):
             plan.state = "continues"
             plan.notes.append(f"{len(store.committed(work.output))} shards are committed")
         plan.notes.append(f"{wanted}, {self.prior:.0%} of the drafts expected to pass")
-        plan.notes += [*notes, *(_memory(engine) for engine in local)]
+        plan.notes += [*notes, *(_memory(engine) for engine in local), *self._embedding(expected)]
         sets = [step.kind for step in self.filters if isinstance(step, HistoryFilter)]
         known = dict.fromkeys(method.kind for method in self.methods if not method.instructs)
         if sets and known:
             plan.notes.append(f"{', '.join(sets)}: not for {', '.join(known)}, whose instructions are the input's own")
         return plan
+
+    def _embedding(self, expected: int) -> list[str]:
+        """Return in words what the steps cost that embed each text, where there are any."""
+        kinds = dict.fromkeys(step.kind for step in (*self.methods, *self.judging) if step.embeds)
+        if not kinds:
+            return []
+        held = models.memory(self.encoder.model, ("float32",)) or "as much as it has"
+        cost = f"each text is encoded once, about {expected / TEXTS_PER_CPU_S / 60:,.1f} minutes of a core in all"
+        where = f"{self.encoder.model} in each worker holds {held}"
+        return [f"{', '.join(kinds)}: {where}; {cost} with the builtin encoder and short texts"]
 
     def _wanted_of(self, store: Store, work: Work) -> tuple[int, str]:
         """Return the expected number of drafts, as far as it is known before the run, and the target in words."""
@@ -225,7 +248,10 @@ class Generate(Job):
         """Return the target, and when to give up."""
         given = frozenset(method.kind for method in self.methods if not method.instructs)
         target = None if self.target == "all" else self.target
-        return Goal(target, self.prior, self.most_drafts, self.judging, given, frames_of(self.methods), self.engine)
+        steps = self.pipeline("").step
+        quotas = quotas_of([(steps(place), method) for place, method in enumerate(self.methods)], target)
+        frames = frames_of(self.methods)
+        return Goal(target, self.prior, self.most_drafts, self.judging, given, frames, quotas, self.engine)
 
     def place(self, store: Store, work: Work, logs: str | None) -> Place:
         """Return the folders that workers read and write."""

@@ -9,8 +9,8 @@ from gristmill.cluster.report.material import Material
 from gristmill.cluster.report.sections import Panel, Presentation, Section, Stage, Table, Tile, stages
 from gristmill.generation.figures import GenerateFigures, ReviewFigures
 
-SURPLUS = "target: surplus"
-"""Reason of rows that were accepted after the target was met."""
+SURPLUS = "target: "
+"""Beginning of the reasons of rows that were accepted and are more than were wanted."""
 
 
 class GeneratePresentation(Presentation[GenerateFigures]):
@@ -22,10 +22,14 @@ class GeneratePresentation(Presentation[GenerateFigures]):
         work = f"{figures.tokens_per_kept:,.0f} tokens and {figures.engine_seconds_per_kept:.2f} engine seconds"
         if figures.tokens_per_kept:
             yield f"a kept sample took {work}{money}"
+        yield from figures.notes
+        if figures.labels:
+            yield f"kept by label: {', '.join(f'{name} {count:,}' for name, count in figures.labels.items())}"
 
     def tiles(self, material: Material, figures: GenerateFigures) -> Iterator[Tile]:
         """Yield the acceptance; rows above the target count as accepted."""
-        surplus = material.reasons.get("generate", Counter())[SURPLUS]
+        reasons = material.reasons.get("generate", Counter())
+        surplus = sum(count for why, count in reasons.items() if why.startswith(SURPLUS))
         spare = f", {surplus:,} of them more than were wanted" if surplus else ""
         accepted = figures.kept + surplus
         share = f"{accepted / max(1, figures.rows):.0%}"

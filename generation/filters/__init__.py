@@ -17,12 +17,14 @@ from gristmill.generation.filters.judge.filter import Judge
 from gristmill.generation.filters.language import Language
 from gristmill.generation.filters.length import Length
 from gristmill.generation.filters.novelty import Novelty
+from gristmill.generation.filters.on_topic.filter import OnTopic
 from gristmill.generation.filters.pairwise import Pairwise
 from gristmill.generation.filters.personal_data import PersonalData
 from gristmill.generation.filters.refusal import Refusal
 from gristmill.generation.filters.repetition import Repetition
 from gristmill.generation.filters.reward import Reward
 from gristmill.generation.filters.secrets import Secrets
+from gristmill.generation.filters.seed_label import SeedLabel
 from gristmill.generation.filters.self_consistency import SelfConsistency
 from gristmill.generation.filters.standalone import Standalone
 from gristmill.generation.filters.toxicity import Toxicity
@@ -39,12 +41,14 @@ Known = Annotated[
     | Language
     | Length
     | Novelty
+    | OnTopic
     | Pairwise
     | PersonalData
     | Refusal
     | Repetition
     | Reward
     | Secrets
+    | SeedLabel
     | SelfConsistency
     | Standalone
     | Toxicity,

@@ -3,20 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
 from gristmill.generation.contracts import Ask, Filter, Snapshot, Verdict
-
-Float = NDArray[np.float64]
-STEPS = 25
-"""Newton steps of the regression; it stops by itself after six to ten."""
+from gristmill.generation.prompting.draws import chosen
+from gristmill.generation.prompting.regression import Float, probability, regression
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Discriminator(Filter[TrainedClassifier]):
     """
 
     kind: Literal["discriminator"] = "discriminator"
+    embeds: ClassVar[bool] = True
     part: Literal["instruction", "answer", "both"] = "both"
     """Part that is embedded."""
     min_human: float = Field(default=0.4, ge=0, le=1)
@@ -69,7 +67,7 @@ class Discriminator(Filter[TrainedClassifier]):
         kept = _latest(snapshot.made, self.max_rows)
         refused = [row for row in _latest(snapshot.refused, 4 * self.max_rows) if self._judged(row)][-self.max_rows :]
         languages = {language_of(row) for row in (*kept, *refused)}
-        seeds = [seed for seed in _chosen(snapshot.seeds, self.max_rows) if language_of(seed) in languages]
+        seeds = [seed for seed in chosen(snapshot.seeds, self.max_rows, self.kind) if language_of(seed) in languages]
         rows = {row.id: row for row in (*seeds, *kept, *refused)}
         new = [row for row in rows.values() if row.id not in known]
         fresh = await ask.embed([self._text(row) for row in new]) if new else np.empty((0, 0), np.float32)
@@ -124,25 +122,8 @@ class Discriminator(Filter[TrainedClassifier]):
         return Verdict({"human_like": chance}, f"{self.kind}: told from human" if chance < self.min_human else None)
 
 
-def _chosen(rows: Sequence[Sample], most: int) -> list[Sample]:
-    """Return all rows, or the same choice of them whenever it is asked for."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[place] for place in sorted(ids.stream("discriminator", len(rows)).sample(range(len(rows)), most))]
-
-
 def _latest(rows: Sequence[Sample], most: int) -> list[Sample]:
     return [rows[place] for place in range(max(0, len(rows) - most), len(rows))]
-
-
-def _widened(vectors: Float) -> Float:
-    """Return unit vectors scaled to components of about unit variance, and a column of ones."""
-    return np.hstack([vectors * math.sqrt(vectors.shape[1]), np.ones((len(vectors), 1))])
-
-
-def probability(vectors: Float, weights: Float) -> Float:
-    """Return [n] probabilities of the class 1."""
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * (_widened(vectors) @ weights))))
 
 
 def even(labels: Float, groups: Sequence[str]) -> Float:
@@ -157,26 +138,6 @@ def even(labels: Float, groups: Sequence[str]) -> Float:
         if min(sizes):
             for label, size in zip((0.0, 1.0), sizes, strict=True):
                 weights[here & (labels == label)] = here.sum() / 2 / size
-    return weights
-
-
-def regression(vectors: Float, labels: Float, weight: Float, l2: float) -> Float:
-    """Return the weights, [d + 1], of a logistic regression of weighted rows by Newton's method.
-
-    l2 |w|² / 2 is added to the rows' loss, without the bias.
-    """
-    rows = _widened(vectors)
-    penalty = np.full(rows.shape[1], l2)
-    penalty[-1] = 1e-6
-    weights = np.zeros(rows.shape[1])
-    for _ in range(STEPS):
-        chance = probability(vectors, weights)
-        slope = rows.T @ (weight * (chance - labels)) + penalty * weights
-        curve = (rows * (weight * np.maximum(chance * (1.0 - chance), 1e-9))[:, None]).T @ rows
-        step = np.linalg.solve(curve + np.diag(penalty), slope)
-        weights -= step
-        if np.abs(step).max() < 1e-6:
-            break
     return weights
 
 

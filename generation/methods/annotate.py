@@ -107,6 +107,7 @@ class Annotate(EachInput[Demonstrations]):
     example: ClassVar[Mapping[str, Any]] = {"labels": ["positive", "negative"]}
     instructs: ClassVar[bool] = False
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
+    guards: ClassVar[tuple[str, ...]] = ("seed_label",)
     form: Form = "label"
     """Form of the annotation."""
     labels: tuple[str, ...] = ()

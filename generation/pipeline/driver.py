@@ -32,12 +32,13 @@ class Driver:
         self._dispatch, self._schedule = dispatch, schedule
         self._ahead: Iterator[RawShard] = iter(schedule)
         self._next: RawShard | None = next(self._ahead, None)
-        self.progress = Progress(goal.target, goal.filters, goal.given, goal.frames)
+        self.progress = Progress(goal.target, goal.filters, goal.given, goal.frames, goal.quotas)
         self._settled: list[Shard] = []
         self._given: dict[int, RawShard] = {}  # handed out or found committed, and not settled yet
         self._there: dict[int, Shard] = {}  # of these, the committed ones
         self._made = Tally()
         self._rounds: dict[int, dict[str, float]] = {}
+        self._notes: list[str] = []
         self._begin = time.monotonic()
         self._total = sum(schedule.limits) if schedule.limits else self.progress.target or 0
         self._found = Tally()  # rows that earlier executions have made
@@ -139,6 +140,10 @@ class Driver:
         self._made.add(report)
         if report.figures:
             self._rounds.setdefault(shard.round, {"round": shard.round}).update(report.figures)
+        for note in report.notes:
+            if note not in self._notes:
+                self._notes.append(note)
+                log.warning("generate: %s", note)
         facts = {"rows": report.rows, "kept": report.kept, "seconds": round(report.seconds, 1)}
         if report.cost:
             facts["cost"] = round(report.cost, 6)
@@ -162,11 +167,13 @@ class Driver:
         if progress.target is None or progress.target_met:
             return
         most = ", ".join(top(progress.reasons, 3))
+        short = f"; short of their share are: {', '.join(progress.short)}" if progress.short else ""
+        unequal = ", or set `balanced = false` for fewer of these" if short else ""
         raise RunError(
             f"generate: {progress.kept} of {progress.target} samples kept after {progress.draws} drafts (acceptance "
             f"{progress.kept / max(1, progress.draws):.1%}), the limit is {self._goal.most_drafts}; most were dropped "
-            f"by: {most}. Loosen these filters, use a larger model, or raise generate.max_drafts: the drafts are kept "
-            "and the job continues"
+            f"by: {most}{short}. Loosen these filters, use a larger model, or raise generate.max_drafts{unequal}: the "
+            "drafts are kept and the job continues"
         )
 
     # -- shown ----------------------------------------------------------------------------------------------------
@@ -228,7 +235,7 @@ class Driver:
             rows=progress.rows,
             kept=progress.kept,
             drafts=progress.draws,
-            acceptance=round((progress.kept + progress.reasons["target: surplus"]) / max(1, progress.rows), 4),
+            acceptance=round((progress.kept + progress.surplus) / max(1, progress.rows), 4),
             prompt_tokens=progress.prompt_tokens,
             tokens=progress.reply_tokens,
             tokens_per_kept=round((progress.prompt_tokens + progress.reply_tokens) / kept, 1),
@@ -241,6 +248,8 @@ class Driver:
             cost_per_kept=round(cost / kept, 6) if cost else None,
             by_round=tuple(self._rounds[r] for r in sorted(self._rounds)),
             dropped=dict(progress.reasons.most_common()),
+            labels=progress.labels,
+            notes=tuple(self._notes),
         )
 
 

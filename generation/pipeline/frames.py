@@ -3,8 +3,9 @@
 It says nothing new, but five labels with a question around a text of ten words make any two such instructions alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import overload
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.contracts import Method
@@ -17,6 +18,27 @@ def frames_of(methods: Iterable[Method]) -> Frames:
     """Return the frames of all methods, each once."""
     found = {frame for method in methods for frame in method.frames() if any(frame)}
     return tuple(sorted(found, key=lambda frame: (-len("".join(frame)), frame)))
+
+
+class Unframed(Sequence[Sample]):
+    """Samples without frames, each taken off when it is read."""
+
+    def __init__(self, samples: Sequence[Sample], frames: Frames) -> None:
+        """Take samples that may be stored elsewhere."""
+        self._samples, self._frames = samples, frames
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Sample]: ...
+    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
+        """Return one sample, or those of a slice."""
+        if isinstance(place, slice):
+            return [unframed(sample, self._frames) for sample in self._samples[place]]
+        return unframed(self._samples[place], self._frames)
 
 
 def unframed(sample: Sample, frames: Frames) -> Sample:

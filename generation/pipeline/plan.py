@@ -76,6 +76,8 @@ class Goal:
     """Methods whose instructions come from the input, so that filters of new instructions do not judge them."""
     frames: Frames
     """What templates put around instructions, which is not compared."""
+    quotas: Mapping[str, Mapping[str, int]]
+    """Most kept rows of each label, by step."""
     engine: Engine
     """The generating engine, for the figures."""
 
@@ -137,6 +139,8 @@ class ShardReport(Tally):
     seconds: float = 0.0
     figures: Mapping[str, float] = field(default_factory=dict)
     """What steps measured when they prepared for the shard's round."""
+    notes: tuple[str, ...] = ()
+    """What people must know of what steps prepared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,5 +49,7 @@ class Quarantine:
             rows += from_table(store.read_shard(output, found[str(part)]))
             total.add(said)
             total.seconds += said.seconds
+            total.figures = {**total.figures, **said.figures}
+            total.notes = tuple(dict.fromkeys((*total.notes, *said.notes)))
         store.commit_shard(output, str(whole), to_table(rows))
         return whole, total

@@ -216,7 +216,8 @@ class Rows:
                 if not step.judges(making.draw.method.kind):
                     continue
                 if isinstance(step, Filter):
-                    verdict = await step.judge(sample, self._ask(step, making))
+                    seen = unframed(sample, pipeline.frames) if step.unframed else sample
+                    verdict = await step.judge(seen, self._ask(step, making))
                 elif making.draw.method.instructs:
                     verdict = step.compare(unframed(sample, pipeline.frames), memory, self._known)
                 else:

@@ -4,17 +4,23 @@ A shard takes its demonstrations from the inputs and from what was kept up to th
 depends on nothing that runs at the same time, and a round may begin before the round before it has ended. As soon as a
 shard and all before it are committed, it is settled: each kept row is compared once more with everything accepted so
 far. The job ends with the first shard that meets the target; surplus rows of that shard are dropped, by id. Settling is
-deterministic, so a job that was killed settles again to the same bytes.
+deterministic, so a job that was killed settles again to the same bytes. Where a method has shares of labels, a row of a
+label that has its share already is dropped, and the job goes on until all labels have theirs.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.generation.contracts import Filter, History, HistoryFilter
+from gristmill.generation.contracts import Filter, History, HistoryFilter, Method
 from gristmill.generation.pipeline.frames import Frames, unframed
 
+Quotas = Mapping[str, Mapping[str, int]]
+"""By step, as in a row's origin, the most kept rows of each label."""
+SURPLUS = "target: "
+"""Beginning of the reasons of rows that passed every filter and are more than were wanted."""
 MARGIN = 1.1
 """Factor on the draws that the acceptance asks for, so that they rarely miss the target by a few rows."""
 MIN_ACCEPTANCE = 0.02
@@ -34,6 +40,8 @@ class Progress:
     """Methods whose rows are not compared with others, see `Method.instructs`."""
     frames: Frames = ()
     """What templates put around instructions, see `Method.frames`."""
+    quotas: Quotas = field(default_factory=dict)
+    """Most kept rows by step and label, see `Method.shares`."""
     kept: int = 0
     draws: int = 0
     rows: int = 0
@@ -41,6 +49,7 @@ class Progress:
     reasons: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     reply_tokens: int = 0
+    _labels: Counter[tuple[str, str]] = field(default_factory=Counter)
     _memories: list[tuple[HistoryFilter, History]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -51,6 +60,11 @@ class Progress:
     def target_met(self) -> bool:
         """Whether the target is met."""
         return self.target is not None and self.kept >= self.target
+
+    @property
+    def surplus(self) -> int:
+        """Rows that passed every filter and are more than were wanted."""
+        return sum(count for why, count in self.reasons.items() if why.startswith(SURPLUS))
 
     @property
     def compares(self) -> bool:
@@ -66,16 +80,19 @@ class Progress:
 
     def settle(self, rows: Sequence[Sample], draws: int) -> list[Sample]:
         """Return the rows of the next shard, which had `draws` draws, kept or dropped for good, and remember them."""
-        settled = [self._compared(row) for row in rows]
+        settled = [self._accepted(row) for row in rows]
         if self.target is not None:
             fresh = sorted(row.id for row in settled if row.dropped is None)
             surplus = set(fresh[self.target - self.kept :])
-            settled = [row.drop("target: surplus") if row.id in surplus else row for row in settled]
+            settled = [row.drop(f"{SURPLUS}surplus") if row.id in surplus else row for row in settled]
         self._take_in(settled, draws)
         return settled
 
     def resume(self, rows: Sequence[Sample], draws: int) -> None:
         """Remember the rows of the next shard, which an earlier execution settled and committed."""
+        for row in rows:
+            if row.dropped is None:
+                self._count(row)
         if self._memories:
             self.remember(row for row in rows if row.dropped is None)
         self._take_in(rows, draws)
@@ -83,6 +100,34 @@ class Progress:
     def acceptance(self, prior: float) -> float:
         """Return the share of draws that were kept; `prior` counts as ten draws."""
         return max(MIN_ACCEPTANCE, (self.kept + PRIOR_WEIGHT * prior) / (self.draws + PRIOR_WEIGHT))
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Kept rows of each label that has a quota."""
+        known = [name for quotas in self.quotas.values() for name in quotas]
+        return {name: sum(self._labels[step, name] for step in self.quotas) for name in sorted({*known})}
+
+    @property
+    def short(self) -> list[str]:
+        """The labels that are short of their quota, with the numbers of kept and wanted rows."""
+        wanted = [(step, name, most) for step, quotas in self.quotas.items() for name, most in quotas.items()]
+        counts = [(name, self._labels[step, name], most) for step, name, most in wanted]
+        return [f"{name} {kept} of {most}" for name, kept, most in counts if kept < most]
+
+    def _accepted(self, row: Sample) -> Sample:
+        """Return the row, dropped where there are enough of its label or where it is too near another."""
+        step, label = _labelled(row)
+        if row.dropped is None and self._labels[step, label] >= self.quotas.get(step, {}).get(label, math.inf):
+            return row.drop(f"{SURPLUS}enough of {label}")
+        row = self._compared(row)
+        if row.dropped is None:
+            self._count(row)
+        return row
+
+    def _count(self, row: Sample) -> None:
+        step, label = _labelled(row)
+        if label in self.quotas.get(step, {}):
+            self._labels[step, label] += 1
 
     def _compared(self, row: Sample) -> Sample:
         for step, memory in self._memories:
@@ -101,6 +146,32 @@ class Progress:
         self.prompt_tokens += sum(row.origin.prompt_tokens for row in rows if row.origin)
         self.reply_tokens += sum(row.origin.reply_tokens for row in rows if row.origin)
         self.shards += 1
+
+
+def quotas_of(methods: Sequence[tuple[str, Method]], target: int | None) -> Quotas:
+    """Return how many rows of each label are kept at most, for the methods that have shares of labels.
+
+    A method's part of the target follows from its weight, rounded up. The quotas of its labels add up to that: each is
+    rounded down, and what is left goes to the largest remainders.
+    """
+    if target is None:
+        return {}
+    whole, quotas = sum(method.weight for _, method in methods), dict[str, dict[str, int]]()
+    for step, method in methods:
+        shares = method.shares()
+        total, part = sum(shares.values()), math.ceil(target * method.weight / whole)
+        if not shares:
+            continue
+        quotas[step] = {name: part * share // total for name, share in sorted(shares.items())}
+        remainders = sorted(quotas[step], key=lambda name: -(part * shares[name] % total))
+        for name in remainders[: part - sum(quotas[step].values())]:
+            quotas[step][name] += 1
+    return quotas
+
+
+def _labelled(row: Sample) -> tuple[str, str]:
+    """Return the step and the label of a row."""
+    return (row.origin.step if row.origin else ""), row.tags.get("label", "")
 
 
 def reason(dropped: str) -> str:

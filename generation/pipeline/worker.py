@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from gristmill.cluster.contract.sample import to_table
 from gristmill.cluster.models.encoder import Embedding, Encoder, OpenEncoder
 from gristmill.cluster.runtime.log import to_file
 from gristmill.cluster.store.store import Shard, Store
-from gristmill.generation.contracts import MAIN, GenerateStep, HistoryFilter, Snapshot
+from gristmill.generation.contracts import MAIN, Filter, GenerateStep, HistoryFilter, Snapshot
 from gristmill.generation.engines.actors import LiveEngine, OpenEngine, RemoteEngine
-from gristmill.generation.pipeline.frames import unframed
+from gristmill.generation.pipeline.frames import Unframed, unframed
 from gristmill.generation.pipeline.metrics import Metrics
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardReport, Tally
 from gristmill.generation.pipeline.rows import BoundAsk, Context, Rows, Usage
@@ -26,20 +26,33 @@ from gristmill.generation.pipeline.snapshots import KNOWN_ROUNDS, Snapshots
 from gristmill.generation.prompting.batches import Batches
 
 log = logging.getLogger(__name__)
+KNOWN_TEXTS = 1024
+"""Texts of which a worker keeps the vectors: more than are in the making at once."""
 
 
 class Embedder:
-    """One encoder for all rows of a worker; texts that arrive while it works are encoded together."""
+    """One encoder for all rows of a worker; texts that arrive while it works are encoded together.
+
+    The last vectors are kept, because several filters look at the same text.
+    """
 
     def __init__(self, settings: Embedding, open_encoder: OpenEncoder) -> None:
         """Open the encoder later, at the first text."""
         self._settings, self._open = settings, open_encoder
         self._encoder: Encoder | None = None
         self._batches = Batches(self._encode)
+        self._known: dict[str, NDArray[np.float32]] = {}
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return unit vectors, [texts, d]."""
-        return await self._batches.of(texts)
+        if len(texts) != 1:
+            return await self._batches.of(texts)
+        if texts[0] not in self._known:
+            vectors = await self._batches.of(texts)
+            while len(self._known) >= KNOWN_TEXTS:
+                del self._known[next(iter(self._known))]
+            self._known[texts[0]] = vectors
+        return self._known[texts[0]]
 
     def _encode(self, groups: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
         self._encoder = self._encoder or self._open(self._settings)
@@ -88,7 +101,8 @@ class RowMaker:
         del self._tallies[str(shard)]
         self._total.update({"rows": tally.rows, "kept": tally.kept})
         self._total.update(f"dropped by {row.dropped}" for row in made if row.dropped)
-        report = ShardReport(seconds=time.monotonic() - begin, figures=_figures(steps, prepared))
+        notes = dict.fromkeys(note for step in steps for note in step.notes(prepared[id(step)]))
+        report = ShardReport(seconds=time.monotonic() - begin, figures=_figures(steps, prepared), notes=tuple(notes))
         report.add(tally)
         log.info("%s: %d rows, %d kept, %.1f s", shard, tally.rows, tally.kept, report.seconds)
         return report
@@ -136,6 +150,8 @@ class RowMaker:
     async def _prepared_by(self, step: GenerateStep, snapshot: Snapshot, before: Any) -> Any:  # noqa: ANN401
         usage = Usage(ids.digest("prepare", step.fingerprint(), snapshot.round))
         ask = BoundAsk(self._context, usage, (), step.engine_name())
+        if isinstance(step, Filter) and step.unframed:
+            snapshot = replace(snapshot, seeds=Unframed(snapshot.seeds, self._pipeline.frames))
         return await step.prepare(snapshot, await before if before else None, ask)
 
 

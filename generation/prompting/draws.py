@@ -3,10 +3,18 @@
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Sample
 
 TRIES = 128
 """Rows that are looked at before a draw makes do with what it has found: 1.3 ms where rows lie in Arrow."""
+
+
+def chosen(rows: Sequence[Sample], most: int, name: str) -> list[Sample]:
+    """Return all rows, or the same choice of them whenever the step of this name asks for it."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[place] for place in sorted(ids.stream(name, len(rows)).sample(range(len(rows)), most))]
 
 
 def wander(rng: Random, *pools: Sequence[Sample], tries: int = TRIES) -> Iterator[Sample]:

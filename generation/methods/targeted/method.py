@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
-from math import sqrt
 from random import Random
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -16,6 +14,7 @@ from gristmill.cluster.contract.settings import STRINGS, short_forms
 from gristmill.cluster.text.language import language_of
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
+from gristmill.generation.methods.targeted.balance import label_of, weights_of
 from gristmill.generation.methods.targeted.prompts import (
     ABOUT,
     BETWEEN,
@@ -50,8 +49,6 @@ LOOK = 128
 """Samples that a round looks at, at most, for the counts of each label."""
 MAX_SHOWN = 12
 """Texts with labels that a check begins with, at most."""
-GOLDEN = (sqrt(5) - 1) / 2
-"""Multiples of this, modulo 1, fill the unit interval evenly at every length."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +73,22 @@ class Targeted(Method[Evidence]):
 
     Seeds with the tag `label` (texts with marks or JSON spans for entities) begin the model's turn, as a list that it
     continues; five a label are plenty, and none will do with a larger model. The turn decides the label, so draws are
-    balanced; once rows are settled, labels of which too few were kept get more turns.
+    balanced; once rows are settled, the turns go to the labels that are short of their share. Of the kept samples each
+    label has exactly its share: more of it are dropped as `target: enough of <label>`, and the job draws on until all
+    labels are full. A job that ends at `max_drafts` before that is an error that names the labels that are short.
 
     Source: Ye et al. 2022, ZeroGen, arXiv:2202.07922, sections 2 and 3 (texts by label from a prompt; label checked by
     the model in the follow-ups); Yu et al. 2023, AttrPrompt, arXiv:2306.15895, section 3 (length, style and other
     attributes drawn at random); Fei et al. 2023, arXiv:2305.19740, section 4 (the check is calibrated by texts of
     random words from the domain; by an empty text where there are no seeds, Zhao et al. 2021, arXiv:2102.09690).
-    Departures: demonstrations instead of none; attributes from a list of ours; near-miss texts; the balance is kept by
-    draws, not by cutting down the larger classes.
+    Departures: demonstrations instead of none; attributes from a list of ours; near-miss texts; most of the balance
+    comes from the draws, and little is cut from the larger classes.
     """
 
     kind: Literal["targeted"] = "targeted"
     example: ClassVar[Mapping[str, Any]] = {"labels": ["praise", "complaint"]}
     feeds: ClassVar[tuple[Input, ...]] = ()
+    guards: ClassVar[tuple[str, ...]] = ("on_topic", "seed_label")
     labels: dict[str, str] = Field(min_length=1, json_schema_extra=short_forms(STRINGS))
     """Names of the labels with their meanings, or a plain list of names."""
     task: Task = "classification"
@@ -99,6 +99,9 @@ class Targeted(Method[Evidence]):
     """Languages to write in, as ISO 639-1; by default those of the seeds, else English."""
     quota: dict[str, int] = Field(default_factory=dict)
     """Weight of each label relative to the others; 1 by default."""
+    balanced: bool = True
+    """Whether the kept samples have exactly these weights. Otherwise only the draws have, and a label that the model
+    writes badly ends up with fewer samples."""
     num_demos: int = Field(default=5, ge=0)
     """Number of seeds of the label that are shown."""
     max_demo_words: int = Field(default=80, gt=0)
@@ -189,35 +192,21 @@ class Targeted(Method[Evidence]):
 
     def label_of(self, turn: int, weights: Sequence[float]) -> str:
         """Return the label of a turn: the next of the cycle, or by weight once there are weights."""
-        names = sorted(self.labels)
-        if not weights:
-            cycle = [
-                name for place in range(max(map(self._share, names))) for name in names if self._share(name) > place
-            ]
-            return cycle[turn % len(cycle)]
-        place = (turn * GOLDEN) % 1 * sum(weights)
-        return next((name for name, end in zip(names, accumulate(weights), strict=True) if place < end), names[-1])
+        return label_of(turn, self._shares(), weights)
 
     def weights(self, snapshot: Snapshot) -> tuple[float, ...]:
-        """Return how much each label is wanted, in sorted order; empty while nothing is settled.
-
-        A label's weight is its share over the chance that a draw of it is kept, over the square of how far its kept
-        rows are ahead: the first keeps the new rows balanced, the second makes up for what earlier rounds left.
-        """
+        """Return how much each label is wanted, in sorted order; empty while nothing is settled."""
         if not len(snapshot.made):
             return ()
         made, refused = self._counts(snapshot.made, snapshot.round), self._counts(snapshot.refused, snapshot.round)
-        shares = {name: self._share(name) for name in sorted(self.labels)}
-        mean = sum(made.values()) / sum(shares.values())
-        weights = []
-        for name, share in shares.items():
-            missed = (refused[name] + 1) / (made[name] + refused[name] + 2)
-            ahead = (made[name] / share + 1) / (mean + 1)
-            weights.append(share / (1 - missed**self.tries) / ahead**2)
-        return tuple(weights)
+        return weights_of(self._shares(), made, refused, snapshot.round, self.tries)
 
-    def _share(self, label: str) -> int:
-        return self.quota.get(label, 1)
+    def shares(self) -> Mapping[str, int]:
+        """Return the weights of the labels among the kept samples."""
+        return self._shares() if self.balanced else {}
+
+    def _shares(self) -> dict[str, int]:
+        return {name: self.quota.get(name, 1) for name in sorted(self.labels)}
 
     def _counts(self, samples: Sequence[Sample], round_: int) -> Mapping[str, float]:
         """Return how many of the samples have each label, from a part of them where they are many."""

@@ -19,11 +19,10 @@ from gristmill.generation.filters.discriminator import (
     even,
     matched,
     p_value,
-    probability,
-    regression,
     two_sample,
 )
 from gristmill.generation.methods.adversarial import Adversarial
+from gristmill.generation.prompting.regression import probability, regression
 from tests.fakes import ScriptedAsk
 
 HUMAN_ZH, MADE_ZH = "请帮我写一封信给老家的亲戚，内容", "作为指令，请列出若干要点，编号"

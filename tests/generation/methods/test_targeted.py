@@ -113,7 +113,7 @@ def test_a_label_that_lags_gets_more_turns_and_the_same_ones_each_time() -> None
 def test_many_settled_rows_are_counted_by_a_part_of_them() -> None:
     made = rows("good", 3000) + rows("bad", 1000)
     bad, good = FILMS.weights(Snapshot(5, made=made))
-    assert 5 < bad / good < 16  # 9 when all are counted
+    assert bad > 5 * good  # two more rounds make 6,000: of the good ones there are enough then
 
 
 def test_turns_of_a_later_round_are_spread_evenly_by_weight() -> None:

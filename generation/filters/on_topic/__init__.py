@@ -1,0 +1,1 @@
+"""A text on its topic: the filter, and the texts on everything else that it compares with."""
