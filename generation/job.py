@@ -90,8 +90,8 @@ class Generate(Job):
     filters: tuple[AnyFilter, ...] = Field(default_factory=lambda data: default_filters(data.get("methods", ())))
     """Filters that a sample must pass. Within a stage they run in this order, those that ask the model last. By default
     `length`, `language`, `repetition`, `refusal`, `novelty` and `judge`, and the guards that a method needs:
-    `standalone` and `answer_kind` for `grounded`, `evol_instruct`, `self_instruct` and `taxonomy`, `on_topic` and
-    `seed_label` for `targeted`, `seed_label` for `annotate`."""
+    `standalone` and `answer_kind` for `grounded`, `evol_instruct`, `self_instruct`, `persona` and `taxonomy`,
+    `on_topic` and `seed_label` for `targeted`, `seed_label` for `annotate`."""
     shard_size: int = Field(default=64, gt=0)
     """Most draws of one shard, which is the unit of work, retry and resume."""
     rounds: int = Field(default=4, gt=0)

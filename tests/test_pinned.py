@@ -38,12 +38,11 @@ MOVED: dict[str, str] = {
     "98c57be81325e9fc32e4f3e77b129557": "6fff29f7a8244af386cd7fb6dc265757",  # method augment
     "3115cb32142f049e588a5afb695932d2": "3e3a898285247a3380bedbc32d907ae4",  # method retrieve
     "79c592bdac1a2328fa4846fbdfb127ed": "1f9082836a1fef9a53b81bfe4cb2cddd",  # method backtranslation
-    "26f53f15dc28775349341b754aa686a1": "e6fbaae415dd33a855e4c613b3c73424",  # method grounded
-    "0106af1e395e4a25101d28d57262126c": "984bdc3af90e4c3755f66929a5f2bec9",  # method targeted
+    "26f53f15dc28775349341b754aa686a1": "7936d10faf04bb68c2ee0466f9a0cd7d",  # method grounded
+    "0106af1e395e4a25101d28d57262126c": "cb5bc3be90f0222549694b97128e946c",  # method targeted
     "b2d20219be3af83b837620b346473c2c": "4571877701b9de25bdfc81c582a4fd48",  # method annotate
     "154021e4ae907a08b413a68b98fc678f": "3898d3441a2cd9037bad2295690b5c91",  # augment.generate
-    "55f1005ff653cf1b84593da1c9d2acb5": "4ef1689bee9599137302e55e9638da08",  # targeted.generate
-    "d363d95e4af8f0bed25ca04eeb3c79ab": "7237f4e0e47f38a0e630393b5f2e30b9",  # targeted_entities.generate
+    "d363d95e4af8f0bed25ca04eeb3c79ab": "7ac4b754a460d5344dedb2ff8d67c405",  # targeted_entities.generate
 }
 """Fingerprints as they are pinned, and as they are now, of steps and jobs whose settings got other names or forms.
 

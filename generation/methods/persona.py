@@ -223,6 +223,7 @@ class Persona(EachInput[PersonaIndex]):
     """
 
     kind: Literal["persona"] = "persona"
+    guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
     learns: ClassVar[bool] = True  # personas of settled rows are not made again
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     wants: tuple[Want, ...] = Field(default=("instruction",), min_length=1)
