@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.jobs.job import Work
+from gristmill.cluster.store.store import Store
 from gristmill.generation.contracts import Snapshot, Verdict
 from gristmill.generation.filters.on_topic.background import BACKGROUND
 from gristmill.generation.filters.on_topic.filter import OnTopic
@@ -16,8 +19,10 @@ from gristmill.generation.filters.seed_label import SeedLabel
 from gristmill.generation.job import Generate
 from gristmill.generation.methods.annotate import Annotate
 from gristmill.generation.methods.targeted.method import Targeted
+from gristmill.generation.pipeline.frames import Unframed, frames_of
 from gristmill.generation.prompting.regression import boundary
 from tests.fakes import ScriptedAsk
+from tests.generation.ground import ground, job, with_seeds
 
 KETTLES = ("The {} kettle boils a litre of water in {} minutes", "My {} kettle leaks at the spout after {} weeks")
 WORDS = ("red", "old", "new", "small", "steel", "cheap", "heavy", "round", "blue", "white", "grey", "tall")
@@ -109,6 +114,32 @@ def test_a_boundary_loses_about_as_much_as_it_may() -> None:
         found.append(float((edge.log_odds(some(-2, 1000)) < edge.threshold).mean()))
         assert edge.threshold <= 0 and edge.power == pytest.approx(found[-1], abs=0.15)
     assert np.mean(lost) < 0.08 and np.mean(found) > 0.9
+
+
+def test_what_cannot_be_judged_is_printed_and_stays_in_the_figures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    methods = [{"kind": "targeted", "labels": ["x", "y"], "check": False}]
+    with caplog.at_level("WARNING"):
+        figures = ground(with_seeds(Store(str(tmp_path))), job(methods=methods, filters=[{"kind": "on_topic"}]))
+    few = "on_topic judges nothing: en: 6 seeds, must be at least 10"
+    assert few in figures.notes and f"generate: {few}" in caplog.messages
+
+
+def test_a_plan_says_what_embedding_costs() -> None:
+    work = Work("generate-abc", "abc" * 11, {})
+    plan = Generate(methods=(Targeted(labels=["a", "b"]),)).plan(Store("/nonexistent"), work)
+    assert any(note.startswith("on_topic, seed_label: builtin:all-minilm-l6-v2 in each worker") for note in plan.notes)
+    assert not any("encoded" in note for note in Generate().plan(Store("/nonexistent"), work).notes)
+
+
+def test_seeds_that_an_earlier_job_has_framed_are_seen_without_their_frame() -> None:
+    method = Targeted(labels=["good", "bad"])
+    begin, end = method.frames()[0]
+    framed = labelled(f"{begin}It boils well.{end}", "good")
+    (bare,) = Unframed([framed, *SEEDS], frames_of([method]))[:1]
+    assert bare.instruction == "It boils well." and bare.id == framed.id
+    assert [seed.instruction for seed in Unframed(SEEDS, frames_of([method]))] == [seed.instruction for seed in SEEDS]
 
 
 def test_the_guards_of_the_seeds_are_on_for_labelled_texts_and_see_them_without_their_frame() -> None:
