@@ -1,9 +1,9 @@
 """Round robin over queries by cosine: the choice of RDS+ and of nearest neighbours.
 
-Source: Ivison et al. 2025, arXiv:2503.01807, section 3 (selection) and its appendix on round robin.
-Departures: a group whose next best sample is taken goes on to the one after it, where in the authors' code that group
-loses its turn; of 100 and 1,000 chosen rows 99 and 94 % are the same. Scores are computed in a stream over blocks of
-samples, and of each group of queries only the best rows are kept in memory.
+Source: Ivison et al. 2025, arXiv:2503.01807, section 3 (selection) and its appendix on round robin, as in the authors'
+code (`get_top_influences.py`, method `max`): a group whose next best sample is taken already loses its turn. Departures:
+none in what is chosen. Scores are computed in a stream over blocks of samples, and of each group of queries only the
+best rows are kept in memory.
 """
 
 import numpy as np
@@ -23,12 +23,16 @@ SCORES = 1 << 23
 """Cosines of one block: 32 MiB."""
 LOWEST = np.uint64(0xFFFFFFFF)
 """The lower half of a key."""
+HIGHEST = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""Above every key: a score that is a number is less than this."""
 
 
 def round_robin(
     matrix: Matrix, queries: Float32, groups: Int, budget: int, held: int = HELD, scores: int = SCORES
 ) -> tuple[Int, Float32]:
-    """Choose samples in turns: each group of queries takes the sample that is next best for it and not yet taken.
+    """Choose samples in turns: each group of queries takes the sample that is next best for it.
+
+    Where another group has taken that sample already, the turn is lost: the group's next turn is for the one after it.
 
     Args:
         matrix: [n, d] unit rows.
@@ -51,16 +55,19 @@ def round_robin(
     rows = max(1, min(BLOCK_ROWS, scores // len(queries)))
     nearest = np.empty(len(matrix), np.float32)
     open_ = np.ones(len(matrix), np.bool_)
-    chosen = np.empty(budget, np.int64)
-    num = turn = 0
+    chosen, num = np.empty(budget, np.int64), 0
+    ends = np.full(len(bounds) - 1, HIGHEST)
     while num < budget:
-        lists = _best(matrix, sorted_queries, bounds, open_, keep, rows, nearest)
-        num, turn = _take_turns(lists, open_, chosen, num, turn)
+        keys = _best(matrix, sorted_queries, bounds, ends, keep, rows, nearest)
+        num = _take_turns((LOWEST - (keys & LOWEST)).astype(np.int64), open_, chosen, num)
+        ends = keys[:, -1]
     return chosen, nearest
 
 
-def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int, rows: int, nearest: Float32) -> Int:
-    """Return [groups, keep] rows that are not yet taken, best first and -1 after the last; fill in `nearest`."""
+def _best(
+    matrix: Matrix, queries: Float32, bounds: Int, ends: UInt64, keep: int, rows: int, nearest: Float32
+) -> UInt64:
+    """Return [groups, ≤ keep] the best keys of each group below its entry in `ends`, best first; fill in `nearest`."""
     num_groups = len(bounds) - 1
     heaps, counts = np.empty((num_groups, keep), np.uint64), np.zeros(num_groups, np.int64)
     for first, block in matrix.blocks(rows):
@@ -68,16 +75,15 @@ def _best(matrix: Matrix, queries: Float32, bounds: Int, open_: Bool, keep: int,
         nearest[first : first + len(block)] = scores.max(axis=0)
         if len(queries) > num_groups:
             scores = np.maximum.reduceat(scores, bounds[:-1], axis=0)
-        _offer(scores.view(np.uint32), open_[first : first + len(block)], first, heaps, counts)
-    lists = np.full((num_groups, keep), -1, np.int64)
-    for group, count in enumerate(counts):
-        lists[group, :count] = LOWEST - (np.sort(heaps[group, :count])[::-1] & LOWEST)
-    return lists
+        _offer(scores.view(np.uint32), first, ends, heaps, counts)
+    return np.sort(heaps[:, : counts[0]], axis=1)[:, ::-1]  # every group has as many: it has seen as many rows before
 
 
 @parallel
-def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, counts: Int) -> None:
+def _offer(bits: NDArray[np.uint32], first: int, ends: UInt64, heaps: UInt64, counts: Int) -> None:
     """Offer a block, [groups, rows] bits of scores, to every group's heap, whose lowest key comes first.
+
+    A group takes keys below its entry in `ends`, the last key that it had before.
 
     A key is one number: the score in its upper half and the row counted down in its lower half, so no two keys are
     equal and of equal scores the lower row is higher. The bits of floats sort as the numbers do, once those of negative
@@ -85,11 +91,11 @@ def _offer(bits: NDArray[np.uint32], open_: Bool, first: int, heaps: UInt64, cou
     """
     for group in prange(len(bits)):
         heap = heaps[group]
-        for place in range(len(open_)):
+        for place in range(bits.shape[1]):
             high = np.uint64(bits[group, place])
             high = LOWEST - high if high >> np.uint64(31) else high | np.uint64(0x80000000)
             key = (high << np.uint64(32)) | (LOWEST - np.uint64(first + place))
-            if not open_[place] or (counts[group] == len(heap) and key < heap[0]):
+            if key >= ends[group] or (counts[group] == len(heap) and key < heap[0]):
                 continue
             if counts[group] < len(heap):
                 _rise(heap, counts[group], key)
@@ -122,22 +128,16 @@ def _sink(heap: UInt64, key: np.uint64) -> None:
 
 
 @kernel
-def _take_turns(lists: Int, open_: Bool, chosen: Int, num: int, turn: int) -> tuple[int, int]:
-    """Let groups choose in turn until the budget is full or the group whose turn it is has no candidate left.
+def _take_turns(lists: Int, open_: Bool, chosen: Int, num: int) -> int:
+    """Let groups choose in turn until the budget is full or the lists end; return how many samples are chosen.
 
-    `lists` is [groups, keep], best first, and `at` is the place of each group in its list. Returns (samples chosen,
-    whose turn it is), so that the caller can refill the lists and go on.
+    `lists` is [groups, keep], the rows of each group best first.
     """
-    groups, keep = lists.shape
-    at = np.zeros(groups, np.int64)
-    while num < len(chosen):
-        while at[turn] < keep and lists[turn, at[turn]] >= 0 and not open_[lists[turn, at[turn]]]:
-            at[turn] += 1
-        if at[turn] == keep or lists[turn, at[turn]] < 0:
-            break
-        row = lists[turn, at[turn]]
-        open_[row] = False
-        chosen[num] = row
-        num += 1
-        turn = (turn + 1) % groups
-    return num, turn
+    for place in range(lists.shape[1]):
+        for group in range(len(lists)):
+            row = lists[group, place]
+            if num < len(chosen) and open_[row]:
+                open_[row] = False
+                chosen[num] = row
+                num += 1
+    return num
