@@ -4,7 +4,8 @@
 
 The folder is that of `planted.py`. 300 real texts (maths problems in English, reviews in Chinese) are the evaluation
 set; each is edited in every way, and all edited ones stand among the clean rows, which are the other texts of the same
-source. A leak counts as found when its own item is named. `leaks.json` holds the figures by name.
+source. A leak counts as found when its sample is dropped. Then clean rows and items are put into the same templates: a
+row that goes in its template and stays without it is a hit of the template alone. `leaks.json` holds the figures by name.
 """
 
 import argparse
@@ -18,10 +19,21 @@ from pathlib import Path
 from kinds import is_chinese, mistyped, traditional
 from planted import pairs
 
-NUM = 300
+NUM, CLEAN = 300, 2000
 NAMES = ("Priya", "Tomas", "Yuki", "Carlos", "Fatima", "Ingrid", "Kofi", "Nadia")
+TEMPLATES = (
+    "Read the problem that follows with care, think about it step by step, and then write down the answer to it. {}",
+    "{} Let us think about this step by step, and give the final answer as one number on a line of its own.",
+    "You are a careful student of mathematics.\n\nProblem: {}\n\nExplain your reasoning to a classmate who was ill.",
+    "The following text was written by a pupil. Correct its spelling where that is needed: {}",
+)
+TEMPLATES_ZH = (
+    "请仔细阅读下面这条顾客评论，然后按照要求判断它的情感倾向，并且简单说明你的理由：{}",
+    "{}\n上面这条评论是正面的还是负面的？请只回答一个词，不要解释。",
+    "你是一名外卖平台的客服。\n评论：{}\n请写一段礼貌的回复，不超过五十个字。",
+    "下面的文字可能有错别字，请改正：{}",
+)
 LEAD = "Read the problem that follows with care, think about it step by step, and then write down the answer to it. "
-LEAD_ZH = "请仔细阅读下面这条顾客评论，然后按照要求判断它的情感倾向，并且简单说明你的理由："
 ANSWER = "That is a long story, which would take us far beyond what fits here, so let us leave it at that."
 
 
@@ -60,8 +72,8 @@ WAYS: dict[str, Callable[[str, random.Random], str | None]] = {
 }
 
 
-def measure(items: list[str], clean: list[str], lead: str) -> dict[str, float]:
-    """Return the shares found by way, of clean rows dropped, and of clean rows behind the template of the set."""
+def measure(items: list[str], clean: list[str], templates: tuple[str, ...]) -> dict[str, float]:
+    """Return the shares found by way, of clean rows dropped, and of clean rows lost to a template alone."""
     import tempfile
 
     import gristmill
@@ -72,8 +84,6 @@ def measure(items: list[str], clean: list[str], lead: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         exam = Path(folder) / "exam.jsonl"
         exam.write_text("".join(json.dumps({"prompt": text, "completion": "no"}) + "\n" for text in items))
-        behind = Path(folder) / "behind.jsonl"
-        behind.write_text("".join(json.dumps({"prompt": lead + text, "completion": "no"}) + "\n" for text in items))
         rows = [{"prompt": text, "completion": ANSWER} for text in dict.fromkeys([*(t for _, _, t in made), *clean])]
         gone = _gone(gristmill.select(rows, {"kind": "decontaminate", "sets": [str(exam)]}))
         for way in WAYS:
@@ -81,9 +91,32 @@ def measure(items: list[str], clean: list[str], lead: str) -> dict[str, float]:
             if len(mine) >= 20:
                 found[f"{way} ({len(mine)})"] = round(sum(mine) / len(mine), 4)
         found[f"clean rows ({len(clean)})"] = round(sum(text in gone for text in clean) / len(clean), 5)
-        rows = [{"prompt": lead + text, "completion": ANSWER} for text in clean[:2000]]
-        gone = _gone(gristmill.select(rows, {"kind": "decontaminate", "sets": [str(behind)]}))
-        found["clean rows behind the template of the set (2000)"] = round(len(gone) / 2000, 5)
+        found |= _by_template(items, clean[:CLEAN], templates, Path(folder))
+    return found
+
+
+def _by_template(items: list[str], clean: list[str], templates: tuple[str, ...], folder: Path) -> dict[str, float]:
+    """Return the share of clean rows that go in a template and stay without it, by the items that are in it."""
+    import gristmill
+
+    def gone(asked: list[str], rows: list[str]) -> set[int]:
+        exam = folder / "templates.jsonl"
+        exam.write_text("".join(json.dumps({"prompt": text, "completion": "no"}) + "\n" for text in asked))
+        made = [{"prompt": text, "completion": ANSWER} for text in rows]
+        lost = _gone(gristmill.select(made, {"kind": "decontaminate", "sets": [str(exam)]}))
+        return {place for place, text in enumerate(rows) if text in lost}
+
+    plain, found = gone(items, clean), dict[str, float]()
+    for name, wrap in (
+        ("all items", lambda n, text: templates[0].format(text)),
+        ("all items, four templates in turn", lambda n, text: templates[n % 4].format(text)),
+        ("half of the items", lambda n, text: templates[0].format(text) if n % 2 else text),
+        ("one item", lambda n, text: templates[2].format(text) if n == 0 else text),
+    ):
+        turn = 4 if "turn" in name else 1
+        rows = [templates[2 if name == "one item" else n % turn].format(text) for n, text in enumerate(clean)]
+        hits = gone([wrap(n, text) for n, text in enumerate(items)], rows) - plain
+        found[f"clean rows lost to a template of {name} ({len(clean)})"] = round(len(hits) / len(clean), 5)
     return found
 
 
@@ -104,9 +137,9 @@ def main() -> None:
         chinese = sorted({text for row in csv.DictReader(file) if len(text := row["review"].strip()) >= 30})
     result = json.loads(args.out.read_text()) if args.out.exists() else {}
     mine = result.setdefault(args.name, {})
-    for language, texts, lead in (("en", english, LEAD), ("zh", chinese, LEAD_ZH)):
+    for language, texts, templates in (("en", english, TEMPLATES), ("zh", chinese, TEMPLATES_ZH)):
         random.Random(0).shuffle(texts)
-        mine[language] = measure(texts[:NUM], texts[NUM : NUM + 6000], lead)
+        mine[language] = measure(texts[:NUM], texts[NUM : NUM + 6000], templates)
     args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(mine, indent=1, ensure_ascii=False))
 

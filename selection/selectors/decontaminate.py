@@ -14,7 +14,7 @@ from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.text.keys import key
 from gristmill.selection.contracts import Choice, Cost, Selector, VectorsOf, View
 from gristmill.selection.data.columns import Ids, Int
-from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.data.matrix import Float32, Float64, Matrix
 from gristmill.selection.duplicates.ngrams import Table, UInt64, Units, slices, units, wholes, windows, without_numbers
 
 REASONS = (
@@ -25,6 +25,9 @@ REASONS = (
 TEMPLATE_ITEMS, SMALL_SET, TEMPLATE_SHARE = 2, 10, 0.01
 """An n-gram in more items of its set than both bounds belongs to the set's template and identifies no single item; in a
 set of fewer items than the second number it must be in one alone."""
+MANY, HELD, SLOT = 10, 0.9, 0.2
+"""Where as many samples are near one item, and almost all of them (`HELD`) have the same part of its question, and a run
+of at least this share of it (`SLOT`) is not in them, then what they have is a template that they share with the item."""
 FEWEST = 5
 """N-grams that must be shared at least; a question with fewer is compared as a whole."""
 WORDS_CHARS = 160
@@ -40,7 +43,8 @@ class Decontaminate(Selector):
     The score `contamination` is the share of the item's n-grams that the sample's turns contain. It is taken over the
     question, or over question and answer together where that gives more. So another answer to a copied question does
     not hide it, nor does a copied solution to a reworded question. N-grams that many items of a set share belong to its
-    template and do not count. `lost_to` is the item; the tags `evaluation_set` and `overlap` name its set and the
+    template and do not count; nor does the beginning or end of one item that ten samples have without the rest of it.
+    `lost_to` is the item; the tags `evaluation_set` and `overlap` name its set and the
     common words.
 
     What must not differ between copies does not matter here: a number is a number, whichever it is, for an item with
@@ -55,7 +59,7 @@ class Decontaminate(Selector):
     """
 
     kind: Literal["decontaminate"] = "decontaminate"
-    revision: ClassVar[int] = 2  # shorter n-grams, numbers are all one
+    revision: ClassVar[int] = 3  # what many samples share with one item is a template
     example: ClassVar[Mapping[str, Any]] = {"sets": ["exam.jsonl"]}
     sets: tuple[Source, ...] = Field(min_length=1)
     """Evaluation sets: files, or tables with path and format as for the input."""
@@ -89,7 +93,7 @@ class Decontaminate(Selector):
         del rng
         names = list(self.sources())
         sets = [view.beside[name] for name in names]
-        index = index_of(sets, self.ngram)
+        index = without_templates(view, index_of(sets, self.ngram), self.min_overlap)
         found = overlaps(view, index, self.min_overlap)
         reason = np.where(found.score >= self.min_overlap, np.where(found.equal, 1, 0), -1).astype(np.int64)
         item, scores = found.item, {"contamination": found.score}
@@ -130,6 +134,12 @@ class NgramIndex(NamedTuple):
     """[k + 1] where the n-grams of each item begin in `grams`."""
     totals: Int
     """[2 k] number of n-grams of each part."""
+    places: Int
+    """Place in its question of each n-gram of `grams`, -1 in an answer."""
+    questions: pa.LargeStringArray
+    """[k]."""
+    whole: UInt64
+    """[k] a hash of each question."""
     short: dict[str, int]
     """By comparison key: the first item with this question, for questions too short for n-grams."""
     short_hashes: Table
@@ -154,25 +164,67 @@ def index_of(sets: Sequence[View], ngram: int) -> NgramIndex:
     names = np.concatenate([view.ids for view in sets])
     of_set = np.repeat(np.arange(len(sets)), [len(view) for view in sets])
     questions, answers = (pa.concat_arrays([view.texts(part) for view in sets]) for part in ("instruction", "answer"))
-    hashes, parts, whole = _grams(questions, answers, ngram)
-    order = np.lexsort((parts, hashes))
-    hashes, parts = hashes[order], parts[order]
+    hashes, parts, places, whole = _grams(questions, answers, ngram)
+    order = np.lexsort((places, parts, hashes))
     new = np.ones(len(hashes), np.bool_)
+    hashes, parts, places = hashes[order], parts[order], places[order]
     new[1:] = (hashes[1:] != hashes[:-1]) | (parts[1:] != parts[:-1])
-    hashes, parts = hashes[new], parts[new]
-    own = ~_template(hashes, of_set[parts // 2], np.bincount(of_set, minlength=len(sets)))
-    keys, firsts = np.unique(hashes[own], return_index=True)
-    totals = np.bincount(parts[own], minlength=2 * len(names))
+    new[new] = ~_template(hashes[new], of_set[parts[new] // 2], np.bincount(of_set, minlength=len(sets)))
+    return _indexed((names, of_set, ngram, questions, whole), hashes[new], parts[new], places[new])
+
+
+def _indexed(
+    items: tuple[Ids, Int, int, pa.LargeStringArray, UInt64], hashes: UInt64, parts: Int, places: Int
+) -> NgramIndex:
+    """Return the index of the n-grams of items, which are ascending by hash and part."""
+    names, of_set, size, questions, whole = items
+    keys, firsts = np.unique(hashes, return_index=True)
+    totals = np.bincount(parts, minlength=2 * len(names))
     short: dict[str, int] = {}
     silent = np.flatnonzero(totals[::2] < FEWEST)
     for item in silent.tolist():
         short.setdefault(key(questions[item].as_py()), item)
-    parts, ends = parts[own], np.append(firsts, own.sum())
+    ends = np.append(firsts, len(hashes))
     by_item = np.argsort(parts // 2, kind="stable")
     grams = np.repeat(np.arange(len(keys)), np.diff(ends))[by_item]
     begins = np.searchsorted(parts[by_item] // 2, np.arange(len(names) + 1))
     held = (Table.of(keys), ends, parts, grams, begins, totals)
-    return NgramIndex(names, of_set, ngram, *held, short, Table.of(np.unique(whole[silent])))
+    at = np.where(parts[by_item] % 2, -1, places[by_item])
+    return NgramIndex(names, of_set, size, *held, at, questions, whole, short, Table.of(np.unique(whole[silent])))
+
+
+def without_templates(view: View, index: NgramIndex, min_overlap: float) -> NgramIndex:
+    """Return the index without the n-grams that samples share with one item as a template, reading the samples once."""
+    held, num = np.zeros(len(index.grams), np.int64), np.zeros(len(index.ids), np.int64)
+    for _, texts in view.scan("conversation"):
+        for _, piece in slices(texts):
+            hits = _hits(without_numbers(units(piece), piece), index)
+            rows, items, share = _shares(hits, index)
+            over = share >= min_overlap
+            for row, item in zip(rows[over].tolist(), items[over].tolist(), strict=True):
+                mine = hits.keys[slice(*np.searchsorted(hits.rows, [row, row + 1]))]
+                own = slice(index.begins[item], index.begins[item + 1])
+                held[own] += np.isin(index.grams[own], mine)
+                num[item] += 1
+    gone = np.zeros(len(held), np.bool_)
+    for item in np.flatnonzero(num >= MANY).tolist():
+        own = np.arange(index.begins[item], index.begins[item + 1])
+        own = own[index.places[own] >= 0]
+        own = own[np.argsort(index.places[own])]
+        common = held[own] >= HELD * num[item]
+        runs = np.diff(np.flatnonzero(np.diff(~common, prepend=False, append=False)))[::2]
+        longest = FEWEST if len(runs) == 1 else 2 * index.size  # a name that is changed is missing from `size` n-grams
+        if runs.max(initial=0) >= max(longest, SLOT * len(own)):
+            gone[own[common]] = True
+    if not gone.any():
+        return index
+    by_item = np.argsort(index.parts // 2, kind="stable")
+    left = np.sort(by_item[~gone])
+    places = np.empty(len(by_item), np.int64)
+    places[by_item] = index.places
+    hashes = np.repeat(index.table.keys, np.diff(index.ends))
+    items = (index.ids, index.sets, index.size, index.questions, index.whole)
+    return _indexed(items, hashes[left], index.parts[left], places[left])
 
 
 def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
@@ -225,9 +277,10 @@ class _Hits(NamedTuple):
     """Unit of the sample at which it begins."""
 
 
-def _grams(questions: pa.LargeStringArray, answers: pa.LargeStringArray, size: int) -> tuple[UInt64, Int, UInt64]:
-    """Return the n-grams of all parts (hashes, parts), and a hash of each whole question."""
-    hashes, parts, whole = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+def _grams(questions: pa.LargeStringArray, answers: pa.LargeStringArray, size: int) -> tuple[UInt64, Int, Int, UInt64]:
+    """Return the n-grams of all parts (hashes, parts, places in them), and a hash of each whole question."""
+    hashes, whole = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    parts, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for side, texts in enumerate((questions, answers)):
         for start, piece in slices(texts):
             found = units(piece)
@@ -235,8 +288,10 @@ def _grams(questions: pa.LargeStringArray, answers: pa.LargeStringArray, size: i
                 whole.append(wholes(found))
             ends, grams = windows(without_numbers(found, piece), size)
             hashes.append(grams)
-            parts.append(2 * (start + np.repeat(np.arange(len(piece)), np.diff(ends))) + side)
-    return np.concatenate(hashes), np.concatenate(parts), np.concatenate(whole)
+            many = np.diff(ends)
+            parts.append(2 * (start + np.repeat(np.arange(len(piece)), many)) + side)
+            places.append(np.arange(len(grams)) - np.repeat(ends[:-1], many))
+    return np.concatenate(hashes), np.concatenate(parts), np.concatenate(places), np.concatenate(whole)
 
 
 def _template(hashes: UInt64, sets: Int, sizes: Int) -> NDArray[np.bool_]:
@@ -258,6 +313,14 @@ def _hits(found: Units, index: NgramIndex) -> _Hits:
 
 def _best(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float32]:
     """Return (rows, the item that each contains the most of, the share of it)."""
+    rows, items, share = _shares(hits, index)
+    order = np.lexsort((items, -share, rows))
+    first = order[np.unique(rows[order], return_index=True)[1]]
+    return rows[first], items[first], share[first].astype(np.float32)
+
+
+def _shares(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float64]:
+    """Return (rows, items, the share of each item in its row), for every pair that shares an n-gram."""
     pairs = np.unique(hits.rows * max(1, len(index.table.keys)) + hits.keys)  # an n-gram counts once
     rows, keys = np.divmod(pairs, max(1, len(index.table.keys)))
     many = index.ends[keys + 1] - index.ends[keys]
@@ -270,9 +333,7 @@ def _best(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float32]:
     whole = np.maximum(index.totals[2 * items], 1)  # a short question counts as one n-gram, which is not there
     share = np.maximum(question / whole, (question + answer) / (whole + index.totals[2 * items + 1]))
     share[question + answer < FEWEST] = 0
-    order = np.lexsort((items, -share, rows))
-    first = order[np.unique(rows[order], return_index=True)[1]]
-    return rows[first], items[first], share[first].astype(np.float32)
+    return rows, items, share
 
 
 def _words(text: str, row: int, item: int, known: tuple[_Hits, Units, NgramIndex]) -> str:

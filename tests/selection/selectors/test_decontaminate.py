@@ -217,6 +217,47 @@ def test_what_a_whole_set_shares_is_its_template() -> None:
     assert outcome(view_of([innocent, leak]), items)[1] == {innocent.id}
 
 
+HEAD = "You are a careful student of the eighth grade, so read the problem that follows twice and then solve it. "
+QUESTIONS = [
+    f"{name} has {n} {thing} and gives {m} of them to {other}; how many {thing} are left for the {place}?"
+    for n, (name, thing, other, place) in enumerate(
+        [("Ann", "pears", "a neighbour", "market"), ("Weng", "old coins", "his sister", "museum")] * 12
+    )
+    for m in (n,)
+]
+
+
+@pytest.mark.parametrize("tail", ["", " Explain every step of it to a friend who was not at school today, please."])
+def test_what_many_samples_share_with_one_item_alone_is_a_template(tail: str) -> None:
+    item = "A baker sells 40 loaves of rye bread in the morning and half as many rolls at noon. What does he sell in all?"
+    items = view_of([made(HEAD + item + tail, "60"), made("Who wrote Faust?", "Goethe")])
+    innocent = [made(HEAD + question + tail, f"{n}") for n, question in enumerate(dict.fromkeys(QUESTIONS))]
+    leak = made(HEAD + item.replace("baker", "farmer").replace("40", "90") + tail, "135")
+    assert len(innocent) >= 20
+    assert outcome(view_of([*innocent, leak]), items)[1] == {sample.id for sample in innocent}
+
+
+@pytest.mark.parametrize("edit", ["numbers", "names", "words"])
+def test_many_edited_copies_of_one_item_are_no_template(edit: str) -> None:
+    item = "Natalia sold 48 clips to her friends in April, and then Natalia sold half as many clips in May of that year."
+    asked = " How many clips did Natalia sell altogether in April and May, if the last 3 of them came back to her?"
+    names = ["Yuki", "Carlos", "Ingrid", "Kofi", "Fatima", "Tomas", "Priya", "Nadia", "Weng", "Olga", "Ravi", "Lena"]
+    rng = Random(3)
+
+    def edited(n: int) -> str:
+        if edit == "numbers":
+            return (item + asked).replace("48", f"{n + 10}")
+        if edit == "names":
+            return (item + asked).replace("Natalia", names[n])
+        words = (item + asked).split()
+        for place in rng.sample(range(len(words)), 4):
+            words[place] = "other"
+        return " ".join(words)
+
+    copies = [made(edited(n), f"{n}") for n in range(12)]
+    assert outcome(view_of(copies), view_of([made(item + asked, "72")]))[1] == set()
+
+
 def test_by_embedding_as_well_where_it_is_asked_for() -> None:
     rng = np.random.default_rng(2)
     vectors = unit(rng.normal(size=(5, 8)))
