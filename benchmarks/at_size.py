@@ -105,8 +105,11 @@ def vectors(store: Store, samples: str, job: Select) -> None:
         block = rng.normal(size=(len(names), RANK)).astype(np.float32) @ axes
         block += 2 * rng.normal(size=block.shape).astype(np.float32)
         block /= np.linalg.norm(block, axis=1, keepdims=True)
-        values = pa.FixedSizeListArray.from_arrays(pa.array(block.astype(np.float16).ravel()), type=kept.field(1).type)
-        table = pa.Table.from_arrays([pa.array(names.tolist()).cast(pa.string()), values], schema=kept)
+        values = pa.FixedSizeListArray.from_arrays(
+            pa.array(block.astype(np.float16).ravel()), type=kept.field("vector").type
+        )
+        known = (pa.array(["Latin"] * len(names)), pa.array(np.zeros(len(names), np.float32)))
+        table = pa.Table.from_arrays([pa.array(names.tolist()).cast(pa.string()), *known, values], schema=kept)
         shards.append(store.commit_shard(name, f"shard-{len(shards):05d}", table, compress=False))
     metadata = {"encoder": job.encoder.fingerprint(), "dim": str(DIM), "dtype": "float16"}
     store.commit(Manifest(name, "vectors", "embed", "0" * 32, {}, {}, tuple(shards), metadata=metadata))

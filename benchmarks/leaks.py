@@ -5,7 +5,8 @@
 The folder is that of `planted.py`. 300 real texts (maths problems in English, reviews in Chinese) are the evaluation
 set; each is edited in every way, and all edited ones stand among the clean rows, which are the other texts of the same
 source. A leak counts as found when its sample is dropped. Then clean rows and items are put into the same templates: a
-row that goes in its template and stays without it is a hit of the template alone. `leaks.json` holds the figures by name.
+row that goes in its template and stays without it is a hit of the template alone. `leaks.json` holds the figures by
+name.
 """
 
 import argparse

@@ -66,6 +66,11 @@ class View:
         """[n] characters of the answers."""
         return self.samples.lengths[self.rows]
 
+    @property
+    def known(self) -> Bool:
+        """[n] whether a sample may be compared by its vector: the encoder knows its script."""
+        return np.ones(len(self), np.bool_) if self.vectors is None else self.vectors.known
+
     def scan(self, which: Part) -> Iterator[tuple[Int, pa.LargeStringArray]]:
         """Yield (rows of this view, their texts) one shard at a time; the rows are in no order."""
         for rows, table in self._tables(["messages"]):

@@ -45,6 +45,17 @@ class Topic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnknownScript:
+    """Samples that are not compared by meaning, because the encoder does not know their script."""
+
+    model: str
+    script: str
+    rows: int
+    unknown: float
+    """Mean share of the tokens of a sample that the encoder does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectFigures(Figures):
     """Results of `[select]`."""
 
@@ -58,5 +69,6 @@ class SelectFigures(Figures):
     steps: tuple[StepFigures, ...] = ()
     pairs: tuple[Pair, ...] = ()
     topics: tuple[Topic, ...] = ()
+    unknown_scripts: tuple[UnknownScript, ...] = ()
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """The same measures for the chosen samples, for as many random ones, and for the longest answers."""

@@ -19,14 +19,14 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.store.store import Store
 from gristmill.selection.contracts import Choice, Deduplicator, Selector, VectorsOf, View
-from gristmill.selection.data.columns import Part, find_ids
+from gristmill.selection.data.columns import Int, Part, find_ids
 from gristmill.selection.data.matrix import Matrix
 from gristmill.selection.data.memo import memo_of
 from gristmill.selection.data.samples import Samples, Turns, open_samples
-from gristmill.selection.data.vectors import matrix_of
-from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, embed, encoding, folder, warning
+from gristmill.selection.data.vectors import matrix_of, scripts_of
+from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, embed, encoding, folder
 from gristmill.selection.embedding.encoders import open_encoder, prepare_encoder
-from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic
+from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic, UnknownScript
 from gristmill.selection.outcome.breaker import check_losses
 from gristmill.selection.outcome.compare import Labels, compare
 from gristmill.selection.outcome.decisions import Decisions
@@ -136,6 +136,8 @@ DIM = 384
 """Numbers of a vector that plans assume: that of the default encoder."""
 MIN_TOPIC_ROWS = 20
 """Least number of samples for topics."""
+NOT_COMPARED = "not compared by meaning"
+"""Topic of the samples in a script that the encoder does not know."""
 PAIRS = 40
 """Dropped samples of each step that the report shows with the sample that they lost to."""
 
@@ -149,6 +151,7 @@ class Selecting:
         self.samples = work.inputs["samples"]
         self.embedded, self.embed_seconds = 0, None if not settings.embeds else 0.0
         self.steps, self.pairs, self.topics = list[StepFigures](), list[Pair](), list[Topic]()
+        self.unknown_scripts = list[UnknownScript]()
         self.metadata: dict[str, str] = {}
         self.decisions: Decisions
 
@@ -187,6 +190,7 @@ class Selecting:
             steps=tuple(self.steps),
             pairs=tuple(self.pairs),
             topics=tuple(self.topics),
+            unknown_scripts=tuple(self.unknown_scripts),
             baselines=baselines,
         )
         store.commit(settings.manifest(self.work, "samples", shards, self.metadata), figures.to_json())
@@ -198,14 +202,23 @@ class Selecting:
         roles = {"vectors": self.samples}
         if self.work.inputs.get("seeds", self.samples) != self.samples:
             roles["seed_vectors"] = self.work.inputs["seeds"]
-        first = next((texts for _, texts in View(pool, np.arange(len(pool.ids))).scan(wanted.part)), None)
-        problem = warning(settings.encoder.model, first.to_pylist() if first is not None else [])
-        if problem:
-            logger.warning("%s", problem)
         sources = {s: RowChoice(settings.embed_dropped if role == "vectors" else 0) for role, s in roles.items()}
         folders = self._embed(sources, wanted)
         self.metadata = {role: folders[samples] for role, samples in roles.items()}
-        return matrix_of(self.run.store, self.metadata["vectors"], pool, settings.encoder.fingerprint())
+        return self._matrix(self.metadata["vectors"], pool, wanted)
+
+    def _matrix(self, name: str, pool: Samples, wanted: VectorsOf, rows: Int | None = None) -> Matrix:
+        """Return the vectors of samples, and say which scripts their encoder does not know."""
+        matrix = matrix_of(self.run.store, name, pool, wanted.encoder.fingerprint(), rows)
+        readable, unknown = scripts_of(self.run.store, name, pool.ids if rows is None else pool.ids[rows])
+        for script in unknown:
+            found = UnknownScript(
+                model=wanted.encoder.model, script=script.name, rows=script.rows, unknown=script.unknown
+            )
+            if found not in self.unknown_scripts:
+                self.unknown_scripts.append(found)
+                logger.warning("%s", unknown_script(found))
+        return replace(matrix, readable=readable if unknown else None, encoder=wanted.encoder.model)
 
     def _embed(self, sources: Mapping[str, RowChoice], wanted: VectorsOf) -> dict[str, str]:
         folders, embedded = embed(self.run, sources, wanted, self.open, shard_rows=self.settings.shard_rows)
@@ -248,7 +261,7 @@ class Selecting:
         choice = RowChoice() if whole else RowChoice(only=tuple(name.decode() for name in view.ids.tolist()))
         name = self._embed({self.samples: choice}, wanted)[self.samples]
         rows = None if whole else view.rows
-        return matrix_of(self.run.store, name, view.samples, wanted.encoder.fingerprint(), rows)
+        return self._matrix(name, view.samples, wanted, rows)
 
     def _models(self) -> Path:
         """Return the folder of models that steps train for their features."""
@@ -261,10 +274,8 @@ class Selecting:
         view = View(pool, np.arange(len(pool.ids)))
         if wanted is None:
             return view
-        matrix = matrix_of(
-            store, self._embed({dataset: RowChoice()}, wanted)[dataset], pool, wanted.encoder.fingerprint()
-        )
-        return replace(view, vectors=matrix)
+        name = self._embed({dataset: RowChoice()}, wanted)[dataset]
+        return replace(view, vectors=self._matrix(name, pool, wanted))
 
     def _note(self, step: Selector, view: View, choice: Choice, seconds: float) -> None:
         """Add the results of a step to the figures."""
@@ -292,9 +303,16 @@ class Selecting:
     def _topics(self, view: View) -> None:
         if len(view) < MIN_TOPIC_ROWS:
             return
-        every = np.ones(len(view), np.bool_)
-        found, labels = topics(view, every, num=self.settings.topics or None, seed=self.settings.seed)
-        self.decisions.tag("topic", labels)
+        part = view.take(view.known)
+        if not len(part):
+            return
+        every = np.ones(len(part), np.bool_)
+        found, named = topics(part, every, num=self.settings.topics or None, seed=self.settings.seed)
+        labels = np.full(len(view), NOT_COMPARED, object)
+        labels[view.known] = named
+        if len(part) < len(view):
+            found.append({"name": NOT_COMPARED, "rows": len(view) - len(part), "kept": 0, "examples": ()})
+        self.decisions.tag("topic", labels.tolist())
         self.tags["topic"] = self.decisions.tags["topic"]
         self.topics = [Topic(**{**topic, "examples": tuple(topic["examples"])}) for topic in found]
 
@@ -310,6 +328,15 @@ class Selecting:
             self.topics = [replace(topic, kept=int(left[names.index(topic.name)])) for topic in self.topics]
         stream = ids.stream("compare", self.settings.seed)
         return compare(everything, kept, stream, labels)
+
+
+def unknown_script(found: UnknownScript) -> str:
+    """Return what the terminal says of samples in a script that the encoder does not know."""
+    return (
+        f"select.encoder.model: {found.model} does not know the script {found.script}: {found.unknown:.0%} of the "
+        f"tokens of {found.rows:,} samples are unknown to it, and nothing compares them by meaning; set a model that "
+        f"knows it, such as {models.E5}"
+    )
 
 
 def pairs(step: Selector, view: View, choice: Choice) -> list[Pair]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from gristmill.cluster.report import charts
 from gristmill.cluster.report.material import Material
 from gristmill.cluster.report.sections import Panel, Presentation, Section, Stage, Table
-from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic
+from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic, UnknownScript
 
 MAX_POINTS = 3_000
 """Most points of the map."""
@@ -32,6 +32,7 @@ class SelectPresentation(Presentation[SelectFigures]):
     def sections(self, material: Material, figures: SelectFigures) -> Iterator[Section]:
         """Yield steps, topics, pairs, baselines and the map."""
         yield from _steps(figures.steps)
+        yield from _unknown(figures.unknown_scripts)
         yield from _topics(material, figures.topics)
         yield from _pairs(figures.pairs)
         yield from _baselines(figures.baselines)
@@ -67,6 +68,18 @@ def _steps(steps: Sequence[StepFigures]) -> Iterator[Section]:
         *(("why", "lines"), ("figures", "lines")),
     )
     yield Section("Selection, step by step", "", (), (Table(columns, rows),))
+
+
+def _unknown(scripts: Sequence[UnknownScript]) -> Iterator[Section]:
+    if not scripts:
+        return
+    rows = [(s.model, s.script, f"{s.rows:,}", f"{s.unknown:.0%}") for s in scripts]
+    columns = (("encoder", ""), ("script", ""), ("samples", "num"), ("unknown tokens", "num"))
+    lead = (
+        "Samples in a script that the encoder does not know. No step compares them by meaning. Set an encoder that "
+        "knows the script."
+    )
+    yield Section("Not compared by meaning", lead, (), (Table(columns, rows, narrow=True),))
 
 
 def _topics(material: Material, topics: Sequence[Topic]) -> Iterator[Section]:

@@ -31,6 +31,9 @@ class HashingEncoder:
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(length, 1e-6), np.float32)
 
+    def unknown(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.zeros(len(texts), np.float32)
+
 
 def open_hashing_encoder(settings: object) -> HashingEncoder:
     """Open it as an actor opens a checkpoint."""

@@ -58,11 +58,16 @@ none; scores: higher is better. What a turn has is said at `sample.Message`."""
 
 
 def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
-    """Return the VECTORS schema for unit vectors of `dim` numbers (float32 by default, float16 allowed)."""
+    """Return the VECTORS schema for unit vectors of `dim` numbers (float32 by default, float16 allowed).
+
+    `script` is that of most of the text, `unknown` the share of its tokens that the encoder does not know.
+    """
     value = pa.field("item", dtype or pa.float32(), nullable=False)
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
+            pa.field("script", pa.string(), nullable=False),
+            pa.field("unknown", pa.float32(), nullable=False),
             pa.field("vector", pa.list_(value, dim), nullable=False),
         ]
     )

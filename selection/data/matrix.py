@@ -22,6 +22,10 @@ class Matrix:
     """[N, d]."""
     chosen: Int | None = None
     """[n] rows of the base that form this matrix; None for all of them."""
+    readable: NDArray[np.bool_] | None = None
+    """[N] rows of the base whose texts are in a script that the encoder knows; None where it knows all."""
+    encoder: str = ""
+    """Name of the model that made them, where it is known; thresholds of cosines are those of the model."""
 
     def __len__(self) -> int:
         return len(self.base) if self.chosen is None else len(self.chosen)
@@ -30,6 +34,13 @@ class Matrix:
     def dim(self) -> int:
         """Numbers of a row."""
         return int(self.base.shape[1])
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """[n] whether a row may be compared with others: its text is in a script that the encoder knows."""
+        if self.readable is None:
+            return np.ones(len(self), np.bool_)
+        return self.readable if self.chosen is None else self.readable[self.chosen]
 
     def block(self, start: int, stop: int) -> Float32:
         """Return rows [start, stop) in memory; rows that are in memory as float32 are not copied."""
@@ -47,7 +58,8 @@ class Matrix:
 
     def at(self, rows: Int) -> "Matrix":
         """Return the matrix of these rows, without reading them."""
-        return Matrix(self.base, np.asarray(rows, np.int64) if self.chosen is None else self.chosen[rows])
+        rows = np.asarray(rows, np.int64) if self.chosen is None else self.chosen[rows]
+        return Matrix(self.base, rows, self.readable, self.encoder)
 
     def whole(self) -> Float32:
         """Return all rows in memory."""

@@ -27,7 +27,7 @@ from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable
 from gristmill.cluster.runtime.pool import Pool, feed_from
 from gristmill.cluster.runtime.resources import Need, call, need_of, require, spawn
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
-from gristmill.cluster.text.scripts import east_asian
+from gristmill.cluster.text.scripts import script_of
 from gristmill.selection.contracts import VectorsOf
 from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Part
@@ -40,9 +40,8 @@ logger = logging.getLogger(__name__)
 _COLUMNS = ("id", "messages", "dropped")
 ENCODER = "encoder"
 """Name of the encoder's setting in folders of vectors, for the type that it computes in."""
-ENGLISH_ONLY = frozenset({models.MINILM})
-MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
-"""Suggested model where texts are Chinese; it must be downloaded or be in a folder."""
+COLUMNS = 2
+"""Increased when vectors are stored with other columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,9 @@ class EmbedActor:
         vectors = self._encoder.encode(said.to_pylist()).astype(self._wanted.encoder.dtype)
         kept = schema.vectors(self._encoder.dim, pa.from_numpy_dtype(vectors.dtype))
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), type=kept.field("vector").type)
-        table = pa.Table.from_arrays([pa.concat_arrays(names), column], schema=kept)
+        scripts = pa.array([script_of(text) for text in said.to_pylist()], pa.string())
+        unknown = pa.array(self._encoder.unknown(said.to_pylist()), pa.float32())
+        table = pa.Table.from_arrays([pa.concat_arrays(names), scripts, unknown, column], schema=kept)
         entry = self._store.commit_shard(piece.output, piece.name, table, compress=False)
         spent = time.monotonic() - opened
         logger.info("%s: %d texts in %.1f s, encoder opened in %.1f s", piece, len(said), spent, opened - begin)
@@ -131,7 +132,8 @@ class EmbedActor:
 def folder(samples: str, wanted: VectorsOf, choice: RowChoice, *, shard_rows: int) -> tuple[str, str]:
     """Return (folder, fingerprint) of the vectors of a dataset; jobs with the same encoder share them."""
     encoder = wanted.encoder.identity()
-    identity = {"encoder": encoder, "part": wanted.part, **choice.identity(), "shard_rows": shard_rows}
+    identity = {"columns": COLUMNS, "encoder": encoder, "part": wanted.part, **choice.identity()}
+    identity["shard_rows"] = shard_rows
     return place("vectors", identity, {"samples": samples})
 
 
@@ -363,14 +365,3 @@ def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Sha
     starts = accumulate((shard.rows for shard in shards), initial=0)
     cuts = ((s, max(first - a, 0), min(stop - a, s.rows)) for s, a in zip(shards, starts, strict=False))
     return tuple(cut for cut in cuts if cut[1] < cut[2])
-
-
-def warning(model: str, texts: Sequence[str]) -> str:
-    """Return a warning when an English encoder gets Chinese texts, or the empty string."""
-    share = sum(1 for text in texts if east_asian(text)) / max(1, len(texts))
-    if model not in ENGLISH_ONLY or share < 0.05:
-        return ""
-    return (
-        f"select.encoder.model: {model} knows English only and {share:.0%} of the texts are Chinese, "
-        f"Japanese or Korean, whose distances mean little; set a multilingual one such as {MULTILINGUAL!r}"
-    )

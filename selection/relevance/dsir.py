@@ -1,10 +1,10 @@
 """DSIR: importance weights of bags of hashed n-grams, and a draw without replacement by them.
 
-Source: Xie et al. 2023, arXiv:2302.03169, section 3 and algorithm 1, as in the authors' code (data-selection 1.0.3): the
-same words, buckets, weights and draw. Departures: a character of a script that is written without spaces is a word,
-where the authors' code takes all characters between two signs for one; the n-grams of all samples are counted, where
-theirs stops at 10^9; no sample is too short by default, where theirs wants 100 words, because it was made for web pages. `½` and `³`
-are parts of words, as for Python's `re`; to nltk 3.10 they are signs (0.2 % of 14,837 texts have one).
+Source: Xie et al. 2023, arXiv:2302.03169, section 3 and algorithm 1, as in the authors' code (p-lambda/dsir): the same
+words, buckets, weights and draw. Departures: a character of a script that is written without spaces is a word, where
+the authors' code takes all characters between two signs for one. The n-grams of all samples are counted, where theirs
+stops at 10^9. No sample is too short by default, where theirs wants 100 words, because it was made for web pages. `½`
+and `³` are parts of words, as for Python's `re`; to nltk 3.10 they are signs (0.2 % of 14,837 texts have one).
 """
 
 import re

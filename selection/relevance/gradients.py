@@ -28,7 +28,7 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.encoder import Float32, unit_rows
+from gristmill.cluster.models.encoder import Float32, unit_rows, unknown_shares
 
 Tensor = Any
 """A tensor of torch, which is not imported here."""
@@ -153,6 +153,10 @@ class GradientEncoder:
                 scaled = short * (math.sqrt(rate / sum(self._rates)) / short.norm().clamp_min(1e-30))
                 rows[row, place * dim : (place + 1) * dim] = scaled.cpu().numpy()
         return unit_rows(rows, self._settings.model)
+
+    def unknown(self, texts: Sequence[str]) -> Float32:
+        """Return [texts] the share of each text's tokens that are not in the vocabulary."""
+        return unknown_shares(self._tokenizer, texts, self._settings.max_tokens)
 
     def _take(self, place: int) -> tuple[Tensor, Tensor]:
         """Set the model to a checkpoint and return Adam's two moments there."""

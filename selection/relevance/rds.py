@@ -1,9 +1,9 @@
 """Round robin over queries by cosine: the choice of RDS+ and of nearest neighbours.
 
 Source: Ivison et al. 2025, arXiv:2503.01807, section 3 (selection) and its appendix on round robin, as in the authors'
-code (`get_top_influences.py`, method `max`): a group whose next best sample is taken already loses its turn. Departures:
-none in what is chosen. Scores are computed in a stream over blocks of samples, and of each group of queries only the
-best rows are kept in memory.
+code (`get_top_influences.py`, method `max`): a group whose next best sample is taken already loses its turn.
+Departures: none in what is chosen. Scores are computed in a stream over blocks of samples, and of each group of queries
+only the best rows are kept in memory.
 """
 
 import numpy as np

@@ -18,7 +18,7 @@ from gristmill.selection.duplicates import copies, groups, neighbours, normal, u
 from gristmill.selection.duplicates.bands import pairs
 from gristmill.selection.duplicates.units import Common
 from gristmill.selection.selectors.minhash import MinHash
-from gristmill.selection.selectors.semantic import bags_of, fingerprint, same_meaning, shared_words
+from gristmill.selection.selectors.semantic import SAME, USUAL, bags_of, fingerprint, same_meaning, shared_words
 
 Way = Literal["exact", "minhash", "semantic"]
 REASONS = {
@@ -50,7 +50,7 @@ class Against(Deduplicator):
     """
 
     kind: Literal["against"] = "against"
-    revision: ClassVar[int] = 2  # what carries meaning must not differ
+    revision: ClassVar[int] = 3  # nothing is compared in a script that the encoder does not know
     example: ClassVar[Mapping[str, Any]] = {"datasets": ["older.jsonl"]}
 
     datasets: tuple[Source, ...] = Field(min_length=1)
@@ -61,8 +61,9 @@ class Against(Deduplicator):
     """What `exact` and `minhash` compare; `semantic` compares what the job embeds."""
     min_similarity: float = Field(default=0.4, gt=0, le=1)
     """`minhash`: Jaccard similarity from which on two texts count as one."""
-    min_cosine: float = Field(default=0.95, gt=0, le=1)
-    """`semantic`: cosine at which two samples count as the same, or above."""
+    min_cosine: float | None = Field(default=None, gt=0, le=1)
+    """`semantic`: cosine at which two samples count as the same, or above; by default that of the encoder, as in
+    `semantic`."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
     """`semantic`: share of words that the two instructions must also have in common; see `Semantic`."""
 
@@ -129,10 +130,14 @@ class Against(Deduplicator):
 
     def _semantic(self, view: View, rows: Int, older: View) -> Hits:
         base = older.unit("against")
+        rows = rows[view.known[rows]]
         mark = fingerprint(base)
         index = neighbours.index(base, seed=0, keep=lambda name, make: older.memo(f"clusters-{name}-{mark}", make))
-        found = neighbours.between(view.unit("against").at(rows), index, self.min_cosine)
+        min_cosine = self.min_cosine or SAME.get(base.encoder, USUAL)[0]
+        found = neighbours.between(view.unit("against").at(rows), index, min_cosine)
         row, other, cosine = rows[found.left], found.right.astype(np.int64), found.cosine
+        known = older.known[other]
+        row, other, cosine = row[known], other[known], cosine[known]
         if self.min_overlap and len(row):
             alike = shared_words(bags_of(view, row), bags_of(older, other), row, other) >= self.min_overlap
             row, other, cosine = row[alike], other[alike], cosine[alike]

@@ -26,8 +26,8 @@ TEMPLATE_ITEMS, SMALL_SET, TEMPLATE_SHARE = 2, 10, 0.01
 """An n-gram in more items of its set than both bounds belongs to the set's template and identifies no single item; in a
 set of fewer items than the second number it must be in one alone."""
 MANY, HELD, SLOT = 10, 0.9, 0.2
-"""Where as many samples are near one item, and almost all of them (`HELD`) have the same part of its question, and a run
-of at least this share of it (`SLOT`) is not in them, then what they have is a template that they share with the item."""
+"""Where as many samples are near one item, almost all of them (`HELD`) have the same part of its question, and a run of
+at least this share of it (`SLOT`) is not in them, what they have is a template that they share with the item."""
 FEWEST = 5
 """N-grams that must be shared at least; a question with fewer is compared as a whole."""
 WORDS_CHARS = 160
@@ -251,19 +251,24 @@ def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
 
 
 def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
-    """Return ([n] highest cosine to an item of any set, [n] that item, numbered through all sets), by blocks."""
+    """Return ([n] highest cosine to an item of any set, [n] that item, numbered through all sets), by blocks.
+
+    It is NaN for a sample in a script that the encoder does not know; an item in one is never near.
+    """
     cosine, item = np.full(len(samples), -1, np.float32), np.full(len(samples), -1, np.int64)
     for start, block in samples.blocks():
         here, first = slice(start, start + len(block)), 0
         for items in sets:
             for place, tile in items.blocks(TILE_ROWS):
                 cosines = np.minimum(block @ tile.T, np.float32(1))
+                cosines[:, ~items.known[place : place + len(tile)]] = -1
                 best = cosines.argmax(axis=1)
                 found = cosines[np.arange(len(block)), best]
                 better = found > cosine[here]
                 item[here] = np.where(better, first + place + best, item[here])
                 cosine[here] = np.maximum(cosine[here], found)
             first += len(items)
+    cosine[~samples.known] = np.nan
     return cosine, item
 
 

@@ -38,6 +38,7 @@ class Diversity(Selector):
     the best of the methods here, and because k-center spends its budget on outliers first. `k_center` leaves no sample
     far from a chosen one. `cluster_balanced` takes the same number from every topic. `mmr` weighs a score against
     similarity to the chosen ones. `dpp` makes the chosen ones as independent as it can.
+    Samples in a script that the encoder does not know are not compared: their share of the budget is drawn at random.
 
     Source: see the module of each method in `selection.diversity`; a score is used as in QDIT, CaR, MMR and Chen et al.
     Departures: a score is used as the share of samples that score lower, so that `quality` means the same for every
@@ -45,6 +46,7 @@ class Diversity(Selector):
     """
 
     kind: Literal["diversity"] = "diversity"
+    revision: ClassVar[int] = 2  # nothing is compared in a script that the encoder does not know
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     needs_vectors: ClassVar[bool] = True
 
@@ -105,22 +107,32 @@ class Diversity(Selector):
         seed = rng.getrandbits(64)
         if not len(view):
             return Choice.of(np.empty(0, np.bool_), "diversity: beyond the budget")
-        found = self._spread(view, view.unit("diversity"), seed)
-        kept = np.zeros(len(view), np.bool_)
-        kept[found.chosen] = True
-        worth = np.full(len(view), np.nan, np.float32)
-        worth[found.chosen] = found.worth
-        lost_to = np.where(kept | (found.stand_in < 0), b"", view.ids[found.stand_in]).astype("S32")
+        view.unit("diversity")
+        kept, worth = np.zeros(len(view), np.bool_), np.full(len(view), np.nan, np.float32)
+        lost_to, figures = np.zeros(len(view), "S32"), dict[str, float | str]()
+        rows, others = np.flatnonzero(view.known), np.flatnonzero(~view.known)
+        budget = budget_rows(self.budget, len(view))
+        drawn = np.random.default_rng(seed).permutation(others)[: round(budget * len(others) / len(view))]
+        kept[drawn] = True
+        if len(rows) and budget > len(drawn):
+            part = view.take(view.known)
+            found = self._spread(part, part.unit("diversity"), budget - len(drawn), seed)
+            kept[rows[found.chosen]] = True
+            worth[rows[found.chosen]] = found.worth
+            lost_to[rows] = np.where(found.stand_in < 0, b"", part.ids[found.stand_in])
+            lost_to[kept] = b""
+            figures |= found.figures
+        if len(others):
+            figures |= {"not compared": len(others), "not compared, drawn": len(drawn)}
         return Choice.of(
             kept,
             f"diversity: beyond the budget of {self.method}",
             lost_to=lost_to,
             scores={WRITES[self.method]: worth},
-            figures=found.figures,
+            figures=figures,
         )
 
-    def _spread(self, view: View, matrix: Matrix, seed: int) -> Spread:
-        budget = budget_rows(self.budget, len(view))
+    def _spread(self, view: View, matrix: Matrix, budget: int, seed: int) -> Spread:
         if self.method == "k_center":
             first = None if self.first == "mean" else int(np.argmax(_share_below(_score(view, self.first))))
             return k_center(matrix, budget, first)

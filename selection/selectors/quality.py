@@ -42,6 +42,7 @@ class Quality(Selector):
     """
 
     kind: Literal["quality"] = "quality"
+    revision: ClassVar[int] = 2  # nothing is compared in a script that the encoder does not know
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     scores: dict[str, float] = Field(
         default={"judge": 1.0}, min_length=1, json_schema_extra=short_forms(STRING, STRINGS)
@@ -121,11 +122,15 @@ class Quality(Selector):
         if self.max_cosine is None:
             reason[order[budget:]] = LATE
             return Choice(reason, REASONS, scores={"quality": value})
-        found = representation_filter(view.unit(self.kind), order, self.max_cosine, budget)
-        seen = order[: len(found.kept)]
-        reason[order] = LATE
+        compared = order[view.known[order]]
+        found = representation_filter(view.unit(self.kind), compared, self.max_cosine, budget)
+        seen = compared[: len(found.kept)]
+        reason[compared] = LATE
         reason[seen] = np.where(found.kept, -1, NEAR)
-        lost = seen[~found.kept]
+        kept = order[reason[order] < 0]  # together with those that are not compared
+        if len(kept) > budget:
+            reason[order[np.flatnonzero(order == kept[budget])[0] :]] = LATE
+        lost = seen[reason[seen] == NEAR]
         lost_to = np.zeros(len(view), "S32")
         lost_to[lost] = view.ids[found.nearest[lost]]
         return Choice(reason, REASONS, lost_to, {"quality": value, "quality_distance": 1 - found.cosine})

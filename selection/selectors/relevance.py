@@ -19,7 +19,11 @@ from gristmill.selection.relevance.dsir import NgramWeights
 from gristmill.selection.relevance.gradients import Gradients, TargetGradients
 
 TARGETS = "targets"
-REASONS = ("relevance: beyond the budget", "relevance: shorter than min_words")
+REASONS = (
+    "relevance: beyond the budget",
+    "relevance: shorter than min_words",
+    "relevance: in a script that the encoder does not know",
+)
 
 
 class HiddenStates(Embedding):
@@ -42,11 +46,14 @@ class Relevance(Selector):
     - `rds`: the same with hidden states of a language model, over the whole conversation. Source: RDS+, Ivison et al.
       2025, arXiv:2503.01807, section 3; of the selectors compared there the best in every setting.
     - `dsir`: a draw weighted by how much likelier a sample's n-grams are in the targets. Source: Xie et al. 2023,
-      arXiv:2302.03169. It reads only text, 10,000 samples of 100 words in 3 s of one core. As published it needs targets
-      with most n-grams of the samples: of 100 maths problems as targets and a pool of which 27 % are maths problems, 1 %
-      of the first 500 are maths problems, and 92 % with `dsir.per_ngram = true`.
+      arXiv:2302.03169. It reads only text, 10,000 samples of 60 words in 2 s of one core. As published it needs targets
+      that have most n-grams of the samples: for 100 maths problems as targets, 1 % of the first 500 of a pool are maths
+      problems, though 27 % of the pool are; with `dsir.per_ngram = true` 92 %.
     - `less`: by how far a step on the sample would lower the loss of the targets, from gradients of a fine-tuned model.
       Source: Xia et al. 2024, arXiv:2402.04333. It takes a forward and a backward pass for each sample and checkpoint.
+
+    Samples and targets in a script that the encoder does not know are not compared: such a sample goes, such a target
+    has no turn.
 
     Departures: see `gristmill.selection.relevance` and `gristmill.selection.relevance.gradients`.
     """
@@ -121,7 +128,7 @@ class Relevance(Selector):
         scores = np.empty(0, np.float32)
         if len(view):
             chosen, scores = self._choose(view, view.beside[TARGETS], rng)
-            reason[np.isnan(scores)] = 1
+            reason[np.isnan(scores)] = 1 if self.method == "dsir" else 2
             reason[chosen] = -1
         return Choice(reason, REASONS, scores={"relevance": scores})
 
@@ -137,8 +144,16 @@ class Relevance(Selector):
         if self.method == "less":
             scores = less.influence(view.unit("relevance"), wanted, tasks)
             return less.highest(scores, budget), scores
-        groups = tasks if tasks.any() else np.arange(len(wanted))
-        return rds.round_robin(view.unit("relevance"), wanted, groups, budget)
+        if not targets.known.any():
+            raise JobError(
+                "relevance.targets: the encoder knows the script of none, must know that of some; set another model"
+            )
+        rows, wanted, tasks = np.flatnonzero(view.known), wanted[targets.known], tasks[targets.known]
+        groups = np.unique(tasks, return_inverse=True)[1] if tasks.any() else np.arange(len(wanted))
+        chosen, nearest = rds.round_robin(view.unit("relevance").at(rows), wanted, groups, budget)
+        scores = np.full(len(view), np.nan, np.float32)
+        scores[rows] = nearest
+        return rows[chosen], scores
 
     def _by_ngrams(self, view: View, targets: View, budget: int, rng: Random) -> tuple[Int, Float32]:
         """Return the rows that stay and the score of all rows, NaN for those that are too short."""

@@ -14,6 +14,7 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.models.encoder import Embedding, Pooling, open_embedding, unit_rows
 from gristmill.cluster.models.encoder_torch import PLAIN, TorchEncoder
 from gristmill.cluster.models.names import MINILM
+from gristmill.selection.data.vectors import UNKNOWN
 from tests.paths import ROOT
 
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "last", "weighted_mean")
@@ -143,3 +144,35 @@ def test_vllm_makes_the_vectors_that_torch_makes(tiny: str, pooling: Pooling, tm
     assert len(found) == 4
     settings = Embedding(model=name, pooling=pooling, compute_dtype="float32")
     np.testing.assert_allclose(found, TorchEncoder(settings).encode([*TEXTS, ""]), atol=1e-3)
+
+
+SCRIPTS = {
+    "Thai": ("แมวนอนอยู่บนเก้าอี้ไม้", "พรุ่งนี้ฝนจะตกหนักในภาคเหนือ", "อาหารจานนี้เผ็ดมากแต่อร่อย"),
+    "Khmer": ("ឆ្មាកំពុងដេកលើកៅអី", "ស្អែកនឹងមានភ្លៀងធ្លាក់ខ្លាំង", "គាត់រៀនគណិតវិទ្យានៅសាកលវិទ្យាល័យ"),
+    "Amharic": ("ድመቷ ወንበር ላይ ተኝታለች", "ነገ በሰሜን ከባድ ዝናብ ይዘንባል", "የነዳጅ ዋጋ በየወሩ ይጨምራል"),
+    "Chinese": ("猫睡在木头椅子上", "明天北方会下大雨", "这道菜很辣但是很好吃"),
+    "English": ("The cat is asleep on a wooden chair.", "Rain falls in the north.", "The dish is hot, but good!"),
+}
+"""Texts of different meanings: a cat asleep, rain, a dish, prices, a university."""
+
+
+def test_the_english_encoder_says_which_scripts_it_does_not_know() -> None:
+    """In the first three every pair of texts is nearer than 0.95, though no two mean the same."""
+    encoder = TorchEncoder(Embedding(compute_dtype="float32"))
+    for name, texts in SCRIPTS.items():
+        unknown = encoder.unknown(texts)
+        assert unknown.shape == (3,)
+        if name == "English":
+            assert unknown.max() == 0
+            continue
+        assert unknown.mean() > UNKNOWN
+        if name != "Chinese":
+            vectors = encoder.encode(texts)
+            assert (vectors @ vectors.T).min() > 0.95
+    assert encoder.unknown([]).shape == (0,)
+    assert encoder.unknown([""]).tolist() == [0]
+
+
+def test_a_model_that_reads_bytes_knows_every_script(tiny: str) -> None:
+    encoder = TorchEncoder(Embedding(model=tiny, pooling="mean"))
+    assert encoder.unknown([text for texts in SCRIPTS.values() for text in texts]).max() == 0

@@ -75,7 +75,9 @@ def put_vectors(store: Store, name: str, samples: list[Sample]) -> None:
     schema = vectors_schema(3)
     values = np.random.default_rng(0).normal(size=(len(samples), 3)).astype(np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=schema.field("vector").type)
-    table = pa.Table.from_arrays([pa.array([s.id for s in samples], pa.string()), column], schema=schema)
+    names, scripts = pa.array([s.id for s in samples], pa.string()), pa.array(["Latin"] * len(samples), pa.string())
+    unknown = pa.array([0.0] * len(samples), pa.float32())
+    table = pa.Table.from_arrays([names, scripts, unknown, column], schema=schema)
     shard = store.commit_shard(name, "shard-00000", table, compress=False)
     store.commit(Manifest(name, "vectors", "embed", "f" * 32, {}, {}, (shard,), metadata={"dim": "3"}))
 

@@ -6,7 +6,7 @@ from typing import Any
 from gristmill.cluster.contract.sample import to_table
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.store.store import Manifest, Store
-from gristmill.selection.figures import Pair, Topic
+from gristmill.selection.figures import Pair, Topic, UnknownScript
 from tests.cluster.report.test_report import SAMPLES, bars_of, begin, figures_of, page_of, put, step
 
 SELECT = figures_of(
@@ -28,6 +28,7 @@ SELECT = figures_of(
         Topic(name="rivers, 河流", rows=2, kept=1, examples=(SAMPLES[0].id, SAMPLES[2].id)),
         Topic(name="<lakes>", rows=1, kept=1, examples=("e" * 32,)),
     ),
+    unknown_scripts=(UnknownScript(model="some-encoder", script="Thai", rows=1200, unknown=0.973),),
     pairs=(Pair(step="semantic", score=0.9712, id=SAMPLES[2].id, text="<i>Name</i>", to="x", to_text="列举"),),
     baselines={
         "chosen": {"samples": 2, "mean judge": 4.0, "coverage of the pool": 0.81234},
@@ -109,3 +110,8 @@ def test_the_choice_stands_beside_its_baselines(store: Store) -> None:
         ["coverage of the pool", "0.812", "", ""],
         ["mean answer length", "", "", "12,346"],
     ]
+
+
+def test_scripts_that_the_encoder_does_not_know_are_named(store: Store) -> None:
+    page, _ = put_selection(store, SELECT)
+    assert tables_of(page, "Not compared by meaning")[-1] == ["some-encoder", "Thai", "1,200", "97%"]

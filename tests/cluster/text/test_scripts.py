@@ -7,7 +7,17 @@ import unicodedata
 
 import pytest
 
-from gristmill.cluster.text.scripts import HAN, HANGUL, KANA, UNSPACED, WIDE_SIGNS, Ranges, east_asian, is_chinese
+from gristmill.cluster.text.scripts import (
+    HAN,
+    HANGUL,
+    KANA,
+    UNSPACED,
+    WIDE_SIGNS,
+    Ranges,
+    east_asian,
+    is_chinese,
+    script_of,
+)
 from tests.paths import ROOT
 
 NAMES = {
@@ -76,3 +86,24 @@ def test_no_other_file_spells_a_range_of_a_script() -> None:
     packages = ("cluster", "generation", "selection", "training")
     files = [path for name in packages for path in (ROOT / name).rglob("*.py")]
     assert [path.name for path in files if spelled.search(path.read_text(encoding="utf-8"))] == ["scripts.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("The cat, 12 mats.", "Latin"),
+        ("ＡＢＣ naïve", "Latin"),
+        ("写一首诗, please", "Han"),
+        ("Write a poem about 秋", "Latin"),
+        ("ねこがすき", "Kana"),
+        ("แมวนอนอยู่บนเก้าอี้", "Thai"),
+        ("ឆ្មាកំពុងដេក", "Khmer"),
+        ("ድመቷ ወንበር ላይ", "Ethiopic"),
+        ("Кошка спит", "Cyrillic"),
+        ("고양이가 잔다", "Hangul"),
+        ("1 + 2 = 3 !", ""),
+        ("", ""),
+    ],
+)
+def test_the_script_of_a_text_is_that_of_most_of_its_words(text: str, script: str) -> None:
+    assert script_of(text) == script

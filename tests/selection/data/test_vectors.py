@@ -12,10 +12,12 @@ from gristmill.cluster.store.store import Manifest, Shard, Store
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.data.memo import memo_of
 from gristmill.selection.data.samples import Samples
-from gristmill.selection.data.vectors import matrix_of
+from gristmill.selection.data.vectors import matrix_of, scripts_of
 from tests.selection.made import made, put, unit
 
 MATRIX = unit(np.random.default_rng(0).normal(size=(9, 4)))
+THAI = {"id1": 0.5, "id4": 0.0, "id7": 0.4}
+"""Share of unknown tokens of each text in Thai."""
 IDS = np.array([f"id{n}" for n in range(9)], "S32")
 
 
@@ -26,7 +28,9 @@ def put_vectors(store: Store, matrix: Float32, shard_rows: int, dtype: str = "fl
         block = matrix[start : start + shard_rows].astype(dtype)
         values = pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), type=schema.field("vector").type)
         names = [name.decode() for name in IDS[start : start + len(block)]]
-        table = pa.Table.from_arrays([pa.array(names), values], schema=schema)
+        scripts = pa.array(["Thai" if name in THAI else "Latin" for name in names])
+        unknown = pa.array([THAI.get(name, 0.0) for name in names], pa.float32())
+        table = pa.Table.from_arrays([pa.array(names), scripts, unknown, values], schema=schema)
         shards.append(store.commit_shard("vectors-x", f"shard-{len(shards):05d}", table, compress=False))
     metadata = {"encoder": "some-encoder", "dim": "4", "dtype": dtype}
     store.commit(Manifest("vectors-x", "vectors", "embed", "0", {}, {}, tuple(shards), metadata=metadata))
@@ -47,6 +51,16 @@ def test_rows_stand_in_the_order_of_the_pool_whatever_the_shards(
     found = matrix_of(store, put_vectors(store, MATRIX, shard_rows, dtype), some, "some-encoder")
     assert found.block(0, 1).dtype == np.float32
     np.testing.assert_allclose(found.whole(), MATRIX[[0, 3, 7]], atol=off)
+
+
+def test_a_script_is_judged_by_all_of_its_texts_together(store: Store) -> None:
+    name = put_vectors(store, MATRIX, 2)
+    readable, unknown = scripts_of(store, name, IDS)
+    assert np.flatnonzero(~readable).tolist() == [1, 4, 7]
+    assert [(s.name, s.rows, s.unknown) for s in unknown] == [("Thai", 3, pytest.approx(0.3))]
+    readable, unknown = scripts_of(store, name, IDS[[0, 4]])
+    assert readable.all()
+    assert unknown == []
 
 
 def test_in_a_local_store_the_matrix_is_mapped_from_a_file_that_is_found_again(store: Store) -> None:

@@ -51,6 +51,31 @@ def test_the_direction_is_what_adam_would_do_next() -> None:
     torch.testing.assert_close((before - weight.detach()) / 0.1, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("size", "expected", "cosine"),
+    [
+        (1e-2, [-1.227566, 0.9641656, -0.9636454], 0.9998),
+        (1e-3, [-1.213738, 0.9593383, -0.9568969], 0.9154),
+        (1e-4, [-0.674269, 0.6785512, -0.6182261], 0.6163),
+        (1e-6, [-0.008068287, 0.009550362, -0.008058771], 0.5784),
+    ],
+)
+def test_the_direction_beside_that_of_the_authors_code(size: float, expected: list[float], cosine: float) -> None:
+    """`obtain_gradients_with_adam` of princeton-nlp/LESS, on gradients and moments of one size.
+
+    It adds 1e-8 under the root and corrects no bias: where gradients are small, all coordinates are damped alike.
+    """
+    import torch
+
+    places = torch.arange(1, 201, dtype=torch.float64)
+    gradient, first = size * torch.sin(places), size * torch.cos(3 * places)
+    second = (size * torch.sin(7 * places)) ** 2
+    theirs = (0.9 * first + 0.1 * gradient) / torch.sqrt(0.999 * second + 0.001 * gradient**2 + 1e-8)
+    np.testing.assert_allclose(theirs[:3].numpy(), expected, rtol=1e-4)
+    ours = gradients.adam(gradient, first, second, 100)
+    assert float(torch.nn.functional.cosine_similarity(ours, theirs, dim=0)) == pytest.approx(cosine, abs=1e-3)
+
+
 def test_the_projection_keeps_dot_products() -> None:
     import torch
 

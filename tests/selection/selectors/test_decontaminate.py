@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -229,7 +230,9 @@ QUESTIONS = [
 
 @pytest.mark.parametrize("tail", ["", " Explain every step of it to a friend who was not at school today, please."])
 def test_what_many_samples_share_with_one_item_alone_is_a_template(tail: str) -> None:
-    item = "A baker sells 40 loaves of rye bread in the morning and half as many rolls at noon. What does he sell in all?"
+    item = (
+        "A baker sells 40 loaves of rye bread in the morning and half as many rolls at noon. What does he sell in all?"
+    )
     items = view_of([made(HEAD + item + tail, "60"), made("Who wrote Faust?", "Goethe")])
     innocent = [made(HEAD + question + tail, f"{n}") for n, question in enumerate(dict.fromkeys(QUESTIONS))]
     leak = made(HEAD + item.replace("baker", "farmer").replace("40", "90") + tail, "135")
@@ -239,7 +242,9 @@ def test_what_many_samples_share_with_one_item_alone_is_a_template(tail: str) ->
 
 @pytest.mark.parametrize("edit", ["numbers", "names", "words"])
 def test_many_edited_copies_of_one_item_are_no_template(edit: str) -> None:
-    item = "Natalia sold 48 clips to her friends in April, and then Natalia sold half as many clips in May of that year."
+    item = (
+        "Natalia sold 48 clips to her friends in April, and then Natalia sold half as many clips in May of that year."
+    )
     asked = " How many clips did Natalia sell altogether in April and May, if the last 3 of them came back to her?"
     names = ["Yuki", "Carlos", "Ingrid", "Kofi", "Fatima", "Tomas", "Priya", "Nadia", "Weng", "Olga", "Ravi", "Lena"]
     rng = Random(3)
@@ -274,6 +279,21 @@ def test_by_embedding_as_well_where_it_is_asked_for() -> None:
     brute = view.unit("test").whole() @ items.unit("test").whole().T
     np.testing.assert_allclose(choice.scores["evaluation_cosine"], brute.max(axis=1), atol=1e-6)
     assert "evaluation_cosine" not in outcome(view, items)[0].scores
+
+
+def test_what_the_encoder_cannot_read_is_not_compared_with_an_item() -> None:
+    one = unit(np.ones((1, 8)))
+    samples = [made("Tell me the hue of the heavens", "azure"), made("Name a fish", "carp")]
+    items = view_of([made("What colour is the sky?", "blue"), made("Who?", "I")], np.repeat(one, 2, axis=0))
+    view = view_of(samples, np.repeat(one, 2, axis=0))
+    assert view.vectors is not None
+    assert items.vectors is not None
+    half = replace(view, vectors=replace(view.vectors, readable=np.array([True, False])))
+    choice, _ = outcome(half, items, min_cosine=0.95)
+    assert choice.kept.tolist() == [False, True]
+    assert np.isnan(choice.scores["evaluation_cosine"][1])
+    strange = replace(items, vectors=replace(items.vectors, readable=np.zeros(2, np.bool_)))
+    assert outcome(view, strange, min_cosine=0.95)[0].kept.all()
 
 
 def test_the_order_of_samples_and_items_changes_nothing() -> None:

@@ -168,6 +168,31 @@ def test_a_target_set_must_hold_something_and_have_vectors() -> None:
         step(budget=3).pick(replace(view, beside={"targets": view_of(SUMS)}), Random(0))
 
 
+def unreadable(view: View, *samples: Sample) -> View:
+    """The view with these samples in a script that the encoder does not know."""
+    assert view.vectors is not None
+    names = [sample.id.encode() for sample in samples]
+    return replace(view, vectors=replace(view.vectors, readable=~np.isin(view.ids, names)))
+
+
+@pytest.mark.parametrize("method", ["nearest", "rds"])
+def test_what_the_encoder_cannot_read_is_not_chosen_and_has_no_turn(method: str) -> None:
+    strange = RIVERS[3]
+    view = unreadable(encoded([*RIVERS[2:], *SUMS]), strange)
+    target = unreadable(encoded([RIVERS[0], SUMS[0]]), SUMS[0])
+    choice = step(method=method, budget=5).pick(replace(view, beside={"targets": target}), Random(0))
+    kept = kept_of(view, choice)
+    assert len(kept) == 5
+    assert kept <= {sample.id for sample in RIVERS[2:]} - {strange.id}
+    row = int(np.flatnonzero(view.ids == strange.id.encode())[0])
+    assert np.isnan(choice.scores["relevance"][row])
+    assert choice.reasons[choice.reason[row]] == "relevance: in a script that the encoder does not know"
+    with pytest.raises(JobError, match="the encoder knows the script of none"):
+        step(method=method, budget=5).pick(
+            replace(view, beside={"targets": unreadable(target, RIVERS[0], SUMS[0])}), Random(0)
+        )
+
+
 def test_each_method_asks_for_its_own_vectors() -> None:
     job = VectorsOf(Embedding(), "instruction")
     assert step(budget=1).wants(job) == step(budget=1).wants_beside(job) == job
