@@ -86,14 +86,15 @@ class Decontaminate(Selector):
 
     def cost(self, num: int, dim: int) -> Cost:
         """Estimate samples of 80 words against 5,000 items."""
-        return Cost(num * (1.3e-5 + (2.1e-7 * dim if self.min_cosine else 0)), 200 * 2**20 + 64 * num)
+        return Cost(num * (2.6e-5 + (2.1e-7 * dim if self.min_cosine else 0)), 200 * 2**20 + 64 * num)
 
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; it needs no randomness."""
         del rng
         names = list(self.sources())
         sets = [view.beside[name] for name in names]
-        index = without_templates(view, index_of(sets, self.ngram), self.min_overlap)
+        whole = index_of(sets, self.ngram)
+        index = without_templates(view, whole, self.min_overlap)
         found = overlaps(view, index, self.min_overlap)
         reason = np.where(found.score >= self.min_overlap, np.where(found.equal, 1, 0), -1).astype(np.int64)
         item, scores = found.item, {"contamination": found.score}
@@ -110,6 +111,8 @@ class Decontaminate(Selector):
             f"items of {name} found": f"{len(np.unique(item[gone & (said == name)])):,} of {len(other):,}"
             for name, other in zip(names, sets, strict=True)
         }
+        if len(index.grams) < len(whole.grams):
+            figures["n-grams of single items taken for a template"] = f"{len(whole.grams) - len(index.grams):,}"
         tags = {"evaluation_set": said.tolist(), "overlap": [found.words.get(row) for row in range(len(view))]}
         return Choice(reason, REASONS, lost_to, scores, tags, figures=figures)
 
@@ -208,14 +211,14 @@ def without_templates(view: View, index: NgramIndex, min_overlap: float) -> Ngra
                 num[item] += 1
     gone = np.zeros(len(held), np.bool_)
     for item in np.flatnonzero(num >= MANY).tolist():
-        own = np.arange(index.begins[item], index.begins[item + 1])
-        own = own[index.places[own] >= 0]
-        own = own[np.argsort(index.places[own])]
-        common = held[own] >= HELD * num[item]
+        every = np.arange(index.begins[item], index.begins[item + 1])
+        asked = every[index.places[every] >= 0]
+        asked = asked[np.argsort(index.places[asked])]
+        common = held[asked] >= HELD * num[item]
         runs = np.diff(np.flatnonzero(np.diff(~common, prepend=False, append=False)))[::2]
         longest = FEWEST if len(runs) == 1 else 2 * index.size  # a name that is changed is missing from `size` n-grams
-        if runs.max(initial=0) >= max(longest, SLOT * len(own)):
-            gone[own[common]] = True
+        if runs.max(initial=0) >= max(longest, SLOT * len(asked)):
+            gone[asked[common]] = True
     if not gone.any():
         return index
     by_item = np.argsort(index.parts // 2, kind="stable")
@@ -223,8 +226,8 @@ def without_templates(view: View, index: NgramIndex, min_overlap: float) -> Ngra
     places = np.empty(len(by_item), np.int64)
     places[by_item] = index.places
     hashes = np.repeat(index.table.keys, np.diff(index.ends))
-    items = (index.ids, index.sets, index.size, index.questions, index.whole)
-    return _indexed(items, hashes[left], index.parts[left], places[left])
+    known = (index.ids, index.sets, index.size, index.questions, index.whole)
+    return _indexed(known, hashes[left], index.parts[left], places[left])
 
 
 def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:

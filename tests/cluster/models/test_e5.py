@@ -98,8 +98,8 @@ def test_texts_are_cut_into_pieces_as_by_the_package_and_begin_with_the_prefix(t
     vectors = encoder.encode(["river", "cat", "river"])
     assert vectors.shape == (3, WIDTH)
     np.testing.assert_allclose(vectors[0], vectors[2], atol=1e-6)
-    assert float(vectors[0] @ vectors[1]) < 0.999
-    assert encoder.unknown(["river", "жж"]).tolist() == [0, pytest.approx(2 / 3)]
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+    assert encoder.unknown(["river", "жж"]).tolist() == [0, 0.5]  # unknown characters in a row are one token
     assert default_prompt(str(target)) == "query: "
     np.testing.assert_allclose(vectors[0], plain(target, "query: river"), atol=2e-3)
 
