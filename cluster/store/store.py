@@ -294,7 +294,7 @@ def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> t
 
 def _contract(table: pa.Table) -> pa.Schema:
     """Return the contract that a table must keep: VECTORS when it has vectors, else SAMPLES."""
-    if table.column_names != ["id", "vector"]:
+    if "vector" not in table.column_names:
         return SAMPLES
     kind = table.schema.field("vector").type
     return vectors(kind.list_size, kind.value_type) if pa.types.is_fixed_size_list(kind) else SAMPLES
