@@ -107,13 +107,14 @@ def _by_template(items: list[str], clean: list[str], templates: tuple[str, ...],
         lost = _gone(gristmill.select(made, {"kind": "decontaminate", "sets": [str(exam)]}))
         return {place for place, text in enumerate(rows) if text in lost}
 
+    wraps: dict[str, Callable[[int, str], str]] = {
+        "all items": lambda n, text: templates[0].format(text),
+        "all items, four templates in turn": lambda n, text: templates[n % 4].format(text),
+        "half of the items": lambda n, text: templates[0].format(text) if n % 2 else text,
+        "one item": lambda n, text: templates[2].format(text) if n == 0 else text,
+    }
     plain, found = gone(items, clean), dict[str, float]()
-    for name, wrap in (
-        ("all items", lambda n, text: templates[0].format(text)),
-        ("all items, four templates in turn", lambda n, text: templates[n % 4].format(text)),
-        ("half of the items", lambda n, text: templates[0].format(text) if n % 2 else text),
-        ("one item", lambda n, text: templates[2].format(text) if n == 0 else text),
-    ):
+    for name, wrap in wraps.items():
         turn = 4 if "turn" in name else 1
         rows = [templates[2 if name == "one item" else n % turn].format(text) for n, text in enumerate(clean)]
         hits = gone([wrap(n, text) for n, text in enumerate(items)], rows) - plain

@@ -126,7 +126,10 @@ def read(path: Path) -> Packed:
         layer, _, part = name.partition(".")
         wide = shapes.get(name) or shapes.get(part)
         tensors[_name(layer, part, name)] = flat.reshape(wide) if wide else flat
-    return Packed(*head, list(zip(words, scores.tolist(), strict=True)), tensors)
+    *sizes, eps = head
+    width, layers, heads, inner, vocabulary, positions, types = sizes
+    pieces = list(zip(words, scores.tolist(), strict=True))
+    return Packed(width, layers, heads, inner, vocabulary, positions, types, eps, pieces, tensors)
 
 
 def tokenizer(pieces: list[tuple[str, float]]) -> Any:  # noqa: ANN401 - of the library tokenizers
@@ -151,7 +154,7 @@ def _unpacked(data: bytes, offset: int, count: int) -> Float32:
     kind = np.dtype([("scale", "<f2"), ("halves", "u1", BLOCK // 2)])
     blocks = np.frombuffer(data, kind, count // BLOCK, offset)
     both = np.concatenate([blocks["halves"] & 15, blocks["halves"] >> 4], axis=1).astype(np.float32) - 8
-    return (both * blocks["scale"].astype(np.float32)[:, None]).ravel()
+    return np.asarray(both * blocks["scale"].astype(np.float32)[:, None], np.float32).ravel()
 
 
 def _name(layer: str, part: str, name: str) -> str:

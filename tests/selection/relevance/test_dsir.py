@@ -95,11 +95,11 @@ def test_the_samples_chosen_are_those_of_the_authors_code(
     settings: dict[str, Any], two: bool, expected: list[int]
 ) -> None:
     """As above, with `min_example_length` for `min_words` and `resample(num_to_sample=12, top_k=True)`: 12 of 12."""
-    settings = NgramWeights(top=True, **settings)
+    chosen = NgramWeights(top=True, **settings)
     targets = (FIRST, SECOND) if two else (FIRST,)
-    found = weights_of(RAW, *targets, smoothing=settings.smoothing)
+    found = weights_of(RAW, *targets, smoothing=chosen.smoothing)
     budgets = shares(12, np.array([counts(one_table(target)).sum() for target in targets]))
-    allowed = grams(RAW).words >= settings.min_words
+    allowed = grams(RAW).words >= chosen.min_words
     assert sorted(choose(found, budgets, allowed, None).tolist()) == expected
 
 
@@ -133,7 +133,7 @@ def test_tables_in_any_cut_and_order_give_the_same() -> None:
 
 
 def drawn(weights: np.ndarray, budget: int, seed: int) -> list[int]:
-    return choose(weights[:, None], [budget], np.ones(len(weights), np.bool_), seed).tolist()
+    return [int(row) for row in choose(weights[:, None], [budget], np.ones(len(weights), np.bool_), seed)]
 
 
 def test_the_first_one_drawn_has_chances_by_its_weight() -> None:

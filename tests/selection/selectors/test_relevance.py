@@ -30,7 +30,7 @@ def step(**fields: Any) -> Relevance:
 
 def by_definition(scores: np.ndarray, budget: int) -> list[int]:
     """Groups take turns, each with its next best sample; a turn is lost where another has it. [groups, n] scores."""
-    orders = [sorted(range(len(row)), key=lambda n, row=row: (-row[n], n)) for row in scores]
+    orders = np.argsort(-scores, axis=1, kind="stable").tolist()
     return list(dict.fromkeys(row for turn in zip(*orders, strict=True) for row in turn))[:budget]
 
 
