@@ -3,8 +3,10 @@
 import asyncio
 import json
 import math
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
@@ -64,17 +66,29 @@ class FakeServer:
         self.capacity: int | None = None
         """Chats above this many at once get a 429."""
         self.delay_s = 0.0
+        self.slow_from = 0
+        """Tokens that a chat may have from which on `delay_s` and `piece_s` are for it."""
         self.fails_at = ""
         """Chats that have these words get a 500, always."""
         self.lists_models = self.reports_usage = True
         self.continues: str | None = "plain"
         """How it is asked to go on from the beginning of a turn (`plain`, `flags`, `prefix`); None: it never does."""
-        self.holds_schema = self.tells_logprobs = self.repeats = True
+        self.holds_schema = self.tells_logprobs = self.repeats = self.streams = True
         """Inabilities of a server are silent: it ignores what it is asked."""
+        self.piece_s = 0.0
+        """Seconds before each piece of a stream."""
+        self.stops_after: int | None = None
+        """A stream says nothing any more after so many pieces."""
+        self.interrupts = False
+        """Another call ends a stream, without a word."""
+        self.serial = False
+        """It does one thing at a time; a question for its models waits too."""
         self.says: Callable[[dict[str, Any]], str | None] = lambda payload: None
         """What it writes, instead of words, where this is not None."""
         self.chances: Callable[[list[str]], list[float]] = lambda choices: [1 / len(choices)] * len(choices)
         self.url = ""
+        self._turn = asyncio.Lock()
+        self._chats = 0
 
     async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._count])
@@ -111,6 +125,9 @@ class FakeServer:
     async def _models(self, request: web.Request) -> web.Response:
         if not self.lists_models:
             return web.json_response({"detail": "Not Found"}, status=404)
+        if self.serial:
+            async with self._turn:
+                pass
         card = {"id": self.model, "owned_by": "vllm" if self.vllm else "fake", "max_model_len": 200}
         return self._locked(request) or web.json_response({"data": [card]})
 
@@ -146,8 +163,11 @@ class FakeServer:
                 return web.json_response({"error": {"message": "slow down"}}, status=429)
             payload = await request.json()
             self.asked.append(payload)
+            self._chats += 1
+            number = self._chats
             trouble = self.troubles.popleft() if self.troubles else Trouble()
-            await asyncio.sleep(trouble.delay_s or self.delay_s)
+            async with self._turn if self.serial else nullcontext():
+                await asyncio.sleep(trouble.delay_s or (self.delay_s if self._slow(payload) else 0))
             if trouble.drop:
                 assert request.transport is not None
                 request.transport.close()
@@ -155,9 +175,44 @@ class FakeServer:
                 trouble = Trouble(500)
             if trouble.body is not None or trouble.status != 200:
                 return web.Response(status=trouble.status, headers=trouble.headers, text=trouble.body or "busy")
-            return self._locked(request) or self._served(payload)
+            answer = self._locked(request) or self._served(payload)
+            if payload.get("stream") and self.streams and answer.status == 200:
+                body = json.loads(answer.text or "")
+                if not payload.get("stream_options", {}).get("include_usage"):
+                    body.pop("usage", None)
+                return await self._stream(request, body, number, self.piece_s if self._slow(payload) else 0)
+            return answer
         finally:
             self.in_flight -= 1
+
+    def _slow(self, payload: dict[str, Any]) -> bool:
+        return int(payload.get("max_tokens", self.slow_from)) >= self.slow_from
+
+    async def _stream(
+        self, request: web.Request, body: dict[str, Any], number: int, piece_s: float
+    ) -> web.StreamResponse:
+        """Send an answer in pieces, a word each, as servers do."""
+        reply = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await reply.prepare(request)
+        choice = body["choices"][0]
+        message = dict(choice["message"])
+        words = re.findall(r"\s*\S+|\s+", message.pop("content") or "")
+        pieces: list[dict[str, Any]] = [{"delta": {"role": "assistant", "content": ""}}]
+        pieces += [{"delta": {"content": word}} for word in words]
+        pieces[-1]["logprobs"] = choice.get("logprobs")
+        pieces += [{"delta": message}, {"delta": {}, "finish_reason": choice["finish_reason"]}]
+        for place, piece in enumerate(pieces):
+            await asyncio.sleep(piece_s)
+            if self.interrupts and self._chats > number:
+                break
+            if place == self.stops_after:
+                await asyncio.sleep(600)
+            event = {"choices": [{"index": 0, "finish_reason": None, **piece}]}
+            await reply.write(f": still here\n\ndata: {json.dumps(event)}\r\n\r\n".encode())
+        if "usage" in body:
+            await reply.write(f"data: {json.dumps({'choices': [], 'usage': body['usage']})}\n\n".encode())
+        await reply.write(b"data: [DONE]\n\n")
+        return reply
 
     def _served(self, payload: dict[str, Any]) -> web.Response:
         unknown = next((name for name in self.refuses if name in payload), None)

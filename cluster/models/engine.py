@@ -29,6 +29,29 @@ class Price(Settings):
     """Price of an hour of one engine."""
 
 
+class Abilities(Settings):
+    """`[….engine.abilities]`: what the server of an endpoint can do, in place of the probe at the start of a job."""
+
+    continues: Literal["", "plain", "flags", "prefix"] = ""
+    """How it is asked to go on from the beginning of a turn: that turn as the last one and nothing more (`plain`, as
+    llama.cpp's), with `continue_final_message` (`flags`, as vLLM and SGLang), or with `prefix` in that turn (`prefix`,
+    as DeepSeek and Mistral). Empty where it starts a new turn."""
+    json_schema: bool = False
+    """Whether it holds a reply to a JSON schema."""
+    logprobs: bool = False
+    """Whether it tells the probabilities of alternatives."""
+    seeds: bool = False
+    """Whether the same seed gives the same reply."""
+    streams: bool = False
+    """Whether an answer comes in parts, to its end, while other calls are made."""
+
+    def facts(self) -> dict[str, str]:
+        """Return the abilities for people."""
+        found = {"continues turns": bool(self.continues), "JSON schema": self.json_schema}
+        found |= {"logprobs": self.logprobs, "seeds": self.seeds, "streams": self.streams}
+        return {name: "yes" if can else "no" for name, can in found.items()}
+
+
 class Engine(Settings):
     """`[….engine]`: the model that answers, and its actors with their resources, or its endpoint."""
 
@@ -43,6 +66,7 @@ class Engine(Settings):
             "api_key_env",
             "max_in_flight",
             "hang_s",
+            "abilities",
             "price",
         }
     )
@@ -76,9 +100,14 @@ class Engine(Settings):
     kv_cache_gib: int = Field(default=2, gt=0)
     """GiB of memory for the key-value cache, on machines without a GPU."""
     hang_s: float = Field(default=300.0, gt=0)
-    """Seconds without a step, while requests wait, after which an engine counts as hung and is replaced. At an endpoint
-    a call is given up and tried again after twice as long, or after four times what its tokens take, if that is longer.
-    """
+    """Seconds without a step, while requests wait, after which an engine counts as hung and is replaced. A call of an
+    endpoint is given up and tried again when for so long no part of any answer has come from the server, nor of this
+    one. How long an answer takes does not matter: one that may take long is streamed, or, where the server cannot, the
+    server must answer other calls or a question for its models. A call of which nothing is heard for twelve times
+    as long is given up in any case."""
+    abilities: Abilities | None = None
+    """What the server of an endpoint can do. By default it is found out at the start of the job, by up to nine short
+    calls, once for all workers."""
     price: Price = Price()
     """Prices, for the cost in the summary."""
     args: dict[str, Any] = Field(default_factory=dict)

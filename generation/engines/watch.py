@@ -13,8 +13,11 @@ from gristmill.cluster.runtime.log import tail
 log = logging.getLogger(__name__)
 
 MOVES = ("steps", "requests", "reply_tokens", "rows", "clock_s")
-"""Counters of which at least one grows while an engine works. An endpoint has a clock: each of its calls has a
-deadline, so its worker hangs only when it says nothing at all."""
+"""Counters of which at least one grows while an engine works. An endpoint has a clock: it gives up calls by itself, so
+its worker hangs only when it says nothing at all."""
+SILENCE_S = 300.0
+"""Seconds in which the worker of an endpoint says nothing at all and is not ended, whatever `hang_s` is: that is for
+the server, and a worker is busy with steps of its own."""
 
 
 @dataclass

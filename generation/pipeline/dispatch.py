@@ -1,22 +1,25 @@
 """Dispatch: gives shards to worker actors, enough to keep each engine full; actors start when first needed."""
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, Self
 
+from gristmill.cluster.contract.errors import GristmillError
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models.encoder import OpenEncoder, choose_dtype
-from gristmill.cluster.models.engine import start
+from gristmill.cluster.models.engine import Abilities, Engine, start
 from gristmill.cluster.runtime.deaths import lowerable
 from gristmill.cluster.runtime.pool import Pool
 from gristmill.cluster.runtime.resources import call
 from gristmill.cluster.store.store import Shard
 from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import OpenEngine, host
+from gristmill.generation.engines.endpoint.engine import find_abilities
 from gristmill.generation.engines.placement import Placement
-from gristmill.generation.engines.watch import Watch
+from gristmill.generation.engines.watch import SILENCE_S, Watch
 from gristmill.generation.pipeline.plan import ENCODER, Pipeline, RawShard, ShardReport, engine_setting
 from gristmill.generation.pipeline.quarantine import Quarantine
 from gristmill.generation.pipeline.worker import Place, Worker
@@ -47,6 +50,11 @@ class Dispatch(Protocol):
         The feed gives a shard together with the settled shards that it may draw from.
         """
         ...
+
+
+def probe_once(engine: Engine) -> Abilities:
+    """Return what the server of an endpoint can do."""
+    return asyncio.run(find_abilities(engine))
 
 
 class _Piece(NamedTuple):
@@ -152,9 +160,27 @@ class Actors:
             return call(dtypes.choose, need, pipeline.engines[here[setting]].model)
 
         found = dtypes.keep(self._run.store, self._place.output, settings, choose_one)
-        self._pipeline = replace(pipeline, dtypes={setting: value.dtype for setting, value in found.items()})
+        known = {setting: value.dtype for setting, value in found.items()}
+        self._pipeline = replace(pipeline, dtypes=known, abilities=self._probed())
         for setting in here:
             self._run.screen.say(f"generate.{setting}: {found[setting].dtype}, {found[setting].reason}")
+
+    def _probed(self) -> dict[str, Abilities]:
+        """Return what the servers of the endpoints can do, found out once for all workers, where one of them will run.
+
+        Raises:
+            GristmillError: when a server does not answer, or knows neither the key nor the model.
+        """
+        import ray
+
+        unknown = [(n, e) for n, e in self._pipeline.engines.items() if e.endpoint and e.abilities is None]
+        need = self._placement.need(MAIN, 0)  # other endpoints are asked by the workers of the main engine
+        try:
+            return {name: call(probe_once, need, engine) for name, engine in unknown}
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, GristmillError):
+                raise error.cause from error
+            raise
 
     def _look(self) -> dict[str, float]:
         """Return the figures of the actors; print once what the engine's settings became."""
@@ -187,7 +213,8 @@ class Actors:
         self._spawned += 1
         need = self._placement.need(MAIN, place)
         handle = host(Worker, self._engine, need, self._pipeline, self._place, self._open, self._others, name)
-        self._watch.begin(place, handle, name, self._engine.hang_s)
+        hang_s = max(self._engine.hang_s, SILENCE_S) if self._engine.endpoint else self._engine.hang_s
+        self._watch.begin(place, handle, name, hang_s)
         return handle
 
     def _finished(self, shard: RawShard, report: ShardReport) -> bool:

@@ -9,7 +9,7 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.models.dtypes import DType
 from gristmill.cluster.models.encoder import Embedding
-from gristmill.cluster.models.engine import Engine
+from gristmill.cluster.models.engine import Abilities, Engine
 from gristmill.generation.contracts import MAIN, Filter, HistoryFilter, Method, Snapshot
 from gristmill.generation.pipeline.frames import Frames, frames_of
 from gristmill.generation.pipeline.streams import stream
@@ -37,11 +37,14 @@ class Pipeline:
     seed: int
     dtypes: Mapping[str, DType] = field(default_factory=dict)
     """Type that each model computes in, by the name of its setting, where it is known."""
+    abilities: Mapping[str, Abilities] = field(default_factory=dict)
+    """What the server of each endpoint can do, by the name of the engine, where it is known."""
 
     def engine(self, name: str) -> Engine:
-        """Return the settings to open an engine with: those of the recipe, with `auto` replaced by a type."""
-        known = self.dtypes.get(engine_setting(name))
-        return self.engines[name].model_copy(update={"dtype": known}) if known else self.engines[name]
+        """Return the settings to open an engine with: those of the recipe, with what was found out at the start."""
+        known = {"dtype": self.dtypes.get(engine_setting(name)), "abilities": self.abilities.get(name)}
+        found = {setting: value for setting, value in known.items() if value}
+        return self.engines[name].model_copy(update=found) if found else self.engines[name]
 
     @cached_property
     def frames(self) -> Frames:

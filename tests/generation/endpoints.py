@@ -4,24 +4,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Engine, Reply, Request
-from gristmill.generation.engines.endpoint.abilities import Abilities
+from gristmill.cluster.models.engine import Abilities, Engine, Reply, Request
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.endpoint.http import Patience
 from tests.fake_server import FakeServer
 
-QUICK = Patience(attempts=4, first_s=0.01, floor_s=5)
+QUICK = Patience(attempts=4, first_s=0.01, hang_s=5)
 ASK = Request((Message("user", "Name a river."),), 16, seed=1)
 
 
-ABLE = Abilities("plain", schema=True, logprobs=True, seeds=True)
+ABLE = Abilities(continues="plain", json_schema=True, logprobs=True, seeds=True)
 
 
 def at(
     server: FakeServer, patience: Patience = QUICK, abilities: Abilities | None = ABLE, **settings: int | str
 ) -> EndpointEngine:
     """Return an engine; without abilities it finds them out by calls, which the server sees first."""
-    return EndpointEngine(Engine(model="fake", endpoint=server.url, **settings), patience, abilities)
+    return EndpointEngine(Engine(model="fake", endpoint=server.url, abilities=abilities, **settings), patience)
 
 
 def served(

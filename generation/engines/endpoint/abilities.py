@@ -4,17 +4,19 @@ Small models go on from a beginning far better than they follow instructions, so
 servers close that turn and start another one, ignore a JSON schema, or tell no probabilities, and say nothing about it.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Abilities, Reply, Request
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.engines.endpoint import wire
+from gristmill.generation.engines.endpoint.http import STREAMED
 
 Try = Callable[[Request, Mapping[str, Any]], Awaitable[tuple[Mapping[str, Any], Reply | None]]]
 """Return (the body of a chat completion, None), or ({}, the refusal)."""
@@ -44,28 +46,8 @@ UNDER_SCHEMA = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Abilities:
-    """What a server can do."""
-
-    continues: str = ""
-    """The form of `wire.FORMS` in which it goes on from the beginning of a turn; empty where it starts a new turn."""
-    schema: bool = False
-    """Whether it holds a reply to a JSON schema."""
-    logprobs: bool = False
-    """Whether it tells the probabilities of alternatives."""
-    seeds: bool = False
-    """Whether the same seed gives the same reply."""
-
-    def facts(self) -> dict[str, str]:
-        """Return the abilities for people."""
-        found = {"continues turns": bool(self.continues), "JSON schema": self.schema}
-        found |= {"logprobs": self.logprobs, "seeds": self.seeds}
-        return {name: "yes" if can else "no" for name, can in found.items()}
-
-
 async def probe(ask: Try) -> Abilities:
-    """Return what a server can do, found out by at most seven short calls.
+    """Return what a server can do, found out by at most nine short calls.
 
     Raises:
         JobError: when it refuses a plain chat.
@@ -80,7 +62,7 @@ async def probe(ask: Try) -> Abilities:
     if refusal:
         again, refusal = await _tried(ask, WORDS, {})
     seeds = refusal is None and bool(words) and wire.read(again, WORDS).text == words
-    form = ""
+    form: Literal["", "plain", "flags", "prefix"] = ""
     for name in wire.FORMS:
         body, refusal = await _tried(ask, DAYS, wire.begun(DAYS, name))
         if refusal is None and rest(wire.read(body, DAYS).text, BEGUN).startswith(REST):
@@ -88,7 +70,9 @@ async def probe(ask: Try) -> Abilities:
             break
     body, refusal = await _tried(ask, LETTER, {"response_format": wire.choice_schema(ODD)})
     schema = refusal is None and wire.json_choice(wire.read(body, LETTER).text, ODD) is not None
-    return Abilities(form, schema, logprobs, seeds)
+    parts = await asyncio.gather(*(_tried(ask, WORDS, STREAMED) for _ in range(2)))
+    streams = all(not refusal and body.get("chunks", 0) > 1 for body, refusal in parts)
+    return Abilities(continues=form, json_schema=schema, logprobs=logprobs, seeds=seeds, streams=streams)
 
 
 async def _tried(ask: Try, request: Request, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
@@ -103,14 +87,14 @@ def laid_out(request: Request, can: Abilities) -> Request:
     """Return a request in the form that works: what the server is not able to do is said in the user's turn."""
     language = "zh" if is_chinese("".join(m.text for m in request.messages) + request.prefix) else "en"
     asks: list[str] = []
-    if request.json_schema and not can.schema:
+    if request.json_schema and not can.json_schema:
         asks.append(UNDER_SCHEMA[language].format(schema=request.json_schema))
     if request.choices:
-        if request.prefix and can.continues and not can.schema:
+        if request.prefix and can.continues and not can.json_schema:
             return request
         words = ", ".join(json.dumps(choice.strip(), ensure_ascii=False) for choice in request.choices)
         asks.append((GO_ON_WITH if request.prefix else ONE_OF)[language].format(words=words))
-        asks.append((AS_JSON if can.schema else ALONE)[language])
+        asks.append((AS_JSON if can.json_schema else ALONE)[language])
     elif request.prefix and not can.continues:
         asks.append(GO_ON[language])
     if not asks:

@@ -15,10 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from gristmill.cluster.contract.errors import EngineError, JobError
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Abilities, Engine, Reply, Request
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.abilities import (
-    Abilities,
     cut,
     fitting,
     laid_out,
@@ -26,28 +25,48 @@ from gristmill.generation.engines.endpoint.abilities import (
     rest,
     strip_choices,
 )
-from gristmill.generation.engines.endpoint.http import Answer, Connection, Patience
+from gristmill.generation.engines.endpoint.http import STREAMED, Answer, Connection, Patience
 from gristmill.generation.engines.endpoint.vllm_server import VllmServer
 
 log = logging.getLogger(__name__)
+
+ALL = Abilities(continues="flags", json_schema=True, logprobs=True, seeds=True, streams=True)
+"""What vLLM's server can do."""
+LONG = 0.25
+"""Share of `hang_s` from which an answer counts as long."""
+
+
+async def find_abilities(engine: Engine) -> Abilities:
+    """Return what the server of an endpoint can do.
+
+    Raises:
+        JobError: when the address, the key or the model's name is wrong.
+        EngineError: when it does not answer.
+    """
+    opened = EndpointEngine(engine)
+    try:
+        await opened.ready()
+        return opened.abilities
+    finally:
+        await opened.closed()
 
 
 class EndpointEngine:
     """A model at an HTTP server. Any number of coroutines may `ask` at once; a window limits the calls in flight."""
 
-    def __init__(self, engine: Engine, patience: Patience | None = None, abilities: Abilities | None = None) -> None:
-        """Prepare the client; `ready` connects, and finds the abilities of the server where they are not known."""
+    def __init__(self, engine: Engine, patience: Patience | None = None) -> None:
+        """Prepare the client; `ready` connects, and finds the abilities of the server where the settings lack them."""
         self._settings = engine
         key = os.environ.get(engine.api_key_env, "")
-        patience = patience or Patience(floor_s=max(60.0, 2 * engine.hang_s), in_all_s=max(900.0, 4 * engine.hang_s))
+        patience = patience or Patience(hang_s=engine.hang_s, in_all_s=max(900.0, 4 * engine.hang_s))
         self._line = Connection(engine.endpoint, key, engine.api_key_env, engine.max_in_flight, patience)
         self._facts: dict[str, Any] = {}
         self._starting = asyncio.Lock()
         self._vllm: VllmServer | None = None
-        self._can = abilities
+        self._can = engine.abilities
         self._refused: set[str] = set()
         self._totals = {"requests": 0, "prompt_tokens": 0, "reply_tokens": 0, "cached_tokens": 0}
-        self._asking, self._busy_s, self._busy_since = 0, 0.0, 0.0
+        self._asking, self._busy_s, self._busy_since, self._tokens_seen = 0, 0.0, 0.0, 0
 
     async def ready(self) -> dict[str, Any]:
         """Return what the endpoint says about itself, once it has answered.
@@ -87,37 +106,48 @@ class EndpointEngine:
         await self.ready()
         if self._vllm:
             return await self._vllm.detokenize(await self._vllm.prompt_ids(request)) + (request.scored or "")
-        request = laid_out(request, self._can or Abilities())
+        request = laid_out(request, self.abilities)
         turns = [f"[{message.role}]\n{message.said}" for message in request.messages]
         return "\n".join([*turns, f"[{request.role}]\n{request.prefix}"])
 
     def stats(self) -> dict[str, float]:
         """Return counters since the start, the calls in flight and waiting now, and the size of the window.
 
-        Replies are not streamed, so their tokens count when they end.
+        Tokens of a reply that is streamed count as they come, about one for each part, others when the reply ends.
         """
         busy = self._busy_s + (time.monotonic() - self._busy_since if self._asking else 0.0)
-        totals, window = self._totals, self._line.window
+        totals, line, window = dict(self._totals), self._line, self._line.window
+        under_way = totals["reply_tokens"] + line.progress.parts_under_way
+        totals["reply_tokens"] = self._tokens_seen = max(self._tokens_seen, under_way)
         return {
             **totals,
-            "steps": self._line.answers,
+            "steps": line.answers + line.progress.parts,
             "running": window.running,
             "waiting": window.waiting,
             "busy_s": busy,
             "clock_s": time.monotonic(),
             "reply_tokens_per_s": totals["reply_tokens"] / busy if busy else 0.0,
             "prefix_cache_hit_rate": totals["cached_tokens"] / max(1, totals["prompt_tokens"]),
-            "retries": self._line.retries,
+            "retries": line.retries,
             "window": int(window.size),
         }
 
-    def close(self) -> None:
+    @property
+    def abilities(self) -> Abilities:
+        """What the server can do, once the engine is ready; nothing before."""
+        return self._can or Abilities()
+
+    async def closed(self) -> None:
         """Close the connections."""
+        await self._line.close()
+
+    def close(self) -> None:
+        """Begin to close the connections."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # the loop that they belong to has ended, and they with it
             return
-        self._closing = loop.create_task(self._line.close())
+        self._closing = loop.create_task(self.closed())
 
     # -- the server ---------------------------------------------------------------------------------------------
 
@@ -135,7 +165,7 @@ class EndpointEngine:
             raise JobError(f"generate.engine.model is {name!r}, which {self._line.base} does not serve; it has {names}")
         model = models.get(name, {})
         if model.get("owned_by") == "vllm" and await self._tokenizes():
-            self._vllm, self._can = VllmServer(self._line, name, self._post), Abilities("flags", True, True, True)
+            self._vllm, self._can = VllmServer(self._line, name, self._post), self._can or ALL
         facts: dict[str, Any] = {"model": name, "endpoint": self._line.base, "server": model.get("owned_by", "unknown")}
         if isinstance(model.get("max_model_len"), int):
             facts["max_model_len"] = model["max_model_len"]
@@ -174,7 +204,7 @@ class EndpointEngine:
         if self._vllm and request.role == "user":
             ids, stops = await self._vllm.user_end()
             request, extra = replace(request, stop=(*request.stop, *stops)), {**extra, "stop_token_ids": ids}
-        asked = laid_out(request, self._can or Abilities())
+        asked = laid_out(request, self.abilities)
         if asked is not request:
             begun = request.prefix and not asked.prefix  # it may say the prefix again, up to a stop within it
             asked = replace(asked, stop=()) if begun else asked
@@ -199,11 +229,11 @@ class EndpointEngine:
 
     async def _chat(self, request: Request, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
         """Return (the body of a chat completion, None), or ({}, the refusal), without parameters that are refused."""
-        form = (self._can.continues if self._can else "") or "plain"
+        form = self.abilities.continues or "plain"
         payload = wire.chat(request, self._settings.model, form, vllm=self._vllm is not None) | dict(extra)
         clipped = False
         while True:
-            sent = self._without_refused(payload)
+            sent = self._without_refused(payload | self._streamed(request.max_tokens))
             answer = await self._post("chat/completions", sent, request.max_tokens)
             if not answer.refusal:
                 return answer.body, None
@@ -219,6 +249,18 @@ class EndpointEngine:
             lacking = self._lacking(request)
             if lacking:
                 return {}, Reply("", f"error: {lacking}", 0, 0)
+
+    def _streamed(self, max_tokens: int) -> Mapping[str, Any]:
+        """Return the parameters by which an answer comes in parts, where it may take a good share of `hang_s`.
+
+        A shorter one comes as a whole, for 2.5 microseconds a token here; parts cost 25, and something at the server.
+        """
+        line = self._line
+        return (
+            STREAMED
+            if line.streams and self.abilities.streams and line.pace.longest(max_tokens) > LONG * line.patience.hang_s
+            else {}
+        )
 
     def _without_refused(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         sent = {name: value for name, value in payload.items() if name not in self._refused}
@@ -247,14 +289,14 @@ class EndpointEngine:
 
     async def _choose(self, request: Request) -> Reply:
         """Return the choice of any server: from JSON, from what continues the prefix, or as a written word."""
-        can = self._can or Abilities()
+        can = self.abilities
         asked = laid_out(request, can)
         named = strip_choices(request.choices)
         extra: dict[str, Any] = {"temperature": 0.0}
         extra["max_tokens"] = max(request.max_tokens, 16 + 2 * max(map(len, request.choices)))
         if can.logprobs:
             extra |= {"logprobs": True, "top_logprobs": wire.TOP_LOGPROBS}
-        if can.schema:
+        if can.json_schema:
             extra["response_format"] = wire.choice_schema(list(named))
         body, refusal = await self._chat(asked, extra)
         if refusal:

@@ -1,4 +1,4 @@
-"""The connection to an OpenAI-compatible endpoint: a window of calls in flight, deadlines, retries, and counters.
+"""The connection to an OpenAI-compatible endpoint: calls through a window, given up when nothing moves, and retries.
 
 The client is aiohttp's: with 256 calls in flight it takes 0.35 ms of CPU a call, where httpx takes 7 to 12 ms.
 """
@@ -9,8 +9,8 @@ import logging
 import math
 import random
 import re
+import socket
 import time
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from gristmill.cluster.contract import gate
 from gristmill.cluster.contract.errors import EngineError, JobError
+from gristmill.generation.engines.endpoint.progress import ANSWER_S, Call, Progress, TimeoutEstimate
+from gristmill.generation.engines.endpoint.stream import Stream
+from gristmill.generation.engines.endpoint.window import Window
 
 if TYPE_CHECKING:
     import aiohttp
@@ -28,6 +31,9 @@ RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 SLOW_DOWN = frozenset({408, 429, 503, 504, 529})
 """Status codes that mean that too much is in flight."""
 COMPLETIONS = ("chat/completions", "completions")
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+"""Parameters of an answer that comes in parts."""
+SILENT, CUT = "nothing came for", "the stream ended before the answer did"
 FOR_ALL = frozenset({401, 403, 404, 405})
 """Status codes that speak of the key, the address or the model before the first call is served, and afterwards of one
 call, such as a prompt that a moderation refuses."""
@@ -46,6 +52,10 @@ WORDS = {
 """Status codes of errors that name themselves by a word."""
 
 
+class CutError(Exception):
+    """A stream that ended before the answer did."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long a call is tried."""
@@ -56,10 +66,10 @@ class Patience:
     bound."""
     longest_s: float = 60.0
     """Longest wait between two attempts; a wait that the server asks for may be as long as `in_all_s`."""
-    floor_s: float = 60.0
-    """Shortest deadline of one attempt."""
+    hang_s: float = 300.0
+    """Longest silence of a server, after which a call is given up and tried again."""
     in_all_s: float = 900.0
-    """Seconds after which no further attempt begins."""
+    """Seconds of silence and of waiting after which no further attempt begins."""
 
     def backoff(self, attempt: int) -> float:
         """Return the seconds to wait after the n-th attempt (from 1), drawn uniformly between 0 and the bound."""
@@ -77,97 +87,6 @@ class Answer:
     param: str = ""
     """Name of the refused parameter, where the server names one."""
     code: str = ""
-
-
-class Window:
-    """Number of calls that may be in flight.
-
-    It doubles at first and later grows by one for each window of successes; it halves when the server is full.
-    """
-
-    def __init__(self, limit: int, start: int = 16) -> None:
-        """Begin small, so that a small server is not flooded before it can refuse."""
-        self.limit = limit
-        self.size = float(min(start, limit))
-        self.running = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._cuts = 0
-        self._paused_until = 0.0
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for a place."""
-        return len(self._waiters)
-
-    async def enter(self) -> int:
-        """Wait for a place, first come first served. Return the number of cuts so far, which `cut` needs."""
-        if self.running >= int(self.size) or self._waiters:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self.leave()
-                elif waiter in self._waiters:
-                    self._waiters.remove(waiter)
-                raise
-        else:
-            self.running += 1
-        return self._cuts
-
-    async def resumed(self) -> None:
-        """Wait until a pause is over."""
-        await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
-
-    def leave(self) -> None:
-        """Give the place back."""
-        self.running -= 1
-        self._admit()
-
-    def grow(self) -> None:
-        """Count one success: a window of them doubles the window before the first cut, and later adds one place."""
-        if self.running >= int(self.size):  # a window that is not filled says nothing of what the server bears
-            self.size = min(float(self.limit), self.size + (1.0 if not self._cuts else 1.0 / self.size))
-            self._admit()
-
-    def cut(self, cuts: int) -> None:
-        """Halve the window, unless that happened after the call entered, because a burst of refusals counts once."""
-        if cuts == self._cuts:
-            self._cuts += 1
-            self.size = max(1.0, self.size / 2)
-            log.info("the endpoint is full: %d calls in flight from now on", int(self.size))
-
-    def pause(self, seconds: float) -> None:
-        """Begin no call for this number of seconds."""
-        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-
-    def _admit(self) -> None:
-        while self._waiters and self.running < int(self.size):
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                self.running += 1
-                waiter.set_result(None)
-
-
-@dataclass
-class TimeoutEstimate:
-    """Seconds of the endpoint per reply token, over about the last hundred replies; gives the timeout of a call."""
-
-    seconds: float = 0.0
-    tokens: float = 0.0
-    guess: float = 0.1
-    """Value before anything is measured: that of a slow server."""
-
-    def add(self, seconds: float, tokens: int) -> None:
-        """Take in one reply."""
-        self.seconds = 0.99 * self.seconds + seconds
-        self.tokens = 0.99 * self.tokens + max(1, tokens)
-
-    def deadline(self, max_tokens: int, floor_s: float) -> float:
-        """Return the seconds after which a reply of `tokens` tokens is given up: four times what it should take."""
-        each = self.seconds / self.tokens if self.tokens else self.guess
-        return max(floor_s, 4 * each * max_tokens)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -192,6 +111,9 @@ class Connection:
         """Prepare the settings; the client is made in the event loop that uses it."""
         self.base, self._key, self._key_name = base.rstrip("/"), key, key_name
         self.window, self.pace, self.patience = Window(limit), TimeoutEstimate(), patience
+        self.progress = Progress(patience.hang_s, self._lives)
+        self.streams = True
+        """Whether streams have come to their ends so far."""
         self.retries = self.answers = 0
         self._served_at, self._served, self._refused, self._given_up = 0.0, False, 0, 0
         self._client: aiohttp.ClientSession | None = None
@@ -212,20 +134,23 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self.progress.close()
         if self._client is not None:
             await self._client.close()
 
     async def _try(self, method: str, path: str, payload: Mapping[str, Any] | None, max_tokens: int) -> Answer:
-        begin, timeouts, why = time.monotonic(), 0, ""
+        begin, silences, spent_s, why = time.monotonic(), 0, 0.0, ""
         for attempt in range(1, self.patience.attempts + 1):
-            limit_s = self.pace.deadline(max_tokens, self.patience.floor_s) * 2**timeouts
-            answer, why, wait = await self._once(method, path, payload, limit_s)
+            longest_s = self.pace.longest(max_tokens) * 2**silences
+            answer, why, wait, silent_s = await self._once(method, path, payload, longest_s)
             if answer is not None:
                 return answer
-            timeouts += why.startswith("no answer in")
+            silences += why.startswith(SILENT)
+            if why == CUT:
+                payload = self._unstreamed(payload)
             seconds = max(wait or 0.0, self.patience.backoff(attempt))
-            spent = time.monotonic() - begin + seconds > self.patience.in_all_s
-            if spent or attempt == self.patience.attempts:
+            spent_s += silent_s + seconds
+            if spent_s > self.patience.in_all_s or attempt == self.patience.attempts:
                 break
             self.retries += 1
             await asyncio.sleep(seconds)
@@ -236,36 +161,90 @@ class Connection:
         raise EngineError(f"endpoint {self.base}: {why}, {attempt} times in a row; see whether it is up")
 
     async def _once(
-        self, method: str, path: str, payload: Mapping[str, Any] | None, limit_s: float
-    ) -> tuple[Answer | None, str, float | None]:
-        """Return (the answer, "", None), or (None, why to try again, the wait that the server asks for)."""
+        self, method: str, path: str, payload: Mapping[str, Any] | None, longest_s: float
+    ) -> tuple[Answer | None, str, float | None, float]:
+        """Return (the answer, "", None, 0), or (None, why to try again, the wait that the server asks for, silence).
+
+        The silence is the seconds in which nothing was heard of the call before it ended.
+        """
         import aiohttp
 
         cuts = await self.window.enter()
+        call: Call | None = None
         try:
             await self.window.resumed()
+            streamed = "stream" in (payload or ())
             async with (
-                asyncio.timeout(limit_s),
+                self.progress.watched(longest_s, streamed=streamed) as call,
                 self._connected().request(method, self._url(path), json=payload) as reply,
             ):
-                raw = await reply.read()
-            return self._read(path, reply.status, reply.headers, raw, cuts)
+                raw, body = await self._received(reply, call)
+            return *self._read(path, reply.status, reply.headers, raw, body, cuts), time.monotonic() - call.heard
         except TimeoutError:
             self.window.cut(cuts)
-            return None, f"no answer in {limit_s:.0f} s", None
+            silent_s = time.monotonic() - call.heard if call else 0.0
+            return None, f"{SILENT} {silent_s:.0f} s", None, silent_s
+        except CutError:
+            return None, CUT, None, time.monotonic() - call.heard if call else 0.0
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             must = "must be http://host:port/v1"
             raise JobError(f"generate.engine.endpoint is {self.base!r}: no address; {must}") from error
         except (aiohttp.ClientError, OSError) as error:
-            return None, f"{type(error).__name__} ({error})", None
+            return None, f"{type(error).__name__} ({error})", None, time.monotonic() - call.heard if call else 0.0
         finally:
             self.window.leave()
 
+    async def _received(self, reply: "aiohttp.ClientResponse", call: Call) -> tuple[bytes, dict[str, Any] | None]:
+        """Return the bytes of an answer, none of a stream, and the JSON object that it is, or None.
+
+        Raises:
+            CutError: when a stream ended before the answer did.
+        """
+        self.progress.hear(call)
+        if reply.content_type == "text/event-stream" and reply.status < 300:
+            stream = Stream()
+            async for part in reply.content.iter_any():
+                self.progress.hear(call)
+                stream.feed(part)
+            body = stream.body()
+            if body is None:
+                raise CutError
+            return b"", body
+        raw = bytearray()
+        async for part in reply.content.iter_any():
+            self.progress.hear(call)
+            raw += part
+        return bytes(raw), _body(bytes(raw))
+
+    def _unstreamed(self, payload: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return a call that is answered as a whole, and ask for no more streams: they end before the answer does."""
+        if self.streams:
+            log.warning("the endpoint ends a stream before the answer is whole, answers come as a whole from now on")
+        self.streams = False
+        return {name: value for name, value in (payload or {}).items() if name not in STREAMED}
+
+    async def _lives(self) -> bool:
+        """Return whether the server answers when it is asked for its list of models, outside of the window."""
+        import aiohttp
+
+        try:
+            async with asyncio.timeout(min(ANSWER_S, self.patience.hang_s)):
+                async with self._connected().request("GET", self._url("models")) as reply:
+                    return reply.status < 500
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            log.info("the endpoint does not say that it lives: %s", f"{type(error).__name__} ({error})")
+            return False
+
     def _read(
-        self, path: str, status: int, headers: Mapping[str, str], raw: bytes, cuts: int
+        self,
+        path: str,
+        status: int,
+        headers: Mapping[str, str],
+        raw: bytes,
+        body: Mapping[str, Any] | None,
+        cuts: int,
     ) -> tuple[Answer | None, str, float | None]:
         self.answers += 1
-        body = _body(raw)
         if status < 300:
             if body is None:
                 return None, "an answer that is not a JSON object", None
@@ -321,12 +300,23 @@ class Connection:
         if self._client is None:
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             self._client = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self.window.limit),
+                connector=aiohttp.TCPConnector(limit=self.window.limit + 1, socket_factory=_kept_alive),
                 timeout=aiohttp.ClientTimeout(total=None),
                 headers=headers,
                 trust_env=True,
             )
         return self._client
+
+
+def _kept_alive(address: "aiohttp.AddrInfoType") -> socket.socket:
+    """Return a socket that notices within three minutes when the machine at its other end is gone."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 20), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 def _body(raw: bytes) -> dict[str, Any] | None:

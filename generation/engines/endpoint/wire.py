@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.models.engine import LOOP, Reply, Request
@@ -25,9 +25,11 @@ OPTIONAL = (
     "repetition_detection",
     "continue_final_message",
     "add_generation_prompt",
+    "stream",
+    "stream_options",
 )
 """Parameters that are left out when an endpoint refuses them."""
-GOES_WITH = {"logprobs": "top_logprobs", "continue_final_message": "add_generation_prompt"}
+GOES_WITH = {"logprobs": "top_logprobs", "continue_final_message": "add_generation_prompt", "stream": "stream_options"}
 UNSUPPORTED = re.compile(
     r"unsupported|not support|unrecognized|unknown|unexpected|extra_forbidden|extra (inputs|fields)|not permitted"
     r"|not allowed|invalid (parameter|argument)|deprecated|not available|use 'max_completion_tokens'",
@@ -39,7 +41,8 @@ TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition", "eos": "stop", "eos_token": "stop"}
-FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+Form = Literal["plain", "flags", "prefix"]
+FORMS: dict[Form, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "flags": ({}, {"continue_final_message": True, "add_generation_prompt": False}),
     "prefix": ({"prefix": True}, {}),
@@ -59,7 +62,7 @@ Spelled = tuple[str, ...]
 """A text as its letters, or as the names of its tokens."""
 
 
-def chat(request: Request, model: str, form: str, *, vllm: bool) -> dict[str, Any]:
+def chat(request: Request, model: str, form: Form, *, vllm: bool) -> dict[str, Any]:
     """Return the payload of one chat completion, without its constraint; a turn is continued in a form of `FORMS`."""
     messages = [to_openai(m) for m in request.messages]
     payload: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": request.max_tokens}
@@ -79,7 +82,7 @@ def chat(request: Request, model: str, form: str, *, vllm: bool) -> dict[str, An
     return payload | begun(request, form)
 
 
-def begun(request: Request, form: str) -> dict[str, Any]:
+def begun(request: Request, form: Form) -> dict[str, Any]:
     """Return the parameters by which a server goes on from the beginning of a turn, its turns among them."""
     if not request.prefix and request.role == "assistant":
         return {}

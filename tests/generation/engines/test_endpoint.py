@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,14 +20,15 @@ from gristmill.cluster.store.store import Store
 from gristmill.generation.contracts import MAIN, Draft
 from gristmill.generation.engines.actors import open_engine
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
-from gristmill.generation.engines.endpoint.http import Patience, TimeoutEstimate, retry_after
+from gristmill.generation.engines.endpoint.http import Patience, retry_after
+from gristmill.generation.engines.endpoint.progress import TimeoutEstimate
 from gristmill.generation.engines.watch import MOVES
 from gristmill.generation.methods.respond import Respond
 from gristmill.generation.pipeline.plan import RawShard
 from gristmill.generation.pipeline.worker import RowMaker
 from tests.fake_server import FakeServer, Trouble
 from tests.fakes import open_hashing_encoder
-from tests.generation.endpoints import ASK, QUICK, at, served
+from tests.generation.endpoints import ABLE, ASK, QUICK, at, served
 from tests.generation.ground import WORK, a_run, job, with_seeds
 from tests.invariants import check_dataset
 
@@ -93,7 +95,7 @@ def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> 
 
 def test_a_reply_that_does_not_come_is_given_up_at_its_deadline_and_tried_again() -> None:
     server = FakeServer(Trouble(delay_s=600))
-    patience = Patience(attempts=8, first_s=0.01, floor_s=0.2)
+    patience = Patience(attempts=8, first_s=0.01, hang_s=0.1)
     reply = served(server, lambda engine: engine.ask(replace(ASK, max_tokens=1)), patience)
     assert reply.finish == "stop" and len(server.asked) >= 2
 
@@ -102,7 +104,7 @@ def test_a_slow_server_is_not_asked_twice_and_its_worker_is_not_ended_for_it() -
     async def run() -> None:
         async with FakeServer() as server:
             server.delay_s = 1.0
-            engine = EndpointEngine(Engine(model="fake", endpoint=server.url, hang_s=0.1))
+            engine = EndpointEngine(Engine(model="fake", endpoint=server.url, hang_s=0.1, abilities=ABLE))
             asking = asyncio.create_task(engine.ask(ASK))
             seen = []
             while not asking.done():
@@ -123,13 +125,12 @@ def test_a_thought_is_kept_apart_in_the_row() -> None:
     assert Respond().answered(asked, Reply("The Rhine.", "stop", 1, 1)).messages[-1].reasoning is None
 
 
-def test_the_deadline_is_four_times_what_the_tokens_take() -> None:
+def test_a_reply_may_take_four_times_what_its_tokens_do() -> None:
     pace = TimeoutEstimate()
-    assert pace.deadline(1000, 60) == 4 * 0.1 * 1000
+    assert pace.longest(1000) == 4 * 0.1 * 1000
     for _ in range(50):
         pace.add(2.0, 100)
-    assert pace.deadline(5000, 60) == pytest.approx(4 * 0.02 * 5000)
-    assert pace.deadline(10, 60) == 60
+    assert pace.longest(5000) == pytest.approx(4 * 0.02 * 5000)
 
 
 def test_a_request_that_is_never_served_while_others_are_is_a_refused_one() -> None:
@@ -283,3 +284,25 @@ def test_a_whole_job_runs_on_an_endpoint_and_one_with_a_wrong_name_says_so(tmp_p
         store = with_seeds(Store(str(tmp_path / "wrong")))
         with pytest.raises(GristmillError, match="does not serve; it has fake"):
             wrong.make_on(a_run(store), WORK, open_engine, open_hashing_encoder)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_job_at_a_slow_server_pays_for_what_it_needs_and_probes_once_for_all_workers(
+    tmp_path: Path, streams: bool
+) -> None:
+    server = FakeServer()
+    server.streams, server.delay_s, server.piece_s, server.slow_from = streams, 0.0 if streams else 4.0, 0.3, 17
+    server.says = lambda payload: "Tell me of the " + " ".join(["river"] * 9) if payload["max_tokens"] > 64 else None
+    with in_thread(server) as url:
+        store = with_seeds(Store(str(tmp_path / "store")))
+        engine = Engine(model="fake", endpoint=url, cpus=1, actors=2, hang_s=1)
+        respond = {"kind": "respond", "max_tokens": 200}
+        generate = job(engine=engine, methods=[respond], filters=[], target="all", shard_size=2)
+        begin = time.monotonic()
+        figures = generate.make_on(a_run(store), WORK, open_engine, open_hashing_encoder)
+    assert time.monotonic() - begin > 3.5 and figures.kept == figures.drafts == 9
+    long = [payload for payload in server.asked if payload["max_tokens"] == 200]
+    assert len(long) == 9 and len(server.asked) - 9 <= 9, "a call for each row, and one probe"
+    assert all(payload.get("stream", False) == streams for payload in long)

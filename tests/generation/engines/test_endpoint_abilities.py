@@ -3,16 +3,16 @@
 import asyncio
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Abilities, Reply, Request
 from gristmill.generation.engines.endpoint import wire
-from gristmill.generation.engines.endpoint.abilities import Abilities, laid_out, rest
+from gristmill.generation.engines.endpoint.abilities import laid_out, rest
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from tests.fake_server import FakeServer, Trouble
 from tests.generation.endpoints import ASK, at, served
@@ -40,7 +40,7 @@ def test_how_a_server_continues_a_turn_is_found_out(form: str | None) -> None:
     server = FakeServer()
     server.continues = form
     assert facts(server)["continues turns"] == ("yes" if form else "no")
-    assert len(server.asked) <= 7, "a few calls, once"
+    assert len(server.asked) <= 9, "a few calls, once"
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_beginning_that_a_server_cannot_continue_is_one_turn_of_the_user(said:
 
 
 @pytest.mark.parametrize("form", ["plain", "flags", "prefix"])
-def test_a_beginning_is_the_last_turn_in_the_form_that_the_server_continues(form: str) -> None:
+def test_a_beginning_is_the_last_turn_in_the_form_that_the_server_continues(form: wire.Form) -> None:
     server = FakeServer()
-    served(server, lambda engine: engine.ask(BEGUN), abilities=Abilities(form))
+    served(server, lambda engine: engine.ask(BEGUN), abilities=Abilities(continues=form))
     sent = server.asked[0]
     assert sent["messages"][-1] == {"role": "assistant", "content": SHOTS} | (
         {"prefix": True} if form == "prefix" else {}
@@ -146,10 +146,10 @@ GRADE = Request(ASK.messages, 1, 1, prefix="Answer: yes\nScore:", choices=(" 1",
     ],
 )
 @pytest.mark.parametrize("form", ["", "plain"])
-def test_a_written_grade_is_read_strictly(said: str, grade: str, form: str) -> None:
+def test_a_written_grade_is_read_strictly(said: str, grade: str, form: Literal["", "plain"]) -> None:
     server = FakeServer()
     server.says, server.tells_logprobs = (lambda payload: said), False
-    reply = served(server, lambda engine: engine.ask(GRADE), abilities=Abilities(form))
+    reply = served(server, lambda engine: engine.ask(GRADE), abilities=Abilities(continues=form))
     assert reply.text == grade
     assert dict(reply.choices) == ({c: float(c == grade) for c in GRADE.choices} if grade else {})
     assert reply.finish == ("stop" if grade else "error: the reply is none of the choices")

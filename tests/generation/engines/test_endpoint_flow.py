@@ -84,7 +84,7 @@ async def everything(server: str) -> None:
     await scores(engine)
     stats = engine.stats()
     assert stats["retries"] == stats["running"] == 0 and stats["cached_tokens"] > 0
-    await engine._line.close()
+    await engine.closed()
 
 
 async def chats(engine: EndpointEngine) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 
 from gristmill.cluster.models.engine import Request
-from gristmill.generation.engines.endpoint.http import Patience, Window
+from gristmill.generation.engines.endpoint.http import Patience
+from gristmill.generation.engines.endpoint.window import Window
 from tests.fake_server import FakeServer
 from tests.generation.endpoints import ASK, at
 
