@@ -54,6 +54,8 @@ class Sampling(TypedDict, total=False):
     role: Literal["assistant", "user"]
     logprobs: bool
     stop_loops: bool
+    tools: str
+    chat_template_kwargs: str
     engine: str
     """Another of the job's engines, instead of the step's own."""
 
@@ -87,7 +89,7 @@ class Ask(Protocol[State_co]):
         """Return the one reply for all samples that ask exactly this; each worker asks once."""
         ...
 
-    async def score(self, messages: Sequence[Message], text: str) -> Reply:
+    async def score(self, messages: Sequence[Message], text: str, *, tools: str = "") -> Reply:
         """Return a reply without text whose `logprob` is that of `text` as the assistant's next turn.
 
         `reply_tokens` counts the tokens of `text`. Without messages, only the header of the turn comes before it.
@@ -129,6 +131,8 @@ class Draft:
     parents: tuple[Sample, ...] = ()
     """Further samples that were used, such as retrieved passages; the row names them after the parents that were
     drawn."""
+    tools: str | None = None
+    """Tools of the conversation, as in `Sample`; what answers it may call them."""
 
     @property
     def complete(self) -> bool:
@@ -206,6 +210,9 @@ class Method(GenerateStep[State]):
     """Whether the method makes its own instructions. Rows with an input's instruction are not judged by a
     `HistoryFilter`."""
 
+    takes_tools: ClassVar[bool] = False
+    """Whether the method asks the model with the tools, calls and results of its parents, and its drafts keep them."""
+
     guards: ClassVar[tuple[str, ...]] = ()
     """Kinds of filters that the method's samples need where the recipe names no filters, of `job.GUARDS`."""
 
@@ -251,7 +258,7 @@ class Method(GenerateStep[State]):
 
     async def answer(self, draft: Draft, ask: Ask[State]) -> Draft:
         """Return the draft with its last turn answered, or dropped; called when the draft ends with a user turn."""
-        return self.answered(draft, await ask(draft.messages, max_tokens=512))
+        return self.answered(draft, await ask(draft.messages, max_tokens=512, tools=draft.tools or ""))
 
     def drafted(
         self, text: str, tags: Mapping[str, str], reason: str | None, parents: tuple[Sample, ...] = ()
@@ -265,11 +272,14 @@ class Method(GenerateStep[State]):
         return rows
 
     def answered(self, draft: Draft, reply: Reply) -> Draft:
-        """Return the draft with a reply as its next turn; it is dropped when the reply is cut off, empty or refused."""
-        text = reply.text.strip()
-        turn = Message("assistant", text, reply.reasoning or None)
-        whole = replace(draft, messages=(*draft.messages, turn)) if text else draft
-        if reply.finish == "stop" and text:
+        """Return the draft with a reply as its next turn; it is dropped when the reply is cut off, empty or refused.
+
+        A reply may be calls of tools, without a text.
+        """
+        text, calls = reply.text.strip(), reply.tool_calls
+        turn = Message("assistant", text or (None if calls else ""), reply.reasoning or None, calls)
+        whole = replace(draft, messages=(*draft.messages, turn)) if text or calls else draft
+        if reply.finish == "stop" and (text or calls):
             return whole
         reasons = {"stop": "answer is empty", "length": "answer cut off", "repetition": "answer runs in circles"}
         what = reasons.get(reply.finish, reply.finish)

@@ -140,8 +140,8 @@ class ScriptedAsk:
     async def shared(self, messages: Sequence[Message], **settings: Any) -> Reply:
         return await self(messages, shared=True, **settings)
 
-    async def score(self, messages: Sequence[Message], text: str) -> Reply:
-        return await self(messages, scored=text)
+    async def score(self, messages: Sequence[Message], text: str, *, tools: str = "") -> Reply:
+        return await self(messages, scored=text, **({"tools": tools} if tools else {}))
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return HashingEncoder().encode(texts)

@@ -23,6 +23,11 @@ def to_openai(turn: Message) -> dict[str, Any]:
     return made
 
 
+def tools_to_openai(tools: str) -> list[Any]:
+    """Return the tools of a row, JSON text, in the form of the API: a table with `type` and `function` each."""
+    return [t if "function" in t or "type" in t else {"type": "function", "function": t} for t in json.loads(tools)]
+
+
 def _call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {**({} if call.id is None else {"id": call.id}), "type": "function", "function": function}

@@ -113,6 +113,11 @@ class Sample:
         return next((turn.text for turn in reversed(self.messages) if turn.role == "assistant"), "")
 
     @property
+    def reply(self) -> str:
+        """The text and the calls of the last assistant turn, or the empty string."""
+        return next((turn.said for turn in reversed(self.messages) if turn.role == "assistant"), "")
+
+    @property
     def characters(self) -> int:
         """Characters of all texts in the conversation and its tools."""
         return size_of(self.messages, self.tools)

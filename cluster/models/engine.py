@@ -1,17 +1,20 @@
 """The engine as all packages see it: its settings, a request, a reply, and how to start one without importing it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.contract.sample import Message, ToolCall
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.models import names as models
 from gristmill.cluster.runtime.resources import Need, need_of
 
+TAKEN = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "chat_template"})
+"""Arguments of a chat template that each call sets."""
 LOOP = {"max_pattern_size": 40, "min_pattern_size": 5, "min_count": 4}
 """The loops that end a reply, in tokens and times."""
 MODULE = "gristmill.generation.engines.actors"
@@ -108,14 +111,47 @@ class Engine(Settings):
     abilities: Abilities | None = None
     """What the server of an endpoint can do. By default it is found out at the start of the job, by up to nine short
     calls, once for all workers."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the model's chat template, such as `{enable_thinking = false}`; in the process the template
+    must read them, an endpoint gets them in the body of each chat."""
+    tool_parser: str = ""
+    """vLLM's parser of tool calls (`hermes`, `llama3_json`, …). By default the one for what the model's template writes
+    around calls. At an endpoint the server has its own."""
+    reasoning_parser: str = ""
+    """vLLM's parser of thoughts (`qwen3`, `deepseek_r1`, …). By default the one for the tags in the model's template,
+    and what is between `<think>` and `</think>` is the thought. At an endpoint the server has its own, or leaves these
+    tags in the text."""
     price: Price = Price()
     """Prices, for the cost in the summary."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further engine arguments of vLLM, passed on unchanged."""
 
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _is_free(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = sorted(TAKEN & value.keys())
+        if taken:
+            raise ValueError(f"has {', '.join(taken)}, which is set for each call; leave it out")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"must be values that JSON can hold: {error}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _parses_here(self) -> Self:
+        if self.endpoint and (self.tool_parser or self.reasoning_parser):
+            raise ValueError(
+                "has an endpoint and tool_parser or reasoning_parser; the server parses, start it with them"
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """Return what decides the text: the digest of the weights instead of their path."""
         value = super().identity()
+        for name in ("chat_template_kwargs", "tool_parser", "reasoning_parser"):
+            if not getattr(self, name):
+                del value["fields"][name]
         if not self.endpoint:
             value["fields"]["model"] = models.identity(self.model)
         if self.adapter:
@@ -162,6 +198,15 @@ class Request:
     stop_loops: bool = False
     """End a reply that repeats a sequence of 5 to 40 tokens four times, with finish `repetition`; small models do
     that."""
+    tools: str = ""
+    """JSON text of the list of tools that the model may call."""
+    chat_template_kwargs: str = ""
+    """JSON text of further arguments of the chat template, before those of the engine's settings."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the reply is held to a form from its first token, so that the model does not think before it."""
+        return bool(self.prefix or self.choices or self.json_schema or self.regex) or self.scored is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +228,8 @@ class Reply:
     """Sum of the log-probabilities of the reply's tokens in nats, where the request asked for it."""
     reasoning: str = ""
     """What the model thought before the text, where the engine tells it; never part of the text."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls of tools that the request had."""
 
 
 def engine_need(engine: Engine, actors: int) -> Need:

@@ -125,7 +125,7 @@ class ChatTemplate:
         lost = [what for what, there in wanted.items() if there and what not in self._rendered]
         if lost:
             raise UnrenderableError(f"template leaves out {' and '.join(lost)}")
-        if any(turn.reasoning and turn.train for turn in messages) and not self._thinks:
+        if any(turn.reasoning and turn.train for turn in messages) and not self.thinks:
             raise UnrenderableError("template leaves out thoughts")
         if any(turn.tool_calls and turn.text.strip() for turn in messages) and not self._speaks_and_calls:
             raise UnrenderableError("template leaves out the text beside a call")
@@ -146,7 +146,8 @@ class ChatTemplate:
         return frozenset(what for what, mark in _MARKS.items() if mark in text)
 
     @cached_property
-    def _thinks(self) -> bool:
+    def thinks(self) -> bool:
+        """Whether the template renders the thought of the last turn, or opens one in the prompt."""
         asked = self._tried([_ASKED], add_generation_prompt=True)
         answered = self._tried([_ASKED, {"role": "assistant", "content": "Yes.", **_thought(_THOUGHT)}])
         return _THOUGHT in answered or opened_thought(asked) is not None

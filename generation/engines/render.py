@@ -1,13 +1,15 @@
 """Rendering: a request as the text and the token ids that the model reads, before the engine gets it; no vLLM here."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Request
-from gristmill.cluster.models.template import ChatTemplate, UnrenderableError
+from gristmill.cluster.models.template import ChatTemplate, UnrenderableError, opened_thought
 
 MARK = "XGRISTMILLX"
 """Represents the next turn while a template is rendered; letters only, so that no template trims or escapes it."""
@@ -29,12 +31,22 @@ class Node:
 
 
 class Renderer:
-    """A tokenizer with its chat template, and the longest prompt."""
+    """A tokenizer with its chat template and further arguments of that, and the longest prompt."""
 
-    def __init__(self, tokenizer: Any, max_model_len: int) -> None:  # noqa: ANN401 - any of transformers'
-        """Take the tokenizer, and the longest prompt."""
-        self._tokenizer, self._max_model_len = tokenizer, max_model_len
+    def __init__(
+        self,
+        tokenizer: Any,  # noqa: ANN401 - any of transformers'
+        max_model_len: int,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take the tokenizer, the longest prompt, and arguments of the template.
+
+        Raises:
+            ValueError: when the template does not read an argument.
+        """
+        self._tokenizer, self._max_model_len, self._kwargs = tokenizer, max_model_len, dict(kwargs or {})
         self._chat = ChatTemplate(tokenizer)
+        self._require_read(self._kwargs)
 
     @property
     def folds_system(self) -> bool:
@@ -49,13 +61,16 @@ class Renderer:
             RefusedError: when the chat template does not accept the conversation.
         """
         messages = request.messages
+        how: dict[str, Any] = {"tools": request.tools or None, **self._own(request)}
         if request.role == "user":
             if messages and messages[-1].role == "user":
                 raise RefusedError("the last turn is the user's, must be another for the user to go on")
-            return self._template([*messages, _ASKED]).split(MARK)[0] + request.prefix
-        if not messages:
-            return self._header + request.prefix
-        return self._template(messages, add_generation_prompt=True) + request.prefix
+            return self._template([*messages, _ASKED], **how).split(MARK)[0] + request.prefix
+        head = self._template(messages, add_generation_prompt=True, **how) if messages else self._header
+        opened = opened_thought(head) if request.begun else None
+        if opened:
+            head = f"{head.rstrip()}\n\n{opened[1]}\n\n"
+        return head + request.prefix
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of a rendered text.
@@ -68,9 +83,34 @@ class Renderer:
             raise RefusedError(f"prompt has {len(found)} tokens, must be below {self._max_model_len}")
         return found
 
-    def _template(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    def _own(self, request: Request) -> dict[str, Any]:
+        """Return the arguments of the template that a request has of its own."""
+        own: dict[str, Any] = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
         try:
-            text: str = self._chat.render(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            self._require_read(own)
+        except ValueError as error:
+            raise RefusedError(str(error)) from error
+        return own
+
+    def _require_read(self, kwargs: Mapping[str, Any]) -> None:
+        if not kwargs:
+            return
+        template = self.template
+        unread = [name for name in kwargs if not re.search(rf"\b{re.escape(name)}\b", template)]
+        if unread:
+            raise ValueError(f"chat_template_kwargs has {', '.join(unread)}, which the model's template does not read")
+
+    @property
+    def template(self) -> str:
+        """The chat template as text."""
+        found = self._tokenizer.chat_template
+        return found if isinstance(found, str) else "\n".join(map(str, (found or {}).values()))
+
+    def _template(self, messages: Sequence[Message], **how: Any) -> str:  # noqa: ANN401 - of the template
+        if any(message.reasoning for message in messages) and not self._chat.thinks:
+            messages = [message._replace(reasoning=None) for message in messages]  # as it does with earlier thoughts
+        try:
+            text: str = self._chat.render(messages, tokenize=False, **{**self._kwargs, **how})
         except UnrenderableError as error:
             raise RefusedError(f"the chat template does not take this conversation: {error}") from error
         return text

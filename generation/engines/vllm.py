@@ -22,7 +22,9 @@ from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.engine import LOOP, Engine, Reply, Request
+from gristmill.cluster.models.template import opened_thought
 from gristmill.generation.engines import vllm_internals as internals
+from gristmill.generation.engines.parsing import REASONING_PARSERS, TOOL_PARSERS, ReplyReader, parser_for
 from gristmill.generation.engines.render import Node, RefusedError, Renderer
 from gristmill.generation.engines.spinning import Spinning
 
@@ -84,6 +86,12 @@ class _Submission:
     future: "Future[Any]"
     priority: int
     """Submissions with a lower number go first; equal ones in the order of their arrival."""
+    num_scored: int = 0
+    """Tokens at the end of the prompt that are scored."""
+    chat: "dict[str, Any] | None" = None
+    """The request as parsers need it, where they read the reply."""
+    opened: bool = False
+    """Whether the prompt ends within a thought."""
 
 
 class VllmEngine:
@@ -100,6 +108,7 @@ class VllmEngine:
         self._ahead = ThreadPoolExecutor(1, "render")
         self._started: Future[dict[str, Any]] = Future()
         self._renderer: Any = None
+        self._reader: Any = None
         self._lora: Any = None
         self._engine: Any = None
         self._totals = {"requests": 0, "prompt_tokens": 0, "reply_tokens": 0, "cached_tokens": 0, "steps": 0}
@@ -125,8 +134,10 @@ class VllmEngine:
             if request.choices:
                 head, tree = await loop.run_in_executor(self._ahead, self._rendered_choices, request)
                 return await self._choose(request, head, tree)
-            call, num_scored = await loop.run_in_executor(self._ahead, self._rendered, request)
-            return _reply(await self._through(call), num_scored)
+            call = await loop.run_in_executor(self._ahead, self._rendered, request)
+            output = await self._through(call)
+            reply, tokens = _reply(output, call.num_scored), (call.token_ids, output.outputs[0].token_ids)
+            return self._reader.read(reply, request, call.chat, tokens, opened=call.opened)
         except RefusedError as error:
             return Reply("", f"error: {error}", 0, 0)
 
@@ -164,8 +175,8 @@ class VllmEngine:
 
     # -- ahead of the engine ------------------------------------------------------------------------------------
 
-    def _rendered(self, request: Request) -> tuple[_Submission, int]:
-        """Return the submission of a request, and the number of its tokens that are scored."""
+    def _rendered(self, request: Request) -> _Submission:
+        """Return the submission of a request."""
         if request.scored is not None and self._lora is not None:  # it would kill the engine (vLLM 0.32, on a CPU)
             raise RefusedError("texts cannot be scored with an adapter, merge it or score with another engine")
         text = self._renderer.text(request)
@@ -175,8 +186,14 @@ class VllmEngine:
         if room < 1:
             raise RefusedError(f"prompt and scored text have {len(ids) + len(scored)} tokens, too many for the model")
         stop_ids, stops = self._renderer.user_end if request.role == "user" else ([], [])
-        params = _params(request, room, stop_ids, stops)
-        return _Submission([*ids, *scored], params, Future(), int(not request.onward)), len(scored)
+        try:
+            chat = self._reader.chat(request)
+            skips = self._reader.skips_special(chat)
+        except ValueError as error:
+            raise RefusedError(f"tools are not in the form of OpenAI's API: {error}") from error
+        params = _params(request, room, stop_ids, stops, skips_special=skips)
+        priority, opened = int(not request.onward), opened_thought(text) is not None
+        return _Submission([*ids, *scored], params, Future(), priority, len(scored), chat, opened)
 
     def _rendered_choices(self, request: Request) -> tuple[list[int], Any]:
         head, tree = self._renderer.choices(self._renderer.ids(self._renderer.text(request)), request.choices)
@@ -214,9 +231,12 @@ class VllmEngine:
         try:
             begin = time.monotonic()
             self._engine, tokenizer, resolved = _open(self._settings)
-            self._renderer = Renderer(tokenizer, self._settings.max_model_len)
+            kwargs = self._settings.chat_template_kwargs
+            self._renderer = Renderer(tokenizer, self._settings.max_model_len, kwargs)
             if self._renderer.folds_system:
                 log.warning("the chat template takes no system turn: its text goes into the user turn after it")
+            self._reader, named = _reader(self._settings, self._renderer.template, tokenizer, self._engine)
+            resolved |= named
             self._lora = _lora(self._settings.adapter)
             resolved["engine_start_s"] = round(time.monotonic() - begin, 1)
         except Exception as error:
@@ -281,7 +301,7 @@ class VllmEngine:
         call.future.set_result(output)
 
 
-def _params(request: Request, room: int, stop_ids: list[int], stops: list[str]) -> Any:  # noqa: ANN401 - vLLM's
+def _params(request: Request, room: int, stop_ids: list[int], stops: list[str], *, skips_special: bool = True) -> Any:  # noqa: ANN401 - vLLM's
     from vllm import SamplingParams
     from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
@@ -299,6 +319,7 @@ def _params(request: Request, room: int, stop_ids: list[int], stops: list[str]) 
         presence_penalty=request.presence_penalty,
         stop=[*request.stop, *stops],
         stop_token_ids=stop_ids,
+        skip_special_tokens=skips_special,
         logprob_token_ids=[0] if request.logprobs else None,  # that of the token which was sampled comes with it
         structured_outputs=constraint,
         repetition_detection=RepetitionDetectionParams(**LOOP) if request.stop_loops else None,
@@ -335,6 +356,25 @@ def _reply(output: Any, num_scored: int) -> Reply:  # noqa: ANN401 - vLLM's Requ
         return Reply("", "stop", prompt - num_scored, num_scored, {}, cached, logprob)
     finish = str(said.finish_reason)
     return Reply(said.text, finish, prompt, len(said.token_ids), {}, cached, said.cumulative_logprob)
+
+
+def _reader(
+    settings: Engine, template: str, tokenizer: Any, engine: Any  # noqa: ANN401 - of transformers and vLLM
+) -> tuple[ReplyReader, dict[str, str]]:  # fmt: skip
+    """Return what takes replies apart, and the names of its parsers: those that are set, or those for the template."""
+    tools = settings.tool_parser or parser_for(template, TOOL_PARSERS)
+    thoughts = settings.reasoning_parser or parser_for(template, REASONING_PARSERS)
+    kwargs, parser = settings.chat_template_kwargs, None
+    try:
+        if tools or thoughts:
+            parser = internals.ReplyParser(tools, thoughts, tokenizer, engine.vllm_config.model_config)
+    except ValueError as error:
+        if settings.tool_parser or settings.reasoning_parser:
+            raise
+        log.warning("calls of tools are not parsed: %s", error)
+        return ReplyReader(None, kwargs, thoughts=False), {}
+    names = {name: value for name, value in (("tool_parser", tools), ("reasoning_parser", thoughts)) if value}
+    return ReplyReader(parser, kwargs, thoughts=bool(thoughts)), names
 
 
 def _lora(adapter: str) -> Any:  # noqa: ANN401 - vLLM's LoRARequest

@@ -4,6 +4,7 @@
 All else that `engines/vllm.py` and `cluster/models/encoder_vllm.py` import is documented by vLLM.
 """
 
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,65 @@ def tokens_under_way(engine: Any) -> int:  # noqa: ANN401 - vLLM's LLMEngine
     """
     states = engine.output_processor.request_states.copy()  # in one step, while a loop over it could fail
     return sum(state.detokenizer.num_output_tokens() for state in states.values() if state.detokenizer)
+
+
+class ReplyParser:
+    """vLLM's parsers of tool calls and of thoughts, as its server uses them on a whole reply.
+
+    vLLM documents the names of the parsers and how to add some, not this way to them. Without this reach calls of tools
+    would stay in the text, and thoughts in other tags than `<think>` too.
+    """
+
+    def __init__(self, tools: str, reasoning: str, tokenizer: Any, model_config: Any) -> None:  # noqa: ANN401 - vLLM's
+        """Find the parsers by their names; an empty name is none.
+
+        Raises:
+            ValueError: when there is none of that name, or it does not fit the tokenizer.
+        """
+        from vllm.parser import ParserManager
+        from vllm.reasoning import ReasoningParserManager
+        from vllm.tool_parsers import ToolParserManager
+
+        known = {"tool_parser": ToolParserManager, "reasoning_parser": ReasoningParserManager}
+        for setting, name in (("tool_parser", tools), ("reasoning_parser", reasoning)):
+            names = sorted(known[setting].list_registered())
+            if name and name not in names:
+                raise ValueError(f"{setting} is {name!r}, must be one of {', '.join(names)}")
+        try:
+            found = ParserManager.get_parser(
+                tool_parser_name=tools or None,
+                reasoning_parser_name=reasoning or None,
+                enable_auto_tools=True,
+                is_harmony=reasoning == "openai_gptoss",
+                tokenizer=tokenizer,
+            )
+        except TypeError as error:
+            raise ValueError(f"{tools or reasoning} does not fit the model: {error.__cause__ or error}") from error
+        if found is None:
+            raise ValueError("needs the name of a parser")
+        self._kind, self._tokenizer, self._model_config = found, tokenizer, model_config
+
+    def skips_special(self, chat: Mapping[str, Any]) -> bool:
+        """Return whether special tokens are left out of the text of a reply to a chat, in the form of OpenAI's API."""
+        parser, request = self._open(chat)
+        return bool(parser.adjust_request(request).skip_special_tokens)
+
+    def read(self, chat: Mapping[str, Any], prompt: Sequence[int], text: str, ids: Sequence[int]) -> dict[str, Any]:
+        """Return the message that a reply is, in the form of OpenAI's API."""
+        parser, request = self._open(chat)
+        parser.set_prompt_token_ids(prompt)
+        tools = bool(request.tools)
+        thought, content, calls = parser.parse(text, request, enable_auto_tools=tools, model_output_token_ids=ids)
+        made = [{"id": c.id, "function": {"name": c.name, "arguments": c.arguments}} for c in calls or ()]
+        return {"content": content, "reasoning": thought, "tool_calls": made}
+
+    def _open(self, chat: Mapping[str, Any]) -> tuple[Any, Any]:
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+        request = ChatCompletionRequest(**chat)
+        kwargs = chat.get("chat_template_kwargs") or {}
+        made = self._kind(self._tokenizer, request.tools, chat_template_kwargs=kwargs, model_config=self._model_config)
+        return made, request
 
 
 def bundled_libraries() -> list[str]:

@@ -41,7 +41,9 @@ class Ifd(ModelFilter):
         if not sample.messages or sample.messages[-1].role != "assistant":
             return Verdict(dropped=f"{self.kind}: no answer")
         answer = sample.messages[-1].text
-        given, alone = await asyncio.gather(ask.score(sample.messages[:-1], answer), ask.score((), answer))
+        given, alone = await asyncio.gather(
+            ask.score(sample.messages[:-1], answer, tools=sample.tools or ""), ask.score((), answer)
+        )
         one, other = loss(given), loss(alone)
         if one is None or other is None:
             failed = given if one is None else alone

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 from gristmill.generation.filters.judge.filter import asked
@@ -68,22 +68,26 @@ class Pairwise(ModelFilter):
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the probability that the answer is the better one as the score `pairwise`."""
-        if not sample.answer:
+        if not sample.reply:
             return Verdict(dropped=f"{self.kind}: no answer")
         if self.against == "fresh":
             reply = await ask(
-                sample.messages[:-1], max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=True
+                sample.messages[:-1],
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                stop_loops=True,
+                tools=sample.tools or "",
             )
             if reply.finish.startswith("error"):
                 return Verdict(dropped=f"{self.kind}: {reply.finish}")
-            other = reply.text.strip()
+            other = Message("assistant", reply.text.strip(), tool_calls=reply.tool_calls).said
         else:
-            same = (p.answer for p in ask.parents if p.instruction == sample.instruction and p.answer != sample.answer)
+            same = (p.reply for p in ask.parents if p.instruction == sample.instruction and p.reply != sample.reply)
             other = next(same, "")
-        if not other or other == sample.answer:
+        if not other or other == sample.reply:
             return Verdict({self.kind: 0.5} if other else {})
         template = template_for(self.prompts, "zh" if is_chinese(sample.instruction) else "en")
-        orders = ((sample.answer, other), (other, sample.answer))
+        orders = ((sample.reply, other), (other, sample.reply))
         prompts = [template.begin("better", instruction=asked(sample), first=a, second=b) for a, b in orders]
         replies = await asyncio.gather(*(choose(ask, prompt, max_tokens=1) for prompt in prompts))
         failed = next((reply for reply in replies if not reply.choices), None)

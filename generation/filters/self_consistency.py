@@ -72,7 +72,13 @@ class SelfConsistency(ModelFilter):
         asked = self._asked(sample, self.result_prompts if exact else self.answer_prompts)
         replies = await asyncio.gather(
             *(
-                ask(asked, max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=True)
+                ask(
+                    asked,
+                    max_tokens=self.max_tokens,
+                    temperature=self.temperature,
+                    stop_loops=True,
+                    tools=sample.tools or "",
+                )
                 for _ in range(self.samples)
             )
         )

@@ -35,8 +35,9 @@ class MultiTurn(Method):
 
     The model writes the user's turn where the chat template puts one, after the conversation so far, as it writes the
     first in Magpie. The conversation ends early when the simulated user says good-bye, repeats an earlier turn, or says
-    nothing whole, and before an answer that is cut off or empty; the tag `ended` says why (`good-bye`, `repetition`,
-    `no turn`, `answer`, else `turns`). It is one sample; with fewer than `min_turns` new turns it is dropped.
+    nothing whole, before an answer that is cut off or empty, and after one that calls a tool, whose result nobody
+    knows; the tag `ended` says why (`good-bye`, `repetition`, `no turn`, `answer`, `call`, else `turns`). It is one
+    sample; with fewer than `min_turns` new turns it is dropped.
     Conversations that this method has made are not gone on with.
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (multi-turn: the header of the user's turn is appended
@@ -48,6 +49,7 @@ class MultiTurn(Method):
 
     kind: Literal["multi_turn"] = "multi_turn"
     instructs: ClassVar[bool] = False
+    takes_tools: ClassVar[bool] = True
     turns: int = Field(default=2, ge=1)
     """Most user turns to add."""
     min_turns: int = Field(default=1, ge=1)
@@ -82,13 +84,16 @@ class MultiTurn(Method):
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
         """Return the whole conversation."""
         del rng
-        draft = Draft(parents[0].messages, {"language": language_of(parents[0])})
+        draft = Draft(parents[0].messages, {"language": language_of(parents[0])}, tools=parents[0].tools)
         if not any(turn.role == "user" for turn in draft.messages):
             return [replace(draft, dropped=f"{self.kind}: no conversation")]
         if not draft.complete:
             draft = await self._answered(draft, ask)
         added, ended = 0, ""
         while draft.dropped is None and not ended and added < self.turns:
+            if draft.messages[-1].tool_calls:
+                ended = "call"
+                break
             asked, ended = await self._asked(draft, ask)
             if ended:
                 break
@@ -110,6 +115,7 @@ class MultiTurn(Method):
             temperature=self.user_temperature,
             stop_loops=self.stop_loops,
             role="user",
+            tools=draft.tools or "",
         )
         text = reply.text.strip()
         earlier = [turn.text for turn in draft.messages if turn.role == "user"]
@@ -126,6 +132,7 @@ class MultiTurn(Method):
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             stop_loops=self.stop_loops,
+            tools=draft.tools or "",
         )
         return self.answered(draft, reply)
 

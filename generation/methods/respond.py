@@ -26,8 +26,9 @@ STEPS = {
 class Respond(EachInput):
     """Answer each prompt with `n` candidates, each a row, of which a filter's score may choose one; or by majority.
 
-    The prompt is an input up to its last user's turn, with its system turn and all turns in between; an answer that the
-    input has already is left aside. `best_of` names a score that a filter gives, such as `judge` or `reward`; the
+    The prompt is an input up to its last user's turn, with its system turn and all turns in between, or all of it where
+    it ends with the result of a tool; an answer that the input has already is left aside. Tools of the input are asked
+    with, and an answer may call them. `best_of` names a score that a filter gives, such as `judge` or `reward`; the
     candidate with the largest stays and the others are dropped. With `votes` over 1 a candidate is the majority of that
     many sampled answers: final answers are read out of them, the first answer with the commonest one is kept, and the
     score `self_consistency` is the share of the votes that it got. Answers without a final one, or cut off, are votes
@@ -45,6 +46,7 @@ class Respond(EachInput):
     revision: ClassVar[int] = 2  # `答：` marks a final answer
     kind: Literal["respond"] = "respond"
     instructs: ClassVar[bool] = False
+    takes_tools: ClassVar[bool] = True
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     n: int = Field(default=1, ge=1)
     """Candidates for each prompt."""
@@ -75,13 +77,19 @@ class Respond(EachInput):
         prompt, tags = prompt_of(parents[0]), {"language": language_of(parents[0])}
         if not prompt:
             return [Draft(parents[0].messages, tags, f"{self.kind}: no prompt")]
-        return [Draft(prompt, tags) for _ in range(self.n)]
+        return [Draft(prompt, tags, tools=parents[0].tools) for _ in range(self.n)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
         """Answer the prompt, once for each vote."""
         asked = self._asked(draft)
         asking = [
-            ask(asked, max_tokens=self.max_tokens, temperature=self.temperature, stop_loops=self.stop_loops)
+            ask(
+                asked,
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                stop_loops=self.stop_loops,
+                tools=draft.tools or "",
+            )
             for _ in range(self.votes)
         ]
         whole = self._voted(draft, await gather(*asking)) if self.votes > 1 else self.answered(draft, await asking[0])
@@ -126,6 +134,8 @@ class Respond(EachInput):
 
 
 def prompt_of(sample: Sample) -> tuple[Message, ...]:
-    """Return a conversation up to its last user turn; nothing without a user turn."""
+    """Return a conversation up to its last user turn, or whole where a tool spoke last; nothing without a user turn."""
+    if sample.messages and sample.messages[-1].role == "tool":
+        return sample.messages
     last = max((place for place, turn in enumerate(sample.messages) if turn.role == "user"), default=-1)
     return sample.messages[: last + 1]

@@ -103,9 +103,10 @@ class BoundAsk:
             self.context.asked[key] = asyncio.create_task(self._paid(request, engine))
         return await asyncio.shield(self.context.asked[key])
 
-    async def score(self, messages: Sequence[Message], text: str) -> Reply:
+    async def score(self, messages: Sequence[Message], text: str, *, tools: str = "") -> Reply:
         """Return the log-probability of a text as the assistant's next turn."""
-        reply = await self.context.engines[self.engine].ask(Request(tuple(messages), 1, 0, onward=True, scored=text))
+        request = Request(tuple(messages), 1, 0, onward=True, scored=text, tools=tools)
+        reply = await self.context.engines[self.engine].ask(request)
         self._count(replace(reply, prompt_tokens=reply.prompt_tokens + reply.reply_tokens, reply_tokens=0), self.engine)
         return reply
 
@@ -117,9 +118,9 @@ class BoundAsk:
         reply = await self.context.engines[engine].ask(request)
         self._count(reply, engine)
         try:
-            gate.unicode(reply.text + reply.reasoning)
+            gate.unicode("".join((reply.text, reply.reasoning, *(word or "" for c in reply.tool_calls for word in c))))
         except GateError as error:  # what it says could not be asked about
-            return replace(reply, text="", reasoning="", finish=f"error: the reply {error}")
+            return replace(reply, text="", reasoning="", tool_calls=(), finish=f"error: the reply {error}")
         return reply
 
     def _count(self, reply: Reply, engine: str) -> None:
@@ -171,7 +172,7 @@ class Rows:
         """Return the rows of one draw; the id of the first is known before the model is called."""
         first = _Making(draw, Usage(draw.id), draw.parents)
         rng = stream(self.context.pipeline.seed, "expand", first.usage.id)
-        lost = next(filter(None, (parent.beyond_text for parent in draw.parents)), "")
+        lost = next(filter(None, (_lost(parent, draw.method) for parent in draw.parents)), "")
         try:
             if lost:
                 drafts = [Draft(dropped=f"{draw.method.kind}: its parent has {lost}, must be text alone")]
@@ -259,6 +260,13 @@ class _Making:
         return self.draw.ordinal // self.draw.method.group
 
 
+def _lost(parent: Sample, method: Method) -> str:
+    """Return what of a parent the method's prompts would lose, or the empty string."""
+    if not method.takes_tools:
+        return parent.beyond_text
+    return "parts that are no text" if any(turn.parts for turn in parent.messages) else ""
+
+
 def _begin(making: _Making, draft: Draft) -> Sample:
     """Return the row of a draft."""
     return Sample(
@@ -270,6 +278,7 @@ def _begin(making: _Making, draft: Draft) -> Sample:
         scores=draft.scores,
         tags=draft.tags,
         dropped=draft.dropped,
+        tools=draft.tools,
     )
 
 

@@ -186,7 +186,9 @@ def said(what: Request | Sample) -> list[list[str]]:
 
 
 def vars_of(request: Request) -> list[Any]:
-    return [getattr(request, field.name) for field in fields(request) if field.name != "messages"]
+    later = ("tools", "chat_template_kwargs")  # of no case here, and pinned before there were any
+    assert not any(getattr(request, name) for name in later)
+    return [getattr(request, field.name) for field in fields(request) if field.name not in ("messages", *later)]
 
 
 class RecordingEngine(ScriptedEngine):

@@ -165,13 +165,16 @@ class EndpointEngine:
             raise JobError(f"generate.engine.model is {name!r}, which {self._line.base} does not serve; it has {names}")
         model = models.get(name, {})
         if model.get("owned_by") == "vllm" and await self._tokenizes():
-            self._vllm, self._can = VllmServer(self._line, name, self._post), self._can or ALL
+            self._vllm, self._can = self._vllm_server(name), self._can or ALL
         facts: dict[str, Any] = {"model": name, "endpoint": self._line.base, "server": model.get("owned_by", "unknown")}
         if isinstance(model.get("max_model_len"), int):
             facts["max_model_len"] = model["max_model_len"]
         if self._can is None:
             self._can = await probe(self._chat)
         return facts if self._vllm else {**facts, **self._can.facts()}
+
+    def _vllm_server(self, name: str) -> VllmServer:
+        return VllmServer(self._line, name, self._post, self._settings.chat_template_kwargs)
 
     async def _tokenizes(self) -> bool:
         """Return whether the server offers its own routes, and not only those of OpenAI's API."""
@@ -230,7 +233,8 @@ class EndpointEngine:
     async def _chat(self, request: Request, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
         """Return (the body of a chat completion, None), or ({}, the refusal), without parameters that are refused."""
         form = self.abilities.continues or "plain"
-        payload = wire.chat(request, self._settings.model, form, vllm=self._vllm is not None) | dict(extra)
+        kwargs, vllm = self._settings.chat_template_kwargs, self._vllm is not None
+        payload = wire.chat(request, self._settings.model, form, kwargs, vllm=vllm) | dict(extra)
         clipped = False
         while True:
             sent = self._without_refused(payload | self._streamed(request.max_tokens))

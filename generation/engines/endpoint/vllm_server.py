@@ -41,9 +41,9 @@ class _Seam:
 class VllmServer:
     """A vLLM server by its own routes."""
 
-    def __init__(self, line: Connection, model: str, post: Post) -> None:
-        """Take the connection, the model's name, and the function that asks for completions."""
-        self._line, self._model, self._post = line, model, post
+    def __init__(self, line: Connection, model: str, post: Post, kwargs: Mapping[str, Any]) -> None:
+        """Take the connection, the model's name, the function that asks for completions, and template arguments."""
+        self._line, self._model, self._post, self._kwargs = line, model, post, kwargs
         self._end_of_user: tuple[list[int], tuple[str, ...]] | None = None
         self._seams: OrderedDict[tuple[str, ...], asyncio.Task[_Seam]] = OrderedDict()
 
@@ -70,6 +70,7 @@ class VllmServer:
             if not after and seam.text is not None and request.messages:
                 begun = wire.begun(replace(request, prefix=before + seam.text), "flags")
                 chat = begun or {"messages": [to_openai(message) for message in request.messages]}
+                chat |= wire.template_parts(request, self._kwargs)
                 return await self._weights("chat/completions", chat, tokens, spent)
             if not head:
                 ids = await self.tokenize({"prompt": before, "add_special_tokens": False}) if before else []
@@ -167,17 +168,19 @@ class VllmServer:
         if not request.messages and request.role == "assistant":
             return await self._header(request.prefix)
         messages = [to_openai(m) for m in request.messages]
+        parts = wire.template_parts(request, self._kwargs)
         if not request.prefix and request.role == "assistant":
-            return await self.tokenize({"messages": messages, "add_generation_prompt": True})
+            return await self.tokenize({"messages": messages, "add_generation_prompt": True, **parts})
         messages.append({"role": request.role, "content": request.prefix})
         flags = {"add_generation_prompt": False, "continue_final_message": True}
-        return await self.tokenize({"messages": messages, **flags})
+        return await self.tokenize({"messages": messages, **flags, **parts})
 
     async def _header(self, prefix: str) -> list[int]:
         """Return the tokens that begin the assistant's turn: those by which they lengthen an empty prompt."""
         before = [{"role": "user", "content": "x"}]
-        with_header = await self.tokenize({"messages": before, "add_generation_prompt": True})
-        without = await self.tokenize({"messages": before, "add_generation_prompt": False})
+        kwargs = {"chat_template_kwargs": dict(self._kwargs)} if self._kwargs else {}
+        with_header = await self.tokenize({"messages": before, "add_generation_prompt": True, **kwargs})
+        without = await self.tokenize({"messages": before, "add_generation_prompt": False, **kwargs})
         behind = await self.tokenize({"prompt": prefix, "add_special_tokens": False}) if prefix else []
         return [*with_header[len(without) :], *behind]
 

@@ -4,10 +4,12 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-from gristmill.cluster.contract.chat import to_openai
+from gristmill.cluster.contract.chat import to_openai, tools_to_openai
 from gristmill.cluster.models.engine import LOOP, Reply, Request
+from gristmill.generation.engines import parsing
 from gristmill.generation.engines.endpoint.http import Answer
 
 OPTIONAL = (
@@ -53,7 +55,6 @@ TOP_LOGPROBS = 20
 """Alternatives requested with each token of a choice; the most that OpenAI gives."""
 ONLY_VLLM = "serve the model with vLLM, or run it in process"
 END_OF_CHOICE = re.compile(r"[\"'*`”]*(\Z|\n|[.,;:!)](\s|\Z)|[。，；：！）])")
-THINK = ("<think>", "</think>")
 MOST_TOKENS = 1 << 30
 """Counts above this are no counts."""
 Steps = Sequence[tuple[str, Mapping[str, float]]]
@@ -62,8 +63,13 @@ Spelled = tuple[str, ...]
 """A text as its letters, or as the names of its tokens."""
 
 
-def chat(request: Request, model: str, form: Form, *, vllm: bool) -> dict[str, Any]:
-    """Return the payload of one chat completion, without its constraint; a turn is continued in a form of `FORMS`."""
+def chat(
+    request: Request, model: str, form: Form, kwargs: Mapping[str, Any] | None = None, *, vllm: bool = False
+) -> dict[str, Any]:
+    """Return the payload of one chat completion, without its constraint; a turn is continued in a form of `FORMS`.
+
+    The `kwargs` are those of the engine's `chat_template_kwargs`.
+    """
     messages = [to_openai(m) for m in request.messages]
     payload: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": request.max_tokens}
     payload |= {"seed": request.seed, "temperature": request.temperature}
@@ -79,7 +85,16 @@ def chat(request: Request, model: str, form: Form, *, vllm: bool) -> dict[str, A
         payload["logprobs"] = True
     if request.stop_loops and vllm:
         payload["repetition_detection"] = LOOP
+    payload |= template_parts(request, kwargs)
     return payload | begun(request, form)
+
+
+def template_parts(request: Request, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the chat template gets beside the turns, as parameters: tools, and further arguments."""
+    own = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
+    whole = {**(kwargs or {}), **own}
+    parts: dict[str, Any] = {"chat_template_kwargs": whole} if whole else {}
+    return {**parts, "tools": tools_to_openai(request.tools)} if request.tools else parts
 
 
 def begun(request: Request, form: Form) -> dict[str, Any]:
@@ -140,11 +155,12 @@ def refusal_reply(answer: Answer) -> Reply:
 
 
 def read(body: Mapping[str, Any], request: Request) -> Reply:
-    """Return the reply of a chat completion, its thought apart from its text."""
+    """Return the reply of a chat completion, its thought and its calls of tools apart from its text."""
     choice = first_choice(body)
     if choice is None:
         return Reply("", "error: the endpoint's answer has no choices", 0, 0)
-    text, reasoning = said(_mapping(choice.get("message")))
+    message = _mapping(choice.get("message"))
+    text, reasoning = said(message)
     if request.prefix and text.startswith(request.prefix):  # this server said the prefix again
         text = text[len(request.prefix) :]
     finish = choice.get("finish_reason")
@@ -152,7 +168,23 @@ def read(body: Mapping[str, Any], request: Request) -> Reply:
     prompt, written, cached = usage(body)
     tokens = _tokens(choice)
     logprob = sum(_number(token["logprob"]) for token in tokens) if tokens and request.logprobs else None
-    return Reply(text, finish, prompt, written, cached_tokens=cached, logprob=logprob, reasoning=reasoning)
+    reply = Reply(text, finish, prompt, written, cached_tokens=cached, logprob=logprob, reasoning=reasoning)
+    return _called(reply, message, request)
+
+
+def _called(reply: Reply, message: Mapping[str, Any], request: Request) -> Reply:
+    """Return a reply with its calls of tools; one with calls that no row can hold is refused."""
+    try:
+        calls = parsing.read_calls(message.get("tool_calls"))
+    except parsing.CallsError as error:
+        cut = reply.finish == "length"
+        return replace(reply, text="", reasoning="", finish=reply.finish if cut else f"error: {error}")
+    if calls and not request.tools:
+        return replace(reply, text="", reasoning="", finish="error: the reply calls a tool, where there is none")
+    if request.tools and not calls and parsing.unparsed(reply.text):
+        how = f"{parsing.NOT_PARSED} the server's parser of tool calls"
+        return replace(reply, text="", reasoning="", finish=how)
+    return replace(reply, tool_calls=calls) if calls else reply
 
 
 def said(message: Mapping[str, Any]) -> tuple[str, str]:
@@ -162,11 +194,8 @@ def said(message: Mapping[str, Any]) -> tuple[str, str]:
         value = message.get(name)
         if isinstance(value, str) and value.strip() and value not in thoughts:
             thoughts.append(value)
-    thought, found, rest = text.partition(THINK[1])
-    opened = thought.lstrip().startswith(THINK[0])
-    if opened or (found and THINK[0] not in thought):  # templates may open the thought in the prompt
-        thoughts.append(thought.lstrip().removeprefix(THINK[0]))
-        text = rest.lstrip()
+    text, thought = parsing.split_thought(text)
+    thoughts.append(thought)
     return text, "\n\n".join(thought.strip() for thought in thoughts if thought.strip())
 
 

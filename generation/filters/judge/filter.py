@@ -75,7 +75,7 @@ class Judge(ModelFilter):
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the expected grade as the score."""
         template = template_for(self.prompts, "zh" if is_chinese(sample.instruction) else "en")
-        values = {"instruction": asked(sample), "answer": sample.answer}
+        values = {"instruction": asked(sample), "answer": sample.reply}
         reasons: list[dict[str, str]] = [{}]
         if self.votes:
             prompt = template.begin("reason", **values)
@@ -101,10 +101,10 @@ class Judge(ModelFilter):
 
 def asked(sample: Sample) -> str:
     """Return what the last answer replies to: the instruction, or the whole conversation where it has several turns."""
-    turns = [turn for turn in sample.messages if turn.role in ("user", "assistant")]
+    turns = [turn for turn in sample.messages if turn.role in ("user", "assistant", "tool")]
     if turns and turns[-1].role == "assistant":
         turns = turns[:-1]
     if len(turns) < 2:
         return sample.instruction
-    names = {"user": "用户", "assistant": "助手"} if is_chinese(sample.instruction) else {}
-    return "\n".join(f"{names.get(turn.role, turn.role.capitalize())}: {turn.text}" for turn in turns)
+    names = {"user": "用户", "assistant": "助手", "tool": "工具"} if is_chinese(sample.instruction) else {}
+    return "\n".join(f"{names.get(turn.role, turn.role.capitalize())}: {turn.said}" for turn in turns)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gristmill.cluster.contract.errors import EngineError
+from gristmill.cluster.contract.sample import ToolCall
 from gristmill.cluster.models.engine import Abilities, Reply, Request
 from gristmill.generation.engines.endpoint import progress, wire
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
@@ -207,13 +208,10 @@ def test_a_stream_cut_anywhere_is_the_whole_answer() -> None:
             stream.feed(WHOLE_STREAM[start:end])
         body = stream.body()
         assert body is not None
-        reply = wire.read(body, Request(ASK.messages, 9, 1, logprobs=True))
+        reply = wire.read(body, Request(ASK.messages, 9, 1, logprobs=True, tools="[{}]"))
         assert (reply.text, reply.reasoning, reply.finish) == ("河很长。", "Hm, well.", "stop")
         assert (reply.prompt_tokens, reply.reply_tokens, reply.logprob) == (7, 5, -0.25)
-        assert [call["function"] for call in body["choices"][0]["message"]["tool_calls"]] == [
-            {"name": "weather", "arguments": '{"city": "Rom"}'},
-            {"name": "time", "arguments": "{}"},
-        ]
+        assert reply.tool_calls == (ToolCall("c1", "weather", '{"city": "Rom"}'), ToolCall("c2", "time", "{}"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Message, Sample, ToolCall
 from gristmill.cluster.models.engine import Reply
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.respond import Respond, prompt_of
@@ -192,3 +192,24 @@ def test_final_answers_are_read_in_one_form(text: str, final: str | None) -> Non
 )
 def test_labels_are_found_where_they_stand_last(text: str, label: str | None) -> None:
     assert final_answer(text, ("positive", "negative", "very negative", "正面", "负面")) == label
+
+
+WEATHER = '[{"type": "function", "function": {"name": "weather"}}]'
+CALL = ToolCall("c", "weather", '{"city": "Rome"}')
+
+
+def test_a_prompt_with_tools_is_asked_with_them_and_may_be_answered_by_a_call() -> None:
+    asked = Sample(id="t", messages=(Message("user", "Is it warm in Rome?"),), tools=WEATHER)
+    whole, ask = answered(Respond(), asked, Reply("", "stop", 9, 9, reasoning="Hm.", tool_calls=(CALL,)))
+    assert ask.asked[0][1]["tools"] == WEATHER == whole.tools and whole.dropped is None
+    assert whole.messages[-1] == Message("assistant", None, "Hm.", (CALL,))
+
+
+def test_a_conversation_that_ends_with_a_result_is_answered_as_it_is() -> None:
+    turns = (
+        Message("user", "Warm?"),
+        Message("assistant", None, None, (CALL,)),
+        Message("tool", "31", tool_call_id="c"),
+    )
+    whole, ask = answered(Respond(), Sample(id="t", messages=turns, tools=WEATHER), "Yes, 31 degrees.")
+    assert ask.asked[0][0] == turns and whole.messages == (*turns, Message("assistant", "Yes, 31 degrees."))
