@@ -81,6 +81,40 @@ def two_layer_model(folder: Path) -> str:
     return str(folder)
 
 
+def parrot_model(folder: Path, template: str, prompt: dict[str, Any], says: str) -> str:
+    """Write the two-layer model with another template, taught by heart to say one thing after one prompt.
+
+    The prompt is what `apply_chat_template` takes. `<think>` and `</think>` are tokens.
+    """
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    two_layer_model(folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(str(folder))
+    before = tokenizer.apply_chat_template(**prompt, tokenize=False, add_generation_prompt=True)
+    head = tokenizer.encode(before, add_special_tokens=False)
+    ids = torch.tensor([[*head, *tokenizer.encode(f"{says}<|im_end|>", add_special_tokens=False)]])
+    labels = ids.clone()
+    labels[:, : len(head)] = -100
+    torch.manual_seed(0)
+    model = LlamaForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
+    model.resize_token_embeddings(len(tokenizer))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0)
+    for _ in range(600):
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if float(loss) < 0.002:
+            break
+    model.save_pretrained(str(folder))
+    return str(folder)
+
+
 WORDS = ("river", "lamp", "winter", "baker", "stone", "window", "garden", "orange", "travel", "music", "letter", "sea")
 HAN = "春夏秋冬山水花月风雪人家书画茶酒城门路桥灯船云雨星火田园诗歌故事朋友老师学生"
 

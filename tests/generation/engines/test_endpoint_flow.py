@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,17 +36,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that is up; everything that it says goes to a log file."""
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
+@contextmanager
+def serving(model: str, name: str, log: Path, *flags: str) -> Iterator[str]:
+    """Serve a model by vLLM's server, and give the address once it is up; all that it says goes to a log file."""
     port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", models.local(models.SMOLLM2)]
-    command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", dtypes.choose(models.SMOLLM2).dtype]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", dtypes.choose(model).dtype]
     command += ["--max-model-len", "1024", "--max-num-batched-tokens", "2048", "--max-num-seqs", "32"]
     command += ["--enforce-eager", "--no-enable-chunked-prefill", "--generation-config", "vllm", "--block-size", "32"]
-    command += ["--enable-prompt-tokens-details", "--distributed-executor-backend", "uni"]
+    command += ["--enable-prompt-tokens-details", "--distributed-executor-backend", "uni", *flags]
     cores = len(os.sched_getaffinity(0))
     env = {**os.environ, **environment(Engine(kv_cache_gib=1), cores, 0)}
     with log.open("wb") as out:
@@ -56,6 +56,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of the builtin model."""
+    with serving(models.local(models.SMOLLM2), MODEL, tmp_path_factory.mktemp("vllm") / "server.log") as url:
+        yield url
 
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
