@@ -75,12 +75,13 @@ class FakeServer:
         """How it is asked to go on from the beginning of a turn (`plain`, `flags`, `prefix`); None: it never does."""
         self.holds_schema = self.tells_logprobs = self.repeats = self.streams = True
         """Inabilities of a server are silent: it ignores what it is asked."""
+        self.schema_form = "json_schema"
         self.piece_s = 0.0
         """Seconds before each piece of a stream."""
         self.stops_after: int | None = None
         """A stream says nothing any more after so many pieces."""
-        self.interrupts = False
-        """Another call ends a stream, without a word."""
+        self.interrupts: bool | str = False
+        """Another call ends a stream, without a word; `rudely` with the connection, as llama-cpp-python's does."""
         self.serial = False
         """It does one thing at a time; a question for its models waits too."""
         self.says: Callable[[dict[str, Any]], str | None] = lambda payload: None
@@ -155,7 +156,7 @@ class FakeServer:
         usage = {"prompt_tokens": len(payload["prompt"]), "completion_tokens": 1}
         return web.json_response({"choices": [choice], "usage": usage})
 
-    async def _chat(self, request: web.Request) -> web.Response:
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -204,6 +205,10 @@ class FakeServer:
         for place, piece in enumerate(pieces):
             await asyncio.sleep(piece_s)
             if self.interrupts and self._chats > number:
+                if self.interrupts == "rudely":
+                    assert request.transport is not None
+                    request.transport.close()
+                    return reply
                 break
             if place == self.stops_after:
                 await asyncio.sleep(600)
@@ -259,7 +264,10 @@ class FakeServer:
         return {"content": [{**top[0], "top_logprobs": top}]}
 
     def _choice(self, payload: dict[str, Any]) -> tuple[str, list[dict[str, Any]]] | None:
-        schema = payload.get("response_format", {}).get("json_schema", {}).get("schema", {})
+        form = payload.get("response_format", {})
+        if form.get("type") != self.schema_form:
+            return None
+        schema = form.get("schema") or form.get("json_schema", {}).get("schema", {})
         choices = schema.get("properties", {}).get("choice", {}).get("enum")
         if not choices:
             return None

@@ -39,8 +39,9 @@ class Abilities(Settings):
     """How it is asked to go on from the beginning of a turn: that turn as the last one and nothing more (`plain`, as
     llama.cpp's), with `continue_final_message` (`flags`, as vLLM and SGLang), or with `prefix` in that turn (`prefix`,
     as DeepSeek and Mistral). Empty where it starts a new turn."""
-    json_schema: bool = False
-    """Whether it holds a reply to a JSON schema."""
+    json_schema: Literal["", "json_schema", "json_object"] = ""
+    """The `type` of the parameter `response_format` by which it holds a reply to a JSON schema: OpenAI's, or
+    `json_object` with a `schema`, as llama-cpp-python's. Empty where it holds none."""
     logprobs: bool = False
     """Whether it tells the probabilities of alternatives."""
     seeds: bool = False
@@ -50,7 +51,7 @@ class Abilities(Settings):
 
     def facts(self) -> dict[str, str]:
         """Return the abilities for people."""
-        found = {"continues turns": bool(self.continues), "JSON schema": self.json_schema}
+        found = {"continues turns": bool(self.continues), "JSON schema": bool(self.json_schema)}
         found |= {"logprobs": self.logprobs, "seeds": self.seeds, "streams": self.streams}
         return {name: "yes" if can else "no" for name, can in found.items()}
 
@@ -109,8 +110,8 @@ class Engine(Settings):
     server must answer other calls or a question for its models. A call of which nothing is heard for twelve times
     as long is given up in any case."""
     abilities: Abilities | None = None
-    """What the server of an endpoint can do. By default it is found out at the start of the job, by up to nine short
-    calls, once for all workers."""
+    """What the server of an endpoint can do; vLLM's own can all of it. By default it is found out at the start of the
+    job, by up to ten short calls, once for all workers."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the model's chat template, such as `{enable_thinking = false}`; in the process the template
     must read them, an endpoint gets them in the body of each chat."""

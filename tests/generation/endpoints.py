@@ -13,7 +13,7 @@ QUICK = Patience(attempts=4, first_s=0.01, hang_s=5)
 ASK = Request((Message("user", "Name a river."),), 16, seed=1)
 
 
-ABLE = Abilities(continues="plain", json_schema=True, logprobs=True, seeds=True)
+ABLE = Abilities(continues="plain", json_schema="json_schema", logprobs=True, seeds=True)
 
 
 def at(

@@ -47,7 +47,7 @@ UNDER_SCHEMA = {
 
 
 async def probe(ask: Try) -> Abilities:
-    """Return what a server can do, found out by at most nine short calls.
+    """Return what a server can do, found out by at most ten short calls.
 
     Raises:
         JobError: when it refuses a plain chat.
@@ -68,8 +68,12 @@ async def probe(ask: Try) -> Abilities:
         if refusal is None and rest(wire.read(body, DAYS).text, BEGUN).startswith(REST):
             form = name
             break
-    body, refusal = await _tried(ask, LETTER, {"response_format": wire.choice_schema(ODD)})
-    schema = refusal is None and wire.json_choice(wire.read(body, LETTER).text, ODD) is not None
+    schema: Literal["", "json_schema", "json_object"] = ""
+    for kind in wire.SCHEMA_FORMS:
+        body, refusal = await _tried(ask, LETTER, {"response_format": wire.choice_schema(ODD, kind)})
+        if refusal is None and wire.json_choice(wire.read(body, LETTER).text, ODD) is not None:
+            schema = kind
+            break
     parts = await asyncio.gather(*(_tried(ask, WORDS, STREAMED) for _ in range(2)))
     streams = all(not refusal and body.get("chunks", 0) > 1 for body, refusal in parts)
     return Abilities(continues=form, json_schema=schema, logprobs=logprobs, seeds=seeds, streams=streams)

@@ -30,7 +30,7 @@ from gristmill.generation.engines.endpoint.vllm_server import VllmServer
 
 log = logging.getLogger(__name__)
 
-ALL = Abilities(continues="flags", json_schema=True, logprobs=True, seeds=True, streams=True)
+ALL = Abilities(continues="flags", json_schema="json_schema", logprobs=True, seeds=True, streams=True)
 """What vLLM's server can do."""
 LONG = 0.25
 """Share of `hang_s` from which an answer counts as long."""
@@ -165,7 +165,7 @@ class EndpointEngine:
             raise JobError(f"generate.engine.model is {name!r}, which {self._line.base} does not serve; it has {names}")
         model = models.get(name, {})
         if model.get("owned_by") == "vllm" and await self._tokenizes():
-            self._vllm, self._can = self._vllm_server(name), self._can or ALL
+            self._vllm, self._can = self._vllm_server(name), ALL
         facts: dict[str, Any] = {"model": name, "endpoint": self._line.base, "server": model.get("owned_by", "unknown")}
         if isinstance(model.get("max_model_len"), int):
             facts["max_model_len"] = model["max_model_len"]
@@ -201,7 +201,7 @@ class EndpointEngine:
         if request.choices:
             return await (self._vllm.choose(request) if self._vllm else self._choose(request))
         try:
-            extra = wire.constraint(request)
+            extra = wire.constraint(request, self.abilities.json_schema)
         except ValueError:
             return Reply("", "error: the JSON schema is not JSON", 0, 0)
         if self._vllm and request.role == "user":
@@ -301,7 +301,7 @@ class EndpointEngine:
         if can.logprobs:
             extra |= {"logprobs": True, "top_logprobs": wire.TOP_LOGPROBS}
         if can.json_schema:
-            extra["response_format"] = wire.choice_schema(list(named))
+            extra["response_format"] = wire.choice_schema(list(named), can.json_schema)
         body, refusal = await self._chat(asked, extra)
         if refusal:
             return refusal

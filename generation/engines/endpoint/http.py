@@ -186,6 +186,9 @@ class Connection:
             return None, f"{SILENT} {silent_s:.0f} s", None, silent_s
         except CutError:
             return None, CUT, None, time.monotonic() - call.heard if call else 0.0
+        except aiohttp.ClientPayloadError as error:  # the connection ended within an answer
+            why = CUT if call and call.streamed else f"{type(error).__name__} ({error})"
+            return None, why, None, time.monotonic() - call.heard if call else 0.0
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             must = "must be http://host:port/v1"
             raise JobError(f"generate.engine.endpoint is {self.base!r}: no address; {must}") from error

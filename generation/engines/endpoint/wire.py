@@ -44,6 +44,8 @@ TOO_LONG = re.compile(
 )
 FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition", "eos": "stop", "eos_token": "stop"}
 Form = Literal["plain", "flags", "prefix"]
+SchemaForm = Literal["json_schema", "json_object"]
+SCHEMA_FORMS: tuple[SchemaForm, ...] = ("json_schema", "json_object")
 FORMS: dict[Form, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "flags": ({}, {"continue_final_message": True, "add_generation_prompt": False}),
@@ -106,24 +108,32 @@ def begun(request: Request, form: Form) -> dict[str, Any]:
     return {"messages": [*map(to_openai, request.messages), turn], **flags}
 
 
-def schema(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
+def schema(name: str, value: Mapping[str, Any], form: SchemaForm) -> dict[str, Any]:
     """Return the `response_format` for a JSON schema."""
+    if form == "json_object":
+        return {"type": form, "schema": value}
     return {"type": "json_schema", "json_schema": {"name": name, "schema": value, "strict": True}}
 
 
-def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
+def choice_schema(choices: Sequence[str], form: SchemaForm) -> dict[str, Any]:
     """Return the `response_format` of a reply that is one of several words, for servers that only constrain JSON."""
     field = {"type": "string", "enum": list(choices)}
     return schema(
         "choice",
         {"type": "object", "properties": {"choice": field}, "required": ["choice"], "additionalProperties": False},
+        form,
     )
 
 
-def constraint(request: Request) -> dict[str, Any]:
-    """Return the parameters that force a reply to match a schema or an expression."""
+def constraint(request: Request, form: SchemaForm | Literal[""]) -> dict[str, Any]:
+    """Return the parameters that force a reply to match a schema or an expression; none for a schema without a form.
+
+    Raises:
+        ValueError: when the schema is not JSON.
+    """
     if request.json_schema:
-        return {"response_format": schema("reply", json.loads(request.json_schema))}
+        value = json.loads(request.json_schema)
+        return {"response_format": schema("reply", value, form)} if form else {}
     return {"structured_outputs": {"regex": request.regex}} if request.regex else {}
 
 

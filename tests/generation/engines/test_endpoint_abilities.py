@@ -40,7 +40,7 @@ def test_how_a_server_continues_a_turn_is_found_out(form: str | None) -> None:
     server = FakeServer()
     server.continues = form
     assert facts(server)["continues turns"] == ("yes" if form else "no")
-    assert len(server.asked) <= 9, "a few calls, once"
+    assert len(server.asked) <= 10, "a few calls, once"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,20 @@ def test_a_server_that_breaks_at_its_list_of_models_is_probed_and_one_that_refus
     pinned = Trouble(400, body='{"detail": "Server is pinned to another model"}')
     with pytest.raises(JobError, match=r"refuses a plain chat .*Server is pinned"):
         facts(FakeServer(pinned, pinned))
+
+
+def test_a_schema_is_held_in_the_form_that_the_server_knows() -> None:
+    server = FakeServer()
+    server.schema_form = "json_object"
+    assert facts(server)["JSON schema"] == "yes"
+    server.chances = lambda choices: [0.1, 0.6, 0.3]
+    server.asked.clear()
+    able = Abilities(continues="plain", json_schema="json_object", logprobs=True)
+    reply = served(server, lambda engine: engine.ask(GRADE), abilities=able)
+    assert reply.text == " 4" and reply.choices == pytest.approx({" 1": 0.1, " 4": 0.6, " 40": 0.3}, abs=0.05)
+    (sent,) = server.asked
+    assert sent["response_format"]["type"] == "json_object"
+    assert sent["response_format"]["schema"]["properties"]["choice"]["enum"] == ["1", "4", "40"]
 
 
 def test_vllms_own_server_is_not_asked_for_what_it_can() -> None:

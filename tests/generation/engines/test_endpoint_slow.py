@@ -21,8 +21,8 @@ from tests.generation.endpoints import ASK, at
 
 HANG_S = 0.5
 SLOW = Patience(attempts=4, first_s=0.01, hang_s=HANG_S)
-STREAMS = Abilities(continues="plain", json_schema=True, logprobs=True, seeds=True, streams=True)
-WHOLE = Abilities(continues="plain", json_schema=True, logprobs=True, seeds=True)
+STREAMS = Abilities(continues="plain", json_schema="json_schema", logprobs=True, seeds=True, streams=True)
+WHOLE = Abilities(continues="plain", json_schema="json_schema", logprobs=True, seeds=True)
 ONE = Request(ASK.messages, 1, 1)
 """A call whose one token should take 0.4 s at most, before anything is measured."""
 
@@ -115,9 +115,10 @@ def test_streams_wait_their_turn_too() -> None:
     assert {reply.finish for reply in replies} == {"stop"} and len(server.asked) == 8 and stats["retries"] == 0
 
 
-def test_a_server_that_ends_streams_for_other_calls_answers_as_a_whole() -> None:
+@pytest.mark.parametrize("how", [True, "rudely"])
+def test_a_server_that_ends_streams_for_other_calls_answers_as_a_whole(how: bool | str) -> None:
     server = FakeServer()
-    server.interrupts, server.piece_s = True, 0.02
+    server.interrupts, server.piece_s = how, 0.02
 
     async def use(engine: EndpointEngine) -> list[Reply]:
         return list(await asyncio.gather(*(engine.ask(Request(ASK.messages, 16, seed)) for seed in range(6))))
