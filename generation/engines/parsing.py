@@ -1,13 +1,17 @@
 """What a model writes, taken apart: thoughts in tags, calls of tools, and calls that nothing has parsed."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from gristmill.cluster.contract.chat import to_openai, tools_to_openai
 from gristmill.cluster.contract.sample import ToolCall
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.generation.engines import vllm_internals
+
+log = logging.getLogger(__name__)
 
 THINK = ("<think>", "</think>")
 TOOL_PARSERS = (
@@ -160,6 +164,35 @@ class ReplyReader:
         if request.tools and not whole.tool_calls and unparsed(whole.text):
             return _refused(reply, f"{NOT_PARSED} engine.tool_parser")
         return whole
+
+
+def open_reader(
+    settings: Engine,
+    template: str,
+    tokenizer: Any,  # noqa: ANN401 - of transformers
+    model_config: Any,  # noqa: ANN401 - vLLM's
+) -> tuple[ReplyReader, dict[str, str]]:
+    """Return what takes the replies of an engine apart, and the names of its parsers.
+
+    They are those that are set, or those for what the template writes.
+
+    Raises:
+        ValueError: when a parser that is set does not exist, or does not fit the model.
+    """
+    tools = settings.tool_parser or parser_for(template, TOOL_PARSERS)
+    thoughts = settings.reasoning_parser or parser_for(template, REASONING_PARSERS)
+    kwargs = settings.chat_template_kwargs
+    if not tools and not thoughts:
+        return ReplyReader(None, kwargs, thoughts=False), {}
+    try:
+        parser = vllm_internals.ReplyParser(tools, thoughts, tokenizer, model_config)
+    except ValueError as error:
+        if settings.tool_parser or settings.reasoning_parser:
+            raise
+        log.warning("calls of tools are not parsed: %s", error)
+        return ReplyReader(None, kwargs, thoughts=False), {}
+    names = {name: value for name, value in (("tool_parser", tools), ("reasoning_parser", thoughts)) if value}
+    return ReplyReader(parser, kwargs, thoughts=bool(thoughts)), names
 
 
 def _refused(reply: Reply, finish: str) -> Reply:

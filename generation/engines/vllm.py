@@ -24,7 +24,7 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.engine import LOOP, Engine, Reply, Request
 from gristmill.cluster.models.template import opened_thought
 from gristmill.generation.engines import vllm_internals as internals
-from gristmill.generation.engines.parsing import REASONING_PARSERS, TOOL_PARSERS, ReplyReader, parser_for
+from gristmill.generation.engines.parsing import open_reader
 from gristmill.generation.engines.render import Node, RefusedError, Renderer
 from gristmill.generation.engines.spinning import Spinning
 
@@ -235,7 +235,8 @@ class VllmEngine:
             self._renderer = Renderer(tokenizer, self._settings.max_model_len, kwargs)
             if self._renderer.folds_system:
                 log.warning("the chat template takes no system turn: its text goes into the user turn after it")
-            self._reader, named = _reader(self._settings, self._renderer.template, tokenizer, self._engine)
+            model_config = self._engine.vllm_config.model_config
+            self._reader, named = open_reader(self._settings, self._renderer.template, tokenizer, model_config)
             resolved |= named
             self._lora = _lora(self._settings.adapter)
             resolved["engine_start_s"] = round(time.monotonic() - begin, 1)
@@ -356,25 +357,6 @@ def _reply(output: Any, num_scored: int) -> Reply:  # noqa: ANN401 - vLLM's Requ
         return Reply("", "stop", prompt - num_scored, num_scored, {}, cached, logprob)
     finish = str(said.finish_reason)
     return Reply(said.text, finish, prompt, len(said.token_ids), {}, cached, said.cumulative_logprob)
-
-
-def _reader(
-    settings: Engine, template: str, tokenizer: Any, engine: Any  # noqa: ANN401 - of transformers and vLLM
-) -> tuple[ReplyReader, dict[str, str]]:  # fmt: skip
-    """Return what takes replies apart, and the names of its parsers: those that are set, or those for the template."""
-    tools = settings.tool_parser or parser_for(template, TOOL_PARSERS)
-    thoughts = settings.reasoning_parser or parser_for(template, REASONING_PARSERS)
-    kwargs, parser = settings.chat_template_kwargs, None
-    try:
-        if tools or thoughts:
-            parser = internals.ReplyParser(tools, thoughts, tokenizer, engine.vllm_config.model_config)
-    except ValueError as error:
-        if settings.tool_parser or settings.reasoning_parser:
-            raise
-        log.warning("calls of tools are not parsed: %s", error)
-        return ReplyReader(None, kwargs, thoughts=False), {}
-    names = {name: value for name, value in (("tool_parser", tools), ("reasoning_parser", thoughts)) if value}
-    return ReplyReader(parser, kwargs, thoughts=bool(thoughts)), names
 
 
 def _lora(adapter: str) -> Any:  # noqa: ANN401 - vLLM's LoRARequest
