@@ -31,6 +31,12 @@ def blocks(page: Path, language: str) -> list[str]:
 ROW = json.dumps({"instruction": "Name a river.", "output": "The Elbe.", "label": "positive"}) + "\n"
 
 
+PATHS = {"input", "documents", "path", "sets", "datasets", "targets", "private_data", "seeds", "test", "unlabelled"} | {
+    "labelled"
+}
+"""Keys whose values are paths."""
+
+
 def stubs(value: object, key: str = "") -> Iterator[str]:
     """The relative paths that a recipe names, a file for each pattern, and the file that makes a folder a model."""
     if isinstance(value, dict):
@@ -39,7 +45,7 @@ def stubs(value: object, key: str = "") -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from stubs(inner, key)
-    elif key in {"input", "documents", "path", "sets", "datasets", "targets", "private_data", "test"}:
+    elif key in PATHS:
         yield str(value).replace("*", "one")
     elif key == "model" and str(value).startswith("models/"):
         yield f"{value}/config.json"

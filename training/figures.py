@@ -1,4 +1,4 @@
-"""The figures of the train and the evaluate job."""
+"""The figures of the lift, the train and the evaluate job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,6 +75,7 @@ class EvaluateFigures(Figures):
     """Number of replies that are not empty and end by themselves."""
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
 
+<<<<<<< HEAD
     @property
     def verdict(self) -> str:
         """What the interval says: better, worse, or no difference that these samples show."""
@@ -95,3 +96,28 @@ class EvaluateFigures(Figures):
             f"rough one; the loss fell in {self.families_better} families and rose in {self.families_worse} "
             f"(sign test p = {self.sign_p:.3f})"
         )
+=======
+
+@dataclass(frozen=True, kw_only=True)
+class LiftFigures(Figures):
+    """Results of `[lift]`: accuracies are those of the probe on test items that chose nothing."""
+
+    items: int
+    """Test items that the lift is measured on."""
+    validation_items: int
+    """Test items that decided which arm is recommended."""
+    arms: int
+    recommended: str
+    verdict: str
+    """`helps`, `not shown` (the interval holds 0), `hurts` or `no arm helps`; with the latter two the seeds go on."""
+    features: str
+    accuracy_seeds: float
+    accuracy: float
+    lift: float
+    """Accuracy with the recommended arm minus that with the seeds alone."""
+    ci_low: float | None = None
+    """Lower end of the 95 % interval of the lift."""
+    ci_high: float | None = None
+    gap_share: float | None = None
+    """Lift as a share of what people's labels bring, where these are given and bring something."""
+>>>>>>> 6c55947 (Measure which samples help a classifier: the lift job)

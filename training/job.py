@@ -52,7 +52,7 @@ class Train(TrainSettings, Job):
     figures: ClassVar[type[Figures]] = TrainFigures
     presentation: ClassVar[str] = "gristmill.training.report:TrainPresentation"
     example: ClassVar[Mapping[str, Any]] = {"input": "samples.jsonl"}
-    upstream: ClassVar[tuple[str, ...]] = ("select", "review", "generate")
+    upstream: ClassVar[tuple[str, ...]] = ("lift", "select", "review", "generate")
     dashboard: ClassVar[bool] = True
     not_identity: ClassVar[frozenset[str]] = Job.not_identity | TrainSettings.not_identity
 

@@ -1,15 +1,75 @@
-"""What the summary and the report show of the train and the evaluate job."""
+"""What the summary and the report show of the lift, the train and the evaluate job."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gristmill.cluster.report import charts
 from gristmill.cluster.report.material import Material
 from gristmill.cluster.report.sections import Panel, Presentation, Section, Stage, Table, Tile
-from gristmill.training.figures import EvaluateFigures, TrainFigures
+from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures
 
 MAX_TEXT = 4_000
-METRICS, EVALUATION = "metrics.jsonl", "evaluation.json"
+METRICS, EVALUATION, LIFT = "metrics.jsonl", "evaluation.json", "lift.json"
+
+
+class LiftPresentation(Presentation[LiftFigures]):
+    """Which arm makes the probe better on people's items, and what the rows of each method are like."""
+
+    def summary(self, figures: LiftFigures) -> Iterator[str]:
+        """Yield what is recommended, with its lift and what it is of the gap to people's labels."""
+        share = f", {figures.gap_share:.0%} of what people's labels bring" if figures.gap_share is not None else ""
+        change = f"accuracy {figures.accuracy_seeds:.3f} -> {figures.accuracy:.3f}"
+        yield {
+            "helps": f"{figures.recommended} helps: {change}, lift {_interval(figures)}{share}",
+            "not shown": f"{figures.recommended} may help, which is not shown: {change}, lift {_interval(figures)}",
+            "hurts": "nothing is recommended: what helped on the validation items hurts on the others",
+            "no arm helps": f"nothing helps: the seeds alone have accuracy {figures.accuracy_seeds:.3f}",
+        }[figures.verdict]
+        yield "measured with a probe, not with the model that is fine-tuned"
+
+    def tiles(self, material: Material, figures: LiftFigures) -> Iterator[Tile]:
+        """Yield the lift of the recommended arm."""
+        del material
+        yield Tile("lift", f"{figures.lift:+.3f}", f"{figures.recommended}: {figures.verdict}")
+
+    def sections(self, material: Material, figures: LiftFigures) -> Iterator[Section]:
+        """Yield the lift of each arm with its interval, and a table of the methods."""
+        manifest = material.manifests.get("lift")
+        if manifest is None or not material.store.exists(manifest.name, LIFT):
+            return
+        found = material.store.read_json(manifest.name, LIFT)
+        arms = found["test"][1:]
+        note = (
+            f"Accuracy of a probe minus its accuracy with the seeds alone ({figures.accuracy_seeds:.3f}), with 95 % "
+            f"intervals, on {figures.items:,} items that people labelled. {figures.validation_items:,} other items "
+            "chose the recommended arm."
+        )
+        names = [f"{arm['arm']} ({arm['rows']:,})" for arm in arms]
+        panel = Panel("Lift by arm", charts.intervals(names, [(a["lift"], a["low"], a["high"]) for a in arms]), note)
+        tables = (_methods(found),) if found["methods"] else ()
+        yield Section("Did the data help?", f"Recommended: {figures.recommended}.", [panel], tables)
+
+
+def _interval(figures: LiftFigures) -> str:
+    if figures.ci_low is None or figures.ci_high is None:
+        return f"{figures.lift:+.3f}"
+    return f"{figures.lift:+.3f} [{figures.ci_low:+.3f}, {figures.ci_high:+.3f}]"
+
+
+def _methods(found: Mapping[str, Any]) -> Table:
+    """Return the table of the methods: rows, labels, agreement and how well they are told from people's texts."""
+    columns = (("method", ""), ("rows", "num"), ("labels", ""), ("agrees with people", "num"), ("told apart", "num"))
+    note = (
+        "Agreement: labels that a probe taught by people's labels gives too. Told apart: accuracy of telling the "
+        "method's texts from people's; 0.5 is chance."
+    )
+    rows = []
+    for one in found["methods"]:
+        labels = ", ".join(f"{name} {count:,}" for name, count in one["labels"].items())
+        shares = ["" if one[name] is None else f"{one[name]:.2f}" for name in ("agreement", "told_apart")]
+        rows.append((one["method"], f"{one['rows']:,}", labels, *shares))
+    return Table(columns, rows, note)
 
 
 def held_out(figures: TrainFigures) -> Iterator[str]:

@@ -23,6 +23,7 @@ JOB_VERBS = {
     "generate": "synthesize and self-filter samples with vLLM",
     "review": "combine votes into labels, queue the least certain for people, take in what they said",
     "select": "embed, deduplicate and choose",
+    "lift": "find out which samples help a classifier",
     "train": "fine-tune with DeepSpeed ZeRO",
     "evaluate": "compare the tuned model with its base",
 }

@@ -20,13 +20,14 @@ JOBS = {
     "generate": "gristmill.generation.job:Generate",
     "review": "gristmill.generation.labels.job:Review",
     "select": "gristmill.selection.job:Select",
+    "lift": "gristmill.training.evaluate.lift:Lift",
     "train": "gristmill.training.job:Train",
     "evaluate": "gristmill.training.evaluate.job:Evaluate",
 }
 """The one pointer to packages above: job names in the order in which a recipe runs them, imported when a recipe is
 loaded."""
 
-SAMPLE_JOBS = ("ingest", "generate", "review", "select")
+SAMPLE_JOBS = ("ingest", "generate", "review", "select", "lift")
 """Those that make a dataset of samples, in this order too."""
 
 

@@ -246,6 +246,39 @@ def before_after(before: float, after: float, low: float | None, high: float | N
     )
 
 
+def intervals(names: Sequence[str], values: Sequence[tuple[float, float | None, float | None]]) -> Figure:
+    """Return a dot for each name with the interval around it, and a line at 0.
+
+    `values` are (value, low, high); where an end is None, the dot has no interval.
+    """
+    ends = [(v if low is None else low, v if high is None else high) for v, low, high in values]
+    colours = [KEPT if low > 0 else REFUSED if high < 0 else SEEDS for low, high in ends]
+    error = {
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1.6,
+        "width": 7,
+        "array": [high - v for (v, _, _), (_, high) in zip(values, ends, strict=True)],
+        "arrayminus": [v - low for (v, _, _), (low, _) in zip(values, ends, strict=True)],
+    }
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [value for value, _, _ in values],
+        "y": [hover(name) for name in names],
+        "marker": {"size": 12, "color": colours},
+        "error_x": error,
+        "hovertemplate": "%{y}: %{x:+.3f}<extra></extra>",
+    }
+    return figure(
+        [trace],
+        70 + 44 * len(names),
+        xaxis={"title": {"text": "lift", "font": {"size": 13}}, "zeroline": True, "zerolinewidth": 1.5},
+        yaxis={"showgrid": False, "autorange": "reversed", "ticksuffix": "  ", "automargin": True},
+        margin={"l": 8, "r": 24, "t": 8, "b": 48},
+    )
+
+
 def flat_2d(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
     """Return [n, 2] principal components of [n, d] vectors, signs settled, and the share of variance they show."""
     rows = vectors.astype(np.float64)

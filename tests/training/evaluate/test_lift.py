@@ -1,0 +1,150 @@
+"""The lift job: arms, what is recommended, what is left out, and what goes on to training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample, from_table, to_table
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.training.evaluate import arms
+from gristmill.training.evaluate.lift import Lift, LiftActor
+from tests.training.evaluate.reviews import review, reviews, texts
+
+SETTINGS: Mapping[str, Any] = {"seeds": "s.jsonl", "test": "t.jsonl", "probe": {"features": "characters"}}
+
+
+def put(store: Store, name: str, samples: Sequence[Sample]) -> str:
+    shard = store.commit_shard(name, "shard-00000", to_table(samples))
+    store.commit(Manifest(name, "samples", "ingest", "f", {}, {}, (shard,)), {})
+    return name
+
+
+def measured(
+    store: Store, rows: Mapping[str, Sequence[Sample]], **settings: object
+) -> tuple[dict[str, Any], list[Sample], list[str]]:
+    """What the job finds, the rows that it hands on, and what it says of rows that take no part."""
+    job = Lift.model_validate({**SETTINGS, **settings})
+    inputs = {role: put(store, f"{role}-1", samples) for role, samples in rows.items()}
+    actor = LiftActor(job, store, inputs, None)
+    _, lines = actor.open()
+    found, shard = actor.measure("lift-1")
+    return found, from_table(store.read_shard("lift-1", shard)), lines
+
+
+def arm(found: Mapping[str, Any], name: str, part: str = "test") -> Any:  # noqa: ANN401 - JSON
+    return next(result for result in found[part] if result["arm"] == name)
+
+
+def test_rows_that_help_are_recommended_with_an_interval_above_zero(store: Store) -> None:
+    rows = {"seeds": reviews(8, 1), "test": reviews(600, 2), "samples": reviews(200, 3, method="targeted")}
+    found, kept, _ = measured(store, rows, validation=0.4)
+    assert found["recommended"] == "seeds + built"
+    assert found["verdict"] == "helps"
+    assert arm(found, "seeds + built")["low"] > 0
+    assert found["items"] + found["validation_items"] == 600
+    assert sorted(texts(kept)) == sorted(texts([*rows["seeds"], *rows["samples"]]))
+
+
+def test_rows_with_wrong_labels_are_never_recommended_and_the_seeds_go_on(store: Store) -> None:
+    rows = {"seeds": reviews(40, 1), "test": reviews(600, 2), "samples": reviews(200, 3, wrong=0.9)}
+    found, kept, _ = measured(store, rows)
+    assert (found["recommended"], found["verdict"]) == ("seeds", "no arm helps")
+    assert arm(found, "seeds + built")["high"] < 0
+    assert sorted(texts(kept)) == sorted(texts(rows["seeds"]))
+    [method] = found["methods"]
+    assert method["agreement"] < 0.4
+
+
+def test_texts_without_a_label_help_through_self_training(store: Store) -> None:
+    rows = {"seeds": reviews(12, 1), "test": reviews(600, 2), "unlabelled": reviews(400, 4)}
+    found, kept, _ = measured(store, rows | {"labelled": reviews(400, 5)})
+    assert found["recommended"] == "seeds + self-training"
+    assert found["verdict"] == "helps"
+    assert 0.4 < found["gap_share"]
+    added = [sample for sample in kept if sample.method == "self_training"]
+    assert len(added) == 200
+    truth = {sample.instruction: sample.answer for sample in rows["unlabelled"]}
+    assert np.mean([truth[sample.instruction] == sample.answer for sample in added]) > 0.9
+    assert all(sample.tags["label_source"] == "self_training" and sample.parents for sample in added)
+
+
+def test_labels_of_unlabelled_texts_are_not_read(store: Store) -> None:
+    rows = {"seeds": reviews(12, 1), "test": reviews(300, 2)}
+    right, _, _ = measured(store, rows | {"unlabelled": reviews(100, 4)})
+    wrong, _, _ = measured(Store(store.at("other")), rows | {"unlabelled": reviews(100, 4, wrong=1.0)})
+    assert right["test"] == wrong["test"]
+
+
+def test_each_method_is_an_arm_and_random_drafts_are_drawn_from_the_dropped_too(store: Store) -> None:
+    good, bad = reviews(60, 3, method="targeted"), reviews(60, 4, method="annotate", wrong=0.9)
+    dropped = [review(s.answer, f"{s.instruction} again", dropped="length: short") for s in reviews(30, 5)]
+    rows = {"seeds": reviews(8, 1), "test": reviews(600, 2), "samples": [*good, *bad, *dropped]}
+    found, _, _ = measured(store, rows)
+    assert [result["arm"] for result in found["test"]] == [
+        "seeds",
+        "seeds + built",
+        "seeds + random",
+        "seeds + annotate",
+        "seeds + targeted",
+    ]
+    assert arm(found, "seeds + random")["rows"] == 8 + 120
+    assert found["recommended"] == "seeds + targeted"
+    assert [(m["method"], m["rows"]) for m in found["methods"]] == [("annotate", 60), ("targeted", 60)]
+
+
+def test_what_takes_no_part_is_counted_and_no_test_item_is_learned_from(store: Store) -> None:
+    seeds, test = reviews(10, 1), reviews(100, 2)
+    strange = review("good", "The queue was long.", said="neutral")
+    leaked = [review(s.answer, f"  {s.instruction.upper()}") for s in test[:7]]
+    rows = {"seeds": seeds, "test": test, "samples": [*reviews(40, 3), *leaked, *seeds[:2], strange]}
+    found, kept, lines = measured(store, rows)
+    assert lines == [
+        "samples: 1 of 50 rows take no part: label that no seed has",
+        "samples: 2 of 50 rows take no part: text of seeds",
+        "samples: 7 of 50 rows take no part: text of test",
+    ]
+    assert found["left_out"]["samples"] == {"label that no seed has": 1, "text of seeds": 2, "text of test": 7}
+    assert not {*texts(kept)} & {*texts(leaked), *texts(test)}
+
+
+def test_a_family_of_items_is_in_one_part_and_one_observation(store: Store) -> None:
+    test = reviews(400, 2)
+    for place in range(0, 400, 4):
+        for n in range(place, place + 4):
+            tags = {**test[n].tags, "group": str(place)}
+            test[n] = review(test[n].answer, test[n].instruction)
+            object.__setattr__(test[n], "tags", tags)
+    found, _, _ = measured(store, {"seeds": reviews(8, 1), "test": test, "samples": reviews(100, 3)})
+    assert found["validation_items"] == 120
+    numbers = arms.families_of(test)
+    assert numbers.max() == 99 and (np.bincount(numbers) == 4).all()
+
+
+def test_the_same_rows_give_the_same_figures(store: Store) -> None:
+    rows = {"seeds": reviews(12, 1), "test": reviews(200, 2), "unlabelled": reviews(100, 4)}
+    first, kept, _ = measured(store, rows)
+    again, kept_again, _ = measured(Store(store.at("other")), {r: list(reversed(s)) for r, s in rows.items()})
+    assert {s.id for s in kept} == {s.id for s in kept_again}
+    assert first["recommended"] == again["recommended"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"seeds": reviews(8, 1)[::2], "test": reviews(100, 2)}, "1 different labels, must be two or more"),
+        ({"seeds": reviews(8, 1), "test": reviews(60, 2)}, "of which one part has 18, must have 30 or more"),
+    ],
+)
+def test_too_little_is_refused(store: Store, rows: Mapping[str, Sequence[Sample]], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        measured(store, rows)
+
+
+def test_a_job_with_nothing_to_compare_is_refused() -> None:
+    job = Lift.model_validate(SETTINGS)
+    with pytest.raises(JobError, match="nothing to compare with the seeds"):
+        job.needs({})
+    assert job.needs({"generate": "generate-1", "select": "select-1"}) == {"samples": "select-1"}

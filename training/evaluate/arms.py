@@ -1,0 +1,199 @@
+"""Arms of a lift comparison: which labelled texts each consists of, and how right the probe is that learned from them."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gristmill.cluster.contract.ids import digest
+from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.keys import key
+from gristmill.training.evaluate.probe import Features, Floats, Ints
+from gristmill.training.evaluate.self_training import SEED_WEIGHT, self_train
+from gristmill.training.evaluate.statistics import Interval, interval
+
+SEEDS, BUILT, RANDOM, PEOPLE, SELF_TRAINED = "seeds", "built", "random", "people's labels", "self-training"
+ROLES = ("seeds", "test", "labelled", "samples", "unlabelled")
+"""Inputs of a lift job by role, in the order in which a text that comes twice is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """All texts of a lift job, numbered from 0, each once."""
+
+    samples: Sequence[Sample]
+    texts: Sequence[str]
+    labels: Ints
+    """[n] numbers of people's or built labels; -1 without one."""
+    names: Sequence[str]
+    """Labels by number."""
+    places: Mapping[str, Ints]
+    """Rows by role."""
+    left_out: Mapping[str, Mapping[str, int]]
+    """By role and reason: rows that take no part."""
+
+    def kept(self, role: str) -> Ints:
+        """Return the rows of a role that no step before dropped."""
+        rows = self.places[role]
+        return rows[[self.samples[n].dropped is None for n in rows]] if len(rows) else rows
+
+
+def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
+    """Number the texts of all roles; what cannot take part is counted by its reason.
+
+    A row whose text is in a role before it (`ROLES`) is left out there: no item of the test is ever learned from.
+    """
+    names = sorted({label_of(sample) for sample in rows["seeds"]} - {""})
+    numbers = {name: n for n, name in enumerate(names)}
+    samples: list[Sample] = []
+    labels: list[int] = []
+    seen: dict[str, str] = {}
+    places: dict[str, Ints] = {}
+    left_out: dict[str, dict[str, int]] = {}
+    for role in ROLES:
+        found, reasons = [], Counter[str]()
+        for sample in rows.get(role, ()):
+            reason = _refused(sample, role, numbers, seen)
+            if reason:
+                reasons[reason] += 1
+                continue
+            seen[key(sample.instruction)] = role
+            found.append(len(samples))
+            samples.append(sample)
+            labels.append(-1 if role == "unlabelled" else numbers[label_of(sample)])
+        places[role], left_out[role] = np.array(found, np.int64), dict(sorted(reasons.items()))
+    return Corpus(samples, [s.instruction for s in samples], np.array(labels, np.int64), names, places, left_out)
+
+
+def label_of(sample: Sample) -> str:
+    """Return the label of a sample: its tag `label`, else its answer."""
+    return sample.tags.get("label", sample.answer).strip()
+
+
+def _refused(sample: Sample, role: str, numbers: Mapping[str, int], seen: Mapping[str, str]) -> str:
+    """Return why a row takes no part, or nothing."""
+    if not sample.instruction.strip():
+        return "no text"
+    if role != "unlabelled" and label_of(sample) not in numbers:
+        return "label that no seed has"
+    before = seen.get(key(sample.instruction))
+    return f"text of {'its own' if before == role else before}" if before else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Labelled texts that a probe learns from; several draws where chance chose them."""
+
+    name: str
+    draws: Sequence[tuple[Ints, Ints, Floats]]
+    """(rows, labels, weights) of each draw."""
+
+    @property
+    def rows(self) -> int:
+        """Texts of one draw."""
+        return len(self.draws[0][0])
+
+
+def arms_of(corpus: Corpus, features: Features, *, draws: int, seed: int) -> Iterator[Arm]:
+    """Yield the seeds alone, and the seeds with each thing that may help; people's labels come last."""
+    seeds, built = corpus.places["seeds"], corpus.kept("samples")
+    labels, texts, rng = corpus.labels, corpus.places["unlabelled"], np.random.default_rng(seed)
+
+    def with_seeds(name: str, *added: tuple[Ints, Ints]) -> Arm:
+        drawn = [(np.concatenate([seeds, more]), np.concatenate([labels[seeds], given])) for more, given in added]
+        weights = np.full(len(seeds), SEED_WEIGHT)
+        return Arm(name, [(rows, given, np.append(weights, np.ones(len(rows) - len(seeds)))) for rows, given in drawn])
+
+    yield with_seeds(SEEDS, (seeds[:0], seeds[:0]))
+    if len(built):
+        yield with_seeds(f"{SEEDS} + {BUILT}", (built, labels[built]))
+        every = corpus.places["samples"]
+        if len(every) > len(built):
+            chosen = [np.sort(rng.choice(every, len(built), replace=False)) for _ in range(draws)]
+            yield with_seeds(f"{SEEDS} + {RANDOM}", *((rows, labels[rows]) for rows in chosen))
+    methods = np.array([corpus.samples[n].method for n in built])
+    for method in sorted({*methods}) if len({*methods}) > 1 else ():
+        rows = built[methods == method]
+        yield with_seeds(f"{SEEDS} + {method}", (rows, labels[rows]))
+    if len(texts):
+        found = self_train(features, seeds, labels[seeds], texts, len(corpus.names))
+        yield with_seeds(f"{SEEDS} + {SELF_TRAINED}", (found.places, found.labels))
+    people = corpus.places["labelled"]
+    if len(people):
+        yield with_seeds(PEOPLE, (people, labels[people]))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one arm taught, on one part of people's test items."""
+
+    arm: str
+    rows: int
+    accuracy: float
+    lift: Interval
+    """Accuracy of the arm minus that of the seeds alone, paired by item."""
+
+
+def right(arm: Arm, corpus: Corpus, features: Features, items: Ints) -> Floats:
+    """Return for each item the share of the arm's draws whose probe is right about it, [items]."""
+    found = np.zeros(len(items))
+    for rows, labels, weights in arm.draws:
+        chances = features.fit(rows, labels, weights).chances(items, len(corpus.names))
+        found += chances.argmax(axis=1) == corpus.labels[items]
+    return found / len(arm.draws)
+
+
+def compare(
+    arms: Sequence[Arm], rights: Sequence[Floats], families: Ints, *, bootstrap: int, seed: int
+) -> list[Result]:
+    """Return each arm's accuracy, and its lift over the first arm.
+
+    Args:
+        arms: the seeds alone first.
+        rights: [items] of each arm, from `right`.
+        families: [items] numbers from 0 without a gap; items of one family are one observation.
+        bootstrap: draws of families.
+        seed: seed of the draws.
+    """
+    sizes = np.bincount(families).astype(np.float64)
+    return [
+        Result(
+            arm.name,
+            arm.rows,
+            float(found.mean()),
+            interval(np.bincount(families, found - rights[0]), sizes, draws=bootstrap, seed=seed),
+        )
+        for arm, found in zip(arms, rights, strict=True)
+    ]
+
+
+def recommended(validation: Sequence[Result]) -> str:
+    """Return the arm with the largest lift on validation items whose interval is above 0; else the seeds alone.
+
+    People's labels are what is to be spared, so that arm is never recommended.
+    """
+    helps = [r for r in validation[1:] if r.arm != PEOPLE and r.lift.low is not None and r.lift.low > 0]
+    return max(helps, key=lambda r: r.lift.value).arm if helps else validation[0].arm
+
+
+def families_of(samples: Sequence[Sample]) -> Ints:
+    """Return the family of each sample as a number from 0: samples of one parent or one `group` are one family."""
+    names = [sample.tags.get("group") or (sample.parents[0] if sample.parents else sample.id) for sample in samples]
+    return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
+
+
+def written(arm: Arm, corpus: Corpus) -> list[Sample]:
+    """Return the samples of an arm as they are trained on: each text with its label as the answer."""
+    rows, labels, _ = arm.draws[0]
+    found = []
+    for row, label in zip(rows, labels, strict=True):
+        sample, name = corpus.samples[row], corpus.names[label]
+        if corpus.labels[row] >= 0:
+            found.append(replace(sample, dropped=None))
+            continue
+        turns = (*(turn for turn in sample.messages if turn.role != "assistant"), Message("assistant", name))
+        new = digest("self_training", sample.id, name)
+        tags = {**sample.tags, "label": name, "label_source": "self_training"}
+        found.append(replace(sample, id=new, parents=(sample.id,), method="self_training", messages=turns, tags=tags))
+    return sorted(found, key=lambda sample: sample.id)

@@ -1,0 +1,270 @@
+"""The lift job: whether built samples, or unlabelled texts, make a classifier better on items that people labelled.
+
+<output>/shard-00000.arrow   SAMPLES: the rows of the recommended arm, with which later jobs go on
+         lift.json           arms, labels, and what was left out:
+             validation, test    [{arm, rows, accuracy, lift, low, high, kind}] on the two parts of the test items
+             methods             [{method, rows, labels, agreement, told_apart}] what each method's rows are like
+             left_out            {role: {reason: rows}}
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import Sample, from_table, to_table
+from gristmill.cluster.io.ingest import Source
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.job import Job, Plan, Run, Work
+from gristmill.cluster.models.encoder import Embedding, open_embedding
+from gristmill.cluster.runtime import log
+from gristmill.cluster.runtime.resources import need_of, require, spawn
+from gristmill.cluster.store.store import Shard, Store
+from gristmill.training.evaluate import arms as compared
+from gristmill.training.evaluate.arms import Arm, Corpus, Result
+from gristmill.training.evaluate.probe import Features, Ints, Probe, characters, vectors
+from gristmill.training.evaluate.quality import quality_of
+from gristmill.training.figures import LiftFigures
+
+LIFT = "lift.json"
+AT_ONCE = 256
+"""Texts that are encoded between two moves of the progress bar."""
+FEW_ITEMS = 30
+"""Test items of one part below which an arm is not compared."""
+
+
+class Lift(Job):
+    """`[lift]`: find out which texts help a classifier, and hand on the rows of the arm that helps most.
+
+    Arms are people's seeds alone; the seeds with the built samples, with as many drafts drawn at random, and with those
+    of each method; with texts that a probe taught by the seeds labelled itself; and people's labels, where there are
+    any, which show what could be won. One part of the test items decides which arm is recommended. The other part,
+    which nothing else looks at, gives the lift and its interval. Where no arm helps, none is recommended and the seeds
+    go on alone. The job answers for the probe; a fine-tuned model may gain more or less.
+
+    Source: gains are paired by item and drawn by family, see `gristmill.training.evaluate.statistics`.
+    """
+
+    name: ClassVar[str] = "lift"
+    figures: ClassVar[type[Figures]] = LiftFigures
+    presentation: ClassVar[str] = "gristmill.training.report:LiftPresentation"
+    example: ClassVar[Mapping[str, Any]] = {"seeds": "seeds.jsonl", "test": "test.jsonl", "unlabelled": "texts.jsonl"}
+    not_identity: ClassVar[frozenset[str]] = frozenset(
+        {"input", "seeds", "test", "unlabelled", "labelled", "cpus", "gpus"}
+    )
+
+    seeds: Source
+    """Texts that people labelled: what there is without Gristmill."""
+    test: Source
+    """Other texts that people labelled. Nothing is learned from them."""
+    unlabelled: Source | None = None
+    """Texts without a label, which the probe labels. Labels that they have are not read."""
+    labelled: Source | None = None
+    """Texts with people's labels, to show what more of these would bring."""
+    validation: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the test items that decides which arm is recommended."""
+    draws: int = Field(default=3, gt=0)
+    """Draws of the arm that chance chooses."""
+    probe: Probe = Probe()
+    encoder: Embedding = Embedding()
+    bootstrap: int = Field(default=2000, gt=0)
+    """Bootstrap draws for an interval."""
+    seed: int = 0
+    """Seed of all draws."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Cores of the process that encodes and compares; by default all of the largest machine."""
+    gpus: float | None = Field(default=None, ge=0)
+    """GPUs of that process. By default one where the cluster has any, else none."""
+
+    def sources(self) -> dict[str, Source]:
+        """Return the data from outside, by role."""
+        given = {"seeds": self.seeds, "test": self.test, "unlabelled": self.unlabelled, "labelled": self.labelled}
+        return super().sources() | {role: source for role, source in given.items() if source is not None}
+
+    def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
+        """Return the built samples: those of the recipe's latest job that makes any."""
+        made = next((outputs[name] for name in ("select", "review", "generate") if name in outputs), "")
+        if not made and self.input is None and self.unlabelled is None:
+            raise JobError("lift: nothing to compare with the seeds, must have `input`, `unlabelled` or a [generate]")
+        return {"samples": made} if made else {}
+
+    def plan(self, store: Store, work: Work) -> Plan:
+        """Say what would be compared."""
+        plan = Plan(self.name, work.output, shards=1, actors=1, cpus=self.cpus or 1, gpus=self.gpus or 0)
+        plan.state = "done" if store.complete(work.output) else "to do"
+        counts = {
+            role: store.manifest(folder).kept if store.complete(folder) else work.expected.get(folder, 0)
+            for role, folder in work.inputs.items()
+        }
+        plan.samples = sum(counts.values())
+        plan.kept = counts.get("seeds", 0) + counts.get("samples", 0)
+        plan.notes.append(", ".join(f"{role} {count:,}" if count else role for role, count in counts.items()))
+        return plan
+
+    def make(self, run: Run, work: Work) -> LiftFigures:
+        """Compare the arms, write `lift.json` and the rows of the recommended one, and commit."""
+        import ray
+
+        began = time.monotonic()
+        need = need_of(self.cpus, self.gpus)
+        require("lift.cpus", [need])
+        run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
+        actor = spawn(LiftActor, need, self, run.store, dict(work.inputs), run.logs)
+        try:
+            texts, left_out = ray.get(actor.open.remote())
+            for line in left_out:
+                run.screen.say(f"lift: {line}")
+            with run.screen.bar("lift: texts", texts) as bar:
+                for start in range(0, texts, AT_ONCE):
+                    stop = min(texts, start + AT_ONCE)
+                    ray.get(actor.embed.remote(start, stop))
+                    bar.update(stop)
+            found, shard = ray.get(actor.measure.remote(work.output))
+        finally:
+            ray.kill(actor)
+        run.store.write_json(found, work.output, LIFT)
+        by_arm = {part["arm"]: part for part in found["test"]}
+        chosen, base = by_arm[found["recommended"]], found["test"][0]
+        figures = LiftFigures(
+            rows=texts,
+            kept=shard.kept,
+            items=found["items"],
+            validation_items=found["validation_items"],
+            arms=len(found["test"]),
+            recommended=found["recommended"],
+            verdict=found["verdict"],
+            features=found["features"],
+            accuracy_seeds=base["accuracy"],
+            accuracy=chosen["accuracy"],
+            lift=chosen["lift"],
+            ci_low=chosen["low"],
+            ci_high=chosen["high"],
+            gap_share=found["gap_share"],
+            seconds=round(time.monotonic() - began, 1),
+        )
+        run.store.commit(self.manifest(work, "samples", (shard,)), figures.to_json())
+        run.ledger.append("shard_done", job=self.name, shard=shard.name, rows=shard.rows, kept=shard.kept,
+                          seconds=figures.seconds)  # fmt: skip
+        return figures
+
+
+class LiftActor:
+    """Holds all texts of a lift job in one process: some hundred thousand at most."""
+
+    def __init__(self, job: Lift, store: Store, inputs: Mapping[str, str], logs: str | None) -> None:
+        """Take what to compare; nothing is read before `open`."""
+        log.to_file(logs, "lift")
+        self._job, self._store, self._inputs = job, store, inputs
+
+    def open(self) -> tuple[int, list[str]]:
+        """Read all rows; return the number of texts, and lines that say what takes no part.
+
+        Raises:
+            JobError: where the seeds have fewer than two labels, or the test too few items.
+        """
+        rows = {role: _samples(self._store, name, role) for role, name in self._inputs.items()}
+        self._corpus = corpus = compared.corpus_of(rows)
+        if len(corpus.names) < 2:
+            raise JobError(f"lift.seeds: {len(corpus.names)} different labels, must be two or more")
+        items = corpus.places["test"]
+        self._validation, self._test = self._parts(items)
+        fewest = min(len(self._validation), len(self._test))
+        if fewest < FEW_ITEMS:
+            raise JobError(
+                f"lift.test: {len(items)} items, of which one part has {fewest}, must have {FEW_ITEMS} or more in "
+                "each of its two parts; give more items or set lift.validation"
+            )
+        self._vectors: list[Any] = []
+        self._encoder = open_embedding(self._job.encoder) if self._uses_encoder() else None
+        lines = [
+            f"{role}: {count:,} of {len(rows[role]):,} rows take no part: {reason}"
+            for role, reasons in corpus.left_out.items()
+            for reason, count in reasons.items()
+        ]
+        return len(corpus.texts), lines
+
+    def embed(self, start: int, stop: int) -> None:
+        """Encode the texts from `start` to before `stop`, where the probe uses an encoder."""
+        if self._encoder:
+            self._vectors.append(self._encoder.encode(self._corpus.texts[start:stop]))
+
+    def measure(self, output: str) -> tuple[dict[str, Any], Shard]:
+        """Compare all arms, write the rows of the recommended one; return the content of `lift.json` and the shard."""
+        job, corpus = self._job, self._corpus
+        features = self._features()
+        arms = list(compared.arms_of(corpus, features, draws=job.draws, seed=job.seed))
+        parts = {name: self._compared(arms, features, rows) for name, rows in self._named_parts().items()}
+        name = compared.recommended(parts["validation"])
+        gains = {result.arm: result for result in parts["test"]}
+        chosen, people = gains[name], gains.get(compared.PEOPLE)
+        if chosen.lift.high is not None and chosen.lift.high < 0:  # what helped on one part hurts on the other
+            name, verdict = compared.SEEDS, "hurts"
+        elif name == compared.SEEDS:
+            verdict = "no arm helps"
+        else:
+            verdict = "helps" if chosen.lift.low is not None and chosen.lift.low > 0 else "not shown"
+        gap = people.lift.value if people and people.lift.low is not None and people.lift.low > 0 else None
+        rows = compared.written(next(arm for arm in arms if arm.name == name), corpus)
+        shard = self._store.commit_shard(output, "shard-00000", to_table(rows))
+        return {
+            "recommended": name,
+            "verdict": verdict,
+            "features": "encoder" if self._encoder else "characters",
+            "labels": list(corpus.names),
+            "items": len(self._test),
+            "validation_items": len(self._validation),
+            "gap_share": gains[name].lift.value / gap if gap else None,
+            **{part: [_line(result) for result in results] for part, results in parts.items()},
+            "methods": quality_of(corpus, features, np.concatenate([corpus.places["seeds"], self._validation])),
+            "left_out": corpus.left_out,
+        }, shard
+
+    def _uses_encoder(self) -> bool:
+        if self._job.probe.features != "auto":
+            return self._job.probe.features == "encoder"
+        return knows(self._job.encoder, self._corpus.texts)
+
+    def _features(self) -> Features:
+        """Return the features of all texts, fitted on those that an arm may learn from."""
+        taken = [rows for role, rows in self._corpus.places.items() if role not in ("test", "labelled")]
+        fitted = np.concatenate(taken)
+        if self._encoder:
+            return vectors(np.concatenate(self._vectors), fitted, self._job.probe)
+        return characters(self._corpus.texts, fitted, self._job.probe)
+
+    def _parts(self, items: Ints) -> tuple[Ints, Ints]:
+        """Return the validation items and the others; a family is in one part."""
+        families = compared.families_of([self._corpus.samples[n] for n in items])
+        order = np.random.default_rng(self._job.seed).permutation(int(families.max(initial=-1)) + 1)
+        first = order < self._job.validation * len(order)
+        return items[first[families]], items[~first[families]]
+
+    def _named_parts(self) -> dict[str, Ints]:
+        return {"validation": self._validation, "test": self._test}
+
+    def _compared(self, arms: Sequence[Arm], features: Features, items: Ints) -> list[Result]:
+        families = compared.families_of([self._corpus.samples[n] for n in items])
+        rights = [compared.right(arm, self._corpus, features, items) for arm in arms]
+        return compared.compare(arms, rights, families, bootstrap=self._job.bootstrap, seed=self._job.seed)
+
+
+def _samples(store: Store, name: str, role: str) -> list[Sample]:
+    """Return the samples of a dataset; of built ones the dropped too, which the arm of random drafts draws from."""
+    every = [sample for table in store.scan(name) for sample in from_table(table)]
+    return every if role == "samples" else [sample for sample in every if sample.dropped is None]
+
+
+def _line(result: Result) -> dict[str, Any]:
+    gain = result.lift
+    return {
+        "arm": result.arm,
+        "rows": result.rows,
+        "accuracy": result.accuracy,
+        "lift": gain.value,
+        "low": gain.low,
+        "high": gain.high,
+        "kind": gain.kind,
+    }

@@ -1,0 +1,75 @@
+"""Self-training: a classifier that people's few labels taught labels texts without one, the surest of each label first.
+
+Source: class-balanced self-training: Zou et al. 2018, Unsupervised domain adaptation for semantic segmentation via
+class-balanced self-training, arXiv:1810.07911, sections 3.2 and 4.2: each label gets its own bound of confidence, so
+that a growing share of each is taken, round by round. Departures: texts instead of pixels; the labels come in the
+shares that they have among the seeds, not among the predictions, which keeps one label from taking all; the classifier
+is fitted anew in each round.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gristmill.training.evaluate.probe import Features, Floats, Ints
+
+SHARE = 0.5
+"""Share of the texts that are labelled in the last round. With the surest half the labels hold up where their shares
+among the texts differ from those among the seeds."""
+ROUNDS = 5
+SEED_WEIGHT = 3.0
+"""What a seed counts, where a text that was labelled by the classifier counts 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Texts that got a label."""
+
+    places: Ints
+    """[m] rows of the features, in ascending order."""
+    labels: Ints
+    """[m] numbers of their labels."""
+    confidence: Floats
+    """[m] probabilities of these labels."""
+
+
+def self_train(features: Features, seeds: Ints, labels: Ints, texts: Ints, num_labels: int) -> Labelled:
+    """Label the surest texts by what the seeds teach; the same arguments give the same labels.
+
+    Args:
+        features: features of seeds and texts.
+        seeds: [s] rows of the seeds.
+        labels: [s] their labels as numbers.
+        texts: [u] rows of the texts without a label.
+        num_labels: number of labels.
+    """
+    shares = np.bincount(labels, minlength=num_labels) / len(labels)
+    places, given, weights = seeds, labels, np.full(len(seeds), SEED_WEIGHT)
+    taken = Labelled(texts[:0], texts[:0], np.zeros(0))
+    for done in range(1, ROUNDS + 1):
+        chances = features.fit(places, given, weights).chances(texts, num_labels)
+        room = np.maximum(1, np.floor(len(texts) * SHARE * done / ROUNDS * shares)).astype(np.int64)
+        rows, found = _surest(chances, np.where(shares > 0, room, 0))
+        taken = Labelled(texts[rows], found, chances[rows, found])
+        places, given = np.concatenate([seeds, taken.places]), np.concatenate([labels, taken.labels])
+        weights = np.concatenate([np.full(len(seeds), SEED_WEIGHT), np.ones(len(rows))])
+    return taken
+
+
+def _surest(chances: Floats, room: Ints) -> tuple[Ints, Ints]:
+    """Return (rows in ascending order, their labels): each row at most once, `room` rows for each label at most.
+
+    Pairs of row and label are taken by falling probability; equal ones by row.
+    """
+    rows, labels = np.indices(chances.shape)
+    order = np.lexsort((labels.ravel(), rows.ravel(), -chances.ravel()))
+    left, free, chosen = room.copy(), np.ones(len(chances), bool), np.full(len(chances), -1)
+    for place in order:
+        row, label = rows.ravel()[place], labels.ravel()[place]
+        if free[row] and left[label]:
+            chosen[row], free[row] = label, False
+            left[label] -= 1
+        if not left.any():
+            break
+    kept = np.flatnonzero(chosen >= 0)
+    return kept, chosen[kept]
