@@ -2,10 +2,10 @@
 
     python -m benchmarks.lift DATA [--draws 10]
 
-DATA holds `waimai_10k.csv` (SophonPlus/ChineseNlpCorpus) and `rt_polarity.pos`, `rt_polarity.neg` (Pang and Lee 2005),
-which do not come with the project. In each draw there are 10 seeds of each label, 500 texts whose labels are hidden, and
-2,000 test items, drawn from 5,000 texts. Half of the hidden texts and of the items are negative, and in a second run two
-thirds, while the seeds stay balanced. The gap is what the hidden labels bring. Intervals are over the draws.
+DATA holds `waimai_10k.csv` (SophonPlus/ChineseNlpCorpus), `rt_polarity.pos` and `rt_polarity.neg` (Pang and Lee 2005),
+which do not come with the project. In each draw there are 10 seeds of each label, 500 texts whose labels are hidden,
+and 2,000 test items, drawn from 5,000 texts. Half of the hidden texts and of the items are negative, and in a second
+run two thirds, while the seeds stay balanced. The gap is what the hidden labels bring. Intervals are over the draws.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def summary(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     gap = float((accuracy[arms.PEOPLE] - base).mean())
     taken = np.array([draw["accuracy"][draw["recommended"]] for draw in draws]) - base
 
-    def interval(values: Any) -> list[float]:  # noqa: ANN401
+    def interval(values: Any) -> list[float]:
         reach = float(stdtrit(count - 1, 0.975) * values.std(ddof=1) / np.sqrt(count))
         return [round(float(values.mean()) + sign * reach, 4) for sign in (-1, 1)]
 

@@ -75,7 +75,6 @@ class EvaluateFigures(Figures):
     """Number of replies that are not empty and end by themselves."""
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
 
-<<<<<<< HEAD
     @property
     def verdict(self) -> str:
         """What the interval says: better, worse, or no difference that these samples show."""
@@ -96,7 +95,7 @@ class EvaluateFigures(Figures):
             f"rough one; the loss fell in {self.families_better} families and rose in {self.families_worse} "
             f"(sign test p = {self.sign_p:.3f})"
         )
-=======
+
 
 @dataclass(frozen=True, kw_only=True)
 class LiftFigures(Figures):
@@ -120,4 +119,3 @@ class LiftFigures(Figures):
     ci_high: float | None = None
     gap_share: float | None = None
     """Lift as a share of what people's labels bring, where these are given and bring something."""
->>>>>>> 6c55947 (Measure which samples help a classifier: the lift job)

@@ -1,4 +1,4 @@
-"""Arms of a lift comparison: which labelled texts each consists of, and how right the probe is that learned from them."""
+"""Arms of a lift comparison: the labelled texts of each, and how right the probe is that learned from them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gristmill.cluster.contract.ids import digest
-from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.contract.sample import Message, Sample, to_table
 from gristmill.cluster.text.keys import key
+from gristmill.training.data.families import near_to
 from gristmill.training.evaluate.probe import Features, Floats, Ints
 from gristmill.training.evaluate.self_training import SEED_WEIGHT, self_train
-from gristmill.training.evaluate.statistics import Interval, interval
+from gristmill.training.evaluate.statistics import Interval, by_family, interval
 
 SEEDS, BUILT, RANDOM, PEOPLE, SELF_TRAINED = "seeds", "built", "random", "people's labels", "self-training"
-ROLES = ("seeds", "test", "labelled", "samples", "unlabelled")
+NEAR = "near copy of a test item"
+ROLES = ("test", "seeds", "labelled", "samples", "unlabelled")
 """Inputs of a lift job by role, in the order in which a text that comes twice is kept."""
 
 
@@ -42,8 +44,10 @@ class Corpus:
 def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
     """Number the texts of all roles; what cannot take part is counted by its reason.
 
-    A row whose text is in a role before it (`ROLES`) is left out there: no item of the test is ever learned from.
+    The order of the rows does not matter. A row whose text is in a role before it (`ROLES`), or is a near copy of a
+    test item, is left out: no item of the test is ever learned from.
     """
+    near = _near_test(rows)
     names = sorted({label_of(sample) for sample in rows["seeds"]} - {""})
     numbers = {name: n for n, name in enumerate(names)}
     samples: list[Sample] = []
@@ -53,8 +57,8 @@ def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
     left_out: dict[str, dict[str, int]] = {}
     for role in ROLES:
         found, reasons = [], Counter[str]()
-        for sample in rows.get(role, ()):
-            reason = _refused(sample, role, numbers, seen)
+        for sample in sorted(rows.get(role, ()), key=lambda sample: sample.id):
+            reason = _refused(sample, role, numbers, seen) or (NEAR if sample.id in near[role] else "")
             if reason:
                 reasons[reason] += 1
                 continue
@@ -79,6 +83,17 @@ def _refused(sample: Sample, role: str, numbers: Mapping[str, int], seen: Mappin
         return "label that no seed has"
     before = seen.get(key(sample.instruction))
     return f"text of {'its own' if before == role else before}" if before else ""
+
+
+def _near_test(rows: Mapping[str, Sequence[Sample]]) -> dict[str, set[str]]:
+    """Return by role the ids of rows that are near copies of a test item."""
+    test = to_table([replace(sample, dropped=None) for sample in rows["test"]])
+    found: dict[str, set[str]] = {}
+    for role in ROLES:
+        samples = [replace(sample, dropped=None) for sample in rows.get(role, ())] if role != "test" else []
+        near = near_to(to_table(samples), np.ones(len(samples), np.bool_), [test]) if samples else ()
+        found[role] = {sample.id for sample, copy in zip(samples, near, strict=True) if copy}
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +171,13 @@ def compare(
         bootstrap: draws of families.
         seed: seed of the draws.
     """
-    sizes = np.bincount(families).astype(np.float64)
+    sizes = by_family(np.ones(len(families)), families)
     return [
         Result(
             arm.name,
             arm.rows,
             float(found.mean()),
-            interval(np.bincount(families, found - rights[0]), sizes, draws=bootstrap, seed=seed),
+            interval(by_family(found - rights[0], families), sizes, draws=bootstrap, seed=seed),
         )
         for arm, found in zip(arms, rights, strict=True)
     ]
@@ -175,12 +190,6 @@ def recommended(validation: Sequence[Result]) -> str:
     """
     helps = [r for r in validation[1:] if r.arm != PEOPLE and r.lift.low is not None and r.lift.low > 0]
     return max(helps, key=lambda r: r.lift.value).arm if helps else validation[0].arm
-
-
-def families_of(samples: Sequence[Sample]) -> Ints:
-    """Return the family of each sample as a number from 0: samples of one parent or one `group` are one family."""
-    names = [sample.tags.get("group") or (sample.parents[0] if sample.parents else sample.id) for sample in samples]
-    return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
 
 
 def written(arm: Arm, corpus: Corpus) -> list[Sample]:

@@ -19,12 +19,13 @@ from gristmill.cluster.contract.sample import Sample, from_table, to_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
-from gristmill.cluster.models.encoder import Embedding, open_embedding
+from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Shard, Store
+from gristmill.training.data.families import families
 from gristmill.training.evaluate import arms as compared
-from gristmill.training.evaluate.arms import Arm, Corpus, Result
+from gristmill.training.evaluate.arms import Arm, Result
 from gristmill.training.evaluate.probe import Features, Ints, Probe, characters, vectors
 from gristmill.training.evaluate.quality import quality_of
 from gristmill.training.figures import LiftFigures
@@ -32,6 +33,8 @@ from gristmill.training.figures import LiftFigures
 LIFT = "lift.json"
 AT_ONCE = 256
 """Texts that are encoded between two moves of the progress bar."""
+KNOWN = 0.8
+"""Share of the tokens that an encoder must know to be taken without being asked for."""
 FEW_ITEMS = 30
 """Test items of one part below which an arm is not compared."""
 
@@ -170,6 +173,7 @@ class LiftActor:
         if len(corpus.names) < 2:
             raise JobError(f"lift.seeds: {len(corpus.names)} different labels, must be two or more")
         items = corpus.places["test"]
+        self._families = families(to_table([corpus.samples[n] for n in items]))
         self._validation, self._test = self._parts(items)
         fewest = min(len(self._validation), len(self._test))
         if fewest < FEW_ITEMS:
@@ -178,7 +182,7 @@ class LiftActor:
                 "each of its two parts; give more items or set lift.validation"
             )
         self._vectors: list[Any] = []
-        self._encoder = open_embedding(self._job.encoder) if self._uses_encoder() else None
+        self._encoder = self._opened()
         lines = [
             f"{role}: {count:,} of {len(rows[role]):,} rows take no part: {reason}"
             for role, reasons in corpus.left_out.items()
@@ -222,10 +226,14 @@ class LiftActor:
             "left_out": corpus.left_out,
         }, shard
 
-    def _uses_encoder(self) -> bool:
-        if self._job.probe.features != "auto":
-            return self._job.probe.features == "encoder"
-        return knows(self._job.encoder, self._corpus.texts)
+    def _opened(self) -> Encoder | None:
+        """Return the encoder, or None where the probe takes characters."""
+        features, texts = self._job.probe.features, self._corpus.texts
+        if features == "characters":
+            return None
+        encoder = open_embedding(self._job.encoder)
+        known = 1 - float(encoder.unknown(texts).mean())
+        return encoder if features == "encoder" or known >= KNOWN else None
 
     def _features(self) -> Features:
         """Return the features of all texts, fitted on those that an arm may learn from."""
@@ -237,18 +245,18 @@ class LiftActor:
 
     def _parts(self, items: Ints) -> tuple[Ints, Ints]:
         """Return the validation items and the others; a family is in one part."""
-        families = compared.families_of([self._corpus.samples[n] for n in items])
-        order = np.random.default_rng(self._job.seed).permutation(int(families.max(initial=-1)) + 1)
-        first = order < self._job.validation * len(order)
-        return items[first[families]], items[~first[families]]
+        order = np.random.default_rng(self._job.seed).permutation(int(self._families.max(initial=-1)) + 1)
+        first = (order < self._job.validation * len(order))[self._families]
+        return items[first], items[~first]
 
     def _named_parts(self) -> dict[str, Ints]:
         return {"validation": self._validation, "test": self._test}
 
     def _compared(self, arms: Sequence[Arm], features: Features, items: Ints) -> list[Result]:
-        families = compared.families_of([self._corpus.samples[n] for n in items])
+        places = np.searchsorted(self._corpus.places["test"], items)
+        kin = np.unique(self._families[places], return_inverse=True)[1].astype(np.int64)
         rights = [compared.right(arm, self._corpus, features, items) for arm in arms]
-        return compared.compare(arms, rights, families, bootstrap=self._job.bootstrap, seed=self._job.seed)
+        return compared.compare(arms, rights, kin, bootstrap=self._job.bootstrap, seed=self._job.seed)
 
 
 def _samples(store: Store, name: str, role: str) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""What built rows are like beside people's: their labels, the balance of these, and whether the texts can be told apart."""
+"""What built rows are like beside people's: the balance of their labels, and whether the texts can be told apart."""
 
 from collections import Counter
 from typing import Any
@@ -17,8 +17,8 @@ def quality_of(corpus: Corpus, features: Features, people: Ints) -> list[dict[st
     """Return for each method: its rows, their labels, agreement and how well they are told from people's texts.
 
     `agreement` is the share of built labels that a probe taught by people's labels gives too. `told_apart` is the share
-    of texts that a probe assigns rightly to the built or to people's ones, in five folds, with both sides equally large:
-    0.5 where they cannot be told apart.
+    of texts that a probe assigns rightly to the built or to people's ones, in five folds, with both sides equally
+    large: 0.5 where they cannot be told apart.
 
     Source: classifier two-sample test: Lopez-Paz & Oquab 2017, arXiv:1610.06545, section 3.
 
