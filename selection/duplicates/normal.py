@@ -201,7 +201,7 @@ def _signs(data: Bytes) -> tuple[bool, bool]:
     for at in range(np.uint64(len(data))):
         high |= data[at]
         ampersand |= np.uint8(data[at] == 38)
-    return high >= 128, ampersand > 0
+    return bool(high >= 128), bool(ampersand > 0)
 
 
 @kernel
@@ -218,7 +218,7 @@ def _has_entity(data: Bytes) -> bool:
 
 
 @kernel
-def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: Points) -> tuple[int, bool]:
+def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: Points) -> tuple[int | np.int64, bool]:
     """Write the normal form of an ASCII text; return its length, -1 where it is empty, and whether commas may be taken.
 
     Every step writes one code point, and `length` moves on only where it stays: a later one overwrites the others.

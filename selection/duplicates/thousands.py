@@ -66,6 +66,6 @@ def _is_comma(text: Characters, at: int) -> bool:
 
 
 @kernel
-def is_alphanumeric(point: int) -> bool:
+def is_alphanumeric(point: int | np.uint32) -> bool:
     """Say whether a code point is an ASCII letter or digit."""
-    return 48 <= point <= 57 or 97 <= point | 32 <= 122
+    return bool(48 <= point <= 57 or 97 <= point | 32 <= 122)

@@ -41,7 +41,7 @@ def main() -> int:
     from transformers import logging
 
     torch.set_num_threads(1)
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
     began, table = time.process_time(), {}
     for name in NAMES:
         table[name] = measured(name)

@@ -246,4 +246,5 @@ def test_evaluation_scores_both_models_on_the_rows_held_out(unbroken: tuple[Stor
     assert store.complete("evaluate-x")
     assert figures.rows == len(found["samples"]) == store.figures(model)["holdout"]
     assert figures.loss_after == pytest.approx(store.figures(model)["holdout_loss"], abs=1e-4)
+    assert figures.ci_low is not None and figures.ci_high is not None
     assert figures.ci_low < figures.difference < figures.ci_high < 0

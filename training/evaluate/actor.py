@@ -89,8 +89,8 @@ class Scorer:
         loaded = load(model, self._precision).eval().to("cuda" if torch.cuda.is_available() else "cpu")
         apart = separation.choose(loaded, self._precision, length=self._how.max_length, rows=1, device=loaded.device)
         summed, tokens = losses.sample_losses(loaded, self._bins, len(self._rows), apart.way)
-        of_rows = np.bincount(self._rows, summed), np.bincount(self._rows, tokens).astype(np.int64)
-        return Scores(*of_rows, round(time.monotonic() - began, 1), apart.reason)
+        loss, counted = np.bincount(self._rows, summed), np.bincount(self._rows, tokens).astype(np.int64)
+        return Scores(loss.astype(np.float64), counted, round(time.monotonic() - began, 1), apart.reason)
 
 
 def compare(

@@ -143,8 +143,8 @@ class Evaluate(Job):
             run.screen.say(f"evaluate: samples that are not scored: {reasons}")
         own = need_of(self.cpus, self.gpus)
         require("evaluate.cpus", [own])
-        how = TrainSettings.model_validate({n: manifest.settings[n] for n in TrainSettings.model_fields}).encoding
-        scorer = spawn(scoring.Scorer, own, run.logs, own.cpus, self.precision, how)
+        settings = TrainSettings.model_validate({n: manifest.settings[n] for n in TrainSettings.model_fields})
+        scorer = spawn(scoring.Scorer, own, run.logs, own.cpus, self.precision, settings.encoding)
         paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
         try:
             opened = ray.get(scorer.open.remote(paths["after"], data.conversations(table)))

@@ -160,7 +160,7 @@ def _most_careful(own: separation.Separation) -> separation.Separation:
     """Return the most careful way that a worker has found, which is that of all of them."""
     import torch.distributed as dist
 
-    found: list[Any] = [None] * dist.get_world_size()
+    found: list[separation.Separation] = [own] * dist.get_world_size()
     dist.all_gather_object(found, own)
     return max(found, key=lambda one: separation.WAYS.index(one.way))
 
