@@ -1,6 +1,6 @@
 """Lift on two sets of reviews that people labelled: what the arms of `[lift]` bring beside people's own labels.
 
-    python -m benchmarks.lift DATA [--draws 10]
+    python benchmarks/lift.py DATA [--draws 10]
 
 DATA holds `waimai_10k.csv` (SophonPlus/ChineseNlpCorpus), `rt_polarity.pos` and `rt_polarity.neg` (Pang and Lee 2005),
 which do not come with the project. In each draw there are 10 seeds of each label, 500 texts whose labels are hidden,
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import HERE, machine
 
-from benchmarks.common import HERE, machine
 from gristmill.cluster.contract.sample import Message, Sample, seed_id
 from gristmill.cluster.models.encoder import Embedding, open_embedding
 from gristmill.training.evaluate import arms

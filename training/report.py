@@ -21,8 +21,8 @@ class LiftPresentation(Presentation[LiftFigures]):
         share = f", {figures.gap_share:.0%} of what people's labels bring" if figures.gap_share is not None else ""
         change = f"accuracy {figures.accuracy_seeds:.3f} -> {figures.accuracy:.3f}"
         yield {
-            "helps": f"{figures.recommended} helps: {change}, lift {_interval(figures)}{share}",
-            "not shown": f"{figures.recommended} may help, which is not shown: {change}, lift {_interval(figures)}",
+            "helps": f"{figures.recommended} helps: {change}, lift {_lift(figures)}{share}",
+            "not shown": f"{figures.recommended} may help, which is not shown: {change}, lift {_lift(figures)}",
             "hurts": "nothing is recommended: what helped on the validation items hurts on the others",
             "no arm helps": f"nothing helps: the seeds alone have accuracy {figures.accuracy_seeds:.3f}",
         }[figures.verdict]
@@ -51,7 +51,7 @@ class LiftPresentation(Presentation[LiftFigures]):
         yield Section("Did the data help?", f"Recommended: {figures.recommended}.", [panel], tables)
 
 
-def _interval(figures: LiftFigures) -> str:
+def _lift(figures: LiftFigures) -> str:
     if figures.ci_low is None or figures.ci_high is None:
         return f"{figures.lift:+.3f}"
     return f"{figures.lift:+.3f} [{figures.ci_low:+.3f}, {figures.ci_high:+.3f}]"

@@ -191,7 +191,7 @@ def write(data: Bytes, tables: Tables, out: Points) -> int:
         data = data.copy()
         data = data[: join_thousands(data)]
         length, _ = _normal_ascii(data, tables[2], tables[3], out)
-    return length
+    return int(length)
 
 
 @kernel
@@ -218,14 +218,14 @@ def _has_entity(data: Bytes) -> bool:
 
 
 @kernel
-def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: Points) -> tuple[int | np.int64, bool]:
+def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: Points) -> tuple[np.int64, bool]:
     """Write the normal form of an ASCII text; return its length, -1 where it is empty, and whether commas may be taken.
 
     Every step writes one code point, and `length` moves on only where it stays: a later one overwrites the others.
     There are no branches, since each word and each sign would mispredict one: 1 ns a byte instead of 4.
     """
     if len(data) == 0:
-        return 0, False
+        return np.int64(0), False
     length, blank, before, seen, last = ZERO, ONE, ZERO, ZERO, np.uint64(len(data)) - ONE
     here = np.uint64(plain[data[0]])
     for at in range(ONE, last + ONE + ONE):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -241,7 +242,12 @@ def test_a_row_that_no_shard_can_hold_is_a_bad_one(tmp_path: Path, monkeypatch: 
 def test_long_cells_are_read_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     values = columnar._values
-    monkeypatch.setattr(columnar, "_values", lambda batch: seen.append(batch.num_rows) or values(batch))
+
+    def counted(batch: pa.RecordBatch) -> Iterator[list[Any] | str]:
+        seen.append(batch.num_rows)
+        return values(batch)
+
+    monkeypatch.setattr(columnar, "_values", counted)
     monkeypatch.setattr(columnar, "BATCH_BYTES", 1 << 16)
     rows = pa.table({"text": [f"{n} " * 5_000 for n in range(40)]})
     pq.write_table(rows, tmp_path / "x.parquet", use_dictionary=False)
