@@ -72,7 +72,7 @@ def test_a_call_and_the_thought_before_it_come_from_vllms_server_whole_and_strea
 
 async def called(url: str) -> None:
     asked = Request(ASKED, 200, 1, 0.0, tools=TOOLS)
-    for hang_s in (300.0, 1.0):
+    for hang_s in (3000.0, 1.0):
         engine = EndpointEngine(Engine(model="parrot", endpoint=url, hang_s=hang_s))
         await engine.ready()
         reply = await engine.ask(asked)
