@@ -186,8 +186,10 @@ def _follows(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> bool:
     """
     place = error["loc"]
     inner = any(other["loc"][: len(place)] == place and other is not error for other in found)
-    return (error["type"] == "too_short" and inner) or (
-        error["type"] == "literal_error" and isinstance(error["input"], dict)
+    return (
+        (error["type"] == "too_short" and inner)
+        or (error["type"] == "literal_error" and isinstance(error["input"], dict))
+        or error["type"] == "default_factory_not_called"  # a default that follows from a setting which is wrong
     )
 
 

@@ -16,7 +16,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.models import dtypes
@@ -137,7 +137,7 @@ class VllmEngine:
             call = await loop.run_in_executor(self._ahead, self._rendered, request)
             output = await self._through(call)
             reply, tokens = _reply(output, call.num_scored), (call.token_ids, output.outputs[0].token_ids)
-            return self._reader.read(reply, request, call.chat, tokens, opened=call.opened)
+            return cast("Reply", self._reader.read(reply, request, call.chat, tokens, opened=call.opened))
         except RefusedError as error:
             return Reply("", f"error: {error}", 0, 0)
 

@@ -69,7 +69,7 @@ class ReplyParser:
         from vllm.reasoning import ReasoningParserManager
         from vllm.tool_parsers import ToolParserManager
 
-        known = {"tool_parser": ToolParserManager, "reasoning_parser": ReasoningParserManager}
+        known: dict[str, Any] = {"tool_parser": ToolParserManager, "reasoning_parser": ReasoningParserManager}
         for setting, name in (("tool_parser", tools), ("reasoning_parser", reasoning)):
             names = sorted(known[setting].list_registered())
             if name and name not in names:
@@ -86,7 +86,8 @@ class ReplyParser:
             raise ValueError(f"{tools or reasoning} does not fit the model: {error.__cause__ or error}") from error
         if found is None:
             raise ValueError("needs the name of a parser")
-        self._kind, self._tokenizer, self._model_config = found, tokenizer, model_config
+        self._kind: Any = found
+        self._tokenizer, self._model_config = tokenizer, model_config
 
     def skips_special(self, chat: Mapping[str, Any]) -> bool:
         """Return whether special tokens are left out of the text of a reply to a chat, in the form of OpenAI's API."""

@@ -101,12 +101,12 @@ def test_a_parent_of_more_than_text_is_a_drop_with_its_name_and_no_call(store: S
     shard = store.commit_shard("seeds", "shard-00000", to_table([tools, image]))
     store.commit(Manifest("seeds", "samples", "ingest", "f", {}, {}, (shard,)))
     with pytest.raises(RunError, match="its parent has"):
-        ground(store, job(methods=[{"kind": "respond"}], target=2, max_drafts=8))
+        ground(store, job(methods=[{"kind": "evol_instruct"}], target=2, max_drafts=8))
     shards = store.committed(WORK.output).values()
     rows = [row for shard in shards for row in from_table(store.read_shard(WORK.output, shard))]
     assert {row.dropped for row in rows} == {
-        "respond: its parent has tools, must be text alone",
-        "respond: its parent has parts that are no text, must be text alone",
+        "evol_instruct: its parent has tools, must be text alone",
+        "evol_instruct: its parent has parts that are no text, must be text alone",
     }
     assert all(row.origin and not row.origin.prompt_tokens for row in rows)
 

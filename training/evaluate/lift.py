@@ -72,7 +72,9 @@ class Lift(Job):
     draws: int = Field(default=3, gt=0)
     """Draws of the arm that chance chooses."""
     probe: Probe = Probe()
+    """The small classifier, and what it sees of a text."""
     encoder: Embedding = Embedding()
+    """The model that makes the vectors; it is not loaded where the probe takes characters."""
     bootstrap: int = Field(default=2000, gt=0)
     """Bootstrap draws for an interval."""
     seed: int = 0

@@ -237,7 +237,7 @@ class EndpointEngine:
         payload = wire.chat(request, self._settings.model, form, kwargs, vllm=vllm) | dict(extra)
         clipped = False
         while True:
-            sent = self._without_refused(payload | self._streamed(request.max_tokens))
+            sent = self._without_refused({**payload, **self._streamed(request.max_tokens)})
             answer = await self._post("chat/completions", sent, request.max_tokens)
             if not answer.refusal:
                 return answer.body, None

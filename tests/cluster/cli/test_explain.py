@@ -78,7 +78,7 @@ def test_the_recipe_that_is_shown_can_be_planned(path: str, tmp_path: Path) -> N
     recipe = explain.minimal(where)
     (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
     row = json.dumps({"instruction": "Name a river.", "output": "The Elbe.", "label": "positive"}) + "\n"
-    for name in ("seeds", "samples", "labelled", "older", "exam", "targets", "private"):
+    for name in ("seeds", "samples", "labelled", "older", "exam", "targets", "private", "test", "texts"):
         (tmp_path / f"{name}.jsonl").write_text(row * 3)
     loaded, works = open_recipe(tmp_path / "recipe.toml", [f"store={tmp_path}/runs"])
     for name, job in loaded.jobs.items():

@@ -41,7 +41,7 @@ SEEDS = [labelled(text, label) for form, label in zip(KETTLES, ("good", "bad"), 
 
 def prepared(step: OnTopic | SeedLabel, seeds: list[Sample]) -> ScriptedAsk:
     ask = ScriptedAsk()
-    ask.prepared = asyncio.run(step.prepare(Snapshot(0, seeds=seeds), None, ask))  # type: ignore[arg-type]
+    ask.prepared = asyncio.run(step.prepare(Snapshot(0, seeds=seeds), None, ask))
     return ask
 
 
@@ -105,7 +105,7 @@ def test_a_boundary_loses_about_as_much_as_it_may() -> None:
     def some(centre: float, count: int) -> NDArray[np.float64]:
         found = rng.normal(size=(count, 16))
         found[:, 0] += centre
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float64)
 
     lost, found = [], []
     for _ in range(5):
