@@ -273,7 +273,12 @@ def intervals(names: Sequence[str], values: Sequence[tuple[float, float | None, 
     return figure(
         [trace],
         70 + 44 * len(names),
-        xaxis={"title": {"text": "lift", "font": {"size": 13}}, "zeroline": True, "zerolinewidth": 1.5},
+        xaxis={
+            "title": {"text": "lift", "font": {"size": 13}},
+            "rangemode": "tozero",
+            "zeroline": True,
+            "zerolinewidth": 1.5,
+        },
         yaxis={"showgrid": False, "autorange": "reversed", "ticksuffix": "  ", "automargin": True},
         margin={"l": 8, "r": 24, "t": 8, "b": 48},
     )

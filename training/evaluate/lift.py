@@ -131,29 +131,33 @@ class Lift(Job):
         finally:
             ray.kill(actor)
         run.store.write_json(found, work.output, LIFT)
-        by_arm = {part["arm"]: part for part in found["test"]}
-        chosen, base = by_arm[found["recommended"]], found["test"][0]
-        figures = LiftFigures(
-            rows=texts,
-            kept=shard.kept,
-            items=found["items"],
-            validation_items=found["validation_items"],
-            arms=len(found["test"]),
-            recommended=found["recommended"],
-            verdict=found["verdict"],
-            features=found["features"],
-            accuracy_seeds=base["accuracy"],
-            accuracy=chosen["accuracy"],
-            lift=chosen["lift"],
-            ci_low=chosen["low"],
-            ci_high=chosen["high"],
-            gap_share=found["gap_share"],
-            seconds=round(time.monotonic() - began, 1),
-        )
+        figures = figures_of(found, texts, shard, time.monotonic() - began)
         run.store.commit(self.manifest(work, "samples", (shard,)), figures.to_json())
         run.ledger.append("shard_done", job=self.name, shard=shard.name, rows=shard.rows, kept=shard.kept,
                           seconds=figures.seconds)  # fmt: skip
         return figures
+
+
+def figures_of(found: Mapping[str, Any], texts: int, shard: Shard, seconds: float) -> LiftFigures:
+    """Return the figures of the content of `lift.json`, the number of texts, and the shard that was written."""
+    chosen = next(part for part in found["test"] if part["arm"] == found["recommended"])
+    return LiftFigures(
+        rows=texts,
+        kept=shard.kept,
+        items=found["items"],
+        validation_items=found["validation_items"],
+        arms=len(found["test"]),
+        recommended=found["recommended"],
+        verdict=found["verdict"],
+        features=found["features"],
+        accuracy_seeds=found["test"][0]["accuracy"],
+        accuracy=chosen["accuracy"],
+        lift=chosen["lift"],
+        ci_low=chosen["low"],
+        ci_high=chosen["high"],
+        gap_share=found["gap_share"],
+        seconds=round(seconds, 1),
+    )
 
 
 class LiftActor:

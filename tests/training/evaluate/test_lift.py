@@ -8,8 +8,10 @@ import pytest
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample, from_table, to_table
+from gristmill.cluster.report.sections import presentation_of
 from gristmill.cluster.store.store import Manifest, Store
-from gristmill.training.evaluate.lift import Lift, LiftActor
+from gristmill.training.evaluate.lift import LIFT, Lift, LiftActor, figures_of
+from tests.test_figures import page_of
 from tests.training.evaluate.reviews import review, reviews, texts
 
 SETTINGS: Mapping[str, Any] = {"seeds": "s.jsonl", "test": "t.jsonl", "probe": {"features": "characters"}}
@@ -145,3 +147,19 @@ def test_a_job_with_nothing_to_compare_is_refused() -> None:
     with pytest.raises(JobError, match="nothing to compare with the seeds"):
         job.needs({})
     assert job.needs({"generate": "generate-1", "select": "select-1"}) == {"samples": "select-1"}
+
+
+def test_the_page_and_the_summary_show_what_lift_measured(store: Store) -> None:
+    rows = {"seeds": reviews(12, 1), "test": reviews(300, 2), "samples": reviews(100, 3, method="targeted")}
+    job = Lift.model_validate(SETTINGS)
+    actor = LiftActor(job, store, {role: put(store, f"{role}-1", samples) for role, samples in rows.items()}, None)
+    texts, _ = actor.open()
+    found, shard = actor.measure("lift-1")
+    figures = figures_of(found, texts, shard, 1.0)
+    store.write_json(found, "lift-1", LIFT)
+    store.commit(Manifest("lift-1", "samples", "lift", "f", {}, {}, (shard,)), figures.to_json())
+    page = page_of(store, {"lift": "lift-1"}, {"lift": job.model_dump(mode="json")})
+    assert "Did the data help?" in page and "Lift by arm" in page
+    assert f"({figures.accuracy_seeds:.3f})" in page and "agrees with people" in page
+    [line, note] = presentation_of(Lift.presentation).summary(figures)
+    assert line.startswith("seeds + built helps: accuracy ") and "probe" in note
