@@ -112,14 +112,9 @@ class Evaluate(Job):
             bar.update(3)
         ok = sum(1 for reply in found["smoke"] if reply["ok"])
         run.store.write_json(found, work.output, EVALUATION)
-        figures = EvaluateFigures(
-            kept=found["rows"],
-            smoke_replies=len(found["smoke"]),
-            smoke_ok=ok,
-            seconds_by_part=found["seconds"],
-            seconds=round(time.monotonic() - began, 1),
-            **{field.name: found[field.name] for field in fields(EvaluateFigures) if field.name in found},
-        )
+        measured = {field.name: found[field.name] for field in fields(EvaluateFigures) if field.name in found}
+        measured |= {"seconds": round(time.monotonic() - began, 1), "seconds_by_part": found["seconds"]}
+        figures = EvaluateFigures(kept=found["rows"], smoke_replies=len(found["smoke"]), smoke_ok=ok, **measured)
         if figures.uncertain:
             run.screen.say(f"evaluate: {figures.uncertain}")
         entry = file_shard(folder / EVALUATION, folder)
