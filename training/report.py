@@ -58,16 +58,17 @@ def _lift(figures: LiftFigures) -> str:
 
 
 def _methods(found: Mapping[str, Any]) -> Table:
-    """Return the table of the methods: rows, labels, agreement and how well they are told from people's texts."""
-    columns = (("method", ""), ("rows", "num"), ("labels", ""), ("agrees with people", "num"), ("told apart", "num"))
+    """Return the table of the methods: rows, labels, agreement and two-sample accuracy."""
+    numbers = ("agrees with people", "two-sample accuracy")
+    columns = (("method", ""), ("rows", "num"), ("labels", ""), *((name, "num") for name in numbers))
     note = (
-        "Agreement: labels that a probe taught by people's labels gives too. Told apart: accuracy of telling the "
-        "method's texts from people's; 0.5 is chance."
+        "Agreement: labels that a probe taught by people's labels gives too. Two-sample accuracy: how often a probe "
+        "says rightly whether a text is the method's or a person's; 0.5 is chance."
     )
     rows = []
     for one in found["methods"]:
         labels = ", ".join(f"{name} {count:,}" for name, count in one["labels"].items())
-        shares = ["" if one[name] is None else f"{one[name]:.2f}" for name in ("agreement", "told_apart")]
+        shares = ["" if one[name] is None else f"{one[name]:.2f}" for name in ("agreement", "two_sample_accuracy")]
         rows.append((one["method"], f"{one['rows']:,}", labels, *shares))
     return Table(columns, rows, note)
 

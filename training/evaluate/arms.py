@@ -45,7 +45,8 @@ def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
     """Number the texts of all roles; what cannot take part is counted by its reason.
 
     The order of the rows does not matter. A row whose text is in a role before it (`ROLES`), or is a near copy of a
-    test item, is left out: no item of the test is ever learned from.
+    test item, is left out: no item of the test is ever learned from. Texts of `labelled` may come again without their
+    labels.
     """
     near = _near_test(rows)
     names = sorted({label_of(sample) for sample in rows["seeds"]} - {""})
@@ -57,12 +58,13 @@ def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
     left_out: dict[str, dict[str, int]] = {}
     for role in ROLES:
         found, reasons = [], Counter[str]()
+        known = dict(seen) if role == "labelled" else seen  # an arm of its own, which may have the texts of another
         for sample in sorted(rows.get(role, ()), key=lambda sample: sample.id):
-            reason = _refused(sample, role, numbers, seen) or (NEAR if sample.id in near[role] else "")
+            reason = _refused(sample, role, numbers, known) or (NEAR if sample.id in near[role] else "")
             if reason:
                 reasons[reason] += 1
                 continue
-            seen[key(sample.instruction)] = role
+            known[key(sample.instruction)] = role
             found.append(len(samples))
             samples.append(sample)
             labels.append(-1 if role == "unlabelled" else numbers[label_of(sample)])

@@ -3,7 +3,7 @@
 <output>/shard-00000.arrow   SAMPLES: the rows of the recommended arm, with which later jobs go on
          lift.json           arms, labels, and what was left out:
              validation, test    [{arm, rows, accuracy, lift, low, high, kind}] on the two parts of the test items
-             methods             [{method, rows, labels, agreement, told_apart}] what each method's rows are like
+             methods             [{method, rows, labels, agreement, two_sample_accuracy}] the rows of each method
              left_out            {role: {reason: rows}}
 """
 

@@ -1,4 +1,4 @@
-"""What built rows are like beside people's: the balance of their labels, and whether the texts can be told apart."""
+"""What built rows are like beside people's: the balance of their labels, and how far the texts differ."""
 
 from collections import Counter
 from typing import Any
@@ -14,11 +14,11 @@ FEW = 10
 
 
 def quality_of(corpus: Corpus, features: Features, people: Ints) -> list[dict[str, Any]]:
-    """Return for each method: its rows, their labels, agreement and how well they are told from people's texts.
+    """Return for each method: its rows, their labels, agreement and how far they differ from people's texts.
 
-    `agreement` is the share of built labels that a probe taught by people's labels gives too. `told_apart` is the share
-    of texts that a probe assigns rightly to the built or to people's ones, in five folds, with both sides equally
-    large: 0.5 where they cannot be told apart.
+    `agreement` is the share of built labels that a probe taught by people's labels gives too. `two_sample_accuracy` is
+    the share of texts that a probe assigns rightly to the built or to people's ones, in five folds, with both sides
+    equally large: 0.5 where they do not differ.
 
     Source: classifier two-sample test: Lopez-Paz & Oquab 2017, arXiv:1610.06545, section 3.
 
@@ -43,13 +43,13 @@ def quality_of(corpus: Corpus, features: Features, people: Ints) -> list[dict[st
                 "rows": len(rows),
                 "labels": {name: counts[name] for name in corpus.names},
                 "agreement": float((given == corpus.labels[rows]).mean()) if len(rows) >= FEW else None,
-                "told_apart": _told_apart(features, rows, people) if len(rows) >= FEW else None,
+                "two_sample_accuracy": _two_sample_accuracy(features, rows, people) if len(rows) >= FEW else None,
             }
         )
     return found
 
 
-def _told_apart(features: Features, built: Ints, people: Ints) -> float:
+def _two_sample_accuracy(features: Features, built: Ints, people: Ints) -> float:
     """Return the accuracy of telling two sets of texts apart, each cut to the size of the smaller one."""
     rng, size = np.random.default_rng(0), min(len(built), len(people))
     rows = np.concatenate([rng.permutation(built)[:size], rng.permutation(people)[:size]])

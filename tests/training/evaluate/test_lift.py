@@ -72,6 +72,15 @@ def test_texts_without_a_label_help_through_self_training(store: Store) -> None:
     assert all(sample.tags["label_source"] == "self_training" and sample.parents for sample in added)
 
 
+def test_the_same_texts_may_come_with_and_without_peoples_labels(store: Store) -> None:
+    texts_of_both = reviews(200, 4)
+    rows = {"seeds": reviews(12, 1), "test": reviews(200, 2), "unlabelled": texts_of_both, "labelled": texts_of_both}
+    found, _, lines = measured(store, rows)
+    assert lines == []
+    assert arm(found, "people's labels")["rows"] == 12 + 200
+    assert arm(found, "seeds + self-training")["rows"] == 12 + 100
+
+
 def test_labels_of_unlabelled_texts_are_not_read(store: Store) -> None:
     rows = {"seeds": reviews(12, 1), "test": reviews(300, 2)}
     right, _, _ = measured(store, rows | {"unlabelled": reviews(100, 4)})
