@@ -103,7 +103,10 @@ def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except GristmillError as error:
-        run.ledger.append("run_failed", error=str(error))
+        cause = getattr(error, "cause", None)  # of Ray's error for a process, whose text is a traceback
+        run.ledger.append("run_failed", error=str(cause or error))
+        if isinstance(cause, GristmillError):
+            raise cause from error
         raise
     except KeyboardInterrupt as error:
         run.ledger.append("run_failed", error=f"interrupted by {signal_name(error)}")

@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.sample import Sample, from_table, to_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
 from gristmill.cluster.runtime import log
+from gristmill.cluster.runtime.deaths import deaths, ended
 from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.training.data.families import families
@@ -128,6 +129,10 @@ class Lift(Job):
                     ray.get(actor.embed.remote(start, stop))
                     bar.update(stop)
             found, shard = ray.get(actor.measure.remote(work.output))
+        except ray.exceptions.RayTaskError:  # of a living process
+            raise
+        except deaths() as error:
+            raise RunError(f"lift: {ended('the process that compares', error)}; see {run.logs}/lift.log") from error
         finally:
             ray.kill(actor)
         run.store.write_json(found, work.output, LIFT)
