@@ -90,10 +90,11 @@ class EvaluateFigures(Figures):
         """What can be said instead where there are too few families for an interval to be relied on; else nothing."""
         if self.families >= ENOUGH_FAMILIES:
             return ""
+        chance = f"p = {self.sign_p:.3f}" if self.sign_p >= 0.0005 else "p < 0.001"
         return (
             f"{self.rows} held-out samples of {self.families} families, below {ENOUGH_FAMILIES}, so the interval is a "
             f"rough one; the loss fell in {self.families_better} families and rose in {self.families_worse} "
-            f"(sign test p = {self.sign_p:.3f})"
+            f"(sign test {chance})"
         )
 
 

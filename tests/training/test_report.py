@@ -30,6 +30,7 @@ def test_few_families_are_said_with_what_can_be_said_instead() -> None:
         "30 held-out samples of 7 families, below 30, so the interval is a rough one; the loss fell in 6 families and "
         "rose in 1 (sign test p = 0.125)"
     )
+    assert "(sign test p < 0.001)" in summary(interval="student", families=18, sign_p=7.6e-6)
     none = summary(interval="none", families=1, ci_low=None, ci_high=None, detectable=None)
     assert "no interval of the difference, which needs two families" in none
     assert "one family says nothing about others" in none
