@@ -7,11 +7,11 @@ from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import one_line
+from gristmill.cluster.text.template import Prompts, by_language, parse, slots, template_for
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 from gristmill.generation.prompting.choices import choose
-from gristmill.generation.prompting.replies import one_line
-from gristmill.generation.prompting.template import Prompts, by_language, parse, slots, template_for
 
 PROMPTS = {
     "en": """\

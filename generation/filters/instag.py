@@ -9,9 +9,9 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import flat
+from gristmill.cluster.text.template import Prompts, by_language, slots, template_for
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
-from gristmill.generation.prompting.replies import flat
-from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for
 
 PROMPTS = {
     "en": """\

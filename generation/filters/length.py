@@ -6,9 +6,9 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.parts import request
+from gristmill.cluster.text.replies import refuse
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
-from gristmill.generation.prompting.replies import refuse
 
 
 class Length(Filter):

@@ -7,10 +7,10 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.template import Prompts, by_language, slots, template_for, write
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 from gristmill.generation.filters.judge.filter import asked
 from gristmill.generation.prompting.choices import choose
-from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for, write
 
 PROMPTS = {
     "en": write(

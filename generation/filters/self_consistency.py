@@ -8,11 +8,11 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.finals import final_answer, marked_answer
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.template import Prompts, by_language, slots, template_for
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
-from gristmill.generation.prompting.finals import final_answer, marked_answer
-from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for
 
 FREE = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",

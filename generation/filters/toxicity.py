@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.replies import one_line
 from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.template import Prompts, by_language, slots, template_for, write
 from gristmill.generation.contracts import Ask, ModelFilter, Snapshot, Verdict
 from gristmill.generation.prompting.choices import choose
 from gristmill.generation.prompting.classifier import Head, HeadFilter
-from gristmill.generation.prompting.replies import one_line
-from gristmill.generation.prompting.template import Prompts, by_language, slots, template_for, write
 
 PROMPTS = {
     "en": write(

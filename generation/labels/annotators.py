@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.text.replies import json_in
+from gristmill.cluster.text.spans import Span, dumps
+from gristmill.cluster.text.template import slots
 from gristmill.cluster.text.words import whole
-from gristmill.generation.prompting.replies import json_in
 from gristmill.generation.prompting.search import terms
-from gristmill.generation.prompting.spans import Span, dumps
-from gristmill.generation.prompting.template import slots
 
 ASKED_WITH = ("labels", "schema", "language", "words")
 """Placeholders of what is asked for, besides the text."""

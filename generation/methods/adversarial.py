@@ -9,11 +9,11 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import one_line
+from gristmill.cluster.text.template import Prompts, by_language, for_language, slots, template_for
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, Snapshot
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
-from gristmill.generation.prompting.replies import one_line
-from gristmill.generation.prompting.template import Prompts, by_language, for_language, slots, template_for
 
 AVOID = {
     "en": "These read as if a machine had written them, so write nothing like them:\n{refused}",

@@ -14,12 +14,8 @@ from pydantic import Field, model_validator
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
-from gristmill.cluster.text.words import num_words
-from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Sampling, Snapshot
-from gristmill.generation.labels.annotators import ASKED_WITH, Annotator, Form, Vote, combined, entities
-from gristmill.generation.prompting.choices import choose
-from gristmill.generation.prompting.replies import json_in, one_line
-from gristmill.generation.prompting.template import (
+from gristmill.cluster.text.replies import json_in, one_line
+from gristmill.cluster.text.template import (
     Prompt,
     Prompts,
     Template,
@@ -30,6 +26,10 @@ from gristmill.generation.prompting.template import (
     slots,
     template_for,
 )
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Sampling, Snapshot
+from gristmill.generation.labels.annotators import ASKED_WITH, Annotator, Form, Vote, combined, entities
+from gristmill.generation.prompting.choices import choose
 
 PROMPTS: Mapping[Form, Mapping[str, str]] = {
     "label": {

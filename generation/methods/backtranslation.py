@@ -13,11 +13,11 @@ from pydantic import Field
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import cut_off, flat, refuse
+from gristmill.cluster.text.template import NUMBERS, Prompts, by_language, slots, template_for
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input
 from gristmill.generation.prompting.choices import choose, expected
-from gristmill.generation.prompting.replies import cut_off, flat, refuse
-from gristmill.generation.prompting.template import NUMBERS, Prompts, by_language, slots, template_for
 
 INSTRUCT = {
     "en": """\

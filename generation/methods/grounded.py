@@ -11,11 +11,11 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import cut_off, one_line, refuse
+from gristmill.cluster.text.template import Prompt, Prompts, by_language, slots, template_for
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
-from gristmill.generation.prompting.replies import cut_off, one_line, refuse
 from gristmill.generation.prompting.search import SearchIndex, index
-from gristmill.generation.prompting.template import Prompt, Prompts, by_language, slots, template_for
 
 SOLVED = {
     "en": """\

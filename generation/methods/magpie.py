@@ -8,10 +8,9 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
-from gristmill.generation.prompting.choices import BLANK, choose
-from gristmill.generation.prompting.replies import cut_off, refuse
-from gristmill.generation.prompting.template import (
+from gristmill.cluster.models.choices import BLANK
+from gristmill.cluster.text.replies import cut_off, refuse
+from gristmill.cluster.text.template import (
     SOME,
     Prompts,
     by_language,
@@ -21,6 +20,8 @@ from gristmill.generation.prompting.template import (
     template_for,
     write,
 )
+from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
+from gristmill.generation.prompting.choices import choose
 
 SYSTEMS = {
     "en": {

@@ -11,11 +11,11 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import refuse
+from gristmill.cluster.text.template import Prompts, by_language, slots, system_turn
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
 from gristmill.generation.prompting.draws import wander
-from gristmill.generation.prompting.replies import refuse
-from gristmill.generation.prompting.template import Prompts, by_language, slots, system_turn
 
 FAREWELLS = (
     r"\b(?:thanks|thank you|thx|cheers|bye|good-?bye|farewell|see you|good night|you're welcome|that's all)\b",

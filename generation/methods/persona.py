@@ -11,10 +11,8 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
-from gristmill.cluster.text.words import num_words, tokens
-from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
-from gristmill.generation.prompting.replies import cut_off, flat, refuse, stripped
-from gristmill.generation.prompting.template import (
+from gristmill.cluster.text.replies import cut_off, flat, refuse, stripped
+from gristmill.cluster.text.template import (
     Prompt,
     Prompts,
     by_language,
@@ -22,6 +20,8 @@ from gristmill.generation.prompting.template import (
     slots,
     template_for,
 )
+from gristmill.cluster.text.words import num_words, tokens
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
 
 PERSONA = {
     "en": (

@@ -11,10 +11,10 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.finals import final_answer
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.template import Prompts, by_language, slots, system_turn, template_for
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input
-from gristmill.generation.prompting.finals import final_answer
-from gristmill.generation.prompting.template import Prompts, by_language, slots, system_turn, template_for
 
 STEPS = {
     "en": "Think step by step. End with one last line that has #### and then the final answer alone.",

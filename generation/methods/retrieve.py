@@ -10,11 +10,8 @@ from pydantic import Field
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
-from gristmill.cluster.text.words import num_words
-from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
-from gristmill.generation.prompting.replies import cut_off, flat, refuse
-from gristmill.generation.prompting.search import By, Hit, SearchIndex, find, index
-from gristmill.generation.prompting.template import (
+from gristmill.cluster.text.replies import cut_off, flat, refuse
+from gristmill.cluster.text.template import (
     Prompt,
     Prompts,
     Template,
@@ -22,6 +19,9 @@ from gristmill.generation.prompting.template import (
     slots,
     template_for,
 )
+from gristmill.cluster.text.words import num_words
+from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
+from gristmill.generation.prompting.search import By, Hit, SearchIndex, find, index
 
 ASK = {
     "en": (

@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.sample import Message, Sample
+from gristmill.cluster.text.replies import cut_off, entries, refuse
+from gristmill.cluster.text.template import Prompts, by_language, for_language, slots, template_for
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
-from gristmill.generation.prompting.replies import cut_off, entries, refuse
-from gristmill.generation.prompting.template import Prompts, by_language, for_language, slots, template_for
 
 DISCIPLINES: Mapping[str, tuple[str, ...]] = {
     "en": (

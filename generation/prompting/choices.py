@@ -5,14 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
+from gristmill.cluster.models.choices import LEAST, calibrated
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.template import Prompt
 from gristmill.generation.contracts import Ask, Sampling
-from gristmill.generation.prompting.template import Prompt
-
-BLANK = {"en": "N/A", "zh": "无"}
-"""The text without content, by language."""
-LEAST = 1e-4
-"""Smallest chance that is divided by, so that a choice that is never made of the empty text does not win always."""
 
 
 async def choose(
@@ -45,19 +41,6 @@ async def choose(
         return reply
     chances = calibrated(reply.choices, prior, least)
     return replace(reply, text=max(chances, key=lambda name: chances[name]), choices=chances)
-
-
-def calibrated(chances: Mapping[str, float], prior: Mapping[str, float], least: float = LEAST) -> dict[str, float]:
-    """Return chances divided by those of texts without content, summing to 1; without any such, as they are.
-
-    Source: Zhao et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5 (W = diag(p_cf)^-1, b = 0). Departures:
-    one empty text instead of three where a step has no more; chances below `least` count as that.
-    """
-    if not chances or set(chances) != set(prior):
-        return dict(chances)
-    weights = {choice: chance / max(prior[choice], least) for choice, chance in chances.items()}
-    total = sum(weights.values())
-    return {choice: weight / total for choice, weight in weights.items()} if total else dict(chances)
 
 
 def expected(chances: Mapping[str, float]) -> float:

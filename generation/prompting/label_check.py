@@ -7,12 +7,13 @@ from math import exp, fsum, log
 from typing import NamedTuple
 
 from gristmill.cluster.contract import ids
+from gristmill.cluster.models.choices import BLANK, LEAST
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.template import Prompt, Template
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Ask
-from gristmill.generation.prompting.choices import BLANK, LEAST, choose
-from gristmill.generation.prompting.template import Prompt, Template
+from gristmill.generation.prompting.choices import choose
 
 NUM_RANDOM = 20
 """Texts of random words that the bias is measured by."""

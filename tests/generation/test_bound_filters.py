@@ -4,13 +4,13 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.store.store import Store
+from gristmill.cluster.text.template import parse
 from gristmill.generation.filters.length import Length
 from gristmill.generation.filters.novelty import Novelty
 from gristmill.generation.job import Generate
 from gristmill.generation.methods.targeted.method import Targeted
 from gristmill.generation.pipeline.frames import Frames, frames_of, unframed
 from gristmill.generation.pipeline.settle import Progress
-from gristmill.generation.prompting.template import parse
 from tests.generation.ground import WORK, ground, job, with_seeds
 from tests.invariants import samples_of
 

@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.replies import one_line
 from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.template import NUMBERS, Prompts, by_language, slots, template_for
 from gristmill.generation.contracts import Ask, ModelFilter, Verdict
 from gristmill.generation.filters.judge.rubrics import PROMPTS, Rubric
 from gristmill.generation.prompting.choices import choose, expected
-from gristmill.generation.prompting.replies import one_line
-from gristmill.generation.prompting.template import NUMBERS, Prompts, by_language, slots, template_for
 
 
 class Judge(ModelFilter):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from gristmill.generation.prompting.template import write
+from gristmill.cluster.text.template import write
 
 Rubric = Literal["quality", "helpfulness", "correctness", "complexity", "additive"]
 

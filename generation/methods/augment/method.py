@@ -13,6 +13,16 @@ from pydantic import Field
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import cut_off, refuse
+from gristmill.cluster.text.template import (
+    Prompt,
+    Prompts,
+    Template,
+    by_language,
+    for_language,
+    slots,
+    template_for,
+)
 from gristmill.cluster.text.words import num_words
 from gristmill.generation.contracts import Ask, Draft, EachInput, Input, Snapshot
 from gristmill.generation.methods.augment import wordplay
@@ -28,16 +38,6 @@ from gristmill.generation.methods.augment.prompts import (
 from gristmill.generation.methods.augment.synonyms import synonyms
 from gristmill.generation.methods.augment.wordplay import Piece
 from gristmill.generation.prompting.label_check import Case, LabelCheck
-from gristmill.generation.prompting.replies import cut_off, refuse
-from gristmill.generation.prompting.template import (
-    Prompt,
-    Prompts,
-    Template,
-    by_language,
-    for_language,
-    slots,
-    template_for,
-)
 
 Operation = Literal[
     "synonym", "insert", "swap", "delete", "punctuate", "part_of_speech", "paraphrase", "back_translate"

@@ -1,6 +1,6 @@
 """Prompts of Augment: paraphrases, translations, synonyms and labels, and the texts that begin the model's turn."""
 
-from gristmill.generation.prompting.template import write
+from gristmill.cluster.text.template import write
 
 PARAPHRASE = {
     "en": write(

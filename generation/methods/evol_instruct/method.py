@@ -10,7 +10,9 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import cut_off, flat, refuse
 from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.template import Prompts, by_language, gap, slots, system_turn, template_for
 from gristmill.cluster.text.words import UNSPACED_PER_WORD, num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, Method, Snapshot
 from gristmill.generation.methods.evol_instruct.prompts import (
@@ -24,8 +26,6 @@ from gristmill.generation.methods.evol_instruct.prompts import (
 )
 from gristmill.generation.prompting.choices import choose
 from gristmill.generation.prompting.draws import wander
-from gristmill.generation.prompting.replies import cut_off, flat, refuse
-from gristmill.generation.prompting.template import Prompts, by_language, gap, slots, system_turn, template_for
 
 Operation = Literal["constrain", "deepen", "concretise", "reason", "complicate", "breadth"]
 ANSWER = {

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from gristmill.cluster.contract.ids import stream
 from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.text.template import template_for
 from gristmill.generation.contracts import Ask
 from gristmill.generation.prompting.choices import choose
-from gristmill.generation.prompting.template import template_for
 
 CLASSIFY = {
     "en": """\

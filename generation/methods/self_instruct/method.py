@@ -10,6 +10,8 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import cut_off, flat, refuse
+from gristmill.cluster.text.template import Prompts, by_language, slots, system_turn, template_for
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, Method, Snapshot, State
 from gristmill.generation.methods.self_instruct.instances import (
@@ -24,8 +26,6 @@ from gristmill.generation.methods.self_instruct.instances import (
     parted,
 )
 from gristmill.generation.prompting.draws import wander
-from gristmill.generation.prompting.replies import cut_off, flat, refuse
-from gristmill.generation.prompting.template import Prompts, by_language, slots, system_turn, template_for
 
 ASK = {
     "en": (

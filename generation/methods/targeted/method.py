@@ -11,7 +11,17 @@ from pydantic import Field, field_validator, model_validator
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.contract.settings import STRINGS, short_forms
+from gristmill.cluster.text import spans as marks
 from gristmill.cluster.text.language import language_of
+from gristmill.cluster.text.replies import cut_off, one_line, refuse, stripped
+from gristmill.cluster.text.template import (
+    Prompt,
+    Prompts,
+    by_language,
+    for_language,
+    slots,
+    template_for,
+)
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Draft, Input, Method, Snapshot
 from gristmill.generation.methods.targeted.balance import label_of, weights_of
@@ -31,18 +41,8 @@ from gristmill.generation.methods.targeted.prompts import (
     WRITE,
     WRITE_MARKED,
 )
-from gristmill.generation.prompting import spans as marks
 from gristmill.generation.prompting.draws import wander
 from gristmill.generation.prompting.label_check import Case, LabelCheck
-from gristmill.generation.prompting.replies import cut_off, one_line, refuse, stripped
-from gristmill.generation.prompting.template import (
-    Prompt,
-    Prompts,
-    by_language,
-    for_language,
-    slots,
-    template_for,
-)
 
 Task = Literal["classification", "entities"]
 LOOK = 128

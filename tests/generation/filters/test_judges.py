@@ -9,13 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.template import parse
 from gristmill.generation.contracts import Filter, Verdict
 from gristmill.generation.filters import AnyFilter
 from gristmill.generation.filters.judge.filter import Judge, asked
 from gristmill.generation.filters.judge.rubrics import PROMPTS, Rubric
 from gristmill.generation.filters.pairwise import Pairwise
 from gristmill.generation.filters.toxicity import Toxicity
-from gristmill.generation.prompting.template import parse
 from tests.fakes import ScriptedAsk
 
 REFUSED = Reply("", "error: prompt has 9000 tokens, must be below 2048", 9000, 0)

@@ -8,10 +8,10 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.template import parse
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.evol_instruct.method import OPERATIONS, SORRY_WORDS, EvolInstruct, failure
 from gristmill.generation.methods.evol_instruct.prompts import COMPARE
-from gristmill.generation.prompting.template import parse
 from tests.fakes import ScriptedAsk
 
 

@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.models.choices import calibrated
 from gristmill.cluster.models.engine import Reply
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.magpie import CATEGORIES, DIFFICULTIES, QUALITIES, Magpie
-from gristmill.generation.prompting.choices import calibrated
 from tests.fakes import ScriptedAsk
 
 

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.replies import stripped
 from gristmill.cluster.text.words import tokens
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.persona import Persona, PersonaIndex, Personas
-from gristmill.generation.prompting.replies import stripped
 from tests.fakes import ScriptedAsk
 
 ENGLISH = Sample("e", (Message("user", "How do I bake rye bread?"), Message("assistant", "Slowly.")))

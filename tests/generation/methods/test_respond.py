@@ -7,9 +7,9 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample, ToolCall
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.finals import final_answer
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.respond import Respond, prompt_of
-from gristmill.generation.prompting.finals import final_answer
 from tests.fakes import ScriptedAsk
 
 TALK = (

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.template import parse
 from gristmill.generation.contracts import Draft, Snapshot
 from gristmill.generation.methods.targeted.method import Evidence, Targeted
 from gristmill.generation.methods.targeted.prompts import CHECK, CHECK_MARKED
 from gristmill.generation.prompting.label_check import Case, LabelCheck
-from gristmill.generation.prompting.template import parse
 from tests.fakes import ScriptedAsk
 
 FILMS = Targeted(labels={"good": "the writer liked it", "bad": "the writer did not"}, near_miss=0.0, tries=1)

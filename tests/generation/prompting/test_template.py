@@ -10,10 +10,10 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.contract.settings import Step
 from gristmill.cluster.jobs.recipe import load
+from gristmill.cluster.text.replies import cut_off, flat, refuse
+from gristmill.cluster.text.template import NUMBERS, Prompts, parse, slots, write
 from gristmill.generation.filters import AnyFilter
 from gristmill.generation.methods import AnyMethod
-from gristmill.generation.prompting.replies import cut_off, flat, refuse
-from gristmill.generation.prompting.template import NUMBERS, Prompts, parse, slots, write
 
 SAFE = """\
 Is it safe?

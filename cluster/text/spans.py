@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.replies import json_in
 from gristmill.cluster.text.words import whole
-from gristmill.generation.prompting.replies import json_in
 
 _MARK = re.compile(r"\[([^\[\]()\n]+)\]\(([^()\n]+)\)")
 _SPECIAL = re.compile(r"([.^$*+?{}\[\]\\|()/])")

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.generation.prompting.spans import Span, dumps, grammar, of_seed, read, unmarked, write
+from gristmill.cluster.text.spans import Span, dumps, grammar, of_seed, read, unmarked, write
 
 LABELS = ("person", "city")
 
