@@ -43,6 +43,8 @@ class TrainFigures(Figures):
     holdout_loss: float | None = None
     starts: int
     """Number of times that the workers were started."""
+    batches_left_out: int = 0
+    """Batches that were left out because their loss or gradients were not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)

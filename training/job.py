@@ -4,7 +4,7 @@
          merged/…         the whole model with its tokenizer, as transformers and vLLM load it
          holdout.arrow    SAMPLES: the rows held out, with the tag `family`
          left_out.json    ids of the rows that held-out or test rows keep out of training, by reason
-         metrics.jsonl    a line a step (`gristmill.training.loop.worker.Journal`)
+         metrics.jsonl    a line a step (`gristmill.training.loop.journal`)
          checkpoints/…    while it runs; gone when the manifest is written
 """
 
@@ -34,6 +34,7 @@ from gristmill.training.data import prepare as data
 from gristmill.training.data.forecast import forecast
 from gristmill.training.figures import TrainFigures
 from gristmill.training.loop import worker as loop
+from gristmill.training.loop.journal import METRICS, left_out, read_journal
 from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning.model import ADAPTER, MERGED
@@ -142,7 +143,7 @@ class Train(TrainSettings, Job):
         )
         plan = loop.WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs)
         _fit(self, plan, run, folder)
-        journal = loop.read_journal(folder / loop.METRICS)
+        journal = read_journal(folder / METRICS)
         figures = replace(
             _figures(packed, journal, steps),
             packing_seconds=round(packing_s, 1),
@@ -178,7 +179,7 @@ class Train(TrainSettings, Job):
     def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:
         held = run.store.committed(work.output, data.HOLDOUT)[data.HOLDOUT]
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
-        shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / data.LEFT_OUT, folder / loop.METRICS]]
+        shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / data.LEFT_OUT, folder / METRICS]]
         run.store.commit(
             self.manifest(work, "model", (held, *shards), {"precision": figures.precision}),
             figures.to_json(),
@@ -212,7 +213,7 @@ def _fit(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path) -> None:
     if error and deaths.out_of_memory(_died(error)):
         what = f"{job.max_failures + 1} deaths, the last: {deaths.ended('a worker', _died(error))}"
         raise RunError(f"train: {what}; {_advice(job)}; run again to continue from the last checkpoint") from error
-    if error or not any("end" in m for m in loop.read_journal(folder / loop.METRICS)):
+    if error or not any("end" in m for m in read_journal(folder / METRICS)):
         last = tail(run.logs, "train-0", 3)
         raise RunError(
             f"train: the workers died more than {job.max_failures} times; run again to continue from the last "
@@ -226,12 +227,12 @@ def _attempt(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path, bar: Bar
     # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
     fit = threading.Thread(target=_train_workers, args=(job, plan, folder, errors), daemon=True)
     fit.start()
-    known = len(_starts(loop.read_journal(folder / loop.METRICS)))
+    known = len(_events(read_journal(folder / METRICS)))
     while fit.is_alive():
         fit.join(POLL_S)
-        journal = loop.read_journal(folder / loop.METRICS)
+        journal = read_journal(folder / METRICS)
         _show(bar, journal)
-        known = _say_starts(run, journal, known)
+        known = _say_events(run, journal, known)
     if errors:
         log.info("the workers failed: %s", errors[0])
     return errors[0] if errors else None
@@ -267,12 +268,21 @@ def _starts(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [m for m in journal if "start" in m]
 
 
-def _say_starts(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
-    """Print precision and separation of samples for each start not yet printed; return the number of starts."""
-    starts = _starts(journal)
-    for start in starts[known:]:
-        run.screen.say(f"train: {start['precision']}, {start['why']}; {start['apart']}")
-    return len(starts)
+def _events(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [m for m in journal if "start" in m or "left_out" in m]
+
+
+def _say_events(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
+    """Print the starts, and the batches left out, that are not yet printed; return the number of both."""
+    events = _events(journal)
+    for event in events[known:]:
+        if "start" in event:
+            run.screen.say(f"train: {event['precision']}, {event['why']}; {event['apart']}")
+        else:
+            back = f"step {event['back']}" if event["back"] else "the start"
+            what = f"batch {event['left_out'] + 1} is left out"
+            run.screen.say(f"train: step {event['at']}: {event['why']}; {what}, training goes on from {back}")
+    return len(events)
 
 
 def _died(error: Exception) -> Exception:
@@ -324,4 +334,5 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         loss_last=done[-1]["loss"] if done else None,
         holdout_loss=next((m["holdout_loss"] for m in reversed(journal) if "end" in m), None),
         starts=len(_starts(journal)),
+        batches_left_out=len(left_out(journal)),
     )

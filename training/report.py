@@ -85,12 +85,19 @@ def held_out(figures: TrainFigures) -> Iterator[str]:
         )
 
 
+def left_out(figures: TrainFigures) -> Iterator[str]:
+    """Yield what is to be known of the batches left out."""
+    if figures.batches_left_out:
+        yield f"{figures.batches_left_out} batches are left out, because their loss or gradients were not finite"
+
+
 class TrainPresentation(Presentation[TrainFigures]):
     """How many samples were trained on and held out, and the loss while training."""
 
     def summary(self, figures: TrainFigures) -> Iterator[str]:
-        """Yield how many samples are held out and left out, where this says something."""
+        """Yield how many samples are held out, and what is left out, where this says something."""
         yield from held_out(figures)
+        yield from left_out(figures)
 
     def tiles(self, material: Material, figures: TrainFigures) -> Iterator[Tile]:
         """Yield the held-out loss, unless evaluation has both of them."""
@@ -110,7 +117,7 @@ class TrainPresentation(Presentation[TrainFigures]):
             return
         lines = material.store.read_bytes(name, METRICS).decode().splitlines()
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
-        note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, held_out(figures))))
+        note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, (*held_out(figures), *left_out(figures)))))
         panel = Panel("Loss while training", charts.loss_curve(journal), note)
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
         if figures.separation != "positions":

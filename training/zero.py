@@ -142,6 +142,32 @@ def engine(model: Any, configuration: Mapping[str, Any], *, lr: float, weight_de
     return made
 
 
+def gradient_norm(made: Any) -> float | None:  # noqa: ANN401
+    """Return the norm of the gradients of the last step over all workers, before clipping; None at stage 0.
+
+    It is infinite where a gradient was not finite. DeepSpeed then leaves the weights as they are.
+    """
+    if getattr(made.optimizer, "overflow", False):
+        return float("inf")
+    norm = made.get_global_grad_norm()
+    return None if norm is None else float(norm)
+
+
+def finite(made: Any) -> bool:  # noqa: ANN401
+    """Return whether all trained weights and optimizer states, on all workers, are finite; every rank must call it."""
+    import torch
+    import torch.distributed as dist
+
+    inner = getattr(made.optimizer, "optimizer", made.optimizer)  # PyTorch's, over DeepSpeed's partitions
+    held = [getattr(p, "ds_tensor", p) for p in made.module.parameters() if p.requires_grad]
+    held += [p for group in inner.param_groups for p in group["params"]]
+    for weight, states in inner.state.items():
+        held += [weight, *(one for one in states.values() if torch.is_tensor(one) and one.is_floating_point())]
+    found = torch.tensor(all(bool(torch.isfinite(one).all()) for one in held), device=made.device, dtype=torch.int32)
+    dist.all_reduce(found, op=dist.ReduceOp.MIN)
+    return bool(found)
+
+
 def trainable_state(model: Any, rank: int) -> dict[str, Any]:  # noqa: ANN401
     """Return the trainable parameters by name as whole tensors on the CPU, on rank 0; elsewhere nothing.
 

@@ -43,4 +43,7 @@ def test_what_is_held_out_and_left_out_is_in_the_summary_of_a_training() -> None
         "3 samples are left out of training",
         "2 held-out samples share a parent with samples trained on",
     ]
+    assert list(TrainPresentation().summary(replace(TRAINED, batches_left_out=2)))[-1] == (
+        "2 batches are left out, because their loss or gradients were not finite"
+    )
     assert list(TrainPresentation().summary(TRAINED)) == ["1 samples of 1 families are held out"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gristmill.cluster.contract.sample import Message, seed
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import packing
@@ -22,6 +23,7 @@ from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
 from gristmill.training.loop import worker as loop
+from gristmill.training.loop.journal import METRICS, left_out, read_journal
 from gristmill.training.optim import schedule
 from gristmill.training.zero import Batching, Zero
 from tests.training.conftest import chats, dataset
@@ -45,7 +47,7 @@ def shelve(folder: Path) -> Store:
 
 
 def journal(store: Store, output: str) -> list[dict[str, Any]]:
-    return loop.read_journal(store.folder(output) / loop.METRICS)
+    return read_journal(store.folder(output) / METRICS)
 
 
 def losses_of(lines: list[dict[str, Any]]) -> list[float]:
@@ -66,7 +68,7 @@ def at_step(store: Store, step: int, act: Callable[[Path], None]) -> threading.T
     def watch() -> None:
         for _ in range(6000):
             for folder in Path(store.uri).glob("train-*"):
-                if any(m.get("step", 0) >= step for m in loop.read_journal(folder / loop.METRICS)):
+                if any(m.get("step", 0) >= step for m in read_journal(folder / METRICS)):
                     act(folder)
                     return
             time.sleep(0.05)
@@ -161,18 +163,31 @@ def rehearse(courses: list[loop.WorkerPlan], workers: int) -> None:
     ).fit()
 
 
-def plan(store: Store, tiny: str, output: str, workers: int = 2, **changed: Any) -> loop.WorkerPlan:
-    job = Train.model_validate(
-        {**settings(tiny), "global_batch_size": 4, "save_steps": 99, "workers": workers, **changed}
-    )
-    data.prepare(store, output, {"samples": "select-000000000000"}, tiny, job)
+def plan(store: Store, model: str, output: str, workers: int = 2, steps: int = 3, **changed: Any) -> loop.WorkerPlan:
+    given = {"global_batch_size": 4, "save_steps": 99, "workers": workers}
+    job = Train.model_validate({**settings(model), **given, **changed})
+    data.prepare(store, output, {"samples": "select-000000000000"}, model, job)
     return loop.WorkerPlan(
-        job, store, output, tiny, 3, Batching(1, 4 // workers, workers), Need(1), f"{store.uri}/logs"
+        job, store, output, model, steps, Batching(1, 4 // workers, workers), Need(1), f"{store.uri}/logs"
     )
+
+
+def damaged(tiny: str, folder: Path) -> str:
+    """Write the tiny model with an infinite embedding of `+`, which one chat has and no probe takes."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    model = LlamaForCausalLM.from_pretrained(tiny, tie_word_embeddings=False, dtype=torch.float32)
+    model.get_input_embeddings().weight.data[tokenizer.convert_tokens_to_ids("+")] = float("inf")
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+    return str(folder)
 
 
 def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, tiny: str) -> None:
-    store = shelve(shelf / "stages")
+    store = Store(str(shelf / "stages"))
+    dataset(store, [*chats(60), seed([Message("user", "Is 1 + 1 2?"), Message("assistant", "It is.")])])
     full: dict[str, Any] = {"lora": "none", "learning_rate": 1e-3}
     lora: dict[str, Any] = {"lora": {"r": 4, "alpha": 8}}
     two = {
@@ -183,13 +198,17 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
         "explodes": plan(store, tiny, "explodes", learning_rate=1e30, max_grad_norm=0),
         **{f"full-{stage}": plan(store, tiny, f"full-{stage}", zero=Zero(stage=stage), **full) for stage in (1, 3)},
     }
+    bad = damaged(tiny, shelf / "damaged")
+    # the second one is run twice, so that it continues from its newest checkpoint
+    broken = [plan(store, bad, name, steps=10, save_steps=4) for name in ("damaged", "damaged-2", "damaged-2")]
     one = {
         "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
         "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
     }
-    rehearse(list(two.values()), 2)
+    rehearse([*two.values(), *broken], 2)
     rehearse(list(one.values()), 1)
-    assert "the loss is nan" in store.read_json("explodes", loop.FAILED)["error"]
+    assert "the loss is nan, must be finite; 3 batches" in store.read_json("explodes", loop.FAILED)["error"]
+    assert len(left_out(journal(store, "explodes"))) == 3
     for kind in ("lora", "full"):
         curves = {n: [m["loss"] for m in journal(store, n) if "step" in m] for n in (*two, *one) if n.startswith(kind)}
         norms = {n: [m["grad_norm"] for m in journal(store, n) if "step" in m] for n in curves}
@@ -209,6 +228,31 @@ def logits_of_exports_agree(store: Store, first: str, second: str) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert (tensor - other[name]).abs().max() < 1e-4, name
+
+
+def test_a_batch_whose_loss_is_not_finite_is_left_out_and_stays_so_when_the_run_continues(
+    shelf: Path, tiny: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    store = Store(str(shelf / "stages"))
+    plus = AutoTokenizer.from_pretrained(tiny).convert_tokens_to_ids("+")
+    bins = Bins.open(store, "damaged", data.PACKED)
+    (bad,) = (place for place in range(len(bins)) if plus in bins.column("input_ids", place))
+    batches = [schedule.global_batch(n, seed=0, bins=len(bins), batch=4).tolist() for n in range(13)]
+    first, again = journal(store, "damaged"), journal(store, "damaged-2")
+    outs = [line for line in first if "left_out" in line]
+    assert [out["left_out"] for out in outs] == [n for n in range(13) if bad in batches[n]] == [0, 6, 11]
+    assert [(out["at"], out["back"]) for out in outs] == [(1, 0), (6, 4), (10, 8)]
+    assert {out["why"] for out in outs} == {"the loss is nan"}
+    assert [m["start"] for m in again if "start" in m] == [0, 8]
+    for lines in (first, again):
+        steps = [m for m in lines if "step" in m]
+        assert [m["step"] for m in steps] == list(range(1, 11))
+        taken = [n for n in range(13) if n not in (0, 6, 11)]
+        assert [m["trained_tokens"] for m in steps] == [int(bins.trained[batches[n]].sum()) for n in taken]
+    assert [m["loss"] for m in first if "step" in m] == [m["loss"] for m in again if "step" in m]
+    assert [m["holdout_loss"] for m in first if "end" in m] == [m["holdout_loss"] for m in again if "end" in m]
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) -> None:

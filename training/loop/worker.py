@@ -9,7 +9,7 @@ number before it starts, because the bins carry their counts, and scales its par
 from accumulation and data parallelism, would give short answers too much weight.
 """
 
-import json
+import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,14 @@ from gristmill.training import checkpoint, zero
 from gristmill.training.data import chat
 from gristmill.training.data import prepare as data
 from gristmill.training.loop import losses, separation
+from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
 from gristmill.training.optim import schedule
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning import model
 
-METRICS, FAILED = "metrics.jsonl", "failed.json"
+FAILED = "failed.json"
+MOST_LEFT_OUT = 3
+"""Batches that may be left out because of numbers that are not finite; more have another cause than their samples."""
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +71,10 @@ class TrainState:
     folder: Path
     way: separation.Way
     """How the samples of a packed row are kept apart."""
+    journal: Journal | None
+    """Of rank 0 only."""
+    left_out: tuple[int, ...]
+    """Batches that gave numbers that are not finite."""
 
 
 def work(config: Mapping[str, WorkerPlan]) -> None:
@@ -84,6 +91,20 @@ def work(config: Mapping[str, WorkerPlan]) -> None:
 
 
 def _work(plan: WorkerPlan, rank: int) -> None:
+    again = False
+    while not _attempt(plan, rank, again=again):
+        again = True
+        gc.collect()  # an engine holds itself in circles, and the next one needs its memory
+
+
+def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
+    """Train on from the newest checkpoint, or from the start; return False when a batch has to be left out instead.
+
+    Args:
+        plan: what this worker is given.
+        rank: its number.
+        again: this process goes back to the checkpoint, after a batch gave numbers that are not finite.
+    """
     began = time.monotonic()
     folder = plan.store.folder(plan.output) / checkpoint.FOLDER
     found = checkpoint.newest(folder)
@@ -91,30 +112,69 @@ def _work(plan: WorkerPlan, rank: int) -> None:
     if found:
         checkpoint.load(worker.engine, found, only_trainable=plan.job.lora != "none")
     first = found.step if found else 0
-    journal = Journal(worker.folder / METRICS) if rank == 0 else None
-    if journal:
-        journal.rewind(first)
+    if worker.journal:
+        worker.journal.rewind(first)
+    if worker.journal and not again:
         seconds = round(time.monotonic() - began, 1)
-        journal.add(
+        worker.journal.add(
             start=first, workers=plan.batching.world, precision=worker.precision, why=why, seconds=seconds,
             separation=worker.way, apart=apart,
         )  # fmt: skip
     log.info("rank %d starts at step %d of %d after %.1f s", rank, first, plan.steps, time.monotonic() - began)
-    for step in range(first, plan.steps):
-        facts = _step(worker, step)
-        done, job = step + 1, plan.job
-        if job.eval_steps and done % job.eval_steps == 0 and done < plan.steps:
-            facts["holdout_loss"] = _holdout_loss(worker)
-        if journal:
-            journal.add(step=done, **facts)
-        if done % job.save_steps == 0 and done < plan.steps:
-            only, keep = job.lora != "none", job.save_total_limit
-            checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=only)
+    if not _steps(worker, folder, first):
+        worker.engine.destroy()
+        return False
     last = _holdout_loss(worker)
     _export(worker)
-    if journal:  # the driver takes this line as the sign that everything is written
-        journal.add(end=plan.steps, holdout_loss=last)
+    if worker.journal:  # the driver takes this line as the sign that everything is written
+        worker.journal.add(end=plan.steps, holdout_loss=last)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
+    return True
+
+
+def _steps(worker: TrainState, folder: Path, first: int) -> bool:
+    """Take the steps from `first` on; return False, with the batch written down, when numbers are not finite.
+
+    Raises:
+        RunError: when too many batches have been left out before.
+    """
+    plan, job = worker.plan, worker.plan.job
+    for step in range(first, plan.steps):
+        batch = schedule.batch_of(step, worker.left_out)
+        facts, broken = _step(worker, step, batch)
+        done = step + 1
+        saves = done % job.save_steps == 0 or done == plan.steps
+        # at stage 0 DeepSpeed tells no norm, and steps with gradients that are not finite
+        if not broken and (saves or facts["grad_norm"] is None) and not zero.finite(worker.engine):
+            broken = "weights are not finite after it"
+        if broken:
+            _leave_out(worker, batch, done, broken, back=first)
+            return False
+        if job.eval_steps and done % job.eval_steps == 0 and done < plan.steps:
+            facts["holdout_loss"] = _holdout_loss(worker)
+        if worker.journal:
+            worker.journal.add(step=done, **facts)
+        if saves and done < plan.steps:
+            only, keep = job.lora != "none", job.save_total_limit
+            checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=only)
+            first = done
+    return True
+
+
+def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int) -> None:
+    """Write down that a batch is left out; every worker calls it."""
+    import torch.distributed as dist
+
+    log.info("step %d: %s; batch %d is left out", step, why, batch)
+    if len(worker.left_out) == MOST_LEFT_OUT:
+        raise RunError(
+            f"train, step {step}: {why}, must be finite; {MOST_LEFT_OUT} batches were left out before because of this; "
+            "lower train.learning_rate, or look for a damaged weight in train.model; either begins anew in another "
+            "folder"
+        )
+    if worker.journal:
+        worker.journal.add(left_out=batch, at=step, why=why, back=back)
+    dist.barrier()  # no worker goes back before it is written down
 
 
 def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str, str]:
@@ -142,6 +202,7 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
         separation.choose(engine, precision, length=job.max_length, rows=plan.batching.micro, device=device)
     )
     log.info("separation chosen after %.1f s", time.monotonic() - began)
+    folder = plan.store.folder(plan.output)
     worker = TrainState(
         plan,
         precision,
@@ -150,8 +211,10 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
         rank,
         data.Bins.open(plan.store, plan.output, data.PACKED),
         data.Bins.open(plan.store, plan.output, data.HELDOUT),
-        plan.store.folder(plan.output),
+        folder,
         apart.way,
+        Journal(folder / METRICS) if rank == 0 else None,
+        _of_first(left_out(read_journal(folder / METRICS)) if rank == 0 else ()),
     )
     return worker, why, apart.reason
 
@@ -163,6 +226,15 @@ def _most_careful(own: separation.Separation) -> separation.Separation:
     found: list[separation.Separation] = [own] * dist.get_world_size()
     dist.all_gather_object(found, own)
     return max(found, key=lambda one: separation.WAYS.index(one.way))
+
+
+def _of_first(value: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the value that rank 0 has."""
+    import torch.distributed as dist
+
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
 
 
 def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
@@ -181,8 +253,12 @@ def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tup
     return model.PRECISIONS[choice.dtype], choice.reason
 
 
-def _step(worker: TrainState, step: int) -> dict[str, Any]:
-    """Take one optimizer step; return its loss (nats a trained token), rate, gradient norm, tokens and seconds."""
+def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], str]:
+    """Take one optimizer step; every worker returns the same.
+
+    Returns:
+        Its loss (nats a trained token), rate, gradient norm, tokens and seconds; and what of it is not finite, or "".
+    """
     import torch
 
     job, cut, began = worker.plan.job, worker.plan.batching, time.monotonic()
@@ -191,7 +267,7 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
     )
     for group in worker.engine.optimizer.param_groups:
         group["lr"] = rate
-    places = schedule.global_batch(step, seed=job.seed, bins=len(worker.train), batch=job.global_batch_size)
+    places = schedule.global_batch(batch, seed=job.seed, bins=len(worker.train), batch=job.global_batch_size)
     trained = int(worker.train.trained[places].sum())
     torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
     worker.engine.train()
@@ -203,20 +279,19 @@ def _step(worker: TrainState, step: int) -> dict[str, Any]:
         worker.engine.step()
         total += summed.detach().double()
     loss = _over_workers(total)[0] / trained
-    if not np.isfinite(loss):
-        raise RunError(
-            f"train, step {step + 1}: the loss is {loss}, must be finite; lower train.learning_rate, which begins anew "
-            "in another folder"
-        )
-    norm = worker.engine.get_global_grad_norm()
-    return {
+    norm = zero.gradient_norm(worker.engine)
+    broken = "" if np.isfinite(loss) else f"the loss is {loss}"
+    if not broken and norm is not None and not np.isfinite(norm):
+        broken = "the norm of the gradients is not finite"
+    facts = {
         "loss": float(loss),
         "lr": rate,
-        "grad_norm": None if norm is None else float(norm),
+        "grad_norm": norm,
         "tokens": worker.train.tokens(places),
         "trained_tokens": trained,
         "seconds": round(time.monotonic() - began, 3),
     }
+    return facts, broken
 
 
 def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]]) -> Any:  # noqa: ANN401 - a tensor
@@ -272,39 +347,3 @@ def _export(worker: TrainState) -> None:
     model.write_adapter(worker.engine.module, state, adapter)
     whole = model.merged(plan.base, adapter, worker.precision)
     model.write_model(whole, tok, stops, worker.folder / model.MERGED)
-
-
-class Journal:
-    """`metrics.jsonl`: a line a step, kept by rank 0, wound back to the checkpoint that a run goes on from.
-
-    {"start": step, "workers": n, "precision": …, "why": …, "seconds": s, "separation": …, "apart": …}
-                                                       each time a worker group begins; seconds of loading, how packed
-                                                       samples are kept apart, in words too
-    {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
-                                                       and "holdout_loss" where it was asked for
-    {"end": step, "holdout_loss": nats}
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Continue the file, or begin it."""
-        self._path = path
-
-    def rewind(self, step: int) -> None:
-        """Delete the steps after `step`, and the end."""
-        kept = [m for m in read_journal(self._path) if m.get("step", 0) <= step and "end" not in m]
-        temporary = self._path.with_name(f".{METRICS}")
-        temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
-        temporary.replace(self._path)
-
-    def add(self, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Append one line."""
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(facts) + "\n")
-
-
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a journal; a line that is being written is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

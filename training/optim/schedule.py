@@ -1,6 +1,7 @@
 """Pure functions of the step number: the rows of a worker, and the learning rate. There is no state to restore."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -20,12 +21,19 @@ def _order(seed: int, epoch: int, bins: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(bins).astype(np.int64)
 
 
-def global_batch(step: int, *, seed: int, bins: int, batch: int) -> NDArray[np.int64]:
-    """Return the bins of one optimizer step, [batch], for any number of workers.
+def batch_of(step: int, left_out: Sequence[int]) -> int:
+    """Return the batch of a step, both counted from 0: the batches are taken in order, but for those left out."""
+    for batch in sorted(left_out):
+        step += batch <= step
+    return step
 
-    The bins of each epoch are shuffled by (seed, epoch) and read as one endless stream, `batch` bins a step.
+
+def global_batch(number: int, *, seed: int, bins: int, batch: int) -> NDArray[np.int64]:
+    """Return the bins of one batch, [batch], of which an optimizer step takes one, for any number of workers.
+
+    The bins of each epoch are shuffled by (seed, epoch) and read as one endless stream, `batch` bins a time.
     """
-    at = np.arange(step * batch, (step + 1) * batch)
+    at = np.arange(number * batch, (number + 1) * batch)
     epochs, places = at // bins, at % bins
     return np.array([_order(seed, int(e), bins)[p] for e, p in zip(epochs, places, strict=True)], np.int64)
 

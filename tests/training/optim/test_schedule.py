@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gristmill.training.optim.schedule import Schedule, global_batch, learning_rate, num_steps, share
+from gristmill.training.optim.schedule import Schedule, batch_of, global_batch, learning_rate, num_steps, share
 
 
 @pytest.mark.parametrize(("world", "micro"), [(1, 1), (2, 1), (4, 2), (8, 1)])
@@ -26,6 +26,11 @@ def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
         global_batch(step, seed=5, bins=7, batch=3)
     assert global_batch(9, seed=5, bins=7, batch=3).tolist() == first.tolist()
     assert global_batch(9, seed=6, bins=7, batch=3).tolist() != first.tolist()
+
+
+def test_the_batches_left_out_are_jumped_over() -> None:
+    assert [batch_of(step, ()) for step in range(4)] == [0, 1, 2, 3]
+    assert [batch_of(step, (3, 0, 4)) for step in range(4)] == [1, 2, 5, 6]
 
 
 def test_steps_cover_the_epochs() -> None:

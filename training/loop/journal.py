@@ -1,0 +1,54 @@
+"""The journal of a training run: what each step came to, and which batches are left out.
+
+    {"start": step, "workers": n, "precision": …, "why": …, "seconds": s, "separation": …, "apart": …}
+                                                       each time a worker group begins; seconds of loading, how packed
+                                                       samples are kept apart, in words too
+    {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
+                                                       and "holdout_loss" where it was asked for
+    {"left_out": batch, "at": step, "why": …, "back": step}
+                                                       a batch that gave numbers that are not finite, and the step of
+                                                       the checkpoint that training went back to
+    {"end": step, "holdout_loss": nats}
+
+Batches that are left out stay in it when a run continues, because what follows depends on them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+
+
+class Journal:
+    """`metrics.jsonl`: a line a step, kept by rank 0, wound back to the checkpoint that a run goes on from."""
+
+    def __init__(self, path: Path) -> None:
+        """Continue the file, or begin it."""
+        self._path = path
+
+    def rewind(self, step: int) -> None:
+        """Delete the steps after `step`, and the end."""
+        kept = [m for m in read_journal(self._path) if m.get("step", 0) <= step and "end" not in m]
+        temporary = self._path.with_name(f".{METRICS}")
+        temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")
+        temporary.replace(self._path)
+
+    def add(self, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Append one line."""
+        with self._path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(facts) + "\n")
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a journal; a line that is being written is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def left_out(lines: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Return the batches that are left out."""
+    return tuple(int(line["left_out"]) for line in lines if "left_out" in line)
