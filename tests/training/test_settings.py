@@ -33,6 +33,14 @@ def test_the_configuration_follows_the_settings() -> None:
     assert built(Zero(stage=2), gpu=True)["zero_optimization"]["overlap_comm"]
 
 
+def test_gradients_in_bf16_are_summed_up_in_fp32_where_there_are_several() -> None:
+    assert built(Zero(stage=2))["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "communication_data_type" not in built(Zero(stage=2))
+    assert built(Zero(stage=1))["communication_data_type"] == "fp32"
+    for cut, bf16 in ((Batching(2, 1, 4), True), (CUT, False)):
+        assert "data_types" not in config(Zero(), cut, clip=0.5, bf16=bf16, gpu=False)
+
+
 def test_open_arguments_are_laid_over_what_is_built() -> None:
     made = built(Zero(args={"zero_optimization": {"reduce_bucket_size": 7}, "wall_clock_breakdown": True}))
     assert made["zero_optimization"]["reduce_bucket_size"] == 7

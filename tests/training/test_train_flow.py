@@ -167,9 +167,8 @@ def plan(store: Store, model: str, output: str, workers: int = 2, steps: int = 3
     given = {"global_batch_size": 4, "save_steps": 99, "workers": workers}
     job = Train.model_validate({**settings(model), **given, **changed})
     data.prepare(store, output, {"samples": "select-000000000000"}, model, job)
-    return loop.WorkerPlan(
-        job, store, output, model, steps, Batching(1, 4 // workers, workers), Need(1), f"{store.uri}/logs"
-    )
+    cut = Batching(1, job.global_batch_size // workers, workers)
+    return loop.WorkerPlan(job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs")
 
 
 def damaged(tiny: str, folder: Path) -> str:
@@ -201,11 +200,16 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
     bad = damaged(tiny, shelf / "damaged")
     # the second one is run twice, so that it continues from its newest checkpoint
     broken = [plan(store, bad, name, steps=10, save_steps=4) for name in ("damaged", "damaged-2", "damaged-2")]
+    half: dict[str, Any] = {"precision": "bf16", "global_batch_size": 8, "save_steps": 2, **lora}
+    sums = [
+        plan(store, tiny, name, zero=Zero(stage=stage), **half)
+        for name, stage in (("half-1", 1), ("half-2", 2), ("half-3", 3), ("half-1-again", 1), ("half-1-again", 1))
+    ]
     one = {
         "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
         "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
     }
-    rehearse([*two.values(), *broken], 2)
+    rehearse([*two.values(), *broken, *sums], 2)
     rehearse(list(one.values()), 1)
     assert "the loss is nan, must be finite; 3 batches" in store.read_json("explodes", loop.FAILED)["error"]
     assert len(left_out(journal(store, "explodes"))) == 3
@@ -228,6 +232,18 @@ def logits_of_exports_agree(store: Store, first: str, second: str) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert (tensor - other[name]).abs().max() < 1e-4, name
+
+
+def test_sums_of_bf16_gradients_train_alike_at_every_stage_and_in_a_run_that_continues(shelf: Path) -> None:
+    store = Store(str(shelf / "stages"))
+    first, again = journal(store, "half-1"), journal(store, "half-1-again")
+    curves = {name: [m["loss"] for m in journal(store, name) if "step" in m] for name in ("half-1", "half-2", "half-3")}
+    assert len(curves["half-1"]) == 3
+    assert curves["half-2"] == pytest.approx(curves["half-1"], abs=2e-3)
+    assert curves["half-3"] == pytest.approx(curves["half-1"], abs=2e-3)
+    assert [m["start"] for m in again if "start" in m] == [0, 2]
+    for name in ("loss", "holdout_loss"):
+        assert [m[name] for m in first if name in m] == [m[name] for m in again if name in m]
 
 
 def test_a_batch_whose_loss_is_not_finite_is_left_out_and_stays_so_when_the_run_continues(
