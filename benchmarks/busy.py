@@ -24,7 +24,7 @@ from common import HERE, interval, write
 
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.dtypes import LIMITS
-from gristmill.cluster.models.engine import Engine, Request
+from gristmill.cluster.models.engine import Engine, Write
 from gristmill.generation.engines.placement import environment
 
 BEFORE = {"KMP_BLOCKTIME": "200"}
@@ -46,7 +46,7 @@ def serve(dtype: str) -> None:
     async def work() -> dict[str, float]:
         begin = time.monotonic()
         asked = (
-            Request((Message("user", f"Tell a story of {n + 7 * turn} ships."),), tokens, seed=n, min_p=0.05)
+            Write((Message("user", f"Tell a story of {n + 7 * turn} ships."),), tokens, seed=n, min_p=0.05)
             for n in range(requests)
         )
         replies = await asyncio.gather(*(engine.ask(request) for request in asked))

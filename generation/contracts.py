@@ -40,7 +40,7 @@ State_co = TypeVar("State_co", covariant=True, default=object)
 
 
 class Sampling(TypedDict, total=False):
-    """Further arguments of a call; meanings and defaults are those of `Request`."""
+    """Further arguments of a call; meanings and defaults are those of `Write` and `Choose`."""
 
     temperature: float
     top_p: float

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Message, Sample
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Choose, Engine, Reply, Request, Score
 
 
 class HashingEncoder:
@@ -143,11 +143,12 @@ class ScriptedEngine:
         if self.asked == self._crash_at:
             self._crash()
         await asyncio.sleep(0)
-        if request.scored is not None:
-            return Reply("", "stop", 50, len(request.scored.split()), {}, 0, -float(len(request.scored)))
+        if isinstance(request, Score):
+            return Reply("", "stop", 50, len(request.text.split()), {}, 0, -float(len(request.text)))
         prompt = [[m.role, m.text] for m in request.messages]
-        rng = Random(ids.digest(prompt, request.prefix, request.seed, list(request.choices)))
-        if request.choices:
+        choices = request.choices if isinstance(request, Choose) else ()
+        rng = Random(ids.digest(prompt, request.prefix, request.seed, list(choices)))
+        if isinstance(request, Choose):
             weights = [rng.random() for _ in request.choices]
             chances = {c: w / sum(weights) for c, w in zip(request.choices, weights, strict=True)}
             return Reply(max(chances, key=lambda c: chances[c]), "stop", 50, 1, chances)

@@ -161,11 +161,34 @@ class Engine(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One call of the model."""
+class Conversation:
+    """What every request has: the conversation so far, and how the next turn begins."""
 
     messages: tuple[Message, ...]
     """The conversation so far. It is rendered with the model's chat template and the header of the next turn."""
+    prefix: str = field(default="", kw_only=True)
+    """Text that the next turn begins with, such as `"Score: "`; it is not part of the reply."""
+    role: Literal["assistant", "user"] = field(default="assistant", kw_only=True)
+    """Whose turn the reply is. As the user, the model invents the next question; without messages it sees only the part
+    of the template before the first question."""
+    tools: str = field(default="", kw_only=True)
+    """JSON text of the list of tools that the model may call."""
+    chat_template_kwargs: str = field(default="", kw_only=True)
+    """JSON text of further arguments of the chat template. They go before those of the engine's settings."""
+    onward: bool = field(default=False, kw_only=True)
+    """Whether the request continues a conversation. It then goes before requests that begin one, while the engine's
+    cache still has what was said so far."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the next turn is fixed from its first token, so that the model does not think before it."""
+        return bool(self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Conversation):
+    """A request for a text."""
+
     max_tokens: int
     seed: int
     temperature: float = 0.7
@@ -178,36 +201,50 @@ class Request:
     presence_penalty: float = 0.0
     """Lowers the logits of tokens that the reply has already."""
     stop: tuple[str, ...] = ()
-    prefix: str = ""
-    """Text that the reply continues, such as `"Score: "`; it is not part of the reply."""
-    role: Literal["assistant", "user"] = "assistant"
-    """Whose turn the reply is. As the user, the model invents the next question; without messages it sees only the part
-    of the template before the first question."""
-    choices: tuple[str, ...] = ()
-    """When given, the reply is one of these words, by constrained decoding, with the probability of each."""
     json_schema: str = ""
     """When given, the reply is JSON that is valid under this schema (given as JSON text), by constrained decoding."""
     regex: str = ""
     """When given, the whole reply matches this expression, by constrained decoding."""
     logprobs: bool = False
     """Whether the reply has its log-probability."""
-    scored: str | None = None
-    """A text that is scored as the next turn, instead of writing one. The reply has its `logprob` and no text."""
-    onward: bool = False
-    """Whether the request continues a conversation. It then goes before requests that begin one, while the engine's
-    cache still has what was said so far."""
     stop_loops: bool = False
     """End a reply that repeats a sequence of 5 to 40 tokens four times, with finish `repetition`; small models do
     that."""
-    tools: str = ""
-    """JSON text of the list of tools that the model may call."""
-    chat_template_kwargs: str = ""
-    """JSON text of further arguments of the chat template, before those of the engine's settings."""
 
     @property
     def begun(self) -> bool:
-        """Whether the reply is held to a form from its first token, so that the model does not think before it."""
-        return bool(self.prefix or self.choices or self.json_schema or self.regex) or self.scored is not None
+        """Whether the text is fixed from its first token: by a prefix, a schema or an expression."""
+        return bool(self.prefix or self.json_schema or self.regex)
+
+
+@dataclass(frozen=True, slots=True)
+class Choose(Conversation):
+    """A request for one of several texts. The reply has the probability of each, and the likeliest as its text."""
+
+    choices: tuple[str, ...]
+    seed: int
+    """Used by a server that has to write the choice."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the turn is fixed from its first token; always."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Score(Conversation):
+    """A request for the log-probability of a text as the next turn. The reply has its `logprob` and no text."""
+
+    text: str
+
+    @property
+    def begun(self) -> bool:
+        """Whether the turn is fixed from its first token; always."""
+        return True
+
+
+Request = Write | Choose | Score
+"""One call of the model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from gristmill.cluster.contract.chat import to_openai, tools_to_openai
 from gristmill.cluster.contract.sample import ToolCall
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Write
 from gristmill.generation.engines import vllm_internals
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class ReplyReader:
         """Take the parser, the engine's arguments of the chat template, and whether the parser finds thoughts too."""
         self._parser, self._kwargs, self._thoughts = parser, kwargs, thoughts
 
-    def chat(self, request: Request) -> dict[str, Any] | None:
+    def chat(self, request: Write) -> dict[str, Any] | None:
         """Return a request as the parsers need it; None where they are not asked.
 
         Raises:
@@ -131,7 +131,7 @@ class ReplyReader:
     def read(
         self,
         reply: Reply,
-        request: Request,
+        request: Write,
         chat: Mapping[str, Any] | None,
         tokens: tuple[Sequence[int], Sequence[int]],
         *,
@@ -146,7 +146,7 @@ class ReplyReader:
             tokens: of the prompt, and of the reply.
             opened: whether the prompt ends within a thought.
         """
-        if request.begun or request.role == "user" or request.scored is not None:
+        if request.begun or request.role == "user":
             return reply
         if chat is None or self._parser is None:
             text, thought = split_thought(reply.text, opened=opened)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Request
+from gristmill.cluster.models.engine import Conversation
 from gristmill.cluster.models.template import ChatTemplate, UnrenderableError, opened_thought
 
 MARK = "XGRISTMILLX"
@@ -54,7 +54,7 @@ class Renderer:
         turns = [Message("system", MARK), _ASKED]
         return self._chat.fitted(turns) is not turns
 
-    def text(self, request: Request) -> str:
+    def text(self, request: Conversation) -> str:
         """Return the prompt as text: the conversation, the header of the next turn, and the prefix.
 
         Raises:
@@ -83,7 +83,7 @@ class Renderer:
             raise RefusedError(f"prompt has {len(found)} tokens, must be below {self._max_model_len}")
         return found
 
-    def _own(self, request: Request) -> dict[str, Any]:
+    def _own(self, request: Conversation) -> dict[str, Any]:
         """Return the arguments of the template that a request has of its own."""
         own: dict[str, Any] = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
         try:

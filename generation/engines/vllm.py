@@ -21,7 +21,7 @@ from typing import Any, cast
 from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.engine import LOOP, Engine, Reply, Request
+from gristmill.cluster.models.engine import LOOP, Choose, Engine, Reply, Request, Score, Write
 from gristmill.cluster.models.template import opened_thought
 from gristmill.generation.engines import vllm_internals as internals
 from gristmill.generation.engines.parsing import open_reader
@@ -86,8 +86,6 @@ class _Submission:
     future: "Future[Any]"
     priority: int
     """Submissions with a lower number go first; equal ones in the order of their arrival."""
-    num_scored: int = 0
-    """Tokens at the end of the prompt that are scored."""
     chat: "dict[str, Any] | None" = None
     """The request as parsers need it, where they read the reply."""
     opened: bool = False
@@ -131,20 +129,24 @@ class VllmEngine:
             await self.ready()
         loop = asyncio.get_running_loop()
         try:
-            if request.choices:
+            if isinstance(request, Choose):
                 head, tree = await loop.run_in_executor(self._ahead, self._rendered_choices, request)
                 return await self._choose(request, head, tree)
+            if isinstance(request, Score):
+                call, num_scored = await loop.run_in_executor(self._ahead, self._rendered_score, request)
+                return _scored_reply(await self._through(call), num_scored)
             call = await loop.run_in_executor(self._ahead, self._rendered, request)
             output = await self._through(call)
-            reply, tokens = _reply(output, call.num_scored), (call.token_ids, output.outputs[0].token_ids)
+            reply, tokens = _reply(output), (call.token_ids, output.outputs[0].token_ids)
             return cast("Reply", self._reader.read(reply, request, call.chat, tokens, opened=call.opened))
         except RefusedError as error:
             return Reply("", f"error: {error}", 0, 0)
 
     def render(self, request: Request) -> str:
         """Return the prompt as the model sees it, once the engine has started."""
+        scored = request.text if isinstance(request, Score) else ""
         try:
-            return str(self._renderer.text(request)) + (request.scored or "")
+            return str(self._renderer.text(request)) + scored
         except RefusedError as error:
             return f"(refused: {error})"
 
@@ -175,16 +177,11 @@ class VllmEngine:
 
     # -- ahead of the engine ------------------------------------------------------------------------------------
 
-    def _rendered(self, request: Request) -> _Submission:
-        """Return the submission of a request."""
-        if request.scored is not None and self._lora is not None:  # it would kill the engine (vLLM 0.32, on a CPU)
-            raise RefusedError("texts cannot be scored with an adapter, merge it or score with another engine")
+    def _rendered(self, request: Write) -> _Submission:
+        """Return the submission of a request for a text."""
         text = self._renderer.text(request)
         ids = self._renderer.ids(text)
-        scored = self._renderer.ids(request.scored) if request.scored is not None else []
-        room = self._settings.max_model_len - len(ids) - len(scored)
-        if room < 1:
-            raise RefusedError(f"prompt and scored text have {len(ids) + len(scored)} tokens, too many for the model")
+        room = self._settings.max_model_len - len(ids)
         stop_ids, stops = self._renderer.user_end if request.role == "user" else ([], [])
         try:
             chat = self._reader.chat(request)
@@ -193,13 +190,23 @@ class VllmEngine:
             raise RefusedError(f"tools are not in the form of OpenAI's API: {error}") from error
         params = _params(request, room, stop_ids, stops, skips_special=skips)
         priority, opened = int(not request.onward), opened_thought(text) is not None
-        return _Submission([*ids, *scored], params, Future(), priority, len(scored), chat, opened)
+        return _Submission(ids, params, Future(), priority, chat, opened)
 
-    def _rendered_choices(self, request: Request) -> tuple[list[int], Any]:
+    def _rendered_score(self, request: Score) -> tuple[_Submission, int]:
+        """Return the submission of a text to score, and how many tokens at its end are that text."""
+        if self._lora is not None:  # it would kill the engine (vLLM 0.32, on a CPU)
+            raise RefusedError("texts cannot be scored with an adapter, merge it or score with another engine")
+        ids, scored = self._renderer.ids(self._renderer.text(request)), self._renderer.ids(request.text)
+        if len(ids) + len(scored) >= self._settings.max_model_len:
+            raise RefusedError(f"prompt and scored text have {len(ids) + len(scored)} tokens, too many for the model")
+        params, priority = _logprob_params(prompt_logprobs=0), int(not request.onward)
+        return _Submission([*ids, *scored], params, Future(), priority), len(scored)
+
+    def _rendered_choices(self, request: Choose) -> tuple[list[int], Any]:
         head, tree = self._renderer.choices(self._renderer.ids(self._renderer.text(request)), request.choices)
         return head, tree
 
-    async def _choose(self, request: Request, head: list[int], tree: Any) -> Reply:  # noqa: ANN401 - Node or choice
+    async def _choose(self, request: Choose, head: list[int], tree: Any) -> Reply:  # noqa: ANN401 - Node or choice
         """Return the likeliest choice with the probability of each: one call wherever the choices branch."""
         chances = dict.fromkeys(request.choices, 0.0)
         prompt = cached = calls = 0
@@ -211,7 +218,8 @@ class VllmEngine:
                 continue
             weights: dict[int, float] = {}
             for tokens in _parts(list(node.branches)):
-                call = _Submission([*head, *node.ids], _choice_params(tokens), Future(), int(not request.onward))
+                params = _logprob_params(logprob_token_ids=tokens)
+                call = _Submission([*head, *node.ids], params, Future(), int(not request.onward))
                 output = await self._through(call)
                 calls, prompt = calls + 1, prompt + len(call.token_ids)
                 cached += output.num_cached_tokens or 0
@@ -302,13 +310,10 @@ class VllmEngine:
         call.future.set_result(output)
 
 
-def _params(request: Request, room: int, stop_ids: list[int], stops: list[str], *, skips_special: bool = True) -> Any:  # noqa: ANN401 - vLLM's
+def _params(request: Write, room: int, stop_ids: list[int], stops: list[str], *, skips_special: bool = True) -> Any:  # noqa: ANN401 - vLLM's
     from vllm import SamplingParams
     from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
-    common: dict[str, Any] = {"seed": request.seed, "output_kind": RequestOutputKind.FINAL_ONLY}
-    if request.scored is not None:
-        return SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, **common)
     constraint = None
     if request.json_schema or request.regex:
         constraint = StructuredOutputsParams(json=request.json_schema or None, regex=request.regex or None)
@@ -324,7 +329,8 @@ def _params(request: Request, room: int, stop_ids: list[int], stops: list[str], 
         logprob_token_ids=[0] if request.logprobs else None,  # that of the token which was sampled comes with it
         structured_outputs=constraint,
         repetition_detection=RepetitionDetectionParams(**LOOP) if request.stop_loops else None,
-        **common,
+        seed=request.seed,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
@@ -335,28 +341,31 @@ def _parts(tokens: list[int]) -> list[list[int]]:
     return [tokens[start : start + MOST] for start in range(0, len(tokens), MOST)]
 
 
-def _choice_params(tokens: list[int]) -> Any:  # noqa: ANN401 - vLLM's SamplingParams
-    """Return parameters for the log-probabilities of exactly these tokens, whatever token is sampled.
+def _logprob_params(**which: Any) -> Any:  # noqa: ANN401 - vLLM's SamplingParams and their values
+    """Return parameters for the log-probabilities of some tokens only, whatever token is sampled.
 
     With `logprobs` besides, each step would look for the likeliest tokens of all requests in the batch.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    kind = RequestOutputKind.FINAL_ONLY
-    return SamplingParams(max_tokens=1, temperature=0.0, output_kind=kind, logprob_token_ids=tokens)
+    return SamplingParams(max_tokens=1, temperature=0.0, output_kind=RequestOutputKind.FINAL_ONLY, **which)
 
 
-def _reply(output: Any, num_scored: int) -> Reply:  # noqa: ANN401 - vLLM's RequestOutput
-    """Return what a finished request says; of scored tokens, their log-probability and no text."""
+def _reply(output: Any) -> Reply:  # noqa: ANN401 - vLLM's RequestOutput
+    """Return what a finished request wrote."""
     said, prompt = output.outputs[0], len(output.prompt_token_ids)
     cached = output.num_cached_tokens or 0
-    if num_scored:
-        tail = zip(output.prompt_token_ids[-num_scored:], output.prompt_logprobs[-num_scored:], strict=True)
-        logprob = sum(float(found[token].logprob) for token, found in tail)
-        return Reply("", "stop", prompt - num_scored, num_scored, {}, cached, logprob)
-    finish = str(said.finish_reason)
-    return Reply(said.text, finish, prompt, len(said.token_ids), {}, cached, said.cumulative_logprob)
+    return Reply(said.text, str(said.finish_reason), prompt, len(said.token_ids), {}, cached, said.cumulative_logprob)
+
+
+def _scored_reply(output: Any, num_scored: int) -> Reply:  # noqa: ANN401 - vLLM's RequestOutput
+    """Return the log-probability of the last tokens of a finished request's prompt."""
+    prompt, cached = len(output.prompt_token_ids), output.num_cached_tokens or 0
+    start = prompt - num_scored
+    tail = zip(output.prompt_token_ids[start:], output.prompt_logprobs[start:], strict=True)
+    logprob = sum(float(found[token].logprob) for token, found in tail)
+    return Reply("", "stop", start, num_scored, {}, cached, logprob)
 
 
 def _lora(adapter: str) -> Any:  # noqa: ANN401 - vLLM's LoRARequest

@@ -17,7 +17,7 @@ from gristmill.cluster.contract.gate import GateError
 from gristmill.cluster.contract.own import Own, locate_error
 from gristmill.cluster.contract.sample import Message, Origin, Sample
 from gristmill.cluster.contract.settings import Step
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Choose, Reply, Request, Score, Write
 from gristmill.generation.contracts import (
     MAIN,
     STAGES,
@@ -37,6 +37,8 @@ from gristmill.generation.pipeline.plan import Draw, Pipeline, RawShard, Tally, 
 from gristmill.generation.pipeline.streams import stream
 
 log = logging.getLogger(__name__)
+CONVERSATION = frozenset({"prefix", "role", "tools", "chat_template_kwargs"})
+"""Arguments of a call that a request for a choice takes too."""
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 
 
@@ -86,9 +88,11 @@ class BoundAsk:
         call = next(self.usage.calls)
         engine = sampling.pop("engine", self.engine)
         seed = ids.request_seed(self.usage.id, call) if call else self.usage.seed
-        request = Request(tuple(messages), max_tokens, seed, onward=call > 0, **_known(sampling))
+        request = _request(messages, max_tokens, seed, sampling, onward=call > 0)
         reply = await self._paid(request, engine)
-        if not request.choices and call > self.usage.finished:  # of the last text that was written, not of a grade
+        if (
+            isinstance(request, Write) and call > self.usage.finished
+        ):  # of the last text that was written, not of a grade
             self.usage.finish, self.usage.finished = reply.finish, call
         return reply
 
@@ -97,7 +101,7 @@ class BoundAsk:
         engine = sampling.pop("engine", self.engine)
         said = [[m.role, m.text] for m in messages]
         name = ids.digest("shared", said, max_tokens, sorted(sampling.items()))
-        request = Request(tuple(messages), max_tokens, ids.request_seed(name, 0), onward=True, **_known(sampling))
+        request = _request(messages, max_tokens, ids.request_seed(name, 0), sampling, onward=True)
         key = (engine, request)
         if key not in self.context.asked:
             self.context.asked[key] = asyncio.create_task(self._paid(request, engine))
@@ -105,7 +109,7 @@ class BoundAsk:
 
     async def score(self, messages: Sequence[Message], text: str, *, tools: str = "") -> Reply:
         """Return the log-probability of a text as the assistant's next turn."""
-        request = Request(tuple(messages), 1, 0, onward=True, scored=text, tools=tools)
+        request = Score(tuple(messages), text, onward=True, tools=tools)
         reply = await self.context.engines[self.engine].ask(request)
         self._count(replace(reply, prompt_tokens=reply.prompt_tokens + reply.reply_tokens, reply_tokens=0), self.engine)
         return reply
@@ -131,9 +135,16 @@ class BoundAsk:
         tally.cost += (price.prompt * reply.prompt_tokens + price.reply * reply.reply_tokens) / 1e6
 
 
-def _known(sampling: Sampling) -> dict[str, Any]:
-    """Return the sampling as arguments of a request."""
-    return dict(sampling)
+def _request(
+    messages: Sequence[Message], max_tokens: int, seed: int, sampling: Sampling, *, onward: bool
+) -> Write | Choose:
+    """Return the request for a text, or for one of the choices where there are some; those are never sampled."""
+    known: dict[str, Any] = dict(sampling)
+    choices = known.pop("choices", ())
+    if not choices:
+        return Write(tuple(messages), max_tokens, seed, onward=onward, **known)
+    shared = {name: known[name] for name in CONVERSATION & known.keys()}
+    return Choose(tuple(messages), choices, seed, onward=onward, **shared)
 
 
 @dataclass

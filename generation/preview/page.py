@@ -14,6 +14,7 @@ from rich.text import Text
 
 from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.models.engine import Choose, Score
 from gristmill.generation.preview.library import preview
 from gristmill.generation.preview.record import ModelCall, Preview
 
@@ -86,11 +87,11 @@ def _show_call(console: Console, title: str, call: ModelCall, prompt: str) -> No
     facts = f"{call.model}, {reply.prompt_tokens} prompt tokens{cached}"
     console.print(Text.assemble((title, "bold"), f"  {facts}"), soft_wrap=True)
     _block(console, prompt, "dim")
-    if request.scored is not None:
+    if isinstance(request, Score):
         said = f"scored  {_tokens(reply.reply_tokens)}, log-probability {reply.logprob or 0.0:.2f}"
         console.print(Text.assemble((said, "" if reply.finish == "stop" else "red")), soft_wrap=True)
         return
-    how = "the likeliest choice" if request.choices else f"temperature {request.temperature:g}"
+    how = "the likeliest choice" if isinstance(request, Choose) else f"temperature {request.temperature:g}"
     finish = (reply.finish, "red" if reply.finish != "stop" else "")
     console.print(Text.assemble(("reply", "bold"), f"  {_tokens(reply.reply_tokens)}, {how}, ", finish), soft_wrap=True)
     _block(console, reply.text, "cyan")
@@ -134,6 +135,6 @@ def _sample(sample: Sample) -> dict[str, Any]:
 
 
 def _call(call: ModelCall) -> dict[str, Any]:
-    request = asdict(call.request)
-    request["messages"] = [to_openai(m) for m in call.request.messages]
+    messages = [to_openai(m) for m in call.request.messages]
+    request = {"kind": type(call.request).__name__.lower(), **asdict(call.request), "messages": messages}
     return {"model": call.model, "prompt": call.prompt, "request": request, "reply": asdict(call.reply)}

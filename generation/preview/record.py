@@ -20,7 +20,7 @@ from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import Work
 from gristmill.cluster.jobs.recipe import Recipe
 from gristmill.cluster.models.encoder import OpenEncoder, open_embedding
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Request, Score
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, out_of_memory
 from gristmill.cluster.runtime.log import tail, to_file
 from gristmill.cluster.runtime.progress import Screen
@@ -103,7 +103,8 @@ class Recorder:
 
 def turns(request: Request) -> str:
     """Return a request as its turns with their roles, for engines that do not say how they render it."""
-    said = [*request.messages, Message(request.role, request.prefix + (request.scored or ""))]
+    scored = request.text if isinstance(request, Score) else ""
+    said = [*request.messages, Message(request.role, request.prefix + scored)]
     return "\n".join(f"[{turn.role}]\n{turn.said}" for turn in said)
 
 
@@ -240,16 +241,18 @@ def assign_calls(rows: Sequence[Sample], calls: Sequence[ModelCall], facts: Mapp
     A scored text has no seed of its own; it belongs to the sample that contains it.
     """
     by_seed: dict[int, list[ModelCall]] = defaultdict(list)
+    scores: list[tuple[str, ModelCall]] = []
     for call in calls:
-        by_seed[call.request.seed if call.request.scored is None else -1].append(call)
+        if isinstance(call.request, Score):
+            scores.append((call.request.text, call))
+        else:
+            by_seed[call.request.seed].append(call)
     samples = []
     for row in rows:
         own = [call for n in range(MOST_CALLS) for call in by_seed.pop(ids.request_seed(row.id, n), ())]
-        scored = [call for call in by_seed[-1] if _says(row, call.request.scored or "")]
-        by_seed[-1] = [call for call in by_seed[-1] if call not in scored]
-        samples.append(SampleTrace(row, (*own, *scored)))
-    return Preview(tuple(samples), tuple(call for left in by_seed.values() for call in left), facts)
-
-
-def _says(row: Sample, text: str) -> bool:
-    return bool(text) and any(text in message.text for message in row.messages)
+        said = [bool(text) and any(text in message.text for message in row.messages) for text, _ in scores]
+        own += [call for (_, call), its in zip(scores, said, strict=True) if its]
+        scores = [one for one, its in zip(scores, said, strict=True) if not its]
+        samples.append(SampleTrace(row, tuple(own)))
+    left = [call for calls in by_seed.values() for call in calls]
+    return Preview(tuple(samples), (*left, *(call for _, call in scores)), facts)

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Abilities, Engine, Reply, Request
+from gristmill.cluster.models.engine import Abilities, Engine, Reply, Write
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.endpoint.http import Patience
 from tests.fake_server import FakeServer
 
 QUICK = Patience(attempts=4, first_s=0.01, hang_s=5)
-ASK = Request((Message("user", "Name a river."),), 16, seed=1)
+ASK = Write((Message("user", "Name a river."),), 16, seed=1)
 
 
 ABLE = Abilities(continues="plain", json_schema="json_schema", logprobs=True, seeds=True)

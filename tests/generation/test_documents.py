@@ -8,7 +8,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.io.ingest import ingest
 from gristmill.cluster.jobs.job import Run, Work
 from gristmill.cluster.jobs.recipe import load
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Choose, Reply, Request
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
@@ -24,7 +24,7 @@ class AskingEngine(ScriptedEngine):
 
     async def ask(self, request: Request) -> Reply:
         reply = await super().ask(request)
-        if request.choices:
+        if isinstance(request, Choose):
             return reply
         words = request.prefix.split()[-12:]
         return replace(reply, text=f"{reply.text} {' '.join(words)}?", finish="stop")

@@ -14,7 +14,7 @@ from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models import engine as engines
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import open_embedding
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Choose, Engine, Reply, Request, Score, Write
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.generation.engines.vllm import VllmEngine
@@ -79,36 +79,35 @@ PERSON = json.dumps(
     }
 )
 FRANCE = (Message("user", "What is the capital of France?"),)
-REQUESTS = {
-    "plain": Request(FRANCE, max_tokens=24, seed=1),
-    "forced": Request(FRANCE, max_tokens=1, seed=1, prefix="Grade: ", choices=("1", "2", "3", "4", "5")),
-    "labels": Request(
+REQUESTS: dict[str, Request] = {
+    "plain": Write(FRANCE, max_tokens=24, seed=1),
+    "forced": Choose(FRANCE, ("1", "2", "3", "4", "5"), 1, prefix="Grade: "),
+    "labels": Choose(
         (Message("user", "Is it praise or blame? 'I love this film.'"),),
-        max_tokens=1,
-        seed=1,
+        (" praise", " blame", " praiseworthy", " nothing of the kind"),
+        1,
         prefix="It is",
-        choices=(" praise", " blame", " praiseworthy", " nothing of the kind"),
     ),
-    "long": Request((Message("user", "word " * 3000),), max_tokens=8, seed=1),
-    "json": Request((Message("user", "Give a person as JSON."),), max_tokens=96, seed=1, json_schema=PERSON),
-    "no schema": Request(FRANCE, max_tokens=8, seed=1, json_schema='{"type": "nonsense"}'),
-    "regex": Request((Message("user", "How many?"),), max_tokens=8, seed=1, regex="[0-9]{1,3} apples"),
-    "user": Request((), max_tokens=60, seed=1, temperature=1.0, role="user"),
-    "right": Request(FRANCE, max_tokens=1, seed=0, scored="The capital of France is Paris."),
-    "wrong": Request(FRANCE, max_tokens=1, seed=0, scored="Bees make honey from nectar."),
-    "alone": Request((), max_tokens=1, seed=0, scored="The capital of France is Paris."),
-    "likely": Request(FRANCE, max_tokens=24, seed=1, logprobs=True),
+    "long": Write((Message("user", "word " * 3000),), max_tokens=8, seed=1),
+    "json": Write((Message("user", "Give a person as JSON."),), max_tokens=96, seed=1, json_schema=PERSON),
+    "no schema": Write(FRANCE, max_tokens=8, seed=1, json_schema='{"type": "nonsense"}'),
+    "regex": Write((Message("user", "How many?"),), max_tokens=8, seed=1, regex="[0-9]{1,3} apples"),
+    "user": Write((), max_tokens=60, seed=1, temperature=1.0, role="user"),
+    "right": Score(FRANCE, "The capital of France is Paris."),
+    "wrong": Score(FRANCE, "Bees make honey from nectar."),
+    "alone": Score((), "The capital of France is Paris."),
+    "likely": Write(FRANCE, max_tokens=24, seed=1, logprobs=True),
 }
 
 
-def of_many_words() -> Request:
+def of_many_words() -> Choose:
     """A request with 200 choices, each a token of its own."""
     from transformers import AutoTokenizer
 
     known = AutoTokenizer.from_pretrained(models.local(TINY.model)).get_vocab()
     words = sorted((token for token in known if re.fullmatch("\u0120[a-z]{4,}", token)), key=lambda token: known[token])
     choices = (" Paris", *(f" {word[1:]}" for word in words[:199]))
-    return Request(FRANCE, max_tokens=1, seed=1, prefix="The capital of France is", choices=choices)
+    return Choose(FRANCE, choices, 1, prefix="The capital of France is")
 
 
 def tokens_during(actor: Any, request: Request) -> list[int]:
@@ -129,14 +128,15 @@ def test_an_engine_actor_answers_in_every_way_and_refuses_what_it_must(tmp_path:
         replies = dict(zip(REQUESTS, engines.ask_all(actor, list(REQUESTS.values())), strict=True))
         assert ray.get(actor.ready.remote())["max_num_seqs"] == 32
         again, many = engines.ask_all(actor, [REQUESTS["plain"], of_many_words()])
-        counts = tokens_during(actor, Request(FRANCE, max_tokens=48, seed=1, stop_loops=False))
+        counts = tokens_during(actor, Write(FRANCE, max_tokens=48, seed=1, stop_loops=False))
     finally:
         ray.kill(actor)
     assert counts == sorted(counts) and counts[0] < counts[-2] <= counts[-1], "tokens count as they are made"
     assert "Paris" in replies["plain"].text and replies["plain"].text == again.text
     for name in ("forced", "labels"):
-        assert replies[name].text in REQUESTS[name].choices
-        assert set(replies[name].choices) == set(REQUESTS[name].choices)
+        asked = REQUESTS[name]
+        assert isinstance(asked, Choose) and replies[name].text in asked.choices
+        assert set(replies[name].choices) == set(asked.choices)
         assert sum(replies[name].choices.values()) == pytest.approx(1)
     assert replies["labels"].text == " praise"
     assert many.text == " Paris"
@@ -186,7 +186,7 @@ def test_an_adapter_serves_without_a_merge_as_transformers_would(tmp_path: Path)
 
     tuned, tokenizer = adapted(tmp_path / "adapter")
     settings = TINY.model_copy(update={"adapter": str(tmp_path / "adapter"), "dtype": "float32"})
-    greedy = Request(FRANCE, max_tokens=8, seed=1, temperature=0.0, min_p=0.0, logprobs=True)
+    greedy = Write(FRANCE, max_tokens=8, seed=1, temperature=0.0, min_p=0.0, logprobs=True)
     actor = engines.start(settings, str(tmp_path / "logs"), "adapted", Need(2))
     try:
         reply, scored, again = engines.ask_all(actor, [greedy, REQUESTS["right"], greedy])

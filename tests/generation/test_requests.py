@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Message, Sample, seed
 from gristmill.cluster.models.encoder import Embedding
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Request, Write
 from gristmill.generation.contracts import MAIN, HistoryFilter, Snapshot
 from gristmill.generation.filters import AnyFilter
 from gristmill.generation.methods import AnyMethod
@@ -186,9 +186,7 @@ def said(what: Request | Sample) -> list[list[str]]:
 
 
 def vars_of(request: Request) -> list[Any]:
-    later = ("tools", "chat_template_kwargs")  # of no case here, and pinned before there were any
-    assert not any(getattr(request, name) for name in later)
-    return [getattr(request, field.name) for field in fields(request) if field.name not in ("messages", *later)]
+    return [type(request).__name__, *(getattr(request, one.name) for one in fields(request) if one.name != "messages")]
 
 
 class RecordingEngine(ScriptedEngine):
@@ -201,7 +199,7 @@ class RecordingEngine(ScriptedEngine):
     async def ask(self, request: Request) -> Reply:
         self.requests.append(request)
         reply = await super().ask(request)
-        if request.choices or request.scored is not None:
+        if not isinstance(request, Write):
             return reply
         rng = Random(ids.digest("form", said(request), request.prefix, request.seed))
         plain = reply.text.removeprefix("Tell me of ")

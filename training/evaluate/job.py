@@ -34,7 +34,7 @@ from gristmill.cluster.contract.sample import Message, from_table
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.engine import Engine, Request, ask_all, engine_need, start
+from gristmill.cluster.models.engine import Engine, Write, ask_all, engine_need, start
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable, out_of_memory
 from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Store, file_shard
@@ -184,7 +184,7 @@ class Evaluate(Job):
             return []
         tuned = str(run.store.folder(work.inputs["model"]) / MERGED)
         requests = [
-            Request(prompt, max_tokens=self.smoke_tokens, seed=request_seed(sample, 0)) for sample, prompt, _ in asked
+            Write(prompt, max_tokens=self.smoke_tokens, seed=request_seed(sample, 0)) for sample, prompt, _ in asked
         ]
         gpus = self.gpus if self.engine.gpus is None else self.engine.gpus
         own = {"model": tuned, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}

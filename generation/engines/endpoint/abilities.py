@@ -8,26 +8,26 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 from gristmill.cluster.contract.errors import EngineError, JobError
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Abilities, Reply, Request
+from gristmill.cluster.models.engine import Abilities, Choose, Conversation, Reply, Write
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.http import STREAMED
 
-Try = Callable[[Request, Mapping[str, Any]], Awaitable[tuple[Mapping[str, Any], Reply | None]]]
+Try = Callable[[Write, Mapping[str, Any]], Awaitable[tuple[Mapping[str, Any], Reply | None]]]
 """Return (the body of a chat completion, None), or ({}, the refusal)."""
 
 BEGUN, REST = "Monday, Tuesday, Wed", "nesday"
 """A turn that ends within a word: who starts a new turn does not begin it with the rest of that word."""
-DAYS = Request((Message("user", "Name the days of the week, separated by commas."),), 8, 1, 0.0, prefix=BEGUN)
+DAYS = Write((Message("user", "Name the days of the week, separated by commas."),), 8, 1, 0.0, prefix=BEGUN)
 ODD = ("q-17", "z-40")
 """Choices that nobody would make without being held to them."""
-LETTER = Request((Message("user", "Which letter comes first in the alphabet?"),), 32, 1, 0.0, choices=ODD)
-WORDS = Request((Message("user", "Write ten words that have nothing to do with each other."),), 16, 1, 1.0)
+LETTER = Write((Message("user", "Which letter comes first in the alphabet?"),), 32, 1, 0.0)
+WORDS = Write((Message("user", "Write ten words that have nothing to do with each other."),), 16, 1, 1.0)
 
 GO_ON = {
     "en": "The text below is not finished. Write only what comes next, from exactly where it ends. Do not repeat it.",
@@ -79,7 +79,7 @@ async def probe(ask: Try) -> Abilities:
     return Abilities(continues=form, json_schema=schema, logprobs=logprobs, seeds=seeds, streams=streams)
 
 
-async def _tried(ask: Try, request: Request, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
+async def _tried(ask: Try, request: Write, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
     """Ask; a server that breaks at what it is asked cannot do it."""
     try:
         return await ask(request, extra)
@@ -87,23 +87,34 @@ async def _tried(ask: Try, request: Request, extra: Mapping[str, Any]) -> tuple[
         return {}, Reply("", f"error: {error}", 0, 0)
 
 
-def laid_out(request: Request, can: Abilities) -> Request:
+def laid_out(request: Write, can: Abilities) -> Write:
     """Return a request in the form that works: what the server is not able to do is said in the user's turn."""
-    language = "zh" if is_chinese("".join(m.text for m in request.messages) + request.prefix) else "en"
     asks: list[str] = []
     if request.json_schema and not can.json_schema:
-        asks.append(UNDER_SCHEMA[language].format(schema=request.json_schema))
-    if request.choices:
-        if request.prefix and can.continues and not can.json_schema:
-            return request
-        words = ", ".join(json.dumps(choice.strip(), ensure_ascii=False) for choice in request.choices)
-        asks.append((GO_ON_WITH if request.prefix else ONE_OF)[language].format(words=words))
-        asks.append((AS_JSON if can.json_schema else ALONE)[language])
-    elif request.prefix and not can.continues:
-        asks.append(GO_ON[language])
-    if not asks:
-        return request
-    keeps = can.continues and not request.choices
+        asks.append(UNDER_SCHEMA[_language(request)].format(schema=request.json_schema))
+    if request.prefix and not can.continues:
+        asks.append(GO_ON[_language(request)])
+    return _with_asks(request, asks, keeps=bool(can.continues)) if asks else request
+
+
+def written_choice(request: Choose, can: Abilities) -> Write:
+    """Return the request by which a server writes one of the choices, in the form that works."""
+    common = {name.name: getattr(request, name.name) for name in fields(Conversation)}
+    written = Write(**common, max_tokens=16 + 2 * max(map(len, request.choices)), seed=request.seed, temperature=0.0)
+    if request.prefix and can.continues and not can.json_schema:
+        return written
+    language = _language(request)
+    words = ", ".join(json.dumps(choice.strip(), ensure_ascii=False) for choice in request.choices)
+    which = (GO_ON_WITH if request.prefix else ONE_OF)[language].format(words=words)
+    return _with_asks(written, [which, (AS_JSON if can.json_schema else ALONE)[language]], keeps=False)
+
+
+def _language(request: Conversation) -> str:
+    return "zh" if is_chinese("".join(m.text for m in request.messages) + request.prefix) else "en"
+
+
+def _with_asks(request: Write, asks: Sequence[str], *, keeps: bool) -> Write:
+    """Return a request with sentences added to the user's turn, and the prefix after them unless the turn keeps it."""
     more = [" ".join(asks), *([request.prefix] if request.prefix and not keeps else [])]
     messages = [*request.messages]
     last = messages.pop() if messages and messages[-1].role == "user" else Message("user", "")
@@ -122,7 +133,7 @@ def rest(text: str, begun: str) -> str:
     return text
 
 
-def cut(reply: Reply, request: Request) -> Reply:
+def cut(reply: Reply, request: Write) -> Reply:
     """Return the reply to a request that was laid out: without what it says again, and ended where it should stop."""
     text = rest(reply.text, request.prefix).lstrip("\n")
     places = [place for stop in request.stop if (place := text.find(stop)) >= 0]
@@ -131,7 +142,7 @@ def cut(reply: Reply, request: Request) -> Reply:
     return replace(reply, text=text[: min(places)], finish="stop" if reply.finish == "length" else reply.finish)
 
 
-def fitting(reply: Reply, request: Request) -> Reply:
+def fitting(reply: Reply, request: Write) -> Reply:
     """Return a reply whose form the server may not have been held to, refused where it is not what was asked."""
     if reply.finish != "stop":
         return reply

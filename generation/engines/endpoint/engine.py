@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from gristmill.cluster.contract.errors import EngineError, JobError
-from gristmill.cluster.models.engine import Abilities, Engine, Reply, Request
+from gristmill.cluster.models.engine import Abilities, Choose, Engine, Reply, Request, Score, Write
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.abilities import (
     cut,
@@ -24,6 +24,7 @@ from gristmill.generation.engines.endpoint.abilities import (
     probe,
     rest,
     strip_choices,
+    written_choice,
 )
 from gristmill.generation.engines.endpoint.http import STREAMED, Answer, Connection, Patience
 from gristmill.generation.engines.endpoint.vllm_server import VllmServer
@@ -97,7 +98,7 @@ class EndpointEngine:
         finally:
             self._end()
         self._totals["prompt_tokens"] += reply.prompt_tokens
-        self._totals["reply_tokens"] += 0 if request.scored is not None else reply.reply_tokens
+        self._totals["reply_tokens"] += 0 if isinstance(request, Score) else reply.reply_tokens
         self._totals["cached_tokens"] += reply.cached_tokens
         return reply
 
@@ -105,8 +106,12 @@ class EndpointEngine:
         """Return the prompt as the model sees it, where the server tells, else the turns with their roles."""
         await self.ready()
         if self._vllm:
-            return await self._vllm.detokenize(await self._vllm.prompt_ids(request)) + (request.scored or "")
-        request = laid_out(request, self.abilities)
+            scored = request.text if isinstance(request, Score) else ""
+            return await self._vllm.detokenize(await self._vllm.prompt_ids(request)) + scored
+        if isinstance(request, Choose):
+            request = written_choice(request, self.abilities)
+        elif isinstance(request, Write):
+            request = laid_out(request, self.abilities)
         turns = [f"[{message.role}]\n{message.said}" for message in request.messages]
         return "\n".join([*turns, f"[{request.role}]\n{request.prefix}"])
 
@@ -196,10 +201,16 @@ class EndpointEngine:
         lacking = self._lacking(request)
         if lacking:
             return Reply("", f"error: {lacking}", 0, 0)
-        if self._vllm and request.scored is not None:
-            return await self._vllm.score(request)
-        if request.choices:
-            return await (self._vllm.choose(request) if self._vllm else self._choose(request))
+        match request:
+            case Score():
+                assert self._vllm is not None  # else `_lacking` has refused it
+                return await self._vllm.score(request)
+            case Choose():
+                return await (self._vllm.choose(request) if self._vllm else self._choose(request))
+            case Write():
+                return await self._write(request)
+
+    async def _write(self, request: Write) -> Reply:
         try:
             extra = wire.constraint(request, self.abilities.json_schema)
         except ValueError:
@@ -223,14 +234,16 @@ class EndpointEngine:
         if request.role == "user" and request.messages and request.messages[-1].role == "user":
             return "the last turn is the user's, must be another for the user to go on"
         cannot = {
-            "score a text": not self._vllm and request.scored is not None,
+            "score a text": not self._vllm and isinstance(request, Score),
             "write the user's turn": not self._vllm and request.role == "user",
-            "hold a reply to a regular expression": request.regex and "structured_outputs" in self._refused,
+            "hold a reply to a regular expression": isinstance(request, Write)
+            and request.regex
+            and "structured_outputs" in self._refused,
         }
         what = next((what for what, so in cannot.items() if so), "")
         return f"this endpoint cannot {what}; {wire.ONLY_VLLM}" if what else ""
 
-    async def _chat(self, request: Request, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
+    async def _chat(self, request: Write, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
         """Return (the body of a chat completion, None), or ({}, the refusal), without parameters that are refused."""
         form = self.abilities.continues or "plain"
         kwargs, vllm = self._settings.chat_template_kwargs, self._vllm is not None
@@ -286,18 +299,17 @@ class EndpointEngine:
             self._line.pace.add(time.monotonic() - begin, wire.usage(answer.body)[1])
         return answer
 
-    async def _room(self, request: Request) -> int:
+    async def _room(self, request: Write) -> int:
         """Return how many tokens a reply may have after this prompt, where the server tells, else 0."""
         longest = self._facts.get("max_model_len", 0)
         return max(0, longest - len(await self._vllm.prompt_ids(request))) if self._vllm and longest else 0
 
-    async def _choose(self, request: Request) -> Reply:
+    async def _choose(self, request: Choose) -> Reply:
         """Return the choice of any server: from JSON, from what continues the prefix, or as a written word."""
         can = self.abilities
-        asked = laid_out(request, can)
+        asked = written_choice(request, can)
         named = strip_choices(request.choices)
-        extra: dict[str, Any] = {"temperature": 0.0}
-        extra["max_tokens"] = max(request.max_tokens, 16 + 2 * max(map(len, request.choices)))
+        extra: dict[str, Any] = {}
         if can.logprobs:
             extra |= {"logprobs": True, "top_logprobs": wire.TOP_LOGPROBS}
         if can.json_schema:

@@ -10,7 +10,7 @@ from typing import Any
 from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.contract.errors import EngineError
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Choose, Conversation, Reply, Score
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.http import Answer, Connection
 from gristmill.generation.engines.render import MARK
@@ -53,7 +53,7 @@ class VllmServer:
 
     # -- choices ------------------------------------------------------------------------------------------------
 
-    async def choose(self, request: Request) -> Reply:
+    async def choose(self, request: Choose) -> Reply:
         """Return the likeliest choice with exact probabilities: one call wherever choices branch.
 
         The first of these calls is a chat, so choices that differ in their first token cost one call once the tokens
@@ -142,15 +142,15 @@ class VllmServer:
             return _Seam((), "", paths)
         text = await self.detokenize(shared)
         first = f"x{text}" if text[:1].isspace() else text  # no template leaves a blank at the beginning of a turn
-        seen = await self.prompt_ids(Request((Message("user", "x"),), 1, 0, prefix=first))
+        seen = await self.prompt_ids(Conversation((Message("user", "x"),), prefix=first))
         return _Seam(shared, text if seen[-same:] == shared else None, paths)
 
     # -- tokens -------------------------------------------------------------------------------------------------
 
-    async def score(self, request: Request) -> Reply:
+    async def score(self, request: Score) -> Reply:
         """Return the log-probability of a text as the next turn; the one token that the server writes is unused."""
         prompt = await self.prompt_ids(request)
-        text = await self.tokenize({"prompt": request.scored or "", "add_special_tokens": False})
+        text = await self.tokenize({"prompt": request.text, "add_special_tokens": False})
         payload = {"prompt": [*prompt, *text], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         answer = await self._post("completions", self.named(payload), len(text))
         if answer.refusal:
@@ -163,7 +163,7 @@ class VllmServer:
         cached = wire.usage(answer.body)[2]
         return Reply("", "stop", len(prompt), len(text), cached_tokens=cached, logprob=logprob)
 
-    async def prompt_ids(self, request: Request) -> list[int]:
+    async def prompt_ids(self, request: Conversation) -> list[int]:
         """Return the tokens of the prompt, as the server's own template makes them."""
         if not request.messages and request.role == "assistant":
             return await self._header(request.prefix)

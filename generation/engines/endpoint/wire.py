@@ -1,4 +1,4 @@
-"""What is sent to an OpenAI-compatible endpoint and what comes back: pure functions between Request, JSON and Reply."""
+"""What is sent to an OpenAI-compatible endpoint and what comes back: functions between requests, JSON and replies."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from gristmill.cluster.contract.chat import to_openai, tools_to_openai
-from gristmill.cluster.models.engine import LOOP, Reply, Request
+from gristmill.cluster.models.engine import LOOP, Conversation, Reply, Write
 from gristmill.generation.engines import parsing
 from gristmill.generation.engines.endpoint.http import Answer
 
@@ -66,7 +66,7 @@ Spelled = tuple[str, ...]
 
 
 def chat(
-    request: Request, model: str, form: Form, kwargs: Mapping[str, Any] | None = None, *, vllm: bool = False
+    request: Write, model: str, form: Form, kwargs: Mapping[str, Any] | None = None, *, vllm: bool = False
 ) -> dict[str, Any]:
     """Return the payload of one chat completion, without its constraint; a turn is continued in a form of `FORMS`.
 
@@ -91,7 +91,7 @@ def chat(
     return payload | begun(request, form)
 
 
-def template_parts(request: Request, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def template_parts(request: Conversation, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what the chat template gets beside the turns, as parameters: tools, and further arguments."""
     own = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
     whole = {**(kwargs or {}), **own}
@@ -99,7 +99,7 @@ def template_parts(request: Request, kwargs: Mapping[str, Any] | None = None) ->
     return {**parts, "tools": tools_to_openai(request.tools)} if request.tools else parts
 
 
-def begun(request: Request, form: Form) -> dict[str, Any]:
+def begun(request: Conversation, form: Form) -> dict[str, Any]:
     """Return the parameters by which a server goes on from the beginning of a turn, its turns among them."""
     if not request.prefix and request.role == "assistant":
         return {}
@@ -125,7 +125,7 @@ def choice_schema(choices: Sequence[str], form: SchemaForm) -> dict[str, Any]:
     )
 
 
-def constraint(request: Request, form: SchemaForm | Literal[""]) -> dict[str, Any]:
+def constraint(request: Write, form: SchemaForm | Literal[""]) -> dict[str, Any]:
     """Return the parameters that force a reply to match a schema or an expression; none for a schema without a form.
 
     Raises:
@@ -164,7 +164,7 @@ def refusal_reply(answer: Answer) -> Reply:
     return Reply("", f"error: {what}", 0, 0)
 
 
-def read(body: Mapping[str, Any], request: Request) -> Reply:
+def read(body: Mapping[str, Any], request: Write) -> Reply:
     """Return the reply of a chat completion, its thought and its calls of tools apart from its text."""
     choice = first_choice(body)
     if choice is None:
@@ -182,7 +182,7 @@ def read(body: Mapping[str, Any], request: Request) -> Reply:
     return _called(reply, message, request)
 
 
-def _called(reply: Reply, message: Mapping[str, Any], request: Request) -> Reply:
+def _called(reply: Reply, message: Mapping[str, Any], request: Write) -> Reply:
     """Return a reply with its calls of tools; one with calls that no row can hold is refused."""
     try:
         calls = parsing.read_calls(message.get("tool_calls"))

@@ -15,7 +15,7 @@ import pytest
 
 from gristmill.cluster.contract.errors import EngineError, GristmillError, JobError
 from gristmill.cluster.contract.sample import Message, Sample, from_table
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Write
 from gristmill.cluster.store.store import Store
 from gristmill.generation.contracts import MAIN, Draft
 from gristmill.generation.engines.actors import open_engine
@@ -35,7 +35,7 @@ from tests.invariants import check_dataset
 
 def test_a_request_goes_out_with_its_settings_and_comes_back_with_its_counts() -> None:
     server = FakeServer()
-    request = Request(ASK.messages, 16, 7, 0.3, top_p=0.9, presence_penalty=0.5, stop=("\n",), logprobs=True)
+    request = Write(ASK.messages, 16, 7, 0.3, top_p=0.9, presence_penalty=0.5, stop=("\n",), logprobs=True)
     reply = served(server, lambda engine: engine.ask(request))
     sent = server.asked[0]
     assert sent["messages"] == [{"role": "user", "content": "Name a river."}]
@@ -49,7 +49,7 @@ def test_a_request_goes_out_with_its_settings_and_comes_back_with_its_counts() -
 
 def test_the_same_request_has_the_same_reply_and_another_seed_another() -> None:
     first, again = (served(FakeServer(), lambda engine: engine.ask(ASK)) for _ in range(2))
-    other = served(FakeServer(), lambda engine: engine.ask(Request(ASK.messages, 16, seed=2)))
+    other = served(FakeServer(), lambda engine: engine.ask(Write(ASK.messages, 16, seed=2)))
     assert first == again != other
 
 
@@ -143,7 +143,7 @@ async def cursed_by_text() -> Reply:
     async with FakeServer() as server:
         server.fails_at = "curse"
         engine = at(server)
-        cursed = asyncio.create_task(engine.ask(Request((Message("user", "curse"),), 16, seed=1)))
+        cursed = asyncio.create_task(engine.ask(Write((Message("user", "curse"),), 16, seed=1)))
         while not cursed.done():
             assert (await engine.ask(ASK)).finish == "stop"
         return await cursed
@@ -152,7 +152,7 @@ async def cursed_by_text() -> Reply:
 def test_a_call_that_always_fails_is_a_refused_one_after_all_others_too() -> None:
     async def run() -> None:
         async with FakeServer() as server:
-            engine, cursed = at(server), Request((Message("user", "curse"),), 16, seed=1)
+            engine, cursed = at(server), Write((Message("user", "curse"),), 16, seed=1)
             server.fails_at = "curse"
             for _ in range(2):
                 assert (await engine.ask(ASK)).finish == "stop"

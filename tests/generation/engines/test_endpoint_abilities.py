@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Abilities, Reply, Request
+from gristmill.cluster.models.engine import Abilities, Choose, Reply, Write
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.abilities import laid_out, rest
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
@@ -124,9 +124,9 @@ def test_a_beginning_is_the_last_turn_in_the_form_that_the_server_continues(form
 
 
 def test_the_words_for_the_model_are_in_the_language_of_what_is_asked() -> None:
-    asked = Request((Message("user", "请说出一条河的名字。"),), 8, 1, prefix="河：")
+    asked = Write((Message("user", "请说出一条河的名字。"),), 8, 1, prefix="河：")
     assert "不要重复" in laid_out(asked, UNABLE).messages[0].text
-    talk = Request((Message("user", "Hi"), Message("assistant", "Hello.")), 8, 1, prefix="Well")
+    talk = Write((Message("user", "Hi"), Message("assistant", "Hello.")), 8, 1, prefix="Well")
     assert [m.role for m in laid_out(talk, UNABLE).messages] == ["user", "assistant", "user"]
     assert laid_out(ASK, UNABLE) is ASK
 
@@ -135,7 +135,7 @@ def test_what_a_reply_says_again_is_not_part_of_it() -> None:
     assert [rest(text, "a: 1\nb:") for text in ("2", "b: 2", "a: 1\nb: 2", "\nb: 2", "ab")] == ["2", *[" 2"] * 3, "ab"]
 
 
-GRADE = Request(ASK.messages, 1, 1, prefix="Answer: yes\nScore:", choices=(" 1", " 4", " 40"))
+GRADE = Choose(ASK.messages, (" 1", " 4", " 40"), 1, prefix="Answer: yes\nScore:")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_grade_of_vllms_server_is_one_call_and_leaves_nothing_behind() -> None
         for n in range(30):
             before = server.calls
             text = f"Instruction: {'river ' * 400}{n}\nScore: "
-            reply = await engine.ask(Request(ASK.messages, 1, 1, prefix=text, choices=("1", "2", "3", "4", "5")))
+            reply = await engine.ask(Choose(ASK.messages, ("1", "2", "3", "4", "5"), 1, prefix=text))
             assert sum(reply.choices.values()) == pytest.approx(1)
             calls.append(server.calls - before)
         assert len(engine._vllm._seams) == 1  # type: ignore[union-attr]
@@ -216,7 +216,7 @@ def test_a_grade_of_vllms_server_is_one_call_and_leaves_nothing_behind() -> None
 
 
 def test_choices_of_a_chat_and_of_tokens_have_the_same_probabilities() -> None:
-    asked = Request(ASK.messages, 1, 1, choices=("ab", "c", "d"), prefix="Score: ")
+    asked = Choose(ASK.messages, ("ab", "c", "d"), 1, prefix="Score: ")
     chat = served(FakeServer(vllm=True), lambda engine: engine.ask(asked))
     alone = served(FakeServer(vllm=True), lambda engine: engine.ask(replace(asked, messages=())))
     assert chat.choices == pytest.approx(alone.choices)

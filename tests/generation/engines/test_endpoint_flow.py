@@ -19,7 +19,7 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.engine import Engine, Request
+from gristmill.cluster.models.engine import Choose, Engine, Score, Write
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.placement import environment
 
@@ -98,67 +98,67 @@ async def everything(server: str) -> None:
 
 
 async def chats(engine: EndpointEngine) -> None:
-    request = Request(RIVER, 24, seed=3, logprobs=True, stop_loops=True, presence_penalty=0.1, stop=("\n\n",))
+    request = Write(RIVER, 24, seed=3, logprobs=True, stop_loops=True, presence_penalty=0.1, stop=("\n\n",))
     first, again, other = await asyncio.gather(
-        engine.ask(request), engine.ask(request), engine.ask(Request(RIVER, 24, seed=4, temperature=1.5))
+        engine.ask(request), engine.ask(request), engine.ask(Write(RIVER, 24, seed=4, temperature=1.5))
     )
     assert first.text == again.text != other.text
     assert first.finish in ("stop", "length") and 0 < first.reply_tokens <= 24
     assert first.logprob is not None and first.logprob < 0 and other.logprob is None
-    long = await engine.ask(Request((Message("user", "word " * 2000),), 8, seed=1))
+    long = await engine.ask(Write((Message("user", "word " * 2000),), 8, seed=1))
     assert long.finish == "error: prompt and reply are longer than the model's context"
-    clipped = await engine.ask(Request((Message("user", "Count: " + "one two " * 400),), 4000, seed=1))
+    clipped = await engine.ask(Write((Message("user", "Count: " + "one two " * 400),), 4000, seed=1))
     assert clipped.finish in ("stop", "length") and clipped.prompt_tokens + clipped.reply_tokens <= 1024
     looped = await engine.ask(
-        Request(RIVER, 300, 1, 0.0, prefix="one two three four five six seven " * 8, stop_loops=True)
+        Write(RIVER, 300, 1, 0.0, prefix="one two three four five six seven " * 8, stop_loops=True)
     )
     assert looped.finish == "repetition"
 
 
 async def prefixes(engine: EndpointEngine) -> None:
-    reply = await engine.ask(Request(RIVER, 8, 1, 0.0, prefix="1, 2, 3, 4,"))
+    reply = await engine.ask(Write(RIVER, 8, 1, 0.0, prefix="1, 2, 3, 4,"))
     assert reply.text.startswith(" 5, 6")
-    spaced = await engine.render(Request(RIVER, 8, 1, prefix="Score: "))
+    spaced = await engine.render(Write(RIVER, 8, 1, prefix="Score: "))
     assert spaced.endswith("<|im_start|>assistant\nScore: ")
-    question = await engine.ask(Request((), 32, 1, 0.8, role="user"))
+    question = await engine.ask(Write((), 32, 1, 0.8, role="user"))
     assert question.text and question.finish in ("stop", "length")
-    assert (await engine.render(Request((), 32, 1, role="user"))).endswith("<|im_start|>user\n")
+    assert (await engine.render(Write((), 32, 1, role="user"))).endswith("<|im_start|>user\n")
 
 
 async def choices(engine: EndpointEngine) -> None:
     asked = (Message("user", "Is Paris the capital of France? Answer yes or no."),)
-    one = await engine.ask(Request(asked, 1, 1, choices=("Yes", "No")))
+    one = await engine.ask(Choose(asked, ("Yes", "No"), 1))
     assert one.text in ("Yes", "No") and one.reply_tokens == 1
     assert sum(one.choices.values()) == pytest.approx(1) and 0.001 < one.choices["No"] < 0.999
     assert one.choices[one.text] == max(one.choices.values())
-    scored = await asyncio.gather(*(engine.ask(Request(asked, 1, 1, scored=word)) for word in ("Yes", "No")))
+    scored = await asyncio.gather(*(engine.ask(Score(asked, word)) for word in ("Yes", "No")))
     odds = math.exp((scored[0].logprob or 0) - (scored[1].logprob or 0))
     assert one.choices["Yes"] / one.choices["No"] == pytest.approx(odds, rel=0.2)
     many = ("very positive", "very negative", "neutral", "very")
-    four = await engine.ask(Request(asked, 1, 1, choices=many, prefix="The mood is "))
+    four = await engine.ask(Choose(asked, many, 1, prefix="The mood is "))
     assert four.text in many and sum(four.choices.values()) == pytest.approx(1)
     assert all(p > 0 for p in four.choices.values()) and four.reply_tokens == 2, four
 
 
 async def constraints(engine: EndpointEngine) -> None:
     schema = {"type": "object", "properties": {"river": {"type": "string", "maxLength": 12}}, "required": ["river"]}
-    held = await engine.ask(Request(RIVER, 64, 1, json_schema=json.dumps({**schema, "additionalProperties": False})))
+    held = await engine.ask(Write(RIVER, 64, 1, json_schema=json.dumps({**schema, "additionalProperties": False})))
     assert list(json.loads(held.text)) == ["river"], held
-    year = await engine.ask(Request((Message("user", "When was that?"),), 16, 1, regex=r"(19|20)\d\d"))
+    year = await engine.ask(Write((Message("user", "When was that?"),), 16, 1, regex=r"(19|20)\d\d"))
     assert re.fullmatch(r"(19|20)\d\d", year.text) and year.finish == "stop"
-    broken = await engine.ask(Request(RIVER, 16, 1, json_schema='{"type": "nonsense"}'))
+    broken = await engine.ask(Write(RIVER, 16, 1, json_schema='{"type": "nonsense"}'))
     assert broken.finish.startswith("error: 400")
-    after = await engine.ask(Request(RIVER, 64, 2, json_schema=json.dumps(schema)))
+    after = await engine.ask(Write(RIVER, 64, 2, json_schema=json.dumps(schema)))
     assert json.loads(after.text), "one bad schema does not end the use of schemas"
 
 
 async def scores(engine: EndpointEngine) -> None:
     likely, unlikely = await asyncio.gather(
-        engine.ask(Request((Message("user", "Say hello."),), 1, 1, scored="Hello! How can I help you today?")),
-        engine.ask(Request((Message("user", "Say hello."),), 1, 1, scored="Hello! How cancel elephant window todo?")),
+        engine.ask(Score((Message("user", "Say hello."),), "Hello! How can I help you today?")),
+        engine.ask(Score((Message("user", "Say hello."),), "Hello! How cancel elephant window todo?")),
     )
     assert likely.text == "" and likely.finish == "stop" and 5 < likely.reply_tokens < 15
     assert likely.logprob is not None and unlikely.logprob is not None
     assert 0 > likely.logprob > unlikely.logprob
-    alone = await engine.ask(Request((), 1, 1, scored="Hello! How can I help you today?"))
+    alone = await engine.ask(Score((), "Hello! How can I help you today?"))
     assert alone.logprob is not None and alone.prompt_tokens < likely.prompt_tokens

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Reply, Write
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.http import Answer
 from tests.fake_server import FakeServer, Trouble
@@ -75,7 +75,7 @@ def test_whatever_a_server_answers_there_is_no_traceback() -> None:
     }
     odd: list[object] = [None, "x", "\ud83d", -1, 1e300, 10**400, True, [], {}, [[]], [{}], {"code": "x"}, math.inf]
     rng = Random(7)
-    asked = [ASK, Request(ASK.messages, 4, 1, choices=("yes", "no"), logprobs=True)]
+    asked = [ASK, Write(ASK.messages, 4, 1, logprobs=True)]
     for n in range(600):
         answer = Answer(200, {name: spoilt(value, rng, odd) for name, value in whole.items()})
         reply = wire.read(answer.body, asked[n % 2])

@@ -11,7 +11,7 @@ import pytest
 
 from gristmill.cluster.contract.errors import EngineError
 from gristmill.cluster.contract.sample import ToolCall
-from gristmill.cluster.models.engine import Abilities, Reply, Request
+from gristmill.cluster.models.engine import Abilities, Reply, Write
 from gristmill.generation.engines.endpoint import progress, wire
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.endpoint.http import Patience
@@ -23,7 +23,7 @@ HANG_S = 0.5
 SLOW = Patience(attempts=4, first_s=0.01, hang_s=HANG_S)
 STREAMS = Abilities(continues="plain", json_schema="json_schema", logprobs=True, seeds=True, streams=True)
 WHOLE = Abilities(continues="plain", json_schema="json_schema", logprobs=True, seeds=True)
-ONE = Request(ASK.messages, 1, 1)
+ONE = Write(ASK.messages, 1, 1)
 """A call whose one token should take 0.4 s at most, before anything is measured."""
 
 
@@ -98,7 +98,7 @@ def test_calls_wait_their_turn_at_a_server_that_does_one_thing_at_a_time() -> No
     server.serial, server.delay_s = True, 0.4 * HANG_S
 
     async def use(engine: EndpointEngine) -> list[Reply]:
-        return list(await asyncio.gather(*(engine.ask(Request(ASK.messages, 1, seed)) for seed in range(10))))
+        return list(await asyncio.gather(*(engine.ask(Write(ASK.messages, 1, seed)) for seed in range(10))))
 
     replies, stats = asked(server, use, WHOLE)
     assert {reply.finish for reply in replies} == {"stop"} and len(server.asked) == 10 and stats["retries"] == 0
@@ -109,7 +109,7 @@ def test_streams_wait_their_turn_too() -> None:
     server.serial, server.delay_s, server.piece_s = True, 0.4 * HANG_S, 0.01
 
     async def use(engine: EndpointEngine) -> list[Reply]:
-        return list(await asyncio.gather(*(engine.ask(Request(ASK.messages, 1, seed)) for seed in range(8))))
+        return list(await asyncio.gather(*(engine.ask(Write(ASK.messages, 1, seed)) for seed in range(8))))
 
     replies, stats = asked(server, use, STREAMS)
     assert {reply.finish for reply in replies} == {"stop"} and len(server.asked) == 8 and stats["retries"] == 0
@@ -121,7 +121,7 @@ def test_a_server_that_ends_streams_for_other_calls_answers_as_a_whole(how: bool
     server.interrupts, server.piece_s = how, 0.02
 
     async def use(engine: EndpointEngine) -> list[Reply]:
-        return list(await asyncio.gather(*(engine.ask(Request(ASK.messages, 16, seed)) for seed in range(6))))
+        return list(await asyncio.gather(*(engine.ask(Write(ASK.messages, 16, seed)) for seed in range(6))))
 
     replies, stats = asked(server, use, STREAMS)
     assert {reply.finish for reply in replies} == {"stop"} and all(reply.text for reply in replies)
@@ -209,7 +209,7 @@ def test_a_stream_cut_anywhere_is_the_whole_answer() -> None:
             stream.feed(WHOLE_STREAM[start:end])
         body = stream.body()
         assert body is not None
-        reply = wire.read(body, Request(ASK.messages, 9, 1, logprobs=True, tools="[{}]"))
+        reply = wire.read(body, Write(ASK.messages, 9, 1, logprobs=True, tools="[{}]"))
         assert (reply.text, reply.reasoning, reply.finish) == ("河很长。", "Hm, well.", "stop")
         assert (reply.prompt_tokens, reply.reply_tokens, reply.logprob) == (7, 5, -0.25)
         assert reply.tool_calls == (ToolCall("c1", "weather", '{"city": "Rom"}'), ToolCall("c2", "time", "{}"))

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gristmill.cluster.models.engine import Request
+from gristmill.cluster.models.engine import Write
 from gristmill.generation.engines.endpoint.http import Patience
 from gristmill.generation.engines.endpoint.window import Window
 from tests.fake_server import FakeServer
@@ -59,7 +59,7 @@ def test_a_full_server_is_found_out_and_nothing_is_lost() -> None:
         async with FakeServer() as server:
             server.capacity, server.delay_s = 6, 0.005
             engine = at(server, Patience(attempts=30, first_s=0.01, longest_s=0.1))
-            requests = [Request(ASK.messages, 16, seed) for seed in range(300)]
+            requests = [Write(ASK.messages, 16, seed) for seed in range(300)]
             replies = await asyncio.gather(*(engine.ask(request) for request in requests))
             assert {reply.finish for reply in replies} == {"stop"}
             assert server.most_in_flight <= 32
@@ -77,7 +77,7 @@ def test_an_open_server_is_filled_up_to_the_limit() -> None:
         async with FakeServer() as server:
             server.delay_s = 0.1
             engine = at(server, max_in_flight=48)
-            await asyncio.gather(*(engine.ask(Request(ASK.messages, 16, seed)) for seed in range(200)))
+            await asyncio.gather(*(engine.ask(Write(ASK.messages, 16, seed)) for seed in range(200)))
             return server.most_in_flight
 
     assert asyncio.run(run()) == 48

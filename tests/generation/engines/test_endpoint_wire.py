@@ -7,7 +7,7 @@ import math
 import pytest
 
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.models.engine import Choose, Reply, Request, Score, Write
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.endpoint.http import Answer
@@ -80,7 +80,7 @@ def test_filtered_content_and_absent_content_are_no_text() -> None:
 
 def test_a_prefix_is_the_last_turn_and_not_part_of_the_reply() -> None:
     server = FakeServer(Trouble(body='{"choices": [{"message": {"content": "Score: four"}, "finish_reason": "stop"}]}'))
-    request = Request(ASK.messages, 16, 1, prefix="Score: ")
+    request = Write(ASK.messages, 16, 1, prefix="Score: ")
     assert served(server, lambda engine: engine.ask(request)).text == "four"
     assert server.asked[0]["messages"][-1] == {"role": "assistant", "content": "Score: "}
 
@@ -88,7 +88,7 @@ def test_a_prefix_is_the_last_turn_and_not_part_of_the_reply() -> None:
 def test_choices_come_with_their_probabilities() -> None:
     server = FakeServer()
     server.chances = lambda choices: [0.2, 0.5, 0.1]
-    request = Request(ASK.messages, 1, 1, choices=("好", "not bad", "bad"), logprobs=True)
+    request = Choose(ASK.messages, ("好", "not bad", "bad"), 1)
     reply = served(server, lambda engine: engine.ask(request))
     assert (reply.text, reply.finish) == ("not bad", "stop")
     assert reply.choices == pytest.approx({"好": 0.25, "not bad": 0.625, "bad": 0.125})
@@ -97,7 +97,7 @@ def test_choices_come_with_their_probabilities() -> None:
 
 def test_without_logprobs_the_chosen_one_is_certain() -> None:
     server = FakeServer(refuses=("logprobs",))
-    request = Request(ASK.messages, 1, 1, choices=("yes", "no"))
+    request = Choose(ASK.messages, ("yes", "no"), 1)
     reply = served(server, lambda engine: engine.ask(request))
     assert reply.choices == {"yes": 1.0, "no": 0.0} and reply.text == "yes"
 
@@ -105,7 +105,7 @@ def test_without_logprobs_the_chosen_one_is_certain() -> None:
 def test_without_constraint_a_choice_is_read_from_the_text() -> None:
     said = '{"choices": [{"message": {"content": " No, it is not."}, "finish_reason": "length"}]}'
     refusal = '{"error": {"message": "response_format is not supported", "param": "response_format"}}'
-    request = Request(ASK.messages, 1, 1, choices=("Yes", "No"))
+    request = Choose(ASK.messages, ("Yes", "No"), 1)
     reply = served(FakeServer(Trouble(400, body=refusal), Trouble(body=said)), lambda engine: engine.ask(request))
     assert (reply.text, reply.choices) == ("No", {"Yes": 0.0, "No": 1.0})
     said = said.replace("No, it is not.", "Perhaps")
@@ -138,20 +138,20 @@ def test_weights_of_tokens_are_shares_and_absent_where_one_is_not_told() -> None
 def test_a_schema_goes_out_as_response_format_and_one_that_is_none_is_refused() -> None:
     server = FakeServer()
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
-    served(server, lambda engine: engine.ask(Request(ASK.messages, 8, 1, json_schema=json.dumps(schema))))
+    served(server, lambda engine: engine.ask(Write(ASK.messages, 8, 1, json_schema=json.dumps(schema))))
     assert server.asked[0]["response_format"]["json_schema"]["schema"] == schema
-    reply = served(FakeServer(), lambda engine: engine.ask(Request(ASK.messages, 8, 1, json_schema="{")))
+    reply = served(FakeServer(), lambda engine: engine.ask(Write(ASK.messages, 8, 1, json_schema="{")))
     assert reply.finish == "error: the JSON schema is not JSON"
     closed = FakeServer(refuses=("response_format",))
-    reply = served(closed, lambda engine: engine.ask(Request(ASK.messages, 8, 1, json_schema="{}")))
+    reply = served(closed, lambda engine: engine.ask(Write(ASK.messages, 8, 1, json_schema="{}")))
     assert reply.finish == "error: the reply is not JSON"
 
 
 @pytest.mark.parametrize(
     ("request_", "what"),
     [
-        (Request(ASK.messages, 1, 1, scored="x"), "cannot score a text"),
-        (Request((), 8, 1, role="user"), "cannot write the user's turn"),
+        (Score(ASK.messages, "x"), "cannot score a text"),
+        (Write((), 8, 1, role="user"), "cannot write the user's turn"),
     ],
 )
 def test_what_only_vllm_can_is_refused_with_advice(request_: Request, what: str) -> None:
@@ -163,31 +163,31 @@ def test_what_only_vllm_can_is_refused_with_advice(request_: Request, what: str)
 
 def test_vllm_continues_a_prefix_and_writes_the_users_turn_up_to_its_end() -> None:
     server = FakeServer(vllm=True)
-    served(server, lambda engine: engine.ask(Request(ASK.messages, 8, 1, prefix="Well,", stop_loops=True)))
+    served(server, lambda engine: engine.ask(Write(ASK.messages, 8, 1, prefix="Well,", stop_loops=True)))
     sent = server.asked[0]
     assert sent["messages"][-1] == {"role": "assistant", "content": "Well,"}
     assert sent["continue_final_message"] and not sent["add_generation_prompt"] and "repetition_detection" in sent
     server = FakeServer(vllm=True)
     told = (Message("user", "Hi"), Message("assistant", "Hello."))
-    served(server, lambda engine: engine.ask(Request(told, 8, 1, role="user")))
+    served(server, lambda engine: engine.ask(Write(told, 8, 1, role="user")))
     sent = server.asked[0]
     assert sent["messages"][-1] == {"role": "user", "content": ""} and sent["stop_token_ids"] == [ord(END)]
-    again = served(FakeServer(vllm=True), lambda engine: engine.ask(Request(ASK.messages, 8, 1, role="user")))
+    again = served(FakeServer(vllm=True), lambda engine: engine.ask(Write(ASK.messages, 8, 1, role="user")))
     assert again.finish.startswith("error: the last turn is the user's")
 
 
 def test_vllm_scores_a_text_token_by_token() -> None:
     server = FakeServer(vllm=True)
-    reply = served(server, lambda engine: engine.ask(Request(ASK.messages, 1, 1, scored="好 ok")))
+    reply = served(server, lambda engine: engine.ask(Score(ASK.messages, "好 ok")))
     assert reply.logprob == pytest.approx(sum(math.log(likelihood(ord(letter))) for letter in "好 ok"))
     assert (reply.text, reply.prompt_tokens, reply.reply_tokens) == ("", len("\x02Name a river.\x04\x03"), 4)
-    alone = served(FakeServer(vllm=True), lambda engine: engine.ask(Request((), 1, 1, scored="好 ok")))
+    alone = served(FakeServer(vllm=True), lambda engine: engine.ask(Score((), "好 ok")))
     assert (alone.prompt_tokens, alone.logprob) == (1, reply.logprob), "nothing but the turn's header before it"
 
 
 def test_vllm_gives_exact_probabilities_with_one_call_wherever_choices_part() -> None:
     server = FakeServer(vllm=True)
-    request = Request(ASK.messages, 1, 1, choices=("ab", "ac", "bad", "a"), prefix=":")
+    request = Choose(ASK.messages, ("ab", "ac", "bad", "a"), 1, prefix=":")
     reply = served(server, lambda engine: engine.ask(request))
     a, b, c, end = (likelihood(ord(letter)) for letter in ("a", "b", "c", END))
     inner = b + c + end
@@ -195,13 +195,13 @@ def test_vllm_gives_exact_probabilities_with_one_call_wherever_choices_part() ->
     assert reply.choices == pytest.approx({choice: p / (a + b) for choice, p in exact.items()})
     assert reply.text == max(exact, key=lambda choice: exact[choice]) and list(reply.choices) == list(request.choices)
     assert reply.reply_tokens == len(server.asked) == 2
-    twice = Request(ASK.messages, 1, 1, choices=("ab", "ab"))
+    twice = Choose(ASK.messages, ("ab", "ab"), 1)
     assert served(FakeServer(vllm=True), lambda engine: engine.ask(twice)).finish.startswith("error: the choices must")
 
 
 def test_vllm_tells_how_it_renders() -> None:
     async def rendered_by(engine: EndpointEngine) -> Reply:
-        return Reply(await engine.render(Request(ASK.messages, 8, 1, prefix="Well,")), "stop", 0, 0)
+        return Reply(await engine.render(Write(ASK.messages, 8, 1, prefix="Well,")), "stop", 0, 0)
 
     assert served(FakeServer(vllm=True), rendered_by).text == "\x02Name a river.\x04\x03Well,"
     assert served(FakeServer(), rendered_by).text == "[user]\nName a river.\n[assistant]\nWell,"
@@ -210,8 +210,8 @@ def test_vllm_tells_how_it_renders() -> None:
 def test_a_reply_is_cut_to_the_room_that_vllm_has() -> None:
     body = json.dumps({"error": {"message": "maximum context length is 200 tokens", "code": 400}})
     server = FakeServer(Trouble(400, body=body), vllm=True)
-    assert served(server, lambda engine: engine.ask(Request(ASK.messages, 4000, 1))).finish == "stop"
+    assert served(server, lambda engine: engine.ask(Write(ASK.messages, 4000, 1))).finish == "stop"
     assert server.asked[1]["max_tokens"] == 200 - len("\x02Name a river.\x04\x03")
-    long = Request((Message("user", "x" * 300),), 10, 1)
+    long = Write((Message("user", "x" * 300),), 10, 1)
     reply = served(FakeServer(Trouble(400, body=body), vllm=True), lambda engine: engine.ask(long))
     assert reply.finish == "error: prompt and reply are longer than the model's context"

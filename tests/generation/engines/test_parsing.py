@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from gristmill.cluster.contract.chat import tools_to_openai
 from gristmill.cluster.contract.sample import Message, ToolCall
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Choose, Engine, Reply, Score, Write
 from gristmill.generation.engines import parsing
 from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.parsing import CallsError, ReplyReader, read_calls, split_thought
@@ -73,7 +73,7 @@ def test_a_call_that_no_row_can_hold_is_refused(call: object, why: str) -> None:
     with pytest.raises(CallsError, match=why):
         read_calls([call])
     message = {"content": "A.", "tool_calls": [call]}
-    asked = Request(ASKED, 9, 1, tools=TOOLS)
+    asked = Write(ASKED, 9, 1, tools=TOOLS)
     reply = wire.read({"choices": [{"message": message, "finish_reason": "tool_calls"}]}, asked)
     assert why in reply.finish and reply.finish.startswith("error: ") and not reply.text
     cut = wire.read({"choices": [{"message": message, "finish_reason": "length"}]}, asked)
@@ -81,10 +81,10 @@ def test_a_call_that_no_row_can_hold_is_refused(call: object, why: str) -> None:
 
 
 def test_a_call_that_stayed_in_the_text_is_no_answer() -> None:
-    asked = Request(ASKED, 9, 1, tools=TOOLS)
+    asked = Write(ASKED, 9, 1, tools=TOOLS)
     body = {"choices": [{"message": {"content": CALLED}, "finish_reason": "stop"}]}
     assert wire.read(body, asked).finish == f"{parsing.NOT_PARSED} the server's parser of tool calls"
-    assert wire.read(body, Request(ASKED, 9, 1)).text == CALLED, "without tools it is a text as any other"
+    assert wire.read(body, Write(ASKED, 9, 1)).text == CALLED, "without tools it is a text as any other"
     reader = ReplyReader(None, {}, thoughts=False)
     here = reader.read(Reply(CALLED, "stop", 1, 1), asked, None, ((), ()), opened=False)
     assert here.finish == f"{parsing.NOT_PARSED} engine.tool_parser" and not here.text
@@ -108,7 +108,7 @@ class Parser:
 def test_what_the_parsers_find_is_the_reply() -> None:
     calls = [{"id": "c", "function": {"name": "weather", "arguments": "{}"}}]
     reader = ReplyReader(Parser(content="Well.", reasoning=" Hm. ", tool_calls=calls), {"a": 1}, thoughts=True)
-    asked = Request(ASKED, 9, 1, tools=TOOLS, chat_template_kwargs='{"b": 2}')
+    asked = Write(ASKED, 9, 1, tools=TOOLS, chat_template_kwargs='{"b": 2}')
     chat = reader.chat(asked)
     assert chat is not None and chat["chat_template_kwargs"] == {"a": 1, "b": 2} and not reader.skips_special(chat)
     reply = reader.read(Reply("raw", "stop", 1, 1), asked, chat, ((1,), (2,)), opened=True)
@@ -122,7 +122,7 @@ def test_what_the_parsers_find_is_the_reply() -> None:
 def test_a_reply_that_goes_on_from_a_beginning_is_taken_as_it_is() -> None:
     reader = ReplyReader(Parser(content="parsed"), {}, thoughts=True)
     for how in ({"prefix": "1."}, {"regex": "x"}, {"json_schema": "{}"}, {"role": "user"}):
-        asked = Request(ASKED, 9, 1, tools=TOOLS, **how)  # type: ignore[arg-type]
+        asked = Write(ASKED, 9, 1, tools=TOOLS, **how)  # type: ignore[arg-type]
         assert reader.chat(asked) is None
         assert reader.read(Reply("raw", "stop", 1, 1), asked, None, ((), ()), opened=False).text == "raw"
 
@@ -138,21 +138,21 @@ def tokenizer(tiny: str) -> Any:
 
 def test_the_template_gets_tools_and_its_arguments(tokenizer: Any) -> None:
     renderer = Renderer(tokenizer, 4096)
-    text = renderer.text(Request(ASKED, 9, 1, tools=TOOLS))
+    text = renderer.text(Write(ASKED, 9, 1, tools=TOOLS))
     assert text.startswith("<tools>[") and '"weather"' in text and text.endswith("assistant\n<think>\n")
-    quick = Request(ASKED, 9, 1, chat_template_kwargs='{"enable_thinking": false}')
+    quick = Write(ASKED, 9, 1, chat_template_kwargs='{"enable_thinking": false}')
     assert renderer.text(quick).endswith("assistant\n")
     off = Renderer(tokenizer, 4096, {"enable_thinking": False})
-    assert off.text(Request(ASKED, 9, 1)) == renderer.text(quick)
-    slow = Request(ASKED, 9, 1, chat_template_kwargs='{"enable_thinking": true}')
-    assert off.text(slow) == renderer.text(Request(ASKED, 9, 1)), "a request goes before the settings"
+    assert off.text(Write(ASKED, 9, 1)) == renderer.text(quick)
+    slow = Write(ASKED, 9, 1, chat_template_kwargs='{"enable_thinking": true}')
+    assert off.text(slow) == renderer.text(Write(ASKED, 9, 1)), "a request goes before the settings"
 
 
 def test_a_beginning_comes_after_a_thought_that_the_template_opens(tokenizer: Any) -> None:
     renderer = Renderer(tokenizer, 4096)
-    assert renderer.text(Request(ASKED, 9, 1, prefix="Score: ")).endswith("<think>\n\n</think>\n\nScore: ")
-    assert renderer.text(Request(ASKED, 9, 1, choices=("a", "b"))).endswith("</think>\n\n")
-    assert renderer.text(Request(ASKED, 9, 1, scored="Yes")).endswith("</think>\n\n")
+    assert renderer.text(Write(ASKED, 9, 1, prefix="Score: ")).endswith("<think>\n\n</think>\n\nScore: ")
+    assert renderer.text(Choose(ASKED, ("a", "b"), 1)).endswith("</think>\n\n")
+    assert renderer.text(Score(ASKED, "Yes")).endswith("</think>\n\n")
 
 
 def test_what_a_template_does_not_take_is_refused_and_named(tokenizer: Any, tiny: str) -> None:
@@ -161,20 +161,20 @@ def test_what_a_template_does_not_take_is_refused_and_named(tokenizer: Any, tiny
     with pytest.raises(ValueError, match="chat_template_kwargs has thinking, which the model's template does not read"):
         Renderer(tokenizer, 4096, {"thinking": False})
     with pytest.raises(RefusedError, match="thinking"):
-        Renderer(tokenizer, 4096).text(Request(ASKED, 9, 1, chat_template_kwargs='{"thinking": 1}'))
+        Renderer(tokenizer, 4096).text(Write(ASKED, 9, 1, chat_template_kwargs='{"thinking": 1}'))
     plain = Renderer(AutoTokenizer.from_pretrained(tiny), 4096)
     with pytest.raises(RefusedError, match="template leaves out tools"):
-        plain.text(Request(ASKED, 9, 1, tools=TOOLS))
+        plain.text(Write(ASKED, 9, 1, tools=TOOLS))
     thought = (*ASKED, Message("assistant", "Well.", "Hm."), Message("user", "And?"))
-    assert "Hm." not in plain.text(Request(thought, 9, 1)), "thoughts of earlier turns are no part of a prompt"
+    assert "Hm." not in plain.text(Write(thought, 9, 1)), "thoughts of earlier turns are no part of a prompt"
 
 
 def test_an_endpoint_gets_tools_and_template_arguments_in_the_body() -> None:
-    asked = Request(ASKED, 9, 1, tools=json.dumps([WEATHER]), chat_template_kwargs='{"b": 2}')
+    asked = Write(ASKED, 9, 1, tools=json.dumps([WEATHER]), chat_template_kwargs='{"b": 2}')
     sent = wire.chat(asked, "m", "plain", {"a": 1, "b": 1})
     assert sent["tools"] == [{"type": "function", "function": WEATHER}] == tools_to_openai(TOOLS)
     assert sent["chat_template_kwargs"] == {"a": 1, "b": 2}
-    assert not {"tools", "chat_template_kwargs"} & wire.chat(Request(ASKED, 9, 1), "m", "plain").keys()
+    assert not {"tools", "chat_template_kwargs"} & wire.chat(Write(ASKED, 9, 1), "m", "plain").keys()
 
 
 def test_settings_that_say_nothing_change_no_fingerprint_and_wrong_ones_are_refused() -> None:

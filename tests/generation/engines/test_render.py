@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Request
+from gristmill.cluster.models.engine import Write
 from gristmill.generation.engines.render import Node, RefusedError, Renderer
 
 QUESTION = (Message("user", "How are you?"),)
@@ -27,7 +27,7 @@ def renderer(tokenizer: Any) -> Renderer:
 
 
 def text(renderer: Renderer, messages: tuple[Message, ...], **how: Any) -> str:
-    return renderer.text(Request(messages, 1, 0, **how))
+    return renderer.text(Write(messages, 1, 0, **how))
 
 
 def test_the_assistant_goes_on_behind_its_header_and_the_prefix(renderer: Renderer) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gristmill.cluster.contract.sample import Message, ToolCall
-from gristmill.cluster.models.engine import Engine, Request
+from gristmill.cluster.models.engine import Engine, Write
 from gristmill.generation.engines.endpoint.engine import EndpointEngine
 from gristmill.generation.engines.placement import environment
 from tests.fakes import parrot_model
@@ -23,15 +23,15 @@ ARGUMENTS = '{"city": "Rome"}'
 
 IN_PROCESS = """
 import asyncio, json, sys
-from gristmill.cluster.models.engine import Engine, Request
+from gristmill.cluster.models.engine import Engine, Write
 from gristmill.generation.engines.vllm import VllmEngine
 from tests.generation.engines.test_parsing import ASKED, TOOLS
 
 async def main():
     engine = VllmEngine(Engine(model=sys.argv[1], max_model_len=1024, max_num_seqs=4, reasoning_parser="deepseek_r1"))
     facts = await engine.ready()
-    asked = Request(ASKED, 200, 1, 0.0, tools=TOOLS)
-    begun = Request(ASKED, 8, 1, 0.0, tools=TOOLS, prefix="Well,")
+    asked = Write(ASKED, 200, 1, 0.0, tools=TOOLS)
+    begun = Write(ASKED, 8, 1, 0.0, tools=TOOLS, prefix="Well,")
     called, other = await asyncio.gather(engine.ask(asked), engine.ask(begun))
     engine.close()
     calls = [list(call) for call in called.tool_calls]
@@ -71,7 +71,7 @@ def test_a_call_and_the_thought_before_it_come_from_vllms_server_whole_and_strea
 
 
 async def called(url: str) -> None:
-    asked = Request(ASKED, 200, 1, 0.0, tools=TOOLS)
+    asked = Write(ASKED, 200, 1, 0.0, tools=TOOLS)
     for hang_s in (3000.0, 1.0):
         engine = EndpointEngine(Engine(model="parrot", endpoint=url, hang_s=hang_s))
         await engine.ready()
@@ -83,6 +83,6 @@ async def called(url: str) -> None:
         assert (engine.stats()["steps"] > 40) == (hang_s == 1.0), "parts came"
         said = (*ASKED, Message("assistant", None, "I look it up.", (ToolCall("c", "weather", ARGUMENTS),)))
         told = (*said, Message("tool", "31 degrees", tool_call_id="c"))
-        after = await engine.ask(Request(told, 8, 1, 0.0, tools=TOOLS))
+        after = await engine.ask(Write(told, 8, 1, 0.0, tools=TOOLS))
         assert after.finish in ("stop", "length"), "calls and results go back to the server"
         await engine.closed()

@@ -73,13 +73,13 @@ def test_without_ranks_log_probabilities_are_what_they_were() -> None:
 LOOK = """
 import asyncio, json, sys
 from gristmill.cluster.contract.sample import Message
-from gristmill.cluster.models.engine import Engine, Request
+from gristmill.cluster.models.engine import Engine, Write
 from gristmill.generation.engines.vllm import VllmEngine
 
 async def main():
     engine = VllmEngine(Engine(model=sys.argv[1], max_model_len=1024, max_num_seqs=2))
     await engine.ready()
-    asked = [Request((Message("user", "Count."),), 600, seed) for seed in range(4)]
+    asked = [Write((Message("user", "Count."),), 600, seed) for seed in range(4)]
     tasks = [asyncio.create_task(engine.ask(request)) for request in asked]
     seen = []
     while not all(task.done() for task in tasks):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
 from gristmill.cluster.models.encoder import Embedding
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Request, Score
 from gristmill.cluster.store.store import Manifest, Shard, Store
 from gristmill.generation.contracts import MAIN, Draft, Method, Snapshot
 from gristmill.generation.pipeline.plan import Pipeline, RawShard
@@ -111,7 +111,7 @@ class Chatty(Method):
 def test_requests_that_carry_a_row_on_go_before_those_that_begin_one(store: Store) -> None:
     class Recording(ScriptedEngine):
         async def ask(self, request: Request) -> Reply:
-            onward.append((request.onward, request.scored is not None, request.messages[0].text == "Begin"))
+            onward.append((request.onward, isinstance(request, Score), request.messages[0].text == "Begin"))
             return await super().ask(request)
 
     onward: list[tuple[bool, bool, bool]] = []

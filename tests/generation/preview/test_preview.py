@@ -14,7 +14,7 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import EngineError
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.jobs.recipe import open_recipe
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Choose, Engine, Reply, Request, Score, Write
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.store import Store
 from gristmill.generation.engines.actors import LiveEngine
@@ -42,7 +42,8 @@ DROPPED = Sample("b" * 32, (), method="respond", dropped="length: answer too sho
 
 
 def call(seed: int, text: str, prompt: str = "<|im_start|>user\nHi", scored: str | None = None) -> ModelCall:
-    request = Request((Message("user", "Hi"),), 16, seed, scored=scored)
+    asked = (Message("user", "Hi"),)
+    request = Write(asked, 16, seed) if scored is None else Score(asked, scored)
     return ModelCall("tiny", request, Reply(text, "stop", 12, 3, cached_tokens=8), prompt)
 
 
@@ -101,10 +102,8 @@ def test_markup_of_a_model_is_text() -> None:
 
 
 def test_choices_are_shown_with_their_probabilities_and_scores_with_theirs() -> None:
-    grade = ModelCall(
-        "tiny", Request((), 1, 1, choices=("1", "2")), Reply("2", "stop", 9, 1, {"1": 0.25, "2": 0.75}), "p"
-    )
-    score = ModelCall("tiny", Request((), 1, 0, scored="x"), Reply("", "stop", 9, 4, logprob=-3.5), "p")
+    grade = ModelCall("tiny", Choose((), ("1", "2"), 1), Reply("2", "stop", 9, 1, {"1": 0.25, "2": 0.75}), "p")
+    score = ModelCall("tiny", Score((), "x"), Reply("", "stop", 9, 4, logprob=-3.5), "p")
     text = printed(Preview((SampleTrace(KEPT, (grade, score)),)), terminal=False)
     assert "    2 75.0%  1 25.0%" in text and "the likeliest choice" in text
     assert "scored  4 tokens, log-probability -3.50" in text
@@ -188,12 +187,14 @@ def test_a_preview_is_what_the_job_would_make_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.toml", "seeds.jsonl"], "something was written"
     assert len(found.samples) == 3 and not found.shared
     for shown in found.samples:
-        assert shown.calls and shown.calls[0].request.seed == ids.request_seed(shown.sample.id, 0)
+        request = shown.calls[0].request
+        assert isinstance(request, Write) and request.seed == ids.request_seed(shown.sample.id, 0)
         assert shown.calls[0].prompt.startswith("[") and shown.calls[0].reply.text
         assert shown.sample.origin is not None
         assert sum(c.reply.prompt_tokens for c in shown.calls) == shown.sample.origin.prompt_tokens
     judged = [shown for shown in found.samples if "judge" in shown.sample.scores]
-    assert judged and all(shown.calls[-1].request.choices for shown in judged), "the other engine is recorded too"
+    graded = [isinstance(shown.calls[-1].request, Choose) for shown in judged]
+    assert judged and all(graded), "the other engine is recorded too"
     again = preview(recipe, works["generate"], 2, Screen(quiet=True), (opened, open_hashing_encoder))
     assert [shown.sample for shown in again.samples] == [shown.sample for shown in found.samples[:2]]
     with pytest.raises(EngineError, match="out of memory"):
@@ -207,10 +208,10 @@ def test_a_recorder_shows_what_the_engine_says_it_renders() -> None:
 
     async def run() -> list[ModelCall]:
         recorder = Recorder(Templated(Engine()), "tiny")
-        reply = await recorder.ask(Request((Message("user", "Hi"),), 16, 1))
+        reply = await recorder.ask(Write((Message("user", "Hi"),), 16, 1))
         assert recorder.calls[0].reply == reply and recorder.stats()["running"] == 0
         plain = Recorder(ScriptedEngine(Engine()), "tiny")
-        await plain.ask(Request((Message("user", "Hi"),), 16, 1, prefix="Well"))
+        await plain.ask(Write((Message("user", "Hi"),), 16, 1, prefix="Well"))
         return [*recorder.calls, *plain.calls]
 
     prompts = [one.prompt for one in asyncio.run(run())]
