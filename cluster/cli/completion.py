@@ -33,7 +33,7 @@ complete -o bashdefault -F _gristmill gristmill
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Return the script of a shell for a parser, of which the arguments `recipe`, `path` and `set` complete."""
+    """Return the script of a shell for a parser. It completes the parser's arguments `recipe`, `path` and `set`."""
     import shtab
 
     found: dict[str, Any] = {
@@ -57,7 +57,10 @@ def names() -> Iterator[str]:
 
 
 def settable() -> Iterator[str]:
-    """Yield the keys that `--set` takes, with `=`, as far as they are not in lists or under names of the user's own."""
+    """Yield the keys that `--set` takes, with `=`.
+
+    Keys in lists, and under names that the user chooses, are left out.
+    """
     yield from ("name=", "store=")
     for name, kind in explain.sections().items():
         yield from _keys(name, kind)
@@ -87,7 +90,7 @@ def _keys(path: str, kind: type[Settings]) -> Iterator[str]:
 
 
 def _complete(function: str, known: list[str]) -> dict[str, Any]:
-    """Return how each shell completes one of these names, one part at a time where the shell can."""
+    """Return the expressions by which shells complete one of these names, part by part if the shell can do that."""
     words = " ".join(known)
     return {
         "bash": function,

@@ -1,4 +1,7 @@
-"""`gristmill explain`: says what a job, a step or a setting is, in the words of the code; makes the reference too."""
+"""`gristmill explain`: says what a job, a step or a setting is, in the words of the code.
+
+The reference has the same text.
+"""
 
 import inspect
 import json
@@ -32,7 +35,7 @@ class Setting:
     bounds: str
     meaning: str
     texts: Mapping[str, str] = field(default_factory=dict)
-    """By name, the texts of a default that is too long for `default`, such as templates by language."""
+    """The texts of a default that is too long for `default`, by name; for example templates by language."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def sections() -> dict[str, type[Settings]]:
 
 
 def steps(kind: type[Settings]) -> dict[str, dict[str, type[Step]]]:
-    """Return the steps that a table may list: by the name of the list, then by kind."""
+    """Return the classes of the steps that a table may list, by the name of the list and then by kind."""
     found = {}
     for name, info in kind.model_fields.items():
         inner = [one for one in classes(info.annotation) if issubclass(one, Step)]
@@ -176,7 +179,7 @@ def _default(kind: type[Settings], name: str, info: FieldInfo) -> object:
 
 
 def _toml(value: object) -> str:
-    """Return a default as TOML writes it, as far as it is short."""
+    """Return a default as TOML writes it; a long one is described in words."""
     if value is None:
         return "absent"
     if isinstance(value, Step):
@@ -193,7 +196,7 @@ def _toml(value: object) -> str:
 
 
 def example_of(kind: type[Settings]) -> Settings:
-    """Return a valid value with as few settings given as possible."""
+    """Return a valid value with only the required settings given."""
     return kind.model_validate(dict(getattr(kind, "example", {})))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 JOB_VERBS = {
     "run": "run every section that the recipe has",
     "generate": "synthesize and self-filter samples with vLLM",
-    "review": "combine votes into labels, queue the least certain for people, take in what they said",
+    "review": "combine votes into labels, queue the least certain for people, and read the labels that people gave",
     "select": "embed, deduplicate and choose",
     "lift": "find out which samples help a classifier",
     "train": "fine-tune with DeepSpeed ZeRO",
@@ -184,7 +184,7 @@ def _dataset(store: "Store", name: str) -> str:
 
 
 def _committed(store: "Store", name: str) -> "Iterator[pa.Table]":
-    """Yield the shards that a run's last job of samples has committed so far."""
+    """Yield the shards that are committed so far by the run's last job that makes samples."""
     from gristmill.cluster.jobs.run import find, samples_of
 
     kind, full = find(store, name)
@@ -212,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
     sub = _recipe_verb(verbs, "plan", "say what would run, loading no model, or list every error of the recipe")
     sub.add_argument("--json", action="store_true", help="for scripts")
     sub.set_defaults(call=_plan)
-    sub = _recipe_verb(verbs, "preview", "make a few samples and print all that the model is shown and says")
+    sub = _recipe_verb(verbs, "preview", "make a few samples and print every prompt and every reply of the model")
     sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")
     sub.add_argument("--json", action="store_true", help="for scripts")
     sub.set_defaults(call=_above)
@@ -235,7 +235,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("name", help="a dataset or run, or the beginning of its name")
     sub.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     sub.add_argument("--dropped", action="store_true", help="the dropped ones, with their reasons")
-    sub.add_argument("--committed", action="store_true", help="those committed so far of a job that has not ended")
+    sub.add_argument(
+        "--committed", action="store_true", help="the samples that are committed so far, of a job that has not ended"
+    )
     sub.set_defaults(call=_head)
     _export_verb(verbs)
     sub = _store_verb(verbs, "report", "write report.html of a run again")
@@ -252,12 +254,12 @@ def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     sub.add_argument("target", help=text)
     sub.add_argument("--form", choices=FORMS, help="default: parquet or jsonl, as the suffix says")
     sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
-    text = "in every form id, parents, method, round, origin, scores and tags"
+    text = "add id, parents, method, round, origin, scores and tags to each row, whatever the form"
     sub.add_argument("--provenance", action="store_true", help=text)
-    text = "score that orders candidates, or says which answers are good (default: preference)"
+    text = "the score by which candidates are ordered and good answers are told from bad ones (default: preference)"
     sub.add_argument("--by", default="", metavar="SCORE", help=text)
     sub.add_argument("--threshold", type=float, default=0.5, help="least score of a good answer (default: 0.5)")
-    text = "let all read the repository of the hub; without it, one is made private, and a public one refused"
+    text = "make the repository of the hub public; by default it is made private, and an existing public one is refused"
     sub.add_argument("--public", action="store_true", help=text)
     sub.set_defaults(call=_export)
 

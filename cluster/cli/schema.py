@@ -12,7 +12,7 @@ URL = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """Return the schema of a recipe (draft 2020-12), with the meaning of each key as its description.
 
-    It says what a single key allows. Rules that concern several keys are checked by `gristmill plan` only.
+    The schema has the rules for single keys. Only `gristmill plan` checks the rules for several keys together.
     """
     known = sections()
     found, whole = models_json_schema([(kind, "validation") for kind in known.values()], by_alias=True)

@@ -40,7 +40,7 @@ def run_lines(store: Store, run_id: str) -> Iterator[str]:
 
 
 def _figures(name: str, job: JobState) -> Figures | None:
-    """Return the figures of a job, as far as it has any that this version reads."""
+    """Return the figures of a job; None where it has none that this version can read."""
     try:
         return figures_class(name).read(job.figures) if job.figures else None
     except StoreError as error:
@@ -60,7 +60,7 @@ def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[st
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a table, its first row the heads; columns of numbers are to the right."""
+    """Yield the lines of a table. Its first row has the heads; columns of numbers are aligned to the right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [any(column[1:]) and not any(any(c.isalpha() for c in cell) for cell in column[1:]) for column in columns]
@@ -92,7 +92,7 @@ def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
 
 
 def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the runs and complete datasets of a store with state and counts, as JSON values."""
+    """Return the runs and the complete datasets of a store as JSON values, with their states and counts."""
     states = {run_id: state_of(store, run_id) for run_id in run_ids}
     whole, damaged = store.entries()
     return {

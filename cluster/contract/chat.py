@@ -1,4 +1,4 @@
-"""Turns as the OpenAI chat API writes them: what endpoints are sent, and what exports hold."""
+"""Turns in the form of the OpenAI chat API, which is sent to endpoints and written by exports."""
 
 import json
 from typing import Any
@@ -34,12 +34,15 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _content(turn: Message) -> str | list[Any] | None:
-    """Return the text of a turn, or its parts with their texts, cut as they came where the text is still as long."""
+    """Return the text of a turn, or its parts with their texts.
+
+    If the length of the text is unchanged, it is cut as it came.
+    """
     if turn.parts is None:
         return turn.content
     parts, left = json.loads(turn.parts), turn.text
     lengths = [part[key] for part in parts if (key := _text_key(part))]
-    if sum(lengths) + max(len(lengths) - 1, 0) != len(left):  # edited since: all of it is in the first of them
+    if sum(lengths) + max(len(lengths) - 1, 0) != len(left):  # the text was edited since: the first part gets all of it
         lengths = [len(left)] + [0] * (len(lengths) - 1)
     made = []
     for part in parts:
@@ -53,6 +56,6 @@ def _content(turn: Message) -> str | list[Any] | None:
 
 
 def _text_key(part: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return the key of a part that has the length of its text, or nothing for a part that is no text."""
+    """Return the key that holds the length of the part's text, or nothing for a part that is not text."""
     key = TEXT_PARTS.get(str(part.get("type", "text")), "") if isinstance(part, dict) else ""
     return key if key and isinstance(part.get(key), int) else ""

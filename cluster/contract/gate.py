@@ -1,7 +1,7 @@
-"""The gate for text and numbers: what comes in as JSON from files, endpoints and people, or says what is wrong.
+"""The gate for text and numbers: checks JSON that comes from files, endpoints and people, and says what is wrong.
 
 JSON from outside may hold what no dataset can: half a surrogate pair, a number that is infinite, the same key twice,
-tables in tables without end. Python's own reader takes all of these without a word.
+thousands of nested tables. Python's own reader accepts all of these silently.
 """
 
 import json
@@ -15,19 +15,19 @@ from gristmill.cluster.contract.sample import Sample
 
 MOST_FLOAT32 = 3.4028234663852886e38
 DEEPEST = 100
-"""Lists and tables in each other; deeper ones break whoever walks through them."""
+"""Most levels of nested lists and tables; deeper values break code that walks through them."""
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """What half a surrogate pair looks like in JSON; whole pairs look so too."""
 
 
 class GateError(ValueError):
-    """A value that cannot be taken in; its text reads `is …, must be …`, with the field where there is one."""
+    """A value that is refused. The error's text reads `is …, must be …`, with the name of the field if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Flaw:
-    """What is in the place of a value that cannot be taken in."""
+    """The placeholder of a value that is refused."""
 
     problem: str
 
@@ -48,7 +48,7 @@ def parse(text: str, *, repair: bool = False) -> Any:  # noqa: ANN401 - any JSON
 
 
 def suspect(text: str) -> tuple[Any, bool]:
-    """Return the value of JSON text, and whether `admit` must look through it: most values need not be.
+    """Return the value of JSON text, and whether `admit` must check it; most values need no check.
 
     Raises:
         GateError: for what is no JSON.
@@ -68,11 +68,11 @@ def suspect(text: str) -> tuple[Any, bool]:
 
 
 class _FlawError(Exception):
-    """There is a flaw; the lenient decoder finds where."""
+    """The text has a flaw; the lenient decoder finds its place."""
 
 
 def _decoder(flaw: Callable[[str], Any]) -> json.JSONDecoder:
-    """Return a decoder that puts what `flaw` makes of a problem where the problem is."""
+    """Return a decoder that replaces each faulty value by the result of `flaw`, which gets the problem in words."""
 
     def table(pairs: list[tuple[str, Any]]) -> object:
         made = dict(pairs)
@@ -99,7 +99,7 @@ _STRICT, _LENIENT = _decoder(_stop), _decoder(_Flaw)
 
 
 def admit(value: Any, *, repair: bool = False, field: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
-    """Return a value that may come in, itself, or repaired where that is asked for.
+    """Return the value if it may come in, repaired if `repair` is set.
 
     Raises:
         GateError: as `parse`, naming the field.
@@ -138,7 +138,9 @@ def unicode(text: str, field: str = "", *, repair: bool = False) -> str:
 
 
 def admit_sample(sample: Sample) -> Sample:
-    """Return a sample that a model or a step made, or a dropped one with the reason where no file could hold it.
+    """Return a sample that a model or a step made.
+
+    If no file could hold the sample, return a dropped one with the reason.
 
     In the dropped one half surrogate pairs are U+FFFD, and scores that are no float32 are left out.
     """
@@ -183,7 +185,7 @@ def _repaired(value: Any) -> Any:  # noqa: ANN401 - parts of a sample
 
 
 def to_text(value: object) -> str:
-    """Return any value as text for people, whatever is wrong with it."""
+    """Return any value as text for people, even a faulty one."""
     try:
         return json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):

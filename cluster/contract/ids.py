@@ -71,5 +71,5 @@ def request_seed(sample_id: str, call: int) -> int:
 
 
 def stream(*parts: object) -> Random:
-    """Return a random stream that depends only on the parts, in whatever process it is made."""
+    """Return a random stream that depends only on the parts, and not on the process that makes it."""
     return Random(int(digest("stream", *parts), 16))

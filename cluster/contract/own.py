@@ -36,7 +36,7 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """What represents the text in the fingerprint of a step."""
+        """The digest by which the file's text enters the fingerprint of a step."""
         return ids.digest(self.text)
 
 
@@ -57,7 +57,9 @@ class Own(Step):
 
 
 def load(source: Source, name: str) -> type[Step]:
-    """Return a class of a file, whose steps know where they come from; the same path and text give the same class.
+    """Return a class of a file.
+
+    Its steps know the file that they come from; the same path and text give the same class.
 
     Raises:
         JobError: naming file and line, when the file cannot be executed or has no such step.

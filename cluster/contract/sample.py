@@ -20,14 +20,14 @@ RATING = "rating"
 GROUP = "group"
 """Tag that the candidates for one prompt share; scores order them."""
 FAMILY = "family"
-"""Tag that held-out rows share which depend on each other; evaluation draws them together."""
+"""Tag shared by held-out rows that depend on each other; evaluation resamples them together."""
 
 
 class ToolCall(NamedTuple):
     """A call of a tool by the assistant."""
 
     id: str | None
-    """What the tool's turn refers to as `tool_call_id`."""
+    """Id of the call; the tool's turn has it as `tool_call_id`."""
     name: str
     arguments: str
     """JSON text, byte for byte as it came."""
@@ -44,11 +44,12 @@ class Message(NamedTuple):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
-    """Who speaks, where the role does not say it: of a tool's turn, the tool."""
+    """Name of the speaker where the role is not enough: in a tool's turn, the name of the tool."""
     train: bool = True
-    """False: context alone, even if the assistant speaks."""
+    """False if the turn is only context and not trained on, even a turn of the assistant."""
     parts: str | None = None
-    """JSON text of the list of parts, where not all of them are text; of a part of text it has the length alone."""
+    """JSON text of the list of parts, where some part is not text. A part that is text is listed with its length
+    only."""
 
     @property
     def text(self) -> str:
@@ -57,7 +58,7 @@ class Message(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The content and the calls, `name(arguments)`, a line each, for whoever reads or compares turns."""
+        """The content and the calls as text, `name(arguments)`, one line each; for reading and comparing turns."""
         calls = (f"{call.name}({call.arguments})" for call in self.tool_calls)
         return "\n".join(filter(None, (self.content, *calls)))
 
@@ -124,7 +125,7 @@ class Sample:
 
     @property
     def beyond_text(self) -> str:
-        """What the sample has that a prompt of plain turns would lose: `tools`, `tool calls`, `parts`, or nothing."""
+        """The first thing in the sample that plain turns cannot hold: `tools`, `tool calls`, `parts`, or nothing."""
         if self.tools:
             return "tools"
         if any(turn.tool_calls or turn.role == "tool" for turn in self.messages):
@@ -143,7 +144,7 @@ def size_of(messages: Iterable[Message], tools: str | None = None) -> int:
 
 
 def seed_id(messages: Sequence[Message], tools: str | None = None, group: str | None = None) -> str:
-    """Return the id of a seed: the hash of its turns, its tools, and the group that it is a candidate of."""
+    """Return the id of a seed: the hash of its turns, its tools, and its group if it is one of several candidates."""
     turns = [list(turn[:2]) if turn.plain else list(turn) for turn in messages]
     return ids.digest("seed", turns, tools, group) if tools or group else ids.digest("seed", turns)
 
@@ -161,9 +162,9 @@ def seed(
 
 
 SHARD_CHARACTERS = 1 << 27
-"""Characters after which a shard ends too: a column of Arrow holds 2 GiB at most, and memory holds a whole shard."""
+"""Characters after which a shard also ends: an Arrow column holds at most 2 GiB, and a whole shard is in memory."""
 LONGEST_SAMPLE = 1 << 27
-"""Characters of the longest sample: with those before it in its shard its texts have 1 GiB at most."""
+"""Most characters of one sample: with the samples before it in its shard, it keeps the texts below 1 GiB."""
 
 
 def shards_of(samples: Iterable[Sample], rows: int) -> Iterator[list[Sample]]:

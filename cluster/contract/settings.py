@@ -31,9 +31,9 @@ class Settings(BaseModel):
     revision: ClassVar[int] = 1
     """Increased when the same settings make other data than before."""
     not_identity: ClassVar[frozenset[str]] = frozenset()
-    """Fields that change how fast or where data is made, never which data: they are left out of the fingerprint."""
+    """Fields that change only how fast or where data is made. The fingerprint leaves them out."""
     example: ClassVar[Mapping[str, Any]] = {}
-    """Values of the required settings, for the recipes in the documentation."""
+    """Values of the required settings, used by the recipes in the documentation."""
 
     def identity(self) -> dict[str, Any]:
         """Return the JSON value that decides what this makes: class, revision, and all fields not in `not_identity`."""
@@ -58,7 +58,7 @@ def _identity(value: object) -> object:
 
 
 class Step(Settings):
-    """A method, a filter or a selector: everything alive is handed to it, it never holds any."""
+    """A method, a filter or a selector. It holds only settings; live objects are arguments of its functions."""
 
     kind: str
     """Name of the step in recipes, rows and drop reasons."""

@@ -1,4 +1,4 @@
-"""Account: what became of each column of a source: read, mapped or ignored by the recipe, not read, or refused."""
+"""Account: whether each column of a source was read, mapped or ignored by the recipe, not read, or refused."""
 
 import json
 from collections import Counter
@@ -22,18 +22,18 @@ CARRIERS = frozenset(
         *(*SYSTEMS, *TOOLS, *THOUGHTS, *UNREAD, *UNREAD_THOUGHTS, *MEDIA),
     }
 )
-"""Columns that say something about a sample: none of them is left out without a word of the recipe."""
+"""Columns that say something about a sample. They are left out only if the recipe says so."""
 LISTS = frozenset({*DIALOGUES, *PROMPTS, *REPLIES, *CHOSEN, *REJECTED, "history"})
 """Columns that may be lists of turns."""
 TEXTS_OF_SHAPES = frozenset({"instruction", *LISTS, *CANDIDATES}) - {"history"}
-"""Columns that shapes read as questions or answers. One beside those that were read may only repeat them."""
+"""Columns that shapes read as questions or answers. One that was not read must only repeat those that were read."""
 METADATA = "columns"
 """Where the manifest has the account."""
 Reader = Callable[[Columns], Sequence[Conversation]]
 
 
 class ReadColumns(dict[str, Any]):
-    """The columns of a row, which remember which of them were looked at."""
+    """The columns of a row, with a record of those that were looked at."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
         """Begin with none looked at."""
@@ -67,7 +67,8 @@ class Account:
     unread: Counter[str] = field(default_factory=Counter)
     """Rows in which a column, or a key of a turn such as `messages[].time`, was there and was not read."""
     _known: dict[tuple[str, frozenset[str]], frozenset[str]] = field(default_factory=dict)
-    """What a shape does not read of a row with these columns: only the first such row is watched."""
+    """Columns that a shape does not read, by the columns of the row: only the first row with these columns is
+    watched."""
 
     def open(self, row: Row) -> Row:
         """Return a row with the columns that the recipe maps under their new names, without those that it ignores."""
@@ -119,7 +120,7 @@ class Account:
         keys: frozenset[str],
         found: Sequence[Conversation],
     ) -> None:
-        """Refuse a row of which something would be lost that says something about the sample."""
+        """Refuse a row if a column would be lost that says something about the sample."""
         columns, where = row.columns or {}, f"{file.name}:{row.place.removeprefix('line ')}"
         other = (name for name in unread & TEXTS_OF_SHAPES if not _repeats(columns[name], found))
         lost = min((*(unread & CARRIERS), *other), default="")
@@ -138,7 +139,7 @@ class Account:
 
 
 def _repeats(value: object, found: Sequence[Conversation]) -> bool:
-    """Say whether a column says what the turns say: one of them, some of them as turns, or all of them as one text."""
+    """Say whether a column only repeats the turns: one of them, some of them as turns, or all of them as one text."""
     texts = {turn.text.strip() for conversation in found for turn in conversation.messages if turn.text}
     if isinstance(value, str):
         return value.strip() in texts or all(text in value for text in texts)
@@ -164,7 +165,7 @@ def _unread_keys(columns: Mapping[str, Any]) -> frozenset[str]:
 
 
 def account_rows(metadata: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return (what became of it, column, share of the rows) for each column in the account of a manifest."""
+    """Return (outcome, column, share of the rows) for each column in the account of a manifest."""
     account = json.loads(metadata.get(METADATA, "{}"))
     rows = max(account.pop("rows", 0), 1)
     return [(fate, name, f"{n / rows:.0%}") for fate, counts in account.items() for name, n in counts.items()]

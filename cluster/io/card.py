@@ -122,7 +122,10 @@ def _recipe(store: Store, counts: Provenance) -> list[str]:
 
 
 def _public(value: object) -> object:
-    """Return settings with the folders taken off the paths in them: a card leaves the machine, they should not."""
+    """Return settings with paths cut to their file names.
+
+    A card is published, and folders of this machine should not be.
+    """
     if isinstance(value, dict):
         return {key: _names(inner) if key == "path" else _public(inner) for key, inner in value.items()}
     if isinstance(value, str) and value.startswith(("/", "~")):

@@ -1,4 +1,4 @@
-"""Conversations: what a row of outside data holds, and the columns that a row of any shape may have."""
+"""Conversations: the content of one row of outside data, and the columns that a row of any shape may have."""
 
 import math
 import re
@@ -17,9 +17,9 @@ Columns = Mapping[str, Any]
 SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
 TOOLS = ("tools", "functions")
 COMMON = frozenset({*SYSTEMS, "history", *TOOLS, *THOUGHTS, "weight", "train", "tags", "scores"})
-"""Columns that every shape reads; thoughts, where a row is one conversation that ends with an answer."""
+"""Columns that every shape reads. Thoughts are read only if the row is one conversation that ends with an answer."""
 OWN = frozenset({"id", "parents", "method", "round", "origin", "dropped"})
-"""Columns that exports write and nobody else; `dropped` is read, the others come anew."""
+"""Columns that only exports write. `dropped` is read; ingest makes the others again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def single(
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> list[Conversation]:
-    """Return the one conversation of a row: `whole`, with the thought in a column as that of its last answer."""
+    """Return the one conversation of a row: `whole`, with the thought that a column has for its last answer."""
     last = turns[-1] if turns else None
     name = (
         present(row, THOUGHTS) if last and last.role == "assistant" else ""
@@ -67,7 +67,7 @@ def whole(
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> Conversation:
-    """Return the conversation of these turns with what columns that any shape may have add to it."""
+    """Return the conversation of these turns, with what the columns of every shape add to it."""
     begin = _beginning(row)
     if begin and turns and turns[0].role == "system":
         if begin[0].role == "system" and begin[0].content != turns[0].content:
@@ -194,18 +194,18 @@ def _finite(number: object, name: str) -> float:
 
 
 def reason_of(row: Columns) -> str | None:
-    """Return the drop reason that an export wrote beside a row, `"filter: reason"`, or None."""
+    """Return the drop reason that an export wrote into a row, `"filter: reason"`, or None."""
     value = row.get("dropped")
     return value if is_own(row) and isinstance(value, str) and ": " in value else None
 
 
 def is_own(row: Columns) -> bool:
-    """Say whether an export of Gristmill's wrote a row: a column `dropped` in any other means something else."""
+    """Say whether an export of Gristmill wrote the row. In any other row the column `dropped` means something else."""
     return isinstance(row.get("method"), str) and _ID.fullmatch(str(row.get("id"))) is not None
 
 
 def written_by_us(row: Columns) -> frozenset[str]:
-    """Return the columns that an export of Gristmill's wrote for people to follow; ingest makes them anew."""
+    """Return the columns that an export of Gristmill wrote for people; ingest makes them again."""
     if is_own(row):
         return OWN
     return frozenset({"id"}) if _ID.fullmatch(str(row.get("id"))) else frozenset()
@@ -215,12 +215,15 @@ _ID = re.compile(f"[0-9a-f]{{{ids.ID_HEX}}}")
 
 
 def present(row: Columns, names: Sequence[str]) -> str:
-    """Return which of these columns is there, or the first."""
+    """Return the first of these columns that the row has, else the first of all."""
     return next((name for name in names if row.get(name) is not None), names[0])
 
 
 def text_of(row: Columns, names: Sequence[str], *, number: bool = False) -> str:
-    """Return the text of the first of these columns that is there, which must show something, or may be a `number`."""
+    """Return the text of the first of these columns that the row has.
+
+    It must not be blank; with `number` it may be a number.
+    """
     name = present(row, names)
     value = row.get(name)
     if number and not isinstance(value, str):
@@ -231,7 +234,10 @@ def text_of(row: Columns, names: Sequence[str], *, number: bool = False) -> str:
 
 
 def number_text(value: object, name: str, wanted: str) -> str:
-    """Return a number as people write it, and a truth value as JSON does; anything else is not what is `wanted`."""
+    """Return a number as people write it, or a truth value as JSON writes it.
+
+    Anything else is refused as not `wanted`.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, int | float) or not math.isfinite(value):

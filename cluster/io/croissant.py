@@ -1,9 +1,9 @@
 """Croissant: what an exported folder holds, in the JSON-LD form that dataset search engines and loaders read.
 
 Source: Akhtar et al. 2024, Croissant: A Metadata Format for ML-Ready Datasets, arXiv:2403.19546; specification 1.0 of
-MLCommons. Departures: a date of publication and an address are left out, because an export has none; the licence too,
-which only its owner can give. A column without one type, such as tools, is left out, and so is a table or list inside a
-table, such as the calls of a turn: the dataset card names them.
+MLCommons. Departures: a date of publication and an address are left out, because an export has none. The licence is
+left out, because only the owner can give it. A column without a single type, such as tools, is left out. A table or
+list inside a table, such as the calls of a turn, is left out too. The dataset card names all of these.
 """
 
 import hashlib
@@ -122,7 +122,7 @@ def _fields(columns: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _inner_fields(column: str, fields: Sequence[Mapping[str, Any]], begin: str) -> Iterator[dict[str, Any]]:
-    """Yield the fields of a table, or of each in a list of tables, that are no tables and lists themselves."""
+    """Yield the fields of a table, or of the tables of a list, that are neither tables nor lists themselves."""
     for field in fields:
         key, kind = str(field["name"]), TYPES.get(field.get("dtype", ""))
         if kind is not None and "'" not in key:

@@ -15,10 +15,10 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.text.scripts import UNSPACED, WIDE_SIGNS
 
 CHUNK_CHARS = 4000
-"""Characters of a chunk by default: that of synthetic-data-kit, about 1,000 English tokens."""
+"""Characters of a chunk by default: the default of synthetic-data-kit, about 1,000 English tokens."""
 PDF_HEAD = b"%PDF"
 SHORTEST_PAGE = 20
-"""A main text of fewer characters counts as not found; with the library's own 250, Chinese pages are lost."""
+"""A main text of fewer characters counts as not found. The library's default of 250 would lose Chinese pages."""
 
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？!?…；][”’」』）》]*\s*|\n\s*")
@@ -46,7 +46,7 @@ class Document:
     pages: tuple[int, ...] = ()
     """Where each page begins, for formats that have pages."""
     problems: tuple[tuple[int, str], ...] = ()
-    """Pages that could not be read, counted from 1, with what is wrong."""
+    """Pages that could not be read, counted from 1, each with its problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,10 @@ def _markdown(data: bytes) -> Document:
 
 
 def _structured(text: str, title: str) -> Document:
-    """Return a document with the headings of its Markdown; its first one of the top level is the title by default."""
+    """Return a document with the headings of its Markdown.
+
+    By default its title is the first heading of the top level.
+    """
     from markdown_it import MarkdownIt
 
     tokens = MarkdownIt().parse(text)
@@ -226,7 +229,7 @@ def _said(error: Exception) -> str:
 
 
 def _pypdf() -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the library, and what it raises over a broken file: it lets errors of any of its own lookups out."""
+    """Return the library and the errors that it raises for a broken file, which include errors of its own lookups."""
     try:
         import pypdf
     except ImportError as error:

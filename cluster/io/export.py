@@ -42,7 +42,7 @@ class ExportResult:
 
     rows: int
     left_out: Mapping[str, int]
-    """How many samples the form could not hold, by reason."""
+    """Number of samples that the form could not hold, by reason."""
 
 
 @dataclass
@@ -72,12 +72,13 @@ def export(
     public: bool = False,
     **how: Unpack[Choices],
 ) -> ExportResult:
-    """Write a dataset in a form that other tools read, and return how many rows were written and what did not fit.
+    """Write a dataset in a form that other tools read; return the number of rows and the samples that did not fit.
 
     A target with a suffix becomes one file, replaced if it is there; any other becomes a folder with one file a shard
     under `data/`, a dataset card and Croissant metadata, which `datasets.load_dataset` opens by its path. On this
-    machine both appear whole or not at all; what goes to a URI or to the hub is made here first. Shards are read one at
-    a time, twice: once for the names of the tags, once to write; `preference` holds all candidates in memory.
+    machine both appear whole or not at all. A file or folder for a URI or for the hub is made here first. Shards are
+    read one at a time, twice: once for the names of the tags, once to write; `preference` holds all candidates in
+    memory.
 
     Args:
         store: where the dataset is.
@@ -191,7 +192,7 @@ def _write_folder(store: Store, name: str, folder: Path, tables: Iterable[pa.Tab
         file = data / f"train-{number:05d}.{suffix}"
         if not _write_file(file, part, out, whole=True):
             file.unlink()
-    if not out.rows:  # refused as a whole by whoever asked
+    if not out.rows:  # the caller refuses the export as a whole
         return
     parquet = out.how.form == "parquet"
     text = card.write(store, name, out.how.form, out.rows, "" if parquet else out.features.yaml())
@@ -211,7 +212,7 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:
 
 
 def _pairs(field_: pa.Field) -> pa.Field:
-    """Return a column with its map type as a list of (key, value): readers in the wild know no maps."""
+    """Return a column with maps turned into lists of (key, value), because many readers know no maps."""
     if not pa.types.is_map(field_.type):
         return field_
     pair = pa.struct([pa.field("key", pa.string(), nullable=False), field_.type.item_field.with_name("value")])

@@ -1,4 +1,7 @@
-"""Features: the columns of JSON rows as a dataset card names them, for readers that infer them from the first file."""
+"""Features: the columns of JSON rows as a dataset card names them.
+
+Without them readers infer the columns from one file.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +12,7 @@ Kind = Any
 """The type of a column: a name, a list of one kind, a table of kinds by name, or None where all values are null."""
 DTYPES: Mapping[type, str] = {str: "string", bool: "bool", int: "int64", float: "float64"}
 ANY = "json"
-"""The kind of values that no one type holds, such as text and parts, or the schemas of tools."""
+"""The kind of values that have no single type, such as text and parts, or the schemas of tools."""
 
 
 class Features:

@@ -1,6 +1,6 @@
 """Forms: one sample as a row of a form that other tools read, or the reason why the form cannot hold it.
 
-A form never leaves out what a sample has: the samples that it cannot hold whole are counted by their reasons.
+A form never leaves out a part of a sample. Samples that it cannot hold whole are counted by reason.
 """
 
 import json
@@ -25,7 +25,7 @@ class MisfitError(Exception):
 
 @dataclass
 class ColumnUse:
-    """What the rows to be written have between them, so that every row gets the same columns."""
+    """What the rows to be written have, taken together, so that every row gets the same columns."""
 
     rows: int = 0
     tags: set[str] = field(default_factory=set)
@@ -50,16 +50,17 @@ class ColumnUse:
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """ExportOptions rows are written."""
+    """How rows are written."""
 
     form: ExportForm
     census: ColumnUse
     dropped: bool = False
-    """The dropped samples too."""
+    """Whether the dropped samples are written too."""
     provenance: bool = False
-    """With id, parents, method, round, origin, scores and tags, whatever the form."""
+    """Whether each row has id, parents, method, round, origin, scores and tags, whatever the form."""
     by: str = ""
-    """Score that orders the candidates of a group, or says which answers are good; by default `preference`."""
+    """Score by which the candidates of a group are ordered, and good answers told from bad ones; by default
+    `preference`."""
     threshold: float = 0.5
     """Least score of a good answer."""
 
@@ -72,7 +73,7 @@ class ExportOptions:
 def rows_of(
     samples: Iterable[Sample], how: ExportOptions, misfits: Callable[[Sample, str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of samples, and hand over each sample that the form cannot hold with its reason."""
+    """Yield the rows of samples; call `misfits` for each sample that the form cannot hold, with the reason."""
     if how.form in GROUPED:
         yield from _pairs_of(samples, how, misfits)
         return
@@ -96,7 +97,7 @@ def rows_of(
 
 
 def turn_of(turn: Message) -> dict[str, Any]:
-    """Return a turn as the OpenAI form has it, with `weight = 0` where it is context alone."""
+    """Return a turn in the OpenAI form, with `weight = 0` if it is only context."""
     return to_openai(turn) if turn.train else {**to_openai(turn), "weight": 0}
 
 
@@ -110,7 +111,7 @@ def _messages(sample: Sample, how: ExportOptions) -> dict[str, Any]:
 
 
 def _tags_and_scores(sample: Sample, census: ColumnUse) -> dict[str, Any]:
-    """Return the tags and scores, the same names in every row: readers infer the columns from the first ones."""
+    """Return the tags and scores with the same names in every row. Readers infer the columns from the first rows."""
     made: dict[str, Any] = {}
     if census.tags:
         made["tags"] = {tag: sample.tags.get(tag, "") for tag in sorted(census.tags)}
@@ -120,7 +121,7 @@ def _tags_and_scores(sample: Sample, census: ColumnUse) -> dict[str, Any]:
 
 
 def _weight(row: dict[str, Any], sample: Sample, census: ColumnUse) -> dict[str, Any]:
-    """Return how much a row counts in training, for the rows of forms without scores, where any sample says it."""
+    """Return the weight of a row in training, for forms without scores, if any sample has a weight."""
     if WEIGHT not in census.scores or "scores" in row:
         return {}
     return {"weight": shortest(sample.scores.get(WEIGHT, 1.0))}
@@ -135,7 +136,7 @@ def shortest(number: float | None) -> float | None:
 
 
 def _with_columns(row: dict[str, Any], sample: Sample, how: ExportOptions) -> dict[str, Any]:
-    """Add what says where a sample comes from, and why it was dropped, where that is asked for."""
+    """Add the origin of a sample and the reason why it was dropped, if the options ask for them."""
     if how.provenance:
         row = {"id": sample.id, **row, "parents": list(sample.parents), "round": sample.round}
         row |= {"origin": asdict(sample.origin) if sample.origin else None, **_tags_and_scores(sample, how.census)}
@@ -197,7 +198,7 @@ def _alpaca(sample: Sample, how: ExportOptions) -> dict[str, Any]:
             f"its turns are {roles}, must be user and assistant by turns for the alpaca form; export as jsonl"
         )
     if sample.tools or not all(turn.train for turn in sample.messages):
-        raise MisfitError("has tools or turns that are context alone, which the alpaca form cannot hold")
+        raise MisfitError("has tools or turns that are only context, which the alpaca form cannot hold")
     row: dict[str, Any] = {"instruction": questions[-1].text, "input": "", "output": answers[-1].text}
     if how.census.turns:
         row["history"] = [[q.text, a.text] for q, a in zip(questions[:-1], answers[:-1], strict=True)]
@@ -207,7 +208,7 @@ def _alpaca(sample: Sample, how: ExportOptions) -> dict[str, Any]:
 
 
 def _require(sample: Sample, form: str, *, thoughts: bool) -> None:
-    """Refuse a sample for a form of plain turns, or one that must not be learnt."""
+    """Refuse a sample that a form of plain turns cannot hold, or that must not be learnt."""
     if sample.scores.get(PREFERENCE) == 0:
         raise MisfitError(f"is a rejected candidate, which the {form} form would show as a good one")
     if any(turn.parts for turn in sample.messages):
@@ -251,7 +252,7 @@ def _split(sample: Sample) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
 def _pairs_of(
     samples: Iterable[Sample], how: ExportOptions, misfits: Callable[[Sample, str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the best candidate of each group against each one that is worse.
+    """Yield a pair for each candidate that is worse than the best of its group: the best one and that one.
 
     All candidates are in memory, since those of one group may be in different shards.
     """
@@ -276,7 +277,7 @@ def _pairs_of(
 
 
 def _pair(best: Sample, worse: Sample, how: ExportOptions) -> dict[str, Any]:
-    """Return the row of two candidates: the prompt is what both begin with."""
+    """Return the row of two candidates; the prompt is the turns with which both begin."""
     both = zip(best.messages, worse.messages, strict=False)
     shared = next((n for n, (a, b) in enumerate(both) if a != b), min(len(best.messages), len(worse.messages)))
     chosen, rejected = best.messages[shared:], worse.messages[shared:]

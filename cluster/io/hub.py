@@ -43,7 +43,7 @@ class HubRepo:
                 return
         if {file.rfilename for file in info.siblings or ()} - _OURS:
             raise JobError(
-                f"{SCHEME}datasets/{self.id}: holds something already, must be absent or empty; name another"
+                f"{SCHEME}datasets/{self.id}: is not empty, must be absent or empty; name another repository"
             )
         if not info.private and not self.public:
             raise JobError(f"{SCHEME}datasets/{self.id}: is public, must be private; make it so, or add --public")
@@ -91,7 +91,7 @@ def _api(repo: str) -> "HfApi":
     token = get_token()
     if not token:
         raise JobError(
-            f"{SCHEME}datasets/{repo}: there is no token of the hub, must be one that may write; "
+            f"{SCHEME}datasets/{repo}: no token of the hub is set, must be one that may write; "
             "log in with `hf auth login`, or set HF_TOKEN"
         )
     return HfApi(token=token, library_name="gristmill")

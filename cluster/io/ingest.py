@@ -1,7 +1,7 @@
 """Ingest: files in the common shapes become a SAMPLES dataset of seeds; a bad row is named by file, line and field.
 
-`readers` turns files into rows, `shapes` turns rows into conversations, and this file makes the dataset from both. What
-comes out depends on the content of the files alone, never on what they are called or where they lie.
+`readers` turns files into rows, `shapes` turns rows into conversations, and this file makes the dataset from both. The
+dataset depends only on the content of the files, and not on their names or folders.
 
 A Markdown, HTML or PDF file is one document, and so is any file under `format = "document"`. Documents are cut into
 chunks, a row each: one user turn, with the tags `document` (the first 12 digits of the file's digest, which the
@@ -58,36 +58,36 @@ Shape = Literal[
 
 SHARD_ROWS = 65_536
 SHAPE_ROWS = 1_000
-"""Rows of a file by whose columns its shape is told."""
+"""Rows of a file that are read to find its shape, by their columns."""
 
 
 class Source(Settings):
     """Data from outside: `input = "my/*.jsonl"`, a list of paths, or a table with the path and how to read it."""
 
-    revision: ClassVar[int] = 5  # thoughts in columns, names inside columns, numbers as JSON writes them
+    revision: ClassVar[int] = 5  # since 5: thoughts in columns, names inside columns, and numbers as JSON writes them
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
     """Files, globs or URIs; relative ones are looked up next to the recipe. A string is the same as a list of one."""
     format: Literal["auto", FileFormat] = "auto"
-    """Format of the files. `auto` goes by the suffix, else by how the file begins. `text`, also for `.txt`, is one
-    document a line. With `document` each file is one document: Markdown, HTML or PDF by its suffix, else plain text,
-    `.txt` included."""
+    """Format of the files. `auto` decides by the suffix, and without a known one by the first bytes. `text`, also for
+    `.txt`, is one document a line. With `document` each file is one document: Markdown, HTML or PDF by its suffix, else
+    plain text, `.txt` included."""
     shape: Shape = "auto"
-    """Layout of a row; `auto` takes the first shape that one of each file's first 1,000 rows has."""
+    """Layout of a row. `auto` takes, for each file, the first shape that any of its first 1,000 rows has."""
     on_bad_row: Literal["error", "drop"] = "error"
     """`error` refuses the file and names line and field; `drop` keeps the row as a dropped sample with its reason. A
-    page of a PDF that cannot be read is such a row, and so is a whole document that cannot."""
+    page of a PDF that cannot be read counts as a bad row, and so does an unreadable document."""
     chunk_chars: int | None = Field(default=None, gt=0)
     """Most characters of a chunk of a document. A chunk ends after a paragraph if possible, else after a sentence. By
     default 4,000 for files that are one document; rows of other files are not cut."""
     overlap_chars: int = Field(default=200, ge=0)
     """Most characters that a chunk repeats from the chunk before it; never more than half of that chunk."""
     separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """What is between the cells of a CSV file; by default a tab in `.tsv`, else what the header has: comma, semicolon,
-    tab or `|`."""
+    """What is between the cells of a CSV file: by default a tab in `.tsv`, else the one of comma, semicolon, tab and
+    `|` that the header has."""
     quoting: Literal["auto", "double", "none"] = "auto"
-    """Whether cells of a CSV file may be in double quotes; `auto`: yes, but where the separator is a tab."""
+    """Whether cells of a CSV file may be in double quotes; `auto` means yes, unless the separator is a tab."""
     columns: dict[str, str] = Field(default={})
     """Columns of the files by the names that shapes read: `columns = {question = "subject", answer = "reply"}`."""
     ignore: tuple[str, ...] = ()
@@ -95,7 +95,8 @@ class Source(Settings):
     or is an error where it says something about a sample: a system prompt, tools, history, context, choices, a second
     question or answer, a label, a weight, a thought, an image, `dropped`."""
     repair_text: bool = False
-    """Whether bytes that are no UTF-8, and halves of surrogate pairs, become U+FFFD; else their row is a bad one."""
+    """Whether bytes that are not UTF-8, and halves of surrogate pairs, are replaced by U+FFFD. If not, their row is a
+    bad one."""
 
     @property
     def dialect(self) -> Dialect:
@@ -228,12 +229,12 @@ def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, 
 
 @dataclass
 class _Pass:
-    """One reading of a source: what it has seen so far."""
+    """The state of reading one source."""
 
     source: Source
     files: list[File]
     first: dict[bytes, tuple[int, str]] = field(default_factory=dict)
-    """By conversation id: number of the file, and place, of the first row that has it."""
+    """The number of the file and the place of the first row that has a conversation, by the conversation's id."""
     account: Account = field(default_factory=Account)
     worst: str = ""
     """The first bad row, for the error when a source has no good row."""
@@ -275,7 +276,7 @@ class _Pass:
         if document is None and size and shape == "document":
             try:
                 [conversation] = self.account.read(file, row, shape, document_of)
-            except RowError:  # said with its place when the row is read
+            except RowError:  # reported with its place when the row is read
                 yield row
                 return
             whole = seed_id(conversation.messages)
@@ -291,7 +292,7 @@ class _Pass:
             yield Row(f"{place}chunk {chunk.number}", row.number, chunked, text)
 
     def _samples(self, number: int, file: File, row: Row, shape: str, *, whole: bool) -> Iterator[Sample]:
-        """Yield the sample of a row or of a chunk of one, or the candidates that it has."""
+        """Yield the sample of a row or of a chunk of a document; a row of candidates gives several samples."""
         if row.columns is None:
             yield self._bad(number, file, row, row.problem)
             return
@@ -337,7 +338,7 @@ class _Pass:
         return Sample(ids.digest("ingest", "bad row", here), (message,), dropped=f"ingest: {here}: {problem}")
 
     def _where(self, number: int, row: Row) -> str:
-        """Name a row without the file's name, on which the dataset must not depend."""
+        """Return the place of a row without the file's name, because the dataset must not depend on that name."""
         return row.place if len(self.files) == 1 else f"{row.place} of file {number}"
 
 
@@ -349,6 +350,6 @@ def _detected(file: File, begin: Sequence[Row]) -> str:
     if not shape and any(row.columns is not None for row in begin):
         raise JobError(
             f"{file.name}: the columns {', '.join(sorted(columns)) or '(none)'} fit no shape; name the shape, one of "
-            f"{', '.join(LAYOUTS)}, and rename the columns as it wants them"
+            f"{', '.join(LAYOUTS)}, and rename the columns as the shape needs them"
         )
     return shape

@@ -31,7 +31,7 @@ PROMPTS = ("prompt", "question", "query", "problem", "inputs", "input")
 REPLIES = ("completion", "response", "answer", "solution", "targets", "target", "output", "reference")
 OUTPUTS = ("output", "response")
 GIVEN = ("input", "context")
-"""What an instruction is about: stands after it in the user's turn."""
+"""Columns with what the instruction is about; in the user's turn it follows the instruction."""
 CONVERSATIONS = ("conversations", "conversation")
 DIALOGUES = ("messages", *CONVERSATIONS)
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
@@ -211,7 +211,7 @@ def _turns(row: Columns, names: Sequence[str], role: str) -> tuple[Message, ...]
 
 
 def _prompt(row: Columns, *, last: bool) -> tuple[Message, ...]:
-    """Return the turns of whatever columns hold the prompt, with the answer beside it unless the prompt is `last`."""
+    """Return the turns of the columns that hold the prompt, with the answer in the row unless the prompt is `last`."""
     turns: tuple[Message, ...] = ()
     if any(row.get(name) is not None for name in DIALOGUES):
         return _dialogue(row)
@@ -226,7 +226,10 @@ _SPOKEN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
 def _candidate(value: object, name: str, prompt: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the turns of one candidate: text, turns, or without a prompt a dialogue as Anthropic's HH has it."""
+    """Return the turns of one candidate: text or turns.
+
+    Without a prompt it is a dialogue in the form of Anthropic's HH.
+    """
     if isinstance(value, bool | int | float):
         value = number_text(value, name, "text")
     if not isinstance(value, str):
@@ -264,15 +267,16 @@ def _group(
 
 
 _ENGLISH = re.compile(r"(?i)\b(?:the|and|are|what|how|why|with|this|that|you|your|which|from|does|write|give|please)\b")
-"""Frequent words of English that are none of its neighbours' frequent words."""
+"""Frequent English words that are not frequent words of related languages."""
 
 
 def language(messages: Sequence[Message]) -> str:
     """Return `zh`, `ja`, `ko` or `en`, or the empty string where this rule cannot decide.
 
-    This is a rule, not a model. It looks at the first user turn, and where that decides nothing at all turns together.
-    One Han, Kana or Hangul character weighs as much as one word in Latin letters. Words in Latin letters are English
-    when a frequent English word is among them. Data with better information has it in `tags["language"]`.
+    This is a rule, not a model. It looks at the first user turn; if that decides nothing, it looks at all turns
+    together. One Han, Kana or Hangul character weighs as much as one word in Latin letters. Words in Latin letters are
+    English when a frequent English word is among them. If the data itself says the language, it is in
+    `tags["language"]`.
     """
     users = [m.text for m in messages if m.role == "user"]
     return next(filter(None, map(_script, (*users[:1], " ".join(m.text for m in messages)))), "")

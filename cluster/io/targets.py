@@ -32,7 +32,7 @@ class Target:
     """The file system of a URI, or the repository."""
 
     def upload(self, made: Path, source: str) -> None:
-        """Copy a file or folder that was made locally to where the target is remote, the card of a folder last.
+        """Copy a file or folder that was made locally to a remote target; the card of a folder is copied last.
 
         Args:
             made: the file or folder.
@@ -63,8 +63,8 @@ def target_of(given: str | Path, form: ExportForm | None, *, public: bool = Fals
     A name without a suffix, or with a slash at its end, is a folder, and so is a repository of the hub.
 
     Raises:
-        JobError: for a suffix that is unknown, or is not of the form, for a URI that cannot be reached, and for a place
-            that holds something already.
+        JobError: for an unknown suffix, or one that does not fit the form; for a URI that cannot be reached; for a
+            folder that is not empty.
     """
     name = str(given)
     if name.startswith(SCHEME):
@@ -112,6 +112,6 @@ def _require_free(target: Target, system: fs.FileSystem) -> None:
     except (pa.ArrowException, OSError) as error:
         raise JobError(f"{target.name}: cannot be reached ({error}); check it and the credentials") from error
     if target.folder and holds:
-        raise JobError(f"{target.name}: holds something already, must be absent or empty; name another")
+        raise JobError(f"{target.name}: is not empty, must be absent or empty; name another")
     if is_folder and not target.folder:
         raise JobError(f"{target.name}: is a folder, must be a file because of its suffix; end it with /")

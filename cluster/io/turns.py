@@ -1,7 +1,8 @@
-"""Turns: how a turn of a conversation in the wild becomes a `Message`, with its calls, thoughts, parts and flags.
+"""Turns: how a turn of outside data becomes a `Message`, with its calls, thoughts, parts and flags.
 
-Names are those of the OpenAI chat form and of ShareGPT, and of what tools for fine-tuning add to them. A turn that
-cannot be kept whole makes its row a bad one, which is named by field: `field 'messages[1].tool_calls[0].name' is …`.
+The names of its keys are those of the OpenAI chat form and of ShareGPT, and those that fine-tuning tools add. A turn
+that cannot be kept whole makes its row a bad one, which is named by field: `field 'messages[1].tool_calls[0].name' is
+…`.
 """
 
 import json
@@ -24,18 +25,18 @@ SPEAKERS = {
     **dict.fromkeys(("tool_response", "tool_result", "function_response", "function_result"), "tool"),
     **dict.fromkeys(sorted(CALLERS), "assistant"),
 }
-"""Names of the speakers in the wild, and the role that each is. Case, outer spaces, `-` and `_` do not count."""
+"""The role for each name of a speaker in outside data. Case, outer spaces, `-` and `_` do not count."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
-"""Types of parts that are thoughts, in the key of that name."""
+"""Types of parts that are thoughts; the text is in the key of the same name."""
 TRAINED = ("train", "training", "loss", "loss_mask", "weight")
-"""Flags of a turn that say whether the assistant's words are trained on; `mask` says the opposite."""
+"""Flags of a turn that say whether the assistant's words are trained on; `mask` means the opposite."""
 TURN_KEYS = frozenset(
     {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "mask", "parts"}
 ) | {*THOUGHTS, *TRAINED}
 """Every key of a turn that is read."""
 TURN_CARRIERS = frozenset({"thought", "thoughts", "reasoning_details", "refusal", "audio", "image", "images", "videos"})
-"""Keys of a turn that say something and are not read: the recipe must name them."""
+"""Keys of a turn that say something and are not read. The recipe must name them to leave them out."""
 CALL_KEYS = frozenset({"id", "type", "function", "name", "arguments", "parameters", "index"})
 """Keys of a call that are read, or that count the calls of a list."""
 
@@ -50,7 +51,7 @@ class RowError(Exception):
     """A row that is no sample; its text reads `field 'x' is …, must be …`."""
 
     def __init__(self, problem: str) -> None:
-        """Keep the problem as text that any file can hold: a name in it may have half a surrogate pair."""
+        """Keep the problem as text that any file can hold, because a name in it may have half a surrogate pair."""
         super().__init__(problem.encode("utf-8", "backslashreplace").decode())
 
 
@@ -80,7 +81,7 @@ def read_calls(value: object, name: str) -> tuple[ToolCall, ...]:
 
 
 def read_tools(value: object, name: str) -> str | None:
-    """Return the one JSON text of a list of tools, which may be text already; None where there are none."""
+    """Return a list of tools as JSON text, also where it came as text; None if there are no tools."""
     value = from_json(value, name, "a list of tools")
     tools = [value] if isinstance(value, Mapping) else value
     if isinstance(tools, list):  # `datasets` stores a list of JSON values as a list of texts
@@ -97,7 +98,7 @@ def _turn(turn: object, where: str) -> Message:
         raise RowError(f"field '{where}' is {said(turn)}, must be a table with role and content")
     given, content = turn.get("role", turn.get("from")), turn.get("content")
     if len(turn) == 2 and given in ROLES and isinstance(content, str) and not blank(content):
-        return Message(given, content)  # as most turns are: a quarter of the time
+        return Message(given, content)  # most turns are like this, and take a quarter of the time so
     speaker = given.strip().lower().replace("-", "_") if isinstance(given, str) else ""
     if speaker not in SPEAKERS:
         raise RowError(f"field '{where}.role' is {said(given)}, must be one of {', '.join(SPEAKERS)}")
@@ -128,7 +129,7 @@ def _may_be_silent(turn: Message) -> bool:
 
 
 def _content(turn: Mapping[str, Any], where: str) -> tuple[str | None, str | None, str | None]:
-    """Return the text of a turn, the JSON of its parts, and the thought that is among them."""
+    """Return the text of a turn, the JSON of its parts, and the thought that its parts hold."""
     content = turn.get("content", turn.get("value"))
     if content is None or isinstance(content, str):
         parts = turn.get("parts")
@@ -143,9 +144,9 @@ def _content(turn: Mapping[str, Any], where: str) -> tuple[str | None, str | Non
 
 
 def _parted(content: Sequence[object], where: str) -> tuple[str | None, str | None, str | None]:
-    """Return the texts of a list of parts joined by line breaks, the JSON of the parts if some say more, and thoughts.
+    """Return the joined texts of a list of parts, the JSON of the parts if some part is not text, and the thoughts.
 
-    In the JSON a text is its length: what edits the content must not leave the old text there. A thought is not in it.
+    The JSON has only the length of a text, so that an edit of the content leaves no old text there. It has no thoughts.
     """
     texts, thoughts, kept, plain = list[str](), list[str](), list[object](), True
     for place, part in enumerate(content):
@@ -189,7 +190,7 @@ def _call(value: object, where: str) -> ToolCall:
 
 
 def _require_clean(arguments: str, name: str) -> None:
-    """Refuse JSON that no dataset can hold; what is no JSON, as models write it at times, stays as it is."""
+    """Refuse JSON that no dataset can hold. Text that is not JSON, which models sometimes write, stays as it is."""
     try:
         gate.parse(arguments)
     except gate.GateError as error:
@@ -229,7 +230,7 @@ def _trained(turn: Mapping[str, Any], where: str) -> bool:
 
 
 def flag(value: object, name: str) -> bool:
-    """Return what a flag says: true, false, 0, 1, or one of these as a word."""
+    """Return the truth value of a flag: true, false, 0, 1, or one of these as a word."""
     known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
     found = known.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
     if found is None:

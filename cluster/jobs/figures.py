@@ -20,7 +20,7 @@ class Figures:
     rows: int
     """Rows that were read or made."""
     kept: int
-    """Rows that stay for later jobs."""
+    """Rows that are kept for later jobs."""
     prompt_tokens: int | None = None
     """Tokens that a model read."""
     tokens: int | None = None
@@ -34,7 +34,7 @@ class Figures:
         return (self.prompt_tokens or 0) + (self.tokens or 0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON value with the name and version of the class; what is None is left out."""
+        """Return a JSON value with the name and version of the class; fields that are None are left out."""
         values = _adapter(type(self)).dump_python(self, mode="json", exclude_none=True)
         return {"figures": type(self).__name__, "version": self.version, **values}
 

@@ -24,11 +24,11 @@ JOBS = {
     "train": "gristmill.training.job:Train",
     "evaluate": "gristmill.training.evaluate.job:Evaluate",
 }
-"""The one pointer to packages above: job names in the order in which a recipe runs them, imported when a recipe is
-loaded."""
+"""The only references to packages above this one: jobs by name, in the order in which a recipe runs them. They are
+imported when a recipe is loaded."""
 
 SAMPLE_JOBS = ("ingest", "generate", "review", "select", "lift")
-"""Those that make a dataset of samples, in this order too."""
+"""The jobs that make a dataset of samples, in the same order."""
 
 
 class ClusterSettings(Settings):
@@ -81,7 +81,7 @@ class Plan:
     """`to do`, `continues` or `done`."""
     shards: int = 0
     samples: int = 0
-    """Samples asked for (generate) or read (other jobs), as far as this is known before the run."""
+    """Samples asked for (generate) or read (other jobs), if this is known before the run."""
     kept: int = 0
     """Samples that are expected to be kept."""
     actors: int = 0
@@ -101,9 +101,11 @@ class Job(Settings):
     figures: ClassVar[type[Figures]] = Figures
     """Class of the value that `make` returns."""
     presentation: ClassVar[str] = "gristmill.cluster.report.sections:Presentation"
-    """Class that makes the summary and the report of the figures; a string, because its module draws charts."""
+    """Class that makes the summary and the report of the figures. It is a string, so that its module, which draws
+    charts, is imported only when needed."""
     chooses: ClassVar[bool] = False
-    """Whether its drops are a choice among good samples; the report shows these separately from refused ones."""
+    """Whether the samples that it drops are good ones that were not chosen. The report shows these apart from refused
+    ones."""
     dashboard: ClassVar[bool] = False
     """Whether a local Ray must run its dashboard."""
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
@@ -146,7 +148,7 @@ class Job(Settings):
 
     @abstractmethod
     def make(self, run: Run, work: Work) -> Figures:
-        """Make `work.output` and return its figures; what is committed of it is not made again.
+        """Make `work.output` and return its figures; committed shards are not made again.
 
         The job commits the manifest itself (`Store.commit`). Ray runs when this is called.
         """

@@ -1,4 +1,4 @@
-"""Runs and datasets for Python callers, offered by `import gristmill`: run or plan a recipe, open what a store has."""
+"""Runs and datasets for Python callers of `import gristmill`: run or plan a recipe, open a run or a dataset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,7 +135,7 @@ class Run:
 
 
 def run(recipe: Given, *overrides: str, quiet: bool = False) -> Run:
-    """Run every section of a recipe, and return the run; what the store has complete is not made again.
+    """Run every section of a recipe, and return the run; outputs that are complete in the store are not made again.
 
     Args:
         recipe: a path, or the tables as a dict.
@@ -161,7 +161,7 @@ def plan(recipe: Given, *overrides: str) -> list[Plan]:
 
 
 def load(name: str = "", store: str = "runs") -> Run | Dataset:
-    """Open a run or a dataset of a store by its name or the beginning of it; by default the newest run.
+    """Open a run or a dataset of a store by its name or the beginning of its name; by default the newest run.
 
     Raises:
         JobError: when no name, or more than one name, begins so.

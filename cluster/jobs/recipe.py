@@ -36,7 +36,7 @@ class Recipe:
     path: Path
 
     def works(self) -> dict[str, Work]:
-        """Return what each job must make, from content digests of the inputs; reads the input files once.
+        """Return what each job must make. It follows from the digests of the inputs, so every input file is read once.
 
         Raises:
             JobError: when an input is absent.
@@ -180,16 +180,16 @@ def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], er
 
 
 def _follows(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> bool:
-    """Say whether an error is only the consequence of another one.
+    """Say whether an error is only a consequence of another error.
 
-    A list that lost its bad entries is not also too short, and a table that is wrong is not also a wrong word.
+    A list without its bad entries may be too short, and a wrong table is also no valid word; neither is reported again.
     """
     place = error["loc"]
     inner = any(other["loc"][: len(place)] == place and other is not error for other in found)
     return (
         (error["type"] == "too_short" and inner)
         or (error["type"] == "literal_error" and isinstance(error["input"], dict))
-        or error["type"] == "default_factory_not_called"  # a default that follows from a setting which is wrong
+        or error["type"] == "default_factory_not_called"  # a default that follows from a wrong setting
     )
 
 
@@ -220,20 +220,23 @@ def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) 
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """Return the question whether a similar legal name was meant, or nothing where none is similar."""
+    """Return the question whether a similar legal name was meant, or nothing if no name is similar."""
     close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through TOML values
-    """Return a location as a recipe spells it, without the kind that pydantic puts in, which is not a key."""
+    """Return a location as a recipe spells it.
+
+    Pydantic adds the kind of a step to it, which is not a key and is removed.
+    """
     path = ""
     for part in loc:
         if isinstance(part, int):
             path += f"[{part}]"
             raw = raw[part] if isinstance(raw, list) and part < len(raw) else None
         elif part[0].isupper() or not part.isidentifier():
-            continue  # the class that a table of one of several classes was tried as
+            continue  # the class that pydantic tried, where a table may be of several classes
         elif not (isinstance(raw, dict) and part not in raw and raw.get("kind") == part):
             path += f".{part}"
             raw = raw.get(part) if isinstance(raw, dict) else None
@@ -241,7 +244,7 @@ def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through 
 
 
 def _legal_keys(kind: Any, loc: list[Any]) -> list[str]:  # noqa: ANN401 - annotations have no common type
-    """Return the field names of the settings class that a location inside `kind` leads to."""
+    """Return the field names of the settings class at a location inside `kind`."""
     while True:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not loc:
@@ -263,7 +266,7 @@ def _legal_keys(kind: Any, loc: list[Any]) -> list[str]:  # noqa: ANN401 - annot
 
 
 def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each job that has nothing to work on."""
+    """Yield an error for each job that has no input."""
     for name, job in jobs.items():
         fed = job.input is not None or not job.upstream or any(up in raw for up in job.upstream)
         if not fed:
@@ -274,7 +277,7 @@ def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mapping[str, Work]) -> list[str]:
-    """Return the missing inputs of the chosen jobs: outputs of jobs that are neither chosen nor complete."""
+    """Return the missing inputs of the chosen jobs: outputs of jobs that are not chosen and not complete."""
     made = {works[name].output for name in only}
     own = {works[name].inputs[role] for name, job in recipe.jobs.items() for role in job.sources()}
     return [
@@ -286,7 +289,7 @@ def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mappi
 
 
 def plans_of(recipe: Recipe, works: Mapping[str, Work]) -> list[Plan]:
-    """Return the plan of each job of a recipe, using what the jobs before it are expected to keep."""
+    """Return the plan of each job of a recipe, from the numbers of samples that earlier jobs are expected to keep."""
     store = Store(recipe.store)
     plans: list[Plan] = []
     expected: dict[str, int] = {}

@@ -98,12 +98,12 @@ def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
 
 @contextmanager
 def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
-    """Write the beginning and the end of a run into its ledger, also when the run fails."""
+    """Write the beginning and the end of a run into its ledger, also if the run fails."""
     run.ledger.append("run_started", jobs=list(only), pid=os.getpid())
     try:
         yield
     except GristmillError as error:
-        cause = getattr(error, "cause", None)  # of Ray's error for a process, whose text is a traceback
+        cause = getattr(error, "cause", None)  # Ray's error for a process has a traceback as its text
         run.ledger.append("run_failed", error=str(cause or error))
         if isinstance(cause, GristmillError):
             raise cause from error
@@ -126,7 +126,7 @@ def runs(store: Store) -> list[str]:
 
 
 def samples_of(store: Store, run_id: str) -> tuple[str, str]:
-    """Return (job, folder) of the dataset of samples with which a run ends; it need not exist yet.
+    """Return (job, folder) of the run's last dataset of samples; it need not exist yet.
 
     Raises:
         JobError: for a run that makes none.
@@ -139,7 +139,7 @@ def samples_of(store: Store, run_id: str) -> tuple[str, str]:
 
 
 def ended_samples(store: Store, run_id: str) -> str:
-    """Return the dataset of samples with which a run ends.
+    """Return the run's last dataset of samples.
 
     Raises:
         JobError: where its job has not ended, with the datasets that there are.
@@ -152,7 +152,7 @@ def ended_samples(store: Store, run_id: str) -> str:
     there = [folder for name, folder in outputs.items() if name in SAMPLE_JOBS and store.complete(folder)]
     others = f", or name {' or '.join(there)}" if there else ""
     raise JobError(
-        f"{run_id}: its {job} has not ended ({shards} shards are committed), must have; run its recipe further, look "
+        f"{run_id}: its {job} has not ended ({shards} shards are committed), must have; run its recipe again, or look "
         f"at what is committed with `gristmill head {run_id} --committed`{others}"
     )
 

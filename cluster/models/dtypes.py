@@ -26,13 +26,13 @@ DTYPES = "dtypes.json"
 CACHE = "dtypes"
 """Folder of the cache of timings: one file for each kind of CPU, version of torch and shape."""
 FLAGS = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve", "asimd"})
-"""Relevant flags of a CPU, as Linux names them (`bf16`, `sve` and `asimd` are Arm's)."""
+"""The CPU flags that matter, as Linux names them (`bf16`, `sve` and `asimd` are Arm's)."""
 NATIVE = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of CPUs that have instructions for bfloat16."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 """Environment variables that hide instructions from the libraries."""
 GPU_FILES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
-"""Without any of these files there is no GPU, so torch, which takes 2 s or more to import, is not needed."""
+"""If none of these files exists there is no GPU, and torch, which takes 2 s or more to import, is not needed."""
 ROWS = 64
 """Rows of the timed product: about the size of a batch of requests at one token each."""
 MOST_PRODUCTS = 1 << 26
@@ -77,7 +77,7 @@ def choose_by_time(seconds: Mapping[str, float], flags: frozenset[str]) -> DType
 
 
 def suit_slowest(choices: list[DTypeChoice]) -> DTypeChoice:
-    """Return the type that suits the slowest of several machines that wait for each other at every step."""
+    """Return the type for several machines that wait for each other at every step. It suits the slowest machine."""
     if all(choice.seconds for choice in choices):
         worst = {name: max(choice.seconds[name] for choice in choices) for name in ("bfloat16", "float32")}
         wanted: DType = "float32" if worst["bfloat16"] > TIE * worst["float32"] else "bfloat16"
@@ -127,7 +127,7 @@ def read(store: Store, folder: str) -> dict[str, DType]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return those of `FLAGS` that this machine's CPU has; none where Linux does not tell."""
+    """Return the `FLAGS` that this machine's CPU has; none where Linux does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -137,7 +137,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def _gpu() -> DTypeChoice | None:
-    """Return what the GPU that this process sees has natively, or None without one."""
+    """Return the type that this process' GPU has natively and why, or None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -161,7 +161,7 @@ def _cached(shape: tuple[int, int], flags: frozenset[str]) -> dict[str, float]:
             found = json.loads(path.read_text(encoding="utf-8"))
             return {name: float(found[name]) for name in ("bfloat16", "float32")}
         except (ValueError, KeyError, TypeError):
-            path.unlink(missing_ok=True)  # ours, and damaged: it is measured again
+            path.unlink(missing_ok=True)  # the file is ours and damaged, so it is measured again
     seconds = product_seconds(shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -40,7 +40,7 @@ NOTHING, SPACE = (
     "[\u0001-\u0008\u000b\u000e-\u001f\u007f\u008f\u009f]",
     "[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]",
 )
-"""What the tokenizer drops, and what it takes for a space; all else that the file lists is NFKC."""
+"""Characters that the tokenizer drops, and those that it reads as a space. Its other rules are NFKC."""
 
 
 class Packed(NamedTuple):
@@ -139,7 +139,7 @@ def tokenizer(pieces: list[tuple[str, float]]) -> Any:  # noqa: ANN401 - of the 
 
     found = Tokenizer(Unigram(pieces, unk_id=3))
     replace = normalizers.Replace
-    wave, kept = "\uff5e", "\ue000"  # a sign that NFKC changes and the file does not
+    wave, kept = "\uff5e", "\ue000"  # a character that NFKC changes and the file does not
     steps = [replace(Regex(NOTHING), ""), replace(Regex(SPACE), " "), replace(wave, kept), normalizers.NFKC()]
     found.normalizer = normalizers.Sequence([*steps, replace(kept, wave)])
     words = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
@@ -150,7 +150,10 @@ def tokenizer(pieces: list[tuple[str, float]]) -> Any:  # noqa: ANN401 - of the 
 
 
 def _unpacked(data: bytes, offset: int, count: int) -> Float32:
-    """Return numbers of blocks: a float16 scale, and 16 bytes whose low halves come before the high ones; 8 is 0."""
+    """Return the numbers of blocks.
+
+    A block is a float16 scale and 16 bytes; the low halves of the bytes come first, then the high halves; 8 means 0.
+    """
     kind = np.dtype([("scale", "<f2"), ("halves", "u1", BLOCK // 2)])
     blocks = np.frombuffer(data, kind, count // BLOCK, offset)
     both = np.concatenate([blocks["halves"] & 15, blocks["halves"] >> 4], axis=1).astype(np.float32) - 8

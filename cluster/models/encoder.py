@@ -36,7 +36,7 @@ class Encoder(Protocol):
         """Return [len(texts), dim] float32 with rows of length 1, the same for the same texts."""
 
     def unknown(self, texts: Sequence[str]) -> Float32:
-        """Return [len(texts)] the share of each text's tokens that it does not know; 0 where it reads bytes."""
+        """Return [len(texts)] the share of unknown tokens in each text; 0 for a model that reads bytes."""
 
 
 class Embedding(Settings):
@@ -48,9 +48,9 @@ class Embedding(Settings):
     """A sentence-transformers checkpoint or, with a `pooling`, any model that `AutoModel` loads: `builtin:…`, a folder,
     or a name that the hub knows."""
     pooling: Pooling = "checkpoint"
-    """How the vectors of the tokens become one. `checkpoint`: as the sentence-transformers checkpoint says. Of the last
-    layer: their `mean`, the first (`cls`), the `last`, or the mean weighted by place, i / Σ i (`weighted_mean`, for
-    models that look only backwards). Padding never counts."""
+    """How the token vectors of the last layer become one vector. `checkpoint`: as the sentence-transformers checkpoint
+    says; else their `mean`, the first (`cls`), the `last`, or the mean weighted by place, i / Σ i (`weighted_mean`, for
+    causal models). Padding never counts."""
     backend: Literal["torch", "vllm"] = "torch"
     """Library that runs the model. vLLM must be installed, and it has no `weighted_mean`."""
     max_tokens: int = Field(default=128, gt=0)
@@ -122,14 +122,14 @@ def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
 
 
 def default_prompt(model: str) -> str:
-    """Return what the checkpoint in a folder says must come before every text, such as `query: `, or nothing."""
+    """Return the text that the checkpoint in a folder wants before every text, such as `query: `, or nothing."""
     path = Path(models.local(model)) / "config_sentence_transformers.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return str((said.get("prompts") or {}).get(said.get("default_prompt_name") or "", ""))
 
 
 def unknown_shares(tokenizer: Any, texts: Sequence[str], longest: int) -> Float32:  # noqa: ANN401 - of transformers
-    """Return [len(texts)] the share of each text's tokens that are the one for what the vocabulary lacks."""
+    """Return [len(texts)] the share of each text's tokens that are the unknown token."""
     if tokenizer.unk_token_id is None or not texts:
         return np.zeros(len(texts), np.float32)
     found = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
@@ -137,7 +137,7 @@ def unknown_shares(tokenizer: Any, texts: Sequence[str], longest: int) -> Float3
 
 
 def require_pooling(settings: Embedding) -> None:
-    """Refuse a model that has no pooling, where the settings name none either.
+    """Refuse a model without a pooling, unless the settings name one.
 
     Raises:
         JobError: naming the model.
@@ -146,6 +146,6 @@ def require_pooling(settings: Embedding) -> None:
 
     if settings.pooling == "checkpoint" and not is_sentence_transformer_model(models.local(settings.model)):
         raise JobError(
-            f"encoder.pooling: {settings.model} is no checkpoint of sentence-transformers and says none, must be "
-            'named; set one, such as "mean", or "last" for a model that looks only backwards'
+            f"encoder.pooling: {settings.model} is no checkpoint of sentence-transformers and names none, must be "
+            'named; set one, such as "mean", or "last" for a causal model'
         )

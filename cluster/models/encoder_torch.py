@@ -33,7 +33,7 @@ class TorchEncoder:
         dtype = choose_dtype(settings).dtype
         self._model = _load(settings, dtype).to(getattr(torch, dtype))  # a checkpoint may have layers after the model's
         tokenizer = self._model.tokenizer
-        # after a text padding changes nothing; before it, it moves the places of the tokens
+        # padding after a text changes nothing; padding before a text would move the positions of its tokens
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -44,7 +44,7 @@ class TorchEncoder:
     def encode(self, texts: Sequence[str]) -> Float32:
         """Return unit vectors, [texts, dim]; the library batches texts of similar length together."""
         vectors = self._model.encode(
-            [text or " " for text in texts],  # of an empty text many tokenizers make no token at all
+            [text or " " for text in texts],  # many tokenizers make no token from an empty text
             batch_size=self._batch,
             convert_to_numpy=True,
             show_progress_bar=False,

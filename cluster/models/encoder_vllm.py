@@ -20,7 +20,7 @@ from gristmill.cluster.models.encoder import (
 
 POOLING_TYPES = {"mean": "MEAN", "cls": "CLS", "last": "LAST"}
 KV_CACHE_BYTES = 1 << 30
-"""Cache on a CPU for models that look only backwards; other encoders have none."""
+"""Size of the cache on a CPU, for causal models; other encoders have no cache."""
 
 
 class VllmEncoder:
@@ -30,13 +30,13 @@ class VllmEncoder:
         """Start the engine on the GPU if the process sees one, else on its share of the cores.
 
         Raises:
-            JobError: when vLLM is not installed or refuses the model, or when nobody says how to pool.
+            JobError: when vLLM is not installed or refuses the model, or when no pooling is set.
         """
         require_pooling(settings)
         os.environ |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray does not say which cores are whose
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray does not assign particular cores to a process
         }
         try:
             import torch
@@ -65,7 +65,7 @@ class VllmEncoder:
             raise JobError(f"encoder.model: vLLM refuses {settings.model}: {error}") from error
         self._tokenizer = self._llm.get_tokenizer()
         self._longest = self._llm.model_config.max_model_len
-        self.dim = self.encode(["a"]).shape[1]  # a checkpoint may end in a layer of another width
+        self.dim = self.encode(["a"]).shape[1]  # the last layer of a checkpoint may have another width
 
     def encode(self, texts: Sequence[str]) -> Float32:
         """Return unit vectors, [texts, dim]."""

@@ -36,18 +36,19 @@ class Abilities(Settings):
     """`[….engine.abilities]`: what the server of an endpoint can do, in place of the probe at the start of a job."""
 
     continues: Literal["", "plain", "flags", "prefix"] = ""
-    """How it is asked to go on from the beginning of a turn: that turn as the last one and nothing more (`plain`, as
-    llama.cpp's), with `continue_final_message` (`flags`, as vLLM and SGLang), or with `prefix` in that turn (`prefix`,
-    as DeepSeek and Mistral). Empty where it starts a new turn."""
+    """How the server is asked to continue a turn that has begun. `plain`: the turn is sent as the last one, and nothing
+    more (llama.cpp). `flags`: with `continue_final_message` (vLLM, SGLang). `prefix`: with `prefix` in that turn
+    (DeepSeek, Mistral). Empty where the server always starts a new turn."""
     json_schema: Literal["", "json_schema", "json_object"] = ""
-    """The `type` of the parameter `response_format` by which it holds a reply to a JSON schema: OpenAI's, or
-    `json_object` with a `schema`, as llama-cpp-python's. Empty where it holds none."""
+    """The `type` in the parameter `response_format` that makes the server keep to a JSON schema: `json_schema` as
+    OpenAI has it, or `json_object` with a `schema`, as llama-cpp-python has it. Empty where the server can do
+    neither."""
     logprobs: bool = False
-    """Whether it tells the probabilities of alternatives."""
+    """Whether the server returns the probabilities of alternatives."""
     seeds: bool = False
     """Whether the same seed gives the same reply."""
     streams: bool = False
-    """Whether an answer comes in parts, to its end, while other calls are made."""
+    """Whether the server streams an answer to its end while it answers other calls."""
 
     def facts(self) -> dict[str, str]:
         """Return the abilities for people."""
@@ -100,28 +101,28 @@ class Engine(Settings):
     max_model_len: int = Field(default=2048, gt=0)
     """Most tokens of a prompt and its reply together."""
     max_num_seqs: int = Field(default=256, gt=0)
-    """Requests that the engine batches at once (vLLM's offline default)."""
+    """Most requests in one batch (vLLM's offline default)."""
     kv_cache_gib: int = Field(default=2, gt=0)
     """GiB of memory for the key-value cache, on machines without a GPU."""
     hang_s: float = Field(default=300.0, gt=0)
     """Seconds without a step, while requests wait, after which an engine counts as hung and is replaced. A call of an
-    endpoint is given up and tried again when for so long no part of any answer has come from the server, nor of this
-    one. How long an answer takes does not matter: one that may take long is streamed, or, where the server cannot, the
-    server must answer other calls or a question for its models. A call of which nothing is heard for twelve times
-    as long is given up in any case."""
+    endpoint is given up and tried again after this time without any sign of life of the server. A part of this answer
+    is such a sign, and so is any other answer. A long answer is not given up, because it is streamed. Where the server
+    cannot stream, it is asked for its list of models. A call without any answer for twelve times this time is given up
+    in any case."""
     abilities: Abilities | None = None
-    """What the server of an endpoint can do; vLLM's own can all of it. By default it is found out at the start of the
-    job, by up to ten short calls, once for all workers."""
+    """What the server of an endpoint can do. vLLM's own server can do everything. By default up to ten short calls find
+    it out at the start of the job, once for all workers."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the model's chat template, such as `{enable_thinking = false}`; in the process the template
-    must read them, an endpoint gets them in the body of each chat."""
+    """Further arguments of the model's chat template, such as `{enable_thinking = false}`. A local model's template
+    must read them; an endpoint gets them in the body of each call."""
     tool_parser: str = ""
-    """vLLM's parser of tool calls (`hermes`, `llama3_json`, …). By default the one for what the model's template writes
-    around calls. At an endpoint the server has its own."""
+    """vLLM's parser of tool calls (`hermes`, `llama3_json`, …). By default it is chosen by what the model's template
+    writes around calls. At an endpoint the server's own parser is used."""
     reasoning_parser: str = ""
-    """vLLM's parser of thoughts (`qwen3`, `deepseek_r1`, …). By default the one for the tags in the model's template,
-    and what is between `<think>` and `</think>` is the thought. At an endpoint the server has its own, or leaves these
-    tags in the text."""
+    """vLLM's parser of thoughts (`qwen3`, `deepseek_r1`, …). By default it is chosen by the tags in the model's
+    template; without any, the text between `<think>` and `</think>` is the thought. At an endpoint the server's own
+    parser is used; tags that it leaves in the text are read too."""
     price: Price = Price()
     """Prices, for the cost in the summary."""
     args: dict[str, Any] = Field(default_factory=dict)
@@ -148,7 +149,7 @@ class Engine(Settings):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the text: the digest of the weights instead of their path."""
+        """Return the settings that decide the text, with the digest of the weights instead of their path."""
         value = super().identity()
         for name in ("chat_template_kwargs", "tool_parser", "reasoning_parser"):
             if not getattr(self, name):
@@ -265,13 +266,13 @@ class Reply:
     logprob: float | None = None
     """Sum of the log-probabilities of the reply's tokens in nats, where the request asked for it."""
     reasoning: str = ""
-    """What the model thought before the text, where the engine tells it; never part of the text."""
+    """What the model thought before the text, where the engine reports it; never part of the text."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls of tools that the request had."""
 
 
 def engine_need(engine: Engine, actors: int) -> Need:
-    """Return what one of so many engines needs, which spans the GPUs of its parallel sizes; a core at an endpoint."""
+    """Return what one of `actors` engines needs: the GPUs of its parallel sizes, and cores; one core at an endpoint."""
     if engine.endpoint:
         return Need(engine.cpus or 1.0)
     parallel = int(engine.args.get("tensor_parallel_size", 1)) * int(engine.args.get("pipeline_parallel_size", 1))

@@ -92,8 +92,8 @@ def missing(name: str) -> str:
 def identity(name: str) -> str:
     """Return what a model's output depends on: package and version, or a digest of the folder's files.
 
-    The digest covers names, sizes and the first MiB of each file: it tells checkpoints apart without a full read.
-    A name on a hub is returned as it is.
+    The digest covers names, sizes and the first MiB of each file: so checkpoints are told apart without reading them
+    whole. A name on a hub is returned as it is.
     """
     if name in PACKAGES and not missing(name):
         return f"{name}=={version(PACKAGES[name])}"
@@ -109,7 +109,7 @@ def identity(name: str) -> str:
 
 
 def widest_layer(name: str) -> tuple[int, int]:
-    """Return (inputs, outputs) of a model's feed-forward layer, from its config; a guess where that has none."""
+    """Return (inputs, outputs) of a model's feed-forward layer from its config; a guess if they are not in it."""
     if name in LAYERS:
         return LAYERS[name]
     config = _config(name)
@@ -155,7 +155,7 @@ def _tensors(path: Path) -> list[dict[str, Any]]:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """Return a model's config, or nothing where it cannot be read; whoever loads the model says why."""
+    """Return a model's config, or nothing where it cannot be read; the error comes when the model is loaded."""
     if _is_path(name):
         try:
             found = json.loads((Path(name).expanduser() / "config.json").read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def _conversion(name: str) -> Path:
 
 
 def _converted(name: str, source: Path, convert: Callable[[Path, Path], None]) -> Path:
-    """Return the folder of a conversion; it is made aside and renamed into place."""
+    """Return the folder of a conversion; it is made in a temporary folder and renamed."""
     target = _conversion(name)
     if (target / "config.json").exists():
         return target
@@ -193,13 +193,16 @@ def _converted(name: str, source: Path, convert: Callable[[Path, Path], None]) -
     convert(source, temporary)
     try:
         temporary.rename(target)
-    except OSError:  # another process was quicker; its copy is the same
+    except OSError:  # another process was faster; its copy is the same
         shutil.rmtree(temporary)
     return target
 
 
 def _convert(source: Path, target: Path) -> None:
-    """Write the GGUF checkpoint in a folder as bf16 safetensors; saving the loaded model is refused as quantized."""
+    """Write the GGUF checkpoint in a folder as bf16 safetensors.
+
+    Transformers refuses to save the loaded model itself, because it counts as quantized.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,8 +1,8 @@
 """Chat templates: a conversation as a model's own template renders it, with tools, calls and thoughts, or not at all.
 
-A template that knows nothing of calls renders a turn without them and says nothing. So each template is tried once
-with a conversation that has all of it, and a conversation with what it left out is refused. A system turn that a
-template refuses or leaves out goes into the user turn after it.
+A template without support for calls silently leaves them out. So each template is tried once on a conversation with
+calls, results, thoughts and tools. A conversation that has something that the template left out is refused. A system
+turn that a template refuses or leaves out goes into the user turn after it.
 """
 
 import json
@@ -24,7 +24,7 @@ _TOOL = {
     },
 }
 _CALL = {
-    "id": "abcdefghi",  # nine letters and digits, which Mistral's templates want
+    "id": "abcdefghi",  # Mistral's templates want ids of nine letters and digits
     "type": "function",
     "function": {"name": _MARKS["tool calls"], "arguments": {"key": _MARKS["arguments of calls"]}},
 }
@@ -43,7 +43,7 @@ class UnrenderableError(Exception):
 
 
 class _Form(NamedTuple):
-    """How a turn with calls is handed to a template."""
+    """The form in which a template gets a turn with calls."""
 
     text: bool = False
     """Whether arguments are JSON text, not a table."""
@@ -67,11 +67,11 @@ class ChatTemplate:
     """The chat template of a tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no useful type
-        """Take the tokenizer over; its template is read when it is first needed."""
+        """Keep the tokenizer; its template is read when it is first needed."""
         self.tokenizer = tokenizer
 
     def render(self, messages: Sequence[Message], tools: str | None = None, **how: Any) -> Any:  # noqa: ANN401
-        """Return what `apply_chat_template` makes of a conversation, as `fitted` returns it, and its tools.
+        """Return the result of `apply_chat_template` for a conversation, in the form of `fitted`, and its tools.
 
         Raises:
             UnrenderableError: when the template refuses it, or would leave out calls, results, thoughts or tools.
@@ -132,12 +132,15 @@ class ChatTemplate:
 
     @cached_property
     def _rendered(self) -> frozenset[str]:
-        """What of tools, calls, arguments and results the template renders."""
+        """Which of tools, calls, arguments and results the template renders."""
         return self._rendered_in(self._form)
 
     @cached_property
     def _form(self) -> "_Form":
-        """The form of calls in which the template renders most: DeepSeek's, for one, wants text and no content."""
+        """The form of calls of which the template renders most.
+
+        DeepSeek's, for example, wants arguments as text and no content.
+        """
         forms = [_Form(text, empty) for empty in ("", None) for text in (False, True)]
         return max(forms, key=lambda form: len(self._rendered_in(form)))
 
@@ -179,7 +182,7 @@ class ChatTemplate:
             return self.tokenizer.apply_chat_template(list(turns), **how)
         except TemplateError as error:
             raise UnrenderableError(f"template refuses: {error}") from error
-        except Exception as error:  # a template is somebody else's program: what it raises costs the row
+        except Exception as error:  # a template is a program of others; an error in it drops the row
             raise UnrenderableError(f"template fails: {error}") from error
 
 
@@ -193,7 +196,10 @@ def opened_thought(prompt: str) -> tuple[str, str] | None:
 
 
 def _folded(messages: Sequence[Message]) -> list[Message]:
-    """Return turns without a system turn: each is put before the text of the user turn after it, or becomes one."""
+    """Return the turns without system turns.
+
+    Their text goes before that of the next user turn, or becomes a user turn.
+    """
     out: list[Message] = []
     held: list[str] = []
     for turn in messages:
@@ -210,7 +216,7 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
 
 
 def _turn(message: Message, form: _Form) -> dict[str, Any]:
-    """Return a turn as templates read it, with its thought under each name that is in use."""
+    """Return a turn as templates read it, with its thought under each name that templates use."""
     turn: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.plain:
         return turn

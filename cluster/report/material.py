@@ -40,7 +40,7 @@ class Material:
     """Why some figures cannot be read."""
     seeds: dict[str, Sample] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
-    """Up to `MAX_ROWS` samples by id, in the state of the last job that decided on them."""
+    """Up to `MAX_ROWS` samples by id, as the last job that kept or dropped them wrote them."""
     fates: dict[str, str] = field(default_factory=dict)
     base: str = ""
     """The job that made the rows, `ingest`, or empty where they come from outside."""
@@ -66,7 +66,7 @@ class Material:
 
 
 def material_of(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> Material:
-    """Return what there is of a run, with up to `max_rows` samples.
+    """Return what a run has written so far, with up to `max_rows` samples.
 
     Raises:
         StoreError: when there is no such run.
@@ -89,7 +89,7 @@ def material_of(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> Material
 
 
 def chooses(job: str) -> bool:
-    """Say whether the drops of a job are a choice among good samples."""
+    """Say whether the samples that a job drops are good ones that were not chosen."""
     return job in JOBS and job_class(job).chooses
 
 
@@ -127,7 +127,7 @@ def read_examples(material: Material, wanted: AbstractSet[str]) -> None:
 
 
 def _take_over(material: Material, name: str, fate: str, max_rows: int) -> None:
-    """Put the samples of a dataset in the place of what was known of them before."""
+    """Replace the known samples by those of a later dataset."""
     for sample in _rows(material.store, name, max_rows):
         if sample.id in material.samples or len(material.samples) < max_rows:
             material.samples[sample.id] = sample
@@ -153,7 +153,7 @@ def _rows(store: Store, name: str, limit: int) -> Iterator[Sample]:
 
 
 def _reasons(store: Store, name: str) -> Counter[str]:
-    """Count the drop reasons of a whole dataset, with numbers and ids left out so that like ones fall together."""
+    """Count the drop reasons of a whole dataset. Numbers and ids are left out, so that like reasons count as one."""
     found: Counter[str] = Counter()
     for table in store.scan(name, ["dropped"]):
         for entry in table["dropped"].value_counts().to_pylist():

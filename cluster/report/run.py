@@ -216,11 +216,11 @@ def _quality(material: Material) -> Iterator[Section]:
     for part, title in lengths.items():
         numbers = {s.id: float(len(getattr(s, part))) for s in samples if getattr(s, part)}
         panels.append(Panel(part, charts.histograms(_by_fate(material, numbers), title, clip=True)))
-    yield Section("Lengths", legend + " The last bar holds all that is longer.", panels)
+    yield Section("Lengths", legend + " The last bar holds all longer ones.", panels)
 
 
 def _note(material: Material, score: str) -> str:
-    """Return what one must know to read a score's chart."""
+    """Return the explanation of a score's chart."""
     jobs = [name for name in JOBS if material.settings(name)]
     notes = (presentation_of(job_class(name).presentation).score_note(material.settings(name), score) for name in jobs)
     return " ".join(filter(None, notes))

@@ -38,7 +38,8 @@ class Table:
     """A table of text cells."""
 
     columns: Sequence[tuple[str, str]]
-    """Head and kind of each column: nothing (words), `num`, `mono`, `lines` (line breaks are kept) or `clip` (cut)."""
+    """Head and kind of each column. A kind is empty (words), `num`, `mono`, `lines` (line breaks are kept) or `clip`
+    (cut)."""
     rows: Sequence[Sequence[str]]
     note: str = ""
     tall: bool = False
@@ -118,7 +119,10 @@ def kinds_of(reasons: Counter[str]) -> Counter[str]:
 
 
 def stages(left: int, reasons: Counter[str], steps: Sequence[Any], colour: str, last: str = "") -> Iterator[Stage]:
-    """Yield what is left after each step of a recipe; drops by no step come first, and the kind `last` at the end."""
+    """Yield the samples left after each step of a recipe.
+
+    Drops that no step made come first, and those of the kind `last` come at the end.
+    """
     order = {str(step.get("kind")): place for place, step in enumerate(steps) if isinstance(step, dict)}
     if last:
         order[last] = len(order)

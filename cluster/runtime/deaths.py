@@ -25,14 +25,14 @@ class Memory(NamedTuple):
 
 
 def deaths() -> tuple[type[Exception], ...]:
-    """Return the errors of Ray that mean: the process that worked is gone, and a new one may do the work.
+    """Return Ray's errors that mean: the process has died, and a new process may do its work.
 
-    An `except` for `RayTaskError` must come before one for these: what a living process raised takes on the class of
-    its cause, which may be one of these where that process itself waited for an actor.
+    An `except` for `RayTaskError` must come before one for these. An error that a living process raised has the class
+    of its cause, and the cause is one of these if that process waited for an actor that died.
 
-    Not among them are `LocalRayletDiedError` and `RaySystemError`, after which this driver can start nothing;
-    `ObjectLostError` and those under it, because results are small and arrive with the reply, so that a lost object
-    is an error of the program; and those for actors that were never placed or were cancelled.
+    Three kinds are left out. After `LocalRayletDiedError` and `RaySystemError` this driver can start nothing.
+    `ObjectLostError` and its subclasses are errors of the program, because results are small and arrive with the reply.
+    Errors for actors that were never placed or were cancelled are no deaths.
     """
     from ray import exceptions
 
@@ -56,13 +56,13 @@ def ended(process: str, error: Exception, *, top: bool = True) -> str:
     if not out_of_memory(error):
         return f"{process} died: {textwrap.shorten(str(error), LONGEST)}"
     said = parse(str(error))
-    now = None if said else measure()  # a later Ray may word it differently; what is full may be free again by now
+    now = None if said else measure()  # a later Ray may word it differently; the memory may be free again by now
     figures = f" ({_figures(said, top=top)})" if said else f" (now {_figures(now, top=top)})" if now else ""
     return f"Ray ended {process} because the machine's memory was full{figures}"
 
 
 def lowerable(section: str, values: Settings, *names: str) -> str:
-    """Return those of the named settings that can still be lowered, with their values: `a.b (2), a.c (256)`."""
+    """Return the named settings that can still be lowered, with their values: `a.b (2), a.c (256)`."""
     found = ((name, getattr(values, name, None)) for name in names)
     return ", ".join(f"{section}.{name} ({value})" for name, value in found if isinstance(value, int) and value > 1)
 
@@ -73,7 +73,7 @@ def advice(lower: str) -> str:
 
 
 def parse(text: str) -> Memory | None:
-    """Return the memory that Ray's text speaks of, or None where it has no figures; Ray writes GiB as GB."""
+    """Return the memory figures in Ray's text, or None if it has none; Ray writes GB for GiB."""
     found = _USED.search(text)
     if not found:
         return None
@@ -95,7 +95,7 @@ def measure() -> Memory | None:
         try:
             pages = int((folder / "statm").read_text(encoding="ascii").split()[1])
             command = (folder / "cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
-        except OSError:  # it has ended since
+        except OSError:  # the process has ended since
             continue
         processes.append((_command(command or folder.name), pages * os.sysconf("SC_PAGE_SIZE") / 2**30))
     top = sorted(processes, key=lambda process: -process[1])[:NUM_TOP]

@@ -11,7 +11,7 @@ PATIENCE = 2
 """Number of signals after which the process may still end in order; the next one ends it at once."""
 
 
-_received: list[str] = []  # by the block of `interruptible` that is running: names of signals, the first one first
+_received: list[str] = []  # names of the signals during the running block of `interruptible`, the first one first
 
 
 @contextmanager
@@ -36,13 +36,13 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def defer() -> Iterator[Callable[[], None]]:
-    """Hold `SIGNALS` back while the block runs; afterwards the first one acts as it would have before the block.
+    """Delay `SIGNALS` while the block runs; after it the first one is handled as before the block.
 
     A handler may raise its exception anywhere. Where Python itself calls back, as before and after a fork, that
     exception is lost and a lock stays locked. The third signal ends the process at once.
 
     Yields:
-        A function that puts the handlers of the block back, for libraries that replace them.
+        A function that sets the handlers of the block again, for libraries that replace them.
     """
     arrived: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Logs: all of them in the run's log files; on the terminal our own warnings, and errors of third parties."""
+"""Logs: everything goes to the run's log files; our own warnings and all errors go to the terminal too."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d: %(message)s"
 def to_file(folder: str | None, name: str) -> None:
     """Send this process' logging, and everything it or its libraries print, to `<folder>/<name>.log`.
 
-    Called first thing in an actor. With no folder (the store is remote) output stays with Ray's own worker logs.
+    An actor calls it first. Without a folder (the store is remote) the output stays in Ray's own worker logs.
     """
     if folder is None:
         logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
@@ -30,13 +30,13 @@ class _Terminal(logging.Handler):
     """Writes our own warnings, which concern people's data and settings, and errors of anybody, to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record as a line, to whatever standard error is now: bars take its place while they are shown."""
+        """Write one record as a line to the current standard error. Progress bars replace it while they are shown."""
         if record.levelno >= logging.ERROR or record.name.startswith("gristmill"):
             sys.stderr.write(f"{record.levelname.lower()}: {self.format(record)}\n")
 
 
 def driver(folder: Path | None) -> None:
-    """Set up the driver: all records into `driver.log`, our own warnings and the errors of all to standard error."""
+    """Set up the driver: all records go to `driver.log`; our own warnings and all errors go to standard error too."""
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)

@@ -1,4 +1,7 @@
-"""A pool of actors that work on pieces, several at once each; dead actors are replaced, deadly pieces isolated."""
+"""A pool of actors, each of which works on several pieces at once.
+
+Dead actors are replaced; pieces that end actors are isolated.
+"""
 
 import logging
 import textwrap
@@ -15,9 +18,9 @@ W = TypeVar("W")
 R = TypeVar("R")
 
 MAX_DEATHS = 16
-"""Actors that may die one after another without a finished piece in between."""
+"""Most actors that may die one after another without a finished piece in between."""
 MAX_OUT_OF_MEMORY = 3
-"""Times that Ray may end the actor of one place because memory is full, without a finished piece in between."""
+"""Most times that Ray may end the actor of one place because memory is full, without a finished piece in between."""
 
 
 def feed_from(pieces: Iterable[W]) -> Callable[[], W | None]:
@@ -30,10 +33,10 @@ def feed_from(pieces: Iterable[W]) -> Callable[[], W | None]:
 class Pool(Generic[W, R]):
     """Actors made by `spawn(place)`; `call(actor, work)` starts one piece of work and returns its object reference.
 
-    A piece that was in flight when its actor died is tried again alone on an actor, so that it cannot be blamed for a
-    neighbour. If that one dies too, `split` may cut the piece; what cannot be cut any further is handed to `give_up`.
-    An actor that Ray ended because the machine's memory was full is replaced as well, but no piece is blamed for it:
-    any process of the machine may have filled the memory.
+    A piece that was in flight when its actor died is tried again alone on an actor, so that it is not blamed for
+    another piece. If that actor dies too, `split` may cut the piece; a piece that cannot be cut goes to `give_up`. An
+    actor that Ray ended because the machine's memory was full is replaced as well, but no piece is blamed for it: any
+    process of the machine may have filled the memory.
     """
 
     spawn: Callable[[int], Any]
@@ -44,8 +47,8 @@ class Pool(Generic[W, R]):
     split: Callable[[W], Sequence[W]] = lambda piece: (piece,)
     """Cuts a piece that ended two actors."""
     give_up: Callable[[W, Exception], bool | None] | None = None
-    """Takes a piece that ended two actors and cannot be cut; returns whether to end, like `done`. By default the run
-    fails."""
+    """Called with a piece that ended two actors and cannot be cut; returns whether to end, like `done`. By default the
+    run fails."""
     job: str = "run"
     """Name of the actors' job, which begins every message about them."""
     lower: str = ""
@@ -64,7 +67,7 @@ class Pool(Generic[W, R]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the actors and with them the memory that they hold."""
+        """End the actors, which frees their memory."""
         import ray
 
         for actor in self._actors:
@@ -83,7 +86,7 @@ class Pool(Generic[W, R]):
         tick: Callable[[], None],
         tick_s: float = 1.0,
     ) -> None:
-        """Do every piece that the feed gives, in any order.
+        """Work on every piece that the feed gives, in any order.
 
         Args:
             feed: returns the next piece, or None when there is none at present; asked again after each `done`. The run
@@ -107,7 +110,7 @@ class Pool(Generic[W, R]):
             tick()
             for ref in ready:
                 if ref not in flying:
-                    continue  # went down with a neighbour in this round
+                    continue  # lost with another piece in this round
                 place, piece, alone = flying.pop(ref)
                 result, death = _outcome(ref, piece)
                 if death is not None:
@@ -120,7 +123,7 @@ class Pool(Generic[W, R]):
                     return
 
     def _launch(self, feed: Callable[[], W | None], flying: dict[Any, tuple[int, W, bool]]) -> None:
-        """Start what there is room for: first suspected pieces, each alone on an idle actor, then those of the feed."""
+        """Start as many pieces as there is room for. Suspected pieces come first, each alone on an idle actor."""
         held: dict[int, list[bool]] = {place: [] for place in range(self.num_actors)}
         for place, _, alone in flying.values():
             held[place].append(alone)
@@ -128,7 +131,7 @@ class Pool(Generic[W, R]):
             self._start(idle[0], self._suspects.popleft(), flying, alone=True)
             held[idle[0]].append(True)
         free = {place: len(pieces) for place, pieces in held.items() if not any(pieces)}
-        if self._suspects:  # keep an actor free for them, unless all are already kept
+        if self._suspects:  # keep an actor free for suspected pieces, unless all are kept free already
             free.pop(min(free, key=lambda place: free[place]), None) if free else None
         while free and min(free.values()) < self.in_flight:
             piece = self._again.popleft() if self._again else feed()
@@ -144,7 +147,7 @@ class Pool(Generic[W, R]):
     def _take_down(
         self, place: int, piece: W, flying: dict[Any, tuple[int, W, bool]], error: Exception, *, alone: bool
     ) -> bool:
-        """Replace the actor at a place and take what it held back; return whether the run ends."""
+        """Replace the actor at a place and take its pieces back; return whether the run ends."""
         import ray
 
         self._deaths += 1

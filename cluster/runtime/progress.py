@@ -22,7 +22,7 @@ PLAIN_EVERY_S = 10.0
 
 
 class Bar:
-    """One long task: how much of it is done, and figures below.
+    """The progress of one long task: how much is done, with figures below.
 
     Until something is done a terminal shows a pulsing bar, since an empty bar that does not move looks like a hang.
     """
@@ -52,7 +52,7 @@ class Bar:
             True,
         )
         if self._screen.rich and self._task is not None:
-            # a full bar stops its clock, and there is work as long as time is left
+            # a full bar stops its clock, so it is not shown full while time is left
             known = max(self._total, done + bool(left)) if self._total and done else None
             count = self._count()
             self._screen.rich.update(self._task, completed=done, total=known, count=count, note=note, left=left)
@@ -60,7 +60,7 @@ class Bar:
             self._line()
 
     def close(self) -> None:
-        """Leave the last state on the screen."""
+        """Stop, and leave the last state on the screen."""
         if not self._screen.rich and self._unsaid:
             self._line()
 

@@ -1,4 +1,4 @@
-"""What a process of the cluster needs, by one rule, and how actors and tasks with these needs are started."""
+"""The one rule for what a process of the cluster needs, and how actors and tasks with these needs are started."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -30,11 +30,11 @@ class Need:
 
 
 def need_of(cpus: float | None, gpus: float | None, processes: int = 1, *, spans: int = 1) -> Need:
-    """Return what each of some equal processes needs: what is set, and the rest by the cluster that is up.
+    """Return what each of several equal processes needs; what is not set follows from the running cluster.
 
-    Where the cluster has any GPU, a process takes the number that its model spans, and one core with them. Without,
-    the processes share all cores evenly; none takes more than the largest machine has. Without a session of Ray the
-    cluster is this machine, and has no GPU.
+    If the cluster has a GPU, a process takes as many as its model spans, and one core. If not, the processes share all
+    cores evenly, and none takes more than the largest machine has. Without a session of Ray the cluster is this
+    machine, and has no GPU.
     """
     cores, devices, largest = _cluster()
     taken = gpus if gpus is not None else float(spans if devices else 0)
@@ -77,7 +77,10 @@ def spawn(kind: type, need: Need, *args: Any, **options: Any) -> Any:  # noqa: A
 
 
 def call(function: Callable[..., Found], need: Need, *args: Any) -> Found:  # noqa: ANN401 - of the function
-    """Return what a function returns in a process of the cluster, which then ends, so that its memory is free."""
+    """Call a function in a process of the cluster and return its result.
+
+    The process then ends, which frees its memory.
+    """
     import ray
 
     found: Found = ray.get(ray.remote(max_calls=1)(function).options(**need.options()).remote(*args))

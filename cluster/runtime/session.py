@@ -14,8 +14,8 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.runtime import interrupt, temporary
 
 ENV = {
-    "RAY_worker_niceness": "0",  # 15 by default: workers starve beside ordinary processes
-    "RAY_task_oom_retries": "0",  # endless by default, each with a page of text on standard output; we count ourselves
+    "RAY_worker_niceness": "0",  # Ray's default is 15: workers get too little time beside ordinary processes
+    "RAY_task_oom_retries": "0",  # Ray's default is endless, with a page of text each; we count ourselves
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -33,7 +33,7 @@ LOCAL = "local"
 LOOPBACK = "127.0.0.1"
 """Address of a local Ray, which no other machine can reach."""
 REARM_S = 0.01
-"""Seconds between putting our signal handlers back while Ray shuts down, which takes 2 s."""
+"""Seconds between two times that our signal handlers are set again while Ray shuts down, which takes 2 s."""
 
 
 @contextmanager
@@ -43,8 +43,8 @@ def session(
     """Hold a Ray session while the block runs.
 
     Inside `ray job submit`, or with `RAY_ADDRESS` set, the running cluster is used; otherwise a local one is started
-    (10 to 15 s on two cores) and ends with the block. It listens on the loopback address alone. Its processes share the
-    fate of the driver, so that `kill -9` leaves nothing that holds memory.
+    (10 to 15 s on two cores) and ends with the block. It listens on the loopback address alone. Its processes end with
+    the driver, so that `kill -9` leaves nothing that holds memory.
 
     Args:
         address: of a running cluster; by default the one we are in, else a local one.
@@ -60,7 +60,7 @@ def session(
     """
     import ray
 
-    if ray.is_initialized():  # a test, or a notebook, brought its own
+    if ray.is_initialized():  # a test or a notebook has started its own session
         yield
         return
     os.environ.update({key: value for key, value in ENV.items() if key not in os.environ})
@@ -105,10 +105,11 @@ def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard:
 
 
 def _start(settings: Mapping[str, Any]) -> None:
-    """Start or join Ray; a signal meanwhile waits until it has started, which ends it in order.
+    """Start or join Ray. A signal during the start waits until Ray has started, so that Ray can be ended in order.
 
-    Ray's own handler of SIGTERM would exit wherever the start is, and leave its processes. The handler that its core
-    installs dumps the stack and aborts; it is in place for the last milliseconds of the start, until ours are put back.
+    Ray's own handler of SIGTERM would exit in the middle of the start and leave Ray's processes running. The handler
+    that Ray's core installs dumps the stack and aborts; it is active for the last milliseconds of the start, until ours
+    are set again.
     """
     import ray
     from ray._private import ray_constants, utils
@@ -134,10 +135,10 @@ def _replaced(module: Any, name: str, value: object) -> Iterator[None]:  # noqa:
 
 
 def _end(home: Path | None, *, keep_logs: bool = False) -> None:
-    """Leave Ray; end every process of a local one, of one that did not start too, and delete its folder.
+    """Leave Ray. End every process of a local Ray, also of one that did not start, and delete its folder.
 
-    Ray gives SIGTERM its default action half-way, which would end us before its processes. So Ray shuts down in a
-    thread, while this one puts our handlers back again and again.
+    During its shutdown Ray restores the default action of SIGTERM, which would end this process before Ray's. So Ray
+    shuts down in a thread, while this thread sets our handlers again and again.
     """
     import ray
 
@@ -157,7 +158,7 @@ def _end(home: Path | None, *, keep_logs: bool = False) -> None:
 
 def _started(home: Path) -> list[Any]:
     """Return our child processes that have a session's folder in their command line, and all their descendants."""
-    import psutil  # which Ray brings
+    import psutil  # psutil comes with Ray
 
     found = []
     for child in psutil.Process().children():
@@ -172,11 +173,14 @@ def _kill(processes: Sequence[Any]) -> None:
 
     for process in processes:
         with suppress(psutil.Error):
-            process.kill()  # compares the start time, so that a process with a used id is safe
+            process.kill()  # psutil compares start times, so a new process with the same id is safe
     psutil.wait_procs(processes, timeout=10)
 
 
 def _python_path() -> str:
-    """Let workers import what the driver imports, wherever it was started; ours comes last, after the user's own."""
+    """Let workers import what the driver can import, whatever folder it was started in.
+
+    Our path comes last, after the user's.
+    """
     root = str(Path(gristmill.__file__).resolve().parent.parent)
     return os.pathsep.join(dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), root]))

@@ -45,7 +45,7 @@ def make_folder(prefix: str) -> Path:
 
 
 def delete_orphans(prefix: str) -> None:
-    """Delete the folders from `make_folder` whose process has provably ended; leave all others as they are."""
+    """Delete the folders of `make_folder` if their process has certainly ended; leave all others as they are."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         if _is_orphan(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -71,12 +71,12 @@ def _owner(folder: Path) -> Owner | None:
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
                 return None
             return Owner.model_validate_json(marker.read(LARGEST_MARKER))
-    except (OSError, ValidationError):  # absent, unreadable, torn, or not ours: nothing is known
+    except (OSError, ValidationError):  # absent, unreadable, incomplete, or not ours: nothing is known
         return None
 
 
 def _this_process(folder: str) -> Owner | None:
-    """Return the identity of this process, as the marker of a folder has it; None where `/proc` does not tell."""
+    """Return the identity of this process, in the form of a folder's marker; None if `/proc` does not have it."""
     try:
         return Owner(
             folder=folder,
@@ -100,7 +100,7 @@ def _lives(owner: Owner) -> bool:
     try:
         return _start_time(owner.pid) == owner.started
     except OSError:
-        pass  # ended, or hidden from us: the kernel knows
+        pass  # ended, or hidden from us: ask the kernel
     try:
         os.kill(owner.pid, 0)  # signal 0 is never sent
     except ProcessLookupError:

@@ -15,7 +15,7 @@ from gristmill.cluster.store.store import Store
 LEDGER = "ledger.jsonl"
 LOCK = ".lock"
 State = Literal["running", "stopped", "done", "failed"]
-"""`stopped`: the driver ended without writing so; the same command continues the run."""
+"""`stopped`: the driver ended without writing an end; the same command continues the run."""
 
 
 class Ledger:
@@ -26,19 +26,19 @@ class Ledger:
         self._store, self._folder = store, folder
         self._lines = read_lines(store, folder)
         if store.exists(folder, LEDGER) and not store.read_bytes(folder, LEDGER).endswith(b"\n"):
-            # a kill cut the last line: take it away, or the next event would be written onto it and lost with it
+            # a kill cut the last line: remove it, or the next event would be written onto it and lost
             store.write_bytes("".join(f"{line}\n" for line in self._lines).encode(), folder, LEDGER)
 
     @property
     def lines(self) -> Sequence[str]:
-        """The lines so far, of earlier executions too."""
+        """The lines so far, also those of earlier executions."""
         return self._lines
 
     def append(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
         """Append one event with the time in seconds since 1970 and its facts (JSON values)."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
         self._lines.append(line)
-        if self._store.local is None:  # objects cannot be appended to: write the short file anew
+        if self._store.local is None:  # an object store cannot append: write the short file again
             self._store.write_bytes(("\n".join(self._lines) + "\n").encode(), self._folder, LEDGER)
             return
         path = self._store.folder(self._folder) / LEDGER
@@ -50,7 +50,7 @@ class Ledger:
 
 @contextmanager
 def lock(store: Store, folder: str) -> Iterator[None]:
-    """Let only one driver at a time write a run; the lock ends with its process, however that ends.
+    """Let only one driver at a time write a run. The lock ends with the driver's process, also if that is killed.
 
     Object stores have no locks: there two drivers may do the same work twice, and commit the same bytes.
 
@@ -75,7 +75,7 @@ def _held(store: Store, folder: str) -> bool:
     path = store.local / folder / LOCK
     if not path.exists():
         return False
-    with path.open() as handle:  # to look needs no right to write, and two who look do not hinder each other
+    with path.open() as handle:  # a shared lock needs no right to write, and several processes may hold it at once
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -87,7 +87,7 @@ class Store:
             self.fs, self.root = fs.LocalFileSystem(), str(self.local)
 
     def is_file(self) -> bool:
-        """Say whether a file is where the store's folder must be."""
+        """Say whether the path of the store is a file."""
         return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
@@ -287,7 +287,7 @@ class Store:
 
 
 def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, str]:
-    """Return (folder name, fingerprint) of what a job with this identity makes from these input folders."""
+    """Return (folder name, fingerprint) of the output that a job with this identity makes from these input folders."""
     fingerprint = ids.digest(job, SCHEMA_VERSION, dict(identity), dict(inputs))
     return f"{job}-{fingerprint[: ids.SHORT_HEX]}", fingerprint
 

@@ -1,4 +1,4 @@
-"""Names of places: URIs as file systems take them, and paths with a home in them."""
+"""Names of places: URIs as file systems take them, and paths with `~` in them."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -10,7 +10,10 @@ def ascii_uri(uri: str) -> str:
 
 
 def expanded(name: str) -> Path:
-    """Return a path with `~` for a home; that of a user who is not known stays as it is, and is not found then."""
+    """Return a path with `~` replaced by the home folder.
+
+    The home of an unknown user stays as written, and is not found.
+    """
     try:
         return Path(name).expanduser()
     except RuntimeError:

@@ -18,7 +18,7 @@ _MEANT = (
     r":(?=\])|(?<=\[):",  # x[1:]
     rf"(?<![{SIGNS}{UNSPACED}])(?<!{_LETTER})~(?=[\d(]|{_LETTER})",  # ~y
 )
-"""Signs that mean something by what is directly before and after them; all others only end or part sentences."""
+"""Signs that have a meaning because of the characters next to them; all other signs only end or divide sentences."""
 _SENTENCE_SIGNS = re.compile(rf"(?!{'|'.join(_MEANT)})[{SIGNS}]")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
 _SPACE_BY_UNSPACED = re.compile(rf"(?<=[{UNSPACED}])\s+|\s+(?=[{UNSPACED}])")
@@ -27,18 +27,18 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,
 _THOUSANDS = re.compile(
     r"(?<![\d.(\[{])(?<![\w)\]],)\d{1,3}(?:,\d{3})+(?!,?\d)|(?<=[(\[{])\d{1,3}(?:,\d{3})+(?!,?\d|[,)\]}])", re.ASCII
 )
-"""1,000,000; but not `f(1,200)`, where the comma parts two numbers."""
+"""`1,000,000`, but not `f(1,200)`, where the comma separates two numbers."""
 
 
 def key(text: str) -> str:
     """Return a key that is the same for all copies of a text.
 
-    Unicode NFKC (full-width forms become plain), case, simplified or traditional Chinese, quotes, HTML entities, commas
-    between thousands, punctuation that ends or parts sentences, and the amount of white space do not count; neither
-    does any space beside a character of a script that is written without. Brackets, operators, superscripts, fractions
-    and signs that belong to a number, a name or code do count: `5-3`, `5/3`, `5.3`, `5!`, `.5` and `2⁵` are others than
-    `5 3`, `5` and `25`, as `a?.b` is than `a.b` and `!done` than `done`. A text of nothing but punctuation is its own
-    key.
+    These do not count: Unicode forms (NFKC; full-width forms become plain), case, simplified or traditional Chinese,
+    quotes, HTML entities, commas between thousands, punctuation that ends or divides sentences, the amount of white
+    space, and any space next to a character of a script without spaces. These do count: brackets, operators,
+    superscripts, fractions, and signs that belong to a number, a name or code. So `5-3`, `5/3`, `5.3`, `5!`, `.5` and
+    `2⁵` differ from `5 3`, `5` and `25`; `a?.b` differs from `a.b`, and `!done` from `done`. A text of nothing but
+    punctuation is its own key.
     """
     plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), folded(read(text)))
     bare = _SENTENCE_SIGNS.sub(" ", QUOTES.sub(" ", plain))
@@ -47,7 +47,7 @@ def key(text: str) -> str:
 
 
 def read(text: str) -> str:
-    """Return a text with its HTML entities read."""
+    """Return a text with its HTML entities replaced by characters."""
     return _ENTITY.sub(lambda found: html.unescape(found[0]), text) if "&" in text else text
 
 
@@ -69,7 +69,7 @@ def _raised() -> re.Pattern[str]:
 
 
 def _is_letters(sign: str) -> bool:
-    """Say whether a sign such as ™ is several letters."""
+    """Say whether NFKC turns a sign, such as ™, into several letters."""
     plain = unicodedata.normalize("NFKC", sign)
     return len(plain) > 1 and plain.isalpha()
 
@@ -85,7 +85,7 @@ def simplified() -> dict[int, int]:
 
 
 def words(text: str) -> frozenset[str]:
-    """Return what two texts can share: words, and in scripts without spaces pairs of neighbouring characters."""
+    """Return the units by which texts are compared: words, and pairs of characters in scripts without spaces."""
     found: set[str] = set()
     for run in _UNITS.findall(unicodedata.normalize("NFKC", text).casefold()):
         if _UNSPACED.match(run) and len(run) > 1:

@@ -1,4 +1,4 @@
-"""Texts that are near copies: they share most of the short runs of words that not many other texts have."""
+"""Texts that are near copies: they share most of their short runs of words, not counting runs that many texts have."""
 
 import re
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from gristmill.cluster.text.scripts import UNSPACED
 MIN_OVERLAP = 0.6
 """Share of the runs of the smaller text that near copies have in common. One edited word in ten leaves 0.8 of them."""
 FEWEST = 6
-"""Runs of its own that a text must have to be compared by them; one with fewer has equal copies only."""
+"""Least number of runs of its own with which a text is compared; a text with fewer has only equal copies."""
 TEMPLATE_SHARE, TEMPLATE_LEAST, TEMPLATE_MOST = 0.02, 10, 100
-"""A run is part of a template, and tells nothing, if it is in more than this share of the texts; between two bounds."""
+"""A run that more than this share of the texts have is part of a template and does not count; see the two bounds."""
 AT_ONCE = 1 << 20
-"""Candidates that are compared at once."""
+"""Number of candidates that are compared at a time."""
 _UNIT = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 Ints = NDArray[np.int64]
@@ -32,7 +32,7 @@ class Pairs(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """The distinct runs of all texts that no template has, text by text, the rarest first."""
+    """The distinct runs of all texts without those of templates, text by text, the rarest first."""
 
     texts: Ints
     runs: Ints
@@ -46,8 +46,8 @@ def near_copies(texts: Sequence[str]) -> Pairs:
     A run is of two words, or of three characters of a script that is written without spaces, of the text's comparison
     key (`keys.key`). Two texts are near copies if they share 0.6 of the runs of the one that has fewer, or have equal
     keys. Runs that more than 2 % of the different texts have, and more than 10 (from 5,000 texts on: 100), are of a
-    template and do not count. So of a text that was copied more often than that with changes, copies are missed. Of
-    equal texts each is paired with the first. It takes about a microsecond of CPU for each character.
+    template and do not count. So copies are missed of a text that was copied, with changes, more often than that. Equal
+    texts are each paired with the first of them. It takes about a microsecond of CPU for each character.
 
     Source: candidates by prefixes of the rarest runs: Chaudhuri, Ganti & Kaushik 2006, A primitive operator for
     similarity joins in data cleaning, ICDE, section 4; they lose no pair. Departures: the share is of the smaller text.
@@ -62,7 +62,7 @@ def near_copies(texts: Sequence[str]) -> Pairs:
 
 
 def template_size(count: int) -> float:
-    """Return in how many of `count` different texts a run may be without being part of a template."""
+    """Return the number of texts, out of `count` different ones, up to which a run is not part of a template."""
     return min(max(TEMPLATE_LEAST, TEMPLATE_SHARE * count), TEMPLATE_MOST)
 
 
@@ -104,8 +104,8 @@ def _ranked(row: Ints, hashes: NDArray[np.uint64], count: int) -> _Runs:
 def _joined(found: _Runs) -> Pairs:
     """Return the pairs of different texts that share enough.
 
-    Of `size` runs of the smaller text at most `size - least` may be missing in the other, so one of its first
-    `size - least + 1` is there. These are its rarest, and most are in no other text.
+    Of the `size` runs of the smaller text at most `size - least` may be missing in the other text. So the other text
+    has one of its first `size - least + 1` runs. These are its rarest runs, and most of them are in no other text.
     """
     texts, runs, ends = found
     size = np.diff(ends)
@@ -125,7 +125,7 @@ def _joined(found: _Runs) -> Pairs:
 
 
 def _shared(found: _Runs, smaller: Ints, larger: Ints) -> Ints:
-    """Return how many runs of the one text the other has too, for each pair."""
+    """Return how many runs both texts have, for each pair."""
     texts, runs, ends = found
     kinds = int(runs.max(initial=0)) + 1
     held = np.sort(texts * kinds + runs)

@@ -1,7 +1,7 @@
-"""The parts of a text: what asks, what is pasted along with it, and what is code; rules for English and Chinese.
+"""The parts of a text: the request, pasted text, and code; rules for English and Chinese.
 
-People write `Summarise this article.` and paste the article below it. The request is what limits of an instruction and
-its language are about.
+People write `Summarise this article.` and paste the article below it. Limits on the length and the language of an
+instruction concern the request only.
 """
 
 import re
@@ -27,13 +27,13 @@ _CODE = re.compile(
     )|[;{}]\s*$""",
     re.VERBOSE,
 )
-"""A line of code, as far as a line alone shows it."""
+"""Recognises a line of code by that line alone."""
 _NATURAL = re.compile(r"[^\W\d_]{2,}")
 
 
 @lru_cache(8192)
 def request(text: str) -> str:
-    """Return the paragraph that asks: the first, or the last where the first is long and the last is shorter.
+    """Return the paragraph with the request: the first, or the last if the first is long and the last is shorter.
 
     A paragraph ends at an empty line, or at a line that ends with a colon. A text of one paragraph is all request.
     """
@@ -52,7 +52,7 @@ def prose(text: str) -> str:
 
 
 def _worded(line: str) -> bool:
-    """Say whether half of the pieces of a line at least are words, which codes, formulas and numbers are not."""
+    """Say whether at least half of the pieces of a line are words, and not code, formulas or numbers."""
     found = tokens(line)
     words = sum(1 for token in found if not token.isascii() or _NATURAL.fullmatch(token))
     return bool(found) and words * 2 >= len(found)

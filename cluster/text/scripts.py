@@ -8,7 +8,10 @@ from typing import Literal
 
 
 class Ranges(tuple[tuple[int, int], ...]):
-    """Code points, (first, last) of each range, ascending; in an f-string what goes into `[…]` of an expression."""
+    """Code points as ascending ranges (first, last).
+
+    In an f-string it is written as the inside of `[…]` in a regular expression.
+    """
 
     def __str__(self) -> str:
         """Return the ranges as a regular expression writes them, without the brackets."""
@@ -22,7 +25,7 @@ HANGUL = Ranges(((0xAC00, 0xD7AF),))
 UNSPACED = Ranges(sorted((*HAN, *KANA, (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))))
 """Scripts written without spaces: Han and kana; Thai and Lao, Burmese, Khmer."""
 WIDE_SIGNS = Ranges(((0x3000, 0x303F), (0xFF00, 0xFFEF)))
-"""Signs of Chinese and Japanese text, and forms as wide as its characters."""
+"""Signs of Chinese and Japanese text, and full-width forms."""
 
 _HAN, _KANA, _HANGUL = (re.compile(f"[{script}]") for script in (HAN, KANA, HANGUL))
 _LETTER = rf"[^\W\d_{HAN}{KANA}{HANGUL}]"

@@ -9,7 +9,8 @@ from gristmill.cluster.text.scripts import HANGUL, UNSPACED
 _TOKEN = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)?")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
 _SPACED = rf"[^\W{UNSPACED}{HANGUL}]"
-"""A letter, digit or underscore of a script that has spaces around words; Korean has none before particles."""
+"""A letter, digit or underscore of a script with spaces around words. Korean is not one, because it has no space before
+particles."""
 UNSPACED_PER_WORD = 1.5
 """Characters of a word in running Chinese text, on average."""
 
@@ -21,7 +22,7 @@ def tokens(text: str) -> list[str]:
 
 @lru_cache(8192)
 def _tokens(text: str) -> tuple[str, ...]:
-    """Cache the last texts, because several filters count the words of each."""
+    """Cache the words of the last texts, because several filters count the words of the same text."""
     return tuple(_TOKEN.findall(unicodedata.normalize("NFKC", text).lower()))
 
 
@@ -35,7 +36,7 @@ def num_words(text: str) -> int:
 
 
 def whole(word: str, pattern: str = "") -> str:
-    """Return the expression of a word, or the pattern given for it, that finds none inside a longer word.
+    """Return the regular expression that finds a word, or a given pattern, but not inside a longer word.
 
     Chinese, Japanese, Thai and Korean do not show where a word begins and ends, so theirs are found anywhere.
     """

@@ -1,4 +1,4 @@
-"""Parquet and Arrow: rows with the values that people mean, names of class labels among them."""
+"""Parquet and Arrow: rows with the values that people mean, such as names of class labels instead of numbers."""
 
 import json
 import math
@@ -19,11 +19,11 @@ from gristmill.cluster.io.readers.lines import Row, column_name
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 26
-"""Bytes of rows that are turned into values of Python at a time, unless one row has more."""
+"""Most bytes of rows that are turned into Python values at a time, unless a single row has more."""
 MARKER = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """How an Arrow stream ends."""
 WHOLE_FLOATS = 1 << 53
-"""Up to here a float holds every whole number."""
+"""Up to this size a float represents every whole number exactly."""
 
 
 def parquet_rows(file: File) -> Iterator[Row]:
@@ -81,7 +81,7 @@ def _batches(file: File, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -
 
 
 def _rows_at_a_time(size: int, rows: int) -> int:
-    """Return how many of these rows, which have so many bytes together, are read at a time."""
+    """Return how many of these rows are read at a time, from the bytes that they have together."""
     return max(1, min(BATCH_ROWS, BATCH_BYTES * rows // max(size, 1)))
 
 
@@ -97,9 +97,9 @@ def _row(number: int, names: list[str], reads: Mapping[int, Callable[[Any], Any]
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[list[Any] | str]:
-    """Yield the values of each row, or what is wrong where one cannot be read, such as text that is no UTF-8."""
+    """Yield the values of each row, or the problem of a row that cannot be read, such as text that is not UTF-8."""
     try:
-        batch.validate(full=True)  # or damaged offsets let Arrow read beyond its memory
+        batch.validate(full=True)  # without this, damaged offsets would let Arrow read beyond its memory
         yield from map(list, zip(*(column.to_pylist() for column in batch.columns), strict=True))
     except (ValueError, OverflowError, pa.ArrowException) as error:
         if batch.num_rows == 1:
@@ -110,7 +110,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[list[Any] | str]:
 
 
 def _reads(schema: pa.Schema) -> dict[int, Callable[[Any], Any]]:
-    """Return what turns the values of a column into what people mean, for the columns that need it."""
+    """Return, for each column that needs it, the function that turns its values into what people mean."""
     found: dict[int, Callable[[Any], Any]] = {}
     features = _features(schema)
     for place, column in enumerate(schema):
@@ -128,7 +128,7 @@ def _plainly(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _named(feature: Any, where: str) -> Callable[[Any], Any] | None:  # noqa: ANN401 - JSON of another library
-    """Return what puts names for the class labels in a column, wherever in it they are; None where there are none."""
+    """Return the function that replaces class labels in a column by their names, at any depth; None without labels."""
     if isinstance(feature, list) and len(feature) == 1:  # how versions before 4 write a list
         return _each(_named(feature[0], f"{where}[]"))
     if not isinstance(feature, dict):

@@ -19,7 +19,7 @@ NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 @dataclass
 class _Lines:
-    """The lines of a file, of which those that were looked at too early can be put back."""
+    """The lines of a file; a line that was read too early can be put back."""
 
     source: Iterator[Line]
     back: deque[Line] = field(default_factory=deque)
@@ -42,8 +42,8 @@ class _Record:
 def csv_rows(file: File, dialect: Dialect) -> Iterator[Row]:
     """Yield the rows of a table whose first line names the columns.
 
-    A cell that begins with a quote ends with the next quote that is not doubled, which a separator or the end of the
-    line must follow. Where none does, the row of the opening quote is bad, and reading goes on with the line after it.
+    A cell that begins with a quote ends with the next quote that is not doubled. A separator or the end of the line
+    must follow. If not, the row of the opening quote is bad, and reading goes on with the line after it.
 
     Raises:
         JobError: for a header that cannot be read, or names two columns alike.
@@ -75,7 +75,7 @@ def csv_rows(file: File, dialect: Dialect) -> Iterator[Row]:
 
 
 def _separator(file: File, header: str) -> str:
-    """Return what the header is cut at: a tab in `.tsv`, else a comma if it has one, else what it has most of."""
+    """Return the separator: a tab in `.tsv`, else a comma if the header has one, else the most frequent candidate."""
     if ".tsv" in Path(file.path.lower()).suffixes:
         return "\t"
     bare = re.sub(r'"[^"]*"', "", header)
@@ -92,7 +92,7 @@ def _header(file: File, record: _Record | None) -> list[str]:
 
 
 def require_distinct(name: str, columns: list[str]) -> None:
-    """Refuse two columns of one name, as names are compared.
+    """Refuse two columns whose names are equal when compared.
 
     Raises:
         JobError: naming both.
@@ -108,7 +108,7 @@ def require_distinct(name: str, columns: list[str]) -> None:
 
 
 def _begin(taken: _Lines) -> Line | None:
-    """Return the first line that holds something; between rows, empty ones are no rows."""
+    """Return the next line that is not empty; empty lines between rows are skipped."""
     while (line := taken.take()) and not line.text and not line.problem:
         pass
     return line
@@ -129,7 +129,7 @@ def _record(taken: _Lines, separator: str, *, quoted: bool) -> _Record | None:
 
 
 def _quoted(first: Line, taken: _Lines, separator: str) -> _Record:
-    """Return the record that begins with a line in which there are quotes; it may go on over further lines."""
+    """Return the record that begins with a line with quotes; it may continue on further lines."""
     used, cells, at, line = [first], list[str](), 0, first
     while True:
         if line.text.startswith('"', at):

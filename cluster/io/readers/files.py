@@ -37,7 +37,7 @@ SUFFIXES: Mapping[str, FileFormat] = {
     ".pdf": "pdf",
 }
 WHOLE = frozenset({"markdown", "html", "pdf", "document"})
-"""Formats in which a file is one document, which ingest cuts into chunks; in all others a file has many rows."""
+"""Formats in which a file is one document. Ingest cuts it into chunks. In all other formats a file has many rows."""
 HEADS: Mapping[bytes, FileFormat] = {
     b"PAR1": "parquet",
     b"ARROW1": "arrow",
@@ -48,10 +48,10 @@ HEADS: Mapping[bytes, FileFormat] = {
     b"<!doctype html": "html",
     b"<html": "html",
 }
-"""How files of some formats begin, for files without a known suffix. Any other file is plain text, one document a
+"""First bytes of some formats, for files without a known suffix. Any other such file is plain text, one document a
 line."""
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
-"""Suffixes of compressed files, which say nothing of the format; whether a file is compressed its first bytes say."""
+"""Suffixes of compressed files. They do not say the format. The first bytes of a file say whether it is compressed."""
 COMPRESSIONS: Mapping[bytes, str] = {
     b"\x1f\x8b": "gzip",
     b"BZh91AY&SY": "bz2",
@@ -70,12 +70,12 @@ OTHERS: Mapping[bytes, str] = {
     b"\xff\xfe\x00\x00": "UTF-32",
     **{magic: f"compressed twice, inside with {name}" for magic, name in COMPRESSIONS.items()},
 }
-"""How files begin that hold no rows that can be read, whatever they are called. The longest that fits counts."""
+"""First bytes of files that cannot be read as rows, whatever their names. The longest that fits counts."""
 TAR = slice(257, 262)
-"""Where a tar archive says that it is one."""
+"""Offset and bytes by which a tar archive is recognised."""
 BINARY = frozenset({"parquet", "arrow", "pdf"})
 HEAD = 512
-"""Bytes of the beginning of a file by which it is known."""
+"""Bytes at the beginning of a file that are read to recognise it."""
 BLOCK = 1 << 20
 
 
@@ -91,7 +91,7 @@ class File:
     compression: str | None = None
 
     def open_stream(self) -> Any:  # noqa: ANN401 - pyarrow has no types
-        """Open the file to be read from its begin to its end, decompressed."""
+        """Open the file, decompressed, to be read from beginning to end."""
         return self.system.open_input_stream(self.path, compression=self.compression)
 
     def open_file(self) -> Any:  # noqa: ANN401 - pyarrow has no types
@@ -141,9 +141,9 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """Return the files that a pattern means, but for hidden ones and those in hidden folders that it does not name.
+    """Return the files that a pattern matches, without hidden files and hidden folders unless the pattern names them.
 
-    Parts of the pattern that are there as they are written, such as a folder `data[1]`, are names and no patterns.
+    A part of the pattern that exists as it is written, such as a folder `data[1]`, is a name and not a pattern.
     """
     root, parts = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
     while parts and (root / parts[0]).exists():
@@ -191,7 +191,7 @@ def _file(name: str, system: fs.FileSystem, path: str, format_name: str) -> File
 
 
 def _require_rows(name: str, head: bytes, known: FileFormat) -> None:
-    """Refuse a file whose beginning shows that it holds no text where its format is text."""
+    """Refuse a file of a text format if its first bytes show that it is not text."""
     if known in BINARY:
         return
     what = max((magic for magic in OTHERS if head.startswith(magic)), key=len, default=b"")

@@ -10,18 +10,19 @@ from gristmill.cluster.io.documents import Document
 from gristmill.cluster.io.readers.files import BLOCK, File
 
 LONGEST_LINE = 1 << 27
-"""Bytes of a line; the rest of a longer one is skipped, so that a file that decompresses to much costs no memory."""
+"""Most bytes of a line. The rest of a longer line is skipped, so that a small compressed file cannot fill the
+memory."""
 RAW_CHARACTERS = 4_000
 """Characters of a bad row that are kept in its dropped sample."""
 
 
 BOM = "\ufeff"
-"""The byte order mark, with which lines begin where files were joined."""
+"""The byte order mark. Where files were joined, it is also at the beginning of later lines."""
 _OUTER = " \t\r\n\x0b\x0c\u00a0\u3000\u200b\ufeff"
 
 
 def column_name(name: str) -> str:
-    """Return the name of a column as it is compared: without outer spaces, in lower case, its words joined by `_`."""
+    """Return the form of a column's name that is compared: without outer spaces, in lower case, words joined by `_`."""
     return name.strip(_OUTER).lower().replace("-", "_").replace(" ", "_")
 
 
@@ -32,14 +33,14 @@ class Dialect:
     separator: str | None = None
     """What is between the cells of a CSV file; by default the header says it."""
     quoting: Literal["auto", "double", "none"] = "auto"
-    """Whether cells may be in double quotes; `auto`: where the separator is no tab."""
+    """Whether cells may be in double quotes; `auto` means yes, unless the separator is a tab."""
     repair: bool = False
-    """Whether bytes that are no UTF-8 and half surrogate pairs become U+FFFD."""
+    """Whether bytes that are not UTF-8 and half surrogate pairs are replaced by U+FFFD."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as it is in a file: its columns, or what is wrong with it."""
+    """One row of a file: its columns, or its problem."""
 
     place: str
     """`line 12` for text formats, counted from 1 with the header; `row 12` for formats without lines; `document`."""

@@ -17,7 +17,7 @@ from gristmill.cluster.io.readers.files import File
 from gristmill.cluster.io.readers.lines import BOM, Dialect, Row, column_name, lines
 
 MOST_BYTES = 1 << 30
-"""Bytes of a file that is held whole: a JSON array, or a document."""
+"""Most bytes of a file that is read into memory whole: a JSON array, or a document."""
 
 
 def rows(file: File, dialect: Dialect | None = None) -> Iterator[Row]:
@@ -56,7 +56,7 @@ def _jsonl(file: File, dialect: Dialect) -> Iterator[Row]:
 
 
 def _columns(row: Row, value: object) -> Row:
-    """Return the row with its columns under their names as they are compared, a whole float as an int."""
+    """Return the row with its columns under their compared names; a float that is a whole number becomes an int."""
     if not isinstance(value, dict):
         problem = "is not a JSON object, must be one with named fields"
         return replace(row, raw=row.raw or gate.to_text(value), problem=problem)
@@ -81,7 +81,7 @@ def _json(file: File, dialect: Dialect) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise JobError(f"{file.name}: byte {error.start} is not UTF-8, must be UTF-8; convert it") from error
     except GateError as error:
-        if "(Extra data" in str(error):  # a second value: one a line
+        if "(Extra data" in str(error):  # there is a second value, so it is JSON lines
             yield from _jsonl(file, dialect)
             return
         raise JobError(f"{file.name}: {error}, must be an array of objects; repair it") from error

@@ -214,7 +214,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(store: Store, nam
         ("tool-1", tmp_path / "a", "alpaca", "export as jsonl"),
         ("none-1", tmp_path / "b", "jsonl", "no kept samples"),
         ("model-1", tmp_path / "c", "jsonl", "holds model, must be a dataset of samples"),
-        (name, out, "jsonl", "holds something already"),
+        (name, out, "jsonl", "is not empty"),
     ]
     before = sorted(tmp_path.iterdir())
     for folder, target, form, said in refused:

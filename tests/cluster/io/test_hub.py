@@ -120,7 +120,7 @@ def test_a_repository_is_made_private_and_gets_the_folder_in_one_commit(
     assert "## Settings" in files["README.md"].decode()
     back = read(Source(path=(str(put(tmp_path, "back.jsonl", files["data/train-00000.jsonl"])),)))
     assert [sample.instruction for sample in back] == [f"Question {n}?" for n in range(3)]
-    with pytest.raises(JobError, match="hf://datasets/me/river: holds something already, must be absent or empty"):
+    with pytest.raises(JobError, match="hf://datasets/me/river: is not empty, must be absent or empty"):
         export(store, name, "hf://datasets/me/river/", "parquet")
 
 
@@ -140,9 +140,7 @@ def test_a_hub_without_a_token_is_refused_before_anything_is_made(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no token"))
-    with pytest.raises(
-        JobError, match="there is no token of the hub, must be one that may write; log in with `hf auth"
-    ):
+    with pytest.raises(JobError, match="no token of the hub is set, must be one that may write; log in with `hf auth"):
         export(store, name, "hf://datasets/me/river")
     assert hub.private == {}
 

@@ -60,7 +60,7 @@ def test_a_uri_gets_a_file_or_a_folder(store: Store, name: str, tmp_path: Path) 
     export(store, name, f"{base}/folder/", "parquet")
     assert (tmp_path / "出 口/folder/README.md").exists()
     assert pq.read_table(tmp_path / "出 口/folder/data/train-00000.parquet").num_rows == 3
-    with pytest.raises(JobError, match="holds something already"):
+    with pytest.raises(JobError, match="is not empty"):
         export(store, name, f"{base}/folder/", "parquet")
     local = fs.LocalFileSystem().get_file_info(fs.FileSelector(str(tmp_path)))
     assert not [info for info in local if info.base_name == "file:"]
