@@ -86,7 +86,7 @@ class Ask(Protocol[State_co]):
         ...
 
     async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
-        """Return the one reply for all samples that ask exactly this; each worker asks once."""
+        """Return the same reply to all samples that make exactly this request; each worker asks the model once."""
         ...
 
     async def score(self, messages: Sequence[Message], text: str, *, tools: str = "") -> Reply:
@@ -103,7 +103,7 @@ class Ask(Protocol[State_co]):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a round draws from: the job's inputs, and what was settled up to the round before the last.
+    """What a round draws from: the job's inputs, and the rows that were settled up to the round before the last.
 
     The sequences may be long and are stored in Arrow: index and sample from them, never copy or scan them for each
     draw.
@@ -112,7 +112,8 @@ class Snapshot:
     round: int
     seeds: Sequence[Sample] = ()
     documents: Sequence[Sample] = ()
-    """Rows of `[generate.documents]`: one text each, as a user turn, with tags that say where it comes from."""
+    """Rows of `[generate.documents]`. Each is one text, as a user turn, with tags that say where the text comes
+    from."""
     made: Sequence[Sample] = ()
     """Kept rows in their order; empty in the first two rounds."""
     refused: Sequence[Sample] = ()
@@ -132,7 +133,7 @@ class Draft:
     """Further samples that were used, such as retrieved passages; the row names them after the parents that were
     drawn."""
     tools: str | None = None
-    """Tools of the conversation, as in `Sample`; what answers it may call them."""
+    """Tools of the conversation, as in `Sample`; the model that answers may call them."""
 
     @property
     def complete(self) -> bool:
@@ -148,26 +149,27 @@ class Verdict:
     dropped: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
-    """The conversation to continue with instead of the judged one, such as one with personal data masked."""
+    """The conversation that replaces the judged one, for example with personal data masked; None keeps the judged
+    one."""
     tools: str | None = None
-    """The tools to continue with instead of those that the sample has, JSON text; None leaves these as they are."""
+    """The tools that replace those of the sample, as JSON text; None keeps them."""
 
 
 class GenerateStep(Step, Generic[State]):
     """What methods and filters have in common: engines, models, and what they prepare for a round.
 
-    A step that prepares something names its type, such as `Method[SearchIndex]`, and is handed an `Ask[SearchIndex]`.
+    A step that prepares something names its type, such as `Method[SearchIndex]`. It then gets an `Ask[SearchIndex]`.
     """
 
     embeds: ClassVar[bool] = False
-    """Whether the step embeds each of its texts, so that each worker loads the encoder."""
+    """Whether the step embeds each of its texts. Each worker then loads the encoder."""
 
     def engine_name(self) -> str:
         """Return the name of the engine that `ask` goes to."""
         return MAIN
 
     def engines(self) -> tuple[str, ...]:
-        """Return the names of all engines that are asked."""
+        """Return the names of all engines that the step asks."""
         return (self.engine_name(),)
 
     def models(self) -> tuple[str, ...]:
@@ -175,10 +177,11 @@ class GenerateStep(Step, Generic[State]):
         return ()
 
     async def prepare(self, snapshot: Snapshot, before: State | None, ask: Ask) -> State:
-        """Return what the step derives from a round's snapshot, such as an index; it is `ask.prepared` later.
+        """Return what the step derives from a round's snapshot, such as an index; steps read it as `ask.prepared`.
 
-        Called once a round on each worker; `before` is what it returned for an earlier round there, or None. Rows of
-        that round may still read `before`, so it must not be changed. By default nothing is prepared: None.
+        Called once a round on each worker. `before` is the value that it returned for an earlier round on this worker,
+        or None. Rows of that earlier round may still read `before`, so it must not be changed. By default nothing is
+        prepared: None.
         """
         del snapshot, ask
         return cast(State, before)
@@ -189,12 +192,12 @@ class GenerateStep(Step, Generic[State]):
         return cls.prepare is not GenerateStep.prepare
 
     def figures(self, prepared: State) -> Mapping[str, float]:
-        """Return what the job's figures say of what was prepared for a round, by name."""
+        """Return figures about the prepared value, by name; the job reports them for each round."""
         del prepared
         return {}
 
     def notes(self, prepared: State) -> tuple[str, ...]:
-        """Return what people must know of what was prepared, such as that nothing can be judged; it is printed once."""
+        """Return notes for people about the prepared value, such as that nothing can be judged; printed once."""
         del prepared
         return ()
 
@@ -205,28 +208,28 @@ class Method(GenerateStep[State]):
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
     """Inputs of which the job must have at least one; empty when the method needs none."""
     learns: ClassVar[bool] = True
-    """Whether draws depend on what earlier rounds have kept. A job in which no step learns is a single round."""
+    """Whether draws depend on the rows that earlier rounds have kept. A job without such a step is a single round."""
     instructs: ClassVar[bool] = True
-    """Whether the method makes its own instructions. Rows with an input's instruction are not judged by a
-    `HistoryFilter`."""
+    """Whether the method makes its own instructions. A `HistoryFilter` judges only rows of such methods."""
 
     takes_tools: ClassVar[bool] = False
-    """Whether the method asks the model with the tools, calls and results of its parents, and its drafts keep them."""
+    """Whether the method's requests and drafts have the tools, calls and results of its parents."""
 
     guards: ClassVar[tuple[str, ...]] = ()
-    """Kinds of filters that the method's samples need where the recipe names no filters, of `job.GUARDS`."""
+    """Kinds of filters, of `job.GUARDS`, that judge the method's samples when the recipe names no filters."""
 
     weight: float = Field(default=1.0, gt=0)
     """Share of the draws that this method gets, relative to the weights of the other methods."""
     group: int = Field(default=1, gt=0)
-    """Number of consecutive draws that share one set of parents, and so their prompt's prefix in the engine's cache."""
+    """Number of consecutive draws with the same parents. Their prompts have a common prefix, which the engine
+    caches."""
     engine: str = ""
     """Name in `[generate.engines]` of the model that is asked; by default `[generate.engine]`."""
 
     def frames(self) -> tuple[tuple[str, str], ...]:
-        """Return how the instructions of this method begin and end by its own template, which says nothing new.
+        """Return the beginning and the end that this method's template gives to its instructions.
 
-        A `HistoryFilter` compares what is between them. By default all of an instruction is new.
+        A `HistoryFilter` compares only the text between them. By default it compares the whole instruction.
         """
         return ()
 
@@ -263,12 +266,12 @@ class Method(GenerateStep[State]):
     def drafted(
         self, text: str, tags: Mapping[str, str], reason: str | None, parents: tuple[Sample, ...] = ()
     ) -> Draft:
-        """Return the draft of a text as the user's turn, dropped where there is a reason."""
+        """Return a draft with the text as the user's turn, dropped if a reason is given."""
         turns = (Message("user", text),) if text else ()
         return Draft(turns, tags, f"{self.kind}: {reason}" if reason else None, parents=parents)
 
     def choose(self, rows: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the judged rows of one draw, the same number, with those not chosen dropped; by default all stay."""
+        """Return the judged rows of one draw, with rows that are not chosen marked as dropped; by default all stay."""
         return rows
 
     def answered(self, draft: Draft, reply: Reply) -> Draft:
@@ -287,9 +290,9 @@ class Method(GenerateStep[State]):
 
 
 class EachInput(Method[State]):
-    """A method that takes its inputs in turn, each once before any comes again.
+    """A method that takes its inputs in turn: each once before any is taken again.
 
-    With `target = "all"` the job ends when each input was drawn once.
+    With `target = "all"` the job ends after each input was drawn once.
     """
 
     learns: ClassVar[bool] = False
@@ -306,17 +309,17 @@ class EachInput(Method[State]):
 
 
 class BoundStep(GenerateStep[State]):
-    """What judges samples: those of all methods, or of some."""
+    """A step that judges samples: those of all methods, or of some."""
 
     unframed: ClassVar[bool] = False
-    """Whether it is given seeds and samples without the frame that the template of a method puts around instructions,
-    see `Method.frames`. It cannot change the messages then. A `HistoryFilter` always is."""
+    """Whether the filter gets seeds and samples without the frame that a method's template puts around instructions,
+    see `Method.frames`. Such a filter cannot change the messages. A `HistoryFilter` always gets them so."""
 
     methods: tuple[str, ...] = ()
     """Kinds of the methods whose samples are judged; those of all methods by default."""
 
     def title(self) -> str:
-        """Return the kind, and what tells the filter from others of its kind in one job."""
+        """Return the kind, and the settings that distinguish the filter from others of its kind in one job."""
         return self.kind
 
     def judges(self, method: str) -> bool:
@@ -324,7 +327,7 @@ class BoundStep(GenerateStep[State]):
         return not self.methods or method in self.methods
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the verdicts; `methods` is part of it only where it is set."""
+        """Return the settings that decide the verdicts; `methods` is one of them only if it is set."""
         whole = super().identity()
         if not self.methods:
             del whole["fields"]["methods"]
@@ -344,7 +347,7 @@ class Filter(BoundStep[State]):
 
 
 class ModelFilter(Filter[State]):
-    """A filter that asks a model: the generating one, or another of the job's engines."""
+    """A filter that asks a model: the generating one, or another of the job's models."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("model",)
 
@@ -357,7 +360,7 @@ class ModelFilter(Filter[State]):
 
 
 class History(Protocol):
-    """The samples that a `HistoryFilter` compares with, in order. It changes, so it is never part of the filter."""
+    """The samples that a `HistoryFilter` compares with, in order. It grows, so it is not part of the frozen filter."""
 
     def __len__(self) -> int:
         """Return the number of remembered samples."""
@@ -369,19 +372,19 @@ class History(Protocol):
 
 
 class HistoryFilter(BoundStep[None]):
-    """Judges a sample against all that were accepted before it, by its instruction, before the answer is made.
+    """Judges a sample by its instruction, against all samples accepted before it, before the answer is made.
 
-    It runs twice. In the workers it compares with what settled rounds have kept, which saves the calls of rows that
-    would be dropped anyway. In the driver it compares, in order, with everything accepted so far, and that decides.
-    It is given each sample without the frame that the template of a method puts around its instruction.
+    It runs twice. In the workers it compares a row with the rows that settled rounds have kept, which saves the calls
+    for rows that would be dropped anyway. In the driver it compares each row, in order, with all rows accepted so far,
+    and this decides. It gets each sample without the frame that a method's template puts around the instruction.
     """
 
     stages: ClassVar[tuple[Stage, ...]] = ("instruction",)
 
     @abstractmethod
     def memory(self) -> History:
-        """Return an empty memory."""
+        """Return an empty history."""
 
     @abstractmethod
     def compare(self, sample: Sample, memory: History, size: int) -> Verdict:
-        """Return scores and a drop reason from the first `size` remembered samples, leaving the memory as it is."""
+        """Return scores and a drop reason from the first `size` remembered samples, without changing the history."""

@@ -13,7 +13,7 @@ class GenerateFigures(Figures):
     drafts: int
     """Drafts that were drawn."""
     acceptance: float
-    """Share of the rows that were kept, or that only the target excluded."""
+    """Share of the rows that were kept or passed every filter after the target was met."""
     tokens_per_kept: float
     """Prompt and reply tokens per kept row."""
     engine_start_s: float
@@ -24,11 +24,11 @@ class GenerateFigures(Figures):
     """Money, in the currency of the prices."""
     cost_per_kept: float | None = None
     by_round: tuple[Mapping[str, float], ...] = ()
-    """What steps measured at the beginning of each round; `round` is its number."""
+    """The steps' measures at the beginning of each round; `round` is the number of the round."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows by drop reason, the most frequent first."""
     labels: Mapping[str, int] = field(default_factory=dict)
-    """Kept rows by label, of methods that give each label a share."""
+    """Kept rows by label, for methods that give each label a share."""
     notes: tuple[str, ...] = ()
     """What filters could not judge, and why."""
 
@@ -63,7 +63,7 @@ class ReviewFigures(Figures):
     labels: Mapping[str, int] = field(default_factory=dict)
     """Samples by label."""
     accuracy: Mapping[str, float] = field(default_factory=dict)
-    """Share of right answers of each annotator, where people's answers count as the truth."""
+    """Share of right answers of each annotator; people's answers count as right."""
     accuracy_by_gold: Mapping[str, float] = field(default_factory=dict)
     agreement: tuple[Agreement, ...] = ()
     fleiss_kappa: Mapping[str, float] = field(default_factory=dict)

@@ -11,17 +11,17 @@ from gristmill.cluster.store.store import Manifest, Store
 from gristmill.generation.contracts import Filter, HistoryFilter, Method
 
 TOKENS_PER_DRAFT = 650
-"""Prompt and reply tokens of all calls made for one draft; measured with Self-Instruct and the judge."""
+"""Prompt and reply tokens of all calls for one draft; measured with Self-Instruct and the judge."""
 PROMPT_SHARE = 0.85
-"""Share of these that is assumed to be of prompts, which have a different price."""
+"""Share of these that is assumed to be prompt tokens, which have another price."""
 MAX_SHARDS = 8
-"""Shards of a dataset that are read, at most: a plan takes seconds."""
+"""Most shards of a dataset that are read, so that a plan takes seconds."""
 MAX_DATASETS = 8
 
 
 @dataclass
 class Rates:
-    """What earlier jobs with the same model and the same filters that ask one have measured."""
+    """Measures of earlier jobs with the same model and the same model-asking filters."""
 
     tokens: dict[str, list[int]] = field(default_factory=dict)
     """By method: rows, prompt tokens, reply tokens."""
@@ -35,7 +35,7 @@ class Rates:
 
 
 def measured(store: Store, engine: Engine, filters: Sequence[Filter | HistoryFilter]) -> Rates:
-    """Return the rates of the store's own datasets; none where it has none."""
+    """Return the rates of the store's own datasets; empty if it has none."""
     rates, asking = Rates(), {step.kind for step in filters if "model" in step.stages}
     for manifest in _alike(store, engine, asking):
         for shard in manifest.shards[:MAX_SHARDS]:
@@ -54,7 +54,7 @@ def measured(store: Store, engine: Engine, filters: Sequence[Filter | HistoryFil
 
 
 def _alike(store: Store, engine: Engine, asking: set[str]) -> Iterator[Manifest]:
-    """Yield manifests of datasets made by the same model and the same filters that ask one."""
+    """Yield manifests of datasets made with the same model and the same model-asking filters."""
     left = MAX_DATASETS
     for name in store.names():
         if not left or not name.startswith("generate-") or not store.complete(name):
@@ -62,7 +62,7 @@ def _alike(store: Store, engine: Engine, asking: set[str]) -> Iterator[Manifest]
         try:
             manifest = store.manifest(name)
         except StoreError:
-            continue  # `show` says what is wrong with it
+            continue  # `gristmill show` says what is wrong with it
         kinds = {step["kind"] for step in manifest.settings.get("filters", ())}
         if manifest.settings.get("engine", {}).get("model") == engine.model and asking <= kinds:
             left -= 1
@@ -72,7 +72,7 @@ def _alike(store: Store, engine: Engine, asking: set[str]) -> Iterator[Manifest]
 def forecast(
     methods: Sequence[Method], filters: Sequence[Filter | HistoryFilter], engine: Engine, rates: Rates, drafts: int
 ) -> tuple[int, list[str]]:
-    """Return the expected tokens, and in words what each method, the engine's time and money come to."""
+    """Return the expected tokens, and lines of text about each method's tokens, the engine's time and the price."""
     judged = any("model" in step.stages for step in filters)
     whole, prompt_tokens, reply_tokens, notes = sum(method.weight for method in methods), 0.0, 0.0, list[str]()
     for method in methods:

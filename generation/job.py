@@ -42,9 +42,9 @@ from gristmill.generation.pipeline.snapshots import Snapshots
 from gristmill.generation.pipeline.worker import Place
 
 DRAFTS_PER_SAMPLE = 20
-"""Drafts per kept sample after which the job gives up, where the recipe does not say."""
+"""Drafts per kept sample after which the job gives up, unless the recipe sets `max_drafts`."""
 SHARDS_AT_LEAST = 4
-"""Number of shards that a small job has at least, so that its last shard is not most of it."""
+"""Least number of shards of a small job, so that the last shard is not most of the job."""
 
 
 Guard = Standalone | AnswerKind | OnTopic | SeedLabel
@@ -56,7 +56,7 @@ GUARDS: Mapping[str, type[Guard]] = {
 }
 """Filters that are on by default for the methods that need them."""
 TEXTS_PER_CPU_S = 60
-"""Texts of twenty words that the builtin encoder encodes a second on one core, eight at once; measured."""
+"""Texts of twenty words that the builtin encoder encodes per second on one core, eight at once; measured."""
 
 
 def default_filters(methods: Sequence[Method]) -> tuple[AnyFilter, ...]:
@@ -76,7 +76,7 @@ class Generate(Job):
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "documents", "max_drafts"})
 
     documents: Source | None = None
-    """Texts to draw from, in addition to the seeds or instead of them; `grounded`, `annotate` and others use them."""
+    """Texts to draw from, in addition to the seeds or instead of them, for `grounded`, `annotate` and others."""
     target: int | Literal["all"] = 100
     """Number of kept samples, met exactly; or `"all"`: each input is used once, however many samples are kept."""
     engine: Engine = Field(default_factory=Engine)
@@ -98,7 +98,7 @@ class Generate(Job):
     """Number of rounds that the expected draws are divided into. A round draws from what was kept up to the round
     before the last."""
     prior: float = Field(default=0.4, gt=0)
-    """Expected share of the draws that are kept, until there is a measured share."""
+    """Share of the draws that is expected to be kept, until it is measured."""
     max_drafts: int | None = Field(default=None, gt=0)
     """Drafts after which the job gives up; 20 times the target by default."""
     seed: int = 0
@@ -211,7 +211,7 @@ class Generate(Job):
         return plan
 
     def _embedding(self, expected: int) -> list[str]:
-        """Return in words what the steps cost that embed each text, where there are any."""
+        """Return a line about the cost of the steps that embed each text, if there are any."""
         kinds = dict.fromkeys(step.kind for step in (*self.methods, *self.judging) if step.embeds)
         if not kinds:
             return []
@@ -221,7 +221,7 @@ class Generate(Job):
         return [f"{', '.join(kinds)}: {where}; {cost} with the builtin encoder and short texts"]
 
     def _wanted_of(self, store: Store, work: Work) -> tuple[int, str]:
-        """Return the expected number of drafts, as far as it is known before the run, and the target in words."""
+        """Return the expected number of drafts, if it is known before the run, and the target in words."""
         if self.target != "all":
             return self._expected(), f"{self.target} samples to keep"
         name = work.inputs.get("documents", work.inputs.get("samples", ""))
@@ -241,7 +241,7 @@ class Generate(Job):
             return self.drive(run, work, actors)
 
     def pipeline(self, run: str) -> Pipeline:
-        """Return everything that the rows are made with."""
+        """Return everything that is needed to make the rows."""
         return Pipeline(run, {MAIN: self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
 
     def goal(self) -> Goal:
@@ -288,7 +288,7 @@ class Generate(Job):
         return math.ceil(self.target / self.prior * MARGIN)
 
     def _size(self, expected: int) -> int:
-        """Return the draws of a shard: fewer in a small job, and whole groups where they fit."""
+        """Return the number of draws of a shard: less in a small job, and a multiple of the groups if they fit."""
         fewer = max(MIN_SHARD, math.ceil(expected / SHARDS_AT_LEAST / len(self.methods)))
         group = max(method.group for method in self.methods)
         return min(self.shard_size, -(-fewer // group) * group)
@@ -307,7 +307,7 @@ class Generate(Job):
 
 
 def _memory(engine: Engine) -> str:
-    """Return the memory of one engine process, as far as it is known without loading the model."""
+    """Return a line about the memory of one engine process, as far as it is known without loading the model."""
     types = ("bfloat16", "float32") if engine.dtype == "auto" else (engine.dtype,)
     held = models.memory(engine.model, types) or "as much as the model has"
     why = " (the machine decides)" if engine.dtype == "auto" else ""

@@ -1,4 +1,4 @@
-"""What the summary and the report show of the generate and the review job."""
+"""What the summary and the report show about the generate job and the review job."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from gristmill.cluster.report.sections import Panel, Presentation, Section, Stag
 from gristmill.generation.figures import GenerateFigures, ReviewFigures
 
 SURPLUS = "target: "
-"""Beginning of the reasons of rows that were accepted and are more than were wanted."""
+"""Prefix of the drop reasons of rows that were accepted and exceed the target."""
 
 
 class GeneratePresentation(Presentation[GenerateFigures]):
@@ -59,7 +59,7 @@ class GeneratePresentation(Presentation[GenerateFigures]):
             yield Section("Round by round", "What the steps of generation measured when each round began.", panels)
 
     def score_note(self, settings: Mapping[str, Any], score: str) -> str:
-        """Say from which score of novelty on texts can no longer be distinguished."""
+        """Say from which score of novelty on texts are no longer distinguished."""
         if score != "novelty":
             return ""
         filters = settings.get("filters") or []
@@ -70,10 +70,10 @@ class GeneratePresentation(Presentation[GenerateFigures]):
 
 
 class ReviewPresentation(Presentation[ReviewFigures]):
-    """How far annotators agree, how often each is right, and how many samples wait for people."""
+    """Agreement of the annotators, accuracy of each, and the number of samples that wait for people."""
 
     def summary(self, figures: ReviewFigures) -> Iterator[str]:
-        """Yield the agreement, the accuracy of annotators as people see it, and the number of waiting samples."""
+        """Yield the agreement, the accuracy of annotators by people's answers, and the number of waiting samples."""
         alpha = figures.krippendorff_alpha.get("annotators")
         found = [f"Krippendorff's alpha of the annotators {alpha:.3f}"] if alpha is not None else []
         found += [f"{name} right {share:.0%}" for name, share in figures.accuracy.items()]

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 BLANK = {"en": "N/A", "zh": "无"}
 """The text without content, by language."""
 LEAST = 1e-4
-"""Smallest chance that is divided by, so that a choice that is never made of the empty text does not win always."""
+"""Least probability that is divided by, so that a choice that is never made for the empty text does not always win."""
 
 
 def calibrated(chances: Mapping[str, float], prior: Mapping[str, float], least: float = LEAST) -> dict[str, float]:
-    """Return chances divided by those of texts without content, summing to 1; without any such, as they are.
+    """Return probabilities divided by those of texts without content, summing to 1; without a prior, unchanged.
 
     Source: Zhao et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5 (W = diag(p_cf)^-1, b = 0). Departures:
     one empty text instead of three where a step has no more; chances below `least` count as that.

@@ -21,11 +21,11 @@ HAN_NUMBER = re.compile(rf"[{''.join((*_DIGITS, *_UNITS, *_MYRIADS))}]+")
 
 
 def final_answer(text: str, labels: Sequence[str] = ()) -> str | None:
-    r"""Return the final answer of a text in one form for all ways to write it, or None where there is none.
+    r"""Return the final answer of a text, in a normal form, or None if there is none.
 
-    With labels it is the one that is last. Otherwise: the last `\boxed{}`, else what follows the last `####`, else
-    the last `answer is`, `答案是` or `答：`, else the last line; of that the last number, or the words where there
-    is none. `$1,000.00`, `1000 dollars`, `１０００` and `一千` are all `1000`.
+    With labels, it is the label that comes last. Without, it is in the last `\boxed{}`, else after the last `####`,
+    else after the last `answer is`, `答案是` or `答：`, else in the last line. There the last number counts, or the
+    words if there is no number. `$1,000.00`, `1000 dollars`, `１０００` and `一千` are all `1000`.
     """
     if labels:
         return _last_label(_plain(text), labels)
@@ -37,7 +37,7 @@ def final_answer(text: str, labels: Sequence[str] = ()) -> str | None:
 
 
 def marked_answer(text: str) -> str | None:
-    """Return the final answer of a text that says which it is, in the same form; None where it must be guessed."""
+    """Return the final answer of a text in the same form, but only if the text marks it; else None."""
     return _form(_marked(_plain(text)), first=True)
 
 
@@ -55,7 +55,7 @@ def _form(text: str, *, first: bool = False) -> str | None:
 
 
 def _last_label(text: str, labels: Sequence[str]) -> str | None:
-    """Return the label that ends last in the text; of those that end there, the longest."""
+    """Return the label that ends last in the text; of several that end there, the longest."""
     lower = text.casefold().replace("_", " ")  # of Markdown's emphasis
     best: tuple[int, int, str | None] = (-1, 0, None)
     for label in labels:
@@ -91,8 +91,8 @@ def _announced(text: str) -> str:
 def _number(text: str, *, first: bool = False) -> str:
     """Return the last (or first) number of a text in its shortest form, else the empty string.
 
-    Chinese characters count where the text begins with them (`first`), else with a unit such as ten alone: 一 is also
-    part of many words.
+    Numbers in Chinese characters count if the text begins with them (`first`), or if they have a unit such as ten.
+    Others do not, because 一 is also part of many words.
     """
     found = NUMBER.findall(text)
     if found:
@@ -115,7 +115,7 @@ def _short(number: str) -> str:
 
 
 def _han(text: str) -> int | None:
-    """Return the value of a number in Chinese characters, or None for what only looks like one, such as 万一."""
+    """Return the value of a number in Chinese characters, or None for a word that only looks like one, such as 万一."""
     if not (_UNITS.keys() | _MYRIADS.keys()) & set(text):  # 二零二四: digit by digit
         return int("".join(str(_DIGITS[sign]) for sign in text))
     total = section = digit = 0

@@ -1,4 +1,4 @@
-"""Replies, read: lists and JSON out of them, texts on one line, quotes taken off, and the reason why one is dropped."""
+"""Reading of replies: lists, JSON, texts on one line without quotes, and the reason why a reply is dropped."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 _HAN = "一二三四五六七八九十"
 _ENTRY = re.compile(rf"^\s*(?:[-*•]|\(?\d+[.)、:：]|[（(][{_HAN}]+[)）]|[{_HAN}]+、)\s*(.*)$")
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "「": "」", "*": "*"}
-"""Quotes, and what closes each."""
+"""Opening quotes, and the quote that closes each."""
 
 
 def refuse(rules: Mapping[str, bool]) -> str | None:
@@ -16,7 +16,7 @@ def refuse(rules: Mapping[str, bool]) -> str | None:
 
 
 def cut_off(finish: str, what: str) -> dict[str, bool]:
-    """Return the rules on how a reply ended: with an error, or before it was whole."""
+    """Return the rules about the end of a reply: an error, or a cut-off text."""
     return {finish: finish.startswith("error"), f"{what} cut off": finish in ("length", "repetition")}
 
 
@@ -31,7 +31,7 @@ def one_line(text: str) -> str:
 
 
 def stripped(text: str, marker: str = "") -> str:
-    """Return a reply without the marker where the model says it once more, and without quotes around the whole."""
+    """Return a reply without a repeated marker at its beginning and without quotes around the whole."""
     text = text.strip()
     if text.lower().startswith(marker.lower()):
         text = text[len(marker) :].strip()
@@ -41,7 +41,7 @@ def stripped(text: str, marker: str = "") -> str:
 
 
 def entries(text: str) -> list[str]:
-    """Return the entries of a bulleted or numbered list, Chinese numbers too; plain lines where nothing is marked."""
+    """Return the entries of a bulleted or numbered list, also with Chinese numbers; without marks, the lines."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [found[1].strip() for line in lines if (found := _ENTRY.match(line))]
     return [entry for entry in (marked or lines) if entry]

@@ -12,7 +12,7 @@ from gristmill.cluster.text.words import whole
 _MARK = re.compile(r"\[([^\[\]()\n]+)\]\(([^()\n]+)\)")
 _SPECIAL = re.compile(r"([.^$*+?{}\[\]\\|()/])")
 MAX_MARKED_CHARS = 40
-"""Longest marked words that a model may write."""
+"""Most characters of marked words that a model may write."""
 
 
 class Span(NamedTuple):
@@ -54,10 +54,10 @@ def dumps(spans: Sequence[Span]) -> str:
 
 
 def of_seed(sample: Sample, labels: Iterable[str]) -> str | None:
-    """Return a seed's text with its spans marked: as it is written, or from the JSON spans of its answer.
+    """Return a seed's text with its spans marked: with its own marks, or by the JSON spans of its answer.
 
-    Of a turn with an instruction before its text, the last paragraph is the text. Spans without a fitting place are
-    where their words are first.
+    If a turn has an instruction before its text, the text is the last paragraph. A span whose place does not fit is
+    where its words first occur.
     """
     known = set(labels)
     if _MARK.search(sample.instruction):

@@ -6,11 +6,11 @@
 
     "{text}" is{verdict: safe| toxic}
 
-What is before the line `---` is the user's turn; without the line, all of it is. What is after the line is how the
-model's turn begins: solved cases, each with a blank line after it, and last the case in question, up to where the model
-goes on. Small models continue such a list far better than they follow a rubric. `{text}` is a placeholder that the step
-fills. `{verdict: safe| toxic}` is where the model says one of these words, which are exactly what is between the bars.
-A line of the case whose placeholder has no value is left out. `{{text}}` is the word itself in braces.
+The text before the line `---` is the user's turn; without this line, the whole text is. The text after the line is the
+beginning of the model's turn: solved cases, each followed by a blank line, and then the case to solve, up to the place
+where the model continues. Small models continue such a list far better than they follow a rubric. `{text}` is a
+placeholder that the step fills. At `{verdict: safe| toxic}` the model chooses one of the words between the bars, blanks
+included. A line of the case whose placeholder has no value is left out. `{{text}}` is the word itself in braces.
 """
 
 import re
@@ -25,7 +25,7 @@ from gristmill.cluster.contract.sample import Message
 
 T = TypeVar("T")
 SOME, NUMBERS = 0, -1
-"""How many words a placeholder lists: two or more, or two or more whole numbers."""
+"""Kinds of lists of words in a placeholder: two or more words, and two or more whole numbers."""
 Prompts = dict[str, str]
 """Templates by language as ISO 639-1; languages without one use the English one."""
 _LINE = re.compile(r"\n---[ \t]*\n")
@@ -56,10 +56,10 @@ class Template:
         return _fill(self.ask, values)
 
     def begin(self, until: str = "", shots: str = "", /, **values: object) -> Prompt:
-        """Return the user's turn and the beginning of the model's, after its own shots and further ones.
+        """Return the user's turn and the beginning of the model's turn: its shots, further shots, and the case.
 
-        With `until`, the name of a placeholder of the case, it begins up to there, and its words are the choices.
-        Where it has none, the model writes text, and blanks before it are left to the model.
+        With `until`, the case ends before the placeholder of this name, and the words of the placeholder are the
+        choices. If it has no words, the model writes text, and also the blanks before the text.
         """
         prefix = _fill(self.shots, values) + shots + self.lead(until, **values)
         prompt = Prompt(messages=(Message("user", self.text(**values)),), prefix=prefix)
@@ -84,16 +84,16 @@ class Template:
         return _words(self.case, name)
 
     def head(self, place: int) -> str:
-        """Return what a line of the case begins with, up to its first placeholder; empty where there is none."""
+        """Return the beginning of a line of the case, up to its first placeholder; empty if there is no such line."""
         lines = self.case.splitlines()
         return _SLOT.split(lines[place], maxsplit=1)[0].strip() if -len(lines) <= place < len(lines) else ""
 
     def stops(self, *places: int) -> tuple[str, ...]:
-        """Return where a reply ends because it goes on with such lines of the next case."""
+        """Return stop strings: the beginnings of these lines, with which a reply would go on to the next case."""
         return tuple(f"\n{head}" for head in map(self.head, places) if head)
 
     def without(self, name: str) -> "Template":
-        """Return the template whose shots lack the line that the case has for a placeholder."""
+        """Return the template with shots that lack the line with a placeholder."""
         return _without(self, name)
 
 
@@ -116,7 +116,10 @@ def parse(text: str) -> Template:
 
 
 def write(ask: str, case: str, *shots: Sequence[str]) -> str:
-    """Return a template as text, from its parts; a shot has the values of the case in order, and perhaps an answer."""
+    """Return the text of a template from its parts.
+
+    A shot has the values of the case in order, and perhaps an answer.
+    """
     template, solved = Template(ask, "", case), []
     names = [slot[2] for slot in _SLOT.finditer(case)]
     for shot in shots:
@@ -140,26 +143,26 @@ def template_for(prompts: Mapping[str, str], language: str) -> Template:
 
 
 def system_turn(prompts: Mapping[str, str], key: str, **values: object) -> tuple[Message, ...]:
-    """Return a template as the system's turn; nothing where there is none, or an empty one."""
+    """Return a template as the system's turn; nothing if it is absent or empty."""
     text = prompts.get(key)
     return (Message("system", parse(text).text(**values)),) if text else ()
 
 
 def gap(lead: str) -> str:
-    """Return what is between a beginning and words that go on with it: nothing after a blank or a full-width colon."""
+    """Return the separator between a beginning and the words after it: nothing after a blank or a full-width colon."""
     return "" if lead[-1:] in ("：", " ", "\n") else " "
 
 
 def by_language(prompts: Mapping[Any, Any], by: str = "") -> Any:  # noqa: ANN401 - a field's default, as of `Field`
-    """Return the default of a setting that holds templates: these, or those that a setting before it names."""
+    """Return the default of a setting with templates: these, or those that the value of an earlier setting selects."""
     if not by:
         return Field(default_factory=lambda: dict(prompts))
-    first = next(iter(prompts))  # where the setting before it is wrong, which is an error already
+    first = next(iter(prompts))  # if the earlier setting is wrong, that is already an error
     return Field(default_factory=lambda data: dict(prompts[data.get(by, first)]))
 
 
 def slots(*must: str, may: tuple[str, ...] = (), partial: bool = False, **choices: int) -> AfterValidator:
-    """Return what checks the templates of a setting when it is read.
+    """Return the validator for the templates of a setting.
 
     Args:
         must: placeholders that each template has.

@@ -1,4 +1,4 @@
-"""Engines and actors: which backend the settings mean, an engine as an actor, and several such actors as one engine."""
+"""Engines and actors: the backend for some settings, an engine as an actor, and several such actors as one engine."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ __all__ = ["EngineActor", "LiveEngine", "OpenEngine", "RemoteEngine", "environme
 log = logging.getLogger(__name__)
 
 TRIES = 4
-"""Times that a request is asked when Ray ends its engine because memory is full; Ray starts an engine four times."""
+"""Most attempts at a request whose engine Ray ends because memory is full; Ray starts an engine four times."""
 RESTART_S = 2.0
 """Seconds until Ray knows that an actor is gone. Earlier calls fail at once; later calls wait for the next process."""
 
@@ -35,7 +35,10 @@ class LiveEngine(Protocol):
         ...
 
     def stats(self) -> Mapping[str, float]:
-        """Return `running`, `waiting`, `steps`, and token counters, which grow as tokens are made or as replies end."""
+        """Return `running`, `waiting`, `steps` and counters of tokens.
+
+        Tokens count as they are made, or when a reply ends.
+        """
         ...
 
 
@@ -87,7 +90,7 @@ class RemoteEngine:
         return facts[0]
 
     async def ask(self, request: Request) -> Reply:
-        """Return the reply to one request, repeated when its actor dies and starts again.
+        """Return the reply to one request; the request is repeated when its actor dies and starts again.
 
         Raises:
             RunError: when the actor is gone for good.
@@ -105,12 +108,12 @@ class RemoteEngine:
         return reply
 
     async def _asked(self, actor: Any, request: Request, tries: int = TRIES) -> Reply:  # noqa: ANN401 - Ray's handle
-        """Ask one actor. Ray repeats a call after most deaths, but raises an error for some of those by full memory."""
+        """Ask one actor. Ray repeats a call after most deaths, but raises an error after some deaths by full memory."""
         import ray
 
         try:
             reply: Reply = await actor.ask.remote(request)
-        except ray.exceptions.RayTaskError:  # of a living actor
+        except ray.exceptions.RayTaskError:  # raised by a living actor
             raise
         except deaths.deaths() as error:
             if tries == 1 or not deaths.out_of_memory(error):

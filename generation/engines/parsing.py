@@ -1,4 +1,4 @@
-"""What a model writes, taken apart: thoughts in tags, calls of tools, and calls that nothing has parsed."""
+"""Parsing of what a model writes: thoughts in tags, calls of tools, and calls that no parser has found."""
 
 import json
 import logging
@@ -28,16 +28,16 @@ TOOL_PARSERS = (
     ("<|tool_call_start|>", "lfm2"),
     ("<start_function_call>", "functiongemma"),
 )
-"""What a template writes around calls, and vLLM's parser of it; the first that the template has."""
+"""What templates write around calls, and vLLM's parser for it. The first one that the template has counts."""
 REASONING_PARSERS = (("<seed:think>", "seed_oss"), ("[THINK]", "mistral"), ("<|channel|>analysis", "openai_gptoss"))
-"""The same of thoughts, where they are not in `THINK`."""
+"""The same for thoughts, if they are not in the tags of `THINK`."""
 UNPARSED = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<function=", "<｜tool▁calls▁begin｜>", "<|tool_call")
-"""Signs of a call that stayed in the text."""
+"""Signs of a call that no parser has taken out of the text."""
 NOT_PARSED = "error: the reply has a call of a tool that nothing has parsed; set"
 
 
 class CallsError(Exception):
-    """Calls that no row can hold; the text says why."""
+    """Calls that a row cannot hold; the text says why."""
 
 
 def parser_for(template: str, table: Iterable[tuple[str, str]]) -> str:
@@ -46,7 +46,7 @@ def parser_for(template: str, table: Iterable[tuple[str, str]]) -> str:
 
 
 def split_thought(text: str, *, opened: bool = False) -> tuple[str, str]:
-    """Return (the text, the thought before it); `opened` says that the prompt ends within a thought."""
+    """Return (the text, the thought before it); with `opened`, the prompt ends within a thought."""
     thought, found, rest = text.partition(THINK[1])
     begun = thought.lstrip().startswith(THINK[0])
     if begun or (found and THINK[0] not in thought) or (opened and not found):  # a template may open it in the prompt
@@ -55,7 +55,7 @@ def split_thought(text: str, *, opened: bool = False) -> tuple[str, str]:
 
 
 def unparsed(text: str) -> bool:
-    """Return whether a call of a tool is still in a text."""
+    """Return whether a text still has a call of a tool."""
     return any(sign in text for sign in UNPARSED)
 
 
@@ -81,7 +81,7 @@ def _id(call: Mapping[str, Any]) -> str | None:
 
 
 def _arguments(name: str, value: object) -> str:
-    """Return the arguments of a call as JSON text, byte for byte where they came as text."""
+    """Return the arguments of a call as JSON text; arguments that came as text stay byte for byte."""
     if value is None or value == "":
         return "{}"
     if not isinstance(value, str):
@@ -106,14 +106,14 @@ class ReplyParser(Protocol):
 
 
 class ReplyReader:
-    """Takes the replies of one engine apart, by vLLM's parsers where there are some."""
+    """Takes the replies of one engine apart, with vLLM's parsers if there are any."""
 
     def __init__(self, parser: ReplyParser | None, kwargs: Mapping[str, Any], *, thoughts: bool) -> None:
         """Take the parser, the engine's arguments of the chat template, and whether the parser finds thoughts too."""
         self._parser, self._kwargs, self._thoughts = parser, kwargs, thoughts
 
     def chat(self, request: Write) -> dict[str, Any] | None:
-        """Return a request as the parsers need it; None where they are not asked.
+        """Return a request in the form that the parsers need; None if no parser is used for it.
 
         Raises:
             ValueError: when its tools are none of OpenAI's API.
@@ -137,7 +137,7 @@ class ReplyReader:
         *,
         opened: bool,
     ) -> Reply:
-        """Return a reply with its thought and its calls apart from its text; one that cannot be read is refused.
+        """Return a reply with its thought and its calls apart from its text; a reply that cannot be read is refused.
 
         Args:
             reply: the reply as the model wrote it.
@@ -172,9 +172,9 @@ def open_reader(
     tokenizer: Any,  # noqa: ANN401 - of transformers
     model_config: Any,  # noqa: ANN401 - vLLM's
 ) -> tuple[ReplyReader, dict[str, str]]:
-    """Return what takes the replies of an engine apart, and the names of its parsers.
+    """Return the reader of an engine's replies, and the names of its parsers.
 
-    They are those that are set, or those for what the template writes.
+    The parsers are those of the settings, else those that fit the template.
 
     Raises:
         ValueError: when a parser that is set does not exist, or does not fit the model.
@@ -196,7 +196,7 @@ def open_reader(
 
 
 def _refused(reply: Reply, finish: str) -> Reply:
-    """Return a reply without its text; one that was cut off stays one."""
+    """Return a reply without its text; a reply that was cut off keeps its finish."""
     return replace(reply, text="", reasoning="", finish=reply.finish if reply.finish == "length" else finish)
 
 

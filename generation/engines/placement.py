@@ -14,7 +14,7 @@ from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.vllm_internals import bundled_libraries
 
 WAIT_S = 120.0
-"""Seconds to wait for a cluster that is large enough to have the resources free."""
+"""Seconds to wait for resources that the cluster has and that are not free."""
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
@@ -22,7 +22,10 @@ class Placement:
     """Resources for each engine actor, reserved together before any of them starts."""
 
     def __init__(self, engines: Mapping[str, Engine]) -> None:
-        """Take the engines by name. One at an endpoint needs resources only as the generating one, for its worker."""
+        """Take the engines by name.
+
+        An engine at an endpoint needs resources only if it is the generating one, for its worker.
+        """
         self._engines = {name: engine for name, engine in engines.items() if name == MAIN or not engine.endpoint}
         self._groups: dict[str, list[Any]] = {}
         self._each: dict[str, Need] = {}
@@ -57,7 +60,7 @@ class Placement:
             )
 
     def need(self, name: str, place: int) -> Need:
-        """Return what one engine actor needs, in its place."""
+        """Return the needs of one engine actor, with its reserved place."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         return replace(self._each[name], strategy=PlacementGroupSchedulingStrategy(self._groups[name][place]))
@@ -73,7 +76,7 @@ class Placement:
 
 
 def host(kind: type, engine: Engine, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - a handle of Ray's
-    """Start an actor whose process has this engine in it, and return its handle at once; `args` are the class's."""
+    """Start an actor with this engine in its process, and return its handle at once; `args` are those of the class."""
     env = {"env_vars": environment(engine, need.cpus, need.gpus)}
     return spawn(kind, need, *args, max_concurrency=1000, runtime_env=env, **options)
 
@@ -85,7 +88,7 @@ def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
         return values
     cores = max(1, int(cpus))
     values |= {"VLLM_CPU_KVCACHE_SPACE": str(engine.kv_cache_gib), "OMP_NUM_THREADS": str(cores)}
-    values["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # nobody says which cores are free, and other work moves too
+    values["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # which cores are free is unknown, and other work moves
     preload = [*_preloads(), *filter(None, [os.environ.get("LD_PRELOAD")])]
     if preload:
         values["LD_PRELOAD"] = ":".join(dict.fromkeys(preload))
@@ -93,7 +96,7 @@ def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
 
 
 def _preloads() -> list[str]:
-    """Return the allocator and OpenMP that make vLLM about 10 % faster on CPUs, as far as they are installed."""
+    """Return the installed ones of the allocator and the OpenMP library that make vLLM about 10 % faster on CPUs."""
     places = {
         "libtcmalloc_minimal.so*": [*bundled_libraries(), *LIBRARY_FOLDERS],
         "libiomp5.so": [f"{sys.prefix}/lib", *LIBRARY_FOLDERS],

@@ -31,7 +31,7 @@ class Node:
 
 
 class Renderer:
-    """A tokenizer with its chat template and further arguments of that, and the longest prompt."""
+    """A tokenizer with its chat template, further arguments of the template, and the limit on a prompt."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Renderer:
         return found
 
     def _own(self, request: Conversation) -> dict[str, Any]:
-        """Return the arguments of the template that a request has of its own."""
+        """Return the request's own arguments of the template."""
         own: dict[str, Any] = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
         try:
             self._require_read(own)
@@ -108,7 +108,9 @@ class Renderer:
 
     def _template(self, messages: Sequence[Message], **how: Any) -> str:  # noqa: ANN401 - of the template
         if any(message.reasoning for message in messages) and not self._chat.thinks:
-            messages = [message._replace(reasoning=None) for message in messages]  # as it does with earlier thoughts
+            messages = [
+                message._replace(reasoning=None) for message in messages
+            ]  # as the template does with earlier thoughts
         try:
             text: str = self._chat.render(messages, tokenize=False, **{**self._kwargs, **how})
         except UnrenderableError as error:
@@ -117,7 +119,7 @@ class Renderer:
 
     @cached_property
     def _header(self) -> str:
-        """What comes before the assistant's words when nobody has spoken."""
+        """The header of the assistant's turn without any turn before it."""
         return self._template([_ASKED], add_generation_prompt=True).removeprefix(self._template([_ASKED]))
 
     @cached_property
@@ -149,7 +151,7 @@ class Renderer:
         return head, self._tree([], {choice: list(path) for choice, path in paths.items()})
 
     def _tree(self, ids: list[int], paths: dict[str, list[int]]) -> Node | str:
-        """Return the tree of the paths that continue after `ids`; steps that all paths share are merged."""
+        """Return the tree of the paths after `ids`; steps that all paths have in common are merged."""
         if len(paths) == 1:
             return next(iter(paths))
         groups: dict[int, dict[str, list[int]]] = {}

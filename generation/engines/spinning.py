@@ -2,8 +2,8 @@
 
 A product on several cores ends when its last thread ends, and threads that spin until then begin the next product at
 once. On a quiet machine the engine reaches 0.82 of its token rate without any spinning, and 0.95 with 200 us of it
-instead of the library's 200 ms. Where other processes want the cores, a spinning thread uses up the time in which the
-thread that it waits for could run. See `benchmarks/busy.py`.
+instead of the library's 200 ms. Where other processes need the cores, a spinning thread takes time from the very thread
+that it waits for. See `benchmarks/busy.py`.
 """
 
 import ctypes
@@ -16,12 +16,12 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SCHEDSTAT = Path("/proc/thread-self/schedstat")
-"""Of a thread: nanoseconds on a core, nanoseconds ready without a core, number of time slices."""
+"""Times of a thread: nanoseconds on a core, nanoseconds ready without a core, number of time slices."""
 LOOK_S = 0.2
 """Seconds between two measurements."""
 BUSY = 0.1
-"""Share of the time ready without a core from which the machine counts as busy. Measured: 0.01 on a quiet machine, with
-and without spinning; on two cores 0.33 with one other busy process and 0.38 with two."""
+"""The machine counts as busy from this share of the time on that a thread is ready without a core. Measured: 0.01 on a
+quiet machine, with and without spinning; on two cores 0.33 with one other busy process and 0.38 with two."""
 
 
 class Spinning:

@@ -1,8 +1,8 @@
 """vLLM as the engine that writes: in this very process, stepped by a thread, with futures for asyncio callers.
 
-`LLMEngine` with its own add/step loop gives the continuous batching of `AsyncLLM` without its child process: on two
-cores the engine starts in 6 s instead of 46 s and makes 5 % more tokens a second. Rendering and tokenising happen
-ahead, in a thread of their own, and the engine gets token ids and hands out finished requests only.
+`LLMEngine` with our own add/step loop has the continuous batching of `AsyncLLM` without its child process. So on two
+cores the engine starts in 6 s instead of 46 s and makes 5 % more tokens a second. A thread of its own renders and
+tokenises ahead. The engine gets token ids and returns only finished requests.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 BATCHED_TOKENS_CPU = 4096
 BATCHED_TOKENS_GPU = 16384
-"""Most tokens of one step; without chunked prefill a whole prompt must fit."""
+"""Most tokens of one step. Without chunked prefill a whole prompt must fit into a step."""
 BLOCK_SIZE_CPU = 32
 """Tokens of a cache block. The default there, 128, rounds a few-shot prefix of 345 tokens down to 72 % hits; 32 gives
 99 % and 939 instead of 458 greedy tokens/s."""
@@ -49,14 +49,14 @@ def engine_args(engine: Engine, *, gpu: bool) -> dict[str, Any]:
         "max_num_batched_tokens": max(engine.max_model_len, BATCHED_TOKENS_GPU if gpu else BATCHED_TOKENS_CPU),
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
-        "generation_config": "vllm",  # a model's own sampling defaults would override the recipe's without a word
+        "generation_config": "vllm",  # else a model's own sampling defaults would silently override the recipe's
         "disable_log_stats": True,
         "seed": 0,
     }
     if engine.args.get("tensor_parallel_size", 1) == engine.args.get("pipeline_parallel_size", 1) == 1:
         ours["distributed_executor_backend"] = "uni"
     if not gpu:
-        # a request's own seed together with chunked prefill kills the engine: "CPU Generator does not use offset"
+        # a request's own seed with chunked prefill kills the engine: "CPU Generator does not use offset"
         ours |= {"enable_chunked_prefill": False, "enforce_eager": True, "block_size": BLOCK_SIZE_CPU}
     if engine.adapter:
         ours |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(engine.adapter)}
@@ -85,9 +85,9 @@ class _Submission:
     params: Any
     future: "Future[Any]"
     priority: int
-    """Submissions with a lower number go first; equal ones in the order of their arrival."""
+    """Submissions with a lower number go first; those with the same number go in the order of arrival."""
     chat: "dict[str, Any] | None" = None
-    """The request as parsers need it, where they read the reply."""
+    """The request in the form that the parsers need; None if no parser reads the reply."""
     opened: bool = False
     """Whether the prompt ends within a thought."""
 
@@ -99,7 +99,7 @@ class VllmEngine:
     """
 
     def __init__(self, engine: Engine) -> None:
-        """Begin to start the engine; await `ready` for the end of the start."""
+        """Begin to start the engine; `ready` waits until it has started."""
         self._settings = engine
         self._inbox: queue.SimpleQueue[_Submission | None] = queue.SimpleQueue()
         self._calls: dict[str, _Submission] = {}
@@ -155,7 +155,7 @@ class VllmEngine:
 
         `reply_tokens` counts tokens as they are made, the other counts grow when a request ends. None ever falls.
         """
-        totals = dict(self._totals)  # first: a request that ends meanwhile is missed once, and never counted twice
+        totals = dict(self._totals)  # first, so that a request that ends meanwhile is never counted twice
         running, waiting = internals.request_counts(self._engine) if self._engine is not None else (0, 0)
         under_way = internals.tokens_under_way(self._engine) if self._engine is not None else 0
         totals["reply_tokens"] = self._tokens_seen = max(self._tokens_seen, totals["reply_tokens"] + under_way)
@@ -194,7 +194,7 @@ class VllmEngine:
 
     def _rendered_score(self, request: Score) -> tuple[_Submission, int]:
         """Return the submission of a text to score, and how many tokens at its end are that text."""
-        if self._lora is not None:  # it would kill the engine (vLLM 0.32, on a CPU)
+        if self._lora is not None:  # scoring with an adapter kills the engine (vLLM 0.32, on a CPU)
             raise RefusedError("texts cannot be scored with an adapter, merge it or score with another engine")
         ids, scored = self._renderer.ids(self._renderer.text(request)), self._renderer.ids(request.text)
         if len(ids) + len(scored) >= self._settings.max_model_len:
@@ -297,7 +297,7 @@ class VllmEngine:
         prompt = TokensPrompt(prompt_token_ids=call.token_ids)
         try:
             self._engine.add_request(name, prompt, call.params, lora_request=self._lora, priority=call.priority)
-        except (VLLMError, ValueError) as error:  # refused this request; the others go on
+        except (VLLMError, ValueError) as error:  # only this request is refused
             call.future.set_exception(RefusedError(str(error)))
             return
         self._calls[name] = call
@@ -326,7 +326,7 @@ def _params(request: Write, room: int, stop_ids: list[int], stops: list[str], *,
         stop=[*request.stop, *stops],
         stop_token_ids=stop_ids,
         skip_special_tokens=skips_special,
-        logprob_token_ids=[0] if request.logprobs else None,  # that of the token which was sampled comes with it
+        logprob_token_ids=[0] if request.logprobs else None,  # vLLM then also returns that of the sampled token
         structured_outputs=constraint,
         repetition_detection=RepetitionDetectionParams(**LOOP) if request.stop_loops else None,
         seed=request.seed,
@@ -335,7 +335,7 @@ def _params(request: Write, room: int, stop_ids: list[int], stops: list[str], *,
 
 
 def _parts(tokens: list[int]) -> list[list[int]]:
-    """Cut a list of tokens into parts of the size for which vLLM gives log-probabilities at once."""
+    """Cut a list of tokens into parts for which vLLM returns log-probabilities in one call."""
     from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as MOST
 
     return [tokens[start : start + MOST] for start in range(0, len(tokens), MOST)]

@@ -1,4 +1,4 @@
-"""Every reach into what vLLM does not offer as its interface, and what is lost without it.
+"""Every use of vLLM's internals, and what is lost without each.
 
 `tests/generation/engines/test_vllm_internals.py` holds names and signatures to the version that `pyproject.toml` pins.
 All else that `engines/vllm.py` and `cluster/models/encoder_vllm.py` import is documented by vLLM.
@@ -11,10 +11,10 @@ from typing import Any
 
 
 def skip_ranks() -> None:
-    """Overwrite, for this whole process, how vLLM ranks the token that it took: nobody reads the rank.
+    """Replace, in this process, the function by which vLLM ranks the sampled token; no code reads the rank.
 
-    vLLM compiles that count in the first step that returns log-probabilities. Without this reach, the first grade of
-    each engine takes 3 to 4 s longer; log-probabilities and texts are the same.
+    vLLM compiles that function in the first step that returns log-probabilities. Without this, the first grade of each
+    engine takes 3 to 4 s longer. Log-probabilities and texts are the same.
     """
     from vllm.v1.sample import sampler
 
@@ -31,8 +31,8 @@ def _no_ranks(_: Any, sampled: Any) -> Any:  # noqa: ANN401 - tensors, [requests
 def request_counts(engine: Any) -> tuple[int, int]:  # noqa: ANN401 - vLLM's LLMEngine
     """Return the requests that the scheduler has (running, waiting).
 
-    An engine core in another process does not tell them apart, and all count as running. Without this reach that would
-    be so everywhere: metrics would show no queue, and the estimate of the time left would divide by too many rows.
+    With an engine core in another process all requests count as running. Without this, that would always be so: metrics
+    would show no queue, and the estimate of the time left would divide by too many rows.
     """
     from vllm.v1.engine.core_client import InprocClient
 
@@ -45,25 +45,27 @@ def request_counts(engine: Any) -> tuple[int, int]:  # noqa: ANN401 - vLLM's LLM
 def tokens_under_way(engine: Any) -> int:  # noqa: ANN401 - vLLM's LLMEngine
     """Return the reply tokens of the requests in flight; the engine's thread adds and removes some meanwhile.
 
-    Without this reach tokens would count when a reply ends: the rates on the screen and in metrics would come in
+    Without this, tokens would count only when a reply ends: the rates on the screen and in metrics would come in
     bursts, and stay 0 during the first replies.
     """
-    states = engine.output_processor.request_states.copy()  # in one step, while a loop over it could fail
+    states = (
+        engine.output_processor.request_states.copy()
+    )  # copied in one step, because a loop over the live dictionary could fail
     return sum(state.detokenizer.num_output_tokens() for state in states.values() if state.detokenizer)
 
 
 class ReplyParser:
     """vLLM's parsers of tool calls and of thoughts, as its server uses them on a whole reply.
 
-    vLLM documents the names of the parsers and how to add some, not this way to them. Without this reach calls of tools
-    would stay in the text, and thoughts in other tags than `<think>` too.
+    vLLM documents the names of the parsers and how to add one, but not how to call them. Without this, calls of tools
+    would stay in the text, and so would thoughts in other tags than `<think>`.
     """
 
     def __init__(self, tools: str, reasoning: str, tokenizer: Any, model_config: Any) -> None:  # noqa: ANN401 - vLLM's
         """Find the parsers by their names; an empty name is none.
 
         Raises:
-            ValueError: when there is none of that name, or it does not fit the tokenizer.
+            ValueError: when no parser has that name, or it does not fit the tokenizer.
         """
         from vllm.parser import ParserManager
         from vllm.reasoning import ReasoningParserManager
@@ -113,9 +115,9 @@ class ReplyParser:
 
 
 def bundled_libraries() -> list[str]:
-    """Return the folder of vLLM's wheel for CPUs with the allocator that it is fastest with, without importing vLLM.
+    """Return the folder, in vLLM's wheel for CPUs, of the allocator with which vLLM is fastest; does not import vLLM.
 
-    Without this reach the allocator is loaded only where the machine has it installed.
+    Without this, the allocator is loaded only if the machine has it installed.
     """
     vllm = find_spec("vllm")
     return [str(Path(vllm.origin).parent / "libs")] if vllm and vllm.origin else []

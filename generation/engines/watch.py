@@ -13,11 +13,11 @@ from gristmill.cluster.runtime.log import tail
 log = logging.getLogger(__name__)
 
 MOVES = ("steps", "requests", "reply_tokens", "rows", "clock_s")
-"""Counters of which at least one grows while an engine works. An endpoint has a clock: it gives up calls by itself, so
-its worker hangs only when it says nothing at all."""
+"""Counters of which at least one grows while an engine works. An endpoint's is a clock, because it gives up calls by
+itself: its worker hangs only if it does not report at all."""
 SILENCE_S = 300.0
-"""Seconds in which the worker of an endpoint says nothing at all and is not ended, whatever `hang_s` is: that is for
-the server, and a worker is busy with steps of its own."""
+"""Least seconds without any report after which the worker of an endpoint is ended, even if `hang_s` is less. `hang_s`
+is for the server; a worker may be busy with its own steps."""
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Watch:
         self._watched: dict[Any, _Watched] = {}
         self.engine_start_s = 0.0
         self.facts: dict[str, Any] = {}
-        """What the first engine that started said of itself."""
+        """Facts from the first engine that has started."""
 
     def begin(self, key: object, actor: Any, name: str, hang_s: float, *, restarts: bool = False) -> None:  # noqa: ANN401
-        """Watch an actor that starts, in place of an earlier one with this key; `restarts`: Ray restarts it."""
+        """Watch an actor that starts, instead of an earlier one with this key; with `restarts`, Ray restarts it."""
         self._watched[key] = _Watched(actor, name, actor.ready.remote(), restarts, hang_s)
 
     def look(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Watch:
             self._heard(watched)
             if time.monotonic() - watched.moved > watched.hang_s:
                 self._end(key, watched)
-            elif isinstance(key, int):  # a worker; the other engines work for the workers, whose figures hold theirs
+            elif isinstance(key, int):  # only workers count: other engines work for them, and are part of their figures
                 for name, value in watched.stats.items():
                     total[name] = total.get(name, 0.0) + value
         return total
@@ -76,12 +76,12 @@ class Watch:
         try:
             facts = ray.get(watched.ready)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, JobError):  # such as an endpoint that knows neither key nor model
+            if isinstance(error.cause, JobError):  # for example, an endpoint knows neither the key nor the model
                 raise error.cause from error
             cause = error.cause if isinstance(error.cause, GristmillError) else error
             last = tail(self._logs, watched.name, 1)
             raise RunError(f"generate: {cause}; see {watched.name}.log in {self._logs} ({last})") from error
-        except deaths():  # while it started: the pool starts another
+        except deaths():  # it died while it started: the pool starts another
             facts = {}
         watched.ready, watched.moved = None, time.monotonic()
         self.facts = self.facts or dict(facts)
@@ -93,7 +93,7 @@ class Watch:
         if watched.asked is not None and ray.wait([watched.asked], timeout=0)[0]:
             try:
                 stats = ray.get(watched.asked)
-            except deaths():  # the pool hears of it with the shard
+            except deaths():  # the pool gets the error with the shard
                 stats = {}
             self._say_restart(watched, stats)
             moved = any(stats.get(name, 0) != watched.stats.get(name, 0) for name in MOVES)
@@ -104,12 +104,12 @@ class Watch:
             watched.asked = watched.actor.stats.remote()
 
     def _say_restart(self, watched: _Watched, stats: Mapping[str, float]) -> None:
-        """Say that Ray has restarted an engine. Ray repeats its calls, so no caller learns why it died."""
+        """Print that Ray has restarted an engine. Ray repeats its calls, so no caller sees an error."""
         if stats.get("pid", 0.0) and stats["pid"] != watched.stats.get("pid", stats["pid"]):
             self._say(f"generate: {watched.name} died, of full memory or by itself; Ray has started it again")
 
     def _end(self, key: object, watched: _Watched) -> None:
-        """End an actor that hangs; its work returns to the pool, as after any death."""
+        """End an actor that hangs; its work goes back to the pool, as after any death."""
         import ray
 
         log.warning("%s has not moved for %.0f s with requests waiting, ending it", watched.name, watched.hang_s)

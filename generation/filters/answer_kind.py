@@ -16,7 +16,7 @@ ASKED = {
     r"|多少(?!人[^?？]*意义)|有几[个人次只条本种]",
     "person": rf"{_START}(?:who|whose|by whom)\b|(?:^|[，,是被由为])谁|谁[的是]",
 }
-"""What asks for each kind, in the last sentence of the request."""
+"""Expressions for questions of each kind, in the last sentence of the request."""
 _WORDS = (
     r"zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|hundreds?|thousands?|"
     r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|"
@@ -36,7 +36,7 @@ _NOT_COUNTED = re.compile(
     r"\bthe most\b|\bno(?=,)",
     re.IGNORECASE,
 )
-"""Words with a number in them that count nothing, such as `一样` and `one of`."""
+"""Words that contain a number but are no number, such as `一样` and `one of`."""
 NUMBER = (
     rf"\d|[%½¼¾]|\b(?:{_WORDS})\b|[零〇一二两三四五六七八九十百千万亿半几双]|无数|数[十百千万个]|没有|许多|很多|好多|不少|"
     r"大多|多数|少数|不多|很少|全部|所有|全都|都是|每[个人天年]|若干|一些"
@@ -61,7 +61,7 @@ _NO_NAME = re.compile(
     r"based|through|due)",
     re.IGNORECASE,
 )
-"""Words that an answer begins with and that are no name."""
+"""Words at the beginning of an answer that are no names."""
 _NO_PERSON = re.compile(r"^(?:因为|由于|为了|是的|不是|在|通过|\d+年?)")
 _SURNAMES = (
     "王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许韩冯邓曹彭曾肖田董潘袁蔡蒋余于杜叶程魏苏吕丁任卢姚沈钟姜崔谭陆范汪廖石金韦贾夏付方邹熊白孟秦"
@@ -71,9 +71,9 @@ PERSON_ZH = re.compile(
     r"[人者师员家们他她我你您民兵匠]|先生|女士|小姐|太太|父|母|爸|妈|爷|奶|哥|姐|弟|妹|儿子|女儿|孩|朋友|王|皇|帝|后羿|神|团队|"
     rf"公司|政府|军队|警察|学生|老板|总统|主席|经理|组织|大家|自己|·|(?:^|[是由被叫为，。、“《和与])[{_SURNAMES}][{HAN}]"
 )
-"""People and what acts as one, names by their first character."""
+"""Words for people and for groups that act, and names by their first character."""
 SHORT_NAME = 8
-"""Characters up to which any Chinese answer may be a name."""
+"""A Chinese answer up to this many characters may be a name."""
 _HAN = re.compile(rf"[{HAN}]")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 
@@ -81,7 +81,7 @@ _SENTENCES = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 class AnswerKind(Filter):
     """Drop an answer without a duration to `how long`, a number to `how many`, or a person to `who`.
 
-    The last sentence of the request is read, where it is a question; an answer passes with any word of the kind, such
+    Only the last sentence of the request is read, if it is a question. An answer passes with any word of the kind, such
     as `overnight`, `several` or `the miller`.
 
     Source: rules of our own, after the answer types of Li and Roth 2002, Learning question classifiers, section 3.

@@ -16,11 +16,11 @@ from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 
 class Blocklist(Filter):
-    """Drop a sample that has a word of the list, whole and in any case, or that a pattern matches.
+    """Drop a sample that has a whole word of the list, in upper or lower case, or that a pattern matches.
 
-    A word of a spaced script is between spaces or signs, so that `ass` is not found in `class`. A Chinese word must
-    begin and end where jieba cuts the text, so that `日本人` is not found in `今日本人很忙`; words that jieba does not
-    know are cut into single characters and are therefore found anywhere.
+    In a script with spaces, a word must be between spaces or signs, so `ass` is not found in `class`. A Chinese word
+    must begin and end where jieba cuts the text, so that `日本人` is not found in `今日本人很忙`; words that jieba does
+    not know are cut into single characters and are therefore found anywhere.
 
     Source: the word lists of C4 (Raffel et al. 2019, arXiv:1910.10683, section 2.2: a page with any word of the list
     goes). Departures: no list of our own, because what is unwanted depends on the use; Chinese words at word edges.
@@ -83,7 +83,9 @@ def _compiled(words: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[Any, A
     unspaced = [word for word in plain if re.search(f"[{UNSPACED}]", word)]
     spaced = [whole(word, r"\s+".join(map(re.escape, word.split()))) for word in plain if word not in unspaced]
     one = re.compile("|".join((*spaced, *(f"(?:{p})" for p in patterns))), re.IGNORECASE)
-    other = re.compile(f"(?=({'|'.join(map(re.escape, unspaced))}))")  # ahead, so that overlapping ones are all seen
+    other = re.compile(
+        f"(?=({'|'.join(map(re.escape, unspaced))}))"
+    )  # a lookahead, so that overlapping matches are found
     return (one if spaced or patterns else None, other if unspaced else None)
 
 

@@ -118,11 +118,11 @@ _NAME = re.compile(r"\d+|(?<=[^\s.!?:\"“(]\s)[A-Z][^\W\d_]+")
 class Faithfulness(ModelFilter):
     """Drop an answer whose words are not in the sample's passages, or that the model judges to be unsupported by them.
 
-    Passages are the parents without an answer, but for the question itself: the chunks of a document, retrieved texts.
-    A sample without any passes. The score `extractive` is the share of the answer's words (characters in Chinese) that
-    are in the passages or the question; it costs no call, and what falls there is not asked about. The score
-    `faithfulness` is the model's probability of YES against NO; `relevance`, when asked for, that of the passages
-    answering the question at all.
+    Passages are the parents without an answer, except the question itself: chunks of a document, retrieved texts. A
+    sample without passages passes. The score `extractive` is the share of the answer's words (characters in Chinese)
+    that are in the passages or the question; it costs no call, and the model is not asked about samples that it drops.
+    The score `faithfulness` is the model's probability of YES against NO; `relevance`, when asked for, that of the
+    passages answering the question at all.
 
     On 14 true and 14 false answers to questions on the documents of `examples/`, the share tells them apart with an AUC
     of 0.93 (0.8 drops 11 false and 1 true), the 135M default model with 0.59, and with 0.71 after it was asked for the
@@ -140,16 +140,17 @@ class Faithfulness(ModelFilter):
     min_extractive: float = Field(default=0.5, ge=0, le=1)
     """Least share of the answer's words that must be in the passages or the question; 0 turns the rule off."""
     exact_names: bool = False
-    """Whether each number of the answer, and each capitalised word that does not begin a sentence, must be there too.
-    Questions that ask for a calculation are exempt."""
+    """Whether each number of the answer, and each capitalised word within a sentence, must also be in the passages or
+    the question. Questions that ask for a calculation are exempt."""
     relevance: bool = False
-    """Whether one more call asks first if the passages answer the question."""
+    """Whether a call before this one asks if the passages answer the question."""
     min_relevance: float = Field(default=0.5, ge=0, le=1)
     """Samples are dropped when the probability that the passages answer the question is smaller than this."""
     prompts: Annotated[Prompts, slots("passage", "question", "answer", may=("answerable",), supported=2)] = by_language(
         PROMPTS
     )
-    """Templates by language. The line of `{answerable: YES| NO}` is for `relevance` alone; yes is the first word."""
+    """Templates by language. The line with `{answerable: YES| NO}` is used only with `relevance`. The first word means
+    yes."""
 
     @model_validator(mode="after")
     def _asks_for_relevance(self) -> Self:
@@ -204,6 +205,6 @@ def extractive(answer: str, passage: str) -> float:
 
 
 def names(text: str) -> set[str]:
-    """Return the numbers of a text and its capitalised words but for those that begin a sentence, in lower case."""
+    """Return, in lower case, the numbers of a text and its capitalised words within sentences."""
     found = _NAME.findall(text)
     return {token for word in found for token in tokens(word)}

@@ -20,12 +20,12 @@ FENCE = re.compile(r"^[ ]{0,3}(?:`{3,}|~{3,})", re.MULTILINE)
 INLINE = re.compile(r"`[^`\n]*`")
 NO_BRACKET = re.compile(
     r"[\[(]\s*[^\[\]()\s][^\[\]()]{0,30},[^\[\]()]{1,30}[\])]"  # half-open intervals: [0, 1)
-    r"|[:;=][-'^o]?[(\[{]+"  # sad smileys; a closing bracket needs no care
-    r"|\\[()\[\]{}|]|\\(?:left|right|big|Big)[lr]?\s*[.()\[\]|]"  # escaped, and LaTeX's
+    r"|[:;=][-'^o]?[(\[{]+"  # sad smileys; closing brackets are never a fault
+    r"|\\[()\[\]{}|]|\\(?:left|right|big|Big)[lr]?\s*[.()\[\]|]"  # escaped ones, and LaTeX's
 )
 PAIRS = {"(": ")", "[": "]", "{": "}", "（": "）", "【": "】", "《": "》", "「": "」", "『": "』", "〔": "〕"}
 MIXED = {"(": "（", ")": "）"}
-"""Typed for each other in Chinese text; they count as the same."""
+"""Half-width and full-width brackets that are mixed in Chinese text; they count as the same."""
 CODE_SIGN = re.compile(r"^\s*(?:>>>|\.\.\.)(?: |$)|^\s*[%!]\w+", re.MULTILINE)
 Code = Literal["python", "json", "toml"]
 ALIASES: Mapping[str, Code] = {"python": "python", "py": "python", "python3": "python", "json": "json", "toml": "toml"}
@@ -35,8 +35,8 @@ class Format(Filter):
     """Drop a sample whose answer does not have the form that it claims or that the recipe requires.
 
     With `answer = "json"` the whole answer must be JSON, a fence around it allowed, and valid under `json_schema`. In
-    any answer, fenced blocks of a known language must parse, the last fence must be closed, and in the prose outside of
-    code no bracket may stay open, which is how a cut-off answer ends. A closing bracket without an opening one is no
+    any answer, fenced blocks of a known language must parse, the last fence must be closed, and no bracket outside of
+    code may stay open. An open bracket is a sign of a cut-off answer. A closing bracket without an opening one is no
     fault: `a)` begins an entry of a list.
 
     Source: the syntax checks of code data, as in OSS-Instruct (Wei et al. 2023, Magicoder, arXiv:2312.02120) and Code

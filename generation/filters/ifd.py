@@ -19,8 +19,8 @@ class Ifd(ModelFilter):
 
     The score `ifd` is loss(answer | instruction) / loss(answer), the mean over the answer's tokens, or the same ratio
     of perplexities. Near 0 the instruction gives the answer away; near 1 it hardly helps, and the sample has the most
-    to teach; above 1 instruction and answer do not belong together. Two scorings a sample and no generated token. With
-    the 135M default model, 3 % of 60 English tasks lie above 1, and 92 % of the same tasks with the next one's answer.
+    to teach; above 1 instruction and answer do not belong together. It costs two scorings a sample and no generated
+    token. With the 135M default model, 3 % of 60 English tasks are above 1; with the answer of the next task, 92 % are.
 
     Source: Li et al. 2023, From Quantity to Quality, arXiv:2308.12032, section 2.2 (loss, dropped above 1, the highest
     5 to 10 % are trained on); Li et al. 2024, Superfiltering, arXiv:2402.00530, section 2 (perplexity, from a small
@@ -37,7 +37,7 @@ class Ifd(ModelFilter):
     """Samples with a higher score are dropped as mismatched."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Score the last answer with what comes before it, and alone."""
+        """Score the last answer after the turns before it, and alone."""
         if not sample.messages or sample.messages[-1].role != "assistant":
             return Verdict(dropped=f"{self.kind}: no answer")
         answer = sample.messages[-1].text
@@ -59,7 +59,7 @@ class Ifd(ModelFilter):
 
 
 def loss(reply: Reply) -> float | None:
-    """Return the mean negative log-probability of the scored tokens in nats, or None where there is none."""
+    """Return the mean negative log-probability of the scored tokens in nats, or None without a score."""
     if reply.logprob is None or reply.reply_tokens < 1 or not math.isfinite(reply.logprob):
         return None
     return -reply.logprob / reply.reply_tokens

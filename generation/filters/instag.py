@@ -79,9 +79,9 @@ class Instag(ModelFilter):
 
     The tag `intents` is a JSON list of lower-case strings, such as `["translation", "french", "formal tone"]`, in the
     language of the instruction; the score `num_intents` is their number, which the paper takes for the instruction's
-    complexity. All turns of the user are read, the answers are not. Where the model's reply is no such list, as one
-    that was cut off, the sample goes on without them. It wants a model that can name things: the 135M default model
-    gives intents to 71 of the 72 seeds of `examples/`, of which many are loose, and the Chinese ones of no use.
+    complexity. All turns of the user are read, but not the answers. If the model's reply is no such list, because it
+    was cut off for example, the sample has no intents. The filter needs a model that can name things. The 135M default
+    model gives intents to 71 of the 72 seeds of `examples/`; many are vague, and the Chinese ones are useless.
 
     Source: Lu et al. 2023, #InsTag, arXiv:2308.07074, section 3 (open tags of intentions by a prompted model; tags in
     lower case, special characters as spaces; diversity is the share of all tags that a dataset covers, complexity the
@@ -117,18 +117,18 @@ class Instag(ModelFilter):
 
 
 def schema(most: int) -> str:
-    """Return the schema of a list of intents; an object, because some endpoints take no other root."""
+    """Return the schema of a list of intents. Its root is an object, because some endpoints accept no other root."""
     names = {"type": "array", "items": {"type": "string", "pattern": ENDS}, "minItems": 1, "maxItems": most}
     whole = {"type": "object", "properties": {"intents": names}, "required": ["intents"]}
     return json.dumps({**whole, "additionalProperties": False})
 
 
 def intents(text: str) -> list[str]:
-    """Return the intents of a reply in one form, each once, in their order; none where it is no list of them."""
+    """Return the intents of a reply, normalised, in order and without repetitions; none if the reply is no list."""
     try:
         names = json.loads(text)["intents"]
     except (ValueError, KeyError, TypeError):
         return []
     plain = (unicodedata.normalize("NFKC", str(name)).lower() for name in names) if isinstance(names, list) else ()
-    words = (" ".join(re.sub(r"[^\w+#]+|_", " ", name).split()) for name in plain)  # c++ and c# stay apart
+    words = (" ".join(re.sub(r"[^\w+#]+|_", " ", name).split()) for name in plain)  # c++ and c# stay different
     return list(dict.fromkeys(filter(None, words)))

@@ -31,17 +31,17 @@ NAMES = {
     "vi": r"\bvietnamese\b|越南[语文]|越语",
     "zh": r"\b(?:chinese|mandarin|cantonese)\b|中[文译]|[汉漢][语語字]|译中|文言文|白话文",
 }
-"""How an instruction names a language, in English and Chinese."""
+"""Names of languages in an instruction, in English and Chinese."""
 ANY = r"\b(?:translat|dialect|foreign language|pinyin|romani[sz])|翻译|翻譯|外语|方言|拼音|罗马字|译[成为]"
-"""Words of an instruction after which an answer may be in any language, where it names none."""
+"""Words of an instruction that allow an answer in any language, if the instruction names none."""
 
 
 class Language(Filter):
     """Drop a sample whose instruction or answer is in none of the languages.
 
-    Of an instruction, the paragraph that asks is judged, not what is pasted below it. An answer may also be in a
-    language that the instruction names, as `Translate into German` does, or in that of what is pasted. Code, formulas
-    and numbers are in no language and pass.
+    In an instruction, only the paragraph with the request is judged, not the text pasted below it. An answer may also
+    be in a language that the instruction names, as in `Translate into German`, or in the language of the pasted text.
+    Code, formulas and numbers are in no language and pass.
 
     Source: Joulin et al. 2016, fastText, arXiv:1607.01759 (the small lid.176 model of 176 languages, in the package).
     Departures: Chinese is told by its characters; texts under three words are not judged, because `Paris` is as good an
@@ -70,7 +70,7 @@ class Language(Filter):
         return Verdict()
 
     def _answers(self, sample: Sample, wanted: Iterable[str]) -> bool:
-        """Say whether the answer is in a language that is wanted, or that the instruction brings up."""
+        """Say whether the answer is in a wanted language, or in one that the instruction allows."""
         answer = prose(sample.answer)
         if self._is_in(wanted, answer):
             return True
@@ -85,7 +85,7 @@ class Language(Filter):
 
 
 def _pasted(instruction: str) -> Iterator[str]:
-    """Yield the likeliest language of what is pasted along with a request."""
+    """Yield the likeliest language of the text that is pasted below a request."""
     asked, whole = request(instruction), instruction.strip()
     found = probabilities(prose(whole.replace(asked, "", 1))) if len(asked) < len(whole) else {}
     if found:

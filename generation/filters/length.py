@@ -26,7 +26,7 @@ class Length(Filter):
     min_instruction_words: int = Field(default=3, ge=0)
     """Least words of the first user turn."""
     max_instruction_words: int = Field(default=150, gt=0)
-    """Most words of the paragraph of the first user turn that asks; what is pasted along with it does not count."""
+    """Most words of the paragraph with the request in the first user turn; pasted text does not count."""
     max_pasted_words: int = Field(default=1000, gt=0)
     """Most words of the rest of the first user turn: the document, table or code that the instruction is about."""
     min_answer_words: int = Field(default=1, ge=0)

@@ -1,8 +1,8 @@
 """Novelty: an instruction must differ from the seeds and from everything accepted before it.
 
 All-pairs ROUGE-L is quadratic in the dataset. An index of each instruction's rarest words finds the few that can be
-near enough, and two upper bounds that need no table of subsequences, from the lengths and from the common words, leave
-few of them to compute. All three are exact: the decisions are those of all pairs.
+near enough. Two upper bounds, from the lengths and from the common words, leave few of these to compute. All three are
+exact: the decisions are the same as with all pairs.
 """
 
 from functools import cache
@@ -18,16 +18,16 @@ from gristmill.generation.contracts import History, HistoryFilter, Verdict
 
 Ids = npt.NDArray[np.int32]
 SLACK = 1e-9
-"""More than a bound can be off by rounding."""
+"""Margin that is larger than the rounding error of a bound."""
 
 
 class Novelty(HistoryFilter):
     """Drop an instruction whose ROUGE-L F with a seed or an accepted sample is above the threshold.
 
-    The score `novelty` is 1 minus the largest ROUGE-L F, as long as that is above `exact_from`; where nothing is so
-    near, it is 1 minus `exact_from`, which says "at least so novel". Decisions are exact in any case. Rows that have an
-    input's instruction, as those of `respond`, are not compared. Of rows of `targeted` the text is compared, without
-    the question and the labels around it: with those, five labels alone made 54 to 72 % of reviews by people too alike.
+    The score `novelty` is 1 minus the largest ROUGE-L F if that is above `exact_from`. If not, the score is 1 minus
+    `exact_from`, which means "at least this novel". Decisions are exact in any case. Rows that have an input's
+    instruction, as those of `respond`, are not compared. Of rows of `targeted` the text is compared, without the
+    question and the labels around it: with those, five labels alone made 54 to 72 % of reviews by people too alike.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, section 2.2 (0.7); Lin 2004, ROUGE (LCS F with beta 1);
     the search is a prefix filter with positions as in Xiao et al. 2008, PPJoin, section 3 (an overlap is needed before
@@ -42,7 +42,7 @@ class Novelty(HistoryFilter):
     """Similarities up to this are not distinguished; 0 finds the nearest of all, which is slow in a large dataset."""
 
     def memory(self) -> "Instructions":
-        """Return an empty memory."""
+        """Return an empty history."""
         return Instructions(min(self.exact_from, self.max_similarity))
 
     def compare(self, sample: Sample, memory: History, size: int) -> Verdict:
@@ -70,7 +70,7 @@ class Instructions:
         self._ids: list[str] = []
         self._words, self._bags = np.empty(1024, np.int32), np.empty(1024, np.int32)  # in order, and sorted
         self._ends = np.zeros(64, np.int64)
-        self._stamps = np.zeros(64, np.int32)  # by instruction: the last search that met it
+        self._stamps = np.zeros(64, np.int32)  # by instruction: the last search that has found it
         self._searches = 0
         self._pool = np.empty((1024, 2), np.int32)  # (instruction, place in its bag), the postings of a word in a row
         self._slots = np.zeros((64, 3), np.int64)  # by word: where its postings begin, how many, room for how many
@@ -111,7 +111,7 @@ class Instructions:
         return (float(best), self._ids[place]) if place >= 0 else (0.0, "")
 
     def _encode(self, text: str, *, grow: bool) -> list[int]:
-        """Number the words; those unknown to a vocabulary that must not grow get the numbers after it."""
+        """Return the numbers of the words. Words that a fixed vocabulary lacks get the numbers after its last."""
         found = tokens(text)
         if grow:
             return [self._numbers.setdefault(word, len(self._numbers)) for word in found]
@@ -124,7 +124,7 @@ class Instructions:
 
 
 def _room(values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Return the array, or one twice as long with the same beginning, so that index `size` exists."""
+    """Return the array, or a copy of twice the length, so that index `size` exists."""
     if size < len(values):
         return values
     more = np.zeros((max(size, len(values)) + 1, *values.shape[1:]), values.dtype)
@@ -139,7 +139,7 @@ def rouge_l(one: str, other: str) -> float:
 
 
 def common(a: Ids, b: Ids, needed: float = 0.0) -> int:
-    """Return the size of the intersection of two sorted bags, or less than `needed` as soon as it is out of reach."""
+    """Return the size of the intersection of two sorted bags, or a number below `needed` if it is below that."""
     i = j = total = 0
     while i < len(a) and j < len(b) and total + min(len(a) - i, len(b) - j) >= needed:
         if a[i] == b[j]:
@@ -166,7 +166,7 @@ def lcs(a: Ids, b: Ids) -> int:
 
 
 def reach(size: int, floor: float) -> int:
-    """Return how many of the rarest words of a bag one must look at to meet any other above the floor.
+    """Return how many of a bag's rarest words must be looked up to find every other bag above the floor.
 
     Above t, c > t (m + n) / 2 words are common, and c <= n, hence c > t m / (2 - t). The fewest such c is rounded down
     with a margin, so that rounding of floats never loses a pair.
@@ -176,13 +176,13 @@ def reach(size: int, floor: float) -> int:
 
 
 def f_measure(shared: int, m: int, n: int) -> float:
-    """Return 2 PR / (P + R) in the order of operations of `rouge_score`, so that what is 0.7 rounds as there."""
+    """Return 2 PR / (P + R) in the order of operations of `rouge_score`, so that 0.7 is rounded in the same way."""
     precision, recall = shared / m, shared / n
     return 2.0 * precision * recall / (precision + recall) if shared else 0.0
 
 
 def better(score: float, place: int, best: float, first: int) -> bool:
-    """Say whether a score is the largest so far, or equally large at an earlier place."""
+    """Say whether a score is the largest so far, or as large as that at an earlier place."""
     return score > best or (score == best and 0 <= place < first)
 
 
@@ -216,7 +216,7 @@ def search(words: Ids, bag: Ids, flat: Any, index: Any, floor: float) -> tuple[f
 
 
 def room(bag: Ids, slots: npt.NDArray[np.int64], floor: float) -> int:
-    """Return the room at the end of the pool that `insert` would take."""
+    """Return how much room at the end of the pool `insert` would take."""
     needed = 0
     for i in range(reach(len(bag), floor)):
         most = slots[-bag[i], 2]

@@ -39,16 +39,16 @@ PROMPTS = {
         ("写一句感谢老师的话。", "老师在学校工作。", "谢谢您的耐心和帮助。", "B"),
     ),
 }
-"""Which of two answers is better, by language; what stands for the first answer comes first."""
+"""Templates by language: which of two answers is better. The first word means the first answer."""
 
 
 class Pairwise(ModelFilter):
     """Compare the sample's answer with another one in both orders, and drop it when it loses both times.
 
-    The other answer is that of a parent to the same instruction, or a fresh one by the asked model. The score
+    The other answer is a parent's answer to the same instruction, or a fresh one by the asked model. The score
     `pairwise` is the probability that the sample's answer is the better one, the mean of both orders, so that a model
-    that always prefers the first gives 0.5. It takes a model that can compare: the 135M default model prefers the right
-    one of two answers in 50 % of 60 pairs, which is chance.
+    that always prefers the first gives 0.5. The filter needs a model that can compare: the 135M default model prefers
+    the right answer in 50 % of 60 pairs, which is chance.
 
     Source: Zheng et al. 2023, Judging LLM-as-a-Judge, arXiv:2306.05685, section 3.4 (positions swapped; a win counts
     only in both orders); Wang et al. 2023, Large Language Models are not Fair Evaluators, arXiv:2305.17926, section 3.2

@@ -19,7 +19,8 @@ from gristmill.generation.prompting.masking import MaskSpan, masking, without_ov
 
 What = Literal["email", "id_card", "card", "iban", "ip", "phone"]
 EVERY: tuple[What, ...] = ("email", "id_card", "card", "iban", "ip", "phone")
-"""Kinds in the order in which they claim a piece of text: an ID card number also looks like a card number."""
+"""Kinds in the order in which they are looked for; the order matters because an ID card number also looks like a card
+number."""
 
 FREE = r"(?<!\d)(?<!\d[.,])"
 """Not after a digit or a decimal point; `\\b` would see no edge between a Chinese character and a digit."""
@@ -29,7 +30,7 @@ EMAIL = re.compile(
     r"[A-Za-z]{2,24})(?![A-Za-z0-9])"
 )
 RESERVED = re.compile(r"(?:^|\.)(?:example\.(?:com|org|net)|example|test|invalid|localhost)$", re.IGNORECASE)
-"""Domains that belong to no one (RFC 2606)."""
+"""Domains that belong to nobody (RFC 2606)."""
 ID_CARD = re.compile(rf"{FREE}\d{{17}}[\dXx](?![0-9A-Za-z])")
 CARD = re.compile(
     rf"{FREE}(?:\d{{13,19}}|\d{{4}}([ -])\d{{4}}\1\d{{4}}\1\d{{4}}(?:\1\d{{3}})?|\d{{4}}([ -])\d{{6}}\2\d{{4,5}}){END}"
@@ -40,7 +41,7 @@ IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
 IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", re.ASCII)
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
 VERSION = re.compile(r"(?:version|release|build|chapter|section|\bv|版本号?|第)\W{0,2}$", re.IGNORECASE)
-"""What comes before four numbers that are no address."""
+"""Words before four numbers that are no IP address."""
 PHONES = (
     rf"{FREE}(?:(?:\+|00)86[- ]?)?1[3-9]\d[- ]?\d{{4}}[- ]?\d{{4}}{END}",  # Chinese mobile
     rf"{FREE}\(?0\d{{2,3}}\)?[- ]\d{{3,4}}[- ]?\d{{4}}{END}",  # Chinese and other landlines with their area
@@ -49,9 +50,9 @@ PHONES = (
 )
 PHONE = re.compile("|".join(PHONES))
 DENSE = re.compile(r"\d(?:\D{0,3}\d){6}")
-"""Seven digits near each other, as every number here has but an IP address; a quick look that most texts end at."""
+"""Seven digits near each other. Every number except an IP address has them, so this fast test settles most texts."""
 FEWEST_DIGITS, MOST_DIGITS = 8, 15
-"""Of an international number (ITU-T E.164)."""
+"""Digits of an international number (ITU-T E.164)."""
 REGISTRY = (
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 "
     "EE20 EG29 ES24 FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 "
@@ -66,7 +67,7 @@ WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
 MIN_SCORE = 0.5
-"""Smallest confidence of what Presidio has found."""
+"""Least confidence of a finding of Presidio."""
 
 
 class Analyzer(Protocol):
@@ -79,11 +80,11 @@ class Analyzer(Protocol):
 class PersonalData(Filter[Analyzer | None]):
     """Mask e-mail addresses, phone, card, account and ID numbers and IP addresses in a sample, or drop it.
 
-    All that a sample says is looked at: contents, thoughts, names, arguments of calls, parts and tools; not its tags.
+    Everything in a sample except its tags is searched: contents, thoughts, names, arguments of calls, parts and tools.
 
     Numbers with a checksum must pass it, so an order number of 16 digits stays. Addresses that belong to no one stay
     too: reserved domains, private and documentation networks. The tag `personal_data` says what was masked. Names and
-    places need a model: `presidio` hands the texts to Microsoft Presidio where it is installed.
+    places need a model: with `presidio`, Microsoft Presidio searches the texts, if it is installed.
 
     Source: ISO/IEC 7812-1 (cards: Luhn), ISO 13616 and ISO 7064 (IBAN: mod 97), GB 11643-1999 (Chinese ID card: weights
     2^(18-i) mod 11), RFC 2606, RFC 5737; masking as in Dolma (Soldaini et al. 2024, arXiv:2402.00159, section 3).
@@ -92,7 +93,7 @@ class PersonalData(Filter[Analyzer | None]):
     Chinese mobile.
     """
 
-    revision: ClassVar[int] = 2  # thoughts, calls, parts and tools are looked at too
+    revision: ClassVar[int] = 2  # thoughts, calls, parts and tools are searched too
     kind: Literal["personal_data"] = "personal_data"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     action: Literal["mask", "drop"] = "mask"
@@ -106,7 +107,7 @@ class PersonalData(Filter[Analyzer | None]):
     texts in other languages."""
 
     async def prepare(self, snapshot: Snapshot, before: Analyzer | None, ask: Ask) -> Analyzer | None:
-        """Return the analyzer of Presidio, where it is asked for."""
+        """Return the analyzer of Presidio if the settings ask for it."""
         del snapshot, ask
         if not self.presidio or before is not None:
             return before

@@ -12,7 +12,7 @@ from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 NGRAM = 5
 NGRAM_CHINESE = 8
-"""Five words are about eight Chinese characters."""
+"""Eight Chinese characters are about five words."""
 
 
 class Repetition(Filter):
@@ -55,7 +55,7 @@ def duplicate_lines(text: str) -> float:
 def duplicate_ngrams(found: Sequence[str], n: int) -> float:
     """Return the share of tokens inside n-grams that repeat an earlier one, 0 to 1."""
     ngrams = list(zip(*(found[start:] for start in range(n)), strict=False))
-    if len(set(ngrams)) == len(ngrams):  # so it is for most texts
+    if len(set(ngrams)) == len(ngrams):  # this holds for most texts
         return 0.0
     seen: set[tuple[str, ...]] = set()
     covered = [False] * len(found)

@@ -36,9 +36,9 @@ FORMS: dict[str, str] = {
     "tencent_key": rf"{EDGE}AKID[A-Za-z0-9]{{32}}{END}",
     "jwt": rf"{EDGE}eyJ[A-Za-z0-9_-]{{8,}}\.eyJ[A-Za-z0-9_-]{{8,}}\.[A-Za-z0-9_-]{{10,}}",
 }
-"""Forms that the issuers document, by what they are."""
+"""The forms of keys that issuers document, by kind."""
 UNBROKEN = r"[A-Za-z0-9+/_=.~!@#$%^&*-]"
-"""A sign of a key; most texts have no run of them that is long enough, and need no other look."""
+"""A character that keys consist of. Most texts have no long run of these characters, and need no further search."""
 URL_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@'\"<>]{1,64}:([^\s/@'\"<>]{3,128})@", re.IGNORECASE)
 ASSIGNED = re.compile(
     r"(?:pass(?:word|wd|phrase)|pwd|secret|token|credential|(?:api|access|auth|private)[_ -]?key|"
@@ -47,22 +47,23 @@ ASSIGNED = re.compile(
     re.IGNORECASE,
 )
 FEWEST = 16
-"""Shortest run of such signs in any of the forms."""
+"""Length of the shortest run of such characters in any of the forms."""
 PLACEHOLDER = re.compile(
     r"example|sample|dummy|placeholder|redacted|your|change|insert|replace|enter|todo|secret|passw|x{4,}|\*{3,}|"
     r"\.{3}|12345|abcde|^\$|^%|[({]$",
     re.IGNORECASE,
 )
-"""Parts of values that represent a secret and are none; AWS's own documentation has `AKIAIOSFODNN7EXAMPLE`."""
+"""Parts of example values that are no secrets, such as `AKIAIOSFODNN7EXAMPLE` of AWS's documentation."""
 HEX = re.compile(r"[0-9a-fA-F-]+")
 
 
 class Secrets(Filter):
     """Drop a sample that contains a credential, or mask the credential.
 
-    All that a sample says is looked at: contents, thoughts, names, arguments of calls, parts and tools; not its tags.
-    Three looks: the documented forms of well-known issuers, passwords inside URLs, and values assigned to a name such
-    as `api_key` or `密码` when they are as random as a key is. A value that says of itself that it is an example stays.
+    Everything in a sample except its tags is searched: contents, thoughts, names, arguments of calls, parts and tools.
+    Three things are found: the documented forms of well-known issuers, passwords inside URLs, and values that are
+    assigned to a name such as `api_key` or `密码` and are as random as a key. A value that is marked as an example
+    stays.
 
     Source: Meli et al. 2019, How Bad Can It Get? Characterizing Secret Leakage in Public GitHub Repositories, NDSS,
     section III (distinct forms, entropy, words and patterns that make a match invalid); the bounds of 3.0 bits for hex
@@ -70,7 +71,7 @@ class Secrets(Filter):
     mix letters and digits, because a value of 20 signs has 4.3 bits at most; only assigned values are measured.
     """
 
-    revision: ClassVar[int] = 2  # thoughts, calls, parts and tools are looked at too
+    revision: ClassVar[int] = 2  # thoughts, calls, parts and tools are searched too
     kind: Literal["secrets"] = "secrets"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     action: Literal["drop", "mask"] = "drop"
@@ -78,7 +79,7 @@ class Secrets(Filter):
     min_entropy: float = Field(default=3.5, ge=0, le=8)
     """Least entropy of an assigned value, in bits per character."""
     min_hex_entropy: float = Field(default=3.0, ge=0, le=4)
-    """The same for values of hexadecimal digits."""
+    """Least entropy of a value of hexadecimal digits, in bits per character."""
     min_chars: int = Field(default=16, ge=8)
     """Least characters of an assigned value that is measured."""
 

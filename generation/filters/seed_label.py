@@ -1,4 +1,4 @@
-"""Seed label: the label of a text must not be one that the labelled seeds speak against."""
+"""Seed label: the labelled seeds must not contradict the label of a text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,31 +18,32 @@ from gristmill.generation.prompting.regression import Boundary, Float, boundary
 DIGITS = 3
 """Decimals of log-odds and probabilities: the last bits depend on which texts share a batch."""
 CHANCE = 3.0
-"""Times more of the other labels' seeds than of the label's own that must be found; below it nothing is judged."""
+"""A label is judged only if the test finds this many times more of the other labels' seeds than of its own."""
 
 
 @dataclass(frozen=True)
 class SeedLabels:
-    """What tells each label from the others, by language and label, and where and why that could not be learned."""
+    """The boundary between each label and the others, by language and label; and notes where there is none."""
 
     known: Mapping[tuple[str, str], Boundary]
     texts: frozenset[str]
-    """Texts of the seeds, which cannot speak for themselves."""
+    """Texts of the seeds; a seed is not judged by itself."""
     notes: tuple[str, ...] = ()
 
 
 class SeedLabel(Filter[SeedLabels]):
-    """Drop a text whose label the seeds with labels speak against.
+    """Drop a text if the labelled seeds contradict its label.
 
     For each label a logistic regression on embeddings is trained once: the label's seeds against those of the others,
-    in each language. A text with this label is dropped when its log-odds are below what nearly all further seeds of the
-    label would get, as cross-validation shows. The score `seed_label` is the probability of its label against the
-    others. Samples without the tag `label`, and those with the very text of a seed, are not judged.
+    in each language. A text with this label is dropped if its log-odds are below a threshold that nearly all further
+    seeds of the label would reach, by cross-validation. The score `seed_label` is the probability of its label against
+    the others. Samples without the tag `label`, and those with the same text as a seed, are not judged.
 
-    A label with fewer than `min_seeds` seeds, and one that the encoder cannot tell from the others, is not judged, and
-    the run says so. Topics are told well, and badly whether a text is in favour or against. With the builtin encoder
-    and 20 or 60 film reviews a label, 1.1 and 1.0 % of 460 with the right label were dropped, and 6.7 and 7.9 % of
-    those with the wrong one; of Chinese reviews of deliveries 2.1 and 0.2 %, and 4.4 and 4.6 %.
+    A label with fewer than `min_seeds` seeds, and one that the encoder cannot distinguish from the others, is not
+    judged, and the run says so. Topics are distinguished well; whether a text is in favour or against is distinguished
+    badly. With the builtin encoder and 20 or 60 film reviews a label, 1.1 and 1.0 % of 460 with the right label were
+    dropped, and 6.7 and 7.9 % of those with the wrong one; of Chinese reviews of deliveries 2.1 and 0.2 %, and 4.4 and
+    4.6 %.
 
     Each text is encoded once, for all filters together.
 
@@ -62,10 +63,10 @@ class SeedLabel(Filter[SeedLabels]):
     min_seeds: int = Field(default=20, ge=4)
     """Least seeds of a label; with fewer the label is not judged."""
     max_seeds: int = Field(default=1000, gt=0)
-    """Most seeds to learn from, a fixed choice of them."""
+    """Most seeds to learn from; they are a fixed choice."""
 
     async def prepare(self, snapshot: Snapshot, before: SeedLabels | None, ask: Ask) -> SeedLabels:
-        """Return what tells the labels apart; the seeds never change, so it is learned once."""
+        """Return the boundaries between the labels; the seeds never change, so they are learned once."""
         if before is not None:
             return before
         seeds = [seed for seed in chosen(snapshot.seeds, self.max_seeds, self.kind) if seed.tags.get("label")]
@@ -85,14 +86,14 @@ class SeedLabel(Filter[SeedLabels]):
         return SeedLabels(known, frozenset(seed.instruction for seed in seeds), _joined(self.kind, notes))
 
     def _learned(self, vectors: Float, own: NDArray[np.bool_]) -> Boundary | str:
-        """Return what tells a label from the others, or why nothing does."""
+        """Return the boundary between a label and the others, or why there is none."""
         if min(own.sum(), (~own).sum()) < self.min_seeds:
             return f"{own.sum()} seeds with it and {(~own).sum()} with others, must be at least {self.min_seeds}"
         found = boundary(vectors[own], vectors[~own], self.max_loss)
         return found if found.power > CHANCE * self.max_loss else "the encoder cannot tell it from the other labels"
 
     def figures(self, prepared: SeedLabels) -> Mapping[str, float]:
-        """Return, of each label that is judged, the share of the other labels' seeds that would be found."""
+        """Return, for each judged label, the share of the other labels' seeds that would be found."""
         return {f"power {label} {language}": round(b.power, 3) for (language, label), b in prepared.known.items()}
 
     def notes(self, prepared: SeedLabels) -> tuple[str, ...]:

@@ -23,16 +23,16 @@ RESULT = {
     "en": "Work out what the user asks in a few short steps. End with one line: The answer is ...",
     "zh": "请用简短的几步完成用户的要求，最后单独写一行：答案是……",
 }
-"""The same where the sample's answer is a result."""
+"""The same if the sample's answer is a result."""
 
 
 class SelfConsistency(ModelFilter):
     r"""Ask the sample's instruction again and drop the sample when too few fresh answers agree with its own.
 
-    Results that can be compared are final answers that the answer marks as such (`####`, `\boxed`, `the answer is`,
-    `答案是`, `答：`) and answers of at most `short_words` words. The score `self_consistency` is then the share of
-    fresh answers that come to the same result, marked or in their last line. Other answers are compared by the cosine
-    of their embeddings, and the score is its mean.
+    Results that can be compared are marked final answers (`####`, `\boxed`, `the answer is`, `答案是`, `答：`) and
+    answers of at most `short_words` words. The score `self_consistency` is then the share of fresh answers with the
+    same result, marked or in the last line. Other answers are compared by the cosine of their embeddings, and the score
+    is the mean cosine.
 
     Source: Wang et al. 2022, Self-Consistency, arXiv:2203.11171, section 2 (sampled answers, the majority's result);
     Lin et al. 2023, Generating with Confidence, arXiv:2305.19187, section 4 (mean similarity for free text).
@@ -49,8 +49,8 @@ class SelfConsistency(ModelFilter):
     max_tokens: int = Field(default=256, gt=0)
     """Most tokens of a fresh answer."""
     compare: Literal["auto", "exact", "embedding"] = "auto"
-    """`exact` compares only results (that of the last line where none is marked), `embedding` only texts. By default
-    the sample's answer decides."""
+    """`exact` compares only results (without a mark, that of the last line), `embedding` compares only texts. By
+    default the sample's answer decides which is used."""
     short_words: int = Field(default=5, ge=1)
     """Most words of an answer that is compared as a whole."""
     min_share: float = Field(default=0.5, ge=0, le=1)
@@ -98,19 +98,19 @@ class SelfConsistency(ModelFilter):
 
 
 def result(text: str, short_words: int = 5) -> str:
-    """Return what an answer comes to, in a form that compares: a number, or few words; empty for free text."""
+    """Return the result of an answer in a comparable form: a number or a few words; empty for free text."""
     short = num_words(text) <= short_words
     found = marked_answer(text) or (final_answer(text) if short else None) or ""
     return found if num_words(found) <= short_words else ""
 
 
 def _share(wanted: str, replies: Sequence[Reply]) -> float:
-    """Return the share of replies that come to the wanted result."""
+    """Return the share of replies with the wanted result."""
     return sum(reply.finish == "stop" and final_answer(reply.text) == wanted for reply in replies) / len(replies)
 
 
 async def _cosine(answer: str, replies: Sequence[Reply], ask: Ask) -> float:
-    """Return the mean cosine of the answer with the replies; one that is empty or failed counts as 0."""
+    """Return the mean cosine of the answer with the replies; an empty or failed reply counts as 0."""
     texts = [reply.text for reply in replies if reply.text.strip() and not reply.finish.startswith("error")]
     if not texts:
         return 0.0

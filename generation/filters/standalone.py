@@ -1,4 +1,4 @@
-"""Standalone: a question must be understood without a text that is not there."""
+"""Standalone: a question must be understandable without a text that the sample lacks."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _WRITING = (
     r"note|review|sequence|e-?mail|headline|statement|riddle|song|graph|chart|diagram|equation|expression|description)s?"
 )
 _MORE = r"(?: \w+)? (?:of|that|which|who|whose|in(?! more\b)|with|from|between|where|you|i|we)\b"
-"""Words after `the two` that say which two."""
+"""Words after `the two` that say which two are meant."""
 _AUXILIARY = r"(?:did|does|do|was|were|is|are|has|have|had|can|could|will|would|should)"
 ENGLISH = (
     rf"\b(?:this|these|following|above|given|provided|preceding|previous) (?:\w+ )?{_WRITING}\b",
@@ -32,7 +32,7 @@ ENGLISH = (
     r"^(?:how|why|when|where) (?:does|did|do) it (?:work|happen|stop|start|begin|end)\b.{0,10}\?$",
     rf"^{_AUXILIARY} (?:he|she|they|his|her|their|those|these)\b(?! (?:who|days)\b)",
 )
-"""Phrases that point at something, in a sentence that nothing goes before."""
+"""Phrases that refer to something, in a sentence without one before it."""
 CHINESE = (
     (
         r"(?:这|那|该|此|上|以上|下|以下|上述|前述|给定的?|所给的?)(?:两|几|一|些)?(?:个|段|篇|句|首|则|幅|张|节|份)?"
@@ -46,12 +46,12 @@ CHINESE = (
 )
 _POINTING = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH, *CHINESE))
 _TEXTS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH[:2], CHINESE[0]))
-"""Those that point at a text."""
+"""Phrases that refer to a text."""
 _INTRODUCED = re.compile(r"\b(?:and|or|two|three|four|both|an? \w)|和|与|跟|及|、|两|一[个位篇段首句]", re.IGNORECASE)
-"""Words before a phrase that name what it can point at."""
+"""Words before a phrase that name what it can refer to."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _QUOTED = re.compile(r"[:：]\s*\S|[\"“”「『‘《].{4,}?[\"”」』’》]", re.DOTALL)
-"""A text that an instruction brings along on the same line."""
+"""A text that the instruction contains on the same line."""
 
 
 _OF_SOURCE = tuple(
@@ -61,11 +61,12 @@ _OF_SOURCE = tuple(
         r"文中|本文|上文|下文|文章|作者|段落|这段|该段|原文|上述|以上|文字中|材料",
     )
 )
-"""Words of a question made from a document that cannot be understood without it."""
+"""Words by which a question about a document cannot be understood without the document."""
 _NAMED = re.compile(r"(?<!^)(?<![.?!] )\b(?!I\b)[A-Z][a-z]+|\b[A-Z]{2,}\b|\b[12]\d{3}\b|[\"“]")
-"""A name inside a question, a year, or something in quotes."""
+"""A name inside a question, a year, or a quoted text."""
 MIN_NAMES = 2
-"""Names in a source from which on it is about particular things; others explain what holds of all of a kind."""
+"""A source with at least this many names is about particular things; other sources explain what holds for all of a
+kind."""
 _THE = re.compile(r"\b[Tt]he (?=((?:[a-z-]+ ?){1,3}))")
 _ADJECTIVE = re.compile(
     r"(?:new|old|big|large|small|great|long|short|main|whole|entire|local|own|very|next|last|first|second"
@@ -79,22 +80,22 @@ _RELATION = re.compile(
     r"history|function|importance|use|benefits?|advantages?|problem|problems|answer|term|word|person|people|one|ones|"
     r"more|less|better|worse|most|likely|rest|end|beginning|middle|top|bottom|left|right|two|three|four)$"
 )
-"""Nouns whose meaning comes from what follows them."""
+"""Nouns that get their meaning from the words after them."""
 _UNIQUE = re.compile(
     r"(?:sun|moon|sky|sea|ocean|earth|world|universe|ground|air|weather|water|wind|rain|snow|fire|night"
     r"|morning|evening|afternoon|day|past|future|present|body|heart|brain|mind|blood|eye|eyes|internet|law"
     r"|public|poor|rich|state|economy|environment|climate|tide|tides|north|south|east|west|spring|summer"
     r"|autumn|winter|dark|light)$"
 )
-"""What there is one of, or what needs no article elsewhere."""
+"""Things of which there is only one, and nouns with a general meaning."""
 
 
 class Standalone(Filter):
-    """Drop a question that points at what is not there: `the two`, `this paragraph`, `why did she`, `上文`, `这段话`.
+    """Drop a question that refers to something missing: `the two`, `this paragraph`, `why did she`, `上文`, `这段话`.
 
-    Questions that are made from a text or from another question easily do. The first sentence alone is judged, because
-    a later one may point at it. No instruction is judged that brings a text along: in quotes, after a colon, on further
-    lines or as the system's turn.
+    Questions that are made from a text or from another question often do. Only the first sentence is judged, because a
+    later one may refer to it. An instruction that contains a text is not judged: a text in quotes, after a colon, on
+    further lines or in the system's turn.
 
     A question with the tag `question`, as `grounded` makes them, may not speak of the document ("the article", "文中"),
     and in English it has to say which thing it means: `How old is the mill?` is dropped where the document, which must
@@ -127,9 +128,9 @@ class Standalone(Filter):
 
 
 def points(pattern: re.Pattern[str], text: str) -> bool:
-    """Say whether a phrase of the text points at something that nothing before it has introduced.
+    """Say whether a phrase of the text refers to something that was not introduced before it.
 
-    What points at a text is introduced by the same word alone.
+    A phrase that refers to a text is introduced only by the same word.
     """
     hit = pattern.search(text)
     if hit is None:
@@ -141,11 +142,11 @@ def points(pattern: re.Pattern[str], text: str) -> bool:
 
 
 def nameless(question: str, sources: Sequence[str]) -> str:
-    """Return the first thing of the sources that an English question names by `the` alone, or the empty string.
+    """Return the first thing of the sources that an English question names only with `the`, or the empty string.
 
-    A question with a name or a year says which one it means; so does what there is only one of, such as `the sun`.
-    `the name of`, `the first step` and the like do not point at a thing. Sources without names explain what holds of
-    all things of a kind, and are passed over.
+    A question with a name or a year says which thing it means, and of some things there is only one, such as `the sun`.
+    `the name of`, `the first step` and the like do not refer to a thing. Sources without names explain what holds for
+    all things of a kind, and are skipped.
     """
     if _NAMED.search(question):
         return ""

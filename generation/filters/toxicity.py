@@ -41,14 +41,14 @@ PROMPTS = {
         ("如果心情非常低落，请给朋友或医生打电话，不必独自承受。", "安全的"),
     ),
 }
-"""Whether a text is safe or toxic, by language; the word for toxic is the second."""
+"""Templates by language: whether a text is safe or toxic. The second word means toxic."""
 
 
 class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
     """Drop a sample with a harmful turn.
 
-    With `model`, a classifier reads each turn, and `label` names its harmful label; without, the generating model (or
-    the one that `engine` names) says safe or toxic under constraint, once for all turns together. The score
+    With `model`, a classifier reads each turn, and `label` names its harmful label. Without it, the generating model
+    (or the one that `engine` names) says safe or toxic by constrained decoding, once for all turns together. The score
     `harmless` is the probability that nothing harmful was said, the smallest of all turns.
 
     Source: Gehman et al. 2020, RealToxicityPrompts, arXiv:2009.11462, section 2 (a probability of 0.5 and above is
@@ -70,7 +70,7 @@ class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
     """Templates by language, for the model; of the words of `{verdict}` the second says that the text is toxic."""
 
     async def prepare(self, snapshot: Snapshot, before: Head | None, ask: Ask) -> Head | None:
-        """Return the loaded classifier, or nothing where the engine's model judges."""
+        """Return the loaded classifier, or nothing if the engine's model judges."""
         del snapshot, ask
         return before or (await self.opened() if self.model else None)
 

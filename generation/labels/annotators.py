@@ -17,7 +17,7 @@ from gristmill.cluster.text.words import whole
 from gristmill.generation.prompting.search import terms
 
 ASKED_WITH = ("labels", "schema", "language", "words")
-"""Placeholders of what is asked for, besides the text."""
+"""Placeholders of a prompt, besides the text."""
 Form = Literal["label", "entities", "json", "translation", "summary"]
 
 
@@ -31,11 +31,11 @@ class Annotator(Settings):
     prompt: Annotated[str, slots(may=("text", *ASKED_WITH))] = ""
     """Prompt instead of the method's, with the same placeholders, for texts of any language."""
     samples: int = Field(default=1, gt=0)
-    """Answers of the model to each text; from two on, their agreement is the confidence. Free answers are sampled; for
-    labels, which are not sampled, the order of the demonstrations differs."""
+    """Number of answers of the model to each text; from two on, their agreement is the confidence. Free answers are
+    sampled. Labels are not sampled; the order of the demonstrations differs instead."""
     rules: tuple[tuple[str, str], ...] = ()
-    """Pairs of a regular expression and a label: the first expression that is found in the text votes for its label.
-    Where none is found, this annotator abstains. With rules, no model is asked."""
+    """Pairs of a regular expression and a label. The first expression that is found in the text votes for its label; if
+    none is found, this annotator abstains. With rules, no model is asked."""
 
     @model_validator(mode="after")
     def _rules_compile(self) -> "Annotator":
@@ -59,7 +59,7 @@ class Vote:
 
     answer: str
     confidence: float
-    """How sure the annotator is, 0 to 1."""
+    """How certain the annotator is, 0 to 1."""
 
 
 def combined(votes: Sequence[Vote], form: Form) -> Vote:
@@ -71,7 +71,7 @@ def combined(votes: Sequence[Vote], form: Form) -> Vote:
 
 
 def majority(votes: Sequence[Vote]) -> Vote:
-    """Return the most frequent answer; of equally frequent ones that with the larger sum of confidences, or the first.
+    """Return the most frequent answer. Of equally frequent ones, the larger sum of confidences wins, else the first.
 
     Its confidence is that sum divided by the number of votes.
     """
@@ -82,7 +82,7 @@ def majority(votes: Sequence[Vote]) -> Vote:
 
 
 def _spans(votes: Sequence[Vote]) -> Vote:
-    """Return the spans that more than half of the votes have; the confidence is the mean of what supports each."""
+    """Return the spans that more than half of the votes have; the confidence is the mean support of the spans."""
     support: dict[Span, list[float]] = {}
     for vote in votes:
         for span in {Span(**entry) for entry in json.loads(vote.answer)}:
@@ -105,16 +105,16 @@ def _text(votes: Sequence[Vote]) -> Vote:
 
 
 def _shared(one: Counter[str], other: Counter[str]) -> float:
-    """Return the F of two bags of words: twice the common ones over all."""
+    """Return the F score of two bags of words: twice the common words over all words."""
     return 2 * (one & other).total() / max(1, one.total() + other.total())
 
 
 def entities(reply: str, text: str, labels: Sequence[str]) -> str | None:
     """Return the spans that a reply names, as JSON with their places; None when it is no list of texts and labels.
 
-    Named words are looked up in the text, each time after the last place where the same words were found; blanks and
-    case may differ, and the span is then as it is in the text. What is not found, has another label or overlaps a
-    span before it is left out.
+    Named words are looked up in the text, each time after the last place where the same words were found. Blanks and
+    case may differ; the span is then as the text has it. Words that are not found, have another label or overlap an
+    earlier span are left out.
     """
     value = json_in(reply)
     listed = value.get("entities") if isinstance(value, dict) else value
@@ -132,7 +132,7 @@ def entities(reply: str, text: str, labels: Sequence[str]) -> str | None:
 
 
 def _place(words: str, text: str, taken: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """Return the first free place of some words in a text, exactly as they are where possible."""
+    """Return the first free place of some words in a text; an exact match is preferred."""
     loose = r"\s+".join(map(re.escape, words.split()))
     for pattern, flags in ((re.escape(words), 0), (loose, 0), (loose, re.IGNORECASE)):
         for found in re.finditer(whole(words.strip(), pattern), text, flags):

@@ -1,4 +1,4 @@
-"""Ballots: the votes of annotators and people on samples as one matrix, and how far they agree."""
+"""Ballots: the votes of annotators and people on samples as one matrix, and their agreement."""
 
 import math
 from collections import Counter
@@ -17,16 +17,16 @@ from gristmill.generation.labels.people import HumanAnswer
 from gristmill.generation.labels.votes import ABSTAINED, Floats, Votes
 
 VOTE = "vote:"
-"""Beginning of tags that hold a vote; the annotator's name follows."""
+"""Prefix of tags that hold a vote; the annotator's name follows."""
 SURE = "confidence:"
-"""Beginning of scores that say how sure an annotator is of its vote."""
+"""Prefix of scores with an annotator's confidence in its vote."""
 PEOPLE = "people"
-"""Name in the figures of what most people said."""
+"""Name in the figures for the answer of most people."""
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """All votes on all samples, as places in the list of labels."""
+    """All votes on all samples. A vote is the index of a label in the list of labels."""
 
     samples: Sequence[Sample]
     labels: tuple[str, ...]
@@ -34,9 +34,9 @@ class Ballot:
     votes: Votes
     """[samples, annotators] votes of the annotators."""
     weights: Floats
-    """[samples, annotators] how sure each annotator was of its vote, 0 to 1; 1 where it did not say."""
+    """[samples, annotators] confidence of each annotator in its vote, 0 to 1; 1 if it gave none."""
     people: NDArray[np.int64]
-    """[samples] what most people said."""
+    """[samples] the answer of most people."""
     persons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By person: the answers by sample id."""
 
@@ -45,7 +45,7 @@ class Ballot:
         return {name: self.votes[:, n] for n, name in enumerate(self.annotators)}
 
     def person_votes(self) -> Votes:
-        """Return what each person said, [samples, persons]."""
+        """Return the answer of each person, [samples, persons]."""
         place = {label: n for n, label in enumerate(self.labels)}
         rows = [[place.get(said.get(s.id, ""), ABSTAINED) for said in self.persons.values()] for s in self.samples]
         return np.array(rows, np.int64).reshape(len(self.samples), len(self.persons))
@@ -56,11 +56,11 @@ class Ballot:
         return np.array([place.get(s.tags.get("gold", ""), ABSTAINED) for s in self.samples], np.int64)
 
     def answers(self, name: str) -> Counter[str]:
-        """Return what people said about one sample, and how many said it."""
+        """Return the answers of people about one sample, with the number of people for each."""
         return Counter(said[name] for said in self.persons.values() if name in said)
 
     def chances(self, combine: str, smoothing: float, truth: NDArray[np.int64] | None = None) -> Floats:
-        """Return how likely each label is, [samples, labels]."""
+        """Return the probability of each label, [samples, labels]."""
         if combine == "majority" or not self.votes.size:
             return labelling.majority(self.votes, len(self.labels), self.weights)
         given = labelling.counts(self.votes, len(self.labels))
@@ -91,13 +91,13 @@ def ballot_of(samples: Sequence[Sample], said: Sequence[HumanAnswer], labels: Se
 
 
 def most(answers: Counter[str]) -> str:
-    """Return what most people said, or the empty string where nobody said anything or two answers tie."""
+    """Return the answer of most people; empty if there is none or two answers tie."""
     first, second = [*answers.most_common(2), ("", 0), ("", 0)][:2]
     return first[0] if first[1] > second[1] else ""
 
 
 def agreement(ballot: Ballot) -> dict[str, Any]:
-    """Return how far annotators and people agree, as figures for each pair and for each group."""
+    """Return the agreement of annotators and people, as figures for each pair and for each group."""
     said = ballot.person_votes()
     annotators = {**ballot.columns(), **({PEOPLE: ballot.people} if ballot.persons else {})}
     persons = {f"person {name}": said[:, n] for n, name in enumerate(ballot.persons)}
@@ -112,7 +112,7 @@ def agreement(ballot: Ballot) -> dict[str, Any]:
 
 
 def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[Agreement]:
-    """Yield how far each pair agrees, where both labelled at least one common sample."""
+    """Yield the agreement of each pair that labelled at least one sample in common."""
     for (first, one), (second, other) in combinations(columns.items(), 2):
         both = (one != ABSTAINED) & (other != ABSTAINED)
         if both.any():
@@ -121,5 +121,5 @@ def _pairs(columns: Mapping[str, NDArray[np.int64]]) -> Iterator[Agreement]:
 
 
 def round_known(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the values that could be computed, rounded to four places."""
+    """Return the values that are not NaN, rounded to four places."""
     return {name: round(value, 4) for name, value in values.items() if not math.isnan(value)}

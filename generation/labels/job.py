@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_PROBLEMS = 20
 MAX_LABELS = 100
-"""Most labels that are taken from the votes; more count as free text."""
+"""Most labels that are taken from the votes; with more, the answers count as free text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Consensus:
     source: str
     """`human`, or how votes were combined; empty where there was nothing to combine."""
     machine: int = ABSTAINED
-    """Place of the label that the votes alone give."""
+    """Index of the label that follows from the votes alone."""
     chance: float = 0.0
     """Probability of that label."""
     disputed: bool = False
@@ -54,7 +54,7 @@ class Consensus:
 class Review(Job):
     """`[review]`: one label for each sample, from the votes that it came with and from people's answers.
 
-    Kept samples get the tags `label` and `label_source` and the score `confidence`. Where people have answered, their
+    Kept samples get the tags `label` and `label_source` and the score `confidence`. If people have answered, their
     answer is the label, `label_source` is `human` and the score `human` is 1. If the sample's answer was the label, it
     is replaced. The folder of the dataset also holds: `queue.json`, the queue for people; the files that set up the
     project; and `people.jsonl`, what people have decided, which a later job can use as `input`.
@@ -68,10 +68,10 @@ class Review(Job):
 
     combine: Literal["majority", "dawid_skene"] = "majority"
     """How votes become a label: the most votes, or the likeliest label with each annotator's errors estimated. The
-    latter needs three annotators that are better than chance and some hundred samples. A rule that only ever votes for
-    one label tells it nothing, so put the rules of all labels into one annotator."""
+    latter needs three annotators that are better than chance, and some hundred samples. It learns nothing from a rule
+    that votes for only one label, so put the rules for all labels into one annotator."""
     question: Literal["label", "text"] = "label"
-    """What people are asked: to choose a label, or to write a new answer. Only labels have votes that are combined."""
+    """What people are asked to do: choose a label, or write a new answer. Votes are combined only for labels."""
     labels: tuple[str, ...] = ()
     """The possible labels; by default those in the votes."""
     queue: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -81,7 +81,7 @@ class Review(Job):
     form: LabellingTool = "label_studio"
     """The tool that the queue is written for."""
     suggest: bool = True
-    """Whether people see the label found so far."""
+    """Whether people see the label that the votes give."""
     verdicts: tuple[str, ...] = Field(default=(), json_schema_extra=short_forms(STRING))
     """Files that Label Studio or Argilla exported, as paths or patterns. A pattern may match nothing yet."""
     on_bad_verdict: Literal["error", "skip"] = "error"
@@ -90,7 +90,7 @@ class Review(Job):
     min_confidence: float = Field(default=0, ge=0, le=1)
     """Samples less certain than this are dropped, unless a person has labelled them."""
     smoothing: float = Field(default=1, gt=0)
-    """With `dawid_skene`: votes that every annotator is assumed to have cast for each label beforehand."""
+    """With `dawid_skene`: number of votes that every annotator is assumed to have given to each label beforehand."""
     shard_rows: int = Field(default=65_536, gt=0)
     """Samples of one shard of the output."""
 
@@ -137,7 +137,7 @@ class Review(Job):
         return plan
 
     def room(self, rows: int) -> int:
-        """Return the most samples of `num` that people are asked about."""
+        """Return the largest number of samples, out of `num`, that people are asked about."""
         return self.queue if isinstance(self.queue, int) else math.ceil(self.queue * rows)
 
     def make(self, run: Run, work: Work) -> ReviewFigures:
@@ -217,7 +217,7 @@ class Review(Job):
         ]
 
     def _measured(self, ballot: Ballot, found: Sequence[Consensus]) -> dict[str, Any]:
-        """Return the agreement, the accuracy as people see it, and the counts of the labels."""
+        """Return the agreement, the accuracy against people's answers, and the counts of the labels."""
         if self.question == "text":
             return {}
         machine = np.array([f.machine for f in found], np.int64)
@@ -244,7 +244,7 @@ def _consensus(review: Review, ballot: Ballot, row: int, machine: Floats, inform
         best, chance = _best(ballot, machine, before)
         final, likely = _best(ballot, informed, before)
         alone = given == 1 and (review.combine == "majority" or len(ballot.annotators) == 1)
-        if alone and sure:  # one vote agrees with itself: what the annotator thought of it says more
+        if alone and sure:  # a single vote agrees with itself, so the annotator's own confidence is used
             chance = likely = sure
         found = Consensus(ballot.labels[final], likely, review.combine, best, chance)
     answers = ballot.answers(sample.id)
@@ -255,7 +255,7 @@ def _consensus(review: Review, ballot: Ballot, row: int, machine: Floats, inform
 
 
 def _best(ballot: Ballot, chances: Floats, before: str) -> tuple[int, float]:
-    """Return the likeliest label and its probability; of equal ones the label that came in, else the first."""
+    """Return the likeliest label and its probability; of equally likely ones the input's own label, else the first."""
     top = float(chances.max())
     equal = np.flatnonzero(chances >= top - 1e-9)
     chosen = next((n for n in equal if ballot.labels[n] == before), equal[0])
@@ -292,7 +292,7 @@ def _messages(review: Review, sample: Sample, label: str) -> tuple[Message, ...]
 
 
 def _settled(rows: Sequence[Sample]) -> dict[str, bytes]:
-    """Return the file of the samples that people decided, which the next job can use as `input`, if there are any."""
+    """Return the file with the samples that people decided, if any; the next job can use it as `input`."""
     chosen = [row for row in rows if row.tags.get("label_source") == "human"]
     lines = [{"messages": [to_openai(m) for m in row.messages], "tags": dict(row.tags)} for row in chosen]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -311,7 +311,7 @@ def _said(found: Sequence[File]) -> tuple[list[HumanAnswer], list[str]]:
 
 
 def _matches_nothing(path: str) -> bool:
-    """Say whether a local pattern matches no file yet."""
+    """Say whether a path is a local pattern that matches no file yet."""
     if "://" in path or not has_magic(path):
         return False
     whole = Path(path).absolute()
@@ -324,7 +324,7 @@ def _some(lines: Sequence[str]) -> list[str]:
 
 
 def _kept(store: Store, name: str) -> list[Sample]:
-    """Return the samples that came in kept, in their order.
+    """Return the kept samples of the input, in their order.
 
     Raises:
         SchemaError: when an id comes twice.
@@ -337,6 +337,6 @@ def _kept(store: Store, name: str) -> list[Sample]:
 
 
 def _write(store: Store, output: str, rows: Sequence[Sample], size: int) -> tuple[Shard, ...]:
-    """Write the rows; at least one shard, if empty."""
+    """Write the rows, in at least one shard, which may be empty."""
     parts = shards_of(rows, size) if rows else ([],)
     return tuple(store.commit_shard(output, f"shard-{n:05d}", to_table(part)) for n, part in enumerate(parts))

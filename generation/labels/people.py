@@ -1,4 +1,4 @@
-"""The formats in which people are asked and answer: tasks of Label Studio and records of Argilla.
+"""The formats for questions to people and their answers: tasks of Label Studio and records of Argilla.
 
 In both tools the question is called `label`, and the text that people see `text`. Label Studio: tasks with predictions
 and the labelling interface (XML) are written; its JSON export (tasks with annotations) is read. Argilla 2: the list
@@ -48,7 +48,7 @@ class HumanAnswer:
 
 
 def text_for_people(sample: Sample) -> str:
-    """Return the text that people see of a sample: all turns but the last answer, with roles if there are several."""
+    """Return the text of a sample that people see: all turns except the last answer, with roles if several."""
     turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
     if len(turns) == 1:
         return turns[0].said
@@ -161,7 +161,7 @@ def _entries(text: str) -> list[Any]:
 
 
 def _line(text: str) -> object:
-    """Return the entry of a line; one that cannot be read is text, which is said with its place."""
+    """Return the entry of a line; a line that cannot be read is returned as text, for a message with its place."""
     try:
         return gate.suspect(text)[0]
     except GateError:

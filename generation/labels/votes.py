@@ -15,13 +15,13 @@ Floats = NDArray[np.float64]
 
 ABSTAINED = -1
 RIGHT = 3
-"""How many times likelier an annotator is assumed to be right than wrong, before its votes are counted. With 30 to 400
-samples and three to five simulated annotators this won back what plain EM lost against the majority, and lost nothing
-elsewhere."""
+"""How many times likelier an annotator is assumed to be right than wrong, before its votes are counted. In simulations
+with 30 to 400 samples and three to five annotators, this made EM as good as the majority where plain EM was worse, and
+was never worse elsewhere."""
 
 
 def counts(votes: Votes, num_labels: int) -> Floats:
-    """Return how often each annotator gave each label, [rows, annotators, labels]; abstentions are rows of zeros."""
+    """Return how often each annotator gave each label, [rows, annotators, labels]; an abstention is all zeros."""
     return np.asarray(votes[:, :, None] == np.arange(num_labels), np.float64)
 
 
@@ -101,7 +101,7 @@ def dawid_skene(
 
 
 def _most_likely(given: Floats, posterior: Floats, smoothing: float) -> tuple[Floats, Floats]:
-    """Return prior and confusion matrices that fit the labels (their equations 2.3 and 2.4)."""
+    """Return the prior and the confusion matrices that fit the labels (equations 2.3 and 2.4 of the paper)."""
     rows, annotators, labels = given.shape
     prior = posterior.sum(0) + smoothing
     seen = posterior.T @ given.reshape(rows, annotators * labels)
@@ -132,7 +132,7 @@ def accuracy(votes: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 
 
 def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-    """Return how far two annotators agree beyond chance, on rows where both voted: 1 is full agreement, 0 chance.
+    """Return Cohen's kappa of two annotators on the rows where both voted: 1 is full agreement, 0 is chance.
 
     Source: Cohen 1960, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20(1).
     """
@@ -145,7 +145,7 @@ def cohen_kappa(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
 
 def fleiss_kappa(votes: Votes) -> float:
-    """Return how far any number of annotators agree beyond chance; chance follows from the frequency of each label.
+    """Return Fleiss' kappa of any number of annotators; chance agreement follows from the frequency of each label.
 
     Source: Fleiss 1971, Measuring nominal scale agreement among many raters, Psychological Bulletin 76(5). Departures:
     rows may have different numbers of votes; rows with one vote or none are left out, and all others weigh the same.
@@ -164,7 +164,7 @@ def krippendorff_alpha(votes: Votes) -> float:
     """Return Krippendorff's alpha for labels without order: 1 is full agreement, 0 is chance.
 
     Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability, section D (nominal data, any number of
-    observers, missing data). Rows weigh by their votes; the small-sample correction is in it.
+    observers, missing data). Each row weighs as many as it has votes; the small-sample correction is included.
     """
     per_label = _per_label(votes)
     if not len(per_label):

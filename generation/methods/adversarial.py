@@ -1,4 +1,4 @@
-"""Adversarial: Self-Instruct with demonstrations that passed for human, and with refused rows as what to avoid."""
+"""Adversarial: Self-Instruct that demonstrates rows that passed for human, and shows refused rows as what to avoid."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,18 +19,18 @@ AVOID = {
     "en": "These read as if a machine had written them, so write nothing like them:\n{refused}",
     "zh": "下面这些一看就像是机器写的，请不要写成这样：\n{refused}",
 }
-"""What is said of refused instructions, by language."""
+"""The sentence about refused instructions, by language."""
 Avoided = tuple[tuple[str, str], ...]
 """Language and text of instructions that were refused."""
 SCORE = "human_like"
 MAX_SCANNED = 2000
-"""Refused rows that are looked through once a round."""
+"""Number of refused rows that are searched once a round."""
 LOOKED_AT = 8
-"""Kept rows that are looked at for each one that is shown."""
+"""Number of kept rows of which the best one is shown."""
 
 
 class Adversarial(SelfInstruct[Avoided]):
-    """Draft like Self-Instruct, with the machine-made demonstrations that deceived the discriminator most.
+    """Draft like Self-Instruct; the machine-made demonstrations are those that deceived the discriminator most.
 
     The loop needs the filter `discriminator` and a few rounds: what it drops is shown to the model as what not to
     write, what passes with a high `human_like` is shown as a demonstration. This steers a fixed generator by its
@@ -46,11 +46,11 @@ class Adversarial(SelfInstruct[Avoided]):
 
     kind: Literal["adversarial"] = "adversarial"  # type: ignore[assignment]
     num_machine: int = Field(default=3, ge=0)
-    """Demonstrations from what settled rounds have kept; seeds are used while there is nothing."""
+    """Number of demonstrations from rows that settled rounds have kept; seeds are used while there are none."""
     num_refused: int = Field(default=2, ge=0)
     """Refused instructions that the prompt tells the model to avoid; 0 for none."""
     avoid_prompts: Annotated[Prompts, slots("refused")] = by_language(AVOID)
-    """What the prompt says of them, by language; `{refused}` is their list."""
+    """The sentence about refused instructions, by language; `{refused}` is their list."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return demonstrations of one language: seeds, and the kept rows that passed for human best."""

@@ -55,32 +55,35 @@ PROMPTS: Mapping[Form, Mapping[str, str]] = {
         "zh": "用不超过{words}个词概括这段文字。\n---\n文字：{text}\n概括：",
     },
 }
-"""What is said of a text, by form and language."""
+"""Templates by form and language."""
 LANGUAGES = {
     "en": {"en": "English", "zh": "Chinese", "de": "German", "fr": "French", "es": "Spanish", "ja": "Japanese"},
     "zh": {"en": "英文", "zh": "中文", "de": "德文", "fr": "法文", "es": "西班牙文", "ja": "日文"},
 }
 EMPTY = ("N/A", "...", "-")
-"""Texts that say nothing, which show how far the model leans to each label by itself."""
+"""Texts without content, by which the model's own bias to each label is measured."""
 LEAST = 1e-6
-"""Smallest chance of a label for them that is divided by."""
+"""Least probability of a label for these texts that is divided by."""
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """What the model's own turn begins with: labelled seeds, by language."""
+    """Labelled seeds with which the model's turn begins, by language."""
 
     texts: Mapping[str, tuple[str, ...]]
 
     def turned(self, language: str, order: int, orders: int) -> str:
-        """Return the demonstrations of a language in one of several orders, each beginning at another of them."""
+        """Return the demonstrations of a language in one of several orders.
+
+        Each order begins with another demonstration.
+        """
         texts = self.texts.get(language, ())
         first = order * len(texts) // orders
         return "".join((*texts[first:], *texts[:first]))
 
 
 class VoteCall(NamedTuple):
-    """One of the calls that one annotator's vote takes."""
+    """One of the calls for one annotator's vote."""
 
     annotator: Annotator
     order: int
@@ -92,9 +95,9 @@ class Annotate(EachInput[Demonstrations]):
 
     The parent's text is the user's turn, the answer the assistant's. Every annotator's vote is in the tag `vote:<name>`
     and its confidence in the score `confidence:<name>`; together they give the answer and the score `confidence`. A
-    label is also the tag `label`, and a label that the text had before is the tag `gold`. Labels are settled by
-    majority, entities one by one, a text is the one most like the others. Entities are a JSON array of text, label,
-    start and end, verified against the text. With documents, the seeds that have answers are shown first.
+    label is also the tag `label`, and a label that the text had before is the tag `gold`. Labels are decided by
+    majority, entities one by one; of texts, the one that is most like the others is taken. Entities are a JSON array of
+    text, label, start and end, verified against the text. With documents, the seeds that have answers are shown first.
 
     Source: confidence as the probability of a label over the labels, divided by what a text without content gets: Zhao
     et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5; agreement of k samples: Wang et al. 2022,
@@ -198,7 +201,7 @@ class Annotate(EachInput[Demonstrations]):
         return self.form not in ("label", "entities") if self.with_prompt is None else self.with_prompt
 
     async def _votes(self, text: str, language: str, ask: Ask[Demonstrations]) -> tuple[dict[str, Vote], str]:
-        """Return the votes by annotator, those who abstain or fail left out, and why the last one failed."""
+        """Return the votes by annotator, without those who abstain or fail, and why the last of these failed."""
         calls = [call for annotator in self.annotators for call in self._calls(annotator, ask.prepared, language)]
         replies = await asyncio.gather(*(self._ask(call, text, language, ask) for call in calls))
         read = [self._read(reply, text) for reply in replies]
@@ -214,7 +217,7 @@ class Annotate(EachInput[Demonstrations]):
         return votes, reason
 
     def _calls(self, annotator: Annotator, shown: Demonstrations, language: str) -> list[VoteCall]:
-        """Return the calls of one annotator: none for rules, one where several could not differ."""
+        """Return the calls of one annotator: none for rules, and one if several calls could not differ."""
         same = self.form == "label" and len(shown.texts.get(language, ())) < 2
         count = 0 if annotator.rules else 1 if same else annotator.samples
         return [VoteCall(annotator, n, shown.turned(language, n, count)) for n in range(count)]
@@ -241,7 +244,7 @@ class Annotate(EachInput[Demonstrations]):
         return await ask(prompt["messages"], max_tokens=self.max_tokens, **settings)
 
     def _read(self, reply: Reply, text: str) -> Vote | str:
-        """Return what a reply says of the text, or why it says nothing."""
+        """Return the vote in a reply, or why it has none."""
         if reply.finish.startswith("error"):
             return reply.finish
         if self.form == "label":
@@ -261,7 +264,7 @@ class Annotate(EachInput[Demonstrations]):
         return "answer does not parse" if answer is None else Vote(answer, likely)
 
     def _template(self, annotator: Annotator, language: str) -> Template:
-        """Return what an annotator is asked with: its own template, or the method's with its own user's turn."""
+        """Return the template of an annotator: its own, or the method's with the annotator's user turn."""
         template, own = template_for(self.prompts, language), parse(annotator.prompt)
         return own if own.case else replace(template, ask=own.ask or template.ask)
 
@@ -275,13 +278,13 @@ class Annotate(EachInput[Demonstrations]):
         return Prompt(messages=(Message("user", f"{template.text(**values)}\n\n{body}"),), prefix=start)
 
     def _values(self, language: str) -> dict[str, str]:
-        """Return what the placeholders are filled with, but for the text."""
+        """Return the values of the placeholders except the text."""
         labels = ("、" if language == "zh" else ", ").join(self.labels)
         name = for_language(LANGUAGES, language).get(self.to, self.to)
         return {"labels": labels, "schema": self.json_schema, "language": name, "words": str(self.max_words)}
 
     def _shown(self, answered: Sequence[Sample], language: str) -> tuple[str, ...]:
-        """Return the demonstrations of one language, the labels by turns."""
+        """Return the demonstrations of one language, with the labels in turn."""
         template, values = template_for(self.prompts, language), self._values(language)
         by_label: dict[str, list[Sample]] = {}
         for seed in answered:
@@ -295,7 +298,7 @@ class Annotate(EachInput[Demonstrations]):
         )
 
     def _said(self, seed: Sample) -> str:
-        """Return the answer of a seed as the model shall write it."""
+        """Return the answer of a seed in the form that the model has to write."""
         if self.form == "label":
             return seed.tags.get("label", seed.answer)
         listed = json_in(seed.answer) if self.form == "entities" else None

@@ -167,9 +167,9 @@ Grade: {grade:1|2|3|4|5}""",
 """The five-point scale of self-curation. The answer comes first: with the default model this tells the answers of 48
 English seeds from those of the next seed with an AUC of 0.69, and with the instruction first 0.63."""
 SEED_SYSTEM = {"en": "Answer as a helpful AI assistant does.", "zh": "请以智能助手的方式回答。"}
-"""Said before what comes from the answers of seeds, when `system_sentences` is set."""
+"""System sentence of samples from the answers of seeds, with `system_sentences`."""
 DOCUMENT_SYSTEM = {"en": "Answer with knowledge found on the web.", "zh": "请用网络上的知识回答。"}
-"""Said before what comes from documents."""
+"""System sentence of samples from documents."""
 HEADING = re.compile(r"#{1,6}[^\n]*")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 
@@ -177,13 +177,13 @@ BLANK = re.compile(r"\n[^\S\n]*\n")
 class Backtranslation(EachInput):
     """Write the instruction that a segment of a document, or a seed's answer, answers; then let the model rate both.
 
-    Documents are walked through where there are any, else the seeds' answers. A document is cut at headings and blank
-    lines into segments of at most `max_words`, each of which becomes a row of its own, tagged with its span of
-    characters. The pair is curated after the rules that can judge an instruction alone: the score `curation`, 1 to 5,
-    is the sum of p_i * i over the grades, which cannot fail to parse.
+    Documents are taken in turn if there are any, else the seeds' answers. A document is cut at headings and blank lines
+    into segments of at most `max_words`, each of which becomes a row, tagged with its span of characters. The pair is
+    graded after the filters that judge an instruction alone: the score `curation`, 1 to 5, is the sum of p_i * i over
+    the grades, which cannot fail to parse.
 
-    A second iteration is a second recipe over the same input: fine-tune on what the first has kept, and let
-    `generate.engine.model` of the second name the tuned model, which then curates in the place of the one before.
+    A second iteration is a second recipe over the same input: fine-tune on the samples that the first has kept, and set
+    `generate.engine.model` of the second to the tuned model, which then does the grading.
 
     Source: Li et al. 2024, Self-Alignment with Instruction Backtranslation, arXiv:2308.06259, sections 2 and 3.1 (keep
     grade 5, or at least 4; two iterations; distinct system sentences for seed and web data). Departures: the model that
@@ -216,9 +216,9 @@ class Backtranslation(EachInput):
     curation_prompts: Annotated[Prompts, slots("instruction", "answer", grade=NUMBERS)] = by_language(CURATE)
     """Templates by language: the grade of a pair."""
     seed_prompts: Annotated[Prompts, slots()] = by_language(SEED_SYSTEM)
-    """System sentence of what comes from seeds, by language."""
+    """System sentence of samples from seeds, by language."""
     document_prompts: Annotated[Prompts, slots()] = by_language(DOCUMENT_SYSTEM)
-    """System sentence of what comes from documents, by language."""
+    """System sentence of samples from documents, by language."""
 
     def spans(self, parent: Sample) -> list[tuple[int, int]]:
         """Return the parts of a parent's text that get an instruction, as [begin, end) in characters."""
@@ -280,7 +280,10 @@ def _text(parent: Sample) -> str:
 
 
 def segments(text: str, fewest: int, most: int) -> list[tuple[int, int]]:
-    """Return runs of whole paragraphs with `fewest` to `most` words, as [begin, end); headings part and are no part."""
+    """Return runs of whole paragraphs with `fewest` to `most` words, as [begin, end).
+
+    Headings separate runs and are left out.
+    """
     found: list[tuple[int, int]] = []
     begin, end, words = 0, 0, 0
     for first, last in _paragraphs(text):
@@ -297,7 +300,7 @@ def segments(text: str, fewest: int, most: int) -> list[tuple[int, int]]:
 
 
 def _paragraphs(text: str) -> list[tuple[int, int]]:
-    """Return the paragraphs of a text without the blanks around them."""
+    """Return the paragraphs of a text without outer blanks."""
     edges = [(0, 0), *(match.span() for match in BLANK.finditer(text)), (len(text), len(text))]
     found = []
     for (_, begin), (end, _) in pairwise(edges):

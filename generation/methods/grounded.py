@@ -1,4 +1,4 @@
-"""Grounded: questions that a chunk of a document answers, or two chunks together, and answers that rest on them."""
+"""Grounded: questions that one or two chunks of a document answer, and answers that rest on these chunks."""
 
 import asyncio
 import re
@@ -80,12 +80,12 @@ TWO = {
     "en": SOLVED["en"] + "Passage 1: {first}\nPassage 2: {second}\nQuestion ({kind}): {question}\nAnswer:",
     "zh": SOLVED["zh"] + "文字一：{first}\n文字二：{second}\n问题（{kind}）：{question}\n回答：",
 }
-"""The same on two passages; the solved cases are those of one passage, so that the engine computes them once."""
+"""Questions on two passages. The solved cases are those of one passage, so that the engine computes them once."""
 PASSAGE = {
     "en": "Answer from this passage:\n\n{passage}",
     "zh": "请根据下面的文字回答：\n\n{passage}",
 }
-"""The system turn of a sample that brings its passage along, by language."""
+"""The system turn of a sample that contains its passage, by language."""
 KINDS = {
     "fact": "事实",
     "reason": "原因",
@@ -104,18 +104,18 @@ SILENT = (
     r"\b(?:passage|text|it)s? (?:does|do|did)(?: not|n't) (?:say|state|mention|tell|give|specify|provide)"
     r"|\bnot (?:stated|mentioned|specified|given) in\b|(?:没有|未)(?:提到|提及|说明|给出|写明|说)"
 )
-"""Answers that the passage does not give."""
+"""Expressions by which an answer says that the passage does not give it."""
 MIN_QUESTION_WORDS = 4
 NEAR = 32
-"""Chunks to either side in which the second of a document is looked for."""
+"""Number of chunks on either side among which the second chunk is chosen."""
 
 
 class Grounded(EachInput[SearchIndex | None]):
     """Take the chunks of the documents in turn, write questions of various kinds on each, and answer from it alone.
 
     The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
-    `question` the kind. Put the filters `standalone`, which drops questions that point at the passage ("the text",
-    "文中"), and `faithfulness` after it.
+    `question` the kind. Use it with the filters `standalone`, which drops questions that refer to the passage ("the
+    text", "文中"), and `faithfulness`.
 
     Source: Lewis et al. 2021, PAQ, arXiv:2102.07033, section 2 (questions from passages, kept when the passage answers
     them); Yang et al. 2018, HotpotQA, arXiv:1809.09600, section 2 (a question that needs two passages, comparison and
@@ -124,20 +124,21 @@ class Grounded(EachInput[SearchIndex | None]):
     that the chunk is computed once.
     """
 
-    revision: ClassVar[int] = 2  # the filter `standalone` drops what points at the passage
+    revision: ClassVar[int] = 2  # the filter `standalone` drops questions that refer to the passage
     kind: Literal["grounded"] = "grounded"
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
     guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
 
     questions: int = Field(default=1, gt=0)
-    """Questions on a chunk each time that it is drawn, of different kinds."""
+    """Number of questions, of different kinds, each time that a chunk is drawn."""
     kinds: tuple[str, ...] = Field(default=tuple(KINDS), min_length=1)
     """Kinds of questions on one chunk, with equal chances. Any words are allowed; the default ones have Chinese
     names."""
     multi_hop: float = Field(default=0.2, ge=0, le=1)
     """Share of the draws whose question needs two chunks."""
     second: Literal["document", "corpus"] = "document"
-    """Source of the second chunk: nearby in the same document, or the chunk that shares the rarest words (BM25)."""
+    """Source of the second chunk: nearby in the same document, or the chunk of the corpus that is nearest by words
+    (BM25)."""
     with_passage: bool = False
     """Whether the sample contains the passage, as its system turn."""
     max_question_words: int = Field(default=60, gt=0)
@@ -158,7 +159,7 @@ class Grounded(EachInput[SearchIndex | None]):
     """The system turn that contains the passage, by language."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return the next chunk, and another of its document where the question shall need two."""
+        """Return the next chunk, and another chunk of its document if the question is to need two."""
         chunks = self.inputs(snapshot)
         place = turn % len(chunks)
         first = chunks[place]
@@ -168,7 +169,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return (first, rng.choice(others)) if others else (first,)
 
     async def prepare(self, snapshot: Snapshot, before: SearchIndex | None, ask: Ask) -> SearchIndex | None:
-        """Return the index that second chunks are found in, when they come from the whole corpus."""
+        """Return the index for second chunks, if these come from the whole corpus."""
         if before is not None or self.second != "corpus" or not self.multi_hop:
             return before
         return await index(self.inputs(snapshot), "words", ask)
@@ -198,7 +199,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return drafts
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer from the passages; an answer that they do not give is dropped."""
+        """Answer from the passages; an answer that says that they do not give it is dropped."""
         known = {passage.id: passage for passage in (*ask.parents, *draft.parents)}
         language, question = draft.tags["language"], draft.messages[-1].text
         reply = await ask(
@@ -238,7 +239,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return (whole[0], "stop") if whole else (text, reply.finish)
 
     def _prompt(self, passages: Sequence[Sample], kind: str, language: str, **question: str) -> Prompt:
-        """Return the prompt for a question of a kind, or for the answer of one."""
+        """Return the prompt for a question of a kind, or for an answer."""
         texts = [one_line(passage.instruction) for passage in passages]
         template = template_for(self.prompts if len(texts) == 1 else self.pair_prompts, language)
         names = ("passage",) if len(texts) == 1 else ("first", "second")
@@ -246,7 +247,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return template.begin("" if question else "question", **dict(zip(names, texts, strict=False)), **values)
 
     def _opened(self, question: str, passages: Sequence[Sample], language: str) -> tuple[Message, ...]:
-        """Return the conversation up to the question, the passage before it where the sample brings it along."""
+        """Return the conversation up to the question, with the passage before it if the sample contains it."""
         if not question:
             return ()
         turns = (Message("user", question),)
@@ -257,7 +258,7 @@ class Grounded(EachInput[SearchIndex | None]):
 
 
 def _neighbours(chunks: Sequence[Sample], place: int) -> list[Sample]:
-    """Return the other chunks of a document that lie near one, which are in a row."""
+    """Return the other chunks of the same document that are near a chunk. Chunks of a document are consecutive."""
     document = chunks[place].tags.get("document")
     found: list[Sample] = []
     for step in (-1, 1):
@@ -270,13 +271,13 @@ def _neighbours(chunks: Sequence[Sample], place: int) -> list[Sample]:
 
 
 def _picked(kinds: Sequence[str], count: int, rng: Random) -> list[str]:
-    """Return `count` kinds, each as often as any other as far as that goes, shuffled."""
+    """Return `count` kinds, shuffled, each as often as any other if possible."""
     rounds = [rng.sample(kinds, len(kinds)) for _ in range(-(-count // len(kinds)))]
     return [kind for some in rounds for kind in some][:count]
 
 
 def _place(passages: Sequence[Sample]) -> dict[str, str]:
-    """Return the tags that say which chunks these are, those of two joined by `; `."""
+    """Return the tags that name the chunks; those of two chunks are joined by `; `."""
     tags = {}
     for name in ("document", "chunk", "span", "title"):
         words = [passage.tags.get(name, "") for passage in passages]

@@ -44,7 +44,7 @@ FOLLOW = {
     "en": "You are a helpful assistant in a conversation of several turns, each about what was said before.",
     "zh": "你是一位中文助手，正在与用户进行多轮对话。用户会就前面说过的内容继续用中文追问。",
 }
-"""What the model is told when it writes a later turn of the user, by language."""
+"""System prompt for later turns of the user, by language."""
 QUALITIES = ("very poor", "poor", "average", "good", "excellent")
 DIFFICULTIES = ("very easy", "easy", "medium", "hard", "very hard")
 CATEGORIES = (
@@ -129,11 +129,11 @@ ENDS_OPEN = (":", "：")
 class Magpie(Method):
     """Let the model continue its chat template up to the end of the user's turn, and then answer that turn.
 
-    Needs a model whose user turns were trained on; a template that cannot be cut before the user's words is an error of
-    each row. The tags `quality`, `difficulty` and `category` are chosen under constraint; the score `request_quality`
-    is the expected place on the scale of qualities, 1 to 5. What else the published filter has is elsewhere: the reward
-    of the answer is the `reward` filter's (the paper keeps what is above -10), the first of each group of
-    near-duplicates (distance below 0.05) is a selector's, which sees the whole set.
+    It needs a model that was trained on user turns too. If the template cannot be cut before the user's words, each row
+    has an error. The tags `quality`, `difficulty` and `category` are chosen by constrained decoding; the score
+    `request_quality` is the expected place on the scale of qualities, 1 to 5. Other parts of the published filter are
+    separate steps: the filter `reward` for the reward of the answer (the paper keeps rewards above -10), and a selector
+    for near-duplicates (distance below 0.05).
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (steps 1 and 2, multi-turn), section 3 and appendix
     (tags, filter); released code: one line a request, T 1, top-p 1, greedy answers. Departures: min-p 0.05, because of
@@ -200,7 +200,7 @@ class Magpie(Method):
         return domain in self.systems.get(language, {})
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return no parents, because the model gets nothing but the template."""
+        """Return no parents, because the model gets only the template."""
         del snapshot, turn, rng
         return ()
 
@@ -214,7 +214,7 @@ class Magpie(Method):
         return [draft if reason else await self._tagged(draft, text, ask)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer, then let the user ask again and answer that, as often as there are turns."""
+        """Answer, then write the user's next turn and answer that, up to `turns` times."""
         language = draft.tags["language"]
         system = system_turn(self.systems[language], draft.tags["domain"])
         follow = (Message("system", template_for(self.follow_prompts, language).text()),)
@@ -232,7 +232,7 @@ class Magpie(Method):
         return replace(whole, tags={**whole.tags, "turns": str(len(whole.messages) // 2)})
 
     async def _request(self, ask: Ask, messages: tuple[Message, ...]) -> tuple[str, str | None]:
-        """Return the user's next turn, and what is wrong with it."""
+        """Return the user's next turn and its problem, if any."""
         reply = await ask(
             messages,
             role="user",

@@ -21,24 +21,24 @@ FAREWELLS = (
     r"\b(?:thanks|thank you|thx|cheers|bye|good-?bye|farewell|see you|good night|you're welcome|that's all)\b",
     r"谢谢|感谢|多谢|再见|拜拜|回头见|没有(?:其他|别的)?问题了|就这些|不客气|晚安|辛苦了",
 )
-"""Words of somebody who ends a conversation, in English and Chinese."""
+"""Words that end a conversation, in English and Chinese."""
 PLEASE = re.compile(
     r"[?？]|\b(?:but|also|could|can|what|how|why|which|who|when|where|tell|please)\b|请(?!慢)|吗|怎|什么", re.IGNORECASE
 )
-"""Signs that the user wants something more for all the thanks."""
+"""Signs that a turn with thanks also asks for something."""
 MAX_FAREWELL_WORDS = 25
-"""Longer turns are more than a farewell."""
+"""A turn with more words is not just a farewell."""
 
 
 class MultiTurn(Method):
     """Continue a seed or a kept row with `turns` more user turns, each followed by an answer.
 
     The model writes the user's turn where the chat template puts one, after the conversation so far, as it writes the
-    first in Magpie. The conversation ends early when the simulated user says good-bye, repeats an earlier turn, or says
-    nothing whole, before an answer that is cut off or empty, and after one that calls a tool, whose result nobody
-    knows; the tag `ended` says why (`good-bye`, `repetition`, `no turn`, `answer`, `call`, else `turns`). It is one
-    sample; with fewer than `min_turns` new turns it is dropped.
-    Conversations that this method has made are not gone on with.
+    first in Magpie. The conversation ends early if the simulated user says good-bye, repeats an earlier turn, or writes
+    no complete turn; before an answer that is cut off or empty; and after a call of a tool, because its result is
+    unknown. The tag `ended` says why (`good-bye`, `repetition`, `no turn`, `answer`, `call`, else `turns`). The
+    conversation is one sample; with fewer than `min_turns` new turns it is dropped. Conversations that this method has
+    made are not continued again.
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (multi-turn: the header of the user's turn is appended
     to the conversation; a system prompt keeps the model in the user's role); Ding et al. 2023, UltraChat,
@@ -74,7 +74,7 @@ class MultiTurn(Method):
     """System prompts while an answer is written, by language; by default that of the conversation."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return one seed or kept row that this method has not made; a seed of any kind where none is found."""
+        """Return one seed or kept row that this method has not made; if none is found, any seed."""
         del turn
         for row in wander(rng, snapshot.seeds, snapshot.made):
             if row.method != self.kind and (not self.languages or language_of(row) in self.languages):
@@ -138,7 +138,7 @@ class MultiTurn(Method):
 
 
 def _spoken(draft: Draft, prompts: Mapping[str, str]) -> tuple[Message, ...]:
-    """Return the conversation with another system turn, where the prompts have one for its language."""
+    """Return the conversation with another system turn, if the prompts have one for its language."""
     system = system_turn(prompts, draft.tags["language"])
     return (*system, *(turn for turn in draft.messages if turn.role != "system" or not system))
 
@@ -150,6 +150,6 @@ def takes_leave(text: str) -> bool:
 
 
 def overlap(one: str, other: str) -> float:
-    """Return the share of words that two texts have in common: twice the common ones over all, 0 to 1."""
+    """Return the share of words that two texts have in common: twice the common words over all words, 0 to 1."""
     first, second = Counter(tokens(one)), Counter(tokens(other))
     return 2 * (first & second).total() / max(1, first.total() + second.total())

@@ -1,4 +1,4 @@
-"""Persona: find who would read a text, then who is close to that person, and write what this person would ask."""
+"""Persona: describe a reader of a text, then a person close to that reader, and write a request of that person."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +91,7 @@ RELATIONS: Mapping[str, tuple[str, ...]] = {
         "刚搬来的邻居",
     ),
 }
-"""How the next person is related to the one before, by language."""
+"""Relations of the next person to the one before, by language."""
 INSTRUCTION = {
     "en": (
         "What would each person type to an assistant? Write one request with the details that it needs.\n---\n"
@@ -115,7 +115,7 @@ INSTRUCTION = {
         "人物：{persona}\n用户请求："
     ),
 }
-"""A user's request through a persona, by language; the last line is the marker of what is wanted."""
+"""A user's request through a persona, by language. The last line is the marker of the request."""
 MATH = {
     "en": (
         "Write a mathematics problem from the life of each person, with the numbers that it needs and one answer. Do "
@@ -167,16 +167,16 @@ ECHOES = re.compile(
     r"|(?:^|\n)\s*(?:solution|answer|assistant|解答|答案|助手)\s*[:：]",
     re.IGNORECASE,
 )
-"""Words of the prompt, or of an answer, that have no place in a request."""
+"""Words of the prompt, or of an answer, that a request must not have."""
 
 
 class Personas:
-    """Personas as sets of words; `near` finds exactly those above a Jaccard index. Nothing is added later."""
+    """Personas as sets of words, fixed from the start; `near` is exact about the Jaccard index."""
 
     def __init__(self, personas: Iterable[str]) -> None:
         """Index the personas, each set of words once."""
         self._sets = [*dict.fromkeys(words for persona in personas if (words := frozenset(tokens(persona))))]
-        self._places: dict[str, list[int]] = {}  # where each word is
+        self._places: dict[str, list[int]] = {}  # the personas with each word
         for place, words in enumerate(self._sets):
             for word in words:
                 self._places.setdefault(word, []).append(place)
@@ -184,8 +184,8 @@ class Personas:
     def near(self, words: frozenset[str], similarity: float) -> bool:
         """Say whether the Jaccard index with any of the personas is at least as given.
 
-        Two sets that similar share at least ceil(similarity * n) of the n words of one, so one of its n - that + 1
-        rarest words is in the other: only those are looked up.
+        Two such sets have at least c = ceil(similarity * n) words in common, where n is the size of one of them. So the
+        other set has one of the n - c + 1 rarest words of this one. Only these are looked up.
         """
         rarest = sorted(words, key=lambda word: (len(self._places.get(word, ())), word))
         looked = rarest[: len(words) - ceil(similarity * len(words)) + 1] if words else []
@@ -195,24 +195,24 @@ class Personas:
 
 @dataclass(frozen=True)
 class PersonaIndex:
-    """The personas of settled rows. A round adds an index of its own, so that rounds before it see what they saw."""
+    """The personas of settled rows. Each round adds an index, so that earlier rounds still see only their own."""
 
     layers: tuple[Personas, ...] = ()
     rows: int = 0
     """Kept rows that were read so far."""
 
     def near(self, persona: str, similarity: float) -> bool:
-        """Say whether a persona is nearly one of them."""
+        """Say whether a persona is one of these, or nearly."""
         words = frozenset(tokens(persona))
         return any(layer.near(words, similarity) for layer in self.layers)
 
 
 class Persona(EachInput[PersonaIndex]):
-    """Make a persona from a text, walk to others by relations, and write a request as that person would.
+    """Make a persona from a text, go on to other persons by relations, and write a request of the last one.
 
     The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
-    A persona that settled rounds have used, or one nearly like it, is not used again: the walk takes one more step, and
-    where it may not, the draw is dropped. The persona is in the tag `persona`, the steps from the text in `hops`.
+    A persona that settled rounds have used, or one nearly like it, is not used again: one more step is taken, or the
+    draw is dropped if it has no step left. The persona is in the tag `persona`, the steps from the text in `hops`.
 
     Source: Ge et al. 2024, Scaling Synthetic Data Creation with 1,000,000,000 Personas, arXiv:2406.20094, sections 2
     (text-to-persona, persona-to-persona up to six times, near-duplicates at a similarity of 0.9) and 4 (problems and
@@ -299,7 +299,7 @@ class Persona(EachInput[PersonaIndex]):
         return [self.drafted(text, tags, reason)]
 
     def refusal(self, text: str, finish: str, shown: str = "") -> str | None:
-        """Return why a request is dropped at once, or None; `shown` is what stood before it."""
+        """Return why a request is dropped at once, or None; `shown` is the text before it."""
         words = num_words(text)
         rules = {
             **cut_off(finish, "request"),
@@ -340,7 +340,7 @@ class Persona(EachInput[PersonaIndex]):
             hops += 1
 
     async def _persona(self, prompt: Prompt, ask: Ask) -> tuple[str, str | None]:
-        """Return one persona, begun as the prompt ends, and what is wrong with it."""
+        """Return one persona, with the beginning that the prompt gives, and its problem, if any."""
         prefix = prompt["prefix"]
         reply = await ask.shared(
             **prompt,

@@ -1,4 +1,4 @@
-"""Respond: answer existing prompts, with the best of several answers or the one that most samples agree on."""
+"""Respond: answer existing prompts, with the best of several answers or by majority."""
 
 from asyncio import gather
 from collections import Counter
@@ -20,19 +20,19 @@ STEPS = {
     "en": "Think step by step. End with one last line that has #### and then the final answer alone.",
     "zh": "请一步一步地思考，最后单独用一行写出“#### ”和最终答案。",
 }
-"""What is asked for besides where final answers are read, by language; it is not part of the sample."""
+"""The further request where final answers are read, by language; it is not part of the sample."""
 
 
 class Respond(EachInput):
-    """Answer each prompt with `n` candidates, each a row, of which a filter's score may choose one; or by majority.
+    """Answer each prompt with `n` candidates. Each is a row; a filter's score may choose one. Or answer by majority.
 
-    The prompt is an input up to its last user's turn, with its system turn and all turns in between, or all of it where
-    it ends with the result of a tool; an answer that the input has already is left aside. Tools of the input are asked
-    with, and an answer may call them. `best_of` names a score that a filter gives, such as `judge` or `reward`; the
-    candidate with the largest stays and the others are dropped. With `votes` over 1 a candidate is the majority of that
-    many sampled answers: final answers are read out of them, the first answer with the commonest one is kept, and the
-    score `self_consistency` is the share of the votes that it got. Answers without a final one, or cut off, are votes
-    for none. With `known_answer` an answer must come to the one that the input has, as in rejection sampling.
+    The prompt is all turns of an input up to its last user turn, or all of the input if it ends with the result of a
+    tool. An answer that the input already has is not used. Requests have the input's tools, and an answer may call
+    them. `best_of` names a score that a filter gives, such as `judge` or `reward`; the candidate with the largest score
+    is kept and the others are dropped. With `votes` over 1 a candidate is the majority of that many sampled answers.
+    Their final answers are compared, the first answer with the most frequent one is kept, and the score
+    `self_consistency` is its share of the votes. Answers that are cut off or have no final answer vote for none. With
+    `known_answer` an answer must come to the one that the input has, as in rejection sampling.
 
     Its instructions are those of the inputs, so that a novelty filter judges none of its rows.
 
@@ -53,7 +53,7 @@ class Respond(EachInput):
     best_of: str = ""
     """Score by which one candidate is chosen; by default all that pass the filters stay."""
     votes: int = Field(default=1, ge=1)
-    """Number of sampled answers whose majority is a candidate; 1 takes a single answer."""
+    """Number of sampled answers of which the majority makes a candidate; with 1 it is a single answer."""
     labels: tuple[str, ...] = ()
     """Possible final answers, such as `("yes", "no")`; by default numbers and words that are marked or come last."""
     min_agreement: float = Field(default=0.0, ge=0, le=1)
@@ -99,7 +99,7 @@ class Respond(EachInput):
         return whole if known and known == found else replace(whole, dropped=f"{self.kind}: not the known answer")
 
     def _asked(self, draft: Draft) -> tuple[Message, ...]:
-        """Return the prompt with what the system says besides."""
+        """Return the prompt with the further request in its system turn."""
         language = draft.tags.get("language", "en")
         own = [turn for turn in draft.messages if turn.role == "system"]
         system = [turn.text for turn in own or system_turn(self.answer_prompts, language)]
@@ -115,7 +115,7 @@ class Respond(EachInput):
         if not votes:
             whole = self.answered(draft, replies[0])
             return whole if whole.dropped else replace(whole, dropped=f"{self.kind}: no final answer")
-        winner, count = votes.most_common(1)[0]  # of the commonest the first that was sampled
+        winner, count = votes.most_common(1)[0]  # of those with the most frequent final answer, the first
         share = count / len(replies)
         whole = self.answered(draft, replies[finals.index(winner)])
         reason = f"{self.kind}: votes disagree" if share < self.min_agreement else None
@@ -129,12 +129,15 @@ class Respond(EachInput):
         rated = [place for place, row in enumerate(rows) if row.dropped is None and self.best_of in row.scores]
         if not rated:
             return [row.drop(f"{self.kind}: no score to choose by") for row in rows]
-        best = max(rated, key=lambda place: rows[place].scores[self.best_of])  # of equals the first
+        best = max(rated, key=lambda place: rows[place].scores[self.best_of])  # of equal ones the first
         return [row if place == best else row.drop(f"{self.kind}: not the best") for place, row in enumerate(rows)]
 
 
 def prompt_of(sample: Sample) -> tuple[Message, ...]:
-    """Return a conversation up to its last user turn, or whole where a tool spoke last; nothing without a user turn."""
+    """Return a conversation up to its last user turn, or whole if it ends with a tool's turn.
+
+    Without a user turn, return nothing.
+    """
     if sample.messages and sample.messages[-1].role == "tool":
         return sample.messages
     last = max((place for place, turn in enumerate(sample.messages) if turn.role == "user"), default=-1)

@@ -1,4 +1,4 @@
-"""Retrieve: related samples or passages of a corpus, as demonstrations, as grounding, or taken over as data."""
+"""Retrieve: related samples or passages of a corpus, used as demonstrations, as grounding, or as data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,13 +45,13 @@ MIN_WORDS = 4
 class Retrieve(EachInput[SearchIndex]):
     """Take the seeds in turn, find related texts in a corpus, and use them.
 
-    The corpus is the documents where the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
-    cosine of their embeddings, the rankings are fused, and of the best those are taken that add something new. What is
-    made depends on `use`. As `demonstrations`, related samples with the seed as the last are in the model's own turn: a
-    seed without an answer is answered after them, and one with an answer is followed by a new task, answered in a
-    second call. As `grounding`, the seed is answered from the passages. As `data`, what was found becomes rows as it
-    is, each with the score `related`; a text without an answer is answered. The same sample may be found for two seeds:
-    the filter `novelty` drops it the second time.
+    The corpus is the documents if the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
+    cosine of their embeddings. The rankings are fused, and from the best texts those are taken that add something new.
+    `use` decides what is made. As `demonstrations`, the model's turn begins with related samples, the seed last: a seed
+    without an answer is answered; after one with an answer the model writes a new task, which a second call answers. As
+    `grounding`, the seed is answered from the passages. As `data`, the texts that were found become rows unchanged,
+    each with the score `related`; a text without an answer is answered. The same sample may be found for two seeds: the
+    filter `novelty` drops it the second time.
 
     Source: Robertson and Zaragoza 2009, The Probabilistic Relevance Framework, section 3 (BM25, k1 1.5, b 0.75);
     Cormack et al. 2009, Reciprocal Rank Fusion, SIGIR, section 2 (k = 60); Carbonell and Goldstein 1998, MMR, SIGIR,
@@ -67,27 +67,27 @@ class Retrieve(EachInput[SearchIndex]):
     count: int = Field(default=4, gt=0)
     """Number of related texts for one seed."""
     search: By = "both"
-    """Go by `words` (BM25), by `meaning` (embeddings), or by both."""
+    """Search by `words` (BM25), by `meaning` (embeddings), or by both."""
     relevance: float = Field(default=0.7, ge=0, le=1)
-    """Weight of relevance against variety; 1 takes the nearest, however much they are alike."""
+    """Weight of relevance against variety; 1 takes the nearest texts, however similar they are to each other."""
     with_passages: bool = False
-    """Whether a grounded sample brings its passages along, in the user's turn."""
+    """Whether a grounded sample contains its passages, in the user's turn."""
     max_demo_words: int = Field(default=200, gt=0)
     """Longer samples are not used as demonstrations."""
     max_words: int = Field(default=150, gt=0)
     """Most words of a new task."""
     max_tokens: int = Field(default=128, gt=0)
-    """Cap on a new task, in tokens."""
+    """Most tokens of a new task."""
     temperature: float = Field(default=0.8, ge=0, le=2)
-    """Of a new task."""
+    """Temperature of a new task."""
     max_answer_tokens: int = Field(default=384, gt=0)
-    """Cap on the answer, in tokens."""
+    """Most tokens of the answer."""
     answer_temperature: float = Field(default=0.2, ge=0, le=2)
-    """Of the answer."""
+    """Temperature of the answer."""
     prompts: Annotated[Prompts, slots("task")] = by_language(ASK)
-    """Templates by language, where related samples are demonstrations: a new task, and its answer."""
+    """Templates by language for `demonstrations`: a new task and its answer."""
     grounding_prompts: Annotated[Prompts, slots("passages", "question")] = by_language(GROUND)
-    """The user's turn where they are grounding, by language."""
+    """Templates by language for `grounding`: the user's turn."""
 
     def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
         """Return the seeds."""
@@ -102,7 +102,7 @@ class Retrieve(EachInput[SearchIndex]):
         return {"corpus": float(len(prepared.samples))}
 
     async def expand(self, parents: Sequence[Sample], ask: Ask[SearchIndex], rng: Random) -> list[Draft]:
-        """Return one draft, or as data one for each sample that was found."""
+        """Return one draft; with `use = "data"`, one for each sample that was found."""
         del rng
         seed = parents[0]
         hits = await find(ask.prepared, seed.instruction, self.count, ask, weight=self.relevance, without=(seed.id,))
@@ -160,12 +160,12 @@ class Retrieve(EachInput[SearchIndex]):
         return await ask(**prompt, max_tokens=most, temperature=heat, stop=stop, stop_loops=True)
 
     def _shown(self, template: Template, found: Sequence[Sample], seed: Sample) -> str:
-        """Return the answered samples as demonstrations, the farthest first, the seed last where it is answered."""
+        """Return the answered samples as demonstrations, the farthest first and the seed last if it has an answer."""
         demonstrations = [s for s in (*reversed(found), seed) if s.answer]
         short = [s for s in demonstrations if num_words(f"{s.instruction} {s.answer}") <= self.max_demo_words]
         return "".join(template.shot(flat(s.answer), task=flat(s.instruction)) for s in short)
 
     def _taken(self, hit: Hit) -> Draft:
-        """Return a sample that was found as a draft of its own, with the tags that say where it comes from."""
+        """Return a found sample as a draft, with the tags that say where it comes from."""
         tags = {"language": language_of(hit.sample), **hit.sample.tags}
         return Draft(hit.sample.messages, tags, scores={"related": hit.score}, parents=(hit.sample,))

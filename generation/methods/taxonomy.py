@@ -1,4 +1,4 @@
-"""Taxonomy: from a discipline to a subject, to its sessions and key concepts, and from these to a question."""
+"""Taxonomy: a discipline, one of its subjects, sessions and key concepts of the subject, and a question about these."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ DISCIPLINES: Mapping[str, tuple[str, ...]] = {
         "家务与维修",
     ),
 }
-"""What is taught, by language."""
+"""The disciplines, by language."""
 DISCIPLINE = {
     "en": (
         "List {count} disciplines of human knowledge and skill, from academic to practical, a few words each.\n---\n1."
@@ -161,18 +161,18 @@ ANSWER = {
 }
 """What the answering model is told, by language; it is not part of the sample."""
 MARKER = re.compile(r"^(?:question|题目)\s*[:：]\s*", re.IGNORECASE)
-"""What a reply may begin with once more."""
+"""A marker that a reply may repeat at its beginning."""
 ANSWERED = ("answer:", "solution:", "answers:", "答案：", "解答：", "答：", "解：", "答案:", "解答:", "答:", "解:")
 BETWEEN = {"en": ", ", "zh": "、"}
 LONGEST_NAME = 12
-"""Words of an entry of a list beyond which it is a sentence and not a name."""
+"""Most words of an entry of a list; a longer entry is a sentence and not a name."""
 
 
 class Taxonomy(Method):
-    """Walk from a discipline to a subject, to one or two of its sessions and some of their concepts; ask a question.
+    """Ask a question about a discipline, a subject, one or two of its sessions and some of their concepts.
 
-    The lists are shared calls, asked once on each worker, so that all draws walk in one tree. The tags `discipline`,
-    `subject`, `session` and `concepts` say what a question is about. Overlap with test sets is a selector's business.
+    Each worker asks once for each list, so all draws use the same tree. The tags `discipline`,
+    `subject`, `session` and `concepts` say what a question is about. A selector removes overlap with test sets.
 
     Source: Li et al. 2024, GLAN, Synthetic Data (Almost) from Scratch, arXiv:2402.13064, section 2: taxonomy, subjects,
     syllabus, questions from one or two sessions and one to five key concepts, answers by a model asked anew.
@@ -306,7 +306,7 @@ class Taxonomy(Method):
     async def _list(
         self, ask: Ask, prompts: Mapping[str, str], count: int, values: Mapping[str, str]
     ) -> tuple[str, ...]:
-        """Return the entries of a list that is asked for once on each worker; `values` fill the prompt."""
+        """Return the entries of a list; each worker asks for it once. `values` fill the prompt."""
         reply = await ask.shared(
             **template_for(prompts, values["language"]).begin(**values, count=count),
             max_tokens=16 * count,

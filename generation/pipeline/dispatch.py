@@ -1,4 +1,4 @@
-"""Dispatch: gives shards to worker actors, enough to keep each engine full; actors start when first needed."""
+"""Dispatch: gives worker actors as many shards as keep each engine full. Actors start when they are first needed."""
 
 import asyncio
 import math
@@ -25,11 +25,11 @@ from gristmill.generation.pipeline.quarantine import Quarantine
 from gristmill.generation.pipeline.worker import Place, Worker
 
 AHEAD = 2.0
-"""Draws in flight on an engine, as a multiple of its batch. Where all replies are equally long they end together, so a
-whole batch must wait already. With 1.25 a job of such replies was 9 % slower than the raw engine."""
+"""Draws in flight on an engine, as a multiple of its batch. If all replies are equally long they end together, so a
+whole batch must be waiting by then. With 1.25, a job of such replies was 9 % slower than the raw engine."""
 LEAST_SHARDS = 3
-"""Least shards in flight on an engine: with two shards of the size of its batch, 3 to 5 % of it is idle at their
-ends."""
+"""Least number of shards in flight on an engine. With two shards of the size of its batch, 3 to 5 % of the engine is
+idle at their ends."""
 
 Feed = Callable[[], tuple[RawShard, Sequence[Shard]] | None]
 Done = Callable[[RawShard, ShardReport], bool]
@@ -37,7 +37,7 @@ Tick = Callable[[dict[str, float]], None]
 
 
 class Dispatch(Protocol):
-    """Has raw shards made and committed in any order: `Actors`, or a plain loop in tests."""
+    """Makes raw shards and commits them, in any order: `Actors`, or a plain loop in tests."""
 
     @property
     def engine_start_s(self) -> float:
@@ -45,7 +45,7 @@ class Dispatch(Protocol):
         ...
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
-        """Return when the feed gives no more and all is committed, or when `done`, called for each shard, returns True.
+        """Return when the feed gives no more shards and all are committed, or when `done` returns True for a shard.
 
         The feed gives a shard together with the settled shards that it may draw from.
         """
@@ -58,7 +58,7 @@ def probe_once(engine: Engine) -> Abilities:
 
 
 class _Piece(NamedTuple):
-    """What is sent to a worker: a shard, and a Ray reference to the settled shards that it draws from."""
+    """The message to a worker: a shard, and a Ray reference to the settled shards that it draws from."""
 
     shard: RawShard
     settled: Any
@@ -108,7 +108,7 @@ class Actors:
         self._placement.remove()
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
-        """Make what the feed gives; call `done` as each shard is committed, and `tick` with the stats every second.
+        """Make the shards of the feed; call `done` after each is committed, and `tick` with the stats every second.
 
         Raises:
             JobError: when the cluster has no room for the engines.
@@ -174,7 +174,7 @@ class Actors:
         import ray
 
         unknown = [(n, e) for n, e in self._pipeline.engines.items() if e.endpoint and e.abilities is None]
-        need = self._placement.need(MAIN, 0)  # other endpoints are asked by the workers of the main engine
+        need = self._placement.need(MAIN, 0)  # the workers of the main engine ask the other endpoints
         try:
             return {name: call(probe_once, need, engine) for name, engine in unknown}
         except ray.exceptions.RayTaskError as error:
@@ -183,7 +183,7 @@ class Actors:
             raise
 
     def _look(self) -> dict[str, float]:
-        """Return the figures of the actors; print once what the engine's settings became."""
+        """Return the figures of the actors; print the engine's resolved settings once."""
         total = self._watch.look()
         if self._watch.facts and not self._told:
             self._told = True

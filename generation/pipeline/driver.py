@@ -24,18 +24,18 @@ RAW = "raw-"
 
 
 class Driver:
-    """One execution of the job: gives out shards and settles rows until the target is met; then commits."""
+    """One execution of the job. It gives out shards and settles rows until the target is met, and then commits."""
 
     def __init__(self, job: Job, goal: Goal, run: Run, work: Work, dispatch: Dispatch, schedule: ShardSequence) -> None:
-        """Take in what earlier executions have committed."""
+        """Read the shards that earlier executions have committed."""
         self._job, self._goal, self._run, self._work = job, goal, run, work
         self._dispatch, self._schedule = dispatch, schedule
         self._ahead: Iterator[RawShard] = iter(schedule)
         self._next: RawShard | None = next(self._ahead, None)
         self.progress = Progress(goal.target, goal.filters, goal.given, goal.frames, goal.quotas)
         self._settled: list[Shard] = []
-        self._given: dict[int, RawShard] = {}  # handed out or found committed, and not settled yet
-        self._there: dict[int, Shard] = {}  # of these, the committed ones
+        self._given: dict[int, RawShard] = {}  # given out or found committed, and not settled yet
+        self._there: dict[int, Shard] = {}  # those of them that are committed
         self._made = Tally()
         self._rounds: dict[int, dict[str, float]] = {}
         self._notes: list[str] = []
@@ -47,7 +47,7 @@ class Driver:
         self._resume()
 
     def run(self, bar: Bar) -> None:
-        """Have shards made until the target is met.
+        """Make shards until the target is met.
 
         Raises:
             RunError: when `max_drafts` are drawn before that.
@@ -61,10 +61,10 @@ class Driver:
         bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
 
     def finish(self) -> GenerateFigures:
-        """Delete what is no longer needed, commit the manifest, and return the figures."""
+        """Delete the raw shards, commit the manifest, and return the figures."""
         store, output = self._run.store, self._work.output
         for name in store.names(output):
-            if name.startswith(RAW):  # of shards that were under way when the target was met
+            if name.startswith(RAW):  # shards that were in the making when the target was met
                 store.delete(output, name)
         figures = self._figures()
         types = {f"dtype of {name}": dtype for name, dtype in dtypes.read(store, output).items()}
@@ -97,7 +97,7 @@ class Driver:
                 self._made.cost += event.get("cost", 0.0)
 
     def _planned(self) -> int:
-        """Return the expected number of all shards, as far as it is known now."""
+        """Return the expected number of all shards, if it is known by now."""
         if self._schedule.limits:
             return sum(-(-limit // self._schedule.size) for limit in self._schedule.limits)
         missing = max(0, (self.progress.target or 0) - self.progress.kept)
@@ -158,7 +158,7 @@ class Driver:
             shard, raw = self._given.pop(place), self._there.pop(place)
             rows = self.progress.settle(from_table(store.read_shard(output, raw)), shard.draws)
             self._settled.append(store.commit_shard(output, shard.final, to_table(rows)))
-            for suffix in ("json", "arrow"):  # the commit file first: without it the rest is no shard
+            for suffix in ("json", "arrow"):  # the commit file first: without it, the other file is no shard
                 store.delete(output, f"{shard}.{suffix}")
         return self.progress.target_met
 
@@ -216,12 +216,12 @@ class Driver:
         return ", ".join(said)
 
     def _making(self, stats: Mapping[str, float]) -> Tally:
-        """Return the counts of the shards in the making, without those committed since the stats were taken."""
+        """Return the counts of the shards in the making, without those that were committed after the stats."""
         making = {str(shard) for place, shard in self._given.items() if place not in self._there}
         tally = Tally()
         for name, value in stats.items():
             count, _, shard = name.rpartition(" ")
-            if shard.partition(".")[0] in making:  # the whole shard, or a cut of it
+            if shard.partition(".")[0] in making:  # the whole shard, or a part of it
                 setattr(tally, count, getattr(tally, count) + int(value))
         return tally
 

@@ -1,6 +1,6 @@
-"""Frames: what the template of a method puts around each of its instructions, which is not compared.
+"""Frames: the text that a method's template puts around each of its instructions. Frames are not compared.
 
-It says nothing new, but five labels with a question around a text of ten words make any two such instructions alike.
+With a frame of five labels and a question around texts of ten words, any two instructions would be alike.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.generation.contracts import Method
 
 Frames = tuple[tuple[str, str], ...]
-"""Beginnings and ends, the longest first."""
+"""Pairs of a beginning and an end, the longest first."""
 
 
 def frames_of(methods: Iterable[Method]) -> Frames:
@@ -21,7 +21,7 @@ def frames_of(methods: Iterable[Method]) -> Frames:
 
 
 class Unframed(Sequence[Sample]):
-    """Samples without frames, each taken off when it is read."""
+    """Samples without frames; a frame is removed when its sample is read."""
 
     def __init__(self, samples: Sequence[Sample], frames: Frames) -> None:
         """Take samples that may be stored elsewhere."""
@@ -42,7 +42,7 @@ class Unframed(Sequence[Sample]):
 
 
 def unframed(sample: Sample, frames: Frames) -> Sample:
-    """Return the sample with the longest frame that fits taken off its instruction, or the sample itself."""
+    """Return the sample without the longest frame that fits its instruction, or the sample itself."""
     text = sample.instruction
     for begin, end in frames:
         if len(text) > len(begin) + len(end) and text.startswith(begin) and text.endswith(end):

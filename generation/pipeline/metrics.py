@@ -1,7 +1,7 @@
 """The figures of a worker as Ray's metrics, which Prometheus scrapes and `deploy/grafana.json` draws.
 
-Ray exports each under the prefix `ray_` at every node's metrics port, counters with the ending `_total`, beside labels
-of its own (`SessionName`, `WorkerId`, …).
+Ray exports each at every node's metrics port, with the prefix `ray_`, for counters the suffix `_total`, and labels of
+its own (`SessionName`, `WorkerId`, …).
 """
 
 from collections.abc import Mapping
@@ -26,11 +26,12 @@ GAUGES = {
 }
 DROPPED = "dropped"
 DROPPED_BY = "dropped by "
-"""Beginning of a stat that counts the rows of one drop reason."""
+"""Prefix of a stat that counts the rows of one drop reason."""
 TAGS = ("output", "actor")
 """Labels of every metric: the folder that the job makes, and the actor. (Prometheus uses the label `job` itself.)"""
 MAX_REASONS = 60
-"""Reasons that get a series each; all others count as `other`, because every label costs memory in Prometheus."""
+"""Most reasons with a series of their own; all others count as `other`, because every label costs memory in
+Prometheus."""
 
 
 class Metrics:
@@ -84,7 +85,7 @@ class Metrics:
 
 
 def reason_label(dropped: str) -> str:
-    """Return a drop reason without what differs from row to row: names of other rows, messages of libraries."""
+    """Return a drop reason without the parts that differ by row: names of other rows, messages of libraries."""
     kind, colon, what = dropped.partition(": ")
     for word in ("error", "failed"):
         if what.startswith(word):

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 RECENT_S = 10.0
-"""Seconds over which the displayed rates are taken."""
+"""Seconds over which the displayed rates are measured."""
 TREND_S = 30.0
-"""Seconds over which the present speed is taken for the estimate of the time left. Replies of an endpoint count when
+"""Seconds over which the present speed is measured for the estimate of the time left. Replies of an endpoint count when
 they end, so the span must be long enough for many of them."""
 EVIDENCE = 3
-"""Samples that must be done before a time is shown."""
+"""Number of samples that must be done before a time is shown."""
 Z = 1.28
 """Half width of an 80 % interval in standard deviations."""
 TAIL = (0.25, 2.0)
@@ -36,15 +36,16 @@ class Observation:
     now: float
     """Seconds, from any origin."""
     missing: int
-    """What is still to do: samples to keep, or rows where every input is taken once."""
+    """The whole of the work: samples to keep, or rows if every input is taken once."""
     done: int
-    """How much of that is done."""
+    """How much of the work is done."""
     rows: int
     """Rows done, kept and dropped."""
     row_tokens: int
     """Reply tokens of these rows."""
     tokens: float
-    """Reply tokens made, including rows in the making. It falls when an engine dies, and grows again from there."""
+    """Reply tokens made, also for rows in the making. The count falls when an engine dies, and grows again from
+    there."""
     running: float
     """Requests that the engines work on."""
 
@@ -68,7 +69,7 @@ class Pace:
         self._begin = self._tokens = self._last_tokens = 0.0
 
     def add(self, seen: Observation) -> None:
-        """Take in one observation."""
+        """Add one observation."""
         if not self._recent:
             self._begin, self._last_tokens = seen.now, seen.tokens
         self._tokens += max(0.0, seen.tokens - self._last_tokens)
@@ -102,7 +103,7 @@ class Pace:
         if min(done, rows) < EVIDENCE or spent <= 0:
             return None
         work, row_work, name = last.tokens, float(last.row_tokens), "tokens"
-        if not work:  # no engine that counts its tokens
+        if not work:  # no engine counts its tokens
             work, row_work, name = float(rows), float(rows), "rows"
         row_work = min(row_work, work)
         present = self.rate(name, TREND_S)

@@ -1,4 +1,4 @@
-"""Shards of draws: which method draws what, and in which order; all of it follows from the recipe."""
+"""Shards of draws: which method makes which draws, and in which order. All of it follows from the recipe."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ def engine_setting(name: str) -> str:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Everything that the rows of a job are made with."""
+    """Everything that is needed to make the rows of a job."""
 
     run: str
     engines: Mapping[str, Engine]
@@ -36,9 +36,9 @@ class Pipeline:
     encoder: Embedding
     seed: int
     dtypes: Mapping[str, DType] = field(default_factory=dict)
-    """Type that each model computes in, by the name of its setting, where it is known."""
+    """Type in which each model computes, by the name of its setting; only for models of which it is known."""
     abilities: Mapping[str, Abilities] = field(default_factory=dict)
-    """What the server of each endpoint can do, by the name of the engine, where it is known."""
+    """What the server of each endpoint can do, by the name of the engine; only for endpoints of which it is known."""
 
     def engine(self, name: str) -> Engine:
         """Return the settings to open an engine with: those of the recipe, with what was found out at the start."""
@@ -48,7 +48,7 @@ class Pipeline:
 
     @cached_property
     def frames(self) -> Frames:
-        """What templates of the methods put around instructions."""
+        """The texts that the methods' templates put around instructions."""
         return frames_of(self.methods)
 
     @property
@@ -58,7 +58,10 @@ class Pipeline:
         return self.encoder.model_copy(update={"compute_dtype": known}) if known else self.encoder
 
     def step(self, place: int) -> str:
-        """Return the fingerprint for the ids of a method's rows: it covers what decides its requests and answers."""
+        """Return the fingerprint for the ids of a method's rows.
+
+        It covers everything that decides its requests and answers.
+        """
         method = self.methods[place]
         return ids.digest(method.fingerprint(), self.engines[method.engine_name()].fingerprint(), self.seed, place)
 
@@ -78,7 +81,7 @@ class Goal:
     given: frozenset[str]
     """Methods whose instructions come from the input, so that filters of new instructions do not judge them."""
     frames: Frames
-    """What templates put around instructions, which is not compared."""
+    """The texts that templates put around instructions; these are not compared."""
     quotas: Mapping[str, Mapping[str, int]]
     """Most kept rows of each label, by step."""
     engine: Engine
@@ -98,7 +101,7 @@ class RawShard:
     """Ordinal of its first draw, among the draws of its method."""
     draws: int
     part: bool = False
-    """Whether it is a part of the shard with this place, after a cut."""
+    """Whether it is a part of the shard with this place, because that was cut."""
 
     def __str__(self) -> str:
         """Return the name under which its rows are committed before they are settled."""
@@ -141,9 +144,9 @@ class ShardReport(Tally):
 
     seconds: float = 0.0
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What steps measured when they prepared for the shard's round."""
+    """Figures that steps reported when they prepared for the shard's round."""
     notes: tuple[str, ...] = ()
-    """What people must know of what steps prepared."""
+    """Notes for people about what steps have prepared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +202,8 @@ class ShardSequence:
             place += 1
 
     def settled_before(self, round_: int) -> int:
-        """Return how many shards are settled for a round: those of the rounds up to the one before the last.
+        """Return how many settled shards a round uses: those of the rounds up to the one before the last.
 
-        So a round can begin while the round before it is still being made, and no engine waits for the slowest row.
+        So a round can begin while the round before it is still in the making, and no engine waits for the slowest row.
         """
         return max(0, round_ - 1) * self.round_shards

@@ -1,4 +1,4 @@
-"""Quarantine: a shard that ends engines is cut until the deadly draw is alone, and that draw is dropped."""
+"""Quarantine: a shard that ends engines is cut until the draw that ends them is alone; that draw is dropped."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from gristmill.generation.pipeline.worker import Place
 
 
 class Quarantine:
-    """The cut shards of a job, and their parts that are done."""
+    """The shards of a job that were cut, and their finished parts."""
 
     def __init__(self, pipeline: Pipeline, place: Place) -> None:
-        """Take the place where parts are committed, and what rows are made with."""
+        """Take the place where parts are committed, and the pipeline of the rows."""
         self._pipeline, self._place = pipeline, place
         self._snapshots = Snapshots(place.store, place.output, place.seeds, place.documents)
         self._wholes: dict[int, RawShard] = {}
@@ -34,7 +34,7 @@ class Quarantine:
         return ShardReport(rows=1)
 
     def join(self, shard: RawShard, report: ShardReport) -> tuple[RawShard, ShardReport] | None:
-        """Return a whole shard with its report: the given one, or the one that this last part completes."""
+        """Return a whole shard with its report: the given shard, or the cut shard that this part completes."""
         if not shard.part:
             return shard, report
         parts = self._parts.setdefault(shard.place, [])

@@ -92,12 +92,12 @@ class BoundAsk:
         reply = await self._paid(request, engine)
         if (
             isinstance(request, Write) and call > self.usage.finished
-        ):  # of the last text that was written, not of a grade
+        ):  # the finish of the last written text, not of a grade
             self.usage.finish, self.usage.finished = reply.finish, call
         return reply
 
     async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
-        """Return the one reply on this worker to exactly this request; its tokens count for the row that asks first."""
+        """Return this worker's one reply to exactly this request; its tokens count for the row that asks first."""
         engine = sampling.pop("engine", self.engine)
         said = [[m.role, m.text] for m in messages]
         name = ids.digest("shared", said, max_tokens, sorted(sampling.items()))
@@ -123,7 +123,7 @@ class BoundAsk:
         self._count(reply, engine)
         try:
             gate.unicode("".join((reply.text, reply.reasoning, *(word or "" for c in reply.tool_calls for word in c))))
-        except GateError as error:  # what it says could not be asked about
+        except GateError as error:  # a later request could not contain such a text
             return replace(reply, text="", reasoning="", tool_calls=(), finish=f"error: the reply {error}")
         return reply
 
@@ -154,7 +154,7 @@ class Rows:
     context: Context
     snapshot: Snapshot
     prepared: Mapping[int, Any]
-    """What each step prepared, by the identity of the step."""
+    """The prepared value of each step, by the `id` of the step."""
     memories: Sequence[tuple[HistoryFilter, History]]
     tally: Tally = field(default_factory=Tally)
 
@@ -272,7 +272,7 @@ class _Making:
 
 
 def _lost(parent: Sample, method: Method) -> str:
-    """Return what of a parent the method's prompts would lose, or the empty string."""
+    """Return the part of a parent that the method's prompts would lose, or the empty string."""
     if not method.takes_tools:
         return parent.beyond_text
     return "parts that are no text" if any(turn.parts for turn in parent.messages) else ""
@@ -314,7 +314,7 @@ def lost_row(pipeline: Pipeline, draw: Draw, reason: str) -> Sample:
 
 
 def _with(s: Sample, draft: Draft) -> Sample:
-    """Return the sample with a new answer; written out, because `replace` takes twice as long."""
+    """Return the sample with a new answer. The fields are written out because `replace` takes twice as long."""
     scores, tags = {**s.scores, **draft.scores}, {**s.tags, **draft.tags}
     return Sample(s.id, draft.messages, s.parents, s.method, s.round, scores, tags, draft.dropped, s.origin, s.tools)
 
@@ -324,7 +324,7 @@ def _with_origin(s: Sample, origin: Origin) -> Sample:
 
 
 def apply_verdict(sample: Sample, verdict: Verdict) -> Sample:
-    """Return the sample with what a verdict adds: scores, tags, new messages, or a drop reason."""
+    """Return the sample with the scores, tags, new messages or drop reason of a verdict."""
     unchanged = verdict.messages is None and verdict.tools is None
     if verdict.dropped is None and unchanged and not verdict.scores and not verdict.tags:
         return sample

@@ -1,11 +1,11 @@
 """Settling decides what is kept for good. It depends only on committed shards, one after the other in their order.
 
 A shard takes its demonstrations from the inputs and from what was kept up to the round before the last. So a draw
-depends on nothing that runs at the same time, and a round may begin before the round before it has ended. As soon as a
-shard and all before it are committed, it is settled: each kept row is compared once more with everything accepted so
-far. The job ends with the first shard that meets the target; surplus rows of that shard are dropped, by id. Settling is
-deterministic, so a job that was killed settles again to the same bytes. Where a method has shares of labels, a row of a
-label that has its share already is dropped, and the job goes on until all labels have theirs.
+depends on nothing that runs at the same time, and a round may begin before the round before it has ended. A shard is
+settled as soon as it and all shards before it are committed: each kept row is compared again, with everything accepted
+so far. The job ends with the first shard that meets the target; surplus rows of that shard are dropped, by id. Settling
+is deterministic, so a killed job settles again to the same bytes. If a method has shares of labels, a row is dropped
+when its label already has its share, and the job goes on until all labels have theirs.
 """
 
 import math
@@ -18,15 +18,15 @@ from gristmill.generation.contracts import Filter, History, HistoryFilter, Metho
 from gristmill.generation.pipeline.frames import Frames, unframed
 
 Quotas = Mapping[str, Mapping[str, int]]
-"""By step, as in a row's origin, the most kept rows of each label."""
+"""The most kept rows of each label, by step as in a row's origin."""
 SURPLUS = "target: "
-"""Beginning of the reasons of rows that passed every filter and are more than were wanted."""
+"""Prefix of the drop reasons of rows that passed every filter and exceed the target."""
 MARGIN = 1.1
-"""Factor on the draws that the acceptance asks for, so that they rarely miss the target by a few rows."""
+"""Factor on the number of draws that follows from the acceptance, so that a few rows are rarely missing."""
 MIN_ACCEPTANCE = 0.02
 """Least acceptance to plan with."""
 PRIOR_WEIGHT = 10
-"""Draws that the expected acceptance counts as, together with the measured one."""
+"""Number of draws as which the expected acceptance counts beside the measured one."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Progress:
     _memories: list[tuple[HistoryFilter, History]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Make the memories of the history filters."""
+        """Make the histories of the history filters."""
         self._memories = [(step, step.memory()) for step in self.filters if isinstance(step, HistoryFilter)]
 
     @property
@@ -63,7 +63,7 @@ class Progress:
 
     @property
     def surplus(self) -> int:
-        """Rows that passed every filter and are more than were wanted."""
+        """Number of rows that passed every filter and exceed the target."""
         return sum(count for why, count in self.reasons.items() if why.startswith(SURPLUS))
 
     @property
@@ -79,7 +79,7 @@ class Progress:
                 memory.add(new)
 
     def settle(self, rows: Sequence[Sample], draws: int) -> list[Sample]:
-        """Return the rows of the next shard, which had `draws` draws, kept or dropped for good, and remember them."""
+        """Return the rows of the next shard, which had `draws` draws, finally kept or dropped, and remember them."""
         settled = [self._accepted(row) for row in rows]
         if self.target is not None:
             fresh = sorted(row.id for row in settled if row.dropped is None)
@@ -115,7 +115,7 @@ class Progress:
         return [f"{name} {kept} of {most}" for name, kept, most in counts if kept < most]
 
     def _accepted(self, row: Sample) -> Sample:
-        """Return the row, dropped where there are enough of its label or where it is too near another."""
+        """Return the row; drop it if there are enough rows of its label or if it is too near another row."""
         step, label = _labelled(row)
         if row.dropped is None and self._labels[step, label] >= self.quotas.get(step, {}).get(label, math.inf):
             return row.drop(f"{SURPLUS}enough of {label}")
@@ -151,8 +151,8 @@ class Progress:
 def quotas_of(methods: Sequence[tuple[str, Method]], target: int | None) -> Quotas:
     """Return how many rows of each label are kept at most, for the methods that have shares of labels.
 
-    A method's part of the target follows from its weight, rounded up. The quotas of its labels add up to that: each is
-    rounded down, and what is left goes to the largest remainders.
+    A method's part of the target follows from its weight, rounded up. The quotas of its labels add up to that part:
+    each is rounded down, and the rest goes to the largest remainders.
     """
     if target is None:
         return {}

@@ -1,4 +1,4 @@
-"""What rounds draw from, read from the store: Arrow tables that parse a sample when it is needed."""
+"""The snapshots from which rounds draw, read from the store: Arrow tables of which samples are parsed when needed."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -61,10 +61,10 @@ class Snapshots:
     """The snapshots of a job, read from the store when rounds need them."""
 
     def __init__(self, store: Store, output: str, seeds: str | None, documents: str | None) -> None:
-        """Name the job's output and the datasets that it draws from; nothing is read yet."""
+        """Take the names of the job's output and of the datasets that it draws from; nothing is read yet."""
         self._store, self._output, self._inputs = store, output, (seeds, documents)
         self._read: tuple[StoredSamples, StoredSamples] | None = None
-        self._tables: list[pa.Table] = []  # of the settled shards, in order
+        self._tables: list[pa.Table] = []  # one for each settled shard, in order
         self._known: dict[int, Snapshot] = {}
 
     @property

@@ -27,7 +27,7 @@ from gristmill.generation.prompting.batches import Batches
 
 log = logging.getLogger(__name__)
 KNOWN_TEXTS = 1024
-"""Texts of which a worker keeps the vectors: more than are in the making at once."""
+"""Number of texts of which a worker keeps the vectors; it is more than are in the making at once."""
 
 
 class Embedder:
@@ -72,7 +72,7 @@ class Place:
 
 
 class RowMaker:
-    """Turns shards into committed rows, on engines that run already."""
+    """Turns shards into committed rows, on running engines."""
 
     def __init__(
         self, pipeline: Pipeline, place: Place, engines: Mapping[str, LiveEngine], open_encoder: OpenEncoder
@@ -83,7 +83,7 @@ class RowMaker:
         self._context = Context(pipeline, engines, Embedder(pipeline.opened_encoder, open_encoder).embed)
         self._sets = [(step, step.memory()) for step in pipeline.filters if isinstance(step, HistoryFilter)]
         self._remembered = 0
-        self._prepared: dict[int, dict[int, asyncio.Task[Any]]] = {}  # by the identity of the step and the round
+        self._prepared: dict[int, dict[int, asyncio.Task[Any]]] = {}  # by the `id` of the step and the round
         self._tallies: dict[str, Tally] = {}
         self._total = Counter[str]()
 
@@ -125,7 +125,7 @@ class RowMaker:
         self._place.store.commit_shard(self._place.output, str(shard), to_table(made))
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Bring the memories up to a round's snapshot; a later snapshot begins with all samples of an earlier one."""
+        """Add a round's snapshot to the histories; a later snapshot begins with all samples of an earlier one."""
         before, end = len(snapshot.seeds), len(snapshot.seeds) + len(snapshot.made)
         if not self._sets:
             return
@@ -137,7 +137,10 @@ class RowMaker:
         self._remembered = max(self._remembered, end)
 
     async def _prepare(self, step: GenerateStep, snapshot: Snapshot) -> Any:  # noqa: ANN401 - the step's own
-        """Return what a step prepared for a round, once for all shards of the round that are made here."""
+        """Return the value that a step prepared for a round.
+
+        It is prepared once for all shards of the round on this worker.
+        """
         rounds = self._prepared.setdefault(id(step), {})
         if snapshot.round not in rounds:
             earlier = max((r for r in rounds if r < snapshot.round), default=None)

@@ -48,7 +48,8 @@ def as_json(found: Preview) -> dict[str, Any]:
 def show(found: Preview, console: Console) -> None:
     """Print a preview, with colours and rules on a terminal only.
 
-    A prompt that begins like an earlier one is printed without these lines, with a note where they are.
+    If a prompt begins with the same lines as an earlier one, these lines are replaced by a note that says where they
+    are.
     """
     seen: dict[str, list[str]] = {}
     for number, shown in enumerate(found.samples, 1):
@@ -70,7 +71,7 @@ def show(found: Preview, console: Console) -> None:
 
 
 def _fold(prompt: str, where: str, seen: dict[str, list[str]]) -> str:
-    """Return a prompt without the lines that an earlier prompt also begins with, and remember it."""
+    """Return a prompt without the first lines that it has in common with an earlier prompt, and remember it."""
     lines = prompt.splitlines()
     best, length = "", SAME_LINES - 1
     for place, earlier in seen.items():
@@ -115,7 +116,7 @@ def _verdict(sample: Sample) -> Iterator[Text]:
 
 
 def _print(console: Console, drawn: RenderableType, plain: str) -> None:
-    """Print one text on a terminal, and another one, with lines of any length, elsewhere."""
+    """Print `drawn` on a terminal, and `plain`, with lines of any length, elsewhere."""
     if console.is_terminal:
         console.print(drawn)
     else:

@@ -1,7 +1,7 @@
 """Preview: a few samples made exactly as the job makes them, with all prompts and replies; nothing is kept.
 
 The samples are those of the job's first draws, made by its own code on its own engines, in a folder that is deleted
-afterwards. What needs whole rounds does not run: the comparison with other new samples, and the target.
+afterwards. The comparison with other new samples and the target do not run, because they need whole rounds.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardSequence
 from gristmill.generation.pipeline.worker import Place, RowMaker
 
 MOST_CALLS = 1000
-"""Most calls of one sample that are recognised in the record."""
+"""Most calls that are assigned to one sample."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Preview:
 
 @runtime_checkable
 class Renders(Protocol):
-    """An engine that can say how a request looks to the model."""
+    """An engine that can show the prompt that the model sees."""
 
     def render(self, request: Request) -> Any:  # noqa: ANN401 - a string, or an awaitable of one
         """Return the prompt."""
@@ -102,7 +102,7 @@ class Recorder:
 
 
 def turns(request: Request) -> str:
-    """Return a request as its turns with their roles, for engines that do not say how they render it."""
+    """Return a request as its turns with their roles, for engines that do not show the prompt."""
     scored = request.text if isinstance(request, Score) else ""
     said = [*request.messages, Message(request.role, request.prefix + scored)]
     return "\n".join(f"[{turn.role}]\n{turn.said}" for turn in said)

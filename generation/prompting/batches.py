@@ -1,4 +1,4 @@
-"""Batches: what is asked while a computation runs waits, and is computed together in the next one."""
+"""Batches: values that come while a computation runs are computed together in the next one."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,16 +9,16 @@ Found = TypeVar("Found")
 
 
 class Batches(Generic[Asked, Found]):
-    """A blocking function of many values, for coroutines that have one value each; one thread computes at a time."""
+    """Calls a blocking function of many values for coroutines with one value each; one thread computes at a time."""
 
     def __init__(self, compute: Callable[[Sequence[Asked]], Sequence[Found]], most: int | None = None) -> None:
-        """Compute with a function that returns one result a value, of `most` values at once, or of all that wait."""
+        """Take the function, which returns one result for each value. It gets up to `most` values, or all that wait."""
         self._compute, self._most = compute, most
         self._waiting: list[tuple[Asked, asyncio.Future[Found]]] = []
         self._running: asyncio.Task[None] | None = None
 
     async def of(self, value: Asked) -> Found:
-        """Return the result of a value; what the function raises goes to all who asked in that batch."""
+        """Return the result of a value; an error of the function is raised for every value of the batch."""
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((value, future))
         if self._running is None or self._running.done():
@@ -26,13 +26,13 @@ class Batches(Generic[Asked, Found]):
         return await future
 
     async def _run(self) -> None:
-        await asyncio.sleep(0)  # until every row that is ready in this turn of the loop has asked
+        await asyncio.sleep(0)  # let every row that is ready in this turn of the event loop ask first
         while self._waiting:
             taken = self._waiting[: self._most]
             del self._waiting[: len(taken)]
             try:
                 found = await asyncio.to_thread(self._compute, [value for value, _ in taken])
-            except Exception as error:  # noqa: BLE001 - it belongs to those who asked
+            except Exception as error:  # noqa: BLE001 - raised for every value of the batch
                 for _, future in taken:
                     if not future.done():
                         future.set_exception(error)

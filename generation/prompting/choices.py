@@ -1,4 +1,4 @@
-"""Choices: the model says one of a few words, and how likely each is; its own bias is taken out where that is asked."""
+"""Choices: the model chooses one of a few words, with the probability of each; its own bias can be taken out."""
 
 from asyncio import gather
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ async def choose(
     least: float = LEAST,
     **sampling: Unpack[Sampling],
 ) -> Reply:
-    """Return the reply to a prompt with choices, which has the probability of each, and the likeliest as its text.
+    """Return the reply to a prompt with choices: the probability of each, and the likeliest as the text.
 
-    The probabilities are divided by the `prior`, or by the mean of those of `blank`: the same prompt of texts without
-    content, each asked once on a worker. The reply has no choices when the engine refused it.
+    The probabilities are divided by the `prior`, or else by the mean probabilities for `blank`: the same prompt with
+    texts without content, which each worker asks once. If the engine refused the request, the reply has no choices.
     """
 
     def settings(one: Prompt) -> Sampling:

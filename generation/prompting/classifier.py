@@ -1,4 +1,4 @@
-"""Classifier heads: any `AutoModelForSequenceClassification`, inside the worker, asked by many rows, run in batches.
+"""Classifier heads: any `AutoModelForSequenceClassification`, in the worker; the texts of many rows share a batch.
 
 The only file of the filters that imports transformers.
 """
@@ -46,7 +46,7 @@ class HeadFilter(Filter[State]):
         return value
 
     def models(self) -> tuple[str, ...]:
-        """Return the classifier, where there is one."""
+        """Return the classifier, if there is one."""
         return (self.model,) if self.model else ()
 
     async def opened(self) -> "Head":
@@ -76,7 +76,7 @@ class Head:
             )
         except (OSError, ValueError, ImportError) as error:
             raise JobError(f"{where}: {settings.model} is no sequence classifier of transformers: {error}") from error
-        if loaded["missing_keys"]:  # transformers would give the head random weights, and only warn
+        if loaded["missing_keys"]:  # transformers would only warn and give the head random weights
             absent = ", ".join(sorted(loaded["missing_keys"])[:3])
             raise JobError(f"{where}: {settings.model} lacks {absent}, must be trained as a sequence classifier")
         config = model.config
@@ -100,7 +100,7 @@ class Head:
         return await self._batches.of(self._laid_out(messages))
 
     def _laid_out(self, messages: Sequence[Message]) -> tuple[str, str | None]:
-        """Return what the tokenizer is given: a text, or a pair of texts."""
+        """Return the input of the tokenizer: a text, or a pair of texts."""
         layout = self._settings.layout
         if layout == "chat" or (layout == "auto" and self._tokenizer.chat_template):
             turns = [{"role": turn.role, "content": turn.text} for turn in messages]
@@ -116,7 +116,7 @@ class Head:
         self.passes += 1
         alone = [text for text, other in texts if other is None]
         given = (alone,) if alone else ([one for one, _ in texts], [other for _, other in texts])
-        special = not (alone and self._tokenizer.chat_template)  # a chat template writes them itself
+        special = not (alone and self._tokenizer.chat_template)  # a chat template writes special tokens itself
         encoded = self._tokenizer(
             *given,
             add_special_tokens=special,

@@ -1,4 +1,4 @@
-"""Asks the model which label a text has, after labelled texts, and takes the model's own bias out."""
+"""Asks the model which label a text has, after labelled texts, and removes the model's own bias."""
 
 from asyncio import gather
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from gristmill.generation.contracts import Ask
 from gristmill.generation.prompting.choices import choose
 
 NUM_RANDOM = 20
-"""Texts of random words that the bias is measured by."""
+"""Number of texts of random words by which the bias is measured."""
 MAX_TOKENS = 16
-"""Of a label."""
+"""Most tokens of a label."""
 
 
 class Case(NamedTuple):
-    """A text, perhaps with words of it that are in question, and its label."""
+    """A text and its label, or a text with some of its words and the label of these words."""
 
     language: str
     text: str
@@ -32,16 +32,16 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelCheck:
-    """What all questions in one language share."""
+    """What all questions in one language have in common."""
 
     language: str
     template: Template
-    """It has `{text}`, and `{words}` where words are in question; `{labels}` are explained."""
+    """It has `{text}`, `{words}` if words have the label, and `{labels}` with their meanings."""
     choices: tuple[str, ...]
     explained: str = ""
     """The labels and what they mean."""
     shown: tuple[Case, ...] = ()
-    """Texts with their labels to begin with."""
+    """Labelled texts with which a question begins."""
 
     def question(self, text: str, words: str) -> Prompt:
         """Return the prompt that asks for the label of a text, or of words in it."""
@@ -50,9 +50,9 @@ class LabelCheck:
         return Prompt(**prompt, choices=self.choices)
 
     async def prior(self, ask: Ask) -> dict[str, float]:
-        """Return the model's bias: the geometric mean of its chances of 20 texts of random words out of those shown.
+        """Return the model's bias: its mean probabilities for 20 texts of random words from the shown texts.
 
-        Empty unless all choices are among the labels of the shown texts.
+        The mean is geometric. Empty unless all choices are among the labels of the shown texts.
 
         Source: Fei et al. 2023, arXiv:2305.19740, section 4 (domain-context calibration; their 20 texts).
         Departures: the mean is taken of logarithms, because the chances of a biased model lie near 0 and 1.
@@ -66,9 +66,9 @@ class LabelCheck:
         return {name: mean / fsum(context.values()) for name, mean in context.items()}
 
     def _random(self, place: int) -> tuple[str, str]:
-        """Return a text of random words, as long as those shown are on average, with words in question where they are.
+        """Return a text of random words, as long as the shown texts on average, and words to ask about, if any.
 
-        Words in question are those of the shown texts in turn, as many of each label as there are.
+        The words to ask about are those of the shown texts in turn, so each label is as frequent as there.
         """
         rng = ids.stream("label check", self.language, place)
         words = [word for case in self.shown for word in tokens(case.text)]
@@ -78,9 +78,9 @@ class LabelCheck:
         return between.join([*chosen[: len(chosen) // 2], *filter(None, [asked]), *chosen[len(chosen) // 2 :]]), asked
 
     async def chances(self, text: str, words: str, ask: Ask, prior: Mapping[str, float] | None) -> Reply:
-        """Return the reply, its choices divided by the prior, or by those of an empty text where that is empty.
+        """Return the reply with its choices divided by the prior, or, if the prior is empty, by those of an empty text.
 
-        Without a prior the choices are left as they are.
+        If the prior is None the choices are unchanged.
         """
         nothing = BLANK.get(self.language, BLANK["en"])
         blank = [self.question(nothing, words and nothing)] if prior is not None else []

@@ -1,7 +1,7 @@
-"""Masking: replace spans that a rule has found by typed placeholders, in all that a conversation says.
+"""Masking: replace spans that a rule has found by typed placeholders, in everything that a conversation holds.
 
 That is the content, the thought and the name of each turn, the arguments of calls, parts that are no text, and the
-tools of the sample. The last three are JSON text: strings and numbers in it are masked, and it stays JSON.
+tools of the sample. The last three are JSON text: strings and numbers are masked in them, and they stay JSON.
 """
 
 import json
@@ -21,7 +21,7 @@ class MaskSpan(NamedTuple):
 
 
 def without_overlaps(spans: Iterable[MaskSpan]) -> list[MaskSpan]:
-    """Return the spans in the order of the text; of two that overlap, the one that was found first stays."""
+    """Return the spans in the order of the text; of two that overlap, the one that was found first is kept."""
     kept: list[MaskSpan] = []
     for span in spans:
         if all(span.stop <= other.start or other.stop <= span.start for other in kept):
@@ -39,7 +39,7 @@ def masked(text: str, spans: Iterable[MaskSpan]) -> str:
 
 
 def masking(sample: Sample, kind: str, find: Callable[[str], list[MaskSpan]], *, drop: bool) -> Verdict:
-    """Return the verdict on a sample: a drop, or the masked conversation with a tag `kind` that says what went."""
+    """Return the verdict on a sample: a drop, or the masked conversation with a tag `kind` for what was masked."""
     mask = _Mask(find)
     messages = tuple(mask.turn(turn) for turn in sample.messages)
     tools = mask.json(sample.tools)
@@ -54,7 +54,7 @@ def masking(sample: Sample, kind: str, find: Callable[[str], list[MaskSpan]], *,
 
 
 class _Mask:
-    """One look through a sample, and the kinds that it found."""
+    """One pass through a sample, and the kinds that it has found."""
 
     def __init__(self, find: Callable[[str], list[MaskSpan]]) -> None:
         self.find = find
@@ -75,7 +75,7 @@ class _Mask:
         )
 
     def text(self, text: str | None, key: str = "") -> str | None:
-        """Return a text masked; a key before it counts as its context, as in `password=…`."""
+        """Return a text masked; a key before the text is its context, as in `password=…`."""
         if not text:
             return text
         begin = len(key) + 1 if key else 0
@@ -85,12 +85,12 @@ class _Mask:
         return masked(text, inside)
 
     def json(self, text: str | None) -> str | None:
-        """Return JSON text with its strings, numbers and keys masked; itself, byte for byte, where there is nothing."""
+        """Return JSON text with its strings, numbers and keys masked; unchanged, byte for byte, if nothing is found."""
         if not text:
             return text
         try:
             value = json.loads(text)
-        except (ValueError, RecursionError):  # as models write it at times
+        except (ValueError, RecursionError):  # models sometimes write text that is not JSON
             return self.text(text)
         made = self._inside(value, "")
         return text if made == value else json.dumps(made, ensure_ascii=False)
@@ -100,7 +100,7 @@ class _Mask:
             made: dict[str, Any] = {}
             for name, inner in value.items():
                 said = self.text(name) or ""
-                said = said if said not in made else f"{said} ({len(made) + 1})"  # two names became one
+                said = said if said not in made else f"{said} ({len(made) + 1})"  # masking made two names equal
                 made[said] = self._inside(inner, name)
             return made
         if isinstance(value, list):

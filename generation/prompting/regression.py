@@ -1,4 +1,4 @@
-"""Logistic regression on embeddings: it tells two sets of vectors apart, and where the border between them is safe."""
+"""Logistic regression on embeddings: distinguishes two sets of vectors, with a threshold that loses few of one set."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 STEPS = 25
-"""Newton steps of the regression; it stops by itself after six to ten."""
+"""Most Newton steps of the regression; it usually converges after six to ten."""
 FOLDS = 10
 PENALTY = 10.0
 """Penalty of the weights of a boundary. Of film reviews against other texts 10 and 30 decided alike."""
@@ -52,14 +52,14 @@ def regression(vectors: Float, labels: Float, weight: Float, l2: float) -> Float
 
 @dataclass(frozen=True)
 class Boundary:
-    """What tells one set of texts from others, and below which log-odds a text is not one of them."""
+    """A boundary between a set of texts and others: weights, and the log-odds below which a text is not in the set."""
 
     weights: Float
-    """[d + 1], the last one the bias."""
+    """Weights, [d + 1], with the bias last."""
     threshold: float
-    """At most 0."""
+    """Log-odds below which a text is not in the set; at most 0."""
     power: float
-    """Share of the others that would be found not to belong, each judged by a regression that has not seen it."""
+    """Share of the others that are found not to belong, each by a regression that was not trained on it."""
 
     def log_odds(self, vectors: Float) -> Float:
         """Return [n] log-odds of belonging to the set."""
@@ -67,11 +67,11 @@ class Boundary:
 
 
 def boundary(own: Float, others: Float, max_loss: float) -> Boundary:
-    """Return the boundary that loses about `max_loss` of further texts like `own`; it takes about a second.
+    """Return the boundary that loses about `max_loss` of new texts like `own`; takes about a second.
 
-    The threshold is the quantile of a normal distribution with mean and standard deviation of the log-odds that
-    regressions give rows of `own` that they have not seen, in ten folds; 0 where that is above 0. Both sets weigh the
-    same. With ten film reviews, 1.4 % of further ones were lost at a `max_loss` of 2 %.
+    In ten folds, regressions give log-odds to rows of `own` that they were not trained on. The threshold is a quantile
+    of the normal distribution with the mean and standard deviation of these log-odds, or 0 if that is above 0. Both
+    sets have the same weight. With ten film reviews, 1.4 % of further ones were lost at a `max_loss` of 2 %.
     """
     held = _held_out(own, others)
     threshold = min(0.0, float(held.mean() + NormalDist().inv_cdf(max_loss) * held.std(ddof=1)))
@@ -86,7 +86,7 @@ def _fitted(own: Float, others: Float) -> Float:
 
 
 def _held_out(rows: Float, others: Float) -> Float:
-    """Return the log-odds of each row by a regression that has not seen it."""
+    """Return the log-odds of each row, by a regression that was not trained on it."""
     folds, found = np.arange(len(rows)) % min(FOLDS, len(rows)), np.zeros(len(rows))
     for held in range(folds.max() + 1):
         found[folds == held] = log_odds(rows[folds == held], _fitted(rows[folds != held], others))

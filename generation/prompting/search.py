@@ -1,4 +1,4 @@
-"""Search: which texts of a corpus are near a query, by words (BM25) and by meaning, fused and made diverse.
+"""Search: the texts of a corpus that are near a query, by words (BM25) and by meaning, fused and made diverse.
 
 The only file that imports bm25s, inside a function.
 """
@@ -24,9 +24,9 @@ K1, B = 1.5, 0.75
 FUSION = 60
 """Parameter of reciprocal rank fusion; with a larger one the first ranks matter less."""
 CANDIDATES = 100
-"""Texts of each ranking that are fused."""
+"""Number of texts of each ranking that are fused."""
 VARIED = 5
-"""Where variety counts, this many times as many of the best as are wanted are candidates."""
+"""If variety counts, the candidates are this many times as many of the best texts as are wanted."""
 EMBEDDED_AT_ONCE = 1024
 _TERM = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)?")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
@@ -38,7 +38,7 @@ class Hit:
 
     sample: Sample
     score: float
-    """1 for the first in every ranking, lower for later ranks."""
+    """1 for a text that is the first in every ranking, lower for later ranks."""
 
 
 def terms(text: str) -> list[str]:
@@ -53,7 +53,8 @@ def terms(text: str) -> list[str]:
 def fuse(rankings: Sequence[Sequence[int]], k: int = FUSION) -> dict[int, float]:
     """Return the fused score of each place, best first: the sum of 1 / (k + rank) over the rankings, ranks from 1.
 
-    Scores are divided by the largest possible, so that they lie between 0 and 1; of equals the smaller place is first.
+    Scores are divided by the largest possible, so that they lie between 0 and 1; of equal scores the smaller place
+    comes first.
     """
     scores: dict[int, float] = {}
     for ranking in rankings:
@@ -64,7 +65,7 @@ def fuse(rankings: Sequence[Sequence[int]], k: int = FUSION) -> dict[int, float]
 
 
 def diverse(relevance: Sequence[float], similarity: NDArray[np.floating[Any]], count: int, weight: float) -> list[int]:
-    """Return up to `count` places by maximal marginal relevance, in the order in which they are taken.
+    """Return up to `count` places by maximal marginal relevance, in the order of choice.
 
     Each time the place with the largest weight * relevance - (1 - weight) * (largest similarity to those taken).
     """
@@ -93,7 +94,7 @@ class SearchIndex:
     def find(
         self, text: str, vector: Float32 | None, count: int, *, weight: float = 1.0, without: Collection[str] = ()
     ) -> list[Hit]:
-        """Return up to `count` samples, the best first, but for the query's own text and the ids of `without`.
+        """Return up to `count` samples, the best first, without the query's own text and the ids in `without`.
 
         `weight` is that of relevance against variety, 1 for relevance alone.
         """
@@ -112,7 +113,7 @@ class SearchIndex:
         return [Hit(self.samples[places[n]], relevance[n]) for n in chosen]
 
     def _ranked(self, scores: NDArray[Any], text: str, without: Collection[str], above: float) -> list[int]:
-        """Return the places of the best scores, best first, of equals the smaller place."""
+        """Return the places of the best scores, best first; of equal scores the smaller place comes first."""
         some = min(len(scores), CANDIDATES + len(without) + 1)
         best = np.argpartition(-scores, some - 1)[:some]
         ordered = best[np.lexsort((best, -scores[best]))]
@@ -123,7 +124,7 @@ class SearchIndex:
         return sample.id not in without and sample.instruction != text
 
     def _similarity(self, places: Sequence[int]) -> NDArray[np.floating[Any]]:
-        """Return [n, n]: cosines where there are vectors, else shared words over all words."""
+        """Return similarities [n, n]: cosines if there are vectors, else common words over all words."""
         if self._vectors is not None:
             some = self._vectors[list(places)]
             return some @ some.T
@@ -132,7 +133,7 @@ class SearchIndex:
 
 
 async def index(samples: Sequence[Sample], by: By, ask: Ask) -> SearchIndex:
-    """Return the index of a corpus; asks the job's encoder for vectors unless it goes by words alone."""
+    """Return the index of a corpus; the job's encoder makes vectors, unless the search is only by words."""
     if by == "words" or not len(samples):
         return SearchIndex(samples, by)
     texts = [sample.instruction for sample in samples]

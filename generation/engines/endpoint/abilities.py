@@ -1,7 +1,7 @@
 """What a server can do, found out by a few calls, and requests in a form that works there.
 
-Small models go on from a beginning far better than they follow instructions, so most steps begin the model's turn. Many
-servers close that turn and start another one, ignore a JSON schema, or tell no probabilities, and say nothing about it.
+Small models continue a turn that has begun far better than they follow instructions, so most steps begin the model's
+turn. Many servers silently close that turn and start another one, ignore a JSON schema, or return no probabilities.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ Try = Callable[[Write, Mapping[str, Any]], Awaitable[tuple[Mapping[str, Any], Re
 """Return (the body of a chat completion, None), or ({}, the refusal)."""
 
 BEGUN, REST = "Monday, Tuesday, Wed", "nesday"
-"""A turn that ends within a word: who starts a new turn does not begin it with the rest of that word."""
+"""A turn that ends within a word. A model that starts a new turn does not begin it with the rest of that word."""
 DAYS = Write((Message("user", "Name the days of the week, separated by commas."),), 8, 1, 0.0, prefix=BEGUN)
 ODD = ("q-17", "z-40")
-"""Choices that nobody would make without being held to them."""
+"""Choices that no model makes unless it is constrained to them."""
 LETTER = Write((Message("user", "Which letter comes first in the alphabet?"),), 32, 1, 0.0)
 WORDS = Write((Message("user", "Write ten words that have nothing to do with each other."),), 16, 1, 1.0)
 
@@ -80,7 +80,7 @@ async def probe(ask: Try) -> Abilities:
 
 
 async def _tried(ask: Try, request: Write, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
-    """Ask; a server that breaks at what it is asked cannot do it."""
+    """Ask; a server that fails on a request cannot do what the request asks."""
     try:
         return await ask(request, extra)
     except EngineError as error:
@@ -88,7 +88,10 @@ async def _tried(ask: Try, request: Write, extra: Mapping[str, Any]) -> tuple[Ma
 
 
 def laid_out(request: Write, can: Abilities) -> Write:
-    """Return a request in the form that works: what the server is not able to do is said in the user's turn."""
+    """Return a request in a form that the server can serve.
+
+    What it is not able to do is asked for in the user's turn.
+    """
     asks: list[str] = []
     if request.json_schema and not can.json_schema:
         asks.append(UNDER_SCHEMA[_language(request)].format(schema=request.json_schema))
@@ -98,7 +101,7 @@ def laid_out(request: Write, can: Abilities) -> Write:
 
 
 def written_choice(request: Choose, can: Abilities) -> Write:
-    """Return the request by which a server writes one of the choices, in the form that works."""
+    """Return the request by which a server writes one of the choices, in a form that it can serve."""
     common = {name.name: getattr(request, name.name) for name in fields(Conversation)}
     written = Write(**common, max_tokens=16 + 2 * max(map(len, request.choices)), seed=request.seed, temperature=0.0)
     if request.prefix and can.continues and not can.json_schema:
@@ -114,7 +117,10 @@ def _language(request: Conversation) -> str:
 
 
 def _with_asks(request: Write, asks: Sequence[str], *, keeps: bool) -> Write:
-    """Return a request with sentences added to the user's turn, and the prefix after them unless the turn keeps it."""
+    """Return a request with sentences added to the user's turn.
+
+    The prefix follows them unless the model's turn keeps it.
+    """
     more = [" ".join(asks), *([request.prefix] if request.prefix and not keeps else [])]
     messages = [*request.messages]
     last = messages.pop() if messages and messages[-1].role == "user" else Message("user", "")
@@ -123,7 +129,7 @@ def _with_asks(request: Write, asks: Sequence[str], *, keeps: bool) -> Write:
 
 
 def rest(text: str, begun: str) -> str:
-    """Return what a reply adds to the beginning that it goes on from, which it may say again, whole or its end."""
+    """Return what a reply adds to the beginning that it continues. The reply may repeat that beginning, or its end."""
     lines = begun.split("\n")
     said = text.lstrip()
     for place in range(len(lines)):
@@ -134,7 +140,7 @@ def rest(text: str, begun: str) -> str:
 
 
 def cut(reply: Reply, request: Write) -> Reply:
-    """Return the reply to a request that was laid out: without what it says again, and ended where it should stop."""
+    """Return the reply to a request of `laid_out`, without a repeated beginning, and cut at its stop strings."""
     text = rest(reply.text, request.prefix).lstrip("\n")
     places = [place for stop in request.stop if (place := text.find(stop)) >= 0]
     if not places:
@@ -143,7 +149,7 @@ def cut(reply: Reply, request: Write) -> Reply:
 
 
 def fitting(reply: Reply, request: Write) -> Reply:
-    """Return a reply whose form the server may not have been held to, refused where it is not what was asked."""
+    """Return a reply, or refuse it if it lacks the form that was asked for, which a server may have ignored."""
     if reply.finish != "stop":
         return reply
     if request.regex and not re.fullmatch(request.regex, reply.text):
@@ -160,6 +166,6 @@ def fitting(reply: Reply, request: Write) -> Reply:
 
 
 def strip_choices(choices: Sequence[str]) -> dict[str, str]:
-    """Return the choices by what is written of them: without blanks around, where they differ without."""
+    """Return the choices by the words to write: without outer blanks, if they still differ from each other."""
     stripped = {choice.strip(): choice for choice in choices}
     return stripped if len(stripped) == len(choices) and "" not in stripped else {choice: choice for choice in choices}

@@ -1,9 +1,9 @@
 """Any OpenAI-compatible endpoint as an engine: `EndpointEngine`, which finds out what the server can do.
 
-A vLLM server is recognised by its list of models. With it everything in its API beyond OpenAI's is used: replies that
+A vLLM server is recognised by its list of models. Everything that its API has beyond OpenAI's is used: replies that
 continue a prefix, the user's turn, regular expressions, exact probabilities of choices, the score of a text. Any other
-server is probed at the start (`abilities`), and asked in a form that works there; what has none is refused with a
-reason.
+server is probed at the start (`abilities`), and gets requests in a form that it can serve. A request without such a
+form is refused with a reason.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 ALL = Abilities(continues="flags", json_schema="json_schema", logprobs=True, seeds=True, streams=True)
 """What vLLM's server can do."""
 LONG = 0.25
-"""Share of `hang_s` from which an answer counts as long."""
+"""An answer counts as long from this share of `hang_s` on."""
 
 
 async def find_abilities(engine: Engine) -> Abilities:
@@ -103,7 +103,7 @@ class EndpointEngine:
         return reply
 
     async def render(self, request: Request) -> str:
-        """Return the prompt as the model sees it, where the server tells, else the turns with their roles."""
+        """Return the prompt as the model sees it if the server shows it, else the turns with their roles."""
         await self.ready()
         if self._vllm:
             scored = request.text if isinstance(request, Score) else ""
@@ -118,7 +118,8 @@ class EndpointEngine:
     def stats(self) -> dict[str, float]:
         """Return counters since the start, the calls in flight and waiting now, and the size of the window.
 
-        Tokens of a reply that is streamed count as they come, about one for each part, others when the reply ends.
+        Tokens of a streamed reply count as they come, about one for each part. Tokens of other replies count at the
+        end.
         """
         busy = self._busy_s + (time.monotonic() - self._busy_since if self._asking else 0.0)
         totals, line, window = dict(self._totals), self._line, self._line.window
@@ -139,7 +140,7 @@ class EndpointEngine:
 
     @property
     def abilities(self) -> Abilities:
-        """What the server can do, once the engine is ready; nothing before."""
+        """What the server can do. Before the engine is ready it is empty."""
         return self._can or Abilities()
 
     async def closed(self) -> None:
@@ -150,7 +151,7 @@ class EndpointEngine:
         """Begin to close the connections."""
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # the loop that they belong to has ended, and they with it
+        except RuntimeError:  # their event loop has ended, and the connections with it
             return
         self._closing = loop.create_task(self.closed())
 
@@ -220,7 +221,9 @@ class EndpointEngine:
             request, extra = replace(request, stop=(*request.stop, *stops)), {**extra, "stop_token_ids": ids}
         asked = laid_out(request, self.abilities)
         if asked is not request:
-            begun = request.prefix and not asked.prefix  # it may say the prefix again, up to a stop within it
+            begun = (
+                request.prefix and not asked.prefix
+            )  # the reply may repeat the prefix, in which a stop string may be
             asked = replace(asked, stop=()) if begun else asked
         body, refusal = await self._chat(asked, extra)
         if refusal:
@@ -268,9 +271,10 @@ class EndpointEngine:
                 return {}, Reply("", f"error: {lacking}", 0, 0)
 
     def _streamed(self, max_tokens: int) -> Mapping[str, Any]:
-        """Return the parameters by which an answer comes in parts, where it may take a good share of `hang_s`.
+        """Return the parameters that stream an answer, if it may take a good share of `hang_s`.
 
-        A shorter one comes as a whole, for 2.5 microseconds a token here; parts cost 25, and something at the server.
+        A shorter answer is not streamed. Here it costs 2.5 microseconds a token; streaming costs 25, and more at the
+        server.
         """
         line = self._line
         return (
@@ -300,12 +304,12 @@ class EndpointEngine:
         return answer
 
     async def _room(self, request: Write) -> int:
-        """Return how many tokens a reply may have after this prompt, where the server tells, else 0."""
+        """Return how many tokens a reply may have after this prompt, or 0 if the server does not say its limit."""
         longest = self._facts.get("max_model_len", 0)
         return max(0, longest - len(await self._vllm.prompt_ids(request))) if self._vllm and longest else 0
 
     async def _choose(self, request: Choose) -> Reply:
-        """Return the choice of any server: from JSON, from what continues the prefix, or as a written word."""
+        """Return the choice of another server than vLLM's: from JSON, from text after the prefix, or a written word."""
         can = self.abilities
         asked = written_choice(request, can)
         named = strip_choices(request.choices)

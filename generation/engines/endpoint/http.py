@@ -1,4 +1,4 @@
-"""The connection to an OpenAI-compatible endpoint: calls through a window, given up when nothing moves, and retries.
+"""The connection to an OpenAI-compatible endpoint: calls through a window, given up after silence, and tried again.
 
 The client is aiohttp's: with 256 calls in flight it takes 0.35 ms of CPU a call, where httpx takes 7 to 12 ms.
 """
@@ -35,12 +35,12 @@ STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 """Parameters of an answer that comes in parts."""
 SILENT, CUT = "nothing came for", "the stream ended before the answer did"
 FOR_ALL = frozenset({401, 403, 404, 405})
-"""Status codes that speak of the key, the address or the model before the first call is served, and afterwards of one
-call, such as a prompt that a moderation refuses."""
+"""Status codes that concern the key, the address or the model before the first call is served. After that they concern
+one call, such as a prompt that a moderation refuses."""
 REFUSALS_IN_ROW = 50
-"""So many of these one after another, with no call served between them, concern every call again."""
+"""After this many of these in a row, with no call served between them, they concern every call again."""
 GIVEN_UP_IN_ROW = 3
-"""So many calls given up after errors of the server, with none served between them, mean that it serves nobody."""
+"""After this many calls given up because of server errors, with none served between them, the server counts as down."""
 WORDS = {
     "rate_limit": 429,
     "overloaded": 529,
@@ -49,7 +49,7 @@ WORDS = {
     "server_error": 500,
     "internal": 500,
 }
-"""Status codes of errors that name themselves by a word."""
+"""Status codes of errors that servers name by a word."""
 
 
 class CutError(Exception):
@@ -58,7 +58,7 @@ class CutError(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a call is tried."""
+    """How long, and how often, a call is tried."""
 
     attempts: int = 8
     first_s: float = 0.5
@@ -105,7 +105,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 class Connection:
-    """Calls to one endpoint. `post` and `get` raise only errors that every other call would get too."""
+    """Calls to one endpoint. `post` and `get` raise only errors that every other call would meet too."""
 
     def __init__(self, base: str, key: str, key_name: str, limit: int, patience: Patience) -> None:
         """Prepare the settings; the client is made in the event loop that uses it."""
@@ -113,7 +113,7 @@ class Connection:
         self.window, self.pace, self.patience = Window(limit), TimeoutEstimate(), patience
         self.progress = Progress(patience.hang_s, self._lives)
         self.streams = True
-        """Whether streams have come to their ends so far."""
+        """Whether streams have been complete so far."""
         self.retries = self.answers = 0
         self._served_at, self._served, self._refused, self._given_up = 0.0, False, 0, 0
         self._client: aiohttp.ClientSession | None = None
@@ -126,9 +126,9 @@ class Connection:
         """Return the answer to a POST.
 
         Raises:
-            JobError: when the endpoint refuses the key or lacks the model, before it served any call or for many calls
-                in a row, and when the quota is used up.
-            EngineError: when it served no call at all while this one was tried.
+            JobError: when the endpoint refuses the key or lacks the model, before it has served any call or for many
+            calls in a row; and when the quota is used up. EngineError: when it served no call at all while this one was
+            tried.
         """
         return await self._try("POST", path, payload, max_tokens)
 
@@ -155,8 +155,8 @@ class Connection:
             self.retries += 1
             await asyncio.sleep(seconds)
         self._given_up += 1
-        alone = self._served and why[:1].isdigit() and self._given_up < GIVEN_UP_IN_ROW  # it answers, after others
-        if self._served_at > begin or alone:  # others were served meanwhile, or before, so it is this call
+        alone = self._served and why[:1].isdigit() and self._given_up < GIVEN_UP_IN_ROW  # the server is alive
+        if self._served_at > begin or alone:  # other calls were served, so the cause is this call
             return Answer(0, refusal=f"the endpoint did not serve this call: {why}")
         raise EngineError(f"endpoint {self.base}: {why}, {attempt} times in a row; see whether it is up")
 
@@ -198,7 +198,7 @@ class Connection:
             self.window.leave()
 
     async def _received(self, reply: "aiohttp.ClientResponse", call: Call) -> tuple[bytes, dict[str, Any] | None]:
-        """Return the bytes of an answer, none of a stream, and the JSON object that it is, or None.
+        """Return the bytes of an answer (none for a stream) and its JSON object, or None if it is not one.
 
         Raises:
             CutError: when a stream ended before the answer did.
@@ -220,14 +220,17 @@ class Connection:
         return bytes(raw), _body(bytes(raw))
 
     def _unstreamed(self, payload: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return a call that is answered as a whole, and ask for no more streams: they end before the answer does."""
+        """Return the call without streaming. From now on no call is streamed: the server ends streams too early."""
         if self.streams:
             log.warning("the endpoint ends a stream before the answer is whole, answers come as a whole from now on")
         self.streams = False
         return {name: value for name, value in (payload or {}).items() if name not in STREAMED}
 
     async def _lives(self) -> bool:
-        """Return whether the server answers when it is asked for its list of models, outside of the window."""
+        """Return whether the server answers a question for its list of models.
+
+        This call does not count in the window.
+        """
         import aiohttp
 
         try:
@@ -255,12 +258,12 @@ class Connection:
         if status < 300 and body is not None:
             self.window.grow()
             self._served_at = time.monotonic()
-            if path in COMPLETIONS:  # a list of models is shown to everybody by many servers
+            if path in COMPLETIONS:  # many servers show their list of models without a key
                 self._served, self._refused, self._given_up = True, 0, 0
             return Answer(status, body), "", None
         error = _error(status, body, raw)
         self._refuse(path, error)
-        broken = path == "models" and status == 500  # so answers `transformers serve` where there is no cache of a hub
+        broken = path == "models" and status == 500  # `transformers serve` answers so if there is no cache of a hub
         if broken or (status not in RETRIED and status < 500):
             self._served_at = time.monotonic()
             return error, "", None
@@ -272,7 +275,7 @@ class Connection:
         return None, f"{status} {error.refusal}"[:200], wait
 
     def _refuse(self, path: str, error: Answer) -> None:
-        """Raise for an answer that every other call would get too."""
+        """Raise an error for an answer that every other call would get too."""
         if error.code == "insufficient_quota":
             raise JobError(f"endpoint {self.base}: {error.refusal[:160]}; the quota of this key is spent")
         if error.status not in FOR_ALL:
@@ -292,7 +295,10 @@ class Connection:
             raise JobError(f"generate.engine.endpoint is {self.base!r}: {path} answers {said}; {must}")
 
     def _url(self, path: str) -> str:
-        """Return the URL of a path; one with a slash in front is relative to the server, not to its version folder."""
+        """Return the URL of a path.
+
+        A path that begins with a slash is relative to the server, not to its version folder.
+        """
         if not path.startswith("/"):
             return f"{self.base}/{path}"
         return self.base.removesuffix("/v1") + path
@@ -332,14 +338,14 @@ def _body(raw: bytes) -> dict[str, Any] | None:
 
 
 def _inner(body: Mapping[str, Any]) -> object:
-    """Return the error in a body, which may be that of its first choice: OpenRouter says so of a cut reply."""
+    """Return the error in a body, or in its first choice, where OpenRouter puts the error of a cut reply."""
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return body.get("error") or (first.get("error") if isinstance(first, dict) else None)
 
 
 def inner_status(body: Mapping[str, Any]) -> int:
-    """Return the status code of an error that came as a success, 0 where there is none, 400 where it has no code."""
+    """Return the status code of an error in a successful answer: 0 for none, 400 for an error without a code."""
     error = _inner(body)
     said = error if isinstance(error, dict) else {}
     for value in (said.get("code"), said.get("status"), said.get("type")):
@@ -353,7 +359,7 @@ def inner_status(body: Mapping[str, Any]) -> int:
 
 
 def _error(status: int, body: Mapping[str, Any] | None, raw: bytes) -> Answer:
-    """Return what an error says, in OpenAI's form, FastAPI's, or any."""
+    """Return the text of an error, in OpenAI's form, in FastAPI's, or in any other."""
     said = _inner(body or {}) or body
     said = {"message": said} if isinstance(said, str) else said
     said = said if isinstance(said, dict) else {}

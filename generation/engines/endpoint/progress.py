@@ -1,4 +1,4 @@
-"""Progress of a server: which calls are in flight, what was last heard of each and of all, and which are given up.
+"""Progress of a server: the calls in flight, when each of them and any of them last moved, and which are given up.
 
 An answer of several minutes is usual where a model thinks, and a server that is full lets calls wait in a queue. So no
 call has a deadline of its own. A call is given up when its server stops: no part of any answer has come for `hang_s`.
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 LONGEST = 12
-"""A call of which nothing is heard is given up after so many times `hang_s`, even at a server that answers others."""
+"""A call without any sign of life is given up after this many times `hang_s`, even if the server answers other
+calls."""
 LOOK_S = 5.0
-"""Most seconds between two looks at the calls in flight."""
+"""Most seconds between two checks of the calls in flight."""
 ANSWER_S = 30.0
-"""Most seconds in which a server that lives answers a question for its list of models."""
+"""Most seconds that a living server takes to answer a question for its list of models."""
 
 
 @dataclass
@@ -28,15 +29,15 @@ class TimeoutEstimate:
     seconds: float = 0.0
     tokens: float = 0.0
     guess: float = 0.1
-    """Value before anything is measured: that of a slow server."""
+    """Value before anything is measured; it suits a slow server."""
 
     def add(self, seconds: float, tokens: int) -> None:
-        """Take in one reply."""
+        """Add the time of one reply."""
         self.seconds = 0.99 * self.seconds + seconds
         self.tokens = 0.99 * self.tokens + max(1, tokens)
 
     def longest(self, max_tokens: int) -> float:
-        """Return the seconds that a reply of so many tokens may take: four times what it should."""
+        """Return the seconds that a reply with this many tokens may take: four times the expected time."""
         return 4 * max_tokens * (self.seconds / self.tokens if self.tokens else self.guess)
 
 
@@ -46,19 +47,19 @@ class Call:
 
     scope: asyncio.Timeout
     streamed: bool
-    """Whether its answer comes in parts, so that silence says something."""
+    """Whether its answer is streamed, so that silence means that nothing happens."""
     due: float
-    """Time up to which silence says nothing."""
+    """Time up to which silence is expected."""
     heard: float
-    """Time when it began, or its last part came."""
+    """Time when the call began or its last part came."""
     parts: int = 0
 
 
 class Progress:
-    """The calls in flight at one server, and when something was last heard of any."""
+    """The calls in flight at one server, and when any of them last moved."""
 
     def __init__(self, hang_s: float, lives: Callable[[], Awaitable[bool]]) -> None:
-        """Take the longest silence, and the function that asks the server whether it lives."""
+        """Take the longest silence, and the function that asks the server whether it is alive."""
         self.hang_s, self._lives = hang_s, lives
         self.parts = 0
         """Parts of answers that have come."""
@@ -68,7 +69,7 @@ class Progress:
 
     @asynccontextmanager
     async def watched(self, longest_s: float, *, streamed: bool) -> AsyncIterator[Call]:
-        """Watch the call that is made inside.
+        """Watch the call that is made inside of the block.
 
         Raises:
             TimeoutError: when the call is given up.
@@ -85,7 +86,7 @@ class Progress:
                 self._calls.discard(call)
 
     def hear(self, call: Call) -> None:
-        """Take note of a part of an answer."""
+        """Note that a part of an answer has come."""
         call.heard = self._moved = time.monotonic()
         call.parts += 1
         self.parts += 1
@@ -96,7 +97,7 @@ class Progress:
         return sum(call.parts for call in self._calls if call.streamed)
 
     async def close(self) -> None:
-        """End the task that looks at the calls."""
+        """End the task that checks the calls."""
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
@@ -123,5 +124,5 @@ class Progress:
     def _hopeless(self, call: Call, now: float) -> bool:
         if now - call.heard > LONGEST * self.hang_s:
             return True
-        # that a server lists its models says nothing of an answer that should have come in parts
+        # a server that lists its models may still have lost an answer that should be streaming
         return self._silent(call, now) and now - (self._moved if call.streamed else self._last) > self.hang_s

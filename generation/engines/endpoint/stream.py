@@ -1,4 +1,4 @@
-"""Answers that come in parts (server-sent events), put together to what the server would have sent as a whole."""
+"""Streamed answers (server-sent events), put together to the answer that the server would have sent as a whole."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ TEXTS = ("content", "reasoning", "reasoning_content")
 
 @dataclass
 class _Call:
-    """A call of a tool in the making."""
+    """A tool call of which parts are still coming."""
 
     id: Any = None
     name: list[Any] = field(default_factory=list)
@@ -18,16 +18,16 @@ class _Call:
 
     def whole(self) -> dict[str, Any]:
         parts = [part for part in self.arguments if part is not None]
-        texts = all(isinstance(part, str) for part in parts)  # some servers send an object, at once
+        texts = all(isinstance(part, str) for part in parts)  # some servers send an object, in one part
         function = {"name": "".join(filter(_is_text, self.name)), "arguments": "".join(parts) if texts else parts[-1]}
         return {**({} if self.id is None else {"id": self.id}), "type": "function", "function": function}
 
 
 class Stream:
-    """One answer in the making: bytes in, the body of a chat completion out."""
+    """One answer that is streamed: takes bytes, returns the body of a chat completion."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without any part."""
         self._rest = b""
         self._data: list[bytes] = []
         self._texts: dict[str, list[Any]] = {}
@@ -36,11 +36,11 @@ class Stream:
         self._finish: Any = None
         self._body: dict[str, Any] = {}
         self.chunks = 0
-        """Chunks that said something."""
+        """Number of chunks with content."""
         self.damaged = False
 
     def feed(self, raw: bytes) -> None:
-        """Take in the next bytes; lines may be cut anywhere."""
+        """Add the next bytes; lines may be cut anywhere."""
         *lines, self._rest = (self._rest + raw).split(b"\n")
         for line in lines:
             self._line(line.rstrip(b"\r"))
@@ -65,7 +65,7 @@ class Stream:
     def _line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
-        elif not line and self._data:  # an empty line ends an event; other fields and comments say nothing of it
+        elif not line and self._data:  # an empty line ends an event; other fields and comments do not matter
             data, self._data = b"\n".join(self._data), []
             if data.strip() != b"[DONE]":
                 self._event(data)
@@ -106,7 +106,7 @@ class Stream:
         self.chunks += said
 
     def _call(self, part: Mapping[str, Any]) -> None:
-        """Add a part of a call; parts of one call have one index, or come one after another where there is none."""
+        """Add a part of a call. Parts of one call have the same index; without an index they come one after another."""
         key = part.get("index")
         if not isinstance(key, int):
             key = f"call {len(self._calls) - (0 if part.get('id') or not self._calls else 1)}"
@@ -119,7 +119,7 @@ class Stream:
 
 
 def _joined(parts: list[Any]) -> Any:  # noqa: ANN401 - JSON from outside
-    """Return the parts of a text as one; where some are lists of parts themselves, all of it is one list."""
+    """Return the parts of a text joined; if some are lists of parts themselves, return one list."""
     if all(isinstance(part, str) for part in parts):
         return "".join(parts)
     return [item for part in parts for item in (part if isinstance(part, list) else [part])]

@@ -20,22 +20,22 @@ SPECIAL = re.compile(r"<.+>|\[.+\]|[\x00-\x1f]+")
 LAST_WORD = re.compile(r"\s?\S{0,16}\s*\Z")
 """The end of a prefix: up to 16 characters of its last word, with a blank before it."""
 SEAMS = 1024
-"""Last words of prefixes whose tokens are kept, each with its choices."""
+"""Most pairs of a prefix's last word and its choices whose tokens are cached."""
 Post = Callable[[str, Mapping[str, Any], int], Awaitable[Answer]]
 Weigh = Callable[[Sequence[int], list[int]], Awaitable[dict[int, float]]]
-"""Return the probability of each of some tokens after others."""
+"""Returns the probability of each of some tokens after a sequence of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Seam:
-    """How choices go on from the last word of a prefix."""
+    """How choices continue the last word of a prefix."""
 
     shared: Sequence[int]
-    """Tokens, from that word on, that come before all choices."""
+    """The tokens from that word on that all choices have in common."""
     text: str | None
-    """The same as text; None where the server's template would not leave it as it is at the end of a chat."""
+    """The same as text; None if the server's template would change it at the end of a chat."""
     paths: Mapping[str, Sequence[int]]
-    """The tokens of each choice after those."""
+    """The tokens of each choice after the common ones."""
 
 
 class VllmServer:
@@ -107,7 +107,7 @@ class VllmServer:
     async def _weights(
         self, path: str, prompt: Mapping[str, Any], tokens: list[int], spent: list[Reply]
     ) -> dict[int, float]:
-        """Return the probability of each token given that it is one of them; empty when the server does not tell."""
+        """Return the probability of each token given that it is one of them; empty if the server returns none."""
         payload: dict[str, Any] = {**prompt, "max_tokens": 1, "temperature": 0.0, "allowed_token_ids": tokens}
         payload |= {"logprobs": True if path == "chat/completions" else 1, "logprob_token_ids": tokens}
         answer = await self._post(path, self.named({**payload, "return_tokens_as_token_ids": True}), 1)
@@ -119,7 +119,10 @@ class VllmServer:
         return wire.token_weights(answer.body, tokens)
 
     async def _seam(self, last: str, choices: Sequence[str]) -> _Seam:
-        """Return how choices go on from the last word of a prefix, merged as in texts that the model has seen."""
+        """Return how choices continue the last word of a prefix.
+
+        Tokens are merged as in texts that the model has seen.
+        """
         key = (last, *choices)
         if key not in self._seams:
             self._seams[key] = asyncio.create_task(self._find_seam(last, choices))
@@ -141,7 +144,7 @@ class VllmServer:
         if not shared:
             return _Seam((), "", paths)
         text = await self.detokenize(shared)
-        first = f"x{text}" if text[:1].isspace() else text  # no template leaves a blank at the beginning of a turn
+        first = f"x{text}" if text[:1].isspace() else text  # templates strip a blank at the beginning of a turn
         seen = await self.prompt_ids(Conversation((Message("user", "x"),), prefix=first))
         return _Seam(shared, text if seen[-same:] == shared else None, paths)
 
@@ -176,7 +179,7 @@ class VllmServer:
         return await self.tokenize({"messages": messages, **flags, **parts})
 
     async def _header(self, prefix: str) -> list[int]:
-        """Return the tokens that begin the assistant's turn: those by which they lengthen an empty prompt."""
+        """Return the tokens that begin the assistant's turn: those that the header adds to a prompt."""
         before = [{"role": "user", "content": "x"}]
         kwargs = {"chat_template_kwargs": dict(self._kwargs)} if self._kwargs else {}
         with_header = await self.tokenize({"messages": before, "add_generation_prompt": True, **kwargs})
@@ -211,7 +214,7 @@ class VllmServer:
         return str(answer.body.get("prompt", ""))
 
     async def _end_of_turn(self) -> int:
-        """Return the token that ends a turn; needed for a choice that is the beginning of another one."""
+        """Return the token that ends a turn; needed if one choice is the beginning of another."""
         ids, _ = await self.user_end()
         return ids[0] if ids else -1
 

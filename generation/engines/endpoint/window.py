@@ -1,4 +1,4 @@
-"""The window of an endpoint: how many calls may be in flight, found out by what the server bears."""
+"""The window of an endpoint: how many calls may be in flight. It adapts to what the server can take."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ class Window:
         return len(self._waiters)
 
     async def enter(self) -> int:
-        """Wait for a place, first come first served. Return the number of cuts so far, which `cut` needs."""
+        """Wait for a place, first come first served; return the number of cuts so far, which `cut` needs."""
         if self.running >= int(self.size) or self._waiters:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
@@ -46,22 +46,25 @@ class Window:
         return self._cuts
 
     async def resumed(self) -> None:
-        """Wait until a pause is over."""
+        """Wait until the pause is over."""
         await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
 
     def leave(self) -> None:
-        """Give the place back."""
+        """Free the place."""
         self.running -= 1
         self._admit()
 
     def grow(self) -> None:
-        """Count one success: a window of them doubles the window before the first cut, and later adds one place."""
-        if self.running >= int(self.size):  # a window that is not filled says nothing of what the server bears
+        """Count one success.
+
+        A window of successes doubles the window before the first cut; after it, it adds one place.
+        """
+        if self.running >= int(self.size):  # a window that is not full does not show what the server can take
             self.size = min(float(self.limit), self.size + (1.0 if not self._cuts else 1.0 / self.size))
             self._admit()
 
     def cut(self, cuts: int) -> None:
-        """Halve the window, unless that happened after the call entered, because a burst of refusals counts once."""
+        """Halve the window, unless it was cut after this call began; so a burst of refusals counts once."""
         if cuts == self._cuts:
             self._cuts += 1
             self.size = max(1.0, self.size / 2)

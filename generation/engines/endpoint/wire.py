@@ -51,24 +51,24 @@ FORMS: dict[Form, tuple[dict[str, Any], dict[str, Any]]] = {
     "flags": ({}, {"continue_final_message": True, "add_generation_prompt": False}),
     "prefix": ({"prefix": True}, {}),
 }
-"""How servers are asked to go on from the last turn: keys of that turn, and parameters. llama.cpp's does so unasked,
-vLLM and SGLang have flags, DeepSeek and Mistral a key."""
+"""How servers are asked to continue the last turn: keys of that turn, and parameters. llama.cpp needs neither, vLLM and
+SGLang have flags, DeepSeek and Mistral a key."""
 TOP_LOGPROBS = 20
 """Alternatives requested with each token of a choice; the most that OpenAI gives."""
 ONLY_VLLM = "serve the model with vLLM, or run it in process"
 END_OF_CHOICE = re.compile(r"[\"'*`”]*(\Z|\n|[.,;:!)](\s|\Z)|[。，；：！）])")
 MOST_TOKENS = 1 << 30
-"""Counts above this are no counts."""
+"""A larger count of tokens is taken for an error of the server."""
 Steps = Sequence[tuple[str, Mapping[str, float]]]
 """For each token of a reply: the token, and the probabilities of its alternatives."""
 Spelled = tuple[str, ...]
-"""A text as its letters, or as the names of its tokens."""
+"""A text as its letters or as the names of its tokens."""
 
 
 def chat(
     request: Write, model: str, form: Form, kwargs: Mapping[str, Any] | None = None, *, vllm: bool = False
 ) -> dict[str, Any]:
-    """Return the payload of one chat completion, without its constraint; a turn is continued in a form of `FORMS`.
+    """Return the payload of one chat completion without its constraint. `form` says how the last turn is continued.
 
     The `kwargs` are those of the engine's `chat_template_kwargs`.
     """
@@ -92,7 +92,7 @@ def chat(
 
 
 def template_parts(request: Conversation, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what the chat template gets beside the turns, as parameters: tools, and further arguments."""
+    """Return the parameters that the chat template gets besides the turns: tools, and further arguments."""
     own = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
     whole = {**(kwargs or {}), **own}
     parts: dict[str, Any] = {"chat_template_kwargs": whole} if whole else {}
@@ -100,7 +100,7 @@ def template_parts(request: Conversation, kwargs: Mapping[str, Any] | None = Non
 
 
 def begun(request: Conversation, form: Form) -> dict[str, Any]:
-    """Return the parameters by which a server goes on from the beginning of a turn, its turns among them."""
+    """Return the parameters, with the turns, by which a server continues a turn that has begun; none if none has."""
     if not request.prefix and request.role == "assistant":
         return {}
     keys, flags = FORMS[form]
@@ -116,7 +116,7 @@ def schema(name: str, value: Mapping[str, Any], form: SchemaForm) -> dict[str, A
 
 
 def choice_schema(choices: Sequence[str], form: SchemaForm) -> dict[str, Any]:
-    """Return the `response_format` of a reply that is one of several words, for servers that only constrain JSON."""
+    """Return the `response_format` for a reply that is one of several words, for servers that only constrain JSON."""
     field = {"type": "string", "enum": list(choices)}
     return schema(
         "choice",
@@ -126,7 +126,7 @@ def choice_schema(choices: Sequence[str], form: SchemaForm) -> dict[str, Any]:
 
 
 def constraint(request: Write, form: SchemaForm | Literal[""]) -> dict[str, Any]:
-    """Return the parameters that force a reply to match a schema or an expression; none for a schema without a form.
+    """Return the parameters that force a reply to match a schema or an expression; without a form, none for a schema.
 
     Raises:
         ValueError: when the schema is not JSON.
@@ -138,7 +138,7 @@ def constraint(request: Write, form: SchemaForm | Literal[""]) -> dict[str, Any]
 
 
 def learn(answer: Answer, payload: Mapping[str, Any]) -> str:
-    """Return the parameter of a refused call that the endpoint does not know, or the empty string."""
+    """Return the parameter because of which the endpoint refused a call, or the empty string."""
     if TOO_LONG.search(answer.refusal) or BAD_SCHEMA.search(f"{answer.code} {answer.refusal}"):
         return ""
     if not UNSUPPORTED.search(f"{answer.code} {answer.refusal}"):
@@ -150,7 +150,7 @@ def learn(answer: Answer, payload: Mapping[str, Any]) -> str:
 
 
 def _named(name: str, text: str) -> bool:
-    """Return whether a sentence names a parameter, and does not only use the word."""
+    """Return whether a sentence names a parameter, and does not just use the same word."""
     quoted = rf"['\"`\[]{name}['\"`\]]"
     plain = rf"\b{name}\b" if "_" in name else rf"(param(eter)?|argument|field)s?( supplied)?:? {name}\b"
     return re.search(f"{quoted}|{plain}", text) is not None
@@ -171,7 +171,7 @@ def read(body: Mapping[str, Any], request: Write) -> Reply:
         return Reply("", "error: the endpoint's answer has no choices", 0, 0)
     message = _mapping(choice.get("message"))
     text, reasoning = said(message)
-    if request.prefix and text.startswith(request.prefix):  # this server said the prefix again
+    if request.prefix and text.startswith(request.prefix):  # this server repeats the prefix
         text = text[len(request.prefix) :]
     finish = choice.get("finish_reason")
     finish = "error: the endpoint's content filter" if finish == "content_filter" else FINISHES.get(str(finish), "stop")
@@ -183,7 +183,7 @@ def read(body: Mapping[str, Any], request: Write) -> Reply:
 
 
 def _called(reply: Reply, message: Mapping[str, Any], request: Write) -> Reply:
-    """Return a reply with its calls of tools; one with calls that no row can hold is refused."""
+    """Return a reply with its calls of tools; a reply is refused if a row cannot hold its calls."""
     try:
         calls = parsing.read_calls(message.get("tool_calls"))
     except parsing.CallsError as error:
@@ -198,7 +198,7 @@ def _called(reply: Reply, message: Mapping[str, Any], request: Write) -> Reply:
 
 
 def said(message: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a message says and what was thought before it, from all places where servers put them."""
+    """Return the text and the thoughts of a message, from all places where servers put them."""
     text, thoughts = _parts(message.get("content"))
     for name in ("reasoning", "reasoning_content"):
         value = message.get(name)
@@ -226,7 +226,7 @@ def _parts(content: Any) -> tuple[str, list[str]]:  # noqa: ANN401 - JSON from o
 
 
 def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the tokens of the prompt, of the reply, and from the cache; at 4 bytes a token where not reported."""
+    """Return the numbers of prompt, reply and cached tokens; estimated at 4 bytes a token if not reported."""
     counts = _mapping(body.get("usage"))
     if not counts:
         text, reasoning = said(_mapping((first_choice(body) or {}).get("message")))
@@ -280,7 +280,7 @@ def steps(body: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
 
 
 def json_choice(text: str, choices: Sequence[str]) -> str | None:
-    """Return the choice that is the value of `choice` in JSON, or None."""
+    """Return the choice in a reply such as `{"choice": "yes"}`, or None."""
     fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
     try:
         value = json.loads(fenced.group(1) if fenced else text)
@@ -292,10 +292,10 @@ def json_choice(text: str, choices: Sequence[str]) -> str | None:
 
 
 def said_choice(text: str, choices: Sequence[str]) -> str | None:
-    """Return the choice that a reply is, or None when it is none of them.
+    """Return the choice that a reply makes, or None if it makes none.
 
-    It is the value of `choice` in JSON, or what the reply begins with: alone, or up to a sign that ends it, so that
-    neither "4.5", "4/10" nor "40" is a 4.
+    It is the value of `choice` in JSON, or the beginning of the reply if it ends there or a sign ends it. So neither
+    "4.5", "4/10" nor "40" is a 4.
     """
     bare = text.strip().lstrip("\"'*`“")
     ends = (c for c in choices if bare.startswith(c) and END_OF_CHOICE.match(bare[len(c) :]))
@@ -303,7 +303,7 @@ def said_choice(text: str, choices: Sequence[str]) -> str | None:
 
 
 def drop_lead(lead: int, tokens: Steps) -> Steps:
-    """Return the steps after the first `lead` characters of the text; a token that reaches over the border is cut."""
+    """Return the steps after the first `lead` characters of the text; a token across that border is cut."""
     for place, (said, options) in enumerate(tokens):
         if lead < len(said):
             head = said[:lead]
@@ -347,7 +347,7 @@ def walk(
 ) -> dict[str, float]:
     """Return the probability of each choice given that the reply is one of them, along the decoded reply.
 
-    Where the choices branch, each gets the share of the tokens that begin the rest of it. Choices that leave the
+    Where the choices branch, each gets the share of the tokens with which its rest begins. Choices that leave the
     decoded reply at the same token share its probability evenly, because nothing is known about what would follow.
     """
     found, mass, alive = dict.fromkeys(rests, 0.0), 1.0, dict(rests)
@@ -357,7 +357,7 @@ def walk(
         accepts = {token: [c for c, rest in alive.items() if rest[: len(token)] == token] for token in options if token}
         weights = {token: options[token] for token in accepts if accepts[token]}
         ended = [c for c, rest in alive.items() if not rest]
-        if ended:  # it may stop here, with what is left of the probability
+        if ended:  # the choice may end here, with the rest of the probability
             accepts[()], weights[()] = ended, max(0.0, 1.0 - sum(weights.values()))
         went = said if said in weights else ()
         total = sum(weights.values())

@@ -20,12 +20,12 @@ class Judge(ModelFilter):
     """Grade each sample with the generating model, or the one that `engine` names, and drop those below a threshold.
 
     The score is the sum of p_i * i over the grades, with p the model's probabilities of exactly the grades' digits: it
-    is finer than the likeliest grade, and it can never fail to parse. It is named `judge` for the rubric `quality`,
-    after the rubric else. The model continues a list of graded answers in its own turn: with the 135M default model
-    this tells the answers of 100 English tasks from those of the next task with an AUC of 0.68 (the best of twelve
-    layouts, chosen on these tasks); a rubric in the user's turn gave 0.45 on 60 of them. The list is the same for all
-    samples, so it is computed once. On the other rubrics this model is near chance (0.52 to 0.62), but for complexity
-    (0.83 on 8 hard and 8 simple instructions).
+    is finer than the likeliest grade, and it never fails to parse. Its name is `judge` for the rubric `quality`, else
+    that of the rubric. The model continues a list of graded answers in its own turn: with the 135M default model this
+    tells the answers of 100 English tasks from those of the next task with an AUC of 0.68 (the best of twelve layouts,
+    chosen on these tasks); a rubric in the user's turn gave 0.45 on 60 of them. The list is the same for all samples,
+    so it is computed once. On the other rubrics this model is near chance (0.52 to 0.62), but for complexity (0.83 on 8
+    hard and 8 simple instructions).
 
     With `votes`, the model first writes as many reasons, each followed by a constrained grade: the score is the mean of
     the expected grades, and `…_spread` their standard deviation, where 0 is agreement. Reasons want a larger model:
@@ -46,7 +46,7 @@ class Judge(ModelFilter):
     """Samples with a smaller expected grade are dropped. The default model's grades are between 2.2 and 3.2, its
     additive points between 1.7 and 2.7."""
     votes: int = Field(default=0, ge=0)
-    """Number of reasons, each written before a grade; 0 grades at once."""
+    """Number of reasons, each written before a grade; with 0 the grade comes without a reason."""
     max_reason_tokens: int = Field(default=64, gt=0)
     """Most tokens of a reason."""
     temperature: float = Field(default=0.7, ge=0, le=2)
@@ -54,7 +54,7 @@ class Judge(ModelFilter):
     prompts: Annotated[Prompts, slots("instruction", may=("answer", "reason"), grade=NUMBERS)] = by_language(
         PROMPTS, by="rubric"
     )
-    """Templates by language; by default those of the rubric. The line of the `{reason}` is for votes alone."""
+    """Templates by language; by default those of the rubric. The line with `{reason}` is used only with votes."""
 
     @model_validator(mode="after")
     def _has_reasons(self) -> Self:
@@ -100,7 +100,7 @@ class Judge(ModelFilter):
 
 
 def asked(sample: Sample) -> str:
-    """Return what the last answer replies to: the instruction, or the whole conversation where it has several turns."""
+    """Return the text that the last answer replies to: the instruction, or all turns if there are several."""
     turns = [turn for turn in sample.messages if turn.role in ("user", "assistant", "tool")]
     if turns and turns[-1].role == "assistant":
         turns = turns[:-1]

@@ -302,4 +302,4 @@ PROMPTS: dict[Rubric, dict[str, str]] = {
     "complexity": COMPLEXITY,
     "additive": ADDITIVE,
 }
-"""Templates by rubric and language: what is asked for, graded answers, and the one in question."""
+"""Templates by rubric and language: the request, graded answers, and the answer to grade."""

@@ -1,4 +1,4 @@
-"""Texts on everything: short sentences of many kinds and subjects, which a topic is told from, by language."""
+"""Texts on everything, by language: short sentences of many kinds and subjects, from which a topic is distinguished."""
 
 from collections.abc import Mapping
 

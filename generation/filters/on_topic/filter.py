@@ -1,4 +1,4 @@
-"""On topic: a text must be nearer to the seeds than to texts on everything else, to a regression on embeddings."""
+"""On topic: by a regression on embeddings, a text must be nearer to the seeds than to texts on everything else."""
 
 import math
 import re
@@ -19,14 +19,14 @@ from gristmill.generation.prompting.regression import Boundary, boundary
 DIGITS = 3
 """Decimals of log-odds and probabilities: the last bits depend on which texts share a batch."""
 MIN_POWER = 0.1
-"""Least share of the background that must be found off the topic; below it nothing is judged."""
+"""Nothing is judged if less than this share of the background is found off the topic."""
 _MARK = re.compile(r"\[([^\[\]]+)\]\([^()]+\)")
 """A marked word of a seed, such as `[Berlin](city)`."""
 
 
 @dataclass(frozen=True)
 class Topics:
-    """What tells the seeds from other texts, by language, and in words where and why it could not be learned."""
+    """The boundary between the seeds and other texts, by language; and notes where it could not be learned."""
 
     known: Mapping[str, Boundary]
     sizes: Mapping[str, int]
@@ -37,10 +37,10 @@ class OnTopic(Filter[Topics]):
     """Drop a text that is unlike the seeds and like texts on everything else.
 
     A logistic regression on embeddings is trained once in each language: the seeds against about a hundred short texts
-    on everything. Those that are as near to a seed as half of the seeds are to each other are left out. A text is
-    dropped when its log-odds are below what nearly all further seeds would get, as cross-validation shows, so that a
-    topic as wide as everything drops nothing. The score `on_topic` is the probability of the topic. Only seeds with the
-    tag `label` count where there are any. Twenty seeds a label are good; ten in all are too few for a varied topic.
+    on everything. Texts that are as near to a seed as half of the seeds are to each other are left out. A text is
+    dropped if its log-odds are below a threshold that nearly all further seeds would reach, by cross-validation. So a
+    topic as wide as everything drops nothing. The score `on_topic` is the probability of the topic. If any seeds have
+    the tag `label`, only these count. Twenty seeds a label are good; ten in all are too few for a varied topic.
 
     Nothing is judged, and the run says so, in a language without background texts (there are English and Chinese ones),
     with fewer than `min_seeds` seeds, and where the encoder cannot tell the topic: fewer than a tenth of the background
@@ -65,7 +65,7 @@ class OnTopic(Filter[Topics]):
     min_seeds: int = Field(default=10, ge=4)
     """Least seeds of a language; with fewer nothing is judged in it."""
     max_seeds: int = Field(default=200, gt=0)
-    """Most seeds of a language to learn from, a fixed choice of them."""
+    """Most seeds of a language to learn from; they are a fixed choice."""
 
     async def prepare(self, snapshot: Snapshot, before: Topics | None, ask: Ask) -> Topics:
         """Return the topic of each language; the seeds never change, so it is learned once."""
@@ -101,7 +101,7 @@ class OnTopic(Filter[Topics]):
         return found if found.power >= MIN_POWER else f"the encoder cannot tell the topic of the seeds, {share}"
 
     def figures(self, prepared: Topics) -> Mapping[str, float]:
-        """Return by language the seeds, and the share of the background that is found off the topic."""
+        """Return the number of seeds by language, and the share of the background that is found off the topic."""
         sizes = {f"seeds {language}": float(size) for language, size in prepared.sizes.items()}
         return sizes | {f"power {language}": round(found.power, 3) for language, found in prepared.known.items()}
 

@@ -46,23 +46,23 @@ SPOKEN: tuple[Operation, ...] = ("paraphrase", "back_translate")
 """Operations that ask the model for a whole text."""
 WITH_SYNONYMS: tuple[Operation, ...] = ("synonym", "insert", "part_of_speech")
 TRIES = 10
-"""Most draws of one word operation until its text is new."""
+"""Most attempts of one word operation to make a new text."""
 MAX_ASKED = 8
-"""Words of a text whose synonyms are asked for."""
+"""Most words of a text for which synonyms are asked for."""
 MAX_SCANNED = 2000
-"""Seeds that are looked through for labelled demonstrations."""
+"""Most seeds that are searched for labelled demonstrations."""
 MAX_SHOT_WORDS = 60
 Labelled = Mapping[str, tuple[Sample, ...]]
 """Short seeds by label."""
 
 
 class Augment(EachInput[Labelled]):
-    """Change the first user turn of a seed by one operation for each variant; everything after it stays.
+    """Make variants of a seed. One operation changes the first user turn of each; later turns stay.
 
     `synonym`, `insert`, `swap` and `delete` are the four of EDA, `punctuate` is AEDA; `part_of_speech` replaces words
-    whose part of speech is clear by synonyms of the same one; `paraphrase` and `back_translate` ask the model. Numbers,
-    code, addresses, quotations, template markers, names, negations, the answer where it is in the text, and what the
-    tags of `keep` name are never touched; the model's texts must contain them as they were.
+    whose part of speech is clear by synonyms of the same one; `paraphrase` and `back_translate` ask the model. These
+    are never changed: numbers, code, addresses, quotations, template markers, names, negations, the answer if it is in
+    the text, and the spans in the tags of `keep`. The model's texts must contain them unchanged.
 
     A variant is dropped when it equals its input or another variant, when its embedding is too far from the input's,
     and, with `labels`, when the model no longer gives it the input's label.
@@ -88,8 +88,8 @@ class Augment(EachInput[Labelled]):
     alpha: float = Field(default=0.1, gt=0, le=1)
     """Share of the words that an operation changes, at least one word; for `delete` the chance of each word."""
     synonyms: Literal["table", "model"] = "table"
-    """Where synonyms come from: the table, or also the model for words that the table lacks, asked once on each
-    worker."""
+    """Source of synonyms: the table, or also the model for words that the table lacks; each worker asks it once a
+    word."""
     keep: tuple[str, ...] = ()
     """Tags whose values are spans of the text that must stay: one span, or a JSON list of spans or of `{"text": …}`."""
     pivot: str = ""
@@ -97,7 +97,7 @@ class Augment(EachInput[Labelled]):
     min_cosine: float = Field(default=0.85, ge=0, le=1)
     """Smallest cosine of the embeddings of input and variant; 0 embeds nothing."""
     labels: tuple[str, ...] = ()
-    """Labels of which the model must choose that of the input for the variant too; without any, labels are not checked.
+    """Labels for a check: the model must give a variant the input's label. Without labels there is no check.
     The label of the input is its tag `label`, else its answer."""
     shots: int = Field(default=2, ge=0)
     """Labelled seeds of each label that the model sees before it chooses."""
@@ -115,7 +115,7 @@ class Augment(EachInput[Labelled]):
     """The label of a text; `{labels}` are all of them."""
 
     def asks_model(self) -> bool:
-        """Return whether any operation, the synonyms or the label ask the model."""
+        """Return whether any operation, the synonyms or the label check ask the model."""
         return bool(self.labels) or self.synonyms == "model" or any(name in SPOKEN for name in self.operations)
 
     async def prepare(self, snapshot: Snapshot, before: Labelled | None, ask: Ask) -> Labelled:
@@ -151,7 +151,7 @@ class Augment(EachInput[Labelled]):
         return await self._consistent(source, drafts, ask)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Return the draft as it is: the variant of an input without an answer has none to keep."""
+        """Return the draft unchanged: if the input has no answer, its variant has none either."""
         del ask
         return draft
 
@@ -165,7 +165,7 @@ class Augment(EachInput[Labelled]):
     def _played(
         self, source: "_Source", operation: Operation, known: Mapping[str, list[str]], seen: set[str], rng: Random
     ) -> str:
-        """Return the text after a word operation, tried again while it is one of those seen."""
+        """Return the text after a word operation; the operation is repeated while its text was seen before."""
         same_part = operation == "part_of_speech"
 
         def lookup(piece: Piece) -> Sequence[str]:
@@ -193,7 +193,7 @@ class Augment(EachInput[Labelled]):
     async def _asked_synonyms(
         self, source: "_Source", chosen: Sequence[Operation], ask: Ask, rng: Random
     ) -> dict[str, list[str]]:
-        """Return what the model says of some words that the table lacks; nothing when the table is all there is."""
+        """Return the model's synonyms for words that the table lacks; nothing if only the table is used."""
         if self.synonyms == "table" or not set(WITH_SYNONYMS) & set(chosen):
             return {}
         words = {
@@ -247,7 +247,10 @@ class Augment(EachInput[Labelled]):
         return await self._said(template, prompt, text, self.temperature / 2, ask)
 
     async def _said(self, template: Template, prompt: Prompt, text: str, temperature: float, ask: Ask) -> Reply:
-        """Return a text anew; it ends with the line where the text is one, else where the next text would begin."""
+        """Ask for a text in other words.
+
+        A text of one line ends with the line, another where the next text would begin.
+        """
         stop = template.stops(0) if "\n" in text.strip() else ("\n",)
         return await ask(**prompt, max_tokens=self.max_tokens, temperature=temperature, stop=stop, stop_loops=True)
 
@@ -262,7 +265,7 @@ class Augment(EachInput[Labelled]):
         return text, refuse(rules)
 
     async def _consistent(self, source: "_Source", drafts: Sequence[Draft], ask: Ask[Labelled]) -> list[Draft]:
-        """Return the drafts, those dropped that left the input's meaning or label."""
+        """Return the drafts, with those dropped that changed the input's meaning or label."""
         checked = list(drafts)
         alive = [n for n, draft in enumerate(checked) if draft.dropped is None]
         if self.min_cosine and alive:
@@ -313,7 +316,7 @@ class _Source:
 
     @property
     def spans(self) -> list[str]:
-        """What a new text must contain: all fixed spans but negations."""
+        """The spans that a new text must contain: all fixed spans except negations."""
         fixed = (piece.text for piece in self.pieces if piece.kind == "fixed")
         return [span for span in fixed if not wordplay.negates(span)]
 
@@ -324,7 +327,7 @@ def label_of(sample: Sample) -> str:
 
 
 def kept_spans(sample: Sample, keep: Iterable[str]) -> list[str]:
-    """Return the spans of a sample that stay: what the tags `keep` name, and the answer where it is a longer span."""
+    """Return the spans of a sample that must stay: those in the tags of `keep`, and the answer if it is a long span."""
     found = [span for tag in keep for span in _spans(sample.tags.get(tag, ""))]
     answer = sample.answer.strip()
     return [span for span in (*found, *([answer] if len(answer) > 1 else [])) if span and span in sample.instruction]
@@ -347,7 +350,7 @@ def _first_user(messages: Sequence[Message]) -> str:
 
 
 def _single_words(text: str, word: str) -> list[str]:
-    """Return the single words of a list that the model gave, without the one that was asked for."""
+    """Return the single words in a list by the model, without the word that was asked about."""
     parts = [part.strip(" .。;；'\"").lower() for line in text.splitlines()[:1] for part in _commas(line)]
     return [part for part in dict.fromkeys(parts) if part.isalpha() and part != word and len(part) <= 20]
 

@@ -51,7 +51,7 @@ PARALLEL: dict[str, tuple[str, ...]] = {
         "Llovió durante tres días.",
     ),
 }  # fmt: skip
-"""The same sentences by language, for translations that the model's turn begins with."""
+"""The same sentences by language, as demonstrated translations."""
 TRANSLATE = {
     "en": "Translate each text into {to}. All names and all numbers stay the same.\n---\nText: {text}\n{to}:",
     "zh": "请把每段文字翻译成{to}。名字和数字都不能变。\n---\n文字：{text}\n{to}：",
@@ -61,7 +61,7 @@ NAMES = {
     "en": {"en": "English", "zh": "Chinese", "fr": "French", "de": "German", "es": "Spanish"},
     "zh": {"en": "英语", "zh": "中文", "fr": "法语", "de": "德语", "es": "西班牙语"},
 }
-"""What languages are called, by the language of the prompt."""
+"""Names of languages, by the language of the prompt."""
 SYNONYM = {
     "en": """\
 Give up to three synonyms of each word, in the same part of speech and form.

@@ -1,7 +1,8 @@
 """Synonyms of common English and Chinese words by part of speech, and the English inflections that they come in.
 
 A small table of our own for augmentation without a model: words of one group can replace each other in most sentences.
-WordNet and cilin come in no maintained wheel that holds the data and may be passed on, hence no such dependency.
+WordNet and cilin are no dependency, because no maintained wheel has their data under a licence that allows passing it
+on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -150,11 +151,11 @@ work labor humor wit money cash advice guidance people folks viewers fun enjoyme
 sadness sorrow joy delight anger rage fear dread acting earth wood mess muddle squandering waste bit piece kid
 child man woman lady gentleman"""
 UNINFLECTED = frozenset(_UNINFLECTED.split())
-"""Nouns without a regular plural, or of another number than their plural would suggest."""
+"""Nouns without a regular plural, or without any."""
 _COMPARED = """
 happy glad sad big large small tiny fast quick slow smart clever bright silly funny dull"""
 COMPARED = frozenset(_COMPARED.split())
-"""Adjectives with -er and -est whose synonyms have it too."""
+"""Adjectives with -er and -est, with which their synonyms agree."""
 
 
 DEGREES = "很挺太真最更超"
@@ -211,7 +212,7 @@ def inflected() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
 
 
 def synonyms(word: str, part: str, language: str) -> Sequence[str]:
-    """Return the synonyms of a word in its own inflection; of all its parts of speech when `part` is empty.
+    """Return the synonyms of a word in the same inflection; those of all its parts of speech if `part` is empty.
 
     Chinese words that begin with an adverb of degree, such as 挺好吃, keep it.
     """

@@ -1,6 +1,6 @@
 """Word operations of classic augmentation on English and Chinese: swap, delete, insert, replace, punctuate.
 
-A text is taken apart into words, spans that stay as they are, and what is between; joined, they are the text again.
+A text is cut into words, spans that stay as they are, and the rest between them. Joined, the pieces are the text again.
 """
 
 import re
@@ -47,7 +47,7 @@ NUMBERS, NEGATIONS, DETERMINERS, BEFORE_VERBS, BEFORE_ADJECTIVES, BEFORE_NOUNS, 
 STOP_WORDS = DETERMINERS | BEFORE_VERBS | BEFORE_ADJECTIVES | BEFORE_NOUNS | OTHERS
 """Words without synonyms."""
 NEGATIONS_ZH = ("不", "没", "未", "别", "无", "莫", "勿")
-"""Beginnings of words that turn a label round when they go or move, as `NEGATIONS` do."""
+"""Beginnings of words that, like `NEGATIONS`, can reverse a label when they are moved or left out."""
 NAMES_ZH = ("nr", "ns", "nt", "nz", "m", "q", "eng")
 """jieba's flags of names, numerals, measures and foreign words."""
 PARTS_ZH: dict[str, Part] = {"n": "noun", "t": "noun", "v": "verb", "a": "adjective", "d": "adverb"}
@@ -62,12 +62,12 @@ MARKS = {"en": (".", ";", "?", ":", "!", ","), "zh": ("。", "；", "？", "："
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a text: a word, a span that stays, or what is between."""
+    """A piece of a text: a word, a span that stays, or the rest between them."""
 
     text: str
     kind: Literal["word", "fixed", "gap"]
     part: Part = ""
-    """Part of speech of a word, where it is clear."""
+    """Part of speech of a word, if it is clear."""
 
 
 Lookup = Callable[[Piece], Sequence[str]]
@@ -90,9 +90,9 @@ def length(pieces: Sequence[Piece]) -> int:
 
 
 def take_apart(text: str, language: str, names: Iterable[str] = ()) -> list[Piece]:
-    """Return the pieces of a text, `names` and all spans of `FIXED` among them as they are.
+    """Return the pieces of a text; `names` and all spans of `FIXED` are pieces that stay.
 
-    Of languages without spaces, only Chinese is parted into words; of others there is not one.
+    Of the languages without spaces, only Chinese is cut into words; texts in others have no words.
     """
     given = [whole(name) for name in sorted(set(names), key=lambda name: (-len(name), name)) if name.strip()]
     pieces: list[Piece] = []
@@ -129,7 +129,8 @@ def negates(word: str) -> bool:
 def _stays(word: str, first: bool, following: str) -> bool:
     """Say whether a word is a name, a number or a negation.
 
-    A capital is a name's, unless it begins a sentence with a word that is known and no second capital follows.
+    A capitalised word is a name, unless it is a known word at the beginning of a sentence and no second capital
+    follows.
     """
     low = word.lower()
     if low in NUMBERS or negates(word):
@@ -181,7 +182,7 @@ def _with_parts(pieces: Sequence[Piece]) -> list[Piece]:
 def part_of(word: str, before: str, after: str) -> Part:
     """Return the part of speech of a lower-case English word from the table, its ending and its neighbours, or "".
 
-    Where the table has several, the neighbours decide; where they do not, it stays open.
+    If the table has several, the neighbours decide; if they do not, the part of speech is unknown.
     """
     if word in STOP_WORDS:
         return ""
@@ -246,7 +247,7 @@ def insert(pieces: Sequence[Piece], number: int, rng: Random, lookup: Lookup, la
 
 
 def swap(pieces: Sequence[Piece], number: int, rng: Random) -> list[Piece]:
-    """Return the pieces with two random words in each other's place, `number` times."""
+    """Return the pieces after two random words were swapped, `number` times."""
     made = list(pieces)
     places = words_in(made)
     for _ in range(number if len(places) > 1 else 0):
@@ -259,7 +260,7 @@ def swap(pieces: Sequence[Piece], number: int, rng: Random) -> list[Piece]:
 
 
 def delete(pieces: Sequence[Piece], chance: float, rng: Random) -> list[Piece]:
-    """Return the pieces with each word left out by a chance, but one at least kept."""
+    """Return the pieces with each word left out with a given probability; at least one word is kept."""
     places = words_in(pieces)
     gone = {place for place in places if rng.random() < chance}
     if gone and len(gone) == length(pieces):
@@ -297,14 +298,14 @@ def _put(pieces: list[Piece], place: int, piece: Piece, language: str) -> None:
 
 
 def cased(word: str, like: str) -> str:
-    """Return a word with the capitals that another word has."""
+    """Return a word with the capitalisation of another word."""
     if like[:1].isupper() and like != "I":
         return word[:1].upper() + word[1:]
     return word if word == "I" or word.startswith(("I'", "I’")) else word[:1].lower() + word[1:]
 
 
 def _agree(pieces: list[Piece], place: int) -> None:
-    """Set the `a` or `an` before a replaced English word right."""
+    """Correct the `a` or `an` before a replaced English word."""
     before = pieces[place - 2] if place >= 2 and pieces[place - 1].text.isspace() else None
     if before and before.text.lower() in ("a", "an"):
         vowel = re.match(r"[aeiou]|hour|honest", pieces[place].text, re.IGNORECASE)

@@ -53,18 +53,18 @@ those because until while during before after above below would could
 STOP_WORDS = frozenset(_STOP_WORDS.split()) | frozenset(
     "的了是在我你他她它们这那和与及或就都也很又着过吧呢吗啊哦嗯呀而但被把给对于从到以为之其此个有不没"
 )
-"""Words that say nothing by themselves; in Chinese, characters."""
+"""Stop words; in Chinese, characters."""
 
 
 class EvolInstruct(Method):
     """Evolve one parent by one of six operations chosen at random, and answer the result.
 
     Parents are seeds and kept rows that were evolved fewer than `max_rounds` times, so each round of the job deepens
-    what the one before has kept. A failed evolution is a dropped row; its parent stays in the pool as it is and may be
-    drawn again. An evolution fails when the model judges that it gains no information over its parent, when the answer
-    apologises in fewer than 80 words, when it has nothing but punctuation and stop words, or when the instruction
-    copies words of the evolving prompt. The rules run as early as they can: a copy costs no judgement, and an evolution
-    without gain costs no answer.
+    rows that earlier rounds have kept. A failed evolution is a dropped row; its parent stays in the pool as it is and
+    may be drawn again. An evolution fails when the model judges that it gains no information over its parent, when the
+    answer apologises in fewer than 80 words, when it has nothing but punctuation and stop words, or when the
+    instruction copies words of the evolving prompt. The rules run as early as possible: a copy costs no call of the
+    judge, and an evolution without gain costs no answer.
 
     Source: Xu et al. 2023, WizardLM, arXiv:2304.12244, section 3.2 and appendices A to F; M = 4 rounds, operations with
     equal chance. Departures: prompts of our own, which begin the assistant's turn with evolved pairs, and in-depth ones
@@ -78,7 +78,7 @@ class EvolInstruct(Method):
     operations: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1)
     """Operations to choose from, with equal chances; one that is listed twice has twice the chance."""
     max_rounds: int = Field(default=4, gt=0)
-    """Most steps between a row and its seed, by this or any other method; such a row is not evolved again."""
+    """Most steps from a seed, by this or any other method; a row with this many is not evolved again."""
     languages: tuple[str, ...] = ()
     """Languages of the parents, as ISO 639-1; by default any."""
     head_words: int = Field(default=3, ge=0)
@@ -116,7 +116,7 @@ class EvolInstruct(Method):
     """System prompts of the answering call, by language; without one, that of the chat template is used."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return one seed or kept row that may still be evolved; a seed as it comes where none is found."""
+        """Return one seed or kept row that may still be evolved; if none is found, any seed."""
         del turn
         for row in wander(rng, snapshot.seeds, snapshot.made):
             if row.round < self.max_rounds and self._fits(row):
@@ -178,14 +178,14 @@ class EvolInstruct(Method):
         return replace(whole, dropped=f"{self.kind}: {failed}") if failed else whole
 
     async def _equal(self, language: str, first: str, second: str, ask: Ask) -> tuple[float, str]:
-        """Return the probability that two instructions ask the same, and why it cannot be said, if so."""
+        """Return the probability that two instructions ask the same, and why it is not known, if so."""
         template = template_for(self.compare_prompts, language)
         reply = await choose(ask, template.begin("verdict", first=flat(first), second=flat(second)), max_tokens=8)
         return (reply.choices[template.choices("verdict")[0]], "") if reply.choices else (0.0, reply.finish)
 
 
 def beginning(text: str, words: int) -> str:
-    """Return the first words of a text, at most half of them, or one and a half Chinese characters for each."""
+    """Return the first words of a text, at most half of them; one and a half Chinese characters count as a word."""
     line = text.strip().partition("\n")[0]
     if is_chinese(line):
         return line[: min(round(words * UNSPACED_PER_WORD), len(line) // 2)]
@@ -194,7 +194,7 @@ def beginning(text: str, words: int) -> str:
 
 
 def failure(answer: str) -> str | None:
-    """Return which rule an answer breaks that shows that its instruction cannot be answered, or None."""
+    """Return the reason why an answer shows that its instruction cannot be answered, or None."""
     found = tokens(answer)
     if re.search(SORRY, answer, re.IGNORECASE) and num_words(answer) < SORRY_WORDS:
         return "answer apologises"

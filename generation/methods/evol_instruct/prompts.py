@@ -1,7 +1,7 @@
-"""The prompts of Evol-Instruct: five in-depth operations, in-breadth, and the judgement of what was gained.
+"""The prompts of Evol-Instruct: five in-depth operations, in-breadth, and the judgement of the gain.
 
-They are templates, see `prompting.template`. As in the paper an in-depth step adds 10 to 20 words, and what comes out
-must make sense to people and be answerable by them.
+They are templates, see `prompting.template`. As in the paper, an in-depth step adds 10 to 20 words, and people must be
+able to understand and answer the result.
 """
 
 CONSTRAIN = {
@@ -272,4 +272,4 @@ Verdict:{verdict: Equal| Different}""",
 第二条：{second}
 结论：{verdict:等同|不同}""",
 }
-"""Whether an evolution gained anything over its parent; the word for no gain is the first."""
+"""Whether an evolution gained anything over its parent. The first word means no gain."""

@@ -1,4 +1,4 @@
-"""The instance step of Self-Instruct: an input for a drafted task, label first where the task classifies."""
+"""The instance step of Self-Instruct: an input for a drafted task; for classification the label comes first."""
 
 import re
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ Classification:{verdict: Yes| No}""",
 任务：{instruction}
 分类任务：{verdict:是|否}""",
 }
-"""Tasks that classify and tasks that do not; the word for those that do is the first."""
+"""Classification tasks and other tasks. The first word means classification."""
 LABELS = {
     "en": """\
 List the labels of each classification task.
@@ -220,14 +220,14 @@ STOPS = ("\n\n", "\nTask:", "\nOutput:", "\n任务：", "\n输出：")
 
 
 async def classifies(prompts: Mapping[str, str], language: str, instruction: str, ask: Ask) -> tuple[bool, str]:
-    """Return whether an instruction is a classification task, and why that cannot be said, if so."""
+    """Return whether an instruction is a classification task, and why that is not known, if so."""
     template = template_for(prompts, language)
     reply = await choose(ask, template.begin("verdict", instruction=instruction), max_tokens=4)
     return reply.text.strip() == template.choices("verdict")[0].strip(), "" if reply.choices else reply.finish
 
 
 async def label_of(prompts: Mapping[str, str], language: str, instruction: str, ask: Ask) -> tuple[str, str]:
-    """Return one of the labels that the model lists for a task, each as likely as any other, or why there is none."""
+    """Return one of the labels that the model lists for a task, with equal chances, or why there is none."""
     prompt = template_for(prompts, language).begin(instruction=instruction)
     reply = await ask(**prompt, max_tokens=48, temperature=0.0, stop=("\n",), stop_loops=True)
     if reply.finish.startswith("error"):
@@ -254,10 +254,10 @@ async def input_of(
 
 
 def joined(instruction: str, given: str) -> Message:
-    """Return the user's turn that asks for an instruction with an input, laid out as ingested seeds are."""
+    """Return the user's turn of an instruction with its input, in the form of ingested seeds."""
     return Message("user", f"{instruction}\n\n{given}" if given else instruction)
 
 
 def parted(text: str) -> str:
-    """Return the instruction of a user's turn without its input, which is after the first blank line."""
+    """Return the instruction of a user's turn without its input, which begins after the first blank line."""
     return re.split(r"\n\s*\n", text.strip(), maxsplit=1)[0]

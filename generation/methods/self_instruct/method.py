@@ -1,4 +1,4 @@
-"""Self-Instruct: continue a list of demonstrated instructions with a new one, then make its instance."""
+"""Self-Instruct: continue a list of demonstrated instructions with a new one, then write its input and answer."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ ASK = {
         "每条指令要清楚明白，只用文字就能完成；如果涉及某段文字，就把那段文字一并写出来。"
     ),
 }
-"""What the user asks for, by language; other languages use the English one with demonstrations of their own."""
+"""The request for instructions, by language; other languages use the English one with their own demonstrations."""
 ASK_BARE = {
     "en": (
         "Write a list of {count} different tasks that a person could give to a helpful assistant. Vary the topic, the "
@@ -50,7 +50,7 @@ ASK_BARE = {
         "每个任务只用文字就能完成；如果任务涉及某段文字，这里只写任务，文字另外给出。"
     ),
 }
-"""The same where instances are made apart: instructions without their input."""
+"""The request for instructions without an input, for `instances`."""
 ANSWER = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
     "zh": "你是一位专家。请直接、正确地完成用户的要求，用几句简明的话回答。",
@@ -67,12 +67,12 @@ PROGRAM = r"(?:write|create) a (?:\w+ )?(?:program|script)|(?:请)?(?:编写|写
 
 
 class SelfInstruct(Method[State]):
-    """Draft the next instruction of a list of demonstrations, human and machine-made, then make an instance of it.
+    """Draft the next instruction after human and machine-made demonstrations, then make an instance of it.
 
-    Without `instances` the instruction brings its own input and is answered in a second call. With `instances` the
-    paper's third step is taken: the model says whether the draft is a classification task; for one that is, it lists
-    the labels and writes an input for one of them, which is the answer; for any other it writes the input, where one is
-    needed, and then the answer. The input becomes part of the user's turn, after a blank line.
+    Without `instances` the instruction contains its own input and is answered in a second call. With `instances`, as in
+    the paper's third step, the model says whether the draft is a classification task. If it is, the model lists the
+    labels and writes an input for one of them, which is the answer. If not, it writes the input, if one is needed, and
+    then the answer. The input becomes part of the user's turn, after a blank line.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, sections 2.2 and A; post-filters of the released code.
     Departures: the demonstrations are in the assistant's own turn, so that a chat model continues them; one instruction
@@ -87,16 +87,16 @@ class SelfInstruct(Method[State]):
     kind: Literal["self_instruct"] = "self_instruct"
     guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
     group: int = Field(default=8, gt=0)
-    """Number of drafts that share one set of demonstrations, and so their prompt in the prefix cache."""
+    """Number of drafts with the same demonstrations. Their prompts have a common prefix, which the engine caches."""
     num_human: int = Field(default=6, ge=1)
     """Number of demonstrations from the seeds."""
     num_machine: int = Field(default=2, ge=0)
-    """Number of demonstrations from what settled rounds have kept; seeds are used while there is nothing."""
+    """Number of demonstrations from rows that settled rounds have kept; seeds are used while there are none."""
     languages: tuple[str, ...] = ()
     """Languages to draft in, as ISO 639-1; by default those of the seeds, in proportion to their numbers."""
     instances: bool = False
-    """Whether inputs are made separately from instructions, and for classification the label first; up to three more
-    calls."""
+    """Whether inputs are made separately from instructions, for classification with the label first. It takes up to
+    three more calls."""
     max_demo_words: int = Field(default=80, gt=0)
     """Longer instructions are not used as demonstrations."""
     min_words: int = Field(default=4, ge=1)
@@ -120,7 +120,8 @@ class SelfInstruct(Method[State]):
     bare_prompts: Annotated[Prompts, slots("count")] = by_language(ASK_BARE)
     """The same with `instances`, where instructions have no input."""
     classify_prompts: Annotated[Prompts, slots("instruction", verdict=2)] = by_language(CLASSIFY)
-    """Whether an instruction is a classification task; of the words of `{verdict}` the first says that it is."""
+    """Templates by language: whether an instruction is a classification task. The first word of `{verdict}` means that
+    it is."""
     label_prompts: Annotated[Prompts, slots("instruction")] = by_language(LABELS)
     """The labels of a classification task."""
     labelled_prompts: Annotated[Prompts, slots("instruction", "label")] = by_language(LABELLED)
@@ -133,7 +134,7 @@ class SelfInstruct(Method[State]):
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return human and machine demonstrations of one language, shuffled.
 
-        A few rows are read in random order until enough of them fit, because the pools may be long.
+        Rows are read in random order until enough of them fit, because the pools may be long.
         """
         del turn
         total = self.num_human + self.num_machine
@@ -146,7 +147,7 @@ class SelfInstruct(Method[State]):
         return tuple(chosen)
 
     def _some(self, rows: Iterator[Sample], count: int, languages: tuple[str, ...]) -> list[Sample]:
-        """Return the first rows that are short enough and in these languages, all in that of the first."""
+        """Return the first rows that are short enough and in these languages; all are in the language of the first."""
         chosen: list[Sample] = []
         for row in rows if count else ():
             language = language_of(row)
@@ -163,7 +164,7 @@ class SelfInstruct(Method[State]):
 
     async def expand(self, parents: Sequence[Sample], ask: Ask[State], rng: Random) -> list[Draft]:
         """Return one draft that ends with the user's turn."""
-        del rng  # the order of the demonstrations is the group's
+        del rng  # the whole group has the same order of demonstrations
         language = language_of(parents[0])
         number = len(parents) + 1
         template = template_for(self.bare_prompts if self.instances else self.prompts, language)
@@ -193,7 +194,7 @@ class SelfInstruct(Method[State]):
         return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer the instruction, after its input was made if that is wanted."""
+        """Answer the instruction; with `instances`, its input is made first."""
         if self.instances:
             draft = await self._instance(draft, ask)
             if draft.dropped or draft.complete:
@@ -207,7 +208,7 @@ class SelfInstruct(Method[State]):
         return self._kept(self.answered(draft, reply))
 
     async def _instance(self, draft: Draft, ask: Ask) -> Draft:
-        """Return the draft with its input in the user's turn, and its answer too where it is a label."""
+        """Return the draft with its input in the user's turn, and with its answer if that is a label."""
         instruction, language = draft.messages[-1].text, draft.tags.get("language", "en")
         labelled, problem = await classifies(self.classify_prompts, language, instruction, ask)
         values, label, given, prompts = {"instruction": instruction}, "", "", self.input_prompts
@@ -225,7 +226,7 @@ class SelfInstruct(Method[State]):
         return self._kept(whole)
 
     def _kept(self, draft: Draft) -> Draft:
-        """Return an answered draft, dropped when the answer is the input, an echo, or only announces."""
+        """Return an answered draft, dropped if its answer is the input, repeats the task, or ends with a colon."""
         if draft.dropped or not draft.complete:
             return draft
         asked, said = draft.messages[-2].text, draft.messages[-1].text
@@ -240,6 +241,9 @@ class SelfInstruct(Method[State]):
 
 
 def _echoes(answer: str, instruction: str) -> bool:
-    """Say whether an answer of five words or more is in the instruction as it is; shorter ones may be extracted."""
+    """Say whether the instruction contains the answer, if that has five words or more.
+
+    Shorter answers may be extracted.
+    """
     said = f" {' '.join(tokens(answer))} "
     return num_words(answer) >= MIN_ECHO_WORDS and said in f" {' '.join(tokens(instruction))} "

@@ -1,13 +1,13 @@
-"""Which label a turn writes, so that the kept samples of each come to its share."""
+"""Which label a turn writes, so that each label gets its share of the kept samples."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import sqrt
 
 GOLDEN = (sqrt(5) - 1) / 2
-"""Multiples of this, modulo 1, fill the unit interval evenly at every length."""
+"""Any number of multiples of this, modulo 1, are spread evenly over the unit interval."""
 ROUNDS_AHEAD = 2
-"""Rounds between what a round knows of and its own end."""
+"""Number of rounds between the last settled rows that a round knows and its own end."""
 
 
 def label_of(turn: int, shares: Mapping[str, int], weights: Sequence[float]) -> str:
@@ -23,10 +23,11 @@ def label_of(turn: int, shares: Mapping[str, int], weights: Sequence[float]) -> 
 def weights_of(
     shares: Mapping[str, int], made: Mapping[str, float], refused: Mapping[str, float], round_: int, tries: int
 ) -> tuple[float, ...]:
-    """Return how much each label is wanted in a round, in the order of `shares`.
+    """Return the weight of each label in a round, in the order of `shares`.
 
-    A label's weight is what it lacks over the chance that one of `tries` texts of it is kept. It lacks what its share
-    will be when this round and the one before it, which is still being made, have brought as much as the settled ones.
+    A label's weight is the number of samples that it lacks, divided by the probability that one of `tries` texts is
+    kept. The number that it lacks is counted for the end of this round. This round, and the round before it that is
+    still being made, are expected to keep as many samples as the settled rounds.
     """
     level = sum(made.values()) * (1 + ROUNDS_AHEAD / max(1, round_ - 1)) / sum(shares.values())
     lacks = {name: max(0.0, share * level - made[name]) for name, share in shares.items()}

@@ -1,4 +1,4 @@
-"""Targeted: texts for a set of labels, balanced and varied on purpose, and checked by the model to have their label."""
+"""Targeted: texts for a set of labels, balanced and varied on purpose; the model checks that each has its label."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,29 +46,29 @@ from gristmill.generation.prompting.label_check import Case, LabelCheck
 
 Task = Literal["classification", "entities"]
 LOOK = 128
-"""Samples that a round looks at, at most, for the counts of each label."""
+"""Most samples that a round reads to count the labels."""
 MAX_SHOWN = 12
-"""Texts with labels that a check begins with, at most."""
+"""Most labelled texts with which a check begins."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a round knows: how much each label is wanted, and labelled texts, evenly, to begin a check with."""
+    """What a round knows: the weight of each label, and labelled texts for the check, equally many of each label."""
 
     weights: tuple[float, ...] = ()
-    """By label in sorted order; empty while nothing is settled."""
+    """The weights of the labels in sorted order; empty while nothing is settled."""
     shown: tuple[Case, ...] = ()
     priors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By language, the model's bias: what it says of texts without a meaning."""
+    """The model's bias by language: the probabilities that it gives for texts without a meaning."""
 
 
 class Targeted(Method[Evidence]):
-    """Write texts for the labels in turn, then ask the model for the label of each, and drop those with another label.
+    """Write texts for the labels in turn, then ask the model for the label of each, and drop texts with another label.
 
-    A sample is the labelling task itself: instruction and text in the user's turn; in the assistant's the label, or the
-    spans as JSON. Both are made by code from what was asked for, so every answer parses, and the spans are exact: the
-    text is written with marks such as `[Berlin](city)`, under a grammar that allows no other. The tag `label` is the
-    label that was asked for; `style`, `difficulty`, `length` and `near_miss` say how it was asked for; the score
+    A sample is the labelling task itself. The user's turn has the instruction and the text; the assistant's turn has
+    the label, or the spans as JSON. Code makes both from the request, so every answer parses, and the spans are exact:
+    the text is written with marks such as `[Berlin](city)`, under a grammar that allows no other. The tag `label` is
+    the label that was asked for; `style`, `difficulty`, `length` and `near_miss` say how it was asked for; the score
     `label_confidence` is the model's probability of the label, of several spans the least.
 
     Seeds with the tag `label` (texts with marks or JSON spans for entities) begin the model's turn, as a list that it
@@ -100,8 +100,8 @@ class Targeted(Method[Evidence]):
     quota: dict[str, int] = Field(default_factory=dict)
     """Weight of each label relative to the others; 1 by default."""
     balanced: bool = True
-    """Whether the kept samples have exactly these weights. Otherwise only the draws have, and a label that the model
-    writes badly ends up with fewer samples."""
+    """Whether the kept samples have exactly these weights. If not, only the draws have these weights, and a label that
+    the model writes badly gets fewer samples."""
     num_demos: int = Field(default=5, ge=0)
     """Number of seeds of the label that are shown."""
     max_demo_words: int = Field(default=80, gt=0)
@@ -113,7 +113,7 @@ class Targeted(Method[Evidence]):
     difficulties: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(DIFFICULTIES))
     """How obvious the label must be, by language; an empty list asks for nothing."""
     near_miss: float = Field(default=0.2, ge=0, le=1)
-    """Share of texts that must look like another label at first sight."""
+    """Share of texts that should look like another label at first sight."""
     min_words: int = Field(default=3, ge=1)
     """Least words of a text."""
     max_words: int = Field(default=150, gt=0)
@@ -121,7 +121,7 @@ class Targeted(Method[Evidence]):
     label_words: bool = False
     """Whether a text may contain the name of its own label, which reveals the label."""
     tries: int = Field(default=3, ge=1)
-    """Most texts that one draw writes until one is kept, so that labels with more drops lose less."""
+    """Most texts that one draw writes until one is kept, so that labels with many drops lose less."""
     max_tokens: int = Field(default=128, gt=0)
     """Most tokens of a text."""
     temperature: float = Field(default=0.8, ge=0, le=2)
@@ -131,25 +131,27 @@ class Targeted(Method[Evidence]):
     calibrate: bool = True
     """Whether the check is calibrated by the model's answers for texts without meaning."""
     min_margin: float = Field(default=0.0, ge=-1, le=1)
-    """Least difference between the probability of the label and that of the likeliest other one; -1 drops nothing."""
+    """Least difference between the probability of the label and that of the likeliest other label; -1 drops nothing."""
     write_prompts: Annotated[Prompts, slots("about", "labels", "label", "words", "details")] = by_language(
         {"classification": WRITE, "entities": WRITE_MARKED}, by="task"
     )
-    """Templates by language, by default those of the task: texts, one a line."""
+    """Templates by language for texts, one a line; by default those of the task."""
     instruction_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(
         {"classification": INSTRUCTION, "entities": INSTRUCTION_MARKED}, by="task"
     )
-    """The user turn of a sample, by language, with `{text}`, and the labels if wanted."""
+    """The user turn of a sample, by language, with `{text}`, and perhaps `{labels}`."""
     check_prompts: Annotated[Prompts, slots("labels", "text", may=("words",))] = by_language(
         {"classification": CHECK, "entities": CHECK_MARKED}, by="task"
     )
-    """The label of a text; of an entity, that of its `{words}`."""
+    """Templates by language for the label of a text; for entities, the label of its `{words}`."""
 
     @field_validator("labels", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
         named = dict.fromkeys(value, "") if isinstance(value, list | tuple) else value
-        return dict(sorted(named.items())) if isinstance(named, dict) else named  # a fingerprint knows no order of keys
+        return (
+            dict(sorted(named.items())) if isinstance(named, dict) else named
+        )  # a fingerprint does not depend on the order of keys
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -174,7 +176,7 @@ class Targeted(Method[Evidence]):
     # -- which label, from which seeds ----------------------------------------------------------------------------
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return seeds of the label whose turn it is, in a fixed order, so that few seeds make few prefixes."""
+        """Return seeds of the turn's label in a fixed order, so that few seeds make few different prefixes."""
         label = self.label_of(turn, self.weights(snapshot))
         found: list[Sample] = []
         for seed in wander(rng, snapshot.seeds):
@@ -185,7 +187,7 @@ class Targeted(Method[Evidence]):
         return tuple(sorted(found, key=lambda seed: seed.id))
 
     def _speaks(self, seed: Sample, found: Sequence[Sample]) -> bool:
-        """Say whether a seed is short and in the language of those found, or in one that is wanted."""
+        """Say whether a seed is short enough, and in the language of the seeds found so far or else in a wanted one."""
         language = language_of(seed)
         wanted = (language_of(found[0]),) if found else self.languages
         return (not wanted or language in wanted) and num_words(seed.instruction) <= self.max_demo_words
@@ -195,7 +197,7 @@ class Targeted(Method[Evidence]):
         return label_of(turn, self._shares(), weights)
 
     def weights(self, snapshot: Snapshot) -> tuple[float, ...]:
-        """Return how much each label is wanted, in sorted order; empty while nothing is settled."""
+        """Return the weight of each label, in sorted order; empty while nothing is settled."""
         if not len(snapshot.made):
             return ()
         made, refused = self._counts(snapshot.made, snapshot.round), self._counts(snapshot.refused, snapshot.round)
@@ -209,7 +211,7 @@ class Targeted(Method[Evidence]):
         return {name: self.quota.get(name, 1) for name in sorted(self.labels)}
 
     def _counts(self, samples: Sequence[Sample], round_: int) -> Mapping[str, float]:
-        """Return how many of the samples have each label, from a part of them where they are many."""
+        """Return how many of the samples have each label; of many samples only a part is counted."""
         rows = list(wander(ids.stream("counts", round_), samples, tries=LOOK))
         counts = Counter(row.tags.get("label", "") for row in rows if row.method == self.kind)
         return {name: counts[name] * len(samples) / max(1, len(rows)) for name in self.labels}
@@ -223,7 +225,7 @@ class Targeted(Method[Evidence]):
         return frozenset(span.label for span in found[1]) if found else frozenset()
 
     async def prepare(self, snapshot: Snapshot, before: Evidence | None, ask: Ask) -> Evidence:
-        """Return the weights of the round, and what to show and the model's bias, which no round changes."""
+        """Return the weights of the round. The texts to show and the model's bias are the same in all rounds."""
         weights = self.weights(snapshot)
         if before is not None:
             return replace(before, weights=weights)
@@ -296,11 +298,14 @@ class Targeted(Method[Evidence]):
         return template_for(self.instruction_prompts, language).text(labels=names, text=text)
 
     def _languages(self, ask: Ask[Evidence]) -> tuple[str, ...]:
-        """Return the languages to write in where no seed says it."""
+        """Return the languages to write in if no seed decides."""
         return self.languages or tuple(sorted({case.language for case in ask.prepared.shown})) or ("en",)
 
     def _attributes(self, label: str, language: str, rng: Random) -> dict[str, str]:
-        """Return what is asked of the text beyond its label, as tags; always the same number of random draws."""
+        """Return what is asked of the text besides its label, as tags.
+
+        It always takes the same number of random draws.
+        """
         styles, hard = (values.get(language, values.get("en", ())) for values in (self.styles, self.difficulties))
         others = [name for name in sorted(self.labels) if name != label] or [label]
         drawn = {
@@ -314,7 +319,7 @@ class Targeted(Method[Evidence]):
         return {name: value for name, value in drawn.items() if value}
 
     def _begun(self, tags: Mapping[str, str], parents: Sequence[Sample]) -> Prompt:
-        """Return what the user asks, and how the model's turn begins: seeds of the label, then what is wanted."""
+        """Return the user's request, and the beginning of the model's turn: seeds of the label, then the attributes."""
         language, label, lines = tags["language"], tags["label"], ""
         template, detail = template_for(self.write_prompts, language), for_language(DETAIL, language)
         per_word = CHARS_PER_WORD.get(language, 1.0)
@@ -328,7 +333,7 @@ class Targeted(Method[Evidence]):
         return template.begin("", lines, **known, words=words, details=details)
 
     def _text_of(self, seed: Sample) -> str:
-        """Return the text of a seed on one line, with its marks where they are wanted."""
+        """Return the text of a seed on one line, with its marks if the task has them."""
         text = seed.instruction if self.task == "classification" else marks.of_seed(seed, self.labels) or ""
         return one_line(text)
 
@@ -351,7 +356,7 @@ class Targeted(Method[Evidence]):
     # -- the check ------------------------------------------------------------------------------------------------
 
     async def _checked(self, draft: Draft, text: str, spans: Sequence[marks.Span], ask: Ask[Evidence]) -> Draft:
-        """Return the draft with the model's confidence in its label, or the least in those of its spans."""
+        """Return the draft with the model's confidence in its label, or the least confidence in those of its spans."""
         known, language = ask.prepared, draft.tags["language"]
         check, least, margin = self._check(language, known.shown), 1.0, 1.0
         prior = known.priors.get(language, {}) if self.calibrate else None
@@ -371,13 +376,13 @@ class Targeted(Method[Evidence]):
 
 
 def _within(label: str, said: Sequence[str]) -> bool:
-    """Say whether the words of a label are in a row in what was said."""
+    """Say whether a text contains the words of a label in a row."""
     words = tokens(label)
     return any(list(said[place : place + len(words)]) == words for place in range(len(said))) if words else False
 
 
 def _misfit(found: tuple[str, tuple[marks.Span, ...]] | None, label: str) -> str | None:
-    """Return what is wrong with the marks of a text."""
+    """Return the problem with the marks of a text, or None."""
     if found is None:
         return "marks do not parse"
     if all(span.label != label for span in found[1]):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 ABOUT = {"en": "short texts", "zh": "短文本"}
-"""What the texts are when the recipe does not say."""
+"""What the texts are called unless the recipe says it."""
 WRITE = {
     "en": (
         "Write {about} for a data set, one a line. Before each stands its label, its length, and how it is to be. "
@@ -14,7 +14,7 @@ WRITE = {
         "{label}，{words}字{details}："
     ),
 }
-"""Texts, one a line, by language; so are those that begin the model's turn."""
+"""Templates by language for texts, one a line. The seeds at the beginning of the model's turn have the same form."""
 INSTRUCTION = {
     "en": "Which label fits this text: {labels}?\n\n{text}",
     "zh": "下面这段文本属于哪一类：{labels}？\n\n{text}",
@@ -49,7 +49,7 @@ DETAIL = {
     "en": {"style": ", {0}", "difficulty": ", {0}", "near_miss": ", easily taken for {0}"},
     "zh": {"style": "，{0}", "difficulty": "，{0}", "near_miss": "，容易误认为{0}"},
 }
-"""How each attribute is asked for."""
+"""The words by which each attribute is asked for."""
 STYLES: Mapping[str, tuple[str, ...]] = {
     "en": ("casual", "plain", "excited", "dry humour", "polite", "terse"),
     "zh": ("口语", "平实", "激动", "冷幽默", "客气", "简短"),
@@ -59,9 +59,9 @@ DIFFICULTIES: Mapping[str, tuple[str, ...]] = {
     "zh": ("一目了然", "比较含蓄", "没有明说"),
 }
 OTHER = {"en": "other", "zh": "其他"}
-"""What the check may choose beside a label that is alone."""
+"""The second choice of the check if there is only one label."""
 BETWEEN = {"en": ", ", "zh": "、"}
 EXPLAINED = {"en": "{0} ({1})", "zh": "{0}（{1}）"}
 """A label and what it means."""
 CHARS_PER_WORD = {"zh": 1.5, "ja": 1.5}
-"""Characters of a word where lengths are asked for in characters."""
+"""Characters of a word, for languages in which lengths are asked for in characters."""
