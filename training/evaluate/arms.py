@@ -112,8 +112,16 @@ class Arm:
         return len(self.draws[0][0])
 
 
-def arms_of(corpus: Corpus, features: Features, *, draws: int, seed: int) -> Iterator[Arm]:
-    """Yield the seeds alone, and the seeds with each thing that may help; people's labels come last."""
+def arms_of(corpus: Corpus, features: Features, shares: Floats, *, draws: int, seed: int) -> Iterator[Arm]:
+    """Yield the seeds alone, and the seeds with each thing that may help; people's labels come last.
+
+    Args:
+        corpus: all texts.
+        features: their features.
+        shares: [number of labels] share of each label among the texts without a label.
+        draws: draws of the arm that chance chooses.
+        seed: seed of the draws.
+    """
     seeds, built = corpus.places["seeds"], corpus.kept("samples")
     labels, texts, rng = corpus.labels, corpus.places["unlabelled"], np.random.default_rng(seed)
 
@@ -134,8 +142,14 @@ def arms_of(corpus: Corpus, features: Features, *, draws: int, seed: int) -> Ite
         rows = built[methods == method]
         yield with_seeds(f"{SEEDS} + {method}", (rows, labels[rows]))
     if len(texts):
-        found = self_train(features, seeds, labels[seeds], texts, len(corpus.names))
-        yield with_seeds(f"{SEEDS} + {SELF_TRAINED}", (found.places, found.labels))
+        starts = {f"{SEEDS} + {SELF_TRAINED}": built[:0]}
+        if len(built):
+            starts[f"{SEEDS} + {BUILT} + {SELF_TRAINED}"] = built
+        for name, more in starts.items():
+            rows = np.concatenate([seeds, more])
+            counts = np.append(np.full(len(seeds), SEED_WEIGHT), np.ones(len(more)))
+            found = self_train(features, rows, labels[rows], counts, texts, shares)
+            yield with_seeds(name, (np.concatenate([more, found.places]), np.concatenate([labels[more], found.labels])))
     people = corpus.places["labelled"]
     if len(people):
         yield with_seeds(PEOPLE, (people, labels[people]))

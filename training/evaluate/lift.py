@@ -9,7 +9,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -19,6 +19,7 @@ from gristmill.cluster.contract.sample import Sample, from_table, to_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
+from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.deaths import deaths, ended
@@ -70,11 +71,14 @@ class Lift(Job):
     """Texts with people's labels, to show what more of these would bring."""
     validation: float = Field(default=0.3, gt=0, lt=1)
     """Share of the test items that decides which arm is recommended."""
+    shares: Literal["validation", "seeds"] | dict[str, Annotated[float, Field(gt=0)]] = "validation"
+    """How frequent each label is among the texts of `unlabelled`, which self-training keeps to: as among the test items
+    that decide which arm is recommended, as among the seeds, or a number for each label."""
     draws: int = Field(default=3, gt=0)
     """Draws of the arm that chance chooses."""
     probe: Probe = Probe()
     """The small classifier, and what it sees of a text."""
-    encoder: Embedding = Embedding()
+    encoder: Embedding = Embedding(model=models.E5)
     """The model that makes the vectors; it is not loaded where the probe takes characters."""
     bootstrap: int = Field(default=2000, gt=0)
     """Bootstrap draws for an interval."""
@@ -177,12 +181,17 @@ class LiftActor:
         """Read all rows; return the number of texts, and lines that say what takes no part.
 
         Raises:
-            JobError: where the seeds have fewer than two labels, or the test too few items.
+            JobError: where the seeds have fewer than two labels, `shares` has others, or the test has too few items.
         """
         rows = {role: _samples(self._store, name, role) for role, name in self._inputs.items()}
         self._corpus = corpus = compared.corpus_of(rows)
         if len(corpus.names) < 2:
             raise JobError(f"lift.seeds: {len(corpus.names)} different labels, must be two or more")
+        if isinstance(self._job.shares, dict) and set(self._job.shares) != set(corpus.names):
+            raise JobError(
+                f"lift.shares: numbers for {', '.join(sorted(self._job.shares))}, must be for the labels of the seeds: "
+                f"{', '.join(corpus.names)}"
+            )
         items = corpus.places["test"]
         self._families = families(to_table([corpus.samples[n] for n in items]))
         self._validation, self._test = self._parts(items)
@@ -210,7 +219,7 @@ class LiftActor:
         """Compare all arms, write the rows of the recommended one; return the content of `lift.json` and the shard."""
         job, corpus = self._job, self._corpus
         features = self._features()
-        arms = list(compared.arms_of(corpus, features, draws=job.draws, seed=job.seed))
+        arms = list(compared.arms_of(corpus, features, self._shares(), draws=job.draws, seed=job.seed))
         parts = {name: self._compared(arms, features, rows) for name, rows in self._named_parts().items()}
         name = compared.recommended(parts["validation"])
         gains = {result.arm: result for result in parts["test"]}
@@ -253,6 +262,16 @@ class LiftActor:
         if self._encoder:
             return vectors(np.concatenate(self._vectors), fitted, self._job.probe)
         return characters(self._corpus.texts, fitted, self._job.probe)
+
+    def _shares(self) -> compared.Floats:
+        """Return the share of each label among the texts without one; no label has none."""
+        corpus, given = self._corpus, self._job.shares
+        if isinstance(given, dict):
+            shares = np.array([given[name] for name in corpus.names])
+        else:
+            rows = self._validation if given == "validation" else corpus.places["seeds"]
+            shares = np.bincount(corpus.labels[rows], minlength=len(corpus.names)) + 1.0
+        return shares / shares.sum()
 
     def _parts(self, items: Ints) -> tuple[Ints, Ints]:
         """Return the validation items and the others; a family is in one part."""

@@ -2,9 +2,9 @@
 
 Source: class-balanced self-training: Zou et al. 2018, Unsupervised domain adaptation for semantic segmentation via
 class-balanced self-training, arXiv:1810.07911, sections 3.2 and 4.2: each label gets its own bound of confidence, so
-that a growing share of each is taken, round by round. Departures: texts instead of pixels; the labels come in the
-shares that they have among the seeds, not among the predictions, which keeps one label from taking all; the classifier
-is fitted anew in each round.
+that a growing share of each is taken, round by round. Departures: texts instead of pixels; the labels come in given
+shares, not in those of the predictions, which keeps one label from taking all; the classifier is fitted anew in each
+round.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from gristmill.training.evaluate.probe import Features, Floats, Ints
 
 SHARE = 0.5
 """Share of the texts that are labelled in the last round. With the surest half the labels hold up where their shares
-among the texts differ from those among the seeds."""
+among the texts differ from the given ones."""
 ROUNDS = 5
 SEED_WEIGHT = 3.0
 """What a seed counts, where a text that was labelled by the classifier counts 1."""
@@ -33,26 +33,26 @@ class Labelled:
     """[m] probabilities of these labels."""
 
 
-def self_train(features: Features, seeds: Ints, labels: Ints, texts: Ints, num_labels: int) -> Labelled:
-    """Label the surest texts by what the seeds teach; the same arguments give the same labels.
+def self_train(features: Features, seeds: Ints, labels: Ints, weights: Floats, texts: Ints, shares: Floats) -> Labelled:
+    """Label the surest texts by what labelled rows teach; the same arguments give the same labels.
 
     Args:
         features: features of seeds and texts.
-        seeds: [s] rows of the seeds.
+        seeds: [s] labelled rows.
         labels: [s] their labels as numbers.
+        weights: [s] what each counts, where a text that gets its label here counts 1.
         texts: [u] rows of the texts without a label.
-        num_labels: number of labels.
+        shares: [number of labels] share of each label among the texts; they sum to 1.
     """
-    shares = np.bincount(labels, minlength=num_labels) / len(labels)
-    places, given, weights = seeds, labels, np.full(len(seeds), SEED_WEIGHT)
+    places, given, counts = seeds, labels, weights
     taken = Labelled(texts[:0], texts[:0], np.zeros(0))
     for done in range(1, ROUNDS + 1):
-        chances = features.fit(places, given, weights).chances(texts, num_labels)
+        chances = features.fit(places, given, counts).chances(texts, len(shares))
         room = np.maximum(1, np.floor(len(texts) * SHARE * done / ROUNDS * shares)).astype(np.int64)
         rows, found = _surest(chances, np.where(shares > 0, room, 0))
         taken = Labelled(texts[rows], found, chances[rows, found])
         places, given = np.concatenate([seeds, taken.places]), np.concatenate([labels, taken.labels])
-        weights = np.concatenate([np.full(len(seeds), SEED_WEIGHT), np.ones(len(rows))])
+        counts = np.concatenate([weights, np.ones(len(rows))])
     return taken
 
 

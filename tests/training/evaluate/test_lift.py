@@ -66,10 +66,35 @@ def test_texts_without_a_label_help_through_self_training(store: Store) -> None:
     assert found["verdict"] == "helps"
     assert found["gap_share"] > 0.4
     added = [sample for sample in kept if sample.method == "self_training"]
-    assert len(added) == 200
+    assert 198 <= len(added) <= 200
     truth = {sample.instruction: sample.answer for sample in rows["unlabelled"]}
     assert np.mean([truth[sample.instruction] == sample.answer for sample in added]) > 0.9
     assert all(sample.tags["label_source"] == "self_training" and sample.parents for sample in added)
+
+
+def test_self_training_keeps_to_the_shares_of_the_validation_items_or_of_the_recipe(store: Store) -> None:
+    pool, items = reviews(400, 4), reviews(480, 2)  # good and bad by turns
+    rows = {
+        "seeds": reviews(12, 1),
+        "test": [*items[:160:2], *items[1::2]],
+        "unlabelled": [*pool[:120:2], *pool[1:360:2]],
+    }
+    for number, (settings, low, high) in enumerate([({}, 20, 40), ({"shares": {"good": 1, "bad": 3}}, 30, 30)]):
+        _, kept, _ = measured(Store(store.at(f"s{number}")), rows, validation=0.5, **settings)
+        count = sum(sample.answer == "good" for sample in kept if sample.method == "self_training")
+        assert low <= count <= high, settings
+
+
+def test_shares_of_labels_that_no_seed_has_are_refused(store: Store) -> None:
+    rows = {"seeds": reviews(12, 1), "test": reviews(200, 2), "unlabelled": reviews(20, 4)}
+    with pytest.raises(JobError, match=r"lift.shares: numbers for fine, good, must be for the labels of the seeds"):
+        measured(store, rows, shares={"good": 0.5, "fine": 0.5})
+
+
+def test_built_samples_and_texts_without_a_label_are_an_arm_together(store: Store) -> None:
+    rows = {"seeds": reviews(12, 1), "test": reviews(200, 2), "samples": reviews(30, 3), "unlabelled": reviews(100, 4)}
+    found, _, _ = measured(store, rows, shares="seeds")
+    assert arm(found, "seeds + built + self-training")["rows"] == 12 + 30 + 50
 
 
 def test_the_same_texts_may_come_with_and_without_peoples_labels(store: Store) -> None:
@@ -78,7 +103,7 @@ def test_the_same_texts_may_come_with_and_without_peoples_labels(store: Store) -
     found, _, lines = measured(store, rows)
     assert lines == []
     assert arm(found, "people's labels")["rows"] == 12 + 200
-    assert arm(found, "seeds + self-training")["rows"] == 12 + 100
+    assert 12 + 98 <= arm(found, "seeds + self-training")["rows"] <= 12 + 100
 
 
 def test_labels_of_unlabelled_texts_are_not_read(store: Store) -> None:
