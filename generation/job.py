@@ -190,7 +190,7 @@ class Generate(Job):
         expected, wanted = self._wanted_of(store, work)
         local = [engine for engine in (self.engine, *self.engines.values()) if not engine.endpoint]
         actors = sum(engine.actors for engine in local)
-        each = [engine_need(engine, actors) for engine in local]
+        each = [engine_need("generate.engine", engine, actors) for engine in local]
         plan = Plan(self.name, work.output, samples=expected, actors=self.engine.actors)
         plan.cpus, plan.gpus = max((n.cpus for n in each), default=0.0), max((n.gpus for n in each), default=0.0)
         plan.shards = -(-expected // self._size(expected))

@@ -126,7 +126,7 @@ class Train(TrainSettings, Job):
         folder = run.store.folder(work.output)
         self._require_same_world(folder)
         base = models.local(self.model)
-        each = need_of(self.cpus_per_worker, self.gpus_per_worker)
+        each = need_of("train.gpus_per_worker", self.cpus_per_worker, self.gpus_per_worker)
         require("train.workers", [each] * self.workers)
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
         with run.screen.bar("train: packing"):

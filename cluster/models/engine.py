@@ -271,12 +271,12 @@ class Reply:
     """Calls of tools that the request had."""
 
 
-def engine_need(engine: Engine, actors: int) -> Need:
+def engine_need(where: str, engine: Engine, actors: int) -> Need:
     """Return what one of `actors` engines needs: the GPUs of its parallel sizes, and cores; one core at an endpoint."""
     if engine.endpoint:
         return Need(engine.cpus or 1.0)
     parallel = int(engine.args.get("tensor_parallel_size", 1)) * int(engine.args.get("pipeline_parallel_size", 1))
-    return need_of(engine.cpus, engine.gpus, actors, spans=parallel)
+    return need_of(f"{where}.gpus", engine.cpus, engine.gpus, actors, spans=parallel)
 
 
 def start(engine: Engine, logs: str | None, name: str, need: Need) -> Any:  # noqa: ANN401 - a handle of Ray's

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.runtime.autoscaling import autoscales, await_machines
 
 Found = TypeVar("Found")
 
@@ -29,14 +30,20 @@ class Need:
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, **place}
 
 
-def need_of(cpus: float | None, gpus: float | None, processes: int = 1, *, spans: int = 1) -> Need:
+def need_of(where: str, cpus: float | None, gpus: float | None, processes: int = 1, *, spans: int = 1) -> Need:
     """Return what each of several equal processes needs; what is not set follows from the running cluster.
 
     If the cluster has a GPU, a process takes as many as its model spans, and one core. If not, the processes share all
     cores evenly, and none takes more than the largest machine has. Without a session of Ray the cluster is this
     machine, and has no GPU.
+
+    Raises:
+        JobError: when GPUs are not set, and a cluster that autoscales has none up: nobody can tell what it would bring.
     """
     cores, devices, largest = _cluster()
+    if gpus is None and not devices and autoscales():
+        must = f"set it to the GPUs of one process, such as {spans}, or to 0 for cores alone"
+        raise JobError(f"{where}: is not set, and the cluster has no GPU up but may bring some; {must}")
     taken = gpus if gpus is not None else float(spans if devices else 0)
     share = 1.0 if taken else max(1.0, min(cores // processes, largest))
     return Need(cpus or share, taken)
@@ -55,7 +62,7 @@ def _cluster() -> tuple[float, float, float]:
 
 
 def require(where: str, needs: Sequence[Need]) -> None:
-    """Refuse a job whose processes can never all be placed.
+    """Refuse a job whose processes can never all be placed; where the cluster autoscales, wait until they can.
 
     Raises:
         JobError: "needs X, the cluster has Y".
@@ -65,7 +72,10 @@ def require(where: str, needs: Sequence[Need]) -> None:
     have = ray.cluster_resources()
     for what, total in (("CPU", sum(need.cpus for need in needs)), ("GPU", sum(need.gpus for need in needs))):
         if total > have.get(what, 0):
+            if autoscales():
+                return await_machines(where, [need.bundle() for need in needs], f"{total:g} {what}")
             raise JobError(f"{where}: needs {total:g} {what}, the cluster has {have.get(what, 0):g}; ask for fewer")
+    return None
 
 
 def spawn(kind: type, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - Ray's handles have no type

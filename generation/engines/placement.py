@@ -40,7 +40,7 @@ class Placement:
         from ray.util import placement_group
 
         actors = sum(engine.actors for engine in self._engines.values())
-        self._each = {name: engine_need(engine, actors) for name, engine in self._engines.items()}
+        self._each = {name: engine_need(_section(name), engine, actors) for name, engine in self._engines.items()}
         needs = [self._each[name] for name, engine in self._engines.items() for _ in range(engine.actors)]
         require("generate.engine", needs)
         for name, engine in self._engines.items():
@@ -73,6 +73,11 @@ class Placement:
             for group in groups:
                 remove_placement_group(group)
         self._groups = {}
+
+
+def _section(name: str) -> str:
+    """Return the section of a recipe that has the settings of an engine."""
+    return "generate.engine" if name == MAIN else f"generate.engines.{name}"
 
 
 def host(kind: type, engine: Engine, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - a handle of Ray's

@@ -316,7 +316,7 @@ def encoder_need(settings: Any) -> Need:  # noqa: ANN401 - of any encoder
     Raises:
         JobError: when the cluster can never give it to all of them.
     """
-    found = need_of(settings.cpus, settings.gpus, settings.actors)
+    found = need_of("select.encoder.gpus", settings.cpus, settings.gpus, settings.actors)
     require("select.encoder", [found] * settings.actors)
     return found
 

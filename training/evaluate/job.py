@@ -136,7 +136,7 @@ class Evaluate(Job):
         if drops:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
             run.screen.say(f"evaluate: samples that are not scored: {reasons}")
-        own = need_of(self.cpus, self.gpus)
+        own = need_of("evaluate.gpus", self.cpus, self.gpus)
         require("evaluate.cpus", [own])
         settings = TrainSettings.model_validate({n: manifest.settings[n] for n in TrainSettings.model_fields})
         scorer = spawn(scoring.Scorer, own, run.logs, own.cpus, self.precision, settings.encoding)
@@ -189,7 +189,7 @@ class Evaluate(Job):
         gpus = self.gpus if self.engine.gpus is None else self.engine.gpus
         own = {"model": tuned, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}
         engine = self.engine.model_copy(update=own)
-        actor = start(engine, run.logs, "smoke", engine_need(engine, 1))
+        actor = start(engine, run.logs, "smoke", engine_need("evaluate", engine, 1))
         try:
             replies = ask_all(actor, requests)
         except (ray.exceptions.RayError, EngineError) as error:

@@ -119,7 +119,7 @@ class Lift(Job):
         import ray
 
         began = time.monotonic()
-        need = need_of(self.cpus, self.gpus)
+        need = need_of("lift.gpus", self.cpus, self.gpus)
         require("lift.cpus", [need])
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
         actor = spawn(LiftActor, need, self, run.store, dict(work.inputs), run.logs)

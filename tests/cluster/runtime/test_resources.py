@@ -21,10 +21,10 @@ def pid() -> int:
 
 
 def test_needs_are_as_set_and_the_rest_is_shared() -> None:
-    assert need_of(3, 0) == Need(3)
-    assert need_of(None, 2) == Need(1, 2)
-    assert need_of(None, None).gpus == 0
-    assert need_of(None, None, 10_000) == Need(1)
+    assert need_of("x.gpus", 3, 0) == Need(3)
+    assert need_of("x.gpus", None, 2) == Need(1, 2)
+    assert need_of("x.gpus", None, None).gpus == 0
+    assert need_of("x.gpus", None, None, 10_000) == Need(1)
 
 
 def test_gpus_are_named_only_where_there_are_any() -> None:
@@ -36,7 +36,7 @@ def test_gpus_are_named_only_where_there_are_any() -> None:
 def test_a_process_gets_what_it_needs(ray_session: None) -> None:
     import ray
 
-    assert need_of(None, None) == Need(2)
+    assert need_of("x.gpus", None, None) == Need(2)
     actor = spawn(Where, Need(2))
     assert ray.get(actor.cores.remote()) == 2
     ray.kill(actor)

@@ -43,9 +43,9 @@ def test_threads_of_a_cpu_engine_are_bound_to_no_core_and_gpus_are_left_alone() 
 
 def test_parallel_engines_ask_for_their_gpus_and_endpoints_for_none() -> None:
     split = Engine(gpus=None, args={"tensor_parallel_size": 4, "pipeline_parallel_size": 2})
-    assert engine_need(split, 1).gpus == 0  # where there is no GPU, nothing is asked for
-    assert engine_need(Engine(gpus=2), 1) == Need(1, 2)
-    assert engine_need(Engine(endpoint="http://host/v1", gpus=8), 1) == Need(1)
+    assert engine_need("generate.engine", split, 1).gpus == 0  # where there is no GPU, nothing is asked for
+    assert engine_need("generate.engine", Engine(gpus=2), 1) == Need(1, 2)
+    assert engine_need("generate.engine", Engine(endpoint="http://host/v1", gpus=8), 1) == Need(1)
 
 
 def test_an_adapter_sets_its_rank_and_must_be_one(model: str, tmp_path: Path) -> None:
