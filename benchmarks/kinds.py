@@ -27,7 +27,8 @@ TYPOS = 0.05
 SOUNDS = ("不", "没", "无", "未", "非", "莫", "否", "勿", *"零一二两三四五六七八九十百千万亿半")
 WORDS = (
     "not no never none cannot without one two three four five six seven eight nine ten eleven twelve twenty thirty "
-    "hundred thousand half twice double triple once first second third quarter dozen nothing nobody nor neither"
+    "hundred thousand half twice double triple once first second third thirds fourth fifth sixth quarter dozen nothing "
+    "nobody nowhere nor neither"
 )
 NUMBER_WORDS = [
     "two",
@@ -88,9 +89,11 @@ def is_chinese(text: str) -> bool:
 
 
 def is_carrier(word: str) -> bool:
-    """Say whether a word is a number or a negation, which copies never change."""
-    plain = re.sub(r"\W", "", word.lower())
-    return plain in WORDS.split() or word in SOUNDS or bool(re.search(r"\d|n['’]t", word))
+    """Say whether a word is a number, a negation or a variable (the `x` of `4 x 5` too), which copies never change."""
+    parts = re.split(r"\W+", word.lower())
+    variable = any(len(part) == 1 and part.isascii() and part not in "aist" for part in parts)
+    carries = any(part in WORDS.split() for part in parts) or word in SOUNDS
+    return carries or variable or bool(re.search(r"\d|n['’]t", word))
 
 
 def mistyped(text: str, rng: random.Random, rate: float = TYPOS) -> str | None:

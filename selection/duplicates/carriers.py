@@ -67,7 +67,7 @@ OPPOSITES_ZH = (
     "深浅 宽窄 厚薄 里外 内外 始终 首末 首尾 先后 正负 正反 奇偶 胜负 胜败 赢输 成败 生死 存亡 爱恨 喜厌 悲喜 "
     "干湿 松紧 粗细 古今 东西 南北 父母 夫妻 公母 雌雄 得失 盈亏 收支 借还 借贷 攻守 甜苦 饱饿 忙闲 勤懒 富穷 "
     "贫富 阴阳 昼夜 朝夕 全险 优劣 起落 起止 涨跌 动静 满空 满缺 同异 主客 因果 利弊 善恶 善坏 喜恶 热凉 香臭 "
-    "推拉 与或 和或 利害 安危 硬糯 棒烂 棒差 赞差 优差 快迟 稀浓 咸淡"
+    "推拉 与或 和或 利害 安危 硬糯 棒烂 棒差 赞差 优差 快迟 稀浓 咸淡 贵便"
 )
 COMMON = (
     "a an the and or but if so as at by in on to of off for from with into onto out up down over under about "
@@ -85,6 +85,17 @@ COMMON = (
     "met pet pen pan fan far fat few sew sea see bee bus big bag bug dig pig fig"
 )
 """Common words that lie near others: where one is exchanged for another, nobody has mistyped."""
+CLASSES = (
+    "a an the this these those my your his her its our their each every any some many much",
+    "i you he she it we they me him us them",
+    "in on of at by to from with for into onto off over up out per upon about",
+    "is am are was were be been being has had have do does did could would shall should must can",
+    "and or if so as than but because while",
+    "who whom whose what which when where why how that there then here",
+    "yet still also just too very only even ever again",
+)
+"""Words of one class stand in one place of a sentence. A slip of the pen that makes a word of another class is seen as
+such: nobody exchanges `for` for `or`, or `hour` for `our`, on purpose. Names (`will`, `may`) are in none."""
 LEADS = (
     "please kindly answer the following question questions below this can could you would help me hi hello hey "
     "task instruction instructions input prompt q user human carefully i like to know tell want here is with for "
@@ -97,7 +108,7 @@ LEADS_ZH = (
     "能否告诉我 你能告诉我 请告诉我 告诉我 我想知道 我想问一下 我想问 想问一下 问题 题目 任务 指令 要求 "
     "请完成以下任务 请完成下面的任务 请看"
 )
-CARRIER, COMMON_WORD, LEAD, NEGATION, OPPOSED = map(np.uint8, (1, 2, 4, 8, 16))
+CARRIER, COMMON_WORD, LEAD, NEGATION, OPPOSED, CLASS = map(np.uint8, (1, 2, 4, 8, 16, 32))
 LONGEST_LEAD = 12
 """Characters of a lead in Chinese."""
 
@@ -108,7 +119,8 @@ class Carriers(NamedTuple):
     words: Key
     """Ascending."""
     flags: Bytes
-    """Of each word: `CARRIER`, `COMMON_WORD`, `LEAD`, `NEGATION` and `OPPOSED` (it has an opposite), added up."""
+    """Of each word: `CARRIER`, `COMMON_WORD`, `LEAD`, `NEGATION` and `OPPOSED` (it has an opposite), added up; and so
+    many times `CLASS` as its class, from 1."""
     opposites: Key
     """Ascending: of each pair in both orders, see `pair_hash`."""
     negating: Points
@@ -126,6 +138,7 @@ def carriers() -> Carriers:
         (COMMON.split(), COMMON_WORD),
         ([*LEADS.split(), *LEADS_ZH.split()], LEAD),
         ([word for pair in pairs for word in pair], OPPOSED),
+        *((words.split(), CLASS * number) for number, words in enumerate(CLASSES, 1)),
     ):
         for word in words:
             name = int(word_hash(points(word)))

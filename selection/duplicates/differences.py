@@ -6,10 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.selection.data.columns import Int
-from gristmill.selection.duplicates.carriers import OPPOSED, Carriers, among, flags_of, lead_of, pair_hash
+from gristmill.selection.duplicates.carriers import (
+    OPPOSED,
+    Carriers,
+    among,
+    flags_of,
+    lead_of,
+    pair_hash,
+)
 from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.duplicates.normal import Bytes, Points
-from gristmill.selection.duplicates.slips import are_exchanged, distance, letters, may_be_near, most_slips
+from gristmill.selection.duplicates.slips import EXACT, TYPO, Text, alike, forgive, is_article, left_over
 from gristmill.selection.duplicates.units import ALONE, CODE, NUMBER, WORD, shared
 from gristmill.selection.kernels import kernel
 
@@ -20,17 +27,13 @@ FREE, ALLOWED = 15, 0.2
 """Words that may differ between copies: a fifth of those above the fifteenth, so 1 of 20, 3 of 30, 9 of 60."""
 FREE_ALONE = 12
 """Characters of a script without spaces of which one may differ."""
-SWAPPED = 12
+SWAPPED = 8
 """Of so many words one pair of neighbours may be parted (as the ends of sentences in another order are), of fewer one
 in all."""
 TEMPLATE_WORDS = 8
 """Up to so many own words in a template, a slip of the pen is taken for another word."""
-LEFT_OVER = 4
-"""Words left over on either side that are compared written together, as `every day` and `everyday`."""
-LONGEST_WORD = 48
 MOST_COMPARED = 40_000
 """Pairs of units left over that are looked at, of two long texts with little in common none."""
-EXACT, TYPO = np.uint8(1), np.uint8(2)
 
 
 class Side(NamedTuple):
@@ -45,18 +48,6 @@ class Side(NamedTuple):
     kins: Key
     """[rows] see `kin`."""
     places: Int
-
-
-class Text(NamedTuple):
-    """The units of one text."""
-
-    points: Points
-    hashes: Key
-    begins: Int
-    stops: Int
-    kinds: Bytes
-    state: Bytes
-    """`EXACT` for a unit that the other text has as well, `TYPO` for one mistyped there, else 0."""
 
 
 @kernel
@@ -99,7 +90,7 @@ def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool,
     """Say whether two texts are copies, by what is left when equal units and slips of the pen are taken off."""
     wording, numbers = asked
     begin, end = _match(a, b)
-    rest, other = _rest(a), _rest(b)
+    rest, other = left_over(a), left_over(b)
     if len(rest) == len(other) == 0 and _in_order(a, b):
         return True
     if wording and max(len(rest), len(other)) > FREE + len(a.hashes) // 2:
@@ -107,8 +98,8 @@ def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool,
     if len(rest) * len(other) <= MOST_COMPARED:
         if _are_opposite(a, b, rest, other, lists):
             return False
-        _forgive(a, b, rest, other, known[0], lists)
-    carries = _has_carrier(a, lists, numbers) or _has_carrier(b, lists, numbers)
+        forgive(a, b, rest, other, known[0], lists)
+    carries = _has_carrier(a, b, lists, asked) or _has_carrier(b, a, lists, asked)
     if carries or (numbers and not _numbers_in_order(a, b)):
         return False
     if not wording:
@@ -166,12 +157,6 @@ def _is_doubtful(text: Text) -> bool:
 
 
 @kernel
-def _rest(text: Text) -> Int:
-    """Return the units that the other text has not."""
-    return np.flatnonzero(text.state == 0)
-
-
-@kernel
 def _in_order(a: Text, b: Text) -> bool:
     return bool((a.hashes == b.hashes).all())
 
@@ -182,13 +167,30 @@ def _are_opposite(a: Text, b: Text, rest: Int, other: Int, lists: Carriers) -> b
     for i in rest:
         opposed = flags_of(a.hashes[i], lists.words, lists.flags) & OPPOSED
         for j in other:
-            if opposed and among(pair_hash(a.hashes[i], b.hashes[j]), lists.opposites):
+            if opposed and among(pair_hash(a.hashes[i], b.hashes[j]), lists.opposites) and _replaces(a, i, b, j):
                 return True
             more = a.stops[i] - a.begins[i] - b.stops[j] + b.begins[j]
             ends = a.points[a.stops[i] - 1] == b.points[b.stops[j] - 1]
             if ends and 2 <= abs(more) <= 4 and a.kinds[i] == WORD and b.kinds[j] == WORD:
                 left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
                 if _negates(left, right, lists.negating) or _negates(right, left, lists.negating):
+                    return True
+    return False
+
+
+@kernel
+def _replaces(a: Text, i: int, b: Text, j: int) -> bool:
+    """Say whether a unit is where the other text has another one: after the same unit, or before the same.
+
+    Which of several equal units is left over is open, so any of them may be it. A neighbour that is left over itself
+    may be mistyped. In 60 Chinese characters of which one in twenty is mistyped, opposites meet by chance.
+    """
+    for place in range(len(a.hashes)):
+        if a.hashes[place] == a.hashes[i]:
+            for other in range(len(b.hashes)):
+                if b.hashes[other] == b.hashes[j] and (
+                    alike(a, place - 1, b, other - 1) or alike(a, place + 1, b, other + 1)
+                ):
                     return True
     return False
 
@@ -209,78 +211,14 @@ def _negates(word: Points, plain: Points, beginnings: NDArray[np.uint32]) -> boo
 
 
 @kernel
-def _forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers) -> None:
-    """Mark pairs of words one of which is the other mistyped, and a few words that are one and the same together."""
-    theirs = np.empty(len(other), np.uint32)
-    for n in range(len(other)):
-        theirs[n] = letters(b.points[b.begins[other[n]] : b.stops[other[n]]])
-    for i in rest:
-        if not _is_word(a, i):
-            continue
-        mine, size = letters(a.points[a.begins[i] : a.stops[i]]), a.stops[i] - a.begins[i]
-        for n in range(len(other)):
-            j = other[n]
-            other_size = b.stops[j] - b.begins[j]
-            most = most_slips(max(size, other_size))
-            if abs(size - other_size) > most or not may_be_near(mine, theirs[n], most):
-                continue  # farther apart than their letters and lengths allow
-            if b.state[j] == 0 and _is_word(b, j) and _is_typo(a, i, b, j, known, lists):
-                a.state[i], b.state[j] = TYPO, TYPO
-                break
-    left, right = _rest(a), _rest(b)
-    if 0 < len(left) <= LEFT_OVER and 0 < len(right) <= LEFT_OVER and len(left) + len(right) > 2:
-        one, two = _together(a, left), _together(b, right)
-        if 0 < len(one) <= LONGEST_WORD and 0 < len(two) <= LONGEST_WORD and distance(one, two) <= 1:
-            a.state[left], b.state[right] = TYPO, TYPO
-
-
-@kernel
-def _together(text: Text, places: Int) -> Points:
-    """Return some words written together; nothing where one of them is no word."""
-    found = np.empty(LONGEST_WORD * LEFT_OVER, np.uint32)
-    size = 0
-    for place in places:
-        if text.kinds[place] != WORD or text.stops[place] - text.begins[place] > LONGEST_WORD:
-            return found[:0]
-        for at in range(text.begins[place], text.stops[place]):
-            found[size] = text.points[at]
-            size += 1
-    return found[:size]
-
-
-@kernel
-def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> bool:
-    """Say whether two words are one of which a slip of the pen made the other, rather than two words."""
-    left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
-    longest, shortest = max(len(left), len(right)), min(len(left), len(right))
-    if longest > LONGEST_WORD:
-        return False
-    apart = distance(left, right)
-    if shortest == 1 or a.kinds[i] == CODE or b.kinds[j] == CODE:
-        return bool(shortest == 1 and 1 < longest <= 3 and apart == 1)
-    one = flags_of(a.hashes[i], lists.words, lists.flags)
-    other = flags_of(b.hashes[j], lists.words, lists.flags)
-    if (one | other) & 1:  # `ten` is typed for `then`, and nobody means it, but `now` may be meant for `not`
-        return bool(apart == 1 and (are_exchanged(left, right) or (one & 1 != other & 1 and not (one | other) & 8)))
-    if are_exchanged(left, right):
-        return True
-    if (one & 2 or among(a.hashes[i], known)) and (other & 2 or among(b.hashes[j], known)):
-        return False
-    return bool(apart <= most_slips(longest))
-
-
-@kernel
-def _is_word(text: Text, place: int) -> bool:
-    return bool(text.kinds[place] == WORD or text.kinds[place] == CODE)
-
-
-@kernel
-def _has_carrier(text: Text, lists: Carriers, numbers: bool) -> bool:
+def _has_carrier(text: Text, other: Text, lists: Carriers, asked: tuple[bool, bool]) -> bool:
     """Say whether a text has a word that carries meaning and that the other has not."""
     for place in range(len(text.state)):
         if text.state[place] != 0:
             continue
-        if (text.kinds[place] == NUMBER and numbers) or text.kinds[place] == CODE:
+        if text.kinds[place] == NUMBER and asked[1]:
+            return True
+        if text.kinds[place] == CODE and not (asked[0] and is_article(text, place, other, lists)):
             return True
         if flags_of(text.hashes[place], lists.words, lists.flags) & 1:
             return True
@@ -347,6 +285,8 @@ def _few_changed(a: Text, b: Text, known: Known) -> bool:
     """
     one, other = np.empty(len(a.state), np.uint8), np.empty(len(b.state), np.uint8)
     num, other_num = shared(a.hashes, known[1], known[2], one), shared(b.hashes, known[1], known[2], other)
+    _leave_own(a, one)
+    _leave_own(b, other)
     left, right = np.zeros(2, np.int64), np.zeros(2, np.int64)  # words left: own, shared
     mistyped, other_mistyped = 0, 0
     for place in range(len(one)):
@@ -365,6 +305,20 @@ def _few_changed(a: Text, b: Text, known: Known) -> bool:
         changed -= 1
         size -= int(1 / ALLOWED)
     return bool(changed <= max(0, int(ALLOWED * (size - FREE) + 0.5)))
+
+
+@kernel
+def _leave_own(text: Text, marks: Bytes) -> None:
+    """Of equal units of which one is left over, leave an own one rather than one that many texts share.
+
+    A template has the word that fills it somewhere else too: `the` before `a page of the site`.
+    """
+    for place in range(len(marks)):
+        if text.state[place] != EXACT and marks[place]:
+            for other in range(len(marks)):
+                if text.state[other] == EXACT and not marks[other] and text.hashes[other] == text.hashes[place]:
+                    text.state[place], text.state[other] = EXACT, text.state[place]
+                    break
 
 
 @kernel

@@ -1,11 +1,38 @@
-"""Slips of the pen: how far two words are apart, in letters."""
+"""Slips of the pen: how far two words are apart, in letters, and which words of two texts are one and the same."""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from gristmill.selection.duplicates.normal import Points
+from gristmill.selection.data.columns import Int
+from gristmill.selection.duplicates.carriers import Carriers, among, flags_of
+from gristmill.selection.duplicates.groups import Key
+from gristmill.selection.duplicates.normal import Bytes, Points
+from gristmill.selection.duplicates.units import CODE, NUMBER, WORD
 from gristmill.selection.kernels import kernel
 
 NO_BITS, ONE_BIT, FIVE_BITS = map(np.uint32, (0, 1, 31))
+LEFT_OVER = 4
+"""Words left over on either side that are compared written together, as `every day` and `everyday`."""
+LONGEST_WORD = 48
+FEW_UNITS, STEM = 8, 4
+"""Least units of a text, and letters of a word, in which one word for another is a slip of the pen; see `_is_typo`."""
+LONG_NEGATION = 6
+"""Letters of a negation, such as `without`, that is seen through a slip; `not` is too near `now`."""
+LETTER_A, LETTER_S, BLANK = map(np.uint32, map(ord, "as "))
+EXACT, TYPO = np.uint8(1), np.uint8(2)
+
+
+class Text(NamedTuple):
+    """The units of one text."""
+
+    points: Points
+    hashes: Key
+    begins: Int
+    stops: Int
+    kinds: Bytes
+    state: Bytes
+    """`EXACT` for a unit that the other text has as well, `TYPO` for one mistyped there, else 0."""
 
 
 @kernel
@@ -61,3 +88,165 @@ def may_be_near(letters_of: np.uint32, other: np.uint32, most: int) -> bool:
         bits &= bits - ONE_BIT
         found += 1
     return found <= 2 * most
+
+
+@kernel
+def forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers) -> None:
+    """Mark pairs of words one of which is the other mistyped, and a few words that are one and the same together."""
+    theirs = np.empty(len(other), np.uint32)
+    for n in range(len(other)):
+        theirs[n] = letters(b.points[b.begins[other[n]] : b.stops[other[n]]])
+    for i in rest:
+        if not _is_word(a, i):
+            continue
+        mine, size = letters(a.points[a.begins[i] : a.stops[i]]), a.stops[i] - a.begins[i]
+        for n in range(len(other)):
+            j = other[n]
+            other_size = b.stops[j] - b.begins[j]
+            most = most_slips(max(size, other_size))
+            if abs(size - other_size) > most or not may_be_near(mine, theirs[n], most):
+                continue  # farther apart than their letters and lengths allow
+            if b.state[j] == 0 and _is_word(b, j) and _is_typo(a, i, b, j, known, lists):
+                a.state[i], b.state[j] = TYPO, TYPO
+                break
+    _forgive_tails(a, b)
+    _forgive_tails(b, a)
+    left, right = left_over(a), left_over(b)
+    if 0 < len(left) <= LEFT_OVER and 0 < len(right) <= LEFT_OVER and len(left) + len(right) > 2:
+        one, two = _together(a, left), _together(b, right)
+        if 0 < len(one) <= LONGEST_WORD and 0 < len(two) <= LONGEST_WORD and distance(one, two) <= 1:
+            a.state[left], b.state[right] = TYPO, TYPO
+
+
+@kernel
+def _forgive_tails(text: Text, other: Text) -> None:
+    """Mark letters that are an `s` of the other text, mistyped after an apostrophe."""
+    for place in left_over(text):
+        if _is_tail(text, place, other):
+            text.state[place] = TYPO
+
+
+@kernel
+def _together(text: Text, places: Int) -> Points:
+    """Return some words written together; nothing where one of them is no word."""
+    found = np.empty(LONGEST_WORD * LEFT_OVER, np.uint32)
+    size = 0
+    for place in places:
+        if text.kinds[place] != WORD or text.stops[place] - text.begins[place] > LONGEST_WORD:
+            return found[:0]
+        for at in range(text.begins[place], text.stops[place]):
+            found[size] = text.points[at]
+            size += 1
+    return found[:size]
+
+
+@kernel
+def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> bool:
+    """Say whether two words are one of which a slip of the pen made the other, rather than two words.
+
+    Of two words that are known only a letter may differ, and only where nobody exchanges them on purpose: an `s` at the
+    end, or words of another class (`for`, `or`), in a text that is long enough to show it.
+    """
+    left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
+    longest, shortest = max(len(left), len(right)), min(len(left), len(right))
+    if longest > LONGEST_WORD:
+        return False
+    apart = distance(left, right)
+    if shortest == 1 or a.kinds[i] == CODE or b.kinds[j] == CODE:
+        return bool(shortest == 1 and 1 < longest <= 3 and apart == 1)
+    one = flags_of(a.hashes[i], lists.words, lists.flags)
+    other = flags_of(b.hashes[j], lists.words, lists.flags)
+    is_known = (one & 2 or among(a.hashes[i], known)) and (other & 2 or among(b.hashes[j], known))
+    if (one | other) & 1:  # `ten` is typed for `then`, and nobody means it, but `now` may be meant for `not`
+        lone = one & 1 != other & 1 and (not (one | other) & 8 or (longest >= LONG_NEGATION and not is_known))
+        return bool(apart == 1 and (lone or are_exchanged(left, right)))
+    if are_exchanged(left, right):
+        return True
+    if is_known:
+        plural = longest > shortest >= STEM and (left[-1] == LETTER_S) != (right[-1] == LETTER_S)
+        return bool(
+            apart == 1 and min(len(a.hashes), len(b.hashes)) >= FEW_UNITS and (plural or one >> 5 != other >> 5)
+        )
+    return bool(apart <= most_slips(longest))
+
+
+@kernel
+def _is_word(text: Text, place: int) -> bool:
+    return bool(text.kinds[place] == WORD or text.kinds[place] == CODE)
+
+
+@kernel
+def _is_lone(text: Text, place: int, other: Text) -> bool:
+    """Say whether a unit is a letter, and the only one in both texts that may be a variable.
+
+    A text with another variable is about variables; a letter after a number (`4 x 5`, `20 g`) is none.
+    """
+    return bool(
+        text.stops[place] - text.begins[place] == 1
+        and _variables(other) == 0
+        and _variables(text) == (text.kinds[place] == CODE)
+    )
+
+
+@kernel
+def _is_tail(text: Text, place: int, other: Text) -> bool:
+    """Say whether the word before a letter is one that has an `'s` in the other text."""
+    if place == 0 or not _is_lone(text, place, other):
+        return False
+    word = text.points[text.begins[place - 1] : text.stops[place - 1]]
+    for at in range(len(other.hashes)):
+        stop = other.stops[at] - 2
+        tailed = stop > other.begins[at] and other.points[stop] == BLANK
+        if other.state[at] != EXACT and tailed and len(word) <= LONGEST_WORD:
+            stem = other.points[other.begins[at] : stop]
+            if len(stem) <= LONGEST_WORD and distance(word, stem) <= most_slips(len(stem)):
+                return True
+    return False
+
+
+@kernel
+def is_article(text: Text, place: int, other: Text, lists: Carriers) -> bool:
+    """Say whether a letter that may be a variable is a mistyped `a`: the other text has one there, as an article.
+
+    An article is before a word that is not a common one and after one that is: `has a dog`, not `vitamin a for`. The
+    letter still counts as another word, so that it makes another text of a short one.
+    """
+    if not _is_lone(text, place, other):
+        return False
+    for at in range(len(other.hashes) - 1):
+        if _is_letter_a(other, at) and other.kinds[at + 1] == WORD:
+            after = flags_of(other.hashes[at + 1], lists.words, lists.flags)
+            before = flags_of(other.hashes[at - 1], lists.words, lists.flags) if at else 2
+            there = alike(text, place - 1, other, at - 1) and alike(text, place + 1, other, at + 1)
+            if there and before & 2 and not after & 2:
+                return True
+    return False
+
+
+@kernel
+def _is_letter_a(text: Text, place: int) -> bool:
+    return bool(text.stops[place] - text.begins[place] == 1 and text.points[text.begins[place]] == LETTER_A)
+
+
+@kernel
+def _variables(text: Text) -> int:
+    """Return how many units are variables or names in code."""
+    found = 0
+    for place in range(len(text.kinds)):
+        found += text.kinds[place] == CODE and not (place and text.kinds[place - 1] == NUMBER)
+    return found
+
+
+@kernel
+def alike(a: Text, i: int, b: Text, j: int) -> bool:
+    """Say whether two places have the same unit, or both none, or both one that the other text has not."""
+    inside, other_inside = 0 <= i < len(a.hashes), 0 <= j < len(b.hashes)
+    if not inside or not other_inside:
+        return inside == other_inside
+    return bool(a.hashes[i] == b.hashes[j] or (a.state[i] != EXACT and b.state[j] != EXACT))
+
+
+@kernel
+def left_over(text: Text) -> Int:
+    """Return the units that the other text has not."""
+    return np.flatnonzero(text.state == 0)

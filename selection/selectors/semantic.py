@@ -48,7 +48,7 @@ class Semantic(Deduplicator):
     """
 
     kind: Literal["semantic"] = "semantic"
-    revision: ClassVar[int] = 3  # nothing is compared in a script that the encoder does not know
+    revision: ClassVar[int] = 4  # opposites count where one stands for the other
     needs_vectors: ClassVar[bool] = True
     max_pairs: ClassVar[int] = 50_000_000
     """Over the number of samples: with how many better ones a sample is paired at most in a cluster, for each range

@@ -15,9 +15,14 @@ from gristmill.selection.selectors.semantic import Semantic
 from tests.selection.made import kept_of, made, unit, view_of
 
 BRIDGES = "How many of the old stone bridges cross the river Vltava?"
+LONG = "It rained in Leipzig all day, and the players of both teams were wet and tired when the match went on anyway."
 COPIES = [
     (BRIDGES, f"1. {BRIDGES}"),
     (BRIDGES, "how many of teh old stone brigdes cross the rivver vltava"),
+    (BRIDGES, "How many of he old stone bridge cross the rive Vltava?"),
+    ("Anna earns 12 dollars per hour without a contract.", "Anna earns 12 dolars per our withut a contract."),
+    ("Anna's dog sleeps on the porch of the old house.", "Anna'd dog sleeps on the porhc of the old house."),
+    (f"{LONG} He has a horse.", f"{LONG} He has v horse."),
     (BRIDGES, f"Please answer the following question: {BRIDGES}"),
     ("It rained in Leipzig. The match went on anyway.", "The match went on anyway. It rained in Leipzig."),
     ("A farm sells 12,500 eggs and 3 hens at the market.", "A farm sells 12500 eggs and 3 hens at the market."),
@@ -43,6 +48,9 @@ OTHERS = [
     ("When does `if (!done)` run its block in this program?", "When does `if (done)` run its block in this program?"),
     ("What is the value of x - 3 when x is known?", "What is the value of x + 3 when x is known?"),
     ("Solve for x when the sum of all terms is known.", "Solve for y when the sum of all terms is known."),
+    ("Which foods help a man who has vitamin a deficiency?", "Which foods help a man who has vitamin c deficiency?"),
+    (f"{LONG} He is short of vitamin a tablets.", f"{LONG} He is short of vitamin c tablets."),
+    ("The big dog ran after the small red cat today.", "The small dog ran after the small red cat today."),
     ("小明有三个苹果，又买了两个，一共有几个？", "小明有三个苹果，又买了四个，一共有几个？"),
     ("这家店的外卖送得很快，味道也好，会再来。", "这家店的外卖送得很慢，味道也好，会再来。"),
     ("这家店的外卖味道好，下次我会再来这里吃饭。", "这家店的外卖味道不好，下次我会再来这里吃饭。"),
@@ -85,6 +93,22 @@ def test_what_many_share_does_not_count_wherever_it_is(where: str) -> None:
     samples = [made(f"{lead * (where != 'after')}{word}{tail * (where != 'before')}") for word in words]
     assert kept(samples, MinHash()) == len(set(words))
     assert kept([*samples, made(f"1. {samples[0].instruction}")], MinHash()) == len(set(words))
+
+
+def test_a_letter_that_makes_another_thing_is_no_slip_of_the_pen() -> None:
+    for thing, other in (("car", "cat"), ("card", "cart"), ("seat", "meat"), ("he", "she")):
+        texts = [f"Where do I leave the old {word} that is in my garage?" for word in (thing, other)]
+        assert (
+            kept([*map(made, texts), *(made(f"Tell me of a {thing} and a {other} in {n}") for n in "xyz")], MinHash())
+            == 5
+        )
+
+
+def test_a_word_that_the_template_has_too_still_fills_it() -> None:
+    frame = "Translate the following English word into French and say nothing else: {} as the people of the town say"
+    words = ["".join(Random(n).choices("etaoinshrdlu", k=7)) for n in range(40)]
+    samples = [made(frame.format(word)) for word in (*words, "the", "tiles", "she")]
+    assert kept(samples, MinHash()) == len(samples)
 
 
 @pytest.mark.parametrize("step", [Exact(), MinHash(), Semantic()])
