@@ -115,6 +115,7 @@ class Train(TrainSettings, Job):
         plan.tokens = found.tokens
         how = "every weight" if self.lora == "none" else f"LoRA r={self.lora.r}"
         plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, {found.how}")
+        plan.notes.extend(found.notes)
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
         if held := models.memory(self.model, types):
             plan.notes.append(f"a worker holds weights, {held}, in addition to gradients and optimizer states")

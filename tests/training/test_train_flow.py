@@ -8,20 +8,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from gristmill.cluster.contract.sample import Message, seed
+from gristmill.cluster.contract.sample import Message, from_table, seed
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
-from gristmill.training.data import packing
 from gristmill.training.data import prepare as data
 from gristmill.training.data.prepare import Bins
 from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
+from gristmill.training.loop import separation
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, left_out, read_journal
 from gristmill.training.optim import schedule
@@ -31,6 +34,7 @@ from tests.training.drive import train
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
 STEPS, KILL_AT, SAVE_EVERY = 80, 30, 10
+SAMPLES, WEIGHED = "select-000000000000", "select-000000000001"
 
 
 def settings(tiny: str) -> dict[str, Any]:
@@ -163,11 +167,14 @@ def rehearse(courses: list[loop.WorkerPlan], workers: int) -> None:
     ).fit()
 
 
-def plan(store: Store, model: str, output: str, workers: int = 2, steps: int = 3, **changed: Any) -> loop.WorkerPlan:
+def plan(
+    store: Store, model: str, output: str, workers: int = 2, steps: int = 3, samples: str = SAMPLES, **changed: Any
+) -> loop.WorkerPlan:
     given = {"global_batch_size": 4, "save_steps": 99, "workers": workers}
     job = Train.model_validate({**settings(model), **given, **changed})
-    data.prepare(store, output, {"samples": "select-000000000000"}, model, job)
-    cut = Batching(1, job.global_batch_size // workers, workers)
+    data.prepare(store, output, {"samples": samples}, model, job)
+    micro = job.micro_batch_size
+    cut = Batching(micro, job.global_batch_size // (workers * micro), workers)
     return loop.WorkerPlan(job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs")
 
 
@@ -187,6 +194,8 @@ def damaged(tiny: str, folder: Path) -> str:
 def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, tiny: str) -> None:
     store = Store(str(shelf / "stages"))
     dataset(store, [*chats(60), seed([Message("user", "Is 1 + 1 2?"), Message("assistant", "It is.")])])
+    weighed = [replace(row, scores={"weight": 0.25 + n % 4}) for n, row in enumerate(chats(60))]
+    dataset(store, weighed, WEIGHED)
     full: dict[str, Any] = {"lora": "none", "learning_rate": 1e-3}
     lora: dict[str, Any] = {"lora": {"r": 4, "alpha": 8}}
     two = {
@@ -195,6 +204,7 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
             for stage in (0, 1, 2, 3)
         },
         "explodes": plan(store, tiny, "explodes", learning_rate=1e30, max_grad_norm=0),
+        "weighed": plan(store, tiny, "weighed", samples=WEIGHED, **full),
         **{f"full-{stage}": plan(store, tiny, f"full-{stage}", zero=Zero(stage=stage), **full) for stage in (1, 3)},
     }
     bad = damaged(tiny, shelf / "damaged")
@@ -208,19 +218,21 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
     one = {
         "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
         "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
+        "weighed-alone": plan(store, tiny, "weighed-alone", workers=1, samples=WEIGHED, micro_batch_size=4, **full),
     }
     rehearse([*two.values(), *broken, *sums], 2)
     rehearse(list(one.values()), 1)
     assert "the loss is nan, must be finite; 3 batches" in store.read_json("explodes", loop.FAILED)["error"]
     assert len(left_out(journal(store, "explodes"))) == 3
-    for kind in ("lora", "full"):
+    for kind in ("lora", "full", "weighed"):
         curves = {n: [m["loss"] for m in journal(store, n) if "step" in m] for n in (*two, *one) if n.startswith(kind)}
         norms = {n: [m["grad_norm"] for m in journal(store, n) if "step" in m] for n in curves}
         assert all(len(curve) == 3 for curve in curves.values()), curves
+        first = next(name for name in curves if norms[name][0])
         for name, curve in curves.items():
-            assert curve == pytest.approx(curves[f"{kind}-1"], abs=1e-5), name
+            assert curve == pytest.approx(curves[first], abs=1e-5), name
             if norms[name][0]:
-                assert norms[name] == pytest.approx(norms[f"{kind}-1"], rel=1e-3), name
+                assert norms[name] == pytest.approx(norms[first], rel=1e-3), name
     logits_of_exports_agree(store, "full-1", "full-3")
     logits_of_exports_agree(store, "lora-1", "lora-3")
 
@@ -271,7 +283,10 @@ def test_a_batch_whose_loss_is_not_finite_is_left_out_and_stays_so_when_the_run_
     assert [m["holdout_loss"] for m in first if "end" in m] == [m["holdout_loss"] for m in again if "end" in m]
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) -> None:
+@pytest.mark.parametrize(("output", "samples"), [("full-1", SAMPLES), ("weighed", WEIGHED)])
+def test_the_loss_of_a_step_is_the_mean_over_its_tokens_by_weight(
+    shelf: Path, tiny: str, output: str, samples: str
+) -> None:
     """The first loss that two workers report is that of the base model over the same rows in one process."""
     import torch
 
@@ -279,18 +294,28 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens(shelf: Path, tiny: str) 
     from gristmill.training.tuning.model import load
 
     store = Store(str(shelf / "stages"))
-    made = journal(store, "full-1")
-    job = Train.model_validate({**settings(tiny), "global_batch_size": 4})
-    data.prepare(store, "again", {"samples": "select-000000000000"}, tiny, job)
-    bins = Bins.open(store, "again", data.PACKED)
+    bins = Bins.open(store, output, data.PACKED)
     places = schedule.global_batch(0, seed=0, bins=len(bins), batch=4)
-    with torch.no_grad():
-        values, _ = token_losses(
-            load(tiny, "fp32").eval(), tensors(packing.batch(bins.rows(places)), "cpu"), "positions"
-        )
-    first = next(m for m in made if m.get("step") == 1)
+    first = next(m for m in journal(store, output) if m.get("step") == 1)
     assert first["trained_tokens"] == bins.trained[places].sum()
-    assert first["loss"] == pytest.approx(float(values.sum()) / first["trained_tokens"], abs=1e-4)
+    score = {row.id: row.scores.get("weight", 1) for row in from_table(store.read(samples))}
+    rows = packed_ids(store, output, samples)
+    model, total, weight = load(tiny, "fp32").eval(), 0.0, 0.0
+    for place in places:
+        batch = separation.batches(bins.rows(np.array([place])), "positions")[0]
+        with torch.no_grad():
+            values, at = token_losses(model, tensors(batch, "cpu"), "positions")
+        for sample, value in zip(batch["sample"][0, at.numpy()], values[0].tolist(), strict=True):
+            count = score[rows[bins.column("samples", int(place))[sample]]]
+            total, weight = total + count * value, weight + count
+    assert (weight == first["trained_tokens"]) == (samples == SAMPLES)
+    assert first["loss"] == pytest.approx(total / weight, abs=1e-4)
+
+
+def packed_ids(store: Store, output: str, samples: str) -> list[str]:
+    """Return the ids of the rows that could be encoded, which the bins count by their place."""
+    table = store.read(samples)
+    return table["id"].filter(pa.array(data.usable(table)[0])).to_pylist()
 
 
 def test_evaluation_scores_both_models_on_the_rows_held_out(unbroken: tuple[Store, str]) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from gristmill.cluster.models import names
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import chat, packing
-from gristmill.training.data.prepare import conversations, usable
+from gristmill.training.data.prepare import conversations, usable, weighing, weights
 from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
 
@@ -24,6 +24,8 @@ class Forecast(NamedTuple):
     tokens: int
     how: str
     """How sure that is: `about 11 steps`, `at most 60 steps (…)`."""
+    notes: tuple[str, ...] = ()
+    """What else to say of the rows."""
 
 
 def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> Forecast:
@@ -57,4 +59,5 @@ def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> F
     bins = max(1, round(len(packing.fit(taken, job.max_length)) * more))
     steps = job.steps or num_steps(job.epochs, bins, batch)
     how = f"{steps} steps" if job.steps else f"about {steps} steps"
-    return Forecast(steps, round(int(taken.sum()) * more / bins * steps * batch), how)
+    notes = tuple(f"{count} {what}" for what, count in weighing(weights(fit)).items())
+    return Forecast(steps, round(int(taken.sum()) * more / bins * steps * batch), how, notes)

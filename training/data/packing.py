@@ -26,10 +26,13 @@ BINS = pa.schema(
         pa.field("labels", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
         pa.field("position_ids", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
         pa.field("samples", pa.list_(pa.field("item", pa.int64(), nullable=False)), nullable=False),
+        pa.field("weights", pa.list_(pa.field("item", pa.float32(), nullable=False)), nullable=False),
         pa.field("trained", pa.int64(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
     ]
 )
-"""One row for each bin. `samples`: places of its samples among those packed. `trained`: labels that are not ignored."""
+"""One row for each bin. `samples`: places of its samples among those packed. `weights`: how much each of them counts in
+the loss. `trained`: labels that are not ignored. `weight`: sum of the weights of these labels."""
 
 
 def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:
@@ -70,10 +73,17 @@ def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[
     return bins
 
 
-def bins_table(encoded: EncodedChats, bins: Sequence[Sequence[int]]) -> pa.Table:
+def bins_table(
+    encoded: EncodedChats, bins: Sequence[Sequence[int]], weights: NDArray[np.float32] | None = None
+) -> pa.Table:
     """Return bins of encoded samples as a BINS table, without padding.
 
     The first label of each sample is ignored, so that nothing is predicted across a border between samples.
+
+    Args:
+        encoded: the samples.
+        bins: places of the samples of each bin.
+        weights: how much each sample counts in the loss, [samples]; 1 by default.
     """
     order = np.array([place for bin_ in bins for place in bin_], np.int64)
     lengths = encoded.lengths[order]
@@ -85,9 +95,12 @@ def bins_table(encoded: EncodedChats, bins: Sequence[Sequence[int]]) -> pa.Table
     labels = np.where(encoded.trained[take] & (positions > 0), ids, IGNORED).astype(np.int32)
     samples_at = np.cumsum([0, *map(len, bins)])
     tokens_at = np.concatenate([[0], ends])[samples_at]
-    trained = np.concatenate([[0], np.cumsum(labels != IGNORED)])[tokens_at]
+    each = np.ones(len(order), np.float32) if weights is None else weights[order]
+    counts = labels != IGNORED
+    trained = np.concatenate([[0], np.cumsum(counts)])[tokens_at]
+    weight = np.concatenate([[0.0], np.cumsum(counts * np.repeat(each.astype(np.float64), lengths))])[tokens_at]
 
-    def lists(values: NDArray[np.integer], at: NDArray[np.int64]) -> pa.Array:
+    def lists(values: NDArray[np.number], at: NDArray[np.int64]) -> pa.Array:
         return pa.ListArray.from_arrays(pa.array(at, pa.int32()), pa.array(values))
 
     columns = [
@@ -95,7 +108,9 @@ def bins_table(encoded: EncodedChats, bins: Sequence[Sequence[int]]) -> pa.Table
         lists(labels, tokens_at).cast(BINS.field("labels").type),
         lists(positions.astype(np.int32), tokens_at).cast(BINS.field("position_ids").type),
         lists(order, samples_at).cast(BINS.field("samples").type),
+        lists(each, samples_at).cast(BINS.field("weights").type),
         pa.array(np.diff(trained), pa.int64()),
+        pa.array(np.diff(weight), pa.float64()),
     ]
     return pa.Table.from_arrays(columns, schema=BINS)
 

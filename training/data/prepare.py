@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.errors import JobError
@@ -75,7 +76,10 @@ class _Encoded:
     chats: chat.EncodedChats
     rows: NDArray[np.int64]
     """Row of each encoded sample."""
+    weights: NDArray[np.float32]
+    """How much each encoded sample counts in the loss."""
     drops: dict[str, int]
+    notes: dict[str, int]
 
     @property
     def usable(self) -> holdout.Rows:
@@ -118,8 +122,8 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
     names = {why: mine.table["id"].filter(pa.array(who)).to_pylist() for why, who in left_out.items()}
     store.write_json(names, output, LEFT_OUT)
     shards = {
-        PACKED: _write(store, output, PACKED, mine.chats, np.flatnonzero(trained[mine.rows]), job.max_length),
-        HELDOUT: _write(store, output, HELDOUT, others.chats, np.flatnonzero(found.held[others.rows]), job.max_length),
+        PACKED: _write(store, output, PACKED, mine, trained, job.max_length),
+        HELDOUT: _write(store, output, HELDOUT, others, found.held, job.max_length),
     }
     tokens, trained_tokens = _tokens(mine.chats, trained[mine.rows])
     made = PackedCounts(
@@ -134,7 +138,7 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
         left_out=sum(int(rows.sum()) for rows in left_out.values()),
         drops=drops,
         holdout_drops={} if other is None else others.drops,
-        notes=dict(mine.chats.notes),
+        notes=mine.notes,
         stops=list(mine.chats.stops),
         shards={prefix: [asdict(shard) for shard in written] for prefix, written in shards.items()},
     )
@@ -144,8 +148,13 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
 
 def _encoded(table: pa.Table, tokenizer: Any, job: TrainSettings) -> _Encoded:  # noqa: ANN401 - as `chat.tokenizer`
     fit, drops = usable(table)
-    chats = chat.encode(tokenizer, conversations(table.filter(pa.array(fit))), job.encoding)
-    return _Encoded(table, chats, np.flatnonzero(fit)[chats.places], {**drops, **chats.drops})
+    rows = table.filter(pa.array(fit))
+    chats = chat.encode(tokenizer, conversations(rows), job.encoding)
+    each = weights(rows)
+    notes = {**chats.notes, **weighing(each)}
+    return _Encoded(
+        table, chats, np.flatnonzero(fit)[chats.places], each[chats.places], {**drops, **chats.drops}, notes
+    )
 
 
 def _held_out(mine: _Encoded, others: _Encoded, tests: list[pa.Table], job: TrainSettings) -> holdout.HoldOut:
@@ -194,7 +203,7 @@ def trained_on(store: Store, output: str) -> pa.Table:
 def usable(table: pa.Table) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Return which rows are kept and can be trained on, and how many kept rows cannot, by reason.
 
-    A row needs an assistant turn to learn, must not be what people or a model have rejected, and has the weight 1.
+    A row needs an assistant turn to learn, must not be what people or a model have rejected, and has a weight above 0.
     """
     fit: NDArray[np.bool_] = table["dropped"].is_null().to_numpy().copy()
     columns = (table.filter(pa.array(fit))[name].to_pylist() for name in ("messages", "scores"))
@@ -211,7 +220,18 @@ def _unusable(messages: list[dict[str, Any]], scores: Mapping[str, float]) -> st
     if scores.get(PREFERENCE) == 0:
         return "rejected candidate"
     weight = scores.get(WEIGHT, 1)
-    return "" if weight == 1 else "weight 0" if weight == 0 else "weight other than 1"
+    return "" if weight > 0 else "weight 0" if weight == 0 else "weight below 0"
+
+
+def weights(table: pa.Table) -> NDArray[np.float32]:
+    """Return how much each row counts in the loss, [rows]; 1 where it does not say."""
+    return np.array([dict(scores).get(WEIGHT, 1) for scores in table["scores"].to_pylist()], np.float32)
+
+
+def weighing(each: NDArray[np.float32]) -> dict[str, int]:
+    """Return how many rows count other than once in the loss, by what to say of them; nothing where none does."""
+    other = int((each != 1).sum())
+    return {f"samples count by their weight, from {each.min():g} to {each.max():g}": other} if other else {}
 
 
 def conversations(table: pa.Table) -> list[Talk]:
@@ -223,16 +243,18 @@ def _write(
     store: Store,
     output: str,
     prefix: str,
-    encoded: chat.EncodedChats,
-    places: NDArray[np.int64],
+    encoded: _Encoded,
+    taken: NDArray[np.bool_],
     capacity: int,
 ) -> list[Shard]:
-    """Pack the encoded samples at these places into files of bins."""
-    bins = [places[bin_].tolist() for bin_ in packing.fit(encoded.lengths[places], capacity)]
+    """Pack the encoded samples of the rows taken into files of bins; what is held out counts alike."""
+    places = np.flatnonzero(taken[encoded.rows])
+    each = encoded.weights if prefix == PACKED else None
+    bins = [places[bin_].tolist() for bin_ in packing.fit(encoded.chats.lengths[places], capacity)]
     shards = []
     for number in range(math.ceil(len(bins) / BINS_PER_SHARD)):
         some = bins[number * BINS_PER_SHARD : (number + 1) * BINS_PER_SHARD]
-        table = packing.bins_table(encoded, some)
+        table = packing.bins_table(encoded.chats, some, each)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
@@ -259,6 +281,10 @@ class Bins:
         self._ends = np.cumsum([t.num_rows for t in tables])
         self.trained: NDArray[np.int64] = np.concatenate([t["trained"].to_numpy() for t in tables])
         """(bins,) trained tokens of each."""
+        self.weight: NDArray[np.float64] = np.concatenate([t["weight"].to_numpy() for t in tables])
+        """(bins,) sum of the weights of these tokens."""
+        self.alike = all(pc.all(pc.equal(pc.list_flatten(t["weights"]), 1)).as_py() for t in tables)
+        """Whether all samples count once."""
 
     @classmethod
     def open(cls, store: Store, output: str, prefix: str) -> "Bins":
@@ -269,12 +295,16 @@ class Bins:
     def __len__(self) -> int:
         return len(self.trained)
 
-    def column(self, name: str, place: int) -> NDArray[np.int32]:
+    def weights(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return how much each sample of some bins counts, [samples], in the order of `separation.batches`."""
+        return np.concatenate([self.column("weights", int(p)) for p in places]).astype(np.float32)
+
+    def column(self, name: str, place: int) -> NDArray[Any]:
         """Return one list column of one bin."""
         at = int(np.searchsorted(self._ends, place, side="right"))
         table = self._tables[at]
         row = place - (int(self._ends[at]) - table.num_rows)
-        values: NDArray[np.int32] = table[name].chunk(0)[row].values.to_numpy()
+        values: NDArray[Any] = table[name].chunk(0)[row].values.to_numpy()
         return values
 
     def rows(self, places: NDArray[np.int64]) -> list[packing.Row]:

@@ -4,9 +4,9 @@ Every step depends only on the settings and the step number: its rows, its learn
 that is killed and continues from a checkpoint repeats the losses of an unbroken run bit for bit, on the same number of
 workers.
 
-The loss of a step is the mean over all of its trained tokens, on whichever worker they are. Each worker knows their
-number before it starts, because the bins carry their counts, and scales its part accordingly. The usual mean of means,
-from accumulation and data parallelism, would give short answers too much weight.
+The loss of a step is the mean over all of its trained tokens, on whichever worker they are, each with the weight of its
+sample. Each worker knows their total weight before it starts, because the bins carry it, and scales its part
+accordingly. The usual mean of means, from accumulation and data parallelism, would give short answers too much weight.
 """
 
 import gc
@@ -268,17 +268,17 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
     for group in worker.engine.optimizer.param_groups:
         group["lr"] = rate
     places = schedule.global_batch(batch, seed=job.seed, bins=len(worker.train), batch=job.global_batch_size)
-    trained = int(worker.train.trained[places].sum())
+    weight = float(worker.train.weight[places].sum())
     torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
     worker.engine.train()
     total = torch.zeros(1, dtype=torch.float64, device=worker.device)
     for micros in zip(*(schedule.share(places, r, cut.world, cut.micro) for r in range(cut.world)), strict=True):
         summed = _sum(worker, worker.train, micros)
-        # DeepSpeed divides by accumulation and averages over workers: undo both, divide by the tokens of the whole step
-        worker.engine.backward(summed * (cut.accumulation * cut.world / trained))
+        # DeepSpeed divides by accumulation and averages over workers: undo both, divide by the weight of the whole step
+        worker.engine.backward(summed * (cut.accumulation * cut.world / weight))
         worker.engine.step()
         total += summed.detach().double()
-    loss = _over_workers(total)[0] / trained
+    loss = _over_workers(total)[0] / weight
     norm = zero.gradient_norm(worker.engine)
     broken = "" if np.isfinite(loss) else f"the loss is {loss}"
     if not broken and norm is not None and not np.isfinite(norm):
@@ -288,7 +288,7 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
         "lr": rate,
         "grad_norm": norm,
         "tokens": worker.train.tokens(places),
-        "trained_tokens": trained,
+        "trained_tokens": int(worker.train.trained[places].sum()),
         "seconds": round(time.monotonic() - began, 3),
     }
     return facts, broken
@@ -299,9 +299,22 @@ def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]
     rounds = 0
     if worker.way == "alone" and worker.plan.job.zero.stage == 3:  # whose workers gather the weights for each batch
         rounds = max(separation.num_batches(bins.rows(each)) for each in places)
-    parts = separation.batches(bins.rows(places[worker.rank]), worker.way, rounds)
-    each = [losses.token_losses(worker.engine, losses.tensors(part, worker.device), worker.way)[0] for part in parts]
+    mine = places[worker.rank]
+    parts = separation.batches(bins.rows(mine), worker.way, rounds)
+    counts = None if bins.alike else np.append(bins.weights(mine), np.float32(0))  # the last one is of the padding
+    each = [_part(worker, part, counts) for part in parts]
     return sum(values.sum() for values in each)
+
+
+def _part(worker: TrainState, part: Mapping[str, NDArray[np.int64]], counts: NDArray[np.float32] | None) -> Any:  # noqa: ANN401
+    """Return the losses of the tokens of a batch, a tensor, times how much the sample of each counts."""
+    import torch
+
+    values, at = losses.token_losses(worker.engine, losses.tensors(part, worker.device), worker.way)
+    if counts is None:
+        return values
+    samples = np.minimum(part["sample"][:, at.cpu().numpy()], len(counts) - 1)
+    return values * torch.from_numpy(counts[samples]).to(values)
 
 
 def _over_workers(values: Any) -> list[float]:  # noqa: ANN401 - a tensor

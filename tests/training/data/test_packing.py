@@ -53,6 +53,18 @@ def test_rows_hold_the_samples_with_positions_that_start_anew_and_first_labels_i
     ]
 
 
+def test_bins_carry_how_much_their_samples_count() -> None:
+    source = encoded([3, 4, 2], np.random.default_rng(2))
+    weights = np.array([0.5, 2, 3], np.float32)
+    table = packing.bins_table(source, [[1, 0], [2]], weights)
+    assert table["weights"].to_pylist() == [[2, 0.5], [3]]
+    ends = np.cumsum(source.lengths)
+    trained = [int(source.trained[end - size + 1 : end].sum()) for end, size in zip(ends, source.lengths, strict=True)]
+    assert sum(trained) > 0
+    assert table["weight"].to_pylist() == [2 * trained[1] + 0.5 * trained[0], 3 * trained[2]]
+    assert packing.bins_table(source, [[1, 0], [2]])["weight"].to_pylist() == table["trained"].to_pylist()
+
+
 def test_padding_is_a_block_of_its_own_that_is_not_trained_on() -> None:
     long, short = np.arange(5, dtype=np.int32), np.arange(2, dtype=np.int32)
     batch = packing.batch([(long, long, long), (short, short, short)])

@@ -40,14 +40,16 @@ def test_what_must_not_be_learnt_is_counted_by_its_reason() -> None:
         replace(row, scores={"preference": 0.0}),
         replace(row, scores={"weight": 0.0}),
         replace(row, scores={"weight": 0.5}),
+        replace(row, scores={"weight": -1.0}),
         replace(row, messages=silent),
     ]
     fit, drops = data.usable(to_table(rows))
-    assert fit.sum() == 2
+    assert fit.tolist() == [True, True, False, False, True, False, False]
+    assert data.weights(to_table(rows)).tolist() == [1, 1, 1, 0, 0.5, -1, 1]
     assert drops == {
         "rejected candidate": 1,
         "weight 0": 1,
-        "weight other than 1": 1,
+        "weight below 0": 1,
         "no assistant turn to train on": 1,
     }
 
@@ -62,6 +64,22 @@ def test_packing_counts_every_kept_row_and_is_made_once(store: Store, samples: s
     store.delete("train-x", data.PREPARED)
     assert data.prepare(store, "train-x", {"samples": samples}, tiny, job) == made
     assert {n: store.read_bytes("train-x", n) for n in store.names("train-x")} == before
+
+
+def test_how_much_rows_count_is_packed_told_and_planned(store: Store, tiny: str) -> None:
+    rows = [replace(row, scores={"weight": 1 + n % 3 / 4}) for n, row in enumerate(chats(60))]
+    job = Train(model=tiny, max_length=256)
+    said = "samples count by their weight, from 1 to 1.5"
+    made = data.prepare(store, "train-x", {"samples": dataset(store, rows)}, tiny, job)
+    assert made.notes[said] == 40
+    assert forecast(store, "select-000000000000", 60, job).notes == (f"40 {said}",)
+    bins, held = (data.Bins.open(store, "train-x", prefix) for prefix in (data.PACKED, data.HELDOUT))
+    assert not bins.alike and held.alike, "what is held out counts alike"
+    assert set(bins.weights(np.arange(len(bins))).tolist()) == {1, 1.25, 1.5}
+    assert bins.weight.sum() > bins.trained.sum() and (held.weight == held.trained).all()
+    alike = data.prepare(store, "train-y", {"samples": dataset(store, chats(60), "select-1")}, tiny, job)
+    assert alike.notes == {}
+    assert data.Bins.open(store, "train-y", data.PACKED).alike
 
 
 def test_bins_come_back_whole_from_several_tables(store: Store, samples: str, tiny: str) -> None:
