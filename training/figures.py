@@ -43,6 +43,8 @@ class TrainFigures(Figures):
     holdout_loss: float | None = None
     starts: int
     """Number of times that the workers were started."""
+    merged_difference: float | None = None
+    """Largest difference of a logit of adapter and base from that of the merged model; None without an adapter."""
     batches_left_out: int = 0
     """Batches that were left out because their loss or gradients were not finite."""
 

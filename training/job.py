@@ -1,6 +1,6 @@
 """The train job: a dataset and a base model become an adapter and a merged model, under Ray Train with DeepSpeed.
 
-<output>/adapter/…        PEFT adapter (not with `lora = "none"`)
+<output>/adapter/…        PEFT adapter (with a tuning that makes one)
          merged/…         the whole model with its tokenizer, as transformers and vLLM load it
          holdout.arrow    SAMPLES: the rows held out, with the tag `family`
          left_out.json    ids of the rows that held-out or test rows keep out of training, by reason
@@ -75,6 +75,7 @@ class Train(TrainSettings, Job):
         else:
             found += facts.problems(self.model, self.max_length)
         found += self.encoding_problems()
+        found += self.tuning.problems(self.zero.stage)
         if self.zero.stage == 0 and self.precision == "bf16":
             found.append(
                 "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
@@ -113,8 +114,7 @@ class Train(TrainSettings, Job):
         plan.samples = plan.kept = work.num_samples(store)
         found = forecast(store, work.inputs.get("samples", ""), plan.samples, self)
         plan.tokens = found.tokens
-        how = "every weight" if self.lora == "none" else f"LoRA r={self.lora.r}"
-        plan.notes.append(f"{self.model}, {how}, ZeRO-{self.zero.stage}, {self.precision}, {found.how}")
+        plan.notes.append(f"{self.model}, {self.tuning.said}, ZeRO-{self.zero.stage}, {self.precision}, {found.how}")
         plan.notes.extend(found.notes)
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
         if held := models.memory(self.model, types):
@@ -312,6 +312,7 @@ def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
 
 def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: int) -> TrainFigures:
     done = [m for m in journal if "step" in m]
+    end = next((m for m in reversed(journal) if "end" in m), {})
     seconds, tokens = sum(m["seconds"] for m in done), sum(m["tokens"] for m in done)
     return TrainFigures(
         rows=packed.samples + packed.holdout,
@@ -333,7 +334,8 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         step_seconds=round(seconds, 1),
         loss_first=done[0]["loss"] if done else None,
         loss_last=done[-1]["loss"] if done else None,
-        holdout_loss=next((m["holdout_loss"] for m in reversed(journal) if "end" in m), None),
+        holdout_loss=end.get("holdout_loss"),
+        merged_difference=end.get("merged_difference"),
         starts=len(_starts(journal)),
         batches_left_out=len(left_out(journal)),
     )

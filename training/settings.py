@@ -10,20 +10,22 @@ from gristmill.cluster.io.ingest import Source
 from gristmill.training.data.answers import EarlierAnswers
 from gristmill.training.data.chat import Encoding, TooLong
 from gristmill.training.optim.schedule import Schedule
-from gristmill.training.tuning.model import Lora, Precision
+from gristmill.training.tuning import AnyTuning
+from gristmill.training.tuning.contracts import Tuning
+from gristmill.training.tuning.lora import Lora
+from gristmill.training.tuning.model import Precision
 from gristmill.training.zero import Zero
 
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Variables of a chat template that a conversation sets."""
-LORA_RATE, FULL_RATE = 1e-3, 1e-4
 
 
-def usual_rate(lora: object) -> float:
-    """Return the default learning rate, ten times as high for adapters as for every weight.
+def usual_rate(tuning: object) -> float:
+    """Return the default learning rate, ten times as high for adapters as for the model's own weights.
 
     Source: Schulman et al. 2025, LoRA Without Regret, Thinking Machines Lab, section "Optimal learning rate and rank".
     """
-    return FULL_RATE if lora == "none" else LORA_RATE
+    return tuning.usual_rate if isinstance(tuning, Tuning) else Lora.usual_rate
 
 
 class TrainSettings(Settings):
@@ -49,11 +51,12 @@ class TrainSettings(Settings):
     """How often every sample is seen."""
     steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; overrides `epochs`."""
-    lora: Lora | Literal["none"] = Lora()
-    """The adapters, or `"none"` to train every weight."""
-    learning_rate: float = Field(default_factory=lambda data: usual_rate(data.get("lora")), gt=0)
+    tuning: AnyTuning = Lora()
+    """What of the model is trained: adapters (`lora`), every weight (`full`), or some (`freeze`)."""
+    learning_rate: float = Field(default_factory=lambda data: usual_rate(data.get("tuning")), gt=0)
     """The highest learning rate. By default 1e-3 for LoRA, which was better than 1e-4 and 3e-4 on held-out samples with
-    the small default model, and 1e-4 where every weight is trained. Use less for models of billions of weights."""
+    the small default model, and 1e-4 where the model's own weights are trained. Use less for models of billions of
+    weights."""
     schedule: Schedule = "cosine"
     """How the rate falls after the warm-up."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)

@@ -7,7 +7,7 @@ Source: ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054; offloading: Ren et al. 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -131,23 +131,41 @@ def partition(configuration: Mapping[str, Any]) -> Iterator[None]:
         del alive
 
 
-def engine(model: Any, configuration: Mapping[str, Any], *, lr: float, weight_decay: float) -> Any:  # noqa: ANN401
+def engine(
+    model: Any,  # noqa: ANN401
+    configuration: Mapping[str, Any],
+    *,
+    lr: float,
+    weight_decay: float,
+    relative_rate: Callable[[str], float] = lambda name: 1.0,
+) -> Any:  # noqa: ANN401
     """Return a DeepSpeed engine for a model; it trains the parameters that require a gradient.
 
-    Norms and biases (fewer than two dimensions) do not decay.
+    Norms and biases (fewer than two dimensions) do not decay. Each group of parameters of the optimizer has its
+    `relative_rate`, which `set_rate` multiplies the learning rate by.
     """
     import deepspeed
     import torch
 
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    flat = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) < 2]
-    thick = [p for p in trainable if len(getattr(p, "ds_shape", p.shape)) >= 2]
-    groups = [{"params": thick, "weight_decay": weight_decay}, {"params": flat, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(0.9, 0.999), fused=True)
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parts: dict[tuple[bool, float], list[Any]] = {}
+    for name, p in named:
+        parts.setdefault((len(getattr(p, "ds_shape", p.shape)) < 2, relative_rate(name)), []).append(p)
+    groups = [
+        {"params": parts[flat, rate], "weight_decay": 0.0 if flat else weight_decay, "relative_rate": rate}
+        for flat, rate in sorted(parts)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)
     made, *_ = deepspeed.initialize(
-        model=model, model_parameters=trainable, optimizer=optimizer, config=dict(configuration)
+        model=model, model_parameters=[p for _, p in named], optimizer=optimizer, config=dict(configuration)
     )
     return made
+
+
+def set_rate(made: Any, rate: float) -> None:  # noqa: ANN401
+    """Set the learning rate of the next step."""
+    for group in made.optimizer.param_groups:
+        group["lr"] = rate * group["relative_rate"]
 
 
 def gradient_norm(made: Any) -> float | None:  # noqa: ANN401

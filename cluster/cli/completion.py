@@ -85,6 +85,8 @@ def _keys(path: str, kind: type[Settings]) -> Iterator[str]:
         words = explain.words(info.annotation)
         if not inner:
             yield f"{path}.{name}="
+        elif words == "step":
+            yield from dict.fromkeys(key for one in inner for key in _keys(f"{path}.{name}", one))
         elif words.startswith("table") and " by name" not in words:
             yield from _keys(f"{path}.{name}", inner[0])
 

@@ -153,9 +153,10 @@ def words(annotation: Any) -> str:  # noqa: ANN401 - annotations have no common 
         return " | ".join(json.dumps(value) for value in inner)
     if origin in (Union, UnionType):
         of_steps = any(issubclass(one, Step) for one in classes(annotation))
-        return "steps" if of_steps else " | ".join(dict.fromkeys(words(one) for one in inner if one is not NoneType))
+        return "step" if of_steps else " | ".join(dict.fromkeys(words(one) for one in inner if one is not NoneType))
     if origin in (tuple, list):
-        return f"list of {words(inner[0])}"
+        kind = words(inner[0])
+        return f"list of {kind}s" if kind == "step" else f"list of {kind}"
     if origin is dict:
         return f"table of {words(inner[1])} by name"
     if inner:  # Annotated
@@ -306,7 +307,8 @@ def minimal(where: Topic) -> str:
     if issubclass(where.kind, Step):
         name = next(list_ for list_, some in steps(kind).items() if where.kind in some.values())
         step = {"kind": where.kind.model_fields["kind"].default, **where.kind.example}
-        recipe[job] |= {name: [step]}
+        listed = words(kind.model_fields[name].annotation) != "step"
+        recipe[job] |= {name: [step] if listed else step}
     before = {"evaluate": {"train": dict(jobs()["train"].example)}}.get(job, {})
     return toml({**before, **recipe})
 

@@ -15,6 +15,9 @@ from gristmill.training import checkpoint
 from gristmill.training.evaluate.job import Evaluate, require_talk
 from gristmill.training.job import Train
 from gristmill.training.loop.worker import precision_of
+from gristmill.training.tuning.freeze import Freeze
+from gristmill.training.tuning.full import Full
+from gristmill.training.tuning.lora import Lora
 from gristmill.training.zero import Batching, Zero, config
 
 CUT = Batching(micro=2, accumulation=3, world=4)
@@ -70,6 +73,10 @@ def test_every_fault_of_the_settings_is_named(tiny: str) -> None:
     )
     assert len(Train(model=tiny, zero=Zero(stage=0), precision="bf16").check(Path())) == 1
     assert Train(model=tiny, zero=Zero(stage=0)).check(Path()) == [], "auto becomes fp32 there"
+    split = Train(model=tiny, zero=Zero(stage=3), tuning=Lora(dora=True))
+    assert split.check(Path()) == [
+        "tuning.dora: true at zero.stage 3, must be 0, 1 or 2; it begins with whole weights of the base"
+    ]
     assert Train(model="builtin:none").check(Path())[0].startswith("model: builtin:none: no such builtin model")
     assert Train(model=tiny).check(Path()) == []
 
@@ -78,7 +85,13 @@ def test_only_what_changes_the_model_changes_its_identity(tiny: str) -> None:
     base = Train(model=tiny).fingerprint()
     assert Train(model=tiny, workers=1, save_steps=3, gradient_checkpointing=True).fingerprint() == base
     assert Train(model=tiny, learning_rate=2e-3).fingerprint() != base
-    assert Train(model=tiny, lora="none").fingerprint() != base
+    assert Train(model=tiny, tuning=Full()).fingerprint() != base
+
+
+def test_the_default_rate_follows_the_tuning(tiny: str) -> None:
+    rates = {kind: Train(model=tiny, tuning=kind).learning_rate for kind in (Lora(), Full(), Freeze(last_layers=1))}
+    assert list(rates.values()) == [1e-3, 1e-4, 1e-4]
+    assert Train(model=tiny, tuning=Full(), learning_rate=3e-4).learning_rate == 3e-4
 
 
 def test_plans_load_nothing_and_know_what_is_there(store: Store, samples: str, tiny: str) -> None:

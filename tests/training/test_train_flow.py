@@ -40,7 +40,8 @@ SAMPLES, WEIGHED = "select-000000000000", "select-000000000001"
 def settings(tiny: str) -> dict[str, Any]:
     return {
         "model": tiny, "steps": STEPS, "save_steps": SAVE_EVERY, "precision": "fp32", "global_batch_size": 2,
-        "max_length": 256, "learning_rate": 1e-2, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}, "validation": 0.2,
+        "max_length": 256, "learning_rate": 1e-2, "validation": 0.2,
+        "tuning": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1},
     }  # fmt: skip
 
 
@@ -196,8 +197,8 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
     dataset(store, [*chats(60), seed([Message("user", "Is 1 + 1 2?"), Message("assistant", "It is.")])])
     weighed = [replace(row, scores={"weight": 0.25 + n % 4}) for n, row in enumerate(chats(60))]
     dataset(store, weighed, WEIGHED)
-    full: dict[str, Any] = {"lora": "none", "learning_rate": 1e-3}
-    lora: dict[str, Any] = {"lora": {"r": 4, "alpha": 8}}
+    full: dict[str, Any] = {"tuning": {"kind": "full"}, "learning_rate": 1e-3}
+    lora: dict[str, Any] = {"tuning": {"kind": "lora", "r": 4, "alpha": 8}}
     two = {
         **{
             f"lora-{stage}": plan(store, tiny, f"lora-{stage}", zero=Zero(stage=stage), **lora)
@@ -215,12 +216,30 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
         plan(store, tiny, name, zero=Zero(stage=stage), **half)
         for name, stage in (("half-1", 1), ("half-2", 2), ("half-3", 3), ("half-1-again", 1), ("half-1-again", 1))
     ]
+    adapter = {"kind": "lora", "r": 4, "alpha": 8}
+    ways = {
+        "dora-2": (2, {**adapter, "dora": True}),
+        "pissa-1": (1, {**adapter, "init": "pissa"}),
+        "pissa-2": (2, {**adapter, "init": "pissa", "rslora": True}),
+        "plus-2": (2, {**adapter, "b_rate": 16}),
+        "plus-3": (3, {**adapter, "b_rate": 16}),
+        "freeze-1": (1, {"kind": "freeze", "last_layers": 1}),
+        "freeze-3": (3, {"kind": "freeze", "last_layers": 1}),
+    }
+    tuned = [
+        plan(store, tiny, name, zero=Zero(stage=stage), tuning=way, save_steps=2)  # type: ignore[arg-type]
+        for name, (stage, way) in ways.items()
+    ]
+    tuned += [
+        plan(store, tiny, f"{name}-again", zero=Zero(stage=1), tuning=ways[name][1], save_steps=2)
+        for name in ("pissa-1", "pissa-1", "freeze-1", "freeze-1")
+    ]
     one = {
         "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
         "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
         "weighed-alone": plan(store, tiny, "weighed-alone", workers=1, samples=WEIGHED, micro_batch_size=4, **full),
     }
-    rehearse([*two.values(), *broken, *sums], 2)
+    rehearse([*two.values(), *broken, *sums, *tuned], 2)
     rehearse(list(one.values()), 1)
     assert "the loss is nan, must be finite; 3 batches" in store.read_json("explodes", loop.FAILED)["error"]
     assert len(left_out(journal(store, "explodes"))) == 3
@@ -244,6 +263,31 @@ def logits_of_exports_agree(store: Store, first: str, second: str) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert (tensor - other[name]).abs().max() < 1e-4, name
+
+
+def test_every_tuning_trains_alike_at_its_stages_and_in_a_run_that_continues(shelf: Path, tiny: str) -> None:
+    from safetensors.torch import load_file
+
+    store = Store(str(shelf / "stages"))
+
+    def lines(name: str, key: str) -> list[float]:
+        return [m[key] for m in journal(store, name) if key in m]
+
+    for name in ("dora-2", "pissa-1", "pissa-2", "plus-2", "freeze-1"):
+        assert len(lines(name, "loss")) == 3
+        assert lines(name, "loss")[2] < lines(name, "loss")[0] - 0.05, name
+        assert all(value < 1e-4 for value in lines(name, "merged_difference")), name
+    assert lines("lora-1", "merged_difference") and not lines("freeze-1", "merged_difference")
+    assert lines("plus-3", "loss") == pytest.approx(lines("plus-2", "loss"), abs=1e-5)
+    assert lines("freeze-3", "loss") == pytest.approx(lines("freeze-1", "loss"), abs=1e-5)
+    assert lines("plus-2", "loss")[1:] != pytest.approx(lines("lora-2", "loss")[1:], abs=1e-3), "B has no own rate"
+    for name in ("pissa-1", "freeze-1"):
+        assert lines(f"{name}-again", "start") == [0, 2]
+        for key in ("loss", "holdout_loss"):
+            assert lines(f"{name}-again", key) == lines(name, key), name
+    base, made = (load_file(f"{folder}/model.safetensors") for folder in (tiny, store.folder("freeze-3") / "merged"))
+    changed = {name for name in made if not made[name].equal(base[name])}
+    assert changed and all(name.startswith("model.layers.1.") for name in changed)
 
 
 def test_sums_of_bf16_gradients_train_alike_at_every_stage_and_in_a_run_that_continues(shelf: Path) -> None:

@@ -8,7 +8,7 @@
     {"left_out": batch, "at": step, "why": …, "back": step}
                                                        a batch that gave numbers that are not finite, and the step of
                                                        the checkpoint that training went back to
-    {"end": step, "holdout_loss": nats}
+    {"end": step, "holdout_loss": nats}                and "merged_difference" where there is an adapter
 
 Batches that are left out stay in it when a run continues, because what follows depends on them.
 """

@@ -36,6 +36,8 @@ from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning import model
 
 FAILED = "failed.json"
+COMPARED = 64
+"""Most tokens of which the logits of adapter and base are compared with those of the merged model."""
 MOST_LEFT_OUT = 3
 """Batches that may be left out because of numbers that are not finite; more have another cause than their samples."""
 log = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ class TrainState:
     """Of rank 0 only."""
     left_out: tuple[int, ...]
     """Batches that gave numbers that are not finite."""
+    initial: Mapping[str, Any]
+    """On rank 0, the first values of adapters that have changed the base model."""
 
 
 def work(config: Mapping[str, WorkerPlan]) -> None:
@@ -110,7 +114,7 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
     found = checkpoint.newest(folder)
     worker, why, apart = _set_up(plan, rank, found)
     if found:
-        checkpoint.load(worker.engine, found, only_trainable=plan.job.lora != "none")
+        checkpoint.load(worker.engine, found, only_trainable=plan.job.tuning.partial)
     first = found.step if found else 0
     if worker.journal:
         worker.journal.rewind(first)
@@ -125,9 +129,9 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
         worker.engine.destroy()
         return False
     last = _holdout_loss(worker)
-    _export(worker)
+    found = _export(worker)
     if worker.journal:  # the driver takes this line as the sign that everything is written
-        worker.journal.add(end=plan.steps, holdout_loss=last)
+        worker.journal.add(end=plan.steps, holdout_loss=last, **found)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
     return True
 
@@ -155,8 +159,8 @@ def _steps(worker: TrainState, folder: Path, first: int) -> bool:
         if worker.journal:
             worker.journal.add(step=done, **facts)
         if saves and done < plan.steps:
-            only, keep = job.lora != "none", job.save_total_limit
-            checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=only)
+            partial, keep = job.tuning.partial, job.save_total_limit
+            checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=partial)
             first = done
     return True
 
@@ -193,9 +197,13 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
     with zero.partition(configuration):
         loaded = model.load(plan.base, precision)
-    tuned = model.trainable(loaded, job.lora, job.seed, recompute=job.gradient_checkpointing)
+    tuned = model.trainable(loaded, job.tuning, job.seed, recompute=job.gradient_checkpointing)
+    initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
     log.info("model loaded after %.1f s", time.monotonic() - began)
-    engine = zero.engine(tuned, configuration, lr=job.learning_rate, weight_decay=job.weight_decay)
+    engine = zero.engine(
+        tuned, configuration, lr=job.learning_rate, weight_decay=job.weight_decay,
+        relative_rate=job.tuning.relative_rate,
+    )  # fmt: skip
     log.info("engine made after %.1f s", time.monotonic() - began)
     device = get_device()
     apart = _most_careful(
@@ -215,6 +223,7 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
         apart.way,
         Journal(folder / METRICS) if rank == 0 else None,
         _of_first(left_out(read_journal(folder / METRICS)) if rank == 0 else ()),
+        initial,
     )
     return worker, why, apart.reason
 
@@ -265,8 +274,7 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
     rate = schedule.learning_rate(
         step, steps=worker.plan.steps, peak=job.learning_rate, warmup=job.warmup_ratio, schedule=job.schedule
     )
-    for group in worker.engine.optimizer.param_groups:
-        group["lr"] = rate
+    zero.set_rate(worker.engine, rate)
     places = schedule.global_batch(batch, seed=job.seed, bins=len(worker.train), batch=job.global_batch_size)
     weight = float(worker.train.weight[places].sum())
     torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
@@ -342,21 +350,27 @@ def _holdout_loss(worker: TrainState) -> float:
     return total / tokens
 
 
-def _export(worker: TrainState) -> None:
-    """Write adapter and merged model; all workers take part in gathering, then rank 0 continues alone."""
-    plan, job, full = worker.plan, worker.plan.job, worker.plan.job.lora == "none"
-    if full:
-        state = zero.whole_state(worker.engine, job.zero.stage, worker.rank)
-    else:
+def _export(worker: TrainState) -> dict[str, float]:
+    """Write adapter and merged model; all workers take part in gathering, then rank 0 continues alone.
+
+    Returns:
+        What rank 0 has measured of them.
+    """
+    plan, job, tuning = worker.plan, worker.plan.job, worker.plan.job.tuning
+    if tuning.adapter:
         state = zero.trainable_state(worker.engine.module, worker.rank)
+    else:
+        state = zero.whole_state(worker.engine, job.zero.stage, worker.rank)
     if worker.rank:
-        return
+        return {}
     tok = chat.tokenizer(plan.base, job.template, job.template_args)
     stops = data.PackedCounts(**plan.store.read_json(plan.output, data.PREPARED)).stops
-    if full:
+    if not tuning.adapter:
         model.write_model(worker.engine.module, tok, stops, worker.folder / model.MERGED, state)
-        return
+        return {}
     adapter = worker.folder / model.ADAPTER
-    model.write_adapter(worker.engine.module, state, adapter)
-    whole = model.merged(plan.base, adapter, worker.precision)
+    model.write_adapter(worker.engine.module, tuning.exported(state, worker.initial), adapter)
+    ids = worker.heldout.column("input_ids", 0)[:COMPARED].tolist()
+    whole, difference = model.merged(model.adapted(plan.base, adapter, worker.precision), ids)
     model.write_model(whole, tok, stops, worker.folder / model.MERGED)
+    return {"merged_difference": difference}

@@ -1,1 +1,11 @@
-"""What of a model is trained: all of it, or adapters."""
+"""The ways of tuning, one file each; this union is the whole registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gristmill.training.tuning.freeze import Freeze
+from gristmill.training.tuning.full import Full
+from gristmill.training.tuning.lora import Lora
+
+AnyTuning = Annotated[Lora | Full | Freeze, Field(discriminator="kind")]

@@ -1,36 +1,18 @@
-"""A model for training: loaded from a folder, given low-rank adapters if wanted, and written out again.
+"""A model for training: loaded from a folder, made ready for its tuning, written out again, and the files checked."""
 
-Source: low-rank adapters: Hu et al. 2021, arXiv:2106.09685, section 4; on all linear layers: Dettmers et al. 2023,
-arXiv:2305.14314, section 4.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from gristmill.cluster.contract.errors import RunError
-from gristmill.cluster.contract.settings import Settings
+from gristmill.training.tuning.contracts import Tuning
 from gristmill.training.tuning.stops import stop_at
 
 ADAPTER, MERGED = "adapter", "merged"
 Precision = Literal["bf16", "fp32"]
 PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}
 """Precision of training and scoring, by the type that inference would compute in."""
-
-
-class Lora(Settings):
-    """`[train.lora]`: the small matrices that are trained in addition to the frozen weights."""
-
-    r: int = Field(default=16, gt=0)
-    """Rank of the matrices."""
-    alpha: int = Field(default=32, gt=0)
-    """The product of the matrices is scaled by alpha / r."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the inputs of the matrices that is dropped."""
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Names of the layers that get adapters; `all-linear` is all linear layers except the head."""
 
 
 def load(folder: str, precision: Precision) -> Any:  # noqa: ANN401 - the class is the model's own
@@ -44,31 +26,28 @@ def load(folder: str, precision: Precision) -> Any:  # noqa: ANN401 - the class 
     return loaded
 
 
-def trainable(model: Any, lora: Lora | Literal["none"], seed: int, *, recompute: bool) -> Any:  # noqa: ANN401
-    """Return the model with its adapters, whose first values are drawn from `seed`.
+def trainable(model: Any, tuning: Tuning, seed: int, *, recompute: bool) -> Any:  # noqa: ANN401
+    """Return a loaded model ready for training.
 
     Args:
         model: a loaded model.
-        lora: the adapters, or `none` to train every weight.
-        seed: seed of the random matrices.
+        tuning: what of it is trained.
+        seed: seed of random first values.
         recompute: recompute activations in the backward pass instead of keeping them.
     """
     import torch
 
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if lora == "none":
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    if recompute:
-        model.enable_input_require_grads()
-    layers = lora.target_modules if lora.target_modules == "all-linear" else list(lora.target_modules)
-    wanted = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=layers, task_type="CAUSAL_LM"
-    )
+        if tuning.adapter:
+            model.enable_input_require_grads()
     torch.manual_seed(seed)
-    return get_peft_model(model, wanted, autocast_adapter_dtype=False)
+    return tuning.begin(model)
+
+
+def initial(model: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return copies of the parameters that will be trained, by name; they must not be partitioned."""
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # noqa: ANN401
@@ -76,32 +55,48 @@ def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # n
 
     Args:
         model: the PEFT model; its own tensors are not read, because they may be partitioned.
-        state: its trainable parameters by name, whole.
+        state: the tensors by name, whole. Where they have another rank than the model's, they are not to be scaled.
         folder: folder to write to.
 
     Raises:
-        RunError: when the file does not hold every tensor, finite and of the right size.
+        RunError: when the file does not hold every tensor as it is.
     """
-    import torch
-    from safetensors.torch import load_file
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file, save_file
 
-    model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
-    written = load_file(str(folder / "adapter_model.safetensors"))
-    numbers, wanted = sum(t.numel() for t in written.values()), sum(t.numel() for t in state.values())
-    if numbers != wanted or len(written) != len(state):
-        raise RunError(f"{folder}: {len(written)} tensors of {numbers} numbers, must be {len(state)} of {wanted}")
-    for name, tensor in written.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise RunError(
-                f"{folder}: {name} holds numbers that are not finite; lower train.learning_rate and run again"
-            )
+    rank = next(len(tensor) for name, tensor in state.items() if ".lora_A." in name)
+    said = copy(model.peft_config["default"])
+    said.inference_mode = True
+    if rank != said.r:
+        said.r = said.lora_alpha = rank
+        said.init_lora_weights, said.use_rslora = True, False
+    folder.mkdir(parents=True, exist_ok=True)
+    said.save_pretrained(str(folder))
+    named = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    path = folder / "adapter_model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in named.items()}, str(path), {"format": "pt"})
+    written = load_file(str(path))
+    if len(written) != len(state):
+        raise RunError(f"{path}: {len(written)} tensors, must be {len(state)}; this is a fault of Gristmill")
+    _require_equal(path, written, named)
 
 
-def merged(base: str, adapter: Path, precision: Precision) -> Any:  # noqa: ANN401
-    """Return base model plus adapters as one model."""
+def adapted(base: str, adapter: Path, precision: Precision) -> Any:  # noqa: ANN401
+    """Return a base model with adapters, not merged."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load(base, precision), str(adapter)).merge_and_unload()
+    return PeftModel.from_pretrained(load(base, precision), str(adapter)).eval()
+
+
+def merged(model: Any, ids: Sequence[int]) -> tuple[Any, float]:  # noqa: ANN401
+    """Return a model with adapters as one model, and the largest change of a logit of some tokens that this makes."""
+    import torch
+
+    with torch.no_grad():
+        before = model(input_ids=torch.tensor([ids])).logits.float()
+        whole = model.merge_and_unload()
+        after = whole(input_ids=torch.tensor([ids])).logits.float()
+    return whole, float((after - before).abs().nan_to_num(0.0).max())
 
 
 def write_model(
@@ -113,14 +108,34 @@ def write_model(
 ) -> None:
     """Write a model with its tokenizer, as transformers and vLLM load it; it stops where its answers ended in training.
 
+    The model is loaded again, and every tensor compared, which needs the memory of a second one.
+
     Args:
         model: the trained model.
         tok: the tokenizer that it was trained with.
         stops: ids of the tokens that ended answers, the most frequent first.
         folder: folder to write to.
         state: its weights, whole, where the model's own may be partitioned.
+
+    Raises:
+        RunError: when the model that is loaded again differs in a tensor.
     """
+    from transformers import AutoModelForCausalLM
+
     stop_at(model, tok, stops)
     model.config.use_cache = True
     model.save_pretrained(str(folder), state_dict=state)
     tok.save_pretrained(str(folder))
+    again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=model.dtype)
+    _require_equal(folder, again.state_dict(), model.state_dict() if state is None else state)
+
+
+def _require_equal(path: Path, written: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compare tensors by name; numbers that are not finite equal themselves."""
+    import torch
+
+    for name, tensor in wanted.items():
+        found = written.get(name)
+        if found is None or not torch.equal(found.nan_to_num(), tensor.detach().cpu().nan_to_num()):
+            what = "is not there" if found is None else "differs from the tensor that was trained"
+            raise RunError(f"{path}: {name} {what}, must be equal; this is a fault of Gristmill")

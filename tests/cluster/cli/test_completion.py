@@ -23,7 +23,7 @@ CASES = [
     (["explain", "sel"], {"select"}),
     (["explain", "select.m"], {"select.minhash"}),
     (["explain", "generate.filters.judge.min_s"], {"generate.filters.judge.min_score"}),
-    (["run", "recipe.toml", "--set", "train.lora.a"], {"train.lora.alpha="}),
+    (["run", "recipe.toml", "--set", "train.tuning.a"], {"train.tuning.alpha="}),
     (["run", "recipe.toml", "--set", "generate.target=1", "--set", "sto"], {"store="}),
     (["export", "run", "out", "--form", "sh"], {"sharegpt"}),
     (["completion", "z"], {"zsh"}),

@@ -1,0 +1,110 @@
+"""Low-rank adapters: small matrices that are trained in addition to the frozen weights."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gristmill.training.tuning.contracts import Tuning
+
+
+class Lora(Tuning):
+    """Train low-rank adapters of the linear layers, and no weight of the base model.
+
+    With `init = "pissa"` the base model changes with the adapters. The finished adapter has twice the rank, so that it
+    fits the base model as it was.
+
+    Source: LoRA: Hu et al. 2021, arXiv:2106.09685, section 4; on all linear layers: Dettmers et al. 2023,
+    arXiv:2305.14314, section 4; `rslora`: Kalajdzievski 2023, arXiv:2312.03732, section 3; `dora`: Liu et al. 2024,
+    arXiv:2402.09353, section 4; `pissa`: Meng et al. 2024, arXiv:2404.02948, section 3; `b_rate`: Hayou et al. 2024,
+    arXiv:2402.12354, section 4.
+    Departures: PiSSA takes the singular values from a randomized decomposition with four iterations (Halko et al.), as
+    PEFT does; LoRA+ does not raise the rate of embeddings.
+    """
+
+    kind: Literal["lora"] = "lora"
+    usual_rate: ClassVar[float] = 1e-3
+    partial: ClassVar[bool] = True
+    adapter: ClassVar[bool] = True
+
+    r: int = Field(default=16, gt=0)
+    """Rank of the matrices."""
+    alpha: int = Field(default=32, gt=0)
+    """The product of the matrices is scaled by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the inputs of the matrices that is dropped."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get adapters; `all-linear` is all linear layers except the head."""
+    rslora: bool = False
+    """Scale by alpha / √r instead, which keeps the steps of large ranks from shrinking."""
+    dora: bool = False
+    """Train the length of each row of the adapted weights separately (DoRA); slower."""
+    init: Literal["zero", "pissa"] = "zero"
+    """`zero` begins with adapters that change nothing; `pissa` with the largest singular values of the weights."""
+    b_rate: float = Field(default=1.0, ge=1)
+    """Learning rate of the matrices B in units of `learning_rate`, which is that of A (LoRA+; the paper takes 16)."""
+
+    @model_validator(mode="after")
+    def _one_change(self) -> Self:
+        if self.dora and self.init == "pissa":
+            raise ValueError(
+                'dora = true with init = "pissa", must be one of them: no adapter fits the base model then'
+            )
+        return self
+
+    @property
+    def said(self) -> str:
+        """What is trained, for people."""
+        extra = (("rsLoRA", self.rslora), ("DoRA", self.dora), ("PiSSA", self.init == "pissa"))
+        names = [*(name for name, there in extra if there), *(["LoRA+"] if self.b_rate != 1 else [])]
+        return " ".join((f"LoRA r={self.r}", *names))
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether `begin` changes weights that are not trained."""
+        return self.init == "pissa"
+
+    def problems(self, stage: int) -> Iterator[str]:
+        """Yield what cannot be at a stage of ZeRO."""
+        for name, value in (("dora: true", self.dora), ('init: "pissa"', self.init == "pissa")):
+            if value and stage == 3:
+                yield f"tuning.{name} at zero.stage 3, must be 0, 1 or 2; it begins with whole weights of the base"
+
+    def begin(self, model: Any) -> Any:  # noqa: ANN401 - as `Tuning.begin`
+        """Return the model with its adapters, in the precision of its weights."""
+        from peft import LoraConfig, get_peft_model
+
+        layers = self.target_modules if self.target_modules == "all-linear" else list(self.target_modules)
+        wanted = LoraConfig(
+            r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers, task_type="CAUSAL_LM",
+            use_rslora=self.rslora, use_dora=self.dora, init_lora_weights=self.init == "zero" or "pissa_niter_4",
+        )  # fmt: skip
+        dtype = next(model.parameters()).dtype
+        made = get_peft_model(model, wanted, autocast_adapter_dtype=False)
+        for parameter in made.parameters():
+            if parameter.requires_grad and parameter.dtype != dtype:  # PiSSA's come in float32
+                parameter.data = parameter.data.to(dtype)
+        return made
+
+    def relative_rate(self, name: str) -> float:
+        """Return the learning rate of a parameter, in units of `train.learning_rate`."""
+        return self.b_rate if ".lora_B." in name else 1.0
+
+    def exported(self, state: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the trained tensors of an adapter for the unchanged base model.
+
+        With PiSSA, base and adapters are W - s B0 A0 + s B A, which is W + [s B, -s B0] [A; A0]: twice the rank,
+        unscaled.
+        """
+        import torch
+
+        if self.init != "pissa":
+            return dict(state)
+        scale = self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+        found = {}
+        for name, tensor in state.items():
+            first = initial[name]
+            pair = (scale * tensor, -scale * first) if ".lora_B." in name else (tensor, first)
+            found[name] = torch.cat(pair, dim=1 if ".lora_B." in name else 0)
+        return found
