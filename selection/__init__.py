@@ -1,1 +1,1 @@
-"""Embedding, duplicates and choice: what of a dataset is worth training on."""
+"""Embedding, duplicates and choice: which samples of a dataset are worth training on."""

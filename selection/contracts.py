@@ -1,8 +1,8 @@
 """The contracts of selection: View, Choice, Selector. Read this first.
 
 A selector sees the kept samples as columns and returns which of them stay; it never owns a model, a path or a store.
-Rows of a view are in the order of their ids. So what a selector does with them, ties included, depends neither on the
-order of the shards nor on their number.
+Rows of a view are in the order of their ids. So the choice, ties included, does not depend on the order or the number
+of the shards.
 """
 
 from abc import abstractmethod
@@ -28,8 +28,9 @@ from gristmill.selection.data.samples import Array, Samples, Turns
 
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
-"""Which of two samples stays: the one that is higher in the first of these names that differs, else the lower id. A
-name is a score, or `length`, the characters of the answer. A sample without a score comes after those with it."""
+"""Which of two samples stays: the one with the higher value in the first of these names in which they differ, else the
+one with the lower id. A name is a score, or `length`, the characters of the answer. A sample without the score comes
+after those with it."""
 BEST: Prefer = ("judge", "length")
 
 
@@ -39,14 +40,13 @@ class View:
 
     samples: Samples
     rows: Int
-    """[n] places of these samples among all samples, ascending."""
+    """[n] indices of these samples among all samples, ascending."""
     vectors: Matrix | None = None
-    """[n, d] unit rows, where the step asks for them."""
+    """[n, d] unit rows, if the step asks for them."""
     beside: Mapping[str, "View"] = field(default_factory=dict)
     """Views of the datasets that the step names in `sources`, by the same names, with their vectors."""
     encode: Callable[[Sequence[str]], Float32] | None = None
-    """Encodes a few texts that are not samples into [texts, d] unit rows, where the step `encodes`; it is the job's
-    encoder."""
+    """The job's encoder, if the step `encodes`: it turns a few texts that are not samples into [texts, d] unit rows."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +58,7 @@ class View:
 
     @property
     def scores(self) -> Mapping[str, Float32]:
-        """By name: [n] values; NaN for a sample without the score."""
+        """[n] values by name; NaN for a sample without the score."""
         return {name: values[self.rows] for name, values in self.samples.scores.items()}
 
     @property
@@ -94,7 +94,7 @@ class View:
         return found
 
     def tags(self, name: str) -> tuple[Int, list[str]]:
-        """Return ([n] place in the values, -1 without a tag; the sorted values) of a tag, or of `method`."""
+        """Return ([n] index in the values, -1 without the tag; the sorted values) of a tag, or of `method`."""
         if name in self.samples.given:
             words = self.samples.given[name][self.rows]
             values = sorted({word for word in words if word is not None})
@@ -124,7 +124,7 @@ class View:
     def order(self, prefer: Prefer) -> Int:
         """Return all rows best first; see `Prefer`."""
         keys: list[NDArray[np.generic]] = []
-        for name in reversed(prefer):  # lexsort goes by its last key first, and leaves ties as they are: by id
+        for name in reversed(prefer):  # lexsort sorts by its last key first, and keeps ties in the order of ids
             if name == "length":
                 keys.append(-self.lengths)
             elif name in self.samples.scores:  # a score that no sample has decides nothing
@@ -132,7 +132,10 @@ class View:
         return np.lexsort(keys).astype(np.int64) if keys else np.arange(len(self))
 
     def memo(self, name: str, make: Callable[[], Array]) -> Array:
-        """Return an array that depends only on these samples and the name, made now or stored by an earlier build."""
+        """Return an array that depends only on these samples and the name.
+
+        It is made now, or was stored by an earlier build.
+        """
         subset = "" if len(self) == len(self.samples.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
         cut = np.intersect1d(self.rows, np.fromiter(self.samples.cut, np.int64)).tolist()
         shortened = "-" + ids.digest([(row, self.samples.cut[row]) for row in cut])[: ids.SHORT_HEX] if cut else ""
@@ -156,17 +159,17 @@ class Choice:
     """Which samples stay, and why the others go."""
 
     reason: Int
-    """[n] -1 for a row that stays, else the place of its reason in `reasons`."""
+    """[n] -1 for a row that stays, else the index of its reason in `reasons`."""
     reasons: Sequence[str] = ()
-    """`"kind: why"`, without anything that differs from row to row, which is in `lost_to` and the scores."""
+    """`"kind: why"`. What differs from row to row is in `lost_to` and the scores."""
     lost_to: Ids | None = None
-    """[n] id of the sample that represents a row that goes, from this view or one in `beside`; empty without one."""
+    """[n] id of the sample, from this view or one in `beside`, that represents a row that goes; empty without one."""
     scores: Mapping[str, Float32] = field(default_factory=dict)
-    """By name: [n] new scores, NaN for a sample that gets none; higher is better."""
+    """[n] new scores by name, NaN for a sample that gets none; higher is better."""
     tags: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    """By name: [n] new tags, None for a sample that gets none."""
+    """[n] new tags by name, None for a sample that gets none."""
     cut: Mapping[int, Turns] = field(default_factory=dict)
-    """By row: the new turns of samples whose text a step shortened; later steps read these."""
+    """The new turns, by row, of samples whose text the step shortened; later steps read these."""
     figures: Mapping[str, float | str] = field(default_factory=dict)
     """Figures of this step for people: (ε, δ), a radius, a number of clusters."""
 
@@ -177,12 +180,12 @@ class Choice:
 
     @staticmethod
     def of(kept: Bool, reason: str, **further: object) -> "Choice":
-        """Return the choice in which all rows that go have one reason."""
+        """Return a choice in which all rows that go have the same reason."""
         return Choice(np.where(kept, -1, 0).astype(np.int64), (reason,), **further)  # type: ignore[arg-type]
 
 
 class VectorsOf(NamedTuple):
-    """The vectors that a step asks for: of which model, and of which part of the text."""
+    """The vectors that a step asks for: the model, and the part of the text."""
 
     encoder: Any
     """Settings for `gristmill.selection.embedding.encoders.open_encoder`: `Embedding` or gradients."""
@@ -219,7 +222,7 @@ class Selector(Step):
         return False
 
     def most(self, num: int) -> int:
-        """Return the most samples that stay of `num`; all of them where there is no budget."""
+        """Return the largest number of samples, out of `num`, that stay; all without a budget."""
         return num
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -236,15 +239,16 @@ class Deduplicator(Selector):
     """A selector that drops copies. The job stops when it would drop suspiciously many, see `outcome.breaker`."""
 
     prefer: Prefer = BEST
-    """Which of two samples stays: the one that is higher in the first of these scores that differs (`length`: of the
-    answer), else the one with the lower id."""
+    """Which of two samples stays: the one with the higher value in the first of these scores in which they differ
+    (`length`: of the answer), else the one with the lower id."""
     answers: bool = True
-    """Whether samples are different whose short answers, stated results or labels differ, see `duplicates.copies`."""
+    """Whether samples with different short answers, stated results or labels count as different, see
+    `duplicates.copies`."""
     max_group: float = Field(default=0.05, gt=0, le=1)
-    """Share of all samples that may be lost to one and the same sample; below 20 samples all may, of more half, as long
-    as that is up to 1,000."""
+    """Share of all samples that may be lost to a single sample. Of fewer than 20 samples all may be lost; of more, half
+    may always be lost, if that is up to 1,000."""
     max_loss: float = Field(default=0.8, gt=0, le=1)
-    """Share of the samples of a source that may be lost, from 20 of them on; see `source`."""
+    """Share of the samples of a source that may be lost, for sources with 20 samples or more; see `source`."""
     source: str = "source"
     """Tag that names the source of a sample; where no sample has it, the method is used."""
 

@@ -18,7 +18,7 @@ class StepFigures:
     reasons: Mapping[str, int] = field(default_factory=dict)
     """Dropped samples by reason."""
     figures: Mapping[str, int | float | str] = field(default_factory=dict)
-    """Further figures that only this step has."""
+    """Further figures of this step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class SelectFigures(Figures):
     """Results of `[select]`."""
 
     input_rows: int
-    """Rows of the input, with those that were dropped before."""
+    """Rows of the input, including those that were dropped before."""
     dropped: int
     embedded: int
     """Number of texts that this execution embedded."""

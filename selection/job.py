@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 class Select(Job):
     """`[select]`: choose which of the kept samples stay.
 
-    The output has the samples that came in kept, each kept or dropped by a selector. Those that came in dropped stay in
-    the input dataset, which the manifest names. So input rows = rows dropped before + kept + dropped here.
+    The output has the kept samples of the input, each kept or dropped by a selector. The dropped samples of the input
+    stay in the input dataset, which the manifest names. So input rows = rows dropped before + kept + dropped here.
     """
 
     name: ClassVar[str] = "select"
@@ -54,7 +54,7 @@ class Select(Job):
     upstream: ClassVar[tuple[str, ...]] = ("review", "generate")
 
     encoder: Embedding = Embedding()
-    """The model that makes the vectors; it is loaded only where a step needs them."""
+    """The model that makes the vectors; it is loaded only if a step needs them."""
     part: Part = "instruction"
     """The part of a conversation that is embedded: all user turns, all assistant turns, both, or every turn with its
     role."""
@@ -64,7 +64,7 @@ class Select(Job):
     """Start of the random streams of selectors that draw."""
     topics: int = Field(default=0, ge=0)
     """Number of topics that the samples are grouped into, for the report and for steps that use the tag `topic`. By
-    default a number that suits the samples where there are vectors, else none."""
+    default a number that suits the samples if there are vectors, else none."""
     embed_dropped: int = Field(default=500, ge=0)
     """Number of samples dropped before selection that are embedded too, for the map in the report."""
     shard_rows: int = Field(default=2048, gt=0)
@@ -133,11 +133,11 @@ class Select(Job):
 
 
 DIM = 384
-"""Numbers of a vector that plans assume: that of the default encoder."""
+"""Dimensions of a vector that plans assume, as of the default encoder."""
 MIN_TOPIC_ROWS = 20
 """Least number of samples for topics."""
 NOT_COMPARED = "not compared by meaning"
-"""Topic of the samples in a script that the encoder does not know."""
+"""Name of the topic of samples in a script that the encoder does not know."""
 PAIRS = 40
 """Dropped samples of each step that the report shows with the sample that they lost to."""
 
@@ -146,7 +146,7 @@ class Selecting:
     """One execution of the select job."""
 
     def __init__(self, settings: Select, run: Run, work: Work, open_encoder: OpenEncoder) -> None:
-        """Take what every job gets, and the function that opens an encoder."""
+        """Take the arguments of every job, and the function that opens an encoder."""
         self.settings, self.run, self.work, self.open = settings, run, work, open_encoder
         self.samples = work.inputs["samples"]
         self.embedded, self.embed_seconds = 0, None if not settings.embeds else 0.0
@@ -197,7 +197,7 @@ class Selecting:
         return figures
 
     def _vectors(self, pool: Samples) -> Matrix:
-        """Embed the samples, and the seeds where they are known."""
+        """Embed the samples, and the seeds if they are known."""
         settings, wanted = self.settings, self.settings.wanted
         roles = {"vectors": self.samples}
         if self.work.inputs.get("seeds", self.samples) != self.samples:
@@ -294,7 +294,7 @@ class Selecting:
         self.pairs += pairs(step, view, choice)
 
     def _stopped(self, problem: str) -> str:
-        """Write what a stopped job has found so far, and return the path."""
+        """Write the decisions of a stopped job so far, and return the path."""
         name = "stopped.json"
         seen = {"steps": [asdict(step) for step in self.steps], "pairs": [asdict(pair) for pair in self.pairs]}
         self.run.store.write_json({"problem": problem, **seen}, "runs", self.run.id, name)
@@ -331,7 +331,7 @@ class Selecting:
 
 
 def unknown_script(found: UnknownScript) -> str:
-    """Return what the terminal says of samples in a script that the encoder does not know."""
+    """Return the line for the terminal about samples in a script that the encoder does not know."""
     return (
         f"select.encoder.model: {found.model} does not know the script {found.script}: {found.unknown:.0%} of the "
         f"tokens of {found.rows:,} samples are unknown to it, and nothing compares them by meaning; set a model that "

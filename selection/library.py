@@ -1,4 +1,4 @@
-"""Selection for Python callers: apply any steps to any table; see what stayed, what went, and why."""
+"""Selection for Python callers: apply any steps to any table; see the rows that stay, the rows that go, and why."""
 
 import json
 import tempfile
@@ -98,7 +98,7 @@ def _ray_is_up() -> bool:
 
 
 def _paths(data: Any, folder: Path) -> list[str]:  # noqa: ANN401 - see `select`
-    """Return the files of the data; rows are written into a folder first."""
+    """Return the files of the data; rows are first written into a folder."""
     if isinstance(data, str | Path):
         return [str(data)]
     if (table := _table(data)) is not None:
@@ -109,7 +109,7 @@ def _paths(data: Any, folder: Path) -> list[str]:  # noqa: ANN401 - see `select`
             f"select: {type(data).__name__} is not data, must be paths, a table, a frame, a dataset or dicts"
         )
     rows = list(data)
-    if rows and all(isinstance(row, Mapping) for row in rows):  # a table would make one schema of all, with nulls
+    if rows and all(isinstance(row, Mapping) for row in rows):  # a table would give all rows one schema, with nulls
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
         return [str(folder / "rows.jsonl")]

@@ -1,4 +1,4 @@
-"""What the report shows of the select job: steps, topics, pairs, baselines, and the map of meanings."""
+"""What the report shows about the select job: steps, topics, pairs, baselines, and the map of meanings."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,8 +92,8 @@ def _topics(material: Material, topics: Sequence[Topic]) -> Iterator[Section]:
     ]
     columns = (("topic", ""), ("samples", "num"), ("dropped", "num"), ("share", "num"), ("examples", "lines"))
     lead = (
-        "Groups of samples that mean similar things, each named by the words that set it apart. The larger the field, "
-        "the more samples came in; the deeper its amber, the larger the share that selection dropped."
+        "Groups of samples that mean similar things. Each is named by the words that distinguish it. A larger field "
+        "has more samples of the input; a deeper amber means that selection dropped more of them."
     )
     table = Table(columns, rows, note="The examples are nearest to the centre of their topic.", tall=True)
     yield Section(
@@ -130,8 +130,8 @@ def _baselines(baselines: Mapping[str, Mapping[str, Any]]) -> Iterator[Section]:
     rows = [(measure.replace("_", " "), *line) for measure, line in zip(measures, cells, strict=True)]
     columns = (("", ""), *((name, "num") for name in names))
     lead = (
-        "What was chosen, beside as many samples drawn at random and the ones with the longest answers: a selection "
-        "that does not differ from these was not worth its cost."
+        "The chosen samples, next to as many random samples and to those with the longest answers. A selection that "
+        "does not differ from these was not worth its cost."
     )
     yield Section("Compared with the baselines", lead, (), (Table(columns, rows, narrow=True),))
 
@@ -158,8 +158,8 @@ def _map(material: Material) -> Iterator[Section]:
         return
     points, share = charts.flat_2d(np.concatenate(blocks))
     note = (
-        f"Each dot is a sample, near ones mean similar things; the two main axes of the embedding ({share:.0%} of its "
-        f"variance). {len(fates):,} shown. Drag to move, scroll to zoom, point to read."
+        f"Each dot is a sample; near dots mean similar things. The axes are the two main axes of the embedding, with "
+        f"{share:.0%} of its variance. {len(fates):,} are shown. Drag to move, scroll to zoom, point to read."
     )
     yield Section("Map of meanings", note, [Panel("", charts.map_2d(points, fates, texts), wide=True, zooms=True)])
 

@@ -48,9 +48,7 @@ def tokens_under_way(engine: Any) -> int:  # noqa: ANN401 - vLLM's LLMEngine
     Without this, tokens would count only when a reply ends: the rates on the screen and in metrics would come in
     bursts, and stay 0 during the first replies.
     """
-    states = (
-        engine.output_processor.request_states.copy()
-    )  # copied in one step, because a loop over the live dictionary could fail
+    states = engine.output_processor.request_states.copy()  # in one step: a loop over the live dict could fail
     return sum(state.detokenizer.num_output_tokens() for state in states.values() if state.detokenizer)
 
 

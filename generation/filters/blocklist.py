@@ -83,9 +83,7 @@ def _compiled(words: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[Any, A
     unspaced = [word for word in plain if re.search(f"[{UNSPACED}]", word)]
     spaced = [whole(word, r"\s+".join(map(re.escape, word.split()))) for word in plain if word not in unspaced]
     one = re.compile("|".join((*spaced, *(f"(?:{p})" for p in patterns))), re.IGNORECASE)
-    other = re.compile(
-        f"(?=({'|'.join(map(re.escape, unspaced))}))"
-    )  # a lookahead, so that overlapping matches are found
+    other = re.compile(f"(?=({'|'.join(map(re.escape, unspaced))}))")  # a lookahead finds overlapping matches
     return (one if spaced or patterns else None, other if unspaced else None)
 
 

@@ -15,8 +15,8 @@ Ids = NDArray[np.bytes_]
 """[n] `S32`: ids in ASCII, 32 bytes each, so that they sort and compare as the strings do."""
 Int = NDArray[np.int64]
 Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
-"""Reads a dataset from its beginning, one table of the named columns at a time, always the same rows in the same
-order."""
+"""Reads a dataset from its beginning, one table of the named columns at a time; the rows and their order never
+change."""
 ROLES = {"instruction": ("user",), "answer": ("assistant",), "conversation": ("user", "assistant")}
 
 
@@ -27,7 +27,7 @@ def ids(table: pa.Table) -> Ids:
 
 
 def find_ids(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
-    """Return ([n] place of each id in the ascending `known`, [n] whether it is there)."""
+    """Return ([n] index of each id in the ascending `known`, [n] whether it is there)."""
     if not len(known):
         return np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
     place = np.minimum(np.searchsorted(known, names), len(known) - 1)
@@ -40,12 +40,11 @@ def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
     Calls are in the assistant's turns. Never the system prompt nor a tool's output, except in `chat`: a system prompt
     that many samples share would make strangers look alike (after one of 120 words a cosine threshold of 0.95 deleted
     98.8 % of 10,000 different samples). All user turns are taken, not the first, because dialogues that open with the
-    same greeting are not the same. Where a conversation lacks the part, all that it has but the system prompt
-    represents it. `chat` is
-    `<|role|>\ncontent\n` a turn, the form of Tulu and of RDS+ (Ivison et al. 2025, arXiv:2503.01807).
+    same greeting are not the same. If a conversation lacks the part, all of its turns except the system prompt are
+    used. `chat` is `<|role|>\ncontent\n` a turn, the form of Tulu and of RDS+ (Ivison et al. 2025, arXiv:2503.01807).
     """
     messages = table["messages"].combine_chunks()
-    if isinstance(messages, pa.ChunkedArray):  # of a table without rows
+    if isinstance(messages, pa.ChunkedArray):  # a table without rows
         messages = pa.concat_arrays(messages.chunks) if messages.num_chunks else pa.array([], messages.type)
     turns, parent = messages.flatten(), pc.list_parent_indices(messages).to_numpy(zero_copy_only=False)
     roles, contents = turns.field("role"), _texts(turns)
@@ -64,7 +63,7 @@ def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
 
 
 def _texts(turns: pa.StructArray) -> pa.LargeStringArray:
-    """Return the text of each turn, and after it the calls that are in it, as `Message.said` does."""
+    """Return the text of each turn, followed by its calls, as `Message.said` does."""
     contents = pc.fill_null(turns.field("content"), "").cast(pa.large_string())
     calls = turns.field("tool_calls")
     if calls.null_count == len(calls):
@@ -76,7 +75,7 @@ def _texts(turns: pa.StructArray) -> pa.LargeStringArray:
 
 
 def said(turn: Mapping[str, Any]) -> str:
-    """Return the text of one turn as a part has it: its content and its calls."""
+    """Return the text of one turn in the form of a part: its content and its calls."""
     calls = (f"{call['name']}({call['arguments']})" for call in turn["tool_calls"] or ())
     return "\n".join(filter(None, (turn["content"], *calls)))
 
@@ -87,7 +86,10 @@ def _select(parent: Int, mask: pa.BooleanArray) -> Int:
 
 
 def _join(texts: pa.LargeStringArray, parent: Int, rows: int, between: str) -> pa.LargeStringArray:
-    """Join the texts of each row, which are in the order of the rows; a row without texts becomes the empty text."""
+    """Join the texts of each row; the texts are in the order of the rows.
+
+    A row without texts becomes the empty text.
+    """
     ends = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(parent, minlength=rows), out=ends[1:])
     if isinstance(texts, pa.ChunkedArray):

@@ -23,16 +23,16 @@ class Matrix:
     chosen: Int | None = None
     """[n] rows of the base that form this matrix; None for all of them."""
     readable: NDArray[np.bool_] | None = None
-    """[N] rows of the base whose texts are in a script that the encoder knows; None where it knows all."""
+    """[N] whether the text of a row of the base is in a script that the encoder knows; None if it knows all."""
     encoder: str = ""
-    """Name of the model that made them, where it is known; thresholds of cosines are those of the model."""
+    """Name of the model that made the vectors, if it is known; thresholds of cosines depend on the model."""
 
     def __len__(self) -> int:
         return len(self.base) if self.chosen is None else len(self.chosen)
 
     @property
     def dim(self) -> int:
-        """Numbers of a row."""
+        """Number of dimensions."""
         return int(self.base.shape[1])
 
     @property

@@ -12,7 +12,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.selection.data.samples import Array, Memo, MemoryMemo
 
 REVISION = 2
-"""Increased when the same name comes to mean other numbers, so that no build uses what another version made."""
+"""Increased when a name means other numbers than before, so that no build uses arrays of another version."""
 _PLAIN = re.compile(r"[a-z0-9_.-]{1,100}")
 
 
@@ -33,7 +33,7 @@ class StoreMemo:
         return found
 
     def build(self, name: str, shape: tuple[int, ...], dtype: str, fill: Callable[[Array], None]) -> Array:
-        """Return the array of a name; `fill` writes into the file itself, so that it need not fit in memory."""
+        """Return the array of a name. `fill` writes into the file itself, so the array need not fit in memory."""
         path = self._path(name)
         if not path.exists():
             temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")

@@ -49,13 +49,13 @@ class Samples:
     ids: Ids
     """[N] in ascending order."""
     row_of: Int
-    """By place in the tables: the row in `ids`, -1 for a row that is not among these samples."""
+    """For each row of the tables: its index in `ids`, -1 for a row that is not among these samples."""
     scores: Mapping[str, Float32]
-    """By name: [N] values; NaN for a sample without the score. Scores that steps give are added."""
+    """[N] values by name; NaN for a sample without the score. Scores that steps give are added."""
     given: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
-    """By name: [N] strings or None, the tags that samples got in this job."""
+    """[N] strings or None by name: the tags that samples got in this job."""
     cut: Mapping[int, Turns] = field(default_factory=dict)
-    """By row: the turns of samples whose text was shortened in this job. Scans read them; `lengths` does not."""
+    """The turns, by row, of samples whose text was shortened in this job. Scans read them; `lengths` does not."""
     memo: Memo = field(default_factory=MemoryMemo)
     """Arrays stored with this dataset, such as an index that later builds use again."""
 
@@ -99,7 +99,10 @@ def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
 
 
 def _with_text(turn: Mapping[str, Any], left: tuple[str, str]) -> Mapping[str, Any]:
-    """Return a turn with the text that is left; what has calls or parts stays whole, for its text is not all of it."""
+    """Return a turn with the text that is left.
+
+    A turn with calls or parts stays whole, because it is more than its text.
+    """
     return turn if turn["tool_calls"] or turn["parts"] else {**turn, "content": left[1]}
 
 

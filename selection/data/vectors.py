@@ -17,8 +17,8 @@ from gristmill.selection.data.samples import Array, Samples
 UNKNOWN = 0.2
 """Mean share of unknown tokens above which an encoder does not know a script. Measured: the English MiniLM has 1.0 for
 Thai, Khmer and Amharic, where all pairs have a cosine above 0.95, 0.67 for kana, 0.56 for Chinese, 0.5 for Georgian and
-Tamil, 0.08 for Korean and 0 for English; multilingual-e5-small has 0 for all. It has 0 too for scripts that it spells
-letter by letter (Cyrillic, Arabic, Greek): cosines are 0.5 to 0.8 there, below every threshold."""
+Tamil, 0.08 for Korean and 0 for English; multilingual-e5-small has 0 for all. MiniLM also has 0 for scripts that it
+spells letter by letter (Cyrillic, Arabic, Greek): there cosines are 0.5 to 0.8, below every threshold."""
 
 
 class Script(NamedTuple):
@@ -33,7 +33,7 @@ class Script(NamedTuple):
 def scripts_of(store: Store, name: str, wanted: Ids) -> tuple[Array, list[Script]]:
     """Return ([n] whether the encoder knows the script of each, the scripts that it does not know) of wanted vectors.
 
-    A script is judged by all of its texts together, so that one text of a few known characters is not compared either.
+    A script is judged by all of its texts together. So a single text with some known characters is not compared either.
     """
     scripts, unknown = np.zeros(len(wanted), object), np.zeros(len(wanted), np.float64)
     for table in store.scan(name, ["id", "script", "unknown"]):
@@ -51,7 +51,7 @@ def scripts_of(store: Store, name: str, wanted: Ids) -> tuple[Array, list[Script
 
 
 def matrix_of(store: Store, name: str, pool: Samples, encoder: str | None = None, rows: Int | None = None) -> Matrix:
-    """Return the vectors of samples, one row each; in a local store memory-mapped from a file that is kept.
+    """Return the vectors of samples, one row each. In a local store they are memory-mapped from a file that is kept.
 
     Args:
         store: where the vectors are.

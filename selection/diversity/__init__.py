@@ -12,8 +12,8 @@ class Spread(NamedTuple):
     chosen: Int
     """[k] rows in the order of choice."""
     worth: Float64
-    """[k] what each row was worth when it was chosen; each method says in which measure."""
+    """[k] the worth of each row when it was chosen; each method has its own measure."""
     stand_in: Int
-    """[n] the chosen row that represents each row, itself for a chosen one; -1 where none does."""
+    """[n] the chosen row that represents each row; a chosen row represents itself; -1 without one."""
     figures: dict[str, float]
     """Figures for the report: a radius, the value of the objective."""

@@ -1,4 +1,4 @@
-"""Blocks of similar rows, in which an objective over all pairs is computed, and the merge of their choices."""
+"""Blocks of similar rows, inside of which an objective over all pairs is computed, and the merge of their choices."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ BLOCK_ROWS = 4096
 THREADS = min(4, cpu_count() or 1)
 """Blocks computed at a time; more would take more memory."""
 SLACK = 8
-"""Choices that a block makes beyond twice its share before the merge asks for more."""
+"""Number of choices that a block makes beyond twice its share before the merge asks for more."""
 GRID = 4000.0
 """Vectors are rounded to 1 / GRID where cosines are summed. Products of such unit rows are whole numbers below 2^24,
 which float32 holds exactly, in whatever order a library sums them. It moves a cosine by 10^-4."""
@@ -34,12 +34,14 @@ class BlockChoice(NamedTuple):
 
 
 def blocks(matrix: Matrix, seed: int, most: int = BLOCK_ROWS) -> list[Int]:
-    """Return all rows in blocks of at most `most` neighbours, ascending in each; in one block when they fit.
+    """Return all rows in blocks of at most `most` neighbours; rows are ascending in a block.
+
+    If all fit, there is one block.
 
     Spherical k-means cuts the rows, and cuts again what is still too large. Copies of one vector, which it cannot
-    separate, are cut in their order. It aims at a quarter of `most` rows a block: then few must be cut again (of 10^5
-    rows in 250 topics, coverage 0.7395 against 0.7385 with half of it).
-    Cost: (n + 12 x the fit's sample) x 4 n / `most` x d multiplications.
+    separate, are cut in their order. It aims at a quarter of `most` rows a block, so that few must be cut again (with
+    10^5 rows in 250 topics, coverage is 0.7395, against 0.7385 for half of `most`). Cost: (n + 12 x the fit's sample) x
+    4 n / `most` x d multiplications.
     """
     done: list[Int] = []
     waiting = [np.arange(len(matrix))]
@@ -58,7 +60,7 @@ def blocks(matrix: Matrix, seed: int, most: int = BLOCK_ROWS) -> list[Int]:
 
 
 def merge_choices(parts: list[Int], choose: Callable[[Int, int], BlockChoice], budget: int) -> BlockChoice:
-    """Return the greedy choice of `budget` rows where nothing that is chosen in one block changes a gain in another.
+    """Return the greedy choice of `budget` rows, if choices in one block do not change the gains in another.
 
     The greedy choice of all rows then takes the choices of each block in their order, always from the block whose next
     one gains most; of equal gains from the earlier block. A block chooses twice its share of the budget, and more only
@@ -102,7 +104,7 @@ def stand_ins(matrix: Matrix, parts: list[Int], chosen: Int) -> tuple[Int, float
             near, product = clusters.assign(Matrix(on_grid(matrix.take(rows))), on_grid(matrix.take(centres)))
             found[rows] = centres[near[:, 0]]
             total += float(np.clip(product / GRID**2, 0, 1).sum(dtype=np.float64))
-    found[chosen] = chosen  # not the first of its copies
+    found[chosen] = chosen  # a copy that is not the first
     return found, total / max(1, len(matrix))
 
 

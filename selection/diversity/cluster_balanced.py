@@ -1,4 +1,4 @@
-"""Cluster-balanced: every cluster of similar rows gives the same number, its best first."""
+"""Cluster-balanced: the same number of rows from every cluster of similar rows, the best first."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from gristmill.selection.duplicates import clusters
 def cluster_balanced(
     matrix: Matrix, budget: int, *, num: int, seed: int, quality: Float64 | None = None, trade: float = 0.0
 ) -> Spread:
-    """Choose the best of all for a share of the budget, then the best of each cluster, the second best, and so on.
+    """Choose the best of all for a share of the budget, then the best of each cluster, then the second best, and so on.
 
     Source: Ge et al. 2024, CaR, arXiv:2402.18191, section 3 (the n1 best of all and the n2 best of each of sqrt(n / 2)
     clusters, put together). Departures: n1 is a share, n2 is what the budget needs, and a last turn that does not fit
@@ -39,7 +39,7 @@ def cluster_balanced(
     turn[: round(trade * min(budget, len(matrix)))] = -1
     chosen = order[np.argsort(turn, kind="stable")[:budget]]
     best = np.full(int(label.max()) + 1, -1, np.int64)
-    best[label[chosen][::-1]] = chosen[::-1]  # the first of a cluster is written last
+    best[label[chosen][::-1]] = chosen[::-1]  # written in reverse, so that the first of a cluster is written last
     stand_in = best[label]
     stand_in[chosen] = chosen
     figures = {"clusters": float(len(np.unique(label))), "clusters_chosen": float((best >= 0).sum())}
@@ -47,7 +47,7 @@ def cluster_balanced(
 
 
 def _turns(label: Int) -> Int:
-    """Return [n] how many of the same cluster come before each row."""
+    """Return [n] the number of rows of the same cluster before each row."""
     by_label = np.argsort(label, kind="stable")
     first = np.searchsorted(label[by_label], label[by_label])
     turn = np.empty(len(label), np.int64)

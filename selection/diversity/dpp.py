@@ -9,9 +9,10 @@ from gristmill.selection.diversity.blocks import BLOCK_ROWS, BlockChoice, blocks
 from gristmill.selection.kernels import kernel_with
 
 WIDTH = 0.25
-"""1 - cosine at which the similarity of two rows has fallen to 1/e."""
+"""The value of 1 - cosine at which the similarity of two rows is 1/e."""
 LEAST = 1e-10
-"""Squared distance to the span of the chosen rows below which a row adds nothing new: smaller numbers are rounding."""
+"""A row with a smaller squared distance to the span of the chosen rows adds nothing new; smaller numbers are
+rounding."""
 
 
 def dpp(
@@ -64,8 +65,9 @@ def _greedy(vectors: Float32, bonus: Float64, most: int) -> tuple[Int, Float64]:
     """Return `most` rows of a block in the order of choice, and the gain of each.
 
     `factors` is [n, choices]: row i holds the coordinates of row i in the orthogonal basis that the choices span, so
-    `squared[i]` = 1 - |factors[i]|^2 is what of row i the basis does not explain. A choice adds one column: similarity
-    to the chosen row, less what the earlier columns explain of it, over the length of the new basis vector.
+    `squared[i]` = 1 - |factors[i]|^2 is what of row i the basis does not explain. A choice adds one column: the
+    similarity to the chosen row, minus the part that the earlier columns explain, divided by the length of the new
+    basis vector.
     """
     num = len(vectors)
     factors = np.zeros((num, most))

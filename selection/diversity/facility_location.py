@@ -71,9 +71,9 @@ def facility_location(
 def _lazy_greedy(products: Float32, scale: float, bonus: Float64, most: int) -> tuple[Int, Float64]:
     """Return `most` rows in the order of choice, and the gain of each.
 
-    `nearest[i]` is the highest product of row i with a chosen row, and `upper` is what each row gained when it was last
-    looked at, in turn `fresh`. Gains only fall, so `upper` is a bound: a row that is still the highest after it was
-    looked at in this turn is the best of all, and most rows are never looked at again.
+    `nearest[i]` is the highest product of row i with a chosen row. `upper` is the gain of each row when it was last
+    computed, in turn `fresh`. Gains only fall, so `upper` is a bound: a row that is still the highest after its gain
+    was computed in this turn is the best of all. The gains of most rows are never computed again.
     """
     num = len(products)
     nearest = np.zeros(num, np.float32)
@@ -96,7 +96,7 @@ def _lazy_greedy(products: Float32, scale: float, bonus: Float64, most: int) -> 
 
 @kernel_with(fastmath={"reassoc", "contract"})
 def _gain(product: Float32, nearest: Float32) -> float:
-    """Return by how much a row would raise the sum of `nearest`."""
+    """Return how much a row would add to the sum of `nearest`."""
     total = 0.0
     for row in range(len(product)):
         total += np.float64(max(product[row] - nearest[row], np.float32(0)))

@@ -15,7 +15,7 @@ class Sizes(NamedTuple):
     """Rows and centres that are processed at a time; they do not change the choice."""
 
     pool: int = 4096
-    """Rows that are updated with every choice: 6 MiB at 384 dimensions, which fit into a core's caches."""
+    """Number of rows that are updated with every choice: 6 MiB at 384 dimensions, which fits into a core's caches."""
     rows: int = 1024
     centres: int = 4096
     """Rows and centres of one block of rough cosines: 16 MiB."""
@@ -61,7 +61,7 @@ class GreedyChoice(NamedTuple):
     """[n] the chosen row that represents each row: of those that it was compared with, the one with the highest cosine.
     A chosen row represents itself."""
     rest: float
-    """Highest cosine to a chosen row of the row that would be chosen next; 1 where there is none."""
+    """Highest cosine to a chosen row, of the row that would be chosen next; 1 if no row is left."""
 
 
 def greedy(
@@ -106,7 +106,7 @@ def _drain(
     """Choose from the pool while its best row is better than all rows outside.
 
     Returns:
-        When the budget is spent, the row that would come next and its highest cosine; (-1, 1.0) when a new pool must be
+        If the budget is used up, the row that would come next and its highest cosine; (-1, 1.0) if a new pool must be
         formed.
     """
     bonus, weight = terms[0][rows], terms[1]
@@ -126,14 +126,14 @@ def _drain(
 
 
 class _NearestCentres:
-    """For every row: the highest cosine to the centres that it was compared with, and which centre has it."""
+    """For every row: the highest cosine to the centres that it was compared with, and the centre that has it."""
 
     def __init__(self, matrix: Matrix, budget: int, first: int) -> None:
         self.centres = np.empty((budget, matrix.dim), np.float32)
         self.chosen, self.at_choice, self.count = np.empty(budget, np.int64), np.empty(budget), 0
         self.open = np.ones(len(matrix), np.bool_)
         self.nearest, self.by = np.full(len(matrix), -np.inf), np.zeros(len(matrix), np.int32)
-        self.seen = np.ones(len(matrix), np.int32)  # the centres [0, seen) it has met
+        self.seen = np.ones(len(matrix), np.int32)  # it was compared with the centres [0, seen)
         self.choose(first, matrix.take(np.array([first]))[0], np.nan)
         for start, block in matrix.blocks():
             rows = slice(start, start + len(block))
@@ -146,7 +146,7 @@ class _NearestCentres:
         self.count += 1
 
     def catch_up(self, rows: Int, pool: Float32, sizes: Sizes) -> None:
-        """Compare rows, whose vectors are `pool`, with the centres that each was not compared with yet."""
+        """Compare rows, with the vectors `pool`, with the centres that each was not yet compared with."""
         places = np.argsort(self.seen[rows], kind="stable")
         places = places[self.seen[rows[places]] < self.count]
         for start in range(0, len(places), sizes.rows):
@@ -163,7 +163,7 @@ def meet(rows: Float32, centres: Float32, which: tuple[int, int], nearest: Float
     """Raise `nearest`, the highest cosine of each row so far, and `by`, its centre, by the centres [start, stop)."""
     start, stop = which
     some = centres[start:stop]
-    # One centre is multiplied out as it is, on one core: a library that starts threads for so little takes 0.05 ms for
+    # One centre is multiplied on one core: a library that starts threads for this takes 0.05 ms for
     # 4,096 rows on idle cores, and 10 ms where others are at work.
     rough = rows @ some.T if len(some) > 1 else np.full((len(rows), 1), np.inf, np.float32)
     _look(rough, _margin(rows.shape[1]), rows, some, start, nearest, by)
@@ -202,7 +202,7 @@ def _nearest_to_mean(matrix: Matrix) -> int:
 def _look(
     rough: Float32, margin: float, rows: Float32, centres: Float32, first: int, nearest: Float64, by: Int32
 ) -> None:
-    """Compute exactly, in float64 and in one order, every cosine that may be above the highest so far.
+    """Compute every cosine that may be above the highest so far exactly: in float64 and in a fixed order.
 
     `rough` is [rows, centres] of float32 products, each within `margin` of the exact cosine. A centre is skipped when
     its exact cosine must be below that of the best rough one, or below `nearest`. Of equal cosines the first centre

@@ -14,9 +14,9 @@ from gristmill.selection.diversity.tags import TagMatrix
 from gristmill.selection.kernels import kernel
 
 A, B = 1e-6, 0.8
-"""phi(x) = (x + A)^B is the information that tags of weight x hold; the numbers are those of the released code."""
+"""phi(x) = (x + A)^B is the information of a tag with weight x; the numbers are those of the released code."""
 BLOCK_ROWS = 1024
-"""Tags in one product."""
+"""Number of tags in one product."""
 
 
 class Propagation(NamedTuple):
@@ -63,8 +63,8 @@ def mig(tags: TagMatrix, quality: Float64, propagated: Propagation, budget: int)
     """Return rows chosen one by one, each the one that brings the most information; ties go to the lower row.
 
     A row's quality is shared evenly among its tags, v = quality / tags, and spread over the graph, u = v P. The chosen
-    rows sum up to x, and a further row brings u . phi'(x). Because phi' falls, what a row brought when it was last
-    looked at is an upper bound of what it brings now. So only rows at the top of a heap are looked at again.
+    rows sum up to x, and a further row brings u . phi'(x). Because phi' falls, the information of a row when it was
+    last computed is an upper bound of its information now. So only rows at the top of a heap are computed again.
 
     Args:
         tags: tags of n rows; a row without any is never chosen.
@@ -80,7 +80,7 @@ def mig(tags: TagMatrix, quality: Float64, propagated: Propagation, budget: int)
     bound = np.empty(len(rows))
     parts = (propagated.starts, propagated.tags, propagated.weights)
     _begin(rows, (tags.starts, tags.tags), share, parts, (slope, pull, bound))
-    order = np.argsort(-bound, kind="stable")  # what is sorted is a heap
+    order = np.argsort(-bound, kind="stable")  # a sorted array is a heap
     return MigChoice(
         *_greedy(
             (tags.starts, tags.tags),
@@ -118,7 +118,7 @@ def _greedy(
     heaps: tuple[Float64, Int],
     budget: int,
 ) -> tuple[Int, Float64]:
-    """Return the rows in the order of choice, and what each brought.
+    """Return the rows in the order of choice, and the information that each brought.
 
     `heap` holds bounds and `heap_row` their rows. The row on top is computed again once a turn (`looked_at`) and sifted
     down; a row that is on top after that is the choice. `held` is the weight of each tag, `slope` phi' of it, and
@@ -162,7 +162,7 @@ def _give(t: int, share: float, propagated: tuple[Int, Int, Float64], held: Floa
 
 @kernel
 def _renew(t: int, turn: int, propagated: tuple[Int, Int, Float64], slope: Float64, kept: tuple[Float64, Int]) -> None:
-    """Compute again the pull of every tag that reaches a tag changed by `t`; `marked` lets each be done once a turn."""
+    """Compute the pull again of every tag that reaches a tag changed by `t`. With `marked` each is done once a turn."""
     near_starts, near, weight = propagated
     pull, marked = kept
     for p in range(near_starts[t], near_starts[t + 1]):
@@ -183,7 +183,7 @@ def _pull(t: int, near_starts: Int, near: Int, weight: Float64, slope: Float64) 
 
 @kernel
 def _gain(row: int, starts: Int, tag: Int, share: Float64, pull: Float64) -> float:
-    """Return what a row brings: its share times the pulls of its tags."""
+    """Return the information that a row brings: its share times the pulls of its tags."""
     total = 0.0
     for e in range(starts[row], starts[row + 1]):
         total += pull[tag[e]]

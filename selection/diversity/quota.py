@@ -1,4 +1,4 @@
-"""Quotas: how many samples each group gives to a budget, and which."""
+"""Quotas: how many samples of each group, and which, fill a budget."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,11 @@ def powers(sizes: Int, alpha: float) -> Float64:
 
 
 def allocate(weights: Float64, bounds: tuple[Int, Int], budget: int, spill: Float64 | None = None) -> Int:
-    """Return how much of a budget each of g groups gets: in proportion to the weights, inside bounds, exactly in sum.
+    """Return how much of a budget each of g groups gets, in proportion to the weights and within bounds.
 
-    What a group cannot take because of its upper bound goes to the others in proportion to their weights; a lower bound
-    takes from the others in the same way. Shares become whole numbers by largest remainders, ties to the earlier group.
-    With equal weights the result is that of taking turns (round robin).
+    The sum is exact. The part that a group cannot take because of its upper bound goes to the others in proportion to
+    their weights; a lower bound takes from the others in the same way. Shares become whole numbers by largest
+    remainders; ties go to the earlier group. With equal weights the result is that of taking turns (round robin).
 
     Args:
         weights: [g] >= 0. A group of weight 0 gets its lower bound, until all others are at their upper bounds.
@@ -66,7 +66,7 @@ def _shared(weights: Float64, lower: Int, upper: Int, budget: int) -> Int:
 def largest_remainder(shares: Float64, total: int) -> Int:
     """Return whole numbers that sum up to `total`: shares rounded down, 1 more for the largest remainders (Hamilton).
 
-    The shares sum up to `total` but for rounding; ties go to the earlier one.
+    The shares sum up to `total`, except for rounding; ties go to the earlier one.
     """
     exact = np.round(shares, DIGITS)
     whole = np.floor(exact)

@@ -18,7 +18,7 @@ FLOP_PER_S = 7.6e10
 
 
 class FilterResult(NamedTuple):
-    """What the filter decided on candidates, best first."""
+    """The decisions of the filter on candidates, best first."""
 
     kept: NDArray[np.bool_]
     """[visited] for the candidates visited before the budget was full."""
@@ -31,8 +31,8 @@ class FilterResult(NamedTuple):
 def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget: int) -> FilterResult:
     """Visit rows best first and keep those whose cosine to all kept ones is at most `max_cosine`, up to a budget.
 
-    The result is the same as of visiting them one by one. A block of candidates is compared with the kept rows in one
-    product, and with each other in a second. Memory: the kept vectors, and 36 MiB.
+    The result is the same as if rows were visited one by one. A block of candidates is compared with the kept rows in
+    one product, and with each other in a second. Memory: the kept vectors, and 36 MiB.
 
     Args:
         vectors: [n, d] unit rows.
@@ -78,7 +78,7 @@ class _Bank:
         return best, near
 
     def add(self, vectors: Float32, rows: Int) -> None:
-        """Take vectors in; room is doubled, so that growing moves each one once on average."""
+        """Add vectors. If there is no room, it is doubled, so that each vector is moved once on average."""
         held = self._held + len(rows)
         if held > len(self._rows):
             room = max(held, 2 * len(self._rows), BLOCK_ROWS)

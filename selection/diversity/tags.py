@@ -1,4 +1,4 @@
-"""Tags of intent as a language model wrote them: parsed, brought to one form, merged where they mean the same.
+"""Tags of intent that a language model wrote: parsed, normalised, and merged if they mean the same.
 
 Source: Lu et al. 2023, InsTag, arXiv:2308.07074, section 3.2 (rare tags dropped, forms aggregated by rules, then by the
 cosine of their vectors). Departures: the rules come first, so that all spellings of a tag count together; words are
@@ -29,7 +29,7 @@ _PLURALS = (
     (re.compile(r"(?<![usi])s$"), ""),
 )
 SHORT = 3
-"""Words of at most this many letters are left as they are: `gas`, `css`."""
+"""Words with at most this many letters are unchanged: `gas`, `css`."""
 
 
 class TagMatrix(NamedTuple):
@@ -40,7 +40,7 @@ class TagMatrix(NamedTuple):
     starts: Int
     """[n + 1] where the entries of each row begin in `tags`."""
     tags: Int
-    """Places in `names`, ascending and without repetition inside a row."""
+    """Indices in `names`, ascending and without repetition in a row."""
 
     @property
     def per_row(self) -> Int:
@@ -63,7 +63,7 @@ def parse(text: str) -> list[str]:
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)
-        except json.JSONDecodeError:  # a list that a model did not finish
+        except json.JSONDecodeError:  # a model did not finish the list
             return _BETWEEN_TAGS.split(text)
         return [str(tag.get("tag", "")) if isinstance(tag, dict) else str(tag) for tag in found]
     return _BETWEEN_TAGS.split(text)
@@ -75,7 +75,7 @@ def spelling(tag: str) -> str:
 
 
 def form(spelled: str) -> str:
-    """Return the form that spellings of one tag share: every English word in the singular."""
+    """Return the common form of the spellings of a tag: every English word in the singular."""
     return " ".join(map(_singular, spelled.split()))
 
 

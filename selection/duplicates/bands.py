@@ -11,7 +11,7 @@ from gristmill.selection.duplicates.shingles import LOW, Slots
 from gristmill.selection.kernels import kernel
 
 CHANCE = 1 / 256
-"""Share of slots in which the signatures of texts with nothing in common agree."""
+"""Share of slots that are equal in signatures of texts with nothing in common."""
 AT_ONCE = 8
 """Bands that are packed in one pass over the signatures; each takes 8 bytes a row."""
 
@@ -19,11 +19,13 @@ AT_ONCE = 8
 def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> tuple[Int, Int, Float32]:
     """Return (left, right, similarity) of pairs of rows whose signatures agree in a band and enough in all, each once.
 
-    Enough is as a whole, or in the second half, which leaves out what many texts share.
+    Similarity is enough if it is in the whole signature, or in the second half, which leaves out the text that many
+    share.
 
-    A bucket is a run of equal keys in a sorted array, with the best row first. Every row is paired with the first of
-    its bucket and with the one before it. So a bucket of m rows costs O(m), and one odd row at its head hides nothing.
-    The pairs of several bands are compared together, in the order of their rows, which reads memory from front to end.
+    A bucket is a run of equal keys in a sorted array, with the best row first. Every row is paired with the first row
+    of its bucket and with the row before it. So a bucket of m rows costs O(m), and no pair is lost because of one odd
+    row at its beginning. The pairs of several bands are compared together, in the order of their rows, which reads
+    memory from front to end.
 
     Args:
         slots: [n, permutations].
@@ -34,7 +36,7 @@ def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> t
     """
     permutations, num = slots.shape[1], len(order)
     parts = slots.view(f"u{permutations // bands}")  # [n, bands], the slots of a band as one number
-    bits = max(1, (num - 1).bit_length())  # of a place, in the lower part of a key
+    bits = max(1, (num - 1).bit_length())  # bits of the index, in the lower part of a key
     packed = np.empty((min(bands, AT_ONCE), num), np.uint64)
     found = [np.empty(0, np.uint64)]
     for band in range(0, bands, AT_ONCE):
@@ -52,7 +54,7 @@ def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> t
 
 
 def estimate_jaccard(slots: Slots, left: Int, right: Int, threshold: float = 0.0) -> Float32:
-    """Return the estimated Jaccard similarity of pairs of rows, [pairs]; below the threshold that of second halves."""
+    """Return the estimated Jaccard similarity of pairs of rows, [pairs]; if too low, that of the second halves."""
     agree, own = np.empty(len(left), np.int64), np.empty(len(left), np.int64)
     _agree_all(slots, left, right, agree, own)
     whole, half = jaccard(agree, slots.shape[1]), jaccard(own, slots.shape[1] // 2)

@@ -23,7 +23,7 @@ NEGATIONS = (
 """The normal form of an apostrophe is a space; `copies` puts the `t` after it back to its word."""
 NEGATIONS_ZH = "不没无未非否勿莫"
 NEGATING = ("un", "in", "im", "il", "ir", "dis", "non", "mis", "anti")
-"""Beginnings that turn a word into its opposite."""
+"""Prefixes that turn a word into its opposite."""
 OPPOSITES = (
     "more/less more/fewer most/least most/fewest larger/smaller largest/smallest bigger/smaller biggest/smallest "
     "big/small large/small big/little great/small much/little many/few greater/less greater/smaller higher/lower "
@@ -84,7 +84,7 @@ COMMON = (
     "thirst twin wine wind win son sun car cat cut bat bar bad bed red rod dog day way say may man men map mat "
     "met pet pen pan fan far fat few sew sea see bee bus big bag bug dig pig fig"
 )
-"""Common words that lie near others: where one is exchanged for another, nobody has mistyped."""
+"""Common words that are spelled like others: if one stands for another, it is another word and not a typing error."""
 CLASSES = (
     "a an the this these those my your his her its our their each every any some many much",
     "i you he she it we they me him us them",
@@ -94,14 +94,14 @@ CLASSES = (
     "who whom whose what which when where why how that there then here",
     "yet still also just too very only even ever again",
 )
-"""Words of one class stand in one place of a sentence. A slip of the pen that makes a word of another class is seen as
-such: nobody exchanges `for` for `or`, or `hour` for `our`, on purpose. Names (`will`, `may`) are in none."""
+"""Words of one class have the same place in a sentence. A typing error that gives a word of another class is
+recognised: nobody exchanges `for` and `or`, or `hour` and `our`, on purpose. Names (`will`, `may`) are in no class."""
 LEADS = (
     "please kindly answer the following question questions below this can could you would help me hi hello hey "
     "task instruction instructions input prompt q user human carefully i like to know tell want here is with for "
     "try give"
 )
-"""Words before a request that ask for nothing themselves."""
+"""Words before a request that are not part of the request."""
 LEADS_ZH = (
     "请 请你 请您 请问 你好 您好 请回答 回答 请回答下面的问题 请回答以下问题 请回答下列问题 回答下面的问题 "
     "回答以下问题 下面的问题 以下问题 请根据要求回答 请认真回答 请仔细回答 请帮我 帮我 麻烦 麻烦你 麻烦您 能否 "
@@ -110,7 +110,7 @@ LEADS_ZH = (
 )
 CARRIER, COMMON_WORD, LEAD, NEGATION, OPPOSED, CLASS = map(np.uint8, (1, 2, 4, 8, 16, 32))
 LONGEST_LEAD = 12
-"""Characters of a lead in Chinese."""
+"""Most characters of such a lead in Chinese."""
 
 
 class Carriers(NamedTuple):
@@ -119,10 +119,10 @@ class Carriers(NamedTuple):
     words: Key
     """Ascending."""
     flags: Bytes
-    """Of each word: `CARRIER`, `COMMON_WORD`, `LEAD`, `NEGATION` and `OPPOSED` (it has an opposite), added up; and so
-    many times `CLASS` as its class, from 1."""
+    """Flags of each word, added up: `CARRIER`, `COMMON_WORD`, `LEAD`, `NEGATION`, `OPPOSED` (it has an opposite), and
+    `CLASS` times the number of its class, from 1."""
     opposites: Key
-    """Ascending: of each pair in both orders, see `pair_hash`."""
+    """Hashes of each pair in both orders, ascending, see `pair_hash`."""
     negating: Points
     """[beginnings, 5] code points, filled up with 0."""
 
@@ -190,7 +190,7 @@ def pair_hash(one: np.uint64, other: np.uint64) -> np.uint64:
 
 @kernel
 def flags_of(word: np.uint64, words: Key, flags: Bytes) -> int:
-    """Return what a word is, 0 for one that is in no list."""
+    """Return the flags of a word, 0 for a word that is in no list."""
     place = np.searchsorted(words, word)
     return int(flags[place]) if place < len(words) and words[place] == word else 0
 
@@ -204,7 +204,7 @@ def among(word: np.uint64, words: Key) -> bool:
 
 @kernel
 def lead_of(form: Points, words: Key, flags: Bytes) -> int:
-    """Return how many code points of a normal form lead up to a request and ask for nothing; 0 where that is all."""
+    """Return how many code points at the beginning of a normal form lead to a request; 0 if all of them do."""
     begin, size = 0, len(form)
     while begin < size:
         end = begin

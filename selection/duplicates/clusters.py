@@ -18,11 +18,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Int32 = NDArray[np.int32]
 TILE = 1 << 20
-"""Cosines of one product: 4 MiB, which stay in the cache while they are searched."""
+"""Number of cosines of one product: 4 MiB, which stay in the cache while they are searched."""
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield the results in the order of the items, computed by one thread a core, whose products take one core each.
+    """Yield the results in the order of the items. There is one thread for each core, and each product uses one core.
 
     Products of blocks that fit in a cache are too small to be shared out: with two threads in each of them 10^5 rows
     took 2.6 CPU seconds instead of 1.0, most of it waiting, and ten times as long beside other work.
@@ -37,11 +37,11 @@ def _libraries() -> ThreadpoolController:
 
 
 def fit(matrix: Matrix, num: int, *, seed: int, sample: int = 100_000, iterations: int = 12) -> Float32:
-    """Return [num, d] unit centroids; one for each row, where there are fewer rows than `num`.
+    """Return [num, d] unit centroids; one for each row if there are fewer rows than `num`.
 
-    Rows of the sample, drawn with the seed, are the first centroids. An empty cluster begins again at the row that is
-    farthest from its own centroid (of equally far ones the first). It ends early once no row changes its cluster.
-    Cost: sample x num x d x iterations multiplications.
+    Rows of the sample, drawn with the seed, are the first centroids. An empty cluster starts again at the row that is
+    farthest from its own centroid (of equally far ones, at the first). The search ends early when no row changes its
+    cluster. Cost: sample x num x d x iterations multiplications.
 
     Source: Dhillon and Modha 2001, Concept decompositions for large sparse text data using clustering, Machine Learning
     42, section 3 (spherical k-means). Departures: a sample instead of all rows; empty clusters are filled.
@@ -85,8 +85,8 @@ def assign(matrix: Matrix, centroids: Float32, top: int = 1, tile: int = TILE) -
 def members(labels: Int32, num: int) -> tuple[Int, Int]:
     """Return (rows by cluster, ascending in each; [num + 1] where each cluster begins in them).
 
-    Labels may be [n, top]: a cluster then lists the rows that have it as their nearest before those that have it
-    second.
+    Labels may be [n, top]: then a cluster first lists the rows of which it is the nearest cluster, and after them those
+    of which it is the second.
     """
     by_place = labels.T.ravel()
     ends = np.zeros(num + 1, np.int64)

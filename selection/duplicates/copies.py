@@ -1,13 +1,13 @@
-"""The one rule of what must not differ between two samples that count as copies, for exact, minhash, semantic, against.
+"""The one rule for what must not differ between two copies, used by exact, minhash, semantic and against.
 
-Two samples are copies only where nothing that carries meaning differs:
+Two samples are copies only if nothing that carries meaning differs:
 
 - the answer, where it is short (a label, a number, a name) or states a result, and the label: `answers`;
 - numbers and signs that calculate, wherever they are in the text: `kin.kin`;
 - number words and Chinese numerals, negations, opposites (`large`, `small`; `safe`, `unsafe`), variables and names in
   code, the order of numbers: `differences.are_copies`;
-- for copies by wording, more than a few other words: it counts them without slips of the pen, without what many
-  samples share where the own words differ, and without the words that lead up to a request.
+- for copies by wording, more than a few other words. Typing errors do not count, nor do words before a request; text
+that many samples share does not count if the samples' own words differ.
 
 `decontaminate` ignores all of it: an evaluation item with another number is still a leak.
 """
@@ -40,24 +40,24 @@ RESULT = re.compile(
     r"####\s*([^\n]+)|\\boxed\{([^{}]+)\}"
     r"|(?i:\banswer(?: is|:)|答案(?:是|为|：|:))\s*\**\s*([^\n.。]{1,48})"
 )
-"""Where a longer answer states its result."""
+"""Expressions by which a longer answer states its result."""
 MARK = r"^\s*[(（]?\d{1,3}(?:[.):]\s+|[、．）]\s*|\.(\p{Han}))"
-"""A number before a text that is one of a list."""
+"""The number of an entry of a list, before its text."""
 BLOCK = 4096
-"""Pairs whose texts are taken apart at a time."""
+"""Number of pairs whose texts are compared at a time."""
 
 
 def unnumbered(texts: pa.LargeStringArray) -> pa.LargeStringArray:
-    """Return texts without the number of a list before them, such as `1. ` or `3、`."""
+    """Return texts without the number of a list entry, such as `1. ` or `3、`."""
     return pc.replace_substring_regex(texts, MARK, r"\1")
 
 
 def answers(view: View, part: Part, wanted: bool = True) -> Key:
-    """Return [n] a hash that copies have in common: of a short answer, or of a result that is stated; and of the label.
+    """Return [n] a hash that copies have in common. It is of a short answer or a stated result, and of the label.
 
-    It is 0 where an answer is long and states no result: of two of these to one question the better one stays. The
-    answers of candidates, which have a `group` in their tags, count whole: they are there because they differ. Unless
-    `wanted`, it is 0 everywhere.
+    It is 0 for a long answer without a stated result: of two such answers to one question, the better one stays.
+    Answers of candidates, which have a `group` in their tags, count whole, because candidates are meant to differ.
+    Unless `wanted`, it is 0 everywhere.
     """
     found = np.zeros(len(view), np.uint64)
     if not wanted:
@@ -65,7 +65,7 @@ def answers(view: View, part: Part, wanted: bool = True) -> Key:
     if part != "answer":
         candidate = view.tags(GROUP)[0] >= 0
         for (rows, texts), (_, asked) in zip(view.scan("answer"), view.scan("instruction"), strict=True):
-            absent = pc.equal(texts, asked).to_numpy(zero_copy_only=False)  # the question represents it
+            absent = pc.equal(texts, asked).to_numpy(zero_copy_only=False)  # the question is used instead
             found[rows] = np.where(absent, np.uint64(0), _answers(texts, candidate[rows]))
     codes, names = view.tags("label")
     if names:
@@ -75,7 +75,7 @@ def answers(view: View, part: Part, wanted: bool = True) -> Key:
 
 
 def _answers(texts: pa.LargeStringArray, whole: Bool) -> Key:
-    """Return what `answers` does for some texts, and which of them count whole."""
+    """Return the hashes of `answers` for some texts, and which texts count whole."""
     high, _ = forms.keys(texts)
     lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
     wide = pc.binary_length(texts).to_numpy(zero_copy_only=False) - lengths
@@ -100,7 +100,7 @@ class Candidates(NamedTuple):
 
     texts: pa.LargeStringArray
     places: Int
-    """[n] place of each row in `texts`, -1 for the others."""
+    """[n] index of each row in `texts`, -1 for the others."""
 
 
 def candidates(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int, rows: Int) -> Candidates:
@@ -119,7 +119,7 @@ def candidates(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int, row
 def same(
     left: tuple[Candidates, Int], right: tuple[Candidates, Int], known: Common, *, wording: bool, numbers: bool = True
 ) -> Bool:
-    """Say of pairs of rows whether nothing that carries meaning differs in their texts.
+    """Say for each pair of rows whether nothing that carries meaning differs in their texts.
 
     Args:
         left: texts, and [pairs] a row of each.

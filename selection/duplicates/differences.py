@@ -1,4 +1,4 @@
-"""What is left of two texts when equal units and slips of the pen are taken off, and whether they are copies."""
+"""The differences of two texts without equal units and typing errors, and whether the texts are copies."""
 
 from typing import NamedTuple
 
@@ -22,22 +22,22 @@ from gristmill.selection.kernels import kernel
 
 Bool = NDArray[np.bool_]
 Known = tuple[Key, Key, NDArray[np.int32]]
-"""Known words; shared runs and the places of a `Table` of them."""
+"""Known words, shared runs, and the slots of a `Table` of them."""
 FREE, ALLOWED = 15, 0.2
-"""Words that may differ between copies: a fifth of those above the fifteenth, so 1 of 20, 3 of 30, 9 of 60."""
+"""Number of words up to which none may differ; a fifth of further words may: 1 of 20, 3 of 30, 9 of 60."""
 FREE_ALONE = 12
-"""Characters of a script without spaces of which one may differ."""
+"""Of this many characters of a script without spaces, one may differ."""
 SWAPPED = 8
-"""Of so many words one pair of neighbours may be parted (as the ends of sentences in another order are), of fewer one
-in all."""
+"""For each this many words, one pair of neighbours may be separated, as at the ends of sentences in another order; at
+least one pair may."""
 TEMPLATE_WORDS = 8
-"""Up to so many own words in a template, a slip of the pen is taken for another word."""
+"""In a template with at most this many own words, a typing error counts as another word."""
 MOST_COMPARED = 40_000
-"""Pairs of units left over that are looked at, of two long texts with little in common none."""
+"""Most pairs of remaining units that are compared; two long texts with little in common have more."""
 
 
 class Side(NamedTuple):
-    """One row of each of some pairs: its units, see `Units`, and where it is among them."""
+    """One side of some pairs: units, see `Units`, and the row of each pair among them."""
 
     points: Points
     ends: Int
@@ -52,7 +52,7 @@ class Side(NamedTuple):
 
 @kernel
 def are_copies(one: Side, other: Side, known: Known, lists: Carriers, asked: tuple[bool, bool]) -> Bool:
-    """Say of each pair whether it is one of copies; asked are wording and numbers, see `copies.same`."""
+    """Say for each pair whether the texts are copies; `copies.same` explains `wording` and `numbers`."""
     found = np.zeros(len(one.places), np.bool_)
     for pair in range(len(found)):
         row, other_row = one.places[pair], other.places[pair]
@@ -70,7 +70,7 @@ def are_copies(one: Side, other: Side, known: Known, lists: Carriers, asked: tup
 
 @kernel
 def _text(side: Side, row: int, lead: int) -> Text:
-    """Return the units of a text after so many."""
+    """Return the units of a text without the first ones."""
     here = slice(side.ends[row] + lead, side.ends[row + 1])
     state = np.zeros(max(0, here.stop - here.start), np.uint8)
     return Text(side.points, side.hashes[here], side.begins[here], side.stops[here], side.kinds[here], state)
@@ -78,7 +78,7 @@ def _text(side: Side, row: int, lead: int) -> Text:
 
 @kernel
 def _lead(text: Text, lists: Carriers) -> int:
-    """Return how many units lead up to the request of a text."""
+    """Return how many units come before the request of a text."""
     if len(text.begins) == 0:
         return 0
     first = lead_of(text.points[text.begins[0] : text.stops[-1]], lists.words, lists.flags) + text.begins[0]
@@ -87,7 +87,7 @@ def _lead(text: Text, lists: Carriers) -> int:
 
 @kernel
 def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool, bool]) -> bool:
-    """Say whether two texts are copies, by what is left when equal units and slips of the pen are taken off."""
+    """Say whether two texts are copies, by the units that remain without equal ones and typing errors."""
     wording, numbers = asked
     begin, end = _match(a, b)
     rest, other = left_over(a), left_over(b)
@@ -112,7 +112,10 @@ def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool,
 
 @kernel
 def _match(a: Text, b: Text) -> tuple[int, int]:
-    """Mark the units that both texts have, each as often as both do; return how many begin and end both alike."""
+    """Mark the units that both texts have, each as often as both have it.
+
+    Return the lengths of the equal beginning and end.
+    """
     size = min(len(a.hashes), len(b.hashes))
     begin, end = 0, 0
     while begin < size and a.hashes[begin] == b.hashes[begin]:
@@ -128,7 +131,7 @@ def _match(a: Text, b: Text) -> tuple[int, int]:
 
 @kernel
 def _match_between(a: Text, b: Text, begin: int, end: int) -> None:
-    """Mark so many units from the beginning and from the end, and between them by sorting what both have."""
+    """Mark the equal units at both ends, and, found by sorting, those between that both texts have."""
     stop, other_stop = len(a.hashes) - end, len(b.hashes) - end
     a.state[:begin], b.state[:begin], a.state[stop:], b.state[other_stop:] = EXACT, EXACT, EXACT, EXACT
     one, other = np.argsort(a.hashes[begin:stop]) + begin, np.argsort(b.hashes[begin:other_stop]) + begin
@@ -143,10 +146,10 @@ def _match_between(a: Text, b: Text, begin: int, end: int) -> None:
 
 @kernel
 def _is_doubtful(text: Text) -> bool:
-    """Say whether a unit is left of which the text has another one: any of them could be the one that is left.
+    """Say whether a remaining unit also occurs elsewhere in its text: any of these could be the remaining one.
 
-    Then whole texts are sorted, which spreads what is left over both edited and shared words. Of 1,000 edits of one
-    popular text 21 fewer were found where the edited ones were always left.
+    Then whole texts are sorted, so that the remaining units are spread over edited and shared words. If always the
+    edited ones remained, 21 fewer of 1,000 edits of one popular text were found.
     """
     for place in range(len(text.state)):
         if text.state[place] == 0:
@@ -163,7 +166,7 @@ def _in_order(a: Text, b: Text) -> bool:
 
 @kernel
 def _are_opposite(a: Text, b: Text, rest: Int, other: Int, lists: Carriers) -> bool:
-    """Say whether one text has a word whose opposite the other has instead."""
+    """Say whether one text has the opposite of a word of the other text instead of the word."""
     for i in rest:
         opposed = flags_of(a.hashes[i], lists.words, lists.flags) & OPPOSED
         for j in other:
@@ -182,8 +185,8 @@ def _are_opposite(a: Text, b: Text, rest: Int, other: Int, lists: Carriers) -> b
 def _replaces(a: Text, i: int, b: Text, j: int) -> bool:
     """Say whether a unit is where the other text has another one: after the same unit, or before the same.
 
-    Which of several equal units is left over is open, so any of them may be it. A neighbour that is left over itself
-    may be mistyped. In 60 Chinese characters of which one in twenty is mistyped, opposites meet by chance.
+    Any of several equal units may be the remaining one. A neighbour that remains itself may be mistyped. In 60 Chinese
+    characters of which one in twenty is mistyped, opposites meet by chance.
     """
     for place in range(len(a.hashes)):
         if a.hashes[place] == a.hashes[i]:
@@ -197,7 +200,7 @@ def _replaces(a: Text, i: int, b: Text, j: int) -> bool:
 
 @kernel
 def _negates(word: Points, plain: Points, beginnings: NDArray[np.uint32]) -> bool:
-    """Say whether a word is another one after `un`, `in`, `dis` or the like."""
+    """Say whether a word is another word with a prefix such as `un`, `in` or `dis`."""
     more = len(word) - len(plain)
     if len(plain) < 3 or not 2 <= more <= 4:
         return False
@@ -212,7 +215,7 @@ def _negates(word: Points, plain: Points, beginnings: NDArray[np.uint32]) -> boo
 
 @kernel
 def _has_carrier(text: Text, other: Text, lists: Carriers, asked: tuple[bool, bool]) -> bool:
-    """Say whether a text has a word that carries meaning and that the other has not."""
+    """Say whether a text has a word that carries meaning and that the other text lacks."""
     for place in range(len(text.state)):
         if text.state[place] != 0:
             continue
@@ -227,7 +230,7 @@ def _has_carrier(text: Text, other: Text, lists: Carriers, asked: tuple[bool, bo
 
 @kernel
 def _neighbours(text: Text, begin: int, end: int) -> Key:
-    """Return a hash of each pair of neighbouring units, ascending, but of those that begin or end both texts alike."""
+    """Return a hash of each pair of neighbouring units, ascending, without those of the equal beginning and end."""
     first = max(0, begin - 1)
     found = np.empty(max(0, len(text.hashes) - max(0, end - 1) - first - 1), np.uint64)
     for place in range(len(found)):
@@ -238,7 +241,7 @@ def _neighbours(text: Text, begin: int, end: int) -> Key:
 
 @kernel
 def _numbers_in_order(a: Text, b: Text) -> bool:
-    """Say whether numbers come in one order, or each of them with the two units before or after it, or one of both."""
+    """Say whether both texts have their numbers in the same order, or else with the same neighbouring units."""
     i, j = _next_number(a, 0), _next_number(b, 0)
     while i < len(a.kinds) and j < len(b.kinds) and a.hashes[i] == b.hashes[j]:
         i, j = _next_number(a, i + 1), _next_number(b, j + 1)
@@ -260,7 +263,7 @@ def _numbers_in_order(a: Text, b: Text) -> bool:
 
 @kernel
 def _next_number(text: Text, place: int) -> int:
-    """Return the first number from a unit on, the number of units where there is none."""
+    """Return the index of the first number from a unit on; the number of units if there is none."""
     while place < len(text.kinds) and text.kinds[place] != NUMBER:
         place += 1
     return place
@@ -280,14 +283,14 @@ def _around(text: Text, place: int, side: int) -> np.uint64:
 def _few_changed(a: Text, b: Text, known: Known) -> bool:
     """Say whether few enough words differ.
 
-    Where each text has words of its own that the other one has others for, what many samples share does not count:
-    these words fill a template. Where one of them only has what many share, it is a popular text that was edited.
+    If each text has own words where the other has different ones, text that many samples share does not count: the own
+    words fill a template. If one text has only text that many share, the other is an edit of a popular text.
     """
     one, other = np.empty(len(a.state), np.uint8), np.empty(len(b.state), np.uint8)
     num, other_num = shared(a.hashes, known[1], known[2], one), shared(b.hashes, known[1], known[2], other)
     _leave_own(a, one)
     _leave_own(b, other)
-    left, right = np.zeros(2, np.int64), np.zeros(2, np.int64)  # words left: own, shared
+    left, right = np.zeros(2, np.int64), np.zeros(2, np.int64)  # remaining words: own, shared
     mistyped, other_mistyped = 0, 0
     for place in range(len(one)):
         left[one[place]] += a.state[place] == 0
@@ -309,7 +312,7 @@ def _few_changed(a: Text, b: Text, known: Known) -> bool:
 
 @kernel
 def _leave_own(text: Text, marks: Bytes) -> None:
-    """Of equal units of which one is left over, leave an own one rather than one that many texts share.
+    """If one of several equal units remains, let it be an own one rather than one that many texts share.
 
     A template has the word that fills it somewhere else too: `the` before `a page of the site`.
     """
@@ -323,7 +326,10 @@ def _leave_own(text: Text, marks: Bytes) -> None:
 
 @kernel
 def _few_swapped(pairs: Key, other_pairs: Key, size: int, rest: int, other: int) -> bool:
-    """Say whether units are in the same order but for a few: two sentences exchanged part one pair of neighbours."""
+    """Say whether units are in the same order except for a few.
+
+    Two exchanged sentences separate one pair of neighbours.
+    """
     i, j, parted = 0, 0, 0
     while i < len(pairs):
         if j == len(other_pairs) or pairs[i] < other_pairs[j]:

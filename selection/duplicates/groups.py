@@ -1,4 +1,4 @@
-"""Which of a group of copies stays: the best of equal keys, and the greedy rule over pairs that are alike.
+"""Which of a group of copies stays: the best of equal keys, and the greedy rule for pairs of similar rows.
 
 Both visit the rows from best to worst, so the order alone decides what stays, and neither shards nor threads do.
 """
@@ -17,9 +17,9 @@ def greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
     """Return the kept row that each row loses to, [n] int64, -1 where it stays.
 
     Rows are visited in `order`, best first. A row goes exactly when a row that stays is paired with it. It loses to the
-    one of these with the highest weight, among equals to the first in the order. No row loses to one that goes itself,
-    so there are no chains: in a - b - c only b goes when a is best, where connected components would leave one of
-    three.
+    one of these rows with the highest weight; of equal weights, to the first in the order. No row loses to a row that
+    goes itself, so there are no chains: in a - b - c only b goes if a is best, while connected components would leave
+    one of the three.
 
     Source: the greedy maximal independent set in a fixed order; the keep rule of NearDup and of semhash.
 
@@ -55,7 +55,7 @@ def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
     """Build the neighbour lists of all rows as one array (compressed rows), then visit the rows in order.
 
     The neighbours of row i are `neighbour[begin[i] : begin[i + 1]]`, with their weights in `near`. When a row is
-    visited, the fate of all better rows is settled, so only these are asked.
+    visited, all better rows are decided, so only these matter.
     """
     num = len(order)
     begin = np.zeros(num + 1, np.int64)
@@ -79,7 +79,7 @@ def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
         best, most = -1, np.float32(0)
         for edge in range(begin[row], begin[row + 1]):
             other = neighbour[edge]
-            if rank[other] >= rank[row] or lost[other] >= 0:  # not visited yet, or gone
+            if rank[other] >= rank[row] or lost[other] >= 0:  # not visited yet, or dropped
                 continue
             if best < 0 or near[edge] > most or (near[edge] == most and rank[other] < rank[best]):
                 best, most = other, near[edge]
@@ -89,7 +89,7 @@ def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
 
 @kernel
 def _first(order: Int, high: Key, low: Key) -> Int:
-    """Enter the rows into a hash table, best first; the first row of a key is the best that has it.
+    """Enter the rows into a hash table, best first; so the first row of a key is the best with that key.
 
     Open addressing with linear probing, at most half full: 16 to 32 bytes a row.
     """

@@ -27,13 +27,13 @@ from gristmill.selection.kernels import kernel
 
 STRICT_SIGNS = "=<>^+~!$€£¥₹°"
 WEAK_SIGNS = "-*/"
-"""Signs that calculate where they are between numbers, variables and brackets; else they are dashes and bullets."""
+"""Signs that calculate if they are between numbers, variables and brackets; elsewhere they are dashes and bullets."""
 RAISED = np.array(((0xB2, 0xB3), (0xB9, 0xB9), (0xBC, 0xBE), (0x2070, 0x209F), (0x2150, 0x215F)))
 """Superscripts, subscripts and fractions, first and last of each range."""
 
 
 NOTHING, NUMBER, STRICT, WEAK, POINT = map(np.uint8, range(5))
-"""What a code point may be: neither a digit nor a sign that calculates, or one of these."""
+"""Classes of code points: neither a digit nor a sign that calculates, or one of the kinds of these."""
 
 
 def kins(made: Normal) -> Key:
@@ -43,7 +43,7 @@ def kins(made: Normal) -> Key:
 
 @cache
 def roles() -> Bytes:
-    """Return what each code point of a normal form may be, see above, but for rare Chinese characters."""
+    """Return the class of each code point, see above, except rare Chinese characters."""
     points, kinds = np.arange(POINTS), table()[0] >> KIND
     letters = (kinds == LETTER) | (kinds >= MANY)
     low, high = RAISED.T
@@ -66,7 +66,7 @@ def _kins(points: Points, begin: Int, size: Int, single: Points, role_of: Bytes)
 
 @kernel
 def kin(form: Points, single: Points, role_of: Bytes) -> np.uint64:
-    """Return a hash of the numbers of a normal form and of the signs that calculate, in whatever order."""
+    """Return a hash of the numbers of a normal form and of the signs that calculate; their order does not matter."""
     found, at = ZERO, 0
     while at < len(form):
         point = form[at]
@@ -86,7 +86,7 @@ def kin(form: Points, single: Points, role_of: Bytes) -> np.uint64:
 @kernel
 def _calculates(form: Points, at: int, single: Points, role: np.uint8) -> bool:
     """Say whether a point, or a sign that may also be a dash or a bullet, carries meaning where it is."""
-    if role == POINT:  # .5, and what is left of ?.
+    if role == POINT:  # `.5`, and the rest of `?.`
         before = form[at - 1] if at else np.uint32(32)
         return at + 1 < len(form) and form[at + 1] != 32 and (before == 32 or class_of(before, single) == OTHER)
     return _is_term(form, at, 1, single) and (at == 0 or form[at - 1] == 32) == (form[at + 1] == 32)
@@ -94,7 +94,7 @@ def _calculates(form: Points, at: int, single: Points, role: np.uint8) -> bool:
 
 @kernel
 def _is_term(form: Points, at: int, step: int, single: Points) -> bool:
-    """Say whether what is after a sign, with at most one space between, is a number, one letter or a bracket."""
+    """Say whether a number, a single letter or a bracket follows a sign, with at most one space between."""
     place = at + step
     if place < len(form) and form[place] == 32:
         place += step

@@ -29,9 +29,9 @@ SKETCH_DIM = 96
 TILE_ROWS = 1024
 """Rows on either side of one product: 4 MiB of cosines, which stay in the cache while they are searched."""
 SAMPLE_ROWS = 64
-"""Rows of the sample, for each cluster, that k-means is fitted on."""
+"""Number of rows for each cluster in the sample on which k-means is fitted."""
 TIERS = (0.998, 0.996, 0.99, 0.975, 0.95, 0.0)
-"""Lower bounds of the cosine ranges in which `most` counts separately, nearest pairs first."""
+"""Lower bounds of the ranges of cosines, highest first; `most` counts separately in each range."""
 Keep = Callable[[str, Callable[[], Array]], Array]
 
 
@@ -100,7 +100,7 @@ def sketch(matrix: Matrix, axes: Float32) -> Float32:
 
 
 def _axes(matrix: Matrix, seed: int) -> Float32:
-    """Return [d, p]: the leading eigenvectors of the second moments of a sample, which leave the least rest."""
+    """Return [d, p]: the leading eigenvectors of the second moments of a sample, which give the shortest rest."""
     drawn = np.sort(np.random.default_rng(seed).permutation(len(matrix))[:EXACT_ROWS])
     rows = matrix.take(drawn)
     [(_, vectors)] = in_threads(np.linalg.eigh, [(rows.T @ rows).astype(np.float64)])
@@ -118,9 +118,9 @@ def pairs(
 ) -> Pairs:
     """Return the pairs with a cosine of at least `min_cosine` where one row's cluster is among the other's `probes`.
 
-    All pairs up to `exact_rows` rows. `most` bounds the answer where groups are large, which is for rows that are best
-    first: a row is then paired with the first `most` before it in a cluster for each of six ranges of the cosine (see
-    `TIERS`), so that ten thousand copies make a star of pairs with the best of them, and a crowd at 0.91 does not
+    All pairs up to `exact_rows` rows. `most` limits the number of pairs in large groups; it needs rows in the order
+    best first. A row is then paired with the first `most` rows before it in a cluster, for each of six ranges of the
+    cosine (see `TIERS`). So ten thousand copies make pairs with only the best of them, and many pairs at 0.91 do not
     displace a copy at 0.99. Cost at 10^6 x 384: see `benchmarks/semantic.json`.
 
     Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3 (pairs inside k-means clusters). Departures: rows
@@ -156,7 +156,7 @@ def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2, exact_rows: int =
                 part = slice(right, right + BLOCK_ROWS)
                 _merge(queries @ base[part].T, some, columns[part], near, cosine, True)
 
-    for probe in range(built.near.shape[1]):  # of one probe no two clusters have a row in common
+    for probe in range(built.near.shape[1]):  # with one probe, no two clusters have a row in common
         list(in_threads(work, _visits(built.near[:, probe : probe + 1], built)))
     return near, cosine
 
@@ -194,7 +194,7 @@ def _visits(near: Int32, base: ClusterIndex) -> Iterator[Visit]:
 
 
 class _Sides(NamedTuple):
-    """The two sides of a search for pairs, and what is looked for."""
+    """The two sides of a search for pairs, and the threshold."""
 
     queries: Matrix
     sketches: Float32
@@ -220,14 +220,14 @@ def _search(sides: _Sides, visit: Visit) -> Pairs:
     """Return the pairs of one cluster, tile by tile."""
     rows, columns = visit
     row_sketches, column_sketches = sides.sketches[rows], sides.base.sketches[columns]
-    floor = np.float32(sides.min_cosine - 10 * ROUNDING)  # the products of sketches are rounded as well
+    floor = np.float32(sides.min_cosine - 10 * ROUNDING)  # the products of sketches have rounding errors too
     held, bounds = np.empty((2, TILE_ROWS * TILE_ROWS), np.int32), np.empty(TILE_ROWS * TILE_ROWS, np.float32)
     counts = np.zeros((len(rows), len(TIERS)), np.int32)
     found: list[tuple[Int32, Float32]] = [(np.empty((2, 0), np.int32), np.empty(0, np.float32))]
     for right in range(0, len(columns), TILE_ROWS):
         for left in range(0, len(rows), TILE_ROWS):
             if sides.itself and right + TILE_ROWS <= left and left + TILE_ROWS <= len(columns):
-                continue  # below the diagonal of a cluster with itself, whose own rows are first
+                continue  # only below the diagonal, for a cluster with itself; its own rows come first
             tile = row_sketches[left : left + TILE_ROWS] @ column_sketches[right : right + TILE_ROWS].T
             num = _over(tile, floor, left, right, held, bounds)
             num = _fresh(held[:, :num], bounds, visit, sides.near, sides.itself, counts, sides.most)
@@ -245,7 +245,7 @@ def _search(sides: _Sides, visit: Visit) -> Pairs:
 
 
 def _gather(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
-    """Return (the vectors of the rows that are used at all, and for each use its place among them)."""
+    """Return (the vectors of the rows that are used, for each use the index of its row among them)."""
     used = np.zeros(len(rows), np.bool_)
     used[at] = True
     return matrix.take(rows[used]), (np.cumsum(used) - 1)[at]
@@ -260,7 +260,7 @@ def _over(tile: Float32, floor: np.float32, left: int, right: int, held: Int32, 
     """
     found = 0
     for row in range(tile.shape[0]):
-        for start in range(0, tile.shape[1], 64):  # so many at once are compared without a branch
+        for start in range(0, tile.shape[1], 64):  # this many are compared at once without a branch
             stop = min(start + 64, tile.shape[1])
             some = 0
             for column in range(start, stop):
@@ -287,9 +287,9 @@ def _tier(cosine: float) -> int:
 def _fresh(over: Int32, bounds: Float32, visit: Visit, near: Int32, itself: bool, counts: Int32, most: int) -> int:
     """Move the candidates that count to the front, and return their number.
 
-    Two kinds are left out. A pair of one matrix with itself is met twice where the cluster of each row is among the
-    other's probes: it counts in the cluster of the later row. And a row that has `most` pairs of a tier takes no more
-    of them. `over` holds places in the visit; a cluster's own rows come first among its queries.
+    Two kinds are left out. If a matrix is searched with itself, a pair is found twice when the cluster of each row is
+    among the other's probes; it counts in the cluster of the later row. And a row that has `most` pairs of a tier takes
+    no more of them. `over` holds places in the visit; a cluster's own rows come first among its queries.
     """
     rows, columns = visit
     num = 0

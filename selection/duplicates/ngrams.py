@@ -26,11 +26,12 @@ UInt64 = NDArray[np.uint64]
 Letters = tuple[NDArray[np.uint32], NDArray[np.uint8]]
 """By code point: the folded character, and its kind."""
 SLICE_ROWS = 8192
-"""Texts whose units are in memory at a time: 40 MiB at 200 units each."""
+"""Number of texts whose units are in memory at a time: 40 MiB at 200 units each."""
 LETTER, ALONE = 1, 2
-"""Kinds of characters: a part of a word, or a unit by itself; 0 is between units."""
+"""Kinds of characters: part of a word, or a unit by itself; 0 separates units."""
 TABLED = 0x20000
-"""Code points below this are looked up in a table; above it are Han characters up to `LAST_HAN`, or nothing."""
+"""Code points below this are in a table; above it, those up to `LAST_HAN` are Han characters, and others separate
+units."""
 LAST_HAN = HAN[-1][1]
 _SEED, _PRIME, _BASE = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -181,7 +182,7 @@ def _text_units(
     """
     (begin, end), (folded, kinds) = span, letters
     count, value, at = 0, _SEED, begin
-    start: Number = np.int64(-1)  # of the word that it is in
+    start: Number = np.int64(-1)  # hash of the word so far
     while at <= end:
         here, point, kind = at, np.int64(0), np.int64(0)
         if at < end:
@@ -264,7 +265,7 @@ def _insert(keys: Array, slots: Array) -> None:
 
 @parallel
 def _find(keys: Array, slots: Array, hashes: Array) -> Array:
-    """Walk from each hash's slot to the slot of its key, or to the first free one, which holds -1."""
+    """Find the slot of each hash, or else the first free one, which holds -1."""
     mask = np.uint64(len(slots) - 1)
     out = np.empty(len(hashes), np.int32)
     for row in prange(len(hashes)):

@@ -1,13 +1,13 @@
 """The normal form of texts as code points, and keys of it: `keys.key` in compiled code over Arrow's buffers.
 
 A table says for each code point what Unicode's compatibility form and case folding make of it, and whether it is a
-digit, a sign or white space. That is exact as long as no character joins the one before it. Two kinds of text therefore
-go through `keys.key` itself: those with a joining character (a combining mark after a letter, a Hangul
-syllable in parts), and those of nothing but punctuation. HTML entities are read by Python too, where a text has any.
-Texts are processed in pieces of 256 KiB, so that memory does not grow with their number.
+digit, a sign or white space. That is exact unless a character joins the one before it. So two kinds of text go through
+`keys.key` itself: texts with a joining character (a combining mark after a letter, a Hangul syllable in parts), and
+texts that are only punctuation. Python also reads the HTML entities of texts that have any. Texts are processed in
+pieces of 256 KiB, so that memory does not grow with their number.
 
-Loops over bytes count with unsigned indices instead of going through an array: only so does the compiler take many at
-a time (0.2 ns a byte instead of 0.8), and it tests no index for counting from the end.
+Loops over bytes use unsigned indices instead of iterating over an array. Only then does the compiler process many bytes
+at a time (0.2 ns a byte instead of 0.8), without tests for negative indices.
 """
 
 import os
@@ -37,16 +37,17 @@ POINTS = 1 << 17
 """Code points below this are in the table: all but rare Chinese characters and private use."""
 KIND = np.uint32(24)
 CLASSES = " a1([)]+#.,:!?~一"
-"""One character of each class of them that `keys.key` tells apart: white space and quotes, letters, digits, brackets,
-operators, whatever else; the signs of sentences, of which a comma is for all that mean something between digits alone;
-scripts written without spaces."""
+"""One character of each class that `keys.key` distinguishes: white space and quotes, letters, digits, brackets,
+operators, others; signs of sentences, where a comma is for all signs that have a meaning only between digits; scripts
+written without spaces."""
 MEMBERS = {")": "})", "+": "/*+-=^<>%", ",": ",;…、。·"}
-"""The characters of a class that has others than letters of one kind."""
+"""The characters of classes that are not just letters of one kind."""
 SPACE, LETTER, DIGIT, OTHER, COMMA, UNSPACED_KIND = map(np.uint32, (0, 1, 2, 8, 10, 15))
 MANY, JOINS = np.uint32(16), np.uint32(17)
-"""What a code point is that becomes several, and one that may merge with what comes before it."""
+"""Classes of a code point that becomes several, and of one that may merge with the one before it."""
 LEFT_OUT, MAY_PART = np.uint8(1), np.uint8(2)
-"""What a character may be between two others: left out; a comma between digits, which may part thousands."""
+"""Flags of a character between two others: it is left out; it is a comma between digits, which may separate
+thousands."""
 NONE = np.uint32(0)
 RANGES, FIRST = np.array(UNSPACED, np.uint32), np.uint32(UNSPACED[0][0])
 ODD, ODD_2, ODD_3 = map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xFF51AFD7ED558CCD))
@@ -73,7 +74,7 @@ def pieces(texts: pa.LargeStringArray) -> Iterator[tuple[slice, pa.LargeStringAr
 
 
 def each(texts: pa.LargeStringArray, work: Callable[[slice, pa.LargeStringArray], None]) -> None:
-    """Do the work for each piece, on all cores; the work must release the interpreter's lock most of the time.
+    """Call `work` for each piece, on all cores; it must release the interpreter's lock most of the time.
 
     A pool of threads is used, because numba's own threads wait actively: on two busy cores they took twice the CPU
     time.
@@ -107,7 +108,7 @@ def normal(texts: pa.LargeStringArray) -> Normal:
 
 
 def _hard(data: Bytes) -> Points:
-    """Return the normal form of a text that `write` gave up, often because it has HTML entities."""
+    """Return the normal form of a text that `write` cannot handle, often because it has HTML entities."""
     text = data.tobytes().decode()
     plain = np.frombuffer(words.read(text).encode(), np.uint8)
     out = np.empty(len(plain), np.uint32)
@@ -130,7 +131,7 @@ def table() -> Tables:
     ASCII character: its class in the upper byte, what it becomes in the lower one; by the classes of a character and of
     those before and after it, of four bits each: `LEFT_OUT`, as `keys.key` has it, or `MAY_PART`.
     """
-    joining = {0x1100 + n for n in range(0x60, 0x100)}  # vowels and finals of Hangul
+    joining = {0x1100 + n for n in range(0x60, 0x100)}  # vowels and final consonants of Hangul
     for char in map(chr, range(POINTS)):
         form = unicodedata.decomposition(char).split()
         if len(form) == 2 and not form[0].startswith("<"):
@@ -219,10 +220,10 @@ def _has_entity(data: Bytes) -> bool:
 
 @kernel
 def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: Points) -> tuple[np.int64, bool]:
-    """Write the normal form of an ASCII text; return its length, -1 where it is empty, and whether commas may be taken.
+    """Write the normal form of an ASCII text; return its length, -1 if empty, and whether commas may be removed.
 
-    Every step writes one code point, and `length` moves on only where it stays: a later one overwrites the others.
-    There are no branches, since each word and each sign would mispredict one: 1 ns a byte instead of 4.
+    Every step writes one code point, and `length` grows only if the code point is kept; if not, the next one overwrites
+    it. There are no branches, because each word and each sign would cause a misprediction: 1 ns a byte instead of 4.
     """
     if len(data) == 0:
         return np.int64(0), False
@@ -234,7 +235,7 @@ def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: 
         seen |= kind
         now = kind & ONE
         out[length] = np.uint32(32) if now else np.uint32(here & LOW_BYTE)
-        length += ONE - (now & blank)  # of several blanks the first is written, none at the beginning
+        length += ONE - (now & blank)  # of several blanks only the first is kept, and none at the beginning
         before, here, blank = here, after, now
     length -= blank if length else ZERO
     return np.int64(length) if length else np.int64(-1), bool(seen & np.uint64(MAY_PART))
@@ -244,7 +245,7 @@ def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: 
 def _normal(data: Bytes, single: Points, many: Points, left_out: Bytes, out: Points) -> int:
     """Write any normal form and return its length, which is no more than there were bytes.
 
-    First all code points are written with their classes, then what stays of them is moved to the front.
+    First all code points are written with their classes; then those that are kept are moved to the front.
     """
     num, at = 0, 0
     while at < len(data):
@@ -257,7 +258,7 @@ def _normal(data: Bytes, single: Points, many: Points, left_out: Bytes, out: Poi
             out[num] = entry
             num += 1
             continue
-        # The output has room for one code point a byte, so the form must never be longer than what is read.
+        # The output has room for one code point a byte, so the form must never be longer than the bytes read so far.
         place = np.int64(entry & POINT)
         if entry >> KIND == JOINS or num + many[place] > at:
             return -1
@@ -275,7 +276,7 @@ def _normal(data: Bytes, single: Points, many: Points, left_out: Bytes, out: Poi
 
 @kernel
 def _moved(out: Points, left_out: Bytes) -> int:
-    """Move what stays of code points with their classes to the front, and return its length."""
+    """Move the code points that are kept to the front, and return their number."""
     length, space, before, last = 0, False, SPACE, SPACE
     for n in range(len(out)):
         entry, kind = out[n], out[n] >> KIND

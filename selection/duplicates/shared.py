@@ -1,8 +1,8 @@
 """Leading blocks that many texts share, found so that texts can be compared by their own content.
 
 Instructions often begin with a prompt, a tool description or a template inside the user's turn. After 240 shared words
-all texts look alike, so such a block is set aside before texts are compared or embedded. There are two passes: one
-looks at a sample of the texts, the other gives for each text where its own content begins.
+all texts look alike, so such a block is left out before texts are compared or embedded. There are two passes: one finds
+the blocks in a sample of the texts, the other finds where each text's own content begins.
 
 Source: the problem is measured for verified MinHash and for embeddings (of 10,000 different texts after one prompt of
 120 words, 99.97 % and 98.8 % were taken for copies); the method is ours.
@@ -21,19 +21,19 @@ from gristmill.selection.duplicates.normal import HALF, ODD, Bytes, buffers, eac
 from gristmill.selection.kernels import kernel
 
 SAMPLE = 16_384
-"""Texts that are looked at: a block of 1.2 in a thousand is in 20 of them."""
+"""Number of texts in the sample: a block of 1.2 in a thousand texts is in 20 of them."""
 LEAST = 20
-"""A block is shared when at least this many of the texts looked at have it."""
+"""A block is shared if at least this many texts of the sample have it."""
 BLOCK = 8
-"""Units (words, Chinese characters) of the shortest block, and the step in which blocks are looked for."""
+"""Units (words, Chinese characters) of the shortest block; longer ones are searched for in steps of this size."""
 DEEPEST = 1024
 """Most units of a block; what follows counts as the text's own."""
 SAME = 0.9
 """A block continues with the next unit as long as at least this share of its texts has the same one."""
 PAIRS, ALIKE = 32, 0.5
-"""Pairs of texts that are compared after a block, and the similarity from which they are copies of each other.
+"""Number of pairs of texts that are compared after a block, and the similarity from which on they are copies.
 
-The second is also the share of copies of one text from which a block counts as that text's beginning."""
+The second is also a share: if this share of the texts are copies of one text, the block is that text's beginning."""
 SPACE = np.uint8(32)
 
 
@@ -43,7 +43,7 @@ class Blocks(NamedTuple):
     hashes: Key
     """[blocks] ascending."""
     begun: Key
-    """Ascending hashes of the first unit of each block: a text that begins otherwise need not be read on."""
+    """Ascending hashes of the first unit of each block. A text that begins with another unit is not read further."""
     deepest: int
     """Units of the longest one."""
 
@@ -51,9 +51,9 @@ class Blocks(NamedTuple):
 def find(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Blocks:
     """Return the leading blocks shared by many of `num` texts, which come as (rows, their texts) in any order.
 
-    A block is shared when at least 20 of the texts looked at begin with it and then continue differently: the median
-    Jaccard similarity of what follows is below a half, and less than half of them are one frequent text. So a text that
-    occurs a thousand times with small edits is a copy and not a block. Every (num / 16,384)-th row is looked at.
+    A block is shared if at least 20 texts of the sample begin with it and then continue differently: the median Jaccard
+    similarity of the rest is below a half, and less than half of them are one frequent text. So a text that occurs a
+    thousand times with small edits is a copy and not a block. Every (num / 16,384)-th row is in the sample.
     """
     stride = -(-num // SAMPLE)
     places, found = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
@@ -72,7 +72,7 @@ def starts(texts: pa.LargeStringArray, blocks: Blocks) -> Int:
     """Return the byte at which the own content of each text begins, [n]; 0 without a shared block before it.
 
     A block that is less than half of the text is left in place: it cannot make different texts look alike, and
-    otherwise an edit in it would separate copies. A text that is nothing but a block begins at 0 too.
+    otherwise an edit in it would separate copies. A text that is only a block also begins at 0.
     """
     found = np.zeros(len(texts), np.int64)
     if len(blocks.hashes):
@@ -120,7 +120,7 @@ def _marks(texts: pa.LargeStringArray, most: int) -> Marks:
 
 
 def _blocks(marks: Marks) -> Blocks:
-    """Go down block by block through the texts that still have a frequent beginning."""
+    """Go on block by block with the texts that still have a frequent beginning."""
     begin, size = marks.begin, marks.begin[1:] - marks.begin[:-1]
     alive, bound = np.arange(len(size)), np.zeros(len(size), np.int64)
     whole, copies = _groups(marks.prefix[np.maximum(begin[1:], 1) - 1]) if len(marks.prefix) else (alive, size)
@@ -133,11 +133,11 @@ def _blocks(marks: Marks) -> Blocks:
             break
         group, count = _groups(marks.prefix[begin[alive] + depth - 1])
         onward, going = _groups(marks.prefix[begin[alive] + np.minimum(depth + BLOCK, size[alive]) - 1])
-        parting = going[onward] < LEAST  # the others go on with a longer block, or are one text
+        parting = going[onward] < LEAST  # the others have a longer block, or are one text
         for block in np.flatnonzero(np.bincount(group[parting], minlength=len(count)) >= LEAST):
             members = alive[group == block]
             if bound[members[0]] and depth - bound[members[0]] < BLOCK:
-                continue  # words with which many begin after a block: "What is the"
+                continue  # many texts continue with the same words after a block: "What is the"
             if (
                 hot[members].mean() < ALIKE
                 and _median_similarity(marks, alive[parting & (group == block)], depth) < ALIKE
@@ -150,7 +150,7 @@ def _blocks(marks: Marks) -> Blocks:
 
 
 def _groups(hashes: Key) -> tuple[Int, Int]:
-    """Return ([n] number of each hash, how many have each number)."""
+    """Return ([n] the number of each hash, how often each number occurs)."""
     _, group, count = np.unique(hashes, return_inverse=True, return_counts=True)
     return group, count
 
@@ -239,7 +239,7 @@ def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: 
     """
     for row in range(len(out)):
         found, at, count, block, begin = np.uint64(0), ends[row], 0, 0, 0
-        while count <= 2 * deepest:  # after that, a block is less than half of the text in any case
+        while count <= 2 * deepest:  # a longer block would still be less than half of the text
             stop = _next(data, at, ends[row + 1])
             if stop < 0:
                 break

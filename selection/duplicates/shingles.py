@@ -32,17 +32,17 @@ from gristmill.selection.kernels import kernel
 Unit = Literal["character", "word"]
 Slots = NDArray[np.uint8]
 OWN = np.uint64(0xD6E8FEB86659FD93)
-"""What the shingles of the second half of a signature are mixed with, so that the halves err apart."""
+"""Mixed with the shingles for the second half of a signature, so that the errors of the halves are independent."""
 LOW, UNSET, SPREAD = np.uint64(0xFFFFFFFF), np.uint32(0xFFFFFFFF), np.uint32(0x9E3779B1)
 Parameters = tuple[bool, int, bool, Key, Points]
 Lists = tuple[Key, Bytes, Key, NDArray[np.int32], Bytes]
-"""Words and their flags, see `Carriers`; shared runs and the places of a `Table` of them; see `roles`."""
+"""Words and their flags, see `Carriers`; shared runs and the slots of a `Table` of them; see `roles`."""
 Columns = tuple[Key, Key, Slots, Key]
 Room = tuple[Key, Bytes, Key, Points, Units, Bytes, Points]
 
 
 class ShingleSpec(NamedTuple):
-    """What a shingle is made of."""
+    """The settings of shingles and signatures."""
 
     unit: Unit
     size: int
@@ -50,7 +50,7 @@ class ShingleSpec(NamedTuple):
 
 
 class Sketch(NamedTuple):
-    """What is kept of [n] texts."""
+    """The sketches of [n] texts."""
 
     high: Key
     """Upper half of the 128-bit key of the normal form."""
@@ -58,7 +58,7 @@ class Sketch(NamedTuple):
     slots: Slots
     """[n, permutations] the lowest byte of each minimum."""
     kin: Key
-    """Hash of what two copies must have in common, see `copies`."""
+    """Hash of the parts that two copies must have in common, see `copies`."""
 
 
 def empty(num: int, permutations: int) -> Sketch:
@@ -70,10 +70,10 @@ def empty(num: int, permutations: int) -> Sketch:
 def sketch(
     texts: pa.LargeStringArray, known: Common, shape: ShingleSpec, permutations: int, *, numbers: bool
 ) -> Sketch:
-    """Return what MinHash needs of some texts; numbers of a list and words that only lead up do not count.
+    """Return the sketches of some texts. Numbers of list entries, and words before a request, do not count.
 
-    The first half of the slots is of the whole text, the second of what is left without what many texts share, which is
-    the whole again where nothing or everything is shared.
+    The first half of the slots is for the whole text. The second half is for the text without the parts that many texts
+    share; if nothing or all of it is shared, it is for the whole text too.
 
     A signature is a fast similarity sketch of the set S of shingles. Every shingle is thrown twice into one of the t
     slots, and a slot keeps its least value; all values of the first throw are less than those of the second. A slot
@@ -164,7 +164,10 @@ def _shingles(form: Points, parameters: Parameters, room: Room) -> int:
 
 @kernel
 def _own(form: Points, single: Points, runs: Key, slots: NDArray[np.int32], room: Room) -> int:
-    """Write a form without what many texts share, and return its length; all of it where nothing would be left."""
+    """Write a form without the parts that many texts share, and return its length.
+
+    If nothing is left, write the whole form.
+    """
     some, marks, out = room[4], room[5], room[6]
     num = units_of(form, 0, single, some, 0)
     count = shared(some.hashes[:num], runs, slots, marks[:num])
@@ -249,9 +252,9 @@ def _sketch(shingles: Key, odd: Points, room: Points, slots: Slots) -> None:
     """Write the signature of a text; `sketch` says how.
 
     Each half of a 64-bit shingle is one throw: half x slots is a fixed-point number whose upper 32 bits are the slot
-    and whose lower 32 bits are the value. Slots keep the least value. The second round counts only in slots that the
-    first one left empty, and `_fill` serves those that are empty after both. Of each minimum the best mixed byte is
-    kept.
+    and whose lower 32 bits are the value. A slot keeps the least value. The second throws count only in slots that the
+    first ones left empty, and `_fill` fills those that are still empty. Of each minimum only the best mixed byte is
+    stored.
     """
     first, second, own = room[0], room[1], room[2]
     room[:] = UNSET

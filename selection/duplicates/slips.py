@@ -1,4 +1,4 @@
-"""Slips of the pen: how far two words are apart, in letters, and which words of two texts are one and the same."""
+"""Typing errors: the distance of two words in letters, and which words of two texts are the same word mistyped."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ from gristmill.selection.kernels import kernel
 
 NO_BITS, ONE_BIT, FIVE_BITS = map(np.uint32, (0, 1, 31))
 LEFT_OVER = 4
-"""Words left over on either side that are compared written together, as `every day` and `everyday`."""
+"""Most remaining words of a text that are compared written together, such as `every day` and `everyday`."""
 LONGEST_WORD = 48
 FEW_UNITS, STEM = 8, 4
-"""Least units of a text, and letters of a word, in which one word for another is a slip of the pen; see `_is_typo`."""
+"""Least units of a text, and least letters of a word, for another word to count as a typing error; see `_is_typo`."""
 LONG_NEGATION = 6
-"""Letters of a negation, such as `without`, that is seen through a slip; `not` is too near `now`."""
+"""Least letters of a negation, such as `without`, that is recognised when mistyped; `not` is too near `now`."""
 LETTER_A, LETTER_S, BLANK = map(np.uint32, map(ord, "as "))
 EXACT, TYPO = np.uint8(1), np.uint8(2)
 
@@ -32,12 +32,12 @@ class Text(NamedTuple):
     stops: Int
     kinds: Bytes
     state: Bytes
-    """`EXACT` for a unit that the other text has as well, `TYPO` for one mistyped there, else 0."""
+    """`EXACT` for a unit that the other text also has, `TYPO` for one that is mistyped in the other text, else 0."""
 
 
 @kernel
 def distance(one: Points, other: Points) -> int:
-    """Return how many letters must be changed, left out, put in or exchanged with the next to make a word another.
+    """Return how many letters must be changed, removed, added or swapped with the next to turn a word into another.
 
     Source: Damerau 1964, A technique for computer detection and correction of spelling errors, Communications of the
     ACM 7, 3; no part is changed twice (optimal string alignment).
@@ -73,7 +73,7 @@ def most_slips(length: int) -> int:
 
 @kernel
 def letters(word: Points) -> np.uint32:
-    """Return the letters of a word as a bit each; a letter changed, left out or put in changes two bits at most."""
+    """Return the letters of a word as one bit each. A changed, removed or added letter changes at most two bits."""
     found = NO_BITS
     for letter in word:
         found |= ONE_BIT << (letter & FIVE_BITS)
@@ -82,7 +82,7 @@ def letters(word: Points) -> np.uint32:
 
 @kernel
 def may_be_near(letters_of: np.uint32, other: np.uint32, most: int) -> bool:
-    """Say whether so few slips can make one of two words with these letters the other; counting bits tells most."""
+    """Say whether words with these letters can be within this distance; counting bits decides most cases."""
     bits, found = letters_of ^ other, 0
     while bits:
         bits &= bits - ONE_BIT
@@ -92,7 +92,7 @@ def may_be_near(letters_of: np.uint32, other: np.uint32, most: int) -> bool:
 
 @kernel
 def forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers) -> None:
-    """Mark pairs of words one of which is the other mistyped, and a few words that are one and the same together."""
+    """Mark pairs of words of which one is the other mistyped, and words that are equal when written together."""
     theirs = np.empty(len(other), np.uint32)
     for n in range(len(other)):
         theirs[n] = letters(b.points[b.begins[other[n]] : b.stops[other[n]]])
@@ -105,7 +105,7 @@ def forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers
             other_size = b.stops[j] - b.begins[j]
             most = most_slips(max(size, other_size))
             if abs(size - other_size) > most or not may_be_near(mine, theirs[n], most):
-                continue  # farther apart than their letters and lengths allow
+                continue  # too far apart, by their letters and lengths
             if b.state[j] == 0 and _is_word(b, j) and _is_typo(a, i, b, j, known, lists):
                 a.state[i], b.state[j] = TYPO, TYPO
                 break
@@ -128,7 +128,7 @@ def _forgive_tails(text: Text, other: Text) -> None:
 
 @kernel
 def _together(text: Text, places: Int) -> Points:
-    """Return some words written together; nothing where one of them is no word."""
+    """Return some words written together; nothing if one of the units is no word."""
     found = np.empty(LONGEST_WORD * LEFT_OVER, np.uint32)
     size = 0
     for place in places:
@@ -142,10 +142,10 @@ def _together(text: Text, places: Int) -> Points:
 
 @kernel
 def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> bool:
-    """Say whether two words are one of which a slip of the pen made the other, rather than two words.
+    """Say whether one of two words is the other mistyped, rather than another word.
 
-    Of two words that are known only a letter may differ, and only where nobody exchanges them on purpose: an `s` at the
-    end, or words of another class (`for`, `or`), in a text that is long enough to show it.
+    Two known words may differ in only one letter, and only if nobody exchanges them on purpose: an `s` at the end, or
+    words of different classes (`for`, `or`), in a text that is long enough.
     """
     left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
     longest, shortest = max(len(left), len(right)), min(len(left), len(right))
@@ -157,7 +157,7 @@ def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> b
     one = flags_of(a.hashes[i], lists.words, lists.flags)
     other = flags_of(b.hashes[j], lists.words, lists.flags)
     is_known = (one & 2 or among(a.hashes[i], known)) and (other & 2 or among(b.hashes[j], known))
-    if (one | other) & 1:  # `ten` is typed for `then`, and nobody means it, but `now` may be meant for `not`
+    if (one | other) & 1:  # `ten` for `then` is a typing error, but `now` may be meant where the other text has `not`
         lone = one & 1 != other & 1 and (not (one | other) & 8 or (longest >= LONG_NEGATION and not is_known))
         return bool(apart == 1 and (lone or are_exchanged(left, right)))
     if are_exchanged(left, right):
@@ -177,7 +177,7 @@ def _is_word(text: Text, place: int) -> bool:
 
 @kernel
 def _is_lone(text: Text, place: int, other: Text) -> bool:
-    """Say whether a unit is a letter, and the only one in both texts that may be a variable.
+    """Say whether a unit is a letter, and the only unit in both texts that may be a variable.
 
     A text with another variable is about variables; a letter after a number (`4 x 5`, `20 g`) is none.
     """
@@ -239,7 +239,7 @@ def _variables(text: Text) -> int:
 
 @kernel
 def alike(a: Text, i: int, b: Text, j: int) -> bool:
-    """Say whether two places have the same unit, or both none, or both one that the other text has not."""
+    """Say whether two places have the same unit, or both none, or both a unit that the other text lacks."""
     inside, other_inside = 0 <= i < len(a.hashes), 0 <= j < len(b.hashes)
     if not inside or not other_inside:
         return inside == other_inside
@@ -248,5 +248,5 @@ def alike(a: Text, i: int, b: Text, j: int) -> bool:
 
 @kernel
 def left_over(text: Text) -> Int:
-    """Return the units that the other text has not."""
+    """Return the units that the other text lacks."""
     return np.flatnonzero(text.state == 0)

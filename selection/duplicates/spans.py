@@ -1,9 +1,8 @@
-"""Long spans that samples share: found exactly, in memory that grows with what is shared and not with the text.
+"""Long spans that samples share. They are found exactly; memory grows with the shared text, not with all text.
 
-Every span of at least `size` units is a run of windows of `size` units, so two samples share one exactly if they share
-the hash of such a window. Windows are not all kept: a first pass winnows them to the smallest hash of the shorter
-n-grams in each, which equal windows have in common, and only windows whose smallest hash is in two samples are looked
-at in a second pass.
+Every span of at least `size` units is a run of windows of `size` units. So two samples share a span exactly if they
+share the hash of a window. Not all windows are kept: a first pass reduces each to the smallest hash of its shorter
+n-grams, which is the same in equal windows. A second pass reads only windows whose smallest hash is in two samples.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,14 +36,14 @@ class SharedWindows(NamedTuple):
 
 
 class SpanOwners(NamedTuple):
-    """Which row holds what: every shared window is held by one row that stays."""
+    """Which row holds which window: every shared window is held by one row that stays."""
 
     lost_to: Int
     """[n] -1 for a row that stays, else the row that holds the first of its spans."""
     covered: Int
     """[n] units inside spans that better rows hold."""
     spans: Int
-    """[s, 3] (row, first unit, unit after) of what rows that stay have from better ones, by row and place."""
+    """[s, 3] (row, first unit, unit after the last) of spans of better rows in rows that stay, by row and place."""
 
 
 def shared_windows(scan: Scan, size: int, rows: int) -> SharedWindows:
@@ -52,7 +51,7 @@ def shared_windows(scan: Scan, size: int, rows: int) -> SharedWindows:
 
     The first pass holds about one hash in size / 4 units, 12 bytes each: 100 MB for a million texts of 200 words.
 
-    Source: Schleimer, Wilkerson and Aiken 2003, Winnowing, SIGMOD, section 3: of every w successive k-grams the one
+    Source: Schleimer, Wilkerson and Aiken 2003, Winnowing, SIGMOD, section 3: of every w successive k-grams, the one
     with the smallest hash is taken, so that no match of w + k - 1 units is missed. Here k is half of `size`. Equality
     of windows is that of 64-bit hashes.
     """
@@ -64,7 +63,7 @@ def shared_windows(scan: Scan, size: int, rows: int) -> SharedWindows:
         ends, low = lowest(found, size)
         new = np.ones(len(low), np.bool_)
         new[1:] = low[1:] != low[:-1]
-        new[ends[:-1][ends[:-1] < len(low)]] = True  # the next row may begin with the hash that this one ends with
+        new[ends[:-1][ends[:-1] < len(low)]] = True  # the next row may begin with the last hash of this row
         lows.append(low[new])
         holders.append(np.repeat(seen, np.diff(ends)).astype(np.int32)[new])
     table = Table.of(_in_several(np.concatenate(lows), np.concatenate(holders)))
@@ -83,7 +82,7 @@ def shared_windows(scan: Scan, size: int, rows: int) -> SharedWindows:
 
 
 def settle(shared: SharedWindows, size: int, rank: Int, limits: NDArray[np.float64]) -> SpanOwners:
-    """Give every shared window to the best row that has it and stays; rows are visited best first.
+    """Give every shared window to the best of the rows that have it and stay; rows are visited best first.
 
     Args:
         shared: the windows of `size` units.
@@ -134,10 +133,10 @@ def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) 
     """
     for row in prange(len(ends) - 1):
         begin = ends[row]
-        at: Number = np.int64(-1)  # of the smallest so far
+        at: Number = np.int64(-1)  # place of the smallest so far
         for first in range(out_ends[row + 1] - out_ends[row]):
             last = begin + first + width - 1
-            if at < begin + first:  # it fell out on the left
+            if at < begin + first:  # it has left the window
                 at = begin + first
                 for other in range(at + 1, last):
                     if hashes[other] <= hashes[at]:

@@ -1,4 +1,4 @@
-"""Commas between thousands, taken out of characters in compiled code as `keys.key` takes them out of a text."""
+"""Removes commas between thousands in compiled code, as `keys.key` removes them from a text."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +8,16 @@ from gristmill.selection.kernels import kernel
 Characters = NDArray[np.unsignedinteger]
 """Bytes of ASCII, or code points with their classes above them."""
 POINT, NONE = np.uint32(0xFFFFFF), np.uint32(0)
-"""The bits of a code point; what is before the first one."""
+"""The bits of a code point; the value before the first character."""
 OPENING, NAME_ENDS, ARGUMENT_ENDS = (tuple(map(ord, signs)) for signs in ("([{", "_)]", ",)]}"))
-"""What commas are asked of that may part thousands, or two arguments."""
+"""Commas that may separate thousands, or two arguments."""
 
 
 @kernel
 def join_thousands(text: Characters) -> int:
-    """Take the commas between thousands out of characters, in place, and return their number then.
+    """Remove the commas between thousands from characters, in place, and return the new number of characters.
 
-    What is before a number is asked of what was written, since that is the same there.
+    The characters before a number are read from the output, because they are the same there.
     """
     at, length, end = 0, 0, 0
     while at < len(text):

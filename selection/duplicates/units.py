@@ -1,7 +1,7 @@
-"""Units of normal forms (words, numbers, characters of scripts without spaces), and what many texts share of them.
+"""Units of normal forms (words, numbers, characters of scripts without spaces), and runs of them that many texts share.
 
-What many samples share (a prompt, a template, a footer) says nothing of any one of them, wherever it is. It is found as
-runs of six units that many of the texts looked at have, so that a text can be compared by what is its own.
+Text that many samples share (a prompt, a template, a footer) does not distinguish them, wherever it is. It is found as
+runs of six units that many texts of a sample have. A text is then compared by its own units.
 
 Source: the inverse document frequency of Spärck Jones 1972, A statistical interpretation of term specificity and its
 application in retrieval, Journal of Documentation 28. Departures: weights are 0 and 1; of runs instead of words.
@@ -42,21 +42,22 @@ from gristmill.selection.duplicates.normal import (
 from gristmill.selection.kernels import kernel
 
 SAMPLE = 16_384
-"""Texts that are looked at."""
+"""Number of texts in the sample."""
 RUN = 6
 """Units of a run."""
 OLDEST = np.uint64(pow(int(ODD_2), RUN, 1 << 64))
-"""What the oldest unit is multiplied with when it falls out of the sum of a run."""
+"""Factor of the oldest unit when it leaves the sum of a run."""
 FIRST = np.uint64(int(ODD) * int(OLDEST) % (1 << 64))
-"""What the sum of a run begins with."""
+"""Initial value of the sum of a run."""
 SHARE, FEWEST, MANY_TEXTS = 0.04, 4, 20
-"""A run is shared when this share of the texts looked at have it, but at least 4, and 20 of them in any case."""
+"""A run is shared if this share of the sample has it, but at least 4 texts; 20 texts are always enough."""
 BUCKETS, BUCKET_BITS = 1 << 20, np.uint64((1 << 20) - 1)
-"""Runs are counted in so many buckets first, since nearly all are in one text alone: 1 MiB instead of a large table."""
+"""Runs are first counted in this many buckets, because nearly all are in a single text: 1 MiB instead of a large
+table."""
 KNOWN, KNOWN_SHARE = 3, 0.001
-"""Texts, and the share of those looked at, that a word must be in to be known: it is then no slip of the pen."""
+"""Number of texts, and share of the sample, that must have a word for it to be known: it is then no typing error."""
 LONG = 4
-"""Letters of a word from which on this tells: of mistyped shorter ones the same come again and again."""
+"""Least letters of a known word: typing errors in shorter words repeat too often."""
 WORD, NUMBER, ALONE, CODE = map(np.uint8, range(4))
 """Kinds of a unit: a word, a number, a character that is a unit by itself, a word that is a variable or a name in
 code."""
@@ -65,7 +66,7 @@ SYMBOLS, WIDE, AFTER_WIDE = map(np.uint32, (0x2190, WIDE_SIGNS[0][0], WIDE_SIGNS
 
 
 class Common(NamedTuple):
-    """What many of some texts have in common."""
+    """The runs and words that many of some texts have in common."""
 
     runs: Key
     """Ascending hashes of shared runs."""
@@ -92,9 +93,10 @@ class Units(NamedTuple):
 
 
 def common(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Common:
-    """Return what `num` texts have in common, which come as (rows, their texts) in any order.
+    """Return what `num` texts have in common; they come as (rows, their texts) in any order.
 
-    Every (num / 16,384)-th row is looked at. Cost: a tenth of a second for these, of 60 words each; 8 bytes a unit.
+    Every (num / 16,384)-th row is in the sample. Cost: a tenth of a second for a sample of 60 words each; 8 bytes a
+    unit.
     """
     stride = max(1, -(-num // SAMPLE))
     runs, words, looked = Counts(), Counts(), 0
@@ -114,7 +116,7 @@ def common(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Comm
 
 
 class Counts:
-    """Of each hash but 0, the number of texts that have it: a table with open addressing, at most half full."""
+    """The number of texts with each hash except 0: a table with open addressing, at most half full."""
 
     def __init__(self) -> None:
         self._hashes, self._texts, self._last = _empty_counts(1 << 16)
@@ -130,7 +132,7 @@ class Counts:
         self._num += _count(ends, hashes, looked, self._hashes, self._texts, self._last)
 
     def frequent(self, enough: int) -> Key:
-        """Return the hashes that so many texts have, ascending."""
+        """Return the hashes that at least this many texts have, ascending."""
         return np.sort(self._hashes[self._texts >= enough])
 
 
@@ -160,7 +162,7 @@ def _empty_counts(size: int) -> tuple[Key, NDArray[np.int32], NDArray[np.int32]]
 
 @kernel
 def _raise_bounds(hashes: Key, bounds: Bytes) -> None:
-    """Count hashes by their lower bits, up to 255: no more texts can have a hash than its bucket says."""
+    """Count hashes by their lower bits, up to 255. The count of its bucket is an upper bound for a hash."""
     for place in range(np.uint64(len(hashes))):
         bucket = hashes[place] & BUCKET_BITS
         bounds[bucket] += bounds[bucket] < 255
@@ -168,7 +170,7 @@ def _raise_bounds(hashes: Key, bounds: Bytes) -> None:
 
 @kernel
 def _count(ends: Int, hashes: Key, looked: int, known: Key, texts: NDArray[np.int32], last: NDArray[np.int32]) -> int:
-    """Enter hashes into the table, each once for a text that has it, and return how many were not in it."""
+    """Enter hashes into the table, each once for a text with it, and return how many were new."""
     mask, new = np.uint64(len(known) - 1), 0
     for row in range(len(ends) - 1):
         for place in range(ends[row], ends[row + 1]):
@@ -224,7 +226,7 @@ def _rolled(hashes: Key, rolling: np.uint64, first: int, last: int) -> np.uint64
 
 @kernel
 def shared(hashes: Key, keys: Key, slots: NDArray[np.int32], out: Bytes) -> int:
-    """Say of each unit of a text whether it is in a shared run, and return how many are."""
+    """Mark each unit of a text that is in a shared run, and return how many are."""
     out[:] = 0
     if len(keys) == 0:
         return 0
@@ -256,7 +258,7 @@ def class_of(point: np.uint32, single: Points) -> np.uint32:
 
 @kernel
 def is_symbol(point: np.uint32) -> bool:
-    """Say whether a code point that is no letter is a picture or a mathematical sign rather than punctuation."""
+    """Say whether a code point that is no letter is a pictogram or a mathematical sign rather than punctuation."""
     return bool(point >= SYMBOLS and not WIDE <= point < AFTER_WIDE)
 
 
@@ -323,7 +325,7 @@ def units_of(form: Points, offset: int, single: Points, out: Units, num: int) ->
 
 @kernel
 def _is_tail(form: Points, at: int, end: int, out: Units, num: int, offset: int) -> bool:
-    """Say whether one or two letters are what was after an apostrophe: `s`, `re`, `ve`, `ll`; a `t` after an n."""
+    """Say whether one or two letters came after an apostrophe: `s`, `re`, `ve`, `ll`, or a `t` after an n."""
     if form[at - 1] != 32 or out.kinds[num - 1] != WORD or out.stops[num - 1] != offset + at - 1:
         return False
     if end - at == 1:
@@ -335,5 +337,5 @@ def _is_tail(form: Points, at: int, end: int, out: Units, num: int, offset: int)
 
 @kernel
 def _is_variable(letter: np.uint32) -> bool:
-    """Say whether a letter by itself is a variable, which a, d, i, m, s and t are not."""
+    """Say whether a single letter is a variable; a, d, i, m, s and t are not."""
     return bool(letter not in WORDS_OF_A_LETTER)

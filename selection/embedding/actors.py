@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("id", "messages", "dropped")
 ENCODER = "encoder"
-"""Name of the encoder's setting in folders of vectors, for the type that it computes in."""
+"""Name, in folders of vectors, of the entry for the type in which the encoder computes."""
 COLUMNS = 2
 """Increased when vectors are stored with other columns."""
 
@@ -49,13 +49,13 @@ class RowChoice:
     """Which samples of a dataset are embedded: all kept ones and some dropped ones, or only named ones."""
 
     num_dropped: int = 0
-    """Number of dropped samples in addition to the kept ones: those with the lowest ids, a fair draw because ids are
-    hashes."""
+    """Number of dropped samples in addition to the kept ones. They have the lowest ids, which is a fair draw because
+    ids are hashes."""
     only: tuple[str, ...] | None = None
-    """Ids of the samples, where not all kept ones are wanted."""
+    """Ids of the samples, if not all kept ones are wanted."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what the folder of the vectors depends on."""
+        """Return the value on which the folder of the vectors depends."""
         only = {} if self.only is None else {"only": ids.digest(*self.only)}
         return {"dropped": self.num_dropped, **only}
 
@@ -76,11 +76,11 @@ class Piece:
     all_kept: bool
     """Whether all kept samples in the spans are embedded as well."""
     blocks: Blocks
-    """Beginnings that many samples share, which are left out of the embedded texts."""
+    """Beginnings that many samples share. They are left out of the embedded texts."""
 
     @property
     def rows(self) -> int:
-        """Number of samples that are read for it."""
+        """Number of samples that are read for the shard."""
         return sum(stop - first for _, first, stop in self.spans)
 
     def __str__(self) -> str:
@@ -88,7 +88,10 @@ class Piece:
 
 
 class EmbedActor:
-    """Embeds one piece after another. The encoder is opened with the first, so that its errors reach the driver."""
+    """Embeds one piece after another.
+
+    The encoder is opened with the first piece, so that its errors reach the driver.
+    """
 
     def __init__(self, run: tuple[Store, str | None], wanted: VectorsOf, open_encoder: OpenEncoder, name: str) -> None:
         """Take what all pieces have in common; `run` is (store, folder of the logs)."""
@@ -140,7 +143,7 @@ def folder(samples: str, wanted: VectorsOf, choice: RowChoice, *, shard_rows: in
 def embed(
     run: Run, sources: Mapping[str, RowChoice], wanted: VectorsOf, open_encoder: OpenEncoder, *, shard_rows: int
 ) -> tuple[dict[str, str], int]:
-    """Make the vectors of datasets with one set of actors; what is committed of them is not made again.
+    """Make the vectors of datasets with one set of actors; committed shards are not made again.
 
     Args:
         run: the run, with its store and screen.
@@ -220,7 +223,7 @@ def encoding(
 
 
 def _dtype_of(store: Store, outputs: Iterable[str]) -> Any:  # noqa: ANN401 - a manifest's metadata are strings
-    """Return the type that the encoder computed in, of the first of these folders that has one, or the empty string."""
+    """Return the type in which the encoder computed, from the first of these folders that has it, else ""."""
     for output in outputs:
         complete = store.complete(output)
         found = store.manifest(output).metadata if complete else dtypes.read(store, output)
@@ -311,7 +314,7 @@ def _lower(encoder: Any) -> str:  # noqa: ANN401 - of any encoder
 
 
 def encoder_need(settings: Any) -> Need:  # noqa: ANN401 - of any encoder
-    """Return what one actor needs on the cluster that is up.
+    """Return what one actor needs on the running cluster.
 
     Raises:
         JobError: when the cluster can never give it to all of them.

@@ -1,4 +1,4 @@
-"""Which encoder belongs to which settings, and what must be made before actors can open one."""
+"""The encoder for each kind of settings, and the files that must exist before actors can open one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def open_encoder(settings: Settings) -> Encoder:
 
 
 def prepare_encoder(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> VectorsOf:
-    """Return the wanted vectors with everything that must exist before an actor opens their encoder.
+    """Return the wanted vectors after making everything that must exist before an actor opens their encoder.
 
     Gradients need a model that was fine-tuned on a few of the samples, the same model for samples and targets. It is
     trained here, on one machine of the cluster, if no earlier build has done so.
@@ -54,7 +54,7 @@ def prepare_encoder(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -
     if not path.exists():
         try:
             call(warm_up, encoder_need(settings), settings, view.some(wanted.part, np.arange(few)), path)
-        except ray.exceptions.RayTaskError:  # of a living process
+        except ray.exceptions.RayTaskError:  # raised by a living process
             raise
         except deaths() as error:
             raise RunError(

@@ -8,12 +8,12 @@ import numpy as np
 from gristmill.selection.contracts import Choice, Deduplicator, View
 
 FEW, ALWAYS, HALF = 20, 1000, 0.5
-"""Fewer samples than the first are never worth stopping for; of more, half may be lost to one sample, up to the second
-number, whatever share is set: small data with many copies is no accident."""
+"""With fewer samples than the first number the job never stops. Half of the samples, up to the second number, may
+always be lost to one sample, because small data may well have many copies."""
 
 
 def check_losses(step: Deduplicator, view: View, choice: Choice) -> str:
-    """Return which loss is too large, and what to do; the empty string where none is."""
+    """Return which loss is too large, and what to do; the empty string if none is."""
     lost = ~choice.kept
     if len(view) < FEW or not lost.any() or choice.lost_to is None:
         return ""

@@ -10,9 +10,10 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Matrix
 
 POINTS = 1000
-"""Number of samples whose nearest chosen sample is looked for, and of each choice that are compared in pairs."""
+"""Number of samples for which the nearest chosen sample is searched, and of samples of a choice that are compared in
+pairs."""
 MAX_CHOSEN = 50_000
-"""Most samples of a choice among which the nearest one is looked for; a larger choice is thinned at random."""
+"""Most samples of a choice that are searched for the nearest one; a larger choice is thinned at random."""
 
 
 class Labels(NamedTuple):
@@ -32,7 +33,7 @@ def compare(view: View, kept: Bool, rng: Random, labels: Labels | None = None) -
     between their shares and those of all samples (0: the same, 1: nothing in common). With vectors: `coverage of the
     pool`, the mean cosine of all samples to the nearest other chosen one, and the mean cosine of two chosen samples.
     The coverage is the facility location of Lin and Bilmes 2011 (ACL, section 4.1) over the number of samples, except
-    that a sample does not cover itself; otherwise chance would decide by the points that were drawn. Cost: at most
+    that a sample does not cover itself; otherwise the points that happen to be drawn would decide. Cost: at most
     1,000 x 50,000 x d multiplications each.
 
     Args:

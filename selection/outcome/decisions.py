@@ -19,7 +19,7 @@ from gristmill.selection.data.samples import Samples, Turns, shorten
 NO_TEXT = "select: no text in the conversation"
 
 SHARD_BYTES = 1 << 29
-"""Bytes after which a shard ends too: a shard that comes in has 1 GiB at most, and a column of Arrow holds 2 GiB."""
+"""Bytes after which a shard also ends: a shard of the input has at most 1 GiB, and an Arrow column holds 2 GiB."""
 
 
 class Decisions:
@@ -32,11 +32,11 @@ class Decisions:
         self._reason, self._reasons = np.full(size, -1, np.int32), list[str]()
         self._lost_to = np.zeros(size, "S32")
         self.scores: dict[str, Float32] = {}
-        """By name: [N] values, NaN for a sample that got none."""
+        """[N] values by name, NaN for a sample that got none."""
         self.tags: dict[str, NDArray[np.object_]] = {}
-        """By name: [N] values, None for a sample that got none."""
+        """[N] values by name, None for a sample that got none."""
         self.cut: dict[int, Turns] = {}
-        """By row: the turns of samples whose text was shortened."""
+        """The turns, by row, of samples whose text was shortened."""
 
     def enter(self, view: View, choice: Choice) -> None:
         """Record the choice of a selector about the samples that it saw."""
@@ -62,7 +62,7 @@ class Decisions:
         column[rows] = mine
 
     def write(self, store: Store, output: str, samples: str, shard_rows: int) -> tuple[Shard, ...]:
-        """Write the samples that came in kept, in their order, each with its decision; at least one shard, if empty."""
+        """Write the kept samples of the input, in their order, each with its decision, in at least one shard."""
         shards: list[Shard] = []
         held = SAMPLES.empty_table()
         for table in self._decided(store, samples):

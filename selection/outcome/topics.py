@@ -17,9 +17,9 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates import clusters
 
 MAX_TOPICS = 24
-"""Most topics of a report; nobody reads more."""
+"""Most topics of a report."""
 ROWS_PER_TOPIC = 20
-"""There is one topic for this number of samples, at least 2 and at most `MAX_TOPICS`."""
+"""Samples for each topic; there are at least 2 and at most `MAX_TOPICS` topics."""
 NAMED_BY = 300
 """Samples of a topic that are read for its name."""
 NAMED_CHARS = 600
@@ -109,7 +109,7 @@ def name_topics(groups: Sequence[Iterable[str]]) -> list[str]:
 
 
 def terms(text: str) -> list[str]:
-    """Return the words of a text that can be part of a name: no stop words, no numbers, nothing of one letter."""
+    """Return the words of a text that can be part of a name: no stop words, numbers or single letters."""
     found: list[str] = []
     for run in _RUNS.findall(unicodedata.normalize("NFKC", text[:NAMED_CHARS]).casefold()):
         found += _jieba().cut(run) if _HAN.match(run) else [run]

@@ -1,1 +1,1 @@
-"""How near samples are to a small target set: pure functions, one file for each method."""
+"""Nearness of samples to a small target set: pure functions, one file for each method."""

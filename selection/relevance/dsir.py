@@ -26,7 +26,7 @@ from gristmill.selection.duplicates.ngrams import slices
 
 BUCKETS = 10_000
 SMALLEST = 1e-8
-"""Added to every share, as in the authors' code: the share of an n-gram that the targets do not have."""
+"""Added to every share, as in the authors' code; so it is the share of an n-gram that the targets lack."""
 CACHED = 1 << 18
 """N-grams whose buckets are kept, about 60 MiB."""
 Texts = Iterable[tuple[Int, pa.LargeStringArray]]
@@ -35,18 +35,18 @@ _WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]+")
 
 
 class NgramWeights(Settings):
-    """`[select.steps.dsir]`: how the weights of `dsir` are made of n-grams, and how samples are chosen by them."""
+    """`[select.steps.dsir]`: how `dsir` makes weights from n-grams, and how it chooses samples by them."""
 
     per_ngram: bool = False
-    """Whether a weight is that per n-gram, times the mean number of n-grams of all samples, so that length decides
-    nothing. As published it is the sum over the n-grams: with few targets a long sample is then never chosen, because
-    each n-gram that no target has takes up to 18 from its weight."""
+    """Whether a weight is the mean over the n-grams, times the mean number of n-grams of all samples, so that length
+    decides nothing. As published, the weight is the sum over the n-grams. Then, with few targets, long samples are
+    never chosen, because each n-gram that no target has lowers the weight by up to 18."""
     smoothing: float = Field(default=0.0, ge=0)
     """Counts added to each of the 10,000 buckets of the targets, for small target sets."""
     min_words: int = Field(default=0, ge=0)
-    """Words that a sample must have to be chosen; signs in a row are a word, and so is a character of Chinese."""
+    """Least words of a chosen sample. Consecutive signs are a word, and so is a Chinese character."""
     top: bool = False
-    """Whether the highest weights are chosen, instead of a draw with chances by the weights."""
+    """Whether the highest weights are chosen, instead of a draw with probabilities by the weights."""
 
 
 class Grams(NamedTuple):
@@ -92,7 +92,7 @@ def counts(texts: Texts) -> Int:
 
 
 def log_ratios(targets: Int, samples: Int, smoothing: float = 0.0) -> Float64:
-    """Return [buckets] the log of how much likelier each is in the targets than in the samples, from both counts."""
+    """Return [buckets] the log of the ratio of each bucket's share in the targets to that in the samples."""
     likely = targets + smoothing
     shares = (found / max(1, found.sum()) for found in (likely, samples))
     one, other = (np.log(share + SMALLEST) for share in shares)
@@ -121,7 +121,7 @@ def log_weights(texts: Texts, ratios: Float64, num: int, *, per_ngram: bool = Fa
 
 
 def shares(budget: int, sizes: Int) -> list[int]:
-    """Return how much of a budget each target set gets, by its number of n-grams; the last takes what is left over."""
+    """Return how much of a budget each target set gets, by its number of n-grams; the last gets the rest."""
     found = [int(budget * size / max(1, sizes.sum())) for size in sizes.tolist()]
     return [*found[:-1], budget - sum(found[:-1])]
 

@@ -33,11 +33,11 @@ from gristmill.cluster.models.encoder import Float32, unit_rows, unknown_shares
 Tensor = Any
 """A tensor of torch, which is not imported here."""
 BETAS, EPS = (0.9, 0.999), 1e-8
-"""Of Adam, in the warm-up and where gradients are preconditioned."""
+"""Parameters of Adam, in the warm-up and for preconditioned gradients."""
 RAMP = 0.03
 """Share of the warm-up's steps in which its learning rate rises; it falls to 0 in the others."""
 SKETCH_SEED = 20_240_206
-"""All features that are ever compared must be projected in the same way."""
+"""Seed of the projection, fixed because compared features must be projected in the same way."""
 SCHEDULE = "schedule.json"
 _TURN = re.compile(r"^<\|(system|user|assistant|tool)\|>\n", re.MULTILINE)
 
@@ -73,7 +73,7 @@ class Gradients(Settings):
     preconditioned: ClassVar[bool] = True
 
     model: str = models.SMOLLM2
-    """A causal language model; what a small model chooses is useful for a large one."""
+    """A causal language model. The choice of a small model is useful for a large one."""
     warmup: Warmup = Warmup()
     """How the model is fine-tuned first."""
     checkpoints: str = ""
@@ -81,7 +81,7 @@ class Gradients(Settings):
     max_tokens: int = Field(default=2048, gt=1)
     """Tokens of a conversation that are read; the rest is cut."""
     dim: int = Field(default=8192, gt=0)
-    """Numbers of a feature for each checkpoint: its gradient is projected to them."""
+    """Dimensions of a feature for each checkpoint; its gradient is projected to them."""
     dtype: Literal["float32", "float16"] = "float16"
     """Type in which a number of a feature is stored."""
     actors: int = Field(default=1, gt=0)
@@ -105,7 +105,7 @@ class Gradients(Settings):
 
 
 class TargetGradients(Gradients):
-    """Features of the targets: plain gradients, because the question is what lowers the targets' loss."""
+    """Features of the targets: plain gradients, because the measure is the loss on the targets."""
 
     preconditioned: ClassVar[bool] = False
 
@@ -206,7 +206,8 @@ def adam(gradient: Tensor, first: Tensor, second: Tensor, steps: int) -> Tensor:
 def tokens(tokenizer: Any, text: str, longest: int) -> tuple[list[int], list[bool]]:  # noqa: ANN401
     """Return the token ids of a conversation in chat form, and which of them are trained on.
 
-    These are the assistant's words and the end token after them; all tokens, where none of these is within `longest`.
+    These are the assistant's words and the end token after them. If none of these is within `longest`, all tokens are
+    trained on.
     """
     end = tokenizer.eos_token_id
     found = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
@@ -224,7 +225,7 @@ def tokens(tokenizer: Any, text: str, longest: int) -> tuple[list[int], list[boo
         add(mark.group(), mine=False)
         add(text[mark.end() : after].rstrip("\n"), mine=mark[1] == "assistant")
         add("\n", mine=False)
-    if len(found) == 1:  # of an empty text, where something must be predicted
+    if len(found) == 1:  # an empty text must have something to predict
         found, trained = [*found, end], [False, True]
     found, trained = found[:longest], trained[:longest]
     return found, trained if any(trained) else [True] * len(found)
@@ -305,7 +306,7 @@ def warm_up(settings: Gradients, texts: Sequence[str], folder: Path) -> None:
     (temporary / SCHEDULE).write_text(json.dumps(schedule), encoding="utf-8")
     try:
         temporary.rename(folder)
-    except OSError:  # another process was quicker
+    except OSError:  # another process was faster
         shutil.rmtree(temporary)
 
 

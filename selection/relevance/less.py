@@ -11,7 +11,7 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float32, Matrix
 
 NUMBERS = 1 << 25
-"""Numbers of a block, 128 MiB: features have tens of thousands of dimensions."""
+"""Numbers in a block, 128 MiB, because features have tens of thousands of dimensions."""
 
 
 def influence(matrix: Matrix, targets: Float32, tasks: Int) -> Float32:

@@ -1,4 +1,4 @@
-"""Round robin over queries by cosine: the choice of RDS+ and of nearest neighbours.
+"""Round robin over queries by cosine, for RDS+ and for nearest neighbours.
 
 Source: Ivison et al. 2025, arXiv:2503.01807, section 3 (selection) and its appendix on round robin, as in the authors'
 code (`get_top_influences.py`, method `max`): a group whose next best sample is taken already loses its turn.
@@ -17,22 +17,23 @@ from gristmill.selection.kernels import kernel, parallel
 Bool = NDArray[np.bool_]
 UInt64 = NDArray[np.uint64]
 HELD = 1 << 24
-"""Candidates kept over all groups, 128 MiB. Where that is less than the budget for each group, the samples are read
-again when a group has used all its candidates."""
+"""Candidates kept over all groups, 128 MiB. If that is less than the budget for each group, the samples are read again
+when a group has used all its candidates."""
 SCORES = 1 << 23
 """Cosines of one block: 32 MiB."""
 LOWEST = np.uint64(0xFFFFFFFF)
 """The lower half of a key."""
 HIGHEST = np.uint64(0xFFFFFFFFFFFFFFFF)
-"""Above every key: a score that is a number is less than this."""
+"""A number above every key, because every score is less."""
 
 
 def round_robin(
     matrix: Matrix, queries: Float32, groups: Int, budget: int, held: int = HELD, scores: int = SCORES
 ) -> tuple[Int, Float32]:
-    """Choose samples in turns: each group of queries takes the sample that is next best for it.
+    """Choose samples in turns: each group of queries takes its next best sample.
 
-    Where another group has taken that sample already, the turn is lost: the group's next turn is for the one after it.
+    If another group has already taken that sample, the turn is lost; in its next turn the group goes on with the sample
+    after it.
 
     Args:
         matrix: [n, d] unit rows.
@@ -76,18 +77,18 @@ def _best(
         if len(queries) > num_groups:
             scores = np.maximum.reduceat(scores, bounds[:-1], axis=0)
         _offer(scores.view(np.uint32), first, ends, heaps, counts)
-    return np.sort(heaps[:, : counts[0]], axis=1)[:, ::-1]  # every group has as many: it has seen as many rows before
+    return np.sort(heaps[:, : counts[0]], axis=1)[:, ::-1]  # every group has as many: it has seen the same rows
 
 
 @parallel
 def _offer(bits: NDArray[np.uint32], first: int, ends: UInt64, heaps: UInt64, counts: Int) -> None:
-    """Offer a block, [groups, rows] bits of scores, to every group's heap, whose lowest key comes first.
+    """Offer a block, [groups, rows] bits of scores, to the heap of every group. The lowest key of a heap comes first.
 
     A group takes keys below its entry in `ends`, the last key that it had before.
 
-    A key is one number: the score in its upper half and the row counted down in its lower half, so no two keys are
-    equal and of equal scores the lower row is higher. The bits of floats sort as the numbers do, once those of negative
-    numbers are inverted and the others are put above them.
+    A key is one number, with the score in its upper half and the row, counted down, in its lower half. So no two keys
+    are equal, and of equal scores the lower row has the higher key. The bits of floats sort as the numbers do, once
+    those of negative numbers are inverted and the others are put above them.
     """
     for group in prange(len(bits)):
         heap = heaps[group]

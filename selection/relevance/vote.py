@@ -1,6 +1,6 @@
 """Differential privacy of a vote: the accountant of the Gaussian mechanism, its noise, and the histogram of votes.
 
-Two private datasets are neighbours when one of them has one sample more (add or remove one).
+Two private datasets are neighbours if one of them has one sample more than the other (add or remove one).
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from gristmill.selection.kernels import parallel
 
 HALVINGS = 200
 BEYOND = 25.0
-"""From this x on, exp(x^2) erfc(x) is taken from its asymptotic series, whose relative error is then 8e-9."""
+"""From this x on, exp(x^2) erfc(x) is computed by its asymptotic series, with a relative error of 8e-9."""
 
 
 def delta_of(epsilon: float, ratio: float) -> float:
@@ -50,7 +50,7 @@ def epsilon_of(sigma: float, delta: float, rounds: int = 1) -> float:
 
 def sigma_of(epsilon: float, delta: float, rounds: int = 1) -> float:
     """Return the noise that makes `rounds` releases of L2 sensitivity 1 (epsilon, delta)-private, rounded up."""
-    low, high = 0.0, 1.0  # of the ratio sqrt(rounds)/sigma, in which delta grows
+    low, high = 0.0, 1.0  # bisection over the ratio sqrt(rounds)/sigma, with which delta grows
     while delta_of(epsilon, high) <= delta:
         low, high = high, 2 * high
     for _ in range(HALVINGS):
@@ -62,8 +62,8 @@ def sigma_of(epsilon: float, delta: float, rounds: int = 1) -> float:
 def votes(private: Matrix, candidates: Matrix, num: int = 1) -> Float64:
     """Return [candidates] the votes of private rows: each gives 1/sqrt(num) to its `num` nearest candidates.
 
-    So one private row more or less changes the histogram by at most 1 in L2. Exact: every row is compared with every
-    candidate, in blocks of 8,192 by 8,192. Ties go to the lower candidate.
+    So adding or removing one private row changes the histogram by at most 1 in L2. Exact: every row is compared with
+    every candidate, in blocks of 8,192 by 8,192. Ties go to the lower candidate.
     """
     num = min(num, len(candidates))
     histogram = np.zeros(len(candidates))
@@ -92,7 +92,7 @@ def _insert(cosines: Float32, start: int, best: Float32, nearest: Int) -> None:
 
 
 def gaussian(key: bytes, num: int) -> Float64:
-    """Return [num] standard normal numbers that look random without the key; the same key gives the same.
+    """Return [num] standard normal numbers that look random without the key; the same key gives the same numbers.
 
     SHAKE-256 of the key gives 53 random bits for each uniform number, and the method of Box and Muller makes them
     normal. A common generator is not enough: its state, and so the rest of the noise, can be found from numbers it has

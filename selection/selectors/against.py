@@ -29,7 +29,8 @@ REASONS = {
 
 
 class Hits(NamedTuple):
-    """Rows that an older dataset also has, each once: the older sample, and the similarity of the two, in [0, 1]."""
+    """Rows that an older dataset also has, each once, with the older sample and the similarity of the two, in [0,
+    1]."""
 
     row: Int
     older: Int
@@ -39,14 +40,14 @@ class Hits(NamedTuple):
 class Against(Deduplicator):
     """Drop a sample that one of these datasets already has: the same text, nearly the same text, or the same meaning.
 
-    What must not differ between two copies is what it is there, see `duplicates.copies`: a question with another label
-    or number than the older one stays. The older sample always stays, whatever `prefer` says. What is made of an older
-    dataset, its keys, signatures and clusters (its vectors are kept anyway), is kept beside it: the next build against
-    the same release finds it, and one more release is one more index. `lost_to` is the id in the older dataset; the
-    score `against_distance` of a sample that goes is 1 - similarity.
+    `duplicates.copies` says what must not differ between two copies: a question with another label or number than the
+    older one stays. The older sample always stays, whatever `prefer` says. Keys, signatures and clusters of an older
+    dataset are stored with it, as its vectors are. So the next build against the same release finds them, and a further
+    release only needs a further index. `lost_to` is the id in the older dataset; the score `against_distance` of a
+    sample that goes is 1 - similarity.
 
     Source: as `exact`, `minhash` and `semantic`. Departures: a sample is compared in its three nearest clusters,
-    because an older one is in one cluster only.
+    because an older sample is in one cluster only.
     """
 
     kind: Literal["against"] = "against"
@@ -72,7 +73,7 @@ class Against(Deduplicator):
         return {f"{n}-{PurePath(source.path[0]).name}": source for n, source in enumerate(self.datasets, 1)}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the job's vectors where meanings are compared."""
+        """Return the job's vectors if meanings are compared."""
         return job if "semantic" in self.by else None
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -158,7 +159,7 @@ def _keys(view: View, part: Part) -> Array:
 
 
 def _common(older: View, part: Part) -> Common:
-    """Return what many texts of an older dataset have in common, found now or in an earlier build."""
+    """Return the runs that many texts of an older dataset have in common, found now or in an earlier build."""
 
     def make() -> Array:
         found = units.common(older.scan(part), len(older))
@@ -182,7 +183,7 @@ def _sketches(view: View, like: MinHash, known: Common) -> Array:
 
 
 def _best(row: Int, other: Int, similarity: Float32) -> Hits:
-    """Return the most similar pair of each row; among equal ones that with the lower other row."""
+    """Return the most similar pair of each row; of equally similar ones, the pair with the lower other row."""
     order = np.lexsort((other, -similarity, row))
     first = order[np.flatnonzero(np.diff(row[order], prepend=-1))]
     return Hits(row[first], other[first], similarity[first])

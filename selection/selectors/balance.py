@@ -15,16 +15,16 @@ from gristmill.selection.diversity.quota import allocate, first_of_groups, power
 
 OTHERS = "*"
 SHOWN = 12
-"""Number of groups that the figures name, largest first."""
+"""Most groups that the figures name, the largest first."""
 
 
 class Balance(Selector):
-    """Fill a budget from groups, the best samples of each first.
+    """Fill a budget from groups of samples, the best samples of each group first.
 
     By default a group of n samples gets a share in proportion to n^alpha; with `quotas` the shares are as given. Shares
-    become whole numbers by largest remainders, so the budget is met exactly where there are enough samples. What a
-    group is too small for goes to the other groups in the same proportion. Samples without the tag are a group of their
-    own.
+    become whole numbers by largest remainders, so the budget is met exactly where there are enough samples. The part of
+    a group that has too few samples goes to the other groups in the same proportion. Samples without the tag are a
+    group of their own.
 
     Source: Conneau et al. 2020, XLM-R, arXiv:1911.02116, section 3.1 (languages drawn with p ~ n^alpha, alpha = 0.3);
     Raffel et al. 2020, T5, arXiv:1910.10683, section 3.5.2 (the same with a temperature, T = 1/alpha). Departures: no
@@ -42,15 +42,15 @@ class Balance(Selector):
     gives all groups the same (round robin)."""
     quotas: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Weights by value, such as `{ en = 0.6, zh = 0.3, "*" = 0.1 }`; only their proportions count. `"*"` is for all
-    other groups together, which share it by `alpha`; `""` is for samples without the tag. A group that is not named
-    gets something only where the named ones are too small."""
+    other groups together, which share it by `alpha`; `""` is for samples without the tag. Other groups that are not
+    named get samples only if the named ones have too few."""
     floor: int = Field(default=0, ge=0)
-    """Least samples of a group, as far as it has them."""
+    """Least samples of a group, if it has as many."""
     ceiling: int | None = Field(default=None, gt=0)
     """Most samples of a group; the budget may then not be met."""
     prefer: Prefer = BEST
-    """Which of a group's samples stay: those that are higher in the first of these scores that differs (`length`: of
-    the answer), else those with lower ids. Ids are hashes, so without any names the choice is random."""
+    """Which samples of a group stay: those with the higher value in the first of these scores that differs (`length`:
+    of the answer), else those with lower ids. Ids are hashes, so without any names the choice is random."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Balance":
@@ -61,7 +61,7 @@ class Balance(Selector):
         return self
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where that is less."""
+        """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:

@@ -23,8 +23,8 @@ MIG_ONLY = frozenset({"score", "min_cosine"})
 class Complexity(Selector):
     """Choose by tags of intent, which the filter `instag` gets from a model.
 
-    - `count` goes through the samples from most tags to fewest and takes each sample that adds a tag not taken before.
-      When no sample adds one, it forgets what it has taken and begins again, until the budget is met.
+    - `count` goes through the samples from most tags to fewest and takes each sample that adds a new tag. When no
+    sample adds one, all tags count as new again, until the budget is met.
     - `mig` takes the sample that brings the most information to a graph in which near tags share their weight. The
       weight of a sample is its score. See `gristmill.selection.diversity.mig`.
 
@@ -52,8 +52,8 @@ class Complexity(Selector):
     """Cosine above which an intent counts as a more frequent one; by default only spellings are merged. It uses the
     job's encoder, which must know the language of the intents."""
     prefer: Prefer = BEST
-    """Order of samples with the same number of tags: by the first of these scores that differs (`length`: of the
-    answer), the highest first, else by the lowest id."""
+    """Order of samples with the same number of tags: the highest first in the first of these scores that differs
+    (`length`: of the answer), else the lowest id first."""
     score: str = "judge"
     """Only for `mig`: the score that is a sample's weight, `length` for the characters of its answer, or `""` for equal
     weights."""
@@ -70,11 +70,11 @@ class Complexity(Selector):
         return self
 
     def encodes(self) -> bool:
-        """Say whether tags are compared, which uses their vectors."""
+        """Say whether tags are compared by their vectors."""
         return self.rule == "mig" or self.merge_cosine is not None
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where that is less."""
+        """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -171,7 +171,7 @@ def count_first(tags: TagMatrix, order: Int, budget: int) -> Int:
 
 @kernel
 def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> int:
-    """Move the tags that still have a row left to the front of `alive`; return their number.
+    """Move the tags that still have a row to the front of `alive`; return their number.
 
     `posted[head[t] : ends[t + 1]]` holds the places, in the order of visiting, of the rows of tag t that are not yet
     passed. The head of each tag is moved to its first row that is not taken.

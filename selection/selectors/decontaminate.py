@@ -23,15 +23,15 @@ REASONS = (
     "decontaminate: means the same as an evaluation item",
 )
 TEMPLATE_ITEMS, SMALL_SET, TEMPLATE_SHARE = 2, 10, 0.01
-"""An n-gram in more items of its set than both bounds belongs to the set's template and identifies no single item; in a
-set of fewer items than the second number it must be in one alone."""
+"""An n-gram in more items of its set than both bounds allow belongs to the set's template and identifies no item. In a
+set with fewer items than the second number, an n-gram must be in a single item to identify it."""
 MANY, HELD, SLOT = 10, 0.9, 0.2
-"""Where as many samples are near one item, almost all of them (`HELD`) have the same part of its question, and a run of
-at least this share of it (`SLOT`) is not in them, what they have is a template that they share with the item."""
+"""If this many samples are near one item, almost all of them (`HELD`) have the same part of its question, and they lack
+a run of at least this share of it (`SLOT`), then the common part is a template of the samples and the item."""
 FEWEST = 5
-"""N-grams that must be shared at least; a question with fewer is compared as a whole."""
+"""Least number of shared n-grams; a question with fewer n-grams is compared as a whole."""
 WORDS_CHARS = 160
-"""Characters of the overlapping words in the tag."""
+"""Most characters of the common words in the tag."""
 ROUNDING = 1e-6
 """The float32 product of two equal unit vectors can be less than 1 by a few of its last digits."""
 TILE_ROWS = 8192
@@ -41,15 +41,13 @@ class Decontaminate(Selector):
     """Drop a sample that contains an evaluation item: enough of its n-grams, or its whole question if that is short.
 
     The score `contamination` is the share of the item's n-grams that the sample's turns contain. It is taken over the
-    question, or over question and answer together where that gives more. So another answer to a copied question does
-    not hide it, nor does a copied solution to a reworded question. N-grams that many items of a set share belong to its
+    question, or over question and answer together if that gives more. So another answer to a copied question does not
+    hide it, nor does a copied solution to a reworded question. N-grams that many items of a set share belong to its
     template and do not count; nor does the beginning or end of one item that ten samples have without the rest of it.
-    `lost_to` is the item; the tags `evaluation_set` and `overlap` name its set and the
-    common words.
+    `lost_to` is the item; the tags `evaluation_set` and `overlap` name its set and the common words.
 
-    What must not differ between copies does not matter here: a number is a number, whichever it is, for an item with
-    another number, other names, edited words or half of its question is still a leak, see
-    `benchmarks/leaks.json`.
+    The rules for copies do not apply here: all numbers count as equal, because an item with another number, other
+    names, edited words or half of its question is still a leak, see `benchmarks/leaks.json`.
 
     Source: Brown et al. 2020, arXiv:2005.14165, appendix C (n-grams); Lambert et al. 2024, Tulu 3, arXiv:2411.15124,
     section 3.2 (a share of the item, instead of any one hit; the questions). Departures: n-grams of 4 words instead of
@@ -59,7 +57,7 @@ class Decontaminate(Selector):
     """
 
     kind: Literal["decontaminate"] = "decontaminate"
-    revision: ClassVar[int] = 3  # what many samples share with one item is a template
+    revision: ClassVar[int] = 3  # text that many samples share with one item is a template
     example: ClassVar[Mapping[str, Any]] = {"sets": ["exam.jsonl"]}
     sets: tuple[Source, ...] = Field(min_length=1)
     """Evaluation sets: files, or tables with path and format as for the input."""
@@ -68,8 +66,8 @@ class Decontaminate(Selector):
     min_overlap: float = Field(default=0.4, gt=0, le=1)
     """Share of an item's n-grams at which a sample is dropped, or above."""
     min_cosine: float | None = Field(default=None, gt=0, le=1)
-    """Cosine to an item at which a sample is dropped too, or above. The score `evaluation_cosine` is then the highest
-    cosine to any item. Without it, no texts are embedded for this step."""
+    """A sample with this cosine to an item, or a higher one, is dropped too. The score `evaluation_cosine` is then the
+    highest cosine to any item. Without it, no texts are embedded for this step."""
 
     def sources(self) -> dict[str, Source]:
         """Return the evaluation sets by the names of their files, with a number where two have the same name."""
@@ -81,7 +79,7 @@ class Decontaminate(Selector):
         return found
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the job's vectors where `min_cosine` is given."""
+        """Return the job's vectors if `min_cosine` is set."""
         return None if self.min_cosine is None else job
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -144,13 +142,13 @@ class NgramIndex(NamedTuple):
     whole: UInt64
     """[k] a hash of each question."""
     short: dict[str, int]
-    """By comparison key: the first item with this question, for questions too short for n-grams."""
+    """The first item with a question, by comparison key, for questions that are too short for n-grams."""
     short_hashes: Table
     """Hashes of the units of those questions."""
 
 
 class Overlaps(NamedTuple):
-    """For each of n samples, the item that it contains the most of."""
+    """For each of n samples, the item of which it contains the largest share."""
 
     score: Float32
     """[n] share of the item's n-grams; NaN for a sample without any n-gram of an item."""
@@ -163,7 +161,7 @@ class Overlaps(NamedTuple):
 
 
 def index_of(sets: Sequence[View], ngram: int) -> NgramIndex:
-    """Return the index of evaluation sets; `Decontaminate` says what counts."""
+    """Return the index of evaluation sets; `Decontaminate` explains what counts."""
     names = np.concatenate([view.ids for view in sets])
     of_set = np.repeat(np.arange(len(sets)), [len(view) for view in sets])
     questions, answers = (pa.concat_arrays([view.texts(part) for view in sets]) for part in ("instruction", "answer"))
@@ -216,7 +214,7 @@ def without_templates(view: View, index: NgramIndex, min_overlap: float) -> Ngra
         asked = asked[np.argsort(index.places[asked])]
         common = held[asked] >= HELD * num[item]
         runs = np.diff(np.flatnonzero(np.diff(~common, prepend=False, append=False)))[::2]
-        longest = FEWEST if len(runs) == 1 else 2 * index.size  # a name that is changed is missing from `size` n-grams
+        longest = FEWEST if len(runs) == 1 else 2 * index.size  # a changed name changes `size` n-grams
         if runs.max(initial=0) >= max(longest, SLOT * len(asked)):
             gone[asked[common]] = True
     if not gone.any():
@@ -231,7 +229,10 @@ def without_templates(view: View, index: NgramIndex, min_overlap: float) -> Ngra
 
 
 def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
-    """Return the item that each sample holds most of (the first of equals), reading the samples once, in pieces."""
+    """Return the item of which each sample contains the largest share (of equal ones the first).
+
+    Samples are read once.
+    """
     score, item = np.full(len(view), np.nan, np.float32), np.full(len(view), -1, np.int64)
     equal, words = np.zeros(len(view), np.bool_), dict[int, str]()
     for (rows, texts), (_, asked) in zip(view.scan("conversation"), view.scan("instruction"), strict=True):
@@ -256,7 +257,7 @@ def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
 def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
     """Return ([n] highest cosine to an item of any set, [n] that item, numbered through all sets), by blocks.
 
-    It is NaN for a sample in a script that the encoder does not know; an item in one is never near.
+    It is NaN for a sample in a script that the encoder does not know; an item in such a script is never near.
     """
     cosine, item = np.full(len(samples), -1, np.float32), np.full(len(samples), -1, np.int64)
     for start, block in samples.blocks():
@@ -276,7 +277,7 @@ def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
 
 
 class _Hits(NamedTuple):
-    """Where the samples of a piece contain an n-gram of an item, by row."""
+    """The places where the samples of a piece contain an n-gram of an item, by row."""
 
     rows: Int
     keys: Int
@@ -320,7 +321,7 @@ def _hits(found: Units, index: NgramIndex) -> _Hits:
 
 
 def _best(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float32]:
-    """Return (rows, the item that each contains the most of, the share of it)."""
+    """Return (rows, the item of which each contains the largest share, that share)."""
     rows, items, share = _shares(hits, index)
     order = np.lexsort((items, -share, rows))
     first = order[np.unique(rows[order], return_index=True)[1]]
@@ -338,7 +339,7 @@ def _shares(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float64]:
     both, of = np.unique(held * len(index.ids) + parts // 2, return_inverse=True)
     rows, items = np.divmod(both, max(1, len(index.ids)))
     question, answer = (np.bincount(of[parts % 2 == side], minlength=len(both)) for side in (0, 1))
-    whole = np.maximum(index.totals[2 * items], 1)  # a short question counts as one n-gram, which is not there
+    whole = np.maximum(index.totals[2 * items], 1)  # a short question counts as one n-gram that is in no table
     share = np.maximum(question / whole, (question + answer) / (whole + index.totals[2 * items + 1]))
     share[question + answer < FEWEST] = 0
     return rows, items, share

@@ -27,11 +27,11 @@ WRITES: dict[DiversityMethod, str] = {
     "mmr": "marginal_relevance",
     "dpp": "dpp_gain",
 }
-"""Score that each method gives to the chosen samples: what each was worth when it was chosen."""
+"""Score that each method gives to the chosen samples: the worth of each when it was chosen."""
 
 
 class Diversity(Selector):
-    """Keep a budget of samples that are spread over all samples; remove duplicates and broken samples before it.
+    """Keep a budget of samples that are spread over all samples. Remove duplicates and broken samples before it.
 
     `facility_location` chooses samples that represent the others. It follows the density of the samples and leaves out
     outliers. It is the default, because in the comparison of MIG (Chen et al. 2025, arXiv:2504.13835) it is, as QDIT,
@@ -46,17 +46,17 @@ class Diversity(Selector):
     """
 
     kind: Literal["diversity"] = "diversity"
-    revision: ClassVar[int] = 2  # nothing is compared in a script that the encoder does not know
+    revision: ClassVar[int] = 2  # texts in a script that the encoder does not know are not compared
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     needs_vectors: ClassVar[bool] = True
 
     budget: Budget
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
     method: DiversityMethod = "facility_location"
-    """The method by which they are chosen."""
+    """The method by which samples are chosen."""
     first: str = "mean"
-    """Where `k_center` begins: `mean`, the sample nearest to the mean of all; or the name of a score, the sample with
-    the highest."""
+    """The first sample of `k_center`: `mean`, the one nearest to the mean of all; or the name of a score, the one with
+    the highest value."""
     score: str = ""
     """Score (or `length`, of the answer) that the other methods weigh against diversity; `mmr` requires one."""
     quality: float = Field(default=0.0, ge=0, lt=1)
@@ -79,13 +79,13 @@ class Diversity(Selector):
         if self.quality and not self.score:
             raise ValueError("quality: weighs no score, must come with one; name it in `score`")
         if self.method == "mmr" and not self.quality:
-            raise ValueError("mmr: weighs nothing against likeness, must have `score` and `quality` above 0")
+            raise ValueError("mmr: has nothing to weigh against similarity, must have `score` and `quality` above 0")
         if self.score and not self.quality and self.method != "cluster_balanced":
             raise ValueError(f"score: {self.score} has weight 0, must have one in `quality`, or be left out")
         return self
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where that is less."""
+        """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -97,13 +97,13 @@ class Diversity(Selector):
         clustering = Cost(2.7e-11 * (12 * fitted + num) * groups * dim, 40 * num + 4 * fitted * dim)
         if self.method == "cluster_balanced":
             return clustering
-        each = 2 * chosen * BLOCK_ROWS / 4 / max(1, num)  # choices looked for in a block
+        each = 2 * chosen * BLOCK_ROWS / 4 / max(1, num)  # choices made in a block
         pairs = 3e-8 * dim + 4e-9 * each if self.method == "facility_location" else 2e-10 * each * (dim + each / 2)
         blocks = 40 * num + THREADS * 4 * min(num, BLOCK_ROWS) ** 2
         return Cost(clustering.cpu_s + num * pairs, max(clustering.peak_bytes, blocks))
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice; `lost_to` is the chosen sample that represents one that goes, where there is one."""
+        """Return the choice; `lost_to` is the chosen sample, if any, that represents a sample that goes."""
         seed = rng.getrandbits(64)
         if not len(view):
             return Choice.of(np.empty(0, np.bool_), "diversity: beyond the budget")
@@ -159,7 +159,7 @@ def _score(view: View, name: str) -> Float32:
 
 
 def _share_below(values: Float32) -> Float64:
-    """Return [n] the share of the other rows with a lower value, equal ones counted half; no value is the lowest."""
+    """Return [n] the share of the other rows with a lower value; equal values count half, and NaN is the lowest."""
     filled = np.nan_to_num(values.astype(np.float64), nan=-np.inf, neginf=-np.inf)
     ordered = np.sort(filled)
     below, upto = np.searchsorted(ordered, filled, "left"), np.searchsorted(ordered, filled, "right")

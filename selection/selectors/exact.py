@@ -13,16 +13,16 @@ from gristmill.selection.duplicates import copies, groups, normal
 class Exact(Deduplicator):
     """Drop every sample whose text equals that of a better sample; case, width, spacing and punctuation do not count.
 
-    Signs that mean something do count, see `gristmill.cluster.text.keys.key`, and so do a short answer, a result that a
-    longer one states, and the label, see `duplicates.copies`: a question with two labels is no copy. The text is a part
-    of the messages, never the rendered chat, so that a system prompt shared by all does not count either. Samples are
-    read twice, a shard at a time; a sample takes 64 bytes of memory, however long it is.
+    Signs with a meaning do count, see `gristmill.cluster.text.keys.key`. A short answer, the stated result of a longer
+    one, and the label count too, see `duplicates.copies`: a question with two labels is no copy. The text is a part of
+    the messages, never the rendered chat, so that a system prompt shared by all does not count either. Samples are read
+    twice, a shard at a time; a sample takes 64 bytes of memory, however long it is.
 
     Source: common practice; the normal form is ours.
     """
 
     kind: Literal["exact"] = "exact"
-    revision: ClassVar[int] = 2  # what carries meaning must not differ
+    revision: ClassVar[int] = 2  # parts that carry meaning must not differ
     part: Part = "instruction"
     """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
 

@@ -25,7 +25,7 @@ class Longest(Selector):
     """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where that is less."""
+        """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:

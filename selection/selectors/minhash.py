@@ -41,20 +41,22 @@ class MinHash(Deduplicator):
     kind: Literal["minhash"] = "minhash"
     revision: ClassVar[int] = 3  # more slips of the pen are seen as such
     part: Part = "instruction"
-    """What is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
+    """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
     threshold: float = Field(default=0.4, gt=0, le=1)
-    """Least similarity of two copies. Words are compared after it, so that it may be low: five letters mistyped in a
-    hundred leave 0.65 of 60 words, three in ten words 0.6, and a lead of eight words before ten 0.5."""
+    """Least similarity of two copies. It may be low because words are compared afterwards. Typing errors in five of a
+    hundred letters leave a similarity of 0.65 for 60 words; three errors in ten words leave 0.6, and eight words before
+    a text of ten words leave 0.5."""
     unit: Unit = "character"
-    """What shingles are made of; a Chinese character counts as three characters, or as one word."""
+    """Units of a shingle; a Chinese character counts as three characters, or as one word."""
     shingle: int = Field(default=4, ge=1, le=64)
     """Units in a shingle; for words, 2 suits short texts."""
     permutations: int = Field(default=128, ge=16, le=1024)
     """Slots of a signature; each takes a byte of memory a sample."""
     bands: int = Field(default=32, ge=1)
-    """Parts of a signature; two copies must agree in at least one. More bands find less similar pairs."""
+    """Parts of a signature; two copies must have at least one equal part. More bands find less similar pairs."""
     numbers: bool = True
-    """Whether samples with different numbers or signs that calculate, or numbers of other things, are different."""
+    """Whether samples are different if their numbers or signs that calculate differ, or if the numbers belong to other
+    words."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -99,8 +101,8 @@ class MinHash(Deduplicator):
 def minhash(scan: Scan, num: int, order: Int, step: MinHash, answers: Key) -> tuple[Int, Float32]:
     """Return ([num] the kept row each row loses to, -1 where it stays; [num] similarity to it, NaN where it stays).
 
-    Copies that are exact after normalisation are put together first and cost nothing in the bands. Memory: a signature
-    and 40 bytes a row, and the texts of the rows that may be copies.
+    Copies that are equal after normalisation are grouped first and cost nothing in the bands. Memory: a signature and
+    40 bytes a row, and the texts of the rows that may be copies.
 
     Args:
         scan: reads the texts; it is called three times.

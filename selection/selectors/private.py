@@ -21,17 +21,17 @@ from gristmill.selection.relevance.vote import epsilon_of, gaussian, sigma_of, v
 PRIVATE = "private"
 KEY_BYTES = 16
 TYPICAL = 10_000
-"""Private samples that the estimate assumes; their real number is private."""
+"""Number of private samples that the estimate assumes; the real number is private."""
 REASONS = ("private: beyond the budget", "private: too few votes")
 
 
 class Private(Selector):
-    """Choose the samples nearest to private ones, so that the choice reveals hardly anything about any one of them.
+    """Choose the samples nearest to private ones. The choice reveals hardly anything about any single private sample.
 
-    Every private sample votes for the nearest of the samples, the votes are counted, and Gaussian noise is added to
-    every count. Whatever follows from the noisy counts alone is as private as they are. They become the score
-    `private_votes`. The guarantee is (epsilon, delta)-differential privacy for one private sample more or less, by the
-    analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530) over all `rounds`.
+    Every private sample votes for the nearest samples, the votes are counted, and Gaussian noise is added to every
+    count. Everything that follows from the noisy counts alone is as private as they are. The noisy counts become the
+    score `private_votes`. The guarantee is (epsilon, delta)-differential privacy for one private sample more or less,
+    by the analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530) over all `rounds`.
 
     It does not cover: samples that were made from the private ones without protection; several private samples of one
     person (m of them make it m times weaker, and more); the vectors of the private samples, the figures of their
@@ -70,10 +70,10 @@ class Private(Selector):
     votes: int = Field(default=1, gt=0)
     """Number of nearest samples that a private one votes for."""
     threshold: float = Field(default=0.0, ge=0)
-    """Samples whose noisy votes are not above this go. A few times sigma keeps out those without any vote."""
+    """Samples with this many noisy votes or fewer go. A few times sigma excludes samples without any vote."""
     rule: Literal["top", "sample"] = "top"
-    """`top` keeps the highest counts. `sample` draws with chances in proportion to what counts exceed the threshold
-    by."""
+    """`top` keeps the highest counts. `sample` draws with probabilities in proportion to the excess of a count over the
+    threshold."""
     key: str | None = None
     """File with at least 16 secret random bytes, from which the noise is made; a relative path is looked up next to the
     recipe. Without it the noise follows from the recipe's seed, which is not secret: this is a rehearsal without any
@@ -92,7 +92,10 @@ class Private(Selector):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the choice; of the key only whether there is one: a rehearsal and a release differ."""
+        """Return the settings that decide the choice.
+
+        Of the key only its presence counts, because a rehearsal and a release differ.
+        """
         value = super().identity()
         value["fields"]["key"] = self.key is not None
         return value
@@ -102,7 +105,7 @@ class Private(Selector):
         return {PRIVATE: self.private_data}
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where that is less."""
+        """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -126,7 +129,7 @@ class Private(Selector):
         sigma = self.sigma if self.sigma is not None else sigma_of(self.epsilon or 0.0, self.delta, self.rounds)
         counts = votes(private.unit(self.kind), view.unit(self.kind), self.votes)
         noisy = counts + sigma * gaussian(self._noise_key(view, counts, rng), len(view))
-        noisy = noisy.astype(np.float32).astype(np.float64)  # what is released is all that the choice may use
+        noisy = noisy.astype(np.float32).astype(np.float64)  # the choice may use only the released numbers
         kept = choose(
             noisy - self.threshold, budget_rows(self.budget, len(view)), rng if self.rule == "sample" else None
         )
@@ -157,7 +160,7 @@ class Private(Selector):
 
 
 def choose(weight: Float64, budget: int, rng: Random | None = None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return [n] which of the rows with a positive weight stay: the highest, or with `rng` a draw in proportion.
+    """Return [n] which of the rows with a positive weight stay: the highest, or with `rng` a weighted draw.
 
     A draw without replacement takes the highest log weight + Gumbel noise (Efraimidis & Spirakis 2006).
     """

@@ -27,11 +27,11 @@ REASONS = (
 class Quality(Selector):
     """Keep samples by one score, or by several combined: those above a threshold, the highest, or both.
 
-    A sample without one of the scores goes, with a separate reason. Published rules in these settings:
+    A sample that lacks one of the scores goes, with a separate reason. Published rules in these settings:
 
     - AlpaGasus (Chen et al. 2023, arXiv:2307.08701, section 3): `scores = "judge"`, `min_score = 4.5`.
     - IFD (Li et al. 2023, arXiv:2308.12032, section 2.2): `scores = "ifd"`, `below = 1.0`, `budget = 0.1`: above 1 the
-      instruction does not help, and of the rest the highest are worth most. Superfiltering (Li et al. 2024,
+      instruction does not help; of the others, the highest are worth most. Superfiltering (Li et al. 2024,
       arXiv:2402.00530, section 2) is the same, with the filter `ifd` at `kind_of = "perplexity"` and a small model.
     - DEITA (Liu et al. 2024, arXiv:2312.15685, section 3, score-first with representation filter): `scores =
       ["complexity", "judge"]`, `combine = "product"`, `max_cosine = 0.9`, `budget = 6000`.
@@ -42,7 +42,7 @@ class Quality(Selector):
     """
 
     kind: Literal["quality"] = "quality"
-    revision: ClassVar[int] = 2  # nothing is compared in a script that the encoder does not know
+    revision: ClassVar[int] = 2  # texts in a script that the encoder does not know are not compared
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     scores: dict[str, float] = Field(
         default={"judge": 1.0}, min_length=1, json_schema_extra=short_forms(STRING, STRINGS)
@@ -50,8 +50,9 @@ class Quality(Selector):
     """Scores and their weights, such as `{ judge = 1.0, reward = 0.5 }`; a name or a list of names means weight 1.
     `length` is the characters of the answer. With a negative weight low values are preferred."""
     combine: Combine = "sum"
-    """How several become one: `sum` of the weighted scores, of their `rank`s (the share of samples that are not better,
-    so that scales do not matter; in [0, 1] for positive weights), or `product` of the scores as they are."""
+    """How several scores become one. `sum`: of the weighted scores. `rank`: of their ranks, each the share of samples
+    that are not better, so that scales do not matter; in [0, 1] for positive weights. `product`: of the unchanged
+    scores."""
     min_score: float | None = None
     """Samples with a lower value go."""
     below: float | None = None
@@ -83,11 +84,11 @@ class Quality(Selector):
         return self
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the job's vectors where `max_cosine` compares them."""
+        """Return the job's vectors if `max_cosine` is set."""
         return None if self.max_cosine is None else job
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where that is less or there is no budget."""
+        """Return the budget, or `num` if that is less or there is no budget."""
         return num if self.budget is None else budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
@@ -100,7 +101,7 @@ class Quality(Selector):
         return Cost(cpu, peak)
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice, with the scores `quality` and, where compared, `quality_distance`.
+        """Return the choice, with the scores `quality` and, for compared samples, `quality_distance`.
 
         `quality_distance` is 1 - cosine to the nearest better sample that stays; NaN for the first, and for samples
         that were never compared.
@@ -152,7 +153,10 @@ class Quality(Selector):
 
 
 def combine_scores(columns: list[tuple[Float32, float]], combine: Combine) -> Float32:
-    """Return one number a row from (scores [n], weight) pairs, NaN where one is NaN; one score of weight 1 as it is."""
+    """Return one number a row from (scores [n], weight) pairs, NaN if any is NaN.
+
+    A single score of weight 1 is unchanged.
+    """
     whole = sum(abs(weight) for _, weight in columns) if combine == "rank" else 1.0
     total = columns[0][0].astype(np.float64) * (columns[0][1] / whole)
     for scores, weight in columns[1:]:

@@ -40,12 +40,12 @@ class HiddenStates(Embedding):
 
 
 class Relevance(Selector):
-    """Keep a budget of samples that are near to targets: a few dozen or hundred samples of what the model is for.
+    """Keep a budget of samples near to targets, which are a few dozen or hundred samples of the model's purpose.
 
     - `nearest`: by cosine of the job's vectors. The targets take turns; each takes its best sample that is not taken.
     - `rds`: the same with hidden states of a language model, over the whole conversation. Source: RDS+, Ivison et al.
       2025, arXiv:2503.01807, section 3; of the selectors compared there the best in every setting.
-    - `dsir`: a draw weighted by how much likelier a sample's n-grams are in the targets. Source: Xie et al. 2023,
+    - `dsir`: a draw with weights by how much likelier a sample's n-grams are in the targets. Source: Xie et al. 2023,
       arXiv:2302.03169. It reads only text, 10,000 samples of 60 words in 2 s of one core. As published it needs targets
       that have most n-grams of the samples: for 100 maths problems as targets, 1 % of the first 500 of a pool are maths
       problems, though 27 % of the pool are; with `dsir.per_ngram = true` 92 %.
@@ -59,7 +59,7 @@ class Relevance(Selector):
     """
 
     kind: Literal["relevance"] = "relevance"
-    revision: ClassVar[int] = 2  # dsir and rds choose as the authors' code
+    revision: ClassVar[int] = 2  # dsir and rds choose as the authors' code does
     example: ClassVar[Mapping[str, Any]] = {"targets": "targets.jsonl", "budget": 100}
     targets: Source
     """The target set: a path or a table, like `input`."""
@@ -79,7 +79,7 @@ class Relevance(Selector):
     """The weights of `dsir`."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the choice, without the settings of the other methods."""
+        """Return the settings that decide the choice, without those of the other methods."""
         value = super().identity()
         for name, method in (("encoder", "rds"), ("gradients", "less"), ("dsir", "dsir")):
             if method != self.method:
@@ -102,7 +102,7 @@ class Relevance(Selector):
         return self.wants(job)
 
     def most(self, num: int) -> int:
-        """Return the budget, or `num` where that is less."""
+        """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:

@@ -22,14 +22,14 @@ from gristmill.selection.duplicates.neighbours import ROUNDING, Pairs
 from gristmill.selection.kernels import kernel
 
 PROBES = 3
-"""Clusters in which a vector is compared. Of 10^5 made vectors with a near one before them, two clusters find 99.8 %
-and three find all, for a tenth more time."""
+"""Number of clusters in which a vector is compared. Of 10^5 generated vectors with an earlier near one, two clusters
+find 99.8 % and three find all, in a tenth more time."""
 SAME: Mapping[str, tuple[float, float]] = {models.E5: (0.96, 0.95)}
 """(cosine of two samples that count as the same, cosine from which on pairs are stored) of models whose cosines are not
 those of `USUAL`. Measured on 120 Chinese reviews, 120 Chinese and 120 English instructions: with multilingual-e5-small
 and 0.96, 0.01, 0 and 0 % of random pairs are the same, and 98, 89 and 53 % of copies with every tenth word edited. With
-the English MiniLM and 0.95 it is 0.03, 0.04 and 0 % of pairs, and 83, 70 and 8 % of copies. Negated texts are above
-either threshold (70 to 100 %), so that other rules must tell them apart, see `duplicates.copies`."""
+the English MiniLM and 0.95 it is 0.03, 0.04 and 0 % of pairs, and 83, 70 and 8 % of copies. 70 to 100 % of negated
+texts are above either threshold, so other rules must distinguish them, see `duplicates.copies`."""
 USUAL = (0.95, 0.9)
 UInt32 = NDArray[np.uint32]
 PAIR = np.dtype([("left", np.int32), ("right", np.int32), ("cosine", np.float32)])
@@ -43,24 +43,24 @@ class Semantic(Deduplicator):
     are kept, where the paper compares with any earlier one, so that a chain of small steps does not delete its far end.
     The better sample stays, instead of the one farthest from its centroid. The two texts must share words
     (`min_overlap`). A sample in a script that the encoder does not know is not compared and stays. Nothing that carries
-    meaning may differ (numbers, negations, opposites, the answer, see `duplicates.copies`), to which vectors are blind:
-    of 50 problems with one digit changed 42 are nearer than 0.95.
+    meaning may differ (numbers, negations, opposites, the answer, see `duplicates.copies`), because vectors do not show
+    it: of 50 problems with one changed digit, 42 are nearer than 0.95.
     """
 
     kind: Literal["semantic"] = "semantic"
     revision: ClassVar[int] = 4  # opposites count where one stands for the other
     needs_vectors: ClassVar[bool] = True
     max_pairs: ClassVar[int] = 50_000_000
-    """Over the number of samples: with how many better ones a sample is paired at most in a cluster, for each range
-    of the cosine. Below 7,000 samples nothing is left out; a million in crowds take 600 MiB to 3 GiB at 12 bytes a
-    pair."""
+    """This divided by the number of samples is the number of better ones with which a sample is paired at most in a
+    cluster, for each range of the cosine. Below 7,000 samples nothing is left out; a million in crowds take 600 MiB to
+    3 GiB at 12 bytes a pair."""
 
     min_cosine: float | None = Field(default=None, gt=0, le=1)
-    """Cosine at which two samples count as the same, or above. By default that of the encoder: 0.96 for
+    """Two samples with this cosine, or a higher one, count as the same. By default that of the encoder: 0.96 for
     `builtin:multilingual-e5-small`, 0.95 for others."""
     floor: float | None = Field(default=None, gt=0, le=1)
-    """Cosine from which pairs are looked for and stored, so that the next run on the same samples with another
-    `min_cosine` above it finds them at once. If `min_cosine` is lower, it is the floor. By default 0.95 for
+    """Least cosine of pairs that are searched for and stored. So the next run on the same samples, with another
+    `min_cosine` above it, finds them at once. If `min_cosine` is lower, it is the floor. By default 0.95 for
     `builtin:multilingual-e5-small`, 0.9 for others."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
     """Share of words (pairs of characters in Chinese) that the two instructions must also have in common; 0 turns it
@@ -77,7 +77,7 @@ class Semantic(Deduplicator):
         For a sample that goes, it is 1 - cosine to the sample that it loses to. For one that stays, it is 1 - cosine to
         the nearest better sample above the floor, or NaN without one.
         """
-        del rng  # clusters have a seed of their own, so that the kept pairs serve every run
+        del rng  # clusters have a fixed seed, so that every run can use the stored pairs
         order = view.order(self.prefer)
         compared = order[view.known[order]]
         usual, floor = SAME.get(view.unit(self.kind).encoder, USUAL)
@@ -111,7 +111,7 @@ class Semantic(Deduplicator):
 
 
 def _pairs(view: View, order: Int, floor: float, max_pairs: int) -> Pairs:
-    """Return the pairs over a cosine as places in the order, the better one left, made now or by an earlier build."""
+    """Return the pairs over a cosine as places in the order, the better one left; made now or by an earlier build."""
     vectors = view.unit("semantic").at(order)
     most = max(1, max_pairs // max(1, len(vectors)))
 
@@ -133,7 +133,7 @@ def fingerprint(vectors: Matrix) -> str:
 
 
 def same_meaning(left: tuple[View, Int], right: tuple[View, Int], *, answers: bool) -> Bool:
-    """Say of pairs of rows whether nothing that carries meaning differs in their instructions and answers."""
+    """Say for each pair of rows whether nothing that carries meaning differs in instructions and answers."""
     one, other = ((copies.candidates(view.scan("instruction"), len(view), rows), rows) for view, rows in (left, right))
     said, other_said = (copies.answers(view, "instruction", answers)[rows] for view, rows in (left, right))
     found: Bool = (said == other_said) & copies.same(one, other, units.NOTHING, wording=False)
@@ -164,7 +164,7 @@ def bags_of(view: View, rows: Int) -> Bags:
 
 
 def shared_words(one: Bags, other: Bags, left: Int, right: Int) -> Float32:
-    """Return for each pair what `keys.overlap` returns for its texts."""
+    """Return the overlap of the texts of each pair, as `keys.overlap` does."""
     found: Float32 = _shared(one.ends, one.words, other.ends, other.words, left, right)
     return found
 

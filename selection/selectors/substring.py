@@ -1,4 +1,4 @@
-"""Long spans that several samples have: cut from all but the best of them, or the other samples are dropped."""
+"""Long spans that several samples have: cut from all samples except the best, or the other samples are dropped."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -26,15 +26,15 @@ class Substring(Deduplicator):
     (ExactSubstr: spans of 50 tokens). Departures: a token is a word or a Chinese character, whatever the case and the
     punctuation around it; windows of `min_units` are compared by hash, found by winnowing, instead of a suffix array of
     all text; one sample keeps the span, where the paper cuts every copy but the first in the file; a sample that loses
-    more than `max_cut` goes as a whole, and then keeps no span. What a sample repeats of itself stays.
+    more than `max_cut` is dropped, and then keeps no span. A span that a sample repeats itself stays.
 
-    Later steps read what is left of a text. Its vector, and its length for steps that prefer longer answers, are of all
-    text.
+    Later steps read the shortened text. Its vector, and its length for steps that prefer longer answers, are those of
+    the whole text.
     """
 
     kind: Literal["substring"] = "substring"
     part: Literal["instruction", "answer", "conversation"] = "answer"
-    """Part that is compared. Answers are the default, because questions about one passage may well share it."""
+    """Part that is compared. Answers are the default, because questions about one passage often contain it."""
     min_units: int = Field(default=50, ge=2)
     """Least words, or Chinese characters, of a long span."""
     max_cut: float = Field(default=0.5, ge=0, le=1)
@@ -58,7 +58,7 @@ class Substring(Deduplicator):
             cut, emptied = _cut(view, self.part, settled)
             if not emptied:
                 break
-            limits[emptied] = 0.0  # they go, and others hold what they held
+            limits[emptied] = 0.0  # they go, and others get the windows that they held
         lost = settled.lost_to
         lost_to = np.where(lost < 0, b"", view.ids[np.maximum(lost, 0)])
         units_cut = int((settled.spans[:, 2] - settled.spans[:, 1]).sum())
@@ -102,7 +102,7 @@ def _cut(view: View, which: str, settled: SpanOwners) -> tuple[dict[int, Turns],
 def cut_spans(
     conversations: Sequence[Sequence[tuple[str, str]]], which: str, spans: Sequence[Int]
 ) -> Iterator[Turns | None]:
-    """Yield each conversation without its spans [s, 2] of units (first, after) of a part; None for an empty turn.
+    """Yield each conversation without its spans [s, 2] of units (first, after) of a part; None if a turn is empty.
 
     A cut reaches to the first letter after the span, so that punctuation and space after the span go too.
     """

@@ -221,9 +221,7 @@ class EndpointEngine:
             request, extra = replace(request, stop=(*request.stop, *stops)), {**extra, "stop_token_ids": ids}
         asked = laid_out(request, self.abilities)
         if asked is not request:
-            begun = (
-                request.prefix and not asked.prefix
-            )  # the reply may repeat the prefix, in which a stop string may be
+            begun = request.prefix and not asked.prefix  # the reply may repeat it, with a stop string in it
             asked = replace(asked, stop=()) if begun else asked
         body, refusal = await self._chat(asked, extra)
         if refusal:

@@ -149,9 +149,8 @@ class Targeted(Method[Evidence]):
     @classmethod
     def _named(cls, value: object) -> object:
         named = dict.fromkeys(value, "") if isinstance(value, list | tuple) else value
-        return (
-            dict(sorted(named.items())) if isinstance(named, dict) else named
-        )  # a fingerprint does not depend on the order of keys
+        # the order of the keys must not be part of the fingerprint
+        return dict(sorted(named.items())) if isinstance(named, dict) else named
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

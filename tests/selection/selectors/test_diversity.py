@@ -135,8 +135,8 @@ def test_cluster_balanced_without_a_score_takes_what_lies_nearest_to_the_centroi
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "mmr"}, "mmr: weighs nothing against likeness"),
-        ({"method": "mmr", "score": "judge"}, "mmr: weighs nothing against likeness"),
+        ({"method": "mmr"}, "mmr: has nothing to weigh against similarity"),
+        ({"method": "mmr", "score": "judge"}, "mmr: has nothing to weigh against similarity"),
         ({"method": "k_center", "score": "judge"}, "score: has no meaning for k_center"),
         ({"first": "judge"}, "first: has no meaning for facility_location"),
         ({"clusters": 5}, "clusters: has no meaning for facility_location"),
