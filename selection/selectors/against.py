@@ -29,8 +29,7 @@ REASONS = {
 
 
 class Hits(NamedTuple):
-    """Rows that an older dataset also has, each once, with the older sample and the similarity of the two, in [0,
-    1]."""
+    """Rows that an older dataset also has, each once, with the older sample and their similarity in [0, 1]."""
 
     row: Int
     older: Int
