@@ -1,4 +1,4 @@
-"""The two Arrow contracts, SAMPLES and VECTORS, and the check that every table passes at the store's door."""
+"""The Arrow contracts, SAMPLES, VECTORS and ITEMS, and the check that every table passes at the store's door."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,6 +55,21 @@ SAMPLES = pa.schema(
 )
 """One row a sample. `dropped` null means kept; `origin` null means a seed; `tools` is JSON text, null where there are
 none; scores: higher is better. What a turn has is said at `sample.Message`."""
+
+ITEMS = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("prompt_digest", pa.string(), nullable=False),
+        pa.field("scorer", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("reply", pa.string(), nullable=False),
+    ]
+)
+"""One row for each value that a scorer gives to an item of a suite for what one model replied. `scorer` is the kind of
+the scorer, or `kind.measure` for its further values; `value` is higher where the reply is better, and null where the
+model could not be asked, and then `reply` says why."""
 
 
 def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:

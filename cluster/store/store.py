@@ -22,7 +22,7 @@ from pyarrow import fs, ipc
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import StoreError
-from gristmill.cluster.contract.schema import SAMPLES, SCHEMA_VERSION, check, vectors
+from gristmill.cluster.contract.schema import ITEMS, SAMPLES, SCHEMA_VERSION, check, vectors
 from gristmill.cluster.store.uri import ascii_uri, expanded
 
 MANIFEST = "manifest.json"
@@ -293,9 +293,9 @@ def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> t
 
 
 def _contract(table: pa.Table) -> pa.Schema:
-    """Return the contract that a table must keep: VECTORS when it has vectors, else SAMPLES."""
+    """Return the contract that a table must keep: VECTORS when it has vectors, ITEMS when it has prompts' digests."""
     if "vector" not in table.column_names:
-        return SAMPLES
+        return ITEMS if "prompt_digest" in table.column_names else SAMPLES
     kind = table.schema.field("vector").type
     return vectors(kind.list_size, kind.value_type) if pa.types.is_fixed_size_list(kind) else SAMPLES
 

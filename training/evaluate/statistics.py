@@ -32,6 +32,8 @@ class Interval:
     families: int
     error: float | None
     """Standard error of the value."""
+    p: float | None = None
+    """p-value of the value 0, two-sided, by the same draws or by Student's distribution."""
 
     @property
     def differs(self) -> bool:
@@ -67,13 +69,19 @@ def interval(sums: Floats, sizes: Floats, *, draws: int, seed: int) -> Interval:
     if count < 2:
         return Interval(value, None, None, "none", count, None)
     error = _jackknife(sums, sizes)
-    reach = _student(_effective(sizes) - 1) if count < FEW else _bootstrap(sums, sizes, draws, seed)
-    kind: Literal["bootstrap", "student"] = "student" if count < FEW else "bootstrap"
-    return Interval(value, value - reach * error, value + reach * error, kind, count, error)
+    away = abs(value) / error if error else math.inf if value else 0.0
+    kind: Literal["bootstrap", "student"]
+    if count < FEW:
+        kind, freedom = "student", max(1.0, _effective(sizes) - 1)
+        reach, p = _student(freedom), _student_p(away, freedom)
+    else:
+        kind, drawn = "bootstrap", _bootstrap(sums, sizes, draws, seed)
+        reach, p = float(np.quantile(drawn, LEVEL)), float((1 + (drawn >= away).sum()) / (1 + draws))
+    return Interval(value, value - reach * error, value + reach * error, kind, count, error, p)
 
 
-def _bootstrap(sums: Floats, sizes: Floats, draws: int, seed: int) -> float:
-    """Return the 95 % quantile of |t| over draws of families."""
+def _bootstrap(sums: Floats, sizes: Floats, draws: int, seed: int) -> Floats:
+    """Return |t| of each draw of families, [draws]."""
     rng, count, value = np.random.default_rng(seed), len(sums), sums.sum() / sizes.sum()
     found = []
     at_once = max(1, COUNTS_AT_ONCE // count)
@@ -83,7 +91,7 @@ def _bootstrap(sums: Floats, sizes: Floats, draws: int, seed: int) -> float:
         values, errors = _errors(sums, sizes, drawn)
         away = np.abs(values - value)
         found.append(np.divide(away, errors, out=np.zeros_like(away), where=errors > 0))
-    return float(np.quantile(np.concatenate(found), LEVEL))
+    return np.concatenate(found)
 
 
 def _errors(sums: Floats, sizes: Floats, drawn: Floats) -> tuple[Floats, Floats]:
@@ -109,7 +117,13 @@ def _effective(sizes: Floats) -> float:
 def _student(freedom: float) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(max(1.0, freedom), (1 + LEVEL) / 2))
+    return float(stdtrit(freedom, (1 + LEVEL) / 2))
+
+
+def _student_p(away: float, freedom: float) -> float:
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(freedom, -away))
 
 
 def mcnemar(better: int, worse: int) -> float:
@@ -159,3 +173,16 @@ def families_needed(found: Interval, effect: float, *, power: float = 0.8) -> in
     if found.error is None:
         return None
     return math.ceil(found.families * (detectable(found.error, power=power) / effect) ** 2)
+
+
+def items_needed(effect: float, changed: float, *, power: float = 0.8) -> int:
+    """Return how many single items tell a difference of a share of right answers from 0 with this probability.
+
+    Args:
+        effect: the difference, such as 0.05.
+        changed: share of the items that only one of both models answers rightly; at least `effect`.
+        power: the probability.
+
+    Source: Miller 2024, arXiv:2411.00640, section 5, with the variance of a paired difference, changed - effect^2.
+    """
+    return math.ceil((detectable(1.0, power=power) / effect) ** 2 * (max(changed, effect) - effect**2))

@@ -7,7 +7,8 @@ import pytest
 
 from gristmill.cluster.contract.errors import SchemaError
 from gristmill.cluster.contract.sample import Message, seed, to_table
-from gristmill.cluster.contract.schema import SAMPLES, check, vectors
+from gristmill.cluster.contract.schema import ITEMS, SAMPLES, check, vectors
+from gristmill.cluster.store.store import Store
 
 ROW: dict[str, Any] = {
     "id": "a",
@@ -101,3 +102,13 @@ def test_a_sound_slice_of_a_table_with_a_null_elsewhere_passes() -> None:
     with pytest.raises(SchemaError, match="scores"):
         check(table, SAMPLES)
     assert check(table.slice(1), SAMPLES).num_rows == 2
+
+
+def test_items_pass_the_door_of_the_store_and_a_column_of_another_type_does_not(store: Store) -> None:
+    row = dict.fromkeys(ITEMS.names, "x") | {"value": None}
+    table = pa.Table.from_pylist([row, {**row, "value": 0.5}], schema=ITEMS)
+    shard = store.commit_shard("evaluate-1", "shard-00000", table)
+    assert store.read_shard("evaluate-1", shard).equals(table)
+    wrong = table.set_column(5, "value", pa.array([1, 2], pa.int64()))
+    with pytest.raises(SchemaError, match="column value is int64, must be double"):
+        store.commit_shard("evaluate-1", "shard-00001", wrong)

@@ -73,3 +73,27 @@ def test_power_says_what_can_be_seen_and_how_many_families_it_takes() -> None:
     assert statistics.families_needed(found, statistics.detectable(0.1)) == pytest.approx(100, abs=1)
     assert statistics.families_needed(found, statistics.detectable(0.1) / 10) == pytest.approx(10_000, abs=1)
     assert statistics.families_needed(statistics.interval(np.ones(1), np.ones(1), draws=1, seed=0), 0.1) is None
+
+
+def test_a_p_value_is_below_5_percent_exactly_where_the_interval_leaves_out_0() -> None:
+    rng = np.random.default_rng(7)
+    for count in (8, 40):
+        agreed = [
+            (found.p is not None and found.p < 0.05) == found.differs
+            for found in (
+                statistics.interval(rng.normal(shift, 1, count), np.ones(count), draws=400, seed=n)
+                for n, shift in enumerate(np.linspace(0, 1, 60))
+            )
+        ]
+        assert sum(agreed) >= 58, "one draw may be exactly at the border"
+    assert statistics.interval(np.zeros(30), np.ones(30), draws=99, seed=0).p == 1
+    assert statistics.interval(np.ones(30), np.ones(30), draws=99, seed=0).p == 0.01, "no draw is as far: 1 / 100"
+    assert statistics.interval(np.array([1.0, 2, 3, 6]), np.ones(4), draws=1, seed=0).p == pytest.approx(
+        0.0687, abs=1e-3
+    )
+
+
+def test_items_needed_are_those_of_the_usual_formula() -> None:
+    """By hand: (1.96 + 0.8416)^2 / 0.05^2 = 3,139.6 items of variance 1."""
+    assert statistics.items_needed(0.05, 0.3) == pytest.approx(3139.6 * (0.3 - 0.0025), abs=1)
+    assert statistics.items_needed(0.05, 0.0) == pytest.approx(3139.6 * (0.05 - 0.0025), abs=1)
