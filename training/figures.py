@@ -50,6 +50,87 @@ class TrainFigures(Figures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFigures:
+    """What one model reached in a suite, and how that differs from the base model."""
+
+    model: str
+    value: float
+    """Mean value of the items that all models could be asked about; higher is better."""
+    low: float | None = None
+    """Lower end of its 95 % interval over families; None with one family."""
+    high: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Values of all items together, such as `macro_f1` or `bleu`."""
+    difference: float | None = None
+    """Mean of the paired differences to the base model; None for the base model itself."""
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p: float | None = None
+    """p-value of no difference: McNemar's for values of 0 and 1 without kin, else that of the interval."""
+    p_adjusted: float | None = None
+    """The same, adjusted over all suites by Holm's procedure."""
+    better: int = 0
+    """Items with a higher value than the base model's."""
+    worse: int = 0
+    detectable: float | None = None
+    """Smallest true difference that such items show in 80 % of all cases."""
+    needed: int | None = None
+    """Families that it takes to show the suite's `effect` in 80 % of all cases."""
+
+    @property
+    def verdict(self) -> str:
+        """What the comparison with the base model says; empty for the base model."""
+        if self.difference is None:
+            return ""
+        if self.p_adjusted is None:
+            return "one family says nothing about others"
+        if self.p_adjusted >= 0.05:
+            return "no difference shown"
+        return "better" if self.difference > 0 else "worse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteFigures:
+    """Results of one suite."""
+
+    suite: str
+    folder: str
+    """Dataset of its items."""
+    kind: str
+    role: str
+    made: bool
+    """Whether a model made the items."""
+    items: int
+    """Items that all models could be asked about."""
+    families: int
+    unasked: int
+    """Items that some model could not be asked about, which are left out for all models."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows that are no items, by reason."""
+    contaminated: int = 0
+    """Items that are near copies of a row that the model was trained on."""
+    leaks: int = 0
+    """Rows trained on that are near copies of an item."""
+    effect: float
+    """Difference that the suite is to show."""
+    models: tuple[ModelFigures, ...]
+    """The base model first."""
+
+    @property
+    def undecided(self) -> str:
+        """Why the suite cannot show its effect; empty where it can."""
+        needed = max((model.needed or 0 for model in self.models), default=0)
+        if needed <= self.families:
+            return ""
+        shown = max(model.detectable or 0 for model in self.models)
+        least = f", it shows one of {shown:.3f} or more" if shown else ""
+        return (
+            f"{self.families} families of items are too few for a difference of {self.effect:g}{least}; "
+            f"about {needed:,} are needed"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateFigures(Figures):
     """Results of `[evaluate]`: nats per token of the held-out samples, before and after."""
 
@@ -78,6 +159,7 @@ class EvaluateFigures(Figures):
     smoke_ok: int
     """Number of replies that are not empty and end by themselves."""
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
+    suites: tuple[SuiteFigures, ...] = ()
 
     @property
     def verdict(self) -> str:

@@ -307,8 +307,8 @@ def minimal(where: Topic) -> str:
     if issubclass(where.kind, Step):
         name = next(list_ for list_, some in steps(kind).items() if where.kind in some.values())
         step = {"kind": where.kind.model_fields["kind"].default, **where.kind.example}
-        listed = words(kind.model_fields[name].annotation) != "step"
-        recipe[job] |= {name: [step] if listed else step}
+        held = words(kind.model_fields[name].annotation)
+        recipe[job] |= {name: [step] if held.startswith("list") else {"mine": step} if held.startswith("table") else step}
     before = {"evaluate": {"train": dict(jobs()["train"].example)}}.get(job, {})
     return toml({**before, **recipe})
 

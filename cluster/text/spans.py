@@ -9,7 +9,7 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.text.replies import json_in
 from gristmill.cluster.text.words import whole
 
-_MARK = re.compile(r"\[([^\[\]()\n]+)\]\(([^()\n]+)\)")
+MARK = re.compile(r"\[([^\[\]()\n]+)\]\(([^()\n]+)\)")
 _SPECIAL = re.compile(r"([.^$*+?{}\[\]\\|()/])")
 MAX_MARKED_CHARS = 40
 """Most characters of marked words that a model may write."""
@@ -30,7 +30,7 @@ def read(marked: str, labels: Iterable[str]) -> tuple[str, tuple[Span, ...]] | N
     Marked words hold no brackets of any kind.
     """
     known, plain, spans, after = set(labels), "", list[Span](), 0
-    for found in _MARK.finditer(marked):
+    for found in MARK.finditer(marked):
         words, label = found[1], found[2]
         if label not in known or words != words.strip():
             return None
@@ -60,7 +60,7 @@ def of_seed(sample: Sample, labels: Iterable[str]) -> str | None:
     where its words first occur.
     """
     known = set(labels)
-    if _MARK.search(sample.instruction):
+    if MARK.search(sample.instruction):
         return sample.instruction if read(sample.instruction, known) else None
     text, value = sample.instruction.rsplit("\n\n", 1)[-1], json_in(sample.answer)
     spans: list[Span] = []

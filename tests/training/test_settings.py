@@ -12,7 +12,8 @@ from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint
-from gristmill.training.evaluate.job import Evaluate, require_talk
+from gristmill.training.evaluate.held_out import require_talk
+from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.job import Train
 from gristmill.training.loop.worker import precision_of
 from gristmill.training.tuning.freeze import Freeze

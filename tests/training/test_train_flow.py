@@ -22,6 +22,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.training.data import prepare as data
 from gristmill.training.data.prepare import Bins
 from gristmill.training.evaluate.job import Evaluate
+from gristmill.training.evaluate.suites.items import read as read_items
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
 from gristmill.training.loop import separation
@@ -371,9 +372,10 @@ def test_evaluation_scores_both_models_on_the_rows_held_out(unbroken: tuple[Stor
     job = Evaluate(precision="fp32", smoke_prompts=0)
     run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), f"{store.uri}/runs/test/logs")
     figures = job.make(run, Work("evaluate-x", job.fingerprint(), job.needs({"train": model})))
-    found = store.read_json("evaluate-x", "evaluation.json")
     assert store.complete("evaluate-x")
-    assert figures.rows == len(found["samples"]) == store.figures(model)["holdout"]
+    items = read_items(store, "evaluate-x")
+    assert figures.rows == len(set(items["item"].to_pylist())) == store.figures(model)["holdout"]
+    assert items.num_rows == 4 * figures.rows, "a loss and its tokens, of two models"
     assert figures.loss_after == pytest.approx(store.figures(model)["holdout_loss"], abs=1e-4)
     assert figures.ci_low is not None and figures.ci_high is not None
     assert figures.ci_low < figures.difference < figures.ci_high < 0

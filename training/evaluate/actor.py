@@ -94,7 +94,6 @@ class Scorer:
 
 
 def compare(
-    names: list[str],
     before: Scores,
     after: Scores,
     families: NDArray[np.int64],
@@ -105,7 +104,6 @@ def compare(
     """Return losses, perplexities and their difference with its 95 % interval.
 
     Args:
-        names: ids of the samples.
         before: scores of the base model.
         after: scores of the tuned model on the same samples.
         families: [samples] families of rows that depend on each other, numbered from 0.
@@ -117,7 +115,7 @@ def compare(
     found = statistics.interval(change, sizes, draws=draws, seed=seed)
     better, worse = int((change < 0).sum()), int((change > 0).sum())
     return {
-        "rows": len(names),
+        "rows": len(tokens),
         "tokens": int(tokens.sum()),
         "loss_before": before.mean,
         "loss_after": after.mean,
@@ -133,14 +131,4 @@ def compare(
         "sign_p": statistics.mcnemar(better, worse),
         "detectable": None if found.error is None else statistics.detectable(found.error),
         "bootstrap": draws,
-        "samples": [
-            {
-                "id": name,
-                "family": int(family),
-                "tokens": int(n),
-                "loss_before": float(b / n),
-                "loss_after": float(a / n),
-            }
-            for name, family, n, b, a in zip(names, families, tokens, before.summed, after.summed, strict=True)
-        ],
     }

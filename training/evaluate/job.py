@@ -1,6 +1,7 @@
-"""The evaluate job: what fine-tuning changed, on rows that it did not see, and whether the tuned model talks.
+"""The evaluate job: what fine-tuning changed, on rows that it did not see and on suites, and whether the model talks.
 
-<output>/evaluation.json
+<output>/shard-….arrow      ITEMS: every value of every item of the suites, and the losses of the held-out rows
+        /evaluation.json
     base, tuned         names of the two models
     precision           what both were computed in
     rows, tokens        held-out samples, and their trained tokens
@@ -14,44 +15,61 @@
     families_better, families_worse       families whose loss fell, and rose
     sign_p              p-value of the sign test that as many fell as rose
     detectable          the smallest true difference that such data shows in 80 % of all cases
-    samples             [{id, family, tokens, loss_before, loss_after}] mean loss of each sample
     smoke               [{id, prompt, reply, reference, finish, tokens, ok}] replies of the tuned model in vLLM
     seconds             {open, before, after, smoke}
 """
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from gristmill.cluster.contract.errors import EngineError, JobError, RunError
-from gristmill.cluster.contract.ids import request_seed
-from gristmill.cluster.contract.sample import Message, from_table
+from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
-from gristmill.cluster.models.engine import Engine, Write, ask_all, engine_need, start
-from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable, out_of_memory
+from gristmill.cluster.models.engine import Engine
+from gristmill.cluster.runtime.deaths import advice, deaths, ended, out_of_memory
+from gristmill.cluster.runtime.progress import Bar
 from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Store, file_shard
 from gristmill.training.data import families
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate import actor as scoring
-from gristmill.training.figures import EvaluateFigures
+from gristmill.training.evaluate import held_out
+from gristmill.training.evaluate.scorers import AnyScorer
+from gristmill.training.evaluate.scorers.pairwise import Pairwise
+from gristmill.training.evaluate.serving import AskAll, serving
+from gristmill.training.evaluate.statistics import items_needed
+from gristmill.training.evaluate.suites import ask, compare
+from gristmill.training.evaluate.suites.bench import Bench
+from gristmill.training.evaluate.suites.freeze import freeze
+from gristmill.training.evaluate.suites.items import scores_of
+from gristmill.training.figures import EvaluateFigures, SuiteFigures
 from gristmill.training.loop import separation
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning.model import MERGED, Precision
 
 EVALUATION = "evaluation.json"
-NEAR = "near copy of a row trained on"
+HELD_OUT_ITEMS = "shard-held-out"
+TRAINED = re.compile(r"train-[0-9a-f]{12}")
+"""The name of a model that a training left in the store."""
+NAME = re.compile(r"[\w-]{1,60}")
+"""The name of a suite."""
+CHANGED = 0.3
+"""Share of items that change, for the number of items that an effect needs, before anything is asked."""
 
 
 class Evaluate(Job):
-    """`[evaluate]`: compare the tuned model with its base on held-out samples, and let it answer a few of them."""
+    """`[evaluate]`: compare the tuned model with its base, on held-out samples and on suites of your own."""
 
     name: ClassVar[str] = "evaluate"
     figures: ClassVar[type[Figures]] = EvaluateFigures
@@ -69,24 +87,62 @@ class Evaluate(Job):
     smoke_tokens: int = Field(default=128, gt=0)
     """Most tokens of such an answer."""
     engine: Engine = Engine()
-    """The inference engine; its `model` is replaced by the tuned one."""
+    """The inference engine of all models; its `model` is replaced by each of them."""
+    suites: dict[str, AnyScorer] = Field(default_factory=dict)
+    """Suites by name: items of your own, and the scorer that judges the replies to them. All models get the same items,
+    the same prompts and the same engine settings."""
+    against: tuple[str, ...] = ()
+    """Further models that get the suites: `builtin:…`, folders, names on a hub, or earlier trainings in the store, such
+    as `train-0123456789ab`."""
     cpus: float | None = Field(default=None, gt=0)
     """Cores for scoring. By default one with a GPU; without one, all cores of the largest machine."""
     gpus: float | None = Field(default=None, ge=0)
     """GPUs for scoring. By default one where the cluster has any, else none."""
 
+    @field_validator("suites")
+    @classmethod
+    def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not NAME.fullmatch(name) or name == held_out.SUITE:
+                raise ValueError(
+                    f"{name!r} is no name of a suite, must be up to 60 letters, digits, _ and -, other than "
+                    f"{held_out.SUITE}"
+                )
+        return value
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the figures: the weights of further models instead of their paths."""
+        value = super().identity()
+        value["fields"]["against"] = [models.identity(name) for name in self.against]
+        return value
+
+    def sources(self) -> dict[str, Source]:
+        """Return the data from outside, by role: the samples, and the items of each suite."""
+        return super().sources() | {_role(name): scorer.input for name, scorer in self.suites.items()}
+
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the model to evaluate: what the recipe's train job makes."""
+        """Return the model to evaluate, what the recipe's train job makes, and earlier trainings."""
         if "train" not in outputs:
             raise JobError("evaluate: the recipe has no [train], must have one; add it, it makes the model to evaluate")
-        return {"model": outputs["train"]}
+        earlier = {f"against.{name}": name for name in self.against if TRAINED.fullmatch(name)}
+        return {"model": outputs["train"], **earlier}
 
     def check(self, base: Path) -> list[str]:
         """Return what is wrong with the settings beyond their types."""
         del base
-        if "model" in self.engine.model_fields_set:
-            return ["engine.model: is set, must not be; the tuned model takes its place"]
-        return []
+        found = [
+            f"engine.{name}: is set, must not be; each model that is compared takes its place"
+            for name in ("model", "endpoint")
+            if name in self.engine.model_fields_set
+        ]
+        for name in self.against:
+            problem = "" if TRAINED.fullmatch(name) else models.missing(name)
+            if problem:
+                found.append(f"against: {name}: {problem}")
+        for name, scorer in self.suites.items():
+            if isinstance(scorer, Pairwise) and not scorer.judge.endpoint and models.missing(scorer.judge.model):
+                found.append(f"suites.{name}.judge.model: {scorer.judge.model}: {models.missing(scorer.judge.model)}")
+        return found
 
     def plan(self, store: Store, work: Work) -> Plan:
         """Say what would be evaluated."""
@@ -97,42 +153,71 @@ class Evaluate(Job):
             plan.samples = store.manifest(model).rows
         plan.tokens = self.smoke_prompts * self.smoke_tokens
         plan.notes.append(f"held-out loss of base and tuned model, {self.smoke_prompts} answers in the engine")
+        for name, scorer in self.suites.items():
+            rows = work.inputs.get(_role(name), "")
+            count = f"{store.manifest(rows).kept:,} rows, " if store.complete(rows) else ""
+            needed = items_needed(scorer.effect, CHANGED)
+            plan.notes.append(
+                f"suite {name}: {scorer.kind}, {count}{2 + len(self.against)} models; a difference of "
+                f"{scorer.effect:g} takes about {needed:,} items where 3 of 10 change between right and wrong"
+            )
         return plan
 
     def make(self, run: Run, work: Work) -> EvaluateFigures:
-        """Score both models, let the tuned one answer, write `evaluation.json` and commit."""
+        """Score the held-out rows, ask all models, write ITEMS and `evaluation.json`, and commit."""
         began = time.monotonic()
-        folder = run.store.folder(work.output)
-        run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
-        with run.screen.bar("evaluate", 3) as bar:
-            found = self._scores(run, work, bar)
-            started = time.monotonic()
-            found["smoke"] = self._smoke(run, work, found.pop("table"))
-            found["seconds"]["smoke"] = round(time.monotonic() - started, 1)
-            bar.update(3)
-        ok = sum(1 for reply in found["smoke"] if reply["ok"])
+        suites = [freeze(run.store, name, one, work.inputs[_role(name)]) for name, one in self.suites.items()]
+        bench = Bench(run, work.output, self._models(run, work), suites)
+        near = bench.contamination(data.trained_on(run.store, work.inputs["model"])) if suites else {}
+        done = run.store.committed(work.output)
+        run.ledger.append("shards_planned", job=self.name, shards=1 + len(bench.parts), committed=len(done))
+        found = self._held_out(run, work)
+        tokens = bench.run_models(partial(self._serving, run), self._smoke(run, work, found))
+        bench.run_judges()
         run.store.write_json(found, work.output, EVALUATION)
-        measured = {field.name: found[field.name] for field in fields(EvaluateFigures) if field.name in found}
-        measured |= {"seconds": round(time.monotonic() - began, 1), "seconds_by_part": found["seconds"]}
-        figures = EvaluateFigures(kept=found["rows"], smoke_replies=len(found["smoke"]), smoke_ok=ok, **measured)
-        if figures.uncertain:
-            run.screen.say(f"evaluate: {figures.uncertain}")
-        entry = file_shard(folder / EVALUATION, folder)
-        run.store.commit(
-            self.manifest(work, "evaluation", (entry,)),
-            figures.to_json(),
-        )
-        run.ledger.append("shard_done", job=self.name, shard=entry.name, rows=found["rows"], kept=found["rows"],
+        draws = compare.Draws(self.bootstrap, self.seed)
+        scores = scores_of(ask.committed(run.store, work.output))
+        compared = compare.compare(suites, list(bench.models), scores, near, draws)
+        figures = _figures(found, compared, tokens, time.monotonic() - began)
+        for line in (figures.uncertain, *(f"suite {one.suite}: {one.undecided}" for one in compared if one.undecided)):
+            if line:
+                run.screen.say(f"evaluate: {line}")
+        folder = run.store.folder(work.output)
+        shards = [*run.store.committed(work.output).values(), file_shard(folder / EVALUATION, folder)]
+        run.store.commit(self.manifest(work, "evaluation", shards), figures.to_json())
+        run.ledger.append("shard_done", job=self.name, shard=EVALUATION, rows=found["rows"], kept=found["rows"],
                           seconds=figures.seconds)  # fmt: skip
         return figures
 
-    def _scores(self, run: Run, work: Work, bar: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Return the content of `evaluation.json` without the smoke test, and the rows as `table`."""
+    def _models(self, run: Run, work: Work) -> dict[str, str]:
+        """Return the folders of all models by name: the base model, the tuned one, and those of `against`."""
+        tuned = work.inputs["model"]
+        base = str(run.store.manifest(tuned).settings["model"])
+        found = {base: models.local(base), tuned: str(run.store.folder(tuned) / MERGED)}
+        for name in self.against:
+            if name in found:
+                run.screen.say(f"evaluate: against {name}: is compared anyway, as the base or the tuned model")
+            else:
+                earlier = TRAINED.fullmatch(name) is not None
+                found[name] = str(run.store.folder(name) / MERGED) if earlier else models.local(name)
+        return found
+
+    def _held_out(self, run: Run, work: Work) -> dict[str, Any]:
+        """Return what is written of `evaluation.json`; where nothing is, write all of it but the smoke test."""
+        if run.store.exists(work.output, EVALUATION):
+            return dict(run.store.read_json(work.output, EVALUATION))
+        with run.screen.bar("evaluate: held out", 2) as bar:
+            found = self._scores(run, work, bar)
+        run.store.write_json(found, work.output, EVALUATION)
+        return found
+
+    def _scores(self, run: Run, work: Work, bar: Bar) -> dict[str, Any]:
+        """Return the content of `evaluation.json` without the smoke test, and commit the ITEMS of the held-out rows."""
         import ray
 
         manifest = run.store.manifest(work.inputs["model"])
         base = str(manifest.settings["model"])
-        table, drops = rows_of(run.store, work.inputs)
+        table, drops = held_out.rows_of(run.store, work.inputs)
         if drops:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
             run.screen.say(f"evaluate: samples that are not scored: {reasons}")
@@ -159,8 +244,10 @@ class Evaluate(Job):
         finally:
             ray.kill(scorer)
         scored = table.take(pa.array(opened["places"]))
-        names, kin = scored["id"].to_pylist(), families.families(scored)
-        found = scoring.compare(names, scores["before"], scores["after"], kin, draws=self.bootstrap, seed=self.seed)
+        by_model = {base: scores["before"], work.inputs["model"]: scores["after"]}
+        run.store.commit_shard(work.output, HELD_OUT_ITEMS, held_out.items_of(scored, by_model))
+        kin = families.families(scored)
+        found = scoring.compare(scores["before"], scores["after"], kin, draws=self.bootstrap, seed=self.seed)
         return {
             "base": base,
             "tuned": work.inputs["model"],
@@ -168,101 +255,42 @@ class Evaluate(Job):
             "dropped": {**drops, **opened["drops"]},
             **found,
             "seconds": {"open": opened["seconds"], **{name: score.seconds for name, score in scores.items()}},
-            "table": table,
         }
 
-    def _smoke(self, run: Run, work: Work, table: pa.Table) -> list[dict[str, Any]]:
-        """Return the tuned model's answers to a few held-out instructions.
+    def _smoke(self, run: Run, work: Work, found: dict[str, Any]) -> Callable[[AskAll], None] | None:
+        """Return what lets the tuned model answer a few held-out instructions and adds that to `found`, or nothing.
 
-        Raises:
-            RunError: when every answer is empty, or none comes to a stop.
+        It raises RunError when every answer is empty, or none comes to a stop.
         """
-        import ray
+        if "smoke" in found:
+            return None
+        found["smoke"] = []
+        asked = held_out.prompts(held_out.rows_of(run.store, work.inputs)[0], self.smoke_prompts)
 
-        asked = _prompts(table, self.smoke_prompts)
-        if not asked:
-            return []
-        tuned = str(run.store.folder(work.inputs["model"]) / MERGED)
-        requests = [
-            Write(prompt, max_tokens=self.smoke_tokens, seed=request_seed(sample, 0)) for sample, prompt, _ in asked
-        ]
+        def talk(engine: AskAll) -> None:
+            started = time.monotonic()
+            found["smoke"] = held_out.smoke(asked, engine(held_out.requests(asked, self.smoke_tokens)))
+            found["seconds"]["smoke"] = round(time.monotonic() - started, 1)
+            run.store.write_json(found, work.output, EVALUATION)
+
+        return talk if asked else None
+
+    def _serving(self, run: Run, folder: str, name: str) -> AbstractContextManager[AskAll]:
         gpus = self.gpus if self.engine.gpus is None else self.engine.gpus
-        own = {"model": tuned, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}
-        engine = self.engine.model_copy(update=own)
-        actor = start(engine, run.logs, "smoke", engine_need("evaluate", engine, 1))
-        try:
-            replies = ask_all(actor, requests)
-        except (ray.exceptions.RayError, EngineError) as error:
-            what = f"{ended('the engine', error)} on {tuned}"
-            lower = lowerable("evaluate.engine", self.engine, "kv_cache_gib", "max_num_seqs")
-            how = f"{advice(lower)}; see" if out_of_memory(error) else "see"
-            raise RunError(f"evaluate, smoke test: {what}; {how} {run.logs}") from error
-        finally:
-            ray.kill(actor)
-        answers = [
-            {
-                "id": sample,
-                "prompt": prompt[-1].text,
-                "reply": reply.text,
-                "reference": reference,
-                "finish": reply.finish,
-                "tokens": reply.reply_tokens,
-                "ok": bool(reply.text.strip()) and reply.finish == "stop",
-            }
-            for (sample, prompt, reference), reply in zip(asked, replies, strict=True)
-        ]
-        require_talk(answers)
-        return answers
+        own = {"model": folder, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}
+        return serving(self.engine.model_copy(update=own), run.logs, name, "evaluate.engine")
 
 
-def rows_of(store: Store, inputs: Mapping[str, str]) -> tuple[pa.Table, dict[str, int]]:
-    """Return the rows to score, and how many others cannot be, by reason.
-
-    They are the job's own samples where it has an input, without those near the rows that the model was trained on;
-    else the samples that training held out.
-
-    Raises:
-        JobError: when no row is left.
-    """
-    if "samples" not in inputs:
-        return data.held_out(store, inputs["model"]), {}
-    table = store.read(inputs["samples"])
-    fit, drops = data.usable(table)
-    near = families.near_to(table, fit, [data.trained_on(store, inputs["model"])])
-    if near.any():
-        drops[NEAR] = int(near.sum())
-    if not (fit & ~near).any():
-        raise JobError(
-            f"evaluate.input: none of {table.num_rows} samples can be scored ({drops}), at least one must; give others "
-            "or name the file in train.test, which keeps rows like them out of training"
-        )
-    return table.filter(pa.array(fit & ~near)), drops
+def _role(suite: str) -> str:
+    return f"suites.{suite}"
 
 
-def _prompts(table: pa.Table, count: int) -> list[tuple[str, tuple[Message, ...], str]]:
-    """Return (id, messages before the first answer, that answer) of the first rows by id that a user begins."""
-    found = []
-    for sample in sorted(from_table(table), key=lambda row: row.id):
-        first = next(place for place, turn in enumerate(sample.messages) if turn.role == "assistant")
-        if first and not sample.beyond_text:
-            found.append((sample.id, sample.messages[:first], sample.messages[first].text))
-    return found[:count]
-
-
-def require_talk(replies: list[dict[str, Any]]) -> None:
-    """Refuse a model that answers nothing or never stops.
-
-    Raises:
-        RunError: when every reply is empty, or no reply ends by itself.
-    """
-    if not any(reply["reply"].strip() for reply in replies):
-        raise RunError(
-            f"evaluate, smoke test: all {len(replies)} replies are empty, must not be; "
-            "lower train.learning_rate or train.epochs"
-        )
-    if not any(reply["finish"] == "stop" for reply in replies):
-        how = sorted({reply["finish"] for reply in replies})
-        raise RunError(
-            f"evaluate, smoke test: all {len(replies)} replies end by {how}, one at least must stop by itself; raise "
-            "evaluate.smoke_tokens, or lower train.learning_rate"
-        )
+def _figures(
+    found: Mapping[str, Any], suites: tuple[SuiteFigures, ...], tokens: int, seconds: float
+) -> EvaluateFigures:
+    measured = {field.name: found[field.name] for field in fields(EvaluateFigures) if field.name in found}
+    measured |= {"seconds": round(seconds, 1), "seconds_by_part": found["seconds"]}
+    ok = sum(1 for reply in found["smoke"] if reply["ok"])
+    return EvaluateFigures(
+        kept=found["rows"], smoke_replies=len(found["smoke"]), smoke_ok=ok, suites=suites, **measured
+    )

@@ -5,7 +5,7 @@ import pytest
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data import prepare as data
-from gristmill.training.evaluate.job import NEAR, rows_of
+from gristmill.training.evaluate.held_out import NEAR, rows_of
 from gristmill.training.job import Train
 from tests.training.conftest import dataset
 from tests.training.data.test_prepare import long_row, reworded

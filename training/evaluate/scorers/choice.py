@@ -1,0 +1,57 @@
+"""Choice: the right one of a few answers is the likeliest."""
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from gristmill.cluster.models.engine import Reply, Request, Score
+from gristmill.training.evaluate.scorers.contract import CHOICES, OWN, Item, Judgement, Judgements, Scorer
+
+
+class Choice(Scorer):
+    """Score 1 where the right one of the choices is the likeliest, else 0; each choice is scored as a whole text.
+
+    The choices of an item are those of its tag `choices` (a JSON list), else those of the suite.
+
+    Source: Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, section 2.4 (likelihood of each
+    completion, a token); by characters: `acc_norm` of lm-evaluation-harness, which takes bytes.
+    """
+
+    kind: Literal["choice"] = "choice"
+    choices: tuple[str, ...] = ()
+    """The choices of items that have none of their own."""
+    per: Literal["text", "token", "character"] = "character"
+    """What the log-likelihood is divided by: nothing, which favours short choices, or the tokens or characters of the
+    choice. The report has `text` too."""
+
+    def refuse(self, item: Item) -> str:
+        """Refuse an item without two choices, or whose answer is none of them."""
+        choices = self._choices(item)
+        if len({*choices}) < 2 or len({*choices}) < len(choices) or not all(choices):
+            return "fewer than two different choices"
+        return "" if item.answer in choices else "answer is none of the choices"
+
+    def requests(self, item: Item) -> list[Request]:
+        """Return a request for each choice."""
+        return [Score(item.prompt, choice, prefix=item.prefix) for choice in self._choices(item)]
+
+    def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
+        """Return 1 or 0 by the setting, with the log-likelihood of each choice as the reply; and the same of `text`."""
+        del shared
+        choices = self._choices(item)
+        whole = [reply.logprob or 0.0 for reply in replies]
+        sizes = {
+            "text": [1.0] * len(choices),
+            "token": [float(max(1, reply.reply_tokens)) for reply in replies],
+            "character": [float(len(choice)) for choice in choices],
+        }
+        found = {}
+        for name, per in ((OWN, self.per), ("text", "text")):
+            rated = [logprob / size for logprob, size in zip(whole, sizes[per], strict=True)]
+            table = {choice: round(value, 4) for choice, value in zip(choices, rated, strict=True)}
+            right = choices[rated.index(max(rated))] == item.answer
+            found[name] = Judgement(float(right), json.dumps(table, ensure_ascii=False))
+        return found
+
+    def _choices(self, item: Item) -> tuple[str, ...]:
+        return item.listed(CHOICES) or self.choices

@@ -1,0 +1,76 @@
+"""Pairwise: a judge compares the reply of each model with that of the base model, in both orders."""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from gristmill.cluster.models.engine import Choose, Engine, Reply
+from gristmill.cluster.text.template import Prompts, by_language, slots, template_for, write
+from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Written
+
+SAID = "length"
+"""The value that is the length of a reply in characters, together with the reply."""
+PROMPTS = {
+    "en": write(
+        "Compare two replies to the same request. Judge how correct, helpful and clear they are, not how long.",
+        "Request: {request}\nReply A: {first}\nReply B: {second}\nThe better reply is{better: A| B}",
+        ("Which month comes after May?", "June.", "Months are parts of a year.", "A"),
+        ("Give a synonym of 'big'.", "Small.", "Large.", "B"),
+    ),
+    "zh": write(
+        "比较对同一请求的两个回复，看哪个更正确、更有用、更清楚，不看长短。",
+        "请求：{request}\n回复A：{first}\n回复B：{second}\n更好的是{better:A|B}",
+        ("五月之后是几月？", "六月。", "月份是一年的一部分。", "A"),
+        ("写出“大”的近义词。", "小。", "巨大。", "B"),
+    ),
+}
+"""Which of two replies is better, by language; what stands for the first comes first."""
+
+
+class Pairwise(Written):
+    """Score 1 where a judge prefers a reply to that of the base model in both orders, 0 where in neither, else 0.5.
+
+    The report has the win rate, that rate as it would be with replies of equal length, and the flip rate: how often the
+    judge prefers whatever comes first or last. A judge with a flip rate near 0.5 tells nothing, and small models are
+    such judges. It should be no relative of the models that are compared.
+
+    Source: Zheng et al. 2023, Judging LLM-as-a-Judge, arXiv:2306.05685, section 3.4 (both orders; a win in one order is
+    a tie); Dubois et al. 2024, Length-Controlled AlpacaEval, arXiv:2404.04475, section 3 (logistic model, its length
+    term set to 0). Departures: the likelihood of a letter instead of a written verdict; no term for the item.
+    """
+
+    kind: Literal["pairwise"] = "pairwise"
+    answered: ClassVar[bool] = False
+    judge: Engine = Engine()
+    """The engine of the judge. The default model is none that can compare: name another, or an endpoint."""
+    prompts: Annotated[Prompts, slots("request", "first", "second", better=2)] = by_language(PROMPTS)
+    """Templates by language; of the words of `{better}` the first says that the first reply is better."""
+    max_tokens: int = Field(default=512, gt=0)
+    """Most tokens of a reply."""
+
+    def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
+        """Return the `length` of the reply with the reply; a judge gives the suite's own value later."""
+        del item, shared
+        said = replies[0].text.strip()
+        return {SAID: Judgement(float(len(said)), said)}
+
+    def duel(self, item: Item, said: str, base: str) -> list[Choose]:
+        """Return what the judge is asked, in both orders; nothing where both replies are equal."""
+        template = template_for(self.prompts, "zh" if item.chinese else "en")
+        asked = "\n".join(turn.text for turn in item.prompt)
+        orders = ((said, base), (base, said)) if said != base else ()
+        prompts = [template.begin("better", request=asked, first=a, second=b) for a, b in orders]
+        return [Choose(prompt["messages"], prompt["choices"], 0, prefix=prompt["prefix"]) for prompt in prompts]
+
+    def verdict(self, item: Item, replies: Sequence[Reply]) -> Judgements:
+        """Return the suite's own value from the judge's replies, and `flip`: 1 where only their order decided."""
+        refused = next((reply.finish for reply in replies if not reply.choices), None)
+        if refused is not None:
+            return {OWN: Judgement(None, f"judge: {refused}"), "flip": Judgement(None, f"judge: {refused}")}
+        words = template_for(self.prompts, "zh" if item.chinese else "en").choices("better")
+        wins = [reply.choices[word] > 0.5 for reply, word in zip(replies, words, strict=False)]
+        agreed = not wins or wins[0] == wins[1]
+        value = 0.5 if not wins or not agreed else float(wins[0])
+        chances = ", ".join(f"{reply.choices[word]:.3f}" for reply, word in zip(replies, words, strict=False))
+        return {OWN: Judgement(value, chances), "flip": Judgement(float(not agreed))}

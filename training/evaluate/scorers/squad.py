@@ -1,0 +1,35 @@
+"""SQuAD: how much of the right answer a reply has, and how much else."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from gristmill.cluster.models.engine import Reply
+from gristmill.training.evaluate.scorers import normal
+from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Written
+
+
+class Squad(Written):
+    """Score the F1 of the words that reply and right answer share; of several answers (tag `answers`) the nearest.
+
+    Case, punctuation and articles do not count. Chinese and Japanese are compared by characters. `exact` is 1 where
+    nothing else differs.
+
+    Source: Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250, section 6.1; characters: Cui et al. 2019, CMRC 2018,
+    arXiv:1810.07366, section 4. Departures: CMRC measures the longest common subsequence.
+    """
+
+    kind: Literal["squad"] = "squad"
+
+    def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
+        """Return F1 and `exact`."""
+        del shared
+        said = replies[0].text.strip()
+        exact = normal.squad(said) in map(normal.squad, item.answers)
+        value = max(_shared(said, answer) for answer in item.answers)
+        return {OWN: Judgement(value, said), "exact": Judgement(float(exact))}
+
+
+def _shared(said: str, answer: str) -> float:
+    found, wanted = (Counter(normal.units(normal.squad(text))) for text in (said, answer))
+    return normal.f1((found & wanted).total(), found.total(), wanted.total())

@@ -1,0 +1,37 @@
+"""Serving: one model in the inference engine for as long as it is asked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from gristmill.cluster.contract.errors import EngineError, RunError
+from gristmill.cluster.models.engine import Engine, Reply, Request, ask_all, engine_need, start
+from gristmill.cluster.runtime.deaths import advice, ended, lowerable, out_of_memory
+
+AskAll = Callable[[Sequence[Request]], list[Reply]]
+"""Returns the replies in the order of the requests."""
+
+
+@contextmanager
+def serving(engine: Engine, logs: str | None, name: str, where: str) -> Iterator[AskAll]:
+    """Start an engine and end it with the block; `name` is that of its log, `where` the setting that it is of.
+
+    Raises:
+        RunError: when the engine does not start, or dies and does not come back.
+    """
+    import ray
+
+    actor = start(engine, logs, name, engine_need(where, engine, 1))
+
+    def ask(requests: Sequence[Request]) -> list[Reply]:
+        try:
+            return ask_all(actor, requests)
+        except (ray.exceptions.RayError, EngineError) as error:
+            what = f"{ended('the engine', error)} on {engine.model}"
+            lower = lowerable(where, engine, "kv_cache_gib", "max_num_seqs")
+            how = f"{advice(lower)}; see" if out_of_memory(error) else "see"
+            raise RunError(f"evaluate, {name}: {what}; {how} {logs}") from error
+
+    try:
+        yield ask
+    finally:
+        ray.kill(actor)

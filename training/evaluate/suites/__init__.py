@@ -1,0 +1,1 @@
+"""Suites of frozen items: made, asked of every model, judged, and compared."""

@@ -1,0 +1,111 @@
+"""Ask: every model gets the items of every suite, part by part; a part whose ITEMS are committed is not asked again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import pyarrow as pa
+
+from gristmill.cluster.contract.schema import ITEMS
+from gristmill.cluster.models.engine import Reply, Request
+from gristmill.cluster.store.store import Shard, Store
+from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Scorer
+from gristmill.training.evaluate.scorers.pairwise import SAID, Pairwise
+from gristmill.training.evaluate.serving import AskAll
+from gristmill.training.evaluate.suites import items
+from gristmill.training.evaluate.suites.freeze import Suite
+from gristmill.training.evaluate.suites.items import Judged
+
+AT_ONCE = 256
+"""Items of one part, which is what a killed evaluation may ask again."""
+ANSWERS, VERDICTS = "shard-answers", "shard-verdicts"
+"""What the names of parts begin with: replies of the models, and of a judge who compared them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some items of a suite that one model is asked about."""
+
+    shard: str
+    model: str
+    suite: Suite
+    items: Sequence[Item]
+
+
+def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
+    """Return all parts; their names follow from the order of models and suites."""
+    found = [
+        (model, suite, suite.items[start : start + AT_ONCE])
+        for model in models
+        for suite in suites
+        for start in range(0, len(suite.items), AT_ONCE)
+    ]
+    return [Part(f"{ANSWERS}-{n:05d}", *part) for n, part in enumerate(found)]
+
+
+class Questions:
+    """What one engine is asked: replies that all items of a suite share are asked for once."""
+
+    def __init__(self, ask: AskAll) -> None:
+        """Take the engine."""
+        self._ask, self._shared = ask, dict[str, list[Reply]]()
+        self.tokens = self.prompt_tokens = 0
+
+    def judged(self, part: Part) -> list[Judged]:
+        """Ask about the items of a part and judge the replies."""
+        scorer, name = part.suite.scorer, part.suite.name
+        if name not in self._shared:
+            self._shared[name] = self._replies(scorer.shared())
+        requests = [scorer.requests(item) for item in part.items]
+        replies = self._replies([request for some in requests for request in some])
+        ends = list(accumulate(map(len, requests), initial=0))
+        shared = self._shared[name]
+        return [
+            Judged(item, _scores(scorer, item, replies[begin:end], shared))
+            for item, begin, end in zip(part.items, ends, ends[1:], strict=False)
+        ]
+
+    def verdicts(self, suite: Suite, said: Mapping[str, Judgements], base: Mapping[str, Judgements]) -> list[Judged]:
+        """Ask a judge to compare the replies of a model with those of the base model."""
+        scorer = suite.scorer
+        if not isinstance(scorer, Pairwise):
+            return []
+        texts = [(item, *(table.get(item.id, {}).get(SAID) for table in (said, base))) for item in suite.items]
+        both = [(item, mine.reply, other.reply) for item, mine, other in texts if mine and other]
+        duels = [scorer.duel(item, mine, other) for item, mine, other in both]
+        replies = self._replies([request for duel in duels for request in duel])
+        ends = list(accumulate(map(len, duels), initial=0))
+        return [
+            Judged(item, scorer.verdict(item, replies[begin:end]))
+            for (item, _, _), begin, end in zip(both, ends, ends[1:], strict=False)
+        ]
+
+    def _replies(self, requests: Sequence[Request]) -> list[Reply]:
+        replies = self._ask(requests) if requests else []
+        self.tokens += sum(reply.reply_tokens for reply in replies)
+        self.prompt_tokens += sum(reply.prompt_tokens for reply in replies)
+        return replies
+
+
+def _scores(scorer: Scorer, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
+    """Return the scores of an item; a value of none, and why, where the engine refused a request."""
+    refused = next((reply.finish for reply in (*replies, *shared) if reply.finish.startswith("error")), None)
+    return {OWN: Judgement(None, refused)} if refused else scorer.score(item, replies, shared)
+
+
+def commit(store: Store, output: str, shard: str, model: str, suite: Suite, judged: Sequence[Judged]) -> Shard:
+    """Write the ITEMS of some judged items as one shard."""
+    return store.commit_shard(output, shard, items.rows(model, suite.name, suite.scorer.kind, judged))
+
+
+def committed(store: Store, output: str) -> pa.Table:
+    """Return all ITEMS that are committed in a folder without a manifest."""
+    shards = store.committed(output).values()
+    return pa.concat_tables([ITEMS.empty_table(), *(store.read_shard(output, shard) for shard in shards)])
+
+
+def draws(base: Suite, scores: Mapping[str, Judgements]) -> Iterator[Judged]:
+    """Yield the base model's own verdicts against itself, which are draws."""
+    for item in base.items:
+        if SAID in scores.get(item.id, {}):
+            yield Judged(item, {OWN: Judgement(0.5), "flip": Judgement(0.0)})

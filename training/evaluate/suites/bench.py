@@ -1,0 +1,114 @@
+"""Bench: what is compared in one evaluation, and how all of it is asked, judged and said."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from gristmill.cluster.jobs.job import Run
+from gristmill.cluster.models import names
+from gristmill.training.evaluate.scorers.pairwise import Pairwise
+from gristmill.training.evaluate.serving import AskAll, serving
+from gristmill.training.evaluate.suites import ask
+from gristmill.training.evaluate.suites.freeze import Suite, contamination
+from gristmill.training.evaluate.suites.items import scores_of
+
+OpenEngine = Callable[[str, str], AbstractContextManager[AskAll]]
+"""Takes the folder of a model and a name for the engine's log."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The models and suites of one evaluation, and the folder that it writes into."""
+
+    run: Run
+    output: str
+    models: Mapping[str, str]
+    """Folders by name: of the base model, of the tuned one, then of others."""
+    suites: Sequence[Suite]
+
+    @property
+    def parts(self) -> list[ask.Part]:
+        """All parts that models are asked."""
+        return ask.parts(list(self.models), self.suites)
+
+    def contamination(self, trained: pa.Table) -> dict[str, tuple[int, int]]:
+        """Say what each suite is, and return how many of its items are near rows trained on, and of such rows."""
+        found = {}
+        for suite in self.suites:
+            items, rows = found[suite.name] = contamination(self.run.store, suite, trained)
+            for line in _lines(suite, items, rows):
+                self.run.screen.say(f"evaluate: suite {suite.name}: {line}")
+        return found
+
+    def run_models(self, open_engine: OpenEngine, first: Callable[[AskAll], None] | None) -> int:
+        """Ask each model what it was not asked yet, the tuned one first; return the tokens that were written.
+
+        Args:
+            open_engine: starts an engine.
+            first: what to do with the tuned model's engine before anything else, or nothing.
+        """
+        done = self.run.store.committed(self.output)
+        todo = [part for part in self.parts if part.shard not in done]
+        base, tuned, *others = self.models
+        written, asked = 0, 0
+        with self.run.screen.bar("evaluate: answers", sum(len(part.items) for part in todo) or None) as bar:
+            for model in (tuned, base, *others):
+                mine = [part for part in todo if part.model == model]
+                before = first if model == tuned else None
+                if not mine and before is None:
+                    continue
+                with open_engine(self.models[model], "smoke" if before else "suites") as engine:
+                    if before:
+                        before(engine)
+                    questions = ask.Questions(engine)
+                    for part in mine:
+                        self._commit(part, questions)
+                        asked += len(part.items)
+                        bar.update(asked, f"{part.suite.name}, {model}")
+                    written += questions.tokens
+        return written
+
+    def run_judges(self) -> None:
+        """Let the judge of each pairwise suite compare the replies of all models with those of the base model."""
+        for number, suite in enumerate(self.suites):
+            shards = {model: f"{ask.VERDICTS}-{number:03d}-{n:03d}" for n, model in enumerate(self.models)}
+            done = self.run.store.committed(self.output)
+            todo = {model: shard for model, shard in shards.items() if shard not in done}
+            if isinstance(suite.scorer, Pairwise) and todo:
+                self._judge(suite, suite.scorer, todo)
+
+    def _judge(self, suite: Suite, scorer: Pairwise, todo: Mapping[str, str]) -> None:
+        base, *_ = self.models
+        if not scorer.judge.endpoint and names.local(scorer.judge.model) in self.models.values():
+            self.run.screen.say(f"evaluate: suite {suite.name}: the judge is one of the models that it compares")
+        scores = scores_of(ask.committed(self.run.store, self.output))
+        with serving(scorer.judge, self.run.logs, "judge", f"evaluate.suites.{suite.name}.judge") as engine:
+            questions = ask.Questions(engine)
+            for model, shard in todo.items():
+                said, other = (scores.get((name, suite.name), {}) for name in (model, base))
+                judged = list(ask.draws(suite, other)) if model == base else questions.verdicts(suite, said, other)
+                ask.commit(self.run.store, self.output, shard, model, suite, judged)
+
+    def _commit(self, part: ask.Part, questions: ask.Questions) -> None:
+        judged = questions.judged(part)
+        shard = ask.commit(self.run.store, self.output, part.shard, part.model, part.suite, judged)
+        self.run.ledger.append("shard_done", job="evaluate", shard=shard.name, rows=shard.rows, kept=shard.kept)
+
+
+def _lines(suite: Suite, items: int, rows: int) -> list[str]:
+    """Return what is to be said of a suite before it is asked."""
+    scorer, dropped = suite.scorer, sum(suite.dropped.values())
+    who = "made by a model" if scorer.made else "of people"
+    lines = [f"{len(suite.items)} items {who}, {scorer.kind}, {scorer.role}"]
+    if dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(suite.dropped.items()))
+        lines.append(f"{dropped} rows are no items: {reasons}")
+    if items:
+        share = f"{items} items ({items / len(suite.items):.0%})"
+        lines.append(
+            f"{share} are near copies of {rows} rows that were trained on; name the file in train.test, which keeps "
+            "such rows out of training"
+        )
+    return lines

@@ -1,0 +1,134 @@
+"""Freeze: rows become the items of a suite, their prompts written once, in a dataset that no later run changes.
+
+<store>/suite-<fingerprint>/shard-00000.arrow   SAMPLES: the prompt as it is asked, then the right answer; the tags
+                                                `family`, and `prefix` where the model's turn begins with words of ours.
+                                                Rows that cannot be judged are dropped with their reason.
+
+The fingerprint depends on the rows and on the scorer's settings, so the same items are the same folder.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import FAMILY, PREFERENCE, Message, Sample, from_table, to_table
+from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.store.store import Manifest, Store, place
+from gristmill.training.data.families import families, near_to
+from gristmill.training.data.holdout import with_families
+from gristmill.training.evaluate.scorers.contract import PREFIX, Item, Scorer
+
+SAID_OF = ("role", "made", "effect")
+"""Settings that say something about a suite and change no item and no value."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite that is frozen."""
+
+    name: str
+    """Its name in the recipe."""
+    folder: str
+    scorer: Scorer
+    """The scorer, with the settings that follow from the items."""
+    items: tuple[Item, ...]
+    families: NDArray[np.int64]
+    """[items] family of each, numbered from 0."""
+    dropped: Mapping[str, int]
+    """Rows that are no items, by reason."""
+
+
+def freeze(store: Store, name: str, scorer: Scorer, rows: str) -> Suite:
+    """Return the suite of a dataset's rows, making its folder where it is not there.
+
+    Raises:
+        JobError: when no row can be judged.
+    """
+    folder, fingerprint = place_of(scorer, rows)
+    if not store.complete(folder):
+        table, fitted = _frozen(store.read(rows), scorer)
+        shard = store.commit_shard(folder, "shard-00000", table)
+        manifest = Manifest(
+            folder, "samples", "suite", fingerprint, {"samples": rows}, fitted.model_dump(mode="json"), (shard,)
+        )
+        store.commit(manifest, Figures(rows=shard.rows, kept=shard.kept).to_json())
+    suite = opened(store, name, scorer, folder)
+    if not suite.items:
+        raise JobError(
+            f"evaluate.suites.{name}: none of the rows can be judged ({dict(suite.dropped)}), at least one must"
+        )
+    return suite
+
+
+def place_of(scorer: Scorer, rows: str) -> tuple[str, str]:
+    """Return (folder name, fingerprint) of a suite; `rows` is the dataset that it is made from."""
+    identity = scorer.identity()
+    fields = {name: value for name, value in identity["fields"].items() if name not in SAID_OF}
+    return place("suite", {**identity, "fields": fields}, {"samples": rows})
+
+
+def opened(store: Store, name: str, scorer: Scorer, folder: str) -> Suite:
+    """Return a suite whose folder is there."""
+    samples = [sample for table in store.scan(folder) for sample in from_table(table)]
+    kept = [sample for sample in samples if sample.dropped is None]
+    items = tuple(_item(sample) for sample in kept)
+    names = np.unique([sample.tags[FAMILY] for sample in kept], return_inverse=True)[1].astype(np.int64)
+    reasons = Counter(sample.dropped.partition(": ")[2] for sample in samples if sample.dropped)
+    return Suite(name, folder, scorer.fitted(items), items, names, dict(reasons))
+
+
+def contamination(store: Store, suite: Suite, trained: pa.Table) -> tuple[int, int]:
+    """Return how many items are near copies of a row trained on, and how many of these rows of an item.
+
+    They are compared as they were before `prompt` was put around them.
+    """
+    rows = store.read(store.manifest(suite.folder).inputs["samples"])
+    names = {item.id for item in suite.items}
+    own = rows.filter(pa.array([name in names for name in rows["id"].to_pylist()], pa.bool_()))
+    near = [near_to(a, np.ones(a.num_rows, np.bool_), [b]) for a, b in ((own, trained), (trained, own))]
+    return int(near[0].sum()), int(near[1].sum())
+
+
+def _frozen(table: pa.Table, scorer: Scorer) -> tuple[pa.Table, Scorer]:
+    """Return the rows of the suite, and the scorer with settings that follow from its items."""
+    samples = [_asked(sample, scorer) for sample in from_table(table)]
+    items = [_item(sample) for sample in samples if sample.dropped is None]
+    fitted, seen = scorer.fitted(items), set[str]()
+    judged = []
+    for sample in samples:
+        item = _item(sample)
+        reason = "" if sample.dropped else fitted.refuse(item) or ("asked before" if item.digest in seen else "")
+        seen |= set() if sample.dropped or reason else {item.digest}
+        judged.append(sample.drop(f"suite: {reason}") if reason else sample)
+    return with_families(to_table(judged), families(table)), fitted
+
+
+def _asked(sample: Sample, scorer: Scorer) -> Sample:
+    """Return a row with its last user turn as it is asked, or dropped where nothing can be asked."""
+    if sample.dropped:
+        return replace(sample, dropped=f"suite: {sample.dropped}")
+    answered = bool(sample.messages) and sample.messages[-1].role == "assistant"
+    prompt = sample.messages[:-1] if answered else sample.messages
+    if not prompt or prompt[-1].role != "user":
+        return sample.drop("suite: no user turn before the answer")
+    if scorer.answered and not (answered and sample.messages[-1].text.strip()):
+        return sample.drop("suite: no answer")
+    if sample.beyond_text:
+        return sample.drop(f"suite: has {sample.beyond_text}")
+    if sample.scores.get(PREFERENCE) == 0:
+        return sample.drop("suite: rejected candidate")
+    written = scorer.rendered(prompt[-1].text)
+    tags = {**sample.tags, PREFIX: written["prefix"]} if written["prefix"] else sample.tags
+    return replace(sample, messages=(*prompt[:-1], *written["messages"], *sample.messages[len(prompt) :]), tags=tags)
+
+
+def _item(sample: Sample) -> Item:
+    answered = bool(sample.messages) and sample.messages[-1].role == "assistant"
+    prompt: tuple[Message, ...] = sample.messages[:-1] if answered else sample.messages
+    answer = sample.messages[-1].text.strip() if answered else ""
+    return Item(sample.id, prompt, answer, sample.tags.get(PREFIX, ""), sample.tags)

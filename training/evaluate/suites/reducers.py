@@ -1,0 +1,204 @@
+"""Reducers: what the values and replies of all items of a suite say together; pure functions, one registry.
+
+Each takes the judged items of one model, and those of the base model, and returns measures by name.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gristmill.training.evaluate.scorers.contract import OWN, Scorer
+from gristmill.training.evaluate.scorers.labels import Labels, label_in, likeliest
+from gristmill.training.evaluate.scorers.normal import f1
+from gristmill.training.evaluate.scorers.pairwise import SAID
+from gristmill.training.evaluate.scorers.translation import Translation
+from gristmill.training.evaluate.suites.items import Judged
+
+Measures = dict[str, float]
+Floats = NDArray[np.float64]
+NO_LABEL = "(none)"
+"""What stands for a reply without any label."""
+RIDGE = 1e-3
+"""Weight that holds the fitted win rate finite where one model wins always."""
+
+
+def measures(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return the measures of a suite for one model; of a scorer without any of its own, the means of its values.
+
+    Args:
+        scorer: the suite's scorer.
+        judged: all items with the model's values, none of which is null.
+        base: the same items with the base model's values.
+    """
+    reduce = REDUCERS.get(scorer.kind)
+    if reduce is None:
+        names = [name for name in judged[0].scores if name != OWN] if judged else []
+        return {name: mean([row.scores[name].value for row in judged]) for name in names}
+    return reduce(scorer, judged, base)
+
+
+def mean(values: Sequence[float | None]) -> float:
+    """Return the mean of values that are all there."""
+    return float(np.mean([value for value in values if value is not None]))
+
+
+def column(judged: Sequence[Judged], name: str) -> Floats:
+    """Return the values with one name, [items]."""
+    return np.array([row.scores[name].value for row in judged], np.float64)
+
+
+def loss(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return the loss of a token over all tokens, and its perplexity."""
+    del scorer, base
+    tokens = column(judged, "tokens")
+    nats = -float((column(judged, OWN) * tokens).sum() / tokens.sum())
+    return {"loss": nats, "perplexity": math.exp(min(nats, 700.0))}
+
+
+def labels(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return accuracy, precision, recall and F1 of each way of asking, and ROC-AUC by the chances of the labels."""
+    del base
+    if not isinstance(scorer, Labels):
+        return {}
+    found: Measures = {}
+    for name in (OWN, "raw", "written"):
+        truth, said = predictions(scorer, judged, name)
+        prefix = f"{name}_" if name else ""
+        found |= {f"{prefix}{key}": value for key, value in classified(truth, said, scorer.labels).items()}
+    chances = [json.loads(row.scores[OWN].reply) for row in judged]
+    auc = roc_auc([row.item.answer for row in judged], chances, scorer.labels)
+    return found if auc is None else {**found, "roc_auc": auc}
+
+
+def predictions(scorer: Labels, judged: Sequence[Judged], name: str) -> tuple[list[str], list[str]]:
+    """Return the right label of each item, and the one that the model gives it in one way of asking."""
+    replies = [row.scores[name].reply for row in judged]
+    if name == "written":
+        said = [label_in(reply, scorer.labels) or NO_LABEL for reply in replies]
+    else:
+        said = [likeliest(json.loads(reply)) for reply in replies]
+    return [row.item.answer for row in judged], said
+
+
+def classified(truth: Sequence[str], said: Sequence[str], names: Sequence[str]) -> Measures:
+    """Return accuracy, and precision, recall and F1 as means over the labels (macro) and over all decisions (micro).
+
+    A reply without a label counts as a miss of the right one. Labels that neither occur nor are given are left out.
+    """
+    hits = Counter(right for right, one in zip(truth, said, strict=True) if right == one)
+    wanted, given = Counter(truth), Counter(said)
+    taken = [name for name in names if wanted[name] or given[name]]
+    each = {
+        "precision": [hits[name] / given[name] if given[name] else 0.0 for name in taken],
+        "recall": [hits[name] / wanted[name] if wanted[name] else 0.0 for name in taken],
+        "f1": [f1(hits[name], given[name], wanted[name]) for name in taken],
+    }
+    decided = sum(given[name] for name in names)
+    micro = {
+        "micro_precision": hits.total() / decided if decided else 0.0,
+        "micro_recall": hits.total() / len(truth),
+        "micro_f1": f1(hits.total(), decided, len(truth)),
+    }
+    return {
+        "accuracy": hits.total() / len(truth),
+        **{f"macro_{name}": float(np.mean(values)) for name, values in each.items()},
+        **micro,
+    }
+
+
+def confusion(truth: Sequence[str], said: Sequence[str]) -> Mapping[tuple[str, str], int]:
+    """Return how many items with a label were given each label, by (right label, given one)."""
+    return Counter(zip(truth, said, strict=True))
+
+
+def roc_auc(truth: Sequence[str], chances: Sequence[Mapping[str, float]], names: Sequence[str]) -> float | None:
+    """Return the area under the ROC curve, the mean over labels of each against all others; None with one label alone.
+
+    It is the chance that an item with a label has a higher chance of it than one without; equal ones count half.
+    """
+    from scipy.stats import rankdata
+
+    found = []
+    for name in names:
+        right = np.array([label == name for label in truth])
+        positive, negative = int(right.sum()), int((~right).sum())
+        if positive and negative:
+            ranks = rankdata([table.get(name, 0.0) for table in chances])
+            found.append((ranks[right].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    return float(np.mean(found)) if found else None
+
+
+def entities(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return precision, recall and F1 over the entities of all items."""
+    del scorer, base
+    hits, found, wanted = (float(column(judged, name).sum()) for name in ("hits", "found", "wanted"))
+    rates = {"micro_precision": hits / found if found else 0.0, "micro_recall": hits / wanted if wanted else 0.0}
+    return {**rates, "micro_f1": f1(hits, found, wanted)}
+
+
+def translation(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return BLEU and chrF over all items, 0 to 100, as sacrebleu gives them."""
+    del base
+    from sacrebleu import corpus_bleu, corpus_chrf
+
+    if not isinstance(scorer, Translation):
+        return {}
+    said = [row.scores[OWN].reply for row in judged]
+    most = max(len(row.item.answers) for row in judged)
+    # sacrebleu takes streams: the first right answer of all items, the second of all, …
+    right = [[(*row.item.answers, *[row.item.answers[0]] * most)[n] for row in judged] for n in range(most)]
+    chinese = sum(row.item.chinese for row in judged) * 2 > len(judged)
+    tokenize = scorer.tokenize if scorer.tokenize != "auto" else "zh" if chinese else "13a"
+    bleu = corpus_bleu(said, right, tokenize=tokenize)
+    return {"bleu": float(bleu.score), "chrf": float(corpus_chrf(said, right).score)}
+
+
+def pairwise(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return the win rate, raw and for equal lengths, the flip rate, and the mean length in characters."""
+    del scorer
+    lengths, others = column(judged, SAID), column(base, SAID)
+    wins = column(judged, OWN)
+    return {
+        "win_rate": float(wins.mean()),
+        "length_controlled_win_rate": equal_length_rate(wins, lengths - others),
+        "flip_rate": float(column(judged, "flip").mean()),
+        "characters": float(lengths.mean()),
+    }
+
+
+def equal_length_rate(wins: Floats, longer: Floats) -> float:
+    """Return the win rate that replies of equal length would have.
+
+    It is the intercept of a logistic model of the wins on tanh(difference of length / its standard deviation), fitted
+    by Newton's method.
+
+    Source: Dubois et al. 2024, arXiv:2404.04475, section 3.
+    """
+    spread = float(longer.std())
+    if not spread:
+        return float(wins.mean())
+    terms = np.stack([np.ones_like(longer), np.tanh(longer / spread)], axis=1)  # [items, 2]
+    weights = np.zeros(2)
+    for _ in range(50):
+        rate = 1 / (1 + np.exp(-terms @ weights))
+        slope = terms.T @ (wins - rate) - RIDGE * weights
+        curve = (terms * (rate * (1 - rate))[:, None]).T @ terms + RIDGE * np.eye(2)
+        step = np.linalg.solve(curve, slope)
+        weights = weights + np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-9:
+            break
+    return float(1 / (1 + np.exp(-weights[0])))
+
+
+REDUCERS: Mapping[str, Callable[[Scorer, Sequence[Judged], Sequence[Judged]], Measures]] = {
+    "loss": loss,
+    "labels": labels,
+    "entities": entities,
+    "translation": translation,
+    "pairwise": pairwise,
+}
+"""By kind of scorer."""
