@@ -118,11 +118,12 @@ class SuiteFigures:
 
     @property
     def undecided(self) -> str:
-        """Why the suite cannot show its effect; empty where it can."""
-        needed = max((model.needed or 0 for model in self.models), default=0)
+        """Why the suite leaves open whether a model differs by its effect; empty where it does not."""
+        open_ = [model for model in self.models if model.verdict not in ("better", "worse")]
+        needed = max((model.needed or 0 for model in open_), default=0)
         if needed <= self.families:
             return ""
-        shown = max(model.detectable or 0 for model in self.models)
+        shown = max(model.detectable or 0 for model in open_)
         least = f", it shows one of {shown:.3f} or more" if shown else ""
         return (
             f"{self.families} families of items are too few for a difference of {self.effect:g}{least}; "

@@ -7,6 +7,7 @@ from typing import Any
 from gristmill.cluster.report import charts
 from gristmill.cluster.report.material import Material
 from gristmill.cluster.report.sections import Panel, Presentation, Section, Stage, Table, Tile
+from gristmill.training.evaluate.suites import sections as suites
 from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures
 
 MAX_TEXT = 4_000
@@ -135,6 +136,7 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         yield f"{losses} ({_interval(figures)}): {figures.verdict}"
         if figures.uncertain:
             yield figures.uncertain
+        yield from suites.summary(figures)
 
     def tiles(self, material: Material, figures: EvaluateFigures) -> Iterator[Tile]:
         """Yield both losses."""
@@ -156,6 +158,7 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         columns = tuple((head, "clip") for head in ("held-out instruction", "the tuned model says", "held-out answer"))
         tables = (Table(columns, replies, fixed=(33, 34, 33)),) if replies else ()
         yield Section("Evaluation", "", [panel], tables)
+        yield from suites.sections(material, figures)
 
 
 def _interval(figures: EvaluateFigures) -> str:

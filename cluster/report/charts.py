@@ -246,10 +246,12 @@ def before_after(before: float, after: float, low: float | None, high: float | N
     )
 
 
-def intervals(names: Sequence[str], values: Sequence[tuple[float, float | None, float | None]]) -> Figure:
+def intervals(
+    names: Sequence[str], values: Sequence[tuple[float, float | None, float | None]], what: str = "lift"
+) -> Figure:
     """Return a dot for each name with the interval around it, and a line at 0.
 
-    `values` are (value, low, high); where an end is None, the dot has no interval.
+    `values` are (value, low, high); where an end is None, the dot has no interval. `what` names them.
     """
     ends = [(v if low is None else low, v if high is None else high) for v, low, high in values]
     colours = [KEPT if low > 0 else REFUSED if high < 0 else SEEDS for low, high in ends]
@@ -274,7 +276,7 @@ def intervals(names: Sequence[str], values: Sequence[tuple[float, float | None, 
         [trace],
         70 + 44 * len(names),
         xaxis={
-            "title": {"text": "lift", "font": {"size": 13}},
+            "title": {"text": what, "font": {"size": 13}},
             "rangemode": "tozero",
             "zeroline": True,
             "zerolinewidth": 1.5,

@@ -45,9 +45,9 @@ def rows(count: int = 8, *, odd: str = "bad") -> list[Sample]:
 
 
 def frozen(
-    store: Store, kind: str = "labels", made: Sequence[Sample] = (), name: str = "mine", **settings: Any
+    store: Store, kind: str = "labels", samples: Sequence[Sample] = (), name: str = "mine", **settings: Any
 ) -> Suite:
-    return freeze(store, name, scorer(kind, **settings), dataset(store, list(made) or rows(), f"ingest-{name:0>12}"))
+    return freeze(store, name, scorer(kind, **settings), dataset(store, list(samples) or rows(), f"ingest-{name:0>12}"))
 
 
 # -- freeze -------------------------------------------------------------------------------------------------------
@@ -61,14 +61,14 @@ def test_a_suite_has_prompts_families_and_reasons_and_is_made_once(store: Store)
         seed([Message("user", "Number 0: lovely soup "), Message("assistant", "bad")]).drop("row: bad"),
     ]
     settings = {"labels": ["good", "bad"], "prompt": "Good or bad?\n{prompt}\n---\nIt is "}
-    suite = frozen(store, made=made, **settings)
+    suite = frozen(store, samples=made, **settings)
     assert dict(suite.dropped) == {"no answer": 1, "answer is none of the labels": 1, "row: bad": 1}
     assert suite.items[0].prompt[-1].text == "Good or bad?\nNumber 0: lovely soup"
     assert {one.prefix for one in suite.items} == {"It is "}
     assert [one.answer for one in suite.items] == ["good", "bad", "good", "bad"]
     assert len({one.digest for one in suite.items}) == 4 == len(set(suite.families.tolist()))
     before = store.manifest(suite.folder)
-    again = frozen(store, made=made, **settings)
+    again = frozen(store, samples=made, **settings)
     assert again.items == suite.items and store.manifest(again.folder) == before
     assert before.kind == "samples" and before.rows == 7 and before.kept == 4
 
@@ -82,12 +82,12 @@ def test_the_same_items_have_the_same_fingerprint_whatever_is_said_of_them(store
 
 def test_two_rows_with_one_prompt_are_one_item(store: Store) -> None:
     made = [*rows(2), seed([Message("user", "Number 0: lovely soup"), Message("assistant", "bad")])]
-    assert dict(frozen(store, made=made).dropped) == {"asked before": 1}
+    assert dict(frozen(store, samples=made).dropped) == {"asked before": 1}
 
 
 def test_a_suite_without_items_is_refused(store: Store) -> None:
     with pytest.raises(JobError, match=r"evaluate.suites.mine: none of the rows can be judged .*no answer.*: 2"):
-        frozen(store, made=[seed([Message("user", text)]) for text in ("a", "b")])
+        frozen(store, samples=[seed([Message("user", text)]) for text in ("a", "b")])
 
 
 def test_checks_need_no_answer_and_tags_come_from_files(store: Store, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_rows_trained_on_that_are_near_an_item_are_counted(store: Store) -> None
     words = "the quick brown fox jumps over a lazy dog near the old mill by the river"
     one = seed([Message("user", f"Rate it: {words}."), Message("assistant", "good")])
     copied = seed([Message("user", f"Rate it: {words}!"), Message("assistant", "good")])
-    suite = frozen(store, made=[one, *rows(4)], prompt="Of this say good or bad. {prompt}")
+    suite = frozen(store, samples=[one, *rows(4)], prompt="Of this say good or bad. {prompt}")
     trained = store.read(dataset(store, [copied, *rows(20, odd="sour")[10:]], "select-000000000009"))
     assert contamination(store, suite, trained) == (1, 1)
 

@@ -1,0 +1,209 @@
+"""What the summary and the report show of suites: models side by side, what was confused, and which items changed."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from gristmill.cluster.contract.sample import Sample, from_table
+from gristmill.cluster.report import charts
+from gristmill.cluster.report.material import Material
+from gristmill.cluster.report.sections import Panel, Section, Table
+from gristmill.cluster.store.store import Store
+from gristmill.training.evaluate.scorers.contract import OWN, Judgements
+from gristmill.training.evaluate.scorers.labels import likeliest
+from gristmill.training.evaluate.scorers.pairwise import SAID
+from gristmill.training.evaluate.suites import items
+from gristmill.training.evaluate.suites.reducers import confusion
+from gristmill.training.figures import EvaluateFigures, ModelFigures, SuiteFigures
+
+MAX_TEXT = 2_000
+MAX_CHANGED = 60
+"""Items of a suite that are shown side by side."""
+MAX_LABELS = 16
+"""Labels of the largest confusion matrix that is shown."""
+ByItem = Mapping[str, Judgements]
+
+
+def summary(figures: EvaluateFigures) -> Iterator[str]:
+    """Yield a line for each suite and each model but the base one, and one for each suite that is too small."""
+    for suite in figures.suites:
+        base, *others = suite.models or (None,)
+        for place, model in enumerate(others):
+            before = f"{base.value:.3f} -> " if base else ""
+            yield (
+                f"suite {suite.suite}, {_name(model.model, place + 1)}: {suite.kind} {before}{model.value:.3f} "
+                f"({_difference(model)}): {model.verdict}"
+            )
+        if not suite.models:
+            yield f"suite {suite.suite}: no item of {suite.unasked} could be asked of all models"
+        if suite.undecided:
+            yield f"suite {suite.suite}: {suite.undecided}"
+
+
+def sections(material: Material, figures: EvaluateFigures) -> Iterator[Section]:
+    """Yield the differences of all suites as a chart, and a section for each suite."""
+    measured = material.manifests.get("evaluate")
+    if measured is None or not figures.suites:
+        return
+    yield _overview(figures.suites)
+    scores = items.scores_of(items.read(material.store, measured.name))
+    for suite in figures.suites:
+        samples = _samples(material.store, suite.folder)
+        by_model = [scores.get((model.model, suite.suite), {}) for model in suite.models]
+        tables = [_models(suite), _measures(suite), *_confused(suite, samples, by_model)]
+        if len(by_model) > 1:
+            tables += _changed(suite, samples, by_model[0], by_model[1])
+        yield Section(f"Suite {suite.suite}", _lead(suite), (), [table for table in tables if table.rows])
+
+
+def _overview(suites: Sequence[SuiteFigures]) -> Section:
+    names, values = [], []
+    for suite in suites:
+        for place, model in enumerate(suite.models[1:], 1):
+            names.append(f"{suite.suite}, {_name(model.model, place)}")
+            values.append((model.difference or 0.0, model.ci_low, model.ci_high))
+    note = (
+        "Mean of the paired differences to the base model with its 95 % interval over families of items. What is said "
+        "of a difference follows from its p-value, corrected over all suites by Holm's procedure."
+    )
+    panels = (
+        [Panel("Difference to the base model", charts.intervals(names, values, "difference"), note)] if names else []
+    )
+    return Section("Suites", "Every model got the same items, prompts and engine settings.", panels)
+
+
+def _lead(suite: SuiteFigures) -> str:
+    who = "made by a model" if suite.made else "of people"
+    parts = [f"{suite.items:,} items {who} in {suite.families:,} families; {suite.kind}, {suite.role}."]
+    if suite.dropped:
+        parts.append("Rows that are no items: " + ", ".join(f"{n} {why}" for why, n in suite.dropped.items()) + ".")
+    if suite.unasked:
+        parts.append(f"{suite.unasked} items could not be asked of all models and are left out.")
+    if suite.contaminated:
+        parts.append(f"{suite.contaminated} items are near copies of {suite.leaks} rows that were trained on.")
+    if suite.undecided:
+        parts.append(f"{suite.undecided[:1].upper()}{suite.undecided[1:]}.")
+    return " ".join(parts)
+
+
+def _models(suite: SuiteFigures) -> Table:
+    heads = (("model", ""), ("mean value", "num"), ("difference to base", "num"), ("better / worse", "num"))
+    columns = (*heads, ("p, corrected", "num"), ("", ""))
+    rows = [
+        (
+            _name(model.model, place),
+            f"{model.value:.3f}{_ends(model.low, model.high)}",
+            "" if model.difference is None else _difference(model),
+            "" if model.difference is None else f"{model.better} / {model.worse}",
+            "" if model.p_adjusted is None else _p(model.p_adjusted),
+            model.verdict,
+        )
+        for place, model in enumerate(suite.models)
+    ]
+    return Table(columns, rows)
+
+
+def _measures(suite: SuiteFigures) -> Table:
+    """Return the measures of all items together, a row each, with a column for each model."""
+    names = list(suite.models[0].measures) if suite.models else []
+    columns = (("measure", ""), *((_name(model.model, place), "num") for place, model in enumerate(suite.models)))
+    rows = [
+        (name.replace("_", " "), *(f"{model.measures.get(name, float('nan')):.3f}" for model in suite.models))
+        for name in names
+    ]
+    return Table(columns, rows, "Over all items together.", narrow=True, tall=len(rows) > 12)
+
+
+def _confused(suite: SuiteFigures, samples: Mapping[str, Sample], by_model: Sequence[ByItem]) -> Iterator[Table]:
+    """Yield the confusion matrix of each model, where the suite has labels and not too many."""
+    if suite.kind != "labels":
+        return
+    for place, (model, scores) in enumerate(zip(suite.models, by_model, strict=True)):
+        asked = [name for name in samples if name in scores and scores[name][OWN].value is not None]
+        truth = [samples[name].answer for name in asked]
+        said = [likeliest(json.loads(scores[name][OWN].reply)) for name in asked]
+        labels = sorted({*truth, *said})
+        if len(labels) > MAX_LABELS:
+            continue
+        counts = confusion(truth, said)
+        columns = (("right label", ""), *((label, "num") for label in labels))
+        rows = [(label, *(f"{counts.get((label, one), 0):,}" for one in labels)) for label in labels]
+        yield Table(
+            columns, rows, f"{_name(model.model, place)}: items by right label and likeliest label", narrow=True
+        )
+
+
+def _changed(suite: SuiteFigures, samples: Mapping[str, Sample], base: ByItem, tuned: ByItem) -> Iterator[Table]:
+    """Yield the items whose value changed from the base to the tuned model, the ones that got worse first."""
+    found = []
+    for name, sample in samples.items():
+        before, after = (scores.get(name, {}).get(OWN) for scores in (base, tuned))
+        if before and after and before.value is not None and after.value is not None and before.value != after.value:
+            found.append((after.value - before.value, name, sample))
+    found.sort(key=lambda row: row[:2])
+    heads = ("item", "right answer", "base model", "tuned model")
+    rows = [
+        (
+            f"{change:+.3f}",
+            *(text[:MAX_TEXT] for text in (sample.messages[_last_user(sample)].text, _answer(sample))),
+            *(_said(suite.kind, scores[name])[:MAX_TEXT] for scores in (base, tuned)),
+        )
+        for change, name, sample in _ends_of(found)
+    ]
+    shown = f"{len(rows)} of {len(found)}" if len(rows) < len(found) else f"{len(rows)}"
+    note = f"{shown} items with another value than the base model's, those that got worse first"
+    columns = (("change", "num"), *((head, "clip") for head in heads))
+    yield Table(columns, rows, note, tall=True, fixed=(8, 32, 16, 22, 22))
+
+
+def _ends_of(found: Sequence[tuple[float, str, Sample]]) -> Sequence[tuple[float, str, Sample]]:
+    """Return the first and the last entries of a sorted list that is too long."""
+    half = MAX_CHANGED // 2
+    return found if len(found) <= MAX_CHANGED else [*found[:half], *found[-half:]]
+
+
+def _said(kind: str, scores: Judgements) -> str:
+    """Return what a model said, for people."""
+    reply = scores[OWN].reply
+    if kind == "pairwise" and SAID in scores:
+        return scores[SAID].reply
+    if kind not in ("labels", "choice"):
+        return reply
+    rated = json.loads(reply)
+    best = likeliest(rated)
+    written = f"; writes: {scores['written'].reply}" if "written" in scores else ""
+    return f"{best} ({rated[best]:.2f}){written}"
+
+
+def _samples(store: Store, folder: str) -> dict[str, Sample]:
+    """Return the items of a suite by id."""
+    if not store.complete(folder):
+        return {}
+    every = [sample for table in store.scan(folder) for sample in from_table(table)]
+    return {sample.id: sample for sample in every if sample.dropped is None}
+
+
+def _last_user(sample: Sample) -> int:
+    return max(place for place, turn in enumerate(sample.messages) if turn.role == "user")
+
+
+def _answer(sample: Sample) -> str:
+    return sample.messages[-1].text if sample.messages[-1].role == "assistant" else ""
+
+
+def _name(model: str, place: int) -> str:
+    """Return the name of a model for people; the base model is the first, the tuned one the second."""
+    short = Path(model).name if "/" in model else model
+    return {0: f"base model ({short})", 1: "tuned model"}.get(place, short)
+
+
+def _difference(model: ModelFigures) -> str:
+    return f"{model.difference or 0.0:+.3f}{_ends(model.ci_low, model.ci_high, '+')}"
+
+
+def _ends(low: float | None, high: float | None, sign: str = "") -> str:
+    return "" if low is None or high is None else f" [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
