@@ -87,4 +87,4 @@ def likeliest(chances: Mapping[str, float]) -> str:
 
 def _score(chances: Mapping[str, float], label: str) -> Judgement:
     table = {name: round(chance, DIGITS) for name, chance in chances.items()}
-    return Judgement(float(likeliest(chances) == label), json.dumps(table, ensure_ascii=False))
+    return Judgement(float(likeliest(table) == label), json.dumps(table, ensure_ascii=False))

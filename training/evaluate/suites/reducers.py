@@ -67,8 +67,10 @@ def labels(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> 
     found: Measures = {}
     for name in (OWN, "raw", "written"):
         truth, said = predictions(scorer, judged, name)
-        prefix = f"{name}_" if name else ""
-        found |= {f"{prefix}{key}": value for key, value in classified(truth, said, scorer.labels).items()}
+        rates = classified(truth, said, scorer.labels)
+        if NO_LABEL not in said:  # then the micro averages are all the accuracy
+            rates = {key: value for key, value in rates.items() if not key.startswith("micro")}
+        found |= {f"{name}_{key}" if name else key: value for key, value in rates.items()}
     chances = [json.loads(row.scores[OWN].reply) for row in judged]
     auc = roc_auc([row.item.answer for row in judged], chances, scorer.labels)
     return found if auc is None else {**found, "roc_auc": auc}
