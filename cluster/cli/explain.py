@@ -308,7 +308,9 @@ def minimal(where: Topic) -> str:
         name = next(list_ for list_, some in steps(kind).items() if where.kind in some.values())
         step = {"kind": where.kind.model_fields["kind"].default, **where.kind.example}
         held = words(kind.model_fields[name].annotation)
-        recipe[job] |= {name: [step] if held.startswith("list") else {"mine": step} if held.startswith("table") else step}
+        recipe[job] |= {
+            name: [step] if held.startswith("list") else {"mine": step} if held.startswith("table") else step
+        }
     before = {"evaluate": {"train": dict(jobs()["train"].example)}}.get(job, {})
     return toml({**before, **recipe})
 
