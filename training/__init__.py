@@ -1,1 +1,1 @@
-"""Fine-tuning with DeepSpeed ZeRO under Ray Train, and evaluation of what came out."""
+"""Fine-tuning with DeepSpeed ZeRO under Ray Train, and evaluation of the tuned model."""

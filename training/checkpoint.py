@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: every rank writes its part, rank 0 commits after a barrier, the newest is found again.
+"""Checkpoints of a training run: every rank writes its part, and rank 0 commits after a barrier.
 
     <output>/checkpoints/step-00000020/zero/…   DeepSpeed's files, each rank its own
                                        COMMITTED  {"step", "world", "precision"}; written last: without it the folder is
@@ -30,9 +30,9 @@ class Checkpoint:
     step: int
     """Number of finished optimizer steps."""
     world: int
-    """Number of workers that wrote it; the same number must read it."""
+    """Number of workers that wrote it; only the same number can read it."""
     precision: Precision
-    """Precision of the computation; training continues in the same."""
+    """Precision of the computation; training continues in the same precision."""
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -51,7 +51,7 @@ def committed(folder: Path) -> list[Checkpoint]:
 
 
 def sweep(folder: Path, keep: int) -> None:
-    """Delete checkpoints without a commit, and all committed ones but the newest `keep`.
+    """Delete checkpoints without a commit, and all committed ones except the newest `keep`.
 
     The marker is deleted first, so that a kill in between leaves an orphan, never a partial checkpoint that looks
     whole.
@@ -80,7 +80,7 @@ def save(
         step: number of finished optimizer steps.
         precision: precision of the computation.
         keep: checkpoints to keep, this one included.
-        only_trainable: leave out frozen weights, which come from the base model again.
+        only_trainable: leave out frozen weights, which are loaded from the base model again.
     """
     import torch.distributed as dist
 
@@ -96,7 +96,7 @@ def save(
 
 
 def commit(path: Path, step: int, world: int, precision: Precision) -> None:
-    """Write the marker that makes a checkpoint one."""
+    """Write the marker by which a checkpoint counts as complete."""
     temporary = path / f".{COMMITTED}"
     with temporary.open("w", encoding="utf-8") as out:
         json.dump({"step": step, "world": world, "precision": precision}, out)
@@ -106,5 +106,5 @@ def commit(path: Path, step: int, world: int, precision: Precision) -> None:
 
 
 def load(engine: Any, found: Checkpoint, *, only_trainable: bool) -> None:  # noqa: ANN401
-    """Bring an engine to the state of a checkpoint; every rank calls it."""
+    """Load a checkpoint into an engine; every rank calls it."""
     engine.load_checkpoint(str(found.path), tag=TAG, load_module_strict=not only_trainable)

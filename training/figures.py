@@ -7,7 +7,7 @@ from typing import ClassVar
 from gristmill.cluster.jobs.figures import Figures
 
 ENOUGH_FAMILIES = 30
-"""Families from which on an interval is called one without a caveat."""
+"""Least number of families for an interval without a caveat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class TrainFigures(Figures):
     steps: int
     precision: str
     notes: Mapping[str, int] = field(default_factory=dict)
-    """What was done to fit samples to the chat template or the length, and how often."""
+    """Number of changes that fit samples to the chat template or the length, by kind of change."""
     separation: str = "positions"
     """How packed samples were kept apart; `gristmill.training.loop.separation` lists the ways."""
     trained_tokens: int
@@ -148,13 +148,13 @@ class EvaluateFigures(Figures):
     interval: str
     """`bootstrap`, `student` or `none`, see `training.evaluate.statistics`."""
     families: int
-    """Families of the samples, which the interval is over."""
+    """Number of families of the samples, over which the interval is computed."""
     families_better: int
     families_worse: int
     sign_p: float
     """p-value of the sign test over families."""
     detectable: float | None = None
-    """Smallest true difference that such samples show in 80 % of all cases."""
+    """Smallest true difference that such samples would show in 80 % of all cases."""
     precision: str
     smoke_replies: int
     smoke_ok: int
@@ -164,7 +164,7 @@ class EvaluateFigures(Figures):
 
     @property
     def verdict(self) -> str:
-        """What the interval says: better, worse, or no difference that these samples show."""
+        """The verdict of the interval: better, worse, or no difference shown by these samples."""
         if self.ci_low is None or self.ci_high is None:
             return "one family says nothing about others"
         if self.ci_low <= 0 <= self.ci_high:
@@ -174,7 +174,7 @@ class EvaluateFigures(Figures):
 
     @property
     def uncertain(self) -> str:
-        """What can be said instead where there are too few families for an interval to be relied on; else nothing."""
+        """A sentence instead of the interval if it has too few families to be reliable; else empty."""
         if self.families >= ENOUGH_FAMILIES:
             return ""
         chance = f"p = {self.sign_p:.3f}" if self.sign_p >= 0.0005 else "p < 0.001"
@@ -187,16 +187,20 @@ class EvaluateFigures(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class LiftFigures(Figures):
-    """Results of `[lift]`: accuracies are those of the probe on test items that chose nothing."""
+    """Results of `[lift]`.
+
+    Accuracies are those of the probe on test items that had no part in the choice of the arm.
+    """
 
     items: int
-    """Test items that the lift is measured on."""
+    """Number of test items on which the lift is measured."""
     validation_items: int
-    """Test items that decided which arm is recommended."""
+    """Number of test items by which the recommended arm was chosen."""
     arms: int
     recommended: str
     verdict: str
-    """`helps`, `not shown` (the interval holds 0), `hurts` or `no arm helps`; with the latter two the seeds go on."""
+    """`helps`, `not shown` (the interval holds 0), `hurts` or `no arm helps`; with the last two only the seeds are
+    passed on."""
     features: str
     accuracy_seeds: float
     accuracy: float
@@ -206,4 +210,4 @@ class LiftFigures(Figures):
     """Lower end of the 95 % interval of the lift."""
     ci_high: float | None = None
     gap_share: float | None = None
-    """Lift as a share of what people's labels bring, where these are given and bring something."""
+    """Lift as a share of the lift of people's labels, if these are given and have a lift."""

@@ -58,7 +58,7 @@ class Train(TrainSettings, Job):
     not_identity: ClassVar[frozenset[str]] = Job.not_identity | TrainSettings.not_identity
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the model: the base weights and the template themselves instead of their paths."""
+        """Return the settings that decide the model, with the base weights and the template instead of their paths."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model)
         if self.template:
@@ -66,7 +66,7 @@ class Train(TrainSettings, Job):
         return value
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with the settings beyond their types."""
+        """Return the problems of the settings beyond their types."""
         del base
         found = self.zero.problems()
         problem = models.missing(self.model)
@@ -96,7 +96,7 @@ class Train(TrainSettings, Job):
         return found | {data.TEST + (f"-{n}" if n > 1 else ""): source for n, source in enumerate(self.test, 1)}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the seeds of the recipe where a share of them is held out."""
+        """Return the seeds of the recipe if a share of them is held out."""
         if self.validation_split == "samples" or isinstance(self.validation, Source):
             return {}
         if "ingest" not in outputs:
@@ -107,7 +107,7 @@ class Train(TrainSettings, Job):
         return {data.SEEDS: outputs["ingest"]}
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Return what would be trained; steps and tokens are counted from the rows where these are there."""
+        """Return the plan of the training; steps and tokens are counted from the rows if these exist."""
         plan = Plan(self.name, work.output, actors=self.workers, cpus=self.workers * self.cpus_per_worker, shards=1)
         plan.gpus = self.workers * (self.gpus_per_worker or 0)
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
@@ -156,7 +156,7 @@ class Train(TrainSettings, Job):
         return figures
 
     def _say_held_out(self, run: Run, packed: data.PackedCounts) -> None:
-        """Print what is held out, and what is not used and why."""
+        """Print which rows are held out, and which are not used and why."""
         what = f"{packed.holdout} of {packed.families} families"
         run.screen.say(f"train: {packed.samples} samples to train on, {what} held out")
         for what, drops in (("not trained on", packed.drops), ("validation samples not used", packed.holdout_drops)):
@@ -174,7 +174,7 @@ class Train(TrainSettings, Job):
         if found and found.world != self.workers:
             raise JobError(
                 f"train.workers: {self.workers}, must be {found.world}, which wrote the checkpoint of step "
-                f"{found.step} in {folder}; set it, or change train.seed, which begins anew in another folder"
+                f"{found.step} in {folder}; set it, or change train.seed, which starts again in another folder"
             )
 
     def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:
@@ -191,15 +191,16 @@ class Train(TrainSettings, Job):
 
 
 def _fit(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path) -> None:
-    """Run the workers, showing their steps; start them again where Ray ended one because memory was full.
+    """Run the workers and show their steps; start them again if Ray ended one because memory was full.
 
-    Ray Train starts them again after any other death. After this one it fails itself: in 2.60 it expects RayActorError
-    or RayTaskError of a dead worker (train/v2/_internal/callbacks/backend_setup.py), and OutOfMemoryError is neither.
+    Ray Train itself starts them again after any other death. After this one it fails: version 2.60 expects a
+    RayActorError or RayTaskError of a dead worker (train/v2/_internal/callbacks/backend_setup.py), and OutOfMemoryError
+    is neither.
 
     Raises:
         RunError: when they die more often than `max_failures`, or a worker says why it gave up.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, which is waited for at the end
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, and the end waits that long
     plan.store.delete(plan.output, loop.FAILED)
     with run.screen.bar("train: steps", plan.steps) as bar:
         error = _attempt(job, plan, run, folder, bar)
@@ -225,7 +226,7 @@ def _fit(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path) -> None:
 def _attempt(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path, bar: Bar) -> Exception | None:
     """Run the workers once and show their steps; return the error that Ray raised, or None."""
     errors: list[Exception] = []
-    # in a thread of its own, so that this one can show the bar and an interrupt ends the run at once
+    # in another thread, so that this one can show the bar and an interrupt ends the run at once
     fit = threading.Thread(target=_train_workers, args=(job, plan, folder, errors), daemon=True)
     fit.start()
     known = len(_events(read_journal(folder / METRICS)))
@@ -274,7 +275,7 @@ def _events(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _say_events(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
-    """Print the starts, and the batches left out, that are not yet printed; return the number of both."""
+    """Print the starts, and the batches left out, that are not yet printed; return the number of each."""
     events = _events(journal)
     for event in events[known:]:
         if "start" in event:
@@ -287,7 +288,7 @@ def _say_events(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> i
 
 
 def _died(error: Exception) -> Exception:
-    """Return the death of a worker from within the errors that Ray Train wraps it in."""
+    """Return the error of a worker's death, which Ray Train wraps in other errors."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         found = [_died(failure) for failure in failures.values()]
@@ -297,7 +298,7 @@ def _died(error: Exception) -> Exception:
 
 
 def _advice(job: Train) -> str:
-    """Return what to do when memory is full; what does not change the model comes first."""
+    """Return advice for full memory; settings that do not change the model come first."""
     recompute = "" if job.gradient_checkpointing else "set train.gradient_checkpointing = true, or "
     return recompute + deaths.advice(deaths.lowerable("train", job, "micro_batch_size", "workers", "max_length"))
 

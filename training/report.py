@@ -1,4 +1,4 @@
-"""What the summary and the report show of the lift, the train and the evaluate job."""
+"""What the summary and the report show about the lift, the train and the evaluate job."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,10 @@ METRICS, EVALUATION, LIFT = "metrics.jsonl", "evaluation.json", "lift.json"
 
 
 class LiftPresentation(Presentation[LiftFigures]):
-    """Which arm makes the probe better on people's items, and what the rows of each method are like."""
+    """The arm that makes the probe better on people's items, and a description of each method's rows."""
 
     def summary(self, figures: LiftFigures) -> Iterator[str]:
-        """Yield what is recommended, with its lift and what it is of the gap to people's labels."""
+        """Yield the recommended arm with its lift, and the share of the gap to people's labels."""
         share = f", {figures.gap_share:.0%} of what people's labels bring" if figures.gap_share is not None else ""
         change = f"accuracy {figures.accuracy_seeds:.3f} -> {figures.accuracy:.3f}"
         yield {
@@ -75,10 +75,11 @@ def _methods(found: Mapping[str, Any]) -> Table:
 
 
 def held_out(figures: TrainFigures) -> Iterator[str]:
-    """Yield what is to be known of the samples held out."""
+    """Yield notes on the samples held out."""
     yield f"{figures.holdout} samples of {figures.families} families are held out"
     if figures.left_out:
-        yield f"{figures.left_out} samples are left out of training, because they are kin of held-out or test samples"
+        why = "because they are related to held-out or test samples"
+        yield f"{figures.left_out} samples are left out of training, {why}"
     if figures.relatives:
         yield (
             f"{figures.relatives} held-out samples share a parent with samples trained on, because each was made from "
@@ -87,7 +88,7 @@ def held_out(figures: TrainFigures) -> Iterator[str]:
 
 
 def left_out(figures: TrainFigures) -> Iterator[str]:
-    """Yield what is to be known of the batches left out."""
+    """Yield a note on the batches left out."""
     if figures.batches_left_out:
         yield f"{figures.batches_left_out} batches are left out, because their loss or gradients were not finite"
 
@@ -96,7 +97,7 @@ class TrainPresentation(Presentation[TrainFigures]):
     """How many samples were trained on and held out, and the loss while training."""
 
     def summary(self, figures: TrainFigures) -> Iterator[str]:
-        """Yield how many samples are held out, and what is left out, where this says something."""
+        """Yield how many samples are held out and left out, if any."""
         yield from held_out(figures)
         yield from left_out(figures)
 
@@ -112,7 +113,7 @@ class TrainPresentation(Presentation[TrainFigures]):
         yield Stage("held out", figures.holdout, charts.KEPT)
 
     def sections(self, material: Material, figures: TrainFigures) -> Iterator[Section]:
-        """Yield the loss curve, and what became of samples on the way into training."""
+        """Yield the loss curve, and what was done to samples before training."""
         name = material.manifests["train"].name if "train" in material.manifests else ""
         if not name or not material.store.exists(name, METRICS):
             return
@@ -123,15 +124,15 @@ class TrainPresentation(Presentation[TrainFigures]):
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
         if figures.separation != "positions":
             lost.append((f"packed samples are kept apart by: {figures.separation}", ""))
-        columns = (("what was left out, or done to fit samples to model and template", "clip"), ("number", "num"))
+        columns = (("samples left out, and changes that fit samples to model and template", "clip"), ("number", "num"))
         yield Section("Training", "", [panel], (Table(columns, lost),) if lost else ())
 
 
 class EvaluatePresentation(Presentation[EvaluateFigures]):
-    """The held-out loss before and after, and what the tuned model answers."""
+    """The held-out loss before and after, and answers of the tuned model."""
 
     def summary(self, figures: EvaluateFigures) -> Iterator[str]:
-        """Yield both losses with the interval of their difference, and what it says."""
+        """Yield both losses with the interval of their difference, and its verdict."""
         losses = f"held-out loss {figures.loss_before:.4f} -> {figures.loss_after:.4f}"
         yield f"{losses} ({_interval(figures)}): {figures.verdict}"
         if figures.uncertain:
@@ -174,7 +175,7 @@ def _sentence(text: str) -> str:
 
 
 def _replies(material: Material) -> list[tuple[str, str, str]]:
-    """Return what the tuned model answered in its smoke test, from `evaluation.json`."""
+    """Return the answers of the tuned model in its smoke test, from `evaluation.json`."""
     measured = material.manifests.get("evaluate")
     if measured is None or not material.store.exists(measured.name, EVALUATION):
         return []

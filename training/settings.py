@@ -1,4 +1,4 @@
-"""The settings of `[train]`, separate from the job, because data, loop and workers read them too."""
+"""The settings of `[train]`. They are separate from the job, because data, loop and workers read them too."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +17,7 @@ from gristmill.training.tuning.model import Precision
 from gristmill.training.zero import Zero
 
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-"""Variables of a chat template that a conversation sets."""
+"""Variables of a chat template that each conversation sets."""
 
 
 def usual_rate(tuning: object) -> float:
@@ -52,7 +52,7 @@ class TrainSettings(Settings):
     steps: int | None = Field(default=None, gt=0)
     """Optimizer steps; overrides `epochs`."""
     tuning: AnyTuning = Lora()
-    """What of the model is trained: adapters (`lora`), every weight (`full`), or some (`freeze`)."""
+    """Which weights are trained: adapters (`lora`), every weight (`full`), or some (`freeze`)."""
     learning_rate: float = Field(default_factory=lambda data: usual_rate(data.get("tuning")), gt=0)
     """The highest learning rate. By default 1e-3 for LoRA, which was better than 1e-4 and 3e-4 on held-out samples with
     the small default model, and 1e-4 where the model's own weights are trained. Use less for models of billions of
@@ -74,24 +74,27 @@ class TrainSettings(Settings):
     too_long: TooLong = "drop"
     """Whether samples that are too long are dropped and counted, or cut at the end."""
     template: str | None = None
-    """File of a chat template in Jinja, seen from the recipe's folder, that takes the place of the model's own."""
+    """File with a chat template in Jinja that replaces the model's own; a relative path is looked up next to the
+    recipe."""
     template_args: dict[str, Any] = Field(default_factory=dict)
     """Values of variables of the chat template, such as `{enable_thinking = false}`. In the finished model they are
     the defaults of these variables."""
     earlier_answers: EarlierAnswers = "split"
-    """What becomes of an answer that the template shows in another form once turns follow, as without its thought:
-    `split` makes one more sample, in which it is the last turn, as at inference; `context` does not train on it."""
+    """What is done with an answer that the template shows in another form once turns follow, for example without its
+    thought. `split` makes a further sample in which the answer is the last turn, as at inference; `context` does not
+    train on it."""
     max_lost: float = Field(default=0.01, ge=0, le=1)
     """Largest share of the samples that the chat template may be unable to render; more is an error, if it is more
     than one sample."""
     validation: Annotated[float, Field(gt=0, lt=1)] | Source = 0.1
-    """What is held out: a share of the samples, above 0 and below 1, or a file of other samples. Of a share, whole
-    families are held out (rows with a common parent, of one group, or near copies), at least one; a hash decides for
-    each. No row that is trained on is a parent, a child or a near copy of one held out; such rows are left out and
+    """What is held out: a share of the samples, above 0 and below 1, or a file with other samples. A share is held out
+    by whole families (rows with a common parent, of one group, or near copies), at least one; a hash decides for each
+    family. No row that is trained on is a parent, a child or a near copy of a held-out row; such rows are left out and
     counted."""
     validation_split: Literal["samples", "seeds"] = "samples"
-    """What the share is of: the samples, or the seeds that they were made from. Held-out seeds are people's own rows;
-    what was made from them is left out of training. Use it where each sample was made from several seeds."""
+    """Whether the share is one of the samples, or of the seeds that they were made from. Held-out seeds are people's
+    own rows; samples that were made from them are left out of training. Use `seeds` if each sample was made from
+    several seeds."""
     test: tuple[Source, ...] = ()
     """Files of samples that the model will be tested on. Rows that are near copies of one are left out of training."""
     eval_steps: int = Field(default=0, ge=0)
@@ -125,7 +128,7 @@ class TrainSettings(Settings):
         return str(base / Path(path).expanduser()) if base and isinstance(path, str) else path
 
     def encoding_problems(self) -> list[str]:
-        """Return what is wrong with the chat template and its values."""
+        """Return the problems of the chat template and its values."""
         found = [
             f"template_args.{name}: must be the name of a variable of the chat template, other than "
             f"{', '.join(sorted(RENDERED))}"

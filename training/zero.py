@@ -1,7 +1,7 @@
-"""The adapter of DeepSpeed: settings, configuration for CPU and GPU, an engine, and whole tensors out of ZeRO-3.
+"""The adapter of DeepSpeed: settings, configuration for CPU and GPU, an engine, and whole tensors from ZeRO-3.
 
-The optimizer is PyTorch's own AdamW, fused, which every stage takes: DeepSpeed's would be compiled at its first use (40
-to 100 s each). For the same reason its shared-memory collectives for CPUs stay off (38 s); gloo does their work.
+The optimizer is PyTorch's own fused AdamW, which works with every stage. DeepSpeed's own would be compiled at the first
+use (40 to 100 s each). For the same reason its shared-memory collectives for CPUs are off (38 s), and gloo is used.
 
 Source: ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054; offloading: Ren et al. 2021, arXiv:2101.06840.
 """
@@ -29,7 +29,7 @@ OURS = frozenset(
         "fp16",
     }
 )
-"""Keys that follow from other settings of the job, so `zero.args` may not set them."""
+"""Keys that follow from other settings of the job; `zero.args` may not set them."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
@@ -47,7 +47,7 @@ class Zero(Settings):
     settings."""
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the settings beyond their types."""
+        """Return the problems of the settings beyond their types."""
         found = [
             f"zero.args.{key}: is set, must not be; it follows from train's own keys" for key in OURS & {*self.args}
         ]
@@ -92,7 +92,7 @@ def config(zero: Zero, batching: Batching, *, clip: float, bf16: bool, gpu: bool
     }
     if bf16 and batching.accumulation > 1:
         built["data_types"] = {"grad_accum_dtype": "fp32"}
-        if zero.stage == 1:  # which reduces gradients once a step, after they are summed up
+        if zero.stage == 1:  # it reduces gradients once a step, after they are summed up
             built["communication_data_type"] = "fp32"
     return _merge(built, zero.args)
 
@@ -108,7 +108,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def begin(*, gpu: bool) -> None:
     """Make DeepSpeed adopt the process group that Ray Train has made."""
     if not gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # else it looks for accelerators and warns
+        os.environ["DS_ACCELERATOR"] = "cpu"  # without this, DeepSpeed looks for accelerators and warns
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -123,7 +123,7 @@ def partition(configuration: Mapping[str, Any]) -> Iterator[None]:
         return
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    alive = HfDeepSpeedConfig(dict(configuration))  # transformers holds it by a weak reference
+    alive = HfDeepSpeedConfig(dict(configuration))  # transformers keeps only a weak reference to it
     try:
         yield
     finally:

@@ -1,12 +1,12 @@
-"""Where the answers of a conversation are in the texts that a model's own chat template makes of it.
+"""Finds the answers of a conversation in the texts that the model's own chat template renders.
 
 At inference the model gets the conversation before an answer, with the header of the next turn, and writes the answer
 with its stop token. So an answer is trained on after exactly that text. Most templates render an answer in the same way
-whether or not turns follow, and one text holds all answers. Others show an earlier answer in another form than it was
-written in: without its thought (Qwen3, DeepSeek-R1), with another end (gpt-oss), or after a system turn that has moved
-(Mistral). Then each such answer gets a text of its own, in which it is the last turn.
+whether or not turns follow, and one text holds all answers. Other templates show an earlier answer in another form than
+the model wrote: without its thought (Qwen3, DeepSeek-R1), with another end (gpt-oss), or after a system turn that has
+moved (Mistral). Then each such answer gets a text of its own, in which it is the last turn.
 
-What the generation prompt brings is not trained on, and no thought is written that the prompt has already opened.
+Text of the generation prompt is not trained on. If the prompt has opened a thought, the answer does not open it again.
 """
 
 import re
@@ -31,7 +31,7 @@ _THOUGHT = re.compile(r"\s*[<\[◁][\w:]+[>\]▷](.*?)[<\[◁]/[\w:]+[>\]▷]", 
 
 
 class Talk(NamedTuple):
-    """What one sample has for a chat template."""
+    """The parts of one sample that a chat template renders."""
 
     messages: Sequence[Message]
     tools: str | None = None
@@ -46,28 +46,28 @@ class Text(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """An answer as it is at inference."""
+    """An answer in its form at inference."""
 
     prompt: str
     said: str
-    """What the model writes, up to and including its stop token."""
+    """The text that the model writes, up to and including its stop token."""
     rest: str
-    """What the template puts after that."""
+    """The text that the template adds after that."""
 
 
 class AnswerFinder:
-    """Finds the answers of conversations in what a chat template makes of them.
+    """Finds the answers of conversations in the texts of a chat template.
 
-    `notes` counts what was done to fit conversations to the template.
+    `notes` counts the changes that fit conversations to the template.
     """
 
     def __init__(self, template: ChatTemplate, control: Sequence[str], earlier: EarlierAnswers) -> None:
-        """Take a template, the tokenizer's control tokens, the longest first, and what becomes of rewritten answers."""
+        """Take a template, the tokenizer's control tokens, the longest first, and what to do with rewritten answers."""
         self._template, self._control, self._earlier = template, tuple(control), earlier
         self.notes: Counter[str] = Counter()
 
     def texts(self, sample: Talk) -> list[Text]:
-        """Return the texts of a conversation; together they hold each answer that is to be trained on once.
+        """Return the texts of a conversation. Together they hold each answer to train on exactly once.
 
         Raises:
             UnrenderableError: when the template does not render the conversation whole.
@@ -92,12 +92,12 @@ class AnswerFinder:
         return found[::-1]
 
     def _answer(self, sample: Talk, place: int) -> _Answer:
-        """Return an answer as it is at inference: after the text before it, with the header of its turn."""
+        """Return an answer in its form at inference: after the text before it, with the header of its turn."""
         turns, tools = sample.messages[: place + 1], sample.tools
         whole = str(self._template.render(turns, tools, tokenize=False))
         if place:
             prompt = str(self._template.render(turns[:-1], tools, tokenize=False, add_generation_prompt=True))
-        else:  # the assistant begins: its header alone is before its words
+        else:  # the assistant begins: only its header comes before its words
             marked = str(self._template.render([Message("assistant", MARK)], tools, tokenize=False))
             prompt, _, there = marked.partition(MARK)
             if not there:
@@ -109,7 +109,7 @@ class AnswerFinder:
         return _Answer(prompt, said[:end], said[end:])
 
     def _said(self, whole: str, prompt: str, sample: Talk, place: int) -> str:
-        """Return what the template makes of an answer, as what the model writes after the prompt."""
+        """Return the text of an answer in the template, as the model writes it after the prompt."""
         found = self._after(whole, prompt, sample, place)
         if found is not None:
             return found
@@ -126,7 +126,7 @@ class AnswerFinder:
         return f"{thought}\n{closing}\n\n{found.lstrip()}"
 
     def _after(self, whole: str, prompt: str, sample: Talk, place: int) -> str | None:
-        """Return what is after the prompt in a rendering that may show the turns before in another form."""
+        """Return the text after the prompt, in a rendering that may show the earlier turns in another form."""
         if whole.startswith(prompt):
             return whole[len(prompt) :]
         bare = prompt.rstrip()
@@ -140,7 +140,7 @@ class AnswerFinder:
         return (after if prompt == bare else after.lstrip()) if there else None
 
     def _with_stop(self, said: str, whole: str, sample: Talk, place: int) -> str:
-        """Return the answer with the token that opens the next turn, where the template ends turns by nothing else."""
+        """Return the answer with the token that opens the next turn, if the template has no other end of a turn."""
         if self._ending(said):
             return said
         follower = sample.messages[place + 1] if place + 1 < len(sample.messages) else Message("user", MARK)
@@ -154,7 +154,7 @@ class AnswerFinder:
         return said.rstrip() + blank + stop if stop else said
 
     def _ending(self, said: str) -> list[tuple[str, int]]:
-        """Return the control tokens at the end of an answer, with the places where they end, the first one first."""
+        """Return the control tokens at the end of an answer, with the places where they end, in order."""
         found: list[tuple[str, int]] = []
         bare = said.rstrip()
         while bare.endswith(self._control):
@@ -172,7 +172,7 @@ class AnswerFinder:
 
     @cached_property
     def _stop(self) -> str:
-        """The control token that ends a plain answer: of those after it, the last that is there if a turn follows too.
+        """The control token that ends a plain answer: the last one after it that is also there if a turn follows.
 
         Phi-3 ends the last answer with `<|end|>` and then the conversation with `<|endoftext|>`; Command A ends each
         with `<|END_RESPONSE|>` and then the turn with `<|END_OF_TURN_TOKEN|>`.
@@ -205,17 +205,17 @@ class AnswerFinder:
             raise UnrenderableError("template leaves out a thought")
 
     def _marked(self, sample: Talk, place: int, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Return the parts of answers that the template marks with `{% generation %}`; all where it marks nothing."""
+        """Return the parts of answers that the template marks with `{% generation %}`; all if it marks nothing."""
         if not _GENERATION.search(self._template.source(sample.tools)):
             return spans
         turns = sample.messages[: place + 1]
         if not text.startswith(str(self._template.render(turns, sample.tools, tokenize=False)).rstrip()):
-            return spans  # the text is not the template's own, so that its marks would be at other places
+            return spans  # the text is not the template's own, so its marks would be at other places
         marks = self._template.marks(turns, sample.tools)
         both = ((max(a, b), min(c, d)) for a, c in spans for b, d in marks)
         return [(begin, end) for begin, end in both if begin < end]
 
 
 def _holds(text: str, part: str) -> bool:
-    """Say whether a text holds a part, whatever white space the template has trimmed or put in."""
+    """Say whether a text holds a part, apart from white space that the template has removed or added."""
     return part.strip() in text or "".join(part.split()) in "".join(text.split())

@@ -1,8 +1,8 @@
-"""Conversations become token ids and a mask of what is trained on: the assistant's words, with the stop token.
+"""Conversations become token ids and a mask of the trained tokens: the assistant's words, with the stop token.
 
-Its calls and thoughts are its words too, as the template renders them; a turn with `train` false is context alone.
-`answers` says which text is trained on, and `control` how control tokens in people's texts stay text. A token is
-trained on when it overlaps an answer: where the header ends in a space, the answer's first token begins with it.
+Calls and thoughts of the assistant count as its words, as the template renders them; a turn with `train` false is only
+context. `answers` says which text is trained on, and `control` how control tokens in people's texts stay text. A token
+is trained on if it overlaps an answer. If the header ends in a space, the answer's first token begins with it.
 
 Source: the failures that this prevents are in the issue trackers of huggingface/trl (#4201, masks that are silently all
 zero; #5988, stop tokens outside the mask). Departures: both are refused here before anything is trained.
@@ -24,28 +24,28 @@ from gristmill.training.data.answers import AnswerFinder, EarlierAnswers, Talk, 
 from gristmill.training.data.control import ControlTokens
 
 AT_ONCE = 512
-"""Conversations that are tokenised together; the tokenizer distributes them over its threads."""
+"""Number of conversations that are tokenised together; the tokenizer distributes them over its threads."""
 CHECKED = 100
-"""Conversations whose trained tokens are decoded and compared with their answers."""
+"""Number of conversations of which the trained tokens are decoded and compared with the answers."""
 TooLong = Literal["drop", "truncate"]
 TOO_LONG, UNTRAINED = "too long", "no trained token"
 
 
 class Encoding(NamedTuple):
-    """How conversations become token ids, of which training and evaluation use the same."""
+    """How conversations become token ids; training and evaluation use the same settings."""
 
     max_length: int
     """Most tokens of a sample."""
     too_long: TooLong = "drop"
     """Whether longer samples are dropped and counted, or cut at the end."""
     earlier_answers: EarlierAnswers = "split"
-    """What becomes of earlier answers that the template shows in another form; see `TrainSettings`."""
+    """What is done with earlier answers that the template shows in another form; see `TrainSettings`."""
     max_lost: float = 1.0
-    """Largest share of the conversations that the template may not render."""
+    """Largest share of the conversations that the template may fail to render."""
 
 
 class Sequenced(NamedTuple):
-    """The token ids of one text, where they are trained on, and what an answer in it should read."""
+    """The token ids of one text, the mask of trained tokens, and the expected text of each answer."""
 
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
@@ -55,7 +55,7 @@ class Sequenced(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EncodedChats:
-    """Samples as token ids, end to end; a conversation that could not be used is counted in `drops`."""
+    """Samples as token ids, one after the other. A conversation that could not be used is counted in `drops`."""
 
     ids: NDArray[np.int32]
     """[tokens]."""
@@ -64,11 +64,12 @@ class EncodedChats:
     lengths: NDArray[np.int64]
     """[samples] tokens of each sample, all positive; their sum is `tokens`."""
     places: NDArray[np.int64]
-    """[samples] place of each sample's conversation among the given ones, ascending; one may have several samples."""
+    """[samples] index of each sample's conversation among the given ones, ascending; a conversation may have several
+    samples."""
     drops: Mapping[str, int]
     """Number of conversations that were not used, by reason."""
     notes: Mapping[str, int]
-    """Number of times that something was done to fit a conversation to the template or the length, by what was done."""
+    """Number of changes that fit conversations to the template or the length, by kind of change."""
     stops: tuple[int, ...]
     """Ids of the tokens that end answers, the most frequent first."""
 
@@ -87,7 +88,7 @@ def tokenizer(folder: str, template: str | None = None, args: Mapping[str, Any] 
     from transformers import PreTrainedTokenizerFast
 
     if _tokenizer_class(folder) in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-        # the class that AutoTokenizer would take, at a fifth of its 6 CPU-seconds of imports
+        # the class that AutoTokenizer would use; importing it takes a fifth of AutoTokenizer's 6 CPU-seconds
         loaded: Any = PreTrainedTokenizerFast.from_pretrained(folder)
     else:
         from transformers import AutoTokenizer
@@ -110,7 +111,7 @@ def tokenizer(folder: str, template: str | None = None, args: Mapping[str, Any] 
 
 
 def _with(args: Mapping[str, Any], template: str) -> str:
-    """Return a template whose variables have these defaults, so that whoever uses it later gets the same."""
+    """Return a template with these defaults of its variables, so that later uses of the template give the same."""
     lines = (
         f"{{%- if {name} is not defined %}}{{%- set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{%- endif %}}"
         for name, value in args.items()
@@ -124,16 +125,16 @@ def _tokenizer_class(folder: str) -> str:
 
 
 def encode(tok: Any, talks: Sequence[Talk], how: Encoding) -> EncodedChats:  # noqa: ANN401
-    """Return the token ids of conversations with the mask of what is trained on.
+    """Return the token ids of conversations with the mask of the trained tokens.
 
     Args:
         tok: a tokenizer with a chat template.
         talks: conversations with their tools.
-        how: lengths, and what becomes of what does not fit.
+        how: lengths, and what is done with conversations that do not fit.
 
     Raises:
         JobError: when no conversation can be used; when more than one and more than the share `max_lost` of them are
-            not rendered by the template; when what is trained on does not read like the answers; or when answers do not
+            not rendered by the template; when the trained tokens do not read like the answers; or when answers do not
             end in a special token, because a model would then never learn to stop.
     """
     reader = _Reader(tok, how)
@@ -157,7 +158,7 @@ def encode(tok: Any, talks: Sequence[Talk], how: Encoding) -> EncodedChats:  # n
 
 
 class _Made:
-    """What has been encoded so far."""
+    """The samples that have been encoded so far."""
 
     def __init__(self) -> None:
         self.drops: Counter[str] = Counter()
@@ -169,13 +170,13 @@ class _Made:
         self._stops: Counter[int] = Counter()
 
     def add(self, sample: Sequenced, place: int, how: Encoding) -> str:
-        """Take a sample of the conversation at `place`, or return why it cannot be used."""
+        """Add a sample of the conversation at `place`, or return why it cannot be used."""
         ids, trained = sample.ids, sample.trained
         if len(ids) > how.max_length:
             if how.too_long == "drop":
                 return TOO_LONG
             ids, trained = ids[: how.max_length], trained[: how.max_length]
-        if not trained[1:].any():  # the first token of a sample has nothing before it that could predict it
+        if not trained[1:].any():  # nothing before the first token of a sample could predict it
             return UNTRAINED
         self._ids.append(ids)
         self._trained.append(trained)
@@ -207,7 +208,7 @@ class _Reader:
         self._checked = 0
         self.notes = self._finder.notes
         self.lost: dict[int, str] = {}
-        """Conversations that the template does not render, by place, and why."""
+        """Why the template does not render a conversation, by its index."""
 
     def read(self, talks: Sequence[Talk]) -> Iterator[list[Sequenced] | str]:
         """Yield for each conversation its samples, or the reason why it has none."""
@@ -252,13 +253,13 @@ class _Reader:
         return made
 
     def _require_answers(self, samples: list[Sequenced]) -> None:
-        """Refuse a mask that does not read like the answers, or does not end in a stop token."""
+        """Refuse a mask if the trained tokens do not read like the answers, or do not end in a stop token."""
         for sample in samples:
             for tokens, said in sample.answers:
                 read = self._tok.decode(sample.ids[tokens], clean_up_tokenization_spaces=False)
                 if not self._same(read, said, tokens, sample):
                     raise JobError(
-                        f"chat template: what would be trained on reads {read[:200]!r}, must read {said[:200]!r}; the "
+                        f"chat template: the trained tokens read {read[:200]!r}, must read {said[:200]!r}; the "
                         "tokenizer gives wrong places of its tokens, use its newest version or another model"
                     )
                 last = int(sample.ids[tokens][-1])
@@ -270,7 +271,7 @@ class _Reader:
                     )
 
     def _same(self, read: str, said: str, tokens: NDArray[np.bool_], sample: Sequenced) -> bool:
-        """Say whether the tokens of an answer read like it, but for white space and the end of the header."""
+        """Say whether the tokens of an answer read like it, except white space and the end of the header."""
         first = self._tok.decode(sample.ids[tokens][:1], clean_up_tokenization_spaces=False)
         for text in (said, self._tok.decode(self._tok.encode(said, add_special_tokens=False))):
             read_, said_ = "".join(read.split()), "".join(text.split())
@@ -291,7 +292,7 @@ def _mask(ids: Any, ranges: Any, answers: list[tuple[Any, str]]) -> Sequenced:  
 
 
 def _require_rendered(lost: Mapping[int, str], talks: Sequence[Talk], max_lost: float) -> None:
-    """Refuse a template that does not render too many conversations; one of them is always let go."""
+    """Refuse a template that fails to render too many conversations; one failure is always allowed."""
     if len(lost) <= max(1, max_lost * len(talks)):
         return
     reasons = "; ".join(f"{count} x {reason}" for reason, count in Counter(lost.values()).most_common(3))

@@ -1,8 +1,8 @@
 """Control tokens in people's texts are text: `<|im_end|>` in a question ends no turn.
 
-A tokenizer reads the characters of a control token as that token wherever they are. So in a conversation that has such
-characters each of them is one letter of a private area of Unicode while the template works, and a twin of the tokenizer
-reads the result: for the twin, the control tokens are those letters, and the characters are text.
+A tokenizer reads the characters of a control token as that token wherever they are. So while the template renders a
+conversation with such characters, a letter of a private area of Unicode stands for each of these tokens. A twin of the
+tokenizer then reads the result: for the twin, the control tokens are such letters, and the characters are text.
 """
 
 import json
@@ -26,7 +26,7 @@ class ControlTokens:
         self._tok = tok
         added = {token.content: place for place, token in tok.added_tokens_decoder.items() if token.special}
         self.ids = {**dict(zip(tok.all_special_tokens, tok.all_special_ids, strict=True)), **added}
-        """By their characters."""
+        """Ids of the control tokens, by their characters."""
         self.names = names = sorted(self.ids, key=lambda name: (-len(name), name))
         self._letters = {name: chr(_FIRST + n) for n, name in enumerate(names)}
         self._names = {letter: name for name, letter in self._letters.items()}
@@ -62,17 +62,17 @@ class ControlTokens:
         return Talk(turns, hide(sample.tools))
 
     def shown(self, text: str) -> str:
-        """Return a rendering of a hidden conversation as a person would read it."""
+        """Return a rendering with the letters replaced by the characters of the control tokens, for people."""
         return self._either.sub(lambda found: self._names.get(found[0], found[0]), text)
 
     def swapped(self, text: str) -> str:
-        """Return the text for the twin: letters for the template's control tokens, characters for those of people."""
+        """Return the text for the twin: letters for the template's control tokens, characters for those in texts."""
         return self._either.sub(lambda found: self._names.get(found[0]) or self._letters[found[0]], text)
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
         """Return token ids and character ranges of a `swapped` text.
 
-        None where the tokenizer cannot read the characters of a control token as text.
+        Returns None if the tokenizer cannot read the characters of a control token as text.
         """
         twin, real, own = self._twin
         read = twin.encode(text, add_special_tokens=False)
@@ -84,8 +84,8 @@ class ControlTokens:
     def _twin(self) -> tuple[Any, dict[int, int], set[int]]:
         """The tokenizer with letters as its control tokens.
 
-        Together with the original ids of its added tokens, and the ids of control tokens that its vocabulary itself
-        has, which it may make of the characters.
+        It comes with the original ids of its added tokens, and the ids of control tokens in its own vocabulary, into
+        which it may still turn the characters.
         """
         from tokenizers import Tokenizer
 

@@ -1,7 +1,7 @@
-"""What a model's files say that a training must keep to: positions, and rows of the embedding for all of its tokens.
+"""Limits in a model's files that a training must keep: positions, and rows of the embedding for all tokens.
 
-Both faults are found late otherwise: a token without a row ends in an index error inside the model, and positions
-beyond those that a model was trained with give no error at all.
+Otherwise both faults are found late: a token without a row gives an index error inside the model, and positions beyond
+the model's own give no error at all.
 """
 
 import json
@@ -14,13 +14,13 @@ from gristmill.cluster.models import names as models
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 """Names in configs for the number of positions; a model without any of them has no limit."""
 BUILTIN = {models.SMOLLM2: {"max_position_embeddings": 8192, "vocab_size": 49152}}
-"""Facts of builtin models, whose folder is made only when they are used."""
+"""The limits of builtin models, because their folders are made only when they are used."""
 
 
 def problems(model: str, max_length: int) -> list[str]:
-    """Return what is wrong with the files of a model, or with a length, as `key: what is, what must be`.
+    """Return the problems with the files of a model, or with a length, as `key: what is, what must be`.
 
-    A name on a hub is not looked up here; `problems_of` sees to it once its tokenizer is loaded.
+    A name on a hub is not looked up here; `problems_of` checks it once its tokenizer is loaded.
     """
     folder = Path(model).expanduser()
     config = BUILTIN.get(model) or _json(folder / "config.json")
@@ -28,7 +28,7 @@ def problems(model: str, max_length: int) -> list[str]:
 
 
 def problems_of(model: str, config: Mapping[str, Any], tokens: int, max_length: int) -> list[str]:
-    """Return what is wrong with a config, the number of tokens of its tokenizer, and a length."""
+    """Return the problems of a config with the number of tokens of its tokenizer, and with a length."""
     found = []
     positions = num_positions(config)
     if positions and max_length > positions:
@@ -43,20 +43,20 @@ def problems_of(model: str, config: Mapping[str, Any], tokens: int, max_length: 
 
 
 def num_positions(config: Mapping[str, Any]) -> int | None:
-    """Return the number of positions of a model, or None where its config states none."""
+    """Return the number of positions of a model, or None if its config states none."""
     inner = config.get("text_config") or config
     return next((inner[name] for name in POSITIONS if isinstance(inner.get(name), int) and inner[name] > 0), None)
 
 
 def num_rows(config: Mapping[str, Any]) -> int | None:
-    """Return the rows of a model's embedding, or None where its config states none."""
+    """Return the number of rows of a model's embedding, or None if its config states none."""
     inner = config.get("text_config") or config
     rows = inner.get("vocab_size", config.get("vocab_size"))
     return rows if isinstance(rows, int) else None
 
 
 def num_tokens(tokenizer: Mapping[str, Any]) -> int:
-    """Return the highest token id of a `tokenizer.json` plus one, or 0 where it has none."""
+    """Return the highest token id of a `tokenizer.json` plus one, or 0 if it has none."""
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
     ids += [token["id"] for token in tokenizer.get("added_tokens") or []]
@@ -64,7 +64,7 @@ def num_tokens(tokenizer: Mapping[str, Any]) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return a JSON object from a file, or nothing where there is none; whoever loads the model says why."""
+    """Return a JSON object from a file, or nothing if there is none; the error comes when the model is loaded."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
-"""Families of rows: those with a common ancestor, of one group, or near copies of each other; and who is held out.
+"""Families of rows (with a common ancestor, of one group, or near copies of each other), and which rows are held out.
 
-A row that is held out says something about new data only if no row trained on is its kin. So whole families are held
-out. Where rows were made from several parents at once (demonstrations, say), these links can join all rows in one
-family. Such links are then cut, those of the rows with the most parents first. What remains across a cut link, a parent
-or a child of a row that is held out, is left out of training instead.
+A held-out row says something about new data only if no row trained on is related to it. So whole families are held out.
+If rows were made from several parents at once, such as demonstrations, these links can join all rows in one family.
+Then such links are cut, those of the rows with the most parents first. If a cut link joins a held-out row to a parent
+or a child, that parent or child is left out of training instead.
 """
 
 from collections import Counter
@@ -20,39 +20,39 @@ from gristmill.cluster.contract.sample import FAMILY, GROUP, Sample, from_table
 from gristmill.cluster.text.near import near_copies, template_size
 
 MOST_SHARE = 0.1
-"""Share of the rows that one family may have, by links of several parents, where no share is held out."""
+"""Largest share of the rows in one family, by links of several parents, if no share is held out."""
 MOST_SHARES = 2
-"""Held-out rows at most, in shares that were asked for; a family is not cut to reach the share exactly."""
+"""Most held-out rows, as a multiple of the requested share; a family is not cut to reach the share exactly."""
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
 class Split(NamedTuple):
-    """Who of [n] rows is held out."""
+    """Which of [n] rows are held out."""
 
     held: Bools
     left_out: Bools
-    """Rows that are kin of one held out, and so neither held out nor trained on."""
+    """Rows that are related to a held-out row, and so neither held out nor trained on."""
     families: Ints
     """[n] family of each row, numbered from 0."""
     relatives: int
-    """Held-out rows that share a parent with a row trained on, because of links that were cut."""
+    """Number of held-out rows that share a parent with a row trained on, because links were cut."""
 
 
 class Links(NamedTuple):
-    """Links between nodes: the rows, then their parents that are no rows, then groups."""
+    """Links between nodes: the rows, then parents that are no rows, then groups."""
 
     left: Ints
-    """Always a row."""
+    """First node of each link, always a row."""
     right: Ints
     parents: Ints
-    """Parents that the row has if the link is to one of them; 0 for copies and groups, which are never cut."""
+    """Number of the row's parents if the link is to a parent; 0 for links to copies and groups, which are never cut."""
     names: list[str]
-    """Of the nodes."""
+    """Name of each node."""
 
 
 def links(table: pa.Table) -> Links:
-    """Return the links of the rows of a SAMPLES table, dropped ones included: they may link others."""
+    """Return the links of the rows of a SAMPLES table, also of dropped rows, because these may link others."""
     names = table["id"].to_pylist()
     place = {name: row for row, name in enumerate(names)}
     found: list[tuple[int, int, int]] = []
@@ -85,7 +85,7 @@ def _conversation(rows: Sequence[Sample]) -> list[str]:
 
 
 def _instructions(rows: Sequence[Sample]) -> list[str]:
-    """Return the instructions; an id in the place of none, and of one that many rows have, such as a fixed request."""
+    """Return the instructions. An id replaces an absent one, and one that many rows have, such as a fixed request."""
     many = Counter(row.instruction for row in rows)
     most = template_size(len(many))
     return [row.instruction if row.instruction and many[row.instruction] <= most else row.id for row in rows]
@@ -104,7 +104,7 @@ def components(found: Links, level: int | None = None) -> Ints:
 
 
 def families(table: pa.Table) -> Ints:
-    """Return the family of each row, numbered from 0: by its tag where every row has one, else by its links."""
+    """Return the family of each row, numbered from 0: by its tag if every row has one, else by its links."""
     named = [dict(tags).get(FAMILY) for tags in table["tags"].to_pylist()]
     if table.num_rows and None not in named:
         return np.unique(np.array(named), return_inverse=True)[1]
@@ -113,7 +113,7 @@ def families(table: pa.Table) -> Ints:
 
 
 def _cut(found: Links, usable: Bools, share: float) -> tuple[Ints, int]:
-    """Return the component of each node, and the most parents that a row has whose links were not cut."""
+    """Return the component of each node, and the most parents of a row of which the links were not cut."""
     levels = sorted({*found.parents.tolist(), 0}, reverse=True)
     for level in levels:
         labels = components(found, level)
@@ -124,13 +124,14 @@ def _cut(found: Links, usable: Bools, share: float) -> tuple[Ints, int]:
 
 
 def split(table: pa.Table, usable: Bools, share: float) -> Split:
-    """Return which rows are held out, so that no row trained on is a parent, a child or a near copy of one.
+    """Return which rows are held out, so that no row trained on is a parent, a child or a near copy of a held-out one.
 
-    The lot of a family depends on its members alone, so that rows without kin keep theirs when the dataset grows.
+    The random number of a family depends only on its members. So rows without relatives keep their side when the
+    dataset grows.
 
     Args:
         table: all rows of a dataset.
-        usable: [rows] those that can be trained on; the others only link.
+        usable: [rows] whether a row can be trained on; other rows only link.
         share: of the usable rows to hold out.
 
     Raises:
@@ -186,7 +187,7 @@ def _kin(found: Links, level: int, labels: Ints, usable: Bools) -> tuple[Ints, I
 
 
 def _lots(names: Sequence[str], labels: Ints, sizes: Ints) -> NDArray[np.float64]:
-    """Return the lot of each family in [0, 1), by the name that comes first among its nodes; 1 for one without rows."""
+    """Return a number of each family in [0, 1), from the first name of its nodes; 1 for a family without rows."""
     lots, least = np.ones(len(sizes)), dict[int, str]()
     for name, label in zip(names, labels.tolist(), strict=True):
         if sizes[label] and (label not in least or name < least[label]):
@@ -197,7 +198,7 @@ def _lots(names: Sequence[str], labels: Ints, sizes: Ints) -> NDArray[np.float64
 
 
 def lot(name: str) -> float:
-    """Return a number in [0, 1) that depends on a name alone."""
+    """Return a number in [0, 1) that depends only on a name."""
     return int(ids.digest("holdout", name)[:12], 16) / 16**12
 
 

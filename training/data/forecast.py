@@ -1,4 +1,4 @@
-"""How many steps a dataset will take, counted before anything is packed: for the plan alone."""
+"""How many steps a dataset will take, counted for the plan before anything is packed."""
 
 from typing import NamedTuple
 
@@ -12,9 +12,9 @@ from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
 
 COUNTED_ROWS = 2_000
-"""Rows that are counted; what more there are is taken to be like them. It takes some seconds."""
+"""Most rows that are counted, which takes some seconds; further rows are assumed to be like these."""
 TOKENS_PER_SAMPLE = 200
-"""Tokens of a sample that is not made yet, about the length of instruction data in English."""
+"""Assumed tokens of a sample that is not made yet, about those of English instruction data."""
 
 
 class Forecast(NamedTuple):
@@ -23,13 +23,13 @@ class Forecast(NamedTuple):
     steps: int
     tokens: int
     how: str
-    """How sure that is: `about 11 steps`, `at most 60 steps (…)`."""
+    """The number of steps in words: `about 11 steps`, `at most 60 steps (…)`."""
     notes: tuple[str, ...] = ()
-    """What else to say of the rows."""
+    """Further notes on the rows."""
 
 
 def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> Forecast:
-    """Return the steps of a dataset: counted from its rows where these and the tokenizer are there, else the most.
+    """Return the steps of a dataset: counted if its rows and the tokenizer are there, else the largest possible number.
 
     Args:
         store: its store.

@@ -1,4 +1,4 @@
-"""Which rows are held out and which are left out of training because of them; a dataset, other people's rows, seeds."""
+"""Which rows are held out, from a dataset, other rows or seeds; and which are left out of training because of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HoldOut:
-    """The rows held out, in their own order, and what that means for the dataset that is trained on."""
+    """The rows held out, in their own order, and the rows that are left out of training because of them."""
 
     held: Bools
-    """Rows held out: of the dataset, or of the other rows where there are others."""
+    """Rows held out: of the dataset, or of the other rows if there are any."""
     families: NDArray[np.int64]
-    """Family of each of these."""
+    """Family of each held-out row."""
     left_out: dict[str, Bools]
-    """By reason, the rows of the dataset that are not trained on because of held-out or test rows; each row once."""
+    """Rows of the dataset, by reason, that are not trained on because of held-out or test rows; each row once."""
     relatives: int
-    """Held-out rows that share a parent with a row trained on."""
+    """Number of held-out rows that share a parent with a row trained on."""
 
     @property
     def gone(self) -> Bools:
@@ -55,7 +55,7 @@ def of_samples(rows: Rows, share: float, tests: Sequence[pa.Table]) -> HoldOut:
 
 
 def of_others(rows: Rows, others: Rows, tests: Sequence[pa.Table]) -> HoldOut:
-    """Hold out rows that are not of the dataset: all that can be scored."""
+    """Hold out all rows that can be scored of another dataset."""
     held = others.usable
     kept = others.table.filter(pa.array(held))
     near = families.near_to(rows.table, rows.usable, [kept])
@@ -63,7 +63,7 @@ def of_others(rows: Rows, others: Rows, tests: Sequence[pa.Table]) -> HoldOut:
 
 
 def of_seeds(rows: Rows, seeds: Rows, share: float, tests: Sequence[pa.Table]) -> HoldOut:
-    """Hold out a share of the seeds, by family, and leave out the rows that were made from these."""
+    """Hold out a share of the seeds, by family, and leave out the rows that were made from held-out seeds."""
     found = families.split(seeds.table, seeds.usable, share)
     held = seeds.table.filter(pa.array(found.held))
     made = families.descendants(rows.table, held["id"].to_pylist()) & rows.usable
@@ -98,7 +98,7 @@ def require_rows(trained: int, held: int, drops: dict[str, int], where: str) -> 
 
 
 def with_families(table: pa.Table, found: NDArray[np.int64]) -> pa.Table:
-    """Return rows with the tag `family`: the id of the first row of each one's family."""
+    """Return rows with the tag `family`, which is the id of the first row of the family."""
     names = table["id"].to_pylist()
     first: dict[int, str] = {}
     tags = []

@@ -4,7 +4,7 @@ Most models of transformers keep the samples of a row separate when they get `po
 sample, no `attention_mask`, and `use_cache=False`; `gristmill.training.loop.separation` finds out what others need.
 
 Source: best-fit-decreasing packing of sequences: Ding et al. 2024, arXiv:2404.10830, section 3. Departures: longer
-samples are never cut here; the caller drops or cuts them before, and counts it.
+samples are never cut here; the caller drops or cuts them before, and counts these.
 """
 
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ BINS = pa.schema(
         pa.field("weight", pa.float64(), nullable=False),
     ]
 )
-"""One row for each bin. `samples`: places of its samples among those packed. `weights`: how much each of them counts in
-the loss. `trained`: labels that are not ignored. `weight`: sum of the weights of these labels."""
+"""One row for each bin. `samples`: indices of its samples among those packed. `weights`: how much each of them counts
+in the loss. `trained`: labels that are not ignored. `weight`: sum of the weights of these labels."""
 
 
 def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:
-    """Return bins of sample places such that no bin has more than `capacity` tokens.
+    """Return bins of indices of samples such that no bin has more than `capacity` tokens.
 
     Longest first, each into the fullest bin that still has room (the one opened last among equals), so the answer
-    depends on the lengths alone. A bit set of the rooms that exist makes a million samples take 0.8 s.
+    depends on the lengths alone. With a bit set of the free room in bins, a million samples take 0.8 s.
 
     Args:
         lengths: tokens of each sample, each in [1, capacity].

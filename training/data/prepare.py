@@ -1,4 +1,4 @@
-"""The samples of a dataset are split, tokenised and packed once, before any process group exists, and read by place.
+"""The samples of a dataset are split, tokenised and packed once, before any process group exists, and read by index.
 
 <output>/holdout.arrow         SAMPLES: the rows held out; they stay in the finished model's folder
          packed-00000.arrow    BINS: what is trained on; goes when the model is committed, as do the next two
@@ -61,23 +61,23 @@ class PackedCounts:
     holdout_drops: dict[str, int]
     """Rows of other validation samples that cannot be scored, by reason."""
     notes: dict[str, int]
-    """What was done to fit rows to the chat template or the length, and how often."""
+    """Number of changes that fit rows to the chat template or the length, by kind of change."""
     stops: list[int]
     """Ids of the tokens that end answers, the most frequent first."""
     shards: dict[str, list[dict[str, Any]]]
-    """By prefix, the fields of `Shard` of the files that hold the bins."""
+    """The fields of `Shard` of the files with the bins, by prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The rows of a dataset, and those of them that could be encoded."""
+    """The rows of a dataset, and those that could be encoded."""
 
     table: pa.Table
     chats: chat.EncodedChats
     rows: NDArray[np.int64]
     """Row of each encoded sample."""
     weights: NDArray[np.float32]
-    """How much each encoded sample counts in the loss."""
+    """Weight of each encoded sample in the loss."""
     drops: dict[str, int]
     notes: dict[str, int]
 
@@ -166,7 +166,7 @@ def _held_out(mine: _Encoded, others: _Encoded, tests: list[pa.Table], job: Trai
 
 
 def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the tokens of some samples, and those that count in the loss: no label is at the first of a sample."""
+    """Return the number of tokens of some samples, and of those that count in the loss. The first token never does."""
     first = np.cumsum(chats.lengths) - chats.lengths
     trained = chats.trained.copy()
     trained[first] = False
@@ -175,7 +175,7 @@ def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, in
 
 
 def _require_facts(model: str, tok: Any, max_length: int) -> None:  # noqa: ANN401
-    """Refuse a model from a hub, whose files `plan` has not seen, where they do not fit together."""
+    """Refuse a model from a hub if its files do not fit together; `plan` has not seen these files."""
     from transformers import AutoConfig
 
     if Path(model).is_dir():
@@ -193,7 +193,7 @@ def held_out(store: Store, output: str) -> pa.Table:
 
 
 def trained_on(store: Store, output: str) -> pa.Table:
-    """Return the rows that a finished training used: of its dataset, those neither held out nor left out."""
+    """Return the rows that a finished training used: those of its dataset that were neither held out nor left out."""
     table = store.read(store.manifest(output).inputs["samples"])
     gone = {*held_out(store, output)["id"].to_pylist(), *chain(*store.read_json(output, LEFT_OUT).values())}
     kept = usable(table)[0] & np.array([name not in gone for name in table["id"].to_pylist()])
@@ -224,12 +224,12 @@ def _unusable(messages: list[dict[str, Any]], scores: Mapping[str, float]) -> st
 
 
 def weights(table: pa.Table) -> NDArray[np.float32]:
-    """Return how much each row counts in the loss, [rows]; 1 where it does not say."""
+    """Return the weight of each row in the loss, [rows]; 1 by default."""
     return np.array([dict(scores).get(WEIGHT, 1) for scores in table["scores"].to_pylist()], np.float32)
 
 
 def weighing(each: NDArray[np.float32]) -> dict[str, int]:
-    """Return how many rows count other than once in the loss, by what to say of them; nothing where none does."""
+    """Return the number of rows with another weight than 1, by a note on them; empty if there are none."""
     other = int((each != 1).sum())
     return {f"samples count by their weight, from {each.min():g} to {each.max():g}": other} if other else {}
 
@@ -247,7 +247,7 @@ def _write(
     taken: NDArray[np.bool_],
     capacity: int,
 ) -> list[Shard]:
-    """Pack the encoded samples of the rows taken into files of bins; what is held out counts alike."""
+    """Pack the encoded samples of these rows into files of bins; held-out samples all have the same weight."""
     places = np.flatnonzero(taken[encoded.rows])
     each = encoded.weights if prefix == PACKED else None
     bins = [places[bin_].tolist() for bin_ in packing.fit(encoded.chats.lengths[places], capacity)]
@@ -273,7 +273,7 @@ def sweep(store: Store, output: str) -> None:
 
 
 class Bins:
-    """Packed bins by place, memory-mapped from the store; their digests are checked when they are opened."""
+    """Packed bins by index, memory-mapped from the store; their digests are checked when they are opened."""
 
     def __init__(self, tables: list[pa.Table]) -> None:
         """Read bins from tables of the BINS schema, each of one chunk."""
@@ -284,7 +284,7 @@ class Bins:
         self.weight: NDArray[np.float64] = np.concatenate([t["weight"].to_numpy() for t in tables])
         """(bins,) sum of the weights of these tokens."""
         self.alike = all(pc.all(pc.equal(pc.list_flatten(t["weights"]), 1)).as_py() for t in tables)
-        """Whether all samples count once."""
+        """Whether all samples have the weight 1."""
 
     @classmethod
     def open(cls, store: Store, output: str, prefix: str) -> "Bins":
@@ -296,7 +296,7 @@ class Bins:
         return len(self.trained)
 
     def weights(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return how much each sample of some bins counts, [samples], in the order of `separation.batches`."""
+        """Return the weight of each sample of some bins, [samples], in the order of `separation.batches`."""
         return np.concatenate([self.column("weights", int(p)) for p in places]).astype(np.float32)
 
     def column(self, name: str, place: int) -> NDArray[Any]:

@@ -187,7 +187,7 @@ class Shifted:
 
 @pytest.mark.parametrize("by", [-3, 3])
 def test_a_mask_that_does_not_read_like_the_answers_is_refused_with_both(tok: Any, by: int) -> None:
-    with pytest.raises(JobError, match=r"what would be trained on reads .* must read 'Hello"):
+    with pytest.raises(JobError, match=r"the trained tokens read .* must read 'Hello"):
         chat.encode(Shifted(tok, by), [talk(TWO_TURNS)], Encoding(512))
 
 
