@@ -97,7 +97,10 @@ class Ask(Protocol[State_co]):
         ...
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit vectors, [texts, d], of the job's encoder."""
+        """Return unit vectors, [texts, d], of the job's encoder; NaN for a text in a script that it does not know.
+
+        Nothing can be said of the meaning of such a text, and a step does not judge it. The run names the script.
+        """
         ...
 
 

@@ -75,7 +75,8 @@ model could not be asked, and then `reply` says why."""
 def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
     """Return the VECTORS schema for unit vectors of `dim` numbers (float32 by default, float16 allowed).
 
-    `script` is that of most of the text, `unknown` the share of its tokens that the encoder does not know.
+    `script` is that of most of the text, `unknown` the share of its tokens that the encoder does not know, or
+    knows as letters alone.
     """
     value = pa.field("item", dtype or pa.float32(), nullable=False)
     return pa.schema(

@@ -1,7 +1,9 @@
 """The encoder as all packages see it: its settings, how it is opened, and the code that both backends share."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -14,7 +16,10 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.dtypes import DTypeChoice, choose
+from gristmill.cluster.text.scripts import HANGUL, UNSPACED, script_of
 
+_WHOLE = re.compile(f"[{UNSPACED}{HANGUL}]")
+"""A character that is a unit by itself."""
 Float32 = NDArray[np.float32]
 Pooling = Literal["checkpoint", "mean", "cls", "last", "weighted_mean"]
 BACKENDS = {
@@ -24,6 +29,12 @@ BACKENDS = {
 """Class of each backend; strings, because either library may be missing."""
 SHORTEST = 1e-12
 """A shorter vector has no direction."""
+UNKNOWN = 0.4
+"""Share of unknown tokens above which an encoder does not know a script. Measured with the English MiniLM: 0.9 to 1 for
+Cyrillic, Arabic, Greek, Korean, Thai, Khmer and Amharic, 0.67 for kana, 0.65 for Chinese, 0.5 for Georgian and Tamil;
+0 for English. Of 20 sentences with a paraphrase each, the paraphrase was the nearest of all in 5 to 12 % in the first
+four, in 28 % in Chinese and in 100 % in English. multilingual-e5-small has 0 to 0.14, in one sentence up to 0.38, and
+finds 85 to 100 %."""
 
 
 class Encoder(Protocol):
@@ -36,7 +47,7 @@ class Encoder(Protocol):
         """Return [len(texts), dim] float32 with rows of length 1, the same for the same texts."""
 
     def unknown(self, texts: Sequence[str]) -> Float32:
-        """Return [len(texts)] the share of unknown tokens in each text; 0 for a model that reads bytes."""
+        """Return [len(texts)] the share of unknown tokens in each text, see `unknown_shares`."""
 
 
 class Embedding(Settings):
@@ -129,11 +140,29 @@ def default_prompt(model: str) -> str:
 
 
 def unknown_shares(tokenizer: Any, texts: Sequence[str], longest: int) -> Float32:  # noqa: ANN401 - of transformers
-    """Return [len(texts)] the share of each text's tokens that are the unknown token."""
-    if tokenizer.unk_token_id is None or not texts:
-        return np.zeros(len(texts), np.float32)
+    """Return [len(texts)] the share of each text's tokens that say nothing of its meaning.
+
+    These are the unknown token, and letters by themselves: a vocabulary without the words of a script may have its
+    letters, and spells each word. Not so in Latin, nor where a character is a unit, such as a Chinese one or a Korean
+    syllable. The tokens of a model that reads bytes are no letters of the script, so it has 0.
+    """
+    if not texts:
+        return np.zeros(0, np.float32)
     found = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
-    return np.array([tokens.count(tokenizer.unk_token_id) / max(1, len(tokens)) for tokens in found], np.float32)
+    shares = np.zeros(len(texts), np.float32)
+    for row, (text, tokens) in enumerate(zip(texts, found, strict=True)):
+        unknown = tokens.count(tokenizer.unk_token_id)
+        if (script := script_of(text)) not in {"", "Latin"}:
+            unknown += sum(_letter_of(token) == script for token in tokenizer.convert_ids_to_tokens(tokens))
+        shares[row] = unknown / max(1, len(tokens))
+    return shares
+
+
+@lru_cache(maxsize=65536)
+def _letter_of(token: str) -> str:
+    """Return the script of a token that is one letter, else the empty string."""
+    letter = token.removeprefix("##").lstrip("▁")
+    return script_of(letter) if len(letter) == 1 and not _WHOLE.match(letter) else ""
 
 
 def require_pooling(settings: Embedding) -> None:

@@ -35,7 +35,7 @@ class Discriminator(Filter[TrainedClassifier]):
     figures of the classifier two-sample test: `accuracy`, the share of held-out rows, as many of both in each language,
     that are classified correctly (0.5: by chance); its one-sided `p_value` under N(1/2, 1/4n); `accuracy_kept` and
     `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of each class. Text after the
-    encoder's limit is not seen.
+    encoder's limit is not seen, and rows in a script that it does not know are left out.
 
     Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545, section 3 (the test). Dropping what is classified as made is the
     discriminator's side of a GAN, as in SeqGAN (Yu et al. 2017, arXiv:1609.05473); the generator is not trained: it
@@ -45,6 +45,7 @@ class Discriminator(Filter[TrainedClassifier]):
     """
 
     kind: Literal["discriminator"] = "discriminator"
+    revision: ClassVar[int] = 2  # nothing is compared in a script that the encoder does not know
     embeds: ClassVar[bool] = True
     part: Literal["instruction", "answer", "both"] = "both"
     """Part that is embedded."""
@@ -74,6 +75,8 @@ class Discriminator(Filter[TrainedClassifier]):
         fresh = await ask.embed([self._text(row) for row in new]) if new else np.empty((0, 0), np.float32)
         vectors = {row_id: known[row_id] for row_id in rows if row_id in known}
         vectors |= {row.id: vector.astype(np.float64) for row, vector in zip(new, fresh, strict=True)}
+        read = {row_id for row_id, vector in vectors.items() if not np.isnan(vector).any()}
+        seeds, kept, refused = ([row for row in some if row.id in read] for some in (seeds, kept, refused))
         return self._trained(vectors, seeds, kept, refused, snapshot.round)
 
     def _trained(
@@ -114,12 +117,14 @@ class Discriminator(Filter[TrainedClassifier]):
         return prepared.figures
 
     async def judge(self, sample: Sample, ask: Ask[TrainedClassifier]) -> Verdict:
-        """Return `human_like`, 0 to 1; nothing while there are too few rows."""
+        """Return `human_like`, 0 to 1; nothing while there are too few rows, nor where the script is not known."""
         trained = ask.prepared
         if trained.weights is None:
             return Verdict()
         vector = (await ask.embed([self._text(sample)])).astype(np.float64)
         chance = float(probability(vector, trained.weights)[0])
+        if math.isnan(chance):
+            return Verdict()
         return Verdict({"human_like": chance}, f"{self.kind}: told from human" if chance < self.min_human else None)
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Message, Sample
@@ -40,7 +41,7 @@ class SelfConsistency(ModelFilter):
     encoder instead of an entailment model, which for Chinese must be one that knows Chinese.
     """
 
-    revision: ClassVar[int] = 2  # results are read as `respond` reads them
+    revision: ClassVar[int] = 3  # nothing is compared in a script that the encoder does not know
     kind: Literal["self_consistency"] = "self_consistency"
     samples: int = Field(default=5, ge=1)
     """Number of fresh answers."""
@@ -63,7 +64,7 @@ class SelfConsistency(ModelFilter):
     """System prompts of fresh answers that must come to a result."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Return the agreement as the score `self_consistency`."""
+        """Return the agreement as the score `self_consistency`; none of texts that the encoder cannot compare."""
         if not sample.messages or sample.messages[-1].role != "assistant" or not sample.messages[-1].text.strip():
             return Verdict(dropped=f"{self.kind}: no answer")
         answer = sample.messages[-1].text
@@ -88,6 +89,8 @@ class SelfConsistency(ModelFilter):
             score, least = _share(wanted, replies), self.min_share
         else:
             score, least = await _cosine(answer, replies, ask), self.min_cosine
+        if np.isnan(score):
+            return Verdict()
         return Verdict({self.kind: score}, f"{self.kind}: answers disagree" if score < least else None)
 
     def _asked(self, sample: Sample, prompts: Mapping[str, str]) -> tuple[Message, ...]:
@@ -110,9 +113,14 @@ def _share(wanted: str, replies: Sequence[Reply]) -> float:
 
 
 async def _cosine(answer: str, replies: Sequence[Reply], ask: Ask) -> float:
-    """Return the mean cosine of the answer with the replies; an empty or failed reply counts as 0."""
+    """Return the mean cosine of the answer with the replies; an empty or failed reply counts as 0.
+
+    It is NaN where the encoder does not know the script of the answer. A reply in such a script counts as 0.
+    """
     texts = [reply.text for reply in replies if reply.text.strip() and not reply.finish.startswith("error")]
     if not texts:
         return 0.0
     vectors = await ask.embed([answer, *texts])
-    return float((vectors[1:] @ vectors[0]).sum()) / len(replies)
+    if np.isnan(vectors[0]).any():
+        return float("nan")
+    return float(np.nansum(vectors[1:] @ vectors[0])) / len(replies)

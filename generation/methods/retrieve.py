@@ -61,6 +61,7 @@ class Retrieve(EachInput[SearchIndex]):
     """
 
     kind: Literal["retrieve"] = "retrieve"
+    revision: ClassVar[int] = 2  # texts in a script that the encoder does not know are found by their words alone
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
     use: Literal["demonstrations", "grounding", "data"] = "demonstrations"
     """How the related texts are used."""

@@ -115,7 +115,7 @@ class BoundAsk:
         return reply
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit vectors of the job's encoder."""
+        """Return unit vectors of the job's encoder, NaN where it does not know the script."""
         return await self.context.embed(texts)
 
     async def _paid(self, request: Request, engine: str) -> Reply:

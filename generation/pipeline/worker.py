@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import to_table
-from gristmill.cluster.models.encoder import Embedding, Encoder, OpenEncoder
+from gristmill.cluster.models import names as models
+from gristmill.cluster.models.encoder import UNKNOWN, Embedding, Encoder, OpenEncoder
 from gristmill.cluster.runtime.log import to_file
 from gristmill.cluster.store.store import Shard, Store
+from gristmill.cluster.text.scripts import script_of
 from gristmill.generation.contracts import MAIN, Filter, GenerateStep, HistoryFilter, Snapshot
 from gristmill.generation.engines.actors import LiveEngine, OpenEngine, RemoteEngine
 from gristmill.generation.pipeline.frames import Unframed, unframed
@@ -42,9 +44,18 @@ class Embedder:
         self._encoder: Encoder | None = None
         self._batches = Batches(self._encode)
         self._known: dict[str, NDArray[np.float32]] = {}
+        self._scripts = set[str]()
+
+    def notes(self) -> list[str]:
+        """Return which scripts were met that the encoder does not know."""
+        return [
+            f"encoder.model: {self._settings.model} does not know the script {script}, in which nothing is compared by "
+            f"meaning; set a model that knows it, such as {models.E5}"
+            for script in sorted(self._scripts)
+        ]
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit vectors, [texts, d]."""
+        """Return unit vectors, [texts, d]; NaN for a text in a script that the encoder does not know."""
         if len(texts) != 1:
             return await self._batches.of(texts)
         if texts[0] not in self._known:
@@ -56,7 +67,12 @@ class Embedder:
 
     def _encode(self, groups: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
         self._encoder = self._encoder or self._open(self._settings)
-        vectors = self._encoder.encode([text for texts in groups for text in texts])
+        texts = [text for group in groups for text in group]
+        vectors = self._encoder.encode(texts)
+        unread = np.flatnonzero(self._encoder.unknown(texts) > UNKNOWN)
+        if len(unread):
+            vectors[unread] = np.nan
+            self._scripts.update(script_of(texts[place]) for place in unread)
         return np.split(vectors, np.cumsum([len(texts) for texts in groups])[:-1])
 
 
@@ -80,7 +96,8 @@ class RowMaker:
         """Take the engines by name; nothing is read yet."""
         self._pipeline, self._place = pipeline, place
         self._snapshots = Snapshots(place.store, place.output, place.seeds, place.documents)
-        self._context = Context(pipeline, engines, Embedder(pipeline.opened_encoder, open_encoder).embed)
+        self._embedder = Embedder(pipeline.opened_encoder, open_encoder)
+        self._context = Context(pipeline, engines, self._embedder.embed)
         self._sets = [(step, step.memory()) for step in pipeline.filters if isinstance(step, HistoryFilter)]
         self._remembered = 0
         self._prepared: dict[int, dict[int, asyncio.Task[Any]]] = {}  # by the `id` of the step and the round
@@ -102,7 +119,8 @@ class RowMaker:
         self._total.update({"rows": tally.rows, "kept": tally.kept})
         self._total.update(f"dropped by {row.dropped}" for row in made if row.dropped)
         notes = dict.fromkeys(note for step in steps for note in step.notes(prepared[id(step)]))
-        report = ShardReport(seconds=time.monotonic() - begin, figures=_figures(steps, prepared), notes=tuple(notes))
+        said = (*notes, *self._embedder.notes())
+        report = ShardReport(seconds=time.monotonic() - begin, figures=_figures(steps, prepared), notes=said)
         report.add(tally)
         log.info("%s: %d rows, %d kept, %.1f s", shard, tally.rows, tally.kept, report.seconds)
         return report

@@ -85,7 +85,10 @@ class SearchIndex:
     """The first user turns of a corpus, to be searched by words, by meaning, or by both; never changed."""
 
     def __init__(self, samples: Sequence[Sample], by: By = "both", vectors: Float32 | None = None) -> None:
-        """Index the texts, about 0.3 ms for 45 words. `vectors` is [samples, d], of length 1."""
+        """Index the texts, about 0.3 ms for 45 words.
+
+        `vectors` is [samples, d], of length 1; one of NaN is that of a text that is found by its words alone.
+        """
         self.samples, self.by, self._vectors = samples, by, vectors
         words = [terms(sample.instruction) for sample in samples]
         self._bags = [frozenset(found) for found in words] if vectors is None else []
@@ -103,8 +106,9 @@ class SearchIndex:
             found = terms(text)
             scores = self._bm25.get_scores(found) if found else np.zeros(len(self.samples))
             rankings.append(self._ranked(scores, text, without, above=0.0))
-        if self._vectors is not None and vector is not None:
-            rankings.append(self._ranked(self._vectors @ vector, text, without, above=-1.0))
+        if self._vectors is not None and vector is not None and not np.isnan(vector).any():
+            cosines = np.nan_to_num(self._vectors @ vector, nan=-1.0)
+            rankings.append(self._ranked(cosines, text, without, above=-1.0))
         fused = fuse(rankings) if rankings else {}
         places, relevance = list(fused)[: VARIED * count], list(fused.values())[: VARIED * count]
         chosen = range(min(count, len(places)))
@@ -127,7 +131,7 @@ class SearchIndex:
         """Return similarities [n, n]: cosines if there are vectors, else common words over all words."""
         if self._vectors is not None:
             some = self._vectors[list(places)]
-            return some @ some.T
+            return np.nan_to_num(some @ some.T)
         bags = [self._bags[place] for place in places]
         return np.array([[len(a & b) / max(1, len(a | b)) for b in bags] for a in bags]).reshape(len(bags), len(bags))
 

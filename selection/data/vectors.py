@@ -7,18 +7,13 @@ import numpy as np
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.models.encoder import UNKNOWN
 from gristmill.cluster.store.store import Store
 from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Ids, Int
 from gristmill.selection.data.matrix import Matrix
 from gristmill.selection.data.memo import StoreMemo
 from gristmill.selection.data.samples import Array, Samples
-
-UNKNOWN = 0.2
-"""Mean share of unknown tokens above which an encoder does not know a script. Measured: the English MiniLM has 1.0 for
-Thai, Khmer and Amharic, where all pairs have a cosine above 0.95, 0.67 for kana, 0.56 for Chinese, 0.5 for Georgian and
-Tamil, 0.08 for Korean and 0 for English; multilingual-e5-small has 0 for all. MiniLM also has 0 for scripts that it
-spells letter by letter (Cyrillic, Arabic, Greek): there cosines are 0.5 to 0.8, below every threshold."""
 
 
 class Script(NamedTuple):

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _COLUMNS = ("id", "messages", "dropped")
 ENCODER = "encoder"
 """Name, in folders of vectors, of the entry for the type in which the encoder computes."""
-COLUMNS = 2
+COLUMNS = 3
 """Increased when vectors are stored with other columns."""
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isnan
 from random import Random
 from typing import Annotated, ClassVar, Literal
 
@@ -64,8 +65,9 @@ class Augment(EachInput[Labelled]):
     are never changed: numbers, code, addresses, quotations, template markers, names, negations, the answer if it is in
     the text, and the spans in the tags of `keep`. The model's texts must contain them unchanged.
 
-    A variant is dropped when it equals its input or another variant, when its embedding is too far from the input's,
-    and, with `labels`, when the model no longer gives it the input's label.
+    A variant is dropped when it equals its input or another variant, when its embedding is too far from the input's
+    (which is not judged in a script that the encoder does not know), and, with `labels`, when the model no longer gives
+    it the input's label.
 
     Source: Wei and Zou 2019, EDA, arXiv:1901.11196, section 2 (n = alpha * length, alpha 0.1; the released code takes
     max(1, n) and keeps a word); Karimi et al. 2021, AEDA, arXiv:2108.13230, section 3 (1 to a third as many of six
@@ -80,6 +82,7 @@ class Augment(EachInput[Labelled]):
     """
 
     kind: Literal["augment"] = "augment"
+    revision: ClassVar[int] = 2  # nothing is compared in a script that the encoder does not know
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     operations: tuple[Operation, ...] = Field(default=("synonym", "insert", "swap", "delete"), min_length=1)
     """Operations, one for each variant, in a random order that repeats when there are more variants."""
@@ -272,6 +275,8 @@ class Augment(EachInput[Labelled]):
             texts = [_first_user(checked[n].messages) for n in alive]
             vectors = await ask.embed([source.text, *texts])
             for n, cosine in zip(alive, (vectors[1:] @ vectors[0]).tolist(), strict=True):
+                if isnan(cosine):  # the encoder does not know the script
+                    continue
                 reason = f"{self.kind}: too far from the input" if cosine < self.min_cosine else None
                 checked[n] = replace(checked[n], scores={"cosine": cosine}, dropped=reason)
         alive = [n for n in alive if checked[n].dropped is None] if self.labels else []
