@@ -1,4 +1,4 @@
-"""How well two models predict the same samples: an actor that scores them, and their comparison with an interval."""
+"""How well two models predict the same samples: an actor that scores samples, and the comparison with an interval."""
 
 import math
 import time

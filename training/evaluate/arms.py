@@ -1,4 +1,4 @@
-"""Arms of a lift comparison: the labelled texts of each, and how right the probe is that learned from them."""
+"""Arms of a lift comparison: the labelled texts of each, and the accuracy of the probe that learned from them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from gristmill.training.evaluate.statistics import Interval, by_family, interval
 SEEDS, BUILT, RANDOM, PEOPLE, SELF_TRAINED = "seeds", "built", "random", "people's labels", "self-training"
 NEAR = "near copy of a test item"
 ROLES = ("test", "seeds", "labelled", "samples", "unlabelled")
-"""Inputs of a lift job by role, in the order in which a text that comes twice is kept."""
+"""Roles of the inputs of a lift job; a text with several roles is kept in the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Corpus:
     samples: Sequence[Sample]
     texts: Sequence[str]
     labels: Ints
-    """[n] numbers of people's or built labels; -1 without one."""
+    """[n] labels as numbers, people's or built ones; -1 without a label."""
     names: Sequence[str]
     """Labels by number."""
     places: Mapping[str, Ints]
@@ -42,7 +42,7 @@ class Corpus:
 
 
 def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
-    """Number the texts of all roles; what cannot take part is counted by its reason.
+    """Number the texts of all roles; texts that cannot take part are counted by reason.
 
     The order of the rows does not matter. A row whose text is in a role before it (`ROLES`), or is a near copy of a
     test item, is left out: no item of the test is ever learned from. Texts of `labelled` may come again without their
@@ -58,7 +58,7 @@ def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
     left_out: dict[str, dict[str, int]] = {}
     for role in ROLES:
         found, reasons = [], Counter[str]()
-        known = dict(seen) if role == "labelled" else seen  # an arm of its own, which may have the texts of another
+        known = dict(seen) if role == "labelled" else seen  # a separate arm, which may have texts of other roles
         for sample in sorted(rows.get(role, ()), key=lambda sample: sample.id):
             reason = _refused(sample, role, numbers, known) or (NEAR if sample.id in near[role] else "")
             if reason:
@@ -100,7 +100,7 @@ def _near_test(rows: Mapping[str, Sequence[Sample]]) -> dict[str, set[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Labelled texts that a probe learns from; several draws where chance chose them."""
+    """Labelled texts from which a probe learns; several draws if they are chosen at random."""
 
     name: str
     draws: Sequence[tuple[Ints, Ints, Floats]]
@@ -113,13 +113,13 @@ class Arm:
 
 
 def arms_of(corpus: Corpus, features: Features, shares: Floats, *, draws: int, seed: int) -> Iterator[Arm]:
-    """Yield the seeds alone, and the seeds with each thing that may help; people's labels come last.
+    """Yield the seeds alone, then the seeds with each kind of texts that may help; people's labels come last.
 
     Args:
         corpus: all texts.
         features: their features.
         shares: [number of labels] share of each label among the texts without a label.
-        draws: draws of the arm that chance chooses.
+        draws: number of draws of the random arm.
         seed: seed of the draws.
     """
     seeds, built = corpus.places["seeds"], corpus.kept("samples")
@@ -157,7 +157,7 @@ def arms_of(corpus: Corpus, features: Features, shares: Floats, *, draws: int, s
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one arm taught, on one part of people's test items."""
+    """The result of one arm on one part of people's test items."""
 
     arm: str
     rows: int
@@ -167,7 +167,7 @@ class Result:
 
 
 def right(arm: Arm, corpus: Corpus, features: Features, items: Ints) -> Floats:
-    """Return for each item the share of the arm's draws whose probe is right about it, [items]."""
+    """Return for each item the share of the arm's draws of which the probe is right, [items]."""
     found = np.zeros(len(items))
     for rows, labels, weights in arm.draws:
         chances = features.fit(rows, labels, weights).chances(items, len(corpus.names))
@@ -202,7 +202,7 @@ def compare(
 def recommended(validation: Sequence[Result]) -> str:
     """Return the arm with the largest lift on validation items whose interval is above 0; else the seeds alone.
 
-    People's labels are what is to be spared, so that arm is never recommended.
+    The arm with people's labels is never recommended, because these labels are the cost to be saved.
     """
     helps = [r for r in validation[1:] if r.arm != PEOPLE and r.lift.low is not None and r.lift.low > 0]
     return max(helps, key=lambda r: r.lift.value).arm if helps else validation[0].arm

@@ -128,7 +128,7 @@ class Evaluate(Job):
         return {"model": outputs["train"], **earlier}
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with the settings beyond their types."""
+        """Return the problems of the settings beyond their types."""
         del base
         found = [
             f"engine.{name}: is set, must not be; each model that is compared takes its place"
@@ -235,7 +235,7 @@ class Evaluate(Job):
                 bar.update(done, f"loss {name} {scores[name].mean:.3f}")
             if scores["after"].apart != separation.APART:
                 run.screen.say(f"evaluate: {scores['after'].apart}")
-        except ray.exceptions.RayTaskError:  # of a living process
+        except ray.exceptions.RayTaskError:  # raised by a living process
             raise
         except deaths() as error:
             what = ended("the scoring process", error)

@@ -34,21 +34,22 @@ from gristmill.training.figures import LiftFigures
 
 LIFT = "lift.json"
 AT_ONCE = 256
-"""Texts that are encoded between two moves of the progress bar."""
+"""Number of texts that are encoded between two updates of the progress bar."""
 KNOWN = 0.8
-"""Share of the tokens that an encoder must know to be taken without being asked for."""
+"""Least share of the tokens that an encoder must know for `auto` to choose it."""
 FEW_ITEMS = 30
-"""Test items of one part below which an arm is not compared."""
+"""Least number of test items in one part for a comparison."""
 
 
 class Lift(Job):
-    """`[lift]`: find out which texts help a classifier, and hand on the rows of the arm that helps most.
+    """`[lift]`: find out which texts help a classifier, and pass on the rows of the arm that helps most.
 
-    Arms are people's seeds alone; the seeds with the built samples, with as many drafts drawn at random, and with those
-    of each method; with texts that a probe taught by the seeds labelled itself; and people's labels, where there are
-    any, which show what could be won. One part of the test items decides which arm is recommended. The other part,
-    which nothing else looks at, gives the lift and its interval. Where no arm helps, none is recommended and the seeds
-    go on alone. The job answers for the probe; a fine-tuned model may gain more or less.
+    The arms are people's seeds alone; the seeds with the built samples, with as many random drafts, and with the
+    samples of each method; the seeds with texts that a probe, which learned from the seeds, has labelled; and people's
+    labels, if there are any, which show how much can be gained. One part of the test items decides which arm is
+    recommended. The other part is used for nothing else, and gives the lift and its interval. If no arm helps, none is
+    recommended and only the seeds are passed on. The result holds for the probe; a fine-tuned model may gain more or
+    less.
 
     Source: gains are paired by item and drawn by family, see `gristmill.training.evaluate.statistics`.
     """
@@ -62,24 +63,24 @@ class Lift(Job):
     )
 
     seeds: Source
-    """Texts that people labelled: what there is without Gristmill."""
+    """Texts that people labelled, which are there without Gristmill."""
     test: Source
     """Other texts that people labelled. Nothing is learned from them."""
     unlabelled: Source | None = None
     """Texts without a label, which the probe labels. Labels that they have are not read."""
     labelled: Source | None = None
-    """Texts with people's labels, to show what more of these would bring."""
+    """Texts with people's labels, to show how much more of these would help."""
     validation: float = Field(default=0.3, gt=0, lt=1)
     """Share of the test items that decides which arm is recommended."""
     shares: Literal["validation", "seeds"] | dict[str, Annotated[float, Field(gt=0)]] = "validation"
-    """How frequent each label is among the texts of `unlabelled`, which self-training keeps to: as among the test items
-    that decide which arm is recommended, as among the seeds, or a number for each label."""
+    """Share of each label among the texts of `unlabelled`, which self-training keeps: as among the test items that
+    choose the arm, as among the seeds, or a number for each label."""
     draws: int = Field(default=3, gt=0)
-    """Draws of the arm that chance chooses."""
+    """Number of draws of the random arm."""
     probe: Probe = Probe()
-    """The small classifier, and what it sees of a text."""
+    """The small classifier and its features of a text."""
     encoder: Embedding = Embedding(model=models.E5)
-    """The model that makes the vectors; it is not loaded where the probe takes characters."""
+    """The model that makes the vectors; it is not loaded if the probe uses characters."""
     bootstrap: int = Field(default=2000, gt=0)
     """Bootstrap draws for an interval."""
     seed: int = 0
@@ -95,14 +96,14 @@ class Lift(Job):
         return super().sources() | {role: source for role, source in given.items() if source is not None}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the built samples: those of the recipe's latest job that makes any."""
+        """Return the built samples: those of the recipe's last job before this one that makes samples."""
         made = next((outputs[name] for name in ("select", "review", "generate") if name in outputs), "")
         if not made and self.input is None and self.unlabelled is None:
             raise JobError("lift: nothing to compare with the seeds, must have `input`, `unlabelled` or a [generate]")
         return {"samples": made} if made else {}
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say what would be compared."""
+        """Return the plan of the comparison."""
         plan = Plan(self.name, work.output, shards=1, actors=1, cpus=self.cpus or 1, gpus=self.gpus or 0)
         plan.state = "done" if store.complete(work.output) else "to do"
         counts = {
@@ -170,7 +171,7 @@ def figures_of(found: Mapping[str, Any], texts: int, shard: Shard, seconds: floa
 
 
 class LiftActor:
-    """Holds all texts of a lift job in one process: some hundred thousand at most."""
+    """Holds all texts of a lift job in one process: at most some hundred thousand."""
 
     def __init__(self, job: Lift, store: Store, inputs: Mapping[str, str], logs: str | None) -> None:
         """Take what to compare; nothing is read before `open`."""
@@ -211,7 +212,7 @@ class LiftActor:
         return len(corpus.texts), lines
 
     def embed(self, start: int, stop: int) -> None:
-        """Encode the texts from `start` to before `stop`, where the probe uses an encoder."""
+        """Encode the texts from `start` to before `stop`, if the probe uses an encoder."""
         if self._encoder:
             self._vectors.append(self._encoder.encode(self._corpus.texts[start:stop]))
 
@@ -224,7 +225,7 @@ class LiftActor:
         name = compared.recommended(parts["validation"])
         gains = {result.arm: result for result in parts["test"]}
         chosen, people = gains[name], gains.get(compared.PEOPLE)
-        if chosen.lift.high is not None and chosen.lift.high < 0:  # what helped on one part hurts on the other
+        if chosen.lift.high is not None and chosen.lift.high < 0:  # the arm helped on one part and hurts on the other
             name, verdict = compared.SEEDS, "hurts"
         elif name == compared.SEEDS:
             verdict = "no arm helps"
@@ -247,7 +248,7 @@ class LiftActor:
         }, shard
 
     def _opened(self) -> Encoder | None:
-        """Return the encoder, or None where the probe takes characters."""
+        """Return the encoder, or None if the probe uses characters."""
         features, texts = self._job.probe.features, self._corpus.texts
         if features == "characters":
             return None
@@ -290,7 +291,7 @@ class LiftActor:
 
 
 def _samples(store: Store, name: str, role: str) -> list[Sample]:
-    """Return the samples of a dataset; of built ones the dropped too, which the arm of random drafts draws from."""
+    """Return the samples of a dataset. Of built ones, also the dropped ones, because the random arm draws from all."""
     every = [sample for table in store.scan(name) for sample in from_table(table)]
     return every if role == "samples" else [sample for sample in every if sample.dropped is None]
 

@@ -1,4 +1,4 @@
-"""The probe: a logistic regression on features of texts, which says in seconds what a set of labelled texts teaches.
+"""The probe: a logistic regression on features of texts, which measures in seconds what a classifier learns from texts.
 
 The only file of the package that imports scikit-learn.
 """
@@ -29,8 +29,8 @@ class Probe(Settings):
     """
 
     features: Literal["auto", "characters", "encoder"] = "auto"
-    """`characters`: TF-IDF of character n-grams. `encoder`: vectors of `lift.encoder`. `auto` takes the encoder where
-    it knows the script of the texts, else characters."""
+    """`characters`: TF-IDF of character n-grams. `encoder`: vectors of `lift.encoder`. `auto` uses the encoder if it
+    knows the script of the texts, else characters."""
     iterations: int = Field(default=500, gt=0)
     """Most iterations of the solver."""
 
@@ -46,12 +46,12 @@ class Features:
     iterations: int
 
     def fit(self, places: Ints, labels: Ints, weights: Floats) -> "Classifier":
-        """Return the classifier that some rows and their labels give.
+        """Return the classifier that is fitted on some rows and their labels.
 
         Args:
             places: [m] rows to learn from.
             labels: [m] their labels as numbers; at least two different ones.
-            weights: [m] what each counts.
+            weights: [m] weight of each row.
         """
         from sklearn.linear_model import LogisticRegression
 
@@ -67,14 +67,14 @@ class Classifier:
     rows: Any
 
     def chances(self, places: Ints, num_labels: int) -> Floats:
-        """Return [m, num_labels] probabilities of the labels of some rows; 0 for labels that it never saw."""
+        """Return [m, num_labels] probabilities of the labels of some rows; 0 for labels without training rows."""
         found = np.zeros((len(places), num_labels))
         found[:, self.model.classes_] = self.model.predict_proba(self.rows[places])
         return found
 
 
 def characters(texts: Sequence[str], fitted: Ints, settings: Probe) -> Features:
-    """Return the n-gram features of texts; `fitted` are the places of those that the vocabulary is taken from."""
+    """Return the n-gram features of texts; the vocabulary is taken from those at the places `fitted`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     words = TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, sublinear_tf=True, min_df=min(2, len(fitted)))
@@ -82,7 +82,7 @@ def characters(texts: Sequence[str], fitted: Ints, settings: Probe) -> Features:
 
 
 def vectors(found: NDArray[np.float32], fitted: Ints, settings: Probe) -> Features:
-    """Return the features that [n, d] vectors are, centred on those of `fitted`."""
+    """Return [n, d] vectors as features, centred on those of `fitted`."""
     centred = found.astype(np.float64) - found[fitted].astype(np.float64).mean(axis=0)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     scaled = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)

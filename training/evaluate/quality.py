@@ -1,4 +1,4 @@
-"""What built rows are like beside people's: the balance of their labels, and how far the texts differ."""
+"""Built rows compared with people's: the balance of their labels, and how far the texts differ."""
 
 from collections import Counter
 from typing import Any
@@ -10,15 +10,15 @@ from gristmill.training.evaluate.probe import Features, Ints
 
 FOLDS = 5
 FEW = 10
-"""Rows of a method below which it is not described."""
+"""Least rows of a method for it to be described."""
 
 
 def quality_of(corpus: Corpus, features: Features, people: Ints) -> list[dict[str, Any]]:
-    """Return for each method: its rows, their labels, agreement and how far they differ from people's texts.
+    """Return for each method its number of rows, their labels, the agreement, and the difference from people's texts.
 
-    `agreement` is the share of built labels that a probe taught by people's labels gives too. `two_sample_accuracy` is
-    the share of texts that a probe assigns rightly to the built or to people's ones, in five folds, with both sides
-    equally large: 0.5 where they do not differ.
+    `agreement` is the share of built labels that a probe, which learned from people's labels, also gives.
+    `two_sample_accuracy` is the share of texts that a probe assigns correctly to built or people's texts, in five
+    folds, with equally many of both: 0.5 if they do not differ.
 
     Source: classifier two-sample test: Lopez-Paz & Oquab 2017, arXiv:1610.06545, section 3.
 
@@ -50,7 +50,7 @@ def quality_of(corpus: Corpus, features: Features, people: Ints) -> list[dict[st
 
 
 def _two_sample_accuracy(features: Features, built: Ints, people: Ints) -> float:
-    """Return the accuracy of telling two sets of texts apart, each cut to the size of the smaller one."""
+    """Return the accuracy of a probe that distinguishes two sets of texts, each cut to the size of the smaller one."""
     rng, size = np.random.default_rng(0), min(len(built), len(people))
     rows = np.concatenate([rng.permutation(built)[:size], rng.permutation(people)[:size]])
     sides = np.repeat([0, 1], size)

@@ -1,4 +1,4 @@
-"""Self-training: a classifier that people's few labels taught labels texts without one, the surest of each label first.
+"""Self-training: a classifier that learned from people's few labels labels further texts, the most certain ones first.
 
 Source: class-balanced self-training: Zou et al. 2018, Unsupervised domain adaptation for semantic segmentation via
 class-balanced self-training, arXiv:1810.07911, sections 3.2 and 4.2: each label gets its own bound of confidence, so
@@ -14,11 +14,11 @@ import numpy as np
 from gristmill.training.evaluate.probe import Features, Floats, Ints
 
 SHARE = 0.5
-"""Share of the texts that are labelled in the last round. With the surest half the labels hold up where their shares
-among the texts differ from the given ones."""
+"""Share of the texts that are labelled in the last round. With the most certain half, the labels are still right if
+their shares among the texts differ from the given ones."""
 ROUNDS = 5
 SEED_WEIGHT = 3.0
-"""What a seed counts, where a text that was labelled by the classifier counts 1."""
+"""Weight of a seed; a text that the classifier labelled has the weight 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ class Labelled:
 
 
 def self_train(features: Features, seeds: Ints, labels: Ints, weights: Floats, texts: Ints, shares: Floats) -> Labelled:
-    """Label the surest texts by what labelled rows teach; the same arguments give the same labels.
+    """Label the most certain texts with a classifier fitted on labelled rows; the same arguments give the same labels.
 
     Args:
         features: features of seeds and texts.
         seeds: [s] labelled rows.
         labels: [s] their labels as numbers.
-        weights: [s] what each counts, where a text that gets its label here counts 1.
+        weights: [s] weight of each; a text that gets its label here has the weight 1.
         texts: [u] rows of the texts without a label.
         shares: [number of labels] share of each label among the texts; they sum to 1.
     """
@@ -59,7 +59,7 @@ def self_train(features: Features, seeds: Ints, labels: Ints, weights: Floats, t
 def _surest(chances: Floats, room: Ints) -> tuple[Ints, Ints]:
     """Return (rows in ascending order, their labels): each row at most once, `room` rows for each label at most.
 
-    Pairs of row and label are taken by falling probability; equal ones by row.
+    Pairs of a row and a label are taken by falling probability; equal ones in the order of rows.
     """
     rows, labels = np.indices(chances.shape)
     order = np.lexsort((labels.ravel(), rows.ravel(), -chances.ravel()))

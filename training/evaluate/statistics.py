@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEW = 20
-"""Families below which draws repeat too few observations, so that Student's interval covers better."""
+"""With fewer families, draws have too few different observations, and Student's interval covers better."""
 COUNTS_AT_ONCE = 2_000_000
-"""Counts of families that are drawn at once: 16 MB."""
+"""Number of counts of families that are drawn at once: 16 MB."""
 LEVEL = 0.95
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ class Interval:
 
     value: float
     low: float | None
-    """None with a single family, which says nothing about others."""
+    """Lower end; None with a single family, which says nothing about others."""
     high: float | None
     kind: Literal["bootstrap", "student", "none"]
     families: int
@@ -42,7 +42,7 @@ class Interval:
 
 
 def by_family(values: Floats, families: NDArray[np.int64]) -> Floats:
-    """Return the sum of each family, [families], of values by row and the families of the rows, numbered from 0."""
+    """Return the sum of each family, [families], from values by row and the families of the rows, numbered from 0."""
     return np.bincount(families, values).astype(np.float64)
 
 
@@ -55,7 +55,7 @@ def interval(sums: Floats, sizes: Floats, *, draws: int, seed: int) -> Interval:
 
     Args:
         sums: [families] the summed value of each, such as nats of difference.
-        sizes: [families] what it is per, such as tokens; all positive.
+        sizes: [families] the summed denominator of each, such as tokens; all positive.
         draws: bootstrap draws.
         seed: seed of the draws; the result depends only on it and the other arguments.
 
@@ -104,7 +104,7 @@ def _errors(sums: Floats, sizes: Floats, drawn: Floats) -> tuple[Floats, Floats]
 
 
 def _jackknife(sums: Floats, sizes: Floats) -> float:
-    """Return the standard error of the ratio from leaving out each family once."""
+    """Return the jackknife standard error of the ratio, from leaving out each family once."""
     count = len(sums)
     left = (sums.sum() - sums) / (sizes.sum() - sizes)
     return float(np.sqrt((count - 1) / count * ((left - sums.sum() / sizes.sum()) ** 2).sum()))
@@ -127,9 +127,9 @@ def _student_p(away: float, freedom: float) -> float:
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """Return the p-value that as many pairs got better as worse, by the exact binomial test of those that changed.
+    """Return the p-value of "as many pairs got better as worse", by the exact binomial test of the changed pairs.
 
-    Of right and wrong answers this is McNemar's test; of signs of differences, the sign test.
+    For right and wrong answers this is McNemar's test; for signs of differences it is the sign test.
 
     Source: McNemar 1947, Psychometrika 12; exact form: Dixon & Mood 1946, J. Am. Statist. Assoc. 41.
     """
@@ -139,7 +139,7 @@ def mcnemar(better: int, worse: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted so that the chance of any false finding stays at the level that they are compared with.
+    """Return p-values adjusted so that the probability of any false finding is at most the level of the comparison.
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6.
     """
@@ -152,7 +152,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable(error: float, *, power: float = 0.8) -> float:
-    """Return the smallest true difference that is told from 0 with this probability, two-sided at 5 %.
+    """Return the smallest true difference that is detected with this probability, two-sided at 5 %.
 
     Args:
         error: the standard error of the difference.
@@ -166,9 +166,9 @@ def detectable(error: float, *, power: float = 0.8) -> float:
 
 
 def families_needed(found: Interval, effect: float, *, power: float = 0.8) -> int | None:
-    """Return how many families like these tell a difference of `effect` from 0 with this probability.
+    """Return how many families like these are needed to detect a difference of `effect` with this probability.
 
-    None where the interval has no standard error to start from.
+    Returns None if the interval has no standard error.
     """
     if found.error is None:
         return None

@@ -1,4 +1,4 @@
-"""The journal of a training run: what each step came to, and which batches are left out.
+"""The journal of a training run: the result of each step, and the batches that are left out.
 
     {"start": step, "workers": n, "precision": …, "why": …, "seconds": s, "separation": …, "apart": …}
                                                        each time a worker group begins; seconds of loading, how packed
@@ -10,7 +10,7 @@
                                                        the checkpoint that training went back to
     {"end": step, "holdout_loss": nats}                and "merged_difference" where there is an adapter
 
-Batches that are left out stay in it when a run continues, because what follows depends on them.
+Batches that are left out stay in the journal when a run continues, because later steps depend on them.
 """
 
 import json
@@ -22,7 +22,7 @@ METRICS = "metrics.jsonl"
 
 
 class Journal:
-    """`metrics.jsonl`: a line a step, kept by rank 0, wound back to the checkpoint that a run goes on from."""
+    """`metrics.jsonl`: a line a step, written by rank 0, and cut back to the checkpoint from which a run continues."""
 
     def __init__(self, path: Path) -> None:
         """Continue the file, or begin it."""
@@ -42,7 +42,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a journal; a line that is being written is left out."""
+    """Return the complete lines of a journal; a line that is still being written is left out."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

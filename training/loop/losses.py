@@ -1,4 +1,4 @@
-"""The loss of each trained token of a batch; training sums it, evaluation assigns it to the samples."""
+"""The loss of each trained token of a batch. Training sums the losses, evaluation assigns them to samples."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]", way: Way) -> "
     if "logits_to_keep" in separation.parameters(model):
         args["logits_to_keep"] = keep
     logits = model(**args).logits
-    if logits.shape[1] != len(keep):  # a model that does not know `logits_to_keep`
+    if logits.shape[1] != len(keep):  # the model does not know `logits_to_keep`
         logits = logits[:, keep]
     wanted = labels[:, keep]
     flat = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none")

@@ -1,10 +1,10 @@
-"""How the samples of a packed row are kept apart, found out by trying it on the loaded model.
+"""How the samples of a packed row are kept apart. The way is found by trying it on the loaded model.
 
-Transformers reads from `position_ids` that restart where samples begin, and attention masks follow. Not every model
+Transformers recognises samples by `position_ids` that restart, and makes attention masks from them. Not every model
 does: ALiBi takes distances from an attention mask, a recurrent layer carries its state on, and flash attention reads
-positions only in a batch of one row. Then samples see each other, and nothing says so. So before the first step three
-samples are packed into one row. The logits of the last one must be those that it has alone, and must not change when
-the two others are exchanged. The first way that does this is taken:
+positions only in a batch of one row. Then samples silently see each other. So before the first step three samples are
+packed into one row. The logits of the last one must be the same as alone, and must not change when the two others are
+exchanged. The first way that does this is taken:
 
     positions   position_ids that restart with each sample
     borders     the borders between samples too (`cu_seq_lens_q` and `seq_idx`, which kernels read), all rows as one
@@ -43,15 +43,15 @@ second 0.05 on a model of 30 layers; on architectures that leak it is 0.4 and mo
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """The way in which samples are kept apart, and what was measured of each way that was tried."""
+    """The way in which samples are kept apart, and the measurements of each way that was tried."""
 
     way: Way
     tried: Mapping[Way, float] = field(default_factory=dict)
-    """Relative difference of the logits by way; infinite where the model does not take it."""
+    """Relative difference of the logits by way; infinite if the model does not support the way."""
 
     @property
     def reason(self) -> str:
-        """What to tell people of it."""
+        """A line for people."""
         if self.way == "positions":
             return APART
         seen = f"packed samples would see each other in this model (logits differ by {self.tried['positions']:.2g})"
@@ -73,7 +73,7 @@ def batches(rows: Sequence[Row], way: Way, rounds: int = 0) -> list[dict[str, ND
 
     Returns:
         Batches with `input_ids`, `labels`, `position_ids`, and `sample`, the place of a token's sample among those of
-        the rows, each [rows, longest]. What is added for the sake of `rounds` has no labels.
+        the rows, each [rows, longest]. Batches that are added to reach `rounds` have no labels.
     """
     if way == "alone":
         samples = _samples(rows)
@@ -110,7 +110,7 @@ def _samples(rows: Sequence[Row]) -> list[Row]:
 
 
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
-    """Return places of samples, the longest first, in groups that have no more tokens than the rows, padded."""
+    """Return groups of indices of samples, the longest first. A padded group has no more tokens than the rows."""
     room = len(rows) * max(len(ids) for ids, _, _ in rows)
     lengths = [len(ids) for ids, _, _ in _samples(rows)]
     groups: list[list[int]] = []
@@ -123,7 +123,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def inputs(model: Any, batch: Mapping[str, Any], way: Way) -> dict[str, Any]:  # noqa: ANN401
-    """Return what a model is called with for a batch of tensors, without `logits_to_keep`."""
+    """Return the arguments of a model for a batch of tensors, without `logits_to_keep`."""
     import torch
 
     names = parameters(model)
@@ -146,7 +146,7 @@ def inputs(model: Any, batch: Mapping[str, Any], way: Way) -> dict[str, Any]:  #
 
 
 def _masks(model: Any, number: Any) -> Any:  # noqa: ANN401
-    """Return what is added to attention scores, [rows, 1, tokens, tokens], from the number of each token's sample.
+    """Return the mask to add to attention scores, [rows, 1, tokens, tokens], from the number of each token's sample.
 
     A model that slides a window in some of its layers gets a mask for each kind of layer, by its name.
 
@@ -172,7 +172,7 @@ def _masks(model: Any, number: Any) -> Any:  # noqa: ANN401
 
 
 def parameters(model: Any) -> frozenset[str]:  # noqa: ANN401
-    """Return the names of what a model of transformers is called with, also inside DeepSpeed and PEFT."""
+    """Return the names of the arguments of a model of transformers, also inside DeepSpeed and PEFT."""
     return frozenset(inspect.signature(_inner(model).forward).parameters)
 
 
@@ -208,7 +208,7 @@ def choose(model: Any, precision: Precision, *, length: int, rows: int, device: 
 
 
 class _Probe:
-    """Three samples in a row, one of them alone, and what the model says to each."""
+    """Three samples in a row, one of them alone, and the model's logits for each."""
 
     def __init__(self, model: Any, precision: Precision, length: int, rows: int, device: Any) -> None:  # noqa: ANN401
         self._model, self._precision, self._device = model, precision, device
@@ -246,7 +246,7 @@ class _Probe:
         return Separation("alone", tried)
 
     def _packed(self, before: list[NDArray[np.int64]]) -> list[Row]:
-        """Return the rows: the first full, each other one without its first sample, so that it is padded."""
+        """Return the rows: the first one is full, the others lack their first sample, so that they are padded."""
         return [self._row([*before[min(n, 1) :], self._last]) for n in range(self._rows)]
 
     def _row(self, samples: list[NDArray[np.int64]]) -> Row:
@@ -259,7 +259,7 @@ class _Probe:
 
         count = len(self._last)
         ends = np.cumsum([len(ids) for ids, _, _ in rows])
-        if way == "alone":  # the row of the last sample is one of several of other lengths
+        if way == "alone":  # the last sample's row comes with rows of other lengths
             longest = packing.batch(rows)
             batch = {"input_ids": torch.from_numpy(longest["input_ids"]).to(self._device)}
             logits = self._model(**inputs(self._model, batch, way)).logits.float()
@@ -278,7 +278,7 @@ def _size(values: Any, dim: int | tuple[int, int] = (1, 2)) -> float:  # noqa: A
 
 
 def _tokens(model: Any) -> NDArray[np.int64]:  # noqa: ANN401
-    """Return token ids that mean nothing special to a model."""
+    """Return ids of ordinary tokens, without special ones."""
     config = _inner(model).config.get_text_config()
     special = {
         value for name, value in config.to_dict().items() if name.endswith("token_id") and isinstance(value, int)

@@ -39,13 +39,14 @@ FAILED = "failed.json"
 COMPARED = 64
 """Most tokens of which the logits of adapter and base are compared with those of the merged model."""
 MOST_LEFT_OUT = 3
-"""Batches that may be left out because of numbers that are not finite; more have another cause than their samples."""
+"""Most batches that may be left out because of numbers that are not finite; more would have another cause than the
+samples."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What a worker is given."""
+    """The plan of a worker."""
 
     job: TrainSettings
     store: Store
@@ -55,7 +56,7 @@ class WorkerPlan:
     steps: int
     batching: zero.Batching
     need: Need
-    """Of each worker."""
+    """Number of cores of each worker."""
     logs: str | None
 
 
@@ -74,7 +75,7 @@ class TrainState:
     way: separation.Way
     """How the samples of a packed row are kept apart."""
     journal: Journal | None
-    """Of rank 0 only."""
+    """The journal, on rank 0 only."""
     left_out: tuple[int, ...]
     """Batches that gave numbers that are not finite."""
     initial: Mapping[str, Any]
@@ -82,7 +83,10 @@ class TrainState:
 
 
 def work(config: Mapping[str, WorkerPlan]) -> None:
-    """Run one worker; an error that another attempt cannot fix is written down for the driver and ends the worker."""
+    """Run one worker.
+
+    An error that another attempt cannot fix is written to a file for the driver, and ends the worker.
+    """
     import ray.train
 
     plan, rank = config["course"], ray.train.get_context().get_world_rank()
@@ -98,16 +102,18 @@ def _work(plan: WorkerPlan, rank: int) -> None:
     again = False
     while not _attempt(plan, rank, again=again):
         again = True
-        gc.collect()  # an engine holds itself in circles, and the next one needs its memory
+        gc.collect()  # an engine is in reference cycles, and the next one needs its memory
 
 
 def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
-    """Train on from the newest checkpoint, or from the start; return False when a batch has to be left out instead.
+    """Continue training from the newest checkpoint, or from the start.
+
+    Return False if a batch has to be left out first.
 
     Args:
-        plan: what this worker is given.
+        plan: the plan of this worker.
         rank: its number.
-        again: this process goes back to the checkpoint, after a batch gave numbers that are not finite.
+        again: this process goes back to the checkpoint, because a batch gave numbers that are not finite.
     """
     began = time.monotonic()
     folder = plan.store.folder(plan.output) / checkpoint.FOLDER
@@ -130,14 +136,14 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
         return False
     last = _holdout_loss(worker)
     found = _export(worker)
-    if worker.journal:  # the driver takes this line as the sign that everything is written
+    if worker.journal:  # the driver reads this line as the sign that everything is written
         worker.journal.add(end=plan.steps, holdout_loss=last, **found)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
     return True
 
 
 def _steps(worker: TrainState, folder: Path, first: int) -> bool:
-    """Take the steps from `first` on; return False, with the batch written down, when numbers are not finite.
+    """Take the steps from `first` on. If numbers are not finite, write the batch to the journal and return False.
 
     Raises:
         RunError: when too many batches have been left out before.
@@ -148,7 +154,7 @@ def _steps(worker: TrainState, folder: Path, first: int) -> bool:
         facts, broken = _step(worker, step, batch)
         done = step + 1
         saves = done % job.save_steps == 0 or done == plan.steps
-        # at stage 0 DeepSpeed tells no norm, and steps with gradients that are not finite
+        # at stage 0 DeepSpeed returns no norm, and steps even if gradients are not finite
         if not broken and (saves or facts["grad_norm"] is None) and not zero.finite(worker.engine):
             broken = "weights are not finite after it"
         if broken:
@@ -166,7 +172,7 @@ def _steps(worker: TrainState, folder: Path, first: int) -> bool:
 
 
 def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int) -> None:
-    """Write down that a batch is left out; every worker calls it."""
+    """Write to the journal that a batch is left out; every worker calls it."""
     import torch.distributed as dist
 
     log.info("step %d: %s; batch %d is left out", step, why, batch)
@@ -178,7 +184,7 @@ def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int
         )
     if worker.journal:
         worker.journal.add(left_out=batch, at=step, why=why, back=back)
-    dist.barrier()  # no worker goes back before it is written down
+    dist.barrier()  # no worker goes back before the journal has it
 
 
 def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str, str]:
@@ -229,7 +235,7 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
 
 
 def _most_careful(own: separation.Separation) -> separation.Separation:
-    """Return the most careful way that a worker has found, which is that of all of them."""
+    """Return the most careful way that any worker has found; all workers use it."""
     import torch.distributed as dist
 
     found: list[separation.Separation] = [own] * dist.get_world_size()
@@ -263,10 +269,11 @@ def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tup
 
 
 def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], str]:
-    """Take one optimizer step; every worker returns the same.
+    """Take one optimizer step; every worker returns the same values.
 
     Returns:
-        Its loss (nats a trained token), rate, gradient norm, tokens and seconds; and what of it is not finite, or "".
+        Its loss (nats a trained token), rate, gradient norm, tokens and seconds; and which of these is not finite, or
+        "".
     """
     import torch
 
@@ -305,17 +312,17 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
 def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]]) -> Any:  # noqa: ANN401 - a tensor
     """Return the summed loss of this worker's bins; `places` are those of every worker, by rank."""
     rounds = 0
-    if worker.way == "alone" and worker.plan.job.zero.stage == 3:  # whose workers gather the weights for each batch
+    if worker.way == "alone" and worker.plan.job.zero.stage == 3:  # its workers gather the weights for each batch
         rounds = max(separation.num_batches(bins.rows(each)) for each in places)
     mine = places[worker.rank]
     parts = separation.batches(bins.rows(mine), worker.way, rounds)
-    counts = None if bins.alike else np.append(bins.weights(mine), np.float32(0))  # the last one is of the padding
+    counts = None if bins.alike else np.append(bins.weights(mine), np.float32(0))  # the last one is for the padding
     each = [_part(worker, part, counts) for part in parts]
     return sum(values.sum() for values in each)
 
 
 def _part(worker: TrainState, part: Mapping[str, NDArray[np.int64]], counts: NDArray[np.float32] | None) -> Any:  # noqa: ANN401
-    """Return the losses of the tokens of a batch, a tensor, times how much the sample of each counts."""
+    """Return the losses of the tokens of a batch, a tensor, times the weight of each token's sample."""
     import torch
 
     values, at = losses.token_losses(worker.engine, losses.tensors(part, worker.device), worker.way)
@@ -344,17 +351,17 @@ def _holdout_loss(worker: TrainState) -> float:
             place = start + worker.rank
             each = [np.array([start + rank if start + rank < len(bins) else start]) for rank in range(world)]
             summed = _sum(worker, bins, each)
-            if place < len(bins):  # else it went along because a partitioned model needs every worker in each round
+            if place < len(bins):  # a partitioned model needs every worker in each round
                 sums += torch.tensor([float(summed), float(bins.trained[place])], dtype=torch.float64).to(sums)
     total, tokens = _over_workers(sums)
     return total / tokens
 
 
 def _export(worker: TrainState) -> dict[str, float]:
-    """Write adapter and merged model; all workers take part in gathering, then rank 0 continues alone.
+    """Write the adapter and the merged model. All workers take part in gathering; then rank 0 continues alone.
 
     Returns:
-        What rank 0 has measured of them.
+        The measurements of rank 0.
     """
     plan, job, tuning = worker.plan, worker.plan.job, worker.plan.job.tuning
     if tuning.adapter:

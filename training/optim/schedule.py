@@ -1,4 +1,4 @@
-"""Pure functions of the step number: the rows of a worker, and the learning rate. There is no state to restore."""
+"""Pure functions of the step number: the rows of a worker, and the learning rate. So no state must be restored."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,10 @@ Schedule = Literal["cosine", "linear", "constant"]
 
 
 def num_steps(epochs: float, bins: int, batch: int) -> int:
-    """Return the number of optimizer steps that use every bin `epochs` times; the next epoch fills the last step."""
+    """Return the number of optimizer steps that use every bin `epochs` times.
+
+    Bins of a further epoch fill the last step.
+    """
     return max(1, math.ceil(epochs * bins / batch - 1e-9))
 
 
@@ -22,14 +25,14 @@ def _order(seed: int, epoch: int, bins: int) -> NDArray[np.int64]:
 
 
 def batch_of(step: int, left_out: Sequence[int]) -> int:
-    """Return the batch of a step, both counted from 0: the batches are taken in order, but for those left out."""
+    """Return the batch of a step, both counted from 0: batches are taken in order, without those that are left out."""
     for batch in sorted(left_out):
         step += batch <= step
     return step
 
 
 def global_batch(number: int, *, seed: int, bins: int, batch: int) -> NDArray[np.int64]:
-    """Return the bins of one batch, [batch], of which an optimizer step takes one, for any number of workers.
+    """Return the bins of one batch, [batch]. An optimizer step uses one batch, for any number of workers.
 
     The bins of each epoch are shuffled by (seed, epoch) and read as one endless stream, `batch` bins a time.
     """
@@ -39,7 +42,10 @@ def global_batch(number: int, *, seed: int, bins: int, batch: int) -> NDArray[np
 
 
 def share(places: NDArray[np.int64], rank: int, world: int, micro: int) -> NDArray[np.int64]:
-    """Return the bins of one worker, [accumulation, micro]; all workers together take every place exactly once."""
+    """Return the bins of one worker, [accumulation, micro].
+
+    Together the workers use every bin of the batch exactly once.
+    """
     return places.reshape(-1, world, micro)[:, rank, :]
 
 
@@ -51,7 +57,7 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float, schedule
         steps: number of all steps.
         peak: the highest rate, reached after the warm-up.
         warmup: share of the steps in which the rate rises linearly, in [0, 1).
-        schedule: how it falls to 0 afterwards, or that it stays.
+        schedule: how the rate falls to 0 afterwards, or that it stays the same.
 
     Source: cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, section 3, without restarts.
     """

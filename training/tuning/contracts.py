@@ -1,4 +1,4 @@
-"""What a way of tuning is: it says which weights are trained, and at which rate."""
+"""The contract of a way of tuning, which says which weights are trained, and at which rate."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -12,13 +12,13 @@ class Tuning(Step):
     usual_rate: ClassVar[float]
     """Default learning rate."""
     partial: ClassVar[bool]
-    """Whether weights of the base stay as they are; checkpoints leave these out."""
+    """Whether some weights of the base are not trained; checkpoints leave these out."""
     adapter: ClassVar[bool] = False
-    """Whether what is trained is an adapter of PEFT."""
+    """Whether the trained weights are an adapter of PEFT."""
 
     @property
     def said(self) -> str:
-        """What is trained, for people."""
+        """The trained weights in words."""
         raise NotImplementedError
 
     @property
@@ -27,7 +27,7 @@ class Tuning(Step):
         return False
 
     def problems(self, stage: int) -> Iterator[str]:
-        """Yield what cannot be at a stage of ZeRO, each as `key: what is, what must be`."""
+        """Yield the settings that a stage of ZeRO does not support, each as `key: what is, what must be`."""
         yield from ()
 
     def begin(self, model: Any) -> Any:  # noqa: ANN401 - the class is the model's own
@@ -50,7 +50,7 @@ class Tuning(Step):
 
         Args:
             state: trained tensors by name.
-            initial: what they were before the first step, as far as `begin` has changed the base model for them.
+            initial: their values before the first step, if `begin` has changed the base model with them.
         """
         del initial
         return dict(state)

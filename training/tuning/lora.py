@@ -41,7 +41,8 @@ class Lora(Tuning):
     dora: bool = False
     """Train the length of each row of the adapted weights separately (DoRA); slower."""
     init: Literal["zero", "pissa"] = "zero"
-    """`zero` begins with adapters that change nothing; `pissa` with the largest singular values of the weights."""
+    """First values. `zero`: the adapters change nothing at first. `pissa`: they hold the largest singular values of the
+    weights."""
     b_rate: float = Field(default=1.0, ge=1)
     """Learning rate of the matrices B in units of `learning_rate`, which is that of A (LoRA+; the paper takes 16)."""
 
@@ -83,7 +84,7 @@ class Lora(Tuning):
         dtype = next(model.parameters()).dtype
         made = get_peft_model(model, wanted, autocast_adapter_dtype=False)
         for parameter in made.parameters():
-            if parameter.requires_grad and parameter.dtype != dtype:  # PiSSA's come in float32
+            if parameter.requires_grad and parameter.dtype != dtype:  # PiSSA makes them in float32
                 parameter.data = parameter.data.to(dtype)
         return made
 

@@ -1,4 +1,4 @@
-"""A model for training: loaded from a folder, made ready for its tuning, written out again, and the files checked."""
+"""A model for training: loaded from a folder, prepared for its tuning, written to files, and the files checked."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -22,7 +22,7 @@ def load(folder: str, precision: Precision) -> Any:  # noqa: ANN401 - the class 
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    loaded.config.use_cache = False  # a cache, which is on by default, would let packed samples see each other
+    loaded.config.use_cache = False  # the cache, which is on by default, would let packed samples see each other
     return loaded
 
 
@@ -31,7 +31,7 @@ def trainable(model: Any, tuning: Tuning, seed: int, *, recompute: bool) -> Any:
 
     Args:
         model: a loaded model.
-        tuning: what of it is trained.
+        tuning: which weights are trained.
         seed: seed of random first values.
         recompute: recompute activations in the backward pass instead of keeping them.
     """
@@ -89,7 +89,7 @@ def adapted(base: str, adapter: Path, precision: Precision) -> Any:  # noqa: ANN
 
 
 def merged(model: Any, ids: Sequence[int]) -> tuple[Any, float]:  # noqa: ANN401
-    """Return a model with adapters as one model, and the largest change of a logit of some tokens that this makes."""
+    """Return a model with its adapters merged, and the largest change of a logit of some tokens by the merge."""
     import torch
 
     with torch.no_grad():
@@ -106,7 +106,7 @@ def write_model(
     folder: Path,
     state: dict[str, Any] | None = None,
 ) -> None:
-    """Write a model with its tokenizer, as transformers and vLLM load it; it stops where its answers ended in training.
+    """Write a model with its tokenizer, as transformers and vLLM load it. It stops where its answers ended in training.
 
     The model is loaded again, and every tensor compared, which needs the memory of a second one.
 

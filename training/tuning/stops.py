@@ -1,8 +1,8 @@
-"""The stop token of a trained model: what ended its answers in training ends them at inference.
+"""The stop token of a trained model: the token that ended answers in training also ends them at inference.
 
-A base model often stops at another token than the one that ends turns in a chat template. Inference engines read where
-to stop from `generation_config.json`, and some from the tokenizer. Both must know it, or the model talks on after each
-answer.
+A base model often stops at another token than the one that ends turns in a chat template. Inference engines read the
+stop tokens from `generation_config.json`, and some from the tokenizer. Both must have them, or the model goes on after
+each answer.
 """
 
 import logging
@@ -19,7 +19,7 @@ _TALKS = ([_ASKED], [_ASKED, Message("assistant", "Yes.")])
 
 
 def stop_at(model: Any, tok: Any, stops: Sequence[int]) -> None:  # noqa: ANN401
-    """Let a model, and its tokenizer where it can, stop at the tokens that ended the answers it was trained on.
+    """Let a model, and its tokenizer if possible, stop at the tokens that ended its answers in training.
 
     The tokens at which the model stopped before stay among those of the generation config. A template may use the
     tokenizer's end token for something else than the end of an answer (Phi-3 ends conversations with it). Then the
