@@ -45,7 +45,7 @@ input{flex:1 1 220px;min-width:0}select{flex:0 1 auto}
 .rows tr.row:focus{outline:none}
 .clip{display:-webkit-box;-webkit-line-clamp:3;-webkit-box-orient:vertical;overflow:hidden;overflow-wrap:anywhere}
 .clip.long{-webkit-line-clamp:8;white-space:pre-wrap}.lines{white-space:pre-line;overflow-wrap:anywhere;min-width:180px}
-.panels+.scroll{margin-top:12px}.tall{max-height:560px;overflow:auto}.fixed{table-layout:fixed;min-width:760px}.narrow{width:auto}
+.panels+.scroll,.scroll+.scroll{margin-top:12px}.tall{max-height:560px;overflow:auto}.fixed{table-layout:fixed;min-width:760px}.narrow{width:auto}
 .fate{display:inline-block;font-size:12px;font-weight:600;white-space:nowrap;color:var(--gone)}
 .fate::before{content:"";display:inline-block;width:8px;height:8px;border-radius:50%;background:currentColor;margin-right:6px}
 .fate.kept{color:var(--kept)}.fate.selection{color:#b06f1d}

@@ -156,10 +156,11 @@ class Evaluate(Job):
         for name, scorer in self.suites.items():
             rows = work.inputs.get(_role(name), "")
             count = f"{store.manifest(rows).kept:,} rows, " if store.complete(rows) else ""
-            needed = items_needed(scorer.effect, CHANGED)
+            plan.notes.append(f"suite {name}: {scorer.kind}, {count}{2 + len(self.against)} models")
+        for effect in sorted({scorer.effect for scorer in self.suites.values()}):
             plan.notes.append(
-                f"suite {name}: {scorer.kind}, {count}{2 + len(self.against)} models; a difference of "
-                f"{scorer.effect:g} takes about {needed:,} items where 3 of 10 change between right and wrong"
+                f"suites: a difference of {effect:g} takes about {items_needed(effect, CHANGED):,} items where 3 of 10 "
+                "change between right and wrong"
             )
         return plan
 

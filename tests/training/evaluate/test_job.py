@@ -1,8 +1,13 @@
-"""Which samples are scored."""
+"""Which samples are scored, and what a recipe may say of suites."""
+
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.jobs.recipe import check_inputs, open_recipe
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate.held_out import NEAR, rows_of
@@ -45,3 +50,50 @@ def test_samples_near_rows_trained_on_are_not_scored(store: Store, trained: str)
     assert drops == {NEAR: 1}
     with pytest.raises(JobError, match=f"none of 1 samples can be scored .*{NEAR}.* train.test"):
         rows_of(store, {"model": trained, "samples": dataset(store, rows[:1], "ingest-000000000003")})
+
+
+def recipe(evaluate: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for name in ("samples", "test"):
+        row = {"instruction": "Name a river.", "output": "The Elbe."}
+        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return {"store": str(folder / "runs"), "train": {"input": str(folder / "samples.jsonl")}, "evaluate": evaluate}
+
+
+def test_suites_and_further_models_are_inputs_and_are_planned(tmp_path: Path) -> None:
+    suites = {"facts": {"kind": "exact_match", "input": str(tmp_path / "test.jsonl"), "effect": 0.1}}
+    given = recipe({"suites": suites, "against": ["train-0123456789ab", "builtin:smollm2-135m-instruct"]}, tmp_path)
+    loaded, works = open_recipe(given)
+    work, job = works["evaluate"], loaded.jobs["evaluate"]
+    assert work.inputs["against.train-0123456789ab"] == "train-0123456789ab"
+    assert work.inputs["suites.facts"].startswith("ingest-")
+    notes = job.plan(Store(loaded.store), work).notes
+    assert "suite facts: exact_match, 4 models" in notes
+    assert notes[-1].startswith("suites: a difference of 0.1 takes about 228 items")
+    lacking = check_inputs(loaded, Store(loaded.store), ["train", "evaluate"], works)
+    assert [line.split(" is not")[0] for line in lacking] == [
+        "evaluate: its against.train-0123456789ab train-0123456789ab"
+    ]
+    other = {"suites": {"facts": {**suites["facts"], "effect": 0.2}}}
+    assert open_recipe(recipe(other, tmp_path))[1]["evaluate"].output != work.output
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "expected"),
+    [
+        ({"suites": {"a/b": {"kind": "loss", "input": "x.jsonl"}}}, "'a/b' is no name of a suite"),
+        ({"suites": {"held_out": {"kind": "loss", "input": "x.jsonl"}}}, "'held_out' is no name of a suite"),
+        ({"suites": {"mine": {"kind": "lables", "input": "x.jsonl"}}}, "did you mean labels"),
+        ({"suites": {"mine": {"kind": "loss"}}}, "evaluate.suites.mine.input: absent, must be given"),
+        ({"suites": {"mine": {"kind": "loss", "input": "x.jsonl", "colour": 1}}}, "mine.colour: unknown key"),
+        ({"suites": {"mine": {"kind": "labels", "input": "x.jsonl", "prompt": "Which?"}}}, "lacks {prompt}"),
+        ({"against": ["builtin:nothing"]}, "against: builtin:nothing: no such builtin model"),
+        ({"engine": {"model": "x"}}, "engine.model: is set, must not be"),
+        ({"engine": {"endpoint": "http://x/v1"}}, "engine.endpoint: is set, must not be"),
+    ],
+)
+def test_what_is_wrong_with_suites_is_said_before_anything_runs(
+    evaluate: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError) as refused:
+        open_recipe(recipe(evaluate, tmp_path))
+    assert expected in str(refused.value)

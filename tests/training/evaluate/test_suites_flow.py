@@ -1,11 +1,13 @@
-"""Suites on real engines: a base model that knows nothing, and a model that was taught one answer by heart."""
+"""Suites on real engines: a base that knows nothing, a model taught one answer by heart, and the default model."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample, seed
 from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.models.names import SMOLLM2
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Manifest, Store
@@ -39,7 +41,7 @@ def chat(question: str, answer: str) -> Sample:
     return seed([Message("user", question), Message("assistant", answer)])
 
 
-def test_three_suites_on_two_models(tmp_path: Path, tiny: str, ray_session: None) -> None:
+def test_three_suites_on_three_models(tmp_path: Path, tiny: str, ray_session: None) -> None:
     store = Store(str(tmp_path / "store"))
     model = a_training(store, tiny)
     asked = {
@@ -53,7 +55,14 @@ def test_three_suites_on_two_models(tmp_path: Path, tiny: str, ray_session: None
         for name, (kind, _) in asked.items()
     }
     job = Evaluate.model_validate(
-        {"precision": "fp32", "smoke_prompts": 0, "bootstrap": 200, "suites": suites, "engine": SMALL}
+        {
+            "precision": "fp32",
+            "smoke_prompts": 0,
+            "bootstrap": 200,
+            "suites": suites,
+            "engine": SMALL,
+            "against": [SMOLLM2],
+        }
     )
     rows = {f"suites.{name}": dataset(store, some, f"ingest-{name:0>12}") for name, (_, some) in asked.items()}
     run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), f"{store.uri}/runs/test/logs")
@@ -65,8 +74,13 @@ def test_three_suites_on_two_models(tmp_path: Path, tiny: str, ray_session: None
     assert found["form"][model].value == 1
     assert found["kinds"][model].measures["written_accuracy"] == 0.5
     assert 0 <= found["kinds"][model].measures["roc_auc"] <= 1
+    known = found["kinds"][SMOLLM2]
+    assert known.measures["roc_auc"] in (0, 0.5, 1), "of one item with each label"
     assert EvaluateFigures.read(store.figures("evaluate-x")) == figures
     table = items.read(store, "evaluate-x").to_pylist()
     said = {(row["model"], row["suite"]): row["reply"] for row in table if row["scorer"] in ("exact_match", "checks")}
     assert said[model, "form"] == SAID
+    assert len(said[SMOLLM2, "form"].split()) > 1, "the small default model talks"
+    chances = next(json.loads(row["reply"]) for row in table if row["model"] == SMOLLM2 and row["scorer"] == "labels")
+    assert sum(chances.values()) == pytest.approx(1, abs=1e-4)
     assert {row["suite"] for row in table} == {"held_out", *asked}

@@ -24,7 +24,7 @@ def rows(model: str, suite: str, kind: str, judged: Sequence[Judged]) -> pa.Tabl
         for item, scores in judged
         for name, score in scores.items()
     ]
-    columns = zip(*found, strict=True) if found else [()] * len(ITEMS)
+    columns = [list(column) for column in zip(*found, strict=True)] or [[] for _ in ITEMS]
     return pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, ITEMS, strict=True)], schema=ITEMS
     )

@@ -27,11 +27,10 @@ ByItem = Mapping[str, Judgements]
 def summary(figures: EvaluateFigures) -> Iterator[str]:
     """Yield a line for each suite and each model but the base one, and one for each suite that is too small."""
     for suite in figures.suites:
-        base, *others = suite.models or (None,)
-        for place, model in enumerate(others):
-            before = f"{base.value:.3f} -> " if base else ""
+        for place, model in enumerate(suite.models[1:], 1):
+            before = f"{suite.models[0].value:.3f} -> "
             yield (
-                f"suite {suite.suite}, {_name(model.model, place + 1)}: {suite.kind} {before}{model.value:.3f} "
+                f"suite {suite.suite}, {_name(model.model, place)}: {suite.kind} {before}{model.value:.3f} "
                 f"({_difference(model)}): {model.verdict}"
             )
         if not suite.models:
