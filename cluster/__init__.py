@@ -1,1 +1,1 @@
-"""The ground that the other packages are built on; it imports none of them."""
+"""The base of the other packages; it imports none of them."""

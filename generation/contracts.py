@@ -1,4 +1,4 @@
-"""The contracts of a method, a filter and the model as they see it: Ask, Snapshot, Draft, Verdict, Method, Filter.
+"""The contracts of methods, filters and their model: Ask, Snapshot, Draft, Verdict, Method, Filter.
 
 How one row comes about, the same for every method:
 
@@ -75,7 +75,7 @@ class Ask(Protocol[State_co]):
 
     @property
     def prepared(self) -> State_co:
-        """What this step's `prepare` returned for the round."""
+        """The value that this step's `prepare` returned for the round."""
         ...
 
     async def __call__(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
@@ -90,7 +90,7 @@ class Ask(Protocol[State_co]):
         ...
 
     async def score(self, messages: Sequence[Message], text: str, *, tools: str = "") -> Reply:
-        """Return a reply without text whose `logprob` is that of `text` as the assistant's next turn.
+        """Return a reply that has no text, only the `logprob` of `text` as the assistant's next turn.
 
         `reply_tokens` counts the tokens of `text`. Without messages, only the header of the turn comes before it.
         """
@@ -106,7 +106,7 @@ class Ask(Protocol[State_co]):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a round draws from: the job's inputs, and the rows that were settled up to the round before the last.
+    """The samples from which a round draws: the job's inputs, and the rows settled up to the round before the last.
 
     The sequences may be long and are stored in Arrow: index and sample from them, never copy or scan them for each
     draw.
@@ -125,7 +125,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a method makes from its parents: a conversation that may lack its answer, or a drop reason."""
+    """The result of a method: a conversation that may lack its answer, or a drop reason."""
 
     messages: tuple[Message, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -159,7 +159,7 @@ class Verdict:
 
 
 class GenerateStep(Step, Generic[State]):
-    """What methods and filters have in common: engines, models, and what they prepare for a round.
+    """The common base of methods and filters: engines, models, and values that are prepared for a round.
 
     A step that prepares something names its type, such as `Method[SearchIndex]`. It then gets an `Ask[SearchIndex]`.
     """
@@ -180,7 +180,7 @@ class GenerateStep(Step, Generic[State]):
         return ()
 
     async def prepare(self, snapshot: Snapshot, before: State | None, ask: Ask) -> State:
-        """Return what the step derives from a round's snapshot, such as an index; steps read it as `ask.prepared`.
+        """Return a value computed from a round's snapshot, such as an index; steps read it as `ask.prepared`.
 
         Called once a round on each worker. `before` is the value that it returned for an earlier round on this worker,
         or None. Rows of that earlier round may still read `before`, so it must not be changed. By default nothing is
@@ -230,7 +230,7 @@ class Method(GenerateStep[State]):
     """Name in `[generate.engines]` of the model that is asked; by default `[generate.engine]`."""
 
     def frames(self) -> tuple[tuple[str, str], ...]:
-        """Return the beginning and the end that this method's template gives to its instructions.
+        """Return the texts that this method's template puts before and after each instruction, as (before, after).
 
         A `HistoryFilter` compares only the text between them. By default it compares the whole instruction.
         """
@@ -305,7 +305,7 @@ class EachInput(Method[State]):
         return snapshot.documents or snapshot.seeds
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return the next input."""
+        """Return the input of this turn."""
         del rng
         inputs = self.inputs(snapshot)
         return (inputs[turn % len(inputs)],)

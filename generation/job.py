@@ -95,7 +95,7 @@ class Generate(Job):
     shard_size: int = Field(default=64, gt=0)
     """Most draws of one shard, which is the unit of work, retry and resume."""
     rounds: int = Field(default=4, gt=0)
-    """Number of rounds that the expected draws are divided into. A round draws from what was kept up to the round
+    """Number of rounds that the expected draws are divided into. A round draws from the rows kept up to the round
     before the last."""
     prior: float = Field(default=0.4, gt=0)
     """Share of the draws that is expected to be kept, until it is measured."""
@@ -151,7 +151,7 @@ class Generate(Job):
         return super().sources() | ({"documents": self.documents} if self.documents else {})
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with models, inputs and names of engines."""
+        """Return the problems with models, inputs and names of engines."""
         del base
         problems = []
         for name, engine in {"engine": self.engine, **{f"engines.{n}": e for n, e in self.engines.items()}}.items():

@@ -59,7 +59,7 @@ class GeneratePresentation(Presentation[GenerateFigures]):
             yield Section("Round by round", "What the steps of generation measured when each round began.", panels)
 
     def score_note(self, settings: Mapping[str, Any], score: str) -> str:
-        """Say from which score of novelty on texts are no longer distinguished."""
+        """Explain above which score the filter novelty does not distinguish texts any more."""
         if score != "novelty":
             return ""
         filters = settings.get("filters") or []

@@ -142,7 +142,7 @@ class View:
         return self.samples.memo(f"{name}{subset}{shortened}", make)
 
     def take(self, keep: Bool) -> "View":
-        """Return the view of the rows that stay."""
+        """Return a view of these rows only."""
         rows = np.flatnonzero(keep)
         return replace(self, rows=self.rows[rows], vectors=None if self.vectors is None else self.vectors.at(rows))
 
@@ -156,7 +156,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Which samples stay, and why the others go."""
+    """The samples that stay, and why the others are dropped."""
 
     reason: Int
     """[n] -1 for a row that stays, else the index of its reason in `reasons`."""

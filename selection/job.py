@@ -82,7 +82,7 @@ class Select(Job):
         return any(self.wanted in (step.wants(self.wanted), step.wants_beside(self.wanted)) for step in self.steps)
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with the encoders."""
+        """Return the problems with the encoders."""
         del base
         found = [w for step in self.steps for w in (step.wants(self.wanted), step.wants_beside(self.wanted)) if w]
         found += [self.wanted for step in self.steps if step.encodes()]

@@ -1,4 +1,4 @@
-"""What the report shows about the select job: steps, topics, pairs, baselines, and the map of meanings."""
+"""What the report shows about the select job: steps, topics, pairs, baselines, and the map of the vectors."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

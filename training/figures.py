@@ -51,7 +51,7 @@ class TrainFigures(Figures):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFigures:
-    """What one model reached in a suite, and how that differs from the base model."""
+    """The results of one model in a suite, and their difference from the base model's."""
 
     model: str
     value: float
@@ -79,7 +79,7 @@ class ModelFigures:
 
     @property
     def verdict(self) -> str:
-        """What the comparison with the base model says; empty for the base model."""
+        """The verdict of the comparison with the base model; empty for the base model."""
         if self.difference is None:
             return ""
         if self.p_adjusted is None:
@@ -118,7 +118,7 @@ class SuiteFigures:
 
     @property
     def undecided(self) -> str:
-        """Why the suite leaves open whether a model differs by its effect; empty where it does not."""
+        """The reason why the suite cannot show whether a model differs by its effect; empty if it can."""
         open_ = [model for model in self.models if model.verdict not in ("better", "worse")]
         needed = max((model.needed or 0 for model in open_), default=0)
         if needed <= self.families:

@@ -113,7 +113,7 @@ class TrainPresentation(Presentation[TrainFigures]):
         yield Stage("held out", figures.holdout, charts.KEPT)
 
     def sections(self, material: Material, figures: TrainFigures) -> Iterator[Section]:
-        """Yield the loss curve, and what was done to samples before training."""
+        """Yield the loss curve, and how samples were changed before training."""
         name = material.manifests["train"].name if "train" in material.manifests else ""
         if not name or not material.store.exists(name, METRICS):
             return

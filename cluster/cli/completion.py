@@ -92,7 +92,7 @@ def _keys(path: str, kind: type[Settings]) -> Iterator[str]:
 
 
 def _complete(function: str, known: list[str]) -> dict[str, Any]:
-    """Return the expressions by which shells complete one of these names, part by part if the shell can do that."""
+    """Return the expressions by which a shell completes one of these names, part by part if it can."""
     words = " ".join(known)
     return {
         "bash": function,

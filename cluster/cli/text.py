@@ -40,7 +40,7 @@ def run_lines(store: Store, run_id: str) -> Iterator[str]:
 
 
 def _figures(name: str, job: JobState) -> Figures | None:
-    """Return the figures of a job; None where it has none that this version can read."""
+    """Return the figures of a job, or None if it has none that this version can read."""
     try:
         return figures_class(name).read(job.figures) if job.figures else None
     except StoreError as error:
@@ -49,7 +49,7 @@ def _figures(name: str, job: JobState) -> Figures | None:
 
 
 def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a dataset or model holds and what it was made from."""
+    """Yield the contents of a dataset or model, and its sources."""
     counts = f"{manifest.rows:,} rows, {manifest.kept:,} kept, {len(manifest.shards)} files"
     yield f"{manifest.name}: {manifest.kind}, {counts}"
     facts = {f"from {role}": folder for role, folder in manifest.inputs.items()} | dict(manifest.metadata)

@@ -21,7 +21,7 @@ def canonical(value: object) -> str:
 
     Raises:
         TypeError: for anything without a stable form (callables, objects, sets, NaN). A permissive `str(value)` would
-            let such a value fork the fingerprint without a word.
+        let such a value change the fingerprint unnoticed.
     """
     _refuse_unstable(value, "value")
     return _ENCODER.encode(value)

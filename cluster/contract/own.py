@@ -36,18 +36,18 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """The digest by which the file's text enters the fingerprint of a step."""
+        """The digest of the file's text, which is part of the fingerprint of a step."""
         return ids.digest(self.text)
 
 
 class Own(Step):
-    """What every class of a user's file gets in addition: where it comes from."""
+    """The addition to every class of a user's file: the file that it comes from."""
 
     own_source: ClassVar[Source]
     own_name: ClassVar[str]
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides what the step makes, which includes the text of its file."""
+        """Return the value that decides the step's results, which includes the text of its file."""
         return {**super().identity(), "class": self.own_name, "source": self.own_source.digest}
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - pickle's own

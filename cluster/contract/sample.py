@@ -12,7 +12,7 @@ from gristmill.cluster.contract.schema import SAMPLES, check
 
 ROLES = ("system", "user", "assistant", "tool")
 WEIGHT = "weight"
-"""Score that says how much a sample counts in training; 1 where it is absent."""
+"""Score by which a sample is weighted in training; 1 if absent."""
 PREFERENCE = "preference"
 """Score of a candidate: 1 for a chosen or good answer, 0 for a rejected or bad one."""
 RATING = "rating"
@@ -38,13 +38,13 @@ class Message(NamedTuple):
 
     role: str
     content: str | None
-    """Text; None beside calls, or where all of the turn is in `parts`."""
+    """Text; None for a turn with calls only, or with all content in `parts`."""
     reasoning: str | None = None
     """What the assistant thought before it answered."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
-    """Name of the speaker where the role is not enough: in a tool's turn, the name of the tool."""
+    """Name of the speaker if the role is not enough, such as the name of the tool in its turn."""
     train: bool = True
     """False if the turn is only context and not trained on, even a turn of the assistant."""
     parts: str | None = None
@@ -53,7 +53,7 @@ class Message(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The content, empty where there is none."""
+        """The content, or the empty string."""
         return self.content or ""
 
     @property

@@ -54,7 +54,7 @@ SAMPLES = pa.schema(
     ]
 )
 """One row a sample. `dropped` null means kept; `origin` null means a seed; `tools` is JSON text, null where there are
-none; scores: higher is better. What a turn has is said at `sample.Message`."""
+none; scores: higher is better. The fields of a turn are explained at `sample.Message`."""
 
 ITEMS = pa.schema(
     [
@@ -67,7 +67,7 @@ ITEMS = pa.schema(
         pa.field("reply", pa.string(), nullable=False),
     ]
 )
-"""One row for each value that a scorer gives to an item of a suite for what one model replied. `scorer` is the kind of
+"""One row for each value that a scorer gives to one model's reply to an item of a suite. `scorer` is the kind of
 the scorer, or `kind.measure` for its further values; `value` is higher where the reply is better, and null where the
 model could not be asked, and then `reply` says why."""
 

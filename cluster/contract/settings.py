@@ -36,7 +36,7 @@ class Settings(BaseModel):
     """Values of the required settings, used by the recipes in the documentation."""
 
     def identity(self) -> dict[str, Any]:
-        """Return the JSON value that decides what this makes: class, revision, and all fields not in `not_identity`."""
+        """Return the JSON value that decides the results: class, revision, and all fields not in `not_identity`."""
         fields = {
             name: _identity(getattr(self, name)) for name in type(self).model_fields if name not in self.not_identity
         }

@@ -33,10 +33,10 @@ Reader = Callable[[Columns], Sequence[Conversation]]
 
 
 class ReadColumns(dict[str, Any]):
-    """The columns of a row, with a record of those that were looked at."""
+    """The columns of a row, with a record of those that were read."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
-        """Begin with none looked at."""
+        """Begin without a read column."""
         super().__init__(columns)
         self.seen: set[str] = set()
 
@@ -45,18 +45,18 @@ class ReadColumns(dict[str, Any]):
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - as above
-        """Return a column, which counts as looked at."""
+        """Return a column, and count it as read."""
         self.seen.add(name)
         return super().get(name, default)
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names; because it is written here, `{**row}` looks at every column by `__getitem__`."""
+        """Yield the names; because this method is defined, `{**row}` reads every column by `__getitem__`."""
         return super().__iter__()
 
 
 @dataclass
 class Account:
-    """What became of the columns of the rows so far; a column that is null or empty in a row is not there."""
+    """What was done with the columns of the rows so far; a column that is null or empty in a row does not count."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Column of the file by the name that a shape reads."""
@@ -87,7 +87,7 @@ class Account:
         return replace(row, columns={**left, **moved})
 
     def read(self, file: File, row: Row, shape: str, reader: Reader) -> Sequence[Conversation]:
-        """Return what a shape reads of a row, and count what it does not read.
+        """Return a shape's reading of a row, and count the columns that it does not read.
 
         Raises:
             RowError: as the shape.

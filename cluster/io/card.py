@@ -1,4 +1,4 @@
-"""Card: the README.md of an exported Hugging Face dataset; says what the dataset holds and where it comes from."""
+"""Card: the README.md of an exported Hugging Face dataset; describes the dataset's contents and sources."""
 
 import json
 from collections import Counter

@@ -67,7 +67,7 @@ def whole(
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> Conversation:
-    """Return the conversation of these turns, with what the columns of every shape add to it."""
+    """Return the conversation of these turns, with the additions from columns that every shape may have."""
     begin = _beginning(row)
     if begin and turns and turns[0].role == "system":
         if begin[0].role == "system" and begin[0].content != turns[0].content:
@@ -145,7 +145,7 @@ def scores_of(row: Columns) -> dict[str, float]:
 
 
 def _table(value: object, name: str) -> object:
-    """Return the table that a list of pairs is, and any other value as it is."""
+    """Return a list of pairs as a table, and any other value unchanged."""
     if not isinstance(value, list):
         return value
     if all(isinstance(pair, Mapping) and {*pair} == {"key", "value"} for pair in value):
@@ -162,7 +162,7 @@ def _table(value: object, name: str) -> object:
 
 
 def number_of(row: Mapping[str, Any], name: str, score: str) -> dict[str, float]:
-    """Return the number of a column as a score, or nothing where there is none; a weight may not be negative."""
+    """Return the number in a column as a score, or None without one; a weight may not be negative."""
     value = row.get(name)
     if isinstance(value, str):
         try:
@@ -178,7 +178,7 @@ def number_of(row: Mapping[str, Any], name: str, score: str) -> dict[str, float]
 
 
 def _finite(number: object, name: str) -> float:
-    """Return a number that fits a score, which is a float32: no infinity, and no whole number that would change."""
+    """Return a number as a score, a float32; refuse an infinity, and a whole number that would change."""
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise RowError(f"field '{name}' is {said(number)}, must be a finite number")
     try:

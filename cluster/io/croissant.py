@@ -1,4 +1,4 @@
-"""Croissant: what an exported folder holds, in the JSON-LD form that dataset search engines and loaders read.
+"""Croissant: the description of an exported folder as JSON-LD, which dataset search engines and loaders read.
 
 Source: Akhtar et al. 2024, Croissant: A Metadata Format for ML-Ready Datasets, arXiv:2403.19546; specification 1.0 of
 MLCommons. Departures: a date of publication and an address are left out, because an export has none. The licence is

@@ -170,7 +170,7 @@ def _structured(text: str, title: str) -> Document:
 
 
 def _html(data: bytes) -> Document:
-    """Return the main text of a page as Markdown, without menus and footers; all of it where nothing stands out."""
+    """Return the main text of a page as Markdown, without menus and footers; all text if no main part is found."""
     trafilatura = _trafilatura()
     config = trafilatura.settings.use_config()
     config.set("DEFAULT", "MIN_EXTRACTED_SIZE", str(SHORTEST_PAGE))
@@ -214,7 +214,7 @@ def _title(metadata: Mapping[str, Any] | None) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """Join the lines of a page that do not end a sentence; without a blank in scripts that have none."""
+    """Join the lines of a page that do not end a sentence; no blank is added in scripts without spaces."""
     lines = _HYPHEN.sub("", "\n".join(line.strip() for line in text.splitlines()))
 
     def join(found: re.Match[str]) -> str:
@@ -229,7 +229,7 @@ def _said(error: Exception) -> str:
 
 
 def _pypdf() -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the library and the errors that it raises for a broken file, which include errors of its own lookups."""
+    """Return the library, and the errors that it raises for a broken file, such as failed lookups."""
     try:
         import pypdf
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Export: a SAMPLES dataset as Parquet, or as JSON lines of one of the `forms`, with a card where it is a folder."""
+"""Export: a SAMPLES dataset as Parquet, or as JSON lines of one of the `forms`; a folder also gets a card."""
 
 import json
 import os

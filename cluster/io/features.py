@@ -1,4 +1,4 @@
-"""Features: the columns of JSON rows as a dataset card names them.
+"""Features: the columns of JSON rows with their types, as in the header of a dataset card.
 
 Without them readers infer the columns from one file.
 """

@@ -25,7 +25,7 @@ class MisfitError(Exception):
 
 @dataclass
 class ColumnUse:
-    """What the rows to be written have, taken together, so that every row gets the same columns."""
+    """The columns that any of the rows needs, so that every row is written with the same columns."""
 
     rows: int = 0
     tags: set[str] = field(default_factory=set)
@@ -59,8 +59,7 @@ class ExportOptions:
     provenance: bool = False
     """Whether each row has id, parents, method, round, origin, scores and tags, whatever the form."""
     by: str = ""
-    """Score by which the candidates of a group are ordered, and good answers told from bad ones; by default
-    `preference`."""
+    """Score that orders the candidates of a group and separates good answers from bad ones; by default `preference`."""
     threshold: float = 0.5
     """Least score of a good answer."""
 
@@ -252,7 +251,7 @@ def _split(sample: Sample) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
 def _pairs_of(
     samples: Iterable[Sample], how: ExportOptions, misfits: Callable[[Sample, str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a pair for each candidate that is worse than the best of its group: the best one and that one.
+    """Yield a pair for each candidate that is worse than the best of its group: the best one, and this one.
 
     All candidates are in memory, since those of one group may be in different shards.
     """

@@ -29,7 +29,7 @@ class HubRepo:
     """Whether anybody may read it."""
 
     def require_free(self) -> None:
-        """Refuse a repository that holds something, or that anybody can read where that was not asked for.
+        """Refuse a repository that is not empty, or that is public although the export is to be private.
 
         Raises:
             JobError: also without a token, and where the hub does not answer.

@@ -343,7 +343,7 @@ class _Pass:
 
 
 def _detected(file: File, begin: Sequence[Row]) -> str:
-    """Return the first shape that one of the first rows has; empty where no row could be read."""
+    """Return the first shape that one of the first rows has, or the empty string if no row could be read."""
     found = {tuple(row.columns) for row in begin if row.columns is not None}
     columns = {name for names in found for name in names}
     shape = detect(found)

@@ -31,7 +31,7 @@ PROMPTS = ("prompt", "question", "query", "problem", "inputs", "input")
 REPLIES = ("completion", "response", "answer", "solution", "targets", "target", "output", "reference")
 OUTPUTS = ("output", "response")
 GIVEN = ("input", "context")
-"""Columns with what the instruction is about; in the user's turn it follows the instruction."""
+"""Columns with the input of an instruction; in the user's turn it follows the instruction."""
 CONVERSATIONS = ("conversations", "conversation")
 DIALOGUES = ("messages", *CONVERSATIONS)
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
@@ -193,7 +193,7 @@ def _dialogue(row: Columns) -> tuple[Message, ...]:
 
 
 def _instruction(row: Columns) -> Message:
-    """Return the user's turn of an instruction and what it is about."""
+    """Return the user's turn made of an instruction and its input."""
     instruction, name = text_of(row, ("instruction",)), present(row, GIVEN)
     given = row.get(name) or ""
     if not isinstance(given, str):

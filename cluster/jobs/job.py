@@ -114,7 +114,7 @@ class Job(Settings):
     """Data from outside the recipe: a path, or a table with path and format."""
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong beyond types, as `key: what is, what must be`; `base` is the recipe's folder."""
+        """Return the problems beyond types, as `key: what is, what must be`; `base` is the recipe's folder."""
         del base
         return []
 
@@ -144,7 +144,7 @@ class Job(Settings):
 
     @abstractmethod
     def plan(self, store: Store, work: Work) -> Plan:
-        """Return what `make` would do, within seconds and without loading a model; inputs may not exist yet."""
+        """Return the plan of `make`, within seconds and without loading a model; inputs may not exist yet."""
 
     @abstractmethod
     def make(self, run: Run, work: Work) -> Figures:

@@ -36,7 +36,7 @@ class Recipe:
     path: Path
 
     def works(self) -> dict[str, Work]:
-        """Return what each job must make. It follows from the digests of the inputs, so every input file is read once.
+        """Return the work of each job. It follows from the digests of the inputs, so every input file is read once.
 
         Raises:
             JobError: when an input is absent.
@@ -56,7 +56,7 @@ class Recipe:
         return works
 
     def run_id(self, works: Mapping[str, Work]) -> str:
-        """Return the run's name: the recipe's name, and a hash of what it makes. So the same recipe is the same run."""
+        """Return the run's name: the recipe's name, and a hash of its outputs. So the same recipe is the same run."""
         return f"{self.name}-{ids.digest({name: work.output for name, work in works.items()})[:8]}"
 
     def resolve(self, works: Mapping[str, Work]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], screen: Screen) -> str:
-    """Make what the chosen jobs of a recipe ask for; return the run's id.
+    """Make the outputs of the chosen jobs of a recipe; return the run's id.
 
     What is complete in the store is not made again, and Ray starts only when there is work left.
 

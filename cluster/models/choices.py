@@ -1,4 +1,4 @@
-"""The bias of a model for its choices, taken out: what it makes of a text without content is divided out."""
+"""Calibration of choices: removes a model's bias, by its probabilities of the choices for a text without content."""
 
 from collections.abc import Mapping
 

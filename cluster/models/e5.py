@@ -44,7 +44,7 @@ NOTHING, SPACE = (
 
 
 class Packed(NamedTuple):
-    """What the file holds."""
+    """The contents of the file."""
 
     width: int
     layers: int
@@ -96,7 +96,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def read(path: Path) -> Packed:
-    """Return what the file holds, with all weights in float32."""
+    """Return the contents of the file, with all weights in float32."""
     data = path.read_bytes()
     if data[:4] != MAGIC:
         raise ValueError(f"{path}: begins with {data[:4]!r}, must begin with {MAGIC!r}")

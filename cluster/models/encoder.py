@@ -1,4 +1,4 @@
-"""The encoder as all packages see it: its settings, how it is opened, and the code that both backends share."""
+"""The interface of the encoder: its settings, how it is opened, and the code that both backends share."""
 
 import json
 import re
@@ -119,7 +119,7 @@ def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
     """Return [n, d] rows scaled to length 1.
 
     Raises:
-        RunError: when a row holds a number that is not finite, or nothing but zeros.
+        RunError: when a row holds a number that is not finite, or only zeros.
     """
     rows = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -133,14 +133,14 @@ def unit_rows(vectors: NDArray[np.floating], model: str) -> Float32:
 
 
 def default_prompt(model: str) -> str:
-    """Return the text that the checkpoint in a folder wants before every text, such as `query: `, or nothing."""
+    """Return the prefix that the checkpoint in a folder needs before each text, such as `query: `, or nothing."""
     path = Path(models.local(model)) / "config_sentence_transformers.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return str((said.get("prompts") or {}).get(said.get("default_prompt_name") or "", ""))
 
 
 def unknown_shares(tokenizer: Any, texts: Sequence[str], longest: int) -> Float32:  # noqa: ANN401 - of transformers
-    """Return [len(texts)] the share of each text's tokens that say nothing of its meaning.
+    """Return [len(texts)] the share of each text's tokens that have no meaning for the model.
 
     These are the unknown token, and letters by themselves: a vocabulary without the words of a script may have its
     letters, and spells each word. Not so in Latin, nor where a character is a unit, such as a Chinese one or a Korean

@@ -1,4 +1,4 @@
-"""The engine as all packages see it: its settings, a request, a reply, and how to start one without importing it."""
+"""The interface of the engine: its settings, requests and replies, and how to start one without importing vLLM."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -163,14 +163,14 @@ class Engine(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What every request has: the conversation so far, and how the next turn begins."""
+    """The common part of all requests: the conversation so far, and the beginning of the next turn."""
 
     messages: tuple[Message, ...]
     """The conversation so far. It is rendered with the model's chat template and the header of the next turn."""
     prefix: str = field(default="", kw_only=True)
     """Text that the next turn begins with, such as `"Score: "`; it is not part of the reply."""
     role: Literal["assistant", "user"] = field(default="assistant", kw_only=True)
-    """Whose turn the reply is. As the user, the model invents the next question; without messages it sees only the part
+    """The role of the reply. As the user, the model invents the next question; without messages it sees only the part
     of the template before the first question."""
     tools: str = field(default="", kw_only=True)
     """JSON text of the list of tools that the model may call."""
@@ -178,7 +178,7 @@ class Conversation:
     """JSON text of further arguments of the chat template. They go before those of the engine's settings."""
     onward: bool = field(default=False, kw_only=True)
     """Whether the request continues a conversation. It then goes before requests that begin one, while the engine's
-    cache still has what was said so far."""
+    cache still has the earlier turns."""
 
     @property
     def begun(self) -> bool:
@@ -250,7 +250,7 @@ Request = Write | Choose | Score
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model said."""
+    """The reply of a model to one request."""
 
     text: str
     finish: str
@@ -266,13 +266,13 @@ class Reply:
     logprob: float | None = None
     """Sum of the log-probabilities of the reply's tokens in nats, where the request asked for it."""
     reasoning: str = ""
-    """What the model thought before the text, where the engine reports it; never part of the text."""
+    """The thought before the text, if the engine reports it; never part of the text."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls of tools that the request had."""
 
 
 def engine_need(where: str, engine: Engine, actors: int) -> Need:
-    """Return what one of `actors` engines needs: the GPUs of its parallel sizes, and cores; one core at an endpoint."""
+    """Return the needs of one of `actors` engines: GPUs for its parallel sizes, and cores; one core at an endpoint."""
     if engine.endpoint:
         return Need(engine.cpus or 1.0)
     parallel = int(engine.args.get("tensor_parallel_size", 1)) * int(engine.args.get("pipeline_parallel_size", 1))

@@ -90,10 +90,10 @@ def missing(name: str) -> str:
 
 @cache
 def identity(name: str) -> str:
-    """Return what a model's output depends on: package and version, or a digest of the folder's files.
+    """Return the value that identifies a model: package and version, or a digest of the folder's files.
 
-    The digest covers names, sizes and the first MiB of each file: so checkpoints are told apart without reading them
-    whole. A name on a hub is returned as it is.
+    The digest covers names, sizes and the first MiB of each file: this distinguishes checkpoints without reading all of
+    them. A name on a hub is returned unchanged.
     """
     if name in PACKAGES and not missing(name):
         return f"{name}=={version(PACKAGES[name])}"
@@ -133,7 +133,7 @@ def num_weights(name: str) -> int | None:
 
 
 def memory(name: str, dtypes: Sequence[str]) -> str:
-    """Return in words the memory of a model's weights in each of these types, or nothing where it is not known."""
+    """Return the memory of a model's weights in each of these types, in words, or nothing if it is not known."""
     count = num_weights(name)
     if not count:
         return ""
@@ -147,7 +147,7 @@ def weights_dtype(name: str) -> str:
 
 
 def _tensors(path: Path) -> list[dict[str, Any]]:
-    """Return what the header of a safetensors file says about its tensors."""
+    """Return the description of the tensors from the header of a safetensors file."""
     with path.open("rb") as source:
         size = int.from_bytes(source.read(8), "little")
         head = json.loads(source.read(size)) if size < path.stat().st_size else {}
@@ -179,7 +179,7 @@ def _package_folder(name: str) -> Path:
 
 
 def _conversion(name: str) -> Path:
-    """Return where the conversion of a builtin model is, or will be."""
+    """Return the path for the conversion of a builtin model."""
     return cache_folder() / f"{name.partition(':')[2]}-{version(PACKAGES[name])}"
 
 

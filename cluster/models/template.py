@@ -1,4 +1,4 @@
-"""Chat templates: a conversation as a model's own template renders it, with tools, calls and thoughts, or not at all.
+"""Chat templates: render a conversation, with tools, calls and thoughts, by a model's own template, or refuse it.
 
 A template without support for calls silently leaves them out. So each template is tried once on a conversation with
 calls, results, thoughts and tools. A conversation that has something that the template left out is refused. A system
@@ -132,12 +132,12 @@ class ChatTemplate:
 
     @cached_property
     def _rendered(self) -> frozenset[str]:
-        """Which of tools, calls, arguments and results the template renders."""
+        """Those of tools, calls, arguments and results that the template renders."""
         return self._rendered_in(self._form)
 
     @cached_property
     def _form(self) -> "_Form":
-        """The form of calls of which the template renders most.
+        """The form of calls in which the template renders the most parts.
 
         DeepSeek's, for example, wants arguments as text and no content.
         """

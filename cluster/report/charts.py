@@ -81,7 +81,7 @@ def bars(labels: Sequence[str], values: Sequence[float], colours: Sequence[str],
 
 
 def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: bool = False) -> Figure:
-    """Return overlaid histograms of one number, one colour for each fate; all show shares, so that they are comparable.
+    """Return overlaid histograms of one number, one for each fate; shares make them comparable.
 
     Args:
         values: numbers by fate; a fate without numbers is left out.
@@ -126,7 +126,7 @@ def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: b
 
 
 def map_2d(points: NDArray[np.float64], fates: Sequence[str], texts: Sequence[str]) -> Figure:
-    """Return a scatter plot of [n, 2] points, coloured by fate, with the text of the point under the pointer."""
+    """Return a scatter plot of [n, 2] points, coloured by fate; the pointer shows the text of a point."""
     traces = []
     for fate in ("dropped before selection", "dropped in selection", "kept", "seed"):  # the rarest on top
         rows = [row for row, f in enumerate(fates) if f == fate]

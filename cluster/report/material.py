@@ -66,7 +66,7 @@ class Material:
 
 
 def material_of(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> Material:
-    """Return what a run has written so far, with up to `max_rows` samples.
+    """Return the material of a run so far, with up to `max_rows` samples.
 
     Raises:
         StoreError: when there is no such run.
@@ -127,7 +127,7 @@ def read_examples(material: Material, wanted: AbstractSet[str]) -> None:
 
 
 def _take_over(material: Material, name: str, fate: str, max_rows: int) -> None:
-    """Replace the known samples by those of a later dataset."""
+    """Replace the samples read so far by those of a later dataset."""
     for sample in _rows(material.store, name, max_rows):
         if sample.id in material.samples or len(material.samples) < max_rows:
             material.samples[sample.id] = sample

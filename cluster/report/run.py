@@ -141,7 +141,7 @@ JobResults = list[tuple[Presentation[Any], Any]]
 
 
 def _funnel(material: Material, shown: JobResults) -> Iterator[Stage]:
-    """Yield (label, samples left, colour) from the seeds to what was trained on."""
+    """Yield (label, samples left, colour) from the seeds to the samples trained on."""
     made = material.base in JOBS
     if made and INGEST in material.manifests:
         yield Stage("seeds", material.manifests[INGEST].kept, charts.SEEDS)

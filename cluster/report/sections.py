@@ -1,4 +1,4 @@
-"""What a job gives to the summary and the report: lines, tiles, stages of the funnel, sections."""
+"""The parts that a job adds to the summary and the report: lines, tiles, stages of the funnel, sections."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,7 +70,7 @@ class Stage(NamedTuple):
 
 
 class Presentation(Generic[F]):
-    """What a job shows in the summary and the report; every part may be left out. The page does not know the job."""
+    """The parts of one job for the summary and the report, all optional. The page does not know the job."""
 
     def summary(self, figures: F) -> Iterable[str]:
         """Return lines for the summary at the end of a run."""
@@ -93,7 +93,7 @@ class Presentation(Generic[F]):
         return ()
 
     def score_note(self, settings: Mapping[str, Any], score: str) -> str:
-        """Return what a reader must know about the chart of a score."""
+        """Return a note for readers on the chart of a score."""
         del settings, score
         return ""
 

@@ -1,4 +1,4 @@
-"""Clusters that grow: whether somebody brings further machines, and waiting for them."""
+"""Clusters that grow: finds out whether a cluster can add machines, and waits for them."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ SCALE_S = 900.0
 """Seconds to wait for machines; with a GPU and an image of 10 GB they took up to ten minutes on public clouds."""
 SAY_EVERY_S, LOOK_EVERY_S = 60.0, 2.0
 OWN_TYPE = "node_"
-"""What Ray calls the type of a machine that nobody configured: this and its id."""
+"""Beginning of Ray's name for the type of a machine that is not configured; its id follows."""
 
 
 def autoscales() -> bool:
-    """Say whether the cluster that is up brings further machines when they are asked for.
+    """Say whether the running cluster adds machines on request.
 
-    Ray itself does not tell. Its monitor runs in every cluster, and where no autoscaler is configured it makes up a
-    type for each machine. A local cluster that we started never grows.
+    Ray has no call for this. Its monitor runs in every cluster, and if no autoscaler is configured it makes up a type
+    for each machine. A local cluster that we started never grows.
     """
     import ray
     from ray._private import ray_constants, worker

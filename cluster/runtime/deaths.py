@@ -1,4 +1,4 @@
-"""Deaths of processes: which errors of Ray mean one, and what each says in one line."""
+"""Deaths of processes: recognises them by Ray's errors, and describes each in one line."""
 
 import os
 import re

@@ -176,7 +176,7 @@ class Pool(Generic[W, R]):
         return bool(self.give_up(piece, error))
 
     def _note_full(self, place: int, error: Exception) -> None:
-        """Say that Ray ended an actor because memory was full, or end the run when that goes on."""
+        """Say that Ray ended an actor because memory was full, or end the run if that happens again and again."""
         self._out_of_memory[place] += 1
         if self._out_of_memory[place] < MAX_OUT_OF_MEMORY and self._deaths < MAX_DEATHS:
             self.say(f"{self.job}: {deaths.ended(f'worker {place}', error, top=False)}; started again")

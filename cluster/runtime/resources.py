@@ -1,4 +1,4 @@
-"""The one rule for what a process of the cluster needs, and how actors and tasks with these needs are started."""
+"""The one rule for the cores and GPUs of a process in the cluster, and how actors and tasks are started with them."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -25,20 +25,21 @@ class Need:
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
     def options(self) -> dict[str, Any]:
-        """Return what `options` of Ray's actors and tasks takes."""
+        """Return the needs as arguments for `options` of Ray's actors and tasks."""
         place = {"scheduling_strategy": self.strategy} if self.strategy else {}
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, **place}
 
 
 def need_of(where: str, cpus: float | None, gpus: float | None, processes: int = 1, *, spans: int = 1) -> Need:
-    """Return what each of several equal processes needs; what is not set follows from the running cluster.
+    """Return the needs of each of several equal processes; numbers that are not set follow from the running cluster.
 
     If the cluster has a GPU, a process takes as many as its model spans, and one core. If not, the processes share all
     cores evenly, and none takes more than the largest machine has. Without a session of Ray the cluster is this
     machine, and has no GPU.
 
     Raises:
-        JobError: when GPUs are not set, and a cluster that autoscales has none up: nobody can tell what it would bring.
+        JobError: when GPUs are not set, and a cluster that autoscales has none up: the GPUs of a further machine are
+        unknown.
     """
     cores, devices, largest = _cluster()
     if gpus is None and not devices and autoscales():

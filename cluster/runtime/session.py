@@ -14,7 +14,7 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.runtime import interrupt, temporary
 
 ENV = {
-    "RAY_worker_niceness": "0",  # Ray's default is 15: workers get too little time beside ordinary processes
+    "RAY_worker_niceness": "0",  # Ray's default is 15: workers get too little time when other processes run
     "RAY_task_oom_retries": "0",  # Ray's default is endless, with a page of text each; we count ourselves
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -178,7 +178,7 @@ def _kill(processes: Sequence[Any]) -> None:
 
 
 def _python_path() -> str:
-    """Let workers import what the driver can import, whatever folder it was started in.
+    """Let workers import all that the driver can import, in whatever folder it was started.
 
     Our path comes last, after the user's.
     """

@@ -43,7 +43,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a complete folder holds and where it came from."""
+    """The contents and the sources of a complete folder."""
 
     name: str
     kind: Kind
@@ -156,7 +156,7 @@ class Store:
             raise StoreError(f"{self.at(*names)}: not JSON ({error}); move it away and run again") from error
 
     def names(self, *names: str) -> list[str]:
-        """Return the sorted names of what is in a folder, temporary files left out."""
+        """Return the sorted names in a folder, temporary files left out."""
         selector = fs.FileSelector(self.at(*names), allow_not_found=True)
         return sorted(info.base_name for info in self.fs.get_file_info(selector) if not info.base_name.startswith("."))
 

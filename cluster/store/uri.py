@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 
 def ascii_uri(uri: str) -> str:
-    """Return a URI with the characters that it may not hold as they are, such as Chinese ones, in percent form."""
+    """Return a URI with characters that are not allowed in it, such as Chinese ones, percent-encoded."""
     return quote(uri, safe="%:/?#@!$&'()*+,;=~")
 
 

@@ -1,4 +1,4 @@
-"""The final answer of a worked solution: what is boxed, comes after `####` or `answer is`, or is in the last line."""
+"""The final answer of a worked solution: the boxed text, the text after `####` or `answer is`, or the last line."""
 
 import re
 import unicodedata
@@ -66,7 +66,7 @@ def _last_label(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _boxed(text: str) -> str:
-    r"""Return what is in the last `\boxed{…}`, braces balanced."""
+    r"""Return the content of the last `\boxed{…}`, braces balanced."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return ""

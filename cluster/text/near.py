@@ -125,7 +125,7 @@ def _joined(found: _Runs) -> Pairs:
 
 
 def _shared(found: _Runs, smaller: Ints, larger: Ints) -> Ints:
-    """Return how many runs both texts have, for each pair."""
+    """Return the number of common runs of each pair of texts."""
     texts, runs, ends = found
     kinds = int(runs.max(initial=0)) + 1
     held = np.sort(texts * kinds + runs)
@@ -140,7 +140,7 @@ def _shared(found: _Runs, smaller: Ints, larger: Ints) -> Ints:
 
 
 def _parts(sizes: Ints) -> list[slice]:
-    """Return slices of the sizes whose sums are about `AT_ONCE`."""
+    """Cut the list of sizes into slices whose sums are about `AT_ONCE`."""
     total = np.cumsum(sizes)
     cuts = np.searchsorted(total, np.arange(AT_ONCE, int(total[-1]) if len(total) else 0, AT_ONCE))
     edges = np.unique(np.concatenate([[0], cuts, [len(sizes)]]))

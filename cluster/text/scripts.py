@@ -1,4 +1,4 @@
-"""THE ranges of the scripts that are told apart, and the one rule by which a text is Chinese, Japanese or Korean."""
+"""THE code points of each script, and the one rule that decides whether a text is Chinese, Japanese or Korean."""
 
 import re
 import unicodedata

@@ -42,7 +42,7 @@ class Prompt(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A template, read."""
+    """A parsed template."""
 
     ask: str
     """The user's turn."""
@@ -66,7 +66,7 @@ class Template:
         return Prompt(**prompt, choices=self.choices(until)) if until and self.choices(until) else prompt
 
     def lead(self, until: str = "", /, **values: object) -> str:
-        """Return the case in question, filled in, up to a placeholder or to its end."""
+        """Return the case that the model is asked about, filled in, up to a placeholder or to its end."""
         case = self.case
         if until:
             place = next((slot.start() for slot in _SLOT.finditer(case) if slot[2] == until), len(case))
@@ -75,7 +75,7 @@ class Template:
         return _fill("".join(line for line in lines if _names(line) <= values.keys()), values)
 
     def shot(self, answer: str, **values: object) -> str:
-        """Return one more solved case, laid out as the case in question."""
+        """Return one more solved case, in the layout of the case that is asked about."""
         lead = self.lead(**values)
         return f"{lead}{gap(lead)}{answer}\n\n"
 
@@ -89,7 +89,7 @@ class Template:
         return _SLOT.split(lines[place], maxsplit=1)[0].strip() if -len(lines) <= place < len(lines) else ""
 
     def stops(self, *places: int) -> tuple[str, ...]:
-        """Return stop strings: the beginnings of these lines, with which a reply would go on to the next case."""
+        """Return stop strings: the beginnings of these lines, which show that a reply has started the next case."""
         return tuple(f"\n{head}" for head in map(self.head, places) if head)
 
     def without(self, name: str) -> "Template":
@@ -109,7 +109,7 @@ def _without(template: Template, name: str) -> Template:
 
 @lru_cache(maxsize=1024)
 def parse(text: str) -> Template:
-    """Return a template, read."""
+    """Parse a template."""
     ask, start, *_ = [*_LINE.split(text, maxsplit=1), ""]
     shots, blank, case = start.rpartition("\n\n")
     return Template(ask.strip(), shots + blank, case)
@@ -154,7 +154,7 @@ def gap(lead: str) -> str:
 
 
 def by_language(prompts: Mapping[Any, Any], by: str = "") -> Any:  # noqa: ANN401 - a field's default, as of `Field`
-    """Return the default of a setting with templates: these, or those that the value of an earlier setting selects."""
+    """Return the default of a setting with templates: these, or those for the value of an earlier setting."""
     if not by:
         return Field(default_factory=lambda: dict(prompts))
     first = next(iter(prompts))  # if the earlier setting is wrong, that is already an error

@@ -1,4 +1,4 @@
-"""Parsing of what a model writes: thoughts in tags, calls of tools, and calls that no parser has found."""
+"""Parsing of replies: thoughts in tags, calls of tools, and calls that no parser has found."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ class CallsError(Exception):
 
 
 def parser_for(template: str, table: Iterable[tuple[str, str]]) -> str:
-    """Return the name of vLLM's parser for what a chat template writes, or the empty string."""
+    """Return the name of vLLM's parser for the format of a chat template, or the empty string."""
     return next((name for sign, name in table if sign in template), "")
 
 

@@ -76,7 +76,7 @@ class Placement:
 
 
 def _section(name: str) -> str:
-    """Return the section of a recipe that has the settings of an engine."""
+    """Return the name of the recipe's section with the settings of an engine."""
     return "generate.engine" if name == MAIN else f"generate.engines.{name}"
 
 

@@ -84,7 +84,7 @@ class Renderer:
         return found
 
     def _own(self, request: Conversation) -> dict[str, Any]:
-        """Return the request's own arguments of the template."""
+        """Return the template's arguments that the request sets itself."""
         own: dict[str, Any] = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
         try:
             self._require_read(own)

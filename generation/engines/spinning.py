@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin while they wait: for a while where cores are idle, not at all where other work waits.
+"""How long OpenMP's threads spin while they wait: for a while if cores are idle, not at all if other work waits.
 
 A product on several cores ends when its last thread ends, and threads that spin until then begin the next product at
 once. On a quiet machine the engine reaches 0.82 of its token rate without any spinning, and 0.95 with 200 us of it

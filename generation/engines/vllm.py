@@ -353,7 +353,7 @@ def _logprob_params(**which: Any) -> Any:  # noqa: ANN401 - vLLM's SamplingParam
 
 
 def _reply(output: Any) -> Reply:  # noqa: ANN401 - vLLM's RequestOutput
-    """Return what a finished request wrote."""
+    """Return the reply of a finished request."""
     said, prompt = output.outputs[0], len(output.prompt_token_ids)
     cached = output.num_cached_tokens or 0
     return Reply(said.text, str(said.finish_reason), prompt, len(said.token_ids), {}, cached, said.cumulative_logprob)

@@ -1,4 +1,4 @@
-"""Every use of vLLM's internals, and what is lost without each.
+"""Every use of vLLM's internals, each with the feature that is lost without it.
 
 `tests/generation/engines/test_vllm_internals.py` holds names and signatures to the version that `pyproject.toml` pins.
 All else that `engines/vllm.py` and `cluster/models/encoder_vllm.py` import is documented by vLLM.

@@ -190,7 +190,7 @@ class Faithfulness(ModelFilter):
         return Verdict(scores, f"{self.kind}: not supported by the passage" if chance < self.min_score else None)
 
     def _ruled(self, sample: Sample, passage: str, share: float) -> str | None:
-        """Return why the rules drop an answer, or None."""
+        """Return the reason of the rules for dropping an answer, or None."""
         if share < self.min_extractive:
             return "few words stand in the passage"
         there = {*tokens(f"{passage}\n{sample.instruction}")}

@@ -37,7 +37,7 @@ class Ifd(ModelFilter):
     """Samples with a higher score are dropped as mismatched."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Score the last answer after the turns before it, and alone."""
+        """Score the last answer twice: after the turns before it, and without them."""
         if not sample.messages or sample.messages[-1].role != "assistant":
             return Verdict(dropped=f"{self.kind}: no answer")
         answer = sample.messages[-1].text

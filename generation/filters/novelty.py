@@ -166,7 +166,7 @@ def lcs(a: Ids, b: Ids) -> int:
 
 
 def reach(size: int, floor: float) -> int:
-    """Return how many of a bag's rarest words must be looked up to find every other bag above the floor.
+    """Return how many of a bag's rarest words must be searched for, so that every other bag above the floor is found.
 
     Above t, c > t (m + n) / 2 words are common, and c <= n, hence c > t m / (2 - t). The fewest such c is rounded down
     with a margin, so that rounding of floats never loses a pair.

@@ -114,7 +114,7 @@ class PersonalData(Filter[Analyzer | None]):
         return await asyncio.to_thread(analyzer, self.presidio_models)
 
     async def judge(self, sample: Sample, ask: Ask[Analyzer | None]) -> Verdict:
-        """Judge all that the sample says."""
+        """Search all texts of the sample."""
         found = partial(self.spans, presidio=ask.prepared)
         return masking(sample, self.kind, found, drop=self.action == "drop")
 

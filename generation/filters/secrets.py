@@ -84,7 +84,7 @@ class Secrets(Filter):
     """Least characters of an assigned value that is measured."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge all that the sample says."""
+        """Search all texts of the sample."""
         del ask
         return masking(sample, self.kind, self.spans, drop=self.action == "drop")
 

@@ -19,7 +19,7 @@ FREE = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
     "zh": "你是一位专家。请直接、正确地完成用户的要求，用几句简明的话回答。",
 }
-"""What the answering model is told, by language; it is not part of the sample."""
+"""System prompt of the answering model, by language; it is not part of the sample."""
 RESULT = {
     "en": "Work out what the user asks in a few short steps. End with one line: The answer is ...",
     "zh": "请用简短的几步完成用户的要求，最后单独写一行：答案是……",

@@ -48,7 +48,7 @@ _POINTING = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH, *
 _TEXTS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH[:2], CHINESE[0]))
 """Phrases that refer to a text."""
 _INTRODUCED = re.compile(r"\b(?:and|or|two|three|four|both|an? \w)|和|与|跟|及|、|两|一[个位篇段首句]", re.IGNORECASE)
-"""Words before a phrase that name what it can refer to."""
+"""Words before a phrase that may be the thing it refers to."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _QUOTED = re.compile(r"[:：]\s*\S|[\"“”「『‘《].{4,}?[\"”」』’》]", re.DOTALL)
 """A text that the instruction contains on the same line."""

@@ -44,7 +44,7 @@ class Consensus:
     source: str
     """`human`, or how votes were combined; empty where there was nothing to combine."""
     machine: int = ABSTAINED
-    """Index of the label that follows from the votes alone."""
+    """Index of the label by the votes only, without people's answers."""
     chance: float = 0.0
     """Probability of that label."""
     disputed: bool = False
@@ -104,7 +104,7 @@ class Review(Job):
         return tuple(p if "://" in str(p) else str(base / Path(str(p)).expanduser()) for p in paths)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the dataset: the answers of people instead of the paths of their files."""
+        """Return the settings that decide the dataset, with people's answers instead of the paths of their files."""
         value = super().identity()
         value["fields"]["verdicts"] = [file.digest for file in self.verdict_files()]
         return value
@@ -118,7 +118,7 @@ class Review(Job):
         return find(tuple(path for path in self.verdicts if not _matches_nothing(path)), "json")
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with the labels and with the files of verdicts."""
+        """Return the problems with the labels and with the files of verdicts."""
         del base
         problems = ["labels: one appears twice, must appear once"] if len({*self.labels}) < len(self.labels) else []
         try:

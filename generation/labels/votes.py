@@ -114,7 +114,7 @@ def _most_likely(given: Floats, posterior: Floats, smoothing: float) -> tuple[Fl
 
 
 def _weighted(given: Floats, logs: Floats) -> Floats:
-    """Return the log-probability of each row's votes under each true label, [rows, labels]; no vote weighs nothing."""
+    """Return the log-probability of each row's votes under each true label, [rows, labels], without abstentions."""
     rows, annotators, labels = given.shape
     flat = given.reshape(rows, annotators * labels)
     weights = logs.transpose(0, 2, 1).reshape(annotators * labels, labels)

@@ -1,4 +1,4 @@
-"""Adversarial: Self-Instruct that demonstrates rows that passed for human, and shows refused rows as what to avoid."""
+"""Adversarial: Self-Instruct that demonstrates rows taken for human, and shows refused rows as bad examples."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -284,7 +284,7 @@ class Annotate(EachInput[Demonstrations]):
         return {"labels": labels, "schema": self.json_schema, "language": name, "words": str(self.max_words)}
 
     def _shown(self, answered: Sequence[Sample], language: str) -> tuple[str, ...]:
-        """Return the demonstrations of one language, with the labels in turn."""
+        """Return the demonstrations of one language, in which the labels alternate."""
         template, values = template_for(self.prompts, language), self._values(language)
         by_label: dict[str, list[Sample]] = {}
         for seed in answered:
@@ -298,7 +298,7 @@ class Annotate(EachInput[Demonstrations]):
         )
 
     def _said(self, seed: Sample) -> str:
-        """Return the answer of a seed in the form that the model has to write."""
+        """Return the answer of a seed in the form that the model must use."""
         if self.form == "label":
             return seed.tags.get("label", seed.answer)
         listed = json_in(seed.answer) if self.form == "entities" else None

@@ -1,4 +1,4 @@
-"""Backtranslation: write the instruction that a good text answers, and keep the pairs that the model rates well."""
+"""Backtranslation: write instructions to which good texts are the answers, and keep the pairs that are rated well."""
 
 import re
 from asyncio import gather
@@ -164,8 +164,8 @@ Grade: {grade:1|2|3|4|5}""",
 指令：{instruction}
 分数：{grade:1|2|3|4|5}""",
 }
-"""The five-point scale of self-curation. The answer comes first: with the default model this tells the answers of 48
-English seeds from those of the next seed with an AUC of 0.69, and with the instruction first 0.63."""
+"""The five-point scale of self-curation. The answer comes first: with the default model this distinguishes the answers
+of 48 English seeds from those of the next seed with an AUC of 0.69, and with the instruction first 0.63."""
 SEED_SYSTEM = {"en": "Answer as a helpful AI assistant does.", "zh": "请以智能助手的方式回答。"}
 """System sentence of samples from the answers of seeds, with `system_sentences`."""
 DOCUMENT_SYSTEM = {"en": "Answer with knowledge found on the web.", "zh": "请用网络上的知识回答。"}
@@ -175,7 +175,7 @@ BLANK = re.compile(r"\n[^\S\n]*\n")
 
 
 class Backtranslation(EachInput):
-    """Write the instruction that a segment of a document, or a seed's answer, answers; then let the model rate both.
+    """Write the instruction for an answer, which is a segment of a document or a seed's answer, and rate the pair.
 
     Documents are taken in turn if there are any, else the seeds' answers. A document is cut at headings and blank lines
     into segments of at most `max_words`, each of which becomes a row, tagged with its span of characters. The pair is
@@ -275,7 +275,7 @@ class Backtranslation(EachInput):
 
 
 def _text(parent: Sample) -> str:
-    """Return the text of a parent: a seed's answer, or a document, which is a user's turn alone."""
+    """Return the text of a parent: a seed's answer, or a document, which has only a user's turn."""
     return parent.answer or parent.instruction
 
 

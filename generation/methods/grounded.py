@@ -175,7 +175,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return await index(self.inputs(snapshot), "words", ask)
 
     def figures(self, prepared: SearchIndex | None) -> Mapping[str, float]:
-        """Return the size of the corpus, where it is searched."""
+        """Return the size of the corpus if second chunks come from all of it."""
         return {"corpus": float(len(prepared.samples))} if prepared else {}
 
     async def expand(self, parents: Sequence[Sample], ask: Ask[SearchIndex | None], rng: Random) -> list[Draft]:
@@ -199,7 +199,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return drafts
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer from the passages; an answer that says that they do not give it is dropped."""
+        """Answer from the passages; the draft is dropped if the reply says that they do not contain the answer."""
         known = {passage.id: passage for passage in (*ask.parents, *draft.parents)}
         language, question = draft.tags["language"], draft.messages[-1].text
         reply = await ask(

@@ -155,7 +155,7 @@ class Magpie(Method):
     systems: dict[str, dict[str, str]] = Field(default_factory=lambda: {k: dict(v) for k, v in SYSTEMS.items()})
     """System prompts by language and domain."""
     turns: int = Field(default=1, ge=1, le=8)
-    """Most questions of a conversation; it ends earlier where the next question is not usable."""
+    """Most questions of a conversation; it ends earlier if the next question is not usable."""
     single_line: bool = True
     """End a request at its first line break, as the released code does."""
     temperature: float = Field(default=1.0, gt=0, le=2)

@@ -159,7 +159,7 @@ ANSWER = {
     "en": "You are an expert in {discipline}. Answer the student's question correctly, in a few plain sentences.",
     "zh": "你是{discipline}方面的专家。请正确回答学生的问题，用几句简明的话。",
 }
-"""What the answering model is told, by language; it is not part of the sample."""
+"""System prompt of the answering model, by language; it is not part of the sample."""
 MARKER = re.compile(r"^(?:question|题目)\s*[:：]\s*", re.IGNORECASE)
 """A marker that a reply may repeat at its beginning."""
 ANSWERED = ("answer:", "solution:", "answers:", "答案：", "解答：", "答：", "解：", "答案:", "解答:", "答:", "解:")

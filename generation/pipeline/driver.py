@@ -90,7 +90,7 @@ class Driver:
         self._run.ledger.append("shards_planned", job=self._job.name, shards=self._planned(), committed=planned)
 
     def _cost_before(self) -> None:
-        """Add what earlier executions of this run used, according to the ledger."""
+        """Add the time and tokens of earlier executions of this run, from the ledger."""
         for line in self._run.ledger.lines:
             event = json.loads(line)
             if event["event"] == "shard_done" and event.get("job") == self._job.name:

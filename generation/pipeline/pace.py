@@ -31,14 +31,14 @@ SPACING_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a driver observes at one moment; the counts are those of this execution alone."""
+    """The counts that a driver observes at one moment; they are those of this execution only."""
 
     now: float
     """Seconds, from any origin."""
     missing: int
     """The whole of the work: samples to keep, or rows if every input is taken once."""
     done: int
-    """How much of the work is done."""
+    """The share of the work that is done."""
     rows: int
     """Rows done, kept and dropped."""
     row_tokens: int

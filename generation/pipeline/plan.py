@@ -41,7 +41,7 @@ class Pipeline:
     """What the server of each endpoint can do, by the name of the engine; only for endpoints of which it is known."""
 
     def engine(self, name: str) -> Engine:
-        """Return the settings to open an engine with: those of the recipe, with what was found out at the start."""
+        """Return the settings to open an engine with: those of the recipe, with the facts found out at the start."""
         known = {"dtype": self.dtypes.get(engine_setting(name)), "abilities": self.abilities.get(name)}
         found = {setting: value for setting, value in known.items() if value}
         return self.engines[name].model_copy(update=found) if found else self.engines[name]
@@ -53,7 +53,7 @@ class Pipeline:
 
     @property
     def opened_encoder(self) -> Embedding:
-        """Settings to open the encoder with."""
+        """The settings with which the encoder is opened."""
         known = self.dtypes.get(ENCODER)
         return self.encoder.model_copy(update={"compute_dtype": known}) if known else self.encoder
 
@@ -71,7 +71,7 @@ class Goal:
     """The target of the driver, and when it gives up."""
 
     target: int | None
-    """Number of kept rows of the whole job; None for as many as there are."""
+    """Number of kept rows of the whole job; None for all."""
     prior: float
     """Expected share of the drafts that are kept, until there is a measured share."""
     most_drafts: float

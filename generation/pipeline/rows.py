@@ -138,7 +138,7 @@ class BoundAsk:
 def _request(
     messages: Sequence[Message], max_tokens: int, seed: int, sampling: Sampling, *, onward: bool
 ) -> Write | Choose:
-    """Return the request for a text, or for one of the choices where there are some; those are never sampled."""
+    """Return the request for a text, or for one of the choices where there are some; choices are never sampled."""
     known: dict[str, Any] = dict(sampling)
     choices = known.pop("choices", ())
     if not choices:
@@ -272,7 +272,7 @@ class _Making:
 
 
 def _lost(parent: Sample, method: Method) -> str:
-    """Return the part of a parent that the method's prompts would lose, or the empty string."""
+    """Return the kind of content in a parent that the method's prompts cannot show, or the empty string."""
     if not method.takes_tools:
         return parent.beyond_text
     return "parts that are no text" if any(turn.parts for turn in parent.messages) else ""
@@ -294,7 +294,7 @@ def _begin(making: _Making, draft: Draft) -> Sample:
 
 
 def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
-    """Return the origin of a row: its parents and what it used."""
+    """Return the origin of a row: its parents, and the requests and tokens that it used."""
     return Origin(
         run=pipeline.run,
         step=draw.step,

@@ -1,6 +1,6 @@
-"""Settling decides what is kept for good. It depends only on committed shards, one after the other in their order.
+"""Settling decides finally which rows are kept. It depends only on the committed shards, one after the other.
 
-A shard takes its demonstrations from the inputs and from what was kept up to the round before the last. So a draw
+A shard takes its demonstrations from the inputs and from the rows kept up to the round before the last. So a draw
 depends on nothing that runs at the same time, and a round may begin before the round before it has ended. A shard is
 settled as soon as it and all shards before it are committed: each kept row is compared again, with everything accepted
 so far. The job ends with the first shard that meets the target; surplus rows of that shard are dropped, by id. Settling
@@ -26,15 +26,15 @@ MARGIN = 1.1
 MIN_ACCEPTANCE = 0.02
 """Least acceptance to plan with."""
 PRIOR_WEIGHT = 10
-"""Number of draws as which the expected acceptance counts beside the measured one."""
+"""Weight, in draws, of the expected acceptance against the measured one."""
 
 
 @dataclass
 class Progress:
-    """Everything that is settled so far."""
+    """The results of settling so far."""
 
     target: int | None
-    """Number of kept rows of the whole job; None for as many as there are."""
+    """Number of kept rows of the whole job; None for all."""
     filters: Sequence[Filter | HistoryFilter]
     passing: frozenset[str] = frozenset()
     """Methods whose rows are not compared with others, see `Method.instructs`."""

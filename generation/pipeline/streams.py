@@ -8,7 +8,7 @@ from gristmill.cluster.contract import ids
 
 
 class _Late:
-    """A stream that is not seeded until it is used."""
+    """A random stream that is seeded at its first use."""
 
     def __init__(self, parts: tuple[object, ...]) -> None:
         self._parts = parts

@@ -45,8 +45,7 @@ class ModelCall:
     request: Request
     reply: Reply
     prompt: str
-    """The prompt as the model sees it, with the chat template where the engine tells, else the turns with their
-    roles."""
+    """The prompt in the chat template if the engine can show it, else the turns with their roles."""
 
 
 @dataclass(frozen=True)

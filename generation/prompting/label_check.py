@@ -32,14 +32,14 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelCheck:
-    """What all questions in one language have in common."""
+    """The common parts of all questions in one language."""
 
     language: str
     template: Template
     """It has `{text}`, `{words}` if words have the label, and `{labels}` with their meanings."""
     choices: tuple[str, ...]
     explained: str = ""
-    """The labels and what they mean."""
+    """The labels and their meanings."""
     shown: tuple[Case, ...] = ()
     """Labelled texts with which a question begins."""
 
@@ -68,7 +68,7 @@ class LabelCheck:
     def _random(self, place: int) -> tuple[str, str]:
         """Return a text of random words, as long as the shown texts on average, and words to ask about, if any.
 
-        The words to ask about are those of the shown texts in turn, so each label is as frequent as there.
+        The words to ask about are those of the shown texts, one after another, so each label is as frequent as there.
         """
         rng = ids.stream("label check", self.language, place)
         words = [word for case in self.shown for word in tokens(case.text)]

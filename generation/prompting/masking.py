@@ -1,4 +1,4 @@
-"""Masking: replace spans that a rule has found by typed placeholders, in everything that a conversation holds.
+"""Masking: replace the spans that a rule has found by typed placeholders, in all parts of a conversation.
 
 That is the content, the thought and the name of each turn, the arguments of calls, parts that are no text, and the
 tools of the sample. The last three are JSON text: strings and numbers are masked in them, and they stay JSON.
@@ -13,7 +13,7 @@ from gristmill.generation.contracts import Verdict
 
 
 class MaskSpan(NamedTuple):
-    """A place in a text and what is there."""
+    """A span of a text and the kind of data in it."""
 
     start: int
     stop: int

@@ -26,7 +26,7 @@ FUSION = 60
 CANDIDATES = 100
 """Number of texts of each ranking that are fused."""
 VARIED = 5
-"""If variety counts, the candidates are this many times as many of the best texts as are wanted."""
+"""If variety counts, the candidates are the best texts, this many times the wanted number."""
 EMBEDDED_AT_ONCE = 1024
 _TERM = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)?")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
@@ -87,7 +87,7 @@ class SearchIndex:
     def __init__(self, samples: Sequence[Sample], by: By = "both", vectors: Float32 | None = None) -> None:
         """Index the texts, about 0.3 ms for 45 words.
 
-        `vectors` is [samples, d], of length 1; one of NaN is that of a text that is found by its words alone.
+        `vectors` is [samples, d], of length 1; a vector of NaN stands for a text that is found only by its words.
         """
         self.samples, self.by, self._vectors = samples, by, vectors
         words = [terms(sample.instruction) for sample in samples]

@@ -99,7 +99,7 @@ def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
 
 
 def _with_text(turn: Mapping[str, Any], left: tuple[str, str]) -> Mapping[str, Any]:
-    """Return a turn with the text that is left.
+    """Return a turn with the rest of its text.
 
     A turn with calls or parts stays whole, because it is more than its text.
     """

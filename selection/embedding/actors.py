@@ -363,7 +363,7 @@ def _pieces_of(
 
 
 def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Shard, int, int], ...]:
-    """Return where rows `first` to `stop` of all shards, end to end, are."""
+    """Return the spans, by shard, of rows `first` to `stop`, counted through all shards."""
     shards = store.manifest(samples).shards
     starts = accumulate((shard.rows for shard in shards), initial=0)
     cuts = ((s, max(first - a, 0), min(stop - a, s.rows)) for s, a in zip(shards, starts, strict=False))

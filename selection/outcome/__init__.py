@@ -1,1 +1,1 @@
-"""What a selection says afterwards: decisions, the breaker, comparisons with baselines, topics."""
+"""The output of a selection: decisions, the breaker, comparisons with baselines, topics."""

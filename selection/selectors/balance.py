@@ -45,7 +45,7 @@ class Balance(Selector):
     other groups together, which share it by `alpha`; `""` is for samples without the tag. Other groups that are not
     named get samples only if the named ones have too few."""
     floor: int = Field(default=0, ge=0)
-    """Least samples of a group, if it has as many."""
+    """Least samples of a group, if it has enough."""
     ceiling: int | None = Field(default=None, gt=0)
     """Most samples of a group; the budget may then not be met."""
     prefer: Prefer = BEST

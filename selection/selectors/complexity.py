@@ -147,7 +147,7 @@ class Complexity(Selector):
 
 
 def count_first(tags: TagMatrix, order: Int, budget: int) -> Int:
-    """Return the rows of passes through an order; each pass takes every row that adds a tag which it has not taken yet.
+    """Return the rows taken by passes through an order; a pass takes each row with a tag that is new in this pass.
 
     A row without tags is never taken. Cost: rows of the result x tags of a row, after one sort of all entries, because
     the next row of a pass is always the first row left of some tag.

@@ -304,7 +304,7 @@ def _grams(questions: pa.LargeStringArray, answers: pa.LargeStringArray, size: i
 
 
 def _template(hashes: UInt64, sets: Int, sizes: Int) -> NDArray[np.bool_]:
-    """Return which n-grams are in so many items of their set that they belong to its template."""
+    """Return which n-grams occur in many items of their set, and so belong to its template."""
     _, gram = np.unique(hashes, return_inverse=True)
     _, of, counts = np.unique(gram * len(sizes) + sets, return_inverse=True, return_counts=True)
     most = np.maximum(np.where(sizes < SMALL_SET, 1, TEMPLATE_ITEMS), TEMPLATE_SHARE * sizes)

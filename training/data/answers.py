@@ -92,7 +92,7 @@ class AnswerFinder:
         return found[::-1]
 
     def _answer(self, sample: Talk, place: int) -> _Answer:
-        """Return an answer in its form at inference: after the text before it, with the header of its turn."""
+        """Return an answer as it appears at inference: after the text before it, with the header of its turn."""
         turns, tools = sample.messages[: place + 1], sample.tools
         whole = str(self._template.render(turns, tools, tokenize=False))
         if place:

@@ -42,7 +42,7 @@ class ControlTokens:
         )
 
     def hidden(self, sample: Talk) -> Talk:
-        """Return the conversation with a letter for each control token in its texts."""
+        """Return the conversation with each control token in its texts replaced by a letter."""
 
         def hide(text: str | None) -> str | None:
             return text and self._pattern.sub(lambda found: self._letters[found[0]], text)

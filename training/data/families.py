@@ -187,7 +187,7 @@ def _kin(found: Links, level: int, labels: Ints, usable: Bools) -> tuple[Ints, I
 
 
 def _lots(names: Sequence[str], labels: Ints, sizes: Ints) -> NDArray[np.float64]:
-    """Return a number of each family in [0, 1), from the first name of its nodes; 1 for a family without rows."""
+    """Return the lot of each family in [0, 1), from the first name of its nodes; 1 for a family without rows."""
     lots, least = np.ones(len(sizes)), dict[int, str]()
     for name, label in zip(names, labels.tolist(), strict=True):
         if sizes[label] and (label not in least or name < least[label]):

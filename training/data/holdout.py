@@ -86,7 +86,7 @@ def require_rows(trained: int, held: int, drops: dict[str, int], where: str) -> 
     """Refuse a split with an empty side.
 
     Raises:
-        JobError: saying what was left out.
+        JobError: with the numbers of rows left out.
     """
     if trained and held:
         return

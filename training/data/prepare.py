@@ -37,7 +37,7 @@ BINS_PER_SHARD = 20_000
 
 @dataclass(frozen=True, slots=True)
 class PackedCounts:
-    """Counts of what was packed."""
+    """Counts of packed samples and tokens."""
 
     samples: int
     """Rows trained on."""

@@ -74,7 +74,7 @@ def requests(asked: Sequence[tuple[Sample, tuple[Message, ...], str]], max_token
 
 
 def smoke(asked: Sequence[tuple[Sample, tuple[Message, ...], str]], replies: Sequence[Reply]) -> list[dict[str, Any]]:
-    """Return what the tuned model answered.
+    """Ask the tuned model, and return its answers.
 
     Raises:
         RunError: when every answer is empty, or none comes to a stop.
@@ -96,7 +96,7 @@ def smoke(asked: Sequence[tuple[Sample, tuple[Message, ...], str]], replies: Seq
 
 
 def require_talk(replies: list[dict[str, Any]]) -> None:
-    """Refuse a model that answers nothing or never stops.
+    """Refuse a model with only empty replies, or none that ends by itself.
 
     Raises:
         RunError: when every reply is empty, or no reply ends by itself.

@@ -1,4 +1,4 @@
-"""The evaluate job: what fine-tuning changed, on rows that it did not see and on suites, and whether the model talks.
+"""The evaluate job: what fine-tuning changed, on held-out rows and on suites, and whether the model still answers.
 
 <output>/shard-….arrow      ITEMS: every value of every item of the suites, and the losses of the held-out rows
         /evaluation.json
@@ -111,7 +111,7 @@ class Evaluate(Job):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the figures: the weights of further models instead of their paths."""
+        """Return the settings that decide the figures, with the weights of further models instead of their paths."""
         value = super().identity()
         value["fields"]["against"] = [models.identity(name) for name in self.against]
         return value
@@ -204,7 +204,7 @@ class Evaluate(Job):
         return found
 
     def _held_out(self, run: Run, work: Work) -> dict[str, Any]:
-        """Return what is written of `evaluation.json`; where nothing is, write all of it but the smoke test."""
+        """Return the content of `evaluation.json` so far; if there is none, make all of it except the smoke test."""
         if run.store.exists(work.output, EVALUATION):
             return dict(run.store.read_json(work.output, EVALUATION))
         with run.screen.bar("evaluate: held out", 2) as bar:
@@ -259,7 +259,7 @@ class Evaluate(Job):
         }
 
     def _smoke(self, run: Run, work: Work, found: dict[str, Any]) -> Callable[[AskAll], None] | None:
-        """Return what lets the tuned model answer a few held-out instructions and adds that to `found`, or nothing.
+        """Return a function that asks the tuned model held-out instructions and adds the answers to `found`, or None.
 
         It raises RunError when every answer is empty, or none comes to a stop.
         """

@@ -179,7 +179,7 @@ class LiftActor:
         self._job, self._store, self._inputs = job, store, inputs
 
     def open(self) -> tuple[int, list[str]]:
-        """Read all rows; return the number of texts, and lines that say what takes no part.
+        """Read all rows; return the number of texts, and lines about the rows that take no part.
 
         Raises:
             JobError: where the seeds have fewer than two labels, `shares` has others, or the test has too few items.
@@ -265,7 +265,7 @@ class LiftActor:
         return characters(self._corpus.texts, fitted, self._job.probe)
 
     def _shares(self) -> compared.Floats:
-        """Return the share of each label among the texts without one; no label has none."""
+        """Return the expected share of each label among the unlabelled texts; counted shares are never 0."""
         corpus, given = self._corpus, self._job.shares
         if isinstance(given, dict):
             shares = np.array([given[name] for name in corpus.names])

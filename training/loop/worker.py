@@ -1,4 +1,4 @@
-"""What each worker of Ray Train does: load, resume, step, evaluate, checkpoint, export.
+"""The work of each worker of Ray Train: load, resume, step, evaluate, checkpoint, export.
 
 Every step depends only on the settings and the step number: its rows, its learning rate, its random numbers. So a run
 that is killed and continues from a checkpoint repeats the losses of an unbroken run bit for bit, on the same number of

@@ -67,7 +67,7 @@ class Lora(Tuning):
         return self.init == "pissa"
 
     def problems(self, stage: int) -> Iterator[str]:
-        """Yield what cannot be at a stage of ZeRO."""
+        """Yield the settings that a stage of ZeRO does not support."""
         for name, value in (("dora: true", self.dora), ('init: "pissa"', self.init == "pissa")):
             if value and stage == 3:
                 yield f"tuning.{name} at zero.stage 3, must be 0, 1 or 2; it begins with whole weights of the base"

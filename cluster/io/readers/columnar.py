@@ -1,4 +1,4 @@
-"""Parquet and Arrow: rows with the values that people mean, such as names of class labels instead of numbers."""
+"""Parquet and Arrow: rows with values for people, such as the names of class labels instead of their numbers."""
 
 import json
 import math
@@ -81,7 +81,7 @@ def _batches(file: File, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -
 
 
 def _rows_at_a_time(size: int, rows: int) -> int:
-    """Return how many of these rows are read at a time, from the bytes that they have together."""
+    """Return how many rows to read at a time, given the bytes of all rows."""
     return max(1, min(BATCH_ROWS, BATCH_BYTES * rows // max(size, 1)))
 
 
@@ -110,7 +110,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[list[Any] | str]:
 
 
 def _reads(schema: pa.Schema) -> dict[int, Callable[[Any], Any]]:
-    """Return, for each column that needs it, the function that turns its values into what people mean."""
+    """Return the functions that turn the values of some columns into values for people, by column."""
     found: dict[int, Callable[[Any], Any]] = {}
     features = _features(schema)
     for place, column in enumerate(schema):

@@ -68,7 +68,7 @@ class Line:
     problem: str = ""
 
     def row(self, columns: Mapping[str, Any] | None = None, problem: str = "") -> Row:
-        """Return the row that the line is."""
+        """Return the line as a row."""
         problem = self.problem or problem
         return Row(f"line {self.number}", self.number, None if problem else columns, self.text, problem)
 

@@ -1,4 +1,4 @@
-"""Rows: what each format of a file holds, one row at a time."""
+"""Rows: the content of a file of any format, one row at a time."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -99,7 +99,7 @@ def _json(file: File, dialect: Dialect) -> Iterator[Row]:
 
 
 def _whole(stream: IO[bytes]) -> bytes | None:
-    """Return all bytes of a stream, or None where they are too many."""
+    """Return all bytes of a stream, or None if there are too many."""
     data = stream.read(MOST_BYTES + 1)
     return None if len(data) > MOST_BYTES else data
 

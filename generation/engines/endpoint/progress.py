@@ -1,4 +1,4 @@
-"""Progress of a server: the calls in flight, when each of them and any of them last moved, and which are given up.
+"""Progress of a server: the calls in flight, when each last received anything, and which are given up.
 
 An answer of several minutes is usual where a model thinks, and a server that is full lets calls wait in a queue. So no
 call has a deadline of its own. A call is given up when its server stops: no part of any answer has come for `hang_s`.
@@ -56,7 +56,7 @@ class Call:
 
 
 class Progress:
-    """The calls in flight at one server, and when any of them last moved."""
+    """The calls in flight at one server, and when any of them last received anything."""
 
     def __init__(self, hang_s: float, lives: Callable[[], Awaitable[bool]]) -> None:
         """Take the longest silence, and the function that asks the server whether it is alive."""

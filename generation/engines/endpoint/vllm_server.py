@@ -20,7 +20,7 @@ SPECIAL = re.compile(r"<.+>|\[.+\]|[\x00-\x1f]+")
 LAST_WORD = re.compile(r"\s?\S{0,16}\s*\Z")
 """The end of a prefix: up to 16 characters of its last word, with a blank before it."""
 SEAMS = 1024
-"""Most pairs of a prefix's last word and its choices whose tokens are cached."""
+"""Most pairs, of a prefix's last word and its choices, for which tokens are cached."""
 Post = Callable[[str, Mapping[str, Any], int], Awaitable[Answer]]
 Weigh = Callable[[Sequence[int], list[int]], Awaitable[dict[int, float]]]
 """Returns the probability of each of some tokens after a sequence of tokens."""

@@ -68,7 +68,7 @@ Spelled = tuple[str, ...]
 def chat(
     request: Write, model: str, form: Form, kwargs: Mapping[str, Any] | None = None, *, vllm: bool = False
 ) -> dict[str, Any]:
-    """Return the payload of one chat completion without its constraint. `form` says how the last turn is continued.
+    """Return the payload of one chat completion without its constraint; `form` is the way to continue the last turn.
 
     The `kwargs` are those of the engine's `chat_template_kwargs`.
     """

@@ -35,17 +35,18 @@ class Topics:
 
 
 class OnTopic(Filter[Topics]):
-    """Drop a text that is unlike the seeds and like texts on everything else.
+    """Drop a text that resembles texts on other topics more than the seeds.
 
     A logistic regression on embeddings is trained once in each language: the seeds against about a hundred short texts
     on everything. Texts that are as near to a seed as half of the seeds are to each other are left out. A text is
-    dropped if its log-odds are below a threshold that nearly all further seeds would reach, by cross-validation. So a
-    topic as wide as everything drops nothing. The score `on_topic` is the probability of the topic. If any seeds have
-    the tag `label`, only these count. Twenty seeds a label are good; ten in all are too few for a varied topic.
+    dropped if its log-odds are below a threshold that nearly all further seeds would reach, by cross-validation. So
+    nothing is dropped if the seeds are about everything. The score `on_topic` is the probability of the topic. If any
+    seeds have the tag `label`, only these count. Twenty seeds a label are good; ten in all are too few for a varied
+    topic.
 
     Nothing is judged, and the run says so, in a language without background texts (there are English and Chinese ones),
     with fewer than `min_seeds` seeds, in a script that the encoder does not know, such as Chinese with the builtin one,
-    and where the encoder cannot tell the topic: fewer than a tenth of the background texts would be dropped.
+    and if the encoder cannot recognise the topic, that is, fewer than a tenth of the background texts would be dropped.
 
     Each text is encoded once, for all filters together. With the builtin encoder and 12, 20, 40 and 100 film
     reviews as seeds, 1.3, 1.1, 1.6 and 2.5 % of 800 others were dropped, and 56, 65, 75 and 86 % of 175 instructions on

@@ -305,7 +305,7 @@ class Augment(EachInput[Labelled]):
 
 @dataclass(frozen=True)
 class _Source:
-    """An input as the operations need it."""
+    """An input in the form that the operations use."""
 
     sample: Sample
     language: str

@@ -32,7 +32,7 @@ ANSWER = {
     "en": "You are an expert. Do what the user asks, completely and correctly, in plain sentences.",
     "zh": "你是一位专家。请完整、正确地完成用户的要求，用简明的话回答。",
 }
-"""What the answering model is told, by language; it is not part of the sample."""
+"""System prompt of the answering model, by language; it is not part of the sample."""
 OPERATIONS: tuple[Operation, ...] = ("constrain", "deepen", "concretise", "reason", "complicate", "breadth")
 """The five in-depth operations and, last, in-breadth."""
 COPIED = (
@@ -178,7 +178,7 @@ class EvolInstruct(Method):
         return replace(whole, dropped=f"{self.kind}: {failed}") if failed else whole
 
     async def _equal(self, language: str, first: str, second: str, ask: Ask) -> tuple[float, str]:
-        """Return the probability that two instructions ask the same, and why it is not known, if so."""
+        """Return the probability that two instructions ask the same, or the reason why it is unknown."""
         template = template_for(self.compare_prompts, language)
         reply = await choose(ask, template.begin("verdict", first=flat(first), second=flat(second)), max_tokens=8)
         return (reply.choices[template.choices("verdict")[0]], "") if reply.choices else (0.0, reply.finish)

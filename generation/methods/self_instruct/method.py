@@ -55,12 +55,12 @@ ANSWER = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
     "zh": "你是一位专家。请直接、正确地完成用户的要求，用几句简明的话回答。",
 }
-"""What the answering model is told, by language; it is not part of the sample."""
+"""System prompt of the answering model, by language; it is not part of the sample."""
 UNANSWERABLE = {
     "en": r"\b(?:images?|graphs?|pictures?|photos?|files?|maps?|draw|plot|go to|videos?|audio|attached)\b",
     "zh": r"图片|图像|图表|照片|文件|地图|绘制|画出|画一|视频|音频|附件|链接",
 }
-"""Words of instructions that text alone cannot answer."""
+"""Words of instructions that cannot be answered by text only."""
 MIN_ECHO_WORDS = 5
 PROGRAM = r"(?:write|create) a (?:\w+ )?(?:program|script)|(?:请)?(?:编写|写)(?:一个|一段)?.{0,6}(?:程序|脚本|代码)"
 """Starts of instructions that ask for a program."""

@@ -1,4 +1,4 @@
-"""Which label a turn writes, so that each label gets its share of the kept samples."""
+"""The choice of the label for each turn, so that each label gets its share of the kept samples."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate

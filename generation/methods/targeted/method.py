@@ -53,7 +53,7 @@ MAX_SHOWN = 12
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a round knows: the weight of each label, and labelled texts for the check, equally many of each label."""
+    """The values of a round: the weight of each label, and labelled texts for the check, equally many of each label."""
 
     weights: tuple[float, ...] = ()
     """The weights of the labels in sorted order; empty while nothing is settled."""
@@ -166,7 +166,7 @@ class Targeted(Method[Evidence]):
         return self
 
     def frames(self) -> tuple[tuple[str, str], ...]:
-        """Return the instruction of each language around its text."""
+        """Return the instruction in each language as two texts: before and after the text that it is put around."""
         framed = (
             self._instruction(language, "\0").partition("\0") for language in {**self.instruction_prompts, **BETWEEN}
         )
@@ -301,7 +301,7 @@ class Targeted(Method[Evidence]):
         return self.languages or tuple(sorted({case.language for case in ask.prepared.shown})) or ("en",)
 
     def _attributes(self, label: str, language: str, rng: Random) -> dict[str, str]:
-        """Return what is asked of the text besides its label, as tags.
+        """Return the requirements for the text besides its label, as tags.
 
         It always takes the same number of random draws.
         """
@@ -375,7 +375,7 @@ class Targeted(Method[Evidence]):
 
 
 def _within(label: str, said: Sequence[str]) -> bool:
-    """Say whether a text contains the words of a label in a row."""
+    """Say whether a text contains the words of a label, one directly after the other."""
     words = tokens(label)
     return any(list(said[place : place + len(words)]) == words for place in range(len(said))) if words else False
 

@@ -1,4 +1,4 @@
-"""Checks: what can be verified of a reply without a right answer, as its length, words, form and language."""
+"""Checks: rules that a reply must keep, such as on its length, words, form and language; no right answer is needed."""
 
 import json
 import re
@@ -20,7 +20,7 @@ _FENCE = re.compile(r"^\s*```[\w-]*[ \t]*\n(.*?)\n?```\s*$", re.DOTALL)
 
 
 class Rules(Settings):
-    """`[evaluate.suites.NAME.rules]`: what a reply must be like."""
+    """`[evaluate.suites.NAME.rules]`: the rules for a reply."""
 
     stops: bool = False
     """The reply must end by itself, before `max_tokens` and without repeating itself."""
@@ -131,7 +131,7 @@ class Checks(Written):
         return Rules.model_validate({**self.rules.model_dump(exclude_unset=True), **own})
 
     def refuse(self, item: Item) -> str:
-        """Refuse an item without any rule, or whose own rules are none."""
+        """Refuse an item without any rule, or with rules that cannot be read."""
         try:
             rules = self.rules_of(item)
         except ValidationError as error:

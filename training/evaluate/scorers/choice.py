@@ -36,7 +36,7 @@ class Choice(Scorer):
         return [Score(item.prompt, choice, prefix=item.prefix) for choice in self._choices(item)]
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return 1 or 0 by the setting, with the log-likelihood of each choice as the reply; and the same of `text`."""
+        """Return 1 or 0 by the setting, and as `text` by whole texts; the replies hold the choices' log-likelihoods."""
         del shared
         choices = self._choices(item)
         whole = [reply.logprob or 0.0 for reply in replies]

@@ -38,12 +38,12 @@ class Item:
 
     @cached_property
     def digest(self) -> str:
-        """What was asked: the digest of the turns and of how the model's turn begins."""
+        """The digest of the prompt: of its turns, and of the beginning of the model's turn."""
         return ids.digest("prompt", [[turn.role, turn.text] for turn in self.prompt], self.prefix)
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """All right answers: those of the tag `answers`, a JSON list, else the one of the last turn."""
+        """All correct answers: those in the tag `answers`, a JSON list, else the one in the last turn."""
         return self.listed(ANSWERS) or (self.answer,)
 
     @property
@@ -61,7 +61,7 @@ class Item:
 
 
 class Judgement(NamedTuple):
-    """A value for one item, with what the model said; higher is better."""
+    """A value for one item, with the model's reply; higher is better."""
 
     value: float | None
     """None where the model could not be asked."""
@@ -73,7 +73,7 @@ Judgements = Mapping[str, Judgement]
 
 
 class Scorer(Step):
-    """A table of `[evaluate.suites]`: items, and what makes a reply to one of them good."""
+    """A table of `[evaluate.suites]`: the items, and the way to judge a reply to one of them."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
     example: ClassVar[Mapping[str, Any]] = {"input": "test.jsonl"}
@@ -94,7 +94,7 @@ class Scorer(Step):
     """Smallest difference of the mean value that the suite is to show; a warning says where it is too small."""
 
     def rendered(self, text: str) -> Prompt:
-        """Return the last user turn, and how the model's turn begins, for a text."""
+        """Return the last user turn for a text, and the beginning of the model's turn."""
         return parse(self.prompt).begin("", prompt=text)
 
     def fitted(self, items: Sequence[Item]) -> Self:
@@ -113,7 +113,7 @@ class Scorer(Step):
 
     @abstractmethod
     def requests(self, item: Item) -> list[Request]:
-        """Return what a model is asked about one item."""
+        """Return the requests to a model for one item."""
 
     @abstractmethod
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:

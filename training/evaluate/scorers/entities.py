@@ -1,4 +1,4 @@
-"""Entities: the names that a model marks in a text, and what they are."""
+"""Entities: the names that a model marks in a text, with their labels."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -57,12 +57,12 @@ class Labels(Scorer):
         return [self._choose(prompt["messages"], prompt["prefix"], 0) for prompt in prompts]
 
     def requests(self, item: Item) -> list[Request]:
-        """Return the request for a choice among the labels, and that for a written one."""
+        """Return the request to choose among the labels, and the request to write one."""
         chosen = self._choose(item.prompt, item.prefix, request_seed(item.id, 0))
         return [chosen, written(item, self.max_tokens)]
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return 1 or 0 for each way; the reply is the chance of each label, or what was written."""
+        """Return 1 or 0 for each way of asking; the replies hold the labels' probabilities, or the written text."""
         chosen, said = replies
         prior = {label: sum(reply.choices[label] for reply in shared) / len(shared) for label in self.labels if shared}
         found = {OWN: calibrated(chosen.choices, prior), "raw": dict(chosen.choices)}
@@ -75,7 +75,7 @@ class Labels(Scorer):
 
 
 def label_in(text: str, labels: Sequence[str]) -> str | None:
-    """Return the label that a reply is, but for case and punctuation, else the one that it has last, or None."""
+    """Return the label that equals a reply except for case and punctuation, else the last label in it, or None."""
     whole = next((label for label in labels if squad(label) == squad(text)), None)
     return whole or final_answer(text, labels)
 

@@ -56,7 +56,7 @@ class Pairwise(Written):
         return {SAID: Judgement(float(len(said)), said)}
 
     def duel(self, item: Item, said: str, base: str) -> list[Choose]:
-        """Return what the judge is asked, in both orders; nothing where both replies are equal."""
+        """Return the requests to the judge, in both orders; none if both replies are equal."""
         template = template_for(self.prompts, "zh" if item.chinese else "en")
         asked = "\n".join(turn.text for turn in item.prompt)
         orders = ((said, base), (base, said)) if said != base else ()

@@ -1,4 +1,4 @@
-"""SQuAD: how much of the right answer a reply has, and how much else."""
+"""SQuAD: the words that a reply and the right answer have in common, as F1 and exact match."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, J
 
 
 class Squad(Written):
-    """Score the F1 of the words that reply and right answer share; of several answers (tag `answers`) the nearest.
+    """Score the F1 of the words of reply and right answer; of several answers (tag `answers`) the nearest counts.
 
     Case, punctuation and articles do not count. Chinese and Japanese are compared by characters. `exact` is 1 where
     nothing else differs.

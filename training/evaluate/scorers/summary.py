@@ -1,4 +1,4 @@
-"""Summary: ROUGE of a reply against a summary of people."""
+"""Summary: ROUGE of a reply against a summary by people."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ T = TypeVar("T")
 
 
 class Summary(Written):
-    """Score the ROUGE-L of a reply: F1 of the longest common subsequence of words. `rouge1` and `rouge2` are others.
+    """Score the ROUGE-L of a reply: F1 of the longest common subsequence of words.
 
-    Words are runs of letters and digits in lower case, without stemming, so that English texts have the values of the
-    package `rouge-score`. Chinese and Japanese, for which that package gives 0, are compared by characters, or Chinese
-    by the words of jieba. Of several right answers (tag `answers`) the nearest counts.
+    `rouge1` and `rouge2` are further values. Words are runs of letters and digits in lower case, without stemming, so
+    that English texts have the values of the package `rouge-score`. Chinese and Japanese, for which that package gives
+    0, are compared by characters, or Chinese by the words of jieba. Of several right answers (tag `answers`) the
+    nearest counts.
 
     Source: Lin 2004, ROUGE, ACL workshop Text Summarization Branches Out, sections 2 and 3.
     """

@@ -19,7 +19,7 @@ from gristmill.training.evaluate.suites.items import Judged
 AT_ONCE = 256
 """Items of one part, which is what a killed evaluation may ask again."""
 ANSWERS, VERDICTS = "shard-answers", "shard-verdicts"
-"""What the names of parts begin with: replies of the models, and of a judge who compared them."""
+"""The beginnings of the names of parts: for the models' replies, and for a judge's comparisons of them."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
 
 
 class Questions:
-    """What one engine is asked: replies that all items of a suite share are asked for once."""
+    """The questions to one engine; replies that all items of a suite share are asked for once."""
 
     def __init__(self, ask: AskAll) -> None:
         """Take the engine."""
@@ -88,7 +88,7 @@ class Questions:
 
 
 def _scores(scorer: Scorer, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-    """Return the scores of an item; a value of none, and why, where the engine refused a request."""
+    """Return the scores of an item; if the engine refused a request, a null value with the reason."""
     refused = next((reply.finish for reply in (*replies, *shared) if reply.finish.startswith("error")), None)
     return {OWN: Judgement(None, refused)} if refused else scorer.score(item, replies, shared)
 

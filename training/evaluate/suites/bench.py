@@ -1,4 +1,4 @@
-"""Bench: what is compared in one evaluation, and how all of it is asked, judged and said."""
+"""Bench: the models and suites of one evaluation, and the steps by which they are asked, judged and described."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -34,7 +34,7 @@ class Bench:
         return ask.parts(list(self.models), self.suites)
 
     def contamination(self, trained: pa.Table) -> dict[str, tuple[int, int]]:
-        """Say what each suite is, and return how many of its items are near rows trained on, and of such rows."""
+        """Describe each suite; return the numbers of its items near rows trained on, and of these rows."""
         found = {}
         for suite in self.suites:
             items, rows = found[suite.name] = contamination(self.run.store, suite, trained)
@@ -98,7 +98,7 @@ class Bench:
 
 
 def _lines(suite: Suite, items: int, rows: int) -> list[str]:
-    """Return what is to be said of a suite before it is asked."""
+    """Return lines that describe a suite before its items are asked."""
     scorer, dropped = suite.scorer, sum(suite.dropped.values())
     who = "made by a model" if scorer.made else "of people"
     lines = [f"{len(suite.items)} items {who}, {scorer.kind}, {scorer.role}"]

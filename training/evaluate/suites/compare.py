@@ -1,4 +1,4 @@
-"""Compare: what each model reached in each suite, and how sure its difference to the base model is."""
+"""Compare: the results of each model in each suite, and the interval of its difference from the base model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -122,7 +122,7 @@ def _model(
 
 
 def _needed(found: statistics.Interval, effect: float) -> int | None:
-    """Return how many families show an effect.
+    """Return how many families are needed to show an effect.
 
     Where no item differs, up to 3 of n may still do (95 %): the rule of three (Hanley & Lippman-Hand 1983, JAMA 249).
     """

@@ -83,7 +83,7 @@ def opened(store: Store, name: str, scorer: Scorer, folder: str) -> Suite:
 
 
 def contamination(store: Store, suite: Suite, trained: pa.Table) -> tuple[int, int]:
-    """Return how many items are near copies of a row trained on, and how many of these rows of an item.
+    """Return the number of items that are near copies of a row trained on, and the number of these rows.
 
     They are compared as they were before `prompt` was put around them.
     """

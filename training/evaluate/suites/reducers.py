@@ -1,4 +1,4 @@
-"""Reducers: what the values and replies of all items of a suite say together; pure functions, one registry.
+"""Reducers: measures over the values and replies of all items of a suite; pure functions, one registry.
 
 Each takes the judged items of one model, and those of the base model, and returns measures by name.
 """
@@ -21,7 +21,7 @@ from gristmill.training.evaluate.suites.items import Judged
 Measures = dict[str, float]
 Floats = NDArray[np.float64]
 NO_LABEL = "(none)"
-"""What stands for a reply without any label."""
+"""The label that is counted for a reply without any label."""
 RIDGE = 1e-3
 """Weight that holds the fitted win rate finite where one model wins always."""
 
@@ -113,7 +113,7 @@ def classified(truth: Sequence[str], said: Sequence[str], names: Sequence[str]) 
 
 
 def confusion(truth: Sequence[str], said: Sequence[str]) -> Mapping[tuple[str, str], int]:
-    """Return how many items with a label were given each label, by (right label, given one)."""
+    """Return the number of items by (right label, label that the model gave)."""
     return Counter(zip(truth, said, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What the summary and the report show of suites: models side by side, what was confused, and which items changed."""
+"""Suites in the summary and the report: models side by side, confusion matrices, and items that changed."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,7 +162,7 @@ def _ends_of(found: Sequence[tuple[float, str, Sample]]) -> Sequence[tuple[float
 
 
 def _said(kind: str, scores: Judgements) -> str:
-    """Return what a model said, for people."""
+    """Return the reply of a model as text for people."""
     reply = scores[OWN].reply
     if kind == "pairwise" and SAID in scores:
         return scores[SAID].reply
