@@ -76,6 +76,7 @@ class Train(TrainSettings, Job):
             found += facts.problems(self.model, self.max_length)
         found += self.encoding_problems()
         found += self.tuning.problems(self.zero.stage)
+        found += self.optimizer_problems()
         if self.zero.stage == 0 and self.precision == "bf16":
             found.append(
                 "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
@@ -114,7 +115,8 @@ class Train(TrainSettings, Job):
         plan.samples = plan.kept = work.num_samples(store)
         found = forecast(store, work.inputs.get("samples", ""), plan.samples, self)
         plan.tokens = found.tokens
-        plan.notes.append(f"{self.model}, {self.tuning.said}, ZeRO-{self.zero.stage}, {self.precision}, {found.how}")
+        how = f"{self.tuning.said}, {self.optimizer.kind}, ZeRO-{self.zero.stage}, {self.precision}"
+        plan.notes.append(f"{self.model}, {how}, {found.how}")
         plan.notes.extend(found.notes)
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
         if held := models.memory(self.model, types):

@@ -9,6 +9,8 @@ from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io.ingest import Source
 from gristmill.training.data.answers import EarlierAnswers
 from gristmill.training.data.chat import Encoding, TooLong
+from gristmill.training.optim import AnyOptimizer
+from gristmill.training.optim.adamw import AdamW
 from gristmill.training.optim.schedule import Schedule
 from gristmill.training.tuning import AnyTuning
 from gristmill.training.tuning.contracts import Tuning
@@ -58,11 +60,16 @@ class TrainSettings(Settings):
     the small default model, and 1e-4 where the model's own weights are trained. Use less for models of billions of
     weights."""
     schedule: Schedule = "cosine"
-    """How the rate falls after the warm-up."""
+    """How the rate falls after the warm-up: along half a cosine, on a line, not at all, or on a line at the very end
+    (`wsd`: warm-up, stable, decay)."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the rate rises."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of AdamW, for matrices only."""
+    min_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Share of the highest rate that the rate falls to at the end."""
+    decay_ratio: float = Field(default=0.1, gt=0, le=1)
+    """Share of the steps in which the rate falls, with the schedule `wsd`."""
+    optimizer: AnyOptimizer = AdamW()
+    """What makes steps of gradients."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients with a larger norm are scaled down to it; 0 for no limit."""
     global_batch_size: int = Field(default=4, gt=0)
@@ -126,6 +133,22 @@ class TrainSettings(Settings):
     def _from_base(cls, path: object, info: ValidationInfo) -> object:
         base = (info.context or {}).get("base")
         return str(base / Path(path).expanduser()) if base and isinstance(path, str) else path
+
+    def optimizer_problems(self) -> list[str]:
+        """Return what is wrong with the optimizer and its schedule."""
+        found = []
+        if self.optimizer.whole and self.zero.stage:
+            found.append(
+                f"optimizer.kind: {self.optimizer.kind} at zero.stage {self.zero.stage}, must be at 0; it reads whole "
+                "matrices, which ZeRO splits"
+            )
+        uses = {"min_ratio": ("cosine", "linear", "wsd"), "decay_ratio": ("wsd",)}
+        for name, schedules in uses.items():
+            if name in self.model_fields_set and self.schedule not in schedules:
+                found.append(
+                    f"{name}: is set, must not be with schedule {self.schedule}, only with {', '.join(schedules)}"
+                )
+        return found
 
     def encoding_problems(self) -> list[str]:
         """Return the problems of the chat template and its values."""

@@ -1,7 +1,7 @@
 """The adapter of DeepSpeed: settings, configuration for CPU and GPU, an engine, and whole tensors from ZeRO-3.
 
-The optimizer is PyTorch's own fused AdamW, which works with every stage. DeepSpeed's own would be compiled at the first
-use (40 to 100 s each). For the same reason its shared-memory collectives for CPUs are off (38 s), and gloo is used.
+The optimizers are PyTorch's own. DeepSpeed's own would be compiled at their first use (40 to 100 s each). For the same
+reason its shared-memory collectives for CPUs are off (38 s), and gloo is used.
 
 Source: ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054; offloading: Ren et al. 2021, arXiv:2101.06840.
 """
@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from typing import Any, Literal
 
 from pydantic import Field
 
 from gristmill.cluster.contract.settings import Settings
+from gristmill.training.optim.contracts import Group, Optimizer
 
 OURS = frozenset(
     {
@@ -88,6 +90,7 @@ def config(zero: Zero, batching: Batching, *, clip: float, bf16: bool, gpu: bool
         "bf16": {"enabled": bf16},
         "zero_optimization": spread,
         "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,  # SGD steps each number by itself, as AdamW does
         "steps_per_print": 10**9,
     }
     if bf16 and batching.accumulation > 1:
@@ -134,30 +137,28 @@ def partition(configuration: Mapping[str, Any]) -> Iterator[None]:
 def engine(
     model: Any,  # noqa: ANN401
     configuration: Mapping[str, Any],
+    optimizer: Optimizer,
     *,
     lr: float,
-    weight_decay: float,
     relative_rate: Callable[[str], float] = lambda name: 1.0,
 ) -> Any:  # noqa: ANN401
-    """Return a DeepSpeed engine for a model; it trains the parameters that require a gradient.
-
-    Norms and biases (fewer than two dimensions) do not decay. Each group of parameters of the optimizer has its
-    `relative_rate`, which `set_rate` multiplies the learning rate by.
-    """
+    """Return a DeepSpeed engine for a model; it trains the parameters that require a gradient."""
     import deepspeed
-    import torch
 
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    outer = {id(p) for module in ends if module is not None for p in module.parameters()}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    parts: dict[tuple[bool, float], list[Any]] = {}
+    parts: dict[tuple[bool, bool, float], list[Any]] = {}
     for name, p in named:
-        parts.setdefault((len(getattr(p, "ds_shape", p.shape)) < 2, relative_rate(name)), []).append(p)
-    groups = [
-        {"params": parts[flat, rate], "weight_decay": 0.0 if flat else weight_decay, "relative_rate": rate}
-        for flat, rate in sorted(parts)
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), fused=True)
+        dims = len(getattr(p, "ds_shape", p.shape))
+        matrix = optimizer.whole and dims == 2 and id(p) not in outer
+        parts.setdefault((dims < 2, matrix, relative_rate(name)), []).append(p)
+    groups = [Group(parts[key], decays=not key[0], matrices=key[1], relative_rate=key[2]) for key in sorted(parts)]
     made, *_ = deepspeed.initialize(
-        model=model, model_parameters=[p for _, p in named], optimizer=optimizer, config=dict(configuration)
+        model=model,
+        model_parameters=[p for _, p in named],
+        optimizer=optimizer.make(groups, lr),
+        config=dict(configuration),
     )
     return made
 
@@ -187,7 +188,7 @@ def finite(made: Any) -> bool:  # noqa: ANN401
     inner = getattr(made.optimizer, "optimizer", made.optimizer)  # PyTorch's, over DeepSpeed's partitions
     held = [getattr(p, "ds_tensor", p) for p in made.module.parameters() if p.requires_grad]
     held += [p for group in inner.param_groups for p in group["params"]]
-    for weight, states in inner.state.items():
+    for weight, states in chain(*(part.state.items() for part in getattr(inner, "parts", [inner]))):
         held += [weight, *(one for one in states.values() if torch.is_tensor(one) and one.is_floating_point())]
     found = torch.tensor(all(bool(torch.isfinite(one).all()) for one in held), device=made.device, dtype=torch.int32)
     dist.all_reduce(found, op=dist.ReduceOp.MIN)

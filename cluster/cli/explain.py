@@ -309,7 +309,8 @@ def minimal(where: Topic) -> str:
         step = {"kind": where.kind.model_fields["kind"].default, **where.kind.example}
         held = words(kind.model_fields[name].annotation)
         recipe[job] |= {
-            name: [step] if held.startswith("list") else {"mine": step} if held.startswith("table") else step
+            **where.kind.example_job,
+            name: [step] if held.startswith("list") else {"mine": step} if held.startswith("table") else step,
         }
     before = {"evaluate": {"train": dict(jobs()["train"].example)}}.get(job, {})
     return toml({**before, **recipe})

@@ -60,5 +60,8 @@ def _identity(value: object) -> object:
 class Step(Settings):
     """A method, a filter or a selector. It holds only settings; live objects are arguments of its functions."""
 
+    example_job: ClassVar[Mapping[str, Any]] = {}
+    """Values of its job's settings without which it is refused, for the recipes in the documentation."""
+
     kind: str
     """Name of the step in recipes, rows and drop reasons."""

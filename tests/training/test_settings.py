@@ -16,6 +16,7 @@ from gristmill.training.evaluate.held_out import require_talk
 from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.job import Train
 from gristmill.training.loop.worker import precision_of
+from gristmill.training.optim.muon import Muon
 from gristmill.training.tuning.freeze import Freeze
 from gristmill.training.tuning.full import Full
 from gristmill.training.tuning.lora import Lora
@@ -93,6 +94,15 @@ def test_the_default_rate_follows_the_tuning(tiny: str) -> None:
     rates = {kind: Train(model=tiny, tuning=kind).learning_rate for kind in (Lora(), Full(), Freeze(last_layers=1))}
     assert list(rates.values()) == [1e-3, 1e-4, 1e-4]
     assert Train(model=tiny, tuning=Full(), learning_rate=3e-4).learning_rate == 3e-4
+
+
+def test_what_an_optimizer_or_a_schedule_cannot_be_with_is_refused(tiny: str) -> None:
+    found = Train(model=tiny, optimizer=Muon(), schedule="constant", min_ratio=0.1).check(Path())
+    assert found == [
+        "optimizer.kind: muon at zero.stage 1, must be at 0; it reads whole matrices, which ZeRO splits",
+        "min_ratio: is set, must not be with schedule constant, only with cosine, linear, wsd",
+    ]
+    assert Train(model=tiny, optimizer=Muon(), zero=Zero(stage=0), schedule="wsd", decay_ratio=0.2).check(Path()) == []
 
 
 def test_plans_load_nothing_and_know_what_is_there(store: Store, samples: str, tiny: str) -> None:

@@ -235,6 +235,8 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
         plan(store, tiny, f"{name}-again", zero=Zero(stage=1), tuning=ways[name][1], save_steps=2)
         for name in ("pissa-1", "pissa-1", "freeze-1", "freeze-1")
     ]
+    muon = {"optimizer": {"kind": "muon"}, "zero": Zero(stage=0), "tuning": {"kind": "full"}, "save_steps": 2}
+    tuned += [plan(store, tiny, name, **muon) for name in ("muon-0", "muon-0-again", "muon-0-again")]
     one = {
         "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
         "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
@@ -266,7 +268,9 @@ def logits_of_exports_agree(store: Store, first: str, second: str) -> None:
         assert (tensor - other[name]).abs().max() < 1e-4, name
 
 
-def test_every_tuning_trains_alike_at_its_stages_and_in_a_run_that_continues(shelf: Path, tiny: str) -> None:
+def test_every_tuning_and_optimizer_trains_alike_at_its_stages_and_in_a_run_that_continues(
+    shelf: Path, tiny: str
+) -> None:
     from safetensors.torch import load_file
 
     store = Store(str(shelf / "stages"))
@@ -274,7 +278,7 @@ def test_every_tuning_trains_alike_at_its_stages_and_in_a_run_that_continues(she
     def lines(name: str, key: str) -> list[float]:
         return [m[key] for m in journal(store, name) if key in m]
 
-    for name in ("dora-2", "pissa-1", "pissa-2", "plus-2", "freeze-1"):
+    for name in ("dora-2", "pissa-1", "pissa-2", "plus-2", "freeze-1", "muon-0"):
         assert len(lines(name, "loss")) == 3
         assert lines(name, "loss")[2] < lines(name, "loss")[0] - 0.05, name
         assert all(value < 1e-4 for value in lines(name, "merged_difference")), name
@@ -282,7 +286,7 @@ def test_every_tuning_trains_alike_at_its_stages_and_in_a_run_that_continues(she
     assert lines("plus-3", "loss") == pytest.approx(lines("plus-2", "loss"), abs=1e-5)
     assert lines("freeze-3", "loss") == pytest.approx(lines("freeze-1", "loss"), abs=1e-5)
     assert lines("plus-2", "loss")[1:] != pytest.approx(lines("lora-2", "loss")[1:], abs=1e-3), "B has no own rate"
-    for name in ("pissa-1", "freeze-1"):
+    for name in ("pissa-1", "freeze-1", "muon-0"):
         assert lines(f"{name}-again", "start") == [0, 2]
         for key in ("loss", "holdout_loss"):
             assert lines(f"{name}-again", key) == lines(name, key), name

@@ -5,8 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from gristmill.training import zero
+from gristmill.training.optim import AnyOptimizer
+from gristmill.training.optim.adamw import AdamW
+from gristmill.training.optim.contracts import Group, Optimizer
 from gristmill.training.tuning.model import load
 from gristmill.training.zero import Batching
 
@@ -35,7 +39,7 @@ def gradients(tiny: str, stage: int, rows: list[int], accumulation: int) -> dict
     settings = zero.config(zero.Zero.model_validate({"stage": stage}), cut, clip=0.0, bf16=True, gpu=False)
     with zero.partition(settings):
         model = load(tiny, "bf16")
-    engine = zero.engine(model, settings, lr=1e-3, weight_decay=0.0)
+    engine = zero.engine(model, settings, AdamW(), lr=1e-3)
     for place in rows:
         ids = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(place))
         engine.backward(engine(input_ids=ids, labels=ids, use_cache=False).loss * len(rows))
@@ -58,6 +62,50 @@ def test_gradients_of_micro_batches_in_bf16_add_up_exactly(tiny: str, stage: int
     size = sum(float(value.square().sum()) for value in found.values())
     assert size > 0.1
     assert (error / size) ** 0.5 < 1e-6
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "adafactor", "muon"])
+def test_steps_under_deepspeed_are_those_of_pytorch(tiny: str, kind: str, stage: int) -> None:
+    import torch
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    chosen: Optimizer = TypeAdapter[Optimizer](AnyOptimizer).validate_python({"kind": kind, "weight_decay": 0.3})
+    if chosen.whole and stage:
+        return  # refused, see test_settings
+    settings = zero.config(
+        zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, bf16=False, gpu=False
+    )
+    with zero.partition(settings):
+        model = load(tiny, "fp32")
+    engine, plain = zero.engine(model, settings, chosen, lr=0.9), load(tiny, "fp32")
+    outer = plain.get_input_embeddings().weight
+    parts: dict[tuple[bool, bool], list[Any]] = {}
+    for p in plain.parameters():
+        parts.setdefault((p.ndim == 2 and p is not outer, p.ndim >= 2), []).append(p)
+    groups = [
+        Group(some, matrices=matrix, decays=decays, relative_rate=1.0) for (matrix, decays), some in parts.items()
+    ]
+    optimizer = chosen.make(groups, 0.9)
+    for step in range(4):
+        ids = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(step))
+        zero.set_rate(engine, 0.01 / (step + 1))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 / (step + 1)
+        engine.backward(engine(input_ids=ids, labels=ids, use_cache=False).loss)
+        engine.step()
+        plain(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    first = load(tiny, "fp32").state_dict()
+    for (name, p), wanted in zip(engine.module.named_parameters(), plain.parameters(), strict=True):
+        found = safe_get_full_fp32_param(p) if stage else p
+        assert (found - wanted).abs().max() < 2e-4, name
+        assert (wanted - first[name]).abs().max() > 1e-5, f"{name} has not moved"
+    assert zero.finite(engine)
+    engine.destroy()
 
 
 def stepped() -> Any:

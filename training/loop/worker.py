@@ -207,9 +207,8 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
     log.info("model loaded after %.1f s", time.monotonic() - began)
     engine = zero.engine(
-        tuned, configuration, lr=job.learning_rate, weight_decay=job.weight_decay,
-        relative_rate=job.tuning.relative_rate,
-    )  # fmt: skip
+        tuned, configuration, job.optimizer, lr=job.learning_rate, relative_rate=job.tuning.relative_rate
+    )
     log.info("engine made after %.1f s", time.monotonic() - began)
     device = get_device()
     apart = _most_careful(
@@ -279,8 +278,9 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
 
     job, cut, began = worker.plan.job, worker.plan.batching, time.monotonic()
     rate = schedule.learning_rate(
-        step, steps=worker.plan.steps, peak=job.learning_rate, warmup=job.warmup_ratio, schedule=job.schedule
-    )
+        step, steps=worker.plan.steps, peak=job.learning_rate, warmup=job.warmup_ratio, schedule=job.schedule,
+        lowest=job.min_ratio, decay=job.decay_ratio,
+    )  # fmt: skip
     zero.set_rate(worker.engine, rate)
     places = schedule.global_batch(batch, seed=job.seed, bins=len(worker.train), batch=job.global_batch_size)
     weight = float(worker.train.weight[places].sum())

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Schedule = Literal["cosine", "linear", "constant"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
 
 
 def num_steps(epochs: float, bins: int, batch: int) -> int:
@@ -49,7 +49,9 @@ def share(places: NDArray[np.int64], rank: int, world: int, micro: int) -> NDArr
     return places.reshape(-1, world, micro)[:, rank, :]
 
 
-def learning_rate(step: int, *, steps: int, peak: float, warmup: float, schedule: Schedule) -> float:
+def learning_rate(
+    step: int, *, steps: int, peak: float, warmup: float, schedule: Schedule, lowest: float = 0.0, decay: float = 0.1
+) -> float:
     """Return the learning rate of a step, counted from 0.
 
     Args:
@@ -57,14 +59,20 @@ def learning_rate(step: int, *, steps: int, peak: float, warmup: float, schedule
         steps: number of all steps.
         peak: the highest rate, reached after the warm-up.
         warmup: share of the steps in which the rate rises linearly, in [0, 1).
-        schedule: how the rate falls to 0 afterwards, or that it stays the same.
+        schedule: how the rate falls afterwards, or that it stays the same.
+        lowest: what the rate falls to, as a share of the highest.
+        decay: share of the steps in which the rate falls, with the schedule `wsd`.
 
-    Source: cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, section 3, without restarts.
+    Source: cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, section 3, without restarts; wsd: Hu et al. 2024,
+    arXiv:2404.06395, section 4. Departures: the rate of wsd falls on a line, as in Hägele et al. 2024,
+    arXiv:2405.18392.
     """
     rise = math.ceil(warmup * steps)
     if step < rise:
         return peak * (step + 1) / (rise + 1)
-    done = (step - rise) / max(1, steps - rise)
-    if schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * done))
-    return peak * (1 - done) if schedule == "linear" else peak
+    if schedule == "constant":
+        return peak
+    begin = max(rise, steps - math.ceil(decay * steps)) if schedule == "wsd" else rise
+    done = max(0, step - begin) / max(1, steps - begin)
+    high = 0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1 - done
+    return peak * (lowest + (1 - lowest) * high)

@@ -1,5 +1,7 @@
 """The rows and the rate of a step follow from the step alone."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,16 @@ def test_the_rate_rises_to_its_peak_and_never_above(schedule: Schedule) -> None:
     assert min(rates) > 0
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert (rates[-1] < 0.05) == (schedule != "constant")
+
+
+def test_rates_fall_as_their_schedules_say() -> None:
+    def rates(schedule: Schedule, **more: float) -> list[float]:
+        return [learning_rate(s, steps=11, peak=2.0, warmup=0.0, schedule=schedule, **more) for s in range(11)]
+
+    half = rates("cosine", lowest=0.1)
+    assert half[0] == 2.0
+    assert half[5] == pytest.approx(0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * 5 / 11)))
+    assert rates("linear", lowest=0.5) == pytest.approx([2 - n / 11 for n in range(11)])
+    assert rates("wsd", decay=0.4) == pytest.approx([2.0] * 6 + [2.0, 1.6, 1.2, 0.8, 0.4])
+    assert rates("wsd", decay=1.0) == rates("linear")
+    assert rates("constant") == [2.0] * 11
