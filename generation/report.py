@@ -36,7 +36,7 @@ class GeneratePresentation(Presentation[GenerateFigures]):
         yield Tile("acceptance", share, f"{accepted:,} of {figures.rows:,} drafts{spare}")
 
     def flow(self, left: int, material: Material, figures: GenerateFigures) -> Iterator[Stage]:
-        """Yield what is left after each filter."""
+        """Yield the number of samples left after each filter."""
         del figures
         filters = material.settings("generate").get("filters") or []
         reasons = material.reasons.get("generate")
@@ -80,7 +80,7 @@ class ReviewPresentation(Presentation[ReviewFigures]):
         yield "; ".join([*found, f"{figures.queued} samples wait for people"])
 
     def flow(self, left: int, material: Material, figures: ReviewFigures) -> Iterator[Stage]:
-        """Yield what is left after uncertain samples are dropped."""
+        """Yield the number of samples left after uncertain ones are dropped."""
         del figures
         reasons = material.reasons.get("review")
         if reasons:

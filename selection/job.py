@@ -98,7 +98,7 @@ class Select(Job):
         return super().sources() | beside
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the seeds as an input, because the report's map shows them together with what was made from them."""
+        """Return the seeds as an input, because the report's map shows them with the samples made from them."""
         return {"seeds": outputs["ingest"]} if self.embeds and "ingest" in outputs else {}
 
     def plan(self, store: Store, work: Work) -> Plan:

@@ -165,10 +165,11 @@ def _write_file(path: Path, tables: Iterable[pa.Table], out: _Out, *, whole: boo
         written = 0
         with path.open("wb") as raw, _compressed(raw, out.compression) as file:
             samples = chain.from_iterable(map(from_table, tables))
-            for written, row in enumerate(rows_of(samples, out.how, out.misfit), 1):  # noqa: B007 - how many there were
+            for row in rows_of(samples, out.how, out.misfit):
                 file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
                 if whole:
                     out.features.add(row)
+                written += 1
         with path.open("rb") as written_file:
             os.fsync(written_file.fileno())
     out.rows += written

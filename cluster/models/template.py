@@ -207,10 +207,11 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
             held.append(turn.text)
             continue
         if held and turn.role == "user":
-            turn = turn._replace(content="\n\n".join([*held, turn.text]))  # noqa: PLW2901
+            out.append(turn._replace(content="\n\n".join([*held, turn.text])))
         elif held:
-            out.append(Message("user", "\n\n".join(held)))
-        out.append(turn)
+            out += [Message("user", "\n\n".join(held)), turn]
+        else:
+            out.append(turn)
         held = []
     return [*out, Message("user", "\n\n".join(held))] if held else out
 

@@ -35,7 +35,7 @@ SNIPPET = 160
 def write(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> str:
     """Write `report.html` into the folder of a run and return its path.
 
-    The page shows what is there: jobs that have not run leave their sections out. Distributions are those of the first
+    The page has no sections for jobs that have not run. Distributions are those of the first
     `max_rows` samples.
 
     Raises:

@@ -190,7 +190,7 @@ def _outcome(ref: Any, piece: object) -> tuple[Any, Exception | None]:  # noqa: 
     """Return (result, None), or (None, why) when its actor is gone.
 
     Raises:
-        GristmillError: what the piece of work raised; an error that is not ours as a `RunError` of one line.
+        GristmillError: the error of the piece of work; one of another class becomes a `RunError` of one line.
     """
     import ray
 

@@ -66,7 +66,7 @@ def _owner(folder: Path) -> Owner | None:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             return None
-        with open(os.open(folder / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as marker:  # noqa: PTH123
+        with os.fdopen(os.open(folder / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as marker:
             found = os.fstat(marker.fileno())
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
                 return None

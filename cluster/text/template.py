@@ -168,7 +168,7 @@ def slots(*must: str, may: tuple[str, ...] = (), partial: bool = False, **choice
         must: placeholders that each template has.
         may: placeholders that it may have.
         partial: whether languages may have no template at all, English too.
-        choices: placeholders with words that each template has, and how many: so many, `SOME`, or `NUMBERS`.
+        choices: placeholders with words that each template has, with the number of words, `SOME`, or `NUMBERS`.
     """
     known = (*must, *may, *choices)
 

@@ -47,11 +47,11 @@ class Retrieve(EachInput[SearchIndex]):
 
     The corpus is the documents if the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
     cosine of their embeddings. The rankings are fused, and from the best texts those are taken that add something new.
-    `use` decides what is made. As `demonstrations`, the model's turn begins with related samples, the seed last: a seed
-    without an answer is answered; after one with an answer the model writes a new task, which a second call answers. As
-    `grounding`, the seed is answered from the passages. As `data`, the texts that were found become rows unchanged,
-    each with the score `related`; a text without an answer is answered. The same sample may be found for two seeds: the
-    filter `novelty` drops it the second time.
+    `use` is the way in which the related texts are used. As `demonstrations`, the model's turn begins with related
+    samples, the seed last: a seed without an answer is answered; after one with an answer the model writes a new task,
+    which a second call answers. As `grounding`, the seed is answered from the passages. As `data`, the texts that were
+    found become rows unchanged, each with the score `related`; a text without an answer is answered. The same sample
+    may be found for two seeds: the filter `novelty` drops it the second time.
 
     Source: Robertson and Zaragoza 2009, The Probabilistic Relevance Framework, section 3 (BM25, k1 1.5, b 0.75);
     Cormack et al. 2009, Reciprocal Rank Fusion, SIGIR, section 2 (k = 60); Carbonell and Goldstein 1998, MMR, SIGIR,

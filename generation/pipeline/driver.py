@@ -72,7 +72,7 @@ class Driver:
         store.delete(output, dtypes.DTYPES)
         return figures
 
-    # -- what is there already ----------------------------------------------------------------------------------
+    # -- earlier executions --------------------------------------------------------------------------------------
 
     def _resume(self) -> None:
         store, output, progress = self._run.store, self._work.output, self.progress

@@ -164,6 +164,11 @@ class Draw:
         """Id of the first row of this draw."""
         return ids.made_id(self.step, [parent.id for parent in self.parents], self.ordinal)
 
+    @property
+    def turn(self) -> int:
+        """The turn that was given to the method's `draw`."""
+        return self.ordinal // self.method.group
+
 
 def draws(pipeline: Pipeline, shard: RawShard, snapshot: Snapshot) -> Iterator[Draw]:
     """Yield the draws of a shard; the parents depend only on the seed, the ordinals and the snapshot."""

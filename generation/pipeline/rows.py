@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 from typing import Any, Unpack
 
@@ -90,9 +90,8 @@ class BoundAsk:
         seed = ids.request_seed(self.usage.id, call) if call else self.usage.seed
         request = _request(messages, max_tokens, seed, sampling, onward=call > 0)
         reply = await self._paid(request, engine)
-        if (
-            isinstance(request, Write) and call > self.usage.finished
-        ):  # the finish of the last written text, not of a grade
+        # the finish of the last written text, not of a grade
+        if isinstance(request, Write) and call > self.usage.finished:
             self.usage.finish, self.usage.finished = reply.finish, call
         return reply
 
@@ -181,20 +180,20 @@ class Rows:
 
     async def of_draw(self, draw: Draw) -> list[Sample]:
         """Return the rows of one draw; the id of the first is known before the model is called."""
-        first = _Making(draw, Usage(draw.id), draw.parents)
-        rng = stream(self.context.pipeline.seed, "expand", first.usage.id)
+        first = Usage(draw.id)
+        rng = stream(self.context.pipeline.seed, "expand", first.id)
         lost = next(filter(None, (_lost(parent, draw.method) for parent in draw.parents)), "")
         try:
             if lost:
                 drafts = [Draft(dropped=f"{draw.method.kind}: its parent has {lost}, must be text alone")]
             else:
-                drafts = await draw.method.expand(draw.parents, self._ask(draw.method, first), rng)
+                drafts = await draw.method.expand(draw.parents, self._ask(draw.method, draw, first, draw.parents), rng)
         except Exception as error:  # noqa: BLE001 - a step that fails on a row is a dropped row
             drafts = [Draft(dropped=self._failed(draw.method, error))]
         drafts = drafts or [Draft(dropped=f"{draw.method.kind}: no draft")]
         parents = [parent.id for parent in draw.parents]
         others = (ids.made_id(f"{draw.step}/{n}", parents, draw.ordinal) for n in range(1, len(drafts)))
-        usage = [first.usage, *map(Usage, others)]
+        usage = [first, *map(Usage, others)]
         making = [self._row(draw, d, s) for d, s in zip(drafts, usage, strict=True)]
         made = await asyncio.gather(*making) if len(making) > 1 else [await making[0]]  # a task takes 15 microseconds
         rows = list(draw.method.choose(made))
@@ -204,33 +203,34 @@ class Rows:
         return rows
 
     async def _row(self, draw: Draw, draft: Draft, usage: Usage) -> Sample:
-        making = _Making(draw, usage, (*draw.parents, *draft.parents))
-        begin_answer = _begin(making, draft)
-        sample = await self._judged(begin_answer, "instruction", making)
+        parents = (*draw.parents, *draft.parents)
+        ask = partial(self._ask, draw=draw, usage=usage, parents=parents)
+        begin_answer = _begin(draw, usage, parents, draft)
+        sample = await self._judged(begin_answer, "instruction", draw.method, ask)
         if sample.dropped is None and not draft.complete:
             try:
                 if sample is not begin_answer:
                     draft = replace(draft, messages=sample.messages, tags=sample.tags, scores=sample.scores)
-                sample = _with(sample, await draw.method.answer(draft, self._ask(draw.method, making)))
+                sample = _with(sample, await draw.method.answer(draft, ask(draw.method)))
             except Exception as error:  # noqa: BLE001 - as above
                 sample = sample.drop(self._failed(draw.method, error))
-        sample = await self._judged(sample, "sample", making)
-        sample = await self._judged(sample, "model", making)
+        sample = await self._judged(sample, "sample", draw.method, ask)
+        sample = await self._judged(sample, "model", draw.method, ask)
         return gate.admit_sample(_with_origin(sample, origin(self.context.pipeline, draw, usage)))
 
-    async def _judged(self, sample: Sample, stage: Stage, making: "_Making") -> Sample:
+    async def _judged(self, sample: Sample, stage: Stage, method: Method, ask: Callable[[Filter], BoundAsk]) -> Sample:
         """Return the sample with the verdicts of one stage, up to the first drop."""
         pipeline = self.context.pipeline
         for step, memory in self._staged[stage]:
             if sample.dropped is not None:
                 return sample
             try:
-                if not step.judges(making.draw.method.kind):
+                if not step.judges(method.kind):
                     continue
                 if isinstance(step, Filter):
                     seen = unframed(sample, pipeline.frames) if step.unframed else sample
-                    verdict = await step.judge(seen, self._ask(step, making))
-                elif making.draw.method.instructs:
+                    verdict = await step.judge(seen, ask(step))
+                elif method.instructs:
                     verdict = step.compare(unframed(sample, pipeline.frames), memory, self._known)
                 else:
                     continue
@@ -239,8 +239,8 @@ class Rows:
             sample = apply_verdict(sample, verdict)
         return sample
 
-    def _ask(self, step: Method | Filter, making: "_Making") -> BoundAsk:
-        return BoundAsk(self.context, making.usage, making.parents, *self._asks[id(step)], making.turn)
+    def _ask(self, step: Method | Filter, draw: Draw, usage: Usage, parents: Sequence[Sample]) -> BoundAsk:
+        return BoundAsk(self.context, usage, parents, *self._asks[id(step)], draw.turn)
 
     def _failed(self, step: Step, error: Exception) -> str:
         """Return the drop reason for a step that raised an error; the first traceback of a step is logged.
@@ -257,20 +257,6 @@ class Rows:
         return f"{step.kind}: failed: {type(error).__name__}{place}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Making:
-    """One row in the making: its draw, its usage so far, and its parents."""
-
-    draw: Draw
-    usage: Usage
-    parents: tuple[Sample, ...]
-
-    @property
-    def turn(self) -> int:
-        """The turn that was given to the method's `draw`."""
-        return self.draw.ordinal // self.draw.method.group
-
-
 def _lost(parent: Sample, method: Method) -> str:
     """Return the kind of content in a parent that the method's prompts cannot show, or the empty string."""
     if not method.takes_tools:
@@ -278,14 +264,14 @@ def _lost(parent: Sample, method: Method) -> str:
     return "parts that are no text" if any(turn.parts for turn in parent.messages) else ""
 
 
-def _begin(making: _Making, draft: Draft) -> Sample:
+def _begin(draw: Draw, usage: Usage, parents: Sequence[Sample], draft: Draft) -> Sample:
     """Return the row of a draft."""
     return Sample(
-        id=making.usage.id,
+        id=usage.id,
         messages=draft.messages,
-        parents=tuple(dict.fromkeys(parent.id for parent in making.parents)),
-        method=making.draw.method.kind,
-        round=1 + max((parent.round for parent in making.parents), default=-1),
+        parents=tuple(dict.fromkeys(parent.id for parent in parents)),
+        method=draw.method.kind,
+        round=1 + max((parent.round for parent in parents), default=-1),
         scores=draft.scores,
         tags=draft.tags,
         dropped=draft.dropped,
@@ -309,7 +295,7 @@ def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
 def lost_row(pipeline: Pipeline, draw: Draw, reason: str) -> Sample:
     """Return the dropped row of a draw that could not be made at all."""
     usage = Usage(draw.id)
-    row = _begin(_Making(draw, usage, draw.parents), Draft(dropped=reason))
+    row = _begin(draw, usage, draw.parents, Draft(dropped=reason))
     return _with_origin(row, origin(pipeline, draw, usage))
 
 

@@ -56,9 +56,9 @@ class Decisions:
     def tag(self, name: str, words: Sequence[str | None], rows: Any = slice(None)) -> None:  # noqa: ANN401 - numpy index
         """Give samples a tag; None keeps the value before."""
         column = self.tags.setdefault(name, np.full(len(self._reason), None, np.object_))
-        given = np.array(words, np.object_)
+        given, known = np.array(words, np.object_), np.array([word is not None for word in words], np.bool_)
         mine = column[rows]
-        mine[given != None] = given[given != None]  # noqa: E711 - elementwise
+        mine[known] = given[known]
         column[rows] = mine
 
     def write(self, store: Store, output: str, samples: str, shard_rows: int) -> tuple[Shard, ...]:

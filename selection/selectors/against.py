@@ -50,7 +50,7 @@ class Against(Deduplicator):
     """
 
     kind: Literal["against"] = "against"
-    revision: ClassVar[int] = 4  # more slips of the pen are seen as such
+    revision: ClassVar[int] = 4  # more typing errors are recognised
     example: ClassVar[Mapping[str, Any]] = {"datasets": ["older.jsonl"]}
 
     datasets: tuple[Source, ...] = Field(min_length=1)

@@ -26,20 +26,20 @@ class MinHash(Deduplicator):
 
     Two samples may be copies when the sets of their shingles have a Jaccard similarity of at least `threshold`, as
     their signatures estimate it (standard error 0.03 at 128 permutations): agreement in a band only makes a candidate.
-    They are copies when, besides, nothing that carries meaning differs (numbers, number words, negations, opposites,
-    signs that calculate, names in code, a short answer, the label) and of other words no more than a few: none of 15,
-    one of 20, three of 30, nine of 60, where a slip of the pen is no other word and what many samples share (a prompt,
-    a template, a footer) does not count. The rule is that of `duplicates.copies`. The score `minhash_similarity` of a
-    sample that goes is its similarity to the one that it lost to.
+    They are copies when, in addition, nothing that carries meaning differs (numbers, number words, negations,
+    opposites, signs that calculate, names in code, a short answer, the label), and only a few other words differ: none
+    of 15, one of 20, three of 30, nine of 60. Typing errors do not count as differences, and text that many samples
+    share (a prompt, a template, a footer) is left out. The rule is that of `duplicates.copies`. The score
+    `minhash_similarity` of a sample that goes is its similarity to the one that it lost to.
 
     Source: Broder 1997, On the resemblance and containment of documents; the bands of Leskovec, Rajaraman & Ullman,
-    Mining of Massive Datasets, section 3.4; signatures as in `shingles.sketch`. Departures: verified candidates and
-    the greedy keep rule instead of connected components of whatever shared a band, which delete whole sources; half of
-    a signature leaves out what many samples share.
+    Mining of Massive Datasets, section 3.4; signatures as in `shingles.sketch`. Departures: verified candidates and the
+    greedy keep rule instead of connected components of all candidates, which delete whole sources; half of a signature
+    leaves out text that many samples share.
     """
 
     kind: Literal["minhash"] = "minhash"
-    revision: ClassVar[int] = 3  # more slips of the pen are seen as such
+    revision: ClassVar[int] = 3  # more typing errors are recognised
     part: Part = "instruction"
     """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
     threshold: float = Field(default=0.4, gt=0, le=1)

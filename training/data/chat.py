@@ -130,7 +130,7 @@ def encode(tok: Any, talks: Sequence[Talk], how: Encoding) -> EncodedChats:  # n
     Args:
         tok: a tokenizer with a chat template.
         talks: conversations with their tools.
-        how: lengths, and what is done with conversations that do not fit.
+        how: lengths, and the treatment of conversations that do not fit.
 
     Raises:
         JobError: when no conversation can be used; when more than one and more than the share `max_lost` of them are

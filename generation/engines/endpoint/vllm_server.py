@@ -86,7 +86,7 @@ class VllmServer:
         return Reply(best, "stop", prompt, len(spent), {c: chances[c] for c in request.choices}, cached)
 
     async def _parted(self, paths: Mapping[str, Sequence[int]], at: int, weigh: Weigh) -> dict[str, float] | None:
-        """Return the probability of each path given that it is one of them; all have the same first `at` tokens."""
+        """Return the probabilities of the paths, which sum up to 1; all have the same first `at` tokens."""
         if len(paths) == 1:
             return dict.fromkeys(paths, 1.0)
         groups: dict[int, dict[str, Sequence[int]]] = {}
@@ -107,7 +107,7 @@ class VllmServer:
     async def _weights(
         self, path: str, prompt: Mapping[str, Any], tokens: list[int], spent: list[Reply]
     ) -> dict[int, float]:
-        """Return the probability of each token given that it is one of them; empty if the server returns none."""
+        """Return the probabilities of the tokens, which sum up to 1; empty if the server returns none."""
         payload: dict[str, Any] = {**prompt, "max_tokens": 1, "temperature": 0.0, "allowed_token_ids": tokens}
         payload |= {"logprobs": True if path == "chat/completions" else 1, "logprob_token_ids": tokens}
         answer = await self._post(path, self.named({**payload, "return_tokens_as_token_ids": True}), 1)

@@ -239,7 +239,7 @@ def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
 
 def _number(value: Any) -> float:  # noqa: ANN401 - JSON from outside
     """Return a number as a float between ±1e30, 0 for anything else."""
-    real = isinstance(value, int | float) and value == value  # noqa: PLR0124 - NaN
+    real = isinstance(value, int) or (isinstance(value, float) and not math.isnan(value))
     return float(max(-1e30, min(1e30, value))) if real else 0.0
 
 
@@ -328,7 +328,7 @@ def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) 
 
 
 def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, float]:
-    """Return the probability of each of some tokens given that it is one of them, from a completion of one token."""
+    """Return the probabilities of some tokens, which sum up to 1, from a completion of one token."""
     choice = first_choice(body) or {}
     told = _mapping(choice.get("logprobs")).get("top_logprobs")
     logprobs = dict(_mapping(told[0])) if isinstance(told, list) and told else {}
@@ -345,7 +345,7 @@ def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, f
 def walk(
     rests: Mapping[str, Spelled], tokens: Sequence[tuple[Spelled, Mapping[Spelled, float]]], chosen: str
 ) -> dict[str, float]:
-    """Return the probability of each choice given that the reply is one of them, along the decoded reply.
+    """Return the probabilities of the choices, which sum up to 1, along the decoded reply.
 
     Where the choices branch, each gets the share of the tokens with which its rest begins. Choices that leave the
     decoded reply at the same token share its probability evenly, because nothing is known about what would follow.
