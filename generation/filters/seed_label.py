@@ -48,9 +48,11 @@ class SeedLabel(Filter[SeedLabels]):
 
     Source: Tunstall et al. 2022, SetFit, arXiv:2209.11055, section 3 (few-shot classification by a logistic regression
     on sentence embeddings); texts whose label a classifier refutes are dropped as in Ye et al. 2022, ZeroGen,
-    arXiv:2202.07922. Departures: the encoder is not tuned; the threshold is ours. A vote of the nearest seeds does no
-    better: of film reviews with 20 seeds a label, all of 3 neighbours against a label lose 9.0 % of the right ones for
-    22.4 % of the wrong, all of 5 lose 2.0 % for 7.2 %, all of 7 lose 0.3 % for 2.1 %.
+    arXiv:2202.07922. Departures: the encoder is not tuned; the threshold is ours. What is found follows from encoder
+    and the loss, not from the rule: with 60 seeds a label, this one loses 1.5 % of film reviews and finds 10 %, and at
+    other thresholds 2.8 and 15 %; a vote of 5 to 25 nearest seeds, weighed by their cosines, loses 1.4 to 2.1 % and
+    finds 6 to 11 %, the difference of the means 2.2 and 13 %. With multilingual-e5-small and Chinese reviews of
+    deliveries this one loses 1.9 % and finds 39 %.
     """
 
     kind: Literal["seed_label"] = "seed_label"
