@@ -38,6 +38,8 @@ SUFFIXES: Mapping[str, FileFormat] = {
 }
 WHOLE = frozenset({"markdown", "html", "pdf", "document"})
 """Formats in which a file is one document. Ingest cuts it into chunks. In all other formats a file has many rows."""
+TABLES = frozenset({"jsonl", "json", "csv", "parquet", "arrow"})
+"""Formats whose rows `format = "document"` would mix up in one text, with their quotes and commas."""
 HEADS: Mapping[bytes, FileFormat] = {
     b"PAR1": "parquet",
     b"ARROW1": "arrow",
@@ -182,7 +184,7 @@ def _file(name: str, system: fs.FileSystem, path: str, format_name: str) -> File
     except (pa.ArrowException, OSError) as error:
         advice = "check that it exists, may be read, and is whole"
         raise JobError(f"{name}: cannot be read ({error}); {advice}") from error
-    known = _format(path, head, format_name)
+    known = _format(name, path, head, format_name)
     if not head and known not in WHOLE:
         raise JobError(f"{name}: is empty, must hold at least one row")
     _require_rows(name, head, known)
@@ -203,11 +205,16 @@ def _require_rows(name: str, head: bytes, known: FileFormat) -> None:
         raise JobError(f"{name}: is {said}, must be UTF-8 text where it is read as {known}; {advice}")
 
 
-def _format(path: str, head: bytes, format_name: str) -> FileFormat:
+def _format(name: str, path: str, head: bytes, format_name: str) -> FileFormat:
     stem = Path(path.lower())
     suffix = stem.with_suffix("").suffix if stem.suffix in COMPRESSED else stem.suffix
     if format_name == "document":
         structured = SUFFIXES.get(suffix)
+        if structured in TABLES:
+            raise JobError(
+                f'{name}: is {structured} by its name, which has rows, must be one text under format = "document"; '
+                "leave the format out, so that each row is a text"
+            )
         return structured if structured in WHOLE else "document"
     known: FileFormat | None = next((f for f in SUFFIXES.values() if f == format_name), SUFFIXES.get(suffix))
     if known:

@@ -202,6 +202,13 @@ def test_chunks_of_a_file_say_where_they_stand(tmp_path: Path) -> None:
     assert [s.tags["page"] for s in samples(tmp_path / "x.pdf", chunk_chars=5)] == ["1", "2"]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json.gz", "rows.csv"])
+def test_a_table_is_no_document(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"text": "The tide mill grinds at low water."}\n')
+    with pytest.raises(JobError, match="by its name, which has rows, must be one text under format"):
+        samples(tmp_path / name, format="document")
+
+
 def test_a_whole_text_file_is_one_document_where_that_is_asked_for(tmp_path: Path) -> None:
     path = put(tmp_path, "x.txt", "One line.\nAnother line.\n")
     assert [s.instruction for s in samples(path)] == ["One line.", "Another line."]
