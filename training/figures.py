@@ -57,16 +57,18 @@ class ModelFigures:
     value: float
     """Mean value of the items that all models could be asked about; higher is better."""
     low: float | None = None
-    """Lower end of its 95 % interval over families; None with one family."""
+    """Lower end of its 95 % interval over families; None where families do not differ, or there is one."""
     high: float | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     """Values of all items together, such as `macro_f1` or `bleu`."""
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals of those measures that are cheap to compute again, over draws of families."""
     difference: float | None = None
     """Mean of the paired differences to the base model; None for the base model itself."""
     ci_low: float | None = None
     ci_high: float | None = None
     p: float | None = None
-    """p-value of no difference: McNemar's for values of 0 and 1 without kin, else that of the interval."""
+    """p-value of no difference: McNemar's where all changes have one size, else that of the interval."""
     p_adjusted: float | None = None
     """The same, adjusted over all suites by Holm's procedure."""
     better: int = 0

@@ -290,7 +290,7 @@ def _figures(
     found: Mapping[str, Any], suites: tuple[SuiteFigures, ...], tokens: int, seconds: float
 ) -> EvaluateFigures:
     measured = {field.name: found[field.name] for field in fields(EvaluateFigures) if field.name in found}
-    measured |= {"seconds": round(seconds, 1), "seconds_by_part": found["seconds"]}
+    measured |= {"tokens": found["tokens"] + tokens, "seconds": round(seconds, 1), "seconds_by_part": found["seconds"]}
     ok = sum(1 for reply in found["smoke"] if reply["ok"])
     return EvaluateFigures(
         kept=found["rows"], smoke_replies=len(found["smoke"]), smoke_ok=ok, suites=suites, **measured

@@ -101,7 +101,7 @@ def test_choices_are_compared_by_their_likelihood_whole_and_by_length() -> None:
     one = item("The sky is", "blue as the sea", choices='["red", "blue as the sea"]')
     judge = scorer("choice")
     assert judge.requests(one) == [Likelihood(one.prompt, text) for text in ("red", "blue as the sea")]
-    assert values(judge, one, rates(-3.0, 1), rates(-6.0, 4)) == {OWN: 1, "text": 0}, "-1 and -0.4 a character"
+    assert values(judge, one, rates(-3.0, 1), rates(-6.0, 4)) == {OWN: 1, "undivided": 0}, "-1 and -0.4 a character"
     assert values(scorer("choice", per="token"), one, rates(-3.0, 1), rates(-6.0, 4))[OWN] == 1
     assert judge.refuse(item("x", "green", choices='["red", "blue"]')) == "answer is none of the choices"
     assert judge.refuse(item("x", "red")) == "fewer than two different choices"

@@ -291,6 +291,26 @@ def test_wins_that_come_from_length_alone_are_no_wins_at_equal_length() -> None:
     assert reducers.equal_length_rate(wins, np.zeros(4000)) == wins.mean()
 
 
+def test_measures_have_intervals_over_families(store: Store) -> None:
+    suite = frozen(store, samples=rows(40))
+    bench(store, [suite]).run_models(
+        Models(b=answers(lambda r: knows(r) if "1" in said_of(r) else "good"), t=answers(knows)).open, None
+    )
+    scores = items.scores_of(ask.committed(store, "evaluate-1"))
+    [found] = compare.compare([suite], ["base", "tuned"], scores, {}, DRAWS)
+    base, tuned = found.models
+    low, high = base.bounds["macro_f1"]
+    assert low < base.measures["macro_f1"] < high <= 1 and high - low > 0.1
+    assert tuned.bounds["accuracy"] == (1, 1)
+    some = frozen(store, samples=rows(8), name="few")
+    [few] = compare.compare([some], ["base"], {("base", "few"): scores["base", "mine"]}, {}, DRAWS)
+    assert few.items == 8 and few.models[0].measures and few.models[0].bounds == {}
+
+
+def said_of(request: Request) -> str:
+    return request.messages[-1].text
+
+
 # -- compare ------------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +344,22 @@ def test_right_and_wrong_answers_are_compared_by_mcnemar_and_adjusted_over_suite
     [alone] = compared(suites[:1], [before], [after])
     assert (alone.models[1].p_adjusted, alone.models[1].verdict) == (pytest.approx(20 / 512), "better")
     assert alone.models[0].verdict == "" and alone.models[0].difference is None
+
+
+def test_families_that_all_change_alike_show_no_more_than_their_signs() -> None:
+    """By hand: 4 of 4 better has p = 2 / 16, though nothing varies; an interval would be a point, so there is none."""
+    [found] = compared([a_suite(4)], [[0.5] * 4], [[1.0] * 4])
+    tuned = found.models[1]
+    assert (tuned.p, tuned.verdict, tuned.ci_low, tuned.ci_high) == (0.125, "no difference shown", None, None)
+    assert (tuned.value, tuned.low) == (1, None)
+    [kin] = compared([a_suite(8, families=[0, 0, 1, 1, 2, 2, 3, 3])], [[0.0] * 8], [[1.0] * 8])
+    assert kin.models[1].p == 0.125
+
+
+def test_an_interval_of_shares_ends_where_shares_do() -> None:
+    [found] = compared([a_suite(3)], [[0, 0, 1]], [[0, 1, 1]])
+    assert (found.models[0].low, found.models[0].high) == (0, 1)
+    assert (found.models[1].ci_low or 0) >= -1 and (found.models[1].ci_high or 0) <= 1
 
 
 def test_kin_are_one_observation() -> None:

@@ -7,6 +7,9 @@ from typing import Literal
 from gristmill.cluster.models.engine import Reply, Request, Score
 from gristmill.training.evaluate.scorers.contract import CHOICES, OWN, Item, Judgement, Judgements, Scorer
 
+UNDIVIDED = "undivided"
+"""Name of the value by the likelihood of the whole text."""
+
 
 class Choice(Scorer):
     """Score 1 where the right one of the choices is the likeliest, else 0; each choice is scored as a whole text.
@@ -22,7 +25,7 @@ class Choice(Scorer):
     """The choices of items that have none of their own."""
     per: Literal["text", "token", "character"] = "character"
     """What the log-likelihood is divided by: nothing, which favours short choices, or the tokens or characters of the
-    choice. The report has `text` too."""
+    choice. The report has the share by whole texts too (`undivided`)."""
 
     def refuse(self, item: Item) -> str:
         """Refuse an item without two choices, or whose answer is none of them."""
@@ -36,7 +39,7 @@ class Choice(Scorer):
         return [Score(item.prompt, choice, prefix=item.prefix) for choice in self._choices(item)]
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return 1 or 0 by the setting, and as `text` by whole texts; the replies hold the choices' log-likelihoods."""
+        """Return 1 or 0 by the setting, and by whole texts; the replies hold the log-likelihoods of the choices."""
         del shared
         choices = self._choices(item)
         whole = [reply.logprob or 0.0 for reply in replies]
@@ -46,7 +49,7 @@ class Choice(Scorer):
             "character": [float(len(choice)) for choice in choices],
         }
         found = {}
-        for name, per in ((OWN, self.per), ("text", "text")):
+        for name, per in ((OWN, self.per), (UNDIVIDED, "text")):
             rated = [logprob / size for logprob, size in zip(whole, sizes[per], strict=True)]
             table = {choice: round(value, 4) for choice, value in zip(choices, rated, strict=True)}
             right = choices[rated.index(max(rated))] == item.answer

@@ -1,5 +1,6 @@
 """Compare: the results of each model in each suite, and the interval of its difference from the base model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gristmill.cluster.contract.own import Own
 from gristmill.training.evaluate import statistics
 from gristmill.training.evaluate.scorers.contract import OWN, Judgements
 from gristmill.training.evaluate.suites.freeze import Suite
@@ -15,6 +17,10 @@ from gristmill.training.evaluate.suites.reducers import column, measures
 from gristmill.training.figures import ModelFigures, SuiteFigures
 
 Floats = NDArray[np.float64]
+REDRAWN = ("entities", "labels", "loss", "pairwise")
+"""Kinds whose measures are cheap enough to be computed for each draw; BLEU is not."""
+REDRAWS = 200
+"""Draws for the intervals of measures."""
 
 
 class Draws(NamedTuple):
@@ -99,26 +105,80 @@ def _model(
     values, others = column(judged, OWN), column(base, OWN)
     sizes = statistics.by_family(np.ones_like(values), kin)
     own = statistics.interval(statistics.by_family(values, kin), sizes, draws=draws.number, seed=draws.seed)
+    share = suite.scorer.kind != "loss" and not isinstance(suite.scorer, Own)
+    low, high = _ends(own, 0.0 if share else -math.inf)
     figures = ModelFigures(
-        model=name, value=own.value, low=own.low, high=own.high, measures=measures(suite.scorer, judged, base)
+        model=name,
+        value=own.value,
+        low=low,
+        high=high,
+        measures=measures(suite.scorer, judged, base),
+        bounds=_bounds(suite, judged, base, kin, draws.seed),
     )
     if judged is base:
         return figures
     change = values - others
-    found = statistics.interval(statistics.by_family(change, kin), sizes, draws=draws.number, seed=draws.seed)
-    better, worse = int((change > 0).sum()), int((change < 0).sum())
-    single = np.isin(np.concatenate([values, others]), (0.0, 1.0)).all() and len(sizes) == len(values)
+    by_family = statistics.by_family(change, kin)
+    found = statistics.interval(by_family, sizes, draws=draws.number, seed=draws.seed)
+    low, high = _ends(found, -1.0 if share else -math.inf)
     return replace(
         figures,
         difference=found.value,
-        ci_low=found.low,
-        ci_high=found.high,
-        p=statistics.mcnemar(better, worse) if single and len(values) > 1 else found.p,
-        better=better,
-        worse=worse,
+        ci_low=low,
+        ci_high=high,
+        p=_chance(found, by_family / sizes),
+        better=int((change > 0).sum()),
+        worse=int((change < 0).sum()),
         detectable=statistics.detectable(found.error) if found.error else None,
         needed=_needed(found, suite.scorer.effect),
     )
+
+
+def _ends(found: statistics.Interval, least: float) -> tuple[float | None, float | None]:
+    """Return the ends of an interval within what the value can be, `least` to 1; none where all families are equal.
+
+    Families that do not differ show no spread, and their interval would be a point, however few they are.
+    """
+    if found.low is None or found.high is None or not found.error:
+        return None, None
+    most = 1.0 if math.isfinite(least) else math.inf
+    return max(found.low, least), min(found.high, most)
+
+
+def _chance(found: statistics.Interval, changes: Floats) -> float | None:
+    """Return the p-value of no difference, from the interval and the mean change of each family.
+
+    Where all changes have one size, as those of right and wrong answers, only their signs tell something, and the exact
+    test of these is McNemar's.
+    """
+    if found.p is None:
+        return None
+    size = np.abs(changes[changes != 0])
+    if np.allclose(size, size[:1]):
+        return statistics.mcnemar(int((changes > 0).sum()), int((changes < 0).sum()))
+    return found.p
+
+
+def _bounds(
+    suite: Suite, judged: Sequence[Judged], base: Sequence[Judged], kin: NDArray[np.int64], seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % percentile interval of each measure over draws of families; none with few families.
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
+    """
+    count = int(kin.max(initial=-1)) + 1
+    if suite.scorer.kind not in REDRAWN or count < statistics.FEW:
+        return {}
+    members = [np.flatnonzero(kin == family).tolist() for family in range(count)]
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(REDRAWS):
+        rows = [row for family in rng.integers(count, size=count).tolist() for row in members[family]]
+        drawn = measures(suite.scorer, [judged[row] for row in rows], [base[row] for row in rows])
+        for name, value in drawn.items():
+            found.setdefault(name, []).append(value)
+    ends = {name: np.quantile(values, [0.025, 0.975]) for name, values in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 def _needed(found: statistics.Interval, effect: float) -> int | None:

@@ -56,19 +56,23 @@ def sections(material: Material, figures: EvaluateFigures) -> Iterator[Section]:
 
 
 def _overview(suites: Sequence[SuiteFigures]) -> Section:
-    names, values = [], []
-    for suite in suites:
-        for place, model in enumerate(suite.models[1:], 1):
-            names.append(f"{suite.suite}, {_name(model.model, place)}")
-            values.append((model.difference or 0.0, model.ci_low, model.ci_high))
     note = (
         "Mean of the paired differences to the base model with its 95 % interval over families of items. What is said "
         "of a difference follows from its p-value, corrected over all suites by Holm's procedure."
     )
-    panels = (
-        [Panel("Difference to the base model", charts.intervals(names, values, "difference"), note)] if names else []
-    )
+    shares = [suite for suite in suites if suite.kind != "loss"]
+    losses = [suite for suite in suites if suite.kind == "loss"]
+    panels = [*_panel("Difference to the base model", shares, "difference", note)]
+    panels += _panel("Difference of log-likelihood", losses, "nats per token", "Higher is better here too.")
     return Section("Suites", "Every model got the same items, prompts and engine settings.", panels)
+
+
+def _panel(title: str, suites: Sequence[SuiteFigures], what: str, note: str) -> Iterator[Panel]:
+    compared = [(suite, place, model) for suite in suites for place, model in enumerate(suite.models) if place]
+    if compared:
+        names = [f"{suite.suite}, {_name(model.model, place)}" for suite, place, model in compared]
+        values = [(model.difference or 0.0, model.ci_low, model.ci_high) for _, _, model in compared]
+        yield Panel(title, charts.intervals(names, values, what), note)
 
 
 def _lead(suite: SuiteFigures) -> str:
@@ -106,10 +110,7 @@ def _measures(suite: SuiteFigures) -> Table:
     """Return the measures of all items together, a row each, with a column for each model."""
     names = list(suite.models[0].measures) if suite.models else []
     columns = (("measure", ""), *((_name(model.model, place), "num") for place, model in enumerate(suite.models)))
-    rows = [
-        (name.replace("_", " "), *(f"{model.measures.get(name, float('nan')):.3f}" for model in suite.models))
-        for name in names
-    ]
+    rows = [(name.replace("_", " "), *(_measure(model, name) for model in suite.models)) for name in names]
     return Table(columns, rows, "Over all items together.", narrow=True, tall=len(rows) > 12)
 
 
@@ -194,6 +195,12 @@ def _name(model: str, place: int) -> str:
     """Return the name of a model for people; the base model is the first, the tuned one the second."""
     short = Path(model).name if "/" in model else model
     return {0: f"base model ({short})", 1: "tuned model"}.get(place, short)
+
+
+def _measure(model: ModelFigures, name: str) -> str:
+    if name not in model.measures:
+        return ""
+    return f"{model.measures[name]:.3f}{_ends(*model.bounds.get(name, (None, None)))}"
 
 
 def _difference(model: ModelFigures) -> str:
