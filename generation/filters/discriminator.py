@@ -32,10 +32,10 @@ class Discriminator(Filter[TrainedClassifier]):
     Before each round it is trained on the seeds and on the settled rows: the kept ones, and those that this filter
     dropped. The score `human_like` is the probability of a seed, with both classes given the same weight in each
     language. Rows that other filters dropped are left out, because they are easy to distinguish. Each round has the
-    figures of the classifier two-sample test: `accuracy`, the share of held-out rows, as many of both in each language,
-    that are classified correctly (0.5: by chance); its one-sided `p_value` under N(1/2, 1/4n); `accuracy_kept` and
-    `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of each class. Text after the
-    encoder's limit is not seen, and rows in a script that it does not know are left out.
+    figures of the classifier two-sample test: `accuracy`, the share of held-out rows that are classified correctly,
+    with equally many rows of both classes in each language (0.5: by chance); its one-sided `p_value` under N(1/2,
+    1/4n); `accuracy_kept` and `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of
+    each class. Text after the encoder's limit is ignored, and rows in a script that it does not know are left out.
 
     Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545, section 3 (the test). Dropping what is classified as made is the
     discriminator's side of a GAN, as in SeqGAN (Yu et al. 2017, arXiv:1609.05473); the generator is not trained: it

@@ -18,9 +18,10 @@ class Ifd(ModelFilter):
     """Drop samples whose instruction does not make the answer more likely, and score the rest by difficulty.
 
     The score `ifd` is loss(answer | instruction) / loss(answer), the mean over the answer's tokens, or the same ratio
-    of perplexities. Near 0 the instruction gives the answer away; near 1 it hardly helps, and the sample has the most
-    to teach; above 1 instruction and answer do not belong together. It costs two scorings a sample and no generated
-    token. With the 135M default model, 3 % of 60 English tasks are above 1; with the answer of the next task, 92 % are.
+    of perplexities. Near 0 the answer follows from the instruction; near 1 the instruction hardly helps, and the sample
+    is most worth training on; above 1 instruction and answer do not belong together. It costs two scorings a sample and
+    no generated token. With the 135M default model, 3 % of 60 English tasks are above 1; with the answer of the next
+    task, 92 % are.
 
     Source: Li et al. 2023, From Quantity to Quality, arXiv:2308.12032, section 2.2 (loss, dropped above 1, the highest
     5 to 10 % are trained on); Li et al. 2024, Superfiltering, arXiv:2402.00530, section 2 (perplexity, from a small

@@ -26,8 +26,8 @@ class Novelty(HistoryFilter):
 
     The score `novelty` is 1 minus the largest ROUGE-L F if that is above `exact_from`. If not, the score is 1 minus
     `exact_from`, which means "at least this novel". Decisions are exact in any case. Rows that have an input's
-    instruction, as those of `respond`, are not compared. Of rows of `targeted` the text is compared, without the
-    question and the labels around it: with those, five labels alone made 54 to 72 % of reviews by people too alike.
+    instruction, as those of `respond`, are not compared. Of rows of `targeted` only the text is compared, without the
+    question and the labels around it: with these, and five labels, 54 to 72 % of reviews by people were too alike.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, section 2.2 (0.7); Lin 2004, ROUGE (LCS F with beta 1);
     the search is a prefix filter with positions as in Xiao et al. 2008, PPJoin, section 3 (an overlap is needed before

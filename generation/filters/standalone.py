@@ -97,12 +97,12 @@ class Standalone(Filter):
     later one may refer to it. An instruction that contains a text is not judged: a text in quotes, after a colon, on
     further lines or in the system's turn.
 
-    A question with the tag `question`, as `grounded` makes them, may not speak of the document ("the article", "文中"),
-    and in English it has to say which thing it means: `How old is the mill?` is dropped where the document, which must
-    have names in it, speaks of a mill; `How old is the tide mill of Penrow?` is not.
+    A question with the tag `question`, as `grounded` makes them, may not mention the document ("the article", "文中"),
+    and in English it has to name the thing it asks about: `How old is the mill?` is dropped if the document, which must
+    have names in it, mentions a mill; `How old is the tide mill of Penrow?` is not.
 
-    Of people's texts it drops 0 of 175 English and 175 Chinese seed tasks and 6 of 7,473 problems of GSM8K. Questions
-    that people ask about documents were not at hand.
+    Of people's texts it drops 0 of 175 English and 175 Chinese seed tasks and 6 of 7,473 problems of GSM8K. It was not
+    measured on people's questions about documents.
 
     Source: rules of our own, in the manner of those that drop questions with `the passage` from sets made from texts.
     """

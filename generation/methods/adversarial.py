@@ -32,10 +32,9 @@ LOOKED_AT = 8
 class Adversarial(SelfInstruct[Avoided]):
     """Draft like Self-Instruct; the machine-made demonstrations are those that deceived the discriminator most.
 
-    The loop needs the filter `discriminator` and a few rounds: what it drops is shown to the model as what not to
-    write, what passes with a high `human_like` is shown as a demonstration. This steers a fixed generator by its
-    prompt; it is no adversarial training, and nothing says that it converges. Whether it moved anything is read off the
-    filter's `accuracy` by round.
+    The loop needs the filter `discriminator` and a few rounds: its dropped rows are shown to the model as bad examples,
+    and rows with a high `human_like` as demonstrations. This steers a fixed generator by its prompt; it is no
+    adversarial training, and it need not converge. The filter's `accuracy` by round shows whether it had an effect.
 
     Source: the loop is that of SeqGAN (Yu et al. 2017, arXiv:1609.05473) and of self-play fine-tuning (SPIN, Chen et
     al. 2024, arXiv:2401.01335, section 4), with the test of Lopez-Paz and Oquab 2017, arXiv:1610.06545, as the

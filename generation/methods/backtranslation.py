@@ -179,7 +179,7 @@ class Backtranslation(EachInput):
 
     Documents are taken in turn if there are any, else the seeds' answers. A document is cut at headings and blank lines
     into segments of at most `max_words`, each of which becomes a row, tagged with its span of characters. The pair is
-    graded after the filters that judge an instruction alone: the score `curation`, 1 to 5, is the sum of p_i * i over
+    graded after the filters that judge only an instruction: the score `curation`, 1 to 5, is the sum of p_i * i over
     the grades, which cannot fail to parse.
 
     A second iteration is a second recipe over the same input: fine-tune on the samples that the first has kept, and set

@@ -33,12 +33,12 @@ MAX_FAREWELL_WORDS = 25
 class MultiTurn(Method):
     """Continue a seed or a kept row with `turns` more user turns, each followed by an answer.
 
-    The model writes the user's turn where the chat template puts one, after the conversation so far, as it writes the
-    first in Magpie. The conversation ends early if the simulated user says good-bye, repeats an earlier turn, or writes
-    no complete turn; before an answer that is cut off or empty; and after a call of a tool, because its result is
-    unknown. The tag `ended` says why (`good-bye`, `repetition`, `no turn`, `answer`, `call`, else `turns`). The
-    conversation is one sample; with fewer than `min_turns` new turns it is dropped. Conversations that this method has
-    made are not continued again.
+    The model continues the chat template after the conversation so far with a user's turn, as it writes the first one
+    in Magpie. The conversation ends early if the simulated user says good-bye, repeats an earlier turn, or writes no
+    complete turn; before an answer that is cut off or empty; and after a call of a tool, because its result is unknown.
+    The tag `ended` says why (`good-bye`, `repetition`, `no turn`, `answer`, `call`, else `turns`). The conversation is
+    one sample; with fewer than `min_turns` new turns it is dropped. Conversations that this method has made are not
+    continued again.
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (multi-turn: the header of the user's turn is appended
     to the conversation; a system prompt keeps the model in the user's role); Ding et al. 2023, UltraChat,

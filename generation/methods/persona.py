@@ -210,9 +210,9 @@ class PersonaIndex:
 class Persona(EachInput[PersonaIndex]):
     """Make a persona from a text, go on to other persons by relations, and write a request of the last one.
 
-    The personas are shared calls: the same text and the same relations lead to the same person, made once on a worker.
-    A persona that settled rounds have used, or one nearly like it, is not used again: one more step is taken, or the
-    draw is dropped if it has no step left. The persona is in the tag `persona`, the steps from the text in `hops`.
+    The personas are shared calls: the same text and the same relations lead to the same person, which each worker makes
+    once. A persona that settled rounds have used, or one nearly like it, is not used again: one more step is taken, or
+    the draw is dropped if it has no step left. The persona is in the tag `persona`, the steps from the text in `hops`.
 
     Source: Ge et al. 2024, Scaling Synthetic Data Creation with 1,000,000,000 Personas, arXiv:2406.20094, sections 2
     (text-to-persona, persona-to-persona up to six times, near-duplicates at a similarity of 0.9) and 4 (problems and

@@ -29,12 +29,12 @@ class Respond(EachInput):
     The prompt is all turns of an input up to its last user turn, or all of the input if it ends with the result of a
     tool. An answer that the input already has is not used. Requests have the input's tools, and an answer may call
     them. `best_of` names a score that a filter gives, such as `judge` or `reward`; the candidate with the largest score
-    is kept and the others are dropped. With `votes` over 1 a candidate is the majority of that many sampled answers.
-    Their final answers are compared, the first answer with the most frequent one is kept, and the score
-    `self_consistency` is its share of the votes. Answers that are cut off or have no final answer vote for none. With
-    `known_answer` an answer must come to the one that the input has, as in rejection sampling.
+    is kept and the others are dropped. With `votes` over 1, each candidate is the majority of that number of sampled
+    answers. Their final answers are compared, the first answer with the most frequent one is kept, and the score
+    `self_consistency` is its share of the votes. Answers that are cut off or have no final answer do not vote. With
+    `known_answer` an answer must have the same final answer as the input's own, as in rejection sampling.
 
-    Its instructions are those of the inputs, so that a novelty filter judges none of its rows.
+    Its instructions are those of the inputs, so a novelty filter does not judge its rows.
 
     Source: Wang et al. 2022, Self-Consistency, arXiv:2203.11171, section 2 (unweighted majority over sampled reasoning;
     its tables sample 40, at temperature 0.7 and more); Nakano et al. 2021, WebGPT, arXiv:2112.09332, section 3

@@ -39,7 +39,7 @@ class Hits(NamedTuple):
 class Against(Deduplicator):
     """Drop a sample that one of these datasets already has: the same text, nearly the same text, or the same meaning.
 
-    `duplicates.copies` says what must not differ between two copies: a question with another label or number than the
+    The rule for copies is that of `duplicates.copies`: for example, a question with another label or number than the
     older one stays. The older sample always stays, whatever `prefer` says. Keys, signatures and clusters of an older
     dataset are stored with it, as its vectors are. So the next build against the same release finds them, and a further
     release only needs a further index. `lost_to` is the id in the older dataset; the score `against_distance` of a

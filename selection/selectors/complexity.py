@@ -25,11 +25,11 @@ class Complexity(Selector):
 
     - `count` goes through the samples from most tags to fewest and takes each sample that adds a new tag. When no
     sample adds one, all tags count as new again, until the budget is met.
-    - `mig` takes the sample that brings the most information to a graph in which near tags share their weight. The
+    - `mig` takes the sample that adds the most information to a graph in which similar tags share their weight. The
       weight of a sample is its score. See `gristmill.selection.diversity.mig`.
 
-    Samples without tags go. The score `tag_count` is the number of a sample's tags, `mig_gain` the information it
-    brought.
+    Samples without tags are dropped. The score `tag_count` is the number of a sample's tags, `mig_gain` the information
+    that it added.
 
     Source: Lu et al. 2023, InsTag, arXiv:2308.07074, sections 3.2 and 5.1 and algorithm 1 (complexity-first diverse
     sampling; complexity is tags per sample, diversity the share of all tags that are covered); Chen et al. 2025, MIG,

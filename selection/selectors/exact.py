@@ -15,8 +15,8 @@ class Exact(Deduplicator):
 
     Signs with a meaning do count, see `gristmill.cluster.text.keys.key`. A short answer, the stated result of a longer
     one, and the label count too, see `duplicates.copies`: a question with two labels is no copy. The text is a part of
-    the messages, never the rendered chat, so that a system prompt shared by all does not count either. Samples are read
-    twice, a shard at a time; a sample takes 64 bytes of memory, however long it is.
+    the messages, never the rendered chat, so a system prompt that all samples share does not count either. Samples are
+    read twice, a shard at a time; a sample takes 64 bytes of memory, however long it is.
 
     Source: common practice; the normal form is ours.
     """

@@ -29,7 +29,7 @@ class Private(Selector):
     """Choose the samples nearest to private ones. The choice reveals hardly anything about any single private sample.
 
     Every private sample votes for the nearest samples, the votes are counted, and Gaussian noise is added to every
-    count. Everything that follows from the noisy counts alone is as private as they are. The noisy counts become the
+    count. Everything that is computed only from the noisy counts is as private as they are. The noisy counts become the
     score `private_votes`. The guarantee is (epsilon, delta)-differential privacy for one private sample more or less,
     by the analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530) over all `rounds`.
 

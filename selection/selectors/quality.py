@@ -27,7 +27,7 @@ REASONS = (
 class Quality(Selector):
     """Keep samples by one score, or by several combined: those above a threshold, the highest, or both.
 
-    A sample that lacks one of the scores goes, with a separate reason. Published rules in these settings:
+    A sample that lacks one of the scores is dropped with a reason of its own. Published rules in these settings:
 
     - AlpaGasus (Chen et al. 2023, arXiv:2307.08701, section 3): `scores = "judge"`, `min_score = 4.5`.
     - IFD (Li et al. 2023, arXiv:2308.12032, section 2.2): `scores = "ifd"`, `below = 1.0`, `budget = 0.1`: above 1 the

@@ -40,7 +40,7 @@ class HiddenStates(Embedding):
 
 
 class Relevance(Selector):
-    """Keep a budget of samples near to targets, which are a few dozen or hundred samples of the model's purpose.
+    """Keep a budget of samples near to targets: a few dozen or hundred examples of the tasks that the model is for.
 
     - `nearest`: by cosine of the job's vectors. The targets take turns; each takes its best sample that is not taken.
     - `rds`: the same with hidden states of a language model, over the whole conversation. Source: RDS+, Ivison et al.
@@ -52,8 +52,8 @@ class Relevance(Selector):
     - `less`: by how far a step on the sample would lower the loss of the targets, from gradients of a fine-tuned model.
       Source: Xia et al. 2024, arXiv:2402.04333. It takes a forward and a backward pass for each sample and checkpoint.
 
-    Samples and targets in a script that the encoder does not know are not compared: such a sample goes, such a target
-    has no turn.
+    Samples and targets in a script that the encoder does not know are not compared: such samples are dropped, and such
+    targets have no turn.
 
     Departures: see `gristmill.selection.relevance` and `gristmill.selection.relevance.gradients`.
     """

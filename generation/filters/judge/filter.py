@@ -22,15 +22,15 @@ class Judge(ModelFilter):
     The score is the sum of p_i * i over the grades, with p the model's probabilities of exactly the grades' digits: it
     is finer than the likeliest grade, and it never fails to parse. Its name is `judge` for the rubric `quality`, else
     that of the rubric. The model continues a list of graded answers in its own turn: with the 135M default model this
-    tells the answers of 100 English tasks from those of the next task with an AUC of 0.68 (the best of twelve layouts,
-    chosen on these tasks); a rubric in the user's turn gave 0.45 on 60 of them. The list is the same for all samples,
-    so it is computed once. On the other rubrics this model is near chance (0.52 to 0.62), but for complexity (0.83 on 8
-    hard and 8 simple instructions).
+    distinguishes the answers of 100 English tasks from those of the next task with an AUC of 0.68 (the best of twelve
+    layouts, chosen on these tasks); a rubric in the user's turn gave 0.45 on 60 of them. The list is the same for all
+    samples, so it is computed once. On the other rubrics this model is near chance (0.52 to 0.62), except on complexity
+    (0.83 on 8 hard and 8 simple instructions).
 
-    With `votes`, the model first writes as many reasons, each followed by a constrained grade: the score is the mean of
-    the expected grades, and `…_spread` their standard deviation, where 0 is agreement. Reasons want a larger model:
-    with the default one, grading at once tells right from wrong answers better (AUC 0.69 on 60 tasks) than after one
-    reason (0.55) or three (0.58).
+    With `votes`, the model first writes that number of reasons, each followed by a constrained grade: the score is the
+    mean of the expected grades, and `…_spread` their standard deviation, where 0 is agreement. Reasons need a larger
+    model: with the default one, grading at once distinguishes right from wrong answers better (AUC 0.69 on 60 tasks)
+    than after one reason (0.55) or three (0.58).
 
     Source: Liu et al. 2024, DEITA, arXiv:2312.15685, section 2.2 (expected score from the logits of the score tokens;
     complexity is judged from the instruction, quality with the answer); Yuan et al. 2024, Self-Rewarding Language

@@ -73,9 +73,9 @@ class Targeted(Method[Evidence]):
 
     Seeds with the tag `label` (texts with marks or JSON spans for entities) begin the model's turn, as a list that it
     continues; five a label are plenty, and none will do with a larger model. The turn decides the label, so draws are
-    balanced; once rows are settled, the turns go to the labels that are short of their share. Of the kept samples each
-    label has exactly its share: more of it are dropped as `target: enough of <label>`, and the job draws on until all
-    labels are full. A job that ends at `max_drafts` before that is an error that names the labels that are short.
+    balanced; once rows are settled, the turns go to the labels that are short of their share. Each label has exactly
+    its share of the kept samples: further ones are dropped as `target: enough of <label>`, and the job draws on until
+    all labels are full. If a job reaches `max_drafts` before that, it fails and names the labels that are short.
 
     Source: Ye et al. 2022, ZeroGen, arXiv:2202.07922, sections 2 and 3 (texts by label from a prompt; label checked by
     the model in the follow-ups); Yu et al. 2023, AttrPrompt, arXiv:2306.15895, section 3 (length, style and other
