@@ -94,7 +94,7 @@ class View:
         return found
 
     def tags(self, name: str) -> tuple[Int, list[str]]:
-        """Return ([n] index in the values, -1 without the tag; the sorted values) of a tag, or of `method`."""
+        """Return ([n] index of each row's value, -1 without the tag; the sorted values) of a tag, or of `method`."""
         if name in self.samples.given:
             words = self.samples.given[name][self.rows]
             values = sorted({word for word in words if word is not None})

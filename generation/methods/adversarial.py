@@ -52,7 +52,7 @@ class Adversarial(SelfInstruct[Avoided]):
     """The sentence about refused instructions, by language; `{refused}` is their list."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return demonstrations of one language: seeds, and the kept rows that passed for human best."""
+        """Return demonstrations of one language: seeds, and the kept rows with the highest `human_like`."""
         look = min(len(snapshot.made), LOOKED_AT * self.num_machine)
         looked = [snapshot.made[place] for place in rng.sample(range(len(snapshot.made)), look)]
         ranked = sorted(looked, key=lambda row: (-row.scores.get(SCORE, 0.0), row.id))

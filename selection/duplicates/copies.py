@@ -140,7 +140,7 @@ def same(
 
 
 def _taken(held: Candidates, rows: Int) -> Side:
-    """Return one side of some pairs."""
+    """Return these rows as one side of some pairs."""
     some, places = np.unique(held.places[rows], return_inverse=True)
     made = forms.normal(held.texts.take(pa.array(some)))
     return Side(made.points, *units(made), kins(made), places.astype(np.int64))
