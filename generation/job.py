@@ -36,8 +36,8 @@ from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.dispatch import Actors, Dispatch
 from gristmill.generation.pipeline.driver import Driver
 from gristmill.generation.pipeline.frames import frames_of
-from gristmill.generation.pipeline.plan import MIN_SHARD, Goal, Pipeline, ShardSequence
-from gristmill.generation.pipeline.settle import MARGIN, quotas_of
+from gristmill.generation.pipeline.plan import MIN_SHARD, Pipeline, ShardSequence
+from gristmill.generation.pipeline.settle import MARGIN, Progress, quotas_of
 from gristmill.generation.pipeline.snapshots import Snapshots
 from gristmill.generation.pipeline.worker import Place
 
@@ -244,14 +244,14 @@ class Generate(Job):
         """Return everything that is needed to make the rows."""
         return Pipeline(run, {MAIN: self.engine, **self.engines}, self.methods, self.judging, self.encoder, self.seed)
 
-    def goal(self) -> Goal:
-        """Return the target, and when to give up."""
+    def progress(self) -> Progress:
+        """Return the state before the first shard: the target, and when to give up."""
         given = frozenset(method.kind for method in self.methods if not method.instructs)
         target = None if self.target == "all" else self.target
         steps = self.pipeline("").step
         quotas = quotas_of([(steps(place), method) for place, method in enumerate(self.methods)], target)
         frames = frames_of(self.methods)
-        return Goal(target, self.prior, self.most_drafts, self.judging, given, frames, quotas, self.engine)
+        return Progress(target, self.judging, given, frames, quotas, self.prior, self.most_drafts)
 
     def place(self, store: Store, work: Work, logs: str | None) -> Place:
         """Return the folders that workers read and write."""
@@ -300,10 +300,10 @@ class Generate(Job):
             JobError: when an input has no kept row.
             RunError: when `max_drafts` are drawn before the target is met.
         """
-        driver = Driver(self, self.goal(), run, work, dispatch, self.schedule(run.store, work))
+        driver = Driver(self, self.progress(), run, work, dispatch, self.schedule(run.store, work))
         with run.screen.bar("generate", self.target if isinstance(self.target, int) else None) as bar:
             driver.run(bar)
-        return driver.finish()
+        return driver.finish(self.engine)
 
 
 def _memory(engine: Engine) -> str:

@@ -9,12 +9,13 @@ from gristmill.cluster.contract.errors import RunError
 from gristmill.cluster.contract.sample import from_table, to_table
 from gristmill.cluster.jobs.job import Job, Run, Work
 from gristmill.cluster.models import dtypes
+from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.runtime.progress import Bar
 from gristmill.cluster.store.store import Shard
 from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.pipeline.dispatch import Dispatch
 from gristmill.generation.pipeline.pace import TREND_S, Observation, Pace
-from gristmill.generation.pipeline.plan import Goal, RawShard, ShardReport, ShardSequence, Tally
+from gristmill.generation.pipeline.plan import RawShard, ShardReport, ShardSequence, Tally
 from gristmill.generation.pipeline.settle import MARGIN, Progress, top
 from gristmill.generation.pipeline.snapshots import Snapshots
 
@@ -26,13 +27,14 @@ RAW = "raw-"
 class Driver:
     """One execution of the job. It gives out shards and settles rows until the target is met, and then commits."""
 
-    def __init__(self, job: Job, goal: Goal, run: Run, work: Work, dispatch: Dispatch, schedule: ShardSequence) -> None:
+    def __init__(
+        self, job: Job, progress: Progress, run: Run, work: Work, dispatch: Dispatch, schedule: ShardSequence
+    ) -> None:
         """Read the shards that earlier executions have committed."""
-        self._job, self._goal, self._run, self._work = job, goal, run, work
+        self._job, self.progress, self._run, self._work = job, progress, run, work
         self._dispatch, self._schedule = dispatch, schedule
         self._ahead: Iterator[RawShard] = iter(schedule)
         self._next: RawShard | None = next(self._ahead, None)
-        self.progress = Progress(goal.target, goal.filters, goal.given, goal.frames, goal.quotas)
         self._settled: list[Shard] = []
         self._given: dict[int, RawShard] = {}  # given out or found committed, and not settled yet
         self._there: dict[int, Shard] = {}  # those of them that are committed
@@ -60,13 +62,13 @@ class Driver:
         kept, rows = self.progress.kept, self.progress.rows
         bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
 
-    def finish(self) -> GenerateFigures:
-        """Delete the raw shards, commit the manifest, and return the figures."""
+    def finish(self, engine: Engine) -> GenerateFigures:
+        """Delete the raw shards, commit the manifest, and return the figures; `engine` is the generating one."""
         store, output = self._run.store, self._work.output
         for name in store.names(output):
             if name.startswith(RAW):  # shards that were in the making when the target was met
                 store.delete(output, name)
-        figures = self._figures()
+        figures = self._figures(engine)
         types = {f"dtype of {name}": dtype for name, dtype in dtypes.read(store, output).items()}
         store.commit(self._job.manifest(self._work, "samples", self._settled, types), figures.to_json())
         store.delete(output, dtypes.DTYPES)
@@ -101,7 +103,7 @@ class Driver:
         if self._schedule.limits:
             return sum(-(-limit // self._schedule.size) for limit in self._schedule.limits)
         missing = max(0, (self.progress.target or 0) - self.progress.kept)
-        draws = missing / self.progress.acceptance(self._goal.prior) * MARGIN
+        draws = missing / self.progress.acceptance * MARGIN
         return len(self._settled) + -(-int(draws) // self._schedule.size)
 
     # -- out ------------------------------------------------------------------------------------------------------
@@ -126,12 +128,12 @@ class Driver:
         if self.progress.target is None or not self._given:
             return False
         under_way = sum(shard.draws for shard in self._given.values())
-        expected = self.progress.kept + under_way * self.progress.acceptance(self._goal.prior)
+        expected = self.progress.kept + under_way * self.progress.acceptance
         return expected >= self.progress.target * MARGIN
 
     def _spent(self) -> bool:
         under_way = sum(shard.draws for shard in self._given.values())
-        return self.progress.draws + under_way >= self._goal.most_drafts
+        return self.progress.draws + under_way >= self.progress.most_drafts
 
     # -- in -------------------------------------------------------------------------------------------------------
 
@@ -171,7 +173,7 @@ class Driver:
         unequal = ", or set `balanced = false` for fewer of these" if short else ""
         raise RunError(
             f"generate: {progress.kept} of {progress.target} samples kept after {progress.draws} drafts (acceptance "
-            f"{progress.kept / max(1, progress.draws):.1%}), the limit is {self._goal.most_drafts}; most were dropped "
+            f"{progress.kept / max(1, progress.draws):.1%}), the limit is {progress.most_drafts}; most were dropped "
             f"by: {most}{short}. Loosen these filters, use a larger model, or raise generate.max_drafts{unequal}: the "
             "drafts are kept and the job continues"
         )
@@ -225,11 +227,11 @@ class Driver:
                 setattr(tally, count, getattr(tally, count) + int(value))
         return tally
 
-    def _figures(self) -> GenerateFigures:
+    def _figures(self, engine: Engine) -> GenerateFigures:
         progress, made = self.progress, self._made
         making_s = max(0.0, self._making_s - self._dispatch.engine_start_s)
-        engine_s = making_s * self._goal.engine.actors
-        cost = made.cost + engine_s / 3600 * self._goal.engine.price.hour
+        engine_s = making_s * engine.actors
+        cost = made.cost + engine_s / 3600 * engine.price.hour
         kept = max(1, progress.kept)
         return GenerateFigures(
             rows=progress.rows,

@@ -67,28 +67,6 @@ class Pipeline:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """The target of the driver, and when it gives up."""
-
-    target: int | None
-    """Number of kept rows of the whole job; None for all."""
-    prior: float
-    """Expected share of the drafts that are kept, until there is a measured share."""
-    most_drafts: float
-    """Drafts after which no further shard begins."""
-    filters: tuple[Filter | HistoryFilter, ...]
-    """The filters that have rows to judge."""
-    given: frozenset[str]
-    """Methods whose instructions come from the input, so that filters of new instructions do not judge them."""
-    frames: Frames
-    """The texts that templates put around instructions; these are not compared."""
-    quotas: Mapping[str, Mapping[str, int]]
-    """Most kept rows of each label, by step."""
-    engine: Engine
-    """The generating engine, for the figures."""
-
-
-@dataclass(frozen=True, slots=True)
 class RawShard:
     """A unit of work: draws of one method with consecutive ordinals."""
 

@@ -31,7 +31,7 @@ PRIOR_WEIGHT = 10
 
 @dataclass
 class Progress:
-    """The results of settling so far."""
+    """The target, and the results of settling so far."""
 
     target: int | None
     """Number of kept rows of the whole job; None for all."""
@@ -42,6 +42,10 @@ class Progress:
     """What templates put around instructions, see `Method.frames`."""
     quotas: Quotas = field(default_factory=dict)
     """Most kept rows by step and label, see `Method.shares`."""
+    prior: float = 1.0
+    """Expected share of the draws that are kept, until there is a measured share."""
+    most_drafts: float = math.inf
+    """Drafts after which no further shard begins."""
     kept: int = 0
     draws: int = 0
     rows: int = 0
@@ -97,9 +101,10 @@ class Progress:
             self.remember(row for row in rows if row.dropped is None)
         self._take_in(rows, draws)
 
-    def acceptance(self, prior: float) -> float:
-        """Return the share of draws that were kept; `prior` counts as ten draws."""
-        return max(MIN_ACCEPTANCE, (self.kept + PRIOR_WEIGHT * prior) / (self.draws + PRIOR_WEIGHT))
+    @property
+    def acceptance(self) -> float:
+        """The share of draws that were kept; `prior` counts as ten draws."""
+        return max(MIN_ACCEPTANCE, (self.kept + PRIOR_WEIGHT * self.prior) / (self.draws + PRIOR_WEIGHT))
 
     @property
     def labels(self) -> dict[str, int]:
