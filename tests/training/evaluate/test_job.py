@@ -7,13 +7,23 @@ from typing import Any
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.io.ingest import ingest
+from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.jobs.recipe import check_inputs, open_recipe
+from gristmill.cluster.runtime.progress import Screen
+from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate.held_out import NEAR, rows_of
+from gristmill.training.evaluate.job import Evaluate
+from gristmill.training.evaluate.suites import ask, compare
+from gristmill.training.evaluate.suites.bench import Bench
+from gristmill.training.evaluate.suites.freeze import freeze
+from gristmill.training.evaluate.suites.items import scores_of
 from gristmill.training.job import Train
 from tests.training.conftest import dataset
 from tests.training.data.test_prepare import long_row, reworded
+from tests.training.evaluate.items import Models, says
 
 
 @pytest.fixture
@@ -97,3 +107,36 @@ def test_what_is_wrong_with_suites_is_said_before_anything_runs(
     with pytest.raises(JobError) as refused:
         open_recipe(recipe(evaluate, tmp_path))
     assert expected in str(refused.value)
+
+
+RHYMES = """
+from gristmill.training.evaluate.scorers.contract import OWN, Judgement, Written
+
+
+class Rhymes(Written):
+    ending: str = "ay"
+    "What a reply must end with."
+
+    def score(self, item, replies, shared):
+        said = replies[0].text.strip()
+        return {OWN: Judgement(float(said.endswith(self.ending)), said), "characters": Judgement(float(len(said)))}
+"""
+
+
+def test_a_scorer_of_the_users_own_is_a_class_next_to_the_recipe(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "steps.py").write_text(RHYMES, encoding="utf-8")
+    suites = {"verse": {"kind": f"{tmp_path}/steps.py:Rhymes", "input": str(tmp_path / "test.jsonl"), "ending": "be."}}
+    loaded, _ = open_recipe(recipe({"suites": suites}, tmp_path))
+    job = loaded.jobs["evaluate"]
+    assert isinstance(job, Evaluate)
+    scorer = job.suites["verse"]
+    suite = freeze(store, "verse", scorer, ingest(store, scorer.input))
+    said = {"b": "A lake.", "t": "The Elbe."}
+    engines = Models(b=lambda _: says(said["b"]), t=lambda _: says(said["t"]))
+    run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), None)
+    Bench(run, "evaluate-1", {"base": "b", "tuned": "t"}, [suite]).run_models(engines.open, None)
+    scores = scores_of(ask.committed(store, "evaluate-1"))
+    [found] = compare.compare([suite], ["base", "tuned"], scores, {}, compare.Draws(99, 0))
+    assert [model.value for model in found.models] == [0, 1]
+    assert [model.measures for model in found.models] == [{"characters": 7}, {"characters": 9}]
+    assert found.kind == "rhymes"

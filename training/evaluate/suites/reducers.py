@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,10 +69,10 @@ def labels(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> 
     for name in (OWN, "raw", "written"):
         truth, said = predictions(scorer, judged, name)
         rates = classified(truth, said, scorer.labels)
-        if NO_LABEL not in said:  # then the micro averages are all the accuracy
+        if name != "written":  # each item has a label, and the micro averages are all the accuracy
             rates = {key: value for key, value in rates.items() if not key.startswith("micro")}
         found |= {f"{name}_{key}" if name else key: value for key, value in rates.items()}
-    chances = [json.loads(row.scores[OWN].reply) for row in judged]
+    chances = [_rated(row.scores[OWN].reply)[0] for row in judged]
     auc = roc_auc([row.item.answer for row in judged], chances, scorer.labels)
     return found if auc is None else {**found, "roc_auc": auc}
 
@@ -80,10 +81,22 @@ def predictions(scorer: Labels, judged: Sequence[Judged], name: str) -> tuple[li
     """Return the right label of each item, and the one that the model gives it in one way of asking."""
     replies = [row.scores[name].reply for row in judged]
     if name == "written":
-        said = [label_in(reply, scorer.labels) or NO_LABEL for reply in replies]
+        said = [_written(reply, scorer.labels) for reply in replies]
     else:
-        said = [likeliest(json.loads(reply)) for reply in replies]
+        said = [_rated(reply)[1] for reply in replies]
     return [row.item.answer for row in judged], said
+
+
+@lru_cache(1 << 16)  # each draw of the bootstrap reads the same replies
+def _rated(reply: str) -> tuple[Mapping[str, float], str]:
+    """Return the chance of each label from a reply, and the likeliest."""
+    table: dict[str, float] = json.loads(reply)
+    return table, likeliest(table)
+
+
+@lru_cache(1 << 16)
+def _written(reply: str, names: tuple[str, ...]) -> str:
+    return label_in(reply, names) or NO_LABEL
 
 
 def classified(truth: Sequence[str], said: Sequence[str], names: Sequence[str]) -> Measures:
