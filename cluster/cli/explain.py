@@ -158,7 +158,8 @@ def words(annotation: Any) -> str:  # noqa: ANN401 - annotations have no common 
         kind = words(inner[0])
         return f"list of {kind}s" if kind == "step" else f"list of {kind}"
     if origin is dict:
-        return f"table of {words(inner[1])} by name"
+        kind = words(inner[1])
+        return f"table of {kind}s by name" if kind == "step" else f"table of {kind} by name"
     if inner:  # Annotated
         return words(inner[0])
     is_table = isinstance(annotation, type) and issubclass(annotation, Settings)
