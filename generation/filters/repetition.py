@@ -1,28 +1,38 @@
 """Repetition: drop texts that repeat themselves, as those of small models often do."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.keys import key
 from gristmill.cluster.text.scripts import is_chinese
-from gristmill.cluster.text.words import tokens
+from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 NGRAM = 5
 NGRAM_CHINESE = 8
 """Eight Chinese characters are about five words."""
+GREETING = 4
+"""Words of a turn from which on an answer may not be the same."""
 
 
 class Repetition(Filter):
-    """Drop a sample whose instruction or answer repeats lines or five-word sequences.
+    """Drop a sample whose instruction or answer repeats lines or five-word sequences, or that says a question again.
+
+    An answer says the question again if it is the user's turn before it, but for case, spaces and punctuation. Of 60
+    conversations that `multi_turn` made with the builtin model, 4 had such an answer; of 7,823 tasks and problems that
+    people wrote with their answers, none.
 
     Source: Rae et al. 2021, Gopher, arXiv:2112.11446, table A1 (duplicate lines 0.30, duplicate 5-grams 0.15).
-    Departures: shares are of lines and words, not of characters; the 5-gram bound is looser, because numbered answers
-    repeat their frame; short texts are not judged; eight characters represent five words in Chinese.
+    Departures: answers that say the question again; shares are of lines and words, not of characters; the 5-gram bound
+    is looser, because numbered answers repeat their frame; short texts are not judged; eight characters represent five
+    words in Chinese.
     """
 
+    revision: ClassVar[int] = 2  # an answer that says the question again is dropped
     kind: Literal["repetition"] = "repetition"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     max_duplicate_lines: float = Field(default=0.3, ge=0, le=1)
@@ -35,6 +45,8 @@ class Repetition(Filter):
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the instruction, and the answer where there is one."""
         del ask
+        if says_again(sample):
+            return Verdict(dropped=f"{self.kind}: answer says the question again")
         for what, text in (("instruction", sample.instruction), ("answer", sample.answer)):
             found = tokens(text)
             if len(found) < self.min_tokens:
@@ -44,6 +56,16 @@ class Repetition(Filter):
             if duplicate_ngrams(found, NGRAM_CHINESE if is_chinese(text) else NGRAM) > self.max_duplicate_ngrams:
                 return Verdict(dropped=f"{self.kind}: {what} repeats itself")
         return Verdict()
+
+
+def says_again(sample: Sample) -> bool:
+    """Say whether an answer is the user's turn before it; a greeting may be returned."""
+    return any(
+        (one.role, other.role) == ("user", "assistant")
+        and num_words(one.text) >= GREETING
+        and key(one.text) == key(other.text)
+        for one, other in pairwise(sample.messages)
+    )
 
 
 def duplicate_lines(text: str) -> float:

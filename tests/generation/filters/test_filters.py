@@ -103,6 +103,20 @@ def test_repetition_drops_answers_that_run_away(answer: str, reason: str | None)
     assert judged(loose, sample("Tell me about it", answer)).dropped == reason
 
 
+def test_an_answer_that_says_the_question_again_is_dropped_and_a_greeting_is_not() -> None:
+    asked, again = "The meeting has been moved to Tuesday.", "the meeting has been moved to Tuesday"
+    assert judged(Repetition(), sample(asked, again)).dropped == "repetition: answer says the question again"
+    first = Sample("x", (*sample(asked, again).messages, Message("user", "And?"), Message("assistant", "That is all.")))
+    assert judged(Repetition(), first).dropped == "repetition: answer says the question again"
+    assert judged(Repetition(), sample("会议改到下个星期二下午了。", "会议改到下个星期二下午了")).dropped is not None
+    for question, answer in (
+        ("Hello there!", "Hello there!"),
+        (f"Correct this: {asked}", asked),
+        (asked, "Thank you."),
+    ):
+        assert judged(Repetition(), sample(question, answer)) == Verdict()
+
+
 def test_repetition_drops_repeated_lines() -> None:
     answer = "First do this thing.\n" * 3 + "Then do the other thing with all the care in the world."
     assert (
