@@ -201,8 +201,8 @@ class LiftFigures(Figures):
     arms: int
     recommended: str
     verdict: str
-    """`helps`, `not shown` (the interval holds 0), `hurts` or `no arm helps`; with the last two only the seeds are
-    passed on."""
+    """`helps`, `not shown` (the interval holds 0), `hurts`, `not confirmed` (fine-tuning gains nothing) or
+    `no arm helps`; with the last three only the seeds are passed on."""
     features: str
     accuracy_seeds: float
     accuracy: float
@@ -213,3 +213,10 @@ class LiftFigures(Figures):
     ci_high: float | None = None
     gap_share: float | None = None
     """Lift as a share of the lift of people's labels, if these are given and have a lift."""
+    tuned: str = ""
+    """The arm that was fine-tuned beside the seeds, where that was asked for."""
+    tuned_lift: float | None = None
+    """Its lift over the seeds in a fine-tuned encoder, on the same items."""
+    tuned_low: float | None = None
+    """Lower end of the 95 % interval of that lift."""
+    tuned_high: float | None = None

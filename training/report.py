@@ -25,9 +25,14 @@ class LiftPresentation(Presentation[LiftFigures]):
             "helps": f"{figures.recommended} helps: {change}, lift {_lift(figures)}{share}",
             "not shown": f"{figures.recommended} may help, which is not shown: {change}, lift {_lift(figures)}",
             "hurts": "nothing is recommended: what helped on the validation items hurts on the others",
+            "not confirmed": f"nothing is recommended: fine-tuning does not confirm {figures.tuned}",
             "no arm helps": f"nothing helps: the seeds alone have accuracy {figures.accuracy_seeds:.3f}",
         }[figures.verdict]
-        yield "measured with a probe, not with the model that is fine-tuned"
+        if figures.tuned_lift is None:
+            yield "measured with a probe, not with the model that is fine-tuned"
+        else:
+            lift = _signed(figures.tuned_lift, figures.tuned_low, figures.tuned_high)
+            yield f"{figures.tuned}, fine-tuned: lift {lift}"
 
     def tiles(self, material: Material, figures: LiftFigures) -> Iterator[Tile]:
         """Yield the lift of the recommended arm."""
@@ -48,14 +53,23 @@ class LiftPresentation(Presentation[LiftFigures]):
         )
         names = [f"{arm['arm']} ({arm['rows']:,})" for arm in arms]
         panel = Panel("Lift by arm", charts.intervals(names, [(a["lift"], a["low"], a["high"]) for a in arms]), note)
+        panels = [panel]
+        if tuned := found["fine_tuned"].get("test"):
+            gain = tuned[1]
+            note = f"On the same items, by fine-tuned encoders; with the seeds alone {tuned[0]['accuracy']:.3f}."
+            bars = charts.intervals([gain["arm"]], [(gain["lift"], gain["low"], gain["high"])])
+            panels.append(Panel("Lift when fine-tuned", bars, note))
         tables = (_methods(found),) if found["methods"] else ()
-        yield Section("Did the data help?", f"Recommended: {figures.recommended}.", [panel], tables)
+        yield Section("Did the data help?", f"Recommended: {figures.recommended}.", panels, tables)
 
 
 def _lift(figures: LiftFigures) -> str:
-    if figures.ci_low is None or figures.ci_high is None:
-        return f"{figures.lift:+.3f}"
-    return f"{figures.lift:+.3f} [{figures.ci_low:+.3f}, {figures.ci_high:+.3f}]"
+    return _signed(figures.lift, figures.ci_low, figures.ci_high)
+
+
+def _signed(value: float, low: float | None, high: float | None) -> str:
+    """Return a difference with its interval, where it has one."""
+    return f"{value:+.3f}" if low is None or high is None else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _methods(found: Mapping[str, Any]) -> Table:

@@ -3,16 +3,18 @@
 <output>/shard-00000.arrow   SAMPLES: the rows of the recommended arm, with which later jobs go on
          lift.json           arms, labels, and what was left out:
              validation, test    [{arm, rows, accuracy, lift, low, high, kind}] on the two parts of the test items
+             fine_tuned          the same by part, of a fine-tuned encoder, for the seeds and the recommended arm
              methods             [{method, rows, labels, agreement, two_sample_accuracy}] the rows of each method
              left_out            {role: {reason: rows}}
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.sample import Sample, from_table, to_table
@@ -27,8 +29,10 @@ from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.training.data.families import families
 from gristmill.training.evaluate import arms as compared
-from gristmill.training.evaluate.arms import Arm, Result
-from gristmill.training.evaluate.probe import Features, Ints, Probe, characters, vectors
+from gristmill.training.evaluate import fine_tuning
+from gristmill.training.evaluate.arms import Result
+from gristmill.training.evaluate.fine_tuning import Confirm
+from gristmill.training.evaluate.probe import Features, Floats, Ints, Probe, characters, vectors
 from gristmill.training.evaluate.quality import quality_of
 from gristmill.training.figures import LiftFigures
 
@@ -49,7 +53,8 @@ class Lift(Job):
     labels, if there are any, which show how much can be gained. One part of the test items decides which arm is
     recommended. The other part is used for nothing else, and gives the lift and its interval. If no arm helps, none is
     recommended and only the seeds are passed on. The result holds for the probe; a fine-tuned model may gain more or
-    less.
+    less. With `confirm`, an encoder is fine-tuned on the seeds and on the recommended arm. If it gains nothing there,
+    nothing is recommended.
 
     Source: gains are paired by item and drawn by family, see `gristmill.training.evaluate.statistics`.
     """
@@ -81,6 +86,9 @@ class Lift(Job):
     """The small classifier and its features of a text."""
     encoder: Embedding = Embedding(model=models.E5)
     """The model that makes the vectors; it is not loaded if the probe uses characters."""
+    confirm: Confirm | Literal[False] = False
+    """Fine-tuning that must agree with the probe: `true`, or its settings. It takes minutes on a machine without a
+    GPU."""
     bootstrap: int = Field(default=2000, gt=0)
     """Bootstrap draws for an interval."""
     seed: int = 0
@@ -90,10 +98,24 @@ class Lift(Job):
     gpus: float | None = Field(default=None, ge=0)
     """GPUs of that process. By default one where the cluster has any, else none."""
 
+    @field_validator("confirm", mode="before")
+    @classmethod
+    def _by_default(cls, value: object) -> object:
+        return {} if value is True else value
+
     def sources(self) -> dict[str, Source]:
         """Return the data from outside, by role."""
         given = {"seeds": self.seeds, "test": self.test, "unlabelled": self.unlabelled, "labelled": self.labelled}
         return super().sources() | {role: source for role, source in given.items() if source is not None}
+
+    def check(self, base: Path) -> list[str]:
+        """Return what is wrong with the settings beyond their types."""
+        del base
+        found = []
+        for where, model in (("encoder", self.encoder.model), ("confirm", self.confirm and self.confirm.model)):
+            if model and (problem := models.missing(model)):
+                found.append(f"{where}.model: {model}: {problem}")
+        return found
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return the built samples: those of the recipe's last job before this one that makes samples."""
@@ -133,7 +155,13 @@ class Lift(Job):
                     stop = min(texts, start + AT_ONCE)
                     ray.get(actor.embed.remote(start, stop))
                     bar.update(stop)
-            found, shard = ray.get(actor.measure.remote(work.output))
+            runs = ray.get(actor.measure.remote())
+            if runs:
+                with run.screen.bar("lift: fine-tuning", runs) as bar:
+                    for done in range(runs):
+                        ray.get(actor.fine_tune.remote(done))
+                        bar.update(done + 1)
+            found, shard = ray.get(actor.finish.remote(work.output))
         except ray.exceptions.RayTaskError:  # of a living process
             raise
         except deaths() as error:
@@ -151,6 +179,7 @@ class Lift(Job):
 def figures_of(found: Mapping[str, Any], texts: int, shard: Shard, seconds: float) -> LiftFigures:
     """Return the figures of the content of `lift.json`, the number of texts, and the shard that was written."""
     chosen = next(part for part in found["test"] if part["arm"] == found["recommended"])
+    tuned = found["fine_tuned"].get("test")
     return LiftFigures(
         rows=texts,
         kept=shard.kept,
@@ -166,6 +195,10 @@ def figures_of(found: Mapping[str, Any], texts: int, shard: Shard, seconds: floa
         ci_low=chosen["low"],
         ci_high=chosen["high"],
         gap_share=found["gap_share"],
+        tuned=tuned[1]["arm"] if tuned else "",
+        tuned_lift=tuned[1]["lift"] if tuned else None,
+        tuned_low=tuned[1]["low"] if tuned else None,
+        tuned_high=tuned[1]["high"] if tuned else None,
         seconds=round(seconds, 1),
     )
 
@@ -195,7 +228,7 @@ class LiftActor:
             )
         items = corpus.places["test"]
         self._families = families(to_table([corpus.samples[n] for n in items]))
-        self._validation, self._test = self._parts(items)
+        self._validation, self._test = self._halves(items)
         fewest = min(len(self._validation), len(self._test))
         if fewest < FEW_ITEMS:
             raise JobError(
@@ -216,24 +249,47 @@ class LiftActor:
         if self._encoder:
             self._vectors.append(self._encoder.encode(self._corpus.texts[start:stop]))
 
-    def measure(self, output: str) -> tuple[dict[str, Any], Shard]:
-        """Compare all arms, write the rows of the recommended one; return the content of `lift.json` and the shard."""
+    def measure(self) -> int:
+        """Compare all arms with the probe; return the number of runs of fine-tuning that the verdict waits for."""
         job, corpus = self._job, self._corpus
-        features = self._features()
-        arms = list(compared.arms_of(corpus, features, self._shares(), draws=job.draws, seed=job.seed))
-        parts = {name: self._compared(arms, features, rows) for name, rows in self._named_parts().items()}
-        name = compared.recommended(parts["validation"])
-        gains = {result.arm: result for result in parts["test"]}
+        self._features = self._made_features()
+        arms = compared.arms_of(corpus, self._features, self._shares(), draws=job.draws, seed=job.seed)
+        self._arms = {arm.name: arm for arm in arms}
+        items = corpus.places["test"]
+        rights = {name: compared.right(arm, corpus, self._features, items) for name, arm in self._arms.items()}
+        self._parts = {part: self._compared(rights, chosen) for part, chosen in self._named_parts().items()}
+        self._name = compared.recommended(self._parts["validation"])
+        self._tuned: dict[str, list[Floats]] = {}
+        return 0 if not job.confirm or self._name == compared.SEEDS else 2 * job.confirm.runs
+
+    def fine_tune(self, run: int) -> None:
+        """Fine-tune once: on the seeds and on the recommended arm by turns."""
+        job, corpus, items = self._job, self._corpus, self._corpus.places["test"]
+        settings = job.confirm or Confirm()
+        arm = self._arms[(compared.SEEDS, self._name)[run % 2]]
+        rows, labels, weights = arm.draws[run // 2 % len(arm.draws)]
+        texts = fine_tuning.read(corpus.texts, settings)
+        learned = fine_tuning.Learned(rows, labels, weights, len(corpus.names))
+        found = fine_tuning.fine_tune(texts, learned, items, settings, job.seed + run // 2)
+        self._tuned.setdefault(arm.name, []).append((found == corpus.labels[items]).astype(np.float64))
+
+    def finish(self, output: str) -> tuple[dict[str, Any], Shard]:
+        """Write the rows of the recommended arm; return the content of `lift.json` and the shard."""
+        corpus, name = self._corpus, self._name
+        gains = {result.arm: result for result in self._parts["test"]}
         chosen, people = gains[name], gains.get(compared.PEOPLE)
+        tuned = self._confirmed()
         if chosen.lift.high is not None and chosen.lift.high < 0:  # the arm helped on one part and hurts on the other
             name, verdict = compared.SEEDS, "hurts"
         elif name == compared.SEEDS:
             verdict = "no arm helps"
+        elif tuned and tuned["validation"][1].lift.value <= 0:
+            name, verdict = compared.SEEDS, "not confirmed"
         else:
             verdict = "helps" if chosen.lift.low is not None and chosen.lift.low > 0 else "not shown"
         gap = people.lift.value if people and people.lift.low is not None and people.lift.low > 0 else None
-        rows = compared.written(next(arm for arm in arms if arm.name == name), corpus)
-        shard = self._store.commit_shard(output, "shard-00000", to_table(rows))
+        shard = self._store.commit_shard(output, "shard-00000", to_table(compared.written(self._arms[name], corpus)))
+        seen = np.concatenate([corpus.places["seeds"], self._validation])
         return {
             "recommended": name,
             "verdict": verdict,
@@ -242,10 +298,18 @@ class LiftActor:
             "items": len(self._test),
             "validation_items": len(self._validation),
             "gap_share": gains[name].lift.value / gap if gap else None,
-            **{part: [_line(result) for result in results] for part, results in parts.items()},
-            "methods": quality_of(corpus, features, np.concatenate([corpus.places["seeds"], self._validation])),
+            **{part: [_line(result) for result in results] for part, results in self._parts.items()},
+            "fine_tuned": {part: [_line(result) for result in results] for part, results in tuned.items()},
+            "methods": quality_of(corpus, self._features, seen),
             "left_out": corpus.left_out,
         }, shard
+
+    def _confirmed(self) -> dict[str, list[Result]]:
+        """Return what fine-tuning gained on both parts of the items: the seeds, then the recommended arm."""
+        if not self._tuned:
+            return {}
+        rights = {name: np.mean(runs, axis=0) for name, runs in self._tuned.items()}
+        return {part: self._compared(rights, chosen) for part, chosen in self._named_parts().items()}
 
     def _opened(self) -> Encoder | None:
         """Return the encoder, or None if the probe uses characters."""
@@ -256,7 +320,7 @@ class LiftActor:
         known = 1 - float(encoder.unknown(texts).mean())
         return encoder if features == "encoder" or known >= KNOWN else None
 
-    def _features(self) -> Features:
+    def _made_features(self) -> Features:
         """Return the features of all texts, fitted on those that an arm may learn from."""
         taken = [rows for role, rows in self._corpus.places.items() if role not in ("test", "labelled")]
         fitted = np.concatenate(taken)
@@ -264,7 +328,7 @@ class LiftActor:
             return vectors(np.concatenate(self._vectors), fitted, self._job.probe)
         return characters(self._corpus.texts, fitted, self._job.probe)
 
-    def _shares(self) -> compared.Floats:
+    def _shares(self) -> Floats:
         """Return the expected share of each label among the unlabelled texts; counted shares are never 0."""
         corpus, given = self._corpus, self._job.shares
         if isinstance(given, dict):
@@ -274,7 +338,7 @@ class LiftActor:
             shares = np.bincount(corpus.labels[rows], minlength=len(corpus.names)) + 1.0
         return shares / shares.sum()
 
-    def _parts(self, items: Ints) -> tuple[Ints, Ints]:
+    def _halves(self, items: Ints) -> tuple[Ints, Ints]:
         """Return the validation items and the others; a family is in one part."""
         order = np.random.default_rng(self._job.seed).permutation(int(self._families.max(initial=-1)) + 1)
         first = (order < self._job.validation * len(order))[self._families]
@@ -283,11 +347,12 @@ class LiftActor:
     def _named_parts(self) -> dict[str, Ints]:
         return {"validation": self._validation, "test": self._test}
 
-    def _compared(self, arms: Sequence[Arm], features: Features, items: Ints) -> list[Result]:
+    def _compared(self, rights: Mapping[str, Floats], items: Ints) -> list[Result]:
+        """Compare arms on some items; `rights` has what each got right of all of them, the seeds first."""
         places = np.searchsorted(self._corpus.places["test"], items)
         kin = np.unique(self._families[places], return_inverse=True)[1].astype(np.int64)
-        rights = [compared.right(arm, self._corpus, features, items) for arm in arms]
-        return compared.compare(arms, rights, kin, bootstrap=self._job.bootstrap, seed=self._job.seed)
+        arms, parts = [self._arms[name] for name in rights], [right[places] for right in rights.values()]
+        return compared.compare(arms, parts, kin, bootstrap=self._job.bootstrap, seed=self._job.seed)
 
 
 def _samples(store: Store, name: str, role: str) -> list[Sample]:

@@ -30,8 +30,11 @@ def measured(
     job = Lift.model_validate({**SETTINGS, **settings})
     inputs = {role: put(store, f"{role}-1", samples) for role, samples in rows.items()}
     actor = LiftActor(job, store, inputs, None)
-    _, lines = actor.open()
-    found, shard = actor.measure("lift-1")
+    number, lines = actor.open()
+    actor.embed(0, number)
+    for run in range(actor.measure()):
+        actor.fine_tune(run)
+    found, shard = actor.finish("lift-1")
     return found, from_table(store.read_shard("lift-1", shard)), lines
 
 
@@ -188,7 +191,8 @@ def test_the_page_and_the_summary_show_what_lift_measured(store: Store) -> None:
     job = Lift.model_validate(SETTINGS)
     actor = LiftActor(job, store, {role: put(store, f"{role}-1", samples) for role, samples in rows.items()}, None)
     texts, _ = actor.open()
-    found, shard = actor.measure("lift-1")
+    assert actor.measure() == 0
+    found, shard = actor.finish("lift-1")
     figures = figures_of(found, texts, shard, 1.0)
     store.write_json(found, "lift-1", LIFT)
     store.commit(Manifest("lift-1", "samples", "lift", "f", {}, {}, (shard,)), figures.to_json())
