@@ -34,7 +34,7 @@ def join_thousands(text: Characters) -> int:
 
 @kernel
 def _thousands_end(text: Characters, at: int, before: np.uint32, earlier: np.uint32) -> int:
-    """Return the place after a number with commas between its thousands that begins at one, else 0; see `keys.key`."""
+    """Return the end of the number at a place if commas divide its thousands, else 0; see `keys.key`."""
     bracket = before in OPENING
     if not _is_digit(text, at) or 48 <= before <= 57 or before == 46:
         return 0

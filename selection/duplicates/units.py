@@ -264,7 +264,7 @@ def is_symbol(point: np.uint32) -> bool:
 
 @kernel
 def number_end(form: Points, at: int, single: Points) -> int:
-    """Return the code point after the number that begins at one: digits, and single signs between them."""
+    """Return the end of the number at a place: digits, and single signs between them."""
     while at < len(form):
         if class_of(form[at], single) == DIGIT:
             at += 1

@@ -119,7 +119,7 @@ def _language(request: Conversation) -> str:
 def _with_asks(request: Write, asks: Sequence[str], *, keeps: bool) -> Write:
     """Return a request with sentences added to the user's turn.
 
-    The prefix follows them unless the model's turn keeps it.
+    The prefix is added after them, too, unless it is kept for the model's turn (`keeps`).
     """
     more = [" ".join(asks), *([request.prefix] if request.prefix and not keeps else [])]
     messages = [*request.messages]
