@@ -17,10 +17,13 @@ class GeneratePresentation(Presentation[GenerateFigures]):
     """Acceptance, cost of a kept sample, funnel of the filters, and what steps measured in each round."""
 
     def summary(self, figures: GenerateFigures) -> Iterator[str]:
-        """Yield the cost of a kept sample: tokens, seconds of an engine and, where there are prices, money."""
+        """Yield what a kept sample cost (tokens, engine seconds, money if there are prices), or why none is kept."""
         money = f", {figures.cost_per_kept:.6f} in money" if figures.cost_per_kept is not None else ""
         work = f"{figures.tokens_per_kept:,.0f} tokens and {figures.engine_seconds_per_kept:.2f} engine seconds"
-        if figures.tokens_per_kept:
+        if not figures.kept and figures.dropped:
+            reasons = ", ".join(f"{count:,} {why}" for why, count in figures.dropped.items())
+            yield f"no sample is kept; dropped: {reasons}"
+        elif figures.tokens_per_kept:
             yield f"a kept sample took {work}{money}"
         yield from figures.notes
         if figures.labels:

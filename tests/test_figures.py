@@ -80,6 +80,14 @@ def test_the_page_shows_what_generate_and_select_really_measured(store: Store) -
         assert list(presentation_of(job_class(name).presentation).summary(figures)) or name == "select"
 
 
+def test_a_job_that_keeps_nothing_says_why(store: Store) -> None:
+    short = {"kind": "length", "max_answer_words": 1}
+    made = ground(with_seeds(store), job(target="all", methods=[{"kind": "respond"}], filters=[short]))
+    (said, *_) = presentation_of(job_class("generate").presentation).summary(made)
+    reasons = ", ".join(f"{count} {why}" for why, count in made.dropped.items())
+    assert made.kept == 0 and "length: answer too long" in reasons and said == f"no sample is kept; dropped: {reasons}"
+
+
 def test_the_page_shows_what_a_review_really_measured(store: Store) -> None:
     from gristmill.generation.labels.job import Review
 
