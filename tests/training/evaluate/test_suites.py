@@ -105,7 +105,9 @@ def test_rows_trained_on_that_are_near_an_item_are_counted(store: Store) -> None
     copied = seed([Message("user", f"Rate it: {words}!"), Message("assistant", "good")])
     suite = frozen(store, samples=[one, *rows(4)], prompt="Of this say good or bad. {prompt}")
     trained = store.read(dataset(store, [copied, *rows(20, odd="sour")[10:]], "select-000000000009"))
-    assert contamination(store, suite, trained) == (1, 1)
+    same = frozen(store, "exact_match", [one], "same")
+    other = frozen(store, "exact_match", rows(2), "other")
+    assert contamination(store, [suite, same, other], trained) == {"mine": (1, 1), "same": (1, 1), "other": (0, 0)}
 
 
 # -- ask ----------------------------------------------------------------------------------------------------------

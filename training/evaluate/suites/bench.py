@@ -35,10 +35,9 @@ class Bench:
 
     def contamination(self, trained: pa.Table) -> dict[str, tuple[int, int]]:
         """Describe each suite; return the numbers of its items near rows trained on, and of these rows."""
-        found = {}
+        found = contamination(self.run.store, self.suites, trained)
         for suite in self.suites:
-            items, rows = found[suite.name] = contamination(self.run.store, suite, trained)
-            for line in _lines(suite, items, rows):
+            for line in _lines(suite, *found[suite.name]):
                 self.run.screen.say(f"evaluate: suite {suite.name}: {line}")
         return found
 

@@ -8,7 +8,7 @@ The fingerprint depends on the rows and on the scorer's settings, so the same it
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import FAMILY, PREFERENCE, Message, Sample, from_table, to_table
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.store.store import Manifest, Store, place
-from gristmill.training.data.families import families, near_to
+from gristmill.training.data.families import families, near_rows
 from gristmill.training.data.holdout import with_families
 from gristmill.training.evaluate.scorers.contract import PREFIX, Item, Scorer
 
@@ -82,16 +82,26 @@ def opened(store: Store, name: str, scorer: Scorer, folder: str) -> Suite:
     return Suite(name, folder, scorer.fitted(items), items, names, dict(reasons))
 
 
-def contamination(store: Store, suite: Suite, trained: pa.Table) -> tuple[int, int]:
-    """Return the number of items that are near copies of a row trained on, and the number of these rows.
+def contamination(store: Store, suites: Sequence[Suite], trained: pa.Table) -> dict[str, tuple[int, int]]:
+    """Return, by suite, the number of items that are near copies of a row trained on, and the number of these rows.
 
-    They are compared as they were before `prompt` was put around them.
+    They are compared as they were before `prompt` was put around them, all suites at once: it takes about two
+    microseconds of CPU for each character of the rows trained on.
     """
-    rows = store.read(store.manifest(suite.folder).inputs["samples"])
-    names = {item.id for item in suite.items}
-    own = rows.filter(pa.array([name in names for name in rows["id"].to_pylist()], pa.bool_()))
-    near = [near_to(a, np.ones(a.num_rows, np.bool_), [b]) for a, b in ((own, trained), (trained, own))]
-    return int(near[0].sum()), int(near[1].sum())
+    tables, left = [trained], {item.id for suite in suites for item in suite.items}
+    for suite in suites:
+        rows = store.read(store.manifest(suite.folder).inputs["samples"])
+        taken = [name in left for name in rows["id"].to_pylist()]
+        tables.append(rows.filter(pa.array(taken, pa.bool_())))
+        left -= set(tables[-1]["id"].to_pylist())
+    whole = pa.concat_tables(tables)
+    names, near = whole["id"].to_pylist(), dict[str, set[int]]()
+    for one, other in zip(*(side.tolist() for side in near_rows(whole)), strict=True):
+        row, item = min(one, other), max(one, other)
+        if row < trained.num_rows <= item:
+            near.setdefault(names[item], set()).add(row)
+    found = {suite.name: [near[item.id] for item in suite.items if item.id in near] for suite in suites}
+    return {name: (len(rows), len(set().union(*rows))) for name, rows in found.items()}
 
 
 def _frozen(table: pa.Table, scorer: Scorer) -> tuple[pa.Table, Scorer]:
