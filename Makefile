@@ -1,6 +1,7 @@
 # make proof: set up, then send 10,000 rows of public shapes through the store and every form, read 8,000 damaged files,
 #   draw 50,000 comparisons of models of which the truth is known, encode for 72 chat templates, pack for 84 architectures;
 #   with `moto_server` on the path, send exports and a store through S3.
+# make examples DATA=folder: set up, then run examples/lift.toml on two public sets of reviews that lie in the folder.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready-$(FLAVOUR)
 # Where the CPU build of torch comes from when the machine's own pip settings do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo proof test unit ray flow gpu lint format lock clean
+.PHONY: help setup demo examples proof test unit ray flow gpu lint format lock clean
 
 help:
 	@grep -E '^# make' Makefile
@@ -32,6 +33,10 @@ $(READY): $(LOCK) pyproject.toml
 
 demo: $(READY)
 	$(BIN)/gristmill run examples/quickstart.toml
+
+examples: $(READY)
+	@test -n "$(DATA)" || { echo "make examples: DATA is not set, must be the folder of waimai_10k.csv and rt_polarity.*"; exit 2; }
+	$(BIN)/python benchmarks/examples.py "$(DATA)"
 
 proof: $(READY)
 	$(BIN)/python -m tests.proof.round_trip

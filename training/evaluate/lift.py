@@ -215,12 +215,19 @@ class LiftActor:
         """Read all rows; return the number of texts, and lines about the rows that take no part.
 
         Raises:
-            JobError: where the seeds have fewer than two labels, `shares` has others, or the test has too few items.
+            JobError: where the seeds have fewer than two labels or none of one, `shares` has others, or the test has too few items.
         """
         rows = {role: _samples(self._store, name, role) for role, name in self._inputs.items()}
         self._corpus = corpus = compared.corpus_of(rows)
         if len(corpus.names) < 2:
             raise JobError(f"lift.seeds: {len(corpus.names)} different labels, must be two or more")
+        left = np.bincount(corpus.labels[corpus.places["seeds"]], minlength=len(corpus.names))
+        if not left.all():
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in corpus.left_out["seeds"].items())
+            raise JobError(
+                f"lift.seeds: no text is left with the label {corpus.names[int(left.argmin())]} ({reasons}), each label "
+                "must have one; give more seeds"
+            )
         if isinstance(self._job.shares, dict) and set(self._job.shares) != set(corpus.names):
             raise JobError(
                 f"lift.shares: numbers for {', '.join(sorted(self._job.shares))}, must be for the labels of the seeds: "

@@ -179,6 +179,13 @@ def test_too_little_is_refused(store: Store, rows: Mapping[str, Sequence[Sample]
         measured(store, rows)
 
 
+def test_a_label_whose_seeds_are_all_test_items_is_refused(store: Store) -> None:
+    seeds, test = reviews(6, 1), reviews(200, 2)
+    rows = {"seeds": [*seeds[::2], *(review("bad", s.instruction) for s in test[1:4:2])], "test": test}
+    with pytest.raises(JobError, match=r"no text is left with the label bad \(text of test: 2\), each label must have"):
+        measured(store, rows)
+
+
 def test_a_job_with_nothing_to_compare_is_refused() -> None:
     job = Lift.model_validate(SETTINGS)
     with pytest.raises(JobError, match="nothing to compare with the seeds"):
