@@ -173,6 +173,12 @@ DOCUMENT_SYSTEM = {"en": "Answer with knowledge found on the web.", "zh": "请�
 HEADING = re.compile(r"#{1,6}[^\n]*")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 
+_STATED = re.compile(
+    r"(?:the|this|that|these|those|it|there|he|she|they|an?|i(?: a|['’])m|we(?: a|['’])re)\b", re.IGNORECASE
+)
+"""How a sentence begins that says something and asks for nothing."""
+_SENTENCE = re.compile(r"(?<=[.!])\s+")
+
 
 class Backtranslation(EachInput):
     """Write the instruction for an answer, which is a segment of a document or a seed's answer, and rate the pair.
@@ -191,9 +197,10 @@ class Backtranslation(EachInput):
     round (name one that is tuned so in `engine`), and a second iteration writes them anew; expected grade under
     constrained decoding instead of a sampled one after a rationale; the system sentences are off by default, because
     data without them is trained on and asked without them here; the seeds themselves are not mixed in, they are the
-    job's input.
+    job's input; an English instruction that only states something is dropped.
     """
 
+    revision: ClassVar[int] = 2  # an instruction that only states something is dropped
     kind: Literal["backtranslation"] = "backtranslation"
     feeds: ClassVar[tuple[Input, ...]] = ("documents", "seeds")
     min_words: int = Field(default=10, ge=1)
@@ -249,6 +256,7 @@ class Backtranslation(EachInput):
             **cut_off(reply.finish, "instruction"),
             "instruction is empty": not tokens(instruction),
             "instruction is the text": tokens(instruction) == tokens(_text(parent)[slice(*span)]),
+            "instruction asks for nothing": asks_nothing(instruction),
         }
         reason = refuse(rules)
         systems = self.seed_prompts if parent.answer else self.document_prompts
@@ -309,3 +317,12 @@ def _paragraphs(text: str) -> list[tuple[int, int]]:
             first = begin + text[begin:end].index(body)
             found.append((first, first + len(body)))
     return found
+
+
+def asks_nothing(text: str) -> bool:
+    """Say whether each sentence of an English text only states something, such as `The bridge is closed`.
+
+    Of 70 instructions of the builtin model 9 did, and none of 7,720 that people wrote.
+    """
+    sentences = [part for part in _SENTENCE.split(text.strip()) if part]
+    return not re.search(r"[?:]", text) and all(_STATED.match(part) for part in sentences)

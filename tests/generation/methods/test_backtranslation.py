@@ -89,6 +89,7 @@ def test_the_threshold_is_on_the_expected_grade(chances: tuple[float, ...], leas
         (Reply("  ", "stop", 9, 1), "instruction is empty"),
         (Reply("?!", "stop", 9, 1), "instruction is empty"),
         (Reply(RIVER.upper(), "stop", 9, 20), "instruction is the text"),
+        (Reply("The bridge is closed. It was a storm.", "stop", 9, 9), "instruction asks for nothing"),
         (ERROR, "error: prompt has 9000 tokens"),
     ],
 )
