@@ -24,7 +24,7 @@ from typing import Any
 import jobs
 from common import in_process, write
 
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Request, Score
 
 WORDS = ("river", "lamp", "winter", "baker", "stone", "window", "garden", "orange", "travel", "music", "letter", "sea")
 TEXTS = [" ".join(random.Random(n).choices(WORDS, k=40)).capitalize() for n in range(512)]
@@ -58,14 +58,15 @@ class WaitingEngine:
         path.with_name(f".{path.name}").replace(path)  # whole, whenever the process is ended
 
     async def ask(self, request: Request) -> Reply:
+        seed = 0 if isinstance(request, Score) else request.seed
         if not self._asked:
             self._note("first", time.time())
             self._began = time.process_time()
         self._asked += 1
-        text = f"{TEXTS[request.seed % len(TEXTS)]} {request.seed}."  # all differ, and cost next to nothing to make
+        text = f"{TEXTS[seed % len(TEXTS)]} {seed}."  # all differ, and cost next to nothing to make
         if self._latency:
             async with self._slots:
-                await asyncio.sleep(self._latency * (0.5 + request.seed / 2**31))
+                await asyncio.sleep(self._latency * (0.5 + seed / 2**31))
         if self._asked % 512 == 0:
             self._note("cpu", time.process_time() - self._began)
         return Reply(text, "stop", 60, 50)

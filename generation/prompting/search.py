@@ -131,7 +131,8 @@ class SearchIndex:
         """Return similarities [n, n]: cosines if there are vectors, else common words over all words."""
         if self._vectors is not None:
             some = self._vectors[list(places)]
-            return np.nan_to_num(some @ some.T)
+            cosines: NDArray[np.floating[Any]] = np.nan_to_num(some @ some.T)
+            return cosines
         bags = [self._bags[place] for place in places]
         return np.array([[len(a & b) / max(1, len(a | b)) for b in bags] for a in bags]).reshape(len(bags), len(bags))
 

@@ -11,7 +11,7 @@ import pytest
 from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import dtypes
-from gristmill.cluster.models.engine import Engine, Reply, Request
+from gristmill.cluster.models.engine import Engine, Reply, Request, Write
 from gristmill.cluster.store.store import Store
 from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.actors import LiveEngine
@@ -70,7 +70,7 @@ class PoisonedEngine(ScriptedEngine):
     poison = 0
 
     async def ask(self, request: Request) -> Reply:
-        if request.seed == self.poison:
+        if isinstance(request, Write) and request.seed == self.poison:
             os._exit(1)
         return await super().ask(request)
 

@@ -120,12 +120,13 @@ def fine_tune(texts: Texts, learned: Learned, items: Ints, settings: Confirm, ru
             torch.tensor(learned.labels[chosen], device=model.device),
             reduction="none",
         )
-        (losses * counts).sum().div(counts.sum()).backward()
+        loss: Any = (losses * counts).sum() / counts.sum()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters, MAX_NORM)
         optimizer.step()
         optimizer.zero_grad()
     model.encoder.eval()
-    by_length = sorted(range(len(items)), key=lambda n: len(texts.ids[items[n]]))
+    by_length = np.argsort([len(texts.ids[item]) for item in items], kind="stable")
     found = np.zeros(len(items), np.int64)
     with torch.inference_mode():
         for start in range(0, len(items), AT_ONCE):

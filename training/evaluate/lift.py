@@ -215,7 +215,8 @@ class LiftActor:
         """Read all rows; return the number of texts, and lines about the rows that take no part.
 
         Raises:
-            JobError: where the seeds have fewer than two labels or none of one, `shares` has others, or the test has too few items.
+            JobError: if the seeds have fewer than two labels or none of one, `shares` has other labels, or the
+                test has too few items.
         """
         rows = {role: _samples(self._store, name, role) for role, name in self._inputs.items()}
         self._corpus = corpus = compared.corpus_of(rows)
@@ -225,8 +226,8 @@ class LiftActor:
         if not left.all():
             reasons = ", ".join(f"{reason}: {count}" for reason, count in corpus.left_out["seeds"].items())
             raise JobError(
-                f"lift.seeds: no text is left with the label {corpus.names[int(left.argmin())]} ({reasons}), each label "
-                "must have one; give more seeds"
+                f"lift.seeds: no text is left with the label {corpus.names[int(left.argmin())]} ({reasons}), each "
+                "label must have one; give more seeds"
             )
         if isinstance(self._job.shares, dict) and set(self._job.shares) != set(corpus.names):
             raise JobError(
@@ -338,12 +339,13 @@ class LiftActor:
     def _shares(self) -> Floats:
         """Return the expected share of each label among the unlabelled texts; counted shares are never 0."""
         corpus, given = self._corpus, self._job.shares
+        shares: Floats
         if isinstance(given, dict):
             shares = np.array([given[name] for name in corpus.names])
         else:
             rows = self._validation if given == "validation" else corpus.places["seeds"]
             shares = np.bincount(corpus.labels[rows], minlength=len(corpus.names)) + 1.0
-        return shares / shares.sum()
+        return np.asarray(shares / shares.sum(), np.float64)
 
     def _halves(self, items: Ints) -> tuple[Ints, Ints]:
         """Return the validation items and the others; a family is in one part."""

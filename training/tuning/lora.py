@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -79,7 +79,8 @@ class Lora(Tuning):
         layers = self.target_modules if self.target_modules == "all-linear" else list(self.target_modules)
         wanted = LoraConfig(
             r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers, task_type="CAUSAL_LM",
-            use_rslora=self.rslora, use_dora=self.dora, init_lora_weights=self.init == "zero" or "pissa_niter_4",
+            use_rslora=self.rslora, use_dora=self.dora,
+            init_lora_weights=cast("bool", self.init == "zero" or "pissa_niter_4"),  # PEFT's type has a placeholder
         )  # fmt: skip
         dtype = next(model.parameters()).dtype
         made = get_peft_model(model, wanted, autocast_adapter_dtype=False)
