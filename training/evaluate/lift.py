@@ -339,13 +339,13 @@ class LiftActor:
     def _shares(self) -> Floats:
         """Return the expected share of each label among the unlabelled texts; counted shares are never 0."""
         corpus, given = self._corpus, self._job.shares
-        shares: Floats
         if isinstance(given, dict):
-            shares = np.array([given[name] for name in corpus.names])
+            shares = np.array([given[name] for name in corpus.names], np.float64)
         else:
             rows = self._validation if given == "validation" else corpus.places["seeds"]
-            shares = np.bincount(corpus.labels[rows], minlength=len(corpus.names)) + 1.0
-        return np.asarray(shares / shares.sum(), np.float64)
+            shares = np.bincount(corpus.labels[rows], minlength=len(corpus.names)).astype(np.float64) + 1
+        found: Floats = shares / shares.sum()
+        return found
 
     def _halves(self, items: Ints) -> tuple[Ints, Ints]:
         """Return the validation items and the others; a family is in one part."""

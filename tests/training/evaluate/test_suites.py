@@ -60,7 +60,7 @@ def test_a_suite_has_prompts_families_and_reasons_and_is_made_once(store: Store)
         seed([Message("user", "Weather?"), Message("assistant", "mixed")]),
         seed([Message("user", "Number 0: lovely soup "), Message("assistant", "bad")]).drop("row: bad"),
     ]
-    settings = {"labels": ["good", "bad"], "prompt": "Good or bad?\n{prompt}\n---\nIt is "}
+    settings: dict[str, Any] = {"labels": ["good", "bad"], "prompt": "Good or bad?\n{prompt}\n---\nIt is "}
     suite = frozen(store, samples=made, **settings)
     assert dict(suite.dropped) == {"no answer": 1, "answer is none of the labels": 1, "row: bad": 1}
     assert suite.items[0].prompt[-1].text == "Good or bad?\nNumber 0: lovely soup"

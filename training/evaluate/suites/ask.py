@@ -70,7 +70,7 @@ class Questions:
         scorer = suite.scorer
         if not isinstance(scorer, Pairwise):
             return []
-        texts = [(item, *(table.get(item.id, {}).get(SAID) for table in (said, base))) for item in suite.items]
+        texts = [(item, said.get(item.id, {}).get(SAID), base.get(item.id, {}).get(SAID)) for item in suite.items]
         both = [(item, mine.reply, other.reply) for item, mine, other in texts if mine and other]
         duels = [scorer.duel(item, mine, other) for item, mine, other in both]
         replies = self._replies([request for duel in duels for request in duel])
