@@ -76,7 +76,7 @@ class Train(TrainSettings, Job):
             found += facts.problems(self.model, self.max_length)
         found += self.encoding_problems()
         found += self.tuning.problems(self.zero.stage)
-        found += self.optimizer_problems()
+        found += self.optimizer_problems() + self.attention_problems()
         if self.zero.stage == 0 and self.precision == "bf16":
             found.append(
                 "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"

@@ -1,5 +1,6 @@
 """The settings of `[train]`. They are separate from the job, because data, loop and workers read them too."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,7 +16,7 @@ from gristmill.training.optim.schedule import Schedule
 from gristmill.training.tuning import AnyTuning
 from gristmill.training.tuning.contracts import Tuning
 from gristmill.training.tuning.lora import Lora
-from gristmill.training.tuning.model import Precision
+from gristmill.training.tuning.model import Attention, Precision
 from gristmill.training.zero import Zero
 
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -42,6 +43,7 @@ class TrainSettings(Settings):
             "save_steps",
             "save_total_limit",
             "gradient_checkpointing",
+            "logits_at_once",
             "max_failures",
             "max_lost",
         }
@@ -106,6 +108,18 @@ class TrainSettings(Settings):
     """Files of samples that the model will be tested on. Rows that are near copies of one are left out of training."""
     eval_steps: int = Field(default=0, ge=0)
     """Steps between measurements of the held-out loss; 0 for only one, at the end."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread over the vocabulary while training (Szegedy et al. 2016, arXiv:1512.00567,
+    section 7). The loss that is told then includes it; the held-out loss does not."""
+    neftune_alpha: float = Field(default=0.0, ge=0)
+    """Size of uniform noise on the embeddings while training (NEFTune, Jain et al. 2023, arXiv:2310.05914, which takes
+    5 to 15); 0 for none."""
+    attention: Attention = "auto"
+    """How attention is computed. `auto` is what transformers chooses for the model; `flash_attention_2` needs GPUs and
+    its package."""
+    logits_at_once: int = Field(default=2048, ge=0)
+    """Most tokens of which a worker has the logits in memory at once; 0 for no bound. Where a batch has more, the head
+    runs again in the backward pass. Losses and gradients are the same."""
     seed: int = 0
     """Seed of the order of the rows, and of the adapters' first values and dropout."""
     precision: Precision | Literal["auto"] = "auto"
@@ -149,6 +163,12 @@ class TrainSettings(Settings):
                     f"{name}: is set, must not be with schedule {self.schedule}, only with {', '.join(schedules)}"
                 )
         return found
+
+    def attention_problems(self) -> list[str]:
+        """Return why the attention that is asked for cannot be."""
+        if self.attention != "flash_attention_2" or find_spec("flash_attn"):
+            return []
+        return ["attention: flash_attention_2, but the package flash-attn is not installed; install it, or take auto"]
 
     def encoding_problems(self) -> list[str]:
         """Return the problems of the chat template and its values."""

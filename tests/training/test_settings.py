@@ -1,5 +1,6 @@
 """What the jobs refuse and plan, the configuration that DeepSpeed gets, and which checkpoint is taken."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,11 @@ def test_what_an_optimizer_or_a_schedule_cannot_be_with_is_refused(tiny: str) ->
         "min_ratio: is set, must not be with schedule constant, only with cosine, linear, wsd",
     ]
     assert Train(model=tiny, optimizer=Muon(), zero=Zero(stage=0), schedule="wsd", decay_ratio=0.2).check(Path()) == []
+
+
+def test_attention_that_needs_a_package_is_refused_without_it(tiny: str) -> None:
+    found = Train(model=tiny, attention="flash_attention_2").check(Path())
+    assert found == [] if find_spec("flash_attn") else "flash-attn is not installed" in found[0]
 
 
 def test_plans_load_nothing_and_know_what_is_there(store: Store, samples: str, tiny: str) -> None:

@@ -237,6 +237,8 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
     ]
     muon = {"optimizer": {"kind": "muon"}, "zero": Zero(stage=0), "tuning": {"kind": "full"}, "save_steps": 2}
     tuned += [plan(store, tiny, name, **muon) for name in ("muon-0", "muon-0-again", "muon-0-again")]
+    noisy = {"neftune_alpha": 5.0, "label_smoothing": 0.1, "logits_at_once": 16, "attention": "eager", "save_steps": 2}
+    tuned += [plan(store, tiny, name, **noisy) for name in ("noisy-1", "noisy-1-again", "noisy-1-again")]
     one = {
         "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
         "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
@@ -275,7 +277,7 @@ def test_every_tuning_and_optimizer_trains_alike_at_its_stages_and_in_a_run_that
 
     store = Store(str(shelf / "stages"))
 
-    def lines(name: str, key: str) -> list[float]:
+    def lines(name: str, key: str) -> list[Any]:
         return [m[key] for m in journal(store, name) if key in m]
 
     for name in ("dora-2", "pissa-1", "pissa-2", "plus-2", "freeze-1", "muon-0"):
@@ -286,7 +288,8 @@ def test_every_tuning_and_optimizer_trains_alike_at_its_stages_and_in_a_run_that
     assert lines("plus-3", "loss") == pytest.approx(lines("plus-2", "loss"), abs=1e-5)
     assert lines("freeze-3", "loss") == pytest.approx(lines("freeze-1", "loss"), abs=1e-5)
     assert lines("plus-2", "loss")[1:] != pytest.approx(lines("lora-2", "loss")[1:], abs=1e-3), "B has no own rate"
-    for name in ("pissa-1", "freeze-1", "muon-0"):
+    assert lines("noisy-1", "apart")[0].endswith("; logits of 16 tokens at a time")
+    for name in ("pissa-1", "freeze-1", "muon-0", "noisy-1"):
         assert lines(f"{name}-again", "start") == [0, 2]
         for key in ("loss", "holdout_loss"):
             assert lines(f"{name}-again", key) == lines(name, key), name

@@ -8,10 +8,15 @@ import pytest
 from pydantic import TypeAdapter
 
 from gristmill.training import zero
+from gristmill.training.loop import losses
 from gristmill.training.optim import AnyOptimizer
 from gristmill.training.optim.adamw import AdamW
 from gristmill.training.optim.contracts import Group, Optimizer
-from gristmill.training.tuning.model import load
+from gristmill.training.optim.sgd import Sgd
+from gristmill.training.tuning.contracts import Tuning
+from gristmill.training.tuning.full import Full
+from gristmill.training.tuning.lora import Lora
+from gristmill.training.tuning.model import load, trainable
 from gristmill.training.zero import Batching
 
 
@@ -106,6 +111,36 @@ def test_steps_under_deepspeed_are_those_of_pytorch(tiny: str, kind: str, stage:
         assert (wanted - first[name]).abs().max() > 1e-5, f"{name} has not moved"
     assert zero.finite(engine)
     engine.destroy()
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("chosen", [Full(), Lora(r=4, alpha=8)], ids=lambda chosen: str(chosen.kind))
+def test_a_bound_of_the_logits_changes_no_step(tiny: str, stage: int, chosen: Tuning) -> None:
+    import torch
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    found = []
+    for at_once in (0, 16):
+        settings = zero.config(
+            zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, bf16=False, gpu=False
+        )
+        with zero.partition(settings):
+            model = trainable(load(tiny, "fp32"), chosen, 0, recompute=False)
+        engine = zero.engine(model, settings, Sgd(), lr=0.1)
+        assert losses.bounds_work(engine, "fp32", "positions", "cpu")
+        for step in range(3):
+            ids = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(step))
+            batch = {"input_ids": ids, "labels": ids, "position_ids": torch.arange(64)[None]}
+            values, _ = losses.token_losses(engine, batch, "positions", losses.How(at_once))
+            engine.backward(values.sum() / 63)
+            engine.step()
+        trained = [(name, p) for name, p in engine.module.named_parameters() if p.requires_grad]
+        found.append({name: safe_get_full_fp32_param(p).clone() for name, p in trained})
+        engine.destroy()
+    for name, weight in found[0].items():
+        assert (weight - found[1][name]).abs().max() < 1e-6, name
 
 
 def stepped() -> Any:

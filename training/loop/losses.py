@@ -1,10 +1,12 @@
 """The loss of each trained token of a batch. Training sums the losses, evaluation assigns them to samples."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gristmill.training.data.packing import IGNORED
 from gristmill.training.loop import separation
+from gristmill.training.loop.chunks import losses_for_logits
 from gristmill.training.loop.separation import Way
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gristmill.training.data.prepare import Bins
+    from gristmill.training.tuning.model import Precision
 
 
 def tensors(batch: "Mapping[str, NDArray[np.int64]]", device: Any) -> "dict[str, torch.Tensor]":  # noqa: ANN401
@@ -22,7 +25,22 @@ def tensors(batch: "Mapping[str, NDArray[np.int64]]", device: Any) -> "dict[str,
     return {name: torch.tensor(array).to(device) for name, array in batch.items()}
 
 
-def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]", way: Way) -> "tuple[torch.Tensor, torch.Tensor]":  # noqa: ANN401
+@dataclass(frozen=True, slots=True)
+class How:
+    """How losses are computed."""
+
+    at_once: int = 0
+    """Most tokens of which the logits are there at once; 0 for no bound."""
+    smoothing: float = 0.0
+    """Share of the label that is spread over the vocabulary."""
+
+
+def token_losses(
+    model: Any,  # noqa: ANN401
+    batch: "Mapping[str, torch.Tensor]",
+    way: Way,
+    how: How = How(),
+) -> "tuple[torch.Tensor, torch.Tensor]":
     """Return the negative log-likelihoods of the tokens, and their positions.
 
     The head runs only at positions before a trained token of any row, which saves about half of its work and memory on
@@ -32,6 +50,7 @@ def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]", way: Way) -> "
         model: a model, or an engine of one.
         batch: one of `separation.batches`, as tensors.
         way: how samples are kept apart in it.
+        how: how losses are computed.
 
     Returns:
         [rows, kept] float32 losses in nats, 0 where the label is ignored, and [kept] positions of their labels.
@@ -44,12 +63,39 @@ def token_losses(model: Any, batch: "Mapping[str, torch.Tensor]", way: Way) -> "
     args = separation.inputs(model, batch, way)
     if "logits_to_keep" in separation.parameters(model):
         args["logits_to_keep"] = keep
+    wanted = labels[:, keep]
+    if how.at_once and wanted.numel() > how.at_once:
+        head = separation.inner(model).get_output_embeddings()
+        with losses_for_logits(head, wanted, keep, how.at_once, how.smoothing):
+            return model(**args).logits[..., 0].float(), keep + 1
     logits = model(**args).logits
     if logits.shape[1] != len(keep):  # the model does not know `logits_to_keep`
         logits = logits[:, keep]
-    wanted = labels[:, keep]
-    flat = cross_entropy(logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none")
+    flat = cross_entropy(
+        logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none",
+        label_smoothing=how.smoothing,
+    )  # fmt: skip
     return flat.view(wanted.shape), keep + 1
+
+
+def bounds_work(model: Any, precision: "Precision", way: Way, device: Any) -> bool:  # noqa: ANN401
+    """Return whether a model's losses stay the same when its logits are computed some at a time.
+
+    Workers that share its weights all call this.
+    """
+    import numpy as np
+    import torch
+
+    known = separation.plain_tokens(model)
+    ids = known[np.arange(32) * 7 % len(known)]
+    row = (ids.astype(np.int32), ids.astype(np.int32), np.arange(32, dtype=np.int32))
+    batch = tensors(separation.batches([row], way)[0], device)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        whole, some = (token_losses(model, batch, way, How(at_once))[0] for at_once in (0, 8))
+    model.train(training)
+    return bool((whole - some).abs().max() < {"fp32": 1e-4, "bf16": 5e-2}[precision])
 
 
 def sample_losses(

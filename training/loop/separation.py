@@ -155,7 +155,7 @@ def _masks(model: Any, number: Any) -> Any:  # noqa: ANN401
     """
     import torch
 
-    config, dtype = _inner(model).config.get_text_config(), next(model.parameters()).dtype
+    config, dtype = inner(model).config.get_text_config(), next(model.parameters()).dtype
     seen = (number[:, :, None] == number[:, None, :]).tril()
     window = getattr(config, "sliding_window", None)
     by_layer = {"full_attention": seen}
@@ -173,12 +173,13 @@ def _masks(model: Any, number: Any) -> Any:  # noqa: ANN401
 
 def parameters(model: Any) -> frozenset[str]:  # noqa: ANN401
     """Return the names of the arguments of a model of transformers, also inside DeepSpeed and PEFT."""
-    return frozenset(inspect.signature(_inner(model).forward).parameters)
+    return frozenset(inspect.signature(inner(model).forward).parameters)
 
 
-def _inner(model: Any) -> Any:  # noqa: ANN401
-    inner = getattr(model, "module", model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+def inner(model: Any) -> Any:  # noqa: ANN401
+    """Return the model of transformers inside of DeepSpeed and PEFT."""
+    found = getattr(model, "module", model)
+    return found.get_base_model() if hasattr(found, "get_base_model") else found
 
 
 def choose(model: Any, precision: Precision, *, length: int, rows: int, device: Any) -> Separation:  # noqa: ANN401
@@ -215,7 +216,7 @@ class _Probe:
         total = min(length, PROBED)
         sizes = [max(1, int(total * share)) for share in (0.4, 0.37)]
         sizes.append(max(1, total - sum(sizes)))
-        rng, allowed = np.random.default_rng(0), _tokens(model)
+        rng, allowed = np.random.default_rng(0), plain_tokens(model)
         self._last = rng.choice(allowed, sizes[2])
         self._before = [[rng.choice(allowed, size) for size in sizes[:2]] for _ in range(2)]
         self._rows = rows
@@ -277,9 +278,9 @@ def _size(values: Any, dim: int | tuple[int, int] = (1, 2)) -> float:  # noqa: A
     return float(values.square().mean(dim=dim).sqrt().max())
 
 
-def _tokens(model: Any) -> NDArray[np.int64]:  # noqa: ANN401
+def plain_tokens(model: Any) -> NDArray[np.int64]:  # noqa: ANN401
     """Return ids of ordinary tokens, without special ones."""
-    config = _inner(model).config.get_text_config()
+    config = inner(model).config.get_text_config()
     special = {
         value for name, value in config.to_dict().items() if name.endswith("token_id") and isinstance(value, int)
     }

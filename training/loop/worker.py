@@ -29,7 +29,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint, zero
 from gristmill.training.data import chat
 from gristmill.training.data import prepare as data
-from gristmill.training.loop import losses, separation
+from gristmill.training.loop import losses, noise, separation
 from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
 from gristmill.training.optim import schedule
 from gristmill.training.settings import TrainSettings
@@ -78,6 +78,8 @@ class TrainState:
     """The journal, on rank 0 only."""
     left_out: tuple[int, ...]
     """Batches that gave numbers that are not finite."""
+    at_once: int
+    """Most tokens of which the logits are there at once; 0 for no bound."""
     initial: Mapping[str, Any]
     """On rank 0, the first values of adapters that have changed the base model."""
 
@@ -202,7 +204,7 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     log.info("%s: %s", precision, why)
     configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
     with zero.partition(configuration):
-        loaded = model.load(plan.base, precision)
+        loaded = model.load(plan.base, precision, job.attention)
     tuned = model.trainable(loaded, job.tuning, job.seed, recompute=job.gradient_checkpointing)
     initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
     log.info("model loaded after %.1f s", time.monotonic() - began)
@@ -214,6 +216,7 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
     apart = _most_careful(
         separation.choose(engine, precision, length=job.max_length, rows=plan.batching.micro, device=device)
     )
+    at_once, told = _bound(job, engine, precision, apart.way, device)
     log.info("separation chosen after %.1f s", time.monotonic() - began)
     folder = plan.store.folder(plan.output)
     worker = TrainState(
@@ -228,9 +231,25 @@ def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) ->
         apart.way,
         Journal(folder / METRICS) if rank == 0 else None,
         _of_first(left_out(read_journal(folder / METRICS)) if rank == 0 else ()),
+        at_once,
         initial,
     )
-    return worker, why, apart.reason
+    return worker, why, f"{apart.reason}{told}"
+
+
+def _bound(
+    job: TrainSettings,
+    engine: Any,  # noqa: ANN401
+    precision: model.Precision,
+    way: separation.Way,
+    device: Any,  # noqa: ANN401
+) -> tuple[int, str]:
+    """Return the most tokens of which the logits are there at once, and what to tell people of it."""
+    if not job.logits_at_once or job.micro_batch_size * job.max_length <= job.logits_at_once:
+        return 0, ""
+    if losses.bounds_work(engine, precision, way, device):
+        return job.logits_at_once, f"; logits of {job.logits_at_once} tokens at a time"
+    return 0, "; logits of all tokens at once, because this model changes them after its head"
 
 
 def _most_careful(own: separation.Separation) -> separation.Separation:
@@ -325,7 +344,10 @@ def _part(worker: TrainState, part: Mapping[str, NDArray[np.int64]], counts: NDA
     """Return the losses of the tokens of a batch, a tensor, times the weight of each token's sample."""
     import torch
 
-    values, at = losses.token_losses(worker.engine, losses.tensors(part, worker.device), worker.way)
+    job, training = worker.plan.job, worker.engine.training
+    how = losses.How(worker.at_once, job.label_smoothing if training else 0.0)
+    with noise.noisy(separation.inner(worker.engine), part, job.neftune_alpha if training else 0.0):
+        values, at = losses.token_losses(worker.engine, losses.tensors(part, worker.device), worker.way, how)
     if counts is None:
         return values
     samples = np.minimum(part["sample"][:, at.cpu().numpy()], len(counts) - 1)

@@ -11,17 +11,19 @@ from gristmill.training.tuning.stops import stop_at
 
 ADAPTER, MERGED = "adapter", "merged"
 Precision = Literal["bf16", "fp32"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}
 """Precision of training and scoring, by the type that inference would compute in."""
 
 
-def load(folder: str, precision: Precision) -> Any:  # noqa: ANN401 - the class is the model's own
+def load(folder: str, precision: Precision, attention: Attention = "auto") -> Any:  # noqa: ANN401 - the class is the model's own
     """Load a causal language model; frozen weights have the precision that training computes in."""
     import torch
     from transformers import AutoModelForCausalLM
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    how = {} if attention == "auto" else {"attn_implementation": attention}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     loaded.config.use_cache = False  # the cache, which is on by default, would let packed samples see each other
     return loaded
 

@@ -73,6 +73,64 @@ def test_several_rows_at_once_give_the_sum_of_each(model: Any, encoded: chat.Enc
     assert loss_of(model, bins.rows(np.arange(3)), way) == pytest.approx(each, abs=1e-3)
 
 
+def with_gradients(model: Any, rows: list[packing.Row], way: Way, how: losses.How) -> tuple[Any, dict[str, Any]]:
+    """Return the losses of rows, and the gradients of all weights."""
+    model.zero_grad()
+    parts = separation.batches(rows, way)
+    values = [losses.token_losses(model, losses.tensors(part, "cpu"), way, how)[0] for part in parts]
+    sum(value.sum() for value in values).backward()
+    return values, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("way", WAYS)
+def test_losses_and_gradients_are_the_same_when_few_logits_are_there_at_once(
+    model: Any, encoded: chat.EncodedChats, way: Way, smoothing: float
+) -> None:
+    rows = bins_of(encoded, [[0, 1], [2], [3, 4, 5]]).rows(np.arange(3))
+    whole, gradients = with_gradients(model, rows, way, losses.How(0, smoothing))
+    some, again = with_gradients(model, rows, way, losses.How(16, smoothing))
+    for one, other in zip(whole, some, strict=True):
+        assert one.numel() > 16
+        assert (one - other).abs().max() < 1e-5
+    for name, gradient in gradients.items():
+        assert (gradient - again[name]).norm() < 1e-6 * gradient.norm() + 1e-9, name
+
+
+def test_no_more_logits_are_there_at_once_than_asked_for(model: Any, encoded: chat.EncodedChats) -> None:
+    rows = bins_of(encoded, [[0, 1, 2, 3]]).rows(np.array([0]))
+    seen: list[int] = []
+    head = model.get_output_embeddings()
+    logits = head.forward
+    head.forward = lambda hidden: seen.append(hidden[..., 0].numel()) or logits(hidden)
+    with_gradients(model, rows, "positions", losses.How(16))
+    del head.forward
+    assert max(seen) == 16
+    assert len(seen) >= 4, "once forwards and once backwards"
+
+
+def test_smoothing_spreads_a_share_of_the_label_over_the_vocabulary(model: Any, encoded: chat.EncodedChats) -> None:
+    import torch
+
+    batch = losses.tensors(packing.batch(bins_of(encoded, [[0]]).rows(np.array([0]))), "cpu")
+    with torch.no_grad():
+        plain, at = losses.token_losses(model, batch, "positions")
+        smooth, _ = losses.token_losses(model, batch, "positions", losses.How(smoothing=0.3))
+        logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, at - 1]
+    assert torch.allclose(smooth, 0.7 * plain - 0.3 * logits.log_softmax(-1).mean(-1), atol=1e-5)
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_found_out(model: Any) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, final_logit_softcapping=1.0, sliding_window=16,
+    )  # fmt: skip
+    assert losses.bounds_work(model, "fp32", "positions", "cpu")
+    assert not losses.bounds_work(Gemma2ForCausalLM(config), "fp32", "positions", "cpu")
+
+
 def test_one_sample_a_row_costs_no_more_tokens_than_packed_rows(encoded: chat.EncodedChats) -> None:
     rows = bins_of(encoded, packing.fit(encoded.lengths, 512)).rows(np.array([0]))
     made = separation.batches(rows, "alone")
