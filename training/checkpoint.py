@@ -18,6 +18,8 @@ from typing import Any
 from gristmill.training.tuning.model import Precision
 
 FOLDER = "checkpoints"
+BEST = "best"
+"""Folder of the checkpoint with the lowest held-out loss."""
 COMMITTED = "COMMITTED"
 TAG = "zero"
 
@@ -61,6 +63,16 @@ def sweep(folder: Path, keep: int) -> None:
         if path in old or not (path / COMMITTED).exists():
             (path / COMMITTED).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
+
+
+def forget(folder: Path, step: int) -> None:
+    """Delete the checkpoints of steps after `step`, on rank 0; every rank calls it."""
+    import torch.distributed as dist
+
+    for later in [one for one in committed(folder) if one.step > step] if dist.get_rank() == 0 else []:
+        (later.path / COMMITTED).unlink()
+        shutil.rmtree(later.path, ignore_errors=True)
+    dist.barrier()
 
 
 def save(

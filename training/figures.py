@@ -43,6 +43,10 @@ class TrainFigures(Figures):
     holdout_loss: float | None = None
     starts: int
     """Number of times that the workers were started."""
+    stopped_early: bool = False
+    """Whether training ended because the held-out loss did not fall any more."""
+    kept_step: int | None = None
+    """Step whose weights the model has."""
     merged_difference: float | None = None
     """Largest difference of a logit of adapter and base from that of the merged model; None without an adapter."""
     batches_left_out: int = 0

@@ -188,7 +188,7 @@ class Train(TrainSettings, Job):
             figures.to_json(),
         )
         data.sweep(run.store, work.output)
-        for name in (checkpoint.FOLDER, RAY_FOLDER):
+        for name in (checkpoint.FOLDER, checkpoint.BEST, RAY_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -327,7 +327,9 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         dropped=sum(packed.drops.values()),
         drop_reasons=dict(sorted(packed.drops.items())),
         packed_rows=packed.bins,
-        steps=steps,
+        steps=end.get("end", steps),
+        stopped_early=end.get("end", steps) < steps,
+        kept_step=end.get("kept"),
         precision=_starts(journal)[-1]["precision"],
         notes=dict(packed.notes),
         separation=_starts(journal)[-1]["separation"],

@@ -101,6 +101,14 @@ def held_out(figures: TrainFigures) -> Iterator[str]:
         )
 
 
+def ended(figures: TrainFigures) -> Iterator[str]:
+    """Yield how training ended, where it was not with the weights of the last step that was planned."""
+    if figures.stopped_early:
+        yield f"training ended at step {figures.steps}, because the held-out loss did not fall any more"
+    if figures.kept_step not in (None, figures.steps):
+        yield f"the model has the weights of step {figures.kept_step}, whose held-out loss was the lowest"
+
+
 def left_out(figures: TrainFigures) -> Iterator[str]:
     """Yield a note on the batches left out."""
     if figures.batches_left_out:
@@ -114,6 +122,7 @@ class TrainPresentation(Presentation[TrainFigures]):
         """Yield how many samples are held out and left out, if any."""
         yield from held_out(figures)
         yield from left_out(figures)
+        yield from ended(figures)
 
     def tiles(self, material: Material, figures: TrainFigures) -> Iterator[Tile]:
         """Yield the held-out loss, unless evaluation has both of them."""
@@ -133,7 +142,8 @@ class TrainPresentation(Presentation[TrainFigures]):
             return
         lines = material.store.read_bytes(name, METRICS).decode().splitlines()
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
-        note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, (*held_out(figures), *left_out(figures)))))
+        told = (*held_out(figures), *left_out(figures), *ended(figures))
+        note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, told)))
         panel = Panel("Loss while training", charts.loss_curve(journal), note)
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
         if figures.separation != "positions":

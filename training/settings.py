@@ -108,6 +108,10 @@ class TrainSettings(Settings):
     """Files of samples that the model will be tested on. Rows that are near copies of one are left out of training."""
     eval_steps: int = Field(default=0, ge=0)
     """Steps between measurements of the held-out loss; 0 for only one, at the end."""
+    early_stopping: int = Field(default=0, ge=0)
+    """Number of measurements without a lower held-out loss after which training ends; 0 for never."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the finished model has: those of the last step, or those with the lowest held-out loss."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each label that is spread over the vocabulary while training (Szegedy et al. 2016, arXiv:1512.00567,
     section 7). The loss that is told then includes it; the held-out loss does not."""
@@ -156,6 +160,9 @@ class TrainSettings(Settings):
                 f"optimizer.kind: {self.optimizer.kind} at zero.stage {self.zero.stage}, must be at 0; it reads whole "
                 "matrices, which ZeRO splits"
             )
+        for name, on in (("early_stopping", self.early_stopping > 0), ('keep = "best"', self.keep == "best")):
+            if on and not self.eval_steps:
+                found.append(f"eval_steps: 0 with {name}, must be the steps between measurements of the held-out loss")
         uses = {"min_ratio": ("cosine", "linear", "wsd"), "decay_ratio": ("wsd",)}
         for name, schedules in uses.items():
             if name in self.model_fields_set and self.schedule not in schedules:

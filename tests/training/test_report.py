@@ -46,4 +46,10 @@ def test_what_is_held_out_and_left_out_is_in_the_summary_of_a_training() -> None
     assert list(TrainPresentation().summary(replace(TRAINED, batches_left_out=2)))[-1] == (
         "2 batches are left out, because their loss or gradients were not finite"
     )
+    early = replace(TRAINED, steps=30, stopped_early=True, kept_step=10)
+    assert list(TrainPresentation().summary(early))[-2:] == [
+        "training ended at step 30, because the held-out loss did not fall any more",
+        "the model has the weights of step 10, whose held-out loss was the lowest",
+    ]
+    assert list(TrainPresentation().summary(replace(TRAINED, kept_step=TRAINED.steps)))[1:] == []
     assert list(TrainPresentation().summary(TRAINED)) == ["1 samples of 1 families are held out"]

@@ -16,7 +16,7 @@ from gristmill.training import checkpoint
 from gristmill.training.evaluate.held_out import require_talk
 from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.job import Train
-from gristmill.training.loop.worker import precision_of
+from gristmill.training.loop.state import precision_of
 from gristmill.training.optim.muon import Muon
 from gristmill.training.tuning.freeze import Freeze
 from gristmill.training.tuning.full import Full
@@ -104,6 +104,15 @@ def test_what_an_optimizer_or_a_schedule_cannot_be_with_is_refused(tiny: str) ->
         "min_ratio: is set, must not be with schedule constant, only with cosine, linear, wsd",
     ]
     assert Train(model=tiny, optimizer=Muon(), zero=Zero(stage=0), schedule="wsd", decay_ratio=0.2).check(Path()) == []
+
+
+def test_the_held_out_loss_must_be_measured_where_something_depends_on_it(tiny: str) -> None:
+    found = Train(model=tiny, early_stopping=2, keep="best").check(Path())
+    assert [line.partition(",")[0] for line in found] == [
+        "eval_steps: 0 with early_stopping",
+        'eval_steps: 0 with keep = "best"',
+    ]
+    assert Train(model=tiny, early_stopping=2, keep="best", eval_steps=5).check(Path()) == []
 
 
 def test_attention_that_needs_a_package_is_refused_without_it(tiny: str) -> None:

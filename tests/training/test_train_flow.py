@@ -25,7 +25,7 @@ from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.evaluate.suites.items import read as read_items
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
-from gristmill.training.loop import separation
+from gristmill.training.loop import separation, stopping
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, left_out, read_journal
 from gristmill.training.optim import schedule
@@ -239,6 +239,8 @@ def test_every_stage_and_number_of_workers_gives_the_same_losses(shelf: Path, ti
     tuned += [plan(store, tiny, name, **muon) for name in ("muon-0", "muon-0-again", "muon-0-again")]
     noisy = {"neftune_alpha": 5.0, "label_smoothing": 0.1, "logits_at_once": 16, "attention": "eager", "save_steps": 2}
     tuned += [plan(store, tiny, name, **noisy) for name in ("noisy-1", "noisy-1-again", "noisy-1-again")]
+    rising = {"tuning": {"kind": "full"}, "learning_rate": 0.3, "eval_steps": 1, "early_stopping": 2, "keep": "best"}
+    tuned += [plan(store, tiny, name, steps=9, save_steps=2, **rising) for name in ("best", "best-again", "best-again")]
     one = {
         "lora-alone": plan(store, tiny, "lora-alone", workers=1, **lora),
         "full-alone": plan(store, tiny, "full-alone", workers=1, **full),
@@ -296,6 +298,25 @@ def test_every_tuning_and_optimizer_trains_alike_at_its_stages_and_in_a_run_that
     base, made = (load_file(f"{folder}/model.safetensors") for folder in (tiny, store.folder("freeze-3") / "merged"))
     changed = {name for name in made if not made[name].equal(base[name])}
     assert changed and all(name.startswith("model.layers.1.") for name in changed)
+
+
+def test_training_ends_when_the_held_out_loss_rises_and_keeps_the_best_weights(shelf: Path) -> None:
+    from gristmill.training.loop.losses import sample_losses
+    from gristmill.training.tuning.model import load
+
+    store = Store(str(shelf / "stages"))
+    lines, again = journal(store, "best"), journal(store, "best-again")
+    held, end = stopping.measured(lines), lines[-1]
+    assert stopping.stale(held) == 2 and stopping.stale(held[:-1]) == 1
+    assert end["end"] == len(held) < 9, "it did not end early"
+    assert (end["holdout_loss"], end["kept"]) == stopping.best(held)
+    assert end["kept"] == end["end"] - 2
+    bins = Bins.open(store, "best", data.HELDOUT)
+    count = 1 + max(int(bins.column("samples", place).max()) for place in range(len(bins)))
+    summed, tokens = sample_losses(load(str(store.folder("best") / "merged"), "fp32").eval(), bins, count, "positions")
+    assert summed.sum() / tokens.sum() == pytest.approx(end["holdout_loss"], abs=1e-4)
+    assert [m["start"] for m in again if "start" in m][1:], "it did not continue"
+    assert (stopping.measured(again), again[-1]) == (held, end)
 
 
 def test_sums_of_bf16_gradients_train_alike_at_every_stage_and_in_a_run_that_continues(shelf: Path) -> None:

@@ -8,7 +8,8 @@
     {"left_out": batch, "at": step, "why": …, "back": step}
                                                        a batch that gave numbers that are not finite, and the step of
                                                        the checkpoint that training went back to
-    {"end": step, "holdout_loss": nats}                and "merged_difference" where there is an adapter
+    {"end": step, "holdout_loss": nats, "kept": step}  the last step, and that whose weights the model has; and
+                                                       "merged_difference" where there is an adapter
 
 Batches that are left out stay in the journal when a run continues, because later steps depend on them.
 """

@@ -13,7 +13,7 @@ import gc
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,14 @@ from numpy.typing import NDArray
 
 from gristmill.cluster.contract.errors import GristmillError, RunError
 from gristmill.cluster.contract.ids import request_seed
-from gristmill.cluster.models import dtypes
 from gristmill.cluster.runtime.log import to_file
-from gristmill.cluster.runtime.resources import Need
-from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint, zero
 from gristmill.training.data import chat
 from gristmill.training.data import prepare as data
-from gristmill.training.loop import losses, noise, separation
-from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
+from gristmill.training.loop import losses, noise, separation, stopping
+from gristmill.training.loop.journal import METRICS, read_journal
+from gristmill.training.loop.state import TrainState, WorkerPlan, of_first, set_up
 from gristmill.training.optim import schedule
-from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning import model
 
 FAILED = "failed.json"
@@ -42,46 +39,6 @@ MOST_LEFT_OUT = 3
 """Most batches that may be left out because of numbers that are not finite; more would have another cause than the
 samples."""
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerPlan:
-    """The plan of a worker."""
-
-    job: TrainSettings
-    store: Store
-    output: str
-    base: str
-    """Local folder of the base model."""
-    steps: int
-    batching: zero.Batching
-    need: Need
-    """Number of cores of each worker."""
-    logs: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainState:
-    """The live objects of a worker."""
-
-    plan: WorkerPlan
-    precision: model.Precision
-    engine: Any
-    device: Any
-    rank: int
-    train: data.Bins
-    heldout: data.Bins
-    folder: Path
-    way: separation.Way
-    """How the samples of a packed row are kept apart."""
-    journal: Journal | None
-    """The journal, on rank 0 only."""
-    left_out: tuple[int, ...]
-    """Batches that gave numbers that are not finite."""
-    at_once: int
-    """Most tokens of which the logits are there at once; 0 for no bound."""
-    initial: Mapping[str, Any]
-    """On rank 0, the first values of adapters that have changed the base model."""
 
 
 def work(config: Mapping[str, WorkerPlan]) -> None:
@@ -120,7 +77,7 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
     began = time.monotonic()
     folder = plan.store.folder(plan.output) / checkpoint.FOLDER
     found = checkpoint.newest(folder)
-    worker, why, apart = _set_up(plan, rank, found)
+    worker, why, apart = set_up(plan, rank, found)
     if found:
         checkpoint.load(worker.engine, found, only_trainable=plan.job.tuning.partial)
     first = found.step if found else 0
@@ -133,44 +90,82 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
             separation=worker.way, apart=apart,
         )  # fmt: skip
     log.info("rank %d starts at step %d of %d after %.1f s", rank, first, plan.steps, time.monotonic() - began)
-    if not _steps(worker, folder, first):
+    held = of_first(stopping.measured(read_journal(worker.folder / METRICS)) if rank == 0 else [])
+    checkpoint.forget(worker.folder / checkpoint.BEST, first)
+    done = _steps(worker, folder, first, held)
+    if not done:
         worker.engine.destroy()
         return False
-    last = _holdout_loss(worker)
-    found = _export(worker)
+    kept = _keep(worker, [*held, stopping.Measured(_holdout_loss(worker), done)])
+    measured = _export(worker)
     if worker.journal:  # the driver reads this line as the sign that everything is written
-        worker.journal.add(end=plan.steps, holdout_loss=last, **found)
+        worker.journal.add(end=done, holdout_loss=kept.loss, kept=kept.step, **measured)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
     return True
 
 
-def _steps(worker: TrainState, folder: Path, first: int) -> bool:
-    """Take the steps from `first` on. If numbers are not finite, write the batch to the journal and return False.
+def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Measured]) -> int:
+    """Take the steps from `first` on, and return how many there are in the end.
+
+    If numbers are not finite, write the batch to the journal and return 0.
+
+    Args:
+        worker: the live objects.
+        folder: folder of the checkpoints.
+        first: number of steps that are done.
+        held: held-out losses of these steps; further ones are added.
 
     Raises:
         RunError: when too many batches have been left out before.
     """
     plan, job = worker.plan, worker.plan.job
+    save = partial(checkpoint.save, worker.engine, precision=worker.precision, only_trainable=plan.job.tuning.partial)
     for step in range(first, plan.steps):
         batch = schedule.batch_of(step, worker.left_out)
         facts, broken = _step(worker, step, batch)
         done = step + 1
-        saves = done % job.save_steps == 0 or done == plan.steps
+        saves, last = done % job.save_steps == 0, done == plan.steps
+        measures = bool(job.eval_steps) and done % job.eval_steps == 0 and not last
         # at stage 0 DeepSpeed returns no norm, and steps even if gradients are not finite
-        if not broken and (saves or facts["grad_norm"] is None) and not zero.finite(worker.engine):
+        looks = saves or last or measures or facts["grad_norm"] is None
+        if not broken and looks and not zero.finite(worker.engine):
             broken = "weights are not finite after it"
         if broken:
             _leave_out(worker, batch, done, broken, back=first)
-            return False
-        if job.eval_steps and done % job.eval_steps == 0 and done < plan.steps:
+            return 0
+        if measures:
             facts["holdout_loss"] = _holdout_loss(worker)
+            held.append(stopping.Measured(facts["holdout_loss"], done))
         if worker.journal:
             worker.journal.add(step=done, **facts)
-        if saves and done < plan.steps:
-            partial, keep = job.tuning.partial, job.save_total_limit
-            checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=partial)
+        if measures and job.keep == "best" and stopping.best(held).step == done:
+            save(worker.folder / checkpoint.BEST, done, keep=1)
+        if saves and not last:
+            save(folder, done, keep=job.save_total_limit)
             first = done
-    return True
+        if measures and job.early_stopping and stopping.stale(held) >= job.early_stopping:
+            log.info("the held-out loss has not fallen since step %d; training ends", stopping.best(held).step)
+            return done
+    return plan.steps
+
+
+def _keep(worker: TrainState, held: Sequence[stopping.Measured]) -> stopping.Measured:
+    """Bring the model to the weights that are kept, and return their step and held-out loss.
+
+    Args:
+        worker: the live objects.
+        held: held-out losses; the last one is that of the weights as they are.
+    """
+    kept = stopping.best(held) if worker.plan.job.keep == "best" else held[-1]
+    if kept.step != held[-1].step:
+        found = checkpoint.newest(worker.folder / checkpoint.BEST)
+        if not found or found.step != kept.step:
+            raise RunError(
+                f"{worker.folder / checkpoint.BEST}: holds no checkpoint of step {kept.step}, must hold it; run again "
+                "with another train.seed, which begins anew in another folder"
+            )
+        checkpoint.load(worker.engine, found, only_trainable=worker.plan.job.tuning.partial)
+    return kept
 
 
 def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int) -> None:
@@ -187,103 +182,6 @@ def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int
     if worker.journal:
         worker.journal.add(left_out=batch, at=step, why=why, back=back)
     dist.barrier()  # no worker goes back before the journal has it
-
-
-def _set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str, str]:
-    """Return the live objects of this worker, the reason for its precision, and how samples are kept apart."""
-    import torch
-    from ray.train.torch import get_device
-
-    job, gpu = plan.job, plan.need.gpus > 0
-    if not gpu:
-        torch.set_num_threads(max(1, int(plan.need.cpus)))
-    began = time.monotonic()
-    zero.begin(gpu=gpu)
-    log.info("process group adopted after %.1f s", time.monotonic() - began)
-    precision, why = precision_of(job, found)
-    log.info("%s: %s", precision, why)
-    configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
-    with zero.partition(configuration):
-        loaded = model.load(plan.base, precision, job.attention)
-    tuned = model.trainable(loaded, job.tuning, job.seed, recompute=job.gradient_checkpointing)
-    initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
-    log.info("model loaded after %.1f s", time.monotonic() - began)
-    engine = zero.engine(
-        tuned, configuration, job.optimizer, lr=job.learning_rate, relative_rate=job.tuning.relative_rate
-    )
-    log.info("engine made after %.1f s", time.monotonic() - began)
-    device = get_device()
-    apart = _most_careful(
-        separation.choose(engine, precision, length=job.max_length, rows=plan.batching.micro, device=device)
-    )
-    at_once, told = _bound(job, engine, precision, apart.way, device)
-    log.info("separation chosen after %.1f s", time.monotonic() - began)
-    folder = plan.store.folder(plan.output)
-    worker = TrainState(
-        plan,
-        precision,
-        engine,
-        device,
-        rank,
-        data.Bins.open(plan.store, plan.output, data.PACKED),
-        data.Bins.open(plan.store, plan.output, data.HELDOUT),
-        folder,
-        apart.way,
-        Journal(folder / METRICS) if rank == 0 else None,
-        _of_first(left_out(read_journal(folder / METRICS)) if rank == 0 else ()),
-        at_once,
-        initial,
-    )
-    return worker, why, f"{apart.reason}{told}"
-
-
-def _bound(
-    job: TrainSettings,
-    engine: Any,  # noqa: ANN401
-    precision: model.Precision,
-    way: separation.Way,
-    device: Any,  # noqa: ANN401
-) -> tuple[int, str]:
-    """Return the most tokens of which the logits are there at once, and what to tell people of it."""
-    if not job.logits_at_once or job.micro_batch_size * job.max_length <= job.logits_at_once:
-        return 0, ""
-    if losses.bounds_work(engine, precision, way, device):
-        return job.logits_at_once, f"; logits of {job.logits_at_once} tokens at a time"
-    return 0, "; logits of all tokens at once, because this model changes them after its head"
-
-
-def _most_careful(own: separation.Separation) -> separation.Separation:
-    """Return the most careful way that any worker has found; all workers use it."""
-    import torch.distributed as dist
-
-    found: list[separation.Separation] = [own] * dist.get_world_size()
-    dist.all_gather_object(found, own)
-    return max(found, key=lambda one: separation.WAYS.index(one.way))
-
-
-def _of_first(value: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the value that rank 0 has."""
-    import torch.distributed as dist
-
-    held = [value]
-    dist.broadcast_object_list(held)
-    return held[0]
-
-
-def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
-    """Return the precision of all workers, and why; every worker calls it."""
-    import torch.distributed as dist
-
-    if job.precision != "auto":
-        return job.precision, "as the recipe says"
-    if found:
-        return found.precision, f"as the checkpoint of step {found.step}"
-    if job.zero.stage == 0:
-        return "fp32", "at zero.stage 0 DeepSpeed keeps no fp32 weights to step beside others"
-    choices: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(choices, dtypes.choose(job.model))
-    choice = dtypes.suit_slowest(choices)
-    return model.PRECISIONS[choice.dtype], choice.reason
 
 
 def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], str]:

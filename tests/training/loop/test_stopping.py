@@ -1,0 +1,25 @@
+"""When training ends, and which weights are the best, follow from the held-out losses alone."""
+
+import math
+
+from gristmill.training.loop.stopping import Measured, best, measured, stale
+
+
+def held(*losses: float) -> list[Measured]:
+    return [Measured(loss, 10 * place) for place, loss in enumerate(losses, 1)]
+
+
+def test_the_best_is_the_lowest_and_the_earliest_of_equals() -> None:
+    assert best(held(3.0, 2.0, 2.0, 2.5)) == (2.0, 20)
+    assert best(held(math.nan, 5.0)) == (5.0, 20)
+
+
+def test_a_loss_that_does_not_fall_counts() -> None:
+    assert [stale(held(*losses)) for losses in ((), (3.0,), (3.0, 2.0), (3.0, 3.0, 4.0), (1.0, math.nan))] == [
+        0, 0, 0, 2, 1,
+    ]  # fmt: skip
+
+
+def test_losses_come_from_the_steps_of_a_journal_and_not_from_its_end() -> None:
+    lines = [{"start": 0}, {"step": 1, "loss": 2.0}, {"step": 2, "holdout_loss": 1.5}, {"end": 3, "holdout_loss": 1.0}]
+    assert measured(lines) == [(1.5, 2)]

@@ -1,0 +1,158 @@
+"""What a worker has while it trains: its plan, the model in DeepSpeed's engine, its data, and how it computes."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gristmill.cluster.models import dtypes
+from gristmill.cluster.runtime.resources import Need
+from gristmill.cluster.store.store import Store
+from gristmill.training import checkpoint, zero
+from gristmill.training.data import prepare as data
+from gristmill.training.loop import losses, separation
+from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
+from gristmill.training.settings import TrainSettings
+from gristmill.training.tuning import model
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """The plan of a worker."""
+
+    job: TrainSettings
+    store: Store
+    output: str
+    base: str
+    """Local folder of the base model."""
+    steps: int
+    batching: zero.Batching
+    need: Need
+    """Number of cores of each worker."""
+    logs: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """The live objects of a worker."""
+
+    plan: WorkerPlan
+    precision: model.Precision
+    engine: Any
+    device: Any
+    rank: int
+    train: data.Bins
+    heldout: data.Bins
+    folder: Path
+    way: separation.Way
+    """How the samples of a packed row are kept apart."""
+    journal: Journal | None
+    """The journal, on rank 0 only."""
+    left_out: tuple[int, ...]
+    """Batches that gave numbers that are not finite."""
+    at_once: int
+    """Most tokens of which the logits are there at once; 0 for no bound."""
+    initial: Mapping[str, Any]
+    """On rank 0, the first values of adapters that have changed the base model."""
+
+
+def set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str, str]:
+    """Return the live objects of this worker, the reason for its precision, and how samples are kept apart."""
+    import torch
+    from ray.train.torch import get_device
+
+    job, gpu = plan.job, plan.need.gpus > 0
+    if not gpu:
+        torch.set_num_threads(max(1, int(plan.need.cpus)))
+    began = time.monotonic()
+    zero.begin(gpu=gpu)
+    log.info("process group adopted after %.1f s", time.monotonic() - began)
+    precision, why = precision_of(job, found)
+    log.info("%s: %s", precision, why)
+    configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
+    with zero.partition(configuration):
+        loaded = model.load(plan.base, precision, job.attention)
+    tuned = model.trainable(loaded, job.tuning, job.seed, recompute=job.gradient_checkpointing)
+    initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
+    log.info("model loaded after %.1f s", time.monotonic() - began)
+    engine = zero.engine(
+        tuned, configuration, job.optimizer, lr=job.learning_rate, relative_rate=job.tuning.relative_rate
+    )
+    log.info("engine made after %.1f s", time.monotonic() - began)
+    device = get_device()
+    apart = _most_careful(
+        separation.choose(engine, precision, length=job.max_length, rows=plan.batching.micro, device=device)
+    )
+    at_once, told = _bound(job, engine, precision, apart.way, device)
+    log.info("separation chosen after %.1f s", time.monotonic() - began)
+    folder = plan.store.folder(plan.output)
+    worker = TrainState(
+        plan,
+        precision,
+        engine,
+        device,
+        rank,
+        data.Bins.open(plan.store, plan.output, data.PACKED),
+        data.Bins.open(plan.store, plan.output, data.HELDOUT),
+        folder,
+        apart.way,
+        Journal(folder / METRICS) if rank == 0 else None,
+        of_first(left_out(read_journal(folder / METRICS)) if rank == 0 else ()),
+        at_once,
+        initial,
+    )
+    return worker, why, f"{apart.reason}{told}"
+
+
+def _bound(
+    job: TrainSettings,
+    engine: Any,  # noqa: ANN401
+    precision: model.Precision,
+    way: separation.Way,
+    device: Any,  # noqa: ANN401
+) -> tuple[int, str]:
+    """Return the most tokens of which the logits are there at once, and what to tell people of it."""
+    if not job.logits_at_once or job.micro_batch_size * job.max_length <= job.logits_at_once:
+        return 0, ""
+    if losses.bounds_work(engine, precision, way, device):
+        return job.logits_at_once, f"; logits of {job.logits_at_once} tokens at a time"
+    return 0, "; logits of all tokens at once, because this model changes them after its head"
+
+
+def _most_careful(own: separation.Separation) -> separation.Separation:
+    """Return the most careful way that any worker has found; all workers use it."""
+    import torch.distributed as dist
+
+    found: list[separation.Separation] = [own] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return max(found, key=lambda one: separation.WAYS.index(one.way))
+
+
+def of_first(value: T) -> T:
+    """Return the value that rank 0 has."""
+    import torch.distributed as dist
+
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
+def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
+    """Return the precision of all workers, and why; every worker calls it."""
+    import torch.distributed as dist
+
+    if job.precision != "auto":
+        return job.precision, "as the recipe says"
+    if found:
+        return found.precision, f"as the checkpoint of step {found.step}"
+    if job.zero.stage == 0:
+        return "fp32", "at zero.stage 0 DeepSpeed keeps no fp32 weights to step beside others"
+    choices: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(choices, dtypes.choose(job.model))
+    choice = dtypes.suit_slowest(choices)
+    return model.PRECISIONS[choice.dtype], choice.reason
