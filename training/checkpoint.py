@@ -1,6 +1,7 @@
 """Checkpoints of a training run: every rank writes its part, and rank 0 commits after a barrier.
 
     <output>/checkpoints/step-00000020/zero/…   DeepSpeed's files, each rank its own
+                                       universal/… the same as whole tensors, for another number of workers
                                        COMMITTED  {"step", "world", "precision"}; written last: without it the folder is
                                                   an orphan
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gristmill.training import zero
 from gristmill.training.tuning.model import Precision
 
 FOLDER = "checkpoints"
@@ -22,6 +24,7 @@ BEST = "best"
 """Folder of the checkpoint with the lowest held-out loss."""
 COMMITTED = "COMMITTED"
 TAG = "zero"
+UNIVERSAL = "universal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,5 +121,18 @@ def commit(path: Path, step: int, world: int, precision: Precision) -> None:
 
 
 def load(engine: Any, found: Checkpoint, *, only_trainable: bool) -> None:  # noqa: ANN401
-    """Load a checkpoint into an engine; every rank calls it."""
-    engine.load_checkpoint(str(found.path), tag=TAG, load_module_strict=not only_trainable)
+    """Bring an engine to the state of a checkpoint; every rank calls it.
+
+    Where another number of workers wrote it, rank 0 writes it once more, as whole tensors; not at stage 3.
+    """
+    import torch.distributed as dist
+
+    split = engine.zero_optimization_stage() > 0  # at stage 0 each worker has all of it
+    universal = found.world != dist.get_world_size() and split
+    folder = found.path / UNIVERSAL if universal else found.path
+    if universal and dist.get_rank() == 0 and not (folder / COMMITTED).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        zero.to_universal(str(found.path / TAG), str(folder / TAG))
+        commit(folder, found.step, found.world, found.precision)
+    dist.barrier()
+    zero.load(engine, str(folder), TAG, universal=universal, strict=not only_trainable)

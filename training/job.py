@@ -127,7 +127,7 @@ class Train(TrainSettings, Job):
         """Pack, train, export and commit; continue from the newest checkpoint if there is one."""
         began = time.monotonic()
         folder = run.store.folder(work.output)
-        self._require_same_world(folder)
+        self._say_other_world(run, folder)
         base = models.local(self.model)
         each = need_of("train.gpus_per_worker", self.cpus_per_worker, self.gpus_per_worker)
         require("train.workers", [each] * self.workers)
@@ -171,12 +171,18 @@ class Train(TrainSettings, Job):
                 'each was made from several; hold out seeds for a stricter test (train.validation_split = "seeds")'
             )
 
-    def _require_same_world(self, folder: Path) -> None:
+    def _say_other_world(self, run: Run, folder: Path) -> None:
+        """Print that a run continues with another number of workers; refuse it at stage 3."""
         found = checkpoint.newest(folder / checkpoint.FOLDER)
-        if found and found.world != self.workers:
+        if found and found.world != self.workers and self.zero.stage == 3:
             raise JobError(
-                f"train.workers: {self.workers}, must be {found.world}, which wrote the checkpoint of step "
-                f"{found.step} in {folder}; set it, or change train.seed, which starts again in another folder"
+                f"train.workers: {self.workers}, must be {found.world} at zero.stage 3, as when the checkpoint of step "
+                f"{found.step} in {folder} was written; set it, or change train.seed, which begins anew in another folder"
+            )
+        if found and found.world != self.workers:
+            run.screen.say(
+                f"train: continues from step {found.step} with {self.workers} workers in place of {found.world}: the "
+                "same batches, losses that are equal but for rounding, and other random numbers of dropout and noise"
             )
 
     def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:

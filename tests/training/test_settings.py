@@ -169,12 +169,19 @@ def test_the_newest_committed_checkpoint_is_found_and_orphans_are_swept(tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000015"]
 
 
-def test_checkpoints_of_another_number_of_workers_are_refused(store: Store, samples: str, tiny: str) -> None:
-    (store.folder("train-x") / "checkpoints/step-00000010").mkdir(parents=True)
-    checkpoint.commit(store.folder("train-x") / "checkpoints/step-00000010", 10, 3, "fp32")
-    run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), None)
-    with pytest.raises(JobError, match="workers: 2, must be 3"):
-        Train(model=tiny).make(run, Work("train-x", "x", {"samples": samples}))
+def test_it_is_said_when_another_number_of_workers_continues(
+    store: Store, tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = store.folder("train-x") / "checkpoints/step-00000010"
+    path.mkdir(parents=True)
+    checkpoint.commit(path, 10, 3, "fp32")
+    run = Run("test", store, Ledger(store, "runs/test"), Screen(), None)
+    Train(model=tiny, workers=3)._say_other_world(run, store.folder("train-x"))
+    assert not capsys.readouterr().err
+    Train(model=tiny)._say_other_world(run, store.folder("train-x"))
+    assert "continues from step 10 with 2 workers in place of 3" in capsys.readouterr().err
+    with pytest.raises(JobError, match=r"workers: 2, must be 3 at zero\.stage 3"):
+        Train(model=tiny, zero=Zero(stage=3))._say_other_world(run, store.folder("train-x"))
 
 
 def reply(text: str, finish: str) -> dict[str, Any]:
