@@ -177,7 +177,7 @@ class Train(TrainSettings, Job):
         if found and found.world != self.workers and self.zero.stage == 3:
             raise JobError(
                 f"train.workers: {self.workers}, must be {found.world} at zero.stage 3, as when the checkpoint of step "
-                f"{found.step} in {folder} was written; set it, or change train.seed, which begins anew in another folder"
+                f"{found.step} in {folder} was written; or change train.seed, which begins anew in another folder"
             )
         if found and found.world != self.workers:
             run.screen.say(
