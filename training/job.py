@@ -35,6 +35,7 @@ from gristmill.training.data.forecast import forecast
 from gristmill.training.figures import TrainFigures
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, left_out, read_journal
+from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tuning.model import ADAPTER, MERGED
@@ -144,7 +145,7 @@ class Train(TrainSettings, Job):
         cut = Batching(
             self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * self.workers), self.workers
         )
-        plan = loop.WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs)
+        plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs)
         _fit(self, plan, run, folder)
         journal = read_journal(folder / METRICS)
         figures = replace(
@@ -198,7 +199,7 @@ class Train(TrainSettings, Job):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _fit(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path) -> None:
+def _fit(job: Train, plan: WorkerPlan, run: Run, folder: Path) -> None:
     """Run the workers and show their steps; start them again if Ray ended one because memory was full.
 
     Ray Train itself starts them again after any other death. After this one it fails: version 2.60 expects a
@@ -231,7 +232,7 @@ def _fit(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path) -> None:
         ) from error
 
 
-def _attempt(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path, bar: Bar) -> Exception | None:
+def _attempt(job: Train, plan: WorkerPlan, run: Run, folder: Path, bar: Bar) -> Exception | None:
     """Run the workers once and show their steps; return the error that Ray raised, or None."""
     errors: list[Exception] = []
     # in another thread, so that this one can show the bar and an interrupt ends the run at once
@@ -248,7 +249,7 @@ def _attempt(job: Train, plan: loop.WorkerPlan, run: Run, folder: Path, bar: Bar
     return errors[0] if errors else None
 
 
-def _train_workers(job: Train, plan: loop.WorkerPlan, folder: Path, errors: list[Exception]) -> None:
+def _train_workers(job: Train, plan: WorkerPlan, folder: Path, errors: list[Exception]) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -321,7 +322,7 @@ def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
 
 def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: int) -> TrainFigures:
     done = [m for m in journal if "step" in m]
-    end = next((m for m in reversed(journal) if "end" in m), {})
+    end: Mapping[str, Any] = next((m for m in reversed(journal) if "end" in m), {})
     seconds, tokens = sum(m["seconds"] for m in done), sum(m["tokens"] for m in done)
     return TrainFigures(
         rows=packed.samples + packed.holdout,

@@ -8,6 +8,7 @@ from gristmill.training.data import prepare as data
 from gristmill.training.job import Train
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, read_journal
+from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.zero import Batching
 
 STEPS, SAVE_EVERY = 80, 10
@@ -26,12 +27,12 @@ def journal(store: Store, output: str) -> list[dict[str, Any]]:
     return read_journal(store.folder(output) / METRICS)
 
 
-def rehearse(courses: list[loop.WorkerPlan], workers: int) -> None:
+def rehearse(courses: list[WorkerPlan], workers: int) -> None:
     """Run several courses one after the other in one group of workers."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    def work(config: dict[str, list[loop.WorkerPlan]]) -> None:
+    def work(config: dict[str, list[WorkerPlan]]) -> None:
         for plan in config["courses"]:
             loop.work({"course": plan})
 
@@ -46,10 +47,10 @@ def rehearse(courses: list[loop.WorkerPlan], workers: int) -> None:
 
 def plan(
     store: Store, model: str, output: str, workers: int = 2, steps: int = 3, samples: str = SAMPLES, **changed: Any
-) -> loop.WorkerPlan:
+) -> WorkerPlan:
     given = {"global_batch_size": 4, "save_steps": 99, "workers": workers}
     job = Train.model_validate({**settings(model), **given, **changed})
     data.prepare(store, output, {"samples": samples}, model, job)
     micro = job.micro_batch_size
     cut = Batching(micro, job.global_batch_size // (workers * micro), workers)
-    return loop.WorkerPlan(job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs")
+    return WorkerPlan(job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs")

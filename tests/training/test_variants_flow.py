@@ -19,6 +19,7 @@ from gristmill.training.data.prepare import Bins
 from gristmill.training.loop import separation, stopping
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import left_out
+from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.optim import schedule
 from tests.training.conftest import chats, dataset
 from tests.training.rehearsal import SAMPLES, WEIGHED, journal, plan, rehearse
@@ -62,7 +63,7 @@ FEWER = ("half-1", "freeze-1", "muon-0")
 """Runs that are made again with `-fewer` after the name, and then continued by one worker."""
 
 
-def plans(store: Store, tiny: str, names: dict[str, str], workers: int = 2) -> Iterator[loop.WorkerPlan]:
+def plans(store: Store, tiny: str, names: dict[str, str], workers: int = 2) -> Iterator[WorkerPlan]:
     """Yield the plans of runs by their outputs, of which the settings have a name of their own."""
     for output, name in names.items():
         stage, settings = {**RUNS, **ALONE}[name]
@@ -95,7 +96,7 @@ def damaged(tiny: str, folder: Path) -> str:
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    model = LlamaForCausalLM.from_pretrained(tiny, tie_word_embeddings=False, dtype=torch.float32)
+    model: Any = LlamaForCausalLM.from_pretrained(tiny, tie_word_embeddings=False, dtype=torch.float32)
     model.get_input_embeddings().weight.data[tokenizer.convert_tokens_to_ids("+")] = float("inf")
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
@@ -247,4 +248,5 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_by_weight(
 def packed_ids(store: Store, output: str, samples: str) -> list[str]:
     """Return the ids of the rows that could be encoded, which the bins count by their place."""
     table = store.read(samples)
-    return table["id"].filter(pa.array(data.usable(table)[0])).to_pylist()
+    ids: list[str] = table["id"].filter(pa.array(data.usable(table)[0])).to_pylist()
+    return ids

@@ -297,7 +297,8 @@ class Bins:
 
     def weights(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the weight of each sample of some bins, [samples], in the order of `separation.batches`."""
-        return np.concatenate([self.column("weights", int(p)) for p in places]).astype(np.float32)
+        found: NDArray[np.float32] = np.concatenate([self.column("weights", int(p)) for p in places]).astype(np.float32)
+        return found
 
     def column(self, name: str, place: int) -> NDArray[Any]:
         """Return one list column of one bin."""

@@ -48,7 +48,7 @@ def losses_for_logits(
 
     def losses(hidden: "torch.Tensor") -> "torch.Tensor":
         kept = hidden if hidden.shape[1] == len(keep) else hidden[:, keep]
-        pairs = zip(kept.flatten(0, 1).split(size), wanted.flatten().split(size), strict=True)
+        pairs = zip(torch.split(kept.flatten(0, 1), size), torch.split(wanted.flatten(), size), strict=True)
         each = [checkpoint(chunk, *pair, use_reentrant=False) for pair in pairs]
         return torch.cat(each).view(*wanted.shape, 1)
 

@@ -78,7 +78,8 @@ def with_gradients(model: Any, rows: list[packing.Row], way: Way, how: losses.Ho
     model.zero_grad()
     parts = separation.batches(rows, way)
     values = [losses.token_losses(model, losses.tensors(part, "cpu"), way, how)[0] for part in parts]
-    sum(value.sum() for value in values).backward()
+    total: Any = sum(value.sum() for value in values)
+    total.backward()
     return values, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
@@ -102,7 +103,12 @@ def test_no_more_logits_are_there_at_once_than_asked_for(model: Any, encoded: ch
     seen: list[int] = []
     head = model.get_output_embeddings()
     logits = head.forward
-    head.forward = lambda hidden: seen.append(hidden[..., 0].numel()) or logits(hidden)
+
+    def counted(hidden: Any) -> Any:
+        seen.append(hidden[..., 0].numel())
+        return logits(hidden)
+
+    head.forward = counted
     with_gradients(model, rows, "positions", losses.How(16))
     del head.forward
     assert max(seen) == 16

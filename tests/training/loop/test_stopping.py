@@ -21,5 +21,6 @@ def test_a_loss_that_does_not_fall_counts() -> None:
 
 
 def test_losses_come_from_the_steps_of_a_journal_and_not_from_its_end() -> None:
-    lines = [{"start": 0}, {"step": 1, "loss": 2.0}, {"step": 2, "holdout_loss": 1.5}, {"end": 3, "holdout_loss": 1.0}]
+    lines: list[dict[str, float]] = [{"start": 0}, {"step": 1, "loss": 2.0}]
+    lines += [{"step": 2, "holdout_loss": 1.5}, {"end": 3, "holdout_loss": 1.0}]
     assert measured(lines) == [(1.5, 2)]
