@@ -1,8 +1,8 @@
-"""The contracts of selection: View, Choice, Selector. Read this first.
+"""The contracts of selection: View, Choice and Selector. Read this file first.
 
 A selector sees the kept samples as columns and returns which of them stay; it never owns a model, a path or a store.
-Rows of a view are in the order of their ids. So the choice, ties included, does not depend on the order or the number
-of the shards.
+Rows of a view are in the order of their ids. So the choice does not depend on the order or the number of the shards,
+even where samples have equal values.
 """
 
 from abc import abstractmethod
@@ -28,9 +28,9 @@ from gristmill.selection.data.samples import Array, Samples, Turns
 
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
-"""Which of two samples stays: the one with the higher value in the first of these names in which they differ, else the
-one with the lower id. A name is a score, or `length`, the characters of the answer. A sample without the score comes
-after those with it."""
+"""Names that decide which of two samples stays. A name is a score, or `length`, the characters of the answer. The first
+name in which the values of the samples differ decides: the sample with the higher value stays. If no value differs, the
+sample with the lower id stays. A sample without a score counts as lower than every sample with it."""
 BEST: Prefer = ("judge", "length")
 
 
@@ -44,7 +44,8 @@ class View:
     vectors: Matrix | None = None
     """[n, d] unit rows, if the step asks for them."""
     beside: Mapping[str, "View"] = field(default_factory=dict)
-    """Views of the datasets that the step names in `sources`, by the same names, with their vectors."""
+    """Views of the datasets that the step names in `sources`, by the same names. They have vectors if `wants_beside`
+    asks for them."""
     encode: Callable[[Sequence[str]], Float32] | None = None
     """The job's encoder, if the step `encodes`: it turns a few texts that are not samples into [texts, d] unit rows."""
 
@@ -68,16 +69,16 @@ class View:
 
     @property
     def known(self) -> Bool:
-        """[n] whether a sample may be compared by its vector: the encoder knows its script."""
+        """[n] whether the encoder knows the script of a sample, so that the sample may be compared by its vector."""
         return np.ones(len(self), np.bool_) if self.vectors is None else self.vectors.known
 
     def scan(self, which: Part) -> Iterator[tuple[Int, pa.LargeStringArray]]:
-        """Yield (rows of this view, their texts) one shard at a time; the rows are in no order."""
+        """Yield (rows of this view, texts of these rows) one shard at a time; the rows are in no order."""
         for rows, table in self._tables(["messages"]):
             yield rows, columns.part(table, which)
 
     def texts(self, which: Part) -> pa.LargeStringArray:
-        """Return the [n] texts in memory; use `scan` where possible."""
+        """Return [n] texts, all in memory; use `scan` where possible, which holds one shard at a time."""
         rows, parts = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
         for found, texts in self.scan(which):
             rows.append(found)
@@ -94,7 +95,10 @@ class View:
         return found
 
     def tags(self, name: str) -> tuple[Int, list[str]]:
-        """Return ([n] index of each row's value, -1 without the tag; the sorted values) of a tag, or of `method`."""
+        """Return ([n] index of each row's value of a tag, -1 for a row without the tag; the sorted values).
+
+        For the name `method`, the values are the methods that made the samples.
+        """
         if name in self.samples.given:
             words = self.samples.given[name][self.rows]
             values = sorted({word for word in words if word is not None})
@@ -114,7 +118,11 @@ class View:
         return ordered[found], values
 
     def unit(self, where: str) -> Matrix:
-        """Return the vectors, for a selector that asks for them."""
+        """Return the vectors, which a selector must have asked for.
+
+        Raises:
+            JobError: when the view has no vectors; the message begins with `where`.
+        """
         if self.vectors is None:
             raise JobError(
                 f"{where}: the samples have no vectors, must be embedded first; run it through the select job"
@@ -122,7 +130,7 @@ class View:
         return self.vectors
 
     def order(self, prefer: Prefer) -> Int:
-        """Return all rows best first; see `Prefer`."""
+        """Return all rows, the best first; `Prefer` says which of two is better."""
         keys: list[NDArray[np.generic]] = []
         for name in reversed(prefer):  # lexsort sorts by its last key first, and keeps ties in the order of ids
             if name == "length":
@@ -134,7 +142,7 @@ class View:
     def memo(self, name: str, make: Callable[[], Array]) -> Array:
         """Return an array that depends only on these samples and the name.
 
-        It is made now, or was stored by an earlier build.
+        The array is made now, unless an earlier build has stored it.
         """
         subset = "" if len(self) == len(self.samples.ids) else "-" + ids.of_bytes(self.rows.tobytes())[: ids.SHORT_HEX]
         cut = np.intersect1d(self.rows, np.fromiter(self.samples.cut, np.int64)).tolist()
@@ -161,17 +169,19 @@ class Choice:
     reason: Int
     """[n] -1 for a row that stays, else the index of its reason in `reasons`."""
     reasons: Sequence[str] = ()
-    """`"kind: why"`. What differs from row to row is in `lost_to` and the scores."""
+    """Each has the form `"kind: why"`. A reason is the same for all its rows; `lost_to` and `scores` hold what differs
+    from row to row."""
     lost_to: Ids | None = None
-    """[n] id of the sample, from this view or one in `beside`, that represents a row that goes; empty without one."""
+    """[n] id of the sample that represents a dropped row, from this view or a view in `beside`; empty where there is
+    none."""
     scores: Mapping[str, Float32] = field(default_factory=dict)
     """[n] new scores by name, NaN for a sample that gets none; higher is better."""
     tags: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     """[n] new tags by name, None for a sample that gets none."""
     cut: Mapping[int, Turns] = field(default_factory=dict)
-    """The new turns, by row, of samples whose text the step shortened; later steps read these."""
+    """The new turns of each sample whose text the step shortened, by row; later steps read these turns."""
     figures: Mapping[str, float | str] = field(default_factory=dict)
-    """Figures of this step for people: (ε, δ), a radius, a number of clusters."""
+    """Figures of this step that the report shows, such as (ε, δ), a radius or a number of clusters."""
 
     @property
     def kept(self) -> Bool:
@@ -180,7 +190,7 @@ class Choice:
 
     @staticmethod
     def of(kept: Bool, reason: str, **further: object) -> "Choice":
-        """Return a choice in which all rows that go have the same reason."""
+        """Return a choice in which all dropped rows have the same reason."""
         return Choice(np.where(kept, -1, 0).astype(np.int64), (reason,), **further)  # type: ignore[arg-type]
 
 
@@ -200,13 +210,13 @@ class Cost(NamedTuple):
 
 
 class Selector(Step):
-    """A frozen value that chooses among samples; pure functions, near it or in a folder for its topic, do the work."""
+    """A frozen value that chooses among samples; pure functions in its file or in its topic's folder do the work."""
 
     needs_vectors: ClassVar[bool] = False
-    """Whether it uses the job's vectors."""
+    """Whether the selector uses the job's vectors."""
 
     def sources(self) -> dict[str, Source]:
-        """Return the outside datasets that it compares with, by names that it chooses."""
+        """Return the other datasets that the selector reads, each with a name that the selector gives it."""
         return {}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
@@ -218,43 +228,48 @@ class Selector(Step):
         return self.wants(job)
 
     def encodes(self) -> bool:
-        """Say whether it encodes texts that are not samples, through `View.encode`."""
+        """Say whether the selector encodes texts that are not samples, through `View.encode`."""
         return False
 
     def most(self, num: int) -> int:
-        """Return the largest number of samples, out of `num`, that stay; all without a budget."""
+        """Return the largest number of samples that can stay out of `num`; without a budget it is `num`."""
         return num
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step for `num` samples and vectors of `dim` numbers, without the embedding."""
+        """Estimate the cost for `num` samples with vectors of `dim` numbers, without the embedding."""
         del num, dim
         return Cost(0.0, 0)
 
     @abstractmethod
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice. The same samples in other shards must give the same choice of ids."""
+        """Return the choice. If the same samples are in other shards, the same ids must be chosen."""
 
 
 class Deduplicator(Selector):
-    """A selector that drops copies. The job stops when it would drop suspiciously many, see `outcome.breaker`."""
+    """A selector that drops copies. The job stops if it would drop suspiciously many, see `outcome.breaker`."""
 
     prefer: Prefer = BEST
-    """Which of two samples stays: the one with the higher value in the first of these scores in which they differ
-    (`length`: of the answer), else the one with the lower id."""
+    """Scores that decide which of two samples stays; `length` is the characters of the answer. The first score in which
+    the samples differ decides: the sample with the higher value stays. If no score differs, the sample with the lower
+    id stays."""
     answers: bool = True
     """Whether samples with different short answers, stated results or labels count as different, see
     `duplicates.copies`."""
     max_group: float = Field(default=0.05, gt=0, le=1)
-    """Share of all samples that may be lost to a single sample. Of fewer than 20 samples all may be lost; of more, half
-    may always be lost, if that is up to 1,000."""
+    """Largest share of all samples that may be lost to a single sample, before the job stops. Half of the samples, but
+    no more than 1,000, may be lost to it in any case. With fewer than 20 samples there is no limit."""
     max_loss: float = Field(default=0.8, gt=0, le=1)
-    """Share of the samples of a source that may be lost, for sources with 20 samples or more; see `source`."""
+    """Largest share of the samples of one source that may be lost, before the job stops. A source with fewer than 20
+    samples has no limit. See `source`."""
     source: str = "source"
-    """Tag that names the source of a sample; where no sample has it, the method is used."""
+    """Tag that names the source of a sample. If no sample has the tag, the method is used as the source."""
 
 
 def budget_rows(budget: float, rows: int) -> int:
-    """Return the rows that a budget allows: a whole number as it is, a share of the rows rounded, at least one."""
+    """Return how many of `rows` a budget allows, never more than `rows`.
+
+    A whole number is that many rows. A share is that share of the rows, rounded, but at least one row.
+    """
     return min(rows, budget) if isinstance(budget, int) else min(rows, max(1, round(budget * rows)))
 
 
@@ -265,4 +280,5 @@ def _whole_or_share(budget: float) -> int | float:
 
 
 Budget = Annotated[int | float, Field(gt=0), AfterValidator(_whole_or_share)]
-"""Samples that stay: `200`, or a share such as `0.5` of those that come in (`1.0` is all of them)."""
+"""Number of samples that stay: a whole number such as `200`, or a share such as `0.5` of the samples that come in. The
+share `1.0` means all samples."""

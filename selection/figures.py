@@ -12,13 +12,13 @@ class StepFigures:
 
     kind: str
     rows: int
-    """Samples that came in."""
+    """Number of samples that came in."""
     kept: int
     seconds: float
     reasons: Mapping[str, int] = field(default_factory=dict)
-    """Dropped samples by reason."""
+    """Number of dropped samples for each reason."""
     figures: Mapping[str, int | float | str] = field(default_factory=dict)
-    """Further figures of this step."""
+    """Further figures of this step, by name; see `Choice.figures`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class UnknownScript:
     script: str
     rows: int
     unknown: float
-    """Mean share of the tokens of a sample that the encoder does not know."""
+    """Share of a sample's tokens that the encoder does not know, 0 to 1, as a mean over these samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,4 +71,4 @@ class SelectFigures(Figures):
     topics: tuple[Topic, ...] = ()
     unknown_scripts: tuple[UnknownScript, ...] = ()
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """The same measures for the chosen samples, for as many random ones, and for the longest answers."""
+    """The same measures of three choices of equal size: the chosen samples, random samples, and the longest answers."""

@@ -1,4 +1,4 @@
-"""The select job: embed the kept samples of a dataset, and let selectors choose among them, one after another."""
+"""The select job: it embeds the kept samples of a dataset, and selectors choose among them, one after another."""
 
 import logging
 import time
@@ -56,24 +56,26 @@ class Select(Job):
     encoder: Embedding = Embedding()
     """The model that makes the vectors; it is loaded only if a step needs them."""
     part: Part = "instruction"
-    """The part of a conversation that is embedded: all user turns, all assistant turns, both, or every turn with its
-    role."""
+    """The part of a conversation that is embedded. `instruction` is all user turns, `answer` all assistant turns,
+    `conversation` both, and `chat` every turn with its role."""
     steps: tuple[AnySelector, ...] = Field(default=(Exact(), MinHash(), Semantic()), min_length=1)
-    """The selectors; each chooses among the samples that the one before it kept."""
+    """The selectors, in the order in which they run. Each chooses among the samples that the selector before it
+    kept."""
     seed: int = 0
-    """Start of the random streams of selectors that draw."""
+    """Seed of all random draws of the job."""
     topics: int = Field(default=0, ge=0)
-    """Number of topics that the samples are grouped into, for the report and for steps that use the tag `topic`. By
-    default a number that suits the samples if there are vectors, else none."""
+    """Number of topics that the samples are grouped into, for the report and for steps that use the tag `topic`. 0
+    means one topic for each 20 samples, from 2 to 24 topics. There are topics only if a step needs vectors and there
+    are at least 20 samples."""
     embed_dropped: int = Field(default=500, ge=0)
-    """Number of samples dropped before selection that are embedded too, for the map in the report."""
+    """Number of samples that were dropped before selection and are embedded too, for the map in the report."""
     shard_rows: int = Field(default=2048, gt=0)
-    """Samples of one shard, of the vectors and of the output. A kill during the embedding loses at most one shard of
-    work."""
+    """Number of samples in one shard, both of the vectors and of the output. If the job is killed during the embedding,
+    each actor loses at most the work of one shard."""
 
     @property
     def wanted(self) -> VectorsOf:
-        """The job's own vectors."""
+        """The encoder of the job, and the part of the conversation that it reads."""
         return VectorsOf(self.encoder, self.part)
 
     @property
@@ -82,7 +84,7 @@ class Select(Job):
         return any(self.wanted in (step.wants(self.wanted), step.wants_beside(self.wanted)) for step in self.steps)
 
     def check(self, base: Path) -> list[str]:
-        """Return the problems with the encoders."""
+        """Return a line for each encoder whose model is missing."""
         del base
         found = [w for step in self.steps for w in (step.wants(self.wanted), step.wants_beside(self.wanted)) if w]
         found += [self.wanted for step in self.steps if step.encodes()]
@@ -91,7 +93,7 @@ class Select(Job):
         return [f"encoder.model: {name}: {problem}" for name, problem in problems if problem]
 
     def sources(self) -> dict[str, Source]:
-        """Return the data that comes from outside: the samples, and what steps compare them with."""
+        """Return the datasets that come from outside: the samples, and those that steps compare the samples with."""
         beside = {
             f"steps.{n}.{name}": source for n, step in enumerate(self.steps) for name, source in step.sources().items()
         }
@@ -102,7 +104,7 @@ class Select(Job):
         return {"seeds": outputs["ingest"]} if self.embeds and "ingest" in outputs else {}
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Return how many samples would be embedded, and the estimated cost of the steps."""
+        """Return the plan: how many samples come in, how many can stay, and the estimated cost of the steps."""
         once = int(any(step.encodes() for step in self.steps))
         plan = Plan("select", work.output, actors=self.encoder.actors if self.embeds else once)
         plan.cpus, plan.gpus = (self.encoder.cpus or 0) * plan.actors, (self.encoder.gpus or 0) * plan.actors
@@ -133,13 +135,13 @@ class Select(Job):
 
 
 DIM = 384
-"""Dimensions of a vector that plans assume, as of the default encoder."""
+"""Number of dimensions that plans assume for a vector: that of the default encoder."""
 MIN_TOPIC_ROWS = 20
-"""Least number of samples for topics."""
+"""With fewer samples than this there are no topics."""
 NOT_COMPARED = "not compared by meaning"
 """Name of the topic of samples in a script that the encoder does not know."""
 PAIRS = 40
-"""Dropped samples of each step that the report shows with the sample that they lost to."""
+"""Most dropped samples of one step that are kept as figures, each with the sample that it lost to."""
 
 
 class Selecting:
@@ -156,7 +158,7 @@ class Selecting:
         self.decisions: Decisions
 
     def make(self) -> SelectFigures:
-        """Make the output and return the figures."""
+        """Write the output dataset and return the figures."""
         begin = time.monotonic()
         store, settings = self.run.store, self.settings
         pool, silent = open_samples(lambda wanted: store.scan(self.samples, wanted), self.samples)
@@ -197,7 +199,7 @@ class Selecting:
         return figures
 
     def _vectors(self, pool: Samples) -> Matrix:
-        """Embed the samples, and the seeds if they are known."""
+        """Embed the samples, and the seeds if the job has them as an input; return the vectors of the samples."""
         settings, wanted = self.settings, self.settings.wanted
         roles = {"vectors": self.samples}
         if self.work.inputs.get("seeds", self.samples) != self.samples:
@@ -208,7 +210,7 @@ class Selecting:
         return self._matrix(self.metadata["vectors"], pool, wanted)
 
     def _matrix(self, name: str, pool: Samples, wanted: VectorsOf, rows: Int | None = None) -> Matrix:
-        """Return the vectors of samples, and say which scripts their encoder does not know."""
+        """Return the vectors of samples, and log a warning for each script that the encoder does not know."""
         matrix = matrix_of(self.run.store, name, pool, wanted.encoder.fingerprint(), rows)
         readable, unknown = scripts_of(self.run.store, name, pool.ids if rows is None else pool.ids[rows])
         for script in unknown:
@@ -245,7 +247,7 @@ class Selecting:
         return view.take(choice.kept)
 
     def _prepared(self, place: int, step: Selector, view: View) -> View:
-        """Return the view with the vectors and the further datasets that a step asks for."""
+        """Return the view, together with the vectors and the other datasets that a step asks for."""
         mine, theirs = step.wants(self.settings.wanted), step.wants_beside(self.settings.wanted)
         mine, theirs = (w and prepare_encoder(w, view, self._models) for w in (mine, theirs))
         if mine is not None and mine != self.settings.wanted:
@@ -256,7 +258,7 @@ class Selecting:
         return replace(view, beside=beside, encode=encode)
 
     def _vectors_of(self, view: View, wanted: VectorsOf) -> Matrix:
-        """Embed the samples that are left with a step's own, expensive encoder."""
+        """Embed only the samples of this view, with an encoder that a step brings itself, and return their vectors."""
         whole = len(view) == len(view.samples.ids)
         choice = RowChoice() if whole else RowChoice(only=tuple(name.decode() for name in view.ids.tolist()))
         name = self._embed({self.samples: choice}, wanted)[self.samples]
@@ -264,7 +266,7 @@ class Selecting:
         return self._matrix(name, view.samples, wanted, rows)
 
     def _models(self) -> Path:
-        """Return the folder of models that steps train for their features."""
+        """Return the folder that holds the models that steps train."""
         return self.run.store.folder(f"index-{self.samples}")
 
     def _beside(self, role: str, wanted: VectorsOf | None) -> View:
@@ -294,7 +296,7 @@ class Selecting:
         self.pairs += pairs(step, view, choice)
 
     def _stopped(self, problem: str) -> str:
-        """Write the decisions of a stopped job so far, and return the path."""
+        """Write the problem, the figures and the pairs of a stopped job to a file, and return its path."""
         name = "stopped.json"
         seen = {"steps": [asdict(step) for step in self.steps], "pairs": [asdict(pair) for pair in self.pairs]}
         self.run.store.write_json({"problem": problem, **seen}, "runs", self.run.id, name)
@@ -340,7 +342,7 @@ def unknown_script(found: UnknownScript) -> str:
 
 
 def pairs(step: Selector, view: View, choice: Choice) -> list[Pair]:
-    """Return some samples that a step dropped, with the samples that they lost to, and the texts of both."""
+    """Return up to `PAIRS` samples that a step dropped, each with the sample that it lost to and the texts of both."""
     if choice.lost_to is None:
         return []
     lost = np.flatnonzero(choice.lost_to != b"")

@@ -1,6 +1,7 @@
-"""Compiled loops over numbers: numba's decorator has no types, so it is wrapped here once.
+"""Decorators that compile loops over numbers: those of numba have no types, so they are wrapped here once.
 
-A kernel is compiled at its first call, without the interpreter lock, and kept on disk for other processes.
+A kernel is compiled at its first call. The compiled code is stored on disk for other processes. A kernel runs without
+the interpreter lock.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,6 @@ def parallel(function: Function) -> Function:
 
 
 def kernel_with(**options: Any) -> Callable[[Function], Function]:  # noqa: ANN401 - numba's
-    """Compile with further options of numba, such as `fastmath`."""
+    """Return a decorator that compiles with further options of numba, such as `fastmath`."""
     made: Callable[[Function], Function] = numba.njit(cache=True, nogil=True, **options)
     return made

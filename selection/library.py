@@ -1,4 +1,4 @@
-"""Selection for Python callers: apply any steps to any table; see the rows that stay, the rows that go, and why."""
+"""Selection for Python callers: apply any steps to any table, and see which rows stay, which are dropped, and why."""
 
 import json
 import tempfile
@@ -33,7 +33,8 @@ class Selection:
     """The result of a selection."""
 
     table: pa.Table
-    """SAMPLES: all rows; those that went have their reason in `dropped`."""
+    """All rows, in the schema SAMPLES. The column `dropped` holds the reason of a dropped row, and null for a row that
+    stays."""
     figures: SelectFigures
 
     @property
@@ -43,9 +44,9 @@ class Selection:
 
     @property
     def dropped(self) -> pa.Table:
-        """The rows that went, as (id, reason, lost_to, messages).
+        """The dropped rows, as a table with the columns id, reason, lost_to and messages.
 
-        `lost_to` is the id of the sample that stays in their place, or null.
+        `lost_to` is the id of the sample that stays in place of the dropped row, or null.
         """
         gone = self.table.filter(pc.is_valid(self.table["dropped"]))
         lost = [dict(tags or []).get("lost_to") for tags in gone["tags"].to_pylist()]
@@ -63,14 +64,14 @@ def select(data: Any, *steps: Step, **settings: Any) -> Selection:  # noqa: ANN4
         gristmill.select("reviews.csv", "exact", {"kind": "minhash", "threshold": 0.7})
 
     Args:
-        data: paths as in a recipe; or rows: an Arrow table, a pandas frame, a Hugging Face dataset, or dicts, in any
-            shape that ingest knows (`instruction` and `output`, `messages`, `text` and `label`, …). A conversation that
-            comes twice is one row.
-        steps: the selectors; exact, near and semantic duplicates by default.
+        data: a path or paths, as in a recipe; or rows: an Arrow table, a pandas frame, a Hugging Face dataset, or
+            dicts. Rows may have any shape that ingest knows (`instruction` and `output`, `messages`, `text` and
+            `label`, …). A conversation that comes twice is one row.
+        steps: the selectors; by default those that drop exact, near and semantic duplicates.
         settings: further settings of `[select]`, such as `encoder` or `seed`.
 
     Raises:
-        JobError: for steps, settings or data that are wrong.
+        JobError: when a step, a setting or the data are wrong.
     """
     given = [{"kind": step} if isinstance(step, str) else step for step in steps]
     try:
@@ -98,7 +99,7 @@ def _ray_is_up() -> bool:
 
 
 def _paths(data: Any, folder: Path) -> list[str]:  # noqa: ANN401 - see `select`
-    """Return the files of the data; rows are first written into a folder."""
+    """Return the paths of the data; rows are first written to a file in `folder`."""
     if isinstance(data, str | Path):
         return [str(data)]
     if (table := _table(data)) is not None:
@@ -119,7 +120,7 @@ def _paths(data: Any, folder: Path) -> list[str]:  # noqa: ANN401 - see `select`
 
 
 def _table(data: Any) -> pa.Table | None:  # noqa: ANN401 - see `select`
-    """Return the table of a table, a frame or a dataset, and None for anything else."""
+    """Return an Arrow table, a frame or a dataset as an Arrow table, and None for anything else."""
     if isinstance(data, pa.Table):
         return data
     if hasattr(data, "with_format") and hasattr(data, "data"):  # a Hugging Face dataset

@@ -1,4 +1,4 @@
-"""What the report shows about the select job: steps, topics, pairs, baselines, and the map of the vectors."""
+"""The part of the report about the select job: steps, topics, pairs, baselines, and the map of the vectors."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +13,9 @@ from gristmill.cluster.report.sections import Panel, Presentation, Section, Stag
 from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic, UnknownScript
 
 MAX_POINTS = 3_000
-"""Most points of the map."""
+"""Most points that the map shows."""
 MAX_PAIRS = 80
-"""Most pairs, divided evenly among the steps."""
+"""Most pairs that the report shows; each step with pairs has the same share of them."""
 MAX_EXAMPLE = 160
 MAX_PAIR_TEXT = 600
 
@@ -24,13 +24,13 @@ class SelectPresentation(Presentation[SelectFigures]):
     """A stage of the funnel for each step, and a section for each kind of figures."""
 
     def flow(self, left: int, material: Material, figures: SelectFigures) -> Iterator[Stage]:
-        """Yield the samples left after each step."""
+        """Yield, for each step, a stage with the number of samples that are left after it."""
         del left, material
         for step in figures.steps:
             yield Stage(f"after {step.kind}", step.kept, charts.SELECTED_OUT)
 
     def sections(self, material: Material, figures: SelectFigures) -> Iterator[Section]:
-        """Yield steps, topics, pairs, baselines and the map."""
+        """Yield the sections that are not empty: steps, unknown scripts, topics, pairs, baselines and the map."""
         yield from _steps(figures.steps)
         yield from _unknown(figures.unknown_scripts)
         yield from _topics(material, figures.topics)
@@ -39,12 +39,12 @@ class SelectPresentation(Presentation[SelectFigures]):
         yield from _map(material)
 
     def examples(self, figures: SelectFigures) -> set[str]:
-        """Return the ids of the topics' examples."""
+        """Return the ids of the samples that are shown as examples of topics."""
         return {name for topic in figures.topics for name in topic.examples}
 
 
 def number(value: object) -> str:
-    """Return a figure for people: with commas at thousands, and three significant digits for small ones."""
+    """Return a figure as text: with commas at thousands, or with 3 significant digits for a fraction below 1,000."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return str(value)
     whole = float(value).is_integer() and abs(value) < 1e15
