@@ -1,12 +1,12 @@
 """Checkpoints of a training run: every rank writes its part, and rank 0 commits after a barrier.
 
-    <output>/checkpoints/step-00000020/zero/…   DeepSpeed's files, each rank its own
-                                       universal/… the same as whole tensors, for another number of workers
-                                       COMMITTED  {"step", "world", "precision"}; written last: without it the folder is
-                                                  an orphan
+    <output>/checkpoints/step-00000020/zero/…   DeepSpeed's files; each rank writes its own
+                                       universal/… the same state as unsplit tensors, for another number of workers
+                                       COMMITTED  {"step", "world", "precision"}; written last; a folder without this
+                                                  file is not a checkpoint and is deleted
 
-Ray Train's own register is not used: its controller learns of a checkpoint only at its next poll (2 s), so a kill can
-lose the newest one.
+Ray Train's own checkpoint registry is not used. Its controller learns of a new checkpoint only at its next poll, every
+2 s. So a killed run could lose the newest checkpoint.
 """
 
 import json
@@ -35,9 +35,9 @@ class Checkpoint:
     step: int
     """Number of finished optimizer steps."""
     world: int
-    """Number of workers that wrote it; only the same number can read it."""
+    """Number of workers that wrote the checkpoint. At ZeRO stage 3, only the same number of workers can load it."""
     precision: Precision
-    """Precision of the computation; training continues in the same precision."""
+    """Precision in which training computed. With `precision = "auto"`, training continues in it."""
 
 
 def newest(folder: Path) -> Checkpoint | None:
@@ -56,10 +56,10 @@ def committed(folder: Path) -> list[Checkpoint]:
 
 
 def sweep(folder: Path, keep: int) -> None:
-    """Delete checkpoints without a commit, and all committed ones except the newest `keep`.
+    """Delete uncommitted checkpoints, and all committed ones except the newest `keep`.
 
-    The marker is deleted first, so that a kill in between leaves an orphan, never a partial checkpoint that looks
-    whole.
+    The marker file is deleted first. So a run that is killed in between leaves an uncommitted folder, not a damaged
+    checkpoint that looks complete.
     """
     old = {c.path for c in committed(folder)[: -keep or None]}
     for path in folder.glob("step-*"):
@@ -69,7 +69,10 @@ def sweep(folder: Path, keep: int) -> None:
 
 
 def forget(folder: Path, step: int) -> None:
-    """Delete the checkpoints of steps after `step`, on rank 0; every rank calls it."""
+    """Delete the committed checkpoints of steps after `step`.
+
+    Every rank must call this; rank 0 deletes the files.
+    """
     import torch.distributed as dist
 
     for later in [one for one in committed(folder) if one.step > step] if dist.get_rank() == 0 else []:
@@ -87,15 +90,15 @@ def save(
     keep: int,
     only_trainable: bool,
 ) -> None:
-    """Write and commit a checkpoint; every rank calls it at the same step.
+    """Write and commit a checkpoint; every rank must call this at the same step.
 
     Args:
         engine: the DeepSpeed engine.
         folder: a folder that all ranks share.
         step: number of finished optimizer steps.
         precision: precision of the computation.
-        keep: checkpoints to keep, this one included.
-        only_trainable: leave out frozen weights, which are loaded from the base model again.
+        keep: number of newest checkpoints to keep, including this one.
+        only_trainable: whether to leave out frozen weights, which a later run loads from the base model.
     """
     import torch.distributed as dist
 
@@ -111,7 +114,7 @@ def save(
 
 
 def commit(path: Path, step: int, world: int, precision: Precision) -> None:
-    """Write the marker by which a checkpoint counts as complete."""
+    """Write the marker file that makes a checkpoint count as complete."""
     temporary = path / f".{COMMITTED}"
     with temporary.open("w", encoding="utf-8") as out:
         json.dump({"step": step, "world": world, "precision": precision}, out)
@@ -121,9 +124,10 @@ def commit(path: Path, step: int, world: int, precision: Precision) -> None:
 
 
 def load(engine: Any, found: Checkpoint, *, only_trainable: bool) -> None:  # noqa: ANN401
-    """Bring an engine to the state of a checkpoint; every rank calls it.
+    """Load a checkpoint into an engine; every rank must call this.
 
-    Where another number of workers wrote it, rank 0 writes it once more, as whole tensors; not at stage 3.
+    If another number of workers wrote the checkpoint at ZeRO stage 1 or 2, rank 0 first converts it to unsplit tensors.
+    At stage 3 the number of workers must be the same.
     """
     import torch.distributed as dist
 

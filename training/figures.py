@@ -1,4 +1,4 @@
-"""The figures of the lift, the train and the evaluate job."""
+"""The figures of the jobs `[lift]`, `[train]` and `[evaluate]`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,23 +7,27 @@ from typing import ClassVar
 from gristmill.cluster.jobs.figures import Figures
 
 ENOUGH_FAMILIES = 30
-"""Least number of families for an interval without a caveat."""
+"""Smallest number of families for which an interval is shown without a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFigures(Figures):
-    """Results of `[train]`; `kept` counts the samples trained on, `tokens` the tokens of all steps."""
+    """Results of `[train]`.
+
+    `kept` is the number of samples that were trained on. `tokens` is the number of tokens in all steps.
+    """
 
     version: ClassVar[int] = 2
 
     holdout: int
-    """Samples held out."""
+    """Number of held-out samples."""
     families: int
-    """Families of the samples held out."""
+    """Number of families of the held-out samples."""
     relatives: int = 0
-    """Held-out samples that share a parent with a sample trained on."""
+    """Number of held-out samples that share a parent with a sample that was trained on."""
     left_out: int = 0
-    """Samples that were left out of training because of held-out or test samples; they are among `dropped`."""
+    """Number of samples left out of training because they are related to held-out or test samples. `dropped` includes
+    them."""
     dropped: int
     drop_reasons: Mapping[str, int] = field(default_factory=dict)
     packed_rows: int
@@ -35,53 +39,56 @@ class TrainFigures(Figures):
     separation: str = "positions"
     """How packed samples were kept apart; `gristmill.training.loop.separation` lists the ways."""
     trained_tokens: int
-    """Tokens that counted in the loss, in all steps."""
+    """Number of tokens in all steps that counted in the loss."""
     step_seconds: float
     loss_first: float | None = None
-    """Nats per token."""
+    """Loss of the first step, in nats per token; the other losses have the same unit."""
     loss_last: float | None = None
     holdout_loss: float | None = None
     starts: int
     """Number of times that the workers were started."""
     stopped_early: bool = False
-    """Whether training ended because the held-out loss did not fall any more."""
+    """Whether training ended early because the held-out loss had stopped falling."""
     kept_step: int | None = None
-    """Step whose weights the model has."""
+    """Optimizer step from which the weights of the finished model are."""
     merged_difference: float | None = None
-    """Largest difference of a logit of adapter and base from that of the merged model; None without an adapter."""
+    """Largest absolute difference between a logit of the base model with the adapter and the same logit of the merged
+    model. None without an adapter."""
     batches_left_out: int = 0
-    """Batches that were left out because their loss or gradients were not finite."""
+    """Number of batches that were left out because their loss or gradients were not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFigures:
-    """The results of one model in a suite, and their difference from the base model's."""
+    """The results of one model in a suite, compared with the results of the base model."""
 
     model: str
     value: float
-    """Mean value of the items that all models could be asked about; higher is better."""
+    """Mean value of the items that every model could be asked; higher is better."""
     low: float | None = None
-    """Lower end of its 95 % interval over families; None where families do not differ, or there is one."""
+    """Lower end of the 95 % interval of `value` over families. None if there is only one family, or if all families
+    have the same value."""
     high: float | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
-    """Values of all items together, such as `macro_f1` or `bleu`."""
+    """Measures that are computed over all items together, such as `macro_f1` or `bleu`."""
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """95 % intervals of those measures that are cheap to compute again, over draws of families."""
+    """95 % intervals of the measures that are cheap to compute, from bootstrap draws of families."""
     difference: float | None = None
-    """Mean of the paired differences to the base model; None for the base model itself."""
+    """Mean of the paired differences from the base model; None for the base model itself."""
     ci_low: float | None = None
     ci_high: float | None = None
     p: float | None = None
-    """p-value of no difference: McNemar's where all changes have one size, else that of the interval."""
+    """p-value of the hypothesis that there is no difference. If all changes have the same size, it is that of McNemar's
+    test, else that of the interval."""
     p_adjusted: float | None = None
-    """The same, adjusted over all suites by Holm's procedure."""
+    """`p`, adjusted over all suites by Holm's procedure."""
     better: int = 0
-    """Items with a higher value than the base model's."""
+    """Number of items with a higher value than the base model has."""
     worse: int = 0
     detectable: float | None = None
-    """Smallest true difference that such items show in 80 % of all cases."""
+    """Smallest true difference that such items detect with a probability of 80 %."""
     needed: int | None = None
-    """Families that it takes to show the suite's `effect` in 80 % of all cases."""
+    """Number of families needed to detect the suite's `effect` with a probability of 80 %."""
 
     @property
     def verdict(self) -> str:
@@ -101,30 +108,30 @@ class SuiteFigures:
 
     suite: str
     folder: str
-    """Dataset of its items."""
+    """Name of the dataset that holds the items."""
     kind: str
     role: str
     made: bool
     """Whether a model made the items."""
     items: int
-    """Items that all models could be asked about."""
+    """Number of items that every model could be asked."""
     families: int
     unasked: int
-    """Items that some model could not be asked about, which are left out for all models."""
+    """Number of items that some model could not be asked. They are left out for all models."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows that are no items, by reason."""
+    """Number of rows that could not become items, by reason."""
     contaminated: int = 0
-    """Items that are near copies of a row that the model was trained on."""
+    """Number of items that are near copies of a row that the model was trained on."""
     leaks: int = 0
-    """Rows trained on that are near copies of an item."""
+    """Number of rows trained on that are near copies of an item."""
     effect: float
-    """Difference that the suite is to show."""
+    """Smallest difference that the suite should be able to show."""
     models: tuple[ModelFigures, ...]
-    """The base model first."""
+    """Figures of each model, the base model first."""
 
     @property
     def undecided(self) -> str:
-        """The reason why the suite cannot show whether a model differs by its effect; empty if it can."""
+        """The reason why the suite is too small for a verdict on some model; empty if it is large enough."""
         open_ = [model for model in self.models if model.verdict not in ("better", "worse")]
         needed = max((model.needed or 0 for model in open_), default=0)
         if needed <= self.families:
@@ -139,7 +146,7 @@ class SuiteFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFigures(Figures):
-    """Results of `[evaluate]`: nats per token of the held-out samples, before and after."""
+    """Results of `[evaluate]`. Losses are in nats per token of the held-out samples, before and after training."""
 
     version: ClassVar[int] = 2  # the interval is over families
 
@@ -152,19 +159,19 @@ class EvaluateFigures(Figures):
     """Lower end of the 95 % interval of the difference; None with one family."""
     ci_high: float | None = None
     interval: str
-    """`bootstrap`, `student` or `none`, see `training.evaluate.statistics`."""
+    """Kind of the interval: `bootstrap`, `student` or `none`; see `training.evaluate.statistics`."""
     families: int
-    """Number of families of the samples, over which the interval is computed."""
+    """Number of families of the scored samples. The interval is over families."""
     families_better: int
     families_worse: int
     sign_p: float
     """p-value of the sign test over families."""
     detectable: float | None = None
-    """Smallest true difference that such samples would show in 80 % of all cases."""
+    """Smallest true difference that such samples detect with a probability of 80 %."""
     precision: str
     smoke_replies: int
     smoke_ok: int
-    """Number of replies that are not empty and end by themselves."""
+    """Number of replies that are not empty and that the model ended by itself."""
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
     suites: tuple[SuiteFigures, ...] = ()
 
@@ -180,7 +187,7 @@ class EvaluateFigures(Figures):
 
     @property
     def uncertain(self) -> str:
-        """A sentence instead of the interval if it has too few families to be reliable; else empty."""
+        """A warning that the interval has too few families to be reliable; empty if it has enough."""
         if self.families >= ENOUGH_FAMILIES:
             return ""
         chance = f"p = {self.sign_p:.3f}" if self.sign_p >= 0.0005 else "p < 0.001"
@@ -195,18 +202,18 @@ class EvaluateFigures(Figures):
 class LiftFigures(Figures):
     """Results of `[lift]`.
 
-    Accuracies are those of the probe on test items that had no part in the choice of the arm.
+    All accuracies are the probe's, on test items that were not used to choose the recommended arm.
     """
 
     items: int
     """Number of test items on which the lift is measured."""
     validation_items: int
-    """Number of test items by which the recommended arm was chosen."""
+    """Number of test items that were used to choose the recommended arm."""
     arms: int
     recommended: str
     verdict: str
-    """`helps`, `not shown` (the interval holds 0), `hurts`, `not confirmed` (fine-tuning gains nothing) or
-    `no arm helps`; with the last three only the seeds are passed on."""
+    """`helps`, `not shown`, `hurts`, `not confirmed` or `no arm helps`. `not shown`: the interval contains 0.
+    `not confirmed`: fine-tuning gains nothing. With the last three verdicts, only the seeds are passed on."""
     features: str
     accuracy_seeds: float
     accuracy: float
@@ -216,11 +223,11 @@ class LiftFigures(Figures):
     """Lower end of the 95 % interval of the lift."""
     ci_high: float | None = None
     gap_share: float | None = None
-    """Lift as a share of the lift of people's labels, if these are given and have a lift."""
+    """`lift` divided by the lift of people's labels. None if there are no such labels, or if they show no lift."""
     tuned: str = ""
-    """The arm that was fine-tuned beside the seeds, where that was asked for."""
+    """The arm that an encoder was fine-tuned on, to compare it with the seeds; empty if none was."""
     tuned_lift: float | None = None
-    """Its lift over the seeds in a fine-tuned encoder, on the same items."""
+    """Lift of the arm `tuned` over the seeds in a fine-tuned encoder, on the same items."""
     tuned_low: float | None = None
-    """Lower end of the 95 % interval of that lift."""
+    """Lower end of the 95 % interval of `tuned_lift`."""
     tuned_high: float | None = None

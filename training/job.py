@@ -1,11 +1,11 @@
 """The train job: a dataset and a base model become an adapter and a merged model, under Ray Train with DeepSpeed.
 
-<output>/adapter/…        PEFT adapter (with a tuning that makes one)
-         merged/…         the whole model with its tokenizer, as transformers and vLLM load it
-         holdout.arrow    SAMPLES: the rows held out, with the tag `family`
-         left_out.json    ids of the rows that held-out or test rows keep out of training, by reason
-         metrics.jsonl    a line a step (`gristmill.training.loop.journal`)
-         checkpoints/…    while it runs; gone when the manifest is written
+<output>/adapter/…        PEFT adapter, if the tuning makes one
+         merged/…         the finished model with its tokenizer, in files that transformers and vLLM load
+         holdout.arrow    SAMPLES: the held-out rows, with the tag `family`
+         left_out.json    by reason, the ids of rows that are not trained on because of held-out or test rows
+         metrics.jsonl    one line for each step (`gristmill.training.loop.journal`)
+         checkpoints/…    deleted when the manifest is written
 """
 
 import logging
@@ -48,7 +48,7 @@ POLL_S = 0.5
 
 
 class Train(TrainSettings, Job):
-    """`[train]`: fine-tune a model on what the assistant says in the kept samples."""
+    """`[train]`: fine-tune a model on the assistant's turns in the kept samples."""
 
     name: ClassVar[str] = "train"
     figures: ClassVar[type[Figures]] = TrainFigures
@@ -59,7 +59,7 @@ class Train(TrainSettings, Job):
     not_identity: ClassVar[frozenset[str]] = Job.not_identity | TrainSettings.not_identity
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide the model, with the base weights and the template instead of their paths."""
+        """Return the settings that determine the model; contents of base model and template replace their paths."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model)
         if self.template:
@@ -91,14 +91,14 @@ class Train(TrainSettings, Job):
         return found
 
     def sources(self) -> dict[str, Source]:
-        """Return the data that comes from outside, by its role."""
+        """Return the inputs that no job of the recipe makes, by role."""
         found = super().sources()
         if isinstance(self.validation, Source):
             found[data.VALIDATION] = self.validation
         return found | {data.TEST + (f"-{n}" if n > 1 else ""): source for n, source in enumerate(self.test, 1)}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the seeds of the recipe if a share of them is held out."""
+        """Return the dataset of the recipe's seeds if a share of the seeds is held out; else nothing."""
         if self.validation_split == "samples" or isinstance(self.validation, Source):
             return {}
         if "ingest" not in outputs:
@@ -109,7 +109,7 @@ class Train(TrainSettings, Job):
         return {data.SEEDS: outputs["ingest"]}
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Return the plan of the training; steps and tokens are counted from the rows if these exist."""
+        """Return the plan of the training. Steps and tokens are counted from the rows if the rows exist already."""
         plan = Plan(self.name, work.output, actors=self.workers, cpus=self.workers * self.cpus_per_worker, shards=1)
         plan.gpus = self.workers * (self.gpus_per_worker or 0)
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
@@ -159,7 +159,7 @@ class Train(TrainSettings, Job):
         return figures
 
     def _say_held_out(self, run: Run, packed: data.PackedCounts) -> None:
-        """Print which rows are held out, and which are not used and why."""
+        """Print how many rows are held out, and how many are not used for each reason."""
         what = f"{packed.holdout} of {packed.families} families"
         run.screen.say(f"train: {packed.samples} samples to train on, {what} held out")
         for what, drops in (("not trained on", packed.drops), ("validation samples not used", packed.holdout_drops)):
@@ -173,7 +173,7 @@ class Train(TrainSettings, Job):
             )
 
     def _say_other_world(self, run: Run, folder: Path) -> None:
-        """Print that a run continues with another number of workers; refuse it at stage 3."""
+        """Print a note if a run continues with another number of workers; refuse this at ZeRO stage 3."""
         found = checkpoint.newest(folder / checkpoint.FOLDER)
         if found and found.world != self.workers and self.zero.stage == 3:
             raise JobError(
@@ -202,12 +202,12 @@ class Train(TrainSettings, Job):
 def _fit(job: Train, plan: WorkerPlan, run: Run, folder: Path) -> None:
     """Run the workers and show their steps; start them again if Ray ended one because memory was full.
 
-    Ray Train itself starts them again after any other death. After this one it fails: version 2.60 expects a
-    RayActorError or RayTaskError of a dead worker (train/v2/_internal/callbacks/backend_setup.py), and OutOfMemoryError
-    is neither.
+    Ray Train itself restarts the workers after any other failure. After an OutOfMemoryError it fails, because version
+    2.60 expects a RayActorError or a RayTaskError (train/v2/_internal/callbacks/backend_setup.py).
 
     Raises:
-        RunError: when they die more often than `max_failures`, or a worker says why it gave up.
+        RunError: when workers die more than `max_failures` times, or a worker reports an error that a restart cannot
+            fix.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, and the end waits that long
     plan.store.delete(plan.output, loop.FAILED)
@@ -284,7 +284,7 @@ def _events(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _say_events(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
-    """Print the starts, and the batches left out, that are not yet printed; return the number of each."""
+    """Print the starts and left-out batches after the first `known` ones; return the number of all of them."""
     events = _events(journal)
     for event in events[known:]:
         if "start" in event:
@@ -297,7 +297,7 @@ def _say_events(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> i
 
 
 def _died(error: Exception) -> Exception:
-    """Return the error of a worker's death, which Ray Train wraps in other errors."""
+    """Return the error that ended a worker. Ray Train wraps it in other errors."""
     failures = getattr(error, "worker_failures", None)
     if failures:
         found = [_died(failure) for failure in failures.values()]
@@ -307,7 +307,7 @@ def _died(error: Exception) -> Exception:
 
 
 def _advice(job: Train) -> str:
-    """Return advice for full memory; settings that do not change the model come first."""
+    """Return advice for a run that is out of memory; settings that do not change the model come first."""
     recompute = "" if job.gradient_checkpointing else "set train.gradient_checkpointing = true, or "
     return recompute + deaths.advice(deaths.lowerable("train", job, "micro_batch_size", "workers", "max_length"))
 

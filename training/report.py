@@ -1,4 +1,4 @@
-"""What the summary and the report show about the lift, the train and the evaluate job."""
+"""The parts of the summary and the report about the jobs `[lift]`, `[train]` and `[evaluate]`."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,10 @@ METRICS, EVALUATION, LIFT = "metrics.jsonl", "evaluation.json", "lift.json"
 
 
 class LiftPresentation(Presentation[LiftFigures]):
-    """The arm that makes the probe better on people's items, and a description of each method's rows."""
+    """The recommended arm with its lift, and a description of the rows of each method."""
 
     def summary(self, figures: LiftFigures) -> Iterator[str]:
-        """Yield the recommended arm with its lift, and the share of the gap to people's labels."""
+        """Yield the recommended arm with its lift, also as a share of the lift of people's labels."""
         share = f", {figures.gap_share:.0%} of what people's labels bring" if figures.gap_share is not None else ""
         change = f"accuracy {figures.accuracy_seeds:.3f} -> {figures.accuracy:.3f}"
         yield {
@@ -68,7 +68,7 @@ def _lift(figures: LiftFigures) -> str:
 
 
 def _signed(value: float, low: float | None, high: float | None) -> str:
-    """Return a difference with its interval, where it has one."""
+    """Return a difference as text, with its interval if it has one."""
     return f"{value:+.3f}" if low is None or high is None else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
@@ -89,7 +89,7 @@ def _methods(found: Mapping[str, Any]) -> Table:
 
 
 def held_out(figures: TrainFigures) -> Iterator[str]:
-    """Yield notes on the samples held out."""
+    """Yield notes on the held-out samples, and on samples left out because of them."""
     yield f"{figures.holdout} samples of {figures.families} families are held out"
     if figures.left_out:
         why = "because they are related to held-out or test samples"
@@ -102,7 +102,7 @@ def held_out(figures: TrainFigures) -> Iterator[str]:
 
 
 def ended(figures: TrainFigures) -> Iterator[str]:
-    """Yield how training ended, where it was not with the weights of the last step that was planned."""
+    """Yield a note if training ended early, and one if the model does not have the weights of the last step."""
     if figures.stopped_early:
         yield f"training ended at step {figures.steps}, because the held-out loss did not fall any more"
     if figures.kept_step not in (None, figures.steps):
@@ -110,33 +110,33 @@ def ended(figures: TrainFigures) -> Iterator[str]:
 
 
 def left_out(figures: TrainFigures) -> Iterator[str]:
-    """Yield a note on the batches left out."""
+    """Yield a note if batches were left out."""
     if figures.batches_left_out:
         yield f"{figures.batches_left_out} batches are left out, because their loss or gradients were not finite"
 
 
 class TrainPresentation(Presentation[TrainFigures]):
-    """How many samples were trained on and held out, and the loss while training."""
+    """The numbers of samples trained on and held out, and the loss during training."""
 
     def summary(self, figures: TrainFigures) -> Iterator[str]:
-        """Yield how many samples are held out and left out, if any."""
+        """Yield notes on held-out samples, on left-out batches, and on the end of training."""
         yield from held_out(figures)
         yield from left_out(figures)
         yield from ended(figures)
 
     def tiles(self, material: Material, figures: TrainFigures) -> Iterator[Tile]:
-        """Yield the held-out loss, unless evaluation has both of them."""
+        """Yield the held-out loss, unless the evaluate job shows it before and after training."""
         if "evaluate" not in material.figures and figures.holdout_loss is not None:
             yield Tile("held-out loss", f"{figures.holdout_loss:.3f}", "after training")
 
     def flow(self, left: int, material: Material, figures: TrainFigures) -> Iterator[Stage]:
-        """Yield the samples trained on and those held out."""
+        """Yield the number of samples trained on, and the number of held-out samples."""
         del left, material
         yield Stage("trained on", figures.kept, charts.KEPT)
         yield Stage("held out", figures.holdout, charts.KEPT)
 
     def sections(self, material: Material, figures: TrainFigures) -> Iterator[Section]:
-        """Yield the loss curve, and how samples were changed before training."""
+        """Yield the loss curve, and a table of samples left out and of changes to samples."""
         name = material.manifests["train"].name if "train" in material.manifests else ""
         if not name or not material.store.exists(name, METRICS):
             return
@@ -156,7 +156,7 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
     """The held-out loss before and after, and answers of the tuned model."""
 
     def summary(self, figures: EvaluateFigures) -> Iterator[str]:
-        """Yield both losses with the interval of their difference, and its verdict."""
+        """Yield both losses, the interval of their difference with its verdict, and the results of the suites."""
         losses = f"held-out loss {figures.loss_before:.4f} -> {figures.loss_after:.4f}"
         yield f"{losses} ({_interval(figures)}): {figures.verdict}"
         if figures.uncertain:
@@ -170,7 +170,7 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         yield Tile("held-out loss", f"{before:.3f} → {after:.3f}", f"{after - before:+.3f} nats per token")
 
     def sections(self, material: Material, figures: EvaluateFigures) -> Iterator[Section]:
-        """Yield the losses as a chart, and the smoke test as a table."""
+        """Yield the losses as a chart, the smoke test as a table, and the sections of the suites."""
         low, high = figures.ci_low, figures.ci_high
         note = (
             f"{figures.rows} held-out samples through the base model and the tuned one; {_interval(figures)}, in nats "

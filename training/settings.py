@@ -1,4 +1,4 @@
-"""The settings of `[train]`. They are separate from the job, because data, loop and workers read them too."""
+"""The settings of `[train]`. They are separate from the job, because packing and the training loop also read them."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +20,11 @@ from gristmill.training.tuning.model import Attention, Precision
 from gristmill.training.zero import Zero
 
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
-"""Variables of a chat template that each conversation sets."""
+"""Variables of a chat template that every conversation sets, so that `template_args` may not."""
 
 
 def usual_rate(tuning: object) -> float:
-    """Return the default learning rate, ten times as high for adapters as for the model's own weights.
+    """Return the default learning rate of a tuning; for adapters it is ten times that of the model's own weights.
 
     Source: Schulman et al. 2025, LoRA Without Regret, Thinking Machines Lab, section "Optimal learning rate and rank".
     """
@@ -50,101 +50,103 @@ class TrainSettings(Settings):
     )
 
     model: str = "builtin:smollm2-135m-instruct"
-    """The base model: `builtin:…`, a folder as transformers saves it, or the name of one on a hub."""
+    """The base model: `builtin:…`, a folder that transformers has saved, or the name of a model on a hub."""
     epochs: float = Field(default=2.0, gt=0)
-    """How often every sample is seen."""
+    """Number of times that every sample is trained on."""
     steps: int | None = Field(default=None, gt=0)
-    """Optimizer steps; overrides `epochs`."""
+    """Number of optimizer steps; overrides `epochs`."""
     tuning: AnyTuning = Lora()
     """Which weights are trained: adapters (`lora`), every weight (`full`), or some (`freeze`)."""
     learning_rate: float = Field(default_factory=lambda data: usual_rate(data.get("tuning")), gt=0)
-    """The highest learning rate. By default 1e-3 for LoRA, which was better than 1e-4 and 3e-4 on held-out samples with
-    the small default model, and 1e-4 where the model's own weights are trained. Use less for models of billions of
-    weights."""
+    """The highest learning rate. The default is 1e-3 for LoRA, and 1e-4 for tunings that train the model's own weights.
+    For LoRA of the small default model, 1e-3 was better on held-out samples than 1e-4 and 3e-4. Use a lower rate for
+    models with billions of weights."""
     schedule: Schedule = "cosine"
-    """How the rate falls after the warm-up: along half a cosine, on a line, not at all, or on a line at the very end
-    (`wsd`: warm-up, stable, decay)."""
+    """How the rate falls after the warm-up. `cosine`: along half a cosine. `linear`: on a straight line. `constant`:
+    not at all. `wsd` (warm-up, stable, decay): on a straight line in the last steps."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps in which the rate rises."""
+    """Share of the steps in which the rate rises to its highest value."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Share of the highest rate that the rate falls to at the end."""
+    """The rate at the end, as a share of the highest rate."""
     decay_ratio: float = Field(default=0.1, gt=0, le=1)
-    """Share of the steps in which the rate falls, with the schedule `wsd`."""
+    """With the schedule `wsd`, the share of the steps in which the rate falls."""
     optimizer: AnyOptimizer = AdamW()
-    """What makes steps of gradients."""
+    """The optimizer that updates the weights."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients with a larger norm are scaled down to it; 0 for no limit."""
     global_batch_size: int = Field(default=4, gt=0)
-    """Packed rows of an optimizer step, over all workers."""
+    """Number of packed rows in one optimizer step, over all workers together."""
     micro_batch_size: int = Field(default=1, gt=0)
-    """Packed rows that a worker computes at once."""
+    """Number of packed rows that a worker computes at once."""
     max_length: int = Field(default=512, gt=1)
-    """Tokens of a packed row, and the most tokens of a sample."""
+    """Largest number of tokens in a sample, and in a packed row."""
     too_long: TooLong = "drop"
-    """Whether samples that are too long are dropped and counted, or cut at the end."""
+    """What is done with samples longer than `max_length`. `drop`: they are dropped and counted. `truncate`: their end
+    is cut off."""
     template: str | None = None
     """File with a chat template in Jinja that replaces the model's own; a relative path is looked up next to the
     recipe."""
     template_args: dict[str, Any] = Field(default_factory=dict)
-    """Values of variables of the chat template, such as `{enable_thinking = false}`. In the finished model they are
-    the defaults of these variables."""
+    """Values of variables of the chat template, such as `{enable_thinking = false}`. The chat template of the finished
+    model has them as defaults."""
     earlier_answers: EarlierAnswers = "split"
-    """What is done with an answer that the template shows in another form once turns follow, for example without its
-    thought. `split` makes a further sample in which the answer is the last turn, as at inference; `context` does not
-    train on it."""
+    """Some templates show an answer in another form when turns follow it, for example without its thought. `split`
+    makes a further sample in which such an answer is the last turn, as at inference. `context` does not train on such
+    an answer."""
     max_lost: float = Field(default=0.01, ge=0, le=1)
-    """Largest share of the samples that the chat template may be unable to render; more is an error, if it is more
-    than one sample."""
+    """Largest share of the samples that the chat template may fail to render. A larger share is an error, unless it is
+    a single sample."""
     validation: Annotated[float, Field(gt=0, lt=1)] | Source = 0.1
-    """What is held out: a share of the samples, above 0 and below 1, or a file with other samples. A share is held out
-    by whole families (rows with a common parent, of one group, or near copies), at least one; a hash decides for each
-    family. No row that is trained on is a parent, a child or a near copy of a held-out row; such rows are left out and
-    counted."""
+    """The held-out data: a share of the samples, above 0 and below 1, or a file with other samples. A share is held out
+    by families. A family is all rows that have a common parent, have the same group, or are near copies. At least one
+    family is held out; a hash decides which. No row that is trained on is a parent, a child or a near copy of a
+    held-out row. Such rows are left out and counted."""
     validation_split: Literal["samples", "seeds"] = "samples"
-    """Whether the share is one of the samples, or of the seeds that they were made from. Held-out seeds are people's
-    own rows; samples that were made from them are left out of training. Use `seeds` if each sample was made from
-    several seeds."""
+    """What `validation` is a share of: the samples, or the seeds from which the samples were made. Held-out seeds are
+    people's own rows. Samples that were made from a held-out seed are left out of training. Use `seeds` if each sample
+    was made from several seeds."""
     test: tuple[Source, ...] = ()
-    """Files of samples that the model will be tested on. Rows that are near copies of one are left out of training."""
+    """Files of samples that the model will be tested on. Near copies of a test sample are left out of training."""
     eval_steps: int = Field(default=0, ge=0)
-    """Steps between measurements of the held-out loss; 0 for only one, at the end."""
+    """Number of steps between two measurements of the held-out loss. With 0, it is measured only at the end."""
     early_stopping: int = Field(default=0, ge=0)
-    """Number of measurements without a lower held-out loss after which training ends; 0 for never."""
+    """Training ends when this number of measurements in a row has brought no lower held-out loss; 0 for never."""
     keep: Literal["last", "best"] = "last"
     """Which weights the finished model has: those of the last step, or those with the lowest held-out loss."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each label that is spread over the vocabulary while training (Szegedy et al. 2016, arXiv:1512.00567,
-    section 7). The loss that is told then includes it; the held-out loss does not."""
+    """Share of each label that is spread over the vocabulary during training (Szegedy et al. 2016, arXiv:1512.00567,
+    section 7). The reported training loss includes the smoothing; the held-out loss does not."""
     neftune_alpha: float = Field(default=0.0, ge=0)
-    """Size of uniform noise on the embeddings while training (NEFTune, Jain et al. 2023, arXiv:2310.05914, which takes
-    5 to 15); 0 for none."""
+    """Size of the uniform noise that is added to the embeddings during training; 0 for none. This is NEFTune (Jain et
+    al. 2023, arXiv:2310.05914); the paper uses 5 to 15."""
     attention: Attention = "auto"
-    """How attention is computed. `auto` is what transformers chooses for the model; `flash_attention_2` needs GPUs and
-    its package."""
+    """The implementation of attention. `auto` is the one that transformers chooses for the model. `flash_attention_2`
+    needs GPUs and the package flash-attn."""
     logits_at_once: int = Field(default=2048, ge=0)
-    """Most tokens of which a worker has the logits in memory at once; 0 for no bound. Where a batch has more, the head
-    runs again in the backward pass. Losses and gradients are the same."""
+    """Largest number of tokens for which a worker holds the logits in memory at once; 0 for no limit. If a batch has
+    more tokens, the model's head runs again in the backward pass. Losses and gradients are the same."""
     seed: int = 0
-    """Seed of the order of the rows, and of the adapters' first values and dropout."""
+    """Seed of the order of the rows, and of the adapters' first values, dropout and noise."""
     precision: Precision | Literal["auto"] = "auto"
-    """Precision of the computation; optimizer states and master weights are fp32 in any case. `auto` is the fastest on
-    the slowest worker (see `models.dtypes`). A run that continues from a checkpoint keeps its precision."""
+    """Precision of the computation. Optimizer states and master weights are always fp32. `auto` chooses the fastest
+    precision of the slowest worker (see `models.dtypes`). With `auto`, a run that continues from a checkpoint keeps its
+    precision."""
     zero: Zero = Zero()
-    """What DeepSpeed distributes over the workers."""
+    """What DeepSpeed splits over the workers."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     workers: int = Field(default=2, gt=0)
-    """Processes that train, each with its share of every batch."""
+    """Number of processes that train. Each computes an equal share of every batch."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """Cores of each worker."""
+    """Number of CPU cores for each worker."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPUs of each worker. By default one where the cluster has any, else none."""
+    """Number of GPUs for each worker. The default is 1 if the cluster has GPUs, else 0."""
     save_steps: int = Field(default=10, gt=0)
-    """Steps between checkpoints."""
+    """Number of steps between two checkpoints."""
     save_total_limit: int = Field(default=2, gt=0)
-    """Newest checkpoints that are kept until the model is committed."""
+    """Number of newest checkpoints to keep. All are deleted when the model is committed."""
     max_failures: int = Field(default=2, ge=0)
-    """Deaths of workers after which the run restarts them by itself."""
+    """Number of times that the run restarts its workers after a worker has died."""
 
     @field_validator("template", mode="before")
     @classmethod
@@ -153,7 +155,7 @@ class TrainSettings(Settings):
         return str(base / Path(path).expanduser()) if base and isinstance(path, str) else path
 
     def optimizer_problems(self) -> list[str]:
-        """Return what is wrong with the optimizer and its schedule."""
+        """Return the problems of the optimizer, its schedule, early stopping and `keep`."""
         found = []
         if self.optimizer.whole and self.zero.stage:
             found.append(
@@ -172,7 +174,7 @@ class TrainSettings(Settings):
         return found
 
     def attention_problems(self) -> list[str]:
-        """Return why the attention that is asked for cannot be."""
+        """Return the reason why the requested attention cannot be used, if there is one."""
         if self.attention != "flash_attention_2" or find_spec("flash_attn"):
             return []
         return ["attention: flash_attention_2, but the package flash-attn is not installed; install it, or take auto"]
@@ -196,5 +198,5 @@ class TrainSettings(Settings):
 
     @property
     def encoding(self) -> Encoding:
-        """How conversations become token ids."""
+        """The settings by which conversations become token ids."""
         return Encoding(self.max_length, self.too_long, self.earlier_answers, self.max_lost)

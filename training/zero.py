@@ -1,7 +1,7 @@
-"""The adapter of DeepSpeed: settings, configuration for CPU and GPU, an engine, and whole tensors from ZeRO-3.
+"""The adapter of DeepSpeed: settings, configuration for CPU and GPU, an engine, and unsplit tensors from ZeRO-3.
 
-The optimizers are PyTorch's own. DeepSpeed's own would be compiled at their first use (40 to 100 s each). For the same
-reason its shared-memory collectives for CPUs are off (38 s), and gloo is used.
+The optimizers are PyTorch's. DeepSpeed's own optimizers would be compiled at their first use, for 40 to 100 s each. For
+the same reason DeepSpeed's shared-memory collectives for CPUs (38 s) are off, and gloo is used.
 
 Source: ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054; offloading: Ren et al. 2021, arXiv:2101.06840.
 """
@@ -41,13 +41,14 @@ class Zero(Settings):
     """`[train.zero]`: what DeepSpeed distributes over the workers."""
 
     stage: Literal[0, 1, 2, 3] = 1
-    """0 nothing, 1 optimizer states, 2 also gradients, 3 also weights. The losses are the same."""
+    """What is split over the workers. 0: nothing; 1: optimizer states; 2: also gradients; 3: also weights. The losses
+    are the same."""
     offload_optimizer: bool = False
     """Keep optimizer states in the memory of the host."""
     offload_params: bool = False
     """Keep weights in the memory of the host; needs stage 3."""
     args: dict[str, Any] = Field(default_factory=dict)
-    """Further configuration of DeepSpeed, which is merged over the configuration that follows from the other
+    """Further configuration of DeepSpeed. It replaces or extends the configuration that follows from the other
     settings."""
 
     def problems(self) -> list[str]:
@@ -74,8 +75,8 @@ class Batching:
 def config(zero: Zero, batching: Batching, *, clip: float, bf16: bool, gpu: bool) -> dict[str, Any]:
     """Return DeepSpeed's configuration.
 
-    Gradients in bf16 are summed up over the micro-batches of a step in fp32. In bf16, the sum of eight had a relative
-    error of 3.6e-3, and at stage 1 still one of 1.6e-3 where it is reduced in bf16; in fp32 it has none.
+    The bf16 gradients of the micro-batches of a step are summed in fp32, which has no error. Summed in bf16, eight of
+    them had a relative error of 3.6e-3. At stage 1, a sum in fp32 that workers reduce in bf16 still had 1.6e-3.
     """
     spread: dict[str, Any] = {"stage": zero.stage, "overlap_comm": gpu, "contiguous_gradients": gpu}
     if zero.offload_optimizer:
@@ -111,7 +112,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def begin(*, gpu: bool) -> None:
-    """Make DeepSpeed adopt the process group that Ray Train has made."""
+    """Make DeepSpeed use the process group that Ray Train has made."""
     if not gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # without this, DeepSpeed looks for accelerators and warns
     import deepspeed
@@ -122,7 +123,7 @@ def begin(*, gpu: bool) -> None:
 
 @contextmanager
 def partition(configuration: Mapping[str, Any]) -> Iterator[None]:
-    """Let transformers load weights directly into their partitions, at stage 3, while the block runs."""
+    """At stage 3, let transformers load weights directly into partitions while the block runs."""
     if configuration["zero_optimization"]["stage"] != 3:
         yield
         return
@@ -172,23 +173,24 @@ def set_rate(made: Any, rate: float) -> None:  # noqa: ANN401
 
 
 def load(made: Any, folder: str, tag: str, *, universal: bool, strict: bool) -> None:  # noqa: ANN401
-    """Bring an engine to the state of a checkpoint; every rank must call it.
+    """Load a checkpoint into an engine; every rank must call this.
 
     Args:
         made: the engine.
         folder: folder of the checkpoint.
-        tag: its folder inside of that.
-        universal: whether `to_universal` made it; else the same number of workers must have written it.
-        strict: whether it has every weight of the model.
+        tag: name of the folder with DeepSpeed's files, inside `folder`.
+        universal: whether `to_universal` wrote the checkpoint; if not, the same number of workers must have written it.
+        strict: whether the checkpoint has every weight of the model.
     """
     made._config.load_universal_checkpoint = universal
     made.load_checkpoint(folder, tag=tag, load_module_strict=strict)
 
 
 def to_universal(source: str, target: str) -> None:
-    """Write the parts of a checkpoint of ZeRO 1 or 2 as whole tensors, which any number of workers load.
+    """Convert a checkpoint of ZeRO 1 or 2 to unsplit tensors, which any number of workers can load.
 
-    One rank calls it. At stage 3 DeepSpeed 0.19.8 loads them with losses that differ by 4e-3 after a step.
+    Only one rank calls this. Stage 3 is not supported: DeepSpeed 0.19.8 loads such tensors there, but the losses then
+    differ by 4e-3 after one step.
     """
     from deepspeed.checkpoint import ds_to_universal
 
@@ -209,7 +211,7 @@ def to_universal(source: str, target: str) -> None:
 def gradient_norm(made: Any) -> float | None:  # noqa: ANN401
     """Return the norm of the gradients of the last step over all workers, before clipping; None at stage 0.
 
-    It is infinite where a gradient was not finite. DeepSpeed then leaves the weights as they are.
+    The norm is infinite if a gradient was not finite. DeepSpeed then does not change the weights.
     """
     if getattr(made.optimizer, "overflow", False):
         return float("inf")
@@ -218,7 +220,7 @@ def gradient_norm(made: Any) -> float | None:  # noqa: ANN401
 
 
 def finite(made: Any) -> bool:  # noqa: ANN401
-    """Return whether all trained weights and optimizer states, on all workers, are finite; every rank must call it."""
+    """Return whether all trained weights and optimizer states of all workers are finite; every rank must call this."""
     import torch
     import torch.distributed as dist
 
@@ -233,9 +235,10 @@ def finite(made: Any) -> bool:  # noqa: ANN401
 
 
 def trainable_state(model: Any, rank: int) -> dict[str, Any]:  # noqa: ANN401
-    """Return the trainable parameters by name as whole tensors on the CPU, on rank 0; elsewhere nothing.
+    """Return the trainable parameters by name, as unsplit tensors on the CPU.
 
-    Every rank must call it: at stage 3 the partitions are gathered.
+    Only rank 0 gets them; other ranks get an empty dict. Every rank must call this, because partitions are gathered at
+    stage 3.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     with _gather([p for _, p in named]):
@@ -252,7 +255,10 @@ def _gather(parameters: Sequence[Any]) -> Iterator[None]:
 
 
 def whole_state(made: Any, stage: int, rank: int) -> dict[str, Any]:  # noqa: ANN401
-    """Return all parameters of an engine's model, unpartitioned, on rank 0; every rank must call it."""
+    """Return all parameters of an engine's model by name, as unsplit tensors.
+
+    Only rank 0 gets them; other ranks get an empty dict. Every rank must call this.
+    """
     if stage == 3:
         return dict(made._zero3_consolidated_16bit_state_dict() or {})
     return dict(made.module.state_dict()) if rank == 0 else {}
