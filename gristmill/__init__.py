@@ -1,14 +1,14 @@
-"""Gristmill: seeds into a fine-tuning dataset, the dataset into a better model.
+"""Gristmill makes a fine-tuning dataset from seeds, and a better model from the dataset.
 
     import gristmill
 
-    run = gristmill.run("recipe.toml", "generate.target=512")     # or a dict; goes on where it was stopped
+    run = gristmill.run("recipe.toml", "generate.target=512")     # or a dict; continues a run that was stopped
     run.dataset.to_pandas()                                       # or .table(), .to_datasets(); dropped=True: the rest
     gristmill.load("generate").reasons()                          # why samples were dropped
     gristmill.select("reviews.csv", "exact", "minhash").dropped   # any selector on any table
     gristmill.preview("recipe.toml", 3)                           # a few samples with every prompt and reply
 
-Nothing heavy is imported before it is needed.
+Heavy libraries are imported only when they are needed.
 """
 
 from importlib import import_module
@@ -36,16 +36,16 @@ _WHERE = {
     **dict.fromkeys(("Selection", "select"), "gristmill.selection.library"),
     "preview": "gristmill.generation.preview.library",
 }
-"""The module of each name, imported when the name is used."""
+"""The module that defines each name. It is imported when the name is first used."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the names above
-    """Import the module of a name and return what it names."""
+    """Import the module that defines a name, and return the object of this name."""
     if name not in _WHERE:
         raise AttributeError(f"module 'gristmill' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Return the available names."""
+    """Return the public names, sorted."""
     return sorted(__all__)

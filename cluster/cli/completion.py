@@ -1,6 +1,6 @@
-"""`gristmill completion SHELL`: the script with which a shell completes verbs, options, recipes, names and keys.
+"""`gristmill completion SHELL` prints a script with which a shell completes verbs, options, recipes, names and keys.
 
-The names are in the script, so that a key press starts no Python. Only this file imports shtab.
+The script contains all names, so completion starts no Python process. Only this file imports shtab.
 """
 
 import argparse
@@ -33,7 +33,11 @@ complete -o bashdefault -F _gristmill gristmill
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Return the script of a shell for a parser. It completes the parser's arguments `recipe`, `path` and `set`."""
+    """Return the completion script of a shell, which is one of `bash`, `zsh` and `fish`.
+
+    The script completes the verbs and options of the parser, and the values of its arguments `recipe`, `path`, `set`,
+    `target` and `store`.
+    """
     import shtab
 
     found: dict[str, Any] = {
@@ -51,15 +55,18 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def names() -> Iterator[str]:
-    """Yield what `gristmill explain` knows: sections, tables, steps with and without their list, settings."""
+    """Yield every name that `gristmill explain` accepts: sections, tables, steps and settings.
+
+    A step is yielded twice: with the name of its list, and without it.
+    """
     for name, kind in explain.sections().items():
         yield from _below(name, kind)
 
 
 def settable() -> Iterator[str]:
-    """Yield the keys that `--set` takes, with `=`.
+    """Yield the keys that `--set` accepts, each with `=` at its end.
 
-    Keys in lists, and under names that the user chooses, are left out.
+    Keys inside lists are left out, and so are keys under a name that the user chooses.
     """
     yield from ("name=", "store=")
     for name, kind in explain.sections().items():
@@ -92,7 +99,7 @@ def _keys(path: str, kind: type[Settings]) -> Iterator[str]:
 
 
 def _complete(function: str, known: list[str]) -> dict[str, Any]:
-    """Return the expressions by which a shell completes one of these names, part by part if it can."""
+    """Return the code with which each shell completes these names, one dotted part at a time where the shell can."""
     words = " ".join(known)
     return {
         "bash": function,

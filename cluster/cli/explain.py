@@ -1,6 +1,6 @@
-"""`gristmill explain`: says what a job, a step or a setting is, in the words of the code.
+"""`gristmill explain` describes a job, a step or a setting with the docstrings of the code.
 
-The reference has the same text.
+The pages in `docs/reference` have the same text.
 """
 
 import inspect
@@ -21,13 +21,13 @@ from gristmill.cluster.jobs.recipe import near
 WIDTH = 100
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "at least", "max_length": "at most"}
 LONGEST_DEFAULT = 80
-"""A default of more characters than this, such as a prompt, is described instead of shown."""
+"""Most characters of a default that is shown. A longer one, such as a prompt, is described instead."""
 SCALARS = {int: "integer", float: "number", bool: "true or false", str: "string"}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key of a table."""
+    """The description of one key of a table."""
 
     name: str
     type: str
@@ -35,12 +35,12 @@ class Setting:
     bounds: str
     meaning: str
     texts: Mapping[str, str] = field(default_factory=dict)
-    """The texts of a default that is too long for `default`, by name; for example templates by language."""
+    """The texts in a default that is a table of texts, by name; for example templates by language."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One table of a recipe: the recipe itself, a job, a step, or a table inside of one."""
+    """The description of one table of a recipe: a section, a step, or a table inside one of these."""
 
     path: str
     kind: type[Settings]
@@ -52,17 +52,17 @@ class Topic:
 
 
 def jobs() -> dict[str, type[Job]]:
-    """Return the class of each section of a recipe that is a job."""
+    """Return the class of each job, by the name of its section."""
     return {name: job_class(name) for name in JOBS}
 
 
 def sections() -> dict[str, type[Settings]]:
-    """Return the class of each section of a recipe."""
+    """Return the class of each section of a recipe, by name."""
     return {**jobs(), "cluster": ClusterSettings}
 
 
 def steps(kind: type[Settings]) -> dict[str, dict[str, type[Step]]]:
-    """Return the classes of the steps that a table may list, by the name of the list and then by kind."""
+    """Return the classes of the steps that a table may list, as `{name of the list: {kind: class}}`."""
     found = {}
     for name, info in kind.model_fields.items():
         inner = [one for one in classes(info.annotation) if issubclass(one, Step)]
@@ -72,12 +72,12 @@ def steps(kind: type[Settings]) -> dict[str, dict[str, type[Step]]]:
 
 
 def find(path: str) -> tuple[Topic, Setting | None]:
-    """Return what a dotted path names: a table, and one of its settings where the path ends in one.
+    """Return the table that a dotted path names, and the setting of it if the path ends with one.
 
     A step may be named with or without its list: `select.minhash` is `select.steps.minhash`.
 
     Raises:
-        JobError: when nothing has this name, with the nearest names that there are.
+        JobError: if nothing has this name. The message suggests similar names.
     """
     first, *rest = path.split(".")
     known = sections()
@@ -110,7 +110,7 @@ def find(path: str) -> tuple[Topic, Setting | None]:
 
 
 def topic(path: str, kind: type[Settings]) -> Topic:
-    """Return what the code says about a table."""
+    """Return the description of a table from the docstrings of its class."""
     text = inspect.cleandoc(kind.__doc__ or "")
     paragraphs = text.split("\n\n")
     summary = " ".join(paragraphs[0].split())
@@ -130,7 +130,7 @@ def topic(path: str, kind: type[Settings]) -> Topic:
 
 
 def setting(kind: type[Settings], name: str) -> Setting:
-    """Return what the code says about one key."""
+    """Return the description of one key: its type, bounds, default and meaning."""
     info = kind.model_fields[name]
     meaning = " ".join((info.description or "").split())
     value = None if info.is_required() else _default(kind, name, info)
@@ -147,7 +147,7 @@ def classes(annotation: object) -> tuple[type[Settings], ...]:
 
 
 def words(annotation: Any) -> str:  # noqa: ANN401 - annotations have no common type
-    """Return a type in the words of a reader of TOML."""
+    """Return the name of a type in words that suit TOML, such as `list of string`."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(json.dumps(value) for value in inner)
@@ -286,7 +286,10 @@ def _setting(where: Topic, one: Setting) -> Iterator[str]:
 
 
 def _long_text(key: str, text: str) -> Iterator[str]:
-    """Yield a text as TOML, each line folded where it is long; not indented, so that it can be copied."""
+    """Yield the lines of a text as a TOML string.
+
+    Lines longer than `WIDTH` characters are folded. No line is indented, so that the string can be copied.
+    """
     yield f'{key} = """\\'
     for line in (text.replace("\\", "\\\\").replace('"""', '""\\"') + '"""').split("\n"):
         rest = line
@@ -299,7 +302,10 @@ def _long_text(key: str, text: str) -> Iterator[str]:
 
 
 def minimal(where: Topic) -> str:
-    """Return the shortest recipe that has a table, as TOML; empty for the cluster section alone."""
+    """Return the shortest valid recipe that contains a table, as TOML.
+
+    For the section `cluster`, which is no job, it is the empty string.
+    """
     job = where.path.split(".")[0]
     if job not in JOBS:
         return ""
@@ -318,7 +324,7 @@ def minimal(where: Topic) -> str:
 
 
 def toml(recipe: Mapping[str, Any]) -> str:
-    """Return tables of plain values and of lists of tables as TOML."""
+    """Return nested tables as TOML. A value is a plain value, a table, or a list of tables."""
     out: list[str] = []
 
     def write(path: str, table: Mapping[str, Any], head: str) -> None:

@@ -1,4 +1,7 @@
-"""The command line: one function for each verb. Imports wait until a verb is used, so that `--help` is instant."""
+"""The command line: one function for each verb.
+
+Each function imports what its verb needs, so that `--help` is instant.
+"""
 
 import argparse
 import json
@@ -28,7 +31,10 @@ JOB_VERBS = {
     "evaluate": "compare the tuned model with its base",
 }
 ABOVE = {"preview": "gristmill.generation.preview.page:run"}
-"""Verbs whose code is in a package above this one, as functions that take the arguments and return the exit code."""
+"""Verbs whose code is in a package that imports this one, each as `module:function`.
+
+The function takes the parsed arguments and returns the exit code.
+"""
 SHELLS = ("bash", "zsh", "fish")
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts")
 
@@ -184,7 +190,10 @@ def _dataset(store: "Store", name: str) -> str:
 
 
 def _committed(store: "Store", name: str) -> "Iterator[pa.Table]":
-    """Yield the shards that are committed so far by the run's last job that makes samples."""
+    """Yield the committed shards of a dataset, or of the last job of a run that makes samples.
+
+    The job need not have ended.
+    """
     from gristmill.cluster.jobs.run import find, samples_of
 
     kind, full = find(store, name)
@@ -282,10 +291,10 @@ def _store_verb(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code.
+    """Run one verb, and return the exit code.
 
-    Ctrl-C, SIGTERM and SIGHUP end it in order, with code 1. While it ends, a second signal is ignored, and a third one
-    ends the process at once (`gristmill.cluster.runtime.interrupt`).
+    Ctrl-C, SIGTERM and SIGHUP stop the verb, which then cleans up and ends with code 1. During this time a second
+    signal is ignored, and a third one ends the process at once (`gristmill.cluster.runtime.interrupt`).
     """
     parsed = parser().parse_args(arguments)
     with interruptible():

@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe: editors complete and check TOML with it."""
+"""The JSON schema of a recipe, with which editors complete and check the TOML."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ URL = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """Return the schema of a recipe (draft 2020-12), with the meaning of each key as its description.
 
-    The schema has the rules for single keys. Only `gristmill plan` checks the rules for several keys together.
+    The schema contains only rules about single keys. `gristmill plan` also checks the rules about several keys.
     """
     known = sections()
     found, whole = models_json_schema([(kind, "validation") for kind in known.values()], by_alias=True)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def run_lines(store: Store, run_id: str) -> Iterator[str]:
-    """Yield the results of a run: rows, tokens, seconds and rates of each job, losses, and where everything is."""
+    """Yield the results of a run: rows, tokens, seconds and rates of each job, losses, and the paths of the outputs."""
     run = state_of(store, run_id)
     if run.state != "done":
         yield f"{run_id}: {run.state}{f', {run.error}' if run.error else ''}"
@@ -49,7 +49,7 @@ def _figures(name: str, job: JobState) -> Figures | None:
 
 
 def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the contents of a dataset or model, and its sources."""
+    """Yield the counts, sources, metadata, figures and settings of a dataset or model."""
     counts = f"{manifest.rows:,} rows, {manifest.kept:,} kept, {len(manifest.shards)} files"
     yield f"{manifest.name}: {manifest.kind}, {counts}"
     facts = {f"from {role}": folder for role, folder in manifest.inputs.items()} | dict(manifest.metadata)
@@ -60,7 +60,7 @@ def dataset_lines(manifest: Manifest, figures: Mapping[str, Any]) -> Iterator[st
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield the lines of a table. Its first row has the heads; columns of numbers are aligned to the right."""
+    """Yield the lines of a table, whose first row is its header. Columns of numbers are aligned to the right."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [any(column[1:]) and not any(any(c.isalpha() for c in cell) for cell in column[1:]) for column in columns]
@@ -114,7 +114,7 @@ def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
 
 
 def listing_lines(value: dict[str, Any]) -> Iterator[str]:
-    """Yield a listing as tables."""
+    """Yield the lines of the tables that show the result of `listing`."""
     if value["runs"]:
         rows = [("run", "state", "started", "attempts", "jobs")]
         rows += [
@@ -136,7 +136,7 @@ def listing_lines(value: dict[str, Any]) -> Iterator[str]:
 
 
 def sample_lines(sample: Sample) -> Iterator[str]:
-    """Yield one sample readably: where it comes from, its scores, its conversation, its drop reason."""
+    """Yield one sample as lines for people: its origin, scores, tags, parents, drop reason, tools and conversation."""
     scores = "  ".join(f"{name} {value:.3g}" for name, value in sorted(sample.scores.items()))
     tags = "  ".join(f"{name}={value}" for name, value in sorted(sample.tags.items()))
     facts = [sample.id, sample.method, f"round {sample.round}", *filter(None, (scores, tags))]

@@ -1,1 +1,1 @@
-"""What all packages agree on: errors, ids, settings and fingerprints, the tables, one sample."""
+"""The contract between all packages: errors, ids, settings and fingerprints, tables, and the sample."""

@@ -1,4 +1,4 @@
-"""Turns in the form of the OpenAI chat API, which is sent to endpoints and written by exports."""
+"""Turns in the form of the OpenAI chat API. Requests to endpoints and exports have this form."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from gristmill.cluster.contract.sample import Message, ToolCall
 
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Types of parts that are text, and the key that has it."""
+"""Types of parts that are text, each with the key that holds the text."""
 
 
 def to_openai(turn: Message) -> dict[str, Any]:
@@ -24,7 +24,10 @@ def to_openai(turn: Message) -> dict[str, Any]:
 
 
 def tools_to_openai(tools: str) -> list[Any]:
-    """Return the tools of a row, JSON text, in the form of the API: a table with `type` and `function` each."""
+    """Return the tools of a row in the form of the API: a list of tables with `type` and `function`.
+
+    `tools` is the JSON text of a list, as a row has it.
+    """
     return [t if "function" in t or "type" in t else {"type": "function", "function": t} for t in json.loads(tools)]
 
 
@@ -34,9 +37,9 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _content(turn: Message) -> str | list[Any] | None:
-    """Return the text of a turn, or its parts with their texts.
+    """Return the text of a turn, or its list of parts with the text put back into them.
 
-    If the length of the text is unchanged, it is cut as it came.
+    A text of unchanged length is cut at the old lengths of the parts. Any other text goes into the first text part.
     """
     if turn.parts is None:
         return turn.content
@@ -56,6 +59,6 @@ def _content(turn: Message) -> str | list[Any] | None:
 
 
 def _text_key(part: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return the key that holds the length of the part's text, or nothing for a part that is not text."""
+    """Return the key that holds the length of a part's text, or the empty string if the part is not text."""
     key = TEXT_PARTS.get(str(part.get("type", "text")), "") if isinstance(part, dict) else ""
     return key if key and isinstance(part.get(key), int) else ""

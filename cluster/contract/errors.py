@@ -1,7 +1,7 @@
 """The five kinds of errors that people and code distinguish.
 
-Each takes one message string, because exceptions cross Ray by pickle, and the message reads *where: what is, what must
-be, what to do*.
+Each takes one message string, because exceptions cross Ray by pickle. The message reads *where: what is, what must be,
+what to do*.
 
     GristmillError
     ├── JobError      the recipe or the arguments must be edited        (exit code 2)
@@ -13,7 +13,7 @@ be, what to do*.
 
 
 class GristmillError(Exception):
-    """Root of the errors that are shown to people as one line, without a traceback."""
+    """The base class of errors that people see without a traceback."""
 
 
 class JobError(GristmillError, ValueError):
@@ -29,8 +29,8 @@ class StoreError(GristmillError):
 
 
 class EngineError(GristmillError):
-    """An engine died or does not answer; its shards may be tried elsewhere."""
+    """An engine died or does not answer. Its shards may be retried on another engine."""
 
 
 class RunError(GristmillError):
-    """The run failed and trying again would not help by itself."""
+    """The run failed, and a retry without a change would fail again."""

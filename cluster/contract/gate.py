@@ -1,7 +1,7 @@
-"""The gate for text and numbers: checks JSON that comes from files, endpoints and people, and says what is wrong.
+"""The gate for outside JSON: it refuses values that no dataset can hold, and says what is wrong with them.
 
-JSON from outside may hold what no dataset can: half a surrogate pair, a number that is infinite, the same key twice,
-thousands of nested tables. Python's own reader accepts all of these silently.
+The JSON comes from files, endpoints and people. It may contain half a surrogate pair, an infinite number, the same key
+twice, or thousands of nested tables. Python's own reader accepts all of these silently.
 """
 
 import json
@@ -15,43 +15,43 @@ from gristmill.cluster.contract.sample import Sample
 
 MOST_FLOAT32 = 3.4028234663852886e38
 DEEPEST = 100
-"""Most levels of nested lists and tables; deeper values break code that walks through them."""
+"""Most levels of nested lists and tables. Recursive code fails on deeper values."""
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-"""What half a surrogate pair looks like in JSON; whole pairs look so too."""
+"""Matches the JSON escape of half a surrogate pair. It also matches both halves of a complete pair."""
 
 
 class GateError(ValueError):
-    """A value that is refused. The error's text reads `is …, must be …`, with the name of the field if there is one."""
+    """The error for a refused value. Its text reads `is …, must be …`, after the name of the field if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Flaw:
-    """The placeholder of a value that is refused."""
+    """The placeholder for a faulty value, with the problem in words."""
 
     problem: str
 
 
 def parse(text: str, *, repair: bool = False) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the value of JSON text; NaN is null.
+    """Return the value of a JSON text. NaN becomes None.
 
     Args:
         text: one JSON value.
-        repair: half a surrogate pair becomes U+FFFD instead of an error.
+        repair: whether half a surrogate pair becomes U+FFFD instead of an error.
 
     Raises:
-        GateError: for what is no JSON, or holds a key twice, an infinite number, half a surrogate pair, or more than
-            `DEEPEST` lists and tables in each other.
+        GateError: if the text is not JSON, or has a key twice, an infinite number, half a surrogate pair, or more than
+            `DEEPEST` levels of lists and tables.
     """
     value, doubt = suspect(text)
     return admit(value, repair=repair) if doubt else value
 
 
 def suspect(text: str) -> tuple[Any, bool]:
-    """Return the value of JSON text, and whether `admit` must check it; most values need no check.
+    """Return the value of a JSON text, and whether `admit` must check the value. Most values need no check.
 
     Raises:
-        GateError: for what is no JSON.
+        GateError: if the text is not JSON.
     """
     doubt = False
     try:
@@ -99,10 +99,16 @@ _STRICT, _LENIENT = _decoder(_stop), _decoder(_Flaw)
 
 
 def admit(value: Any, *, repair: bool = False, field: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the value if it may come in, repaired if `repair` is set.
+    """Check a JSON value, and return it.
+
+    Args:
+        value: the value, as `suspect` returns it.
+        repair: whether half a surrogate pair becomes U+FFFD instead of an error.
+        field: name of the value in an error.
+        depth: number of lists and tables around the value.
 
     Raises:
-        GateError: as `parse`, naming the field.
+        GateError: for the same reasons as `parse`. The message names the field.
     """
     if isinstance(value, str):
         return unicode(value, field, repair=repair)
@@ -122,10 +128,12 @@ def admit(value: Any, *, repair: bool = False, field: str = "", depth: int = 0) 
 
 
 def unicode(text: str, field: str = "", *, repair: bool = False) -> str:
-    """Return a text that every file can hold, NUL included; half a surrogate pair is an error, or is repaired.
+    """Check that a text can be written as UTF-8, and return it.
+
+    With `repair`, half a surrogate pair becomes U+FFFD instead of an error. NUL is allowed.
 
     Raises:
-        GateError: naming the field and the character.
+        GateError: if the text has half a surrogate pair. The message names the field and the place of the character.
     """
     try:
         text.encode()
@@ -138,11 +146,9 @@ def unicode(text: str, field: str = "", *, repair: bool = False) -> str:
 
 
 def admit_sample(sample: Sample) -> Sample:
-    """Return a sample that a model or a step made.
+    """Return the sample if a file can hold it, else a dropped copy of it with the reason.
 
-    If no file could hold the sample, return a dropped one with the reason.
-
-    In the dropped one half surrogate pairs are U+FFFD, and scores that are no float32 are left out.
+    In the copy, half a surrogate pair becomes U+FFFD. Scores that do not fit into a float32 are left out.
     """
     try:
         _require_storable(sample)

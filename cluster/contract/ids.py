@@ -1,7 +1,7 @@
 """Identity: canonical JSON that refuses unstable values, fingerprints, sample ids, request seeds.
 
-Ids of made samples are known before a model is called, so a retried shard writes the same rows again and never a
-second copy of one.
+The ids of made samples are known before a model is called. So a retried shard writes the same rows again, and no
+duplicates.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ SHORT_HEX = 12
 
 
 def canonical(value: object) -> str:
-    """Return the one JSON text of a value: sorted keys, no spaces, only JSON types and tuples.
+    """Return the canonical JSON text of a value: keys are sorted, and there are no spaces.
 
     Raises:
-        TypeError: for anything without a stable form (callables, objects, sets, NaN). A permissive `str(value)` would
-        let such a value change the fingerprint unnoticed.
+        TypeError: if the value holds anything but JSON types and tuples, such as callables, objects, sets or NaN. With
+            `str(value)` instead, such a value would change the fingerprint unnoticed.
     """
     _refuse_unstable(value, "value")
     return _ENCODER.encode(value)
@@ -56,7 +56,7 @@ def digest(*parts: object) -> str:
 
 
 def of_bytes(data: bytes) -> str:
-    """Return 32 hex digits (BLAKE2b, 128 bits) of bytes; for arrays, which are too long for JSON."""
+    """Return 32 hex digits (BLAKE2b, 128 bits) of bytes. It is used for arrays, which are too long for JSON."""
     return hashlib.blake2b(data, digest_size=ID_HEX // 2).hexdigest()
 
 
@@ -71,5 +71,5 @@ def request_seed(sample_id: str, call: int) -> int:
 
 
 def stream(*parts: object) -> Random:
-    """Return a random stream that depends only on the parts, and not on the process that makes it."""
+    """Return a random stream that depends only on the parts. It is the same in every process."""
     return Random(int(digest("stream", *parts), 16))

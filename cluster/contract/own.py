@@ -1,8 +1,8 @@
 """Steps of the user's own: `kind = "steps.py:FollowUp"` names a class in a Python file next to the recipe.
 
-The text of the file is sent with the step to every worker, and it is part of the step's fingerprint. So only the
-driver's machine needs the file, and a changed file makes other data. The file is one module; what it imports must be
-installed.
+The text of the file is sent with the step to every worker, so only the driver's machine needs the file. The text is
+also part of the step's fingerprint, so a changed file makes other data. The file is one module. All modules that it
+imports must be installed.
 """
 
 import linecache
@@ -24,7 +24,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.settings import Settings, Step
 
 POINTER = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
-"""File and class."""
+"""Matches `FILE.py:CLASS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Source:
 
 
 class Own(Step):
-    """The addition to every class of a user's file: the file that it comes from."""
+    """The base class that `load` adds to each step class of a user's file. It keeps the file's path and text."""
 
     own_source: ClassVar[Source]
     own_name: ClassVar[str]
 
     def identity(self) -> dict[str, Any]:
-        """Return the value that decides the step's results, which includes the text of its file."""
+        """Return the value that decides the step's results. It includes a digest of the file's text."""
         return {**super().identity(), "class": self.own_name, "source": self.own_source.digest}
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # noqa: ANN401 - pickle's own
@@ -57,12 +57,12 @@ class Own(Step):
 
 
 def load(source: Source, name: str) -> type[Step]:
-    """Return a class of a file.
+    """Return the step class with this name in a file, as a subclass of `Own`.
 
-    Its steps know the file that they come from; the same path and text give the same class.
+    In one process, the same path and text always give the same class.
 
     Raises:
-        JobError: naming file and line, when the file cannot be executed or has no such step.
+        JobError: if the file has no such step, or cannot be executed. The message then names file and line.
     """
     module = _module(source)
     made: dict[str, type[Step]] = module.__dict__.setdefault("__gristmill_steps__", {})
@@ -103,7 +103,7 @@ def _module(source: Source) -> ModuleType:
 
 
 def locate_error(error: Exception, path: str) -> str:
-    """Return `file:line` of the last line of a file that an error passed through; else the file alone."""
+    """Return `file:line` for the last line of a file in an error's traceback, or the file alone if it has none."""
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{path}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
@@ -112,13 +112,13 @@ def locate_error(error: Exception, path: str) -> str:
 
 @dataclass(frozen=True)
 class OwnSteps:
-    """Annotation of a list of steps: a `kind` such as `steps.py:FollowUp` is looked up in that file."""
+    """Annotation for a list of steps that also accepts a `kind` such as `steps.py:FollowUp`, a class in a file."""
 
     bases: Callable[[], tuple[type[Step], ...]]
-    """Classes of which the step must be a subclass of at least one."""
+    """Returns the allowed base classes. The step must be a subclass of at least one of them."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
-        """Validate a user's own steps separately, and write each one as its own class."""
+        """Validate steps from users' files separately, and dump each step with the fields of its own class."""
         return core_schema.with_info_wrap_validator_function(
             self._validated,
             handler(source),
@@ -126,7 +126,7 @@ class OwnSteps:
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Allow any table whose kind names a file."""
+        """Add tables whose `kind` names a file to the JSON schema."""
         kind = {"type": "string", "pattern": r"\.py:", "description": "A class in a Python file next to the recipe."}
         own = {"type": "object", "properties": {"kind": kind}, "required": ["kind"]}
         known = handler(schema["schema"])

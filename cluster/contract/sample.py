@@ -1,4 +1,4 @@
-"""A row as Python sees it inside a shard: `Sample`, and the way to and from Arrow tables."""
+"""`Sample`, one row as a Python value, and its conversion to and from Arrow tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +12,15 @@ from gristmill.cluster.contract.schema import SAMPLES, check
 
 ROLES = ("system", "user", "assistant", "tool")
 WEIGHT = "weight"
-"""Score by which a sample is weighted in training; 1 if absent."""
+"""Name of the score that is a sample's weight in training. A sample without it has the weight 1."""
 PREFERENCE = "preference"
-"""Score of a candidate: 1 for a chosen or good answer, 0 for a rejected or bad one."""
+"""Name of the score that is 1 for a chosen or good answer, and 0 for a rejected or bad one."""
 RATING = "rating"
-"""Score that outside data gives a candidate, on its own scale."""
+"""Name of the score with the rating that outside data gives an answer, on the scale of that data."""
 GROUP = "group"
-"""Tag that the candidates for one prompt share; scores order them."""
+"""Name of the tag that is the same for all candidates for one prompt. Their scores order them."""
 FAMILY = "family"
-"""Tag shared by held-out rows that depend on each other; evaluation resamples them together."""
+"""Name of the tag that is the same for held-out rows that depend on each other. Evaluation resamples them together."""
 
 
 class ToolCall(NamedTuple):
@@ -38,18 +38,18 @@ class Message(NamedTuple):
 
     role: str
     content: str | None
-    """Text; None for a turn with calls only, or with all content in `parts`."""
+    """Text of the turn. It is None if the turn has only calls, or if all its content is in `parts`."""
     reasoning: str | None = None
     """What the assistant thought before it answered."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
-    """Name of the speaker if the role is not enough, such as the name of the tool in its turn."""
+    """Name of the speaker, if the role does not say it. In a tool's turn it is the name of the tool."""
     train: bool = True
-    """False if the turn is only context and not trained on, even a turn of the assistant."""
+    """False if the turn is only context. Training then skips it, even if it is the assistant's."""
     parts: str | None = None
-    """JSON text of the list of parts, where some part is not text. A part that is text is listed with its length
-    only."""
+    """JSON text of the list of parts, if at least one part is not text. A text part has only its length here; its text
+    is in `content`."""
 
     @property
     def text(self) -> str:
@@ -58,13 +58,13 @@ class Message(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The content and the calls as text, `name(arguments)`, one line each; for reading and comparing turns."""
+        """The content, and then each call as `name(arguments)` on its own line. It is for reading and comparing."""
         calls = (f"{call.name}({call.arguments})" for call in self.tool_calls)
         return "\n".join(filter(None, (self.content, *calls)))
 
     @property
     def plain(self) -> bool:
-        """Whether the turn has a role and a content and nothing else."""
+        """Whether the turn has nothing but a role and a content."""
         return self[2:] == _PLAIN
 
 
@@ -73,7 +73,7 @@ _PLAIN = Message("", "")[2:]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a made sample comes from; the token counts cover every request made for it."""
+    """The origin of a made sample. The token counts are sums over all requests that were made for it."""
 
     run: str
     step: str
@@ -85,7 +85,7 @@ class Origin:
 
 
 _NO_ORIGIN = Origin("", "", "", 0, 0, 0, "")
-"""Fills the place of a null, which is masked."""
+"""Placeholder in the column for a sample without an origin. A mask makes it null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,12 @@ class Sample:
 
     @property
     def characters(self) -> int:
-        """Characters of all texts in the conversation and its tools."""
+        """Number of characters of all texts in the conversation and its tools."""
         return size_of(self.messages, self.tools)
 
     @property
     def beyond_text(self) -> str:
-        """The first thing in the sample that plain turns cannot hold: `tools`, `tool calls`, `parts`, or nothing."""
+        """The name of a thing in the sample that plain turns cannot hold, such as `tools`, or the empty string."""
         if self.tools:
             return "tools"
         if any(turn.tool_calls or turn.role == "tool" for turn in self.messages):
@@ -133,7 +133,7 @@ class Sample:
         return "parts that are no text" if any(turn.parts for turn in self.messages) else ""
 
     def drop(self, reason: str) -> "Sample":
-        """Return the same sample with a drop reason `"filter: reason"`; the first reason stays."""
+        """Return the sample with a drop reason, `"filter: reason"`. A dropped sample keeps its first reason."""
         return self if self.dropped else replace(self, dropped=reason)
 
 
@@ -144,7 +144,7 @@ def size_of(messages: Iterable[Message], tools: str | None = None) -> int:
 
 
 def seed_id(messages: Sequence[Message], tools: str | None = None, group: str | None = None) -> str:
-    """Return the id of a seed: the hash of its turns, its tools, and its group if it is one of several candidates."""
+    """Return the id of a seed: a hash of its turns, its tools, and its group if it is one of several candidates."""
     turns = [list(turn[:2]) if turn.plain else list(turn) for turn in messages]
     return ids.digest("seed", turns, tools, group) if tools or group else ids.digest("seed", turns)
 
@@ -155,20 +155,23 @@ def seed(
     dropped: str | None = None,
     tools: str | None = None,
 ) -> Sample:
-    """Return a seed sample, its id the hash of its conversation (`seed_id`)."""
+    """Return a seed sample, whose id is the hash of its conversation (`seed_id`)."""
     tags = dict(tags or {})
     name = seed_id(messages, tools, tags.get(GROUP))
     return Sample(name, tuple(messages), tags=tags, dropped=dropped, tools=tools)
 
 
 SHARD_CHARACTERS = 1 << 27
-"""Characters after which a shard also ends: an Arrow column holds at most 2 GiB, and a whole shard is in memory."""
+"""A shard ends as soon as its texts have more characters than this, even if it has fewer rows than it may have.
+
+An Arrow column holds at most 2 GiB, and a shard must fit into memory.
+"""
 LONGEST_SAMPLE = 1 << 27
-"""Most characters of one sample: with the samples before it in its shard, it keeps the texts below 1 GiB."""
+"""Most characters of one sample. Together with the samples before it in its shard it then takes at most 1 GiB."""
 
 
 def shards_of(samples: Iterable[Sample], rows: int) -> Iterator[list[Sample]]:
-    """Yield the samples of each shard: up to `rows`, fewer where their texts are long."""
+    """Yield the samples of each shard. A shard has up to `rows` samples, and fewer if their texts are long."""
     held: list[Sample] = []
     size = 0
     for sample in samples:

@@ -1,4 +1,4 @@
-"""The Arrow contracts, SAMPLES, VECTORS and ITEMS, and the check that every table passes at the store's door."""
+"""The Arrow schemas SAMPLES, VECTORS and ITEMS, and the check of every table that the store writes."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from gristmill.cluster.contract.errors import SchemaError
 
 SCHEMA_VERSION = 2
-"""Increased when a column changes its meaning; every manifest has it."""
+"""Version of the schemas, which is increased when a column changes its meaning. Every manifest has it."""
 
 _CALL = pa.struct(
     [
@@ -53,8 +53,9 @@ SAMPLES = pa.schema(
         pa.field("origin", _ORIGIN),
     ]
 )
-"""One row a sample. `dropped` null means kept; `origin` null means a seed; `tools` is JSON text, null where there are
-none; scores: higher is better. The fields of a turn are explained at `sample.Message`."""
+"""Schema of samples, with one row for each. `dropped` is null if the sample is kept. `origin` is null if the sample is
+a seed. `tools` is JSON text, or null without tools. A higher score is better. `sample.Message` describes the fields of
+a turn."""
 
 ITEMS = pa.schema(
     [
@@ -67,16 +68,16 @@ ITEMS = pa.schema(
         pa.field("reply", pa.string(), nullable=False),
     ]
 )
-"""One row for each value that a scorer gives to one model's reply to an item of a suite. `scorer` is the kind of
-the scorer, or `kind.measure` for its further values; `value` is higher where the reply is better, and null where the
-model could not be asked, and then `reply` says why."""
+"""Schema of evaluation values. A row has one value that a scorer gives to one model's reply to an item of a suite.
+`scorer` is the kind of the scorer, or `kind.measure` for its further values. A higher `value` is better. `value` is
+null if the model could not be asked, and `reply` then says why."""
 
 
 def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
     """Return the VECTORS schema for unit vectors of `dim` numbers (float32 by default, float16 allowed).
 
-    `script` is that of most of the text, `unknown` the share of its tokens that the encoder does not know, or
-    knows as letters alone.
+    The column `script` is the script of most of the text. The column `unknown` is the share of the text's tokens, 0 to
+    1, that the encoder does not know or knows only as single letters.
     """
     value = pa.field("item", dtype or pa.float32(), nullable=False)
     return pa.schema(
@@ -90,13 +91,13 @@ def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str = "table") -> pa.Table:
-    """Return the table when it has the schema.
+    """Check that a table has a schema, and return it.
 
     Names, order and types of the columns must be equal. No `nullable=False` column or inner field may hold a null,
     which pyarrow itself does not check.
 
     Raises:
-        SchemaError: naming the column, what it is and what it must be.
+        SchemaError: if they differ. The message names the column, what it is and what it must be.
     """
     if table.schema.names != schema.names:
         raise SchemaError(f"{where}: columns are {table.schema.names}, must be {schema.names}")

@@ -1,4 +1,4 @@
-"""Step: a small frozen value whose fields are its settings, and the fingerprint that follows from them."""
+"""Step: a small frozen value whose fields are its settings. Its fingerprint follows from them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -12,7 +12,10 @@ STRINGS: dict[str, Any] = {"type": "array", "items": STRING}
 
 
 def short_forms(*forms: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    """Return the `json_schema_extra` of a field that accepts these forms too; a validator turns them into its own."""
+    """Return the `json_schema_extra` of a field that also accepts other forms of its value.
+
+    A validator of the field must turn these forms into the field's own type.
+    """
 
     def extend(schema: dict[str, Any]) -> None:
         beside = {name: schema.pop(name) for name in ("description", "default", "title") if name in schema}
@@ -24,12 +27,12 @@ def short_forms(*forms: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
 
 
 class Settings(BaseModel):
-    """Settings out of a recipe: frozen, unknown keys refused, documented by the string under each field."""
+    """Settings from a recipe. They are frozen and refuse unknown keys. The string under a field documents it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     revision: ClassVar[int] = 1
-    """Increased when the same settings make other data than before."""
+    """Number that is increased when the same settings make other data than before."""
     not_identity: ClassVar[frozenset[str]] = frozenset()
     """Fields that change only how fast or where data is made. The fingerprint leaves them out."""
     example: ClassVar[Mapping[str, Any]] = {}
@@ -61,7 +64,7 @@ class Step(Settings):
     """A method, a filter or a selector. It holds only settings; live objects are arguments of its functions."""
 
     example_job: ClassVar[Mapping[str, Any]] = {}
-    """Values of its job's settings without which it is refused, for the recipes in the documentation."""
+    """Settings of the job that this step needs, used by the recipes in the documentation."""
 
     kind: str
     """Name of the step in recipes, rows and drop reasons."""
