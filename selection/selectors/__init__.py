@@ -1,4 +1,4 @@
-"""The selectors by kind. This union is the whole registry: add a file, add its class here."""
+"""The selectors by kind. This union is the only registry: a new selector is a new file, and its class in this union."""
 
 from typing import Annotated
 
@@ -39,4 +39,4 @@ BuiltinSelector = Annotated[
     Field(discriminator="kind"),
 ]
 AnySelector = Annotated[BuiltinSelector, OwnSteps(lambda: (Selector,))]
-"""One of these, or a class in a file of the user's own: `kind = "steps.py:FollowUp"`."""
+"""A selector of this package, or a class in a file of the user: `kind = "steps.py:FollowUp"`."""

@@ -1,4 +1,4 @@
-"""Comparison with other datasets, such as an older release or an evaluation set; only what is new stays."""
+"""Comparison with other datasets, such as an older release or an evaluation set; only samples that are new stay."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -29,7 +29,7 @@ REASONS = {
 
 
 class Hits(NamedTuple):
-    """Rows that an older dataset also has, each once, with the older sample and their similarity in [0, 1]."""
+    """The rows that an older dataset also has, each with its older sample and the similarity of the two, in [0, 1]."""
 
     row: Int
     older: Int
@@ -39,11 +39,11 @@ class Hits(NamedTuple):
 class Against(Deduplicator):
     """Drop a sample that one of these datasets already has: the same text, nearly the same text, or the same meaning.
 
-    The rule for copies is that of `duplicates.copies`: for example, a question with another label or number than the
-    older one stays. The older sample always stays, whatever `prefer` says. Keys, signatures and clusters of an older
-    dataset are stored with it, as its vectors are. So the next build against the same release finds them, and a further
-    release only needs a further index. `lost_to` is the id in the older dataset; the score `against_distance` of a
-    sample that goes is 1 - similarity.
+    The rule for copies is that of `duplicates.copies`: for example, a question stays if its label or a number in it
+    differs from that of the older question. `prefer` has no effect, because the older sample always stays. Keys,
+    signatures, clusters and vectors of an older dataset are stored with it. So the next build against the same release
+    uses them again, and a new release only needs its own. `lost_to` is the id in the older dataset. The score
+    `against_distance` of a dropped sample is 1 - similarity.
 
     Source: as `exact`, `minhash` and `semantic`. Departures: a sample is compared in its three nearest clusters,
     because an older sample is in one cluster only.
@@ -54,21 +54,22 @@ class Against(Deduplicator):
     example: ClassVar[Mapping[str, Any]] = {"datasets": ["older.jsonl"]}
 
     datasets: tuple[Source, ...] = Field(min_length=1)
-    """The older datasets: files, or tables with path and format as for the input."""
+    """The older datasets: each is a file, or a table with path and format as for the input."""
     by: tuple[Way, ...] = Field(default=("exact", "minhash"), min_length=1)
-    """Comparisons to make, one after the other. Only `semantic` embeds this dataset and the older ones."""
+    """Comparisons to make, one after the other. Samples are embedded only for `semantic`, both of this dataset and of
+    the older datasets."""
     part: Part = "instruction"
-    """What `exact` and `minhash` compare; `semantic` compares what the job embeds."""
+    """Part of the conversation that `exact` and `minhash` compare; `semantic` compares the part that the job embeds."""
     min_similarity: float = Field(default=0.4, gt=0, le=1)
-    """`minhash`: Jaccard similarity from which on two texts count as one."""
+    """For `minhash`: least Jaccard similarity of two texts that count as the same."""
     min_cosine: float | None = Field(default=None, gt=0, le=1)
-    """`semantic`: cosine at which two samples count as the same, or above; by default that of the encoder, as in
-    `semantic`."""
+    """For `semantic`: least cosine of two samples that count as the same. The default depends on the encoder, as in the
+    step `semantic`."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
-    """`semantic`: share of words that the two instructions must also have in common; see `Semantic`."""
+    """For `semantic`: share of words that the two instructions must also have in common; see the step `semantic`."""
 
     def sources(self) -> dict[str, Source]:
-        """Return the datasets by number and file."""
+        """Return the older datasets, each named by its number and its file."""
         return {f"{n}-{PurePath(source.path[0]).name}": source for n, source in enumerate(self.datasets, 1)}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
@@ -76,7 +77,7 @@ class Against(Deduplicator):
         return job if "semantic" in self.by else None
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step against older datasets of the same size."""
+        """Estimate the cost for older datasets that are each as large as this one."""
         return Cost(len(self.datasets) * (num * 2e-5 * len(self.by) + num**1.5 * 2e-11 * dim), num * 700)
 
     def pick(self, view: View, rng: Random) -> Choice:
@@ -146,7 +147,7 @@ class Against(Deduplicator):
 
 
 def _keys(view: View, part: Part) -> Array:
-    """Return [n, 2] halves of the keys of a part of the texts, made now or by an earlier build."""
+    """Return [n, 2] the two halves of the key of each text, made now or by an earlier build."""
 
     def make() -> Array:
         keys = np.empty((len(view), 2), np.uint64)
@@ -158,7 +159,7 @@ def _keys(view: View, part: Part) -> Array:
 
 
 def _common(older: View, part: Part) -> Common:
-    """Return the runs that many texts of an older dataset have in common, found now or in an earlier build."""
+    """Return the runs and words that many texts of an older dataset share, found now or by an earlier build."""
 
     def make() -> Array:
         found = units.common(older.scan(part), len(older))
@@ -169,7 +170,7 @@ def _common(older: View, part: Part) -> Common:
 
 
 def _sketches(view: View, like: MinHash, known: Common) -> Array:
-    """Return [n] signatures, without what an older dataset has in common, made now or in an earlier build."""
+    """Return [n] signatures, made now or by an earlier build; their second half leaves out the runs in `known`."""
 
     def make() -> Array:
         made = np.empty(len(view), [("slots", np.uint8, (like.permutations,)), ("kin", np.uint64)])

@@ -1,4 +1,4 @@
-"""Balance: how many samples of each label, language, method or topic stay."""
+"""Balance: it sets how many samples of each label, language, method or topic stay."""
 
 from collections.abc import Mapping
 from random import Random
@@ -15,16 +15,16 @@ from gristmill.selection.diversity.quota import allocate, first_of_groups, power
 
 OTHERS = "*"
 SHOWN = 12
-"""Most groups that the figures name, the largest first."""
+"""Number of groups that the figures name: the largest groups."""
 
 
 class Balance(Selector):
     """Fill a budget from groups of samples, the best samples of each group first.
 
-    By default a group of n samples gets a share in proportion to n^alpha; with `quotas` the shares are as given. Shares
-    become whole numbers by largest remainders, so the budget is met exactly where there are enough samples. The part of
-    a group that has too few samples goes to the other groups in the same proportion. Samples without the tag are a
-    group of their own.
+    By default the share of a group of n samples is in proportion to n^alpha. With `quotas` the shares are as given.
+    Shares become whole numbers by largest remainders, so the budget is met exactly if there are enough samples. If a
+    group has too few samples for its share, the other groups get the rest, in proportion to their shares. Samples
+    without the tag form one group.
 
     Source: Conneau et al. 2020, XLM-R, arXiv:1911.02116, section 3.1 (languages drawn with p ~ n^alpha, alpha = 0.3);
     Raffel et al. 2020, T5, arXiv:1910.10683, section 3.5.2 (the same with a temperature, T = 1/alpha). Departures: no
@@ -36,21 +36,22 @@ class Balance(Selector):
     by: str = Field(min_length=1)
     """Tag whose values are the groups (`label`, `language`, `topic`, …), or `method`."""
     budget: Budget
-    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
+    """How many samples stay: a whole number, or a share of the samples that come in. `1.0` means all samples."""
     alpha: float = Field(default=0.0, ge=0, le=1)
-    """Exponent of the groups' sizes, 1/temperature: 1 keeps their proportions, 0.3 (XLM-R) raises the small ones, 0
-    gives all groups the same (round robin)."""
+    """Exponent of the groups' sizes, the same as 1/temperature. 1 keeps the proportions of the groups, 0.3 (XLM-R)
+    gives small groups more, and 0 gives all groups the same number."""
     quotas: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Weights by value, such as `{ en = 0.6, zh = 0.3, "*" = 0.1 }`; only their proportions count. `"*"` is for all
-    other groups together, which share it by `alpha`; `""` is for samples without the tag. Other groups that are not
-    named get samples only if the named ones have too few."""
+    """Weights by value, such as `{ en = 0.6, zh = 0.3, "*" = 0.1 }`; only their proportions count. The weight of `"*"`
+    is for all other groups together; they share it by `alpha`. The weight of `""` is for samples without the tag. A
+    group without a weight gets samples only if the groups with weights have too few."""
     floor: int = Field(default=0, ge=0)
-    """Least samples of a group, if it has enough."""
+    """Least number of samples that stay of each group; a smaller group stays complete."""
     ceiling: int | None = Field(default=None, gt=0)
-    """Most samples of a group; the budget may then not be met."""
+    """Largest number of samples that stay of each group. Because of it, fewer samples than the budget may stay."""
     prefer: Prefer = BEST
-    """Which samples of a group stay: those with the higher value in the first of these scores that differs (`length`:
-    of the answer), else those with lower ids. Ids are hashes, so without any names the choice is random."""
+    """Scores that decide which samples of a group stay; `length` is the characters of the answer. The first score in
+    which two samples differ decides: the higher value stays. If no score differs, the lower id stays. Ids are hashes,
+    so an empty list means a random choice."""
 
     @model_validator(mode="after")
     def _fits(self) -> "Balance":
@@ -65,7 +66,7 @@ class Balance(Selector):
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate reading the tag and two sorts."""
+        """Estimate the cost of reading the tag, and of two sorts."""
         del dim
         return Cost(1e-6 * num, 120 * num)
 
@@ -91,7 +92,7 @@ class Balance(Selector):
         return Choice.of(kept, "balance: beyond the quota", figures=self._figures(names, sizes, counts))
 
     def _counts(self, names: list[str], sizes: Int, budget: int) -> Int:
-        """Return how many samples each group gives."""
+        """Return [groups] the number of samples of each group that stay."""
         upper = sizes if self.ceiling is None else np.minimum(sizes, self.ceiling)
         lower = np.minimum(upper, self.floor)
         if lower.sum() > budget:
@@ -126,6 +127,6 @@ class Balance(Selector):
 
 
 def evenness(sizes: Int) -> float:
-    """Return the entropy of the groups' shares over that of equal shares (Pielou), in [0, 1]; 1 for a single group."""
+    """Return the entropy of the groups' shares over that of equal shares (Pielou), 0 to 1; a single group has 1."""
     shares = sizes[sizes > 0] / max(1, sizes.sum())
     return 1.0 if len(shares) < 2 else round(float(-(shares * np.log(shares)).sum() / np.log(len(shares))), 4)

@@ -1,4 +1,4 @@
-"""Complexity: choose samples with many tags of intent that together cover all tags (InsTag, MIG)."""
+"""Complexity: choose samples that have many tags of intent each, and that together cover many tags (InsTag, MIG)."""
 
 from collections.abc import Mapping
 from random import Random
@@ -21,15 +21,15 @@ MIG_ONLY = frozenset({"score", "min_cosine"})
 
 
 class Complexity(Selector):
-    """Choose by tags of intent, which the filter `instag` gets from a model.
+    """Keep samples with many different tags of intent; the filter `instag` gets the tags from a model.
 
-    - `count` goes through the samples from most tags to fewest and takes each sample that adds a new tag. When no
-    sample adds one, all tags count as new again, until the budget is met.
+    - `count` visits the samples from most tags to fewest and takes each sample that adds a new tag. When no sample adds
+      a new tag, all tags count as new again. This ends when the budget is met.
     - `mig` takes the sample that adds the most information to a graph in which similar tags share their weight. The
-      weight of a sample is its score. See `gristmill.selection.diversity.mig`.
+      weight of a sample is its score, see `score`. The computation is in `gristmill.selection.diversity.mig`.
 
-    Samples without tags are dropped. The score `tag_count` is the number of a sample's tags, `mig_gain` the information
-    that it added.
+    Samples without tags are dropped. The step gives the score `tag_count`, the number of a sample's tags. With `mig` it
+    also gives `mig_gain`, the information that a sample added.
 
     Source: Lu et al. 2023, InsTag, arXiv:2308.07074, sections 3.2 and 5.1 and algorithm 1 (complexity-first diverse
     sampling; complexity is tags per sample, diversity the share of all tags that are covered); Chen et al. 2025, MIG,
@@ -41,24 +41,26 @@ class Complexity(Selector):
     kind: Literal["complexity"] = "complexity"
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     budget: Budget
-    """Number of samples that stay, or a share of those that come in (`1.0` is all that have tags)."""
+    """How many samples stay: a whole number, or a share of the samples that come in. `1.0` means all samples with
+    tags."""
     rule: Literal["count", "mig"] = "count"
     """The rule by which samples are chosen."""
     tag: str = "intents"
     """Tag that holds the intents: a JSON list, or words separated by semicolons."""
     min_count: int = Field(default=2, gt=0)
-    """Intents that fewer samples have do not count; for InsTag's 306,000 samples it was 20."""
+    """Least number of samples with an intent; rarer intents do not count. InsTag used 20 for 306,000 samples."""
     merge_cosine: float | None = Field(default=None, gt=0, lt=1)
-    """Cosine above which an intent counts as a more frequent one; by default only spellings are merged. It uses the
-    job's encoder, which must know the language of the intents."""
+    """If the cosine of two intents is above this, the less frequent intent counts as the more frequent one. By default
+    only spellings of one intent are merged. The vectors are those of the job's encoder, which must know the language of
+    the intents."""
     prefer: Prefer = BEST
-    """Order of samples with the same number of tags: the highest first in the first of these scores that differs
-    (`length`: of the answer), else the lowest id first."""
+    """Scores that order samples with the same number of tags; `length` is the characters of the answer. The first score
+    in which two samples differ decides: the higher value comes first. If no score differs, the lower id comes first."""
     score: str = "judge"
-    """Only for `mig`: the score that is a sample's weight, `length` for the characters of its answer, or `""` for equal
-    weights."""
+    """Only for `mig`: the score that is the weight of a sample. `length` means the characters of its answer, and `""`
+    means equal weights."""
     min_cosine: float = Field(default=0.9, gt=0, le=1)
-    """Only for `mig`: tags with at least this cosine are neighbours in the graph."""
+    """Only for `mig`: least cosine of two tags that are neighbours in the graph."""
 
     @model_validator(mode="after")
     def _belongs(self) -> "Complexity":
@@ -70,7 +72,7 @@ class Complexity(Selector):
         return self
 
     def encodes(self) -> bool:
-        """Say whether tags are compared by their vectors."""
+        """Say whether the vectors of tags are needed."""
         return self.rule == "mig" or self.merge_cosine is not None
 
     def most(self, num: int) -> int:
@@ -78,7 +80,7 @@ class Complexity(Selector):
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step for 5 tags a sample and 6,000 different tags."""
+        """Estimate the cost for 5 tags in each sample and 6,000 different tags."""
         del dim
         return Cost((1.1e-5 if self.rule == "mig" else 9e-6) * num, 600 * num)
 
@@ -86,7 +88,7 @@ class Complexity(Selector):
         """Return the choice; it needs no randomness.
 
         Raises:
-            JobError: when no sample has the tag, or for `mig` the score, or when a score is negative.
+            JobError: when no sample has the tag; for `mig` also when no sample has the score, or a score is negative.
         """
         del rng
         tags = self._tags(view)
@@ -128,7 +130,7 @@ class Complexity(Selector):
         return propagation(vectors, self.min_cosine)
 
     def _quality(self, view: View) -> Float64:
-        """Return [n] weights of the samples, NaN where they have no score."""
+        """Return [n] weights of the samples, NaN for a sample without the score."""
         if not self.score:
             return np.ones(len(view))
         if self.score == "length":
@@ -147,10 +149,11 @@ class Complexity(Selector):
 
 
 def count_first(tags: TagMatrix, order: Int, budget: int) -> Int:
-    """Return the rows taken by passes through an order; a pass takes each row with a tag that is new in this pass.
+    """Return the rows that repeated passes take: a pass takes each row that has a tag which is new in this pass.
 
-    A row without tags is never taken. Cost: rows of the result x tags of a row, after one sort of all entries, because
-    the next row of a pass is always the first row left of some tag.
+    A pass visits the rows that are left, in the given order. A row without tags is never taken. Cost: one sort of all
+    entries, then rows of the result x tags of a row. It is so low because the next row that a pass takes is always the
+    first row of some tag that is left.
     """
     place, rows = np.empty(len(order), np.int64), tags.rows
     place[order] = np.arange(len(order))
@@ -171,10 +174,10 @@ def count_first(tags: TagMatrix, order: Int, budget: int) -> Int:
 
 @kernel
 def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> int:
-    """Move the tags that still have a row to the front of `alive`; return their number.
+    """Move the tags that have a row which is not taken to the front of `alive`, and return the number of these tags.
 
-    `posted[head[t] : ends[t + 1]]` holds the places, in the order of visiting, of the rows of tag t that are not yet
-    passed. The head of each tag is moved to its first row that is not taken.
+    `posted[head[t] : ends[t + 1]]` holds the places of the rows of tag t from its head on, in the order of visiting.
+    The head of each tag is moved to its first row that is not taken.
     """
     left = 0
     for t in alive:
@@ -190,8 +193,8 @@ def _still_alive(alive: Int, head: Int, ends: Int, posted: Int, taken: Bool) -> 
 def _pass(rows: Int, alive: Int, tags: tuple[Int, Int], seen_in: tuple[Int, int], found: Int) -> int:
     """Write the rows of one pass and return their number.
 
-    `rows` holds the first row left of every tag in `alive`, in order. A row is taken when its tag was not seen in this
-    turn; then all tags of the row are seen.
+    `rows` holds, for every tag in `alive`, the first of its rows that are left, in the order of visiting. If the tag
+    was not seen in this pass, its row is taken, and all tags of the row then count as seen.
     """
     starts, tag = tags
     seen, turn = seen_in
@@ -206,7 +209,7 @@ def _pass(rows: Int, alive: Int, tags: tuple[Int, Int], seen_in: tuple[Int, int]
 
 
 def _figures(tags: TagMatrix, kept: Bool) -> dict[str, float | str]:
-    """Return InsTag's two measures before and after: tags per sample, and the share of all tags that are covered."""
+    """Return InsTag's measures: tags per sample before and after, and the share of all tags that are left after."""
     per_row = tags.per_row
     covered = np.unique(tags.tags[kept[tags.rows]])
     return {

@@ -1,4 +1,4 @@
-"""Decontamination: find samples that contain items of evaluation sets, by n-grams and, if wanted, by embedding."""
+"""Decontamination: drop samples that contain items of evaluation sets, found by n-grams and, if wanted, by vectors."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -23,15 +23,18 @@ REASONS = (
     "decontaminate: means the same as an evaluation item",
 )
 TEMPLATE_ITEMS, SMALL_SET, TEMPLATE_SHARE = 2, 10, 0.01
-"""An n-gram in more items of its set than both bounds allow belongs to the set's template and identifies no item. In a
-set with fewer items than the second number, an n-gram must be in a single item to identify it."""
+"""An n-gram belongs to the template of its set, and identifies no item, if it is in more items than the first number
+and in more than the share `TEMPLATE_SHARE` of the items. In a set with fewer items than `SMALL_SET`, an n-gram that is
+in two items belongs to the template."""
 MANY, HELD, SLOT = 10, 0.9, 0.2
-"""If this many samples are near one item, almost all of them (`HELD`) have the same part of its question, and they lack
-a run of at least this share of it (`SLOT`), then the common part is a template of the samples and the item."""
+"""What many samples share with one question is a template if three things are true. At least `MANY` samples reach the
+threshold for the item. Some n-grams of the question are each in at least the share `HELD` of these samples. The other
+n-grams of the question include a run of at least the share `SLOT` of all of them."""
 FEWEST = 5
-"""Least number of shared n-grams; a question with fewer n-grams is compared as a whole."""
+"""Least number of n-grams that a sample and an item must share. A question with fewer n-grams is compared as a
+whole."""
 WORDS_CHARS = 160
-"""Most characters of the common words in the tag."""
+"""Most characters of the common words that are written to the tag `overlap`."""
 ROUNDING = 1e-6
 """The float32 product of two equal unit vectors can be less than 1 by a few of its last digits."""
 TILE_ROWS = 8192
@@ -40,37 +43,39 @@ TILE_ROWS = 8192
 class Decontaminate(Selector):
     """Drop a sample that contains an evaluation item: enough of its n-grams, or its whole question if that is short.
 
-    The score `contamination` is the share of the item's n-grams that the sample's turns contain. It is taken over the
-    question, or over question and answer together if that gives more. So another answer to a copied question does not
-    hide it, nor does a copied solution to a reworded question. N-grams that many items of a set share belong to its
-    template and do not count; nor does the beginning or end of one item that ten samples have without the rest of it.
-    `lost_to` is the item; the tags `evaluation_set` and `overlap` name its set and the common words.
+    The score `contamination` is the share of the item's n-grams that the sample's turns contain. There are two shares:
+    of the question, and of question and answer together. The larger one counts. So a copied question is found even with
+    another answer, and a copied solution even with a reworded question. N-grams that many items of a set share belong
+    to its template and do not count. If ten samples have the beginning or end of one item without the rest, this part
+    does not count either. `lost_to` is the item. The tag `evaluation_set` names the item's set, and `overlap` holds the
+    common words.
 
-    The rules for copies do not apply here: all numbers count as equal, because an item with another number, other
-    names, edited words or half of its question is still a leak, see `benchmarks/leaks.json`.
+    The rules for copies do not apply here. All numbers count as equal, because an item with another number is still a
+    leak. So is an item with other names, with edited words or with half of its question, see `benchmarks/leaks.json`.
 
     Source: Brown et al. 2020, arXiv:2005.14165, appendix C (n-grams); Lambert et al. 2024, Tulu 3, arXiv:2411.15124,
-    section 3.2 (a share of the item, instead of any one hit; the questions). Departures: n-grams of 4 words instead of
-    13 down to 8, of which two fifths must be shared instead of any or half, because with 13 at a half 1 to 19 % of
-    lightly edited items are found; numbers are all one; the share is of n-grams, not of covered tokens; questions with
-    fewer than 5 n-grams are compared as a whole, where others skip them; Chinese counts by characters.
+    section 3.2 (a share of the item, instead of any one hit; the questions). Departures: n-grams have 4 words instead
+    of 8 to 13, and two fifths of them must be shared instead of one or half. With 13 words and half of the n-grams,
+    only 1 to 19 % of lightly edited items are found. All numbers count as one. The share is of n-grams, not of covered
+    tokens. Questions with fewer than 5 n-grams are compared as a whole, where others skip them. Chinese counts by
+    characters.
     """
 
     kind: Literal["decontaminate"] = "decontaminate"
     revision: ClassVar[int] = 3  # text that many samples share with one item is a template
     example: ClassVar[Mapping[str, Any]] = {"sets": ["exam.jsonl"]}
     sets: tuple[Source, ...] = Field(min_length=1)
-    """Evaluation sets: files, or tables with path and format as for the input."""
+    """The evaluation sets: each is a file, or a table with path and format as for the input."""
     ngram: int = Field(default=4, ge=2)
-    """Words, or characters of Chinese, of an n-gram."""
+    """Number of words, or of Chinese characters, in an n-gram."""
     min_overlap: float = Field(default=0.4, gt=0, le=1)
-    """Share of an item's n-grams at which a sample is dropped, or above."""
+    """Least share of an item's n-grams for which a sample is dropped."""
     min_cosine: float | None = Field(default=None, gt=0, le=1)
-    """A sample with this cosine to an item, or a higher one, is dropped too. The score `evaluation_cosine` is then the
-    highest cosine to any item. Without it, no texts are embedded for this step."""
+    """Least cosine to an item for which a sample is dropped too. The score `evaluation_cosine` is then the highest
+    cosine of a sample to any item. By default no text is embedded for this step."""
 
     def sources(self) -> dict[str, Source]:
-        """Return the evaluation sets by the names of their files, with a number where two have the same name."""
+        """Return the evaluation sets, each named by its file, with a number if two files have the same name."""
         found: dict[str, Source] = {}
         for source in self.sets:
             stem = PurePath(source.path[0]).name.partition(".")[0] or "set"
@@ -83,7 +88,7 @@ class Decontaminate(Selector):
         return None if self.min_cosine is None else job
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate samples of 80 words against 5,000 items."""
+        """Estimate the cost for samples of 80 words and 5,000 items."""
         return Cost(num * (2.6e-5 + (2.1e-7 * dim if self.min_cosine else 0)), 200 * 2**20 + 64 * num)
 
     def pick(self, view: View, rng: Random) -> Choice:
@@ -116,52 +121,53 @@ class Decontaminate(Selector):
 
 
 class NgramIndex(NamedTuple):
-    """The n-grams of k evaluation items; the question of item i is part 2 i, its answer part 2 i + 1."""
+    """The n-grams of k evaluation items by part; part 2 i is the question of item i, and part 2 i + 1 its answer."""
 
     ids: Ids
     """[k]."""
     sets: Int
     """[k] evaluation set of each item."""
     size: int
-    """Length of the n-grams."""
+    """Units in an n-gram."""
     table: Table
     """The hashes of all n-grams."""
     ends: Int
-    """[len(table.keys) + 1] where the parts with each n-gram begin in `parts`."""
+    """[len(table.keys) + 1] index in `parts` at which the parts that have an n-gram begin."""
     parts: Int
     grams: Int
-    """Places of the n-grams in the table, item by item."""
+    """The n-grams of each item, one item after the other, as places in the table."""
     begins: Int
-    """[k + 1] where the n-grams of each item begin in `grams`."""
+    """[k + 1] index in `grams` at which the n-grams of each item begin."""
     totals: Int
     """[2 k] number of n-grams of each part."""
     places: Int
-    """Place in its question of each n-gram of `grams`, -1 in an answer."""
+    """For each n-gram of `grams`, its place in the question of its item; -1 if it is in the answer."""
     questions: pa.LargeStringArray
     """[k]."""
     whole: UInt64
     """[k] a hash of each question."""
     short: dict[str, int]
-    """The first item with a question, by comparison key, for questions that are too short for n-grams."""
+    """For questions that are too short for n-grams: the comparison key of each, and the first item with that
+    question."""
     short_hashes: Table
-    """Hashes of the units of those questions."""
+    """A hash of each of these short questions, by its units."""
 
 
 class Overlaps(NamedTuple):
-    """For each of n samples, the item of which it contains the largest share."""
+    """For each of n samples, the item whose share in the sample is the largest."""
 
     score: Float32
     """[n] share of the item's n-grams; NaN for a sample without any n-gram of an item."""
     item: Int
-    """[n] -1 without one."""
+    """[n] number of the item among all items; -1 for a sample that shares no n-gram with an item."""
     equal: NDArray[np.bool_]
     """[n] whether the item's question is short and the sample's instruction equals it."""
     words: dict[int, str]
-    """The longest run of words that a sample over the threshold shares with its item, by row."""
+    """For the row of each sample that reaches the threshold, the longest run of words that it shares with its item."""
 
 
 def index_of(sets: Sequence[View], ngram: int) -> NgramIndex:
-    """Return the index of evaluation sets; `Decontaminate` explains what counts."""
+    """Return the index of evaluation sets; `Decontaminate` explains which n-grams count."""
     names = np.concatenate([view.ids for view in sets])
     of_set = np.repeat(np.arange(len(sets)), [len(view) for view in sets])
     questions, answers = (pa.concat_arrays([view.texts(part) for view in sets]) for part in ("instruction", "answer"))
@@ -177,7 +183,7 @@ def index_of(sets: Sequence[View], ngram: int) -> NgramIndex:
 def _indexed(
     items: tuple[Ids, Int, int, pa.LargeStringArray, UInt64], hashes: UInt64, parts: Int, places: Int
 ) -> NgramIndex:
-    """Return the index of the n-grams of items, which are ascending by hash and part."""
+    """Return the index of these n-grams of items; the n-grams are in ascending order of (hash, part)."""
     names, of_set, size, questions, whole = items
     keys, firsts = np.unique(hashes, return_index=True)
     totals = np.bincount(parts, minlength=2 * len(names))
@@ -195,7 +201,10 @@ def _indexed(
 
 
 def without_templates(view: View, index: NgramIndex, min_overlap: float) -> NgramIndex:
-    """Return the index without the n-grams that samples share with one item as a template, reading the samples once."""
+    """Return the index without the n-grams of templates that samples share with a single item.
+
+    The samples are read once. `MANY` says what a template is.
+    """
     held, num = np.zeros(len(index.grams), np.int64), np.zeros(len(index.ids), np.int64)
     for _, texts in view.scan("conversation"):
         for _, piece in slices(texts):
@@ -229,9 +238,9 @@ def without_templates(view: View, index: NgramIndex, min_overlap: float) -> Ngra
 
 
 def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
-    """Return the item of which each sample contains the largest share (of equal ones the first).
+    """Return, for each sample, the item of which it contains the largest share; of equal shares, the first item.
 
-    Samples are read once.
+    The samples are read once.
     """
     score, item = np.full(len(view), np.nan, np.float32), np.full(len(view), -1, np.int64)
     equal, words = np.zeros(len(view), np.bool_), dict[int, str]()
@@ -255,9 +264,10 @@ def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
 
 
 def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
-    """Return ([n] highest cosine to an item of any set, [n] that item, numbered through all sets), by blocks.
+    """Return ([n] highest cosine to an item of any set, [n] the number of that item among the items of all sets).
 
-    It is NaN for a sample in a script that the encoder does not know; an item in such a script is never near.
+    The cosine is NaN for a sample in a script that the encoder does not know. An item in such a script is never near.
+    The cosines are computed in blocks.
     """
     cosine, item = np.full(len(samples), -1, np.float32), np.full(len(samples), -1, np.int64)
     for start, block in samples.blocks():
@@ -277,17 +287,17 @@ def nearest(samples: Matrix, sets: Sequence[Matrix]) -> tuple[Float32, Int]:
 
 
 class _Hits(NamedTuple):
-    """The places where the samples of a piece contain an n-gram of an item, by row."""
+    """The places, by row, at which the samples of a piece contain an n-gram of an item."""
 
     rows: Int
     keys: Int
-    """Place of the n-gram in the table."""
+    """Place of the n-gram in the table of the index."""
     firsts: Int
-    """Unit of the sample at which it begins."""
+    """Number of the unit of the sample at which the n-gram begins."""
 
 
 def _grams(questions: pa.LargeStringArray, answers: pa.LargeStringArray, size: int) -> tuple[UInt64, Int, Int, UInt64]:
-    """Return the n-grams of all parts (hashes, parts, places in them), and a hash of each whole question."""
+    """Return (hash, part and place in the part of every n-gram; a hash of each complete question)."""
     hashes, whole = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     parts, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for side, texts in enumerate((questions, answers)):
@@ -304,7 +314,7 @@ def _grams(questions: pa.LargeStringArray, answers: pa.LargeStringArray, size: i
 
 
 def _template(hashes: UInt64, sets: Int, sizes: Int) -> NDArray[np.bool_]:
-    """Return which n-grams occur in many items of their set, and so belong to its template."""
+    """Return, for each n-gram, whether it is in many items of its set, and so belongs to the set's template."""
     _, gram = np.unique(hashes, return_inverse=True)
     _, of, counts = np.unique(gram * len(sizes) + sets, return_inverse=True, return_counts=True)
     most = np.maximum(np.where(sizes < SMALL_SET, 1, TEMPLATE_ITEMS), TEMPLATE_SHARE * sizes)
@@ -321,7 +331,7 @@ def _hits(found: Units, index: NgramIndex) -> _Hits:
 
 
 def _best(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float32]:
-    """Return (rows, the item of which each contains the largest share, that share)."""
+    """Return (rows, the item of which each row contains the largest share, that share)."""
     rows, items, share = _shares(hits, index)
     order = np.lexsort((items, -share, rows))
     first = order[np.unique(rows[order], return_index=True)[1]]
@@ -329,7 +339,7 @@ def _best(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float32]:
 
 
 def _shares(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float64]:
-    """Return (rows, items, the share of each item in its row), for every pair that shares an n-gram."""
+    """Return (rows, items, the share of the item that the row contains) of all pairs with a common n-gram."""
     pairs = np.unique(hits.rows * max(1, len(index.table.keys)) + hits.keys)  # an n-gram counts once
     rows, keys = np.divmod(pairs, max(1, len(index.table.keys)))
     many = index.ends[keys + 1] - index.ends[keys]
@@ -346,7 +356,7 @@ def _shares(hits: _Hits, index: NgramIndex) -> tuple[Int, Int, Float64]:
 
 
 def _words(text: str, row: int, item: int, known: tuple[_Hits, Units, NgramIndex]) -> str:
-    """Return the longest run of a sample's words that consists of n-grams of an item."""
+    """Return the longest run of words of a sample that consists only of n-grams of one item."""
     hits, found, index = known
     place = slice(*np.searchsorted(hits.rows, [row, row + 1]))
     of_item = index.grams[index.begins[item] : index.begins[item + 1]]

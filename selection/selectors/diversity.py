@@ -1,4 +1,4 @@
-"""Diversity: a budget of samples that are unlike each other, or represent all others, by their vectors."""
+"""Diversity: keep samples whose vectors are unlike each other, or represent the vectors of all other samples."""
 
 from collections.abc import Mapping
 from math import sqrt
@@ -27,22 +27,22 @@ WRITES: dict[DiversityMethod, str] = {
     "mmr": "marginal_relevance",
     "dpp": "dpp_gain",
 }
-"""Score that each method gives to the chosen samples: the worth of each when it was chosen."""
+"""Name of the score that each method gives to the chosen samples: the worth of a sample when it was chosen."""
 
 
 class Diversity(Selector):
-    """Keep a budget of samples that are spread over all samples. Remove duplicates and broken samples before it.
+    """Keep samples that are spread over all samples. Remove duplicates and broken samples before this step.
 
     `facility_location` chooses samples that represent the others. It follows the density of the samples and leaves out
-    outliers. It is the default, because in the comparison of MIG (Chen et al. 2025, arXiv:2504.13835) it is, as QDIT,
-    the best of the methods here, and because k-center spends its budget on outliers first. `k_center` leaves no sample
-    far from a chosen one. `cluster_balanced` takes the same number from every topic. `mmr` weighs a score against
-    similarity to the chosen ones. `dpp` makes the chosen ones as independent as it can.
-    Samples in a script that the encoder does not know are not compared: their share of the budget is drawn at random.
+    outliers. It is the default for two reasons: in the comparison of MIG (Chen et al. 2025, arXiv:2504.13835) it is, as
+    QDIT, the best of these methods; and `k_center` spends its budget on outliers first. `k_center` leaves no sample far
+    from a chosen sample. `cluster_balanced` takes the same number of samples from every cluster. `mmr` weighs a score
+    against the similarity to the chosen samples. `dpp` makes the chosen samples as independent as it can. Samples in a
+    script that the encoder does not know are not compared. Their share of the budget is drawn at random.
 
     Source: see the module of each method in `selection.diversity`; a score is used as in QDIT, CaR, MMR and Chen et al.
-    Departures: a score is used as the share of samples that score lower, so that `quality` means the same for every
-    score; more in each module.
+    Departures: a score is replaced by the share of samples with a lower score, so that `quality` means the same for
+    every score. The modules say what else differs.
     """
 
     kind: Literal["diversity"] = "diversity"
@@ -51,20 +51,21 @@ class Diversity(Selector):
     needs_vectors: ClassVar[bool] = True
 
     budget: Budget
-    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
+    """How many samples stay: a whole number, or a share of the samples that come in. `1.0` means all samples."""
     method: DiversityMethod = "facility_location"
     """The method by which samples are chosen."""
     first: str = "mean"
-    """The first sample of `k_center`: `mean`, the one nearest to the mean of all; or the name of a score, the one with
-    the highest value."""
+    """The first sample that `k_center` chooses. `mean` is the sample nearest to the mean of all vectors. The name of a
+    score is the sample with the highest value."""
     score: str = ""
-    """Score (or `length`, of the answer) that the other methods weigh against diversity; `mmr` requires one."""
+    """Score that all methods except `k_center` weigh against diversity; `length` is the characters of the answer. `mmr`
+    requires a score."""
     quality: float = Field(default=0.0, ge=0, lt=1)
-    """Weight of the score; the rest is the weight of diversity. In `cluster_balanced`: the share of the budget that
-    goes to the best of all samples; there the score also decides which samples of a cluster are the best, whatever the
-    weight."""
+    """Weight of the score; 1 minus this is the weight of diversity. In `cluster_balanced` it is the share of the budget
+    that goes to the best of all samples. There the score also decides which samples of a cluster are the best, even at
+    weight 0."""
     clusters: int | None = Field(default=None, ge=1)
-    """Number of clusters of `cluster_balanced`; by default the root of half the samples, as in CaR."""
+    """Number of clusters of `cluster_balanced`; by default sqrt(samples / 2), as in CaR."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -89,7 +90,7 @@ class Diversity(Selector):
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the method, within a factor of two of the measurements in `benchmarks/diversity.json`."""
+        """Estimate the cost; it is within a factor of two of the measurements in `benchmarks/diversity.json`."""
         chosen, fitted = self.most(num), min(num, 100_000)
         if self.method in ("k_center", "mmr"):  # some passes over all rows, then a quarter of the pairs
             return Cost(num * dim * (2e-8 + 7.5e-12 * chosen), 64 * num + 4 * chosen * dim + (32 << 20))
@@ -103,7 +104,7 @@ class Diversity(Selector):
         return Cost(clustering.cpu_s + num * pairs, max(clustering.peak_bytes, blocks))
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice; `lost_to` is the chosen sample, if any, that represents a sample that goes."""
+        """Return the choice; `lost_to` is the chosen sample that represents a dropped sample, if there is one."""
         seed = rng.getrandbits(64)
         if not len(view):
             return Choice.of(np.empty(0, np.bool_), "diversity: beyond the budget")
@@ -159,7 +160,7 @@ def _score(view: View, name: str) -> Float32:
 
 
 def _share_below(values: Float32) -> Float64:
-    """Return [n] the share of the other rows with a lower value; equal values count half, and NaN is the lowest."""
+    """Return [n] the share of the other rows with a lower value; an equal value counts half, and NaN is lowest."""
     filled = np.nan_to_num(values.astype(np.float64), nan=-np.inf, neginf=-np.inf)
     ordered = np.sort(filled)
     below, upto = np.searchsorted(ordered, filled, "left"), np.searchsorted(ordered, filled, "right")

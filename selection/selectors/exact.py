@@ -1,4 +1,4 @@
-"""Exact duplicates: samples whose text and answer are equal after normalisation; the best of each group stays."""
+"""Exact duplicates: of samples with the same text and answer after normalisation, only the best stays."""
 
 from random import Random
 from typing import ClassVar, Literal
@@ -13,10 +13,11 @@ from gristmill.selection.duplicates import copies, groups, normal
 class Exact(Deduplicator):
     """Drop every sample whose text equals that of a better sample; case, width, spacing and punctuation do not count.
 
-    Signs with a meaning do count, see `gristmill.cluster.text.keys.key`. A short answer, the stated result of a longer
-    one, and the label count too, see `duplicates.copies`: a question with two labels is no copy. The text is a part of
-    the messages, never the rendered chat, so a system prompt that all samples share does not count either. Samples are
-    read twice, a shard at a time; a sample takes 64 bytes of memory, however long it is.
+    Signs with a meaning do count, see `gristmill.cluster.text.keys.key`. Samples also differ if their short answers,
+    the stated results of their longer answers, or their labels differ, see `duplicates.copies`: two samples with one
+    question and two labels are no copies. The text is a part of the messages and not the rendered chat, so a system
+    prompt that all samples share does not count. Samples are read twice, one shard at a time. A sample of any length
+    takes 64 bytes of memory.
 
     Source: common practice; the normal form is ours.
     """
@@ -24,10 +25,11 @@ class Exact(Deduplicator):
     kind: Literal["exact"] = "exact"
     revision: ClassVar[int] = 2  # parts that carry meaning must not differ
     part: Part = "instruction"
-    """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
+    """Part of the conversation that is compared. `instruction` is all user turns, `answer` all assistant turns,
+    `conversation` both, and `chat` every turn with its role in front."""
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step, at 400 characters a sample."""
+        """Estimate the cost for samples of 400 characters."""
         del dim
         return Cost(num / 100_000, 64 * num)
 

@@ -1,4 +1,4 @@
-"""Longest: the samples with the longest answers, a baseline that is hard to beat."""
+"""Longest: keep the samples with the longest answers, a baseline that is hard to beat."""
 
 from collections.abc import Mapping
 from random import Random
@@ -10,26 +10,26 @@ from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, 
 
 
 class Longest(Selector):
-    """Keep a budget of samples, the longest answers first, then the lowest ids.
+    """Keep the samples with the longest answers; of equally long answers, the samples with the lowest ids.
 
     Source: Zhao et al. 2024, Long Is More for Alignment, arXiv:2402.04833, section 3 (the 1,000 longest answers of
     52,002 are better than curated sets of that size). Departures: characters instead of tokens, so that no tokeniser is
-    needed. The order is nearly the same within a language. But Chinese needs fewer characters than English for the same
-    content, so balance the languages of a mixed dataset first. Remove duplicates and broken answers before it, because
-    a model that repeats itself writes the longest ones.
+    needed. Within a language the order is nearly the same. But Chinese needs fewer characters than English for the same
+    content, so balance the languages of a mixed dataset first. Remove duplicates and broken answers before this step,
+    because a model that repeats itself writes the longest answers.
     """
 
     kind: Literal["longest"] = "longest"
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     budget: Budget
-    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
+    """How many samples stay: a whole number, or a share of the samples that come in. `1.0` means all samples."""
 
     def most(self, num: int) -> int:
         """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate one sort; the lengths are read with the samples, once for all steps."""
+        """Estimate the cost of one sort; the lengths are read once for all steps."""
         del dim
         return Cost(1e-7 * num, 33 * num)
 

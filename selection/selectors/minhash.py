@@ -1,4 +1,4 @@
-"""Near-duplicates of text: MinHash signatures, banded; every pair is verified and the best of each group stays."""
+"""Near-duplicates of text, found by bands of MinHash signatures; every pair is verified, and the best sample stays."""
 
 from collections.abc import Callable, Iterable
 from random import Random
@@ -18,45 +18,48 @@ from gristmill.selection.duplicates.shingles import ShingleSpec, Sketch, Unit
 from gristmill.selection.duplicates.units import Common
 
 Scan = Callable[[], Iterable[tuple[Int, pa.LargeStringArray]]]
-"""Reads (rows, their texts) from the beginning."""
+"""Reads the texts from the beginning, as (rows, texts of these rows)."""
 
 
 class MinHash(Deduplicator):
-    """Drop every sample whose text is nearly that of a better sample which stays.
+    """Drop every sample whose text is nearly the same as the text of a better sample that stays.
 
-    Two samples may be copies when the sets of their shingles have a Jaccard similarity of at least `threshold`, as
-    their signatures estimate it (standard error 0.03 at 128 permutations): agreement in a band only makes a candidate.
-    They are copies when, in addition, nothing that carries meaning differs (numbers, number words, negations,
-    opposites, signs that calculate, names in code, a short answer, the label), and only a few other words differ: none
-    of 15, one of 20, three of 30, nine of 60. Typing errors do not count as differences, and text that many samples
-    share (a prompt, a template, a footer) is left out. The rule is that of `duplicates.copies`. The score
-    `minhash_similarity` of a sample that goes is its similarity to the one that it lost to.
+    Two samples are candidates if their signatures agree in a band. They may be copies if, in addition, the Jaccard
+    similarity of their sets of shingles is at least `threshold`; the signatures estimate it, with a standard error of
+    0.03 at 128 permutations. They are copies if two more things are true. Nothing that carries meaning differs:
+    numbers, number words, negations, opposites, signs that calculate, names in code, a short answer, the label. And
+    only a few other words differ: none of 15, one of 20, three of 30, nine of 60. Typing errors do not count as
+    differences. Text that many samples share (a prompt, a template, a footer) is left out. This is the rule of
+    `duplicates.copies`. The score `minhash_similarity` of a dropped sample is its similarity to the sample that it lost
+    to.
 
     Source: Broder 1997, On the resemblance and containment of documents; the bands of Leskovec, Rajaraman & Ullman,
-    Mining of Massive Datasets, section 3.4; signatures as in `shingles.sketch`. Departures: verified candidates and the
-    greedy keep rule instead of connected components of all candidates, which delete whole sources; half of a signature
-    leaves out text that many samples share.
+    Mining of Massive Datasets, section 3.4; signatures as in `shingles.sketch`. Departures: candidates are verified,
+    and the greedy keep rule decides instead of connected components of all candidates, which can delete nearly all
+    samples of one origin. Half of a signature leaves out text that many samples share.
     """
 
     kind: Literal["minhash"] = "minhash"
     revision: ClassVar[int] = 3  # more typing errors are recognised
     part: Part = "instruction"
-    """Part that is compared: all user turns, all assistant turns, both, or every turn with its role in front."""
+    """Part of the conversation that is compared. `instruction` is all user turns, `answer` all assistant turns,
+    `conversation` both, and `chat` every turn with its role in front."""
     threshold: float = Field(default=0.4, gt=0, le=1)
-    """Least similarity of two copies. It may be low because words are compared afterwards. Typing errors in five of a
-    hundred letters leave a similarity of 0.65 for 60 words; three errors in ten words leave 0.6, and eight words before
-    a text of ten words leave 0.5."""
+    """Least similarity of two copies. It may be low, because words are compared afterwards. For example, if 60 words
+    have typing errors in 5 % of their letters, the similarity is 0.65. With three errors in ten words it is 0.6, and
+    with eight more words before a text of ten words it is 0.5."""
     unit: Unit = "character"
-    """Units of a shingle; a Chinese character counts as three characters, or as one word."""
+    """Unit of which shingles consist. A Chinese character counts as three characters, or as one word."""
     shingle: int = Field(default=4, ge=1, le=64)
-    """Units in a shingle; for words, 2 suits short texts."""
+    """Number of units in a shingle. If the unit is the word, 2 is good for short texts."""
     permutations: int = Field(default=128, ge=16, le=1024)
-    """Slots of a signature; each takes a byte of memory a sample."""
+    """Number of slots of a signature; each slot takes one byte of memory for each sample."""
     bands: int = Field(default=32, ge=1)
-    """Parts of a signature; two copies must have at least one equal part. More bands find less similar pairs."""
+    """Number of parts of a signature. Two copies must have at least one equal part. More bands find pairs that are less
+    similar."""
     numbers: bool = True
-    """Whether samples are different if their numbers or signs that calculate differ, or if the numbers belong to other
-    words."""
+    """Whether samples count as different if their numbers or the signs that calculate differ, or if their numbers are
+    next to other words."""
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -65,7 +68,7 @@ class MinHash(Deduplicator):
         return self
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step, at 300 characters a sample."""
+        """Estimate the cost for samples of 300 characters."""
         del dim
         return Cost(num / 30_000, num * (self.permutations + 200))
 
@@ -87,7 +90,7 @@ class MinHash(Deduplicator):
         )
 
     def sketch(self, scan: Scan, num: int, known: Common) -> Sketch:
-        """Return the sketch of every row, from one reading of the texts."""
+        """Return the sketches of all rows; the texts are read once."""
         made = shingles.empty(num, self.permutations)
         for rows, texts in scan():
             some = shingles.sketch(
@@ -99,17 +102,17 @@ class MinHash(Deduplicator):
 
 
 def minhash(scan: Scan, num: int, order: Int, step: MinHash, answers: Key) -> tuple[Int, Float32]:
-    """Return ([num] the kept row each row loses to, -1 where it stays; [num] similarity to it, NaN where it stays).
+    """Return ([num] the kept row that a row loses to; [num] similarity to that row); -1 and NaN for a row that stays.
 
-    Copies that are equal after normalisation are grouped first and cost nothing in the bands. Memory: a signature and
-    40 bytes a row, and the texts of the rows that may be copies.
+    Texts that are equal after normalisation are grouped first, so only one of them is compared by its signature.
+    Memory: a signature and 40 bytes for each row, and the texts of the rows that may be copies.
 
     Args:
         scan: reads the texts; it is called three times.
         num: number of the texts.
         order: all rows, best first.
         step: the settings.
-        answers: [num] what copies must have in common, see `copies.answers`.
+        answers: [num] a hash that is equal for two copies, see `copies.answers`.
     """
     known = units.common(scan(), num)
     made = step.sketch(scan, num, known)

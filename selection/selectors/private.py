@@ -1,4 +1,4 @@
-"""Private: a choice by the votes of private samples, with noise that protects each of them."""
+"""Private: private samples vote for the samples that stay, and noise on the counts protects each private sample."""
 
 import hashlib
 import math
@@ -21,28 +21,29 @@ from gristmill.selection.relevance.vote import epsilon_of, gaussian, sigma_of, v
 PRIVATE = "private"
 KEY_BYTES = 16
 TYPICAL = 10_000
-"""Number of private samples that the estimate assumes; the real number is private."""
+"""Number of private samples that the estimate of the cost assumes, because the real number is private."""
 REASONS = ("private: beyond the budget", "private: too few votes")
 
 
 class Private(Selector):
-    """Choose the samples nearest to private ones. The choice reveals hardly anything about any single private sample.
+    """Keep the samples nearest to private samples. The choice reveals hardly anything about any single private sample.
 
-    Every private sample votes for the nearest samples, the votes are counted, and Gaussian noise is added to every
-    count. Everything that is computed only from the noisy counts is as private as they are. The noisy counts become the
-    score `private_votes`. The guarantee is (epsilon, delta)-differential privacy for one private sample more or less,
-    by the analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530) over all `rounds`.
+    Every private sample votes for the samples nearest to it. The votes for each sample are counted, and Gaussian noise
+    is added to every count. The noisy counts become the score `private_votes`. Everything that is computed only from
+    the noisy counts is as private as the counts. The guarantee is (epsilon, delta)-differential privacy for one private
+    sample more or less. The analytic accountant of the Gaussian mechanism (Balle & Wang 2018, arXiv:1805.06530)
+    computes it over all `rounds`.
 
-    It does not cover: samples that were made from the private ones without protection; several private samples of one
-    person (m of them make it m times weaker, and more); the vectors of the private samples, the figures of their
-    embedding and the samples themselves, which all stay in the store; any other use of them. And it covers nothing
-    unless the noise is secret: see `key`.
+    The guarantee needs secret noise, see `key`. It does not cover: samples that were made from private samples without
+    protection; several private samples of one person (with m samples it is m times weaker, and more); the private
+    samples themselves, their vectors and the figures of their embedding, which all stay in the store; any other use of
+    the private samples.
 
     Source: Lin et al. 2023, Private Evolution, arXiv:2305.15560, section 4, algorithm 2 (nearest neighbour histogram,
     noise, threshold); Xie et al. 2024, Aug-PE, arXiv:2403.01749, section 3 (on texts, the highest counts stay).
-    Departures: one choice among samples that exist instead of a loop that varies them; sampling is without replacement;
-    several votes of a sample weigh 1/sqrt(votes) each, so that the sensitivity stays 1; the noise consists of floating
-    point numbers, not of the discrete Gaussian, and the counts are released as float32.
+    Departures: there is one choice among samples that exist, and no loop that varies samples. Sampling is without
+    replacement. If a private sample has several votes, each weighs 1/sqrt(votes), so that the sensitivity stays 1. The
+    noise consists of floating point numbers, not of the discrete Gaussian, and the counts are released as float32.
     """
 
     kind: Literal["private"] = "private"
@@ -57,27 +58,30 @@ class Private(Selector):
     private_data: Source
     """The private samples."""
     budget: Budget
-    """Most samples that stay: a whole number, or a share of those that come in."""
+    """Most samples that stay: a whole number, or a share of the samples that come in."""
     delta: float = Field(gt=0, lt=1)
-    """Probability with which the guarantee may fail; well below 1 over the number of private samples."""
+    """Probability with which the guarantee may fail. It must be well below 1 / (number of private samples)."""
     epsilon: float | None = Field(default=None, gt=0)
-    """How much the choice may reveal; the noise follows from it. 1 is strict, 10 is weak."""
+    """Limit of what the choice may reveal, from which the noise is computed. 1 is strict, 10 is weak. Set either this
+    or `sigma`."""
     sigma: float | None = Field(default=None, gt=0)
-    """Standard deviation of the noise in votes; epsilon follows from it. Set either this or `epsilon`."""
+    """Standard deviation of the noise, in votes, from which epsilon is computed. Set either this or `epsilon`."""
     rounds: int = Field(default=1, gt=0)
-    """Number of all choices by the same private samples, this one included, each with this noise. The guarantee is for
-    all of them together. Set it before the first choice, if the data will be refreshed."""
+    """Number of choices that the same private samples will make, including this one, each with noise of this size. The
+    guarantee is for all these choices together. If you will choose by the same private samples again later, set this
+    before the first choice."""
     votes: int = Field(default=1, gt=0)
-    """Number of nearest samples that a private one votes for."""
+    """Number of nearest samples for which each private sample votes."""
     threshold: float = Field(default=0.0, ge=0)
-    """Samples with this many noisy votes or fewer go. A few times sigma excludes samples without any vote."""
+    """Samples with this many noisy votes or fewer are dropped. A few times sigma excludes samples that have no vote."""
     rule: Literal["top", "sample"] = "top"
-    """`top` keeps the highest counts. `sample` draws with probabilities in proportion to the excess of a count over the
-    threshold."""
+    """`top` keeps the samples with the highest noisy counts. `sample` draws samples at random, each with a probability
+    in proportion to its noisy count minus the threshold."""
     key: str | None = None
-    """File with at least 16 secret random bytes, from which the noise is made; a relative path is looked up next to the
-    recipe. Without it the noise follows from the recipe's seed, which is not secret: this is a rehearsal without any
-    guarantee, and the figures say so. The same key gives other noise for other votes, settings or samples."""
+    """File with at least 16 secret random bytes, from which the noise is made. A relative path begins at the folder of
+    the recipe. Without a key, the noise is made from the recipe's seed, which is not secret. This is a rehearsal
+    without any guarantee, and the figures say so. With the same key, the noise differs for other votes, settings or
+    samples."""
 
     @field_validator("key")
     @classmethod
@@ -94,7 +98,7 @@ class Private(Selector):
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the choice.
 
-        Of the key only its presence counts, because a rehearsal and a release differ.
+        Of the setting `key`, only whether there is a key counts, because a rehearsal and a release must differ.
         """
         value = super().identity()
         value["fields"]["key"] = self.key is not None
@@ -109,11 +113,11 @@ class Private(Selector):
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the votes of 10,000 private samples."""
+        """Estimate the cost of the votes of 10,000 private samples."""
         return Cost(TYPICAL * num * (2 * dim / FLOP_PER_S + 4e-10), 60 * num + 4 * 8192 * (8192 + 2 * dim))
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice, with the score `private_votes`: noisy counts, rounded to float32.
+        """Return the choice, with the score `private_votes`: the noisy counts, rounded to float32.
 
         Raises:
             JobError: when there are no private samples, delta is too large for their number, or the key cannot be used.
@@ -139,7 +143,7 @@ class Private(Selector):
         )
 
     def _noise_key(self, view: View, counts: Float64, rng: Random) -> bytes:
-        """Return the key for the noise of this release; other counts or settings give other noise.
+        """Return the key from which the noise of this release is made; other counts or settings give another key.
 
         If the noise were the same for two private datasets, the difference of two releases would reveal the votes.
         """
@@ -160,9 +164,10 @@ class Private(Selector):
 
 
 def choose(weight: Float64, budget: int, rng: Random | None = None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Return [n] which of the rows with a positive weight stay: the highest, or with `rng` a weighted draw.
+    """Return [n] which rows stay: those with the highest positive weights, or with `rng` a weighted draw.
 
-    A draw without replacement takes the highest log weight + Gumbel noise (Efraimidis & Spirakis 2006).
+    Rows whose weight is not positive never stay. The draw is without replacement: it takes the rows with the highest
+    log weight + Gumbel noise (Efraimidis & Spirakis 2006).
     """
     open_ = np.flatnonzero(weight > 0)
     rank = weight[open_]

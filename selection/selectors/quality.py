@@ -1,4 +1,4 @@
-"""Quality: choose by thresholds and top shares of scores, and among the best those that are not too similar (DEITA)."""
+"""Quality: keep samples with good scores, and of these, if wanted, only samples that are not too similar (DEITA)."""
 
 from collections.abc import Mapping
 from random import Random
@@ -27,18 +27,20 @@ REASONS = (
 class Quality(Selector):
     """Keep samples by one score, or by several combined: those above a threshold, the highest, or both.
 
-    A sample that lacks one of the scores is dropped with a reason of its own. Published rules in these settings:
+    A sample that lacks one of the scores is dropped, with a reason of its own. These settings give published rules:
 
     - AlpaGasus (Chen et al. 2023, arXiv:2307.08701, section 3): `scores = "judge"`, `min_score = 4.5`.
-    - IFD (Li et al. 2023, arXiv:2308.12032, section 2.2): `scores = "ifd"`, `below = 1.0`, `budget = 0.1`: above 1 the
-      instruction does not help; of the others, the highest are worth most. Superfiltering (Li et al. 2024,
-      arXiv:2402.00530, section 2) is the same, with the filter `ifd` at `kind_of = "perplexity"` and a small model.
+    - IFD (Li et al. 2023, arXiv:2308.12032, section 2.2): `scores = "ifd"`, `below = 1.0`, `budget = 0.1`. At 1 or more
+      the instruction does not help; of the other samples, those with the highest score are worth most. Superfiltering
+      (Li et al. 2024, arXiv:2402.00530, section 2) is the same, with the filter `ifd` at `kind_of = "perplexity"` and a
+      small model.
     - DEITA (Liu et al. 2024, arXiv:2312.15685, section 3, score-first with representation filter): `scores =
       ["complexity", "judge"]`, `combine = "product"`, `max_cosine = 0.9`, `budget = 6000`.
 
-    Source: those named above; released code of DEITA (a sample stays when its cosine to all kept ones is at most the
-    bound). Departures: our own judges, so grades from 1 to 5 where DEITA has 1 to 6 and AlpaGasus 0 to 5; a
-    conversation has one score of each kind, where DEITA sums its products over the turns; the vectors are the job's.
+    Source: the papers named above, and the released code of DEITA (a sample stays if its cosine to all kept samples is
+    at most the bound). Departures: the judges are our own, with grades from 1 to 5, where DEITA has 1 to 6 and
+    AlpaGasus 0 to 5. A conversation has one score of each kind, where DEITA sums the products over the turns. The
+    vectors are the job's.
     """
 
     kind: Literal["quality"] = "quality"
@@ -47,20 +49,21 @@ class Quality(Selector):
     scores: dict[str, float] = Field(
         default={"judge": 1.0}, min_length=1, json_schema_extra=short_forms(STRING, STRINGS)
     )
-    """Scores and their weights, such as `{ judge = 1.0, reward = 0.5 }`; a name or a list of names means weight 1.
-    `length` is the characters of the answer. With a negative weight low values are preferred."""
+    """Scores and their weights, such as `{ judge = 1.0, reward = 0.5 }`. A name or a list of names gives each score
+    weight 1. `length` is the characters of the answer. A negative weight prefers low values."""
     combine: Combine = "sum"
-    """How several scores become one. `sum`: of the weighted scores. `rank`: of their ranks, each the share of samples
-    that are not better, so that scales do not matter; in [0, 1] for positive weights. `product`: of the unchanged
-    scores."""
+    """How several scores become one value. `sum` is the weighted sum of the scores. `rank` is the weighted mean of
+    their ranks, so that scales do not matter; the rank of a sample is the share of samples that are not better. It is
+    in [0, 1] for positive weights. `product` is the product of the scores, and weights must be 1."""
     min_score: float | None = None
-    """Samples with a lower value go."""
+    """Samples with a lower value than this are dropped."""
     below: float | None = None
-    """Samples with this value or a higher one go."""
+    """Samples with this value or a higher value are dropped."""
     max_cosine: float | None = Field(default=None, ge=-1, lt=1)
-    """Samples are visited best first; those with a greater cosine to one that stays go."""
+    """Samples are visited best first. A sample is dropped if its cosine to a kept sample is greater than this."""
     budget: Budget | None = None
-    """Most samples that stay, those with the highest values: a whole number, or a share of those that come in."""
+    """Most samples that stay: a whole number, or a share of the samples that come in. The samples with the highest
+    values stay."""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +95,7 @@ class Quality(Selector):
         return num if self.budget is None else budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the sort and, with `max_cosine`, twice the budget of candidates against half of it."""
+        """Estimate the cost of the sort and, with `max_cosine`, of comparing twice the budget with half of it."""
         cpu, peak = 3e-7 * num, 60 * num
         if self.max_cosine is not None:
             kept = self.most(num)
@@ -103,11 +106,11 @@ class Quality(Selector):
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice, with the scores `quality` and, for compared samples, `quality_distance`.
 
-        `quality_distance` is 1 - cosine to the nearest better sample that stays; NaN for the first, and for samples
-        that were never compared.
+        `quality_distance` is 1 - cosine to the nearest better sample that stays. It is NaN for the first sample, and
+        for samples that were never compared.
 
         Raises:
-            JobError: when no sample has a score that is named.
+            JobError: when a name in `scores` is a score that no sample has.
         """
         del rng
         value = self._value(view)
@@ -137,7 +140,7 @@ class Quality(Selector):
         return Choice(reason, REASONS, lost_to, {"quality": value, "quality_distance": 1 - found.cosine})
 
     def _value(self, view: View) -> Float32:
-        """Return [n] the value by which samples are judged, NaN where a score is missing."""
+        """Return [n] the combined value of each sample, NaN for a sample that lacks a score."""
         scores = {name: column for name, column in view.scores.items() if not np.isnan(column).all()}
         known = ["length", *sorted(scores)]
         columns = []
@@ -153,9 +156,9 @@ class Quality(Selector):
 
 
 def combine_scores(columns: list[tuple[Float32, float]], combine: Combine) -> Float32:
-    """Return one number a row from (scores [n], weight) pairs, NaN if any is NaN.
+    """Return [n] one number for each row from pairs of (scores [n], weight); NaN for a row where a score is NaN.
 
-    A single score of weight 1 is unchanged.
+    A single score with weight 1 is returned unchanged.
     """
     whole = sum(abs(weight) for _, weight in columns) if combine == "rank" else 1.0
     total = columns[0][0].astype(np.float64) * (columns[0][1] / whole)
@@ -165,7 +168,7 @@ def combine_scores(columns: list[tuple[Float32, float]], combine: Combine) -> Fl
 
 
 def ranks(scores: Float32) -> Float32:
-    """Return [n] the share of scored rows that are not better, in (0, 1], the same for equal scores; NaN stays NaN."""
+    """Return [n] the share of the scored rows that are not better than a row, in (0, 1]; NaN stays NaN."""
     found = np.full(len(scores), np.nan, np.float32)
     scored = ~np.isnan(scores)
     _, place, counts = np.unique(scores[scored], return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""Random choice: the baseline that any cleverer selector must beat."""
+"""Random choice: the baseline that every other selector must beat."""
 
 from collections.abc import Mapping
 from random import Random
@@ -10,9 +10,9 @@ from gristmill.selection.contracts import Budget, Choice, Cost, Selector, View, 
 
 
 class RandomChoice(Selector):
-    """Keep a budget of samples drawn without replacement; the same samples and seed give the same choice.
+    """Keep random samples, drawn without replacement; the same samples and the same seed give the same choice.
 
-    A larger budget keeps all samples of a smaller one, and more.
+    A larger budget keeps all samples that a smaller budget keeps, and more.
 
     Source: the baseline of every comparison; Ivison et al. 2025, arXiv:2503.01807, section 4 (at millions of samples
     many selectors are worse than it). Departures: none.
@@ -21,14 +21,14 @@ class RandomChoice(Selector):
     kind: Literal["random"] = "random"
     example: ClassVar[Mapping[str, Any]] = {"budget": 100}
     budget: Budget
-    """How many samples stay: a whole number, or a share of those that come in (`1.0` is all of them)."""
+    """How many samples stay: a whole number, or a share of the samples that come in. `1.0` means all samples."""
 
     def most(self, num: int) -> int:
         """Return the budget, or `num` if that is less."""
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate one permutation."""
+        """Estimate the cost of one permutation."""
         del dim
         return Cost(3e-8 * num, 17 * num)
 

@@ -1,4 +1,4 @@
-"""Relevance: choose the samples that are most similar to a small target set."""
+"""Relevance: keep the samples that are most similar to a small target set."""
 
 from collections.abc import Mapping
 from random import Random
@@ -27,33 +27,36 @@ REASONS = (
 
 
 class HiddenStates(Embedding):
-    """`[select.steps.encoder]`: the pretrained model that RDS+ reads; ideally the model that is to be trained."""
+    """`[select.steps.encoder]`: the pretrained model that RDS+ reads; the best choice is the model to be trained."""
 
     model: str = models.SMOLLM2
-    """Any model that `AutoModel` loads: `builtin:…`, a folder, or a name that the hub knows."""
+    """A model that `AutoModel` can load: `builtin:…`, a folder, or a name on the hub."""
     pooling: Pooling = "weighted_mean"
-    """`weighted_mean` is the mean of the last layer over the tokens, weighted by their places: i / Σ i."""
+    """How the tokens become one vector. `weighted_mean` is the mean of the last layer over the tokens; token i has the
+    weight i / Σ i."""
     max_tokens: int = Field(default=2048, gt=0)
-    """Tokens of a conversation that are read; the rest is cut."""
+    """Most tokens of a conversation that are read; the rest is cut off."""
     batch: int = Field(default=8, gt=0)
-    """Conversations encoded at once."""
+    """Number of conversations that are encoded at once."""
 
 
 class Relevance(Selector):
-    """Keep a budget of samples near to targets: a few dozen or hundred examples of the tasks that the model is for.
+    """Keep the samples nearest to targets: a few dozen or hundred examples of the tasks that the model is for.
 
-    - `nearest`: by cosine of the job's vectors. The targets take turns; each takes its best sample that is not taken.
-    - `rds`: the same with hidden states of a language model, over the whole conversation. Source: RDS+, Ivison et al.
-      2025, arXiv:2503.01807, section 3; of the selectors compared there the best in every setting.
-    - `dsir`: a draw with weights by how much likelier a sample's n-grams are in the targets. Source: Xie et al. 2023,
-      arXiv:2302.03169. It reads only text, 10,000 samples of 60 words in 2 s of one core. As published it needs targets
-      that have most n-grams of the samples: for 100 maths problems as targets, 1 % of the first 500 of a pool are maths
-      problems, though 27 % of the pool are; with `dsir.per_ngram = true` 92 %.
-    - `less`: by how far a step on the sample would lower the loss of the targets, from gradients of a fine-tuned model.
-      Source: Xia et al. 2024, arXiv:2402.04333. It takes a forward and a backward pass for each sample and checkpoint.
+    - `nearest` compares the job's vectors by cosine. The targets take turns; each takes its best sample that is left.
+    - `rds` does the same with hidden states of a language model, over the complete conversation. Source: RDS+, Ivison
+      et al. 2025, arXiv:2503.01807, section 3; it is the best of the selectors compared there, in every setting.
+    - `dsir` draws at random; a sample's weight says how much likelier its n-grams are in the targets. Source: Xie et
+      al. 2023, arXiv:2302.03169. It reads only text, 10,000 samples of 60 words in 2 s of one core. As published it
+      needs targets that have most n-grams of the samples. Example: 27 % of a pool are maths problems, and the targets
+      are 100 maths problems. Of the first 500 samples that it chooses, 1 % are maths problems. With
+      `dsir.per_ngram = true`, 92 % of them are.
+    - `less` estimates how far a training step on a sample would lower the loss of the targets, from gradients of a
+      fine-tuned model. Source: Xia et al. 2024, arXiv:2402.04333. It takes a forward and a backward pass for each
+      sample and checkpoint.
 
-    Samples and targets in a script that the encoder does not know are not compared: such samples are dropped, and such
-    targets have no turn.
+    Samples and targets in a script that the encoder does not know are not compared. Such samples are dropped, and such
+    targets get no turn.
 
     Departures: see `gristmill.selection.relevance` and `gristmill.selection.relevance.gradients`.
     """
@@ -64,13 +67,14 @@ class Relevance(Selector):
     targets: Source
     """The target set: a path or a table, like `input`."""
     method: Literal["nearest", "rds", "dsir", "less"] = "nearest"
-    """The measure of nearness."""
+    """How the nearness of a sample to the targets is measured."""
     budget: Budget
-    """How many samples stay: a whole number, or a share of those that come in."""
+    """How many samples stay: a whole number, or a share of the samples that come in."""
     task: str = ""
-    """Tag that divides the targets into tasks (`method`: the method). In `nearest` and `rds` tasks then take turns
-    instead of targets; `less` takes the mean over a task, and the highest of the tasks; `dsir` chooses for one task
-    after the other, for each as many as its share of all n-grams of the targets. By default there is one task."""
+    """Tag whose values divide the targets into tasks; `method` divides them by method. With `nearest` and `rds`, tasks
+    then take turns instead of single targets. With `less`, the score is the mean over the targets of a task, and the
+    highest task counts. With `dsir`, samples are chosen for one task after the other; the share of a task is its share
+    of the n-grams of all targets. By default there is one task."""
     encoder: HiddenStates = HiddenStates()
     """The model of `rds`."""
     gradients: Gradients = Gradients()
@@ -96,7 +100,7 @@ class Relevance(Selector):
         return wanted.get(self.method)
 
     def wants_beside(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the same vectors, but plain gradients for `less`."""
+        """Return the same vectors for the targets, except for `less`: plain gradients."""
         if self.method == "less":
             return VectorsOf(TargetGradients(**dict(self.gradients)), "chat")
         return self.wants(job)
@@ -106,7 +110,7 @@ class Relevance(Selector):
         return budget_rows(self.budget, num)
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step for 1,000 targets, and samples of 60 words."""
+        """Estimate the cost for 1,000 targets and samples of 60 words, without the embedding."""
         if self.method == "dsir":
             return Cost(2.4e-4 * num, 32 * num + (96 << 20))
         if self.method == "less":
@@ -118,8 +122,9 @@ class Relevance(Selector):
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice, with the score `relevance` for every sample.
 
-        It is the highest cosine to a target; for `less` the mean score over the best task; for `dsir` the log of how
-        much likelier the n-grams of the sample are in the targets, of the task where that is most.
+        For `nearest` and `rds` the score is the highest cosine to a target. For `less` it is the mean score over the
+        best task. For `dsir` it is the highest log weight of any task: how much likelier the sample's n-grams are in
+        the targets.
 
         Raises:
             JobError: when the target set is empty, or no target has the tag.
@@ -133,7 +138,7 @@ class Relevance(Selector):
         return Choice(reason, REASONS, scores={"relevance": scores})
 
     def _choose(self, view: View, targets: View, rng: Random) -> tuple[Int, Float32]:
-        """Return the rows that stay and the score of all rows."""
+        """Return the rows that stay, and the score of all rows; NaN for a row that is not compared."""
         if not len(targets):
             raise JobError("relevance.targets: no sample has any text, must hold at least one; add some")
         budget = budget_rows(self.budget, len(view))
@@ -156,7 +161,7 @@ class Relevance(Selector):
         return rows[chosen], scores
 
     def _by_ngrams(self, view: View, targets: View, budget: int, rng: Random) -> tuple[Int, Float32]:
-        """Return the rows that stay and the score of all rows, NaN for those that are too short."""
+        """Return the rows that stay, and the score of all rows; NaN for a row that is too short."""
         settings, tasks = self.dsir, self._tasks(targets)
         wanted = [dsir.counts(targets.take(tasks == task).scan("conversation")) for task in range(tasks.max() + 1)]
         usual = dsir.counts(view.scan("conversation"))
@@ -168,7 +173,7 @@ class Relevance(Selector):
         return chosen, np.where(allowed, weights.max(axis=1), np.nan).astype(np.float32)
 
     def _tasks(self, targets: View) -> Int:
-        """Return [targets] the task of each, 0 … k - 1; targets without the tag form a task of their own."""
+        """Return [targets] the task of each target, 0 … k - 1; targets without the tag form one task."""
         if not self.task:
             return np.zeros(len(targets), np.int64)
         places, values = targets.tags(self.task)

@@ -1,4 +1,4 @@
-"""Near-duplicates by meaning: of samples whose vectors are closer than a threshold the better one stays; no chains."""
+"""Near-duplicates by meaning: of two samples with vectors nearer than a threshold, only the better stays."""
 
 from collections.abc import Mapping
 from operator import itemgetter
@@ -22,60 +22,62 @@ from gristmill.selection.duplicates.neighbours import ROUNDING, Pairs
 from gristmill.selection.kernels import kernel
 
 PROBES = 3
-"""Number of clusters in which a vector is compared. Of 10^5 generated vectors with an earlier near one, two clusters
-find 99.8 % and three find all, in a tenth more time."""
+"""Number of clusters in which a vector is compared. In 10^5 generated vectors, two clusters find 99.8 % of the vectors
+with an earlier near vector; three clusters find all, in a tenth more time."""
 SAME: Mapping[str, tuple[float, float]] = {models.E5: (0.96, 0.95)}
-"""(cosine of two samples that count as the same, cosine from which on pairs are stored) of models whose cosines are not
-those of `USUAL`. Measured on 120 Chinese reviews, 120 Chinese and 120 English instructions: with multilingual-e5-small
-and 0.96, 0.01, 0 and 0 % of random pairs are the same, and 98, 89 and 53 % of copies with every tenth word edited. With
-the English MiniLM and 0.95 it is 0.03, 0.04 and 0 % of pairs, and 83, 70 and 8 % of copies. 70 to 100 % of negated
-texts are above either threshold, so other rules must distinguish them, see `duplicates.copies`."""
+"""(least cosine of two samples that count as the same, least cosine of pairs that are stored), for models that need
+other cosines than `USUAL`. Measured on 120 Chinese reviews, 120 Chinese instructions and 120 English instructions, in
+this order. With multilingual-e5-small and 0.96, 0.01, 0 and 0 % of random pairs count as the same, and 98, 89 and 53 %
+of copies with every tenth word edited. With the English MiniLM and 0.95, these are 0.03, 0.04 and 0 % of pairs, and 83,
+70 and 8 % of copies. With either model, 70 to 100 % of negated texts count as the same as the text, so other rules must
+distinguish them, see `duplicates.copies`."""
 USUAL = (0.95, 0.9)
 UInt32 = NDArray[np.uint32]
 PAIR = np.dtype([("left", np.int32), ("right", np.int32), ("cosine", np.float32)])
 
 
 class Semantic(Deduplicator):
-    """Drop a sample that is too near to a kept one; the best samples are visited first.
+    """Drop a sample whose vector is too near to that of a kept sample; the best samples are visited first.
 
     Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3. Departures: a vector is compared in its three
-    nearest clusters instead of one (`neighbours.pairs`, exact up to 20,000 samples). It is compared with samples that
-    are kept, where the paper compares with any earlier one, so that a chain of small steps does not delete its far end.
-    The better sample stays, instead of the one farthest from its centroid. The two texts must share words
-    (`min_overlap`). A sample in a script that the encoder does not know is not compared and stays. Nothing that carries
-    meaning may differ (numbers, negations, opposites, the answer, see `duplicates.copies`), because vectors do not show
-    it: of 50 problems with one changed digit, 42 are nearer than 0.95.
+    nearest clusters instead of one (`neighbours.pairs`); up to 20,000 samples, all vectors are compared. A sample is
+    compared only with kept samples, where the paper compares with every earlier sample. So a chain of samples, each
+    near to the next, does not lose its last samples. The better sample stays, instead of the sample farthest from its
+    centroid. The two texts must share words (`min_overlap`). A sample in a script that the encoder does not know is not
+    compared and stays. Nothing that carries meaning may differ (numbers, negations, opposites, the answer, see
+    `duplicates.copies`), because vectors do not show it: of 50 problems with one changed digit, 42 have a cosine above
+    0.95 to the original.
     """
 
     kind: Literal["semantic"] = "semantic"
     revision: ClassVar[int] = 4  # opposites count where one stands for the other
     needs_vectors: ClassVar[bool] = True
     max_pairs: ClassVar[int] = 50_000_000
-    """This divided by the number of samples is the number of better ones with which a sample is paired at most in a
-    cluster, for each range of the cosine. Below 7,000 samples nothing is left out; a million in crowds take 600 MiB to
-    3 GiB at 12 bytes a pair."""
+    """Limit of the pairs. This divided by the number of samples is the largest number of better samples with which a
+    sample is paired, in each cluster and for each range of the cosine. Below 7,000 samples no pair is left out. A
+    million samples in dense groups take 600 MiB to 3 GiB, at 12 bytes for each pair."""
 
     min_cosine: float | None = Field(default=None, gt=0, le=1)
-    """Two samples with this cosine, or a higher one, count as the same. By default that of the encoder: 0.96 for
-    `builtin:multilingual-e5-small`, 0.95 for others."""
+    """Least cosine of two samples that count as the same. By default 0.96 for `builtin:multilingual-e5-small`, and 0.95
+    for other encoders."""
     floor: float | None = Field(default=None, gt=0, le=1)
-    """Least cosine of pairs that are searched for and stored. So the next run on the same samples, with another
-    `min_cosine` above it, finds them at once. If `min_cosine` is lower, it is the floor. By default 0.95 for
-    `builtin:multilingual-e5-small`, 0.9 for others."""
+    """Least cosine of pairs that are searched for and stored. The next run on the same samples, with another
+    `min_cosine` above this floor, reads the stored pairs. If `min_cosine` is lower than this, `min_cosine` is the
+    floor. By default 0.95 for `builtin:multilingual-e5-small`, and 0.9 for other encoders."""
     min_overlap: float = Field(default=0.3, ge=0, le=1)
-    """Share of words (pairs of characters in Chinese) that the two instructions must also have in common; 0 turns it
-    off. It protects data from an encoder that does not know the language: of 1,000 Chinese reviews an English encoder
-    drops 231 at cosine 0.95 without it and 93 with it."""
+    """Share of words (in Chinese, of pairs of characters) that the two instructions must also have in common; 0 means
+    no such rule. It protects data from an encoder that does not know the language. Of 1,000 Chinese reviews at cosine
+    0.95, an English encoder drops 231 without the rule and 93 with it."""
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate the step."""
+        """Estimate the cost of the search for pairs."""
         return Cost(num * (1e-5 + 1e-8 * dim) + num**1.5 * 1e-8, num * 700)
 
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice, with the score `semantic_distance`.
 
-        For a sample that goes, it is 1 - cosine to the sample that it loses to. For one that stays, it is 1 - cosine to
-        the nearest better sample above the floor, or NaN without one.
+        For a dropped sample, it is 1 - cosine to the sample that it loses to. For a kept sample, it is 1 - cosine to
+        the nearest better sample whose cosine is above the floor, or NaN if there is none.
         """
         del rng  # clusters have a fixed seed, so that every run can use the stored pairs
         order = view.order(self.prefer)
@@ -111,7 +113,10 @@ class Semantic(Deduplicator):
 
 
 def _pairs(view: View, order: Int, floor: float, max_pairs: int) -> Pairs:
-    """Return the pairs over a cosine as places in the order, the better one left; made now or by an earlier build."""
+    """Return the pairs with a cosine of at least `floor`, as places in `order`, made now or by an earlier build.
+
+    The better sample of a pair is left.
+    """
     vectors = view.unit("semantic").at(order)
     most = max(1, max_pairs // max(1, len(vectors)))
 
@@ -127,13 +132,13 @@ def _pairs(view: View, order: Int, floor: float, max_pairs: int) -> Pairs:
 
 
 def fingerprint(vectors: Matrix) -> str:
-    """Return 32 hex digits of a few rows, which differ for another encoder or another part of the texts."""
+    """Return 32 hex digits of a few rows; another encoder or another part of the texts gives other digits."""
     rows = np.linspace(0, len(vectors) - 1, min(16, len(vectors))).astype(np.int64)
     return ids.of_bytes(vectors.take(rows).tobytes())
 
 
 def same_meaning(left: tuple[View, Int], right: tuple[View, Int], *, answers: bool) -> Bool:
-    """Say for each pair of rows whether nothing that carries meaning differs in instructions and answers."""
+    """Say for each pair of rows whether their instructions and answers differ in nothing that carries meaning."""
     one, other = ((copies.candidates(view.scan("instruction"), len(view), rows), rows) for view, rows in (left, right))
     said, other_said = (copies.answers(view, "instruction", answers)[rows] for view, rows in (left, right))
     found: Bool = (said == other_said) & copies.same(one, other, units.NOTHING, wording=False)
@@ -141,14 +146,14 @@ def same_meaning(left: tuple[View, Int], right: tuple[View, Int], *, answers: bo
 
 
 class Bags(NamedTuple):
-    """The words of texts as sorted hashes; row i has `words[ends[i] : ends[i + 1]]`, which is empty for most rows."""
+    """The words of texts as ascending hashes; row i has `words[ends[i] : ends[i + 1]]`, empty if not asked for."""
 
     ends: Int
     words: UInt32
 
 
 def bags_of(view: View, rows: Int) -> Bags:
-    """Return the words of the instructions of some rows; they are read one shard at a time."""
+    """Return the words of the instructions of some rows; the instructions are read one shard at a time."""
     wanted = np.zeros(len(view), np.bool_)
     wanted[rows] = True
     found: list[tuple[int, UInt32]] = []
@@ -164,17 +169,17 @@ def bags_of(view: View, rows: Int) -> Bags:
 
 
 def shared_words(one: Bags, other: Bags, left: Int, right: Int) -> Float32:
-    """Return the overlap of the texts of each pair, as `keys.overlap` does."""
+    """Return [pairs] the overlap of the two texts of each pair, computed as by `keys.overlap`."""
     found: Float32 = _shared(one.ends, one.words, other.ends, other.words, left, right)
     return found
 
 
 @kernel
 def _shared(ends: Int, words: UInt32, other_ends: Int, other_words: UInt32, left: Int, right: Int) -> Float32:
-    """Return the share of the smaller bag of words that the other one has; 1 where a bag is empty.
+    """Return, for each pair, the share of the smaller bag of words that the other bag has too; 1 if a bag is empty.
 
-    Both bags are ascending, so one pass with two pointers counts what they have in common: each step moves the pointer
-    with the lower word, or both where the words are equal.
+    Both bags are ascending, so one pass with two pointers counts the common words. Each step moves the pointer at the
+    lower word, or both pointers if the words are equal.
     """
     found = np.ones(len(left), np.float32)
     for n in range(len(left)):

@@ -1,4 +1,4 @@
-"""Long spans that several samples have: cut from all samples except the best, or the other samples are dropped."""
+"""Long spans that several samples share: only the best sample keeps a span, and the others are shortened or dropped."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -20,34 +20,36 @@ SHARED = "substring: a long span stands in a better sample"
 
 
 class Substring(Deduplicator):
-    """Keep a long span only in the best sample that has it: cut it from the others, or drop them.
+    """Keep a long span only in the best sample that has it; cut the span from the other samples, or drop them.
 
     Source: Lee et al. 2022, Deduplicating Training Data Makes Language Models Better, arXiv:2107.06499, section 4.1
-    (ExactSubstr: spans of 50 tokens). Departures: a token is a word or a Chinese character, whatever the case and the
-    punctuation around it; windows of `min_units` are compared by hash, found by winnowing, instead of a suffix array of
-    all text; one sample keeps the span, where the paper cuts every copy but the first in the file; a sample that loses
-    more than `max_cut` is dropped, and then keeps no span. A span that a sample repeats itself stays.
+    (ExactSubstr: spans of 50 tokens). Departures: a token is a word or a Chinese character; its case and the
+    punctuation around it do not count. Windows of `min_units` tokens are found by winnowing and compared by hash,
+    instead of by a suffix array of all text. The best sample keeps a span, where the paper keeps the first copy in the
+    file. A sample that would lose more than `max_cut` is dropped, and another sample keeps its spans. A span that
+    occurs twice in one sample only is not cut.
 
-    Later steps read the shortened text. Its vector, and its length for steps that prefer longer answers, are those of
-    the whole text.
+    Later steps read the shortened text. But they use the vector of the original text, and its length if they prefer
+    longer answers.
     """
 
     kind: Literal["substring"] = "substring"
     part: Literal["instruction", "answer", "conversation"] = "answer"
-    """Part that is compared. Answers are the default, because questions about one passage often contain it."""
+    """Part of the conversation that is compared. The default is the answer, because several questions about one passage
+    often contain the passage."""
     min_units: int = Field(default=50, ge=2)
-    """Least words, or Chinese characters, of a long span."""
+    """Least number of words, or of Chinese characters, in a span that counts as long."""
     max_cut: float = Field(default=0.5, ge=0, le=1)
-    """Largest share of a sample's words that is cut. A sample that shares more is dropped, and so is one whose turn
-    would be empty. 0 cuts nothing and drops every sample that shares a span with a better one."""
+    """Largest share of a sample's words that may be cut. If more would be cut, or a turn would be empty, the sample is
+    dropped. 0 cuts nothing, and drops every sample that shares a span with a better sample."""
 
     def cost(self, num: int, dim: int) -> Cost:
-        """Estimate texts of 70 words, of which one in ten shares a span."""
+        """Estimate the cost for texts of 70 words, of which one in ten shares a span."""
         del dim
         return Cost(2.1e-5 * num, 100 * 2**20 + 110 * num)
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice, with the score `own_share`: the share of words left, for samples that share text."""
+        """Return the choice, with the score `own_share` of samples that share text: the share of words not in spans."""
         del rng
         rank = np.empty(len(view), np.int64)
         rank[view.order(self.prefer)] = np.arange(len(view))
@@ -78,7 +80,7 @@ def _own_share(settled: SpanOwners, lengths: Int) -> Float32:
 
 
 def _cut(view: View, which: str, settled: SpanOwners) -> tuple[dict[int, Turns], list[int]]:
-    """Return the shortened turns by row, and the rows with a turn that would be empty."""
+    """Return (the shortened turns by row, the rows in which a turn would be empty)."""
     rows, firsts = np.unique(settled.spans[:, 0], return_index=True)
     by_row = dict(zip(rows.tolist(), np.split(settled.spans[:, 1:], firsts[1:]), strict=True)) if len(rows) else {}
     place = np.full(len(view.samples.ids), -1, np.int64)
@@ -102,9 +104,10 @@ def _cut(view: View, which: str, settled: SpanOwners) -> tuple[dict[int, Turns],
 def cut_spans(
     conversations: Sequence[Sequence[tuple[str, str]]], which: str, spans: Sequence[Int]
 ) -> Iterator[Turns | None]:
-    """Yield each conversation without its spans [s, 2] of units (first, after) of a part; None if a turn is empty.
+    """Yield the turns of each conversation without its spans, or None if a turn would be empty.
 
-    A cut reaches to the first letter after the span, so that punctuation and space after the span go too.
+    The spans of a conversation are [s, 2] units of the part: (first unit, unit after the last). A cut reaches to the
+    first letter after the span, so that punctuation and space after the span are cut too.
     """
     parts = [content for turns in conversations for content in _part(turns, which)]
     found, place = units(pa.array(parts, pa.large_string())), 0
@@ -120,7 +123,7 @@ def cut_spans(
 
 
 def _part(turns: Sequence[tuple[str, str]], which: str) -> list[str]:
-    """Return the contents of a part, empty for other turns, as `columns.part` takes them."""
+    """Return the text of each turn, empty for turns that `columns.part` leaves out of the part."""
     mine = [role in ROLES[which] and bool(content.strip()) for role, content in turns]
     if not any(mine):
         mine = [role != "system" for role, _ in turns]
