@@ -1,1 +1,1 @@
-"""Samples to packed tokens: chat templates, masks, bins."""
+"""The way from samples to packed tokens: chat templates, masks and bins."""

@@ -1,12 +1,12 @@
 """Finds the answers of a conversation in the texts that the model's own chat template renders.
 
 At inference the model gets the conversation before an answer, with the header of the next turn, and writes the answer
-with its stop token. So an answer is trained on after exactly that text. Most templates render an answer in the same way
-whether or not turns follow, and one text holds all answers. Other templates show an earlier answer in another form than
-the model wrote: without its thought (Qwen3, DeepSeek-R1), with another end (gpt-oss), or after a system turn that has
-moved (Mistral). Then each such answer gets a text of its own, in which it is the last turn.
+with its stop token. So in training, exactly that text comes before the answer. Most templates render an answer in the
+same way whether or not turns follow it, and one text has all answers. Other templates show an earlier answer in another
+form than the model wrote it: without its thought (Qwen3, DeepSeek-R1), with another end (gpt-oss), or after a system
+turn at another place (Mistral). Then each such answer gets a text of its own, in which it is the last turn.
 
-Text of the generation prompt is not trained on. If the prompt has opened a thought, the answer does not open it again.
+The text of the generation prompt is not trained on. If this prompt opens a thought, the answer does not open it again.
 """
 
 import re
@@ -20,14 +20,14 @@ from gristmill.cluster.models.template import ChatTemplate, UnrenderableError, o
 
 EarlierAnswers = Literal["split", "context"]
 MARK = "XGRISTMILLX"
-"""Stands for a text while the template is tried; letters only, so that no template trims or escapes it."""
+"""Placeholder for a text in trial renderings. It has only letters, so that no template trims or escapes it."""
 SPLIT = "conversations that became several samples, because the template shows an earlier answer in another form"
 CONTEXT = "earlier answers not trained on, because the template shows them in another form"
 FOLDED = "conversations whose system turn is in the user turn after it, because the template takes none there"
 CLOSED = "answers with an empty thought, because the generation prompt opens one"
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 _THOUGHT = re.compile(r"\s*[<\[◁][\w:]+[>\]▷](.*?)[<\[◁]/[\w:]+[>\]▷]", re.DOTALL)
-"""A thought at the beginning of a content."""
+"""Pattern of a thought at the beginning of a turn's content."""
 
 
 class Talk(NamedTuple):
@@ -35,7 +35,7 @@ class Talk(NamedTuple):
 
     messages: Sequence[Message]
     tools: str | None = None
-    """JSON text."""
+    """The tools as JSON text."""
 
 
 class Text(NamedTuple):
@@ -46,13 +46,13 @@ class Text(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """An answer in its form at inference."""
+    """An answer as the model writes it at inference, with the text before it and after it."""
 
     prompt: str
     said: str
     """The text that the model writes, up to and including its stop token."""
     rest: str
-    """The text that the template adds after that."""
+    """The text that the template adds after the stop token."""
 
 
 class AnswerFinder:
@@ -62,15 +62,15 @@ class AnswerFinder:
     """
 
     def __init__(self, template: ChatTemplate, control: Sequence[str], earlier: EarlierAnswers) -> None:
-        """Take a template, the tokenizer's control tokens, the longest first, and what to do with rewritten answers."""
+        """Take a template, the tokenizer's control tokens (longest first), and the way to treat earlier answers."""
         self._template, self._control, self._earlier = template, tuple(control), earlier
         self.notes: Counter[str] = Counter()
 
     def texts(self, sample: Talk) -> list[Text]:
-        """Return the texts of a conversation. Together they hold each answer to train on exactly once.
+        """Return the texts of a conversation. Together they mark each answer to train on exactly once.
 
         Raises:
-            UnrenderableError: when the template does not render the conversation whole.
+            UnrenderableError: when the template cannot render the whole conversation.
         """
         wanted = [n for n, turn in enumerate(sample.messages) if turn.role == "assistant" and turn.train]
         answers = {place: self._answer(sample, place) for place in wanted}
@@ -92,7 +92,7 @@ class AnswerFinder:
         return found[::-1]
 
     def _answer(self, sample: Talk, place: int) -> _Answer:
-        """Return an answer as it appears at inference: after the text before it, with the header of its turn."""
+        """Return an answer as at inference; its prompt ends with the header of its turn."""
         turns, tools = sample.messages[: place + 1], sample.tools
         whole = str(self._template.render(turns, tools, tokenize=False))
         if place:
@@ -109,7 +109,7 @@ class AnswerFinder:
         return _Answer(prompt, said[:end], said[end:])
 
     def _said(self, whole: str, prompt: str, sample: Talk, place: int) -> str:
-        """Return the text of an answer in the template, as the model writes it after the prompt."""
+        """Return the text of an answer as the model writes it after the prompt."""
         found = self._after(whole, prompt, sample, place)
         if found is not None:
             return found
@@ -126,7 +126,10 @@ class AnswerFinder:
         return f"{thought}\n{closing}\n\n{found.lstrip()}"
 
     def _after(self, whole: str, prompt: str, sample: Talk, place: int) -> str | None:
-        """Return the text after the prompt, in a rendering that may show the earlier turns in another form."""
+        """Return the text after the prompt in a rendering, or None if the rendering does not show the prompt.
+
+        The rendering may show earlier turns in another form than the prompt does.
+        """
         if whole.startswith(prompt):
             return whole[len(prompt) :]
         bare = prompt.rstrip()
@@ -140,7 +143,10 @@ class AnswerFinder:
         return (after if prompt == bare else after.lstrip()) if there else None
 
     def _with_stop(self, said: str, whole: str, sample: Talk, place: int) -> str:
-        """Return the answer with the token that opens the next turn, if the template has no other end of a turn."""
+        """Return the answer with its stop token.
+
+        If the template does not end turns, the token that opens the next turn is the stop token.
+        """
         if self._ending(said):
             return said
         follower = sample.messages[place + 1] if place + 1 < len(sample.messages) else Message("user", MARK)
@@ -154,7 +160,7 @@ class AnswerFinder:
         return said.rstrip() + blank + stop if stop else said
 
     def _ending(self, said: str) -> list[tuple[str, int]]:
-        """Return the control tokens at the end of an answer, with the places where they end, in order."""
+        """Return the control tokens at the end of an answer, in order, each with the position after it."""
         found: list[tuple[str, int]] = []
         bare = said.rstrip()
         while bare.endswith(self._control):
@@ -164,7 +170,7 @@ class AnswerFinder:
         return found[::-1]
 
     def _end(self, said: str) -> int:
-        """Return where the model stops: after the template's usual stop token, else after the last control token."""
+        """Return the position where the model stops: after the usual stop token, else after the last control token."""
         ending = self._ending(said)
         if not ending:
             return len(said.rstrip())
@@ -172,10 +178,11 @@ class AnswerFinder:
 
     @cached_property
     def _stop(self) -> str:
-        """The control token that ends a plain answer: the last one after it that is also there if a turn follows.
+        """The control token that ends a plain answer.
 
-        Phi-3 ends the last answer with `<|end|>` and then the conversation with `<|endoftext|>`; Command A ends each
-        with `<|END_RESPONSE|>` and then the turn with `<|END_OF_TURN_TOKEN|>`.
+        It is the last token after an answer that also comes after an answer which a turn follows. Phi-3 ends the last
+        answer with `<|end|>` and then the conversation with `<|endoftext|>`. Command A ends each answer with
+        `<|END_RESPONSE|>` and then the turn with `<|END_OF_TURN_TOKEN|>`.
         """
         turns = [Message("user", "Hi"), Message("assistant", MARK)]
         try:
@@ -187,7 +194,7 @@ class AnswerFinder:
         return (both or last[:1] or [""])[-1]
 
     def _beginning(self, text: str) -> list[str]:
-        """Return the control tokens that directly follow the mark in a text."""
+        """Return the control tokens that directly follow `MARK` in a text."""
         found: list[str] = []
         after = text.partition(MARK)[2].lstrip()
         while token := next((token for token in self._control if after.startswith(token)), ""):
@@ -205,7 +212,7 @@ class AnswerFinder:
             raise UnrenderableError("template leaves out a thought")
 
     def _marked(self, sample: Talk, place: int, text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Return the parts of answers that the template marks with `{% generation %}`; all if it marks nothing."""
+        """Return the parts of `spans` that `{% generation %}` marks; all of them if the template has no such mark."""
         if not _GENERATION.search(self._template.source(sample.tools)):
             return spans
         turns = sample.messages[: place + 1]
@@ -217,5 +224,5 @@ class AnswerFinder:
 
 
 def _holds(text: str, part: str) -> bool:
-    """Say whether a text holds a part, apart from white space that the template has removed or added."""
+    """Say whether a text contains a part; white space does not count, because templates remove and add it."""
     return part.strip() in text or "".join(part.split()) in "".join(text.split())

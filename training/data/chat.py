@@ -1,11 +1,12 @@
-"""Conversations become token ids and a mask of the trained tokens: the assistant's words, with the stop token.
+"""The encoding of conversations: token ids, and a mask of the assistant's words with their stop tokens.
 
-Calls and thoughts of the assistant count as its words, as the template renders them; a turn with `train` false is only
-context. `answers` says which text is trained on, and `control` how control tokens in people's texts stay text. A token
-is trained on if it overlaps an answer. If the header ends in a space, the answer's first token begins with it.
+Tool calls and thoughts of the assistant are its words too, as the template renders them. A turn with `train` false is
+only context. The module `answers` finds the text to train on. The module `control` keeps control tokens in people's
+texts as text. A token is trained on if it overlaps an answer. If the header of a turn ends in a space, the first token
+of the answer may contain that space.
 
-Source: the failures that this prevents are in the issue trackers of huggingface/trl (#4201, masks that are silently all
-zero; #5988, stop tokens outside the mask). Departures: both are refused here before anything is trained.
+Source: issues of huggingface/trl show the failures that this prevents (#4201: masks that are all zero without an error;
+#5988: stop tokens outside the mask). Departures: both are errors here, before training begins.
 """
 
 import json
@@ -24,20 +25,20 @@ from gristmill.training.data.answers import AnswerFinder, EarlierAnswers, Talk, 
 from gristmill.training.data.control import ControlTokens
 
 AT_ONCE = 512
-"""Number of conversations that are tokenised together; the tokenizer distributes them over its threads."""
+"""Number of conversations that are tokenised together; the tokenizer splits them over its threads."""
 CHECKED = 100
-"""Number of conversations of which the trained tokens are decoded and compared with the answers."""
+"""Number of conversations to check. Their trained tokens are decoded and compared with the answers."""
 TooLong = Literal["drop", "truncate"]
 TOO_LONG, UNTRAINED = "too long", "no trained token"
 
 
 class Encoding(NamedTuple):
-    """How conversations become token ids; training and evaluation use the same settings."""
+    """Settings by which conversations become token ids. Training and evaluation use the same ones."""
 
     max_length: int
-    """Most tokens of a sample."""
+    """Largest number of tokens in a sample."""
     too_long: TooLong = "drop"
-    """Whether longer samples are dropped and counted, or cut at the end."""
+    """What is done with longer samples. `drop`: they are dropped and counted. `truncate`: their end is cut off."""
     earlier_answers: EarlierAnswers = "split"
     """What is done with earlier answers that the template shows in another form; see `TrainSettings`."""
     max_lost: float = 1.0
@@ -50,7 +51,7 @@ class Sequenced(NamedTuple):
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
     answers: list[tuple[NDArray[np.bool_], str]]
-    """For each answer, its tokens and its text."""
+    """For each answer, the mask of its tokens, [tokens], and its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,11 @@ class EncodedChats:
     ids: NDArray[np.int32]
     """[tokens]."""
     trained: NDArray[np.bool_]
-    """[tokens] whether the token is the assistant's."""
+    """[tokens] whether the token is trained on."""
     lengths: NDArray[np.int64]
-    """[samples] tokens of each sample, all positive; their sum is `tokens`."""
+    """[samples] number of tokens in each sample, all positive. Their sum is the length of `ids`."""
     places: NDArray[np.int64]
-    """[samples] index of each sample's conversation among the given ones, ascending; a conversation may have several
-    samples."""
+    """[samples] index of the conversation of each sample, ascending. A conversation may have several samples."""
     drops: Mapping[str, int]
     """Number of conversations that were not used, by reason."""
     notes: Mapping[str, int]
@@ -75,15 +75,16 @@ class EncodedChats:
 
 
 def tokenizer(folder: str, template: str | None = None, args: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 - transformers' tokenizers share no useful type
-    """Load the tokenizer of a model with its chat template, which it also keeps when it is saved.
+    """Load the tokenizer of a model and set its chat template. Saving the tokenizer also saves this template.
 
     Args:
         folder: the model's folder.
-        template: file of a chat template that takes the place of the model's own.
-        args: values of the template's variables, which become their defaults (`{"enable_thinking": False}`).
+        template: file of a chat template that replaces the model's own.
+        args: default values of the template's variables, such as `{"enable_thinking": False}`.
 
     Raises:
-        JobError: when it has no chat template, or cannot say which characters a token represents.
+        JobError: when there is no chat template, or when the tokenizer is a slow one. A slow tokenizer cannot say which
+            characters a token represents.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -111,7 +112,7 @@ def tokenizer(folder: str, template: str | None = None, args: Mapping[str, Any] 
 
 
 def _with(args: Mapping[str, Any], template: str) -> str:
-    """Return a template with these defaults of its variables, so that later uses of the template give the same."""
+    """Return a template that gives its variables these default values, for every later use."""
     lines = (
         f"{{%- if {name} is not defined %}}{{%- set {name} = {json.dumps(value, ensure_ascii=False)} %}}{{%- endif %}}"
         for name, value in args.items()
@@ -130,12 +131,12 @@ def encode(tok: Any, talks: Sequence[Talk], how: Encoding) -> EncodedChats:  # n
     Args:
         tok: a tokenizer with a chat template.
         talks: conversations with their tools.
-        how: lengths, and the treatment of conversations that do not fit.
+        how: settings of the encoding.
 
     Raises:
-        JobError: when no conversation can be used; when more than one and more than the share `max_lost` of them are
-            not rendered by the template; when the trained tokens do not read like the answers; or when answers do not
-            end in a special token, because a model would then never learn to stop.
+        JobError: when no conversation can be used; when the template fails to render more than one conversation and
+            more than the share `max_lost`; when the trained tokens do not read like the answers; or when an answer does
+            not end in a special token. A model would then never learn to stop.
     """
     reader = _Reader(tok, how)
     made = _Made()
@@ -208,7 +209,7 @@ class _Reader:
         self._checked = 0
         self.notes = self._finder.notes
         self.lost: dict[int, str] = {}
-        """Why the template does not render a conversation, by its index."""
+        """The reason why the template cannot render a conversation, by the conversation's index."""
 
     def read(self, talks: Sequence[Talk]) -> Iterator[list[Sequenced] | str]:
         """Yield for each conversation its samples, or the reason why it has none."""
@@ -227,7 +228,7 @@ class _Reader:
                 yield made
 
     def _texts(self, place: int, talk: Talk) -> tuple[list[Text] | str, bool]:
-        """Return the texts of a conversation or why it has none, and whether control tokens are hidden in them."""
+        """Return the texts of a conversation, or why it has none; and whether its control tokens were hidden."""
         hidden = self._control.within(talk)
         try:
             return self._finder.texts(self._control.hidden(talk) if hidden else talk), hidden
@@ -271,7 +272,7 @@ class _Reader:
                     )
 
     def _same(self, read: str, said: str, tokens: NDArray[np.bool_], sample: Sequenced) -> bool:
-        """Say whether the tokens of an answer read like it, except white space and the end of the header."""
+        """Say whether decoded tokens equal an answer; white space and the end of the header do not count."""
         first = self._tok.decode(sample.ids[tokens][:1], clean_up_tokenization_spaces=False)
         for text in (said, self._tok.decode(self._tok.encode(said, add_special_tokens=False))):
             read_, said_ = "".join(read.split()), "".join(text.split())
@@ -281,7 +282,7 @@ class _Reader:
 
 
 def _mask(ids: Any, ranges: Any, answers: list[tuple[Any, str]]) -> Sequenced:  # noqa: ANN401
-    """Return tokens with those that overlap an answer marked."""
+    """Return the token ids of a text, with a mask of the tokens that overlap an answer."""
     row = np.array(ids, np.int32)
     places = np.array(ranges, np.int64).reshape(-1, 2)
     each = [((places[:, 0] < end) & (places[:, 1] > begin), said) for (begin, end), said in answers]

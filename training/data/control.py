@@ -1,8 +1,9 @@
-"""Control tokens in people's texts are text: `<|im_end|>` in a question ends no turn.
+"""Control tokens in people's texts, which stay text: `<|im_end|>` in a question does not end a turn.
 
-A tokenizer reads the characters of a control token as that token wherever they are. So while the template renders a
-conversation with such characters, a letter of a private area of Unicode stands for each of these tokens. A twin of the
-tokenizer then reads the result: for the twin, the control tokens are such letters, and the characters are text.
+A tokenizer reads the characters of a control token as that token wherever they are. So before the template renders a
+conversation, each control token in its texts is replaced by a letter from a private area of Unicode. In the rendered
+text, these letters and the template's control tokens are exchanged. A second tokenizer, the twin, reads the result. For
+the twin, such a letter is a control token, and the characters of a control token are ordinary text.
 """
 
 import json
@@ -15,14 +16,14 @@ from gristmill.cluster.contract.sample import ToolCall
 from gristmill.training.data.answers import Talk
 
 _FIRST = 0x100000
-"""First letter of the private area, the last plane of Unicode, which texts do not use."""
+"""First letter of the private area in the last plane of Unicode, which texts do not use."""
 
 
 class ControlTokens:
     """The control tokens of a tokenizer."""
 
     def __init__(self, tok: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no useful type
-        """Read them from a fast tokenizer."""
+        """Read the control tokens of a fast tokenizer."""
         self._tok = tok
         added = {token.content: place for place, token in tok.added_tokens_decoder.items() if token.special}
         self.ids = {**dict(zip(tok.all_special_tokens, tok.all_special_ids, strict=True)), **added}
@@ -62,11 +63,11 @@ class ControlTokens:
         return Talk(turns, hide(sample.tools))
 
     def shown(self, text: str) -> str:
-        """Return a rendering with the letters replaced by the characters of the control tokens, for people."""
+        """Return a rendered text for people, with the characters of control tokens in place of the letters."""
         return self._either.sub(lambda found: self._names.get(found[0], found[0]), text)
 
     def swapped(self, text: str) -> str:
-        """Return the text for the twin: letters for the template's control tokens, characters for those in texts."""
+        """Return a rendered text for the twin, with letters and the characters of control tokens exchanged."""
         return self._either.sub(lambda found: self._names.get(found[0]) or self._letters[found[0]], text)
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
@@ -82,10 +83,10 @@ class ControlTokens:
 
     @cached_property
     def _twin(self) -> tuple[Any, dict[int, int], set[int]]:
-        """The tokenizer with letters as its control tokens.
+        """The twin, a tokenizer that has letters as its control tokens; and two groups of ids.
 
-        It comes with the original ids of its added tokens, and the ids of control tokens in its own vocabulary, into
-        which it may still turn the characters.
+        The first group has the original ids of the twin's added tokens. The second has the ids of control tokens that
+        are also in the ordinary vocabulary. The twin may still read characters as tokens of the second group.
         """
         from tokenizers import Tokenizer
 

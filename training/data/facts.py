@@ -1,7 +1,7 @@
-"""Limits in a model's files that a training must keep: positions, and rows of the embedding for all tokens.
+"""Checks of a model's files before training: enough positions, and an embedding row for every token.
 
-Otherwise both faults are found late: a token without a row gives an index error inside the model, and positions beyond
-the model's own give no error at all.
+Without these checks both faults are found late. A token without a row gives an index error inside the model. Positions
+beyond the model's limit give no error at all.
 """
 
 import json
@@ -12,15 +12,15 @@ from typing import Any
 from gristmill.cluster.models import names as models
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
-"""Names in configs for the number of positions; a model without any of them has no limit."""
+"""Names of the number of positions in model configs. A model with none of them has no limit."""
 BUILTIN = {models.SMOLLM2: {"max_position_embeddings": 8192, "vocab_size": 49152}}
-"""The limits of builtin models, because their folders are made only when they are used."""
+"""The limits of builtin models. Their folders, which would have these values, are made only at their first use."""
 
 
 def problems(model: str, max_length: int) -> list[str]:
-    """Return the problems with the files of a model, or with a length, as `key: what is, what must be`.
+    """Return the problems of a model's files, or of `max_length` tokens, as `key: what is, what must be`.
 
-    A name on a hub is not looked up here; `problems_of` checks it once its tokenizer is loaded.
+    A model on a hub is not looked up here. `problems_of` checks it after its tokenizer is loaded.
     """
     folder = Path(model).expanduser()
     config = BUILTIN.get(model) or _json(folder / "config.json")
@@ -28,7 +28,14 @@ def problems(model: str, max_length: int) -> list[str]:
 
 
 def problems_of(model: str, config: Mapping[str, Any], tokens: int, max_length: int) -> list[str]:
-    """Return the problems of a config with the number of tokens of its tokenizer, and with a length."""
+    """Return the reasons why a model's config does not fit its tokenizer or the samples.
+
+    Args:
+        model: the model's name, for the messages.
+        config: the model's config.
+        tokens: number of tokens of its tokenizer.
+        max_length: largest number of tokens in a sample.
+    """
     found = []
     positions = num_positions(config)
     if positions and max_length > positions:
@@ -56,7 +63,7 @@ def num_rows(config: Mapping[str, Any]) -> int | None:
 
 
 def num_tokens(tokenizer: Mapping[str, Any]) -> int:
-    """Return the highest token id of a `tokenizer.json` plus one, or 0 if it has none."""
+    """Return the highest token id of a `tokenizer.json` plus one, or 0 if it has no tokens."""
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
     ids += [token["id"] for token in tokenizer.get("added_tokens") or []]
@@ -64,7 +71,7 @@ def num_tokens(tokenizer: Mapping[str, Any]) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return a JSON object from a file, or nothing if there is none; the error comes when the model is loaded."""
+    """Return the JSON object in a file, or an empty one if it cannot be read; loading the model gives the error."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

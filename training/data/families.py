@@ -1,9 +1,11 @@
-"""Families of rows (with a common ancestor, of one group, or near copies of each other), and which rows are held out.
+"""Families of related rows, and the choice of the rows to hold out.
 
-A held-out row says something about new data only if no row trained on is related to it. So whole families are held out.
-If rows were made from several parents at once, such as demonstrations, these links can join all rows in one family.
-Then such links are cut, those of the rows with the most parents first. If a cut link joins a held-out row to a parent
-or a child, that parent or child is left out of training instead.
+Rows with a common ancestor, rows of one group, and near copies are one family. A held-out row says something about new
+data only if no row that is trained on is related to it. So whole families are held out.
+
+Some rows were made from several parents at once, such as demonstrations. Their links can join all rows into one family.
+Then such links are cut, beginning with the rows that have the most parents. If a cut link joins a held-out row to a
+parent or a child, that parent or child is left out of training instead.
 """
 
 from collections import Counter
@@ -20,19 +22,19 @@ from gristmill.cluster.contract.sample import FAMILY, GROUP, Sample, from_table
 from gristmill.cluster.text.near import near_copies, template_size
 
 MOST_SHARE = 0.1
-"""Largest share of the rows in one family, by links of several parents, if no share is held out."""
+"""Largest share of the rows that links to several parents may join into one family, if no share is to be held out."""
 MOST_SHARES = 2
-"""Most held-out rows, as a multiple of the requested share; a family is not cut to reach the share exactly."""
+"""Largest number of held-out rows, as a multiple of the requested share. No family is split to reach that share."""
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
 class Split(NamedTuple):
-    """Which of [n] rows are held out."""
+    """The division of n rows into held-out rows and others."""
 
     held: Bools
     left_out: Bools
-    """Rows that are related to a held-out row, and so neither held out nor trained on."""
+    """[n] whether a row is neither held out nor trained on, because it is related to a held-out row."""
     families: Ints
     """[n] family of each row, numbered from 0."""
     relatives: int
@@ -40,19 +42,20 @@ class Split(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Links between nodes: the rows, then parents that are no rows, then groups."""
+    """Links between nodes. The nodes are first the rows, then groups and parents that are no rows."""
 
     left: Ints
     """First node of each link, always a row."""
     right: Ints
     parents: Ints
-    """Number of the row's parents if the link is to a parent; 0 for links to copies and groups, which are never cut."""
+    """For a link to a parent, the number of parents that the row has. 0 for links to near copies and groups, which are
+    never cut."""
     names: list[str]
     """Name of each node."""
 
 
 def links(table: pa.Table) -> Links:
-    """Return the links of the rows of a SAMPLES table, also of dropped rows, because these may link others."""
+    """Return the links of the rows of a SAMPLES table. Dropped rows are included, because they may link other rows."""
     names = table["id"].to_pylist()
     place = {name: row for row, name in enumerate(names)}
     found: list[tuple[int, int, int]] = []
@@ -85,14 +88,17 @@ def _conversation(rows: Sequence[Sample]) -> list[str]:
 
 
 def _instructions(rows: Sequence[Sample]) -> list[str]:
-    """Return the instructions. An id replaces an absent one, and one that many rows have, such as a fixed request."""
+    """Return the instruction of each row.
+
+    The row's id takes its place if there is no instruction, or if many rows have the same one, such as a fixed request.
+    """
     many = Counter(row.instruction for row in rows)
     most = template_size(len(many))
     return [row.instruction if row.instruction and many[row.instruction] <= most else row.id for row in rows]
 
 
 def components(found: Links, level: int | None = None) -> Ints:
-    """Return the component of each node; links of rows with more than `level` parents are left out."""
+    """Return the connected component of each node, [nodes], without links of rows with more than `level` parents."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -104,7 +110,10 @@ def components(found: Links, level: int | None = None) -> Ints:
 
 
 def families(table: pa.Table) -> Ints:
-    """Return the family of each row, numbered from 0: by its tag if every row has one, else by its links."""
+    """Return the family of each row, [rows], numbered from 0.
+
+    If every row has the tag `family`, this tag is the family. Else the family follows from the links.
+    """
     named = [dict(tags).get(FAMILY) for tags in table["tags"].to_pylist()]
     if table.num_rows and None not in named:
         return np.unique(np.array(named), return_inverse=True)[1]
@@ -113,7 +122,7 @@ def families(table: pa.Table) -> Ints:
 
 
 def _cut(found: Links, usable: Bools, share: float) -> tuple[Ints, int]:
-    """Return the component of each node, and the most parents of a row of which the links were not cut."""
+    """Return the component of each node, and the largest number of parents with which a row keeps its links."""
     levels = sorted({*found.parents.tolist(), 0}, reverse=True)
     for level in levels:
         labels = components(found, level)
@@ -131,8 +140,8 @@ def split(table: pa.Table, usable: Bools, share: float) -> Split:
 
     Args:
         table: all rows of a dataset.
-        usable: [rows] whether a row can be trained on; other rows only link.
-        share: of the usable rows to hold out.
+        usable: [rows] whether a row can be trained on; the other rows only link rows.
+        share: share of the usable rows to hold out.
 
     Raises:
         JobError: when fewer than two rows are usable, or all are near copies of each other.
@@ -177,7 +186,7 @@ def _split(found: Links, level: int, known: tuple[Ints, Ints], usable: Bools, sh
 
 
 def _kin(found: Links, level: int, labels: Ints, usable: Bools) -> tuple[Ints, Ints]:
-    """Return pairs of usable rows of different families that are parent and child, in both orders."""
+    """Return the pairs of usable rows that are parent and child in different families; each pair in both orders."""
     rows = len(labels)
     across = (found.parents > level) & (found.right < rows)
     left, right = found.left[across], found.right[across]
@@ -187,7 +196,10 @@ def _kin(found: Links, level: int, labels: Ints, usable: Bools) -> tuple[Ints, I
 
 
 def _lots(names: Sequence[str], labels: Ints, sizes: Ints) -> NDArray[np.float64]:
-    """Return the lot of each family in [0, 1), from the first name of its nodes; 1 for a family without rows."""
+    """Return the random number of each family, in [0, 1); 1 for a family without usable rows.
+
+    It depends only on the name that comes first in the alphabet among the names of the family's nodes.
+    """
     lots, least = np.ones(len(sizes)), dict[int, str]()
     for name, label in zip(names, labels.tolist(), strict=True):
         if sizes[label] and (label not in least or name < least[label]):
@@ -198,7 +210,7 @@ def _lots(names: Sequence[str], labels: Ints, sizes: Ints) -> NDArray[np.float64
 
 
 def lot(name: str) -> float:
-    """Return a number in [0, 1) that depends only on a name."""
+    """Return a random number in [0, 1) that depends only on a name."""
     return int(ids.digest("holdout", name)[:12], 16) / 16**12
 
 
@@ -211,7 +223,7 @@ def _relatives(found: Links, held: Bools, trained: Bools) -> int:
 
 
 def descendants(table: pa.Table, ancestors: Sequence[str]) -> Bools:
-    """Return which rows descend from these ids, over any number of rows, or have one of them."""
+    """Return which rows have one of these ids or descend from one, directly or through other rows, [rows]."""
     children: dict[str, list[int]] = {}
     names = table["id"].to_pylist()
     for row, parents in enumerate(table["parents"].to_pylist()):
@@ -228,7 +240,7 @@ def descendants(table: pa.Table, ancestors: Sequence[str]) -> Bools:
 
 
 def near_to(table: pa.Table, usable: Bools, others: Sequence[pa.Table]) -> Bools:
-    """Return which usable rows are near copies of a kept row of the other tables, or contain one."""
+    """Return which usable rows are near copies of a kept row of the other tables, [rows]."""
     rows = table.num_rows
     left, right = near_rows(pa.concat_tables([table.select(table.schema.names), *others]))
     across = (left < rows) != (right < rows)

@@ -1,4 +1,4 @@
-"""How many steps a dataset will take, counted for the plan before anything is packed."""
+"""The number of steps that a dataset will take, estimated for the plan before rows are packed."""
 
 from typing import NamedTuple
 
@@ -12,13 +12,13 @@ from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
 
 COUNTED_ROWS = 2_000
-"""Most rows that are counted, which takes some seconds; further rows are assumed to be like these."""
+"""Largest number of rows whose tokens are counted, which takes some seconds. Further rows are assumed to be alike."""
 TOKENS_PER_SAMPLE = 200
-"""Assumed tokens of a sample that is not made yet, about those of English instruction data."""
+"""Assumed number of tokens in a sample that is not made yet. English instruction data has about as many."""
 
 
 class Forecast(NamedTuple):
-    """Expected optimizer steps, and tokens in all of them."""
+    """The expected numbers of optimizer steps, and of tokens in all steps."""
 
     steps: int
     tokens: int
@@ -29,12 +29,14 @@ class Forecast(NamedTuple):
 
 
 def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> Forecast:
-    """Return the steps of a dataset: counted if its rows and the tokenizer are there, else the largest possible number.
+    """Return the expected number of steps of a dataset.
+
+    The steps are counted if the rows and the tokenizer exist. Otherwise the largest possible number is returned.
 
     Args:
-        store: its store.
-        dataset: name of the folder, complete or not.
-        expected: kept rows that are expected of a dataset that is not complete.
+        store: the store of the dataset.
+        dataset: name of the dataset, which may be incomplete.
+        expected: expected number of kept rows, for a dataset that is incomplete.
         job: the settings.
 
     Raises:

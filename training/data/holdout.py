@@ -1,4 +1,4 @@
-"""Which rows are held out, from a dataset, other rows or seeds; and which are left out of training because of them."""
+"""The choice of held-out rows (of a dataset, of other rows or of seeds), and of the rows left out because of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,16 +29,17 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HoldOut:
-    """The rows held out, in their own order, and the rows that are left out of training because of them."""
+    """The held-out rows, and the rows that are left out of training because of them."""
 
     held: Bools
-    """Rows held out: of the dataset, or of the other rows if there are any."""
+    """[rows] whether a row is held out. The rows are those of the other dataset, or of the dataset if there is none."""
     families: NDArray[np.int64]
-    """Family of each held-out row."""
+    """[held-out rows] family of each."""
     left_out: dict[str, Bools]
-    """Rows of the dataset, by reason, that are not trained on because of held-out or test rows; each row once."""
+    """By reason, [rows] whether a row of the dataset is not trained on because of held-out or test rows. Each row has
+    at most one reason."""
     relatives: int
-    """Number of held-out rows that share a parent with a row trained on."""
+    """Number of held-out rows that share a parent with a row that is trained on."""
 
     @property
     def gone(self) -> Bools:
@@ -55,7 +56,7 @@ def of_samples(rows: Rows, share: float, tests: Sequence[pa.Table]) -> HoldOut:
 
 
 def of_others(rows: Rows, others: Rows, tests: Sequence[pa.Table]) -> HoldOut:
-    """Hold out all rows that can be scored of another dataset."""
+    """Hold out all rows of another dataset that can be scored."""
     held = others.usable
     kept = others.table.filter(pa.array(held))
     near = families.near_to(rows.table, rows.usable, [kept])
@@ -73,7 +74,7 @@ def of_seeds(rows: Rows, seeds: Rows, share: float, tests: Sequence[pa.Table]) -
 
 
 def _tested(rows: Rows, held: Bools, left_out: dict[str, Bools], tests: Sequence[pa.Table]) -> dict[str, Bools]:
-    """Add the rows that are left out because of test rows."""
+    """Return `left_out` with the rows added that are left out because of test rows."""
     if not tests:
         return left_out
     near = families.near_to(rows.table, rows.usable, tests) & ~held
@@ -83,10 +84,10 @@ def _tested(rows: Rows, held: Bools, left_out: dict[str, Bools], tests: Sequence
 
 
 def require_rows(trained: int, held: int, drops: dict[str, int], where: str) -> None:
-    """Refuse a split with an empty side.
+    """Refuse a split without a row to train on or without a held-out row.
 
     Raises:
-        JobError: with the numbers of rows left out.
+        JobError: for such a split; the message has the numbers of dropped rows.
     """
     if trained and held:
         return
@@ -98,7 +99,7 @@ def require_rows(trained: int, held: int, drops: dict[str, int], where: str) -> 
 
 
 def with_families(table: pa.Table, found: NDArray[np.int64]) -> pa.Table:
-    """Return rows with the tag `family`, which is the id of the first row of the family."""
+    """Return rows with the tag `family`. Its value is the id of the family's first row."""
     names = table["id"].to_pylist()
     first: dict[int, str] = {}
     tags = []

@@ -1,10 +1,11 @@
-"""Packing: samples of different lengths are put into rows of one length, best fit first.
+"""Packing: samples of different lengths are put into rows of limited length by best-fit-decreasing.
 
 Most models of transformers keep the samples of a row separate when they get `position_ids` that restart with each
-sample, no `attention_mask`, and `use_cache=False`; `gristmill.training.loop.separation` finds out what others need.
+sample, no `attention_mask`, and `use_cache=False`. `gristmill.training.loop.separation` finds out what other models
+need.
 
 Source: best-fit-decreasing packing of sequences: Ding et al. 2024, arXiv:2404.10830, section 3. Departures: longer
-samples are never cut here; the caller drops or cuts them before, and counts these.
+samples are not cut here. The caller drops or cuts them before, and counts them.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from gristmill.training.data.chat import EncodedChats
 
 Row = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-"""Token ids, labels and positions of one bin, [tokens] each; a sample begins where the position is 0."""
+"""Token ids, labels and positions of one bin, each [tokens]. A sample begins where the position is 0."""
 IGNORED = -100
 """Label of a token that is not trained on."""
 
@@ -31,22 +32,23 @@ BINS = pa.schema(
         pa.field("weight", pa.float64(), nullable=False),
     ]
 )
-"""One row for each bin. `samples`: indices of its samples among those packed. `weights`: how much each of them counts
-in the loss. `trained`: labels that are not ignored. `weight`: sum of the weights of these labels."""
+"""One row for each bin. `samples`: indices of the bin's samples among all packed ones. `weights`: weight of each sample
+in the loss. `trained`: number of labels that are not ignored. `weight`: sum of the weights of these labels."""
 
 
 def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:
-    """Return bins of indices of samples such that no bin has more than `capacity` tokens.
+    """Return bins of at most `capacity` tokens, each as a list of indices of samples.
 
-    Longest first, each into the fullest bin that still has room (the one opened last among equals), so the answer
-    depends on the lengths alone. With a bit set of the free room in bins, a million samples take 0.8 s.
+    The longest sample comes first. Each sample goes into the fullest bin that has room for it; of equally full bins,
+    into the one that was filled last. So the result depends only on the lengths. A bit set has the free room of all
+    bins, so a million samples take 0.8 s.
 
     Args:
-        lengths: tokens of each sample, each in [1, capacity].
-        capacity: tokens of a bin.
+        lengths: number of tokens of each sample, in [1, capacity].
+        capacity: largest number of tokens in a bin.
 
     Raises:
-        ValueError: for a length outside that range.
+        ValueError: when a length is outside that range.
     """
     sizes = np.asarray(lengths, np.int64)
     if len(sizes) and (sizes.min() < 1 or sizes.max() > capacity):
@@ -82,8 +84,8 @@ def bins_table(
 
     Args:
         encoded: the samples.
-        bins: places of the samples of each bin.
-        weights: how much each sample counts in the loss, [samples]; 1 by default.
+        bins: indices of the samples of each bin.
+        weights: [samples] weight of each sample in the loss; 1 by default.
     """
     order = np.array([place for bin_ in bins for place in bin_], np.int64)
     lengths = encoded.lengths[order]
@@ -116,9 +118,9 @@ def bins_table(
 
 
 def batch(rows: Sequence[Row]) -> dict[str, NDArray[np.int64]]:
-    """Return `input_ids`, `labels` and `position_ids` of some bins, each [rows, longest].
+    """Return `input_ids`, `labels` and `position_ids` of some bins, each [bins, tokens of the longest].
 
-    Padding is a block at the end of a row: its positions restart and its labels are ignored.
+    Shorter bins are padded at their end. In the padding, positions begin at 0 again and labels are ignored.
     """
     longest = max(len(ids) for ids, _, _ in rows)
     shape = (len(rows), longest)

@@ -1,10 +1,12 @@
-"""The samples of a dataset are split, tokenised and packed once, before any process group exists, and read by index.
+"""The preparation of a dataset: samples are split, tokenised and packed once, before the workers start.
 
-<output>/holdout.arrow         SAMPLES: the rows held out; they stay in the finished model's folder
-         packed-00000.arrow    BINS: what is trained on; goes when the model is committed, as do the next two
-         heldout-00000.arrow   BINS: the rows held out
-         packing.json          how many of what, in which files; written last, so that a killed job packs anew
-         left_out.json         by reason, the ids of rows that held-out or test rows keep out of training; stays
+<output>/holdout.arrow         SAMPLES: the held-out rows
+         left_out.json         by reason, the ids of rows that are not trained on because of held-out or test rows
+         packed-00000.arrow    BINS: the rows to train on
+         heldout-00000.arrow   BINS: the held-out rows
+         packing.json          counts, and the names of the files; written last, so that a killed job packs again
+
+The last three are deleted when the model is committed.
 """
 
 import math
@@ -29,7 +31,7 @@ from gristmill.training.settings import TrainSettings
 
 HOLDOUT, LEFT_OUT = "holdout", "left_out.json"
 VALIDATION, SEEDS, TEST = "validation", "seeds", "test"
-"""Roles of the job's further inputs; there may be several tests, `test`, `test-2`, …"""
+"""Roles of the job's further inputs. Several test datasets have the roles `test`, `test-2`, …"""
 PACKED, HELDOUT = "packed-", "heldout-"
 PREPARED = "packing.json"
 BINS_PER_SHARD = 20_000
@@ -40,68 +42,68 @@ class PackedCounts:
     """Counts of packed samples and tokens."""
 
     samples: int
-    """Rows trained on."""
+    """Number of rows trained on."""
     holdout: int
-    """Rows held out."""
+    """Number of held-out rows."""
     bins: int
-    """Packed rows to train on."""
+    """Number of packed rows to train on."""
     holdout_bins: int
     tokens: int
-    """Tokens of the rows trained on."""
+    """Number of tokens in the rows trained on."""
     trained_tokens: int
-    """Those of these tokens that count in the loss."""
+    """Number of these tokens that count in the loss."""
     families: int
-    """Families of the rows held out."""
+    """Number of families of the held-out rows."""
     relatives: int
-    """Held-out rows that share a parent with a row trained on."""
+    """Number of held-out rows that share a parent with a row trained on."""
     left_out: int
-    """Rows that are not trained on because of held-out or test rows; they are among `drops`."""
+    """Number of rows that are not trained on because of held-out or test rows. `drops` includes them."""
     drops: dict[str, int]
-    """Kept rows of the dataset that were not used, by reason."""
+    """Number of kept rows of the dataset that were not used, by reason."""
     holdout_drops: dict[str, int]
-    """Rows of other validation samples that cannot be scored, by reason."""
+    """Number of rows of another validation dataset that cannot be scored, by reason."""
     notes: dict[str, int]
     """Number of changes that fit rows to the chat template or the length, by kind of change."""
     stops: list[int]
     """Ids of the tokens that end answers, the most frequent first."""
     shards: dict[str, list[dict[str, Any]]]
-    """The fields of `Shard` of the files with the bins, by prefix."""
+    """By prefix of the file names, the fields of `Shard` of each file with bins."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The rows of a dataset, and those that could be encoded."""
+    """The rows of a dataset, and their samples that could be encoded."""
 
     table: pa.Table
     chats: chat.EncodedChats
     rows: NDArray[np.int64]
-    """Row of each encoded sample."""
+    """[samples] row of each encoded sample."""
     weights: NDArray[np.float32]
-    """Weight of each encoded sample in the loss."""
+    """[samples] weight of each encoded sample in the loss."""
     drops: dict[str, int]
     notes: dict[str, int]
 
     @property
     def usable(self) -> holdout.Rows:
-        """The rows, with those that can be trained on or scored."""
+        """All rows, and which of them can be trained on or scored."""
         found = np.zeros(self.table.num_rows, np.bool_)
         found[self.rows] = True
         return holdout.Rows(self.table, found)
 
 
 def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, job: TrainSettings) -> PackedCounts:
-    """Write the packed bins of a dataset into a job's output folder, unless they are there, and count them.
+    """Write the packed bins of a dataset into a job's output folder, if this is not done yet, and return counts.
 
     Args:
-        store: the store of both.
+        store: the store of the datasets and of the output.
         output: the job's folder.
-        inputs: names of complete SAMPLES datasets by role: `samples`, and `validation`, `seeds`, `test…` as the
-            settings ask for them.
+        inputs: names of complete SAMPLES datasets by role: `samples`; and `validation`, `seeds` or `test…` if the
+            settings need them.
         model: local folder of the model, whose tokenizer and chat template are used.
         job: the settings.
 
     Raises:
-        JobError: when no row can be trained on, none can be held out, or see `chat.encode`.
+        JobError: when no row can be trained on, or none can be held out; and as `chat.encode` raises it.
     """
     if store.exists(output, PREPARED):
         return PackedCounts(**store.read_json(output, PREPARED))
@@ -166,7 +168,7 @@ def _held_out(mine: _Encoded, others: _Encoded, tests: list[pa.Table], job: Trai
 
 
 def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the number of tokens of some samples, and of those that count in the loss. The first token never does."""
+    """Return (tokens, tokens that count in the loss) of some samples; the first token of a sample never counts."""
     first = np.cumsum(chats.lengths) - chats.lengths
     trained = chats.trained.copy()
     trained[first] = False
@@ -175,7 +177,7 @@ def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, in
 
 
 def _require_facts(model: str, tok: Any, max_length: int) -> None:  # noqa: ANN401
-    """Refuse a model from a hub if its files do not fit together; `plan` has not seen these files."""
+    """Refuse a model from a hub if its files do not fit together; `plan` has not read these files."""
     from transformers import AutoConfig
 
     if Path(model).is_dir():
@@ -193,7 +195,7 @@ def held_out(store: Store, output: str) -> pa.Table:
 
 
 def trained_on(store: Store, output: str) -> pa.Table:
-    """Return the rows that a finished training used: those of its dataset that were neither held out nor left out."""
+    """Return the rows that a finished training trained on: those neither dropped, held out nor left out."""
     table = store.read(store.manifest(output).inputs["samples"])
     gone = {*held_out(store, output)["id"].to_pylist(), *chain(*store.read_json(output, LEFT_OUT).values())}
     kept = usable(table)[0] & np.array([name not in gone for name in table["id"].to_pylist()])
@@ -201,9 +203,9 @@ def trained_on(store: Store, output: str) -> pa.Table:
 
 
 def usable(table: pa.Table) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Return which rows are kept and can be trained on, and how many kept rows cannot, by reason.
+    """Return which rows are kept and can be trained on, [rows]; and the number of other kept rows, by reason.
 
-    A row needs an assistant turn to learn, must not be what people or a model have rejected, and has a weight above 0.
+    A usable row has an assistant turn to train on, is not a rejected candidate, and has a weight above 0.
     """
     fit: NDArray[np.bool_] = table["dropped"].is_null().to_numpy().copy()
     columns = (table.filter(pa.array(fit))[name].to_pylist() for name in ("messages", "scores"))
@@ -229,7 +231,7 @@ def weights(table: pa.Table) -> NDArray[np.float32]:
 
 
 def weighing(each: NDArray[np.float32]) -> dict[str, int]:
-    """Return the number of rows with another weight than 1, by a note on them; empty if there are none."""
+    """Return a note about the rows with a weight other than 1, with their number; empty if there are none."""
     other = int((each != 1).sum())
     return {f"samples count by their weight, from {each.min():g} to {each.max():g}": other} if other else {}
 
@@ -247,7 +249,7 @@ def _write(
     taken: NDArray[np.bool_],
     capacity: int,
 ) -> list[Shard]:
-    """Pack the encoded samples of these rows into files of bins; held-out samples all have the same weight."""
+    """Pack the encoded samples of the rows in `taken` into files of bins; held-out samples all get the weight 1."""
     places = np.flatnonzero(taken[encoded.rows])
     each = encoded.weights if prefix == PACKED else None
     bins = [places[bin_].tolist() for bin_ in packing.fit(encoded.chats.lengths[places], capacity)]
@@ -273,16 +275,16 @@ def sweep(store: Store, output: str) -> None:
 
 
 class Bins:
-    """Packed bins by index, memory-mapped from the store; their digests are checked when they are opened."""
+    """Packed bins by index, memory-mapped from the store. Opening them checks their digests."""
 
     def __init__(self, tables: list[pa.Table]) -> None:
-        """Read bins from tables of the BINS schema, each of one chunk."""
+        """Take tables of the BINS schema, each with one chunk."""
         self._tables = tables
         self._ends = np.cumsum([t.num_rows for t in tables])
         self.trained: NDArray[np.int64] = np.concatenate([t["trained"].to_numpy() for t in tables])
-        """(bins,) trained tokens of each."""
+        """[bins] number of trained tokens in each bin."""
         self.weight: NDArray[np.float64] = np.concatenate([t["weight"].to_numpy() for t in tables])
-        """(bins,) sum of the weights of these tokens."""
+        """[bins] sum of the weights of the trained tokens in each bin."""
         self.alike = all(pc.all(pc.equal(pc.list_flatten(t["weights"]), 1)).as_py() for t in tables)
         """Whether all samples have the weight 1."""
 
@@ -309,7 +311,7 @@ class Bins:
         return values
 
     def rows(self, places: NDArray[np.int64]) -> list[packing.Row]:
-        """Return some bins."""
+        """Return the token ids, labels and positions of some bins."""
         names = ("input_ids", "labels", "position_ids")
         ids_, labels, positions = ([self.column(n, int(p)) for p in places] for n in names)
         return list(zip(ids_, labels, positions, strict=True))
