@@ -1,4 +1,4 @@
-"""Account: whether each column of a source was read, mapped or ignored by the recipe, not read, or refused."""
+"""The account of a source: which of its columns were read, mapped, ignored, not read, or refused."""
 
 import json
 from collections import Counter
@@ -22,21 +22,22 @@ CARRIERS = frozenset(
         *(*SYSTEMS, *TOOLS, *THOUGHTS, *UNREAD, *UNREAD_THOUGHTS, *MEDIA),
     }
 )
-"""Columns that say something about a sample. They are left out only if the recipe says so."""
+"""Columns that say something about a sample. Only the recipe can leave them out."""
 LISTS = frozenset({*DIALOGUES, *PROMPTS, *REPLIES, *CHOSEN, *REJECTED, "history"})
 """Columns that may be lists of turns."""
 TEXTS_OF_SHAPES = frozenset({"instruction", *LISTS, *CANDIDATES}) - {"history"}
-"""Columns that shapes read as questions or answers. One that was not read must only repeat those that were read."""
+"""Columns that shapes read as questions or answers. A row with such a column that was not read is refused, unless the
+column only repeats turns that were read."""
 METADATA = "columns"
-"""Where the manifest has the account."""
+"""Key of the account in the manifest's metadata."""
 Reader = Callable[[Columns], Sequence[Conversation]]
 
 
 class ReadColumns(dict[str, Any]):
-    """The columns of a row, with a record of those that were read."""
+    """The columns of a row. The set `seen` has the names of the columns that were read."""
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
-        """Begin without a read column."""
+        """Begin with no column read."""
         super().__init__(columns)
         self.seen: set[str] = set()
 
@@ -50,28 +51,38 @@ class ReadColumns(dict[str, Any]):
         return super().get(name, default)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the names; because this method is defined, `{**row}` reads every column by `__getitem__`."""
+        """Yield the names of the columns.
+
+        Because this method is defined, `{**row}` reads every column by `__getitem__`.
+        """
         return super().__iter__()
 
 
 @dataclass
 class Account:
-    """What was done with the columns of the rows so far; a column that is null or empty in a row does not count."""
+    """Counts of what was done with the columns of all rows so far.
+
+    A column does not count for a row in which it is null or empty.
+    """
 
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column of the file by the name that a shape reads."""
+    """Names of columns in the file, by the names that shapes read."""
     ignore: frozenset[str] = frozenset()
     rows: int = 0
     mapped: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
-    """Rows in which a column, or a key of a turn such as `messages[].time`, was there and was not read."""
+    """Number of rows by each column that they have and that was not read. It may also be a key of a turn, such as
+    `messages[].time`."""
     _known: dict[tuple[str, frozenset[str]], frozenset[str]] = field(default_factory=dict)
-    """Columns that a shape does not read, by the columns of the row: only the first row with these columns is
-    watched."""
+    """Columns that are not read, by the shape and the columns of the row. They are found out with the first row that
+    has these columns."""
 
     def open(self, row: Row) -> Row:
-        """Return a row with the columns that the recipe maps under their new names, without those that it ignores."""
+        """Return a row with the mapped columns renamed and the ignored columns removed, as the recipe says.
+
+        If a new name is also the name of another column, the row becomes a bad one.
+        """
         if row.columns is None or not (self.columns or self.ignore):
             return row
         left = dict(row.columns)
@@ -87,11 +98,11 @@ class Account:
         return replace(row, columns={**left, **moved})
 
     def read(self, file: File, row: Row, shape: str, reader: Reader) -> Sequence[Conversation]:
-        """Return a shape's reading of a row, and count the columns that it does not read.
+        """Return the conversations that a shape reads from a row, and count the columns that it does not read.
 
         Raises:
-            RowError: as the shape.
-            JobError: for a column that says something about the sample and is not read.
+            RowError: if the shape cannot read the row.
+            JobError: if a column that says something about the sample is not read.
         """
         columns = row.columns or {}
         there = frozenset([name for name, value in columns.items() if value is not None and value != ""])
@@ -120,7 +131,7 @@ class Account:
         keys: frozenset[str],
         found: Sequence[Conversation],
     ) -> None:
-        """Refuse a row if a column would be lost that says something about the sample."""
+        """Refuse a row if a column that says something about the sample would be lost."""
         columns, where = row.columns or {}, f"{file.name}:{row.place.removeprefix('line ')}"
         other = (name for name in unread & TEXTS_OF_SHAPES if not _repeats(columns[name], found))
         lost = min((*(unread & CARRIERS), *other), default="")
@@ -132,14 +143,17 @@ class Account:
             raise JobError(f"{where}: key '{lost}' is not read, must be; leave it out (ignore = [\"{lost}\"])")
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the account as the manifest has it; nothing where every column was read."""
+        """Return the account as metadata of the manifest. It is empty if every column was read."""
         found = {"not read": self.unread, "ignored": self.ignored, "mapped": self.mapped}
         said = {name: dict(sorted(counts.items())) for name, counts in found.items() if counts}
         return {METADATA: json.dumps({"rows": self.rows, **said}, ensure_ascii=False)} if said else {}
 
 
 def _repeats(value: object, found: Sequence[Conversation]) -> bool:
-    """Say whether a column only repeats the turns: one of them, some of them as turns, or all of them as one text."""
+    """Say whether a column only repeats turns that were read.
+
+    It may be the text of one turn, a list of turns or their texts, or one text that contains all turns.
+    """
     texts = {turn.text.strip() for conversation in found for turn in conversation.messages if turn.text}
     if isinstance(value, str):
         return value.strip() in texts or all(text in value for text in texts)
@@ -165,14 +179,14 @@ def _unread_keys(columns: Mapping[str, Any]) -> frozenset[str]:
 
 
 def account_rows(metadata: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Return (outcome, column, share of the rows) for each column in the account of a manifest."""
+    """Return (outcome, column, share of the rows such as `50%`) for each column in the account of a manifest."""
     account = json.loads(metadata.get(METADATA, "{}"))
     rows = max(account.pop("rows", 0), 1)
     return [(fate, name, f"{n / rows:.0%}") for fate, counts in account.items() for name, n in counts.items()]
 
 
 def account_line(metadata: Mapping[str, str]) -> str:
-    """Return the sentence for people about columns that were not read, or nothing."""
+    """Return a line for people about columns that were not read, or the empty string."""
     rows = [(name.strip() or "''", share) for fate, name, share in account_rows(metadata) if fate == "not read"]
     unread = [f"{name} ({share} of the rows)" for name, share in rows]
     if not unread:

@@ -1,4 +1,4 @@
-"""Card: the README.md of an exported Hugging Face dataset; describes the dataset's contents and sources."""
+"""The card of an exported Hugging Face dataset: a README.md that describes the dataset's contents and sources."""
 
 import json
 from collections import Counter
@@ -43,7 +43,15 @@ class Provenance:
 
 
 def write(store: Store, name: str, form: str, rows: int, features: str) -> str:
-    """Return the card of an export with `rows` rows in `data/`; `features` is YAML that fixes its columns, or empty."""
+    """Return the text of the card of an export.
+
+    Args:
+        store: where the dataset is.
+        name: the dataset's folder.
+        form: the form of the export.
+        rows: number of rows in the files in `data/`.
+        features: YAML block with the columns and their types, or the empty string.
+    """
     manifest = store.manifest(name)
     counts = Provenance()
     for table in store.scan(name, ["method", "tags", "dropped", "origin"]):
@@ -55,7 +63,7 @@ def write(store: Store, name: str, form: str, rows: int, features: str) -> str:
 
 
 def size_category(rows: int) -> str:
-    """Return the hub's name for a number of rows."""
+    """Return the hub's size category for a number of rows, such as `1K<n<10K`."""
     return next((word for limit, word in SIZES if rows < limit), "n>1B")
 
 
@@ -112,7 +120,7 @@ def _body(manifest: Manifest, counts: Provenance, form: str, rows: int) -> list[
 
 
 def _recipe(store: Store, counts: Provenance) -> list[str]:
-    """Return the recipe of the run that made most of the rows, where the store still has that run."""
+    """Return the lines with the recipe of the run that made most of the rows; none if the store has no such run."""
     run = next((run for run, _ in counts.runs.most_common(1)), "")
     if not run or not store.exists("runs", run, "recipe.json"):
         return []
@@ -124,7 +132,7 @@ def _recipe(store: Store, counts: Provenance) -> list[str]:
 def _public(value: object) -> object:
     """Return settings with paths cut to their file names.
 
-    A card is published, and folders of this machine should not be.
+    A card is published, and the names of the user's folders should not be.
     """
     if isinstance(value, dict):
         return {key: _names(inner) if key == "path" else _public(inner) for key, inner in value.items()}

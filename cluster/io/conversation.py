@@ -12,19 +12,19 @@ from gristmill.cluster.contract.sample import WEIGHT, Message
 from gristmill.cluster.io.turns import THOUGHTS, RowError, blank, flag, from_json, read_tools, read_turns, said
 
 Columns = Mapping[str, Any]
-"""Columns of one row, names stripped and in lower case."""
+"""Columns of one row by name. The names are in the form of `column_name`."""
 
 SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
 TOOLS = ("tools", "functions")
 COMMON = frozenset({*SYSTEMS, "history", *TOOLS, *THOUGHTS, "weight", "train", "tags", "scores"})
 """Columns that every shape reads. Thoughts are read only if the row is one conversation that ends with an answer."""
 OWN = frozenset({"id", "parents", "method", "round", "origin", "dropped"})
-"""Columns that only exports write. `dropped` is read; ingest makes the others again."""
+"""Columns that only our exports write. Ingest reads `dropped`, and makes the others again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a row holds."""
+    """One conversation of a row, with its tags, tools and scores."""
 
     messages: tuple[Message, ...]
     tags: Mapping[str, str]
@@ -44,7 +44,10 @@ def single(
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> list[Conversation]:
-    """Return the one conversation of a row: `whole`, with the thought that a column has for its last answer."""
+    """Return the conversation of a row that has only one.
+
+    It is the conversation of `whole`. If a column has a thought, it becomes the thought of the last answer.
+    """
     last = turns[-1] if turns else None
     name = (
         present(row, THOUGHTS) if last and last.role == "assistant" else ""
@@ -67,7 +70,10 @@ def whole(
     tags: Mapping[str, str] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> Conversation:
-    """Return the conversation of these turns, with the additions from columns that every shape may have."""
+    """Return the conversation of these turns, with everything from the columns that every shape reads.
+
+    These are the system turn, the history, the tools, the tags, the scores, the weight, and `train`.
+    """
     begin = _beginning(row)
     if begin and turns and turns[0].role == "system":
         if begin[0].role == "system" and begin[0].content != turns[0].content:
@@ -86,7 +92,10 @@ def whole(
 
 
 def _beginning(row: Columns) -> tuple[Message, ...]:
-    """Return the turns of `system` and `history`: pairs of question and answer, or turns."""
+    """Return the turns that the columns `system` and `history` put at the beginning of a conversation.
+
+    `history` is a list of turns, or of pairs of question and answer.
+    """
     name = present(row, SYSTEMS)
     system, turns = row.get(name), list[Message]()
     if system is None and row.get("history") is None:
@@ -111,7 +120,10 @@ def _beginning(row: Columns) -> tuple[Message, ...]:
 
 
 def tags_of(row: Columns) -> dict[str, str]:
-    """Return the tags of a row from a table, pairs, a list of words or one; nulls and empty words are left out."""
+    """Return the tags of a row. Nulls and empty words are left out.
+
+    The column `tags` is a table, a list of pairs, a list of words, or one word.
+    """
     value = row.get("tags")
     if isinstance(value, str):
         value = from_json(value, "tags", "a table of words") if value.lstrip()[:1] in ("{", "[") else value
@@ -132,7 +144,10 @@ def tags_of(row: Columns) -> dict[str, str]:
 
 
 def scores_of(row: Columns) -> dict[str, float]:
-    """Return the scores of a row from a table or pairs of name and number, nulls left out; higher is better."""
+    """Return the scores of a row, where higher is better. Nulls are left out.
+
+    The column `scores` is a table, or a list of pairs of name and number.
+    """
     value = row.get("scores")
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         value = from_json(value, "scores", "a table of numbers")
@@ -162,7 +177,10 @@ def _table(value: object, name: str) -> object:
 
 
 def number_of(row: Mapping[str, Any], name: str, score: str) -> dict[str, float]:
-    """Return the number in a column as a score, or None without one; a weight may not be negative."""
+    """Return the number in a column as `{score: number}`, or an empty table without one.
+
+    A weight must not be negative.
+    """
     value = row.get(name)
     if isinstance(value, str):
         try:
@@ -178,7 +196,10 @@ def number_of(row: Mapping[str, Any], name: str, score: str) -> dict[str, float]
 
 
 def _finite(number: object, name: str) -> float:
-    """Return a number as a score, a float32; refuse an infinity, and a whole number that would change."""
+    """Return a number that a float32 can hold, as scores are stored.
+
+    Refuse a number that is not finite or too large, and a whole number up to 2^53 that a float32 would change.
+    """
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise RowError(f"field '{name}' is {said(number)}, must be a finite number")
     try:
@@ -205,7 +226,7 @@ def is_own(row: Columns) -> bool:
 
 
 def written_by_us(row: Columns) -> frozenset[str]:
-    """Return the columns that an export of Gristmill wrote for people; ingest makes them again."""
+    """Return the columns of a row that an export of Gristmill wrote. Ingest makes them again."""
     if is_own(row):
         return OWN
     return frozenset({"id"}) if _ID.fullmatch(str(row.get("id"))) else frozenset()
@@ -215,14 +236,14 @@ _ID = re.compile(f"[0-9a-f]{{{ids.ID_HEX}}}")
 
 
 def present(row: Columns, names: Sequence[str]) -> str:
-    """Return the first of these columns that the row has, else the first of all."""
+    """Return the first of these names that is a column of the row, or the first name if none is."""
     return next((name for name in names if row.get(name) is not None), names[0])
 
 
 def text_of(row: Columns, names: Sequence[str], *, number: bool = False) -> str:
     """Return the text of the first of these columns that the row has.
 
-    It must not be blank; with `number` it may be a number.
+    A blank text is refused. With `number`, the column may also be a number.
     """
     name = present(row, names)
     value = row.get(name)
@@ -236,7 +257,7 @@ def text_of(row: Columns, names: Sequence[str], *, number: bool = False) -> str:
 def number_text(value: object, name: str, wanted: str) -> str:
     """Return a number as people write it, or a truth value as JSON writes it.
 
-    Anything else is refused as not `wanted`.
+    Any other value is refused. `wanted` says in the error what it must be.
     """
     if isinstance(value, bool):
         return str(value).lower()

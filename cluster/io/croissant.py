@@ -62,7 +62,7 @@ TYPES: Mapping[str, str] = {
     "float64": "sc:Float",
     "float": "sc:Float",
 }
-"""Types by the names that Arrow and dataset cards give them."""
+"""Croissant's types, by the names of types in Arrow and in dataset cards."""
 BLOCK = 1 << 20
 
 
@@ -70,10 +70,10 @@ def write(folder: Path, name: str, description: str, columns: Sequence[Mapping[s
     """Write the metadata of a folder with data files in `data/`, all Parquet or all JSON lines.
 
     Args:
-        folder: of the export.
-        name: of the dataset.
-        description: one sentence.
-        columns: name and `dtype`, `list` or `struct` of each, as a dataset card has them.
+        folder: folder of the export.
+        name: name of the dataset.
+        description: one sentence about the dataset.
+        columns: the columns as a dataset card has them, each with `name` and one of `dtype`, `list` and `struct`.
     """
     files = sorted((folder / "data").iterdir())
     parquet = files[0].suffix == ".parquet"
@@ -122,7 +122,10 @@ def _fields(columns: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _inner_fields(column: str, fields: Sequence[Mapping[str, Any]], begin: str) -> Iterator[dict[str, Any]]:
-    """Yield the fields of a table, or of the tables of a list, that are neither tables nor lists themselves."""
+    """Yield the fields inside a table, or inside the tables of a list.
+
+    Fields that are tables or lists themselves are left out.
+    """
     for field in fields:
         key, kind = str(field["name"]), TYPES.get(field.get("dtype", ""))
         if kind is not None and "'" not in key:

@@ -1,6 +1,6 @@
-"""Documents: Markdown, HTML, PDF and whole plain text become text, and long texts are cut into overlapping chunks.
+"""Documents: the text of Markdown, HTML, PDF and plain text files, and its overlapping chunks.
 
-The only file that imports pypdf and trafilatura, both inside functions.
+This is the only file that imports pypdf and trafilatura. It imports both inside functions.
 """
 
 import io
@@ -15,10 +15,11 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.text.scripts import UNSPACED, WIDE_SIGNS
 
 CHUNK_CHARS = 4000
-"""Characters of a chunk by default: the default of synthetic-data-kit, about 1,000 English tokens."""
+"""Most characters of a chunk by default. This is the default of synthetic-data-kit, about 1,000 English tokens."""
 PDF_HEAD = b"%PDF"
 SHORTEST_PAGE = 20
-"""A main text of fewer characters counts as not found. The library's default of 250 would lose Chinese pages."""
+"""Fewest characters of a page's main text; a shorter one counts as not found. The library's default of 250 would lose
+Chinese pages."""
 
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _SENTENCE = re.compile(r"[.!?][\"'”’)\]]*\s+|[。！？!?…；][”’」』）》]*\s*|\n\s*")
@@ -32,7 +33,7 @@ _UNSPACED = re.compile(f"[{UNSPACED}{WIDE_SIGNS}]")
 
 
 class DocumentError(Exception):
-    """A file or page that is not a document; the message reads `is …, must be …`."""
+    """The error for a file or page that is not a document. Its message reads `is …, must be …`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,9 @@ class Document:
     text: str
     title: str = ""
     headings: tuple[tuple[int, str], ...] = ()
-    """Where each heading begins, and its path of headings, itself last: `"Bees > Food"`."""
+    """Character offset of each heading, and the headings above it with itself last, such as `"Bees > Food"`."""
     pages: tuple[int, ...] = ()
-    """Where each page begins, for formats that have pages."""
+    """Character offset of each page, for formats that have pages."""
     problems: tuple[tuple[int, str], ...] = ()
     """Pages that could not be read, counted from 1, each with its problem."""
 
@@ -57,11 +58,13 @@ class Chunk:
     """Number of the chunk, from 1."""
     begin: int
     end: int
-    """Character offsets as a Python slice has them: `text[begin:end]`."""
+    """`begin` and `end` are character offsets, so that the chunk is `text[begin:end]`."""
 
 
 def chunks(text: str, chunk_chars: int, overlap_chars: int) -> Iterator[Chunk]:
-    """Yield the chunks of a text in order. None is longer than `chunk_chars`, and none has blanks at its ends.
+    """Yield the chunks of a text in order.
+
+    No chunk is longer than `chunk_chars` characters. No chunk begins or ends with white space.
 
     A chunk ends after the last paragraph of its second half; else after the last sentence; else after the last word;
     else at its limit. The next chunk begins up to `overlap_chars` earlier, at the first paragraph, sentence or word
@@ -95,8 +98,8 @@ def read(data: bytes, format_name: str) -> Document:
     """Return the document that the bytes of a file hold.
 
     Raises:
-        DocumentError: when they are not what the format says, or hold no text.
-        JobError: when the library of the format is not installed.
+        DocumentError: if the bytes do not have the format, or hold no text.
+        JobError: if the library that reads the format is not installed.
     """
     readers = {"markdown": _markdown, "html": _html, "pdf": _pdf, "document": _plain}
     document = readers[format_name](data)
@@ -123,7 +126,7 @@ def _end(text: str, begin: int, limit: int) -> int:
 
 
 def _next(text: str, begin: int, end: int) -> int:
-    """Return the first place from `begin` on at which a chunk may begin, `end` at the latest."""
+    """Return the first place in `text[begin:end]` where a chunk may begin, or `end` if there is none."""
     for pattern in (_PARAGRAPH, _SENTENCE, _WORD):
         found = pattern.search(text, begin, end)
         if found and found.end() < end:
@@ -148,9 +151,9 @@ def _markdown(data: bytes) -> Document:
 
 
 def _structured(text: str, title: str) -> Document:
-    """Return a document with the headings of its Markdown.
+    """Return a Markdown text as a document with its headings.
 
-    By default its title is the first heading of the top level.
+    If `title` is empty, the first heading of level 1 is the title.
     """
     from markdown_it import MarkdownIt
 
@@ -170,7 +173,10 @@ def _structured(text: str, title: str) -> Document:
 
 
 def _html(data: bytes) -> Document:
-    """Return the main text of a page as Markdown, without menus and footers; all text if no main part is found."""
+    """Return the main text of a page as Markdown, without menus and footers.
+
+    If no main part is found, return all text of the page.
+    """
     trafilatura = _trafilatura()
     config = trafilatura.settings.use_config()
     config.set("DEFAULT", "MIN_EXTRACTED_SIZE", str(SHORTEST_PAGE))
@@ -182,7 +188,7 @@ def _html(data: bytes) -> Document:
 
 
 def _pdf(data: bytes) -> Document:
-    """Return the text of all pages that can be read, their wrapped lines joined."""
+    """Return the text of all pages that can be read, with wrapped lines joined."""
     pypdf, broken = _pypdf()
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
@@ -214,7 +220,10 @@ def _title(metadata: Mapping[str, Any] | None) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    """Join the lines of a page that do not end a sentence; no blank is added in scripts without spaces."""
+    """Join each line of a page to the next one if it does not end a sentence.
+
+    A space goes between them, except between characters of scripts without spaces.
+    """
     lines = _HYPHEN.sub("", "\n".join(line.strip() for line in text.splitlines()))
 
     def join(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Export: a SAMPLES dataset as Parquet, or as JSON lines of one of the `forms`; a folder also gets a card."""
+"""Export of a SAMPLES dataset as Parquet, or as JSON lines in one of the `forms`. A folder also gets a card."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from gristmill.cluster.store.store import Store
 
 
 class Choices(TypedDict, total=False):
-    """How rows are written; see `forms.ExportOptions`."""
+    """Options of an export, which `forms.ExportOptions` describes."""
 
     dropped: bool
     provenance: bool
@@ -38,7 +38,7 @@ class Choices(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export wrote."""
+    """Numbers of the rows that an export wrote and of the samples that it left out."""
 
     rows: int
     left_out: Mapping[str, int]
@@ -47,7 +47,7 @@ class ExportResult:
 
 @dataclass
 class _Out:
-    """An export under way."""
+    """The state of an export while it is written."""
 
     how: ExportOptions
     compression: str | None = None
@@ -72,35 +72,37 @@ def export(
     public: bool = False,
     **how: Unpack[Choices],
 ) -> ExportResult:
-    """Write a dataset in a form that other tools read; return the number of rows and the samples that did not fit.
+    """Write a dataset in a form that other tools read; return the numbers of rows and of samples that did not fit.
 
-    A target with a suffix becomes one file, replaced if it is there; any other becomes a folder with one file a shard
-    under `data/`, a dataset card and Croissant metadata, which `datasets.load_dataset` opens by its path. On this
-    machine both appear whole or not at all. A file or folder for a URI or for the hub is made here first. Shards are
-    read one at a time, twice: once for the names of the tags, once to write; `preference` holds all candidates in
-    memory.
+    A target with a suffix becomes one file, which replaces an existing file. Any other target becomes a folder with one
+    file a shard under `data/`, a dataset card and Croissant metadata. `datasets.load_dataset` opens the folder by its
+    path. A local file or folder appears complete or not at all. For a URI or the hub, the file or folder is first made
+    in a local temporary folder. Shards are read one at a time, twice: once for the names of the columns, once to write.
+    The form `preference` holds all candidates in memory.
 
     Args:
         store: where the dataset is.
         name: the dataset's folder.
-        target: file or folder to write, or its URI; `.gz`, `.zst` and `.bz2` after `.jsonl` compress.
-            `hf://datasets/OWNER/NAME` is a repository of the Hugging Face Hub, made private if it is absent.
-        form: by default that of the suffix. `parquet` holds the SAMPLES columns, maps as lists of (key, value);
-            `jsonl` holds id, messages in the OpenAI form, tools, tags and scores, an absent tag as an empty word;
-            `sharegpt` holds id, conversations and tools; `alpaca` holds instruction, input and output, and history and
-            system where any sample has them;
-            `preference` holds prompt, chosen and rejected, the best candidate of a group against each worse one;
-            `feedback` holds prompt, completion and label; `prompts` holds prompt and reference.
-        public: whether all may read the repository of the hub.
-        how: `dropped` writes the dropped samples too, with a column that has the reason, empty for kept ones;
-            `provenance` adds id, parents, method, round, origin, scores and tags to forms without them; `by` names the
-            score that orders candidates or says which answers are good, from `threshold` on.
+        target: file or folder to write, or its URI. The suffixes `.gz`, `.zst` and `.bz2` after `.jsonl` compress it.
+            `hf://datasets/OWNER/NAME` is a repository of the Hugging Face Hub. An absent one is made, as a private one.
+        form: form of the rows. By default the suffix decides. The columns of each form are:
+            `parquet`: the columns of SAMPLES, with maps as lists of (key, value).
+            `jsonl`: id, messages in the OpenAI form, tools, tags and scores. An absent tag is an empty string.
+            `sharegpt`: id, conversations and tools.
+            `alpaca`: instruction, input and output. History and system are added if any sample has them.
+            `preference`: prompt, chosen and rejected. A row pairs the best candidate of a group with a worse one.
+            `feedback`: prompt, completion and label.
+            `prompts`: prompt and reference.
+        public: whether everybody may read the repository of the hub.
+        how: further options. `dropped` also writes the dropped samples, and adds a column with the reason, which is
+            empty for kept ones. `provenance` adds id, parents, method, round, origin, scores and tags to forms without
+            them. `by` names the score that orders candidates and says which answers are good. `threshold` is the least
+            score of a good answer.
 
     Raises:
-        JobError: for a suffix that is unknown or not of the form, a folder or repository that already holds something,
-            a dataset without rows to write or of another kind, one of which the form can hold no sample, or a hub
-            without a token.
-        StoreError: when the dataset is absent, incomplete or corrupt.
+        JobError: if the suffix is unknown or does not fit the form; if the folder or repository is not empty; if the
+            dataset has no samples, none to write, or none that the form can hold; or if no token of the hub is set.
+        StoreError: if the dataset is absent, incomplete or corrupt.
     """
     if store.manifest(name).kind != "samples":
         raise JobError(f"{name}: holds {store.manifest(name).kind}, must be a dataset of samples to be exported")
@@ -142,7 +144,7 @@ def _export(store: Store, name: str, path: Path, goal: Target, how: Choices) -> 
 
 
 def _chosen(store: Store, name: str, *, dropped: bool) -> Iterator[pa.Table]:
-    """Yield the rows to write, a shard at a time; shards without any are left out."""
+    """Yield the rows to write, one table for each shard that has such rows."""
     for table in store.scan(name):
         chosen = table if dropped else table.filter(pc.is_null(table["dropped"]))
         if chosen.num_rows:
@@ -158,7 +160,10 @@ def _column_use(tables: Iterable[pa.Table]) -> ColumnUse:
 
 
 def _write_file(path: Path, tables: Iterable[pa.Table], out: _Out, *, whole: bool = False) -> int:
-    """Write one file, of a `whole` folder or by itself, and return the number of its rows."""
+    """Write one file and return the number of its rows.
+
+    `whole` says that the file is part of a folder. The folder's card needs the columns of all files.
+    """
     if out.how.form == "parquet":
         written = _write_parquet(path, tables)
     else:
@@ -177,7 +182,7 @@ def _write_file(path: Path, tables: Iterable[pa.Table], out: _Out, *, whole: boo
 
 
 def _compressed(raw: IO[bytes], compression: str | None) -> AbstractContextManager[IO[bytes]]:
-    """Return the stream to write to; its bytes go to `raw`."""
+    """Return a stream that compresses the bytes written to it, if it must, and writes them to `raw`."""
     if compression is None:
         return nullcontext(raw)
     packed: AbstractContextManager[IO[bytes]] = pa.CompressedOutputStream(raw, compression)
@@ -224,7 +229,7 @@ _PARQUET = pa.schema([_pairs(column) for column in SAMPLES])
 
 
 def _column(column: pa.Field) -> dict[str, Any]:
-    """Return name and type of a column as dataset cards have them."""
+    """Return the name and the type of a column in the form of dataset cards."""
     kind = column.type
     if pa.types.is_list(kind):
         inner = kind.value_type

@@ -1,6 +1,6 @@
-"""Features: the columns of JSON rows with their types, as in the header of a dataset card.
+"""Features: the columns of JSON rows with their types, as the header of a dataset card has them.
 
-Without them readers infer the columns from one file.
+Without this header, readers infer the columns from one file.
 """
 
 import json
@@ -9,21 +9,21 @@ from functools import reduce
 from typing import Any
 
 Kind = Any
-"""The type of a column: a name, a list of one kind, a table of kinds by name, or None where all values are null."""
+"""The type of a column: a name, a list of one kind, a table of kinds by name, or None if all values are null."""
 DTYPES: Mapping[type, str] = {str: "string", bool: "bool", int: "int64", float: "float64"}
 ANY = "json"
 """The kind of values that have no single type, such as text and parts, or the schemas of tools."""
 
 
 class Features:
-    """The columns of rows, one row after another."""
+    """The columns of all rows that were added, with types that fit every row."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Begin without a column."""
         self._kind: Kind = {}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take one more row into account."""
+        """Add the columns of one more row."""
         self._kind = _merged(self._kind, {name: [ANY] if name == "tools" else _kind(row[name]) for name in row})
 
     def columns(self) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ class Features:
         return [{"name": name, **_named(kind)} for name, kind in self._kind.items()]
 
     def yaml(self) -> str:
-        """Return the YAML block."""
+        """Return the columns as the YAML block of a dataset card."""
         return f"dataset_info:\n  features: {json.dumps(self.columns(), ensure_ascii=False)}"
 
 

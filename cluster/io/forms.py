@@ -1,6 +1,6 @@
 """Forms: one sample as a row of a form that other tools read, or the reason why the form cannot hold it.
 
-A form never leaves out a part of a sample. Samples that it cannot hold whole are counted by reason.
+A form never leaves out a part of a sample. Samples that it cannot hold completely are counted by reason.
 """
 
 import json
@@ -14,28 +14,28 @@ from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, WEIGHT,
 
 ExportForm = Literal["parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts"]
 GROUPED = frozenset({"preference"})
-"""Forms of which a row is made of several samples."""
+"""Forms in which one row is made of several samples."""
 SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 """Roles as the ShareGPT form names them."""
 
 
 class MisfitError(Exception):
-    """A sample that a form cannot hold whole; its text says why."""
+    """The error for a sample that a form cannot hold completely. Its text says why."""
 
 
 @dataclass
 class ColumnUse:
-    """The columns that any of the rows needs, so that every row is written with the same columns."""
+    """The columns that at least one row needs. Every row is then written with all of them."""
 
     rows: int = 0
     tags: set[str] = field(default_factory=set)
     scores: set[str] = field(default_factory=set)
     turns: bool = False
-    """Some conversation has more than one question and answer."""
+    """Whether any conversation has more than one turn of the user."""
     system: bool = False
-    """Some conversation has a system turn."""
+    """Whether any conversation has a system turn."""
     tools: bool = False
-    """Some conversation has tools."""
+    """Whether any conversation has tools."""
 
     def add(self, sample: Sample) -> None:
         """Count one more sample."""
@@ -50,7 +50,7 @@ class ColumnUse:
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """How rows are written."""
+    """The options of an export."""
 
     form: ExportForm
     census: ColumnUse
@@ -59,13 +59,14 @@ class ExportOptions:
     provenance: bool = False
     """Whether each row has id, parents, method, round, origin, scores and tags, whatever the form."""
     by: str = ""
-    """Score that orders the candidates of a group and separates good answers from bad ones; by default `preference`."""
+    """Name of the score that orders the candidates of a group and says which answers are good. If it is empty, the
+    score is `preference`."""
     threshold: float = 0.5
     """Least score of a good answer."""
 
     @property
     def score(self) -> str:
-        """The score that decides between answers."""
+        """The name of the score that decides between answers."""
         return self.by or PREFERENCE
 
 
@@ -127,7 +128,7 @@ def _weight(row: dict[str, Any], sample: Sample, census: ColumnUse) -> dict[str,
 
 
 def shortest(number: float | None) -> float | None:
-    """Return the shortest number that is the same float32: 0.1 and not 0.10000000149."""
+    """Return the shortest decimal number that is the same float32, such as 0.1 for 0.10000000149."""
     if number is None:
         return None
     held = struct.pack("<f", number)
@@ -168,7 +169,10 @@ def _sharegpt(sample: Sample, how: ExportOptions) -> dict[str, Any]:
 
 
 def _called(turn: Message) -> str:
-    """Return the JSON text of a turn's calls, one or a list of them; the arguments stay as they are in their text."""
+    """Return the JSON text of a turn's calls: a table for one call, a list of tables for several.
+
+    The JSON text of the arguments is inserted unchanged. Arguments that are no JSON table become a string.
+    """
     calls = []
     for call in turn.tool_calls:
         arguments = call.arguments if _is_table(call.arguments) else json.dumps(call.arguments, ensure_ascii=False)
@@ -207,7 +211,7 @@ def _alpaca(sample: Sample, how: ExportOptions) -> dict[str, Any]:
 
 
 def _require(sample: Sample, form: str, *, thoughts: bool) -> None:
-    """Refuse a sample that a form of plain turns cannot hold, or that must not be learnt."""
+    """Refuse a sample that a form of plain turns cannot hold, or that is a rejected candidate."""
     if sample.scores.get(PREFERENCE) == 0:
         raise MisfitError(f"is a rejected candidate, which the {form} form would show as a good one")
     if any(turn.parts for turn in sample.messages):
@@ -251,9 +255,9 @@ def _split(sample: Sample) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
 def _pairs_of(
     samples: Iterable[Sample], how: ExportOptions, misfits: Callable[[Sample, str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a pair for each candidate that is worse than the best of its group: the best one, and this one.
+    """Yield a row for each candidate that is worse than the best of its group. The row has both of them.
 
-    All candidates are in memory, since those of one group may be in different shards.
+    All candidates are in memory, because the candidates of one group may be in different shards.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -276,7 +280,7 @@ def _pairs_of(
 
 
 def _pair(best: Sample, worse: Sample, how: ExportOptions) -> dict[str, Any]:
-    """Return the row of two candidates; the prompt is the turns with which both begin."""
+    """Return the row of two candidates. The prompt is the turns at the beginning that both have."""
     both = zip(best.messages, worse.messages, strict=False)
     shared = next((n for n, (a, b) in enumerate(both) if a != b), min(len(best.messages), len(worse.messages)))
     chosen, rejected = best.messages[shared:], worse.messages[shared:]

@@ -1,4 +1,4 @@
-"""Hub: a dataset repository of the Hugging Face Hub as the target of an export; the one file that knows the client."""
+"""A dataset repository of the Hugging Face Hub as the target of an export. Only this file imports the hub's client."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _OURS = frozenset({".gitattributes"})
 
 @dataclass(frozen=True, slots=True)
 class HubRepo:
-    """A dataset repository."""
+    """A dataset repository of the hub."""
 
     id: str
     """`owner/name`."""
@@ -29,10 +29,10 @@ class HubRepo:
     """Whether anybody may read it."""
 
     def require_free(self) -> None:
-        """Refuse a repository that is not empty, or that is public although the export is to be private.
+        """Refuse a repository that is not empty, or that is public although the export must be private.
 
         Raises:
-            JobError: also without a token, and where the hub does not answer.
+            JobError: for such a repository, without a token, or if the hub does not answer.
         """
         from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -52,7 +52,7 @@ class HubRepo:
         """Make the repository if it is absent, and put all files of a folder into it, in one commit.
 
         Raises:
-            JobError: where the hub refuses, or does not answer.
+            JobError: if the hub refuses or does not answer.
         """
         with self._in_words():
             api = _api(self.id)
@@ -75,7 +75,7 @@ def repo_of(uri: str, *, public: bool) -> HubRepo:
     """Return the repository that a URI names.
 
     Raises:
-        JobError: for a URI that names none, or where the client is not installed.
+        JobError: if the URI names no repository of datasets, or if the client is not installed.
     """
     found = _URI.fullmatch(uri)
     if not found:

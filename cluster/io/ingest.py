@@ -1,12 +1,15 @@
-"""Ingest: files in the common shapes become a SAMPLES dataset of seeds; a bad row is named by file, line and field.
+"""Ingest: makes a SAMPLES dataset of seeds from files. An error names a bad row by file, line and field.
 
 `readers` turns files into rows, `shapes` turns rows into conversations, and this file makes the dataset from both. The
 dataset depends only on the content of the files, and not on their names or folders.
 
 A Markdown, HTML or PDF file is one document, and so is any file under `format = "document"`. Documents are cut into
-chunks, a row each: one user turn, with the tags `document` (the first 12 digits of the file's digest, which the
-manifest has beside its name), `chunk` (counted from 1), `span` (`"0-3987"`: offsets in the text that was taken from the
-file, the end excluded), and `title`, `heading` and `page` where the file says them.
+chunks. Each chunk is a row with one user turn and these tags:
+
+- `document`: the first 12 digits of the file's digest. The manifest has the digest of each file by its name.
+- `chunk`: the number of the chunk, from 1.
+- `span`: character offsets in the file's text, such as `"0-3987"`, with the end excluded.
+- `title`, `heading` and `page`, if the file has them.
 """
 
 import json
@@ -58,55 +61,57 @@ Shape = Literal[
 
 SHARD_ROWS = 65_536
 SHAPE_ROWS = 1_000
-"""Rows of a file that are read to find its shape, by their columns."""
+"""Number of rows at the beginning of a file whose columns decide its shape."""
 
 
 class Source(Settings):
-    """Data from outside: `input = "my/*.jsonl"`, a list of paths, or a table with the path and how to read it."""
+    """Data from outside: a path such as `"my/*.jsonl"`, a list of paths, or a table with `path` and how to read it."""
 
     revision: ClassVar[int] = 5  # since 5: thoughts in columns, names inside columns, and numbers as JSON writes them
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
-    """Files, globs or URIs; relative ones are looked up next to the recipe. A string is the same as a list of one."""
+    """Files, globs or URIs. A relative path starts at the recipe's folder. A string is the same as a list of one."""
     format: Literal["auto", FileFormat] = "auto"
-    """Format of the files. `auto` decides by the suffix, and without a known one by the first bytes. `text`, also for
-    `.txt`, is one document a line. With `document` each file is one document: Markdown, HTML or PDF by its suffix, else
-    plain text, `.txt` included."""
+    """Format of the files. `auto` decides by the suffix. If the suffix is unknown, it decides by the first bytes. In
+    the format `text`, which `auto` chooses for `.txt`, each line is one document. With `document`, each file is one
+    document: Markdown, HTML or PDF by its suffix, and plain text for any other suffix, also for `.txt`."""
     shape: Shape = "auto"
-    """Layout of a row. `auto` takes, for each file, the first shape that any of its first 1,000 rows has."""
+    """Layout of a row. With `auto`, the columns of the first 1,000 rows of a file decide. The shapes are tried in a
+    fixed order, and the first one that any of these rows has is taken for the file."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """`error` refuses the file and names line and field; `drop` keeps the row as a dropped sample with its reason. A
-    page of a PDF that cannot be read counts as a bad row, and so does an unreadable document."""
+    """`error` refuses the file, and names line and field of the bad row. `drop` keeps the row as a dropped sample with
+    the reason. A document, or a page of a PDF, that cannot be read also counts as a bad row."""
     chunk_chars: int | None = Field(default=None, gt=0)
-    """Most characters of a chunk of a document. A chunk ends after a paragraph if possible, else after a sentence. By
-    default 4,000 for files that are one document; rows of other files are not cut."""
+    """Most characters of a chunk of a document. A chunk ends after a paragraph if possible, else after a sentence.
+    Without a value, files that are one document are cut at 4,000 characters, and rows of other files are not cut."""
     overlap_chars: int = Field(default=200, ge=0)
-    """Most characters that a chunk repeats from the chunk before it; never more than half of that chunk."""
+    """Most characters that a chunk repeats from the chunk before it. It never repeats more than half of that chunk."""
     separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """What is between the cells of a CSV file: by default a tab in `.tsv`, else the one of comma, semicolon, tab and
-    `|` that the header has."""
+    """Character between the cells of a CSV file. By default it is a tab in a `.tsv` file. In other files it is a comma
+    if the header has one, else the most frequent of semicolon, tab and `|` in the header."""
     quoting: Literal["auto", "double", "none"] = "auto"
-    """Whether cells of a CSV file may be in double quotes; `auto` means yes, unless the separator is a tab."""
+    """Whether cells of a CSV file may be in double quotes. `auto` means yes, unless the separator is a tab."""
     columns: dict[str, str] = Field(default={})
-    """Columns of the files by the names that shapes read: `columns = {question = "subject", answer = "reply"}`."""
+    """Other names for columns of the files, so that a shape reads them. `{question = "subject", answer = "reply"}`
+    reads the column `subject` as `question`, and the column `reply` as `answer`."""
     ignore: tuple[str, ...] = ()
-    """Columns that are left out, and keys of turns, as `messages[].time`. Any other column that is not read is printed,
-    or is an error where it says something about a sample: a system prompt, tools, history, context, choices, a second
-    question or answer, a label, a weight, a thought, an image, `dropped`."""
+    """Columns to leave out, and keys of turns, such as `messages[].time`. Every other column that is not read is
+    printed. It is an error instead if the column says something about a sample: a system prompt, tools, history,
+    context, choices, a second question or answer, a label, a weight, a thought, an image, or `dropped`."""
     repair_text: bool = False
-    """Whether bytes that are not UTF-8, and halves of surrogate pairs, are replaced by U+FFFD. If not, their row is a
-    bad one."""
+    """Whether bytes that are not UTF-8, and halves of surrogate pairs, are replaced by U+FFFD. If not, a row with them
+    is a bad row."""
 
     @property
     def dialect(self) -> Dialect:
-        """How text files are to be read."""
+        """The options for the readers of text files."""
         return Dialect(self.separator, self.quoting, self.repair_text)
 
     @field_validator("columns", "ignore", mode="after")
     @classmethod
     def _names(cls, value: Any) -> Any:  # noqa: ANN401 - a table or a tuple
-        """Compare names as those of columns are."""
+        """Bring names to the form in which columns are compared, and refuse names that no shape reads."""
         if isinstance(value, tuple):
             return tuple(name if "[]." in name else column_name(name) for name in value)  # else a key of a turn
         known = {name for layout in LAYOUTS.values() for name in layout.reads}
@@ -117,7 +122,7 @@ class Source(Settings):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Allow the short forms too: a path, or a table whose path is one."""
+        """Add the short forms to the JSON schema: a path, a list of paths, and a table whose path is a string."""
         table = handler.resolve_ref_schema(handler(core_schema))
         paths = table["properties"]["path"]
         table["properties"]["path"] = {"anyOf": [{"type": "string"}, paths], "description": paths["description"]}
@@ -126,7 +131,7 @@ class Source(Settings):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value comes in
-        """Accept a path or a list of them for the whole table; resolve relative paths from the recipe's folder."""
+        """Accept a path or a list of paths instead of a table. Relative paths start at the recipe's folder."""
         if isinstance(value, str | list):
             value = {"path": value}
         if isinstance(value, dict) and isinstance(value.get("path"), str):
@@ -139,7 +144,9 @@ class Source(Settings):
 
 
 def place_of(source: Source) -> tuple[str, str]:
-    """Return (folder name, fingerprint) of the dataset that a source becomes; reads the files only for their digests.
+    """Return (folder name, fingerprint) of the dataset that a source becomes.
+
+    Every file is read once, for its digest.
 
     Raises:
         JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
@@ -153,13 +160,14 @@ def _place(source: Source, files: Iterable[File]) -> tuple[str, str]:
 
 
 def ingest(store: Store, source: Source, screen: Screen | None = None, shard_rows: int = SHARD_ROWS) -> str:
-    """Make the dataset of a source and return its folder's name; content that the store already has is not made again.
+    """Make the dataset of a source, and return the name of its folder.
 
-    Memory holds one shard of `shard_rows` rows and an index of about 150 bytes a row for duplicates.
+    A dataset that the store already has is not made again. Memory holds one shard of `shard_rows` rows, and an index
+    for duplicates of about 150 bytes a row.
 
     Raises:
-        JobError: for files that cannot be read, a bad row where `on_bad_row` is `error`, or no good row at all. Nothing
-            is left in the store then.
+        JobError: if files cannot be read, if there is a bad row and `on_bad_row` is `error`, or if no row is good. Then
+            nothing of the dataset is left in the store.
     """
     begin = time.monotonic()
     files = find(source.path, source.format)
@@ -204,7 +212,7 @@ def read(source: Source) -> Iterator[Sample]:
     """Yield the seeds of a source, kept and dropped, in the order of its files and rows; every id comes once.
 
     Raises:
-        JobError: as `ingest`.
+        JobError: if files cannot be read, or if there is a bad row and `on_bad_row` is `error`.
     """
     pass_ = _Pass(source, find(source.path, source.format))
     yield from pass_.samples()
@@ -212,7 +220,7 @@ def read(source: Source) -> Iterator[Sample]:
 
 
 def warn_of_columns(source: Source, metadata: Mapping[str, str]) -> None:
-    """Log the columns that were not read, which is shown on the terminal."""
+    """Log a warning about the columns that were not read. The terminal shows it."""
     line = account_line(metadata)
     if line:
         log.warning("%s: %s", ", ".join(source.path), line)
@@ -234,13 +242,13 @@ class _Pass:
     source: Source
     files: list[File]
     first: dict[bytes, tuple[int, str]] = field(default_factory=dict)
-    """The number of the file and the place of the first row that has a conversation, by the conversation's id."""
+    """For the id of each conversation, the first row that has it, as (number of the file, place in the file)."""
     account: Account = field(default_factory=Account)
     worst: str = ""
     """The first bad row, for the error when a source has no good row."""
 
     def __post_init__(self) -> None:
-        """Open the account with what the recipe maps and ignores."""
+        """Make the account from the columns that the recipe maps and ignores."""
         self.account = Account(self.source.columns, frozenset(self.source.ignore))
 
     def samples(self) -> Iterator[Sample]:
@@ -292,7 +300,10 @@ class _Pass:
             yield Row(f"{place}chunk {chunk.number}", row.number, chunked, text)
 
     def _samples(self, number: int, file: File, row: Row, shape: str, *, whole: bool) -> Iterator[Sample]:
-        """Yield the sample of a row or of a chunk of a document; a row of candidates gives several samples."""
+        """Yield the samples of a row or of a chunk: several for a row of candidates, else one.
+
+        `whole` is False for a chunk, whose columns are not counted again.
+        """
         if row.columns is None:
             yield self._bad(number, file, row, row.problem)
             return

@@ -1,7 +1,7 @@
-"""Shapes: how one row of outside data (a mapping of columns) becomes a conversation with tags, tools and scores.
+"""Shapes of outside data. A shape turns a row, which is a mapping of columns, into conversations.
 
-A row of a preference shape is several conversations: candidates for one prompt, which share `tags["group"]` and are
-ordered by `scores["preference"]`.
+Most shapes make one conversation of a row. The shapes `preference` and `candidates` make one for each answer to the
+prompt of the row. These have the same `tags["group"]`, and `scores["preference"]` or `scores["rating"]` orders them.
 """
 
 import re
@@ -31,7 +31,7 @@ PROMPTS = ("prompt", "question", "query", "problem", "inputs", "input")
 REPLIES = ("completion", "response", "answer", "solution", "targets", "target", "output", "reference")
 OUTPUTS = ("output", "response")
 GIVEN = ("input", "context")
-"""Columns with the input of an instruction; in the user's turn it follows the instruction."""
+"""Columns with the input of an instruction. The user's turn is the instruction followed by the input."""
 CONVERSATIONS = ("conversations", "conversation")
 DIALOGUES = ("messages", *CONVERSATIONS)
 CHOSEN = ("chosen", "preferred_output", "chosen_response")
@@ -47,7 +47,7 @@ class RowShape:
     needs: tuple[tuple[str, ...], ...]
     """Groups of columns; a row must have at least one column of each group."""
     read: Callable[[Columns], Sequence[Conversation]]
-    """The conversations of a row: one, or the candidates for one prompt."""
+    """Returns the conversations of a row: one, or the candidates for one prompt."""
     optional: frozenset[str] = frozenset()
     """Further columns that are read."""
 
@@ -57,7 +57,7 @@ class RowShape:
 
     @property
     def reads(self) -> frozenset[str]:
-        """All columns that this shape reads; any other is ignored."""
+        """All columns that this shape reads."""
         return COMMON | self.optional | frozenset(name for group in self.needs for name in group)
 
 
@@ -95,7 +95,10 @@ def document_of(row: Columns) -> list[Conversation]:
 
 
 def self_instruct_of(row: Columns) -> list[Conversation]:
-    """Read a seed task: `instruction`, `instances: [{input, output}, …]` (the first is taken), `is_classification`."""
+    """Read a seed task: `instruction`, `instances: [{input, output}, …]`, and `is_classification`.
+
+    Only the first instance is taken.
+    """
     instances = row.get("instances")
     if not isinstance(instances, list) or not instances or not isinstance(instances[0], Mapping):
         raise RowError(f"field 'instances' is {said(instances)}, must be a list of tables with input and output")
@@ -106,7 +109,7 @@ def self_instruct_of(row: Columns) -> list[Conversation]:
 
 
 def calls_of(row: Columns) -> list[Conversation]:
-    """Read a prompt, `tools`, and `answers: [{name, arguments}, …]`: the calls that answer it, as xLAM has them."""
+    """Read a prompt, `tools`, and the calls that answer it, `answers: [{name, arguments}, …]`, in the form of xLAM."""
     calls = read_calls(row.get("answers"), "answers")
     return single(row, (*_turns(row, PROMPTS, "user"), Message("assistant", None, tool_calls=calls)))
 
@@ -115,7 +118,10 @@ def calls_of(row: Columns) -> list[Conversation]:
 
 
 def preference_of(row: Columns) -> list[Conversation]:
-    """Read a prompt with a chosen and a rejected answer, each text or turns; without a prompt, whole conversations."""
+    """Read a prompt with a chosen and a rejected answer, each of which is text or a list of turns.
+
+    Without a prompt, each of them is a complete conversation.
+    """
     chosen, rejected = present(row, CHOSEN), present(row, REJECTED)
     if isinstance(row.get("input"), Mapping):  # OpenAI's preference form
         row = {**row, **row["input"]}
@@ -143,7 +149,7 @@ def feedback_of(row: Columns) -> list[Conversation]:
 
 
 def candidates_of(row: Columns) -> list[Conversation]:
-    """Read a prompt and a list of answers, each text or a table with its text and its score, rating or rank."""
+    """Read a prompt and a list of answers. An answer is text, or a table with its text and a score, rating or rank."""
     name = present(row, CANDIDATES)
     found = from_json(row.get(name), name, "a list of answers")
     if not isinstance(found, list) or not found:
@@ -183,7 +189,7 @@ LAYOUTS: Mapping[str, RowShape] = {
 
 
 def detect(found: Collection[Sequence[str]]) -> str:
-    """Return the name of the first shape that the columns of some row fit, or the empty string."""
+    """Return the name of the first shape that fits any of these sets of columns, or the empty string."""
     return next((name for name, layout in LAYOUTS.items() if any(map(layout.fits, found))), "")
 
 
@@ -211,7 +217,10 @@ def _turns(row: Columns, names: Sequence[str], role: str) -> tuple[Message, ...]
 
 
 def _prompt(row: Columns, *, last: bool) -> tuple[Message, ...]:
-    """Return the turns of the columns that hold the prompt, with the answer in the row unless the prompt is `last`."""
+    """Return the turns of the columns that hold the prompt.
+
+    If `last` is False, the answer in the row follows them.
+    """
     turns: tuple[Message, ...] = ()
     if any(row.get(name) is not None for name in DIALOGUES):
         return _dialogue(row)
@@ -226,9 +235,9 @@ _SPOKEN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
 def _candidate(value: object, name: str, prompt: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the turns of one candidate: text or turns.
+    """Return the turns of one candidate, which is text or a list of turns.
 
-    Without a prompt it is a dialogue in the form of Anthropic's HH.
+    Without a prompt, text must be a dialogue in the form of Anthropic's HH data: `Human: …`, `Assistant: …`.
     """
     if isinstance(value, bool | int | float):
         value = number_text(value, name, "text")
@@ -247,7 +256,7 @@ def _candidate(value: object, name: str, prompt: Sequence[Message]) -> tuple[Mes
 
 
 def _joined(prompt: tuple[Message, ...], candidate: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return the whole conversation: a candidate may have the prompt in it."""
+    """Return the conversation of a prompt and a candidate. A candidate may already begin with the prompt."""
     if all(turn.role != "user" for turn in candidate):
         return (*prompt, *candidate)
     asked = [turn.content for turn in prompt if turn.role == "user"]
@@ -260,23 +269,22 @@ def _joined(prompt: tuple[Message, ...], candidate: tuple[Message, ...]) -> tupl
 def _group(
     row: Columns, turns: Sequence[tuple[Message, ...]], scores: Sequence[Mapping[str, float]]
 ) -> list[Conversation]:
-    """Return the candidates of a row with the tag that they share: the digest of all of them."""
+    """Return the candidates of a row with the same tag `group`, which is a digest of all of them."""
     found = [whole(row, each, scores=score) for each, score in zip(turns, scores, strict=True)]
     group = ids.digest(GROUP, [seed_id(each.messages, each.tools) for each in found])
     return [replace(each, tags={**each.tags, GROUP: group}) for each in found]
 
 
 _ENGLISH = re.compile(r"(?i)\b(?:the|and|are|what|how|why|with|this|that|you|your|which|from|does|write|give|please)\b")
-"""Frequent English words that are not frequent words of related languages."""
+"""Matches a word that is frequent in English and not in related languages."""
 
 
 def language(messages: Sequence[Message]) -> str:
-    """Return `zh`, `ja`, `ko` or `en`, or the empty string where this rule cannot decide.
+    """Return `zh`, `ja`, `ko` or `en`, or the empty string if this rule cannot decide.
 
-    This is a rule, not a model. It looks at the first user turn; if that decides nothing, it looks at all turns
+    This is a rule, not a model. It looks at the first user turn, and then, if that does not decide, at all turns
     together. One Han, Kana or Hangul character weighs as much as one word in Latin letters. Words in Latin letters are
-    English when a frequent English word is among them. If the data itself says the language, it is in
-    `tags["language"]`.
+    English if a frequent English word is among them. Ingest uses this rule only for rows without `tags["language"]`.
     """
     users = [m.text for m in messages if m.role == "user"]
     return next(filter(None, map(_script, (*users[:1], " ".join(m.text for m in messages)))), "")

@@ -1,4 +1,7 @@
-"""Targets of exports: a file or a folder, local, by URI or on the hub; the suffix says form and compression."""
+"""Targets of exports: a file or folder that is local, at a URI or on the hub.
+
+The suffix decides the form and the compression.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,28 +21,28 @@ LINES = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where an export goes, and in what form."""
+    """The place and the form of an export."""
 
     name: str
-    """As it was given."""
+    """The path or URI as the user gave it."""
     form: ExportForm
     folder: bool
-    """Whether it is a folder with a card, and no single file."""
+    """Whether it is a folder with a card. If not, it is a single file."""
     compression: str | None
     path: str
-    """On its file system."""
+    """Path on the file system, or the id of the repository."""
     remote: fs.FileSystem | HubRepo | None
-    """The file system of a URI, or the repository."""
+    """The file system of a URI, the repository, or None for a local path."""
 
     def upload(self, made: Path, source: str) -> None:
-        """Copy a file or folder that was made locally to a remote target; the card of a folder is copied last.
+        """Copy a locally made file or folder to a remote target. The card of a folder is copied after its data.
 
         Args:
             made: the file or folder.
             source: name of the dataset.
 
         Raises:
-            JobError: when it cannot be written.
+            JobError: if the target cannot be written.
         """
         if isinstance(self.remote, HubRepo):
             self.remote.upload(made, f"Export {source}")
@@ -58,13 +61,14 @@ class Target:
 
 
 def target_of(given: str | Path, form: ExportForm | None, *, public: bool = False) -> Target:
-    """Return the target of an export; without a form, Parquet or JSON lines by its suffix.
+    """Return the target of an export.
 
-    A name without a suffix, or with a slash at its end, is a folder, and so is a repository of the hub.
+    Without a form, a suffix decides between Parquet and JSON lines. A name without a suffix, or with a slash at its
+    end, is a folder. A repository of the hub is a folder too. The default form of a folder is JSON lines.
 
     Raises:
-        JobError: for an unknown suffix, or one that does not fit the form; for a URI that cannot be reached; for a
-            folder that is not empty.
+        JobError: if the suffix is unknown or does not fit the form, if the URI cannot be reached, or if the folder is
+            not empty.
     """
     name = str(given)
     if name.startswith(SCHEME):

@@ -1,8 +1,7 @@
-"""Turns: how a turn of outside data becomes a `Message`, with its calls, thoughts, parts and flags.
+"""Turns of outside data, which become `Message` values with calls, thoughts, parts and flags.
 
-The names of its keys are those of the OpenAI chat form and of ShareGPT, and those that fine-tuning tools add. A turn
-that cannot be kept whole makes its row a bad one, which is named by field: `field 'messages[1].tool_calls[0].name' is
-…`.
+The keys of a turn may be those of the OpenAI chat form, of ShareGPT, or of fine-tuning tools. If a turn cannot be kept
+completely, its row is a bad row. The error names the field: `field 'messages[1].tool_calls[0].name' is …`.
 """
 
 import json
@@ -30,35 +29,36 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
 """Types of parts that are thoughts; the text is in the key of the same name."""
 TRAINED = ("train", "training", "loss", "loss_mask", "weight")
-"""Flags of a turn that say whether the assistant's words are trained on; `mask` means the opposite."""
+"""Flags of a turn that say whether the assistant's words are trained on. The flag `mask` means the opposite."""
 TURN_KEYS = frozenset(
     {"role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name", "mask", "parts"}
 ) | {*THOUGHTS, *TRAINED}
 """Every key of a turn that is read."""
 TURN_CARRIERS = frozenset({"thought", "thoughts", "reasoning_details", "refusal", "audio", "image", "images", "videos"})
-"""Keys of a turn that say something and are not read. The recipe must name them to leave them out."""
+"""Keys of a turn that say something about the sample and are not read. They are left out only if the recipe names
+them."""
 CALL_KEYS = frozenset({"id", "type", "function", "name", "arguments", "parameters", "index"})
-"""Keys of a call that are read, or that count the calls of a list."""
+"""Keys of a call that are read, and `index`, which only numbers the calls of a list."""
 
 _BLANK = re.compile(
     "[\\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]*"
 )
-"""White space and characters that show nothing."""
+"""Matches a text of nothing but white space and invisible characters."""
 
 
 class RowError(Exception):
-    """A row that is no sample; its text reads `field 'x' is …, must be …`."""
+    """The error for a row that is no sample. Its text reads `field 'x' is …, must be …`."""
 
     def __init__(self, problem: str) -> None:
-        """Keep the problem as text that any file can hold, because a name in it may have half a surrogate pair."""
+        """Keep the problem as text that every file can hold. A name in it may have half a surrogate pair."""
         super().__init__(problem.encode("utf-8", "backslashreplace").decode())
 
 
 def read_turns(value: object, name: str) -> tuple[Message, ...]:
-    """Return the turns of a list of tables with role and content, or from and value, without empty system turns.
+    """Return the turns of a list of tables with `role` and `content`, or with `from` and `value`.
 
-    The list may be JSON text, and one turn may come without its list.
+    The list may be JSON text, and a single turn need not be in a list. Empty system turns are left out.
     """
     value = from_json(value, name, "a list of turns")
     if isinstance(value, Mapping):
@@ -70,7 +70,10 @@ def read_turns(value: object, name: str) -> tuple[Message, ...]:
 
 
 def read_calls(value: object, name: str) -> tuple[ToolCall, ...]:
-    """Return the calls of a list of tables in the OpenAI form or with name and arguments, or of its JSON text."""
+    """Return the calls of a list of tables. The list may be JSON text.
+
+    A table has the OpenAI form, or `name` and `arguments`.
+    """
     value = from_json(value, name, "a list of calls")
     if value is None:
         return ()
@@ -81,7 +84,7 @@ def read_calls(value: object, name: str) -> tuple[ToolCall, ...]:
 
 
 def read_tools(value: object, name: str) -> str | None:
-    """Return a list of tools as JSON text, also where it came as text; None if there are no tools."""
+    """Return a list of tools as JSON text, or None if there are no tools. The list may come as JSON text."""
     value = from_json(value, name, "a list of tools")
     tools = [value] if isinstance(value, Mapping) else value
     if isinstance(tools, list):  # `datasets` stores a list of JSON values as a list of texts
@@ -144,9 +147,10 @@ def _content(turn: Mapping[str, Any], where: str) -> tuple[str | None, str | Non
 
 
 def _parted(content: Sequence[object], where: str) -> tuple[str | None, str | None, str | None]:
-    """Return the joined texts of a list of parts, the JSON of the parts if some part is not text, and the thoughts.
+    """Return the joined texts of a list of parts, the JSON of the parts, and the joined thoughts.
 
-    The JSON has only the length of a text, so that an edit of the content leaves no old text there. It has no thoughts.
+    The JSON is None if all parts are plain text. It has only the length of each text, so that no old text stays there
+    when the content is edited. It has no thoughts.
     """
     texts, thoughts, kept, plain = list[str](), list[str](), list[object](), True
     for place, part in enumerate(content):
@@ -239,7 +243,7 @@ def flag(value: object, name: str) -> bool:
 
 
 def blank(text: str | None) -> bool:
-    """Say whether a text shows nothing."""
+    """Say whether a text has nothing but white space and invisible characters."""
     return not text or _BLANK.fullmatch(text) is not None
 
 
@@ -264,7 +268,7 @@ def to_json(value: object, name: str) -> str:
 
 
 def said(value: object) -> str:
-    """Say what a value is, in a few words."""
+    """Return a few words for an error that say what a value is."""
     if value is None:
         return "absent"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Parquet and Arrow: rows with values for people, such as the names of class labels instead of their numbers."""
+"""Readers of Parquet and Arrow. Their rows have values for people, such as names of class labels instead of numbers."""
 
 import json
 import math
@@ -21,7 +21,7 @@ BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 26
 """Most bytes of rows that are turned into Python values at a time, unless a single row has more."""
 MARKER = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-"""How an Arrow stream ends."""
+"""Bytes at the end of a complete Arrow stream."""
 WHOLE_FLOATS = 1 << 53
 """Up to this size a float represents every whole number exactly."""
 
@@ -36,10 +36,10 @@ def parquet_rows(file: File) -> Iterator[Row]:
 
 
 def arrow_rows(file: File) -> Iterator[Row]:
-    """Yield the rows of an IPC file, or of a stream where the file's magic is absent.
+    """Yield the rows of an Arrow IPC file, or of an Arrow stream if the file does not begin with `ARROW1`.
 
     Raises:
-        JobError: for a stream that was cut off, even between two batches.
+        JobError: if a stream was cut off, even between two batches, or if bytes follow it.
     """
     with file.open_file() as source:
         is_file = source.read(6) == b"ARROW1"
@@ -81,7 +81,7 @@ def _batches(file: File, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -
 
 
 def _rows_at_a_time(size: int, rows: int) -> int:
-    """Return how many rows to read at a time, given the bytes of all rows."""
+    """Return how many rows to read at a time, if all `rows` rows have `size` bytes."""
     return max(1, min(BATCH_ROWS, BATCH_BYTES * rows // max(size, 1)))
 
 
@@ -110,7 +110,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[list[Any] | str]:
 
 
 def _reads(schema: pa.Schema) -> dict[int, Callable[[Any], Any]]:
-    """Return the functions that turn the values of some columns into values for people, by column."""
+    """Return the functions that turn values of columns into values for people, by the place of the column."""
     found: dict[int, Callable[[Any], Any]] = {}
     features = _features(schema)
     for place, column in enumerate(schema):
@@ -187,9 +187,10 @@ def _has_numbers(kind: pa.DataType) -> bool:
 
 
 def plain(value: Any, *, inside: bool = False) -> Any:  # noqa: ANN401 - any value of a column
-    """Return a value as text and numbers: NaN is absent, a whole float and a decimal are ints, a date is its ISO text.
+    """Return a value as text and numbers.
 
-    A float inside a list or a table stays one.
+    NaN becomes None. A date or time becomes its ISO text. A float or decimal that is a whole number becomes an int. A
+    float inside a list or a table stays a float.
     """
     if isinstance(value, float | Decimal):
         if math.isnan(value):

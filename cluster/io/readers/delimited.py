@@ -1,4 +1,4 @@
-"""CSV and TSV, read strictly: a quote that is left open costs the row that opened it, never the rows after it."""
+"""A strict reader of CSV and TSV. A quote that is never closed makes only its own row a bad row."""
 
 import re
 from collections import deque
@@ -11,7 +11,7 @@ from gristmill.cluster.io.readers.files import File
 from gristmill.cluster.io.readers.lines import BOM, Dialect, Line, Row, column_name, lines
 
 MOST_LINES = 10_000
-"""Lines in one cell, after which the quote that opened it counts as never closed."""
+"""Most lines of one row. If a quote is still open after them, it counts as never closed."""
 SEPARATORS = ",;\t|"
 SAID_SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -43,10 +43,10 @@ def csv_rows(file: File, dialect: Dialect) -> Iterator[Row]:
     """Yield the rows of a table whose first line names the columns.
 
     A cell that begins with a quote ends with the next quote that is not doubled. A separator or the end of the line
-    must follow. If not, the row of the opening quote is bad, and reading goes on with the line after it.
+    must follow. If not, the row of the opening quote is bad, and the next row begins on the line after it.
 
     Raises:
-        JobError: for a header that cannot be read, or names two columns alike.
+        JobError: if the header cannot be read, or gives two columns the same name.
     """
     taken = _Lines(lines(file, dialect))
     begin = _begin(taken)
@@ -75,7 +75,7 @@ def csv_rows(file: File, dialect: Dialect) -> Iterator[Row]:
 
 
 def _separator(file: File, header: str) -> str:
-    """Return the separator: a tab in `.tsv`, else a comma if the header has one, else the most frequent candidate."""
+    """Return the separator: a tab in `.tsv`, else a comma if the header has one, else its most frequent separator."""
     if ".tsv" in Path(file.path.lower()).suffixes:
         return "\t"
     bare = re.sub(r'"[^"]*"', "", header)
@@ -92,10 +92,10 @@ def _header(file: File, record: _Record | None) -> list[str]:
 
 
 def require_distinct(name: str, columns: list[str]) -> None:
-    """Refuse two columns whose names are equal when compared.
+    """Refuse two columns whose names are equal in the form of `column_name`.
 
     Raises:
-        JobError: naming both.
+        JobError: if there are two. The message names both.
     """
     places: dict[str, int] = {}
     for place, column in enumerate(columns):
@@ -129,7 +129,7 @@ def _record(taken: _Lines, separator: str, *, quoted: bool) -> _Record | None:
 
 
 def _quoted(first: Line, taken: _Lines, separator: str) -> _Record:
-    """Return the record that begins with a line with quotes; it may continue on further lines."""
+    """Return the record that begins with this line, which has quotes. It may continue on further lines."""
     used, cells, at, line = [first], list[str](), 0, first
     while True:
         if line.text.startswith('"', at):
@@ -156,7 +156,10 @@ def _quoted(first: Line, taken: _Lines, separator: str) -> _Record:
 
 
 def _cell(taken: _Lines, used: list[Line], line: Line, at: int) -> tuple[list[str], Line, int]:
-    """Return the pieces of a quoted cell, the line where it ends, and the place after its closing quote, else -1."""
+    """Return the pieces of a quoted cell, the line where it ends, and the place after its closing quote.
+
+    The place is -1 if the quote is never closed.
+    """
     parts: list[str] = []
     while True:
         end = line.text.find('"', at)

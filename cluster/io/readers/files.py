@@ -1,4 +1,4 @@
-"""Files of a source: found by path, glob or URI, with their format, how they are compressed, and their digest."""
+"""Files of a source, found by path, glob or URI, with their format, compression and digest."""
 
 import fnmatch
 import glob
@@ -39,7 +39,7 @@ SUFFIXES: Mapping[str, FileFormat] = {
 WHOLE = frozenset({"markdown", "html", "pdf", "document"})
 """Formats in which a file is one document. Ingest cuts it into chunks. In all other formats a file has many rows."""
 TABLES = frozenset({"jsonl", "json", "csv", "parquet", "arrow"})
-"""Formats whose rows `format = "document"` would mix up in one text, with their quotes and commas."""
+"""Formats that `format = "document"` refuses, because their rows, quotes and commas would become one text."""
 HEADS: Mapping[bytes, FileFormat] = {
     b"PAR1": "parquet",
     b"ARROW1": "arrow",
@@ -50,8 +50,8 @@ HEADS: Mapping[bytes, FileFormat] = {
     b"<!doctype html": "html",
     b"<html": "html",
 }
-"""First bytes of some formats, for files without a known suffix. Any other such file is plain text, one document a
-line."""
+"""First bytes of some formats, for files without a known suffix. Any other such file is plain text, in which each line
+is a document."""
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
 """Suffixes of compressed files. They do not say the format. The first bytes of a file say whether it is compressed."""
 COMPRESSIONS: Mapping[bytes, str] = {
@@ -72,9 +72,9 @@ OTHERS: Mapping[bytes, str] = {
     b"\xff\xfe\x00\x00": "UTF-32",
     **{magic: f"compressed twice, inside with {name}" for magic, name in COMPRESSIONS.items()},
 }
-"""First bytes of files that cannot be read as rows, whatever their names. The longest that fits counts."""
+"""First bytes of files that cannot be read as rows, whatever their names are. The longest match counts."""
 TAR = slice(257, 262)
-"""Offset and bytes by which a tar archive is recognised."""
+"""Place of the bytes `ustar` in a tar archive."""
 BINARY = frozenset({"parquet", "arrow", "pdf"})
 HEAD = 512
 """Bytes at the beginning of a file that are read to recognise it."""
@@ -93,18 +93,18 @@ class File:
     compression: str | None = None
 
     def open_stream(self) -> Any:  # noqa: ANN401 - pyarrow has no types
-        """Open the file, decompressed, to be read from beginning to end."""
+        """Open the file to read it from beginning to end, decompressed."""
         return self.system.open_input_stream(self.path, compression=self.compression)
 
     def open_file(self) -> Any:  # noqa: ANN401 - pyarrow has no types
-        """Open the file to be read at any place, as it is."""
+        """Open the file to read it at any place, without decompression."""
         return self.system.open_input_file(self.path)
 
 
 def find(paths: tuple[str, ...], format_name: str) -> list[File]:
-    """Return the files of a source in the order of its paths, the files of one glob by name.
+    """Return the files of a source in the order of its paths. The files of one glob are sorted by name.
 
-    Every file is read once for its digest (about a second a gigabyte on a local disk).
+    Every file is read once for its digest, which takes about a second a gigabyte on a local disk.
 
     Raises:
         JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
@@ -137,7 +137,10 @@ def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Return a URI and the settings of its file system, such as `?endpoint_override=…`; a `?` may be a pattern too."""
+    """Return a URI and the settings of its file system, such as `?endpoint_override=…`.
+
+    A `?` without a word and `=` after it belongs to a pattern.
+    """
     found = re.search(r"\?\w+=", uri)
     return (uri[: found.start()], uri[found.start() :]) if found else (uri, "")
 

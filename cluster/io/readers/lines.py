@@ -1,4 +1,4 @@
-"""Lines of a text file, and the row that a reader makes of one."""
+"""Lines of a text file, and the rows that readers make of them."""
 
 import io
 import json
@@ -22,18 +22,18 @@ _OUTER = " \t\r\n\x0b\x0c\u00a0\u3000\u200b\ufeff"
 
 
 def column_name(name: str) -> str:
-    """Return the form of a column's name that is compared: without outer spaces, in lower case, words joined by `_`."""
+    """Return the form in which a column's name is compared: no outer spaces, lower case, words joined by `_`."""
     return name.strip(_OUTER).lower().replace("-", "_").replace(" ", "_")
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How the rows of text files are to be read."""
+    """The options for reading rows of text files."""
 
     separator: str | None = None
-    """What is between the cells of a CSV file; by default the header says it."""
+    """Character between the cells of a CSV file. By default the suffix or the header decides."""
     quoting: Literal["auto", "double", "none"] = "auto"
-    """Whether cells may be in double quotes; `auto` means yes, unless the separator is a tab."""
+    """Whether cells may be in double quotes. `auto` means yes, unless the separator is a tab."""
     repair: bool = False
     """Whether bytes that are not UTF-8 and half surrogate pairs are replaced by U+FFFD."""
 
@@ -43,14 +43,15 @@ class Row:
     """One row of a file: its columns, or its problem."""
 
     place: str
-    """`line 12` for text formats, counted from 1 with the header; `row 12` for formats without lines; `document`."""
+    """Place of the row in the file. It is `line 12` for text formats, counted from 1 with the header, and `row 12` for
+    formats without lines. For documents it is `document`, `page 12` or `chunk 12`."""
     number: int
     columns: Mapping[str, Any] | None
     raw: str = ""
-    """The line as it is in the file, for formats with lines."""
+    """The text of the row as it is in the file, if it has one."""
     problem: str = ""
     document: Document | None = None
-    """The whole file, for formats in which a file is one document; such a row has no columns."""
+    """The document, for formats in which a file is one document. Such a row has no columns."""
 
     def text(self) -> str:
         """Return the row as text, for the dropped sample that a bad row becomes."""
@@ -61,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line without its end."""
+    """One line of a file, without its line ending."""
 
     number: int
     text: str
@@ -74,7 +75,10 @@ class Line:
 
 
 def lines(file: File, dialect: Dialect) -> Iterator[Line]:
-    """Yield the lines of a file; they end with LF, CRLF, or CR alone in a file without LF."""
+    """Yield the lines of a file, which end with LF or CRLF.
+
+    If the first `BLOCK` bytes have a CR and no LF, the lines end with CR.
+    """
     with file.open_stream() as stream:
         reader = io.BufferedReader(stream, BLOCK)
         head = reader.peek(BLOCK)

@@ -17,14 +17,16 @@ from gristmill.cluster.io.readers.files import File
 from gristmill.cluster.io.readers.lines import BOM, Dialect, Row, column_name, lines
 
 MOST_BYTES = 1 << 30
-"""Most bytes of a file that is read into memory whole: a JSON array, or a document."""
+"""Most bytes of a file that must be read into memory at once, which is a JSON array or a document."""
 
 
 def rows(file: File, dialect: Dialect | None = None) -> Iterator[Row]:
-    """Yield the rows of a file in order, read in batches; only a JSON array is read into memory as a whole.
+    """Yield the rows of a file in order.
+
+    Files are read in batches. Only a JSON array or a document is read into memory at once.
 
     Raises:
-        JobError: when the file as a whole does not have its format.
+        JobError: if the file does not have its format.
     """
     dialect = dialect or Dialect()
     try:
@@ -56,7 +58,10 @@ def _jsonl(file: File, dialect: Dialect) -> Iterator[Row]:
 
 
 def _columns(row: Row, value: object) -> Row:
-    """Return the row with its columns under their compared names; a float that is a whole number becomes an int."""
+    """Return the row with the columns of a JSON object, under their names in the form of `column_name`.
+
+    A float that is a whole number becomes an int.
+    """
     if not isinstance(value, dict):
         problem = "is not a JSON object, must be one with named fields"
         return replace(row, raw=row.raw or gate.to_text(value), problem=problem)
@@ -70,7 +75,10 @@ def _columns(row: Row, value: object) -> Row:
 
 
 def _json(file: File, dialect: Dialect) -> Iterator[Row]:
-    """Read an array of objects, an object whose `data` is one, or one object; JSON lines are read as such."""
+    """Yield the rows of an array of objects, of an object whose `data` is such an array, or of one object.
+
+    A file that has several JSON values is read as JSON lines.
+    """
     with file.open_stream() as stream:
         data = _whole(stream)
     if data is None:
@@ -111,7 +119,10 @@ def _text(file: File, dialect: Dialect) -> Iterator[Row]:
 
 
 def _document(file: File, _: Dialect) -> Iterator[Row]:
-    """Yield the pages that cannot be read, as rows with a problem, then the document, read into memory as a whole."""
+    """Yield each page that cannot be read, as a row with a problem, and then the document.
+
+    The file is read into memory at once.
+    """
     with file.open_stream() as stream:
         data = _whole(stream)
     if data is None:
