@@ -1,1 +1,1 @@
-"""Nearness of samples to a small target set: pure functions, one file for each method."""
+"""How near samples are to a small target set: pure functions, one file for each method."""

@@ -1,10 +1,11 @@
-"""DSIR: importance weights of bags of hashed n-grams, and a draw without replacement by them.
+"""DSIR: importance weights of samples from bags of hashed n-grams, and a draw of samples by these weights.
 
 Source: Xie et al. 2023, arXiv:2302.03169, section 3 and algorithm 1, as in the authors' code (p-lambda/dsir): the same
-words, buckets, weights and draw. Departures: a character of a script that is written without spaces is a word, where
-the authors' code takes all characters between two signs for one. The n-grams of all samples are counted, where theirs
-stops at 10^9. No sample is too short by default, where theirs wants 100 words, because it was made for web pages. `½`
-and `³` are parts of words, as for Python's `re`; to nltk 3.10 they are signs (0.2 % of 14,837 texts have one).
+words, buckets, weights and draw. Departures: a character of a script that is written without spaces is a word. In the
+authors' code, all characters between two signs are one word. The n-grams of all samples are counted; the authors' code
+stops at 10^9. No sample is too short by default; the authors' code requires 100 words, because it was made for web
+pages. `½` and `³` are parts of words, as for Python's `re`; for nltk 3.10 they are signs (0.2 % of 14,837 texts have
+one).
 """
 
 import re
@@ -26,11 +27,12 @@ from gristmill.selection.duplicates.ngrams import slices
 
 BUCKETS = 10_000
 SMALLEST = 1e-8
-"""Added to every share, as in the authors' code; so it is the share of an n-gram that the targets lack."""
+"""Number that is added to the share of every bucket, as in the authors' code; without it the log of an empty bucket
+would be infinite."""
 CACHED = 1 << 18
-"""N-grams whose buckets are kept, about 60 MiB."""
+"""Number of n-grams whose buckets are kept in memory; these take about 60 MiB."""
 Texts = Iterable[tuple[Int, pa.LargeStringArray]]
-"""(rows, their texts), a table at a time."""
+"""Pairs of (rows, texts of these rows), one pair for each table."""
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]+")
 
 
@@ -38,26 +40,28 @@ class NgramWeights(Settings):
     """`[select.steps.dsir]`: how `dsir` makes weights from n-grams, and how it chooses samples by them."""
 
     per_ngram: bool = False
-    """Whether a weight is the mean over the n-grams, times the mean number of n-grams of all samples, so that length
-    decides nothing. As published, the weight is the sum over the n-grams. Then, with few targets, long samples are
-    never chosen, because each n-gram that no target has lowers the weight by up to 18."""
+    """Whether the weight of a sample is the mean over its n-grams, times the mean number of n-grams of all samples.
+    Then the length of a sample does not count. As published, the weight is the sum over the n-grams. Then, with few
+    targets, long samples are never chosen, because each n-gram that no target has lowers the weight by up to 18."""
     smoothing: float = Field(default=0.0, ge=0)
-    """Counts added to each of the 10,000 buckets of the targets, for small target sets."""
+    """Number that is added to the count of each of the 10,000 buckets of the targets. It is useful for small target
+    sets."""
     min_words: int = Field(default=0, ge=0)
-    """Least words of a chosen sample. Consecutive signs are a word, and so is a Chinese character."""
+    """Least number of words of a chosen sample. A run of signs counts as a word, and so does a Chinese character."""
     top: bool = False
-    """Whether the highest weights are chosen, instead of a draw with probabilities by the weights."""
+    """Whether the samples with the highest weights are chosen. By default samples are drawn at random, with
+    probabilities by their weights."""
 
 
 class Grams(NamedTuple):
     """The n-grams (words, and pairs of neighbouring words) of n texts."""
 
     rows: Int
-    """[g] text of each."""
+    """[g] number of the text that has each n-gram."""
     buckets: Int
-    """[g]."""
+    """[g] bucket of each n-gram."""
     words: Int
-    """[n] words of each text."""
+    """[n] number of words of each text."""
 
 
 def words(text: str) -> list[str]:
@@ -92,7 +96,7 @@ def counts(texts: Texts) -> Int:
 
 
 def log_ratios(targets: Int, samples: Int, smoothing: float = 0.0) -> Float64:
-    """Return [buckets] the log of the ratio of each bucket's share in the targets to that in the samples."""
+    """Return [buckets] the log of (share of the bucket in the targets / share of the bucket in the samples)."""
     likely = targets + smoothing
     shares = (found / max(1, found.sum()) for found in (likely, samples))
     one, other = (np.log(share + SMALLEST) for share in shares)
@@ -104,7 +108,7 @@ def log_weights(texts: Texts, ratios: Float64, num: int, *, per_ngram: bool = Fa
 
     Args:
         texts: the samples.
-        ratios: [buckets, targets] of each target set.
+        ratios: [buckets, targets] the `log_ratios` of each target set.
         num: number of samples.
         per_ngram: see `NgramWeights.per_ngram`.
     """
@@ -121,20 +125,20 @@ def log_weights(texts: Texts, ratios: Float64, num: int, *, per_ngram: bool = Fa
 
 
 def shares(budget: int, sizes: Int) -> list[int]:
-    """Return how much of a budget each target set gets, by its number of n-grams; the last gets the rest."""
+    """Return the part of a budget that each target set gets, by its number of n-grams; the last gets the rest."""
     found = [int(budget * size / max(1, sizes.sum())) for size in sizes.tolist()]
     return [*found[:-1], budget - sum(found[:-1])]
 
 
 def choose(weights: Float64, budgets: Sequence[int], allowed: np.ndarray, seed: int | None) -> Int:
-    """Choose rows for one target set after the other, best first; none is chosen twice.
+    """Choose rows for one target set after the other, best first; no row is chosen twice.
 
     Args:
         weights: [n, targets].
         budgets: rows to choose for each target set.
         allowed: [n] rows that may be chosen.
-        seed: of a draw with chances ∝ exp(weight), which are the highest weights after Gumbel noise; without one the
-            highest weights themselves.
+        seed: seed of a draw with probabilities ∝ exp(weight), which takes the highest weights after Gumbel noise. With
+            None the highest weights are taken.
     """
     rng = None if seed is None else np.random.default_rng(seed)
     left, found = allowed.copy(), [np.empty(0, np.int64)]

@@ -1,12 +1,12 @@
-"""Gradient features of LESS: a short low-rank warm-up of a causal language model, then a gradient for every sample.
+"""Gradient features of LESS: a causal language model is fine-tuned on a few samples, then each sample gets a gradient.
 
 Source: Xia et al. 2024, arXiv:2402.04333, sections 3 and 4 (definition 3.1, steps 1 and 2). Departures: gradients are
 projected by a balanced count sketch, in which every coordinate is added with a random sign to one of `dim` sums of
-equal size. It keeps dot products with the same order of error as a Rademacher matrix, at one addition a number instead
-of 8,192. The learning rate rises from its first step on and not from 0, so that every checkpoint has a weight. The
-direction of Adam is that of the paper, with its bias correction and with epsilon after the root; the authors' code adds
-1e-8 under the root and corrects nothing, which differs where gradients are small (simulated cosine between the two:
-0.30 at a median of 1e-6, 0.91 at 1e-3).
+equal size. The error of dot products is of the same order as with a Rademacher matrix, but each number takes one
+addition instead of 8,192. The first step already has a learning rate above 0, so that every checkpoint has a weight.
+The direction of Adam is that of the paper, with bias correction and with epsilon after the root. The authors' code adds
+1e-8 under the root and has no bias correction, which gives other directions where gradients are small (simulated cosine
+between the two: 0.30 at a median gradient of 1e-6, 0.91 at 1e-3).
 
 Cost: a forward and a backward pass for each sample and checkpoint, one sample at a time. This is expensive: the paper
 took 48 hours of one A100 for 270,000 samples, four checkpoints and 7 billion weights.
@@ -31,68 +31,71 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Float32, unit_rows, unknown_shares
 
 Tensor = Any
-"""A tensor of torch, which is not imported here."""
+"""A tensor of torch; torch is not imported by this file."""
 BETAS, EPS = (0.9, 0.999), 1e-8
 """Parameters of Adam, in the warm-up and for preconditioned gradients."""
 RAMP = 0.03
-"""Share of the warm-up's steps in which its learning rate rises; it falls to 0 in the others."""
+"""Share of the steps of the warm-up in which the learning rate rises; in the other steps it falls to 0."""
 SKETCH_SEED = 20_240_206
-"""Seed of the projection, fixed because compared features must be projected in the same way."""
+"""Seed of the projection. It is fixed, because features can be compared only if they are projected in the same way."""
 SCHEDULE = "schedule.json"
 _TURN = re.compile(r"^<\|(system|user|assistant|tool)\|>\n", re.MULTILINE)
 
 
 class Warmup(Settings):
-    """`[select.steps.gradients.warmup]`: the fine-tuning on a few samples that comes before gradients are taken."""
+    """`[select.steps.gradients.warmup]`: the fine-tuning on a few samples, before gradients are computed."""
 
     share: float = Field(default=0.05, gt=0, le=1)
-    """Share of the samples that it is trained on: those with the lowest ids, which is a fair draw because ids are
-    hashes."""
+    """Share of the samples on which the model is trained. These are the samples with the lowest ids; ids are hashes, so
+    this is a random choice."""
     epochs: int = Field(default=4, gt=0)
-    """Passes over these samples; the model is kept after each, and every sample gets a gradient of each."""
+    """Number of passes over these samples. The model is kept after each pass, and every sample gets a gradient from
+    each kept model."""
     lr: float = Field(default=2e-5, gt=0)
-    """Highest learning rate."""
+    """Highest learning rate of the warm-up."""
     batch: int = Field(default=32, gt=0)
-    """Samples in one step."""
+    """Number of samples in one training step."""
     r: int = Field(default=128, gt=0)
     """Rank of the matrices that are trained in addition to the frozen weights."""
     alpha: int = Field(default=512, gt=0)
-    """The product of the matrices is scaled by alpha / r."""
+    """Scale of the low-rank matrices: their product is multiplied by alpha / r."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the inputs of the matrices that is dropped."""
+    """Share of the inputs of the low-rank matrices that is set to 0 at random."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Names of the layers that get low-rank matrices."""
     seed: int = 0
-    """Seed of the first values, the order and the dropout."""
+    """Seed of the initial values of the matrices, of the order of the samples, and of the dropout."""
 
 
 class Gradients(Settings):
-    """`[select.steps.gradients]`: features of the samples to choose from, preconditioned as a step of Adam would be."""
+    """`[select.steps.gradients]`: features of the samples to choose from; a feature is a direction of Adam."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"actors", "cpus", "gpus"})
     preconditioned: ClassVar[bool] = True
 
     model: str = models.SMOLLM2
-    """A causal language model. The choice of a small model is useful for a large one."""
+    """A causal language model. The samples that a small model chooses are useful for a large model too."""
     warmup: Warmup = Warmup()
     """How the model is fine-tuned first."""
     checkpoints: str = ""
-    """Folder of the fine-tuned checkpoints, which all machines see; by default they are trained on the samples."""
+    """Folder of the fine-tuned checkpoints, which all machines must be able to read. By default the checkpoints are
+    trained on the samples."""
     max_tokens: int = Field(default=2048, gt=1)
-    """Tokens of a conversation that are read; the rest is cut."""
+    """Most tokens of a conversation that are read; the rest is cut off."""
     dim: int = Field(default=8192, gt=0)
-    """Dimensions of a feature for each checkpoint; its gradient is projected to them."""
+    """Number of dimensions to which the gradient of one checkpoint is projected."""
     dtype: Literal["float32", "float16"] = "float16"
-    """Type in which a number of a feature is stored."""
+    """Type in which the numbers of a feature are stored."""
     actors: int = Field(default=1, gt=0)
-    """Processes that compute gradients, each with the whole model."""
+    """Number of processes that compute gradients; each loads the complete model."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores of one actor. By default one with a GPU; without one, an even share of all cores, at most a machine's."""
+    """Number of cores of one actor. By default one if the actor has a GPU; else an even share of all cores, but no more
+    than one machine has."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs of one actor. By default one where the cluster has any, else none."""
+    """Number of GPUs of one actor. By default one if the cluster has a GPU, else none."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the features: the digest of the weights instead of their path."""
+        """Return the settings that decide the features, with a digest of the weights instead of their path."""
         value = super().identity()
         value["fields"]["model"] = models.identity(self.model)
         if self.checkpoints:
@@ -100,26 +103,26 @@ class Gradients(Settings):
         return value
 
     def trained_on(self, samples: str) -> str:
-        """Return the fingerprint of the checkpoints that the warm-up makes of samples with this digest."""
+        """Return the fingerprint of the checkpoints that the warm-up makes from the samples with this digest."""
         return ids.digest(models.identity(self.model), self.warmup.identity(), self.max_tokens, samples)
 
 
 class TargetGradients(Gradients):
-    """Features of the targets: plain gradients, because the measure is the loss on the targets."""
+    """Settings for the features of targets: plain gradients, because LESS estimates the change of the targets' loss."""
 
     preconditioned: ClassVar[bool] = False
 
 
 class GradientEncoder:
-    """A warmed-up model as an `Encoder` of conversations in the form of the part `chat`.
+    """A fine-tuned model as an `Encoder` of conversations; their text must have the form of the part `chat`.
 
-    The dot product of a sample's and a target's vector is Σ wᵢ cos(sampleᵢ, targetᵢ) over the checkpoints, where wᵢ is
-    the mean learning rate before checkpoint i and Σ wᵢ = 1. A vector holds √wᵢ times the unit vector of each
-    checkpoint, end to end.
+    A vector holds one part after the other: for each checkpoint i, √wᵢ times the unit vector of its projected gradient.
+    So the dot product of a sample's and a target's vector is Σ wᵢ cos(sampleᵢ, targetᵢ). The weight wᵢ is in proportion
+    to the mean learning rate before checkpoint i, and Σ wᵢ = 1.
     """
 
     def __init__(self, settings: Gradients) -> None:
-        """Load the model; the checkpoints' matrices are loaded as they are needed.
+        """Load the model. The matrices of a checkpoint are loaded when they are needed.
 
         Raises:
             JobError: when the folder of checkpoints is absent or not complete.
@@ -179,7 +182,7 @@ class Sketch:
     """A projection to `dim` numbers that keeps dot products in expectation."""
 
     def __init__(self, size: int, dim: int, device: Any = "cpu", seed: int = SKETCH_SEED) -> None:  # noqa: ANN401 - a device of torch
-        """Draw the place and the sign of each of `size` coordinates, the same ones on every machine."""
+        """Draw the place and the sign of each of `size` coordinates; they are the same on every machine."""
         import torch
 
         drawn = torch.Generator().manual_seed(seed)
@@ -189,7 +192,7 @@ class Sketch:
         self._signs = (torch.randint(0, 2, (total,), generator=drawn, dtype=torch.int8) * 2 - 1).to(device)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """Return [dim] sums of the signed coordinates of a vector of [size]."""
+        """Return [dim] the projection of a vector [size]: each number is a sum of coordinates with random signs."""
         import torch
 
         padded = torch.nn.functional.pad(vector, (0, len(self._places) - self._size))
@@ -197,17 +200,17 @@ class Sketch:
 
 
 def adam(gradient: Tensor, first: Tensor, second: Tensor, steps: int) -> Tensor:
-    """Return the direction of Adam's next step after `steps` steps, if this were the next gradient (definition 3.1)."""
+    """Return the direction of Adam's step after `steps` steps, if this is its gradient (definition 3.1)."""
     mean = (BETAS[0] * first + (1 - BETAS[0]) * gradient) / (1 - BETAS[0] ** (steps + 1))
     square = (BETAS[1] * second + (1 - BETAS[1]) * gradient**2) / (1 - BETAS[1] ** (steps + 1))
     return mean / (square.sqrt() + EPS)
 
 
 def tokens(tokenizer: Any, text: str, longest: int) -> tuple[list[int], list[bool]]:  # noqa: ANN401
-    """Return the token ids of a conversation in chat form, and which of them are trained on.
+    """Return (token ids of a conversation in chat form, whether the model is trained on each token).
 
-    These are the assistant's words and the end token after them. If none of these is within `longest`, all tokens are
-    trained on.
+    The model is trained on the assistant's words and on the end token after them. If none of these tokens is among the
+    first `longest`, it is trained on all tokens.
     """
     end = tokenizer.eos_token_id
     found = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end]
@@ -232,7 +235,7 @@ def tokens(tokenizer: Any, text: str, longest: int) -> tuple[list[int], list[boo
 
 
 def mean_loss(model: Any, found: Sequence[int], trained: Sequence[bool]) -> Tensor:  # noqa: ANN401
-    """Return the mean cross entropy of the trained tokens of one conversation; the first token has no prediction."""
+    """Return the mean cross entropy (nats) of a conversation's trained tokens; the first token never counts."""
     import torch
 
     device = next(model.parameters()).device
@@ -243,10 +246,10 @@ def mean_loss(model: Any, found: Sequence[int], trained: Sequence[bool]) -> Tens
 
 
 def load(settings: Gradients) -> tuple[Any, Any]:
-    """Return the model with its untrained low-rank matrices, on the GPU if the process sees one, and its tokenizer.
+    """Return (the model with untrained low-rank matrices, its tokenizer), on the GPU if the process sees one.
 
     Raises:
-        JobError: when the model has no layers of the names that are to be trained.
+        JobError: when the model has no layers with the names in `target_modules`.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -271,9 +274,9 @@ def load(settings: Gradients) -> tuple[Any, Any]:
 
 
 def warm_up(settings: Gradients, texts: Sequence[str], folder: Path) -> None:
-    """Fine-tune the model on conversations in chat form and keep every epoch's matrices and moments in a folder.
+    """Fine-tune the model on conversations in chat form, and write the matrices and moments of every epoch to a folder.
 
-    A folder that exists is left as it is: it is complete, because it is renamed into place.
+    If the folder exists, nothing is done. It is complete then, because it gets its name only at the end.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""Influence of samples on a target set, from gradient features: the scoring half of LESS.
+"""Influence of samples on a target set, computed from gradient features: the second half of LESS.
 
 Source: Xia et al. 2024, arXiv:2402.04333, section 4.2 (equation 3 and the maximum over subtasks). Departures: none
-here. The features come from `relevance.gradients`: they hold the checkpoints end to end, scaled by the square roots of
-their weights, so that one dot product is the weighted sum of cosines.
+here. The features come from `relevance.gradients`. A feature holds the parts of all checkpoints, each scaled by the
+square root of its weight, so that one dot product is the weighted sum of cosines.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float32, Matrix
 
 NUMBERS = 1 << 25
-"""Numbers in a block, 128 MiB, because features have tens of thousands of dimensions."""
+"""Most numbers of one block, which take 128 MiB. It limits the rows, because features have tens of thousands of
+dimensions."""
 
 
 def influence(matrix: Matrix, targets: Float32, tasks: Int) -> Float32:
@@ -20,7 +21,7 @@ def influence(matrix: Matrix, targets: Float32, tasks: Int) -> Float32:
     Args:
         matrix: [n, d] features of the samples.
         targets: [t, d] features of the targets, at least one.
-        tasks: [t] task of each target, 0 … k - 1, every one of them present.
+        tasks: [t] task of each target, 0 … k - 1. Each task must have a target.
     """
     means = np.zeros((int(tasks.max()) + 1, targets.shape[1]), np.float64)
     np.add.at(means, tasks, targets)
@@ -33,5 +34,5 @@ def influence(matrix: Matrix, targets: Float32, tasks: Int) -> Float32:
 
 
 def highest(scores: Float32, budget: int) -> Int:
-    """Return the rows of the highest scores, best first; of equal ones the lower row."""
+    """Return the `budget` rows with the highest scores, best first; of equal scores, the lower row is first."""
     return np.argsort(-scores, kind="stable")[:budget].astype(np.int64)

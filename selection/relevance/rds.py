@@ -1,9 +1,9 @@
-"""Round robin over queries by cosine, for RDS+ and for nearest neighbours.
+"""Choice of samples by cosine, where queries take turns (round robin): for RDS+ and for nearest neighbours.
 
 Source: Ivison et al. 2025, arXiv:2503.01807, section 3 (selection) and its appendix on round robin, as in the authors'
-code (`get_top_influences.py`, method `max`): a group whose next best sample is taken already loses its turn.
-Departures: none in what is chosen. Scores are computed in a stream over blocks of samples, and of each group of queries
-only the best rows are kept in memory.
+code (`get_top_influences.py`, method `max`): if the next best sample of a group is taken already, the group loses its
+turn. Departures: none in what is chosen. Scores are computed block by block, and only the best rows of each group of
+queries are kept in memory.
 """
 
 import numpy as np
@@ -17,14 +17,14 @@ from gristmill.selection.kernels import kernel, parallel
 Bool = NDArray[np.bool_]
 UInt64 = NDArray[np.uint64]
 HELD = 1 << 24
-"""Candidates kept over all groups, 128 MiB. If that is less than the budget for each group, the samples are read again
-when a group has used all its candidates."""
+"""Number of candidates that are kept for all groups together; they take 128 MiB. If a group then has fewer candidates
+than the budget and uses all of them, the samples are read again."""
 SCORES = 1 << 23
-"""Cosines of one block: 32 MiB."""
+"""Number of cosines in one block; they take 32 MiB."""
 LOWEST = np.uint64(0xFFFFFFFF)
-"""The lower half of a key."""
+"""Mask of the lower half of a key."""
 HIGHEST = np.uint64(0xFFFFFFFFFFFFFFFF)
-"""A number above every key, because every score is less."""
+"""A number that is greater than every key, because no score gives so large a key."""
 
 
 def round_robin(
@@ -32,17 +32,17 @@ def round_robin(
 ) -> tuple[Int, Float32]:
     """Choose samples in turns: each group of queries takes its next best sample.
 
-    If another group has already taken that sample, the turn is lost; in its next turn the group goes on with the sample
-    after it.
+    If another group has already taken that sample, the group loses its turn. In its next turn, the group tries its next
+    best sample after that.
 
     Args:
         matrix: [n, d] unit rows.
         queries: [q, d] unit rows, at least one.
-        groups: [q] group of each query, 0 … g - 1, every one of them present. A sample's score for a group is its
-            highest cosine to a query of it. Groups take turns in this order.
-        budget: samples to choose; all, where there are no more.
-        held: candidates kept over all groups.
-        scores: cosines of one block.
+        groups: [q] group of each query, 0 … g - 1. Each group must have a query. A sample's score for a group is its
+            highest cosine to a query of the group. Groups take turns in the order of their numbers.
+        budget: number of samples to choose; if there are fewer samples, all are chosen.
+        held: number of candidates that are kept for all groups together.
+        scores: number of cosines in one block.
 
     Returns:
         chosen: [min(n, budget)] rows in the order of choice; of equal scores the lower row comes first.
@@ -68,7 +68,10 @@ def round_robin(
 def _best(
     matrix: Matrix, queries: Float32, bounds: Int, ends: UInt64, keep: int, rows: int, nearest: Float32
 ) -> UInt64:
-    """Return [groups, ≤ keep] the best keys of each group below its entry in `ends`, best first; fill in `nearest`."""
+    """Return [groups, ≤ keep] the best keys of each group that are below its entry in `ends`, best first.
+
+    `nearest` is filled with the highest cosine of each row.
+    """
     num_groups = len(bounds) - 1
     heaps, counts = np.empty((num_groups, keep), np.uint64), np.zeros(num_groups, np.int64)
     for first, block in matrix.blocks(rows):
@@ -82,13 +85,14 @@ def _best(
 
 @parallel
 def _offer(bits: NDArray[np.uint32], first: int, ends: UInt64, heaps: UInt64, counts: Int) -> None:
-    """Offer a block, [groups, rows] bits of scores, to the heap of every group. The lowest key of a heap comes first.
+    """Add the best keys of a block to the heap of every group; `bits` is [groups, rows], the bits of the scores.
 
-    A group takes keys below its entry in `ends`, the last key that it had before.
+    The first key of a heap is its lowest. A group takes only keys that are below its entry in `ends`, which is the last
+    key that it had before.
 
-    A key is one number, with the score in its upper half and the row, counted down, in its lower half. So no two keys
-    are equal, and of equal scores the lower row has the higher key. The bits of floats sort as the numbers do, once
-    those of negative numbers are inverted and the others are put above them.
+    A key is one number, with the score in its upper half, and `LOWEST` minus the row in its lower half. So no two keys
+    are equal, and of equal scores the lower row has the higher key. The bits of negative scores are inverted, and those
+    of other scores get the highest bit. After that the bits sort as the scores do.
     """
     for group in prange(len(bits)):
         heap = heaps[group]
@@ -130,9 +134,9 @@ def _sink(heap: UInt64, key: np.uint64) -> None:
 
 @kernel
 def _take_turns(lists: Int, open_: Bool, chosen: Int, num: int) -> int:
-    """Let groups choose in turn until the budget is full or the lists end; return how many samples are chosen.
+    """Let groups choose in turns until the budget is full or the lists end; return the number of chosen samples.
 
-    `lists` is [groups, keep], the rows of each group best first.
+    `lists` is [groups, keep]: the rows of each group, the best first.
     """
     for place in range(lists.shape[1]):
         for group in range(len(lists)):

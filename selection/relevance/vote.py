@@ -1,6 +1,6 @@
-"""Differential privacy of a vote: the accountant of the Gaussian mechanism, its noise, and the histogram of votes.
+"""Differential privacy of a vote: the count of votes, the noise of the Gaussian mechanism, and its guarantee.
 
-Two private datasets are neighbours if one of them has one sample more than the other (add or remove one).
+Two private datasets are neighbours if one of them is the other with one sample added.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ def delta_of(epsilon: float, ratio: float) -> float:
 
 
 def epsilon_of(sigma: float, delta: float, rounds: int = 1) -> float:
-    """Return epsilon of `rounds` releases with L2 sensitivity 1 and noise of `sigma` each, rounded up.
+    """Return epsilon, rounded up, of `rounds` releases that each have L2 sensitivity 1 and noise of `sigma`.
 
-    Together they are exactly one release of sensitivity sqrt(rounds) under that noise, even where a later release
-    depends on an earlier one (Dong, Roth & Su 2022, arXiv:1905.02383, corollary 3.3).
+    Together these releases are as private as one release with sensitivity sqrt(rounds) and the same noise. This is true
+    even if a later release depends on an earlier one (Dong, Roth & Su 2022, arXiv:1905.02383, corollary 3.3).
     """
     ratio = math.sqrt(rounds) / sigma
     if delta_of(0.0, ratio) <= delta:
@@ -49,7 +49,7 @@ def epsilon_of(sigma: float, delta: float, rounds: int = 1) -> float:
 
 
 def sigma_of(epsilon: float, delta: float, rounds: int = 1) -> float:
-    """Return the noise that makes `rounds` releases of L2 sensitivity 1 (epsilon, delta)-private, rounded up."""
+    """Return the noise, rounded up, with which `rounds` releases of L2 sensitivity 1 are (epsilon, delta)-private."""
     low, high = 0.0, 1.0  # bisection over the ratio sqrt(rounds)/sigma, with which delta grows
     while delta_of(epsilon, high) <= delta:
         low, high = high, 2 * high
@@ -60,10 +60,10 @@ def sigma_of(epsilon: float, delta: float, rounds: int = 1) -> float:
 
 
 def votes(private: Matrix, candidates: Matrix, num: int = 1) -> Float64:
-    """Return [candidates] the votes of private rows: each gives 1/sqrt(num) to its `num` nearest candidates.
+    """Return [candidates] the votes of private rows: a row gives 1/sqrt(num) to its `num` nearest candidates.
 
-    So adding or removing one private row changes the histogram by at most 1 in L2. Exact: every row is compared with
-    every candidate, in blocks of 8,192 by 8,192. Ties go to the lower candidate.
+    So adding or removing one private row changes the votes by at most 1 in L2. The result is exact: every row is
+    compared with every candidate, in blocks of 8,192 by 8,192. Of equally near candidates, the lower one gets the vote.
     """
     num = min(num, len(candidates))
     histogram = np.zeros(len(candidates))
@@ -78,7 +78,7 @@ def votes(private: Matrix, candidates: Matrix, num: int = 1) -> Float64:
 
 @parallel
 def _insert(cosines: Float32, start: int, best: Float32, nearest: Int) -> None:
-    """Insert a tile of cosines, [rows, tile], into the sorted lists of the rows; ties go to the lower column."""
+    """Insert a block of cosines, [rows, columns], into the rows' sorted lists; ties go to the lower column."""
     num = best.shape[1]
     for row in prange(len(cosines)):
         for column in range(cosines.shape[1]):
@@ -94,9 +94,9 @@ def _insert(cosines: Float32, start: int, best: Float32, nearest: Int) -> None:
 def gaussian(key: bytes, num: int) -> Float64:
     """Return [num] standard normal numbers that look random without the key; the same key gives the same numbers.
 
-    SHAKE-256 of the key gives 53 random bits for each uniform number, and the method of Box and Muller makes them
-    normal. A common generator is not enough: its state, and so the rest of the noise, can be found from numbers it has
-    released.
+    SHAKE-256 of the key gives 53 random bits for each uniform number, and the method of Box and Muller makes normal
+    numbers of them. A common generator is not enough: from a few of its numbers one can find its state, and so all
+    other noise.
     """
     pairs = -(-num // 2)
     bits = np.frombuffer(hashlib.shake_256(key).digest(16 * pairs), "<u8").reshape(2, pairs)

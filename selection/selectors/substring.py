@@ -49,7 +49,7 @@ class Substring(Deduplicator):
         return Cost(2.1e-5 * num, 100 * 2**20 + 110 * num)
 
     def pick(self, view: View, rng: Random) -> Choice:
-        """Return the choice, with the score `own_share` of samples that share text: the share of words not in spans."""
+        """Return the choice; the score `own_share` of samples with shared spans is the share of words outside them."""
         del rng
         rank = np.empty(len(view), np.int64)
         rank[view.order(self.prefer)] = np.arange(len(view))
