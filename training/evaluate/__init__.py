@@ -1,1 +1,1 @@
-"""Evaluation: two models compared on the held-out rows."""
+"""Evaluation: models compared on held-out rows and suites, and training data compared by lift."""

@@ -1,4 +1,4 @@
-"""How well two models predict the same samples: an actor that scores samples, and the comparison with an interval."""
+"""The actor that scores how well a model predicts samples, and the comparison of two models by these scores."""
 
 import math
 import time
@@ -33,7 +33,7 @@ class Scores:
 
     @property
     def mean(self) -> float:
-        """Mean loss of a trained token."""
+        """Mean loss of a trained token, in nats."""
         return float(self.summed.sum() / self.tokens.sum())
 
 
@@ -43,7 +43,7 @@ class Scorer:
     def __init__(
         self, logs: str | None, cpus: float, precision: Precision | Literal["auto"], how: chat.Encoding
     ) -> None:
-        """Begin the log; `cpus` is the number of threads, `how` is how the samples of training were encoded."""
+        """Open the log. `cpus` is the number of threads. `how` has the encoding that training used."""
         to_file(logs, "evaluate")
         self._cpus, self._how = cpus, how
         self._precision = None if precision == "auto" else precision
@@ -58,7 +58,8 @@ class Scorer:
             samples: the conversations.
 
         Returns:
-            `places` of the samples that can be scored, `drops` by reason, `precision` and `why`, `seconds`.
+            `places`, the indices of the samples that can be scored; `drops`, the number of the others by reason;
+            `precision` and `why` it was chosen; and `seconds`.
         """
         import torch
 
@@ -80,7 +81,7 @@ class Scorer:
         }
 
     def losses(self, model: str) -> Scores:
-        """Score the samples with a model."""
+        """Score the opened samples with the model in a folder."""
         import torch
 
         if self._bins is None or self._precision is None:
@@ -106,8 +107,8 @@ def compare(
     Args:
         before: scores of the base model.
         after: scores of the tuned model on the same samples.
-        families: [samples] families of rows that depend on each other, numbered from 0.
-        draws: bootstrap draws.
+        families: [samples] family of each sample, numbered from 0. Samples of one family depend on each other.
+        draws: number of bootstrap draws.
         seed: seed of the draws; the result depends only on it and the other arguments.
     """
     tokens = before.tokens.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Arms of a lift comparison: the labelled texts of each, and the accuracy of the probe that learned from them."""
+"""The arms of a lift comparison: labelled texts that a probe learns from, and the accuracy that the probe then has."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,36 +17,36 @@ from gristmill.training.evaluate.statistics import Interval, by_family, interval
 SEEDS, BUILT, RANDOM, PEOPLE, SELF_TRAINED = "seeds", "built", "random", "people's labels", "self-training"
 NEAR = "near copy of a test item"
 ROLES = ("test", "seeds", "labelled", "samples", "unlabelled")
-"""Roles of the inputs of a lift job; a text with several roles is kept in the first of them."""
+"""Roles of the inputs of a lift job. A text with several roles is kept in the one that comes first here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """All texts of a lift job, numbered from 0, each once."""
+    """All texts of a lift job, numbered from 0."""
 
     samples: Sequence[Sample]
     texts: Sequence[str]
     labels: Ints
-    """[n] labels as numbers, people's or built ones; -1 without a label."""
+    """[n] number of each text's label, which is a person's or a built one; -1 without a label."""
     names: Sequence[str]
-    """Labels by number."""
+    """Names of the labels, by their numbers."""
     places: Mapping[str, Ints]
-    """Rows by role."""
+    """By role, the numbers of its texts."""
     left_out: Mapping[str, Mapping[str, int]]
-    """By role and reason: rows that take no part."""
+    """By role and reason, the number of rows that take no part."""
 
     def kept(self, role: str) -> Ints:
-        """Return the rows of a role that no step before dropped."""
+        """Return the texts of a role that no earlier job dropped, by their numbers."""
         rows = self.places[role]
         return rows[[self.samples[n].dropped is None for n in rows]] if len(rows) else rows
 
 
 def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
-    """Number the texts of all roles; texts that cannot take part are counted by reason.
+    """Return the texts of all roles as a corpus. Rows that cannot take part are counted by reason.
 
-    The order of the rows does not matter. A row whose text is in a role before it (`ROLES`), or is a near copy of a
-    test item, is left out: no item of the test is ever learned from. Texts of `labelled` may come again without their
-    labels.
+    The order of the rows does not matter. A row is left out if an earlier role in `ROLES` has the same text. It is also
+    left out if it is a near copy of a test item, so that no probe learns from test items. Texts of `labelled` may come
+    again in later roles, because people's labels are an arm of their own.
     """
     near = _near_test(rows)
     names = sorted({label_of(sample) for sample in rows["seeds"]} - {""})
@@ -78,7 +78,7 @@ def label_of(sample: Sample) -> str:
 
 
 def _refused(sample: Sample, role: str, numbers: Mapping[str, int], seen: Mapping[str, str]) -> str:
-    """Return why a row takes no part, or nothing."""
+    """Return the reason why a row takes no part, or the empty string."""
     if not sample.instruction.strip():
         return "no text"
     if role != "unlabelled" and label_of(sample) not in numbers:
@@ -88,7 +88,7 @@ def _refused(sample: Sample, role: str, numbers: Mapping[str, int], seen: Mappin
 
 
 def _near_test(rows: Mapping[str, Sequence[Sample]]) -> dict[str, set[str]]:
-    """Return by role the ids of rows that are near copies of a test item."""
+    """Return the ids of the rows that are near copies of a test item, by role."""
     test = to_table([replace(sample, dropped=None) for sample in rows["test"]])
     found: dict[str, set[str]] = {}
     for role in ROLES:
@@ -100,25 +100,25 @@ def _near_test(rows: Mapping[str, Sequence[Sample]]) -> dict[str, set[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """Labelled texts from which a probe learns; several draws if they are chosen at random."""
+    """Labelled texts that a probe learns from. If they are chosen at random, there are several draws."""
 
     name: str
     draws: Sequence[tuple[Ints, Ints, Floats]]
-    """(rows, labels, weights) of each draw."""
+    """For each draw: numbers of the texts, labels and weights, each [m]."""
 
     @property
     def rows(self) -> int:
-        """Texts of one draw."""
+        """Number of texts in one draw."""
         return len(self.draws[0][0])
 
 
 def arms_of(corpus: Corpus, features: Features, shares: Floats, *, draws: int, seed: int) -> Iterator[Arm]:
-    """Yield the seeds alone, then the seeds with each kind of texts that may help; people's labels come last.
+    """Yield the arms: first the seeds alone, then the seeds with each kind of further texts, people's labels last.
 
     Args:
         corpus: all texts.
         features: their features.
-        shares: [number of labels] share of each label among the texts without a label.
+        shares: [labels] expected share of each label among the texts without a label.
         draws: number of draws of the random arm.
         seed: seed of the draws.
     """
@@ -167,7 +167,7 @@ class Result:
 
 
 def right(arm: Arm, corpus: Corpus, features: Features, items: Ints) -> Floats:
-    """Return for each item the share of the arm's draws of which the probe is right, [items]."""
+    """Return for each item the share of draws with which the probe labels it correctly, [items]."""
     found = np.zeros(len(items))
     for rows, labels, weights in arm.draws:
         chances = features.fit(rows, labels, weights).chances(items, len(corpus.names))
@@ -181,10 +181,10 @@ def compare(
     """Return each arm's accuracy, and its lift over the first arm.
 
     Args:
-        arms: the seeds alone first.
-        rights: [items] of each arm, from `right`.
-        families: [items] numbers from 0 without a gap; items of one family are one observation.
-        bootstrap: draws of families.
+        arms: the arms, of which the first is the seeds alone.
+        rights: the result of `right` for each arm, [items].
+        families: [items] family of each item, numbered from 0 without a gap. A family is one observation.
+        bootstrap: number of bootstrap draws of families.
         seed: seed of the draws.
     """
     sizes = by_family(np.ones(len(families)), families)
@@ -200,9 +200,10 @@ def compare(
 
 
 def recommended(validation: Sequence[Result]) -> str:
-    """Return the arm with the largest lift on validation items whose interval is above 0; else the seeds alone.
+    """Return the name of the arm that helps most on the validation items.
 
-    The arm with people's labels is never recommended, because these labels are the cost to be saved.
+    The interval of the arm's lift must be above 0. If no arm has such an interval, the seeds alone are returned. The
+    arm with people's labels is never recommended, because these labels are the cost to be saved.
     """
     helps = [r for r in validation[1:] if r.arm != PEOPLE and r.lift.low is not None and r.lift.low > 0]
     return max(helps, key=lambda r: r.lift.value).arm if helps else validation[0].arm

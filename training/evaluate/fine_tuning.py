@@ -2,7 +2,7 @@
 
 Source: AdamW with a warm-up, no decay of biases and norms, and enough steps for few texts: Mosbach et al. 2021, On the
 Stability of Fine-tuning BERT, arXiv:2006.04884, section 6. Departures: fewer steps by default; the head reads the mean
-of the last layer, as the encoder was trained; the table of the tokens, most of a multilingual model, stays as it is.
+of the last layer, as in the training of the encoder; the token embeddings, most of a multilingual model, are frozen.
 """
 
 from collections.abc import Sequence
@@ -21,37 +21,37 @@ from gristmill.training.evaluate.probe import Floats, Ints
 WARMUP = 0.1
 DECAY, MAX_NORM = 0.01, 1.0
 AT_ONCE = 64
-"""Texts of one forward pass where nothing is learned."""
+"""Number of texts in one forward pass when the model labels texts."""
 
 
 class Confirm(Settings):
     """`[lift.confirm]`: fine-tuning that must agree with the probe before an arm is recommended."""
 
     model: str = models.E5
-    """The model that is fine-tuned with a new head: `builtin:…`, a folder, or a name that the hub knows."""
+    """The encoder that is fine-tuned with a new head: `builtin:…`, a folder, or the name of a model on a hub."""
     steps: int = Field(default=120, gt=0)
-    """Optimizer steps, the same number for each arm."""
+    """Number of optimizer steps, the same for each arm."""
     batch: int = Field(default=16, gt=0)
-    """Texts of one step."""
+    """Number of texts in one step."""
     learning_rate: float = Field(default=5e-5, gt=0)
-    """The highest learning rate, after a warm-up of a tenth of the steps; it falls to 0."""
+    """The highest learning rate. The rate reaches it after a tenth of the steps, and then falls to 0."""
     runs: int = Field(default=3, ge=3)
-    """Runs of each arm. They differ in the head's first values, the order of the texts and the dropout."""
+    """Number of runs for each arm. They differ in the head's first values, the order of the texts and the dropout."""
     max_tokens: int = Field(default=128, gt=1)
-    """Tokens of a text that are read; the rest is cut."""
+    """Largest number of tokens that are read of a text; the rest is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts as the model reads them."""
+    """Texts as token ids."""
 
     ids: Sequence[Sequence[int]]
     """Token ids of each text."""
     padding: int
-    """The id that fills up a batch."""
+    """The token id that pads the shorter texts of a batch."""
 
     def batch(self, rows: Ints) -> tuple[Any, Any]:
-        """Return the ids of some texts and the mask of what is text, both [rows, longest]."""
+        """Return the token ids of some texts, and a mask that is 0 at padding, both [rows, tokens of the longest]."""
         import torch
 
         longest = max(len(self.ids[row]) for row in rows)
@@ -67,7 +67,7 @@ def read(texts: Sequence[str], settings: Confirm) -> Texts:
     """Return texts as token ids.
 
     Raises:
-        JobError: where the model has no tokenizer.
+        JobError: when the model's tokenizer cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -78,29 +78,29 @@ def read(texts: Sequence[str], settings: Confirm) -> Texts:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Labelled texts that a model is taught."""
+    """Labelled texts to train on."""
 
     places: Ints
     """[m] rows of the texts."""
     labels: Ints
-    """[m] their labels as numbers."""
+    """[m] number of each text's label."""
     weights: Floats
-    """[m] what each counts."""
+    """[m] weight of each text in the loss."""
     num_labels: int
 
 
 def fine_tune(texts: Texts, learned: Learned, items: Ints, settings: Confirm, run: int) -> Ints:
-    """Teach a model some labelled texts and return [items] the labels that it gives other texts.
+    """Fine-tune a model on labelled texts, and return the labels that it gives to other texts, [items].
 
-    The same arguments give the same labels on one machine. Products are computed in what the machine computes fastest,
-    weights are in float32.
+    On one machine, the same arguments give the same labels. Weights are in float32. Matrix products are computed in the
+    type that is fastest on the machine.
 
     Args:
         texts: all texts.
-        learned: what is taught.
-        items: rows to label.
-        settings: the model and how it is taught.
-        run: number of the run, the seed of all that is random.
+        learned: the texts to train on.
+        items: numbers of the texts to label.
+        settings: the model, and how it is trained.
+        run: number of the run, which is the seed of all random numbers.
     """
     import torch
 
@@ -142,20 +142,20 @@ class _Model:
     encoder: Any
     head: Any
     dtype: Any
-    """What products are computed in."""
+    """The type in which matrix products are computed."""
 
     @property
     def device(self) -> Any:  # noqa: ANN401 - of torch
-        """Where both are."""
+        """The device of the encoder and the head."""
         return self.head.weight.device
 
     @property
     def parameters(self) -> list[Any]:
-        """What is trained."""
+        """The parameters to train."""
         return [p for p in (*self.encoder.parameters(), *self.head.parameters()) if p.requires_grad]
 
     def logits(self, texts: Texts, rows: Ints) -> Any:  # noqa: ANN401 - a tensor
-        """Return [rows, labels]: the head on the mean of the last layer."""
+        """Return the logits of some texts, [rows, labels]. The head reads the mean of the encoder's last layer."""
         import torch
 
         ids, mask = (part.to(self.device) for part in texts.batch(rows))
@@ -166,7 +166,7 @@ class _Model:
 
 
 def _model(settings: Confirm, num_labels: int) -> _Model:
-    """Return the encoder, whose table of tokens is frozen, and a new head."""
+    """Return the encoder, with frozen token embeddings, and a new head."""
     import torch
     from transformers import AutoModel
 
@@ -185,7 +185,7 @@ def _loaded(kind: Any, settings: Confirm, **options: Any) -> Any:  # noqa: ANN40
 
 
 def _groups(parameters: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return parameters by whether they decay: matrices do."""
+    """Return parameters in two groups: matrices, which have weight decay, and the others, which have none."""
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -193,12 +193,12 @@ def _groups(parameters: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _order(count: int, length: int, run: int) -> Ints:
-    """Return [length] places below `count`: all of them in a random order, again and again."""
+    """Return `length` numbers below `count`: all numbers in a random order, then all in another one, and so on."""
     rng = np.random.default_rng(run)
     return np.concatenate([rng.permutation(count) for _ in range(-(-length // count))])[:length]
 
 
 def _share(step: int, steps: int) -> float:
-    """Return the share of the highest rate: it rises over the warm-up, then falls in a line to 0."""
+    """Return the rate of a step as a share of the highest rate. It rises in the warm-up, then falls linearly to 0."""
     warm = max(1, round(WARMUP * steps))
     return (step + 1) / warm if step < warm else (steps - step) / (steps - warm)

@@ -1,4 +1,4 @@
-"""Held out: the rows that training did not see, their losses with base and tuned model, and the smoke test."""
+"""Held-out rows, which training did not see: their losses with the base and the tuned model, and the smoke test."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,10 +22,10 @@ SUITE = "held_out"
 
 
 def rows_of(store: Store, inputs: Mapping[str, str]) -> tuple[pa.Table, dict[str, int]]:
-    """Return the rows to score, and how many others cannot be, by reason.
+    """Return the rows to score, and the number of rows that cannot be scored, by reason.
 
-    They are the job's own samples where it has an input, without those near the rows that the model was trained on;
-    else the samples that training held out.
+    If the job has an input, the rows are its samples, without near copies of rows that the model was trained on.
+    Otherwise they are the rows that training held out.
 
     Raises:
         JobError: when no row is left.
@@ -46,7 +46,10 @@ def rows_of(store: Store, inputs: Mapping[str, str]) -> tuple[pa.Table, dict[str
 
 
 def items_of(scored: pa.Table, scores: Mapping[str, Scores]) -> pa.Table:
-    """Return the ITEMS of the held-out rows: `loss`, minus the nats of a token, and `loss.tokens`, by model."""
+    """Return the ITEMS of the held-out rows: the values `loss` and `loss.tokens` of each row for each model.
+
+    `loss` is minus the mean loss of a token, in nats, so that higher is better.
+    """
     rows = from_table(scored)
     digests = [ids.digest("sample", [[turn.role, turn.text] for turn in row.messages], row.tools) for row in rows]
     found: list[tuple[str, str, str, str, str, float, str]] = []
@@ -59,7 +62,10 @@ def items_of(scored: pa.Table, scores: Mapping[str, Scores]) -> pa.Table:
 
 
 def prompts(table: pa.Table, count: int) -> list[tuple[Sample, tuple[Message, ...], str]]:
-    """Return (row, messages before the first answer, that answer) of the first rows by id that a user begins."""
+    """Return (row, messages before its first answer, that answer) for the first `count` rows by id.
+
+    Rows that begin with an answer, and rows with more than text, are left out.
+    """
     found = []
     for sample in sorted(from_table(table), key=lambda row: row.id):
         first = next(place for place, turn in enumerate(sample.messages) if turn.role == "assistant")
@@ -69,15 +75,15 @@ def prompts(table: pa.Table, count: int) -> list[tuple[Sample, tuple[Message, ..
 
 
 def requests(asked: Sequence[tuple[Sample, tuple[Message, ...], str]], max_tokens: int) -> list[Write]:
-    """Return the requests of the smoke test."""
+    """Return the requests of the smoke test, one for each row."""
     return [Write(prompt, max_tokens=max_tokens, seed=request_seed(row.id, 0)) for row, prompt, _ in asked]
 
 
 def smoke(asked: Sequence[tuple[Sample, tuple[Message, ...], str]], replies: Sequence[Reply]) -> list[dict[str, Any]]:
-    """Ask the tuned model, and return its answers.
+    """Return the replies of the tuned model, each with its prompt, its reference, and whether it is `ok`.
 
     Raises:
-        RunError: when every answer is empty, or none comes to a stop.
+        RunError: when every reply is empty, or no reply ends by itself.
     """
     answers = [
         {
@@ -96,7 +102,7 @@ def smoke(asked: Sequence[tuple[Sample, tuple[Message, ...], str]], replies: Seq
 
 
 def require_talk(replies: list[dict[str, Any]]) -> None:
-    """Refuse a model with only empty replies, or none that ends by itself.
+    """Refuse a model that gives only empty replies, or that never ends a reply by itself.
 
     Raises:
         RunError: when every reply is empty, or no reply ends by itself.

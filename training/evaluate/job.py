@@ -3,20 +3,20 @@
 <output>/shard-….arrow      ITEMS: every value of every item of the suites, and the losses of the held-out rows
         /evaluation.json
     base, tuned         names of the two models
-    precision           what both were computed in
+    precision           the precision in which both models computed
     rows, tokens        held-out samples, and their trained tokens
     dropped             held-out samples that could not be scored, by reason
     loss_before, loss_after               mean loss of a trained token in nats, base and tuned model
-    perplexity_before, perplexity_after   e to that
+    perplexity_before, perplexity_after   e to the power of the loss
     difference          loss_after - loss_before: below 0 is better
-    ci_low, ci_high     its 95 % interval over families of samples; null with one family
-    interval            how it was made: "bootstrap" (`bootstrap` draws), "student" (few families) or "none"
+    ci_low, ci_high     95 % interval of the difference over families of samples; null with one family
+    interval            kind of the interval: "bootstrap" (`bootstrap` draws), "student" (few families) or "none"
     families            number of families: samples with a common parent, of one group, or near copies
-    families_better, families_worse       families whose loss fell, and rose
-    sign_p              p-value of the sign test that as many fell as rose
-    detectable          the smallest true difference that such data shows in 80 % of all cases
+    families_better, families_worse       number of families with a lower loss, and with a higher one
+    sign_p              p-value of the sign test: that as many families have a lower loss as a higher one
+    detectable          smallest true difference that such data detects with a probability of 80 %
     smoke               [{id, prompt, reply, reference, finish, tokens, ok}] replies of the tuned model in vLLM
-    seconds             {open, before, after, smoke}
+    seconds             seconds of each part: {open, before, after, smoke}
 """
 
 import re
@@ -61,11 +61,12 @@ from gristmill.training.tuning.model import MERGED, Precision
 EVALUATION = "evaluation.json"
 HELD_OUT_ITEMS = "shard-held-out"
 TRAINED = re.compile(r"train-[0-9a-f]{12}")
-"""The name of a model that a training left in the store."""
+"""Pattern of the name of a trained model in the store."""
 NAME = re.compile(r"[\w-]{1,60}")
-"""The name of a suite."""
+"""Pattern of the name of a suite."""
 CHANGED = 0.3
-"""Share of items that change, for the number of items that an effect needs, before anything is asked."""
+"""Assumed share of items that change between right and wrong. With it, the plan estimates how many items an effect
+needs."""
 
 
 class Evaluate(Job):
@@ -77,27 +78,27 @@ class Evaluate(Job):
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "cpus", "gpus"})
 
     precision: Precision | Literal["auto"] = "auto"
-    """Precision in which both models compute. `auto` is the fastest on the machine, see `models.dtypes`."""
+    """Precision in which both models compute. `auto` chooses the fastest one on the machine (see `models.dtypes`)."""
     bootstrap: int = Field(default=2000, gt=0)
-    """Bootstrap draws of families for the interval."""
+    """Number of bootstrap draws of families for an interval."""
     seed: int = 0
     """Seed of the bootstrap draws."""
     smoke_prompts: int = Field(default=4, ge=0)
     """Number of held-out instructions that the tuned model answers in the inference engine; 0 for none."""
     smoke_tokens: int = Field(default=128, gt=0)
-    """Most tokens of such an answer."""
+    """Largest number of tokens in such an answer."""
     engine: Engine = Engine()
-    """The inference engine of all models; its `model` is replaced by each of them."""
+    """The inference engine that runs each model in turn. Its `model` and `endpoint` may not be set."""
     suites: dict[str, AnyScorer] = Field(default_factory=dict)
-    """Suites by name: items of your own, and the scorer that judges the replies to them. All models get the same items,
-    the same prompts and the same engine settings."""
+    """Suites by name. A suite has items of your own, and a scorer that judges the replies to them. All models get the
+    same items, the same prompts and the same engine settings."""
     against: tuple[str, ...] = ()
-    """Further models that get the suites: `builtin:…`, folders, names on a hub, or earlier trainings in the store, such
-    as `train-0123456789ab`."""
+    """Further models to ask the suites: `builtin:…`, folders, names of models on a hub, or earlier trainings in the
+    store, such as `train-0123456789ab`."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores for scoring. By default one with a GPU; without one, all cores of the largest machine."""
+    """Number of CPU cores for scoring. The default is 1 with a GPU, else all cores of the largest machine."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs for scoring. By default one where the cluster has any, else none."""
+    """Number of GPUs for scoring. The default is 1 if the cluster has GPUs, else 0."""
 
     @field_validator("suites")
     @classmethod
@@ -111,17 +112,17 @@ class Evaluate(Job):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide the figures, with the weights of further models instead of their paths."""
+        """Return the settings that determine the figures; the weights of further models replace their paths."""
         value = super().identity()
         value["fields"]["against"] = [models.identity(name) for name in self.against]
         return value
 
     def sources(self) -> dict[str, Source]:
-        """Return the data from outside, by role: the samples, and the items of each suite."""
+        """Return the inputs that no job of the recipe makes, by role: the samples, and the items of each suite."""
         return super().sources() | {_role(name): scorer.input for name, scorer in self.suites.items()}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the model to evaluate, what the recipe's train job makes, and earlier trainings."""
+        """Return the model that the recipe's train job makes, and the earlier trainings in `against`."""
         if "train" not in outputs:
             raise JobError("evaluate: the recipe has no [train], must have one; add it, it makes the model to evaluate")
         earlier = {f"against.{name}": name for name in self.against if TRAINED.fullmatch(name)}
@@ -145,7 +146,7 @@ class Evaluate(Job):
         return found
 
     def plan(self, store: Store, work: Work) -> Plan:
-        """Say what would be evaluated."""
+        """Return the plan of the evaluation."""
         state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
         plan = Plan(self.name, work.output, state, shards=1, actors=2, cpus=self.cpus or 1, gpus=self.gpus or 0)
         model = work.inputs.get("model", "")
@@ -204,7 +205,7 @@ class Evaluate(Job):
         return found
 
     def _held_out(self, run: Run, work: Work) -> dict[str, Any]:
-        """Return the content of `evaluation.json` so far; if there is none, make all of it except the smoke test."""
+        """Return the content of `evaluation.json`. If there is none yet, make it, without the smoke test."""
         if run.store.exists(work.output, EVALUATION):
             return dict(run.store.read_json(work.output, EVALUATION))
         with run.screen.bar("evaluate: held out", 2) as bar:
@@ -259,9 +260,10 @@ class Evaluate(Job):
         }
 
     def _smoke(self, run: Run, work: Work, found: dict[str, Any]) -> Callable[[AskAll], None] | None:
-        """Return a function that asks the tuned model held-out instructions and adds the answers to `found`, or None.
+        """Return a function that asks the tuned model held-out instructions and adds the answers to `found`.
 
-        It raises RunError when every answer is empty, or none comes to a stop.
+        Return None if the answers are there already, or if there is nothing to ask. The function raises RunError when
+        every answer is empty, or when no answer ends by itself.
         """
         if "smoke" in found:
             return None

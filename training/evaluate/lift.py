@@ -1,9 +1,9 @@
 """The lift job: whether built samples, or unlabelled texts, make a classifier better on items that people labelled.
 
-<output>/shard-00000.arrow   SAMPLES: the rows of the recommended arm, with which later jobs go on
+<output>/shard-00000.arrow   SAMPLES: the rows of the recommended arm, which later jobs use
          lift.json           arms, labels, and what was left out:
              validation, test    [{arm, rows, accuracy, lift, low, high, kind}] on the two parts of the test items
-             fine_tuned          the same by part, of a fine-tuned encoder, for the seeds and the recommended arm
+             fine_tuned          the same lists for a fine-tuned encoder, for the seeds and the recommended arm
              methods             [{method, rows, labels, agreement, two_sample_accuracy}] the rows of each method
              left_out            {role: {reason: rows}}
 """
@@ -40,23 +40,23 @@ LIFT = "lift.json"
 AT_ONCE = 256
 """Number of texts that are encoded between two updates of the progress bar."""
 KNOWN = 0.8
-"""Least share of the tokens that an encoder must know for `auto` to choose it."""
+"""Smallest share of the tokens that the encoder must know before `auto` chooses it."""
 FEW_ITEMS = 30
-"""Least number of test items in one part for a comparison."""
+"""Smallest number of test items in each of the two parts."""
 
 
 class Lift(Job):
     """`[lift]`: find out which texts help a classifier, and pass on the rows of the arm that helps most.
 
-    The arms are people's seeds alone; the seeds with the built samples, with as many random drafts, and with the
-    samples of each method; the seeds with texts that a probe, which learned from the seeds, has labelled; and people's
-    labels, if there are any, which show how much can be gained. One part of the test items decides which arm is
-    recommended. The other part is used for nothing else, and gives the lift and its interval. If no arm helps, none is
-    recommended and only the seeds are passed on. The result holds for the probe; a fine-tuned model may gain more or
-    less. With `confirm`, an encoder is fine-tuned on the seeds and on the recommended arm. If it gains nothing there,
-    nothing is recommended.
+    An arm is a set of labelled texts from which a probe, a small classifier, learns. The first arm is people's seeds
+    alone. Each other arm adds texts to the seeds: the built samples, as many random drafts, the samples of one method,
+    or unlabelled texts that a probe has labelled. If `labelled` is given, its texts make one more arm, which shows how
+    much can be gained. One part of the test items decides which arm is recommended. The other part is used for nothing
+    else, and gives the lift and its interval. If no arm helps, only the seeds are passed on. The result holds for the
+    probe; a fine-tuned model may gain more or less. With `confirm`, an encoder is fine-tuned on the seeds and on the
+    recommended arm. If it gains nothing from the arm, no arm is recommended.
 
-    Source: gains are paired by item and drawn by family, see `gristmill.training.evaluate.statistics`.
+    Source: lifts are paired by item and drawn by family, see `gristmill.training.evaluate.statistics`.
     """
 
     name: ClassVar[str] = "lift"
@@ -68,35 +68,36 @@ class Lift(Job):
     )
 
     seeds: Source
-    """Texts that people labelled, which are there without Gristmill."""
+    """Texts that people labelled. Each arm learns from them."""
     test: Source
     """Other texts that people labelled. Nothing is learned from them."""
     unlabelled: Source | None = None
-    """Texts without a label, which the probe labels. Labels that they have are not read."""
+    """Texts for the probe to label. Labels that these texts have are ignored."""
     labelled: Source | None = None
-    """Texts with people's labels, to show how much more of these would help."""
+    """Further texts that people labelled. They show how much people's labels of more texts would help."""
     validation: float = Field(default=0.3, gt=0, lt=1)
     """Share of the test items that decides which arm is recommended."""
     shares: Literal["validation", "seeds"] | dict[str, Annotated[float, Field(gt=0)]] = "validation"
-    """Share of each label among the texts of `unlabelled`, which self-training keeps: as among the test items that
-    choose the arm, as among the seeds, or a number for each label."""
+    """Expected share of each label among the texts of `unlabelled`; self-training labels them in these shares.
+    `validation`: as among the test items that choose the arm. `seeds`: as among the seeds. Or a number for each
+    label."""
     draws: int = Field(default=3, gt=0)
     """Number of draws of the random arm."""
     probe: Probe = Probe()
     """The small classifier and its features of a text."""
     encoder: Embedding = Embedding(model=models.E5)
-    """The model that makes the vectors; it is not loaded if the probe uses characters."""
+    """The encoder that makes a vector of each text. It is not loaded if the probe uses characters."""
     confirm: Confirm | Literal[False] = False
-    """Fine-tuning that must agree with the probe: `true`, or its settings. It takes minutes on a machine without a
-    GPU."""
+    """Fine-tuning that must agree with the probe. `true` uses the default settings. It takes minutes on a machine
+    without a GPU."""
     bootstrap: int = Field(default=2000, gt=0)
-    """Bootstrap draws for an interval."""
+    """Number of bootstrap draws for an interval."""
     seed: int = 0
-    """Seed of all draws."""
+    """Seed of all random choices."""
     cpus: float | None = Field(default=None, gt=0)
-    """Cores of the process that encodes and compares; by default all of the largest machine."""
+    """Number of CPU cores for the process that compares. The default is all cores of the largest machine."""
     gpus: float | None = Field(default=None, ge=0)
-    """GPUs of that process. By default one where the cluster has any, else none."""
+    """Number of GPUs for the process that compares. The default is 1 if the cluster has GPUs, else 0."""
 
     @field_validator("confirm", mode="before")
     @classmethod
@@ -104,12 +105,12 @@ class Lift(Job):
         return {} if value is True else value
 
     def sources(self) -> dict[str, Source]:
-        """Return the data from outside, by role."""
+        """Return the inputs that no job of the recipe makes, by role."""
         given = {"seeds": self.seeds, "test": self.test, "unlabelled": self.unlabelled, "labelled": self.labelled}
         return super().sources() | {role: source for role, source in given.items() if source is not None}
 
     def check(self, base: Path) -> list[str]:
-        """Return what is wrong with the settings beyond their types."""
+        """Return the problems of the settings beyond their types."""
         del base
         found = []
         for where, model in (("encoder", self.encoder.model), ("confirm", self.confirm and self.confirm.model)):
@@ -118,7 +119,7 @@ class Lift(Job):
         return found
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the built samples: those of the recipe's last job before this one that makes samples."""
+        """Return the built samples, which are those of the last earlier job that makes samples."""
         made = next((outputs[name] for name in ("select", "review", "generate") if name in outputs), "")
         if not made and self.input is None and self.unlabelled is None:
             raise JobError("lift: nothing to compare with the seeds, must have `input`, `unlabelled` or a [generate]")
@@ -177,7 +178,7 @@ class Lift(Job):
 
 
 def figures_of(found: Mapping[str, Any], texts: int, shard: Shard, seconds: float) -> LiftFigures:
-    """Return the figures of the content of `lift.json`, the number of texts, and the shard that was written."""
+    """Return the figures. `found` is the content of `lift.json`, and `shard` is the shard that was written."""
     chosen = next(part for part in found["test"] if part["arm"] == found["recommended"])
     tuned = found["fine_tuned"].get("test")
     return LiftFigures(
@@ -204,10 +205,10 @@ def figures_of(found: Mapping[str, Any], texts: int, shard: Shard, seconds: floa
 
 
 class LiftActor:
-    """Holds all texts of a lift job in one process: at most some hundred thousand."""
+    """An actor that holds all texts of a lift job, at most some hundred thousand, and compares the arms."""
 
     def __init__(self, job: Lift, store: Store, inputs: Mapping[str, str], logs: str | None) -> None:
-        """Take what to compare; nothing is read before `open`."""
+        """Take the job and the names of its inputs by role; `open` reads them."""
         log.to_file(logs, "lift")
         self._job, self._store, self._inputs = job, store, inputs
 
@@ -215,8 +216,8 @@ class LiftActor:
         """Read all rows; return the number of texts, and lines about the rows that take no part.
 
         Raises:
-            JobError: if the seeds have fewer than two labels or none of one, `shares` has other labels, or the
-                test has too few items.
+            JobError: when the seeds have fewer than two labels, when no usable seed is left for a label, when `shares`
+                has other labels than the seeds, or when the test has too few items.
         """
         rows = {role: _samples(self._store, name, role) for role, name in self._inputs.items()}
         self._corpus = corpus = compared.corpus_of(rows)
@@ -253,12 +254,12 @@ class LiftActor:
         return len(corpus.texts), lines
 
     def embed(self, start: int, stop: int) -> None:
-        """Encode the texts from `start` to before `stop`, if the probe uses an encoder."""
+        """Encode the texts `start` to `stop` - 1, if the probe uses an encoder."""
         if self._encoder:
             self._vectors.append(self._encoder.encode(self._corpus.texts[start:stop]))
 
     def measure(self) -> int:
-        """Compare all arms with the probe; return the number of runs of fine-tuning that the verdict waits for."""
+        """Compare all arms with the probe; return the number of fine-tuning runs that must follow."""
         job, corpus = self._job, self._corpus
         self._features = self._made_features()
         arms = compared.arms_of(corpus, self._features, self._shares(), draws=job.draws, seed=job.seed)
@@ -271,7 +272,7 @@ class LiftActor:
         return 0 if not job.confirm or self._name == compared.SEEDS else 2 * job.confirm.runs
 
     def fine_tune(self, run: int) -> None:
-        """Fine-tune once: on the seeds and on the recommended arm by turns."""
+        """Fine-tune once: on the seeds if `run` is even, on the recommended arm if it is odd."""
         job, corpus, items = self._job, self._corpus, self._corpus.places["test"]
         settings = job.confirm or Confirm()
         arm = self._arms[(compared.SEEDS, self._name)[run % 2]]
@@ -313,7 +314,7 @@ class LiftActor:
         }, shard
 
     def _confirmed(self) -> dict[str, list[Result]]:
-        """Return what fine-tuning gained on both parts of the items: the seeds, then the recommended arm."""
+        """Return, by part of the test items, the results of fine-tuning on the seeds and on the recommended arm."""
         if not self._tuned:
             return {}
         rights = {name: np.mean(runs, axis=0) for name, runs in self._tuned.items()}
@@ -329,7 +330,7 @@ class LiftActor:
         return encoder if features == "encoder" or known >= KNOWN else None
 
     def _made_features(self) -> Features:
-        """Return the features of all texts, fitted on those that an arm may learn from."""
+        """Return the features of all texts, fitted on the texts that an arm other than people's may learn from."""
         taken = [rows for role, rows in self._corpus.places.items() if role not in ("test", "labelled")]
         fitted = np.concatenate(taken)
         if self._encoder:
@@ -348,7 +349,7 @@ class LiftActor:
         return found
 
     def _halves(self, items: Ints) -> tuple[Ints, Ints]:
-        """Return the validation items and the others; a family is in one part."""
+        """Return the validation items and the other test items. All items of a family are in the same part."""
         order = np.random.default_rng(self._job.seed).permutation(int(self._families.max(initial=-1)) + 1)
         first = (order < self._job.validation * len(order))[self._families]
         return items[first], items[~first]
@@ -357,7 +358,7 @@ class LiftActor:
         return {"validation": self._validation, "test": self._test}
 
     def _compared(self, rights: Mapping[str, Floats], items: Ints) -> list[Result]:
-        """Compare arms on some items; `rights` has what each got right of all of them, the seeds first."""
+        """Compare arms on some test items. `rights` says for each arm which of all items it has right, seeds first."""
         places = np.searchsorted(self._corpus.places["test"], items)
         kin = np.unique(self._families[places], return_inverse=True)[1].astype(np.int64)
         arms, parts = [self._arms[name] for name in rights], [right[places] for right in rights.values()]
@@ -365,7 +366,7 @@ class LiftActor:
 
 
 def _samples(store: Store, name: str, role: str) -> list[Sample]:
-    """Return the samples of a dataset. Of built ones, also the dropped ones, because the random arm draws from all."""
+    """Return the samples of a dataset. Dropped ones are included if they were built: the random arm draws from all."""
     every = [sample for table in store.scan(name) for sample in from_table(table)]
     return every if role == "samples" else [sample for sample in every if sample.dropped is None]
 

@@ -18,26 +18,26 @@ Ints = NDArray[np.int64]
 NGRAMS = (1, 3)
 """Lengths of the character n-grams."""
 CHARACTERS_C, ENCODER_C = 30.0, 10.0
-"""Inverse strength of the penalty on weights of n-grams and of the encoder's vectors."""
+"""Inverse strengths of the penalty on the probe's weights: for n-grams, and for the encoder's vectors."""
 
 
 class Probe(Settings):
-    """`[lift.probe]`: features of a text and the classifier on them.
+    """`[lift.probe]`: the features of a text, and the classifier that reads them.
 
     Departures: none from scikit-learn's `TfidfVectorizer` (`sublinear_tf`, n-grams in two texts or more) and
-    `LogisticRegression`. The encoder's vectors are centred on the texts that are trained on, and scaled to length 1.
+    `LogisticRegression`. The encoder's vectors are centred on the mean of the training texts, and scaled to length 1.
     """
 
     features: Literal["auto", "characters", "encoder"] = "auto"
     """`characters`: TF-IDF of character n-grams. `encoder`: vectors of `lift.encoder`. `auto` uses the encoder if it
     knows the script of the texts, else characters."""
     iterations: int = Field(default=500, gt=0)
-    """Most iterations of the solver."""
+    """Largest number of iterations of the solver."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features of all texts of a lift job, a row each."""
+    """Features of all texts of a lift job, one row for each text."""
 
     rows: Any
     """[n, d]: a sparse matrix of n-grams, or a dense one of vectors."""
@@ -67,14 +67,14 @@ class Classifier:
     rows: Any
 
     def chances(self, places: Ints, num_labels: int) -> Floats:
-        """Return [m, num_labels] probabilities of the labels of some rows; 0 for labels without training rows."""
+        """Return the probability of each label for some rows, [m, num_labels]; 0 for labels without training rows."""
         found = np.zeros((len(places), num_labels))
         found[:, self.model.classes_] = self.model.predict_proba(self.rows[places])
         return found
 
 
 def characters(texts: Sequence[str], fitted: Ints, settings: Probe) -> Features:
-    """Return the n-gram features of texts; the vocabulary is taken from those at the places `fitted`."""
+    """Return the n-gram features of texts. The vocabulary comes from the texts with the numbers `fitted`."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     words = TfidfVectorizer(analyzer="char", ngram_range=NGRAMS, sublinear_tf=True, min_df=min(2, len(fitted)))
@@ -82,7 +82,7 @@ def characters(texts: Sequence[str], fitted: Ints, settings: Probe) -> Features:
 
 
 def vectors(found: NDArray[np.float32], fitted: Ints, settings: Probe) -> Features:
-    """Return [n, d] vectors as features, centred on those of `fitted`."""
+    """Return vectors, [n, d], as features. They are centred on the mean of the vectors `fitted`, with length 1."""
     centred = found.astype(np.float64) - found[fitted].astype(np.float64).mean(axis=0)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
     scaled = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)

@@ -10,15 +10,15 @@ from gristmill.training.evaluate.probe import Features, Ints
 
 FOLDS = 5
 FEW = 10
-"""Least rows of a method for it to be described."""
+"""Smallest number of rows of a method for which the agreement and the two-sample accuracy are measured."""
 
 
 def quality_of(corpus: Corpus, features: Features, people: Ints) -> list[dict[str, Any]]:
     """Return for each method its number of rows, their labels, the agreement, and the difference from people's texts.
 
-    `agreement` is the share of built labels that a probe, which learned from people's labels, also gives.
-    `two_sample_accuracy` is the share of texts that a probe assigns correctly to built or people's texts, in five
-    folds, with equally many of both: 0.5 if they do not differ.
+    `agreement` is the share of built labels that a probe also gives after it learned from people's labels.
+    `two_sample_accuracy` is the share of texts for which a probe says correctly whether they are built or people's. It
+    is measured in five folds, with equally many texts of both kinds. It is 0.5 if the two kinds do not differ.
 
     Source: classifier two-sample test: Lopez-Paz & Oquab 2017, arXiv:1610.06545, section 3.
 

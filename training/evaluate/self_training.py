@@ -1,10 +1,10 @@
-"""Self-training: a classifier that learned from people's few labels labels further texts, the most certain ones first.
+"""Self-training: a classifier learns from people's few labels, then labels further texts, most certain texts first.
 
 Source: class-balanced self-training: Zou et al. 2018, Unsupervised domain adaptation for semantic segmentation via
 class-balanced self-training, arXiv:1810.07911, sections 3.2 and 4.2: each label gets its own bound of confidence, so
-that a growing share of each is taken, round by round. Departures: texts instead of pixels; the labels come in given
-shares, not in those of the predictions, which keeps one label from taking all; the classifier is fitted anew in each
-round.
+that a growing share of each is taken, round by round. Departures: texts instead of pixels; the shares of the labels are
+given and do not follow from the predictions, so that one label cannot take all texts; the classifier is fitted anew in
+each round.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import numpy as np
 from gristmill.training.evaluate.probe import Features, Floats, Ints
 
 SHARE = 0.5
-"""Share of the texts that are labelled in the last round. With the most certain half, the labels are still right if
-their shares among the texts differ from the given ones."""
+"""Share of the texts that are labelled in the last round. As this is only the most certain half, the labels are still
+right if the true shares of the labels differ from the given ones."""
 ROUNDS = 5
 SEED_WEIGHT = 3.0
 """Weight of a seed; a text that the classifier labelled has the weight 1."""
@@ -28,7 +28,7 @@ class Labelled:
     places: Ints
     """[m] rows of the features, in ascending order."""
     labels: Ints
-    """[m] numbers of their labels."""
+    """[m] number of each text's label."""
     confidence: Floats
     """[m] probabilities of these labels."""
 
@@ -40,7 +40,7 @@ def self_train(features: Features, seeds: Ints, labels: Ints, weights: Floats, t
         features: features of seeds and texts.
         seeds: [s] labelled rows.
         labels: [s] their labels as numbers.
-        weights: [s] weight of each; a text that gets its label here has the weight 1.
+        weights: [s] weight of each labelled row. A text that gets its label here has the weight 1.
         texts: [u] rows of the texts without a label.
         shares: [number of labels] share of each label among the texts; they sum to 1.
     """
@@ -57,9 +57,9 @@ def self_train(features: Features, seeds: Ints, labels: Ints, weights: Floats, t
 
 
 def _surest(chances: Floats, room: Ints) -> tuple[Ints, Ints]:
-    """Return (rows in ascending order, their labels): each row at most once, `room` rows for each label at most.
+    """Return (rows in ascending order, their labels), with at most `room` rows for each label.
 
-    Pairs of a row and a label are taken by falling probability; equal ones in the order of rows.
+    Pairs of a row and a label are taken by falling probability, and those of equal probability in the order of rows.
     """
     rows, labels = np.indices(chances.shape)
     order = np.lexsort((labels.ravel(), rows.ravel(), -chances.ravel()))

@@ -1,4 +1,4 @@
-"""Serving: one model in the inference engine for as long as it is asked."""
+"""Serving: an inference engine that runs one model until all questions to it are asked."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,13 @@ AskAll = Callable[[Sequence[Request]], list[Reply]]
 
 @contextmanager
 def serving(engine: Engine, logs: str | None, name: str, where: str) -> Iterator[AskAll]:
-    """Start an engine and end it with the block; `name` is that of its log, `where` the setting that it is of.
+    """Start an engine for a block, and end the engine with the block.
+
+    Args:
+        engine: settings of the engine, with its model.
+        logs: folder of the logs.
+        name: name of the engine's log.
+        where: path of the engine's settings in the recipe, for error messages.
 
     Raises:
         RunError: when the engine does not start, or dies and does not come back.

@@ -1,7 +1,8 @@
-"""Statistics of a paired comparison: pure functions of numbers, drawn and counted by family.
+"""Statistics of a paired comparison, as pure functions of numbers.
 
-Rows of one family (made from one seed, say) depend on each other, so a family is one observation, however many rows it
-has. Measured by `tests/proof/intervals.py` (`benchmarks/intervals.json`).
+Rows of one family (for example, made from one seed) depend on each other. So a family is one observation, however many
+rows it has. `tests/proof/intervals.py` measures how often the intervals contain the truth
+(`benchmarks/intervals.json`).
 """
 
 import math
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEW = 20
-"""With fewer families, draws have too few different observations, and Student's interval covers better."""
+"""Smallest number of families for the bootstrap. With fewer, draws have too few different observations, and Student's
+interval contains the truth more often."""
 COUNTS_AT_ONCE = 2_000_000
 """Number of counts of families that are drawn at once: 16 MB."""
 LEVEL = 0.95
@@ -33,16 +35,16 @@ class Interval:
     error: float | None
     """Standard error of the value."""
     p: float | None = None
-    """p-value of the value 0, two-sided, by the same draws or by Student's distribution."""
+    """Two-sided p-value of the hypothesis that the true value is 0, by the same draws or by Student's distribution."""
 
     @property
     def differs(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval does not contain 0."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def by_family(values: Floats, families: NDArray[np.int64]) -> Floats:
-    """Return the sum of each family, [families], from values by row and the families of the rows, numbered from 0."""
+    """Return the sum of the values of each family, [families]. `families` has each row's family, numbered from 0."""
     return np.bincount(families, values).astype(np.float64)
 
 
@@ -56,14 +58,14 @@ def interval(sums: Floats, sizes: Floats, *, draws: int, seed: int) -> Interval:
     Args:
         sums: [families] the summed value of each, such as nats of difference.
         sizes: [families] the summed denominator of each, such as tokens; all positive.
-        draws: bootstrap draws.
+        draws: number of bootstrap draws.
         seed: seed of the draws; the result depends only on it and the other arguments.
 
     Source: symmetric bootstrap-t: Hall 1988, On symmetric bootstrap confidence intervals, J. R. Statist. Soc. B 50;
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, sections 11.5 and 12.5; clusters as observations: Miller
     2024, arXiv:2411.00640, section 2.2; effective number: Kish 1965, Survey Sampling, section 11.2. Departures: Miller
-    takes normal quantiles, which cover too little with few clusters; the draws have linearised standard errors, which
-    the jackknife of each would make slow.
+    takes normal quantiles, which cover too little with few clusters; the draws have linearised standard errors, because
+    a jackknife for each draw would be slow.
     """
     count, value = len(sums), float(sums.sum() / sizes.sum())
     if count < 2:
@@ -95,7 +97,10 @@ def _bootstrap(sums: Floats, sizes: Floats, draws: int, seed: int) -> Floats:
 
 
 def _errors(sums: Floats, sizes: Floats, drawn: Floats) -> tuple[Floats, Floats]:
-    """Return ([draws] ratios, [draws] their standard errors, linearised) for counts of families, [draws, families]."""
+    """Return the ratio of each draw and its linearised standard error, both [draws].
+
+    `drawn` has the count of each family in each draw, [draws, families].
+    """
     per = drawn @ sizes
     values = (drawn @ sums) / per
     squares = drawn @ (sums * sums) - 2 * values * (drawn @ (sums * sizes)) + values**2 * (drawn @ (sizes * sizes))
@@ -127,7 +132,7 @@ def _student_p(away: float, freedom: float) -> float:
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """Return the p-value of "as many pairs got better as worse", by the exact binomial test of the changed pairs.
+    """Return the p-value of the hypothesis that as many pairs get better as worse, by the exact binomial test.
 
     For right and wrong answers this is McNemar's test; for signs of differences it is the sign test.
 
@@ -152,11 +157,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable(error: float, *, power: float = 0.8) -> float:
-    """Return the smallest true difference that is detected with this probability, two-sided at 5 %.
+    """Return the smallest true difference that a two-sided test at 5 % detects with the probability `power`.
 
     Args:
         error: the standard error of the difference.
-        power: the probability.
+        power: the probability of detection.
 
     Source: Miller 2024, arXiv:2411.00640, section 5.
     """
@@ -166,7 +171,7 @@ def detectable(error: float, *, power: float = 0.8) -> float:
 
 
 def families_needed(found: Interval, effect: float, *, power: float = 0.8) -> int | None:
-    """Return how many families like these are needed to detect a difference of `effect` with this probability.
+    """Return how many families like these are needed to detect a difference of `effect` with the probability `power`.
 
     Returns None if the interval has no standard error.
     """
@@ -176,12 +181,14 @@ def families_needed(found: Interval, effect: float, *, power: float = 0.8) -> in
 
 
 def items_needed(effect: float, changed: float, *, power: float = 0.8) -> int:
-    """Return how many single items tell a difference of a share of right answers from 0 with this probability.
+    """Return how many items are needed to detect a difference of two models' shares of right answers.
+
+    Each item counts as a family of its own.
 
     Args:
         effect: the difference, such as 0.05.
-        changed: share of the items that only one of both models answers rightly; at least `effect`.
-        power: the probability.
+        changed: share of the items that only one of both models answers correctly; at least `effect`.
+        power: the probability of detection.
 
     Source: Miller 2024, arXiv:2411.00640, section 5, with the variance of a paired difference, changed - effect^2.
     """
