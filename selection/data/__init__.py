@@ -1,1 +1,1 @@
-"""The samples of a selection as columns and matrices, and arrays kept from earlier runs."""
+"""The samples of a selection as columns and matrices, and arrays that earlier runs have stored."""

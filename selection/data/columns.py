@@ -1,4 +1,4 @@
-"""Columns from Arrow tables of samples: ids, parts of the conversation, scores, tags; no Python object for each row."""
+"""Columns of Arrow tables of samples: ids, parts of the conversation, scores, tags; no Python object for each row."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -9,14 +9,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Part = Literal["instruction", "answer", "conversation", "chat"]
-"""All user turns, all assistant turns, both, or (`chat`) every turn with its role in front, as a model is trained on
-it."""
+"""A part of a conversation: `instruction` is all user turns, `answer` all assistant turns, `conversation` both, and
+`chat` every turn with its role in front, in the form in which a model is trained."""
 Ids = NDArray[np.bytes_]
-"""[n] `S32`: ids in ASCII, 32 bytes each, so that they sort and compare as the strings do."""
+"""[n] `S32`: ids in ASCII with 32 bytes each, which sort and compare as the strings do."""
 Int = NDArray[np.int64]
 Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
-"""Reads a dataset from its beginning, one table of the named columns at a time; the rows and their order never
-change."""
+"""Reads the named columns of a dataset from the beginning, one table at a time. Every call gives the same rows in the
+same order."""
 ROLES = {"instruction": ("user",), "answer": ("assistant",), "conversation": ("user", "assistant")}
 
 
@@ -27,7 +27,7 @@ def ids(table: pa.Table) -> Ids:
 
 
 def find_ids(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
-    """Return ([n] index of each id in the ascending `known`, [n] whether it is there)."""
+    """Return ([n] index of each name in `known`, [n] whether it is in `known`); `known` must be ascending."""
     if not len(known):
         return np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
     place = np.minimum(np.searchsorted(known, names), len(known) - 1)
@@ -37,11 +37,11 @@ def find_ids(names: Ids, known: Ids) -> tuple[Int, NDArray[np.bool_]]:
 def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
     r"""Return a part of every conversation: its turns joined by line breaks, trimmed.
 
-    Calls are in the assistant's turns. Never the system prompt nor a tool's output, except in `chat`: a system prompt
-    that many samples share would make strangers look alike (after one of 120 words a cosine threshold of 0.95 deleted
-    98.8 % of 10,000 different samples). All user turns are taken, not the first, because dialogues that open with the
-    same greeting are not the same. If a conversation lacks the part, all of its turns except the system prompt are
-    used. `chat` is `<|role|>\ncontent\n` a turn, the form of Tulu and of RDS+ (Ivison et al. 2025, arXiv:2503.01807).
+    The text of an assistant's turn includes its calls. Only `chat` has the system prompt and the output of tools. A
+    system prompt that many samples share would make different samples look alike: with one of 120 words, a cosine
+    threshold of 0.95 dropped 98.8 % of 10,000 different samples. All user turns are taken, because dialogues with the
+    same first turn can differ later. If a conversation lacks the part, all its turns except the system prompt are used.
+    In `chat` each turn is `<|role|>\ncontent\n`, the form of Tulu and of RDS+ (Ivison et al. 2025, arXiv:2503.01807).
     """
     messages = table["messages"].combine_chunks()
     if isinstance(messages, pa.ChunkedArray):  # a table without rows
@@ -63,7 +63,7 @@ def part(table: pa.Table, which: Part) -> pa.LargeStringArray:
 
 
 def _texts(turns: pa.StructArray) -> pa.LargeStringArray:
-    """Return the text of each turn, followed by its calls, as `Message.said` does."""
+    """Return [turns] the text of each turn, followed by its calls, in the form of `Message.said`."""
     contents = pc.fill_null(turns.field("content"), "").cast(pa.large_string())
     calls = turns.field("tool_calls")
     if calls.null_count == len(calls):
@@ -75,7 +75,7 @@ def _texts(turns: pa.StructArray) -> pa.LargeStringArray:
 
 
 def said(turn: Mapping[str, Any]) -> str:
-    """Return the text of one turn in the form of a part: its content and its calls."""
+    """Return the content of one turn, followed by its calls, one on each line."""
     calls = (f"{call['name']}({call['arguments']})" for call in turn["tool_calls"] or ())
     return "\n".join(filter(None, (turn["content"], *calls)))
 
@@ -86,9 +86,9 @@ def _select(parent: Int, mask: pa.BooleanArray) -> Int:
 
 
 def _join(texts: pa.LargeStringArray, parent: Int, rows: int, between: str) -> pa.LargeStringArray:
-    """Join the texts of each row; the texts are in the order of the rows.
+    """Return [rows] the texts of each row joined by `between`; a row without texts gets the empty text.
 
-    A row without texts becomes the empty text.
+    `parent` is the row of each text, ascending.
     """
     ends = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(parent, minlength=rows), out=ends[1:])
@@ -116,7 +116,7 @@ def score(table: pa.Table, name: str) -> NDArray[np.float32]:
 
 
 def tag(table: pa.Table, name: str) -> pa.Array:
-    """Return a string for each row, null where a sample lacks the tag; `method` is the column of that name."""
+    """Return [rows] of one tag, null where a sample lacks the tag; the name `method` gives the column `method`."""
     if name == "method":
         return pa.concat_arrays([pa.array([], pa.string()), *table["method"].chunks])
     return pa.concat_arrays([pa.array([], pa.string()), *(_look_up(chunk, name) for chunk in _maps(table, "tags"))])

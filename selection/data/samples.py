@@ -1,4 +1,4 @@
-"""The kept input samples of a job as columns; their texts are read from the store again whenever they are needed."""
+"""The kept input samples of a job as columns; the texts stay in the store and are read again for each use."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,14 +18,14 @@ from gristmill.selection.data.matrix import Float32
 
 Array = np.ndarray[Any, Any]
 Turns = Sequence[tuple[str, str]]
-"""(role, content) of each turn."""
+"""The turns of one conversation, as (role, content)."""
 
 
 class Memo(Protocol):
     """Stores arrays that are expensive to make; the same name always gives the same array."""
 
     def __call__(self, name: str, make: Callable[[], Array]) -> Array:
-        """Return the array of a name, made now or earlier; it may be a memory map and must not be written to."""
+        """Return the array of a name, made now or earlier. It may be a memory map; do not write to it."""
 
 
 class MemoryMemo:
@@ -51,21 +51,23 @@ class Samples:
     row_of: Int
     """For each row of the tables: its index in `ids`, -1 for a row that is not among these samples."""
     scores: Mapping[str, Float32]
-    """[N] values by name; NaN for a sample without the score. Scores that steps give are added."""
+    """[N] values of each score, by name; NaN for a sample without the score. Scores from the steps of this job are
+    added."""
     given: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
-    """[N] strings or None by name: the tags that samples got in this job."""
+    """[N] values of each tag that the steps of this job gave, by name; None for a sample without the tag."""
     cut: Mapping[int, Turns] = field(default_factory=dict)
-    """The turns, by row, of samples whose text was shortened in this job. Scans read them; `lengths` does not."""
+    """The new turns of each sample whose text was shortened in this job, by row. `scan` gives these turns; `lengths`
+    counts the original text."""
     memo: Memo = field(default_factory=MemoryMemo)
-    """Arrays stored with this dataset, such as an index that later builds use again."""
+    """Arrays that are stored with this dataset, such as an index that later builds use again."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """32 hex digits of the ids."""
+        """32 hex digits that depend on all ids."""
         return ids.digest(len(self.ids), ids.of_bytes(self.ids.tobytes()))
 
     def scan(self, wanted: Sequence[str]) -> Iterator[tuple[Int, pa.Table]]:
-        """Yield (rows, the table of exactly these rows) from beginning to end, one shard at a time."""
+        """Yield (rows, table of exactly these rows), one shard at a time, from the beginning to the end."""
         place = 0
         for table in self.tables(wanted):
             rows = self.row_of[place : place + len(table)]
@@ -76,7 +78,7 @@ class Samples:
 
     @cached_property
     def lengths(self) -> Int:
-        """[N] characters of the input answers; of the conversation where there is no answer."""
+        """[N] characters of the answers in the input; without an answer, of all turns except the system prompt."""
         found = np.zeros(len(self.ids), np.int64)
         for rows, table in replace(self, cut={}).scan(["messages"]):
             found[rows] = pc.utf8_length(columns.part(table, "answer")).to_numpy(zero_copy_only=False)
@@ -84,7 +86,7 @@ class Samples:
 
 
 def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
-    """Return a table of these rows with the turns of shortened samples replaced."""
+    """Return a table of the samples with these rows, in which the samples in `cut` have their new turns."""
     here = np.flatnonzero([int(row) in cut for row in rows]) if cut and "messages" in table.column_names else rows[:0]
     if not len(here):
         return table
@@ -99,18 +101,18 @@ def shorten(table: pa.Table, rows: Int, cut: Mapping[int, Turns]) -> pa.Table:
 
 
 def _with_text(turn: Mapping[str, Any], left: tuple[str, str]) -> Mapping[str, Any]:
-    """Return a turn with the rest of its text.
+    """Return a turn with the text that is left of it.
 
-    A turn with calls or parts stays whole, because it is more than its text.
+    A turn with calls or parts is not shortened, because its text is not all of it.
     """
     return turn if turn["tool_calls"] or turn["parts"] else {**turn, "content": left[1]}
 
 
 def open_samples(tables: Tables, where: str) -> tuple[Samples, Ids]:
-    """Return the kept samples that have any text, and the ids of the kept samples that have none.
+    """Return (the kept samples that have text, the ids of the kept samples that have none).
 
     Raises:
-        SchemaError: when an id comes twice; `where` names the dataset.
+        SchemaError: when two kept samples have the same id; the message begins with `where`.
     """
     found: list[Ids] = []
     use: list[Array] = []

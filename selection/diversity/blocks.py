@@ -1,4 +1,4 @@
-"""Blocks of similar rows, inside of which an objective over all pairs is computed, and the merge of their choices."""
+"""Blocks of similar rows: objectives over all pairs are computed inside each, and the choices are merged."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,34 +14,36 @@ from gristmill.selection.data.matrix import Float32, Float64, Matrix
 from gristmill.selection.duplicates import clusters
 
 BLOCK_ROWS = 4096
-"""Most rows of a block: its cosines take 64 MiB."""
+"""Most rows of a block. The cosines of so many rows take 64 MiB."""
 THREADS = min(4, cpu_count() or 1)
-"""Blocks computed at a time; more would take more memory."""
+"""Number of blocks that are computed at a time; more would take more memory."""
 SLACK = 8
-"""Number of choices that a block makes beyond twice its share before the merge asks for more."""
+"""A block first makes twice its share of the choices, and this many more."""
 GRID = 4000.0
-"""Vectors are rounded to 1 / GRID where cosines are summed. Products of such unit rows are whole numbers below 2^24,
-which float32 holds exactly, in whatever order a library sums them. It moves a cosine by 10^-4."""
+"""Where cosines are summed, vectors are rounded to multiples of 1 / GRID. The products of such unit rows, times GRID^2,
+are whole numbers below 2^24. float32 holds them exactly, so the order in which a library sums them does not matter. The
+rounding changes a cosine by 10^-4."""
 
 
 class BlockChoice(NamedTuple):
-    """The greedy choice among some rows."""
+    """A greedy choice among some rows."""
 
     chosen: Int
     """[k] rows in the order of choice."""
     gains: Float64
-    """[k] the gain of each choice, never rising."""
+    """[k] the gain of each choice; no gain is greater than the one before it."""
 
 
 def blocks(matrix: Matrix, seed: int, most: int = BLOCK_ROWS) -> list[Int]:
-    """Return all rows in blocks of at most `most` neighbours; rows are ascending in a block.
+    """Return all rows in blocks of at most `most` similar rows; the rows of a block are ascending.
 
-    If all fit, there is one block.
+    If all rows fit in one block, there is one block.
 
-    Spherical k-means cuts the rows, and cuts again what is still too large. Copies of one vector, which it cannot
-    separate, are cut in their order. It aims at a quarter of `most` rows a block, so that few must be cut again (with
-    10^5 rows in 250 topics, coverage is 0.7395, against 0.7385 for half of `most`). Cost: (n + 12 x the fit's sample) x
-    4 n / `most` x d multiplications.
+    Spherical k-means divides the rows into clusters, and divides again each cluster that is too large. It cannot
+    separate copies of one vector; these are divided in their order. The number of clusters gives a mean size of a
+    quarter of `most`, so that few clusters must be divided again. With 10^5 rows in 250 topics, the coverage is 0.7395,
+    and 0.7385 for a mean size of half of `most`. Cost: (n + 12 x the sample of the fit) x 4 n / `most` x d
+    multiplications.
     """
     done: list[Int] = []
     waiting = [np.arange(len(matrix))]
@@ -60,15 +62,16 @@ def blocks(matrix: Matrix, seed: int, most: int = BLOCK_ROWS) -> list[Int]:
 
 
 def merge_choices(parts: list[Int], choose: Callable[[Int, int], BlockChoice], budget: int) -> BlockChoice:
-    """Return the greedy choice of `budget` rows, if choices in one block do not change the gains in another.
+    """Return the greedy choice of `budget` rows among all blocks.
 
-    The greedy choice of all rows then takes the choices of each block in their order, always from the block whose next
-    one gains most; of equal gains from the earlier block. A block chooses twice its share of the budget, and more only
-    where its last choice would still be among the best.
+    Choices in one block must not change the gains in another block. Then the greedy choice takes the choices of each
+    block in their order, and always the choice with the highest gain of all blocks; of equal gains, that of the earlier
+    block. A block first chooses twice its share of the budget. It chooses more only if its last choice is among the
+    best.
 
     Args:
         parts: rows of each block.
-        choose: (rows, most) -> their greedy choice of at most `most`.
+        choose: function of (rows, most) that returns the greedy choice of at most `most` of the rows.
         budget: rows wanted.
     """
     total = sum(len(rows) for rows in parts)
@@ -94,7 +97,7 @@ def merge_choices(parts: list[Int], choose: Callable[[Int, int], BlockChoice], b
 
 
 def stand_ins(matrix: Matrix, parts: list[Int], chosen: Int) -> tuple[Int, float]:
-    """Return ([n] the nearest chosen row of the same block, -1 without one; the mean cosine to it, 0 without one)."""
+    """Return ([n] the nearest chosen row of the same block, or -1; the mean cosine to it, where none counts 0)."""
     found, total = np.full(len(matrix), -1, np.int64), 0.0
     held = np.zeros(len(matrix), np.bool_)
     held[chosen] = True
@@ -109,6 +112,6 @@ def stand_ins(matrix: Matrix, parts: list[Int], chosen: Int) -> tuple[Int, float
 
 
 def on_grid(vectors: Float32) -> Float32:
-    """Return unit rows times `GRID` in whole numbers."""
+    """Return unit rows times `GRID`, rounded to whole numbers."""
     rounded: Float32 = np.rint(vectors * np.float32(GRID))
     return rounded

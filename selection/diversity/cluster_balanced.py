@@ -1,4 +1,4 @@
-"""Cluster-balanced: the same number of rows from every cluster of similar rows, the best first."""
+"""Cluster-balanced: choose the same number of rows from every cluster of similar rows, the best rows first."""
 
 import numpy as np
 
@@ -11,24 +11,24 @@ from gristmill.selection.duplicates import clusters
 def cluster_balanced(
     matrix: Matrix, budget: int, *, num: int, seed: int, quality: Float64 | None = None, trade: float = 0.0
 ) -> Spread:
-    """Choose the best of all for a share of the budget, then the best of each cluster, then the second best, and so on.
+    """Choose the best of all for a share of the budget, then the best of each cluster, the second best, and so on.
 
     Source: Ge et al. 2024, CaR, arXiv:2402.18191, section 3 (the n1 best of all and the n2 best of each of sqrt(n / 2)
-    clusters, put together). Departures: n1 is a share, n2 is what the budget needs, and a last turn that does not fit
-    goes to the best; without a score the rows nearest to their centroid are the best; spherical k-means on the vectors
-    as they are, without a PCA.
+    clusters, put together). Departures: n1 is a share of the budget, and n2 is as large as the budget needs. If the
+    last turn is larger than the rest of the budget, its best rows are chosen. Without a score, the best rows are those
+    nearest to their centroid. Clusters come from spherical k-means on the vectors, without a PCA.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all rows come back when there are no more.
-        num: clusters.
+        budget: number of rows to choose; if there are fewer rows, all are chosen.
+        num: number of clusters.
         seed: seed of the clustering.
-        quality: [n]; without it the cosine to the centroid is used.
-        trade: share of the budget that goes to the best of all (n1), in [0, 1).
+        quality: [n] higher is better; by default the cosine to the centroid.
+        trade: share of the budget for the best rows of all (n1), in [0, 1).
 
     Returns:
-        `worth`: cosine to the centroid. `stand_in`: the best chosen row of the cluster. Figures: `clusters` that have
-        rows, `clusters_chosen` that have chosen ones.
+        `worth`: cosine to the centroid. `stand_in`: the best chosen row of the cluster. Figures: `clusters`, the number
+        of clusters with rows; `clusters_chosen`, the number of clusters with chosen rows.
     """
     if not len(matrix):
         return Spread(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), {})
@@ -47,7 +47,7 @@ def cluster_balanced(
 
 
 def _turns(label: Int) -> Int:
-    """Return [n] the number of rows of the same cluster before each row."""
+    """Return [n] for each row, the number of rows before it that are in the same cluster."""
     by_label = np.argsort(label, kind="stable")
     first = np.searchsorted(label[by_label], label[by_label])
     turn = np.empty(len(label), np.int64)

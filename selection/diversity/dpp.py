@@ -1,4 +1,4 @@
-"""Determinantal point process: choose a budget of rows whose similarity matrix has a large determinant."""
+"""Determinantal point process: choose rows such that the determinant of the matrix of their similarities is large."""
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from gristmill.selection.kernels import kernel_with
 WIDTH = 0.25
 """The value of 1 - cosine at which the similarity of two rows is 1/e."""
 LEAST = 1e-10
-"""A row with a smaller squared distance to the span of the chosen rows adds nothing new; smaller numbers are
-rounding."""
+"""A row adds nothing new if its squared distance to the span of the chosen rows is smaller than this. Smaller numbers
+come from rounding."""
 
 
 def dpp(
@@ -26,18 +26,19 @@ def dpp(
 ) -> Spread:
     """Choose greedily for trade x sum of quality + (1 - trade) x log det of the chosen rows' similarities.
 
-    Each choice adds the log of its squared distance, in the space of the similarity, to the span of those before it;
-    the distance comes from an incremental Cholesky factorisation. Up to `block_rows` rows this is exactly the greedy
-    choice. Above that, similarities between two blocks of neighbours (see `diversity.blocks`) count as 0, because n x
-    budget numbers would be 80 GB at 10^6 and 10^4. Cost: rows of a block x (its choices)^2, for each block.
+    Each chosen row adds the log of a squared distance: that of the row to the span of the rows chosen before, in the
+    space of the similarity. An incremental Cholesky factorisation gives this distance. Up to `block_rows` rows this is
+    exactly the greedy choice. With more rows, the similarity of rows in two blocks (see `diversity.blocks`) counts as
+    0, because n x budget numbers would take 80 GB for 10^6 rows and 10^4 choices. Cost: rows of a block x (its
+    choices)^2, for each block.
 
     Source: Chen, Zhang and Zhou 2018, arXiv:1709.05135, algorithm 1 and section 5 (the trade-off). Departures: the
-    similarity is exp((cosine - 1) / 0.25) instead of the cosine, whose matrix has rank d and so allows only d choices;
-    the budget is always filled, copies last; the blocks.
+    similarity is exp((cosine - 1) / 0.25). The matrix of cosines has rank d, so it would allow only d choices. The
+    budget is always filled, with copies chosen last. Blocks are used above `block_rows` rows.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all rows come back when there are no more.
+        budget: number of rows to choose; if there are fewer rows, all are chosen.
         seed: seed of the clustering into blocks.
         quality: [n] in [0, 1].
         trade: weight of the quality, in [0, 1).
@@ -64,10 +65,10 @@ def dpp(
 def _greedy(vectors: Float32, bonus: Float64, most: int) -> tuple[Int, Float64]:
     """Return `most` rows of a block in the order of choice, and the gain of each.
 
-    `factors` is [n, choices]: row i holds the coordinates of row i in the orthogonal basis that the choices span, so
-    `squared[i]` = 1 - |factors[i]|^2 is what of row i the basis does not explain. A choice adds one column: the
-    similarity to the chosen row, minus the part that the earlier columns explain, divided by the length of the new
-    basis vector.
+    `factors` is [n, choices]: row i holds the coordinates of row i in an orthonormal basis of the space that the chosen
+    rows span. So `squared[i]` = 1 - |factors[i]|^2 is the squared distance of row i to this space. A choice adds one
+    column: the similarity to the chosen row, minus the part that the earlier columns explain, divided by the length of
+    the new basis vector.
     """
     num = len(vectors)
     factors = np.zeros((num, most))

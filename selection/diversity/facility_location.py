@@ -28,24 +28,24 @@ def facility_location(
 ) -> Spread:
     """Choose greedily for (1 - trade) x mean cosine of all rows to their nearest chosen row + trade x mean quality.
 
-    Up to `block_rows` rows this is exactly the greedy choice. Above that, rows are cut into blocks of neighbours (see
-    `gristmill.selection.diversity.blocks`), and a row represents only rows of its own block.
+    Up to `block_rows` rows this is exactly the greedy choice. With more rows, rows are divided into blocks of similar
+    rows (see `gristmill.selection.diversity.blocks`), and a row represents only rows of its own block.
     `benchmarks/diversity.json` says what that costs.
 
     Source: Wei, Iyer and Bilmes 2015, Submodularity in data subset selection and active learning, ICML, section 3
     (facility location); Minoux 1978 (lazy greedy); with quality QDIT, Bukharin et al. 2023, arXiv:2311.14736, section
     3.
-    Departures: cosines below 0 count as 0; all cosines are of vectors rounded to 1/4,000; blocks, where usually a
-    chosen row represents only its 32 nearest neighbours; both terms are means in [0, 1], so that `trade` means the same
-    at every size.
+    Departures: cosines below 0 count as 0, and cosines are those of vectors rounded to 1/4,000. Large data is divided
+    into blocks, where others let a chosen row represent only its 32 nearest neighbours. Both terms are means in [0, 1],
+    so that `trade` means the same at every size.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all rows come back when there are no more.
+        budget: number of rows to choose; if there are fewer rows, all are chosen.
         seed: seed of the clustering into blocks.
         quality: [n] in [0, 1].
         trade: weight of the quality, in [0, 1).
-        block_rows: most rows of a block, which takes 4 x block_rows^2 bytes.
+        block_rows: most rows of a block; a block takes 4 x block_rows^2 bytes.
 
     Returns:
         `worth`: gain of the objective, times the budget. Figures: `facility_location`, the mean cosine.
@@ -71,9 +71,10 @@ def facility_location(
 def _lazy_greedy(products: Float32, scale: float, bonus: Float64, most: int) -> tuple[Int, Float64]:
     """Return `most` rows in the order of choice, and the gain of each.
 
-    `nearest[i]` is the highest product of row i with a chosen row. `upper` is the gain of each row when it was last
-    computed, in turn `fresh`. Gains only fall, so `upper` is a bound: a row that is still the highest after its gain
-    was computed in this turn is the best of all. The gains of most rows are never computed again.
+    `nearest[i]` is the highest product of row i with a chosen row. `upper[i]` is the gain of row i when it was last
+    computed, and `fresh[i]` is the turn in which that was. Gains only fall, so `upper` is an upper bound. If a row has
+    the highest bound and its gain was computed in this turn, it is the best of all rows. The gains of most rows are
+    never computed again.
     """
     num = len(products)
     nearest = np.zeros(num, np.float32)
@@ -96,7 +97,7 @@ def _lazy_greedy(products: Float32, scale: float, bonus: Float64, most: int) -> 
 
 @kernel_with(fastmath={"reassoc", "contract"})
 def _gain(product: Float32, nearest: Float32) -> float:
-    """Return how much a row would add to the sum of `nearest`."""
+    """Return how much the sum of `nearest` grows if the row with these products is chosen."""
     total = 0.0
     for row in range(len(product)):
         total += np.float64(max(product[row] - nearest[row], np.float32(0)))

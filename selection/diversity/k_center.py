@@ -1,4 +1,4 @@
-"""k-center greedy, exact and lazy: a row is compared with a centre only when that can change the next choice."""
+"""k-center greedy, exact and lazy: a row is compared with a centre only if this can change the next choice."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from gristmill.selection.kernels import kernel_with
 
 
 class Sizes(NamedTuple):
-    """Rows and centres that are processed at a time; they do not change the choice."""
+    """Numbers of rows and centres that are processed at a time; they do not change the choice."""
 
     pool: int = 4096
     """Number of rows that are updated with every choice: 6 MiB at 384 dimensions, which fits into a core's caches."""
@@ -25,23 +25,24 @@ SIZES = Sizes()
 
 
 def k_center(matrix: Matrix, budget: int, first: int | None = None, sizes: Sizes = SIZES) -> Spread:
-    """Choose rows one by one, each the farthest from all chosen before; ties go to the lower row.
+    """Choose rows one by one, each time the row farthest from all chosen rows; of equally far rows, the lower row.
 
-    This is exactly the greedy choice, by `greedy` below. A row is compared with a quarter of the centres or less, in
-    few passes over the matrix: at 10^6 x 384 and 10^4 centres 37 CPU seconds.
+    This is exactly the greedy choice; `greedy` computes it. A row is compared with a quarter of the centres or less, in
+    few passes over the matrix. With 10^6 x 384 numbers and 10^4 centres it takes 37 CPU seconds.
 
     Source: Sener & Savarese 2018, arXiv:1708.00489, algorithm 1 (greedy, a radius within twice the best).
-    Departures: it begins with the row nearest to the mean instead of a labelled pool.
+    Departures: the first row is the row nearest to the mean, where the paper begins with a labelled pool.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: centres wanted; all rows come back when there are no more.
-        first: row to begin with; by default the one nearest to the mean.
+        budget: number of centres to choose; if there are fewer rows, all are chosen.
+        first: row that is chosen first; by default the row nearest to the mean.
         sizes: rows and centres that are processed at a time.
 
     Returns:
-        `worth`: 1 - cosine to the nearest earlier centre, NaN for the first. `stand_in`: a centre within the radius,
-        not always the nearest. Figures: `radius`, the largest 1 - cosine of a row to its nearest centre.
+        `worth`: 1 - cosine to the nearest earlier centre, NaN for the first centre. `stand_in`: a centre within the
+        radius, but not always the nearest one. Figures: `radius`, the largest 1 - cosine of a row to its nearest
+        centre.
     """
     if not len(matrix):
         return Spread(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), {"radius": 0.0})
@@ -58,29 +59,29 @@ class GreedyChoice(NamedTuple):
     cosine: Float64
     """[k] cosine to the nearest row chosen before; NaN for the first."""
     stand_in: Int
-    """[n] the chosen row that represents each row: of those that it was compared with, the one with the highest cosine.
-    A chosen row represents itself."""
+    """[n] the chosen row that represents each row: of the chosen rows that it was compared with, the row with the
+    highest cosine. A chosen row represents itself."""
     rest: float
-    """Highest cosine to a chosen row, of the row that would be chosen next; 1 if no row is left."""
+    """For the row that would be chosen next, its highest cosine to a chosen row; 1 if no row is left."""
 
 
 def greedy(
     matrix: Matrix, budget: int, first: int, bonus: Float64, weight: float, sizes: Sizes = SIZES
 ) -> GreedyChoice:
-    """Choose again and again the row with the lowest `weight` x (highest cosine to a chosen row) - `bonus`.
+    """Choose one by one the row with the lowest penalty: `weight` x (highest cosine to a chosen row) - `bonus`.
 
-    Lazy and exact. The highest cosine of a row only grows, so its value at the last comparison gives a lower bound of
-    the row's penalty. The rows with the lowest bounds form a pool that is compared with every new choice. As long as
-    the best of the pool is below the bound of all other rows, it is the next choice. Then the next pool is formed, and
-    compared with the choices that it missed, as one matrix product. That product is rounded differently from machine to
-    machine, so it only says which pairs are worth an exact comparison in float64.
+    This is lazy and exact. The highest cosine of a row only grows, so its value at the last comparison gives a lower
+    bound of the row's penalty. The rows with the lowest bounds form a pool that is compared with every new choice. As
+    long as the best of the pool is below the bound of all other rows, it is the next choice. After that the next pool
+    is formed. One matrix product compares it with the choices that its rows were not yet compared with. The rounding of
+    this product differs from machine to machine, so it only says which pairs need an exact comparison in float64.
 
     Args:
         matrix: [n, d] unit rows, n > 0.
-        budget: rows wanted.
+        budget: number of rows to choose.
         first: row that is chosen first.
-        bonus: [n].
-        weight: not negative.
+        bonus: [n] the amount by which each row's penalty is lowered.
+        weight: weight of the cosine, not negative.
         sizes: rows and centres that are processed at a time.
     """
     known = _NearestCentres(matrix, min(budget, len(matrix)), first)
@@ -103,11 +104,18 @@ def greedy(
 def _drain(
     known: "_NearestCentres", rows: Int, pool: Float32, bound: tuple[float, int], terms: tuple[Float64, float]
 ) -> tuple[int, float]:
-    """Choose from the pool while its best row is better than all rows outside.
+    """Choose from the pool while its best row is better than all rows outside the pool.
+
+    Args:
+        known: what is known of all rows; the choices are added to it.
+        rows: [p] rows of the pool.
+        pool: [p, d] their vectors.
+        bound: lowest (penalty, row) of the rows outside the pool.
+        terms: (bonus [n], weight) as in `greedy`.
 
     Returns:
-        If the budget is used up, the row that would come next and its highest cosine; (-1, 1.0) if a new pool must be
-        formed.
+        If the budget is used up, the row that would come next, and its highest cosine. If a new pool must be formed,
+        (-1, 1.0).
     """
     bonus, weight = terms[0][rows], terms[1]
     nearest, by, following = known.nearest[rows], known.by[rows], (-1, 1.0)
@@ -126,7 +134,7 @@ def _drain(
 
 
 class _NearestCentres:
-    """For every row: the highest cosine to the centres that it was compared with, and the centre that has it."""
+    """For every row, the highest cosine to the centres that it was compared with, and the centre with this cosine."""
 
     def __init__(self, matrix: Matrix, budget: int, first: int) -> None:
         self.centres = np.empty((budget, matrix.dim), np.float32)
@@ -140,13 +148,13 @@ class _NearestCentres:
             meet(block, self.centres, (0, 1), self.nearest[rows], self.by[rows])
 
     def choose(self, row: int, vector: Float32, cosine: float) -> None:
-        """Add a centre."""
+        """Add a row to the centres; `cosine` is its highest cosine to an earlier centre."""
         self.centres[self.count], self.chosen[self.count], self.at_choice[self.count] = vector, row, cosine
         self.open[row] = False
         self.count += 1
 
     def catch_up(self, rows: Int, pool: Float32, sizes: Sizes) -> None:
-        """Compare rows, with the vectors `pool`, with the centres that each was not yet compared with."""
+        """Compare each of these rows with the centres that it was not yet compared with; `pool` holds their vectors."""
         places = np.argsort(self.seen[rows], kind="stable")
         places = places[self.seen[rows[places]] < self.count]
         for start in range(0, len(places), sizes.rows):
@@ -160,7 +168,7 @@ class _NearestCentres:
 
 
 def meet(rows: Float32, centres: Float32, which: tuple[int, int], nearest: Float64, by: Int32) -> None:
-    """Raise `nearest`, the highest cosine of each row so far, and `by`, its centre, by the centres [start, stop)."""
+    """Update `nearest`, the highest cosine of each row so far, and `by`, its centre, with the centres [start, stop)."""
     start, stop = which
     some = centres[start:stop]
     # One centre is multiplied on one core: a library that starts threads for this takes 0.05 ms for
@@ -170,12 +178,15 @@ def meet(rows: Float32, centres: Float32, which: tuple[int, int], nearest: Float
 
 
 def _margin(dim: int) -> float:
-    """Return twice the most by which rounding can move a float32 product of unit rows."""
+    """Return twice the largest error that rounding can cause in a float32 product of unit rows."""
     return dim * 2.0**-23
 
 
 def _lowest(penalty: Float64, most: int) -> tuple[Int, tuple[float, int]]:
-    """Return the rows of the lowest (penalty, row) pairs below infinity, ascending, and the lowest pair left out."""
+    """Return (the rows of the `most` lowest pairs (penalty, row), ascending; the lowest pair that is left out).
+
+    Rows with an infinite penalty are never returned.
+    """
     if most >= len(penalty):
         return np.flatnonzero(penalty < np.inf), (np.inf, len(penalty))
     bound = np.partition(penalty, most)[most]
@@ -202,11 +213,11 @@ def _nearest_to_mean(matrix: Matrix) -> int:
 def _look(
     rough: Float32, margin: float, rows: Float32, centres: Float32, first: int, nearest: Float64, by: Int32
 ) -> None:
-    """Compute every cosine that may be above the highest so far exactly: in float64 and in a fixed order.
+    """Compute exactly each cosine that may be above the row's highest so far: in float64, in a fixed order.
 
-    `rough` is [rows, centres] of float32 products, each within `margin` of the exact cosine. A centre is skipped when
-    its exact cosine must be below that of the best rough one, or below `nearest`. Of equal cosines the first centre
-    counts.
+    `rough` is [rows, centres] of float32 products, each within `margin` of the exact cosine. A centre is skipped if its
+    exact cosine must be below the exact cosine of the centre with the highest rough one, or below `nearest`. Of equal
+    cosines, the first centre counts.
     """
     for row in range(len(rough)):
         top = rough[row].max()

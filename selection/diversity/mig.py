@@ -1,7 +1,8 @@
-"""MIG: choose greedily the samples that bring the most information to a graph of tags.
+"""MIG: choose greedily the samples that add the most information to a graph of tags.
 
 Source: Chen et al. 2025, MIG, arXiv:2504.13835, section 3, and its released code (the propagation's columns sum up to
-1). Departures: the greedy choice is lazy and sparse, which changes its speed and not its result.
+1). Departures: the greedy choice is computed lazily and with sparse matrices, which makes it faster and does not change
+the result.
 """
 
 from typing import NamedTuple
@@ -14,16 +15,16 @@ from gristmill.selection.diversity.tags import TagMatrix
 from gristmill.selection.kernels import kernel
 
 A, B = 1e-6, 0.8
-"""phi(x) = (x + A)^B is the information of a tag with weight x; the numbers are those of the released code."""
+"""A tag with weight x has the information phi(x) = (x + A)^B. The numbers are those of the released code."""
 BLOCK_ROWS = 1024
-"""Number of tags in one product."""
+"""Number of tags whose cosines are computed in one product."""
 
 
 class Propagation(NamedTuple):
-    """A sparse [T, T] matrix whose columns sum up to 1: how the weight of a tag is shared with the tags near it."""
+    """A sparse [T, T] matrix P with columns that sum up to 1: row t says how tag t gives its weight to near tags."""
 
     starts: Int
-    """[T + 1] where the entries of each row begin in the two other arrays."""
+    """[T + 1] index at which the entries of each row begin in the two other arrays."""
     tags: Int
     weights: Float64
 
@@ -32,13 +33,13 @@ class MigChoice(NamedTuple):
     """The greedy choice of MIG."""
 
     chosen: Int
-    """Rows, in the order of choice."""
+    """[k] rows in the order of choice."""
     gain: Float64
-    """Information that each row brought when it was chosen."""
+    """[k] information that each row added when it was chosen."""
 
 
 def propagation(vectors: Float32, min_cosine: float) -> Propagation:
-    """Return the cosines of tags that are at least `min_cosine`, each divided by the sum of its column.
+    """Return the matrix of the cosines of tags, without those below `min_cosine`, with columns divided by their sums.
 
     Args:
         vectors: [T, d] unit rows.
@@ -60,17 +61,18 @@ def propagation(vectors: Float32, min_cosine: float) -> Propagation:
 
 
 def mig(tags: TagMatrix, quality: Float64, propagated: Propagation, budget: int) -> MigChoice:
-    """Return rows chosen one by one, each the one that brings the most information; ties go to the lower row.
+    """Choose rows one by one, each time the row that adds the most information; ties go to the lower row.
 
-    A row's quality is shared evenly among its tags, v = quality / tags, and spread over the graph, u = v P. The chosen
-    rows sum up to x, and a further row brings u . phi'(x). Because phi' falls, the information of a row when it was
-    last computed is an upper bound of its information now. So only rows at the top of a heap are computed again.
+    The quality of a row is shared evenly among its tags, v = quality / tags, and spread over the graph, u = v P. x is
+    the sum of u over the chosen rows, and a further row adds the information u . phi'(x). phi' falls as x grows, so the
+    information of a row when it was last computed is an upper bound of its information now. Therefore only rows at the
+    top of a heap are computed again.
 
     Args:
-        tags: tags of n rows; a row without any is never chosen.
-        quality: [n] >= 0; a row where it is NaN is never chosen.
-        propagated: P.
-        budget: rows wanted.
+        tags: tags of n rows; a row without tags is never chosen.
+        quality: [n] >= 0; a row with NaN is never chosen.
+        propagated: the matrix P.
+        budget: number of rows to choose.
     """
     per_row = tags.per_row
     share = quality / np.maximum(per_row, 1)
@@ -118,12 +120,12 @@ def _greedy(
     heaps: tuple[Float64, Int],
     budget: int,
 ) -> tuple[Int, Float64]:
-    """Return the rows in the order of choice, and the information that each brought.
+    """Return (rows in the order of choice, information that each row added).
 
-    `heap` holds bounds and `heap_row` their rows. The row on top is computed again once a turn (`looked_at`) and sifted
-    down; a row that is on top after that is the choice. `held` is the weight of each tag, `slope` phi' of it, and
-    `pull` the sum of the slopes that a tag's weight reaches. A choice changes `held` near its tags, hence the pulls two
-    steps away.
+    `heap` holds upper bounds, and `heap_row` their rows. In each turn, the row on top is computed again and moved down
+    to its place. A row that is on top and was already computed in this turn (`looked_at`) is chosen. `held` is the
+    weight of each tag, `slope` is phi' at this weight, and `pull` is the sum of the slopes that a tag's weight reaches.
+    A choice changes `held` of the tags near its tags, and so the pulls of tags up to two steps away.
     """
     starts, tag = tags
     slope, pull = state
@@ -153,7 +155,7 @@ def _greedy(
 
 @kernel
 def _give(t: int, share: float, propagated: tuple[Int, Int, Float64], held: Float64, slope: Float64) -> None:
-    """Add a share to the weight of every tag that a tag reaches, and update their slopes."""
+    """Add a tag's share to the weight of every tag that it reaches, and update the slopes of these tags."""
     near_starts, near, weight = propagated
     for p in range(near_starts[t], near_starts[t + 1]):
         held[near[p]] += share * weight[p]
@@ -162,7 +164,7 @@ def _give(t: int, share: float, propagated: tuple[Int, Int, Float64], held: Floa
 
 @kernel
 def _renew(t: int, turn: int, propagated: tuple[Int, Int, Float64], slope: Float64, kept: tuple[Float64, Int]) -> None:
-    """Compute the pull again of every tag that reaches a tag changed by `t`. With `marked` each is done once a turn."""
+    """Compute again the pull of every tag that reaches a tag changed by `t`, but each pull only once in a turn."""
     near_starts, near, weight = propagated
     pull, marked = kept
     for p in range(near_starts[t], near_starts[t + 1]):
@@ -183,7 +185,7 @@ def _pull(t: int, near_starts: Int, near: Int, weight: Float64, slope: Float64) 
 
 @kernel
 def _gain(row: int, starts: Int, tag: Int, share: Float64, pull: Float64) -> float:
-    """Return the information that a row brings: its share times the pulls of its tags."""
+    """Return the information that a row adds: its share times the sum of the pulls of its tags."""
     total = 0.0
     for e in range(starts[row], starts[row + 1]):
         total += pull[tag[e]]
@@ -192,7 +194,7 @@ def _gain(row: int, starts: Int, tag: Int, share: Float64, pull: Float64) -> flo
 
 @kernel
 def _sift_down(heap: Float64, heap_row: Int, size: int) -> None:
-    """Move the first entry of a binary heap to its place: highest bound on top, of equal ones the lowest row."""
+    """Move the first entry of a binary heap down to its place; the highest bound, or else the lowest row, is on top."""
     value, row, place = heap[0], heap_row[0], 0
     while True:
         child = 2 * place + 1

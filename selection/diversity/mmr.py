@@ -1,4 +1,4 @@
-"""Maximal marginal relevance: rows that score high and are unlike those chosen before."""
+"""Maximal marginal relevance: choose rows with high scores that are unlike the rows chosen before."""
 
 import numpy as np
 
@@ -8,21 +8,22 @@ from gristmill.selection.diversity.k_center import greedy
 
 
 def mmr(matrix: Matrix, budget: int, quality: Float64, trade: float) -> Spread:
-    """Choose one by one the row of highest trade x quality - (1 - trade) x highest cosine to a chosen row.
+    """Choose one by one the row with the highest trade x quality - (1 - trade) x (highest cosine to a chosen row).
 
-    This is exactly the greedy choice, computed lazily as in `k_center`. The first is the row of highest quality. Ties
-    go to the lower row.
+    This is exactly the greedy choice, computed lazily as in `k_center`. The first row is the row with the highest
+    quality. Ties go to the lower row.
 
     Source: Carbonell and Goldstein 1998, The use of MMR, SIGIR, section 2. Departures: none.
 
     Args:
         matrix: [n, d] unit rows.
-        budget: rows wanted; all rows come back when there are no more.
+        budget: number of rows to choose; if there are fewer rows, all are chosen.
         quality: [n] in [0, 1].
         trade: the paper's lambda, in (0, 1).
 
     Returns:
-        `worth`: the marginal relevance; of the first, trade x its quality. `stand_in`: see `k_center.greedy`.
+        `worth`: the marginal relevance; for the first row, trade x its quality. `stand_in`: see `k_center.greedy`.
+        Figures: `mean_quality` of the chosen rows.
     """
     if not len(matrix):
         return Spread(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), {})

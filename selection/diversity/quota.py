@@ -1,4 +1,4 @@
-"""Quotas: how many samples of each group, and which, fill a budget."""
+"""Quotas: how many samples of each group, and which samples, fill a budget."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,29 +7,33 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float64
 
 HALVINGS = 200
-"""Steps of the bisection for the common factor: 53 are enough for equal weights, 200 for weights that are 10^44
-apart."""
+"""Steps of the bisection for the common factor. 53 steps are enough for equal weights, and 200 for weights with a ratio
+of 10^44."""
 DIGITS = 9
-"""Decimals in which two remainders are compared; later ones are rounding at 10^6 samples."""
+"""Number of decimals to which remainders are rounded before they are compared; with 10^6 samples, later decimals are
+rounding errors."""
 
 
 def powers(sizes: Int, alpha: float) -> Float64:
-    """Return the weights n_i^alpha of groups of n_i samples, 0 for an empty one."""
+    """Return [g] the weights n_i^alpha of groups with n_i samples each, 0 for an empty group."""
     return np.where(sizes > 0, np.maximum(sizes, 1).astype(np.float64) ** alpha, 0.0)
 
 
 def allocate(weights: Float64, bounds: tuple[Int, Int], budget: int, spill: Float64 | None = None) -> Int:
-    """Return how much of a budget each of g groups gets, in proportion to the weights and within bounds.
+    """Return how many samples of a budget each of g groups gets, in proportion to the weights and within bounds.
 
-    The sum is exact. The part that a group cannot take because of its upper bound goes to the others in proportion to
-    their weights; a lower bound takes from the others in the same way. Shares become whole numbers by largest
-    remainders; ties go to the earlier group. With equal weights the result is that of taking turns (round robin).
+    The sum is exact. If an upper bound gives a group less than its share, the other groups get the rest, in proportion
+    to their weights. If a lower bound gives a group more, the other groups get less in the same way. Shares become
+    whole numbers by largest remainders; ties go to the earlier group. With equal weights the result is the same as if
+    groups took turns (round robin).
 
     Args:
-        weights: [g] >= 0. A group of weight 0 gets its lower bound, until all others are at their upper bounds.
-        bounds: [g] lower and [g] upper; 0 <= lower <= upper, and the lower ones sum up to at most the budget.
-        budget: samples wanted; where the upper bounds allow fewer, all of those.
-        spill: [g] > 0, the weights by which groups of weight 0 share what the others cannot take; equal by default.
+        weights: [g] >= 0. A group of weight 0 gets only its lower bound, unless all groups with a weight are at their
+            upper bounds.
+        bounds: ([g] lower, [g] upper) with 0 <= lower <= upper; the lower bounds sum up to at most the budget.
+        budget: number of samples; if the upper bounds allow fewer, each group gets its upper bound.
+        spill: [g] > 0, the weights by which groups of weight 0 share what is left by the other groups; equal by
+            default.
 
     Returns:
         [g] int64, whose sum is the budget or the sum of the upper bounds, whichever is less.
@@ -50,7 +54,10 @@ def allocate(weights: Float64, bounds: tuple[Int, Int], budget: int, spill: Floa
 
 
 def _shared(weights: Float64, lower: Int, upper: Int, budget: int) -> Int:
-    """Return whole shares clip(factor * weight, lower, upper) that sum up to the budget; all weights are positive."""
+    """Return whole numbers near clip(factor * weight, lower, upper) that sum up to the budget.
+
+    One factor for all groups is searched. All weights must be positive.
+    """
     if not len(weights):
         return np.empty(0, np.int64)
     low, high = 0.0, float((upper / weights).max())
@@ -64,9 +71,10 @@ def _shared(weights: Float64, lower: Int, upper: Int, budget: int) -> Int:
 
 
 def largest_remainder(shares: Float64, total: int) -> Int:
-    """Return whole numbers that sum up to `total`: shares rounded down, 1 more for the largest remainders (Hamilton).
+    """Return shares as whole numbers that sum up to `total`, by largest remainders (Hamilton).
 
-    The shares sum up to `total`, except for rounding; ties go to the earlier one.
+    Each share is rounded down, and the shares with the largest remainders get 1 more; of equal remainders, the earlier
+    share. The shares must sum up to `total`, except for rounding errors.
     """
     exact = np.round(shares, DIGITS)
     whole = np.floor(exact)
@@ -77,7 +85,7 @@ def largest_remainder(shares: Float64, total: int) -> Int:
 
 
 def first_of_groups(group: Int, order: Int, counts: Int) -> NDArray[np.bool_]:
-    """Return [n] whether a row is among the first `counts[g]` rows of its group g, in an order of all rows."""
+    """Return [n] whether a row is among the first `counts[g]` rows of its group g; `order` is the order of all rows."""
     by_group = order[np.argsort(group[order], kind="stable")]
     sizes = np.bincount(group, minlength=len(counts))
     place = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

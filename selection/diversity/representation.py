@@ -1,4 +1,4 @@
-"""Representation filter: keep the best rows of a matrix that are not too near to better ones, block by block."""
+"""Representation filter: keep the best rows of a matrix, without rows that are too near to a better row."""
 
 from typing import NamedTuple
 
@@ -10,33 +10,36 @@ from gristmill.selection.data.matrix import Float32, Matrix
 from gristmill.selection.kernels import kernel
 
 BLOCK_ROWS = 1024
-"""Candidates that are compared with the kept rows in one product."""
+"""Number of candidates that are compared with the kept rows in one product."""
 TILE_ROWS = 8192
-"""Kept rows in one product: 1,024 x 8,192 cosines are 32 MiB."""
+"""Number of kept rows in one product: 1,024 x 8,192 cosines take 32 MiB."""
 FLOP_PER_S = 7.6e10
-"""Multiplications and additions of float32 products in a second of one core, measured."""
+"""Number of multiplications and additions of float32 that one core does in a second, measured in products of
+matrices."""
 
 
 class FilterResult(NamedTuple):
-    """The decisions of the filter on candidates, best first."""
+    """The decisions of the filter on its candidates."""
 
     kept: NDArray[np.bool_]
-    """[visited] for the candidates visited before the budget was full."""
+    """[visited] whether a candidate is kept, for each candidate that was visited before the budget was full, best
+    first."""
     nearest: Int
-    """[n] by row: the nearest row kept before it; -1 for the first row and for rows never compared."""
+    """[n] for each row, the nearest row that was kept before it; -1 for the first row, and for rows that were never
+    compared."""
     cosine: Float32
-    """[n] by row: cosine to that row; NaN where there is none."""
+    """[n] for each row, its cosine to the row in `nearest`; NaN if there is none."""
 
 
 def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget: int) -> FilterResult:
-    """Visit rows best first and keep those whose cosine to all kept ones is at most `max_cosine`, up to a budget.
+    """Visit rows best first, and keep a row if its cosine to all kept rows is at most `max_cosine`, up to a budget.
 
-    The result is the same as if rows were visited one by one. A block of candidates is compared with the kept rows in
-    one product, and with each other in a second. Memory: the kept vectors, and 36 MiB.
+    The result is the same as if rows were visited one by one. One product compares a block of candidates with the kept
+    rows, and a second product compares them with each other. Memory: the kept vectors, and 36 MiB.
 
     Args:
         vectors: [n, d] unit rows.
-        order: rows to visit.
+        order: rows to visit, best first.
         max_cosine: highest cosine of two kept rows.
         budget: most rows to keep.
     """
@@ -57,7 +60,7 @@ def representation_filter(vectors: Matrix, order: Int, max_cosine: float, budget
 
 
 class _Bank:
-    """The kept vectors side by side, and their rows, in the order in which they were kept."""
+    """The vectors and the numbers of the kept rows, in the order in which they were kept."""
 
     def __init__(self, dim: int) -> None:
         self._vectors, self._rows, self._held = np.empty((0, dim), np.float32), np.empty(0, np.int64), 0
@@ -66,7 +69,7 @@ class _Bank:
         return self._held
 
     def nearest(self, block: Float32) -> tuple[Float32, Int]:
-        """Return [block] highest cosine, -2 in an empty bank, and the row that has it; of equal ones the first."""
+        """Return ([b] highest cosine to a kept row, or -2; [b] that row, the first of equally near rows, or -1)."""
         best, near = np.full(len(block), -2, np.float32), np.full(len(block), -1, np.int64)
         for start in range(0, self._held, TILE_ROWS):
             stop = min(start + TILE_ROWS, self._held)
@@ -78,7 +81,7 @@ class _Bank:
         return best, near
 
     def add(self, vectors: Float32, rows: Int) -> None:
-        """Add vectors. If there is no room, it is doubled, so that each vector is moved once on average."""
+        """Add kept rows. If the memory is full, it is doubled, so that each vector is moved about once."""
         held = self._held + len(rows)
         if held > len(self._rows):
             room = max(held, 2 * len(self._rows), BLOCK_ROWS)
@@ -94,10 +97,11 @@ class _Bank:
 def _greedy(
     inner: Float32, known: tuple[Float32, Int], rows: Int, limits: tuple[float, int], taken: NDArray[np.bool_]
 ) -> int:
-    """Visit a block in order; return the number of rows visited when the budget was full, else all.
+    """Visit the rows of a block in order; return the number of rows that were visited until the budget was full.
 
-    `inner` is [rows, rows] of cosines inside the block; `best` and `near` hold the highest cosine to a kept row and
-    that row. They are raised by the rows of this block taken before; a row is taken when its best is then low enough.
+    `inner` is [rows, rows], the cosines inside the block. `best` is the highest cosine of each row to a kept row, and
+    `near` is that kept row; both are first updated with the rows of this block that are taken already. A row is taken
+    if its `best` is then low enough.
     """
     best, near = known
     max_cosine, room = limits

@@ -1,10 +1,10 @@
-"""Tags of intent that a language model wrote: parsed, normalised, and merged if they mean the same.
+"""Tags of intent that a language model wrote: they are parsed, normalised, and merged if they mean the same.
 
 Source: Lu et al. 2023, InsTag, arXiv:2308.07074, section 3.2 (rare tags dropped, forms aggregated by rules, then by the
-cosine of their vectors). Departures: the rules come first, so that all spellings of a tag count together; words are
-only brought to the singular, by the rules of Harman 1991 and those for -sses, -xes, -ches, -shes; vectors are merged
-greedily around the most frequent tags instead of by DBSCAN, which joins chains; tags that imply each other are not
-merged.
+cosine of their vectors). Departures: the rules come before rare tags are dropped, so that all spellings of a tag count
+together. Words are only changed to the singular, by the rules of Harman 1991 and by rules for -sses, -xes, -ches and
+-shes. Tags are merged greedily into the most frequent tags, and not by DBSCAN, which joins chains. Tags that imply each
+other are not merged.
 """
 
 import json
@@ -22,25 +22,26 @@ from gristmill.selection.diversity.representation import representation_filter
 
 _BETWEEN_TAGS = re.compile(r"[;；\n]")
 _BETWEEN_WORDS = re.compile(r"[^\w+#]+|_+")
-"""`c++` and `c#` are words."""
+"""Signs between two words. `+` and `#` are no such signs, because `c++` and `c#` are words."""
 _PLURALS = (
     (re.compile(r"(?<![ea])ies$"), "y"),
     (re.compile(r"(ss|x|zz|ch|sh)es$"), r"\1"),
     (re.compile(r"(?<![usi])s$"), ""),
 )
 SHORT = 3
-"""Words with at most this many letters are unchanged: `gas`, `css`."""
+"""Words with at most this many letters, such as `gas` and `css`, are not changed."""
 
 
 class TagMatrix(NamedTuple):
     """The tags of n samples, as a sparse matrix."""
 
     names: tuple[str, ...]
-    """[T] in ascending order."""
+    """[T] names of the tags, in ascending order."""
     starts: Int
-    """[n + 1] where the entries of each row begin in `tags`."""
+    """[n + 1] index in `tags` at which the entries of each row begin."""
     tags: Int
-    """Indices in `names`, ascending and without repetition in a row."""
+    """The tags of each row, one row after the other, as indices in `names`: ascending and without repeats in each
+    row."""
 
     @property
     def per_row(self) -> Int:
@@ -49,7 +50,7 @@ class TagMatrix(NamedTuple):
 
     @property
     def rows(self) -> Int:
-        """Row of each entry of `tags`."""
+        """[entries] the row of each entry of `tags`."""
         return np.repeat(np.arange(len(self.starts) - 1), self.per_row)
 
     @property
@@ -59,7 +60,7 @@ class TagMatrix(NamedTuple):
 
 
 def parse(text: str) -> list[str]:
-    """Return the tags in a value: a JSON list of strings or of objects with a `tag`, else the parts between `;`."""
+    """Return the tags in a text: a JSON list of strings or of objects with a `tag`, or else parts at semicolons."""
     if text.lstrip().startswith("["):
         try:
             found = json.loads(text)
@@ -70,12 +71,12 @@ def parse(text: str) -> list[str]:
 
 
 def spelling(tag: str) -> str:
-    """Return a tag in lower case (NFKC), its words separated by single spaces, without other signs."""
+    """Return a tag in NFKC and lower case, with one space between two words and without other signs."""
     return _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFKC", tag).casefold()).strip()
 
 
 def form(spelled: str) -> str:
-    """Return the common form of the spellings of a tag: every English word in the singular."""
+    """Return the form that all spellings of a tag have in common: every English word is in the singular."""
     return " ".join(map(_singular, spelled.split()))
 
 
@@ -89,12 +90,12 @@ def _singular(word: str) -> str:
 
 
 def read_tags(code: Int, values: Sequence[str], min_count: int = 1) -> TagMatrix:
-    """Return the tags of n rows from the values of a column, each named by its most frequent spelling.
+    """Return the tags of n rows, read from the values of a column; a tag gets the name of its most frequent spelling.
 
     Args:
-        code: [n] place in the values, -1 for a row without.
-        values: distinct texts for `parse`.
-        min_count: tags of fewer rows are left out.
+        code: [n] index in `values` of the value of each row, -1 for a row without a value.
+        values: distinct texts in the form that `parse` reads.
+        min_count: least number of rows with a tag; rarer tags are left out.
     """
     place: dict[str, int] = {}  # of each spelling
     seen: dict[str, int] = {}
@@ -120,12 +121,12 @@ def read_tags(code: Int, values: Sequence[str], min_count: int = 1) -> TagMatrix
 
 
 def merge_tags(tags: TagMatrix, vectors: Float32, min_cosine: float) -> TagMatrix:
-    """Return the tags with each one replaced by the nearest more frequent tag, where their cosine is above a bound.
+    """Return the tags, in which a tag is replaced by the nearest more frequent tag if their cosine is above a bound.
 
     Args:
         tags: the tags before.
-        vectors: [T, d] unit rows, of the names.
-        min_cosine: the bound; a tag merges only with one that stays, so there are no chains.
+        vectors: [T, d] unit rows, the vectors of the names.
+        min_cosine: the bound. A tag is replaced only by a tag that stays, so there are no chains.
     """
     order = np.argsort(-tags.counts, kind="stable")
     found = representation_filter(Matrix(vectors), order, min_cosine, len(order))
@@ -136,7 +137,7 @@ def merge_tags(tags: TagMatrix, vectors: Float32, min_cosine: float) -> TagMatri
 
 
 def _entries(code: Int, ends: Int, flat: Int) -> tuple[Int, Int]:
-    """Return (row, entry) for every entry of the value of every row, entries below 0 left out."""
+    """Return (row, entry) of every entry of the value of every row, without entries below 0."""
     rows = np.flatnonzero(code >= 0)
     begin = ends[code[rows]]
     sizes = ends[code[rows] + 1] - begin

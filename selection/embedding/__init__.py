@@ -1,1 +1,1 @@
-"""Actors that turn samples into vectors, and the encoders that they open."""
+"""Actors that turn samples into vectors, and the encoders that these actors open."""

@@ -1,7 +1,7 @@
 """Embedding: actors turn the samples of a dataset into a dataset of unit vectors, committed shard by shard.
 
-Cost on a CPU with the default encoder: about 18 texts of 256 tokens per core and second; short instructions are several
-times faster.
+Speed on a CPU with the default encoder: about 18 texts of 256 tokens per core and second. Short instructions are
+several times faster.
 """
 
 import heapq
@@ -39,30 +39,30 @@ logger = logging.getLogger(__name__)
 
 _COLUMNS = ("id", "messages", "dropped")
 ENCODER = "encoder"
-"""Name, in folders of vectors, of the entry for the type in which the encoder computes."""
+"""Name of the entry, in a folder of vectors, that holds the type in which the encoder computes."""
 COLUMNS = 3
-"""Increased when vectors are stored with other columns."""
+"""Revision of the stored tables; increased when vectors are stored with other columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowChoice:
-    """Which samples of a dataset are embedded: all kept ones and some dropped ones, or only named ones."""
+    """Which samples of a dataset are embedded: all kept samples and some dropped samples, or only given ids."""
 
     num_dropped: int = 0
-    """Number of dropped samples in addition to the kept ones. They have the lowest ids, which is a fair draw because
-    ids are hashes."""
+    """Number of dropped samples that are embedded too. These are the dropped samples with the lowest ids; ids are
+    hashes, so this is a random choice."""
     only: tuple[str, ...] | None = None
-    """Ids of the samples, if not all kept ones are wanted."""
+    """Ids of the only samples that are embedded; None means all kept samples and `num_dropped` dropped samples."""
 
     def identity(self) -> dict[str, Any]:
-        """Return the value on which the folder of the vectors depends."""
+        """Return the part of this choice on which the folder of the vectors depends."""
         only = {} if self.only is None else {"only": ids.digest(*self.only)}
         return {"dropped": self.num_dropped, **only}
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One shard of vectors to make, from spans of the samples."""
+    """One shard of vectors to make, and the spans of samples from which it is made."""
 
     samples: str
     """Folder of the samples."""
@@ -70,17 +70,17 @@ class Piece:
     """Folder of the vectors."""
     name: str
     spans: tuple[tuple[Shard, int, int], ...]
-    """(shard, first row, row after the last)."""
+    """Spans of samples, each as (shard, first row, row after the last)."""
     named: tuple[str, ...]
-    """Ids of samples in the spans that are embedded."""
+    """Ids of the samples in the spans that are embedded, in addition to kept samples if `all_kept` is true."""
     all_kept: bool
-    """Whether all kept samples in the spans are embedded as well."""
+    """Whether all kept samples in the spans are embedded."""
     blocks: Blocks
-    """Beginnings that many samples share. They are left out of the embedded texts."""
+    """Beginnings that many samples share; they are left out before a text is embedded."""
 
     @property
     def rows(self) -> int:
-        """Number of samples that are read for the shard."""
+        """Number of samples that are read to make the shard."""
         return sum(stop - first for _, first, stop in self.spans)
 
     def __str__(self) -> str:
@@ -88,13 +88,13 @@ class Piece:
 
 
 class EmbedActor:
-    """Embeds one piece after another.
+    """An actor that embeds one piece after another.
 
-    The encoder is opened with the first piece, so that its errors reach the driver.
+    The encoder is opened when the first piece comes, so that its errors reach the driver.
     """
 
     def __init__(self, run: tuple[Store, str | None], wanted: VectorsOf, open_encoder: OpenEncoder, name: str) -> None:
-        """Take what all pieces have in common; `run` is (store, folder of the logs)."""
+        """Take the values that all pieces have in common; `run` is (store, folder of the logs)."""
         self._store, logs = run
         log.to_file(logs, name)
         self._wanted, self._open = wanted, open_encoder
@@ -106,7 +106,10 @@ class EmbedActor:
         return self._encoder.encode(texts)
 
     def embed(self, piece: Piece) -> Shard:
-        """Embed and commit one shard; doing it again writes the same. Samples without any text are left out."""
+        """Embed the samples of one piece and commit their shard.
+
+        A second call writes the same shard. Samples without text are left out.
+        """
         begin = time.monotonic()
         self._encoder = self._encoder or self._open(self._wanted.encoder)
         opened = time.monotonic()
@@ -133,7 +136,7 @@ class EmbedActor:
 
 
 def folder(samples: str, wanted: VectorsOf, choice: RowChoice, *, shard_rows: int) -> tuple[str, str]:
-    """Return (folder, fingerprint) of the vectors of a dataset; jobs with the same encoder share them."""
+    """Return (folder, fingerprint) of the vectors of a dataset; jobs with the same encoder share this folder."""
     encoder = wanted.encoder.identity()
     identity = {"columns": COLUMNS, "encoder": encoder, "part": wanted.part, **choice.identity()}
     identity["shard_rows"] = shard_rows
@@ -143,7 +146,7 @@ def folder(samples: str, wanted: VectorsOf, choice: RowChoice, *, shard_rows: in
 def embed(
     run: Run, sources: Mapping[str, RowChoice], wanted: VectorsOf, open_encoder: OpenEncoder, *, shard_rows: int
 ) -> tuple[dict[str, str], int]:
-    """Make the vectors of datasets with one set of actors; committed shards are not made again.
+    """Make the vectors of several datasets with the same actors; committed shards are not made again.
 
     Args:
         run: the run, with its store and screen.
@@ -197,9 +200,9 @@ def embed(
 def encoding(
     run: Run, wanted: VectorsOf, open_encoder: OpenEncoder, like: Sequence[str] = ()
 ) -> Callable[[Sequence[str]], Float32]:
-    """Return a function that encodes texts that are not samples, on an actor that lives for one call.
+    """Return a function that encodes texts which are not samples; each call starts an actor and ends it.
 
-    The model computes in the type of the folders of vectors in `like`, if there are any.
+    The model computes in the type with which the vectors in the folders `like` were made, if there are any.
     """
     wanted = _with_dtype(wanted, _dtype_of(run.store, like))
 
@@ -223,7 +226,7 @@ def encoding(
 
 
 def _dtype_of(store: Store, outputs: Iterable[str]) -> Any:  # noqa: ANN401 - a manifest's metadata are strings
-    """Return the type in which the encoder computed, from the first of these folders that has it, else ""."""
+    """Return the type in which the encoder computed, from the first folder that says it, or else ""."""
     for output in outputs:
         complete = store.complete(output)
         found = store.manifest(output).metadata if complete else dtypes.read(store, output)
@@ -239,7 +242,7 @@ def _with_dtype(wanted: VectorsOf, dtype: str) -> VectorsOf:
 
 
 def _choose_dtype(run: Run, outputs: Sequence[str], settings: Any) -> str:  # noqa: ANN401 - of any encoder
-    """Return the type that the encoder computes in, and write it to the folders that are not complete."""
+    """Return the type in which the encoder computes, and write it to the folders that are not complete."""
     if not hasattr(settings, "compute_dtype"):  # gradients are taken in float32 on a CPU, in bfloat16 on a GPU
         return ""
     began = _dtype_of(run.store, outputs)
@@ -256,7 +259,7 @@ def _choose_dtype(run: Run, outputs: Sequence[str], settings: Any) -> str:  # no
 
 
 def _blocks(store: Store, samples: str, which: Part) -> Blocks:
-    """Return the beginnings that many samples of a dataset share; none for `chat`, which a model reads as a whole."""
+    """Return the beginnings that many samples of a dataset share; none for `chat`, of which no part is left out."""
     if which == "chat":
         return Blocks(np.empty(0, np.uint64), np.empty(0, np.uint64), 0)
     begin = accumulate((shard.rows for shard in store.manifest(samples).shards), initial=0)
@@ -272,7 +275,7 @@ def _through_actors(
     waiting: Sequence[Piece],
     done: dict[tuple[str, str], Shard],
 ) -> None:
-    """Embed the waiting pieces, entering each into `done`."""
+    """Embed the waiting pieces with a pool of actors, and enter the shard of each piece into `done`."""
     settings: Any = wanted.encoder
     each = encoder_need(settings)
     num_actors = min(settings.actors, len(waiting))
@@ -309,15 +312,15 @@ def _through_actors(
 
 
 def _lower(encoder: Any) -> str:  # noqa: ANN401 - of any encoder
-    """Return the settings that decide how much memory encoders take."""
+    """Return, as text, the settings that can be lowered so that encoders take less memory."""
     return lowerable("select.encoder", encoder, "batch", "max_length", "actors")
 
 
 def encoder_need(settings: Any) -> Need:  # noqa: ANN401 - of any encoder
-    """Return what one actor needs on the running cluster.
+    """Return the cores and GPUs that one actor needs on the running cluster.
 
     Raises:
-        JobError: when the cluster can never give it to all of them.
+        JobError: when the cluster can never have enough for all actors.
     """
     found = need_of("select.encoder.gpus", settings.cpus, settings.gpus, settings.actors)
     require("select.encoder", [found] * settings.actors)
@@ -325,7 +328,7 @@ def encoder_need(settings: Any) -> Need:  # noqa: ANN401 - of any encoder
 
 
 def _lowest_dropped(store: Store, samples: str, limit: int) -> tuple[str, ...]:
-    """Return the ids of up to `limit` dropped samples, the lowest ones: ids are hashes, so this is a fair draw."""
+    """Return the lowest `limit` ids of dropped samples; ids are hashes, so this is a random choice."""
     dropped: list[str] = []
     for table in store.scan(samples, ["id", "dropped"]) if limit else ():
         dropped = heapq.nsmallest(limit, dropped + table.filter(pc.is_valid(table["dropped"]))["id"].to_pylist())
@@ -335,7 +338,7 @@ def _lowest_dropped(store: Store, samples: str, limit: int) -> tuple[str, ...]:
 def _pieces(
     store: Store, folders: tuple[str, str], choice: RowChoice, blocks: Blocks, shard_rows: int
 ) -> Iterator[Piece]:
-    """Cut the rows of all shards, end to end, into pieces of `shard_rows`; at least one, if empty."""
+    """Yield the rows of all shards in pieces of `shard_rows`; an empty dataset gives one empty piece."""
     dropped = _lowest_dropped(store, folders[0], choice.num_dropped)
     rows = sum(shard.rows for shard in store.manifest(folders[0]).shards)
     for number, first in enumerate(range(0, max(rows, 1), shard_rows)):
@@ -346,7 +349,7 @@ def _pieces(
 def _pieces_of(
     store: Store, folders: tuple[str, str], choice: RowChoice, blocks: Blocks, shard_rows: int
 ) -> Iterator[Piece]:
-    """Cut the named samples, in the order of the shards, into pieces of `shard_rows`; at least one, if empty."""
+    """Yield the samples `choice.only` in pieces of `shard_rows`; if there are none, one empty piece."""
     only, found = pa.array(choice.only, pa.string()), list[tuple[int, str]]()
     first = 0
     for table in store.scan(folders[0], ["id"]):
@@ -363,7 +366,7 @@ def _pieces_of(
 
 
 def _spans(store: Store, samples: str, first: int, stop: int) -> tuple[tuple[Shard, int, int], ...]:
-    """Return the spans, by shard, of rows `first` to `stop`, counted through all shards."""
+    """Return the spans of the rows [first, stop), one for each shard; rows are counted through all shards."""
     shards = store.manifest(samples).shards
     starts = accumulate((shard.rows for shard in shards), initial=0)
     cuts = ((s, max(first - a, 0), min(stop - a, s.rows)) for s, a in zip(shards, starts, strict=False))

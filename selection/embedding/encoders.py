@@ -1,4 +1,4 @@
-"""The encoder for each kind of settings, and the files that must exist before actors can open one."""
+"""The encoder for each kind of settings, and the files that must exist before an actor can open an encoder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +17,10 @@ from gristmill.selection.relevance.gradients import GradientEncoder, Gradients, 
 
 
 def open_encoder(settings: Settings) -> Encoder:
-    """Load the encoder of these settings, inside the actor that will use it.
+    """Load the encoder of these settings; call this in the actor that will use the encoder.
 
     Raises:
-        JobError: for settings of another kind, or a model that cannot be loaded.
+        JobError: when the settings are of an unknown kind, or the model cannot be loaded.
     """
     if isinstance(settings, Embedding):
         return open_embedding(settings)
@@ -30,15 +30,15 @@ def open_encoder(settings: Settings) -> Encoder:
 
 
 def prepare_encoder(wanted: VectorsOf, view: View, folder: Callable[[], Path]) -> VectorsOf:
-    """Return the wanted vectors after making everything that must exist before an actor opens their encoder.
+    """Make the files that must exist before an actor opens the encoder, and return `wanted` with their folder.
 
     Gradients need a model that was fine-tuned on a few of the samples, the same model for samples and targets. It is
     trained here, on one machine of the cluster, if no earlier build has done so.
 
     Args:
-        wanted: as a step asks for it. Settings other than `Gradients`, and those with checkpoints, are returned
-            unchanged.
-        view: the samples to choose from, also where `wanted` is for the views in `beside`.
+        wanted: the vectors that a step asks for. Settings other than `Gradients`, and settings with checkpoints, are
+            returned unchanged.
+        view: the samples to choose from, even if `wanted` is for the views in `beside`.
         folder: returns the folder of the checkpoints, which all machines must see.
 
     Raises:

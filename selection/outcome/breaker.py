@@ -1,6 +1,6 @@
 """The circuit breaker: a step that would drop suspiciously many samples stops the job.
 
-A function-calling set of 859,092 rows was once deduplicated to 2 (marin-community/marin, issue 6854).
+A dataset of function calls with 859,092 rows was once deduplicated to 2 rows (marin-community/marin, issue 6854).
 """
 
 import numpy as np
@@ -8,12 +8,12 @@ import numpy as np
 from gristmill.selection.contracts import Choice, Deduplicator, View
 
 FEW, ALWAYS, HALF = 20, 1000, 0.5
-"""With fewer samples than the first number the job never stops. Half of the samples, up to the second number, may
-always be lost to one sample, because small data may well have many copies."""
+"""With fewer samples than `FEW` the job never stops. The share `HALF` of the samples, but at most `ALWAYS` samples, may
+always be lost to one sample, because small data can have many copies."""
 
 
 def check_losses(step: Deduplicator, view: View, choice: Choice) -> str:
-    """Return which loss is too large, and what to do; the empty string if none is."""
+    """Return a message that says which loss is too large and what to do; it is empty if no loss is too large."""
     lost = ~choice.kept
     if len(view) < FEW or not lost.any() or choice.lost_to is None:
         return ""

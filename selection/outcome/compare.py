@@ -1,4 +1,4 @@
-"""The chosen samples compared with random ones and with the longest ones: is the selection better than no method?"""
+"""Comparison of the chosen samples with random samples and with the longest answers, as baselines of a selection."""
 
 from random import Random
 from typing import NamedTuple
@@ -10,37 +10,38 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Matrix
 
 POINTS = 1000
-"""Number of samples for which the nearest chosen sample is searched, and of samples of a choice that are compared in
+"""Number of samples for which the nearest chosen sample is searched. As many samples of each choice are compared in
 pairs."""
 MAX_CHOSEN = 50_000
-"""Most samples of a choice that are searched for the nearest one; a larger choice is thinned at random."""
+"""Most samples of a choice in which the nearest sample is searched; of a larger choice, so many are drawn at random."""
 
 
 class Labels(NamedTuple):
     """Groups of n samples: topics, or the values of a tag."""
 
     name: str
-    """Name in the plural, such as `topics`."""
+    """What the groups are, in the plural, such as `topics`."""
     codes: Int
-    """[n] -1 for a sample without a group."""
+    """[n] number of each sample's group, -1 for a sample without a group."""
 
 
 def compare(view: View, kept: Bool, rng: Random, labels: Labels | None = None) -> dict[str, dict[str, float]]:
-    """Return the same figures of the chosen samples, of as many random ones, and of those with the longest answers.
+    """Return the same figures for the chosen samples, as many random samples, and the longest answers.
 
-    The figures are: `samples`; `mean answer length` in characters; `mean <score>` of each score. With labels (else with
-    the tag `method`, where it has several values): how many labels are covered, and the total variation distance
-    between their shares and those of all samples (0: the same, 1: nothing in common). With vectors: `coverage of the
-    pool`, the mean cosine of all samples to the nearest other chosen one, and the mean cosine of two chosen samples.
-    The coverage is the facility location of Lin and Bilmes 2011 (ACL, section 4.1) over the number of samples, except
-    that a sample does not cover itself; otherwise the points that happen to be drawn would decide. Cost: at most
-    1,000 x 50,000 x d multiplications each.
+    The figures are `samples`, `mean answer length` in characters, and `mean <score>` of each score. With labels, two
+    figures are added: how many labels are covered, and the total variation distance between the labels' shares and
+    their shares in all samples, from 0 (the same) to 1 (nothing in common). Without labels the methods are used, if
+    there are several. With vectors, two more figures are added: `coverage of the pool`, and the mean cosine of two
+    chosen samples. The coverage is the mean cosine of a sample to the nearest other chosen sample. It is the facility
+    location of Lin and Bilmes 2011 (ACL, section 4.1) divided by the number of samples, except that a sample does not
+    cover itself; else the choice of the points to measure at would decide. Cost: at most 1,000 x 50,000 x d
+    multiplications for each of the three.
 
     Args:
         view: all samples that the selection began with.
         kept: [n] whether a sample was chosen.
-        rng: draws the random choice and the points to measure at.
-        labels: groups of the samples.
+        rng: source of the random choice, and of the points to measure at.
+        labels: groups of the samples, if there are any.
     """
     drawn = np.random.default_rng(rng.getrandbits(64))
     size = int(kept.sum())
@@ -61,7 +62,7 @@ def compare(view: View, kept: Bool, rng: Random, labels: Labels | None = None) -
 
 
 def coverage(vectors: Matrix, points: Int, chosen: Int) -> float:
-    """Return the mean cosine of some samples to the nearest other sample that is chosen, by blocks."""
+    """Return the mean cosine of the samples `points` to the nearest other chosen sample; it is computed in blocks."""
     at, best = vectors.take(points), np.zeros(len(points), np.float32)
     for start, block in vectors.at(chosen).blocks():
         cosines = at @ block.T

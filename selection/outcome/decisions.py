@@ -1,4 +1,4 @@
-"""The decision on every sample of a selection, as columns, and how they are written."""
+"""The decision on every sample of a selection, as columns, and how decisions are written to the output."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,8 @@ from gristmill.selection.data.samples import Samples, Turns, shorten
 NO_TEXT = "select: no text in the conversation"
 
 SHARD_BYTES = 1 << 29
-"""Bytes after which a shard also ends: a shard of the input has at most 1 GiB, and an Arrow column holds 2 GiB."""
+"""A shard ends when it has more bytes than this, even if it has few rows. A shard of the input has at most 1 GiB, and
+an Arrow column can hold 2 GiB."""
 
 
 class Decisions:
@@ -32,14 +33,14 @@ class Decisions:
         self._reason, self._reasons = np.full(size, -1, np.int32), list[str]()
         self._lost_to = np.zeros(size, "S32")
         self.scores: dict[str, Float32] = {}
-        """[N] values by name, NaN for a sample that got none."""
+        """[N] values of each new score, by name; NaN for a sample that got no such score."""
         self.tags: dict[str, NDArray[np.object_]] = {}
-        """[N] values by name, None for a sample that got none."""
+        """[N] values of each new tag, by name; None for a sample that got no such tag."""
         self.cut: dict[int, Turns] = {}
-        """The turns, by row, of samples whose text was shortened."""
+        """The new turns of each sample whose text was shortened, by row."""
 
     def enter(self, view: View, choice: Choice) -> None:
-        """Record the choice of a selector about the samples that it saw."""
+        """Record the choice of a selector among the samples of its view."""
         rows, gone = view.rows, ~choice.kept
         self._reason[rows[gone]] = choice.reason[gone] + len(self._reasons)
         self._reasons += choice.reasons
@@ -54,7 +55,7 @@ class Decisions:
         self.cut |= {int(rows[row]): turns for row, turns in choice.cut.items()}
 
     def tag(self, name: str, words: Sequence[str | None], rows: Any = slice(None)) -> None:  # noqa: ANN401 - numpy index
-        """Give samples a tag; None keeps the value before."""
+        """Give samples a tag; for a sample with None, the earlier value stays."""
         column = self.tags.setdefault(name, np.full(len(self._reason), None, np.object_))
         given, known = np.array(words, np.object_), np.array([word is not None for word in words], np.bool_)
         mine = column[rows]
@@ -62,7 +63,7 @@ class Decisions:
         column[rows] = mine
 
     def write(self, store: Store, output: str, samples: str, shard_rows: int) -> tuple[Shard, ...]:
-        """Write the kept samples of the input, in their order, each with its decision, in at least one shard."""
+        """Write the kept samples of the input, each with its decision, in the order of the input; return the shards."""
         shards: list[Shard] = []
         held = SAMPLES.empty_table()
         for table in self._decided(store, samples):
@@ -87,7 +88,7 @@ class Decisions:
             yield self._of(table if mine.all() else table.filter(pa.array(mine)), rows[mine])
 
     def _of(self, table: pa.Table, rows: Int) -> pa.Table:
-        """Return a table of samples with their decisions; rows of the pool, -1 for one without text."""
+        """Return a table of samples with their decisions; `rows` is the row of each sample, -1 for one without text."""
         known = rows >= 0
         reason = np.where(known, self._reason[rows], len(self._reasons))
         said = pa.array([*self._reasons, NO_TEXT], pa.string()).take(pa.array(reason, mask=reason < 0))
@@ -110,7 +111,7 @@ class Decisions:
 
 
 def merge_maps(maps: pa.ChunkedArray, new: Mapping[str, pa.Array]) -> pa.MapArray:
-    """Return a column of maps with entries added; an entry replaces one of the same name, and null adds none."""
+    """Return a column of maps with new entries; an entry replaces an older one with its name, and a null adds none."""
     given = {name: values for name, values in new.items() if values.null_count < len(values)}
     old = pa.concat_arrays([pa.array([], maps.type), *maps.chunks])
     begin = old.offsets.to_numpy()

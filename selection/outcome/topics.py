@@ -1,4 +1,4 @@
-"""Topics: clusters of the samples' vectors, named by the words that distinguish each from the others."""
+"""Topics: clusters of the samples' vectors, each named by the words that distinguish it from the other clusters."""
 
 import logging
 import re
@@ -17,15 +17,15 @@ from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates import clusters
 
 MAX_TOPICS = 24
-"""Most topics of a report."""
+"""Most topics that are made by default."""
 ROWS_PER_TOPIC = 20
-"""Samples for each topic; there are at least 2 and at most `MAX_TOPICS` topics."""
+"""By default there is one topic for so many samples, but there are at least 2 and at most `MAX_TOPICS` topics."""
 NAMED_BY = 300
-"""Samples of a topic that are read for its name."""
+"""Most samples of a topic that are read to find its name."""
 NAMED_CHARS = 600
-"""Characters of each sample that are read."""
+"""Most characters of each sample that are read to find the name."""
 TERMS = 3
-"""Words in the name of a topic."""
+"""Number of words in the name of a topic."""
 EXAMPLES = 3
 _RUNS = re.compile(rf"[{HAN}]+|[^\W_{HAN}]+(?:['’][^\W_{HAN}]+)?")
 _HAN = re.compile(f"[{HAN}]")
@@ -47,17 +47,17 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 
 def topics(view: View, kept: Bool, *, num: int | None = None, seed: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the topics, largest first, and the topic of every sample.
+    """Return (the topics, the largest first; the name of each sample's topic).
 
     Args:
         view: the samples, with vectors.
         kept: [n] whether a sample stays.
-        num: number of topics; by default one for 20 samples, 2 to 24. Empty ones are left out.
+        num: number of topics; by default one for each 20 samples, from 2 to 24. Empty topics are left out.
         seed: seed of the clustering.
 
     Returns:
-        topics: `{"name", "rows", "kept", "examples"}`; the examples are ids of the samples nearest to the centre.
-        labels: [n] names, which all differ.
+        topics: dicts with the keys `name`, `rows`, `kept` and `examples`, the ids of the samples nearest to the centre.
+        labels: [n] the name of each sample's topic; no two topics have the same name.
     """
     vectors = view.unit("topics")
     if not len(view):
@@ -87,11 +87,12 @@ def topics(view: View, kept: Bool, *, num: int | None = None, seed: int = 0) -> 
 
 
 def name_topics(groups: Sequence[Iterable[str]]) -> list[str]:
-    """Return a name for each group of texts: the words with the highest weights. A name that repeats gets a number.
+    """Return a name for each group of texts: its words with the highest weights; a repeated name gets a number.
 
     Source: Grootendorst 2022, BERTopic, arXiv:2203.05794, section 3.3 (class-based TF-IDF): the weight of a word is its
     frequency in the group times log(1 + words of a mean group / frequency in all groups). Departures: a word counts
-    once a text, so that one long text does not name a group; words in only one text are left out, unless all are.
+    once for each text, so that one long text does not decide the name. Words that are in only one text of a group are
+    left out, unless all words are.
     """
     counts = [Counter(word for text in texts for word in dict.fromkeys(terms(text))) for texts in groups]
     every: Counter[str] = sum(counts, Counter())
@@ -109,7 +110,7 @@ def name_topics(groups: Sequence[Iterable[str]]) -> list[str]:
 
 
 def terms(text: str) -> list[str]:
-    """Return the words of a text that can be part of a name: no stop words, numbers or single letters."""
+    """Return the words of a text that can be part of a name: without stop words, words with digits, and short words."""
     found: list[str] = []
     for run in _RUNS.findall(unicodedata.normalize("NFKC", text[:NAMED_CHARS]).casefold()):
         found += _jieba().cut(run) if _HAN.match(run) else [run]
@@ -121,7 +122,7 @@ def _names_topic(word: str) -> bool:
 
 
 def _texts(view: View, nearest: Sequence[Int], rng: np.random.Generator) -> list[list[str]]:
-    """Return the instructions that each topic is named by: a random choice of its samples."""
+    """Return the instructions from which each topic gets its name, of up to `NAMED_BY` random samples."""
     drawn = [np.sort(rng.permutation(rows)[:NAMED_BY]) for rows in nearest]
     some = view.some("instruction", np.concatenate(drawn))
     ends = np.cumsum([0, *map(len, drawn)])
