@@ -1,4 +1,4 @@
-"""Checks: rules that a reply must keep, such as on its length, words, form and language; no right answer is needed."""
+"""Checks: rules for a reply, such as on its length, words, form and language; items need no right answer."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from gristmill.cluster.text.words import num_words, whole
 from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Written
 
 RULES = "checks"
-"""Tag of items with rules of their own, as a JSON table."""
+"""Name of the tag in which an item has rules of its own, as a JSON table."""
 _FENCE = re.compile(r"^\s*```[\w-]*[ \t]*\n(.*?)\n?```\s*$", re.DOTALL)
 
 
@@ -25,28 +25,28 @@ class Rules(Settings):
     stops: bool = False
     """The reply must end by itself, before `max_tokens` and without repeating itself."""
     min_words: int = Field(default=0, ge=0)
-    """Fewest words; of Chinese and its like 1.5 characters are a word."""
+    """Smallest number of words. In Chinese and similar scripts, 1.5 characters count as a word."""
     max_words: int | None = Field(default=None, gt=0)
-    """Most words."""
+    """Largest number of words."""
     contains: tuple[str, ...] = ()
-    """Words that must all be there, in any case."""
+    """Words that the reply must all contain, in upper or lower case."""
     contains_any: tuple[str, ...] = ()
-    """Words of which one must be there."""
+    """Words of which the reply must contain at least one."""
     excludes: tuple[str, ...] = ()
-    """Words that must not be there."""
+    """Words that the reply must not contain."""
     begins: str = ""
-    """How the reply must begin."""
+    """Text with which the reply must begin."""
     ends: str = ""
-    """How it must end."""
+    """Text with which the reply must end."""
     pattern: str = ""
-    """Regular expression that must be found."""
+    """Regular expression that must match some part of the reply."""
     form: Literal["", "json", "list"] = ""
-    """`json`: the whole reply must be JSON, a fence around it allowed. `list`: it must have two entries or more, each
-    on a line that begins with a dash, a star or a number."""
+    """`json`: the whole reply must be JSON; a code fence around it is allowed. `list`: the reply must have at least two
+    entries, each on a line that begins with a dash, a star or a number."""
     json_schema: str = ""
-    """JSON schema, as JSON text, that the reply must be valid under."""
+    """JSON schema, as JSON text, that the reply must conform to."""
     language: str = ""
-    """Language of the reply as ISO 639-1; a reply that is too short to tell passes."""
+    """Language of the reply as an ISO 639-1 code. A reply that is too short for its language to be known passes."""
 
     @field_validator("pattern")
     @classmethod
@@ -98,9 +98,9 @@ class Rules(Settings):
 
 
 class Checks(Written):
-    """Score 1 where a reply keeps all rules, else 0; `share` is the share of the rules that it keeps.
+    """Score 1 if a reply keeps all rules, else 0; `share` is the share of the rules that it keeps.
 
-    The rules are those of the suite; an item's tag `checks`, a JSON table of rules, changes or adds some for it. Items
+    The suite has the rules. An item can change rules or add some with its tag `checks`, a JSON table of rules. Items
     need no answer.
 
     Source: Zhou et al. 2023, Instruction-Following Evaluation for Large Language Models (IFEval), arXiv:2311.07911,
@@ -111,7 +111,7 @@ class Checks(Written):
     example: ClassVar[Mapping[str, Any]] = {"input": "test.jsonl", "rules": {"stops": True, "max_words": 60}}
     answered: ClassVar[bool] = False
     rules: Rules = Rules()
-    """What every reply must be like."""
+    """The rules for every reply."""
 
     @model_validator(mode="after")
     def _has_schema_of_json(self) -> "Checks":
@@ -123,7 +123,7 @@ class Checks(Written):
         """Return the rules of an item.
 
         Raises:
-            ValueError: where its own are none.
+            ValueError: when the rules in the item's tag are not valid.
         """
         own = json.loads(item.tags.get(RULES, "{}"))
         if not isinstance(own, dict):
@@ -142,7 +142,7 @@ class Checks(Written):
         return "" if [*rules.verdicts("")] else "no rule for it"
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return 1 or 0, and the `share` of the rules that hold, whose reply names the others."""
+        """Return 1 or 0, and the `share` of the rules that hold. The reply of `share` names the broken rules."""
         del shared
         said = replies[0].text.strip()
         found = dict(self.rules_of(item).verdicts(said, replies[0].finish))
@@ -156,7 +156,7 @@ def _has(lower: str, word: str) -> bool:
 
 
 def _json(text: str) -> tuple[object] | None:
-    """Return the value of a reply that is JSON as a whole, or None."""
+    """Return the JSON value of a reply in a tuple of one, or None if the reply is not all JSON."""
     fenced = _FENCE.match(text)
     try:
         return (json.loads(fenced[1] if fenced else text),)

@@ -1,4 +1,4 @@
-"""Choice: the right one of a few answers is the likeliest."""
+"""Choice: whether the right one of a few answers is the likeliest."""
 
 import json
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ from gristmill.cluster.models.engine import Reply, Request, Score
 from gristmill.training.evaluate.scorers.contract import CHOICES, OWN, Item, Judgement, Judgements, Scorer
 
 UNDIVIDED = "undivided"
-"""Name of the value by the likelihood of the whole text."""
+"""Name of the value for which likelihoods are not divided by the length of the choice."""
 
 
 class Choice(Scorer):
-    """Score 1 where the right one of the choices is the likeliest, else 0; each choice is scored as a whole text.
+    """Score 1 if the right one of the choices is the likeliest reply, else 0.
 
-    The choices of an item are those of its tag `choices` (a JSON list), else those of the suite.
+    The choices of an item are in its tag `choices` (a JSON list). Without this tag they are those of the suite.
 
     Source: Brown et al. 2020, Language Models are Few-Shot Learners, arXiv:2005.14165, section 2.4 (likelihood of each
-    completion, a token); by characters: `acc_norm` of lm-evaluation-harness, which takes bytes.
+    completion per token); by characters: `acc_norm` of lm-evaluation-harness, which divides by bytes.
     """
 
     kind: Literal["choice"] = "choice"
     choices: tuple[str, ...] = ()
-    """The choices of items that have none of their own."""
+    """The choices of items without the tag `choices`."""
     per: Literal["text", "token", "character"] = "character"
-    """What the log-likelihood is divided by: nothing, which favours short choices, or the tokens or characters of the
-    choice. The report has the share by whole texts too (`undivided`)."""
+    """What the log-likelihood of a choice is divided by. `text`: nothing, which favours short choices. `token` and
+    `character`: their number in the choice. The report also has the result without a division (`undivided`)."""
 
     def refuse(self, item: Item) -> str:
-        """Refuse an item without two choices, or whose answer is none of them."""
+        """Refuse an item without two different choices, or with an answer that is none of its choices."""
         choices = self._choices(item)
         if len({*choices}) < 2 or len({*choices}) < len(choices) or not all(choices):
             return "fewer than two different choices"
@@ -39,7 +39,7 @@ class Choice(Scorer):
         return [Score(item.prompt, choice, prefix=item.prefix) for choice in self._choices(item)]
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return 1 or 0 by the setting, and by whole texts; the replies hold the log-likelihoods of the choices."""
+        """Return 1 or 0 by the setting `per`, and `undivided`; their replies have the choices' log-likelihoods."""
         del shared
         choices = self._choices(item)
         whole = [reply.logprob or 0.0 for reply in replies]

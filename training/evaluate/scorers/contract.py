@@ -1,4 +1,4 @@
-"""Scorer: a suite's items and how one model's reply to one of them is judged; it knows no other item and no mean."""
+"""The contract of a scorer: which items a suite has, and how the reply to a single item is judged."""
 
 import json
 from abc import abstractmethod
@@ -18,9 +18,9 @@ from gristmill.cluster.text.scripts import is_chinese
 from gristmill.cluster.text.template import Prompt, parse, slots
 
 ANSWERS, CHOICES, PREFIX = "answers", "choices", "prefix"
-"""Tags of items: further right answers and choices, as JSON lists, and how the model's turn begins."""
+"""Tags of items: right answers and choices, both as JSON lists, and the beginning of the model's turn."""
 OWN = ""
-"""Name of the value that a suite is about, among all that a scorer gives."""
+"""Name of a suite's own value, which is its main result. A scorer may give further values."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,28 @@ class Item:
     prompt: tuple[Message, ...]
     """The conversation up to the turn that the model writes."""
     answer: str = ""
-    """The right answer, empty where the items have none."""
+    """The right answer; empty if the item has none."""
     prefix: str = ""
-    """How the model's turn begins."""
+    """The beginning of the model's turn."""
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the prompt: of its turns, and of the beginning of the model's turn."""
+        """The digest of the prompt, with the beginning of the model's turn."""
         return ids.digest("prompt", [[turn.role, turn.text] for turn in self.prompt], self.prefix)
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """All correct answers: those in the tag `answers`, a JSON list, else the one in the last turn."""
+        """All right answers: those in the tag `answers` (a JSON list), or `answer` if the item has no such tag."""
         return self.listed(ANSWERS) or (self.answer,)
 
     @property
     def chinese(self) -> bool:
-        """Whether the answer, or the prompt where there is none, is mostly Chinese."""
+        """Whether the answer is mostly Chinese; without an answer, whether the prompt is."""
         return is_chinese(self.answer or self.prompt[-1].text)
 
     def listed(self, tag: str) -> tuple[str, ...]:
-        """Return the texts of a tag that holds a JSON list of them; none where it holds anything else."""
+        """Return the texts of a tag that has a JSON list of texts; no text if the tag has anything else."""
         try:
             value = json.loads(self.tags.get(tag, "[]"))
         except ValueError:
@@ -64,16 +64,16 @@ class Judgement(NamedTuple):
     """A value for one item, with the model's reply; higher is better."""
 
     value: float | None
-    """None where the model could not be asked."""
+    """None if the model could not be asked."""
     reply: str = ""
 
 
 Judgements = Mapping[str, Judgement]
-"""By name; the suite's own value is named with the empty string."""
+"""Judgements by the names of their values. The name of the suite's own value is the empty string."""
 
 
 class Scorer(Step):
-    """A table of `[evaluate.suites]`: the items, and the way to judge a reply to one of them."""
+    """A table of `[evaluate.suites]`: the items of a suite, and the way to judge a reply to an item."""
 
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
     example: ClassVar[Mapping[str, Any]] = {"input": "test.jsonl"}
@@ -81,20 +81,21 @@ class Scorer(Step):
     """Whether items must have a right answer."""
 
     input: Source
-    """The items: rows whose last turn of the assistant is the right answer."""
+    """The items: rows that end with the right answer, as a turn of the assistant."""
     role: Literal["target", "retention", "format"] = "target"
-    """What the suite is for: `target`, what the model is trained to do; `retention`, what it must not forget; `format`,
-    the form of its replies."""
+    """What the suite tests. `target`: what the model is trained to do. `retention`: what the model must not forget.
+    `format`: the form of the replies."""
     made: bool = False
-    """Whether a model made the items; the report says so. By default people did."""
+    """Whether a model made the items; the report says so. By default, people made them."""
     prompt: Annotated[str, slots("prompt")] = "{prompt}"
-    """What the last user turn of an item becomes; `{prompt}` is its text. After a line `---` comes how the model's turn
-    begins, such as solved cases."""
+    """Template of the last user turn of an item; `{prompt}` is the item's own text. The text after a line `---` is the
+    beginning of the model's turn, such as solved cases."""
     effect: float = Field(default=0.05, gt=0)
-    """Smallest difference of the mean value that the suite is to show; a warning says where it is too small."""
+    """Smallest difference of the mean value that the suite should be able to show. There is a warning if the suite has
+    too few items for this."""
 
     def rendered(self, text: str) -> Prompt:
-        """Return the last user turn for a text, and the beginning of the model's turn."""
+        """Return the last user turn with a text, and the beginning of the model's turn."""
         return parse(self.prompt).begin("", prompt=text)
 
     def fitted(self, items: Sequence[Item]) -> Self:
@@ -108,7 +109,7 @@ class Scorer(Step):
         return ""
 
     def shared(self) -> list[Request]:
-        """Return requests that a model gets once, before the items."""
+        """Return requests that are sent to a model once, before those of the items."""
         return []
 
     @abstractmethod
@@ -117,16 +118,19 @@ class Scorer(Step):
 
     @abstractmethod
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return the values of one item, from the replies to its requests and to the shared ones; none was refused."""
+        """Return the values of one item from the replies to its requests and to the shared ones.
+
+        No reply is an error of the engine.
+        """
 
 
 class Written(Scorer):
-    """A scorer of what the model writes."""
+    """A scorer of a reply that the model writes."""
 
     max_tokens: int = Field(default=256, gt=0)
-    """Most tokens of a reply."""
+    """Largest number of tokens in a reply."""
     temperature: float = Field(default=0.0, ge=0, le=2)
-    """Temperature of the replies; 0 takes the likeliest token each time."""
+    """Sampling temperature of the replies; 0 always takes the likeliest token."""
 
     def requests(self, item: Item) -> list[Request]:
         """Return the one request for a reply."""
@@ -134,7 +138,7 @@ class Written(Scorer):
 
 
 def written(item: Item, max_tokens: int, temperature: float = 0.0) -> Write:
-    """Return the request for a reply to an item; one that repeats itself is ended."""
+    """Return the request for a reply to an item. The engine ends a reply that repeats itself."""
     return Write(
         item.prompt,
         max_tokens=max_tokens,

@@ -12,20 +12,20 @@ from gristmill.training.evaluate.scorers.normal import f1
 
 
 class Entities(Written):
-    """Score the F1 of the entities of one item: pairs of words and label that are both in the answer and in the reply.
+    """Score the F1 of the entities of an item. An entity is right if its words and its label are in the answer too.
 
-    Both may be written as a JSON list of `{text, label}`, as a JSON table of lists of words by label, or as the text
-    with marks, `[Berlin](city)`. The report has precision, recall and F1 over all entities.
+    Answer and reply may be a JSON list of `{text, label}`, a JSON table that lists words by label, or the text with
+    marks, `[Berlin](city)`. The report has precision, recall and F1 over the entities of all items.
 
-    Source: Tjong Kim Sang & De Meulder 2003, CoNLL-2003, section 3.2 (an entity counts only whole and with its label;
-    micro averages), as in seqeval. Departures: entities are compared by their words and not by their place, because a
-    model that writes JSON counts no characters; words that come twice must be found twice.
+    Source: Tjong Kim Sang & De Meulder 2003, CoNLL-2003, section 3.2 (only a complete entity with its label counts;
+    micro averages), as in seqeval. Departures: entities are compared by their words and not by their position, because
+    a model that writes JSON does not count characters; words that come twice must be found twice.
     """
 
     kind: Literal["entities"] = "entities"
 
     def refuse(self, item: Item) -> str:
-        """Refuse an item whose answer is in none of the forms."""
+        """Refuse an item with an answer in none of the three forms."""
         return "" if entities_in(item.answer) is not None else "answer has no entities in JSON or marks"
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
@@ -40,7 +40,7 @@ class Entities(Written):
 
 
 def entities_in(text: str) -> Counter[tuple[str, str]] | None:
-    """Return the (words, label) of a text in one of the three forms, or None where it is in none of them."""
+    """Return how often each (words, label) is in a text, or None if the text has none of the three forms."""
     marks = MARK.findall(text)
     if marks:
         return Counter((_plain(words), label.strip()) for words, label in marks)

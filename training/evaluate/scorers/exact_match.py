@@ -1,4 +1,4 @@
-"""Exact match: the reply is the right answer."""
+"""Exact match: whether the reply is the right answer."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,16 +9,17 @@ from gristmill.training.evaluate.scorers.normal import squad
 
 
 class ExactMatch(Written):
-    """Score 1 where the reply is the right answer, or one of those in the item's tag `answers` (a JSON list), else 0.
+    """Score 1 if the reply is a right answer, else 0.
 
-    Case, punctuation, articles and blanks do not count, unless `strict` is set.
+    An item can have several right answers in its tag `answers` (a JSON list). Case, punctuation, articles and blanks do
+    not count, unless `strict` is set.
 
     Source: Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250, section 6.1.
     """
 
     kind: Literal["exact_match"] = "exact_match"
     strict: bool = False
-    """Whether every character counts, but for blanks around the whole."""
+    """Whether every character counts, except blanks at the beginning and the end."""
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
         """Return 1 or 0."""

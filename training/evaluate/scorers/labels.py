@@ -1,4 +1,4 @@
-"""Labels: a causal model as a classifier, by the likelihood of each label and by what it writes."""
+"""Labels: a causal model as a classifier, by the likelihood of each label and by the label that it writes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,37 +17,37 @@ from gristmill.training.evaluate.scorers.normal import squad
 EMPTY = ("[MASK]", "")
 """Texts without content, in addition to `N/A` or `无`."""
 DIGITS = 6
-"""Decimals of a chance."""
+"""Number of decimals of a stored probability."""
 
 
 class Labels(Scorer):
-    """Score 1 where the model gives an item its label, else 0.
+    """Score 1 if the model gives an item its right label, else 0.
 
-    It is asked in two ways. By likelihood: how likely each label is as the reply, divided by how likely it is for texts
-    without content; this is the suite's value, and `raw` is the same without the division. By writing: the label that
-    its reply has last (`written`). The report has accuracy, precision, recall, F1 and the confusion of each way, and
-    ROC-AUC. The text of an item must be all that differs from a text without content, so put an instruction into
-    `prompt`, not into the items.
+    The model is asked in two ways. By likelihood: the likelihood of each label as the reply is divided by its
+    likelihood for texts without content. This is the suite's value; `raw` is the same without the division. By writing:
+    the last label in the reply (`written`). The report has accuracy, precision, recall and F1 of each way, and the
+    confusion matrix and ROC-AUC by likelihood. Texts without content take the place of the item's text. So put an
+    instruction into `prompt`, not into the items.
 
     Source: Zhao et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5 (three texts without content).
-    Departures: the likelihood of a label is that of its tokens among the labels' tokens alone.
+    Departures: the likelihood of a label is computed among the tokens of the labels only.
     """
 
     kind: Literal["labels"] = "labels"
     example: ClassVar[Mapping[str, Any]] = {"input": "test.jsonl", "labels": ["positive", "negative"]}
     labels: tuple[str, ...] = Field(default=(), max_length=200)
-    """All labels; by default those that the items have."""
+    """All labels. The default is all labels that the items have."""
     calibrate: bool = True
-    """Whether likelihoods are divided by those for texts without content."""
+    """Whether the likelihoods are divided by the likelihoods for texts without content."""
     max_tokens: int = Field(default=16, gt=0)
-    """Most tokens of a written label."""
+    """Largest number of tokens in a written label."""
 
     def fitted(self, items: Sequence[Item]) -> Self:
         """Return the scorer with all labels of the items."""
         return self if self.labels else self.model_copy(update={"labels": tuple(sorted({i.answer for i in items}))})
 
     def refuse(self, item: Item) -> str:
-        """Refuse an item whose label is none of those of the settings."""
+        """Refuse an item with a label that is not in the setting `labels`."""
         return "" if not self.labels or item.answer in self.labels else "answer is none of the labels"
 
     def shared(self) -> list[Request]:
@@ -62,7 +62,7 @@ class Labels(Scorer):
         return [chosen, written(item, self.max_tokens)]
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return 1 or 0 for each way of asking; the replies hold the labels' probabilities, or the written text."""
+        """Return 1 or 0 for each way of asking. Its reply has the labels' probabilities, or the written text."""
         chosen, said = replies
         prior = {label: sum(reply.choices[label] for reply in shared) / len(shared) for label in self.labels if shared}
         found = {OWN: calibrated(chosen.choices, prior), "raw": dict(chosen.choices)}
@@ -81,7 +81,7 @@ def label_in(text: str, labels: Sequence[str]) -> str | None:
 
 
 def likeliest(chances: Mapping[str, float]) -> str:
-    """Return the likeliest label, of equal ones the first in the alphabet."""
+    """Return the likeliest label; of equally likely labels, the first in the alphabet."""
     return min(chances, key=lambda label: (-chances[label], label))
 
 

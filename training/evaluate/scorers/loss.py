@@ -1,4 +1,4 @@
-"""Loss: how likely the right answer is, a token."""
+"""Loss: the log-likelihood of the right answer, per token."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,10 +8,10 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, J
 
 
 class Loss(Scorer):
-    """Score the right answer itself: its mean log-probability of a token in nats, so that higher is better.
+    """Score the right answer by its mean log-probability per token, in nats; higher is better.
 
-    The report has loss and perplexity over all tokens. The end of the turn is not among them. Models with different
-    tokenizers have different tokens, so their losses are not comparable.
+    The report has loss and perplexity over the tokens of all answers. The token that ends the turn does not count.
+    Models with different tokenizers have different tokens, so their losses are not comparable.
     """
 
     kind: Literal["loss"] = "loss"
@@ -21,7 +21,7 @@ class Loss(Scorer):
         return [Score(item.prompt, item.answer, prefix=item.prefix)]
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return the mean log-probability of a token, and the number of `tokens`."""
+        """Return the mean log-probability per token, and the number of `tokens`."""
         del item, shared
         tokens = max(1, replies[0].reply_tokens)
         return {OWN: Judgement((replies[0].logprob or 0.0) / tokens), "tokens": Judgement(float(tokens))}

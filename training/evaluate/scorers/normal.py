@@ -1,4 +1,4 @@
-"""Answers in the form in which they are compared: SQuAD's for words, single characters for Chinese and its like."""
+"""The form in which answers are compared: SQuAD's for words, single characters for scripts without spaces."""
 
 import re
 import string
@@ -12,10 +12,10 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def squad(text: str) -> str:
-    """Return a text without case, punctuation, articles and needless blanks; no blanks around Chinese characters.
+    """Return a text in lower case, without punctuation, articles, extra blanks, and blanks next to Chinese characters.
 
     Source: Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250, section 6.1 (its evaluation script, `normalize_answer`).
-    Departures: Unicode NFKC first, and signs of every script are punctuation, not ASCII's alone.
+    Departures: the text is first put into Unicode NFKC; punctuation of every script is removed, not only that of ASCII.
     """
     plain = unicodedata.normalize("NFKC", text).lower().translate(_PUNCTUATION)
     bare = "".join(sign for sign in plain if not unicodedata.category(sign).startswith("P"))
@@ -24,10 +24,10 @@ def squad(text: str) -> str:
 
 
 def units(text: str) -> list[str]:
-    """Return the words of a text in lower case (NFKC), and single characters of scripts that have no spaces."""
+    """Return the words of a text in lower case (NFKC); in scripts without spaces, each character is one."""
     return _UNIT.findall(unicodedata.normalize("NFKC", text).lower())
 
 
 def f1(hits: float, found: float, wanted: float) -> float:
-    """Return the harmonic mean of precision and recall from counts; 1 where nothing was wanted and nothing found."""
+    """Return the harmonic mean of precision and recall from counts; 1 if nothing was wanted and nothing was found."""
     return 2 * hits / (found + wanted) if found + wanted else 1.0

@@ -1,4 +1,4 @@
-"""Numeric: the final number of a reply is that of the solution."""
+"""Numeric: whether the final number of a reply is that of the right answer."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,10 +12,10 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, J
 
 
 class Numeric(Written):
-    r"""Score 1 where the final number of the reply is that of the right answer, else 0.
+    r"""Score 1 if the final number of the reply is that of the right answer, else 0.
 
-    The final number is what is in `\boxed{}`, comes after `####` or `the answer is`, or is in the last line; else the
-    last number of the reply. The right answer may be a whole solution, as in GSM8K.
+    The final number is in `\boxed{}`, after `####` or `the answer is`, or in the last line. If there is none, it is the
+    last number of the reply. The right answer may be a complete solution, as in GSM8K.
 
     Source: Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems, arXiv:2110.14168 (`####`); last number:
     the filter `flexible-extract` of lm-evaluation-harness. Departures: numbers are compared as fractions: 0.5 is 1/2.
@@ -23,7 +23,7 @@ class Numeric(Written):
 
     kind: Literal["numeric"] = "numeric"
     tolerance: float = Field(default=0.0, ge=0)
-    """Largest difference that counts as right, as a share of the right number."""
+    """Largest difference that still counts as right, as a share of the right number."""
 
     def refuse(self, item: Item) -> str:
         """Refuse an item whose answer has no number."""
@@ -38,7 +38,7 @@ class Numeric(Written):
 
 
 def number_of(text: str) -> Fraction | None:
-    """Return the final number of a text, or None where it has none."""
+    """Return the final number of a text, or None if it has no number."""
     marked = _fraction(final_answer(text) or "")
     if marked is not None:
         return marked

@@ -10,7 +10,7 @@ from gristmill.cluster.text.template import Prompts, by_language, slots, templat
 from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Written
 
 SAID = "length"
-"""The value that is the length of a reply in characters, together with the reply."""
+"""Name of the value that has the length of a reply in characters, and the reply itself."""
 PROMPTS = {
     "en": write(
         "Compare two replies to the same request. Judge how correct, helpful and clear they are, not how long.",
@@ -25,15 +25,15 @@ PROMPTS = {
         ("写出“大”的近义词。", "小。", "巨大。", "B"),
     ),
 }
-"""Which of two replies is better, by language; what stands for the first comes first."""
+"""Templates that ask which of two replies is better, by language. The first choice means the first reply."""
 
 
 class Pairwise(Written):
-    """Score 1 where a judge prefers a reply to that of the base model in both orders, 0 where in neither, else 0.5.
+    """Score 1 if a judge prefers the reply to the base model's in both orders, 0 if in neither, else 0.5.
 
-    The report has the win rate, that rate as it would be with replies of equal length, and the flip rate: how often the
-    judge prefers whatever comes first or last. A judge with a flip rate near 0.5 tells nothing, and small models are
-    such judges. It should be no relative of the models that are compared.
+    The report has the win rate, the win rate that replies of equal length would have, and the flip rate. The flip rate
+    is the share of items for which only the order of the replies decided. A judge with a flip rate near 0.5 is useless,
+    and small models are such judges. The judge should not be related to the models that it compares.
 
     Source: Zheng et al. 2023, Judging LLM-as-a-Judge, arXiv:2306.05685, section 3.4 (both orders; a win in one order is
     a tie); Dubois et al. 2024, Length-Controlled AlpacaEval, arXiv:2404.04475, section 3 (logistic model, its length
@@ -43,20 +43,20 @@ class Pairwise(Written):
     kind: Literal["pairwise"] = "pairwise"
     answered: ClassVar[bool] = False
     judge: Engine = Engine()
-    """The engine of the judge. The default model is none that can compare: name another, or an endpoint."""
+    """The engine of the judge. The default model cannot compare replies: set another model, or an endpoint."""
     prompts: Annotated[Prompts, slots("request", "first", "second", better=2)] = by_language(PROMPTS)
-    """Templates by language; of the words of `{better}` the first says that the first reply is better."""
+    """Templates by language. The first choice of `{better}` means that the first reply is better."""
     max_tokens: int = Field(default=512, gt=0)
-    """Most tokens of a reply."""
+    """Largest number of tokens in a reply."""
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-        """Return the `length` of the reply with the reply; a judge gives the suite's own value later."""
+        """Return the `length` of the reply, with the reply. A judge gives the suite's own value later."""
         del item, shared
         said = replies[0].text.strip()
         return {SAID: Judgement(float(len(said)), said)}
 
     def duel(self, item: Item, said: str, base: str) -> list[Choose]:
-        """Return the requests to the judge, in both orders; none if both replies are equal."""
+        """Return the requests to the judge, one for each order of the replies; none if both replies are equal."""
         template = template_for(self.prompts, "zh" if item.chinese else "en")
         asked = "\n".join(turn.text for turn in item.prompt)
         orders = ((said, base), (base, said)) if said != base else ()
@@ -64,7 +64,7 @@ class Pairwise(Written):
         return [Choose(prompt["messages"], prompt["choices"], 0, prefix=prompt["prefix"]) for prompt in prompts]
 
     def verdict(self, item: Item, replies: Sequence[Reply]) -> Judgements:
-        """Return the suite's own value from the judge's replies, and `flip`: 1 where only their order decided."""
+        """Return the suite's own value from the judge's replies, and `flip`: 1 if only the order decided, else 0."""
         refused = next((reply.finish for reply in replies if not reply.choices), None)
         if refused is not None:
             return {OWN: Judgement(None, f"judge: {refused}"), "flip": Judgement(None, f"judge: {refused}")}

@@ -1,4 +1,4 @@
-"""SQuAD: the words that a reply and the right answer have in common, as F1 and exact match."""
+"""SQuAD: the F1 of the words that a reply and the right answer have in common, and their exact match."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,14 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, J
 
 
 class Squad(Written):
-    """Score the F1 of the words of reply and right answer; of several answers (tag `answers`) the nearest counts.
+    """Score the F1 of the words that the reply has in common with the right answer.
 
-    Case, punctuation and articles do not count. Chinese and Japanese are compared by characters. `exact` is 1 where
-    nothing else differs.
+    Of several right answers (tag `answers`), the one with the highest F1 counts. Case, punctuation and articles do not
+    count. Chinese and Japanese are compared by characters. `exact` is 1 if the reply equals a right answer, else 0.
 
     Source: Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250, section 6.1; characters: Cui et al. 2019, CMRC 2018,
-    arXiv:1810.07366, section 4. Departures: CMRC measures the longest common subsequence.
+    arXiv:1810.07366, section 4. Departures: common characters count in any order; CMRC takes the longest common
+    subsequence.
     """
 
     kind: Literal["squad"] = "squad"

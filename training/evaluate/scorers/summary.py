@@ -1,4 +1,4 @@
-"""Summary: ROUGE of a reply against a summary by people."""
+"""Summary: ROUGE of a reply, compared with a summary by people."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ T = TypeVar("T")
 class Summary(Written):
     """Score the ROUGE-L of a reply: F1 of the longest common subsequence of words.
 
-    `rouge1` and `rouge2` are further values. Words are runs of letters and digits in lower case, without stemming, so
-    that English texts have the values of the package `rouge-score`. Chinese and Japanese, for which that package gives
-    0, are compared by characters, or Chinese by the words of jieba. Of several right answers (tag `answers`) the
-    nearest counts.
+    `rouge1` and `rouge2` are further values. Words are runs of letters and digits in lower case, without stemming. So
+    English texts have the values of the package `rouge-score`. Chinese and Japanese are compared by characters; that
+    package gives 0 for them. Chinese can also be compared by the words of jieba. Of several right answers (tag
+    `answers`), the one with the highest value counts.
 
     Source: Lin 2004, ROUGE, ACL workshop Text Summarization Branches Out, sections 2 and 3.
     """
 
     kind: Literal["summary"] = "summary"
     chinese: Literal["characters", "words"] = "characters"
-    """What Chinese text is compared by; `words` are those of jieba."""
+    """The units in which Chinese text is compared. `words` are those of jieba."""
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
         """Return ROUGE-L, `rouge1` and `rouge2`."""
@@ -58,7 +58,7 @@ def _overlap(left: Counter[T], right: Counter[T]) -> float:
 
 
 def _f1(hits: float, found: float, wanted: float) -> float:
-    """Return F1, 0 where either text is empty, as `rouge-score` does."""
+    """Return F1; 0 if one of the texts is empty, as `rouge-score` does."""
     return normal.f1(hits, found, wanted) if found and wanted else 0.0
 
 

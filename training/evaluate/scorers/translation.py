@@ -1,4 +1,4 @@
-"""Translation: chrF of each reply, and BLEU and chrF of all, by sacrebleu."""
+"""Translation: chrF of each reply, and BLEU and chrF of all replies together, by sacrebleu."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,9 +8,10 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, J
 
 
 class Translation(Written):
-    """Score the chrF of a reply, 0 to 1: shared runs of up to six characters. The report has BLEU and chrF of all.
+    """Score the chrF of a reply, 0 to 1: the F-score of its runs of up to six characters.
 
-    Further right translations are in the item's tag `answers`, a JSON list.
+    The report has BLEU and chrF over all replies together. An item can have several right translations in its tag
+    `answers`, a JSON list.
 
     Source: Popović 2015, chrF, WMT15; Papineni et al. 2002, BLEU, ACL; Post 2018, A Call for Clarity in Reporting BLEU
     Judgements, arXiv:1804.08771 (sacrebleu, whose values these are).
@@ -18,7 +19,7 @@ class Translation(Written):
 
     kind: Literal["translation"] = "translation"
     tokenize: Literal["auto", "13a", "zh", "char", "intl"] = "auto"
-    """How BLEU cuts texts into words; `auto` takes `zh` where most right answers are Chinese, else `13a`."""
+    """How BLEU splits texts into words. `auto` is `zh` if most right answers are Chinese, else `13a`."""
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
         """Return the chrF of one reply."""
