@@ -1,1 +1,1 @@
-"""Jobs, recipes and runs: what a section of a recipe is, how a recipe is read, and how it is executed."""
+"""Jobs, recipes and runs: the sections of a recipe, how a recipe is read, and how it is executed."""

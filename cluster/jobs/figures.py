@@ -1,4 +1,4 @@
-"""What a job measured, as a typed value: written as JSON with a version, and read back by the same class."""
+"""Figures: the typed values that a job measured. They are written as JSON with a version."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from gristmill.cluster.contract.errors import StoreError
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Figures that every job has; each job adds its own."""
+    """The figures that every job has. Each job adds its own in a subclass."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     version: ClassVar[int] = 1
-    """Increased when a field changes its name or meaning."""
+    """Number that is increased when a field changes its name or meaning."""
 
     rows: int
     """Rows that were read or made."""
@@ -30,11 +30,11 @@ class Figures:
 
     @property
     def all_tokens(self) -> int:
-        """Tokens read and written."""
+        """Number of tokens that were read and written."""
         return (self.prompt_tokens or 0) + (self.tokens or 0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON value with the name and version of the class; fields that are None are left out."""
+        """Return a JSON value with the name and version of the class. Fields that are None are left out."""
         values = _adapter(type(self)).dump_python(self, mode="json", exclude_none=True)
         return {"figures": type(self).__name__, "version": self.version, **values}
 
@@ -43,7 +43,7 @@ class Figures:
         """Return the figures of a JSON value.
 
         Raises:
-            StoreError: when another class or version wrote it.
+            StoreError: if another class or version wrote the value, or if a field of it is wrong.
         """
         given, wanted = (value.get("figures"), value.get("version")), (cls.__name__, cls.version)
         if given != wanted:
@@ -65,7 +65,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
 
 
 def _adapter(cls: type[Figures]) -> TypeAdapter[Any]:
-    """Return the validator of a class, which is made once because that takes milliseconds."""
+    """Return the validator of a class. It is made only once for each class, because that takes milliseconds."""
     name = f"{cls.__module__}.{cls.__qualname__}"
     if name not in _ADAPTERS:
         _ADAPTERS[name] = TypeAdapter(cls)

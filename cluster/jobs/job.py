@@ -1,4 +1,4 @@
-"""Job: one section of a recipe, and what it is given when it runs. Read this before any `*/job.py`."""
+"""Job: one section of a recipe, and the values that it gets when it runs. Read this before any `*/job.py`."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,23 +24,23 @@ JOBS = {
     "train": "gristmill.training.job:Train",
     "evaluate": "gristmill.training.evaluate.job:Evaluate",
 }
-"""The only references to packages above this one: jobs by name, in the order in which a recipe runs them. They are
-imported when a recipe is loaded."""
+"""The class of each job as `module:class`, in the order in which a recipe runs the jobs. The modules are in packages
+that import this one, so they are imported only when a recipe is loaded."""
 
 SAMPLE_JOBS = ("ingest", "generate", "review", "select", "lift")
-"""The jobs that make a dataset of samples, in the same order."""
+"""The jobs that make a dataset of samples, in the order in which they run."""
 
 
 class ClusterSettings(Settings):
-    """`[cluster]`: which Ray cluster the run is on."""
+    """`[cluster]`: the Ray cluster that the run uses."""
 
     address: str | None = None
-    """`"auto"` or `host:port` of a running cluster. By default the cluster of `ray job submit`, else a local one that
-    is started for the run."""
+    """`"auto"` or `host:port` of a running cluster. By default, a run under `ray job submit` uses the cluster that it
+    was submitted to. Any other run starts a local cluster, which ends with the run."""
     num_cpus: int | None = Field(default=None, gt=0)
-    """Cores that the local cluster offers; all cores of the machine by default."""
+    """Number of cores of the local cluster. By default it has all cores of the machine."""
     num_gpus: int | None = Field(default=None, ge=0)
-    """GPUs that the local cluster offers; all GPUs of the machine by default."""
+    """Number of GPUs of the local cluster. By default it has all GPUs of the machine."""
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,28 @@ class Run:
     ledger: Ledger
     screen: Screen
     logs: str | None
-    """Local folder for the log files of drivers and actors, or None when the store is remote."""
+    """Local folder for the log files of drivers and actors. It is None if the store is remote."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one job of a run must make: name and fingerprint of the output folder, and names of the input folders."""
+    """The work of one job of a run: name and fingerprint of its output folder, and its input folders by role."""
 
     output: str
     fingerprint: str
     inputs: Mapping[str, str]
     expected: Mapping[str, int] = field(default_factory=dict)
-    """Expected number of kept samples of folders that do not exist yet; only `plan` knows it."""
+    """Expected number of kept samples by folder, for folders that do not exist yet. Only `plan` sets it."""
 
     def num_samples(self, store: Store) -> int:
-        """Return the number of kept input samples: counted where the dataset is complete, else the expected number."""
+        """Return the number of kept input samples. If the dataset is not complete, it is the expected number."""
         folder = self.inputs.get("samples", "")
         return store.manifest(folder).kept if folder and store.complete(folder) else self.expected.get(folder, 0)
 
 
 @dataclass
 class Plan:
-    """What a job would do, found out without loading a model."""
+    """The plan of a job: what it would do. It is made without loading a model."""
 
     job: str
     output: str
@@ -81,7 +81,7 @@ class Plan:
     """`to do`, `continues` or `done`."""
     shards: int = 0
     samples: int = 0
-    """Samples asked for (generate) or read (other jobs), if this is known before the run."""
+    """Samples that `generate` is asked for, or that another job reads. It is 0 if this is not known before the run."""
     kept: int = 0
     """Samples that are expected to be kept."""
     actors: int = 0
@@ -97,40 +97,47 @@ class Job(Settings):
 
     name: ClassVar[str]
     upstream: ClassVar[tuple[str, ...]] = ()
-    """Jobs of the same recipe whose output this job reads when it has no `input`, the preferred one first."""
+    """Jobs of the same recipe whose output this job can read if it has no `input`. It reads that of the first job in
+    this tuple that the recipe has."""
     figures: ClassVar[type[Figures]] = Figures
     """Class of the value that `make` returns."""
     presentation: ClassVar[str] = "gristmill.cluster.report.sections:Presentation"
     """Class that makes the summary and the report of the figures. It is a string, so that its module, which draws
     charts, is imported only when needed."""
     chooses: ClassVar[bool] = False
-    """Whether the samples that it drops are good ones that were not chosen. The report shows these apart from refused
-    ones."""
+    """Whether the samples that the job drops are good ones that it did not choose. The report shows these apart from
+    refused samples."""
     dashboard: ClassVar[bool] = False
-    """Whether a local Ray must run its dashboard."""
+    """Whether a local Ray must run its dashboard for this job."""
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
 
     input: Source | None = None
     """Data from outside the recipe: a path, or a table with path and format."""
 
     def check(self, base: Path) -> list[str]:
-        """Return the problems beyond types, as `key: what is, what must be`; `base` is the recipe's folder."""
+        """Return the problems of the settings that their types do not find, as `key: what is, what must be`.
+
+        `base` is the recipe's folder.
+        """
         del base
         return []
 
     def sources(self) -> dict[str, Source]:
-        """Return the data that comes from outside, by its role among the job's inputs."""
+        """Return the sources of data from outside, by their role among the job's inputs."""
         return {"samples": self.input} if self.input else {}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return further inputs by role; `outputs` are those of the recipe's earlier jobs, by job name."""
+        """Return the folders of further inputs, by role.
+
+        `outputs` has the output folders of the recipe's earlier jobs, by the name of the job.
+        """
         del outputs
         return {}
 
     def manifest(
         self, work: Work, kind: Kind, shards: Sequence[Shard], metadata: Mapping[str, str] | None = None
     ) -> Manifest:
-        """Return the manifest of this job's output, to be committed when all shards are written."""
+        """Return the manifest of this job's output. The job commits it when all shards are written."""
         return Manifest(
             name=work.output,
             kind=kind,
@@ -144,18 +151,18 @@ class Job(Settings):
 
     @abstractmethod
     def plan(self, store: Store, work: Work) -> Plan:
-        """Return the plan of `make`, within seconds and without loading a model; inputs may not exist yet."""
+        """Return the plan of `make`, within seconds and without loading a model. The inputs need not exist yet."""
 
     @abstractmethod
     def make(self, run: Run, work: Work) -> Figures:
-        """Make `work.output` and return its figures; committed shards are not made again.
+        """Make `work.output` and return its figures. Committed shards are not made again.
 
         The job commits the manifest itself (`Store.commit`). Ray runs when this is called.
         """
 
 
 def job_class(name: str) -> type[Job]:
-    """Return the class of a section."""
+    """Return the class of the job of a section."""
     module, _, attribute = JOBS[name].partition(":")
     kind: type[Job] = getattr(import_module(module), attribute)
     return kind

@@ -29,7 +29,7 @@ folder."""
 
 @dataclass(frozen=True)
 class Dataset:
-    """A complete dataset of samples in a store; nothing is read until it is needed."""
+    """A complete dataset of samples in a store. Its rows are read only when they are needed."""
 
     store: Store
     manifest: Manifest
@@ -41,7 +41,7 @@ class Dataset:
 
     @property
     def path(self) -> str:
-        """Where the folder is."""
+        """The path of the folder."""
         return self.store.at(self.name)
 
     def __len__(self) -> int:
@@ -49,11 +49,11 @@ class Dataset:
         return self.manifest.kept
 
     def table(self, *, dropped: bool | None = False, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the samples as an Arrow table, in memory.
+        """Return the samples as an Arrow table in memory.
 
         Args:
             dropped: False for the kept samples, True for the dropped ones with their reasons, None for all.
-            columns: names of the columns to read; all by default.
+            columns: names of the columns to read. By default all are read.
         """
         wanted = None if columns is None else [*dict.fromkeys((*columns, "dropped"))]
         table = self.store.read(self.name, wanted)
@@ -66,11 +66,11 @@ class Dataset:
         return from_table(self.table(dropped=dropped))
 
     def to_pandas(self, *, dropped: bool | None = False) -> "pandas.DataFrame":
-        """Return the samples as a pandas frame; pandas must be installed."""
+        """Return the samples as a pandas frame. The package pandas must be installed."""
         return self.table(dropped=dropped).to_pandas()
 
     def to_datasets(self, *, dropped: bool | None = False) -> "datasets.Dataset":
-        """Return the samples as a Hugging Face dataset; datasets must be installed."""
+        """Return the samples as a Hugging Face dataset. The package datasets must be installed."""
         import datasets
 
         return datasets.Dataset(self.table(dropped=dropped))
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def outputs(self) -> dict[str, str]:
-        """Folder that each job made, by job."""
+        """The name of the folder that each job made, by job."""
         return {name: job.output for name, job in state_of(self.store, self.id).jobs.items() if job.output}
 
     def path(self, job: str) -> str:
@@ -104,16 +104,16 @@ class Run:
 
     @property
     def dataset(self) -> Dataset:
-        """The samples dataset with which the run ends.
+        """The last dataset of samples that the run makes.
 
         Raises:
-            JobError: when the job that makes it has not ended.
+            JobError: if the job that makes it has not ended.
         """
         return Dataset(self.store, self.store.manifest(ended_samples(self.store, self.id)))
 
     @property
     def datasets(self) -> dict[str, Dataset]:
-        """Samples datasets by the job that made them, in the order of the recipe."""
+        """The complete datasets of samples, by the job that made them, in the order in which the jobs run."""
         outputs = self.outputs
         manifests = {
             name: self.store.manifest(outputs[name])
@@ -124,27 +124,27 @@ class Run:
 
     @property
     def figures(self) -> dict[str, Figures]:
-        """Figures of each finished job, in that job's own type."""
+        """The figures of each finished job, as a value of that job's own class."""
         jobs = state_of(self.store, self.id).jobs
         return {name: figures_class(name).read(job.figures) for name, job in jobs.items() if job.figures}
 
     @property
     def report(self) -> str:
-        """Path of the report, one HTML page."""
+        """The path of the report, which is one HTML page."""
         return self.store.at("runs", self.id, "report.html")
 
 
 def run(recipe: Given, *overrides: str, quiet: bool = False) -> Run:
-    """Run every section of a recipe, and return the run; outputs that are complete in the store are not made again.
+    """Run every section of a recipe, and return the run. Outputs that are complete in the store are not made again.
 
     Args:
         recipe: a path, or the tables as a dict.
-        overrides: `"generate.target=512"`, as `--set` on the command line.
-        quiet: print no progress.
+        overrides: settings to replace, such as `"generate.target=512"`, as for `--set` on the command line.
+        quiet: whether to print no progress.
 
     Raises:
-        JobError: when anything is wrong with the recipe, before anything starts.
-        RunError: when a job fails; the same call continues after what is committed.
+        JobError: if anything is wrong with the recipe. Nothing has started then.
+        RunError: if a job fails. The same call continues after the committed shards.
     """
     loaded, works = open_recipe(recipe, overrides)
     return Run(Store(loaded.store), execute(loaded, works, list(works), Screen(quiet=quiet)))
@@ -154,17 +154,17 @@ def plan(recipe: Given, *overrides: str) -> list[Plan]:
     """Return the plan of each job of a recipe, without loading a model.
 
     Raises:
-        JobError: with all errors of the recipe.
+        JobError: if anything is wrong with the recipe. The message has all its errors.
     """
     loaded, works = open_recipe(recipe, overrides)
     return plans_of(loaded, works)
 
 
 def load(name: str = "", store: str = "runs") -> Run | Dataset:
-    """Open a run or a dataset of a store by its name or the beginning of its name; by default the newest run.
+    """Open a run or a dataset of a store by its name, or by the beginning of its name. By default it is the newest run.
 
     Raises:
-        JobError: when no name, or more than one name, begins so.
+        JobError: if no name, or more than one name, begins with this.
     """
     there = Store(store)
     if not there.exists():

@@ -1,4 +1,4 @@
-"""Recipes: one TOML file with a section for each job. Loading it finds all errors at once, before anything starts."""
+"""Recipes: TOML files with a section for each job. Loading a recipe finds all its errors, before anything starts."""
 
 import difflib
 import json
@@ -20,9 +20,9 @@ from gristmill.cluster.store.store import Store, place
 
 T = TypeVar("T", bound=BaseModel)
 TOP = ("name", "store", "cluster", *JOBS)
-"""Keys that a recipe may have at the top."""
+"""Keys and sections that a recipe may have."""
 NAME = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f\x7f]([^/\\:*?\"<>|\x00-\x1f\x7f]{0,98}[^\s./\\:*?\"<>|\x00-\x1f\x7f])?")
-"""A recipe's name, which is part of a folder's name on any system."""
+"""Matches the name of a recipe, which must be allowed in the name of a folder on any system."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,12 @@ class Recipe:
     path: Path
 
     def works(self) -> dict[str, Work]:
-        """Return the work of each job. It follows from the digests of the inputs, so every input file is read once.
+        """Return the work of each job, by name.
+
+        It depends on the digests of the inputs, so every input file is read once.
 
         Raises:
-            JobError: when an input is absent.
+            JobError: if an input is absent.
         """
         outputs: dict[str, str] = {}
         works: dict[str, Work] = {}
@@ -56,11 +58,11 @@ class Recipe:
         return works
 
     def run_id(self, works: Mapping[str, Work]) -> str:
-        """Return the run's name: the recipe's name, and a hash of its outputs. So the same recipe is the same run."""
+        """Return the run's name: the recipe's name and a hash of its outputs. So the same recipe gives the same run."""
         return f"{self.name}-{ids.digest({name: work.output for name, work in works.items()})[:8]}"
 
     def resolve(self, works: Mapping[str, Work]) -> dict[str, Any]:
-        """Return the recipe with all defaults, as it is written to the run; it can be run itself."""
+        """Return the recipe with all defaults, as `recipe.json` of the run has it. It can be run like any recipe."""
         ingested = [works[name].inputs["samples"] for name, job in self.jobs.items() if job.input is not None]
         outputs = {"ingest": ingested[0]} if ingested else {}
         outputs |= {name: work.output for name, work in works.items()}
@@ -74,15 +76,15 @@ class Recipe:
 
 
 def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe (`.toml`, or the `recipe.json` of a run), apply `--set` overrides and check everything.
+    """Read a recipe, apply overrides, and check everything.
 
     Args:
-        given: the file, whose folder relative input paths start from; or its tables as a dict, whose paths start from
-            the current folder.
-        overrides: `section.key=value`; the value is written as in TOML, or is a bare word.
+        given: the path of a `.toml` file or of a run's `recipe.json`, or the tables as a dict. Relative input paths
+            start at the folder of the file, or at the current folder for a dict.
+        overrides: `section.key=value`, where the value is written as in TOML, or is a bare word.
 
     Raises:
-        JobError: one message with all errors, one on each line.
+        JobError: if anything is wrong. The message has all errors, one on each line.
     """
     path = Path("recipe") if isinstance(given, Mapping) else Path(given)
     raw = deepcopy(dict(given)) if isinstance(given, Mapping) else _read(path)
@@ -180,9 +182,9 @@ def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], er
 
 
 def _follows(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> bool:
-    """Say whether an error is only a consequence of another error.
+    """Say whether an error only follows from another error, so that it need not be reported.
 
-    A list without its bad entries may be too short, and a wrong table is also no valid word; neither is reported again.
+    A list may be too short without its bad entries, and a wrong table is also no valid word.
     """
     place = error["loc"]
     inner = any(other["loc"][: len(place)] == place and other is not error for other in found)
@@ -194,7 +196,7 @@ def _follows(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> bool:
 
 
 def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) -> str:
-    """Return `section.key: what is, what must be` for one pydantic error."""
+    """Return the line `section.key: what is, what must be` for one pydantic error."""
     where = name + _path(raw, error["loc"])
     if error["type"] == "extra_forbidden":
         legal = _legal_keys(kind, list(error["loc"][:-1]))
@@ -220,15 +222,15 @@ def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) 
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """Return the question whether a similar legal name was meant, or nothing if no name is similar."""
+    """Return the question whether a similar name was meant, or the empty string if no name is similar."""
     close = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through TOML values
-    """Return a location as a recipe spells it.
+    """Return the location of an error in the spelling of a recipe.
 
-    Pydantic adds the kind of a step to it, which is not a key and is removed.
+    Pydantic adds the kind of a step to the location. This is no key of the recipe, so it is removed.
     """
     path = ""
     for part in loc:
@@ -277,7 +279,10 @@ def _unfed(jobs: Mapping[str, Job], raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mapping[str, Work]) -> list[str]:
-    """Return the missing inputs of the chosen jobs: outputs of jobs that are not chosen and not complete."""
+    """Return a line for each missing input of the chosen jobs.
+
+    An input is missing if it is not complete in the store and no chosen job makes it.
+    """
     made = {works[name].output for name in only}
     own = {works[name].inputs[role] for name, job in recipe.jobs.items() for role in job.sources()}
     return [
@@ -289,7 +294,7 @@ def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mappi
 
 
 def plans_of(recipe: Recipe, works: Mapping[str, Work]) -> list[Plan]:
-    """Return the plan of each job of a recipe, from the numbers of samples that earlier jobs are expected to keep."""
+    """Return the plan of each job of a recipe. A plan uses the number of samples that earlier jobs should keep."""
     store = Store(recipe.store)
     plans: list[Plan] = []
     expected: dict[str, int] = {}
@@ -300,10 +305,10 @@ def plans_of(recipe: Recipe, works: Mapping[str, Work]) -> list[Plan]:
 
 
 def open_recipe(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> tuple[Recipe, dict[str, Work]]:
-    """Load a recipe and place its jobs.
+    """Load a recipe, and return it with the work of each job.
 
     Raises:
-        JobError: for anything wrong with the recipe or its inputs.
+        JobError: if anything is wrong with the recipe or its inputs.
     """
     recipe = load(given, overrides)
     try:

@@ -1,4 +1,4 @@
-"""A run: make what a recipe asks for, job by job, and continue where a killed run stopped."""
+"""Execution of a recipe, job by job. A run that was stopped continues after its committed shards."""
 
 import logging
 import os
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], screen: Screen) -> str:
-    """Make the outputs of the chosen jobs of a recipe; return the run's id.
+    """Make the outputs of the chosen jobs of a recipe, and return the run's id.
 
-    What is complete in the store is not made again, and Ray starts only when there is work left.
+    An output that is complete in the store is not made again. Ray starts only if there is work left.
 
     Raises:
-        JobError: when an input is missing, before anything starts.
-        GristmillError: when a job fails. The ledger records it, and the same command continues after it.
+        JobError: if an input is missing. Nothing has started then.
+        GristmillError: if a job fails. The ledger records this. The same command continues after the committed shards.
     """
     store = Store(recipe.store)
     if store.is_file():
@@ -98,7 +98,7 @@ def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
 
 @contextmanager
 def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
-    """Write the beginning and the end of a run into its ledger, also if the run fails."""
+    """Write the start and the end of a run into its ledger, also if the run fails."""
     run.ledger.append("run_started", jobs=list(only), pid=os.getpid())
     try:
         yield
@@ -126,10 +126,10 @@ def runs(store: Store) -> list[str]:
 
 
 def samples_of(store: Store, run_id: str) -> tuple[str, str]:
-    """Return (job, folder) of the run's last dataset of samples; it need not exist yet.
+    """Return (job, folder) of the run's last dataset of samples. The folder need not exist yet.
 
     Raises:
-        JobError: for a run that makes none.
+        JobError: if the run makes no dataset of samples.
     """
     outputs = store.read_json(RUNS, run_id, "recipe.json")["outputs"]
     made = [(job, str(outputs[job])) for job in SAMPLE_JOBS if job in outputs]
@@ -139,10 +139,10 @@ def samples_of(store: Store, run_id: str) -> tuple[str, str]:
 
 
 def ended_samples(store: Store, run_id: str) -> str:
-    """Return the run's last dataset of samples.
+    """Return the folder of the run's last dataset of samples.
 
     Raises:
-        JobError: where its job has not ended, with the datasets that there are.
+        JobError: if the job that makes it has not ended. The message names the datasets that are complete.
     """
     job, output = samples_of(store, run_id)
     if store.complete(output):
@@ -158,10 +158,12 @@ def ended_samples(store: Store, run_id: str) -> str:
 
 
 def find(store: Store, name: str) -> tuple[str, str]:
-    """Return (`"run"` or `"dataset"`, full name) of the run or dataset with this name, or with a name that begins so.
+    """Return the kind, `"run"` or `"dataset"`, and the full name of the run or dataset with this name.
+
+    The beginning of the name is enough, if only one name begins with it.
 
     Raises:
-        JobError: when nothing, or more than one thing, has a name that begins so.
+        JobError: if no name, or more than one name, begins with this.
     """
     datasets = [n for n in store.names() if store.complete(n)]
     found = [("run", n) for n in runs(store) if n.startswith(name)]

@@ -1,11 +1,11 @@
-"""The state of a run according to its ledger, and the numbers of a job that both the summary and the report show."""
+"""The state of a run, and the numbers of a job that both the summary and the report show."""
 
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.store.ledger import RunState, state
 from gristmill.cluster.store.store import Store
 
 STAGE = ("rows in", "kept", "prompt tokens", "tokens", "seconds", "tokens/s")
-"""Columns that the summary and the report show for a job."""
+"""Names of the columns that the summary and the report show for a job."""
 
 
 def state_of(store: Store, run_id: str) -> RunState:
@@ -14,7 +14,7 @@ def state_of(store: Store, run_id: str) -> RunState:
 
 
 def stage(figures: Figures | None) -> tuple[str, ...]:
-    """Return the cells of `STAGE`; empty ones for a job without figures."""
+    """Return the cells of the columns `STAGE` for a job. They are empty for a job without figures."""
     if figures is None:
         return ("",) * len(STAGE)
     counts = (figures.rows, figures.kept, figures.prompt_tokens, figures.tokens)
