@@ -1,1 +1,1 @@
-"""Models: where their files are, in which type they compute, and the interfaces of engine and encoder."""
+"""Models: where their files are, the floating-point type they compute in, and the interfaces of engine and encoder."""

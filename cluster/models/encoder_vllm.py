@@ -1,4 +1,4 @@
-"""vLLM as the engine that embeds: its pooling as an `Encoder`."""
+"""vLLM as an `Encoder`, with its models for pooling."""
 
 import os
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from gristmill.cluster.models.encoder import (
 
 POOLING_TYPES = {"mean": "MEAN", "cls": "CLS", "last": "LAST"}
 KV_CACHE_BYTES = 1 << 30
-"""Size of the cache on a CPU, for causal models; other encoders have no cache."""
+"""Bytes of the key-value cache of a causal model on a CPU. Other encoders have no such cache."""
 
 
 class VllmEncoder:
-    """A model in a vLLM engine of this very process; requests of any length share a batch without padding."""
+    """A model in a vLLM engine inside this process. Texts of any length share a batch without padding."""
 
     def __init__(self, settings: Embedding) -> None:
         """Start the engine on the GPU if the process sees one, else on its share of the cores.
 
         Raises:
-            JobError: when vLLM is not installed or refuses the model, or when no pooling is set.
+            JobError: if vLLM is not installed or refuses the model, or if neither model nor settings name a pooling.
         """
         require_pooling(settings)
         os.environ |= {
@@ -68,7 +68,7 @@ class VllmEncoder:
         self.dim = self.encode(["a"]).shape[1]  # the last layer of a checkpoint may have another width
 
     def encode(self, texts: Sequence[str]) -> Float32:
-        """Return unit vectors, [texts, dim]."""
+        """Return unit vectors, [len(texts), dim]."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
         said = self._tokenizer(
@@ -79,7 +79,7 @@ class VllmEncoder:
         return unit_rows(np.array(found, np.float32), self._name)
 
     def unknown(self, texts: Sequence[str]) -> Float32:
-        """Return [texts] the share of each text's tokens that are not in the vocabulary."""
+        """Return the share of unknown tokens in each text, [len(texts)]."""
         return unknown_shares(self._tokenizer, texts, self._longest)
 
 

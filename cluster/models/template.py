@@ -1,8 +1,8 @@
-"""Chat templates: render a conversation, with tools, calls and thoughts, by a model's own template, or refuse it.
+"""Chat templates: a conversation is rendered with its model's own template, or refused.
 
-A template without support for calls silently leaves them out. So each template is tried once on a conversation with
-calls, results, thoughts and tools. A conversation that has something that the template left out is refused. A system
-turn that a template refuses or leaves out goes into the user turn after it.
+A template without support for tool calls silently leaves them out. So each template is first tried on a conversation
+with calls, results, thoughts and tools. If the template leaves out one of these, conversations that have it are
+refused. A system turn that a template refuses or leaves out goes into the next user turn.
 """
 
 import json
@@ -39,14 +39,14 @@ _OPENED = re.compile(r"([<\[◁])((?:[\w:]*:)?(?:think|thinking|thought|reasonin
 
 
 class UnrenderableError(Exception):
-    """A conversation that the template does not render whole; its text says why."""
+    """The error for a conversation that a template does not render completely. Its text says why."""
 
 
 class _Form(NamedTuple):
     """The form in which a template gets a turn with calls."""
 
     text: bool = False
-    """Whether arguments are JSON text, not a table."""
+    """Whether the arguments of a call are JSON text instead of a table."""
     empty: str | None = ""
     """The content of a turn that has only calls."""
 
@@ -67,14 +67,16 @@ class ChatTemplate:
     """The chat template of a tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:  # noqa: ANN401 - transformers' tokenizers share no useful type
-        """Keep the tokenizer; its template is read when it is first needed."""
+        """Keep the tokenizer. Its template is read only when it is needed."""
         self.tokenizer = tokenizer
 
     def render(self, messages: Sequence[Message], tools: str | None = None, **how: Any) -> Any:  # noqa: ANN401
-        """Return the result of `apply_chat_template` for a conversation, in the form of `fitted`, and its tools.
+        """Return the result of the tokenizer's `apply_chat_template` for a conversation and its tools.
+
+        The turns are first changed by `fitted`. `how` has further arguments of `apply_chat_template`.
 
         Raises:
-            UnrenderableError: when the template refuses it, or would leave out calls, results, thoughts or tools.
+            UnrenderableError: if the template refuses them, or would leave out calls, results, thoughts or tools.
         """
         turns = self._turns(messages)
         if tools:
@@ -84,9 +86,9 @@ class ChatTemplate:
         return self._apply(turns, **how)
 
     def fitted(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """Return the turns as the template takes them; the same object where it takes them as they are.
+        """Return the turns in a form that the template accepts. If it accepts them unchanged, return the same object.
 
-        A system turn that the template refuses or leaves out goes into the user turn after it, or becomes one.
+        A system turn that the template refuses or leaves out goes into the user turn after it, or becomes a user turn.
         """
         places = [place for place, turn in enumerate(messages) if turn.role == "system"]
         if not places or (self._takes_system if places == [0] else self._takes_later_system):
@@ -95,7 +97,7 @@ class ChatTemplate:
         return [*messages[:first], *_folded(messages[first:])]
 
     def marks(self, messages: Sequence[Message], tools: str | None = None) -> list[tuple[int, int]]:
-        """Return the character ranges of a rendering that the template marks with `{% generation %}`."""
+        """Return the (begin, end) character ranges of a rendering that the template marks with `{% generation %}`."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         turns = self._turns(messages)
@@ -109,7 +111,7 @@ class ChatTemplate:
         return [(begin, end) for begin, end in rendered[1][0]]
 
     def source(self, tools: str | None = None) -> str:
-        """Return the text of the template; a tokenizer may have one of its own for conversations with tools."""
+        """Return the text of the template. A tokenizer may have another template for conversations with tools."""
         return str(self.tokenizer.get_chat_template(None, json.loads(tools) if tools else None))
 
     def _turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -132,14 +134,14 @@ class ChatTemplate:
 
     @cached_property
     def _rendered(self) -> frozenset[str]:
-        """Those of tools, calls, arguments and results that the template renders."""
+        """The keys of `_MARKS` whose marks the template renders."""
         return self._rendered_in(self._form)
 
     @cached_property
     def _form(self) -> "_Form":
-        """The form of calls in which the template renders the most parts.
+        """The form of calls of which the template renders the most parts.
 
-        DeepSeek's, for example, wants arguments as text and no content.
+        DeepSeek's template, for example, needs arguments as text, and no content.
         """
         forms = [_Form(text, empty) for empty in ("", None) for text in (False, True)]
         return max(forms, key=lambda form: len(self._rendered_in(form)))
@@ -150,7 +152,7 @@ class ChatTemplate:
 
     @cached_property
     def thinks(self) -> bool:
-        """Whether the template renders the thought of the last turn, or opens one in the prompt."""
+        """Whether the template renders the thought of the last turn, or opens a thought in the prompt."""
         asked = self._tried([_ASKED], add_generation_prompt=True)
         answered = self._tried([_ASKED, {"role": "assistant", "content": "Yes.", **_thought(_THOUGHT)}])
         return _THOUGHT in answered or opened_thought(asked) is not None
@@ -187,9 +189,10 @@ class ChatTemplate:
 
 
 def opened_thought(prompt: str) -> tuple[str, str] | None:
-    """Return the opening tag with the white space after it, and the closing tag, where a prompt opens a thought.
+    """Return the tags of the thought that a prompt opens at its end, or None if it opens none.
 
-    Known are `<think>`, `[THINK]`, `◁think▷` and the like.
+    The first is the opening tag with the white space after it, the second the closing tag. Tags are `<think>`,
+    `[THINK]`, `◁think▷` and similar ones.
     """
     found = _OPENED.search(prompt)
     return (found[0], f"{found[1]}/{found[2]}{found[3]}") if found else None
@@ -198,7 +201,8 @@ def opened_thought(prompt: str) -> tuple[str, str] | None:
 def _folded(messages: Sequence[Message]) -> list[Message]:
     """Return the turns without system turns.
 
-    Their text goes before that of the next user turn, or becomes a user turn.
+    The text of a system turn goes to the beginning of the turn after it, if that is the user's. If not, it becomes a
+    user turn.
     """
     out: list[Message] = []
     held: list[str] = []
@@ -217,7 +221,7 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
 
 
 def _turn(message: Message, form: _Form) -> dict[str, Any]:
-    """Return a turn as templates read it, with its thought under each name that templates use."""
+    """Return a turn in the form that templates read. Its thought is there under each name that templates use."""
     turn: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.plain:
         return turn
