@@ -1,1 +1,1 @@
-"""Synthesis and self-filter: the vLLM engine actor, methods (one file each), filters (one file each)."""
+"""Generation of samples: engines run the models, methods draft samples, filters judge them, and labels are reviewed."""

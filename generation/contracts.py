@@ -1,17 +1,17 @@
-"""The contracts of methods, filters and their model: Ask, Snapshot, Draft, Verdict, Method, Filter.
+"""The interfaces of methods and filters: Ask, Snapshot, Draft, Verdict, Method, Filter.
 
-How one row comes about, the same for every method:
+Every method makes a row in the same way:
 
     parents ── expand ──► Draft ── "instruction" filters ──► answer ── "sample" filters ── "model" filters ──► row
                   ask                 (no model call)          ask        (no model call)        ask
 
-A method drafts a conversation. When the draft ends with the user's turn, the filters that can judge an instruction
-alone run first, then the method answers, then the others run, those that ask the model last. The first drop ends the
-row, so a dropped sample costs no further call. A method that drafts whole conversations needs no `answer`, and every
-filter then runs after the draft, in the same order of stages. When all rows of a draw are judged, the method may
+A method drafts a conversation. If the draft ends with the user's turn, the filters that need only the instruction run
+first. Then the method answers. Then the other filters run; filters that ask the model run last. The first drop ends the
+row, so a dropped sample costs no further call. A method that drafts complete conversations needs no `answer`. Its
+filters all run after the draft, in the same order of stages. When all rows of a draw are judged, the method may
 `choose` among them.
 
-An exception out of a step is a row dropped with the reason `"<kind>: failed: …"`, never a failed shard.
+An exception in a step drops the row with the reason `"<kind>: failed: …"`. It never fails the shard.
 """
 
 from abc import abstractmethod
@@ -40,7 +40,7 @@ State_co = TypeVar("State_co", covariant=True, default=object)
 
 
 class Sampling(TypedDict, total=False):
-    """Further arguments of a call; meanings and defaults are those of `Write` and `Choose`."""
+    """Optional arguments of a call. `Write` and `Choose` define their meanings and defaults."""
 
     temperature: float
     top_p: float
@@ -57,15 +57,15 @@ class Sampling(TypedDict, total=False):
     tools: str
     chat_template_kwargs: str
     engine: str
-    """Another of the job's engines, instead of the step's own."""
+    """Name of the engine that answers this call, if it is not the step's own engine."""
 
 
 class Ask(Protocol[State_co]):
-    """The model, bound to one sample: its n-th call has the seed `request_seed(sample id, n)`; calls are counted."""
+    """The calls to a model for one sample. The n-th call has the seed `request_seed(sample id, n)`."""
 
     @property
     def parents(self) -> Sequence[Sample]:
-        """Samples that this sample is made from, for filters that need them, such as the chunk that an answer uses."""
+        """Samples from which this sample is made. A filter may need them, such as the chunk that an answer uses."""
         ...
 
     @property
@@ -97,9 +97,9 @@ class Ask(Protocol[State_co]):
         ...
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit vectors, [texts, d], of the job's encoder; NaN for a text in a script that it does not know.
+        """Return the unit vectors of the texts, [texts, d], from the job's encoder.
 
-        Nothing can be said of the meaning of such a text, and a step does not judge it. The run names the script.
+        The vector of a text in a script that the encoder does not know is NaN. A step does not judge such a text.
         """
         ...
 
@@ -130,10 +130,10 @@ class Draft:
     messages: tuple[Message, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     dropped: str | None = None
-    """`"method: reason"`; the messages so far are kept with it."""
+    """The drop reason, `"method: reason"`. The dropped row keeps the messages of the draft."""
     scores: Mapping[str, float] = field(default_factory=dict)
     parents: tuple[Sample, ...] = ()
-    """Further samples that were used, such as retrieved passages; the row names them after the parents that were
+    """Other samples that the draft uses, such as retrieved passages. The row lists them after the parents that were
     drawn."""
     tools: str | None = None
     """Tools of the conversation, as in `Sample`; the model that answers may call them."""
@@ -293,7 +293,7 @@ class Method(GenerateStep[State]):
 
 
 class EachInput(Method[State]):
-    """A method that takes its inputs in turn: each once before any is taken again.
+    """A method that uses each input once before it uses any input again.
 
     With `target = "all"` the job ends after each input was drawn once.
     """
@@ -312,14 +312,14 @@ class EachInput(Method[State]):
 
 
 class BoundStep(GenerateStep[State]):
-    """A step that judges samples: those of all methods, or of some."""
+    """A step that judges the samples of all methods, or of the methods that the recipe names."""
 
     unframed: ClassVar[bool] = False
     """Whether the filter gets seeds and samples without the frame that a method's template puts around instructions,
-    see `Method.frames`. Such a filter cannot change the messages. A `HistoryFilter` always gets them so."""
+    see `Method.frames`. Such a filter cannot change the messages. A `HistoryFilter` never gets the frame."""
 
     methods: tuple[str, ...] = ()
-    """Kinds of the methods whose samples are judged; those of all methods by default."""
+    """Kinds of methods. Only the samples of these methods are judged; by default, the samples of all methods."""
 
     def title(self) -> str:
         """Return the kind, and the settings that distinguish the filter from others of its kind in one job."""
@@ -338,15 +338,15 @@ class BoundStep(GenerateStep[State]):
 
 
 class Filter(BoundStep[State]):
-    """Judges each sample by itself."""
+    """A step that judges each sample by itself."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
-    """When it runs: `instruction` before the answer is made (`sample.answer` is empty then); `sample` on the whole
-    sample; `model` on the whole sample and last, because it asks the model. A filter may name two stages."""
+    """When the filter runs. `instruction`: before the answer is made, so `sample.answer` is empty. `sample`: on the
+    complete sample. `model`: on the complete sample and last, because the filter asks a model. Two are possible."""
 
     @abstractmethod
     async def judge(self, sample: Sample, ask: Ask[State]) -> Verdict:
-        """Return scores and a drop reason; rules ignore `ask`."""
+        """Return the verdict on a sample. A filter that asks no model ignores `ask`."""
 
 
 class ModelFilter(Filter[State]):
@@ -375,11 +375,11 @@ class History(Protocol):
 
 
 class HistoryFilter(BoundStep[None]):
-    """Judges a sample by its instruction, against all samples accepted before it, before the answer is made.
+    """A step that compares a sample's instruction with all samples accepted earlier, before the answer is made.
 
-    It runs twice. In the workers it compares a row with the rows that settled rounds have kept, which saves the calls
-    for rows that would be dropped anyway. In the driver it compares each row, in order, with all rows accepted so far,
-    and this decides. It gets each sample without the frame that a method's template puts around the instruction.
+    It runs twice. In the workers it compares a row with the rows that settled rounds have kept. This saves calls for
+    rows that would be dropped anyway. In the driver it compares each row, in order, with all rows accepted so far. This
+    second verdict decides. The step gets each sample without the frame of the method's template around the instruction.
     """
 
     stages: ClassVar[tuple[Stage, ...]] = ("instruction",)

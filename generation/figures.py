@@ -11,9 +11,9 @@ class GenerateFigures(Figures):
     """Results of `[generate]`; `tokens` counts the tokens of replies."""
 
     drafts: int
-    """Drafts that were drawn."""
+    """Number of drafts."""
     acceptance: float
-    """Share of the rows that were kept or passed every filter after the target was met."""
+    """Share of the rows that passed every filter, including the rows after the target was met."""
     tokens_per_kept: float
     """Prompt and reply tokens per kept row."""
     engine_start_s: float
@@ -24,7 +24,7 @@ class GenerateFigures(Figures):
     """Money, in the currency of the prices."""
     cost_per_kept: float | None = None
     by_round: tuple[Mapping[str, float], ...] = ()
-    """The steps' measures at the beginning of each round; `round` is the number of the round."""
+    """What the steps measured at the beginning of each round; `round` is the number of the round."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows by drop reason, the most frequent first."""
     labels: Mapping[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Forecast: tokens, time and money of a generate job, from what earlier jobs of the store have measured."""
+"""Forecast of the tokens, time and money of a generate job, from measurements of earlier jobs in the store."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,29 +13,29 @@ from gristmill.generation.contracts import Filter, HistoryFilter, Method
 TOKENS_PER_DRAFT = 650
 """Prompt and reply tokens of all calls for one draft; measured with Self-Instruct and the judge."""
 PROMPT_SHARE = 0.85
-"""Share of these that is assumed to be prompt tokens, which have another price."""
+"""Share of `TOKENS_PER_DRAFT` that is assumed to be prompt tokens, because these have another price."""
 MAX_SHARDS = 8
-"""Most shards of a dataset that are read, so that a plan takes seconds."""
+"""Largest number of shards that are read of one dataset, so that a plan takes seconds."""
 MAX_DATASETS = 8
 
 
 @dataclass
 class Rates:
-    """Measures of earlier jobs with the same model and the same model-asking filters."""
+    """Measurements of earlier jobs with the same model and the same filters that ask a model."""
 
     tokens: dict[str, list[int]] = field(default_factory=dict)
-    """By method: rows, prompt tokens, reply tokens."""
+    """For each method: [rows, prompt tokens, reply tokens]."""
     engine_s: float = 0.0
     engine_tokens: int = 0
 
     def per_draft(self, method: str) -> tuple[float, float] | None:
-        """Return the prompt and reply tokens of a draft, or None where none was measured."""
+        """Return (prompt tokens, reply tokens) of a draft, or None if the method was not measured."""
         rows, prompt, reply = self.tokens.get(method, (0, 0, 0))
         return (prompt / rows, reply / rows) if rows else None
 
 
 def measured(store: Store, engine: Engine, filters: Sequence[Filter | HistoryFilter]) -> Rates:
-    """Return the rates of the store's own datasets; empty if it has none."""
+    """Return the rates measured in the store's datasets; empty rates if no dataset is comparable."""
     rates, asking = Rates(), {step.kind for step in filters if "model" in step.stages}
     for manifest in _alike(store, engine, asking):
         for shard in manifest.shards[:MAX_SHARDS]:
@@ -54,7 +54,7 @@ def measured(store: Store, engine: Engine, filters: Sequence[Filter | HistoryFil
 
 
 def _alike(store: Store, engine: Engine, asking: set[str]) -> Iterator[Manifest]:
-    """Yield manifests of datasets made with the same model and the same model-asking filters."""
+    """Yield manifests of datasets made with the same model and with all filters of the kinds `asking`."""
     left = MAX_DATASETS
     for name in store.names():
         if not left or not name.startswith("generate-") or not store.complete(name):

@@ -42,9 +42,9 @@ from gristmill.generation.pipeline.snapshots import Snapshots
 from gristmill.generation.pipeline.worker import Place
 
 DRAFTS_PER_SAMPLE = 20
-"""Drafts per kept sample after which the job gives up, unless the recipe sets `max_drafts`."""
+"""The job gives up after this many drafts per sample of the target, unless the recipe sets `max_drafts`."""
 SHARDS_AT_LEAST = 4
-"""Least number of shards of a small job, so that the last shard is not most of the job."""
+"""Smallest number of shards of a small job, so that the last shard is not most of the job."""
 
 
 Guard = Standalone | AnswerKind | OnTopic | SeedLabel
@@ -60,7 +60,10 @@ TEXTS_PER_CPU_S = 60
 
 
 def default_filters(methods: Sequence[Method]) -> tuple[AnyFilter, ...]:
-    """Return the filters of a recipe that names none; a guard judges the samples of the methods that need it."""
+    """Return the filters of a recipe that names no filters.
+
+    A guard judges only the samples of the methods that need it.
+    """
     need = {kind: tuple(method.kind for method in methods if kind in method.guards) for kind in GUARDS}
     guards = (GUARDS[kind](methods=tuple(dict.fromkeys(kinds))) for kind, kinds in need.items() if kinds)
     return (Length(), Language(), Repetition(), Refusal(), *guards, Novelty(), Judge())
@@ -84,25 +87,25 @@ class Generate(Job):
     engines: dict[str, Engine] = Field(default_factory=dict)
     """Other models, each with its own actors. A step uses one by naming it as its `engine`; no name may be `main`."""
     encoder: Embedding = Embedding()
-    """The model for steps that compare meanings; it is not loaded where no step does."""
+    """The model that embeds texts, for steps that compare meanings. It is loaded only if a step needs it."""
     methods: tuple[AnyMethod, ...] = Field(default=(SelfInstruct(),), min_length=1)
     """Ways to make samples. Each gets a share of the draws in proportion to its weight."""
     filters: tuple[AnyFilter, ...] = Field(default_factory=lambda data: default_filters(data.get("methods", ())))
-    """Filters that a sample must pass. Within a stage they run in this order, those that ask the model last. By default
-    `length`, `language`, `repetition`, `refusal`, `novelty` and `judge`, and the guards that a method needs:
-    `standalone` and `answer_kind` for `grounded`, `evol_instruct`, `self_instruct`, `persona` and `taxonomy`,
-    `on_topic` and `seed_label` for `targeted`, `seed_label` for `annotate`."""
+    """Filters that a sample must pass. Within a stage they run in this order. Filters that ask a model run last. The
+    default filters are `length`, `language`, `repetition`, `refusal`, `novelty`, `judge`, and the guards that a method
+    needs: `standalone` and `answer_kind` for `grounded`, `evol_instruct`, `self_instruct`, `persona` and `taxonomy`;
+    `on_topic` and `seed_label` for `targeted`; `seed_label` for `annotate`."""
     shard_size: int = Field(default=64, gt=0)
-    """Most draws of one shard, which is the unit of work, retry and resume."""
+    """Largest number of draws in one shard. A shard is the unit of work, retry and resume."""
     rounds: int = Field(default=4, gt=0)
-    """Number of rounds that the expected draws are divided into. A round draws from the rows kept up to the round
+    """Number of rounds into which the expected draws are divided. A round draws from the rows kept up to the round
     before the last."""
     prior: float = Field(default=0.4, gt=0)
-    """Share of the draws that is expected to be kept, until it is measured."""
+    """Expected share of the draws that are kept. It is used until the job has measured the share."""
     max_drafts: int | None = Field(default=None, gt=0)
-    """Drafts after which the job gives up; 20 times the target by default."""
+    """Number of drafts after which the job gives up; 20 times the target by default."""
     seed: int = 0
-    """Start of all random streams; another seed gives other samples."""
+    """Seed of all random streams. Another seed gives other samples."""
 
     @model_validator(mode="after")
     def _sound(self) -> "Generate":
@@ -135,7 +138,7 @@ class Generate(Job):
 
     @property
     def most_drafts(self) -> float:
-        """Drafts after which no further shard begins."""
+        """Number of drafts after which no further shard begins."""
         if self.max_drafts is not None:
             return self.max_drafts
         return math.inf if self.target == "all" else DRAFTS_PER_SAMPLE * self.target
@@ -147,7 +150,7 @@ class Generate(Job):
         return tuple(step for step in self.filters if isinstance(step, Filter) or any(map(step.judges, new)))
 
     def sources(self) -> dict[str, Source]:
-        """Return the data that comes from outside, by its role."""
+        """Return the job's input data by role, such as `documents`."""
         return super().sources() | ({"documents": self.documents} if self.documents else {})
 
     def check(self, base: Path) -> list[str]:
@@ -221,7 +224,7 @@ class Generate(Job):
         return [f"{', '.join(kinds)}: {where}; {cost} with the builtin encoder and short texts"]
 
     def _wanted_of(self, store: Store, work: Work) -> tuple[int, str]:
-        """Return the expected number of drafts, if it is known before the run, and the target in words."""
+        """Return (the expected number of drafts, the target in words); 0 drafts if the number is not known yet."""
         if self.target != "all":
             return self._expected(), f"{self.target} samples to keep"
         name = work.inputs.get("documents", work.inputs.get("samples", ""))
@@ -283,12 +286,12 @@ class Generate(Job):
         return any(method.learns for method in self.methods) or any(filters)
 
     def _expected(self) -> int:
-        """Return the draws that a numbered target is expected to need."""
+        """Return the expected number of draws for a target that is a number."""
         assert isinstance(self.target, int)
         return math.ceil(self.target / self.prior * MARGIN)
 
     def _size(self, expected: int) -> int:
-        """Return the number of draws of a shard: less in a small job, and a multiple of the groups if they fit."""
+        """Return the number of draws in a shard: fewer in a small job, and if possible a multiple of the groups."""
         fewer = max(MIN_SHARD, math.ceil(expected / SHARDS_AT_LEAST / len(self.methods)))
         group = max(method.group for method in self.methods)
         return min(self.shard_size, -(-fewer // group) * group)

@@ -10,14 +10,14 @@ from gristmill.cluster.report.sections import Panel, Presentation, Section, Stag
 from gristmill.generation.figures import GenerateFigures, ReviewFigures
 
 SURPLUS = "target: "
-"""Prefix of the drop reasons of rows that were accepted and exceed the target."""
+"""Prefix of the drop reason of a row that passed all filters after the target was met."""
 
 
 class GeneratePresentation(Presentation[GenerateFigures]):
     """Acceptance, cost of a kept sample, funnel of the filters, and what steps measured in each round."""
 
     def summary(self, figures: GenerateFigures) -> Iterator[str]:
-        """Yield what a kept sample cost (tokens, engine seconds, money if there are prices), or why none is kept."""
+        """Yield the tokens, engine seconds and money of a kept sample, or the reasons why no sample is kept."""
         money = f", {figures.cost_per_kept:.6f} in money" if figures.cost_per_kept is not None else ""
         work = f"{figures.tokens_per_kept:,.0f} tokens and {figures.engine_seconds_per_kept:.2f} engine seconds"
         if not figures.kept and figures.dropped:
@@ -62,7 +62,7 @@ class GeneratePresentation(Presentation[GenerateFigures]):
             yield Section("Round by round", "What the steps of generation measured when each round began.", panels)
 
     def score_note(self, settings: Mapping[str, Any], score: str) -> str:
-        """Explain above which score the filter novelty does not distinguish texts any more."""
+        """Explain from which score on the filter novelty does not measure how far texts are apart."""
         if score != "novelty":
             return ""
         filters = settings.get("filters") or []
@@ -100,7 +100,7 @@ class ReviewPresentation(Presentation[ReviewFigures]):
 
 
 def _agreements(figures: ReviewFigures) -> Iterator[tuple[str, ...]]:
-    """Yield a line for each pair of annotators, each group of them, and the accuracy of each."""
+    """Yield a line for each pair of annotators, for each group, and for the accuracy of each annotator."""
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"

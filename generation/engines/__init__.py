@@ -1,1 +1,1 @@
-"""Engines, which answer requests: vLLM in this process, endpoints, actors, and the resources they need."""
+"""Engines that answer requests: vLLM in this process, endpoints and actors; and the resources that engines need."""

@@ -1,4 +1,4 @@
-"""Engines and actors: the backend for some settings, an engine as an actor, and several such actors as one engine."""
+"""Engines and actors: an engine in this process, an engine in an actor, and several such actors as one engine."""
 
 import asyncio
 import logging
@@ -18,7 +18,8 @@ __all__ = ["EngineActor", "LiveEngine", "OpenEngine", "RemoteEngine", "environme
 log = logging.getLogger(__name__)
 
 TRIES = 4
-"""Most attempts at a request whose engine Ray ends because memory is full; Ray starts an engine four times."""
+"""Largest number of attempts at a request when Ray ends the engine because memory is full. Ray starts an engine four
+times."""
 RESTART_S = 2.0
 """Seconds until Ray knows that an actor is gone. Earlier calls fail at once; later calls wait for the next process."""
 
@@ -31,13 +32,13 @@ class LiveEngine(Protocol):
         ...
 
     async def ask(self, request: Request) -> Reply:
-        """Return the reply to one request; a refused one comes back with finish `error: …`."""
+        """Return the reply to one request; a refused request gets the finish `error: …`."""
         ...
 
     def stats(self) -> Mapping[str, float]:
         """Return `running`, `waiting`, `steps` and counters of tokens.
 
-        Tokens count as they are made, or when a reply ends.
+        Some engines count tokens as they are made, others when a reply ends.
         """
         ...
 
@@ -51,7 +52,7 @@ def open_engine(engine: Engine) -> LiveEngine:
 
 
 class EngineActor:
-    """An engine as a separate actor, for callers that send it requests; see `models.engine.start`."""
+    """An engine in an actor of its own. Callers send it requests; see `models.engine.start`."""
 
     def __init__(self, engine: Engine, logs: str | None, name: str) -> None:
         """Begin to start the engine. Its output, and that of its libraries, goes to `<logs>/<name>.log`."""
@@ -59,7 +60,7 @@ class EngineActor:
         self._engine = open_engine(engine)
 
     async def ready(self) -> dict[str, Any]:
-        """Return the resolved settings and seconds to start, once it has started."""
+        """Return the resolved settings and the seconds of the start, after the engine has started."""
         return await self._engine.ready()
 
     async def ask(self, request: Request) -> Reply:
@@ -76,7 +77,7 @@ class EngineActor:
 
 
 class RemoteEngine:
-    """Several engine actors as one engine: a request goes to the one with the fewest open requests of this worker."""
+    """Several engine actors as one engine. A request goes to the actor with the fewest open requests of this worker."""
 
     def __init__(self, actors: Sequence[Any], name: str = "engine") -> None:
         """Take the handles of `EngineActor`s that are starting or running, and their name in `[generate.engines]`."""
@@ -127,5 +128,5 @@ class RemoteEngine:
         return await self._asked(actor, request, tries - 1)
 
     def stats(self) -> dict[str, float]:
-        """Return counters of what this worker has asked; tokens count when a reply ends."""
+        """Return counters of this worker's requests. Tokens count when a reply ends."""
         return {**self._totals, "running": float(sum(self._load)), "waiting": 0.0}

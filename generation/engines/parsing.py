@@ -1,4 +1,4 @@
-"""Parsing of replies: thoughts in tags, calls of tools, and calls that no parser has found."""
+"""Parsing of replies: finds thoughts in tags, calls of tools, and signs of calls that no parser has read."""
 
 import json
 import logging
@@ -28,16 +28,16 @@ TOOL_PARSERS = (
     ("<|tool_call_start|>", "lfm2"),
     ("<start_function_call>", "functiongemma"),
 )
-"""What templates write around calls, and vLLM's parser for it. The first one that the template has counts."""
+"""Pairs of a text that templates write around calls, and vLLM's parser for it. The first pair that fits is used."""
 REASONING_PARSERS = (("<seed:think>", "seed_oss"), ("[THINK]", "mistral"), ("<|channel|>analysis", "openai_gptoss"))
-"""The same for thoughts, if they are not in the tags of `THINK`."""
+"""The same pairs for thoughts that are not in the tags of `THINK`."""
 UNPARSED = ("<tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<function=", "<｜tool▁calls▁begin｜>", "<|tool_call")
-"""Signs of a call that no parser has taken out of the text."""
+"""Texts that are signs of a call that no parser has read."""
 NOT_PARSED = "error: the reply has a call of a tool that nothing has parsed; set"
 
 
 class CallsError(Exception):
-    """Calls that a row cannot hold; the text says why."""
+    """An error for calls of tools that a row cannot store; the message says why."""
 
 
 def parser_for(template: str, table: Iterable[tuple[str, str]]) -> str:
@@ -55,7 +55,7 @@ def split_thought(text: str, *, opened: bool = False) -> tuple[str, str]:
 
 
 def unparsed(text: str) -> bool:
-    """Return whether a text still has a call of a tool."""
+    """Return whether a text has a sign of a call that no parser has read."""
     return any(sign in text for sign in UNPARSED)
 
 
@@ -63,7 +63,7 @@ def read_calls(calls: Any) -> tuple[ToolCall, ...]:  # noqa: ANN401 - JSON from 
     """Return the calls of a message in the form of OpenAI's API.
 
     Raises:
-        CallsError: when one has no name, or its arguments are not JSON.
+        CallsError: when a call has no name, or its arguments are not JSON.
     """
     found = []
     for call in calls if isinstance(calls, list) else ():
@@ -94,29 +94,29 @@ def _arguments(name: str, value: object) -> str:
 
 
 class ReplyParser(Protocol):
-    """vLLM's parsers, of which chats and messages are in the form of OpenAI's API."""
+    """vLLM's parsers of replies. Chats and messages have the form of OpenAI's API."""
 
     def skips_special(self, chat: Mapping[str, Any]) -> bool:
         """Return whether special tokens are left out of the text of a reply."""
         ...
 
     def read(self, chat: Mapping[str, Any], prompt: Sequence[int], text: str, ids: Sequence[int]) -> dict[str, Any]:
-        """Return the message that a reply is."""
+        """Return a reply as a message with `content`, `reasoning` and `tool_calls`."""
         ...
 
 
 class ReplyReader:
-    """Takes the replies of one engine apart, with vLLM's parsers if there are any."""
+    """A reader that splits replies of one engine into text, thought and calls, with vLLM's parsers if there are any."""
 
     def __init__(self, parser: ReplyParser | None, kwargs: Mapping[str, Any], *, thoughts: bool) -> None:
         """Take the parser, the engine's arguments of the chat template, and whether the parser finds thoughts too."""
         self._parser, self._kwargs, self._thoughts = parser, kwargs, thoughts
 
     def chat(self, request: Write) -> dict[str, Any] | None:
-        """Return a request in the form that the parsers need; None if no parser is used for it.
+        """Return a request in the form that the parsers need; None if no parser reads the reply.
 
         Raises:
-            ValueError: when its tools are none of OpenAI's API.
+            ValueError: when the request's tools do not have the form of OpenAI's API.
         """
         if self._parser is None or request.begun or request.role == "user" or not (request.tools or self._thoughts):
             return None
@@ -137,13 +137,13 @@ class ReplyReader:
         *,
         opened: bool,
     ) -> Reply:
-        """Return a reply with its thought and its calls apart from its text; a reply that cannot be read is refused.
+        """Return a reply with text, thought and calls in separate fields; refuse a reply that cannot be read.
 
         Args:
             reply: the reply as the model wrote it.
-            request: what it replies to.
-            chat: the same as `chat` returned it.
-            tokens: of the prompt, and of the reply.
+            request: the request of this reply.
+            chat: what `chat` returned for the request.
+            tokens: (token ids of the prompt, token ids of the reply).
             opened: whether the prompt ends within a thought.
         """
         if request.begun or request.role == "user":
@@ -174,10 +174,10 @@ def open_reader(
 ) -> tuple[ReplyReader, dict[str, str]]:
     """Return the reader of an engine's replies, and the names of its parsers.
 
-    The parsers are those of the settings, else those that fit the template.
+    The settings name the parsers. If they name none, the template decides.
 
     Raises:
-        ValueError: when a parser that is set does not exist, or does not fit the model.
+        ValueError: when the settings name a parser that does not exist or does not fit the model.
     """
     tools = settings.tool_parser or parser_for(template, TOOL_PARSERS)
     thoughts = settings.reasoning_parser or parser_for(template, REASONING_PARSERS)

@@ -1,4 +1,4 @@
-"""Placement: resources for all engines at once, returned at the end, and the environment of their processes."""
+"""Resources of all engines, reserved together and returned at the end, and the environment of engine processes."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.vllm_internals import bundled_libraries
 
 WAIT_S = 120.0
-"""Seconds to wait for resources that the cluster has and that are not free."""
+"""Seconds to wait for resources that the cluster has but that are in use."""
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
@@ -24,7 +24,7 @@ class Placement:
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         """Take the engines by name.
 
-        An engine at an endpoint needs resources only if it is the generating one, for its worker.
+        An engine at an endpoint needs resources only if it is the generating engine: its worker needs them.
         """
         self._engines = {name: engine for name, engine in engines.items() if name == MAIN or not engine.endpoint}
         self._groups: dict[str, list[Any]] = {}
@@ -34,7 +34,7 @@ class Placement:
         """Reserve all resources.
 
         Raises:
-            JobError: "needs X, the cluster has Y", or that the cluster's resources are not free.
+            JobError: when the cluster has too few resources, or when they are still in use after `WAIT_S` seconds.
         """
         import ray
         from ray.util import placement_group
@@ -81,7 +81,7 @@ def _section(name: str) -> str:
 
 
 def host(kind: type, engine: Engine, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - a handle of Ray's
-    """Start an actor with this engine in its process, and return its handle at once; `args` are those of the class."""
+    """Start an actor of the class `kind` with `args` in the engine's environment, and return its handle at once."""
     env = {"env_vars": environment(engine, need.cpus, need.gpus)}
     return spawn(kind, need, *args, max_concurrency=1000, runtime_env=env, **options)
 
@@ -101,7 +101,10 @@ def environment(engine: Engine, cpus: float, gpus: float) -> dict[str, str]:
 
 
 def _preloads() -> list[str]:
-    """Return the installed ones of the allocator and the OpenMP library that make vLLM about 10 % faster on CPUs."""
+    """Return the paths of an allocator and an OpenMP library, where installed.
+
+    They make vLLM about 10 % faster on CPUs.
+    """
     places = {
         "libtcmalloc_minimal.so*": [*bundled_libraries(), *LIBRARY_FOLDERS],
         "libiomp5.so": [f"{sys.prefix}/lib", *LIBRARY_FOLDERS],

@@ -1,4 +1,4 @@
-"""Rendering: a request as the text and the token ids that the model reads, before the engine gets it; no vLLM here."""
+"""Rendering of a request to the text and the token ids that the model reads. This file does not import vLLM."""
 
 import json
 import re
@@ -15,11 +15,11 @@ MARK = "XGRISTMILLX"
 """Represents the next turn while a template is rendered; letters only, so that no template trims or escapes it."""
 _ASKED = Message("user", MARK)
 TAIL = 8
-"""Tokens at the end of a prompt that may merge with the beginning of a choice."""
+"""Number of tokens at the end of a prompt that may merge with the beginning of a choice."""
 
 
 class RefusedError(Exception):
-    """A request that cannot be rendered; the message says why."""
+    """An error for a request that cannot be rendered; the message says why."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class Renderer:
         max_model_len: int,
         kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take the tokenizer, the longest prompt, and arguments of the template.
+        """Take the tokenizer, the model's length in tokens, and arguments of the template.
 
         Raises:
             ValueError: when the template does not read an argument.
@@ -50,7 +50,7 @@ class Renderer:
 
     @property
     def folds_system(self) -> bool:
-        """Whether a system turn goes into the user turn after it, because the template takes none."""
+        """Whether a system turn goes into the user turn after it, because the template takes no system turn."""
         turns = [Message("system", MARK), _ASKED]
         return self._chat.fitted(turns) is not turns
 
@@ -76,7 +76,7 @@ class Renderer:
         """Return the tokens of a rendered text.
 
         Raises:
-            RefusedError: when they leave no room for a reply.
+            RefusedError: when the tokens leave no room for a reply.
         """
         found: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         if len(found) >= self._max_model_len:
@@ -119,12 +119,12 @@ class Renderer:
 
     @cached_property
     def _header(self) -> str:
-        """The header of the assistant's turn without any turn before it."""
+        """The header of the assistant's turn, for a prompt without any earlier turn."""
         return self._template([_ASKED], add_generation_prompt=True).removeprefix(self._template([_ASKED]))
 
     @cached_property
     def user_end(self) -> tuple[list[int], list[str]]:
-        """How a user's turn ends in this template: as token ids where that is a special token, else as strings."""
+        """The end of a user's turn, as (token ids, strings): token ids if it is a special token, else strings."""
         after = self._template([_ASKED, Message("assistant", MARK)]).split(MARK)[1]
         first: list[int] = self._tokenizer.encode(after, add_special_tokens=False)[:1]
         if first and first[0] in self._tokenizer.all_special_ids:
@@ -133,10 +133,10 @@ class Renderer:
         return [], lines[:1]
 
     def choices(self, ids: Sequence[int], choices: Sequence[str]) -> tuple[list[int], Node | str]:
-        """Return the prompt's tokens up to where the choices branch, and the tree of what follows.
+        """Return the first tokens of the prompt, and the tree of the tokens that follow them for each choice.
 
-        A choice is tokenised together with the end of the prompt, because in texts that the model has seen tokens may
-        merge across that border. A choice that is the beginning of another one ends in the end-of-text token.
+        A choice is tokenised together with the end of the prompt. In the texts that the model has learned from, tokens
+        may merge across that border. A choice that another choice begins with ends with the end-of-text token.
 
         Raises:
             RefusedError: when two choices are the same.

@@ -1,9 +1,9 @@
-"""How long OpenMP's threads spin while they wait: for a while if cores are idle, not at all if other work waits.
+"""Control of OpenMP's spinning: waiting threads spin for a while if cores are idle, and sleep if other work waits.
 
 A product on several cores ends when its last thread ends, and threads that spin until then begin the next product at
 once. On a quiet machine the engine reaches 0.82 of its token rate without any spinning, and 0.95 with 200 us of it
-instead of the library's 200 ms. Where other processes need the cores, a spinning thread takes time from the very thread
-that it waits for. See `benchmarks/busy.py`.
+instead of the library's 200 ms. If other processes need the cores, a spinning thread takes time from the thread that it
+waits for. See `benchmarks/busy.py`.
 """
 
 import ctypes
@@ -20,12 +20,12 @@ SCHEDSTAT = Path("/proc/thread-self/schedstat")
 LOOK_S = 0.2
 """Seconds between two measurements."""
 BUSY = 0.1
-"""The machine counts as busy from this share of the time on that a thread is ready without a core. Measured: 0.01 on a
-quiet machine, with and without spinning; on two cores 0.33 with one other busy process and 0.38 with two."""
+"""The machine counts as busy if a thread is ready without a core for more than this share of the time. Measured: 0.01
+on a quiet machine, with and without spinning; on two cores 0.33 with one other busy process and 0.38 with two."""
 
 
 class Spinning:
-    """Sets how long the OpenMP threads of the calling thread spin; only that thread may call `adapt`."""
+    """The spinning time of the OpenMP threads that belong to the calling thread. Only that thread may call `adapt`."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ, schedstat: Path = SCHEDSTAT) -> None:
         """Find Intel's or LLVM's library in this process. Without it, or if `KMP_BLOCKTIME` is set, nothing changes."""
@@ -40,7 +40,7 @@ class Spinning:
             self._waited = self._wait()
 
     def adapt(self) -> None:
-        """Measure whether this thread waited for a core since the last time, and set how long its threads spin."""
+        """Measure how long this thread waited for a core since the last call, and set how long its threads spin."""
         now = time.monotonic()
         if self._set is None or now - self._looked < LOOK_S:
             return

@@ -1,7 +1,7 @@
 """Every use of vLLM's internals, each with the feature that is lost without it.
 
-`tests/generation/engines/test_vllm_internals.py` holds names and signatures to the version that `pyproject.toml` pins.
-All else that `engines/vllm.py` and `cluster/models/encoder_vllm.py` import is documented by vLLM.
+`tests/generation/engines/test_vllm_internals.py` checks names and signatures in the version that `pyproject.toml` pins.
+vLLM documents everything else that `engines/vllm.py` and `cluster/models/encoder_vllm.py` import.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from typing import Any
 def skip_ranks() -> None:
     """Replace, in this process, the function by which vLLM ranks the sampled token; no code reads the rank.
 
-    vLLM compiles that function in the first step that returns log-probabilities. Without this, the first grade of each
-    engine takes 3 to 4 s longer. Log-probabilities and texts are the same.
+    vLLM compiles that function in the first step that returns log-probabilities. Without this replacement, the first
+    grade of each engine takes 3 to 4 s longer. Log-probabilities and texts are the same.
     """
     from vllm.v1.sample import sampler
 
@@ -29,10 +29,10 @@ def _no_ranks(_: Any, sampled: Any) -> Any:  # noqa: ANN401 - tensors, [requests
 
 
 def request_counts(engine: Any) -> tuple[int, int]:  # noqa: ANN401 - vLLM's LLMEngine
-    """Return the requests that the scheduler has (running, waiting).
+    """Return the number of the scheduler's requests, as (running, waiting).
 
-    With an engine core in another process all requests count as running. Without this, that would always be so: metrics
-    would show no queue, and the estimate of the time left would divide by too many rows.
+    If the engine core is in another process, all requests count as running. Without this function they always would:
+    metrics would show no queue, and the estimate of the time left would divide by too many rows.
     """
     from vllm.v1.engine.core_client import InprocClient
 
@@ -43,27 +43,27 @@ def request_counts(engine: Any) -> tuple[int, int]:  # noqa: ANN401 - vLLM's LLM
 
 
 def tokens_under_way(engine: Any) -> int:  # noqa: ANN401 - vLLM's LLMEngine
-    """Return the reply tokens of the requests in flight; the engine's thread adds and removes some meanwhile.
+    """Return the reply tokens of the requests in flight; the engine's thread may add and remove requests meanwhile.
 
-    Without this, tokens would count only when a reply ends: the rates on the screen and in metrics would come in
-    bursts, and stay 0 during the first replies.
+    Without this function, tokens would count only when a reply ends: the rates on the screen and in metrics would come
+    in bursts, and stay 0 during the first replies.
     """
     states = engine.output_processor.request_states.copy()  # in one step: a loop over the live dict could fail
     return sum(state.detokenizer.num_output_tokens() for state in states.values() if state.detokenizer)
 
 
 class ReplyParser:
-    """vLLM's parsers of tool calls and of thoughts, as its server uses them on a whole reply.
+    """vLLM's parsers of tool calls and of thoughts, used on a complete reply as vLLM's server does.
 
-    vLLM documents the names of the parsers and how to add one, but not how to call them. Without this, calls of tools
-    would stay in the text, and so would thoughts in other tags than `<think>`.
+    vLLM documents the names of the parsers and how to add one, but not how to call them. Without this class, calls of
+    tools would stay in the text. Thoughts in other tags than `<think>` would stay there too.
     """
 
     def __init__(self, tools: str, reasoning: str, tokenizer: Any, model_config: Any) -> None:  # noqa: ANN401 - vLLM's
-        """Find the parsers by their names; an empty name is none.
+        """Find the parsers by their names; an empty name means no parser.
 
         Raises:
-            ValueError: when no parser has that name, or it does not fit the tokenizer.
+            ValueError: when no parser has the name, or the parser does not fit the tokenizer.
         """
         from vllm.parser import ParserManager
         from vllm.reasoning import ReasoningParserManager
@@ -95,7 +95,7 @@ class ReplyParser:
         return bool(parser.adjust_request(request).skip_special_tokens)
 
     def read(self, chat: Mapping[str, Any], prompt: Sequence[int], text: str, ids: Sequence[int]) -> dict[str, Any]:
-        """Return the message that a reply is, in the form of OpenAI's API."""
+        """Return a reply as a message in the form of OpenAI's API."""
         parser, request = self._open(chat)
         parser.set_prompt_token_ids(prompt)
         tools = bool(request.tools)
@@ -113,9 +113,9 @@ class ReplyParser:
 
 
 def bundled_libraries() -> list[str]:
-    """Return the folder, in vLLM's wheel for CPUs, of the allocator with which vLLM is fastest; does not import vLLM.
+    """Return the folder in vLLM's wheel for CPUs that contains the fastest allocator; vLLM is not imported.
 
-    Without this, the allocator is loaded only if the machine has it installed.
+    Without this function, the allocator is loaded only if the machine has it installed.
     """
     vllm = find_spec("vllm")
     return [str(Path(vllm.origin).parent / "libs")] if vllm and vllm.origin else []

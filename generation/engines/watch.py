@@ -1,4 +1,4 @@
-"""Watching engine actors: collects their figures every second, and ends those that hang."""
+"""Watch over engine actors: collect their figures every second, and end an actor that hangs."""
 
 import logging
 import time
@@ -13,11 +13,11 @@ from gristmill.cluster.runtime.log import tail
 log = logging.getLogger(__name__)
 
 MOVES = ("steps", "requests", "reply_tokens", "rows", "clock_s")
-"""Counters of which at least one grows while an engine works. An endpoint's is a clock, because it gives up calls by
-itself: its worker hangs only if it does not report at all."""
+"""Counters. While an engine works, at least one of them grows. An endpoint gives up calls by itself, so it has a clock
+among them: its worker hangs only if it does not report at all."""
 SILENCE_S = 300.0
-"""Least seconds without any report after which the worker of an endpoint is ended, even if `hang_s` is less. `hang_s`
-is for the server; a worker may be busy with its own steps."""
+"""The worker of an endpoint is ended only after this many seconds without any report, even if `hang_s` is less.
+`hang_s` is for the server; a worker may be busy with its own steps."""
 
 
 @dataclass
@@ -30,11 +30,11 @@ class _Watched:
     asked: Any = None
     stats: Mapping[str, float] = field(default_factory=dict)
     moved: float = 0.0
-    """Time when it last made progress or had nothing to do."""
+    """Time when the actor last made progress or had nothing to do."""
 
 
 class Watch:
-    """The actors of a job, by key."""
+    """The watched actors of a job, by key."""
 
     def __init__(self, logs: str | None, say: Callable[[str], None] = log.warning) -> None:
         """Take the folder of the actors' logs, for error messages, and the function that prints lines for people."""
@@ -45,11 +45,11 @@ class Watch:
         """Facts from the first engine that has started."""
 
     def begin(self, key: object, actor: Any, name: str, hang_s: float, *, restarts: bool = False) -> None:  # noqa: ANN401
-        """Watch an actor that starts, instead of an earlier one with this key; with `restarts`, Ray restarts it."""
+        """Watch an actor that starts, in place of an earlier actor with this key. With `restarts`, Ray restarts it."""
         self._watched[key] = _Watched(actor, name, actor.ready.remote(), restarts, hang_s)
 
     def look(self) -> dict[str, float]:
-        """Collect the answers that have come, ask again, and return the sums; never waits for an actor.
+        """Collect the reports that have come, ask for new ones, and return the sums; never wait for an actor.
 
         Raises:
             JobError: when an endpoint does not know the key or the model.

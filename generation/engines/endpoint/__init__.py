@@ -1,1 +1,1 @@
-"""An engine at an OpenAI-compatible server: its requests on the wire, and how many are in flight."""
+"""An engine at an OpenAI-compatible server: the form of its requests, and the number of calls in flight."""

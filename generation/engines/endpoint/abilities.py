@@ -1,7 +1,7 @@
-"""What a server can do, found out by a few calls, and requests in a form that works there.
+"""The abilities of a server, found by a few calls, and requests in a form that the server can serve.
 
 Small models continue a turn that has begun far better than they follow instructions, so most steps begin the model's
-turn. Many servers silently close that turn and start another one, ignore a JSON schema, or return no probabilities.
+turn. Many servers silently close that turn and start another turn, ignore a JSON schema, or return no probabilities.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from gristmill.generation.engines.endpoint import wire
 from gristmill.generation.engines.endpoint.http import STREAMED
 
 Try = Callable[[Write, Mapping[str, Any]], Awaitable[tuple[Mapping[str, Any], Reply | None]]]
-"""Return (the body of a chat completion, None), or ({}, the refusal)."""
+"""A function that sends a request. It returns (the body of a chat completion, None), or ({}, the refusal)."""
 
 BEGUN, REST = "Monday, Tuesday, Wed", "nesday"
 """A turn that ends within a word. A model that starts a new turn does not begin it with the rest of that word."""
@@ -47,10 +47,10 @@ UNDER_SCHEMA = {
 
 
 async def probe(ask: Try) -> Abilities:
-    """Return what a server can do, found out by at most ten short calls.
+    """Return the abilities of a server, found by at most ten short calls.
 
     Raises:
-        JobError: when it refuses a plain chat.
+        JobError: when the server refuses a plain chat.
     """
     body, refusal = await ask(WORDS, {})
     if refusal:
@@ -90,7 +90,7 @@ async def _tried(ask: Try, request: Write, extra: Mapping[str, Any]) -> tuple[Ma
 def laid_out(request: Write, can: Abilities) -> Write:
     """Return a request in a form that the server can serve.
 
-    What it is not able to do is asked for in the user's turn.
+    If the server lacks an ability, the user's turn asks the model in words for the same.
     """
     asks: list[str] = []
     if request.json_schema and not can.json_schema:
@@ -119,7 +119,7 @@ def _language(request: Conversation) -> str:
 def _with_asks(request: Write, asks: Sequence[str], *, keeps: bool) -> Write:
     """Return a request with sentences added to the user's turn.
 
-    The prefix is added after them, too, unless it is kept for the model's turn (`keeps`).
+    With `keeps`, the prefix stays in the model's turn. Without it, the prefix is added after the sentences.
     """
     more = [" ".join(asks), *([request.prefix] if request.prefix and not keeps else [])]
     messages = [*request.messages]
@@ -140,7 +140,7 @@ def rest(text: str, begun: str) -> str:
 
 
 def cut(reply: Reply, request: Write) -> Reply:
-    """Return the reply to a request of `laid_out`, without a repeated beginning, and cut at its stop strings."""
+    """Return the reply to a request of `laid_out`, without a repeated prefix, and cut at the request's stop strings."""
     text = rest(reply.text, request.prefix).lstrip("\n")
     places = [place for stop in request.stop if (place := text.find(stop)) >= 0]
     if not places:
@@ -149,7 +149,7 @@ def cut(reply: Reply, request: Write) -> Reply:
 
 
 def fitting(reply: Reply, request: Write) -> Reply:
-    """Return a reply, or refuse it if it lacks the form that was asked for, which a server may have ignored."""
+    """Return a reply; refuse it if it does not have the requested form, because a server may ignore a form."""
     if reply.finish != "stop":
         return reply
     if request.regex and not re.fullmatch(request.regex, reply.text):
@@ -166,6 +166,6 @@ def fitting(reply: Reply, request: Write) -> Reply:
 
 
 def strip_choices(choices: Sequence[str]) -> dict[str, str]:
-    """Return the choices by the words to write: without outer blanks, if they still differ from each other."""
+    """Return the choices, by the words that the model writes: without outer blanks if the words still differ then."""
     stripped = {choice.strip(): choice for choice in choices}
     return stripped if len(stripped) == len(choices) and "" not in stripped else {choice: choice for choice in choices}

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 ALL = Abilities(continues="flags", json_schema="json_schema", logprobs=True, seeds=True, streams=True)
 """What vLLM's server can do."""
 LONG = 0.25
-"""An answer counts as long from this share of `hang_s` on."""
+"""An answer counts as long if it may take more than this share of `hang_s`."""
 
 
 async def find_abilities(engine: Engine) -> Abilities:
@@ -42,7 +42,7 @@ async def find_abilities(engine: Engine) -> Abilities:
 
     Raises:
         JobError: when the address, the key or the model's name is wrong.
-        EngineError: when it does not answer.
+        EngineError: when the server does not answer.
     """
     opened = EndpointEngine(engine)
     try:
@@ -56,7 +56,7 @@ class EndpointEngine:
     """A model at an HTTP server. Any number of coroutines may `ask` at once; a window limits the calls in flight."""
 
     def __init__(self, engine: Engine, patience: Patience | None = None) -> None:
-        """Prepare the client; `ready` connects, and finds the abilities of the server where the settings lack them."""
+        """Prepare the client; `ready` connects, and finds the server's abilities if the settings do not name them."""
         self._settings = engine
         key = os.environ.get(engine.api_key_env, "")
         patience = patience or Patience(hang_s=engine.hang_s, in_all_s=max(900.0, 4 * engine.hang_s))
@@ -70,11 +70,11 @@ class EndpointEngine:
         self._asking, self._busy_s, self._busy_since, self._tokens_seen = 0, 0.0, 0.0, 0
 
     async def ready(self) -> dict[str, Any]:
-        """Return what the endpoint says about itself, once it has answered.
+        """Return facts about the endpoint, after it has answered.
 
         Raises:
             JobError: when the address, the key or the model's name is wrong.
-            EngineError: when it does not answer.
+            EngineError: when the endpoint does not answer.
         """
         async with self._starting:
             if not self._facts:
@@ -140,7 +140,7 @@ class EndpointEngine:
 
     @property
     def abilities(self) -> Abilities:
-        """What the server can do. Before the engine is ready it is empty."""
+        """What the server can do. Before the engine is ready, it is what the settings say."""
         return self._can or Abilities()
 
     async def closed(self) -> None:
@@ -183,7 +183,7 @@ class EndpointEngine:
         return VllmServer(self._line, name, self._post, self._settings.chat_template_kwargs)
 
     async def _tokenizes(self) -> bool:
-        """Return whether the server offers its own routes, and not only those of OpenAI's API."""
+        """Return whether a vLLM server offers vLLM's own routes, and not only the routes of OpenAI's API."""
         answer = await self._line.post("/tokenize", {"model": self._settings.model, "prompt": "x"})
         if answer.refusal:
             log.warning("a vLLM server whose /tokenize cannot be reached: treated as any other server")
@@ -245,7 +245,7 @@ class EndpointEngine:
         return f"this endpoint cannot {what}; {wire.ONLY_VLLM}" if what else ""
 
     async def _chat(self, request: Write, extra: Mapping[str, Any]) -> tuple[Mapping[str, Any], Reply | None]:
-        """Return (the body of a chat completion, None), or ({}, the refusal), without parameters that are refused."""
+        """Return (the body of a chat completion, None), or ({}, the refusal); leave out parameters that are refused."""
         form = self.abilities.continues or "plain"
         kwargs, vllm = self._settings.chat_template_kwargs, self._vllm is not None
         payload = wire.chat(request, self._settings.model, form, kwargs, vllm=vllm) | dict(extra)
@@ -269,10 +269,10 @@ class EndpointEngine:
                 return {}, Reply("", f"error: {lacking}", 0, 0)
 
     def _streamed(self, max_tokens: int) -> Mapping[str, Any]:
-        """Return the parameters that stream an answer, if it may take a good share of `hang_s`.
+        """Return the parameters that stream an answer, if the answer may be `LONG`.
 
-        A shorter answer is not streamed. Here it costs 2.5 microseconds a token; streaming costs 25, and more at the
-        server.
+        A shorter answer is not streamed. It costs 2.5 microseconds a token in this process; a streamed answer costs 25,
+        and more at the server.
         """
         line = self._line
         return (
@@ -307,7 +307,7 @@ class EndpointEngine:
         return max(0, longest - len(await self._vllm.prompt_ids(request))) if self._vllm and longest else 0
 
     async def _choose(self, request: Choose) -> Reply:
-        """Return the choice of another server than vLLM's: from JSON, from text after the prefix, or a written word."""
+        """Return the choice that a server other than vLLM's writes: as JSON, as text after the prefix, or as a word."""
         can = self.abilities
         asked = written_choice(request, can)
         named = strip_choices(request.choices)

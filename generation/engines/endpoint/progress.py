@@ -1,6 +1,6 @@
-"""Progress of a server: the calls in flight, when each last received anything, and which are given up.
+"""Progress of a server: the calls in flight, when each call last received anything, and which calls are given up.
 
-An answer of several minutes is usual where a model thinks, and a server that is full lets calls wait in a queue. So no
+An answer of several minutes is usual if a model thinks, and a server that is full lets calls wait in a queue. So no
 call has a deadline of its own. A call is given up when its server stops: no part of any answer has come for `hang_s`.
 """
 
@@ -17,14 +17,14 @@ LONGEST = 12
 """A call without any sign of life is given up after this many times `hang_s`, even if the server answers other
 calls."""
 LOOK_S = 5.0
-"""Most seconds between two checks of the calls in flight."""
+"""Largest number of seconds between two checks of the calls in flight."""
 ANSWER_S = 30.0
-"""Most seconds that a living server takes to answer a question for its list of models."""
+"""Largest number of seconds that a living server takes to answer a request for its list of models."""
 
 
 @dataclass
 class TimeoutEstimate:
-    """Seconds of the endpoint per reply token, over about the last hundred replies; says how long a reply may take."""
+    """An estimate of how long a reply may take, from the seconds per token of about the last hundred replies."""
 
     seconds: float = 0.0
     tokens: float = 0.0
@@ -32,7 +32,7 @@ class TimeoutEstimate:
     """Value before anything is measured; it suits a slow server."""
 
     def add(self, seconds: float, tokens: int) -> None:
-        """Add the time of one reply."""
+        """Add the seconds and the tokens of one reply."""
         self.seconds = 0.99 * self.seconds + seconds
         self.tokens = 0.99 * self.tokens + max(1, tokens)
 
@@ -47,7 +47,7 @@ class Call:
 
     scope: asyncio.Timeout
     streamed: bool
-    """Whether its answer is streamed, so that silence means that nothing happens."""
+    """Whether the answer is streamed. Then silence means that the server makes no progress."""
     due: float
     """Time up to which silence is expected."""
     heard: float
@@ -59,17 +59,17 @@ class Progress:
     """The calls in flight at one server, and when any of them last received anything."""
 
     def __init__(self, hang_s: float, lives: Callable[[], Awaitable[bool]]) -> None:
-        """Take the longest silence, and the function that asks the server whether it is alive."""
+        """Take the longest silence in seconds, and the function that asks the server whether it is alive."""
         self.hang_s, self._lives = hang_s, lives
         self.parts = 0
-        """Parts of answers that have come."""
+        """Number of parts of answers that have come."""
         self._calls: set[Call] = set()
         self._moved = self._lived = 0.0
         self._looking: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def watched(self, longest_s: float, *, streamed: bool) -> AsyncIterator[Call]:
-        """Watch the call that is made inside of the block.
+        """Watch the call that is made inside the block.
 
         Raises:
             TimeoutError: when the call is given up.
@@ -93,7 +93,7 @@ class Progress:
 
     @property
     def parts_under_way(self) -> int:
-        """Parts of streamed answers that have not ended."""
+        """Number of parts that have come of streamed answers that have not ended."""
         return sum(call.parts for call in self._calls if call.streamed)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Streamed answers (server-sent events), put together to the answer that the server would have sent as a whole."""
+"""Streamed answers (server-sent events), joined to the answer that the server would have sent without streaming."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ TEXTS = ("content", "reasoning", "reasoning_content")
 
 @dataclass
 class _Call:
-    """A tool call of which parts are still coming."""
+    """A tool call that comes in parts."""
 
     id: Any = None
     name: list[Any] = field(default_factory=list)
@@ -24,7 +24,7 @@ class _Call:
 
 
 class Stream:
-    """One answer that is streamed: takes bytes, returns the body of a chat completion."""
+    """One streamed answer. It takes bytes and returns the body of a chat completion."""
 
     def __init__(self) -> None:
         """Begin without any part."""
@@ -46,7 +46,7 @@ class Stream:
             self._line(line.rstrip(b"\r"))
 
     def body(self) -> dict[str, Any] | None:
-        """Return the answer as one chat completion, or None when the stream ended before the answer did."""
+        """Return the answer as one chat completion, or None when the stream ended before the answer was complete."""
         self._line(self._rest.rstrip(b"\r"))
         self._line(b"")
         self._rest = b""
@@ -119,7 +119,7 @@ class Stream:
 
 
 def _joined(parts: list[Any]) -> Any:  # noqa: ANN401 - JSON from outside
-    """Return the parts of a text joined; if some are lists of parts themselves, return one list."""
+    """Return the parts as one text, or as one list if some parts are lists."""
     if all(isinstance(part, str) for part in parts):
         return "".join(parts)
     return [item for part in parts for item in (part if isinstance(part, list) else [part])]

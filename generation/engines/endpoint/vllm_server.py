@@ -20,10 +20,10 @@ SPECIAL = re.compile(r"<.+>|\[.+\]|[\x00-\x1f]+")
 LAST_WORD = re.compile(r"\s?\S{0,16}\s*\Z")
 """The end of a prefix: up to 16 characters of its last word, with a blank before it."""
 SEAMS = 1024
-"""Most pairs, of a prefix's last word and its choices, for which tokens are cached."""
+"""Largest number of pairs of a prefix's last word and its choices for which tokens are cached."""
 Post = Callable[[str, Mapping[str, Any], int], Awaitable[Answer]]
 Weigh = Callable[[Sequence[int], list[int]], Awaitable[dict[int, float]]]
-"""Returns the probability of each of some tokens after a sequence of tokens."""
+"""A function that takes a sequence of tokens and candidates, and returns the probability of each candidate after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,15 @@ class _Seam:
     """How choices continue the last word of a prefix."""
 
     shared: Sequence[int]
-    """The tokens from that word on that all choices have in common."""
+    """The tokens, from the last word on, that all choices have in common."""
     text: str | None
-    """The same as text; None if the server's template would change it at the end of a chat."""
+    """The common tokens as text; None if the server's template would change it at the end of a chat."""
     paths: Mapping[str, Sequence[int]]
-    """The tokens of each choice after the common ones."""
+    """The tokens of each choice after the common tokens."""
 
 
 class VllmServer:
-    """A vLLM server by its own routes."""
+    """A vLLM server, called through vLLM's own routes."""
 
     def __init__(self, line: Connection, model: str, post: Post, kwargs: Mapping[str, Any]) -> None:
         """Take the connection, the model's name, the function that asks for completions, and template arguments."""
@@ -54,10 +54,10 @@ class VllmServer:
     # -- choices ------------------------------------------------------------------------------------------------
 
     async def choose(self, request: Choose) -> Reply:
-        """Return the likeliest choice with exact probabilities: one call wherever choices branch.
+        """Return the likeliest choice with exact probabilities. Each place where choices branch costs a call.
 
-        The first of these calls is a chat, so choices that differ in their first token cost one call once the tokens
-        of the choices and of the prefix's last word are known. Later calls need the tokens of the whole prompt.
+        The first of these calls is a chat. So choices that differ in their first token cost one call, if the tokens of
+        the choices and of the prefix's last word are cached. Later calls also need the tokens of the complete prompt.
         """
         before, last = _cut(request.prefix)
         seam = await self._seam(last, request.choices)
@@ -86,7 +86,7 @@ class VllmServer:
         return Reply(best, "stop", prompt, len(spent), {c: chances[c] for c in request.choices}, cached)
 
     async def _parted(self, paths: Mapping[str, Sequence[int]], at: int, weigh: Weigh) -> dict[str, float] | None:
-        """Return the probabilities of the paths, which sum up to 1; all have the same first `at` tokens."""
+        """Return the probabilities of the paths, which sum up to 1. All paths have the same first `at` tokens."""
         if len(paths) == 1:
             return dict.fromkeys(paths, 1.0)
         groups: dict[int, dict[str, Sequence[int]]] = {}
@@ -121,7 +121,7 @@ class VllmServer:
     async def _seam(self, last: str, choices: Sequence[str]) -> _Seam:
         """Return how choices continue the last word of a prefix.
 
-        Tokens are merged as in texts that the model has seen.
+        Tokens may merge between them, as in texts that the model has learned from.
         """
         key = (last, *choices)
         if key not in self._seams:
@@ -151,7 +151,7 @@ class VllmServer:
     # -- tokens -------------------------------------------------------------------------------------------------
 
     async def score(self, request: Score) -> Reply:
-        """Return the log-probability of a text as the next turn; the one token that the server writes is unused."""
+        """Return the log-probability of a text as the next turn. The server must write one token, which is ignored."""
         prompt = await self.prompt_ids(request)
         text = await self.tokenize({"prompt": request.text, "add_special_tokens": False})
         payload = {"prompt": [*prompt, *text], "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
@@ -179,7 +179,7 @@ class VllmServer:
         return await self.tokenize({"messages": messages, **flags, **parts})
 
     async def _header(self, prefix: str) -> list[int]:
-        """Return the tokens that begin the assistant's turn: those that the header adds to a prompt."""
+        """Return the tokens of the header of the assistant's turn, and of the prefix after it."""
         before = [{"role": "user", "content": "x"}]
         kwargs = {"chat_template_kwargs": dict(self._kwargs)} if self._kwargs else {}
         with_header = await self.tokenize({"messages": before, "add_generation_prompt": True, **kwargs})
@@ -188,7 +188,7 @@ class VllmServer:
         return [*with_header[len(without) :], *behind]
 
     async def user_end(self) -> tuple[list[int], tuple[str, ...]]:
-        """Return how the server's template ends a user's turn: as a token id where it is one token, else as text."""
+        """Return the end of a user's turn, as (token ids, texts): a token id if it is a special token, else a text."""
         if self._end_of_user is None:
             asked, told = {"role": "user", "content": MARK}, {"role": "assistant", "content": MARK}
             flags = {"add_generation_prompt": False}
@@ -220,7 +220,7 @@ class VllmServer:
 
 
 def _cut(prefix: str) -> tuple[str, str]:
-    """Return a prefix up to its last word, and the rest, whose tokens may merge with the beginning of a choice."""
+    """Cut a prefix before its last word, because tokens of that word may merge with the beginning of a choice."""
     found = LAST_WORD.search(prefix)
     place = found.start() if found else len(prefix)
     return prefix[:place], prefix[place:]

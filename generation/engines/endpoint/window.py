@@ -1,4 +1,4 @@
-"""The window of an endpoint: how many calls may be in flight. It adapts to what the server can take."""
+"""The window of an endpoint: the number of calls that may be in flight. It adapts to the capacity of the server."""
 
 import asyncio
 import logging
@@ -9,9 +9,9 @@ log = logging.getLogger(__name__)
 
 
 class Window:
-    """Number of calls that may be in flight.
+    """The number of calls that may be in flight.
 
-    It doubles at first and later grows by one for each window of successes; it halves when the server is full.
+    A full window of successes doubles it at first, and adds one place later. It halves when the server is full.
     """
 
     def __init__(self, limit: int, start: int = 16) -> None:
@@ -25,7 +25,7 @@ class Window:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a place."""
+        """Number of calls that wait for a place."""
         return len(self._waiters)
 
     async def enter(self) -> int:
@@ -57,14 +57,14 @@ class Window:
     def grow(self) -> None:
         """Count one success.
 
-        A window of successes doubles the window before the first cut; after it, it adds one place.
+        Before the first cut, a full window of successes doubles the window. After the cut, it adds one place.
         """
         if self.running >= int(self.size):  # a window that is not full does not show what the server can take
             self.size = min(float(self.limit), self.size + (1.0 if not self._cuts else 1.0 / self.size))
             self._admit()
 
     def cut(self, cuts: int) -> None:
-        """Halve the window, unless it was cut after this call began; so a burst of refusals counts once."""
+        """Halve the window, unless it was cut after this call began. So many refusals at once halve it only once."""
         if cuts == self._cuts:
             self._cuts += 1
             self.size = max(1.0, self.size / 2)

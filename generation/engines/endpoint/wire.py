@@ -1,4 +1,4 @@
-"""What is sent to an OpenAI-compatible endpoint and what comes back: functions between requests, JSON and replies."""
+"""The JSON that an OpenAI-compatible endpoint gets and returns: made from requests, and read into replies."""
 
 import json
 import math
@@ -51,14 +51,14 @@ FORMS: dict[Form, tuple[dict[str, Any], dict[str, Any]]] = {
     "flags": ({}, {"continue_final_message": True, "add_generation_prompt": False}),
     "prefix": ({"prefix": True}, {}),
 }
-"""How servers are asked to continue the last turn: keys of that turn, and parameters. llama.cpp needs neither, vLLM and
-SGLang have flags, DeepSeek and Mistral a key."""
+"""Ways to ask a server to continue the last turn, as (keys of that turn, parameters). llama.cpp needs neither, vLLM and
+SGLang have flags, DeepSeek and Mistral have a key."""
 TOP_LOGPROBS = 20
-"""Alternatives requested with each token of a choice; the most that OpenAI gives."""
+"""Number of alternatives requested for each token of a choice. OpenAI returns no more than this."""
 ONLY_VLLM = "serve the model with vLLM, or run it in process"
 END_OF_CHOICE = re.compile(r"[\"'*`”]*(\Z|\n|[.,;:!)](\s|\Z)|[。，；：！）])")
 MOST_TOKENS = 1 << 30
-"""A larger count of tokens is taken for an error of the server."""
+"""Largest count of tokens that is believed. A larger count is an error of the server and is reduced to this."""
 Steps = Sequence[tuple[str, Mapping[str, float]]]
 """For each token of a reply: the token, and the probabilities of its alternatives."""
 Spelled = tuple[str, ...]
@@ -68,9 +68,9 @@ Spelled = tuple[str, ...]
 def chat(
     request: Write, model: str, form: Form, kwargs: Mapping[str, Any] | None = None, *, vllm: bool = False
 ) -> dict[str, Any]:
-    """Return the payload of one chat completion without its constraint; `form` is the way to continue the last turn.
+    """Return the payload of one chat completion without its constraint.
 
-    The `kwargs` are those of the engine's `chat_template_kwargs`.
+    `form` is the way to continue the last turn. `kwargs` are the engine's `chat_template_kwargs`.
     """
     messages = [to_openai(m) for m in request.messages]
     payload: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": request.max_tokens}
@@ -92,7 +92,7 @@ def chat(
 
 
 def template_parts(request: Conversation, kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the parameters that the chat template gets besides the turns: tools, and further arguments."""
+    """Return the parameters that the chat template gets in addition to the turns: tools, and other arguments."""
     own = json.loads(request.chat_template_kwargs) if request.chat_template_kwargs else {}
     whole = {**(kwargs or {}), **own}
     parts: dict[str, Any] = {"chat_template_kwargs": whole} if whole else {}
@@ -100,7 +100,7 @@ def template_parts(request: Conversation, kwargs: Mapping[str, Any] | None = Non
 
 
 def begun(request: Conversation, form: Form) -> dict[str, Any]:
-    """Return the parameters, with the turns, by which a server continues a turn that has begun; none if none has."""
+    """Return the parameters, with the turns, that make a server continue a turn; none if no turn has begun."""
     if not request.prefix and request.role == "assistant":
         return {}
     keys, flags = FORMS[form]
@@ -126,7 +126,9 @@ def choice_schema(choices: Sequence[str], form: SchemaForm) -> dict[str, Any]:
 
 
 def constraint(request: Write, form: SchemaForm | Literal[""]) -> dict[str, Any]:
-    """Return the parameters that force a reply to match a schema or an expression; without a form, none for a schema.
+    """Return the parameters that force a reply to match a schema or an expression.
+
+    Without a form, a schema gets no parameters.
 
     Raises:
         ValueError: when the schema is not JSON.
@@ -138,7 +140,7 @@ def constraint(request: Write, form: SchemaForm | Literal[""]) -> dict[str, Any]
 
 
 def learn(answer: Answer, payload: Mapping[str, Any]) -> str:
-    """Return the parameter because of which the endpoint refused a call, or the empty string."""
+    """Return the name of the parameter that made the endpoint refuse a call, or the empty string."""
     if TOO_LONG.search(answer.refusal) or BAD_SCHEMA.search(f"{answer.code} {answer.refusal}"):
         return ""
     if not UNSUPPORTED.search(f"{answer.code} {answer.refusal}"):
@@ -165,7 +167,7 @@ def refusal_reply(answer: Answer) -> Reply:
 
 
 def read(body: Mapping[str, Any], request: Write) -> Reply:
-    """Return the reply of a chat completion, its thought and its calls of tools apart from its text."""
+    """Return the reply of a chat completion, with text, thought and calls of tools in separate fields."""
     choice = first_choice(body)
     if choice is None:
         return Reply("", "error: the endpoint's answer has no choices", 0, 0)
@@ -210,7 +212,7 @@ def said(message: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _parts(content: Any) -> tuple[str, list[str]]:  # noqa: ANN401 - JSON from outside
-    """Return the text of a message's content, a string or a list of parts, and the parts that are thoughts."""
+    """Return (the text, the thoughts) of a message's content, which is a string or a list of parts."""
     if isinstance(content, str):
         return content, []
     texts: list[str] = []
@@ -226,7 +228,7 @@ def _parts(content: Any) -> tuple[str, list[str]]:  # noqa: ANN401 - JSON from o
 
 
 def usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return the numbers of prompt, reply and cached tokens; estimated at 4 bytes a token if not reported."""
+    """Return the numbers of (prompt, reply, cached) tokens. If they are not reported, a reply token counts 4 bytes."""
     counts = _mapping(body.get("usage"))
     if not counts:
         text, reasoning = said(_mapping((first_choice(body) or {}).get("message")))
@@ -294,8 +296,8 @@ def json_choice(text: str, choices: Sequence[str]) -> str | None:
 def said_choice(text: str, choices: Sequence[str]) -> str | None:
     """Return the choice that a reply makes, or None if it makes none.
 
-    It is the value of `choice` in JSON, or the beginning of the reply if it ends there or a sign ends it. So neither
-    "4.5", "4/10" nor "40" is a 4.
+    The choice is the value of `choice` in JSON, or the beginning of the reply if a sign or the end of the reply
+    follows. So "4.5", "4/10" and "40" are not a 4.
     """
     bare = text.strip().lstrip("\"'*`“")
     ends = (c for c in choices if bare.startswith(c) and END_OF_CHOICE.match(bare[len(c) :]))
@@ -303,7 +305,7 @@ def said_choice(text: str, choices: Sequence[str]) -> str | None:
 
 
 def drop_lead(lead: int, tokens: Steps) -> Steps:
-    """Return the steps after the first `lead` characters of the text; a token across that border is cut."""
+    """Return the steps after the first `lead` characters of the text. A token that crosses this border is cut."""
     for place, (said, options) in enumerate(tokens):
         if lead < len(said):
             head = said[:lead]
@@ -314,7 +316,7 @@ def drop_lead(lead: int, tokens: Steps) -> Steps:
 
 
 def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) -> dict[str, float]:
-    """Return the probability of each choice from the tokens of the reply; without tokens, 1 for the chosen one."""
+    """Return the probability of each choice from the tokens of the reply; without tokens, 1 for the chosen choice."""
     rests = {choice: tuple(choice) for choice in choices}
     spelled: list[tuple[Spelled, Mapping[Spelled, float]]] = []
     key = re.search(r'"choice"\s*:\s*"?', text)
@@ -328,7 +330,7 @@ def text_chances(text: str, chosen: str, choices: Sequence[str], tokens: Steps) 
 
 
 def token_weights(body: Mapping[str, Any], tokens: Sequence[int]) -> dict[int, float]:
-    """Return the probabilities of some tokens, which sum up to 1, from a completion of one token."""
+    """Return the probabilities of given tokens, which sum up to 1, from a completion of one token; empty if unknown."""
     choice = first_choice(body) or {}
     told = _mapping(choice.get("logprobs")).get("top_logprobs")
     logprobs = dict(_mapping(told[0])) if isinstance(told, list) and told else {}
@@ -347,8 +349,8 @@ def walk(
 ) -> dict[str, float]:
     """Return the probabilities of the choices, which sum up to 1, along the decoded reply.
 
-    Where the choices branch, each gets the share of the tokens with which its rest begins. Choices that leave the
-    decoded reply at the same token share its probability evenly, because nothing is known about what would follow.
+    Where the choices branch, each choice gets the probability of the tokens with which its rest begins. Several choices
+    that leave the decoded reply at the same token share its probability evenly, because the later tokens are unknown.
     """
     found, mass, alive = dict.fromkeys(rests, 0.0), 1.0, dict(rests)
     for said, options in tokens:
