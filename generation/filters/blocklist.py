@@ -16,11 +16,11 @@ from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 
 class Blocklist(Filter):
-    """Drop a sample that has a whole word of the list, in upper or lower case, or that a pattern matches.
+    """Drop a sample that contains a word of the list, in upper or lower case, or that matches a pattern.
 
     In a script with spaces, a word must be between spaces or signs, so `ass` is not found in `class`. A Chinese word
-    must begin and end where jieba cuts the text, so that `日本人` is not found in `今日本人很忙`; words that jieba does
-    not know are cut into single characters and are therefore found anywhere.
+    must begin and end where jieba cuts the text, so `日本人` is not found in `今日本人很忙`. jieba cuts words that it
+    does not know into single characters, so these words are found anywhere.
 
     Source: the word lists of C4 (Raffel et al. 2019, arXiv:1910.10683, section 2.2: a page with any word of the list
     goes). Departures: no list of our own, because what is unwanted depends on the use; Chinese words at word edges.
@@ -53,7 +53,7 @@ class Blocklist(Filter):
         return self
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Search the turns of the roles."""
+        """Search the turns with one of the `roles`."""
         del ask
         for turn in sample.messages:
             if turn.role in self.roles and self.finds(turn.text):
@@ -78,7 +78,10 @@ def _plain(text: str) -> str:
 
 @cache
 def _compiled(words: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[Any, Any]:
-    """Return one expression for words of spaced scripts and patterns, one for the others, each None when empty."""
+    """Return (the expression for patterns and for words in scripts with spaces, the expression for other words).
+
+    An expression that would be empty is None.
+    """
     plain = sorted({_plain(word.strip()) for word in words if word.strip()}, key=lambda word: (-len(word), word))
     unspaced = [word for word in plain if re.search(f"[{UNSPACED}]", word)]
     spaced = [whole(word, r"\s+".join(map(re.escape, word.split()))) for word in plain if word not in unspaced]

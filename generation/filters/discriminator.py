@@ -1,4 +1,4 @@
-"""Discriminator: a sample must look as if a person had written it, to a classifier that learns the difference."""
+"""Discriminator: a classifier, trained to distinguish made samples from seeds, must take a sample for a seed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,30 +18,33 @@ from gristmill.generation.prompting.regression import Float, probability, regres
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A classifier with the rows that it was trained on."""
+    """A classifier with the vectors of its rows, by row id."""
 
     vectors: Mapping[str, Float]
     weights: Float | None
-    """Weights, [d + 1], with the bias last; None while there are too few rows."""
+    """Weights, [d + 1], with the bias last; None if there are too few rows."""
     figures: Mapping[str, float]
 
 
 class Discriminator(Filter[TrainedClassifier]):
-    """Drop what a logistic regression on embeddings distinguishes from the seeds.
+    """Drop a sample that a logistic regression on embeddings distinguishes from the seeds.
 
-    Before each round it is trained on the seeds and on the settled rows: the kept ones, and those that this filter
-    dropped. The score `human_like` is the probability of a seed, with both classes given the same weight in each
-    language. Rows that other filters dropped are left out, because they are easy to distinguish. Each round has the
-    figures of the classifier two-sample test: `accuracy`, the share of held-out rows that are classified correctly,
-    with equally many rows of both classes in each language (0.5: by chance); its one-sided `p_value` under N(1/2,
-    1/4n); `accuracy_kept` and `p_value_kept`, the same with kept rows alone; and `human` and `synthetic`, the rows of
-    each class. Text after the encoder's limit is ignored, and rows in a script that it does not know are left out.
+    Before each round it is trained on the seeds and on the settled rows: rows that were kept, and rows that this filter
+    dropped. Rows that other filters dropped are left out, because they are easy to distinguish. The score `human_like`
+    is the probability that a sample is a seed. Both classes have the same weight in each language. Text after the
+    encoder's limit is ignored. Rows in a script that the encoder does not know are left out.
 
-    Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545, section 3 (the test). Dropping what is classified as made is the
-    discriminator's side of a GAN, as in SeqGAN (Yu et al. 2017, arXiv:1609.05473); the generator is not trained: it
-    gets other demonstrations, see the method `adversarial`. Departures: cross-validation in five folds instead of one
-    split, because there are few seeds, so that the test's variance is slightly understated; a linear classifier. What
-    passes may only share the topics of the seeds: a low accuracy says that the difference is not in these embeddings.
+    Each round has the figures of a classifier two-sample test on held-out rows, with equally many rows of both classes
+    in each language. `accuracy` is the share of rows that are classified correctly; 0.5 is chance. `p_value` is
+    one-sided, under N(1/2, 1/4n). `accuracy_kept` and `p_value_kept` are the same figures with kept rows alone. `human`
+    and `synthetic` are the numbers of rows of each class.
+
+    Source: Lopez-Paz and Oquab 2017, arXiv:1610.06545, section 3 (the test). To drop samples that are classified as
+    made is the discriminator's side of a GAN, as in SeqGAN (Yu et al. 2017, arXiv:1609.05473). The generator is not
+    trained: it gets other demonstrations, see the method `adversarial`. Departures: cross-validation in five folds
+    instead of one split, because there are few seeds, so the test's variance is slightly understated; a linear
+    classifier. Samples that pass may share only the topics of the seeds: a low accuracy says that these embeddings show
+    no difference.
     """
 
     kind: Literal["discriminator"] = "discriminator"
@@ -50,18 +53,18 @@ class Discriminator(Filter[TrainedClassifier]):
     part: Literal["instruction", "answer", "both"] = "both"
     """Part that is embedded."""
     min_human: float = Field(default=0.4, ge=0, le=1)
-    """Samples with a smaller `human_like` are dropped; at 0.5 only samples that the classifier takes for human are
+    """Samples with a smaller `human_like` are dropped. With 0.5, only samples that the classifier takes for human are
     kept."""
     min_rows: int = Field(default=40, ge=2)
-    """Least rows of each class; with fewer, nothing is judged."""
+    """Smallest number of rows of each class. With fewer rows, nothing is judged."""
     max_rows: int = Field(default=2000, gt=0)
-    """Most rows of each class for training: a fixed choice of the seeds, and the latest settled rows."""
+    """Largest number of rows of each class for training: a fixed choice of the seeds, and the latest settled rows."""
     folds: int = Field(default=5, ge=2)
     """Number of folds of the cross-validation."""
     l2: float = Field(default=100.0, gt=0)
-    """Penalty of the weights; embeddings are scaled so that their components have about unit variance. Between 200 good
-    and 200 bad film reviews the accuracy was 0.67, 0.69 and 0.75 at 1, 10 and 100; between two halves of the good ones
-    it was 0.52."""
+    """Penalty of the weights. Embeddings are scaled so that their components have about unit variance. Between 200 good
+    and 200 bad film reviews the accuracy was 0.67 with a penalty of 1, 0.69 with 10 and 0.75 with 100. Between two
+    halves of the good reviews it was 0.52."""
 
     async def prepare(self, snapshot: Snapshot, before: TrainedClassifier | None, ask: Ask) -> TrainedClassifier:
         """Return the classifier of a round; only rows that were not embedded before are embedded."""
@@ -113,11 +116,11 @@ class Discriminator(Filter[TrainedClassifier]):
         return parts.get(self.part) or "\n".join(parts.values())
 
     def figures(self, prepared: TrainedClassifier) -> Mapping[str, float]:
-        """Return the numbers of rows, and accuracy and p-value of the test."""
+        """Return the number of rows of each class, and the accuracy and the p-value of the test."""
         return prepared.figures
 
     async def judge(self, sample: Sample, ask: Ask[TrainedClassifier]) -> Verdict:
-        """Return `human_like`, 0 to 1; nothing while there are too few rows, nor where the script is not known."""
+        """Return `human_like`, 0 to 1; no score if there are too few rows or the encoder does not know the script."""
         trained = ask.prepared
         if trained.weights is None:
             return Verdict()
@@ -148,7 +151,10 @@ def even(labels: Float, groups: Sequence[str]) -> Float:
 
 
 def matched(seeds: Sequence[Sample], made: Sequence[Sample], turn: int) -> tuple[list[Sample], list[Sample]]:
-    """Return equally many seeds and made rows of each language, so that language decides nothing; drawn by `turn`."""
+    """Return equally many seeds and made rows of each language, so that language alone cannot distinguish them.
+
+    `turn` decides the draw.
+    """
     rng = ids.stream("matched", turn)
     one, other = list[Sample](), list[Sample]()
     for language in sorted({language_of(row) for row in seeds}):
@@ -161,7 +167,7 @@ def matched(seeds: Sequence[Sample], made: Sequence[Sample], turn: int) -> tuple
 
 
 def two_sample(human: Float, made: Float, folds: int, l2: float) -> dict[str, float]:
-    """Return accuracy and p-value of the classifier two-sample test on equally many rows of both, in random order.
+    """Return accuracy and p-value of the classifier two-sample test on equally many rows of both classes.
 
     Each row is classified by a classifier that was not trained on it.
     """

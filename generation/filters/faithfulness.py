@@ -1,4 +1,4 @@
-"""Faithfulness: an answer must be supported by the passages that the sample was made from."""
+"""Faithfulness: the passages from which a sample was made must support its answer."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -110,23 +110,24 @@ Supported:{supported: YES| NO}""",
 回答：{answer}
 支持：{supported:是|否}""",
 }
-"""Whether passages support an answer, by language; the word for yes is the first."""
+"""Templates by language: whether a passage supports an answer. The first word means yes."""
 
 _NAME = re.compile(r"\d+|(?<=[^\s.!?:\"“(]\s)[A-Z][^\W\d_]+")
 
 
 class Faithfulness(ModelFilter):
-    """Drop an answer whose words are not in the sample's passages, or that the model judges to be unsupported by them.
+    """Drop an answer if its words are not in the sample's passages, or if the model judges that they do not support it.
 
     Passages are the parents without an answer, except the question itself: chunks of a document, retrieved texts. A
     sample without passages passes. The score `extractive` is the share of the answer's words (characters in Chinese)
-    that are in the passages or the question; it costs no call, and the model is not asked about samples that it drops.
-    The score `faithfulness` is the model's probability of YES against NO; `relevance`, when asked for, that of the
-    passages answering the question at all.
+    that are in the passages or the question. It costs no call, and the model is not asked about samples that it drops.
+    The score `faithfulness` is the model's probability of YES against NO. With the setting `relevance`, the score
+    `relevance` is the probability that the passages answer the question.
 
-    On 14 true and 14 false answers to questions on the documents of `examples/`, the share separates them with an AUC
-    of 0.93 (a threshold of 0.8 drops 11 false and 1 true), the 135M default model with 0.59, and with 0.71 after it was
-    asked for the relevance; it gives YES a probability of 0.6 to 0.9. With this model only the rules are useful.
+    Measured on 14 true and 14 false answers to questions on the documents of `examples/`: the share of words separates
+    them with an AUC of 0.93, and a threshold of 0.8 drops 11 false answers and 1 true answer. The 135M default model
+    reaches 0.59, or 0.71 after it was asked for the relevance, and gives YES a probability of 0.6 to 0.9. So only the
+    rules are useful with this model.
 
     Source: Es et al. 2023, RAGAS, arXiv:2309.15217, section 3 (faithfulness: what the context supports; the extractive
     share is ours); YES and NO decoded under constraint as InstructLab's pipelines ask for them. Departures: the whole
@@ -136,16 +137,16 @@ class Faithfulness(ModelFilter):
 
     kind: Literal["faithfulness"] = "faithfulness"
     min_score: float = Field(default=0.5, ge=0, le=1)
-    """Samples with a smaller probability of being supported are dropped."""
+    """Samples with a smaller `faithfulness` are dropped."""
     min_extractive: float = Field(default=0.5, ge=0, le=1)
-    """Least share of the answer's words that must be in the passages or the question; 0 turns the rule off."""
+    """Smallest share of the answer's words that must be in the passages or the question; 0 turns the rule off."""
     exact_names: bool = False
     """Whether each number of the answer, and each capitalised word within a sentence, must also be in the passages or
-    the question. Questions that ask for a calculation are exempt."""
+    the question."""
     relevance: bool = False
-    """Whether a call before this one asks if the passages answer the question."""
+    """Whether the model is first asked, in another call, if the passages answer the question."""
     min_relevance: float = Field(default=0.5, ge=0, le=1)
-    """Samples are dropped when the probability that the passages answer the question is smaller than this."""
+    """Samples with a smaller score `relevance` are dropped."""
     prompts: Annotated[Prompts, slots("passage", "question", "answer", may=("answerable",), supported=2)] = by_language(
         PROMPTS
     )
@@ -160,7 +161,7 @@ class Faithfulness(ModelFilter):
         return self
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge the last answer by the passages among the parents."""
+        """Judge the last answer by the passages that are among the parents."""
         texts = (parent.instruction for parent in ask.parents if not parent.answer)
         passage = "\n".join(text for text in texts if not sample.instruction.endswith(text))
         if not passage:
@@ -190,7 +191,7 @@ class Faithfulness(ModelFilter):
         return Verdict(scores, f"{self.kind}: not supported by the passage" if chance < self.min_score else None)
 
     def _ruled(self, sample: Sample, passage: str, share: float) -> str | None:
-        """Return the reason of the rules for dropping an answer, or None."""
+        """Return why the rules drop an answer, or None."""
         if share < self.min_extractive:
             return "few words stand in the passage"
         there = {*tokens(f"{passage}\n{sample.instruction}")}

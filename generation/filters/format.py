@@ -34,15 +34,15 @@ ALIASES: Mapping[str, Code] = {"python": "python", "py": "python", "python3": "p
 class Format(Filter):
     """Drop a sample whose answer does not have the form that it claims or that the recipe requires.
 
-    With `answer = "json"` the whole answer must be JSON, a fence around it allowed, and valid under `json_schema`. In
-    any answer, fenced blocks of a known language must parse, the last fence must be closed, and no bracket outside of
-    code may stay open. An open bracket is a sign of a cut-off answer. A closing bracket without an opening one is no
-    fault: `a)` begins an entry of a list.
+    With `answer = "json"` the whole answer must be JSON that is valid under `json_schema`. A fence around it is
+    allowed. In other answers, fenced blocks of a known language must parse, the last fence must be closed, and no
+    bracket outside of code may stay open. An open bracket is a sign of a cut-off answer. A closing bracket without an
+    opening one is no fault: `a)` begins an entry of a list.
 
     Source: the syntax checks of code data, as in OSS-Instruct (Wei et al. 2023, Magicoder, arXiv:2312.02120) and Code
     Llama's self-instruct (Rozière et al. 2023, arXiv:2308.12950, section 2.5: only what parses is kept); JSON Schema
-    2020-12. Departures: blocks without a language are not parsed; prompts of interactive sessions and notebook magics
-    make a block of Python unjudged.
+    2020-12. Departures: blocks without a language are not parsed; a block of Python that has prompts of an interactive
+    session or notebook magics is not judged.
     """
 
     kind: Literal["format"] = "format"
@@ -99,7 +99,7 @@ class Format(Filter):
 
 
 def closed(text: str) -> bool:
-    """Say whether every bracket that opens in prose is closed by one of its kind; stray closing ones are allowed."""
+    """Return whether every opening bracket has its closing bracket; extra closing brackets are allowed."""
     plain = "".join(MIXED.get(sign, sign) for sign in NO_BRACKET.sub(" ", text))
     pairs = {MIXED.get(a, a): MIXED.get(b, b) for a, b in PAIRS.items()}
     open_: list[str] = []

@@ -17,21 +17,21 @@ MOST = 700.0
 class Ifd(ModelFilter):
     """Drop samples whose instruction does not make the answer more likely, and score the rest by difficulty.
 
-    The score `ifd` is loss(answer | instruction) / loss(answer), the mean over the answer's tokens, or the same ratio
-    of perplexities. Near 0 the answer follows from the instruction; near 1 the instruction hardly helps, and the sample
-    is most worth training on; above 1 instruction and answer do not belong together. It costs two scorings a sample and
-    no generated token. With the 135M default model, 3 % of 60 English tasks are above 1; with the answer of the next
-    task, 92 % are.
+    The score `ifd` is loss(answer | instruction) / loss(answer), or the same ratio of perplexities. A loss is the mean
+    over the answer's tokens. Near 0 the answer follows from the instruction. Near 1 the instruction hardly helps, and
+    the sample is most worth training on. Above 1 instruction and answer do not belong together. The filter costs two
+    scorings a sample and no generated token. With the 135M default model, 3 % of 60 English tasks are above 1; with the
+    answer of the next task, 92 % are.
 
     Source: Li et al. 2023, From Quantity to Quality, arXiv:2308.12032, section 2.2 (loss, dropped above 1, the highest
     5 to 10 % are trained on); Li et al. 2024, Superfiltering, arXiv:2402.00530, section 2 (perplexity, from a small
-    model). Departures: the engine's model scores as it is, without being tuned on clusters of the data first; without
-    the instruction the answer is after the header of the assistant's turn; a system turn counts as instruction.
+    model). Departures: the engine's model is not first tuned on clusters of the data; for the score without
+    instruction, the answer follows the header of the assistant's turn; a system turn counts as instruction.
     """
 
     kind: Literal["ifd"] = "ifd"
     kind_of: Literal["loss", "perplexity"] = "loss"
-    """Quantity whose ratio is taken."""
+    """Whether the score is a ratio of losses or of perplexities."""
     min_ifd: float = Field(default=0.0, ge=0)
     """Samples with a lower score are dropped as too easy."""
     max_ifd: float = Field(default=1.0, gt=0)

@@ -69,25 +69,26 @@ Instruction: {instruction}
 指令：{instruction}
 """,
 }
-"""The intents of an instruction, by language."""
+"""Templates by language: instructions with their intents, and the instruction to tag."""
 ENDS = r'^[^"\\\n]{1,40}$'
-"""An intent as the schema allows it: no quotes, escapes or line ends, and at most 40 characters."""
+"""The form of an intent in the schema: no quotes, escapes or line ends, and at most 40 characters."""
 
 
 class Instag(ModelFilter):
     """Name the intents of a sample's instruction, in an open vocabulary, and count them.
 
     The tag `intents` is a JSON list of lower-case strings, such as `["translation", "french", "formal tone"]`, in the
-    language of the instruction; the score `num_intents` is their number, which the paper takes for the instruction's
-    complexity. All turns of the user are read, but not the answers. If the model's reply is no such list, because it
-    was cut off for example, the sample has no intents. The filter needs a model that can name things. The 135M default
-    model gives intents to 71 of the 72 seeds of `examples/`; many are vague, and the Chinese ones are useless.
+    language of the instruction. The score `num_intents` is their number, which the paper uses as the instruction's
+    complexity. All turns of the user are read, but not the answers. If the model's reply is not such a list, for
+    example because it was cut off, the sample has no intents. The filter needs a model that can name things. The 135M
+    default model gives intents to 71 of the 72 seeds of `examples/`; many are vague, and the Chinese intents are
+    useless.
 
     Source: Lu et al. 2023, #InsTag, arXiv:2308.07074, section 3 (open tags of intentions by a prompted model; tags in
     lower case, special characters as spaces; diversity is the share of all tags that a dataset covers, complexity the
     mean number of tags). Departures: a list of tagged instructions that the model continues, decoded under a schema,
-    instead of a prompt that asks for tags with explanations; at most `max_intents` tags; stemming, filtering by
-    frequency and merging of near tags take the whole dataset, and are left to who selects by the tags.
+    instead of a prompt that asks for tags with explanations; at most `max_intents` tags; no stemming, no filtering by
+    frequency and no merging of similar tags, because these need the whole dataset.
     """
 
     kind: Literal["instag"] = "instag"
@@ -96,7 +97,7 @@ class Instag(ModelFilter):
     max_tokens: int = Field(default=96, gt=0)
     """Most tokens of the list."""
     prompts: Annotated[Prompts, slots("instruction")] = by_language(PROMPTS)
-    """Templates by language: instructions with their intents, and the one in question."""
+    """Templates by language: instructions with their intents, and the instruction to tag."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Return the intents as a tag and their number as the score `num_intents`."""
@@ -124,7 +125,7 @@ def schema(most: int) -> str:
 
 
 def intents(text: str) -> list[str]:
-    """Return the intents of a reply, normalised, in order and without repetitions; none if the reply is no list."""
+    """Return the intents of a reply, normalised, in order and without repetitions; none if the reply has no list."""
     try:
         names = json.loads(text)["intents"]
     except (ValueError, KeyError, TypeError):

@@ -37,24 +37,25 @@ ANY = r"\b(?:translat|dialect|foreign language|pinyin|romani[sz])|翻译|翻譯|
 
 
 class Language(Filter):
-    """Drop a sample whose instruction or answer is in none of the languages.
+    """Drop a sample if its instruction or its answer is in none of the wanted languages.
 
     In an instruction, only the paragraph with the request is judged, not the text pasted below it. An answer may also
     be in a language that the instruction names, as in `Translate into German`, or in the language of the pasted text.
     Code, formulas and numbers are in no language and pass.
 
     Source: Joulin et al. 2016, fastText, arXiv:1607.01759 (the small lid.176 model of 176 languages, in the package).
-    Departures: Chinese is told by its characters; texts under three words are not judged, because `Paris` is as good an
-    answer in English as in German.
+    Departures: Chinese is recognised by its characters; texts under three words are not judged, because `Paris` is an
+    answer in English and in German.
     """
 
     revision: ClassVar[int] = 2
     kind: Literal["language"] = "language"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     languages: tuple[str, ...] = ()
-    """Languages to keep, as ISO 639-1; by default the one in the sample's tag `language`, or any without the tag."""
+    """Languages to keep, as ISO 639-1 codes. By default the language in the sample's tag `language`; without the tag,
+    any language."""
     min_probability: float = Field(default=0.25, ge=0, le=1)
-    """Least probability of these languages together; short English sentences often get 0.3 to 0.5."""
+    """Smallest sum of the probabilities of these languages. Short English sentences often get 0.3 to 0.5."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the instruction, and the answer where there is one."""
@@ -70,7 +71,7 @@ class Language(Filter):
         return Verdict()
 
     def _answers(self, sample: Sample, wanted: Iterable[str]) -> bool:
-        """Say whether the answer is in a wanted language, or in one that the instruction allows."""
+        """Return whether the answer is in a wanted language, or in a language that the instruction allows."""
         answer = prose(sample.answer)
         if self._is_in(wanted, answer):
             return True

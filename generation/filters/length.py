@@ -12,27 +12,26 @@ from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 
 class Length(Filter):
-    """Drop what is too short to teach or too long to train on.
+    """Drop a sample if its instruction or its answer is too short to teach or too long to train on.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, released code (instructions of 4 to 150 words).
-    Departures: an instruction is counted without its input, as in the paper, which has it in a field of its own;
-    answers are bounded too; 1.5 Chinese characters count as a word, where splitting at spaces would count a
-    whole Chinese text as one.
+    Departures: the words of an instruction are counted without its input, as in the paper, where the input has a field
+    of its own; answers are bounded too; 1.5 Chinese characters count as a word, because a Chinese text has no spaces.
     """
 
     revision: ClassVar[int] = 2
     kind: Literal["length"] = "length"
     stages: ClassVar[tuple[Stage, ...]] = ("instruction", "sample")
     min_instruction_words: int = Field(default=3, ge=0)
-    """Least words of the first user turn."""
+    """Smallest number of words of the first user turn."""
     max_instruction_words: int = Field(default=150, gt=0)
-    """Most words of the paragraph with the request in the first user turn; pasted text does not count."""
+    """Largest number of words of the paragraph with the request in the first user turn; pasted text does not count."""
     max_pasted_words: int = Field(default=1000, gt=0)
-    """Most words of the rest of the first user turn: the document, table or code that the instruction is about."""
+    """Largest number of words of the rest of the first user turn: the document, table or code of the instruction."""
     min_answer_words: int = Field(default=1, ge=0)
-    """Least words of the last assistant turn."""
+    """Smallest number of words of the last assistant turn."""
     max_answer_words: int = Field(default=400, gt=0)
-    """Most words of the last assistant turn."""
+    """Largest number of words of the last assistant turn."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the instruction, and the answer where there is one."""

@@ -1,8 +1,8 @@
 """Novelty: an instruction must differ from the seeds and from everything accepted before it.
 
-All-pairs ROUGE-L is quadratic in the dataset. An index of each instruction's rarest words finds the few that can be
-near enough. Two upper bounds, from the lengths and from the common words, leave few of these to compute. All three are
-exact: the decisions are the same as with all pairs.
+The cost of ROUGE-L over all pairs is quadratic in the dataset. An index of each instruction's rarest words finds the
+few instructions that can be similar enough. Two upper bounds, from the lengths and from the common words, leave few of
+these to compare. All three are exact: the decisions are the same as with all pairs.
 """
 
 from functools import cache
@@ -25,28 +25,29 @@ class Novelty(HistoryFilter):
     """Drop an instruction whose ROUGE-L F with a seed or an accepted sample is above the threshold.
 
     The score `novelty` is 1 minus the largest ROUGE-L F if that is above `exact_from`. If not, the score is 1 minus
-    `exact_from`, which means "at least this novel". Decisions are exact in any case. Rows that have an input's
-    instruction, as those of `respond`, are not compared. Of rows of `targeted` only the text is compared, without the
-    question and the labels around it: with these, and five labels, 54 to 72 % of reviews by people were too alike.
+    `exact_from`, which means "at least this novel". Decisions are exact in any case. Rows with the instruction of an
+    input, such as rows of `respond`, are not compared. In rows of `targeted` only the text is compared, without the
+    question and the labels around it: with a question and five labels, 54 to 72 % of people's reviews were too alike.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, section 2.2 (0.7); Lin 2004, ROUGE (LCS F with beta 1);
-    the search is a prefix filter with positions as in Xiao et al. 2008, PPJoin, section 3 (an overlap is needed before
-    a subsequence can be). Departures: Chinese and other scripts without spaces are compared by characters, where the
-    reference tokenizer returns no token at all; words are not stemmed.
+    the search is a prefix filter with positions as in Xiao et al. 2008, PPJoin, section 3 (a common subsequence needs
+    common words). Departures: Chinese and other scripts without spaces are compared by characters, because the
+    reference tokenizer returns no tokens for them; words are not stemmed.
     """
 
     kind: Literal["novelty"] = "novelty"
     max_similarity: float = Field(default=0.7, ge=0, le=1)
     """Largest ROUGE-L F with any earlier instruction."""
     exact_from: float = Field(default=0.5, ge=0, le=1)
-    """Similarities up to this are not distinguished; 0 finds the nearest of all, which is slow in a large dataset."""
+    """Similarities up to this value are not distinguished. With 0 the nearest instruction is always found, which is
+    slow in a large dataset."""
 
     def memory(self) -> "Instructions":
         """Return an empty history."""
         return Instructions(min(self.exact_from, self.max_similarity))
 
     def compare(self, sample: Sample, memory: History, size: int) -> Verdict:
-        """Compare the first user turn with those of the first `size` samples."""
+        """Compare the first user turn with the first user turns of the first `size` samples."""
         assert isinstance(memory, Instructions)
         similarity, nearest = memory.nearest(sample.instruction, size)
         scores = {"novelty": 1.0 - max(similarity, memory.floor)}
@@ -54,13 +55,13 @@ class Novelty(HistoryFilter):
 
 
 class Instructions:
-    """Instructions as sequences of word numbers in flat arrays, with an index of the rare words of each.
+    """Instructions as sequences of word numbers in flat arrays, with an index of the rare words of each instruction.
 
-    A word's number is the order of its first appearance, so frequent words have small ones, and a bag sorted by falling
-    number has its rare words first; it is stored as the numbers' negatives. Two bags of m and n words that share c of
-    them, so sorted, share a word among the first m - c + 1 of one and n - c + 1 of the other. A ROUGE-L F above t takes
-    c > t (m + n) / 2, with m and n at most a factor (2 - t) / t apart, so it is enough to index that beginning of each
-    bag: all of it when t is 0.
+    Words are numbered in the order of their first appearance, so frequent words have small numbers. A bag has the words
+    of an instruction, sorted by falling number, so its rare words come first. It is stored as negative numbers. If two
+    bags of m and n words share c words, they share a word among the first m - c + 1 of one and the first n - c + 1 of
+    the other. A ROUGE-L F above t needs c > t (m + n) / 2, and m and n differ by a factor of at most (2 - t) / t. So it
+    is enough to index the beginning of each bag, or the complete bag if t is 0.
     """
 
     def __init__(self, floor: float = 0.0) -> None:
@@ -111,7 +112,7 @@ class Instructions:
         return (float(best), self._ids[place]) if place >= 0 else (0.0, "")
 
     def _encode(self, text: str, *, grow: bool) -> list[int]:
-        """Return the numbers of the words. Words that a fixed vocabulary lacks get the numbers after its last."""
+        """Return the numbers of the words. Without `grow`, new words get numbers that are not remembered."""
         found = tokens(text)
         if grow:
             return [self._numbers.setdefault(word, len(self._numbers)) for word in found]
@@ -139,7 +140,7 @@ def rouge_l(one: str, other: str) -> float:
 
 
 def common(a: Ids, b: Ids, needed: float = 0.0) -> int:
-    """Return the size of the intersection of two sorted bags, or a number below `needed` if it is below that."""
+    """Return the number of words that two sorted bags share, or any number below `needed` if they share fewer."""
     i = j = total = 0
     while i < len(a) and j < len(b) and total + min(len(a) - i, len(b) - j) >= needed:
         if a[i] == b[j]:
@@ -168,8 +169,8 @@ def lcs(a: Ids, b: Ids) -> int:
 def reach(size: int, floor: float) -> int:
     """Return how many of a bag's rarest words must be searched for, so that every other bag above the floor is found.
 
-    Above t, c > t (m + n) / 2 words are common, and c <= n, hence c > t m / (2 - t). The fewest such c is rounded down
-    with a margin, so that rounding of floats never loses a pair.
+    A score above t needs c > t (m + n) / 2 common words, and c <= n, hence c > t m / (2 - t). The smallest such c is
+    rounded down with a margin, so that rounding of floats never loses a pair.
     """
     fewest = int(floor * size / (2.0 - floor) - 1e-6) + 1
     return min(size, size - fewest + 1)
@@ -182,12 +183,12 @@ def f_measure(shared: int, m: int, n: int) -> float:
 
 
 def better(score: float, place: int, best: float, first: int) -> bool:
-    """Say whether a score is the largest so far, or as large as that at an earlier place."""
+    """Return whether a score is above the best score so far, or equal to it at an earlier place."""
     return score > best or (score == best and 0 <= place < first)
 
 
 def search(words: Ids, bag: Ids, flat: Any, index: Any, floor: float) -> tuple[float, int]:  # noqa: ANN401
-    """Return the largest score above the floor and the first place that has it, else -1."""
+    """Return (the largest score above the floor, the first place with that score), or (floor, -1)."""
     (texts, bags, ends), (pool, slots, stamps, stamp) = flat, index
     best, first, m = floor, -1, len(words)
     for i in range(reach(m, floor)):
@@ -216,7 +217,7 @@ def search(words: Ids, bag: Ids, flat: Any, index: Any, floor: float) -> tuple[f
 
 
 def room(bag: Ids, slots: npt.NDArray[np.int64], floor: float) -> int:
-    """Return how much room at the end of the pool `insert` would take."""
+    """Return the number of entries that `insert` would add at the end of the pool."""
     needed = 0
     for i in range(reach(len(bag), floor)):
         most = slots[-bag[i], 2]

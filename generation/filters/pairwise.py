@@ -1,4 +1,4 @@
-"""Pairwise: the sample's answer against another answer to the same instruction, judged in both orders."""
+"""Pairwise: the model compares the sample's answer with another answer to the same instruction, in both orders."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -43,12 +43,12 @@ PROMPTS = {
 
 
 class Pairwise(ModelFilter):
-    """Compare the sample's answer with another one in both orders, and drop it when it loses both times.
+    """Compare the sample's answer with another answer in both orders, and drop the sample if it loses both times.
 
-    The other answer is a parent's answer to the same instruction, or a fresh one by the asked model. The score
-    `pairwise` is the probability that the sample's answer is the better one, the mean of both orders, so that a model
-    that always prefers the first gives 0.5. The filter needs a model that can compare: the 135M default model prefers
-    the right answer in 50 % of 60 pairs, which is chance.
+    The other answer is a parent's answer to the same instruction, or a fresh answer by the model. The score `pairwise`
+    is the probability that the sample's answer is better. It is the mean of both orders, so a model that always prefers
+    the first answer gives 0.5. The filter needs a model that can compare: the 135M default model prefers the right
+    answer in 50 % of 60 pairs, which is chance.
 
     Source: Zheng et al. 2023, Judging LLM-as-a-Judge, arXiv:2306.05685, section 3.4 (positions swapped; a win counts
     only in both orders); Wang et al. 2023, Large Language Models are not Fair Evaluators, arXiv:2305.17926, section 3.2
@@ -57,17 +57,17 @@ class Pairwise(ModelFilter):
 
     kind: Literal["pairwise"] = "pairwise"
     against: Literal["fresh", "parent"] = "fresh"
-    """The other answer: a fresh one, or that of the first parent with the same instruction. Without such a parent the
-    sample passes without a score."""
+    """The other answer: a fresh answer, or the answer of the first parent with the same instruction. Without such a
+    parent the sample passes without a score."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the fresh answer."""
     max_tokens: int = Field(default=256, gt=0)
-    """Most tokens of the fresh answer."""
+    """Largest number of tokens of the fresh answer."""
     prompts: Annotated[Prompts, slots("instruction", "first", "second", better=2)] = by_language(PROMPTS)
-    """Templates by language; of the words of `{better}` the first says that the first answer is better."""
+    """Templates by language. The first word of `{better}` means that the first answer is better."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Return the probability that the answer is the better one as the score `pairwise`."""
+        """Return, as the score `pairwise`, the probability that the sample's answer is better."""
         if not sample.reply:
             return Verdict(dropped=f"{self.kind}: no answer")
         if self.against == "fresh":

@@ -41,7 +41,7 @@ IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}")
 IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.]*\d)", re.ASCII)
 IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){3,7}[0-9A-Fa-f]{0,4}(?![\w:])", re.ASCII)
 VERSION = re.compile(r"(?:version|release|build|chapter|section|\bv|版本号?|第)\W{0,2}$", re.IGNORECASE)
-"""Words before four numbers that are no IP address."""
+"""Words which show that the four numbers after them are no IP address."""
 PHONES = (
     rf"{FREE}(?:(?:\+|00)86[- ]?)?1[3-9]\d[- ]?\d{{4}}[- ]?\d{{4}}{END}",  # Chinese mobile
     rf"{FREE}\(?0\d{{2,3}}\)?[- ]\d{{3,4}}[- ]?\d{{4}}{END}",  # Chinese and other landlines with their area
@@ -67,7 +67,7 @@ WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
 MIN_SCORE = 0.5
-"""Least confidence of a finding of Presidio."""
+"""Smallest confidence, 0 to 1, of Presidio's findings that are used."""
 
 
 class Analyzer(Protocol):
@@ -88,9 +88,9 @@ class PersonalData(Filter[Analyzer | None]):
 
     Source: ISO/IEC 7812-1 (cards: Luhn), ISO 13616 and ISO 7064 (IBAN: mod 97), GB 11643-1999 (Chinese ID card: weights
     2^(18-i) mod 11), RFC 2606, RFC 5737; masking as in Dolma (Soldaini et al. 2024, arXiv:2402.00159, section 3).
-    Departures: every kind has a placeholder of its own, as `<EMAIL>`, the same for all values; the 15-digit ID numbers
-    of before 1999 have no checksum and are not looked for; a national phone number needs separators or the form of a
-    Chinese mobile.
+    Departures: every kind has a placeholder of its own, such as `<EMAIL>`, which is the same for all values; ID numbers
+    of 15 digits, from before 1999, have no checksum and are not looked for; a national phone number needs separators or
+    the form of a Chinese mobile number.
     """
 
     revision: ClassVar[int] = 2  # thoughts, calls, parts and tools are searched too
@@ -119,7 +119,7 @@ class PersonalData(Filter[Analyzer | None]):
         return masking(sample, self.kind, found, drop=self.action == "drop")
 
     def spans(self, text: str, presidio: Analyzer | None = None) -> list[MaskSpan]:
-        """Return where personal data is in a text, in order and without overlaps."""
+        """Return the places of personal data in a text, in order and without overlaps."""
         quick = {"email": "@" in text or "＠" in text, "ip": text.count(".") > 2 or text.count(":") > 2}
         dense = DENSE.search(text) is not None
         wanted = [what for what in EVERY if what in self.looks_for and quick.get(what, dense)]
@@ -132,7 +132,7 @@ class PersonalData(Filter[Analyzer | None]):
 
 
 def analyzer(pipelines: Mapping[str, str]) -> Analyzer:
-    """Return Presidio's analyzer over spaCy pipelines by language; takes seconds.
+    """Return Presidio's analyzer with spaCy pipelines by language. This takes seconds.
 
     Raises:
         JobError: when Presidio or a pipeline is not installed.
@@ -153,18 +153,24 @@ def analyzer(pipelines: Mapping[str, str]) -> Analyzer:
 
 
 def luhn(number: str) -> bool:
-    """Say whether digits pass: every second one from the right doubled, all digits summed, divisible by ten."""
+    """Return whether a number passes the Luhn check.
+
+    Every second digit from the right is doubled. The sum of all digits must be divisible by ten.
+    """
     digits = [int(digit) for digit in reversed(number)]
     return (sum(digits[::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])) % 10 == 0
 
 
 def mod97(iban: str) -> bool:
-    """Say whether an IBAN without spaces passes: first four characters to the end, letters from 10, remainder 1."""
+    """Return whether an IBAN without spaces passes its check.
+
+    Its first four characters move to the end, and letters become numbers from 10 on. The remainder by 97 must be 1.
+    """
     return int("".join(str(int(sign, 36)) for sign in iban[4:] + iban[:4])) % 97 == 1
 
 
 def chinese_id(number: str) -> bool:
-    """Say whether 18 signs are a Chinese ID number: a province, a date of birth, and the check sign of the rest."""
+    """Return whether 18 signs are a Chinese ID number: a province, a date of birth, and the right check sign."""
     year, month, day = int(number[6:10]), int(number[10:12]), int(number[12:14])
     total = sum(int(digit) * weight for digit, weight in zip(number[:17], WEIGHTS, strict=True))
     rules = (

@@ -31,22 +31,22 @@ PATTERNS = (
     r"截至我的(?:知识|训练)|我的(?:知识|训练数据)(?:截止|更新)",
     r"请(?:您|你)?(?:先)?提供(?:更多|具体|相关|需要|您|你)",
 )
-"""Refusals in English and Chinese. A request for a missing text, or talk of a date of training, counts as one."""
+"""Refusals in English and Chinese. A request for a missing text and a mention of a training date count as refusals."""
 
 
 class Refusal(Filter):
     """Drop a sample whose answer begins with a refusal.
 
     Source: rules in the manner of WizardLM's elimination (Xu et al. 2023, arXiv:2304.12244, section 3.2: "sorry" in a
-    short answer). Departures: patterns rather than one word, in two languages, in the first characters only, so that an
-    answer may quote an apology further on.
+    short answer). Departures: patterns in two languages instead of one word; only the first characters are read, so an
+    answer may quote an apology later.
     """
 
     kind: Literal["refusal"] = "refusal"
     patterns: tuple[str, ...] = PATTERNS
     """Regular expressions, matched without regard to case."""
     first_chars: int = Field(default=160, gt=0)
-    """Characters at the beginning of the answer that are read."""
+    """Number of characters at the beginning of the answer that are read."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the beginning of the answer."""
@@ -58,10 +58,10 @@ class Refusal(Filter):
 
 @lru_cache
 def joined(patterns: tuple[str, ...]) -> list[re.Pattern[str]]:
-    r"""Return few expressions that find the same as the patterns: one for the patterns in ASCII, one for the others.
+    r"""Return few expressions that find the same texts as the patterns: one for patterns in ASCII, one for the others.
 
-    They take 18 microseconds a text; twenty searches take 46, and one alternation of all takes 47. The ASCII patterns
-    begin with `\b`, which is tried first. Patterns with groups or flags stay separate.
+    They take 18 microseconds a text. Twenty searches take 46, and one alternation of all patterns takes 47. The ASCII
+    patterns begin with `\b`, which is tried first. Patterns with groups or flags stay separate.
     """
     alone = [pattern for pattern in patterns if re.compile(pattern).groups or re.compile(pattern).flags != re.UNICODE]
     plain = [pattern for pattern in patterns if pattern not in alone]

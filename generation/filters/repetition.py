@@ -1,4 +1,4 @@
-"""Repetition: drop texts that repeat themselves, as those of small models often do."""
+"""Repetition: drop texts that repeat themselves, which small models often write."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,20 +16,20 @@ NGRAM = 5
 NGRAM_CHINESE = 8
 """Eight Chinese characters are about five words."""
 GREETING = 4
-"""Words of a turn from which on an answer may not be the same."""
+"""An answer may be the same as a turn with fewer words than this, such as a greeting."""
 
 
 class Repetition(Filter):
-    """Drop a sample whose instruction or answer repeats lines or five-word sequences, or that says a question again.
+    """Drop a sample if a text repeats lines or five-word sequences, or if an answer only says the question again.
 
-    An answer says the question again if it is the user's turn before it, but for case, spaces and punctuation. Of 60
-    conversations that `multi_turn` made with the builtin model, 4 had such an answer; of 7,823 tasks and problems that
-    people wrote with their answers, none.
+    An answer says the question again if it equals the user's turn before it, apart from case, spaces and punctuation.
+    4 of 60 conversations that `multi_turn` made with the builtin model had such an answer. None of 7,823 tasks and
+    problems that people wrote with their answers had one.
 
     Source: Rae et al. 2021, Gopher, arXiv:2112.11446, table A1 (duplicate lines 0.30, duplicate 5-grams 0.15).
-    Departures: answers that say the question again; shares are of lines and words, not of characters; the 5-gram bound
-    is looser, because numbered answers repeat their frame; short texts are not judged; eight characters represent five
-    words in Chinese.
+    Departures: answers that say the question again are dropped too; shares are of lines and words, not of characters;
+    the 5-gram bound is looser, because numbered answers repeat their frame; short texts are not judged; in Chinese,
+    sequences have eight characters instead of five words.
     """
 
     revision: ClassVar[int] = 2  # an answer that says the question again is dropped
@@ -38,7 +38,7 @@ class Repetition(Filter):
     max_duplicate_lines: float = Field(default=0.3, ge=0, le=1)
     """Largest share of lines that repeat an earlier line."""
     max_duplicate_ngrams: float = Field(default=0.3, ge=0, le=1)
-    """Largest share of words inside sequences that repeat an earlier one."""
+    """Largest share of words that are inside sequences which repeat an earlier sequence."""
     min_tokens: int = Field(default=16, gt=0)
     """Texts with fewer words or Chinese characters are not judged."""
 
@@ -59,7 +59,7 @@ class Repetition(Filter):
 
 
 def says_again(sample: Sample) -> bool:
-    """Say whether an answer is the user's turn before it; a greeting may be returned."""
+    """Return whether an answer is the same as the user's turn before it; a greeting may be the same."""
     return any(
         (one.role, other.role) == ("user", "assistant")
         and num_words(one.text) >= GREETING
@@ -75,7 +75,7 @@ def duplicate_lines(text: str) -> float:
 
 
 def duplicate_ngrams(found: Sequence[str], n: int) -> float:
-    """Return the share of tokens inside n-grams that repeat an earlier one, 0 to 1."""
+    """Return the share of tokens, 0 to 1, that are inside n-grams which repeat an earlier n-gram."""
     ngrams = list(zip(*(found[start:] for start in range(n)), strict=False))
     if len(set(ngrams)) == len(ngrams):  # this holds for most texts
         return 0.0

@@ -9,10 +9,10 @@ from gristmill.generation.prompting.classifier import Head, HeadFilter
 
 
 class Reward(HeadFilter[Head]):
-    """Score each sample with a sequence classifier, and drop those below a bound, where one is set.
+    """Score each sample with a sequence classifier, and drop samples below a bound, if one is set.
 
-    The score `reward` is the output of a model with one output, on the model's own scale, or else the probability of
-    `label`. The model runs in the worker, next to the engine; rows wait for each other to share a pass.
+    If the model has one output, the score `reward` is this output, on the model's own scale. If it has more, the score
+    is the probability of `label`. The model runs in the worker. Rows wait for each other to share a forward pass.
 
     Source: Ouyang et al. 2022, InstructGPT, arXiv:2203.02155, section 3.4 (one scalar of the whole conversation); Xu et
     al. 2024, Magpie, arXiv:2406.08464, section 2.2 (a reward model as filter). Departures: scores are rounded to four
@@ -22,9 +22,9 @@ class Reward(HeadFilter[Head]):
     kind: Literal["reward"] = "reward"
     example: ClassVar[Mapping[str, Any]] = {"model": "models/reward"}
     name: str = ""
-    """Name of the score, for recipes with several of these filters; `reward` by default."""
+    """Name of the score, for recipes with several filters of this kind; `reward` by default."""
     min_score: float | None = None
-    """Samples with a lower score are dropped; by default no sample is."""
+    """Samples with a lower score are dropped. By default no sample is dropped."""
 
     def title(self) -> str:
         """Return the kind and the name of the score."""

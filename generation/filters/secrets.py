@@ -47,7 +47,7 @@ ASSIGNED = re.compile(
     re.IGNORECASE,
 )
 FEWEST = 16
-"""Length of the shortest run of such characters in any of the forms."""
+"""Length of the shortest run of `UNBROKEN` characters in any of the forms."""
 PLACEHOLDER = re.compile(
     r"example|sample|dummy|placeholder|redacted|your|change|insert|replace|enter|todo|secret|passw|x{4,}|\*{3,}|"
     r"\.{3}|12345|abcde|^\$|^%|[({]$",
@@ -77,11 +77,11 @@ class Secrets(Filter):
     action: Literal["drop", "mask"] = "drop"
     """What to do with a sample that contains a secret; a mask names its kind, such as `<AWS_KEY>`."""
     min_entropy: float = Field(default=3.5, ge=0, le=8)
-    """Least entropy of an assigned value, in bits per character."""
+    """Smallest entropy of an assigned value that counts as a secret, in bits per character."""
     min_hex_entropy: float = Field(default=3.0, ge=0, le=4)
-    """Least entropy of a value of hexadecimal digits, in bits per character."""
+    """The same bound for a value of hexadecimal digits, in bits per character."""
     min_chars: int = Field(default=16, ge=8)
-    """Least characters of an assigned value that is measured."""
+    """Assigned values with fewer characters are not measured."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Search all texts of the sample."""
@@ -89,7 +89,7 @@ class Secrets(Filter):
         return masking(sample, self.kind, self.spans, drop=self.action == "drop")
 
     def spans(self, text: str) -> list[MaskSpan]:
-        """Return where secrets are in a text, in order and without overlaps."""
+        """Return the places of secrets in a text, in order and without overlaps."""
         found = list(_in_urls(text)) if "://" in text else []
         if re.search(f"{UNBROKEN}{{{min(self.min_chars, FEWEST)}}}", text):
             found = [*_known(text), *found, *self._assigned(text)]

@@ -16,14 +16,14 @@ from gristmill.generation.prompting.draws import chosen
 from gristmill.generation.prompting.regression import Boundary, Float, boundary
 
 DIGITS = 3
-"""Decimals of log-odds and probabilities: the last bits depend on which texts share a batch."""
+"""Number of decimals of log-odds and probabilities. Later digits depend on which texts share a batch."""
 CHANCE = 3.0
-"""A label is judged only if the test finds this many times more of the other labels' seeds than of its own."""
+"""A label is judged only if the test drops at least this many times more seeds of other labels than of the label."""
 
 
 @dataclass(frozen=True)
 class SeedLabels:
-    """The boundary between each label and the others, by language and label; and notes where there is none."""
+    """The boundary between each label and the others, by (language, label), and notes on labels without a boundary."""
 
     known: Mapping[tuple[str, str], Boundary]
     texts: frozenset[str]
@@ -34,25 +34,26 @@ class SeedLabels:
 class SeedLabel(Filter[SeedLabels]):
     """Drop a text if the labelled seeds contradict its label.
 
-    For each label a logistic regression on embeddings is trained once: the label's seeds against those of the others,
-    in each language. A text with this label is dropped if its log-odds are below a threshold that nearly all further
-    seeds of the label would reach, by cross-validation. The score `seed_label` is the probability of its label against
-    the others. Samples without the tag `label`, and those with the same text as a seed, are not judged.
+    For each label and language, a logistic regression on embeddings is trained once: the label's seeds against the
+    seeds of the other labels. A text with this label is dropped if its log-odds are below a threshold. By
+    cross-validation, nearly all new seeds of the label would be above it. The score `seed_label` is the probability of
+    the text's label. Samples without the tag `label`, and samples with the same text as a seed, are not judged.
 
-    A label with fewer than `min_seeds` seeds, one that the encoder cannot distinguish from the others, and texts in a
-    script that it does not know are not judged, and the run says so. Topics are distinguished well; whether a text is
-    in favour or against is distinguished badly. With the builtin encoder and 20 or 60 film reviews a label, 1.1 and
-    1.0 % of 460 with the right label were dropped, and 6.7 and 7.9 % of those with the wrong one.
+    A label is not judged if it has fewer than `min_seeds` seeds or if the encoder cannot distinguish it from the
+    others. A text in a script that the encoder does not know is not judged either. The run says so. Topics are
+    distinguished well; opinions in favour and against are distinguished badly. Measured with the builtin encoder on 460
+    film reviews: with 20 seeds a label, 1.1 % of the texts with the right label and 6.7 % with the wrong label were
+    dropped; with 60 seeds, 1.0 % and 7.9 %.
 
     Each text is encoded once, for all filters together.
 
     Source: Tunstall et al. 2022, SetFit, arXiv:2209.11055, section 3 (few-shot classification by a logistic regression
-    on sentence embeddings); texts whose label a classifier refutes are dropped as in Ye et al. 2022, ZeroGen,
-    arXiv:2202.07922. Departures: the encoder is not tuned; the threshold is ours. What is found follows from encoder
-    and the loss, not from the rule: with 60 seeds a label, this one loses 1.5 % of film reviews and finds 10 %, and at
-    other thresholds 2.8 and 15 %; a vote of 5 to 25 nearest seeds, weighed by their cosines, loses 1.4 to 2.1 % and
-    finds 6 to 11 %, the difference of the means 2.2 and 13 %. With multilingual-e5-small and Chinese reviews of
-    deliveries this one loses 1.9 % and finds 39 %.
+    on sentence embeddings); a classifier drops texts with a wrong label as in Ye et al. 2022, ZeroGen,
+    arXiv:2202.07922. Departures: the encoder is not tuned; the threshold is ours. The encoder and the accepted loss of
+    right texts decide how many wrong texts are found; the rule matters little. With 60 seeds a label, this rule loses
+    1.5 % of film reviews and finds 10 %, and with another threshold 2.8 and 15 %. A vote of the 5 to 25 nearest seeds,
+    weighted by their cosines, loses 1.4 to 2.1 % and finds 6 to 11 %. The difference of the means loses 2.2 % and finds
+    13 %. With multilingual-e5-small and Chinese reviews of deliveries, this rule loses 1.9 % and finds 39 %.
     """
 
     kind: Literal["seed_label"] = "seed_label"
@@ -61,14 +62,14 @@ class SeedLabel(Filter[SeedLabels]):
     unframed: ClassVar[bool] = True
 
     max_loss: float = Field(default=0.01, gt=0, lt=0.5)
-    """Share of the texts with the right label that may be dropped."""
+    """Accepted share of dropped texts among the texts with the right label."""
     min_seeds: int = Field(default=20, ge=4)
-    """Least seeds of a label; with fewer the label is not judged."""
+    """Smallest number of seeds of a label. A label with fewer seeds is not judged."""
     max_seeds: int = Field(default=1000, gt=0)
-    """Most seeds to learn from; they are a fixed choice."""
+    """Largest number of seeds to learn from. The choice of these seeds is fixed."""
 
     async def prepare(self, snapshot: Snapshot, before: SeedLabels | None, ask: Ask) -> SeedLabels:
-        """Return the boundaries between the labels; the seeds never change, so they are learned once."""
+        """Return the boundaries between the labels. They are learned only once, because the seeds never change."""
         if before is not None:
             return before
         seeds = [seed for seed in chosen(snapshot.seeds, self.max_seeds, self.kind) if seed.tags.get("label")]
@@ -98,7 +99,7 @@ class SeedLabel(Filter[SeedLabels]):
         return found if found.power > CHANCE * self.max_loss else "the encoder cannot tell it from the other labels"
 
     def figures(self, prepared: SeedLabels) -> Mapping[str, float]:
-        """Return, for each judged label, the share of the other labels' seeds that would be found."""
+        """Return, for each judged label, the share of the other labels' seeds that would be dropped with this label."""
         return {f"power {label} {language}": round(b.power, 3) for (language, label), b in prepared.known.items()}
 
     def notes(self, prepared: SeedLabels) -> tuple[str, ...]:
@@ -106,7 +107,7 @@ class SeedLabel(Filter[SeedLabels]):
         return prepared.notes
 
     async def judge(self, sample: Sample, ask: Ask[SeedLabels]) -> Verdict:
-        """Return `seed_label`, 0 to 1, where the label is known in the sample's language."""
+        """Return `seed_label`, 0 to 1, if the label is known in the sample's language."""
         known = ask.prepared.known.get((language_of(sample), sample.tags.get("label", "")))
         if known is None or sample.instruction in ask.prepared.texts:
             return Verdict()

@@ -24,21 +24,21 @@ RESULT = {
     "en": "Work out what the user asks in a few short steps. End with one line: The answer is ...",
     "zh": "请用简短的几步完成用户的要求，最后单独写一行：答案是……",
 }
-"""The same if the sample's answer is a result."""
+"""System prompt if the sample's answer is a result, by language."""
 
 
 class SelfConsistency(ModelFilter):
-    r"""Ask the sample's instruction again and drop the sample when too few fresh answers agree with its own.
+    r"""Ask the sample's instruction again, and drop the sample if too few fresh answers agree with its answer.
 
-    Results that can be compared are marked final answers (`####`, `\boxed`, `the answer is`, `答案是`, `答：`) and
-    answers of at most `short_words` words. The score `self_consistency` is then the share of fresh answers with the
-    same result, marked or in the last line. Other answers are compared by the cosine of their embeddings, and the score
-    is the mean cosine.
+    An answer has a result if its final answer is marked (`####`, `\boxed`, `the answer is`, `答案是`, `答：`), or if it
+    has at most `short_words` words. Then the score `self_consistency` is the share of fresh answers with the same
+    result, which is marked or in the last line. Other answers are compared by the cosine of their embeddings, and the
+    score is the mean cosine.
 
     Source: Wang et al. 2022, Self-Consistency, arXiv:2203.11171, section 2 (sampled answers, the majority's result);
     Lin et al. 2023, Generating with Confidence, arXiv:2305.19187, section 4 (mean similarity for free text).
-    Departures: the sample's own answer is one of those that are compared, not the majority; free text by the job's
-    encoder instead of an entailment model, which for Chinese must be one that knows Chinese.
+    Departures: fresh answers are compared with the sample's answer, not with the majority; free text is compared by the
+    job's encoder instead of an entailment model. For Chinese, the encoder must know Chinese.
     """
 
     revision: ClassVar[int] = 3  # nothing is compared in a script that the encoder does not know
@@ -48,23 +48,23 @@ class SelfConsistency(ModelFilter):
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the fresh answers."""
     max_tokens: int = Field(default=256, gt=0)
-    """Most tokens of a fresh answer."""
+    """Largest number of tokens of a fresh answer."""
     compare: Literal["auto", "exact", "embedding"] = "auto"
-    """`exact` compares only results (without a mark, that of the last line), `embedding` compares only texts. By
-    default the sample's answer decides which is used."""
+    """`exact` compares only results; without a mark, the result is in the last line. `embedding` compares only texts.
+    With `auto`, results are compared if the sample's answer has one, else texts."""
     short_words: int = Field(default=5, ge=1)
-    """Most words of an answer that is compared as a whole."""
+    """Largest number of words of a result. A longer answer without a mark is compared as free text."""
     min_share: float = Field(default=0.5, ge=0, le=1)
-    """Least share of fresh answers with the same result."""
+    """Smallest share of fresh answers that must have the same result."""
     min_cosine: float = Field(default=0.5, ge=-1, le=1)
-    """Least mean cosine of fresh answers in free text."""
+    """Smallest mean cosine of fresh answers in free text."""
     answer_prompts: Annotated[Prompts, slots()] = by_language(FREE)
     """System prompts of fresh answers in free text, by language. A sample with a system turn keeps its own."""
     result_prompts: Annotated[Prompts, slots()] = by_language(RESULT)
     """System prompts of fresh answers that must come to a result."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Return the agreement as the score `self_consistency`; none of texts that the encoder cannot compare."""
+        """Return the score `self_consistency`; no score if the encoder does not know the script of the answer."""
         if not sample.messages or sample.messages[-1].role != "assistant" or not sample.messages[-1].text.strip():
             return Verdict(dropped=f"{self.kind}: no answer")
         answer = sample.messages[-1].text
@@ -115,7 +115,7 @@ def _share(wanted: str, replies: Sequence[Reply]) -> float:
 async def _cosine(answer: str, replies: Sequence[Reply], ask: Ask) -> float:
     """Return the mean cosine of the answer with the replies; an empty or failed reply counts as 0.
 
-    It is NaN where the encoder does not know the script of the answer. A reply in such a script counts as 0.
+    The result is NaN if the encoder does not know the script of the answer. A reply in such a script counts as 0.
     """
     texts = [reply.text for reply in replies if reply.text.strip() and not reply.finish.startswith("error")]
     if not texts:

@@ -32,7 +32,7 @@ ENGLISH = (
     r"^(?:how|why|when|where) (?:does|did|do) it (?:work|happen|stop|start|begin|end)\b.{0,10}\?$",
     rf"^{_AUXILIARY} (?:he|she|they|his|her|their|those|these)\b(?! (?:who|days)\b)",
 )
-"""Phrases that refer to something, in a sentence without one before it."""
+"""Phrases that refer to something which the sentence must introduce before them."""
 CHINESE = (
     (
         r"(?:这|那|该|此|上|以上|下|以下|上述|前述|给定的?|所给的?)(?:两|几|一|些)?(?:个|段|篇|句|首|则|幅|张|节|份)?"
@@ -48,7 +48,7 @@ _POINTING = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH, *
 _TEXTS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*ENGLISH[:2], CHINESE[0]))
 """Phrases that refer to a text."""
 _INTRODUCED = re.compile(r"\b(?:and|or|two|three|four|both|an? \w)|和|与|跟|及|、|两|一[个位篇段首句]", re.IGNORECASE)
-"""Words before a phrase that may be the thing it refers to."""
+"""Words before a phrase that may introduce the thing to which the phrase refers."""
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])")
 _QUOTED = re.compile(r"[:：]\s*\S|[\"“”「『‘《].{4,}?[\"”」』’》]", re.DOTALL)
 """A text that the instruction contains on the same line."""
@@ -61,12 +61,12 @@ _OF_SOURCE = tuple(
         r"文中|本文|上文|下文|文章|作者|段落|这段|该段|原文|上述|以上|文字中|材料",
     )
 )
-"""Words by which a question about a document cannot be understood without the document."""
+"""Words that make a question about a document unclear to a reader without the document."""
 _NAMED = re.compile(r"(?<!^)(?<![.?!] )\b(?!I\b)[A-Z][a-z]+|\b[A-Z]{2,}\b|\b[12]\d{3}\b|[\"“]")
 """A name inside a question, a year, or a quoted text."""
 MIN_NAMES = 2
-"""A source with at least this many names is about particular things; other sources explain what holds for all of a
-kind."""
+"""A source with at least this many names is about particular things. Other sources explain what is true of all things
+of a kind."""
 _THE = re.compile(r"\b[Tt]he (?=((?:[a-z-]+ ?){1,3}))")
 _ADJECTIVE = re.compile(
     r"(?:new|old|big|large|small|great|long|short|main|whole|entire|local|own|very|next|last|first|second"
@@ -93,18 +93,18 @@ _UNIQUE = re.compile(
 class Standalone(Filter):
     """Drop a question that refers to something missing: `the two`, `this paragraph`, `why did she`, `上文`, `这段话`.
 
-    Questions that are made from a text or from another question often do. Only the first sentence is judged, because a
-    later one may refer to it. An instruction that contains a text is not judged: a text in quotes, after a colon, on
-    further lines or in the system's turn.
+    Questions that are made from a text or from another question often have such references. Only the first sentence is
+    judged, because a later sentence may refer to it. An instruction that contains a text is not judged: a text in
+    quotes, after a colon, on further lines or in the system's turn.
 
-    A question with the tag `question`, as `grounded` makes them, may not mention the document ("the article", "文中"),
-    and in English it has to name the thing it asks about: `How old is the mill?` is dropped if the document, which must
-    have names in it, mentions a mill; `How old is the tide mill of Penrow?` is not.
+    A question with the tag `question`, as `grounded` makes them, may not mention the document ("the article", "文中").
+    In English it must also name the thing that it asks about. If a document that contains names mentions a mill, then
+    `How old is the mill?` is dropped, and `How old is the tide mill of Penrow?` is not.
 
-    Of people's texts it drops 0 of 175 English and 175 Chinese seed tasks and 6 of 7,473 problems of GSM8K. It was not
-    measured on people's questions about documents.
+    Of texts by people, it drops 0 of 175 English and 175 Chinese seed tasks, and 6 of 7,473 problems of GSM8K. It was
+    not measured on people's questions about documents.
 
-    Source: rules of our own, in the manner of those that drop questions with `the passage` from sets made from texts.
+    Source: rules of our own, similar to rules that drop questions with `the passage` from datasets made from texts.
     """
 
     kind: Literal["standalone"] = "standalone"
@@ -128,9 +128,9 @@ class Standalone(Filter):
 
 
 def points(pattern: re.Pattern[str], text: str) -> bool:
-    """Say whether a phrase of the text refers to something that was not introduced before it.
+    """Return whether a phrase of the text refers to something that was not introduced before it.
 
-    A phrase that refers to a text is introduced only by the same word.
+    For a phrase that refers to a text, only the same word before it is an introduction.
     """
     hit = pattern.search(text)
     if hit is None:
@@ -144,9 +144,9 @@ def points(pattern: re.Pattern[str], text: str) -> bool:
 def nameless(question: str, sources: Sequence[str]) -> str:
     """Return the first thing of the sources that an English question names only with `the`, or the empty string.
 
-    A question with a name or a year says which thing it means, and of some things there is only one, such as `the sun`.
-    `the name of`, `the first step` and the like do not refer to a thing. Sources without names explain what holds for
-    all things of a kind, and are skipped.
+    A question with a name or a year is clear. So is a thing of which there is only one, such as `the sun`. Phrases such
+    as `the name of` and `the first step` do not refer to a thing. Sources without names explain what is true of all
+    things of a kind, and are skipped.
     """
     if _NAMED.search(question):
         return ""

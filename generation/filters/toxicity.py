@@ -47,16 +47,17 @@ PROMPTS = {
 class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
     """Drop a sample with a harmful turn.
 
-    With `model`, a classifier reads each turn, and `label` names its harmful label. Without it, the generating model
-    (or the one that `engine` names) says safe or toxic by constrained decoding, once for all turns together. The score
-    `harmless` is the probability that nothing harmful was said, the smallest of all turns.
+    With `model`, a classifier reads each turn, and `label` names its harmful label. Without `model`, the generating
+    model, or the model that `engine` names, says safe or toxic by constrained decoding, once for all turns together.
+    The score `harmless` is the probability that nothing harmful was said; a classifier's score is the smallest of all
+    turns.
 
     Source: Gehman et al. 2020, RealToxicityPrompts, arXiv:2009.11462, section 2 (a probability of 0.5 and above is
     toxic); Inan et al. 2023, Llama Guard, arXiv:2312.06674, section 3 (the model answers with the word safe or unsafe,
-    whose probability is the score). Departures: eight judged texts in the model's own turn instead of a tuned model.
-    The 135M default model is a weak censor: it tells 12 toxic sentences from 25 answers with an AUC of 0.91 and from 25
-    negative film reviews with 0.74 (the layout was chosen among a dozen on these texts; two that only tell unkind words
-    did better, but this one is there for dangerous advice too).
+    and the word's probability is the score). Departures: eight judged texts in the model's own turn instead of a tuned
+    model. The 135M default model is a weak judge: it distinguishes 12 toxic sentences from 25 answers with an AUC of
+    0.91, and from 25 negative film reviews with 0.74. The layout was chosen among a dozen on these texts. Two layouts
+    did better, but they find only unkind words; this one is made for dangerous advice too.
     """
 
     kind: Literal["toxicity"] = "toxicity"
@@ -67,7 +68,7 @@ class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
     max_toxicity: float = Field(default=0.5, ge=0, le=1)
     """Samples with a larger probability of harm are dropped."""
     prompts: Annotated[Prompts, slots("text", verdict=2)] = by_language(PROMPTS)
-    """Templates by language, for the model; of the words of `{verdict}` the second says that the text is toxic."""
+    """Templates by language, for the generating model. The second word of `{verdict}` means that the text is toxic."""
 
     async def prepare(self, snapshot: Snapshot, before: Head | None, ask: Ask) -> Head | None:
         """Return the loaded classifier, or nothing if the engine's model judges."""
@@ -75,7 +76,7 @@ class Toxicity(HeadFilter[Head | None], ModelFilter[Head | None]):
         return before or (await self.opened() if self.model else None)
 
     async def judge(self, sample: Sample, ask: Ask[Head | None]) -> Verdict:
-        """Return the probability that nothing harmful was said as the score `harmless`."""
+        """Return, as the score `harmless`, the probability that nothing harmful was said."""
         turns = [turn for turn in sample.messages if turn.role in ("user", "assistant") and turn.text.strip()]
         if not turns:
             return Verdict()

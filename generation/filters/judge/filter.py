@@ -17,19 +17,21 @@ from gristmill.generation.prompting.choices import choose, expected
 
 
 class Judge(ModelFilter):
-    """Grade each sample with the generating model, or the one that `engine` names, and drop those below a threshold.
+    """Grade each sample with the generating model, or with the model that `engine` names, and drop low grades.
 
-    The score is the sum of p_i * i over the grades, with p the model's probabilities of exactly the grades' digits: it
-    is finer than the likeliest grade, and it never fails to parse. Its name is `judge` for the rubric `quality`, else
-    that of the rubric. The model continues a list of graded answers in its own turn: with the 135M default model this
-    distinguishes the answers of 100 English tasks from those of the next task with an AUC of 0.68 (the best of twelve
-    layouts, chosen on these tasks); a rubric in the user's turn gave 0.45 on 60 of them. The list is the same for all
-    samples, so it is computed once. On the other rubrics this model is near chance (0.52 to 0.62), except on complexity
-    (0.83 on 8 hard and 8 simple instructions).
+    The score is the sum of p_i * i over the grades i, where p_i is the probability of the grade's digit among the
+    digits of all grades. So it is finer than the likeliest grade, and it never fails to parse. The score is called
+    `judge` for the rubric `quality`. For another rubric it has the rubric's name.
 
-    With `votes`, the model first writes that number of reasons, each followed by a constrained grade: the score is the
-    mean of the expected grades, and `…_spread` their standard deviation, where 0 is agreement. Reasons need a larger
-    model: with the default one, grading at once distinguishes right from wrong answers better (AUC 0.69 on 60 tasks)
+    The model continues a list of graded answers in its own turn. The list is the same for all samples, so it is
+    computed once. With the 135M default model this distinguishes the answers of 100 English tasks from the answers of
+    the next task with an AUC of 0.68. It is the best of twelve layouts, chosen on these tasks. A rubric in the user's
+    turn gave 0.45 on 60 of these tasks. On the other rubrics this model is near chance (0.52 to 0.62), except on
+    complexity (0.83 on 8 hard and 8 simple instructions).
+
+    With `votes`, the model first writes that number of reasons, each followed by a constrained grade. The score is then
+    the mean of the expected grades, and `…_spread` is their standard deviation; 0 is agreement. Reasons need a larger
+    model: the default model distinguishes right from wrong answers better when it grades at once (AUC 0.69 on 60 tasks)
     than after one reason (0.55) or three (0.58).
 
     Source: Liu et al. 2024, DEITA, arXiv:2312.15685, section 2.2 (expected score from the logits of the score tokens;
@@ -48,13 +50,13 @@ class Judge(ModelFilter):
     votes: int = Field(default=0, ge=0)
     """Number of reasons, each written before a grade; with 0 the grade comes without a reason."""
     max_reason_tokens: int = Field(default=64, gt=0)
-    """Most tokens of a reason."""
+    """Largest number of tokens of a reason."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the reasons."""
     prompts: Annotated[Prompts, slots("instruction", may=("answer", "reason"), grade=NUMBERS)] = by_language(
         PROMPTS, by="rubric"
     )
-    """Templates by language; by default those of the rubric. The line with `{reason}` is used only with votes."""
+    """Templates by language; by default the rubric's templates. The line with `{reason}` is used only with votes."""
 
     @model_validator(mode="after")
     def _has_reasons(self) -> Self:
@@ -100,7 +102,7 @@ class Judge(ModelFilter):
 
 
 def asked(sample: Sample) -> str:
-    """Return the text that the last answer replies to: the instruction, or all turns if there are several."""
+    """Return the text that the last answer replies to: the instruction, or all earlier turns if there are several."""
     turns = [turn for turn in sample.messages if turn.role in ("user", "assistant", "tool")]
     if turns and turns[-1].role == "assistant":
         turns = turns[:-1]

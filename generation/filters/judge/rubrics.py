@@ -1,4 +1,4 @@
-"""Rubrics of the judge: its request, and graded answers with reasons, in English and Chinese."""
+"""Rubrics of the judge: the request to the model, and graded answers with reasons, in English and Chinese."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ SIMPLE = {
     "en": "Instruction: {instruction}\nReason: {reason}\nGrade: {grade:1|2|3|4|5}",
     "zh": "指令：{instruction}\n理由： {reason}\n分数：{grade:1|2|3|4|5}",
 }
-"""The case of an instruction alone."""
+"""The form of a case that has an instruction but no answer."""
 QUALITY = {
     "en": write(
         "Grade each answer from 1 (off the topic, wrong or empty) to 5 (correct, complete and clear).",

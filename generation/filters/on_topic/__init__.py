@@ -1,1 +1,1 @@
-"""A text on its topic: the filter, and the texts on everything else that it compares with."""
+"""The filter `on_topic`, and the background texts on other topics that it compares with."""

@@ -1,4 +1,4 @@
-"""Texts on everything, by language: short sentences of many kinds and subjects, from which a topic is distinguished."""
+"""Background texts by language: short sentences on many subjects, from which a topic is distinguished."""
 
 from collections.abc import Mapping
 
@@ -204,5 +204,5 @@ _ZH = """\
 这和我预想的不一样。
 我不同意你的看法。"""
 BACKGROUND: Mapping[str, tuple[str, ...]] = {"en": tuple(_EN.splitlines()), "zh": tuple(_ZH.splitlines())}
-"""About a hundred sentences of our own a language: nature, sums, politics, sport, feelings, requests, code, things that
-are bought, films, travel, food, history, science, health, work, money, law, home, small talk."""
+"""About a hundred sentences of our own for each language: nature, sums, politics, sport, feelings, requests, code,
+shopping, films, travel, food, history, science, health, work, money, law, home, small talk."""

@@ -1,4 +1,4 @@
-"""On topic: by a regression on embeddings, a text must be nearer to the seeds than to texts on everything else."""
+"""On topic: a text must resemble the seeds more than background texts, by a regression on embeddings."""
 
 import math
 import re
@@ -18,16 +18,16 @@ from gristmill.generation.prompting.draws import chosen
 from gristmill.generation.prompting.regression import Boundary, Float, boundary
 
 DIGITS = 3
-"""Decimals of log-odds and probabilities: the last bits depend on which texts share a batch."""
+"""Number of decimals of log-odds and probabilities. Later digits depend on which texts share a batch."""
 MIN_POWER = 0.1
-"""Nothing is judged if less than this share of the background is found off the topic."""
+"""Nothing is judged if a smaller share of the background texts would be dropped."""
 _MARK = re.compile(r"\[([^\[\]]+)\]\([^()]+\)")
 """A marked word of a seed, such as `[Berlin](city)`."""
 
 
 @dataclass(frozen=True)
 class Topics:
-    """The boundary between the seeds and other texts, by language; and notes where it could not be learned."""
+    """The boundary between the seeds and other texts, by language, and notes on languages without a boundary."""
 
     known: Mapping[str, Boundary]
     sizes: Mapping[str, int]
@@ -35,22 +35,23 @@ class Topics:
 
 
 class OnTopic(Filter[Topics]):
-    """Drop a text that resembles texts on other topics more than the seeds.
+    """Drop a text that resembles texts on other topics more than it resembles the seeds.
 
-    A logistic regression on embeddings is trained once in each language: the seeds against about a hundred short texts
-    on everything. Texts that are as near to a seed as half of the seeds are to each other are left out. A text is
-    dropped if its log-odds are below a threshold that nearly all further seeds would reach, by cross-validation. So
-    nothing is dropped if the seeds are about everything. The score `on_topic` is the probability of the topic. If any
-    seeds have the tag `label`, only these count. Twenty seeds a label are good; ten in all are too few for a varied
-    topic.
+    A logistic regression on embeddings is trained once in each language: the seeds against about a hundred short
+    background texts on many topics. Background texts that are as near to a seed as half of the seeds are to their
+    nearest seed are left out. A text is dropped if its log-odds are below a threshold. By cross-validation, nearly all
+    new seeds would be above it, so nothing is dropped if the seeds are about everything. The score `on_topic` is the
+    probability of the topic. If any seeds have the tag `label`, only these seeds count. Twenty seeds a label work well.
+    Ten seeds in all are too few for a varied topic.
 
-    Nothing is judged, and the run says so, in a language without background texts (there are English and Chinese ones),
-    with fewer than `min_seeds` seeds, in a script that the encoder does not know, such as Chinese with the builtin one,
-    and if the encoder cannot recognise the topic, that is, fewer than a tenth of the background texts would be dropped.
+    Nothing is judged in these cases, and the run says so: a language has no background texts (English and Chinese have
+    them); it has fewer than `min_seeds` seeds; the encoder does not know the script, such as Chinese with the builtin
+    encoder; or the encoder cannot recognise the topic, because fewer than a tenth of the background texts would be
+    dropped.
 
-    Each text is encoded once, for all filters together. With the builtin encoder and 12, 20, 40 and 100 film
-    reviews as seeds, 1.3, 1.1, 1.6 and 2.5 % of 800 others were dropped, and 56, 65, 75 and 86 % of 175 instructions on
-    everything.
+    Each text is encoded once, for all filters together. Measured with the builtin encoder and 12, 20, 40 and 100 film
+    reviews as seeds: of 800 other film reviews, 1.3, 1.1, 1.6 and 2.5 % were dropped; of 175 instructions on many
+    topics, 56, 65, 75 and 86 %.
 
     Source: Tunstall et al. 2022, SetFit, arXiv:2209.11055, section 3 (few-shot classification by a logistic regression
     on sentence embeddings). Departures: the encoder is not tuned; the other class is a background; the threshold is
@@ -64,14 +65,14 @@ class OnTopic(Filter[Topics]):
     unframed: ClassVar[bool] = True
 
     max_loss: float = Field(default=0.02, gt=0, lt=0.5)
-    """Share of texts like the seeds that may be dropped."""
+    """Accepted share of dropped texts among texts like the seeds."""
     min_seeds: int = Field(default=10, ge=4)
-    """Least seeds of a language; with fewer nothing is judged in it."""
+    """Smallest number of seeds of a language. In a language with fewer seeds, nothing is judged."""
     max_seeds: int = Field(default=200, gt=0)
-    """Most seeds of a language to learn from; they are a fixed choice."""
+    """Largest number of seeds of a language to learn from. The choice of these seeds is fixed."""
 
     async def prepare(self, snapshot: Snapshot, before: Topics | None, ask: Ask) -> Topics:
-        """Return the topic of each language; the seeds never change, so it is learned once."""
+        """Return the topic of each language. It is learned only once, because the seeds never change."""
         if before is not None:
             return before
         seeds = chosen(snapshot.seeds, 4 * self.max_seeds, self.kind)
@@ -108,16 +109,16 @@ class OnTopic(Filter[Topics]):
         return found if found.power >= MIN_POWER else f"the encoder cannot tell the topic of the seeds, {share}"
 
     def figures(self, prepared: Topics) -> Mapping[str, float]:
-        """Return the number of seeds by language, and the share of the background that is found off the topic."""
+        """Return the number of seeds by language, and the share of background texts that would be dropped."""
         sizes = {f"seeds {language}": float(size) for language, size in prepared.sizes.items()}
         return sizes | {f"power {language}": round(found.power, 3) for language, found in prepared.known.items()}
 
     def notes(self, prepared: Topics) -> tuple[str, ...]:
-        """Return where nothing is judged, and why."""
+        """Return the languages in which nothing is judged, with the reasons."""
         return prepared.notes
 
     async def judge(self, sample: Sample, ask: Ask[Topics]) -> Verdict:
-        """Return `on_topic`, 0 to 1, where the topic is known in the sample's language."""
+        """Return `on_topic`, 0 to 1, if the topic is known in the sample's language."""
         topic = ask.prepared.known.get(language_of(sample))
         if topic is None or not sample.instruction:
             return Verdict()
@@ -129,5 +130,5 @@ class OnTopic(Filter[Topics]):
 
 
 def _readable(vectors: NDArray[np.float32]) -> Float:
-    """Return the vectors of the texts whose script the encoder knows."""
+    """Return the vectors without NaN. A text in a script that the encoder does not know has NaN."""
     return vectors[~np.isnan(vectors).any(axis=1)].astype(np.float64)
