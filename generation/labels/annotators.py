@@ -1,4 +1,4 @@
-"""Annotators: models with a prompt, or rules, that label a text; and how several votes become one."""
+"""Annotators that label a text (models with a prompt, or rules), and the combination of several votes to one."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from gristmill.cluster.text.words import whole
 from gristmill.generation.prompting.search import terms
 
 ASKED_WITH = ("labels", "schema", "language", "words")
-"""Placeholders of a prompt, besides the text."""
+"""Placeholders of a prompt, in addition to the text."""
 Form = Literal["label", "entities", "json", "translation", "summary"]
 
 
@@ -29,10 +29,10 @@ class Annotator(Settings):
     engine: str = ""
     """Name in `[generate.engines]` of the model that is asked; by default the method's engine."""
     prompt: Annotated[str, slots(may=("text", *ASKED_WITH))] = ""
-    """Prompt instead of the method's, with the same placeholders, for texts of any language."""
+    """Prompt that replaces the method's prompt for texts of any language. It has the same placeholders."""
     samples: int = Field(default=1, gt=0)
-    """Number of answers of the model to each text; from two on, their agreement is the confidence. Free answers are
-    sampled. Labels are not sampled; the order of the demonstrations differs instead."""
+    """Number of the model's answers to each text. With two or more, their agreement is the confidence. Free answers are
+    sampled. Labels are not sampled: each answer has another order of the demonstrations instead."""
     rules: tuple[tuple[str, str], ...] = ()
     """Pairs of a regular expression and a label. The first expression that is found in the text votes for its label; if
     none is found, this annotator abstains. With rules, no model is asked."""
@@ -71,9 +71,9 @@ def combined(votes: Sequence[Vote], form: Form) -> Vote:
 
 
 def majority(votes: Sequence[Vote]) -> Vote:
-    """Return the most frequent answer. Of equally frequent ones, the larger sum of confidences wins, else the first.
+    """Return the most frequent answer. Among equally frequent answers, the largest sum of confidences wins.
 
-    Its confidence is that sum divided by the number of votes.
+    The confidence of the result is this sum, divided by the number of all votes.
     """
     counts = Counter(vote.answer for vote in votes)
     sums = {answer: sum(vote.confidence for vote in votes if vote.answer == answer) for answer in counts}
@@ -94,7 +94,7 @@ def _spans(votes: Sequence[Vote]) -> Vote:
 
 
 def _text(votes: Sequence[Vote]) -> Vote:
-    """Return the text that is most like all the others; its confidence is its mean likeness to them."""
+    """Return the text that is most similar to the others. Its confidence is the mean similarity."""
     bags = [Counter(terms(vote.answer)) for vote in votes]
     likeness = [
         sum(_shared(one, other) for m, other in enumerate(bags) if m != n) / (len(bags) - 1)
@@ -110,11 +110,11 @@ def _shared(one: Counter[str], other: Counter[str]) -> float:
 
 
 def entities(reply: str, text: str, labels: Sequence[str]) -> str | None:
-    """Return the spans that a reply names, as JSON with their places; None when it is no list of texts and labels.
+    """Return the spans that a reply names, as JSON with their places; None if the reply has no list.
 
-    Named words are looked up in the text, each time after the last place where the same words were found. Blanks and
-    case may differ; the span is then as the text has it. Words that are not found, have another label or overlap an
-    earlier span are left out.
+    The words of each entry are searched in the text, at the first place that no earlier span covers. Blanks and case
+    may differ; the span is then copied from the text. Entries with an unknown label, and words that are not found, are
+    left out.
     """
     value = json_in(reply)
     listed = value.get("entities") if isinstance(value, dict) else value
@@ -132,7 +132,7 @@ def entities(reply: str, text: str, labels: Sequence[str]) -> str | None:
 
 
 def _place(words: str, text: str, taken: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """Return the first free place of some words in a text; an exact match is preferred."""
+    """Return the first place of some words in a text, outside of `taken`; an exact match is preferred."""
     loose = r"\s+".join(map(re.escape, words.split()))
     for pattern, flags in ((re.escape(words), 0), (loose, 0), (loose, re.IGNORECASE)):
         for found in re.finditer(whole(words.strip(), pattern), text, flags):

@@ -17,7 +17,7 @@ from gristmill.generation.labels.people import HumanAnswer
 from gristmill.generation.labels.votes import ABSTAINED, Floats, Votes
 
 VOTE = "vote:"
-"""Prefix of tags that hold a vote; the annotator's name follows."""
+"""Prefix of tags with a vote; the annotator's name follows."""
 SURE = "confidence:"
 """Prefix of scores with an annotator's confidence in its vote."""
 PEOPLE = "people"
@@ -36,9 +36,9 @@ class Ballot:
     weights: Floats
     """[samples, annotators] confidence of each annotator in its vote, 0 to 1; 1 if it gave none."""
     people: NDArray[np.int64]
-    """[samples] the answer of most people."""
+    """[samples] the answer of most people, or `ABSTAINED`."""
     persons: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By person: the answers by sample id."""
+    """The answers of each person, by sample id."""
 
     def columns(self) -> dict[str, NDArray[np.int64]]:
         """Return the votes by annotator."""
@@ -51,16 +51,16 @@ class Ballot:
         return np.array(rows, np.int64).reshape(len(self.samples), len(self.persons))
 
     def gold(self) -> NDArray[np.int64]:
-        """Return the labels that the samples came with, [samples]."""
+        """Return the label in each sample's tag `gold`, [samples], or `ABSTAINED`."""
         place = {label: n for n, label in enumerate(self.labels)}
         return np.array([place.get(s.tags.get("gold", ""), ABSTAINED) for s in self.samples], np.int64)
 
     def answers(self, name: str) -> Counter[str]:
-        """Return the answers of people about one sample, with the number of people for each."""
+        """Return the answers of people about one sample, by its id, with the number of people for each answer."""
         return Counter(said[name] for said in self.persons.values() if name in said)
 
     def chances(self, combine: str, smoothing: float, truth: NDArray[np.int64] | None = None) -> Floats:
-        """Return the probability of each label, [samples, labels]."""
+        """Return the probability of each label, [samples, labels]; `truth`, [samples], has the known labels."""
         if combine == "majority" or not self.votes.size:
             return labelling.majority(self.votes, len(self.labels), self.weights)
         given = labelling.counts(self.votes, len(self.labels))

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 MAX_PROBLEMS = 20
 MAX_LABELS = 100
-"""Most labels that are taken from the votes; with more, the answers count as free text."""
+"""Largest number of labels that are taken from the votes. With more, the job is refused: the answers are free text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Consensus:
     label: str
     confidence: float
     source: str
-    """`human`, or how votes were combined; empty where there was nothing to combine."""
+    """`human`, or the way in which votes were combined; empty if there were no votes."""
     machine: int = ABSTAINED
     """Index of the label by the votes only, without people's answers."""
     chance: float = 0.0
@@ -52,12 +52,13 @@ class Consensus:
 
 
 class Review(Job):
-    """`[review]`: one label for each sample, from the votes that it came with and from people's answers.
+    """`[review]`: one label for each sample, from the sample's votes and from people's answers.
 
     Kept samples get the tags `label` and `label_source` and the score `confidence`. If people have answered, their
-    answer is the label, `label_source` is `human` and the score `human` is 1. If the sample's answer was the label, it
-    is replaced. The folder of the dataset also holds: `queue.json`, the queue for people; the files that set up the
-    project; and `people.jsonl`, what people have decided, which a later job can use as `input`.
+    answer is the label, `label_source` is `human` and the score `human` is 1. If the sample's answer was a label, the
+    new label replaces it. The folder of the dataset also contains three kinds of files: `queue.json` is the queue for
+    people; other files set up the project in the labelling tool; `people.jsonl` has the samples that people decided,
+    and a later job can use it as `input`.
     """
 
     name: ClassVar[str] = "review"
@@ -67,32 +68,33 @@ class Review(Job):
     upstream: ClassVar[tuple[str, ...]] = ("generate",)
 
     combine: Literal["majority", "dawid_skene"] = "majority"
-    """How votes become a label: the most votes, or the likeliest label with each annotator's errors estimated. The
-    latter needs three annotators that are better than chance, and some hundred samples. It learns nothing from a rule
-    that votes for only one label, so put the rules for all labels into one annotator."""
+    """How votes become a label. `majority`: the label with the most votes. `dawid_skene`: the likeliest label, with the
+    errors of each annotator estimated. This needs three annotators that are better than chance, and some hundred
+    samples. It learns nothing from a rule that votes for only one label, so put the rules for all labels into one
+    annotator."""
     question: Literal["label", "text"] = "label"
     """What people are asked to do: choose a label, or write a new answer. Votes are combined only for labels."""
     labels: tuple[str, ...] = ()
-    """The possible labels; by default those in the votes."""
+    """The possible labels; by default the labels in the votes."""
     queue: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Most of the least certain samples that people are asked about: a number, or a share such as `0.1`."""
+    """People are asked about at most this many of the least certain samples: a number, or a share such as `0.1`."""
     below: float = Field(default=1, gt=0, le=1)
-    """People are asked only about samples less certain than this; at 1 about any."""
+    """People are asked only about samples with a lower confidence; with 1, about any sample."""
     form: LabellingTool = "label_studio"
-    """The tool that the queue is written for."""
+    """The labelling tool for which the queue is written."""
     suggest: bool = True
     """Whether people see the label that the votes give."""
     verdicts: tuple[str, ...] = Field(default=(), json_schema_extra=short_forms(STRING))
     """Files that Label Studio or Argilla exported, as paths or patterns. A pattern may match nothing yet."""
     on_bad_verdict: Literal["error", "skip"] = "error"
-    """`error` refuses an entry that cannot be read or belongs to no sample here, naming file and place; `skip` ignores
-    it."""
+    """What to do with an entry that cannot be read or that belongs to no input sample. `error` refuses the job and
+    names file and place; `skip` ignores the entry."""
     min_confidence: float = Field(default=0, ge=0, le=1)
-    """Samples less certain than this are dropped, unless a person has labelled them."""
+    """Samples with a lower confidence are dropped, unless a person has labelled them."""
     smoothing: float = Field(default=1, gt=0)
-    """With `dawid_skene`: number of votes that every annotator is assumed to have given to each label beforehand."""
+    """With `dawid_skene`: number of votes for each label that every annotator is assumed to have given before."""
     shard_rows: int = Field(default=65_536, gt=0)
-    """Samples of one shard of the output."""
+    """Largest number of samples in one shard of the output."""
 
     @field_validator("verdicts", mode="before")
     @classmethod
@@ -137,7 +139,7 @@ class Review(Job):
         return plan
 
     def room(self, rows: int) -> int:
-        """Return the largest number of samples, out of `num`, that people are asked about."""
+        """Return the largest number of samples, out of `rows`, that people are asked about."""
         return self.queue if isinstance(self.queue, int) else math.ceil(self.queue * rows)
 
     def make(self, run: Run, work: Work) -> ReviewFigures:
@@ -200,13 +202,13 @@ class Review(Job):
         return [s for s in said if s.sample in came and (not fits or s.answer in fits)], len(problems)
 
     def _combined(self, ballot: Ballot) -> list[Consensus]:
-        """Return label and confidence of each sample: people's answer, else the combined votes."""
+        """Return the label and the confidence of each sample, from people's answers or else from the votes."""
         machine = ballot.chances(self.combine, self.smoothing)
         informed = ballot.chances(self.combine, self.smoothing, ballot.people)
         return [_consensus(self, ballot, n, machine[n], informed[n]) for n in range(len(ballot.samples))]
 
     def _waiting(self, samples: Sequence[Sample], found: Sequence[Consensus]) -> list[QueueEntry]:
-        """Return the least certain samples, with those that people disagree about first."""
+        """Return the samples to ask people about: first samples about which people disagree, then the least certain."""
         open_ = [n for n, f in enumerate(found) if f.source != "human" and (f.disputed or _is_below(f, self.below))]
         before = {n: samples[n].scores.get("confidence", 0.0) for n in open_}
         open_.sort(key=lambda n: (not found[n].disputed, found[n].confidence, before[n], samples[n].id))
@@ -255,7 +257,7 @@ def _consensus(review: Review, ballot: Ballot, row: int, machine: Floats, inform
 
 
 def _best(ballot: Ballot, chances: Floats, before: str) -> tuple[int, float]:
-    """Return the likeliest label and its probability; of equally likely ones the input's own label, else the first."""
+    """Return (the likeliest label, its probability). Among equally likely labels, the input's own label wins."""
     top = float(chances.max())
     equal = np.flatnonzero(chances >= top - 1e-9)
     chosen = next((n for n in equal if ballot.labels[n] == before), equal[0])
@@ -281,7 +283,7 @@ def _decide(review: Review, sample: Sample, found: Consensus) -> Sample:
 
 
 def _messages(review: Review, sample: Sample, label: str) -> tuple[Message, ...]:
-    """Return the conversation with the label as its answer, where the answer was the label or was missing."""
+    """Return the conversation with the label as its last answer, if that answer was a vote, a text or missing."""
     turns = sample.messages
     if turns[-1].role != "assistant":
         return (*turns, Message("assistant", label))
@@ -311,7 +313,7 @@ def _said(found: Sequence[File]) -> tuple[list[HumanAnswer], list[str]]:
 
 
 def _matches_nothing(path: str) -> bool:
-    """Say whether a path is a local pattern that matches no file yet."""
+    """Return whether a path is a local pattern that matches no file yet."""
     if "://" in path or not has_magic(path):
         return False
     whole = Path(path).absolute()
@@ -327,7 +329,7 @@ def _kept(store: Store, name: str) -> list[Sample]:
     """Return the kept samples of the input, in their order.
 
     Raises:
-        SchemaError: when an id comes twice.
+        SchemaError: when an id appears twice.
     """
     samples = [s for table in store.scan(name) for s in from_table(table) if s.dropped is None]
     twice = [name for name, count in Counter(s.id for s in samples).items() if count > 1]

@@ -1,9 +1,9 @@
 """The formats for questions to people and their answers: tasks of Label Studio and records of Argilla.
 
-In both tools the question is called `label`, and the text that people see `text`. Label Studio: tasks with predictions
-and the labelling interface (XML) are written; its JSON export (tasks with annotations) is read. Argilla 2: the list
-that `Record.to_dict` makes is written (`dataset.records.from_json`) and read (`dataset.records.to_json`), and the
-settings are written (`Settings.from_json`).
+In both tools the question is called `label`, and the text that people see is called `text`. For Label Studio, tasks
+with predictions and the labelling interface (XML) are written, and its JSON export (tasks with annotations) is read.
+For Argilla 2, a list of `Record.to_dict` is written (`dataset.records.from_json`) and read
+(`dataset.records.to_json`), and the settings are written (`Settings.from_json`).
 """
 
 import json
@@ -48,7 +48,7 @@ class HumanAnswer:
 
 
 def text_for_people(sample: Sample) -> str:
-    """Return the text of a sample that people see: all turns except the last answer, with roles if several."""
+    """Return the text of a sample that people see: all turns except the last answer; several turns have their roles."""
     turns = sample.messages[:-1] if sample.messages[-1].role == "assistant" else sample.messages
     if len(turns) == 1:
         return turns[0].said
@@ -61,7 +61,7 @@ def text_for_people(sample: Sample) -> str:
 def files(
     form: LabellingTool, asked: Sequence[QueueEntry], labels: Sequence[str], *, suggest: bool
 ) -> dict[str, bytes]:
-    """Return the files that set up a project and fill it, by name; without labels people write an answer."""
+    """Return the files that set up a project and fill it, by name. Without labels, people write an answer."""
     if form == "label_studio":
         tasks = [_task(a, choose=bool(labels), suggest=suggest) for a in asked]
         return {"queue.json": _bytes(tasks), "label_config.xml": _interface(labels).encode()}
@@ -93,7 +93,7 @@ def _interface(labels: Sequence[str]) -> str:
 
 
 def _record(asked: QueueEntry, *, suggest: bool) -> Json:
-    """Return a record as Argilla's `Record.to_dict` spells it."""
+    """Return a record in the form of Argilla's `Record.to_dict`."""
     suggestion = {QUESTION: {"value": asked.answer, "score": asked.confidence, "agent": AGENT}}
     return {
         "id": asked.id,
@@ -126,7 +126,7 @@ def _settings(labels: Sequence[str]) -> Json:
 
 
 class EntryError(Exception):
-    """An entry without a usable answer; the message reads `field 'x' is …, must be …`."""
+    """An error for an entry without a usable answer; the message reads `field 'x' is …, must be …`."""
 
 
 def read(data: bytes, file: str) -> tuple[list[HumanAnswer], list[str]]:
@@ -161,7 +161,7 @@ def _entries(text: str) -> list[Any]:
 
 
 def _line(text: str) -> object:
-    """Return the entry of a line; a line that cannot be read is returned as text, for a message with its place."""
+    """Return the entry of a line. A line that cannot be read is returned as text; `read` then names its place."""
     try:
         return gate.suspect(text)[0]
     except GateError:
@@ -196,7 +196,7 @@ def _answers(entry: object) -> Iterator[tuple[str, str]]:
 
 
 def _annotations(annotations: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """Yield the answers in Label Studio's annotations; skipped or empty ones have none."""
+    """Yield (person, answer) of Label Studio's annotations; skipped and empty annotations have no answer."""
     for place, annotation in enumerate(annotations):
         where = f"annotations[{place}]"
         if not isinstance(annotation, Mapping):
@@ -213,7 +213,7 @@ def _annotations(annotations: Sequence[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _responses(responses: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """Yield the answers in Argilla's responses; drafts, and responses without a value, have none."""
+    """Yield (person, answer) of Argilla's responses; drafts and responses without a value have no answer."""
     for place, response in enumerate(responses):
         if not isinstance(response, Mapping):
             raise EntryError(f"field 'responses.{QUESTION}[{place}]' is {_describe(response)}, must be a table")

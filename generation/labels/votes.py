@@ -1,8 +1,8 @@
-"""Labels from many annotators: combine their votes, estimate how certain the result is, and how far they agree.
+"""Labels from many annotators: combine their votes, estimate the certainty of the result, and measure the agreement.
 
 Annotators are models, prompts, rules and people alike. Votes are a matrix of whole numbers with a row for each sample
 and a column for each annotator: the place of the label in the list of labels, or `ABSTAINED`. All functions are pure.
-What cannot be computed (no two votes on any row, only one label ever used) is NaN.
+A value that cannot be computed is NaN, for example if no row has two votes or if all votes are for one label.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ Floats = NDArray[np.float64]
 
 ABSTAINED = -1
 RIGHT = 3
-"""How many times likelier an annotator is assumed to be right than wrong, before its votes are counted. In simulations
-with 30 to 400 samples and three to five annotators, this made EM as good as the majority where plain EM was worse, and
-was never worse elsewhere."""
+"""Before its votes are counted, an annotator is assumed to be right this many times as often as wrong. In simulations
+with 30 to 400 samples and three to five annotators, this made EM as good as the majority in the cases in which plain EM
+was worse. It was never worse than plain EM in the other cases."""
 
 
 def counts(votes: Votes, num_labels: int) -> Floats:
@@ -28,7 +28,7 @@ def counts(votes: Votes, num_labels: int) -> Floats:
 def shares(votes: Votes, num_labels: int, weights: Floats | None = None) -> Floats:
     """Return each label's share of a row's votes, [rows, labels]; rows without a vote are zero.
 
-    With weights from 0 to 1, [rows, annotators], a vote counts as that part of a vote; the rest goes to no label.
+    With weights from 0 to 1, [rows, annotators], each vote counts only by its weight, so shares may sum to less than 1.
     """
     each = counts(votes, num_labels)
     given = each.sum((1, 2))[:, None]
@@ -54,7 +54,7 @@ class Fit:
     posterior: Floats
     """Probability of each label, [rows, labels]."""
     steps: int
-    """Steps of the EM algorithm until nothing changed by more than 1e-6."""
+    """Number of steps of the EM algorithm until nothing changed by more than 1e-6."""
     log_likelihood: float
     """Log-likelihood of the votes in nats; without smoothing it never falls from step to step."""
 
@@ -66,16 +66,16 @@ def dawid_skene(
 
     Source: Dawid and Skene 1979, Maximum likelihood estimation of observer error-rates using the EM algorithm,
     Applied Statistics 28(1), sections 2 and 3; it starts from the shares of the votes (their equation 3.1).
-    Departures: labels that people have settled may be held fixed; confusion matrices and prior are smoothed, so that
-    among few votes what was never seen is not impossible and the labels do not change places (`smoothing=0` is the
-    paper's); computed in logarithms.
+    Departures: known labels may be fixed; confusion matrices and prior are smoothed, so that with few votes an unseen
+    error stays possible and labels do not change places (the paper has `smoothing=0`); computed in logarithms.
 
     Args:
         given: votes as counts, [rows, annotators, labels]; an annotator may abstain, or vote on a row more than once.
         truth: the known label of each row or `ABSTAINED`, [rows].
-        smoothing: votes that each annotator is taken to have cast for each true label beforehand: as many wrong ones,
-            spread over the other labels, and `RIGHT` times as many right ones; and as many rows of each label.
-        max_steps: most steps.
+        smoothing: number of wrong votes that each annotator is assumed to have given before for each true label, spread
+            over the other labels. It is also assumed to have given `RIGHT` times as many right votes. The prior counts
+            the same number of rows for each label.
+        max_steps: largest number of steps.
     """
     labels = given.shape[2]
     known = np.zeros(len(given), bool) if truth is None else truth != ABSTAINED
@@ -126,7 +126,7 @@ def _weighted(given: Floats, logs: Floats) -> Floats:
 
 
 def accuracy(votes: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Return the share of an annotator's right votes, among the rows where it voted and the truth is known."""
+    """Return the share of an annotator's right votes among the rows with its vote and a known truth."""
     both = (votes != ABSTAINED) & (truth != ABSTAINED)
     return float((votes[both] == truth[both]).mean()) if both.any() else float("nan")
 
@@ -148,8 +148,8 @@ def fleiss_kappa(votes: Votes) -> float:
     """Return Fleiss' kappa of any number of annotators; chance agreement follows from the frequency of each label.
 
     Source: Fleiss 1971, Measuring nominal scale agreement among many raters, Psychological Bulletin 76(5). Departures:
-    rows may have different numbers of votes; rows with one vote or none are left out, and all others weigh the same.
-    Where all rows have the same number, it is Fleiss' own.
+    rows may have different numbers of votes; rows with one vote or none are left out, and all other rows have the same
+    weight. If all rows have the same number of votes, the result is the same as in the paper.
     """
     per_label = _per_label(votes)
     if not len(per_label):
@@ -164,7 +164,7 @@ def krippendorff_alpha(votes: Votes) -> float:
     """Return Krippendorff's alpha for labels without order: 1 is full agreement, 0 is chance.
 
     Source: Krippendorff 2011, Computing Krippendorff's alpha-reliability, section D (nominal data, any number of
-    observers, missing data). Each row weighs as many as it has votes; the small-sample correction is included.
+    observers, missing data). The weight of a row is its number of votes. The small-sample correction is included.
     """
     per_label = _per_label(votes)
     if not len(per_label):
@@ -177,7 +177,7 @@ def krippendorff_alpha(votes: Votes) -> float:
 
 
 def _per_label(votes: Votes) -> Floats:
-    """Return how many votes each label has on each row that has two or more, [rows, labels]."""
+    """Return how many votes each label has, [rows, labels], for the rows with two or more votes."""
     labels = int(votes.max(initial=ABSTAINED)) + 1
     per_label = counts(votes, labels).sum(1)
     return np.asarray(per_label[per_label.sum(1) >= 2])
@@ -191,7 +191,7 @@ def _beyond(observed: float, expected: float) -> float:
 
 
 def calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 10) -> float:
-    """Return the difference between confidence and share of right labels, averaged over bins of equal width.
+    """Return the absolute difference between confidence and share of right labels, averaged over bins of equal width.
 
     Source: Guo et al. 2017, On calibration of modern neural networks, arXiv:1706.04599, section 2, equation 3.
     """
