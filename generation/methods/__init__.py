@@ -1,4 +1,4 @@
-"""The methods, one file each; this union is the whole registry."""
+"""The methods, one file each. The union `Known` is their registry."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Adversarial: Self-Instruct that demonstrates rows taken for human, and shows refused rows as bad examples."""
+"""Adversarial: Self-Instruct that shows human-like rows as demonstrations, and refused rows as bad examples."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,33 +21,34 @@ AVOID = {
 }
 """The sentence about refused instructions, by language."""
 Avoided = tuple[tuple[str, str], ...]
-"""Language and text of instructions that were refused."""
+"""(language, text) of each refused instruction."""
 SCORE = "human_like"
 MAX_SCANNED = 2000
-"""Number of refused rows that are searched once a round."""
+"""Number of the latest refused rows that are searched in each round."""
 LOOKED_AT = 8
-"""Number of kept rows of which the best one is shown."""
+"""For each demonstration, the best of this many kept rows is shown."""
 
 
 class Adversarial(SelfInstruct[Avoided]):
-    """Draft like Self-Instruct; the machine-made demonstrations are those that deceived the discriminator most.
+    """Draft like Self-Instruct, with demonstrations from the kept rows that deceived the discriminator most.
 
-    The loop needs the filter `discriminator` and a few rounds: its dropped rows are shown to the model as bad examples,
-    and rows with a high `human_like` as demonstrations. This steers a fixed generator by its prompt; it is no
-    adversarial training, and it need not converge. The filter's `accuracy` by round shows whether it had an effect.
+    The loop needs the filter `discriminator` and a few rounds. Rows that the filter dropped are shown to the model as
+    bad examples, and rows with a high `human_like` as demonstrations. This controls a fixed generator by its prompt. It
+    is not adversarial training, and it may not converge. The filter's `accuracy` by round shows whether it had an
+    effect.
 
     Source: the loop is that of SeqGAN (Yu et al. 2017, arXiv:1609.05473) and of self-play fine-tuning (SPIN, Chen et
     al. 2024, arXiv:2401.01335, section 4), with the test of Lopez-Paz and Oquab 2017, arXiv:1610.06545, as the
     discriminator. Drafts and answers: see SelfInstruct. Departures: both papers train the generator on the
-    discriminator's signal, here it chooses demonstrations; for each machine-made one, the best of eight kept rows taken
-    at random is shown, so that a draw costs the same however many there are.
+    discriminator's signal, but here the signal only chooses demonstrations; each made demonstration is the best of
+    eight random kept rows, so the cost of a draw does not grow with the number of rows.
     """
 
     kind: Literal["adversarial"] = "adversarial"  # type: ignore[assignment]
     num_machine: int = Field(default=3, ge=0)
-    """Number of demonstrations from rows that settled rounds have kept; seeds are used while there are none."""
+    """Number of demonstrations from rows that settled rounds have kept. Before there are such rows, seeds are used."""
     num_refused: int = Field(default=2, ge=0)
-    """Refused instructions that the prompt tells the model to avoid; 0 for none."""
+    """Number of refused instructions that the prompt tells the model to avoid; 0 for none."""
     avoid_prompts: Annotated[Prompts, slots("refused")] = by_language(AVOID)
     """The sentence about refused instructions, by language; `{refused}` is their list."""
 

@@ -61,21 +61,21 @@ LANGUAGES = {
     "zh": {"en": "英文", "zh": "中文", "de": "德文", "fr": "法文", "es": "西班牙文", "ja": "日文"},
 }
 EMPTY = ("N/A", "...", "-")
-"""Texts without content, by which the model's own bias to each label is measured."""
+"""Texts without content. With them the model's own bias to each label is measured."""
 LEAST = 1e-6
-"""Least probability of a label for these texts that is divided by."""
+"""Smallest divisor in the calibration. A smaller probability of a label for `EMPTY` texts counts as this."""
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Labelled seeds with which the model's turn begins, by language."""
+    """Labelled seeds, as texts by language. The model's turn begins with them."""
 
     texts: Mapping[str, tuple[str, ...]]
 
     def turned(self, language: str, order: int, orders: int) -> str:
         """Return the demonstrations of a language in one of several orders.
 
-        Each order begins with another demonstration.
+        Each order begins with a different demonstration.
         """
         texts = self.texts.get(language, ())
         first = order * len(texts) // orders
@@ -83,7 +83,7 @@ class Demonstrations:
 
 
 class VoteCall(NamedTuple):
-    """One of the calls for one annotator's vote."""
+    """A model call for the vote of one annotator."""
 
     annotator: Annotator
     order: int
@@ -91,19 +91,20 @@ class VoteCall(NamedTuple):
 
 
 class Annotate(EachInput[Demonstrations]):
-    """Annotate the documents in turn, else the seeds; answers are decoded under a constraint, so all can be parsed.
+    """Annotate each document, or each seed if there are no documents.
 
-    The parent's text is the user's turn, the answer the assistant's. Every annotator's vote is in the tag `vote:<name>`
-    and its confidence in the score `confidence:<name>`; together they give the answer and the score `confidence`. A
-    label is also the tag `label`, and a label that the text had before is the tag `gold`. Labels are decided by
-    majority, entities one by one; of texts, the one that is most like the others is taken. Entities are a JSON array of
-    text, label, start and end, verified against the text. With documents, the seeds that have answers are shown first.
+    The text is the user's turn, and the annotation is the assistant's turn. Labels, entities and JSON are decoded under
+    a constraint, so they can be parsed. Each annotator's vote is in the tag `vote:<name>`, and its confidence is in the
+    score `confidence:<name>`. The votes are combined to the answer and the score `confidence`: labels and single
+    entities by majority; of several texts, the text that is most similar to the others is used. A label is also in the
+    tag `label`. A label that the text had before is in the tag `gold`. Entities are a JSON array of text, label, start
+    and end, verified against the text. With documents, seeds that have answers are shown as demonstrations.
 
-    Source: confidence as the probability of a label over the labels, divided by what a text without content gets: Zhao
-    et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5; agreement of k samples: Wang et al. 2022,
-    arXiv:2203.11171, section 2; rules that vote or abstain: Ratner et al. 2017, Snorkel, arXiv:1711.10160, section 2.
-    Departures: the confidence of free text is the geometric mean of its tokens' probabilities; majority here, weighted
-    combination in the job that follows.
+    Source: confidence as the probability of a label over the labels, divided by its probability for a text without
+    content: Zhao et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5; agreement of k samples: Wang et al.
+    2022, arXiv:2203.11171, section 2; rules that vote or abstain: Ratner et al. 2017, Snorkel, arXiv:1711.10160,
+    section 2. Departures: the confidence of free text is the geometric mean of its tokens' probabilities; votes are
+    combined by majority here, and may be weighted in the review job.
     """
 
     kind: Literal["annotate"] = "annotate"
@@ -118,15 +119,16 @@ class Annotate(EachInput[Demonstrations]):
     json_schema: str = ""
     """JSON schema of the object to fill in, as JSON text."""
     to: str = "en"
-    """Language to translate into, as ISO 639-1."""
+    """Language of a translation, as an ISO 639-1 code."""
     max_words: int = Field(default=40, gt=0)
-    """Most words of a summary."""
+    """Largest number of words of a summary, named in the prompt."""
     annotators: tuple[Annotator, ...] = Field(default=(Annotator(name="model"),), min_length=1)
-    """Annotators that are asked; each of several has one vote."""
+    """The annotators. Each of them has one vote."""
     calibrate: bool = True
-    """Whether the probabilities of labels are divided by those for texts without content, which are asked once."""
+    """Whether the probability of a label is divided by its probability for texts without content. Each worker asks for
+    these once."""
     demonstrations: int = Field(default=8, ge=0)
-    """Number of seeds with answers that are shown where there are documents, the same number for each label."""
+    """Number of seeds with answers that are demonstrations if the job has documents. Their labels alternate."""
     max_demo_words: int = Field(default=100, gt=0)
     """Longer seeds are not shown."""
     with_prompt: bool | None = None
@@ -136,9 +138,9 @@ class Annotate(EachInput[Demonstrations]):
     max_tokens: int = Field(default=256, gt=0)
     """Most tokens of an answer that is not a label."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Temperature where an annotator gives several samples; a single sample is taken at 0."""
+    """Temperature if an annotator gives several samples. A single sample has temperature 0."""
     prompts: Annotated[Prompts, slots("text", may=ASKED_WITH)] = by_language(PROMPTS, by="form")
-    """Templates by language; by default those of the form. `{language}` is the name of `to`,
+    """Templates by language; by default the templates of the `form`. `{language}` is the name of the language `to`,
     `{words}` is `max_words`."""
 
     @model_validator(mode="after")
@@ -201,7 +203,7 @@ class Annotate(EachInput[Demonstrations]):
         return self.form not in ("label", "entities") if self.with_prompt is None else self.with_prompt
 
     async def _votes(self, text: str, language: str, ask: Ask[Demonstrations]) -> tuple[dict[str, Vote], str]:
-        """Return the votes by annotator, without those who abstain or fail, and why the last of these failed."""
+        """Return (the votes by annotator, why a vote is missing). Annotators that abstain or fail have no vote."""
         calls = [call for annotator in self.annotators for call in self._calls(annotator, ask.prepared, language)]
         replies = await asyncio.gather(*(self._ask(call, text, language, ask) for call in calls))
         read = [self._read(reply, text) for reply in replies]
@@ -269,7 +271,7 @@ class Annotate(EachInput[Demonstrations]):
         return own if own.case else replace(template, ask=own.ask or template.ask)
 
     def _prompt(self, call: VoteCall, text: str, language: str) -> Prompt:
-        """Return the prompt: after the demonstrations in the model's own turn, else with the text in the user's."""
+        """Return the prompt. The text follows the demonstrations in the model's turn, or is in the user's turn."""
         template = self._template(call.annotator, language)
         values = {**self._values(language), "text": one_line(text)}
         if call.shown or template.shots:

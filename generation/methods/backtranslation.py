@@ -1,4 +1,4 @@
-"""Backtranslation: write instructions to which good texts are the answers, and keep the pairs that are rated well."""
+"""Backtranslation: write the instructions that good texts answer, and keep the pairs that are rated well."""
 
 import re
 from asyncio import gather
@@ -65,7 +65,7 @@ Instruction:""",
 文字：{text}
 指令：""",
 }
-"""From a text to its instruction."""
+"""Templates by language: the instruction for a text."""
 CURATE = {
     "en": """\
 Grade how well each answer does what its instruction asks, as an AI assistant should: 1 off the topic, incomplete or \
@@ -164,8 +164,9 @@ Grade: {grade:1|2|3|4|5}""",
 指令：{instruction}
 分数：{grade:1|2|3|4|5}""",
 }
-"""The five-point scale of self-curation. The answer comes first: with the default model this distinguishes the answers
-of 48 English seeds from those of the next seed with an AUC of 0.69, and with the instruction first 0.63."""
+"""Templates by language: the five-point scale of self-curation. The answer comes before the instruction. With the
+default model this distinguishes the answers of 48 English seeds from the answers of the next seed with an AUC of 0.69.
+With the instruction first, the AUC is 0.63."""
 SEED_SYSTEM = {"en": "Answer as a helpful AI assistant does.", "zh": "请以智能助手的方式回答。"}
 """System sentence of samples from the answers of seeds, with `system_sentences`."""
 DOCUMENT_SYSTEM = {"en": "Answer with knowledge found on the web.", "zh": "请用网络上的知识回答。"}
@@ -176,28 +177,28 @@ BLANK = re.compile(r"\n[^\S\n]*\n")
 _STATED = re.compile(
     r"(?:the|this|that|these|those|it|there|he|she|they|an?|i(?: a|['’])m|we(?: a|['’])re)\b", re.IGNORECASE
 )
-"""How a sentence begins that says something and asks for nothing."""
+"""Beginnings of a sentence that states something and asks for nothing."""
 _SENTENCE = re.compile(r"(?<=[.!])\s+")
 
 
 class Backtranslation(EachInput):
     """Write the instruction for an answer, which is a segment of a document or a seed's answer, and rate the pair.
 
-    Documents are taken in turn if there are any, else the seeds' answers. A document is cut at headings and blank lines
-    into segments of at most `max_words`, each of which becomes a row, tagged with its span of characters. The pair is
-    graded after the filters that judge only an instruction: the score `curation`, 1 to 5, is the sum of p_i * i over
-    the grades, which cannot fail to parse.
+    Each document is used, or each seed's answer if there are no documents. A document is cut at headings and blank
+    lines into segments of at most `max_words`. Each segment becomes a row; the tag `segment` is its span of characters.
+    The pair is graded after the filters that judge only an instruction. The score `curation`, 1 to 5, is the sum of p_i
+    * i over the grades i with their probabilities p_i, so it cannot fail to parse.
 
-    A second iteration is a second recipe over the same input: fine-tune on the samples that the first has kept, and set
-    `generate.engine.model` of the second to the tuned model, which then does the grading.
+    A second iteration is a second recipe with the same input. Fine-tune on the samples that the first recipe kept, and
+    set `generate.engine.model` of the second recipe to the tuned model, which then gives the grades.
 
     Source: Li et al. 2024, Self-Alignment with Instruction Backtranslation, arXiv:2308.06259, sections 2 and 3.1 (keep
     grade 5, or at least 4; two iterations; distinct system sentences for seed and web data). Departures: the model that
-    writes instructions is prompted by five texts and their instructions instead of tuned on the seeds the other way
-    round (name one that is tuned so in `engine`), and a second iteration writes them anew; expected grade under
-    constrained decoding instead of a sampled one after a rationale; the system sentences are off by default, because
-    data without them is trained on and asked without them here; the seeds themselves are not mixed in, they are the
-    job's input; an English instruction that only states something is dropped.
+    writes instructions is prompted with five texts and their instructions, instead of being tuned on reversed seeds
+    (such a model can be named in `engine`); a second iteration writes the instructions again; the expected grade under
+    constrained decoding replaces a sampled grade after a rationale; system sentences are off by default, because models
+    are trained and asked without them here; the seeds are not mixed in, because they are the job's input; an English
+    instruction that only states something is dropped.
     """
 
     revision: ClassVar[int] = 2  # an instruction that only states something is dropped
@@ -206,15 +207,15 @@ class Backtranslation(EachInput):
     min_words: int = Field(default=10, ge=1)
     """Shorter segments and answers are left out."""
     max_words: int = Field(default=250, gt=0)
-    """Most words of a segment; a longer paragraph or answer is left out."""
+    """Largest number of words of a segment. A longer paragraph or answer is left out."""
     max_segments: int = Field(default=4, gt=0)
-    """Most segments of one document; where there are more, they are chosen at random."""
+    """Largest number of segments of one document. If there are more, some are chosen at random."""
     max_tokens: int = Field(default=96, gt=0)
-    """Most tokens of the instruction."""
+    """Largest number of tokens of the instruction."""
     temperature: float = Field(default=0.5, ge=0, le=2)
     """Temperature of the instruction."""
     min_score: float = Field(default=2.2, ge=1, le=5)
-    """Pairs with a lower expected grade are dropped. The default model's grades are between 2.1 and 2.5; for a model
+    """Pairs with a lower expected grade are dropped. The default model's grades are between 2.1 and 2.5. For a model
     that grades well, 4 or 4.5 is closer to the paper."""
     system_sentences: bool = False
     """Whether samples begin with a system turn that distinguishes seeds from documents."""
@@ -288,7 +289,7 @@ def _text(parent: Sample) -> str:
 
 
 def segments(text: str, fewest: int, most: int) -> list[tuple[int, int]]:
-    """Return runs of whole paragraphs with `fewest` to `most` words, as [begin, end).
+    """Return runs of complete paragraphs with `fewest` to `most` words, as [begin, end) in characters.
 
     Headings separate runs and are left out.
     """
@@ -308,7 +309,7 @@ def segments(text: str, fewest: int, most: int) -> list[tuple[int, int]]:
 
 
 def _paragraphs(text: str) -> list[tuple[int, int]]:
-    """Return the paragraphs of a text without outer blanks."""
+    """Return the paragraphs of a text without outer blanks, as [begin, end) in characters."""
     edges = [(0, 0), *(match.span() for match in BLANK.finditer(text)), (len(text), len(text))]
     found = []
     for (_, begin), (end, _) in pairwise(edges):
@@ -320,9 +321,9 @@ def _paragraphs(text: str) -> list[tuple[int, int]]:
 
 
 def asks_nothing(text: str) -> bool:
-    """Say whether each sentence of an English text only states something, such as `The bridge is closed`.
+    """Return whether each sentence of an English text only states something, such as `The bridge is closed`.
 
-    Of 70 instructions of the builtin model 9 did, and none of 7,720 that people wrote.
+    This is true of 9 of 70 instructions by the builtin model, and of none of 7,720 instructions by people.
     """
     sentences = [part for part in _SENTENCE.split(text.strip()) if part]
     return not re.search(r"[?:]", text) and all(_STATED.match(part) for part in sentences)

@@ -1,4 +1,4 @@
-"""Grounded: questions that one or two chunks of a document answer, and answers that rest on these chunks."""
+"""Grounded: questions that one or two chunks of a document answer, and answers that use only these chunks."""
 
 import asyncio
 import re
@@ -80,7 +80,7 @@ TWO = {
     "en": SOLVED["en"] + "Passage 1: {first}\nPassage 2: {second}\nQuestion ({kind}): {question}\nAnswer:",
     "zh": SOLVED["zh"] + "文字一：{first}\n文字二：{second}\n问题（{kind}）：{question}\n回答：",
 }
-"""Questions on two passages. The solved cases are those of one passage, so that the engine computes them once."""
+"""Questions on two passages and their answers. The solved cases are the same as in `ONE`, so they are computed once."""
 PASSAGE = {
     "en": "Answer from this passage:\n\n{passage}",
     "zh": "请根据下面的文字回答：\n\n{passage}",
@@ -104,24 +104,24 @@ SILENT = (
     r"\b(?:passage|text|it)s? (?:does|do|did)(?: not|n't) (?:say|state|mention|tell|give|specify|provide)"
     r"|\bnot (?:stated|mentioned|specified|given) in\b|(?:没有|未)(?:提到|提及|说明|给出|写明|说)"
 )
-"""Expressions by which an answer says that the passage does not give it."""
+"""Expressions of an answer which says that the passage does not contain it."""
 MIN_QUESTION_WORDS = 4
 NEAR = 32
-"""Number of chunks on either side among which the second chunk is chosen."""
+"""The second chunk is chosen among this many chunks before the first one and this many after it."""
 
 
 class Grounded(EachInput[SearchIndex | None]):
-    """Take the chunks of the documents in turn, write questions of various kinds on each, and answer from it alone.
+    """Write questions of various kinds on each chunk of the documents, and answer them from the chunk alone.
 
-    The row's parents are the chunks; its tags `document`, `chunk` and `span` name them (`"3; 7"` for two), and
-    `question` the kind. Use it with the filters `standalone`, which drops questions that refer to the passage ("the
-    text", "文中"), and `faithfulness`.
+    The row's parents are the chunks. The tags `document`, `chunk` and `span` name them; for two chunks a tag has two
+    values, such as `"3; 7"`. The tag `question` is the kind of the question. Use this method with the filters
+    `standalone`, which drops questions that refer to the passage ("the text", "文中"), and `faithfulness`.
 
     Source: Lewis et al. 2021, PAQ, arXiv:2102.07033, section 2 (questions from passages, kept when the passage answers
     them); Yang et al. 2018, HotpotQA, arXiv:1809.09600, section 2 (a question that needs two passages, comparison and
     bridge); chunks of 4,000 characters as in synthetic-data-kit's configuration. Departures: no answer is extracted
-    first, the question is drafted from the passage and a kind; one call drafts, another answers, on the same prompt, so
-    that the chunk is computed once.
+    first: the question is drafted from the passage and a kind; one call drafts and another call answers, with the same
+    prompt, so the chunk is computed once.
     """
 
     revision: ClassVar[int] = 2  # the filter `standalone` drops questions that refer to the passage
@@ -130,36 +130,36 @@ class Grounded(EachInput[SearchIndex | None]):
     guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
 
     questions: int = Field(default=1, gt=0)
-    """Number of questions, of different kinds, each time that a chunk is drawn."""
+    """Number of questions for each draw of a chunk. They are of different kinds if possible."""
     kinds: tuple[str, ...] = Field(default=tuple(KINDS), min_length=1)
-    """Kinds of questions on one chunk, with equal chances. Any words are allowed; the default ones have Chinese
+    """Kinds of questions on one chunk, with equal chances. Any words are allowed. The default kinds have Chinese
     names."""
     multi_hop: float = Field(default=0.2, ge=0, le=1)
-    """Share of the draws whose question needs two chunks."""
+    """Share of the draws with a question that needs two chunks."""
     second: Literal["document", "corpus"] = "document"
-    """Source of the second chunk: nearby in the same document, or the chunk of the corpus that is nearest by words
-    (BM25)."""
+    """Source of the second chunk. `document`: a chunk nearby in the same document. `corpus`: the chunk of all documents
+    that is nearest by words (BM25)."""
     with_passage: bool = False
     """Whether the sample contains the passage, as its system turn."""
     max_question_words: int = Field(default=60, gt=0)
     """Longer questions are dropped."""
     max_tokens: int = Field(default=64, gt=0)
-    """Most tokens of the question."""
+    """Largest number of tokens of the question."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the question."""
     max_answer_tokens: int = Field(default=256, gt=0)
-    """Most tokens of the answer."""
+    """Largest number of tokens of the answer."""
     answer_temperature: float = Field(default=0.0, ge=0, le=2)
     """Temperature of the answer."""
     prompts: Annotated[Prompts, slots("passage", "kind", "question")] = by_language(ONE)
     """Templates by language: questions on one passage, and their answers."""
     pair_prompts: Annotated[Prompts, slots("first", "second", "kind", "question")] = by_language(TWO)
-    """The same on two passages."""
+    """Templates by language: questions on two passages, and their answers."""
     passage_prompts: Annotated[Prompts, slots("passage")] = by_language(PASSAGE)
     """The system turn that contains the passage, by language."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
-        """Return the next chunk, and another chunk of its document if the question is to need two."""
+        """Return the next chunk, and another chunk of its document if the question must need two chunks."""
         chunks = self.inputs(snapshot)
         place = turn % len(chunks)
         first = chunks[place]
@@ -215,7 +215,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return whole
 
     def refusal(self, question: str, finish: str) -> str | None:
-        """Return why a question is dropped at once, or None."""
+        """Return why a question is dropped before it is answered, or None."""
         words = num_words(question)
         rules = {
             **cut_off(finish, "question"),
@@ -226,7 +226,7 @@ class Grounded(EachInput[SearchIndex | None]):
         return refuse(rules)
 
     async def _question(self, passages: Sequence[Sample], kind: str, language: str, ask: Ask) -> tuple[str, str]:
-        """Return a question, cut after its first question mark, and how the reply ended."""
+        """Return (a question, cut after its first question mark, the finish of the reply)."""
         reply = await ask(
             **self._prompt(passages, kind, language),
             max_tokens=self.max_tokens,
@@ -258,7 +258,7 @@ class Grounded(EachInput[SearchIndex | None]):
 
 
 def _neighbours(chunks: Sequence[Sample], place: int) -> list[Sample]:
-    """Return the other chunks of the same document that are near a chunk. Chunks of a document are consecutive."""
+    """Return the chunks near a chunk in the same document. The chunks of a document are consecutive."""
     document = chunks[place].tags.get("document")
     found: list[Sample] = []
     for step in (-1, 1):
@@ -271,13 +271,13 @@ def _neighbours(chunks: Sequence[Sample], place: int) -> list[Sample]:
 
 
 def _picked(kinds: Sequence[str], count: int, rng: Random) -> list[str]:
-    """Return `count` kinds, shuffled, each as often as any other if possible."""
+    """Return `count` kinds in random order. A kind is repeated only after all kinds were used."""
     rounds = [rng.sample(kinds, len(kinds)) for _ in range(-(-count // len(kinds)))]
     return [kind for some in rounds for kind in some][:count]
 
 
 def _place(passages: Sequence[Sample]) -> dict[str, str]:
-    """Return the tags that name the chunks; those of two chunks are joined by `; `."""
+    """Return the tags that name the chunks. The values of two chunks are joined by `; `."""
     tags = {}
     for name in ("document", "chunk", "span", "title"):
         words = [passage.tags.get(name, "") for passage in passages]

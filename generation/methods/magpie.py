@@ -129,18 +129,19 @@ ENDS_OPEN = (":", "：")
 class Magpie(Method):
     """Let the model continue its chat template up to the end of the user's turn, and then answer that turn.
 
-    It needs a model that was trained on user turns too. If the template cannot be cut before the user's words, each row
-    has an error. The tags `quality`, `difficulty` and `category` are chosen by constrained decoding; the score
+    The method needs a model that was trained on user turns too. If the template cannot be cut before the user's words,
+    each row has an error. The tags `quality`, `difficulty` and `category` are chosen by constrained decoding. The score
     `request_quality` is the expected place on the scale of qualities, 1 to 5. Other parts of the published filter are
     separate steps: the filter `reward` for the reward of the answer (the paper keeps rewards above -10), and a selector
     for near-duplicates (distance below 0.05).
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (steps 1 and 2, multi-turn), section 3 and appendix
-    (tags, filter); released code: one line a request, T 1, top-p 1, greedy answers. Departures: min-p 0.05, because of
-    16 requests of the default model 4 had words of no language without it, and none with it (0 is the paper's); tags by
-    constrained choice after rated requests, calibrated by an empty one (Zhao et al. 2021, arXiv:2102.09690), instead of
-    JSON out of a rubric, and given before the answer, so that a poor request costs none; a Chinese system prompt for
-    Chinese, since the bare template of most models speaks English; a system prompt is not part of the sample.
+    (tags, filter); released code: one line a request, T 1, top-p 1, greedy answers. Departures: min-p is 0.05 instead
+    of 0, because 4 of 16 requests of the default model had words of no language without it, and none with it; tags are
+    constrained choices after rated requests, calibrated by an empty request (Zhao et al. 2021, arXiv:2102.09690),
+    instead of JSON after a rubric; tags come before the answer, so a poor request costs no answer; Chinese has a
+    Chinese system prompt, because most models write English after the bare template; a system prompt is not part of the
+    sample.
     """
 
     kind: Literal["magpie"] = "magpie"
@@ -148,16 +149,16 @@ class Magpie(Method):
     learns: ClassVar[bool] = False
 
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
-    """Languages of the requests, as ISO 639-1, with equal chances; each needs system prompts."""
+    """Languages of the requests, as ISO 639-1 codes, with equal chances. Each needs system prompts in `systems`."""
     domains: tuple[str, ...] = Field(default=("general",), min_length=1)
-    """Domains of the system prompts, with equal chances; in English `general` is the template without a system
+    """Domains of the system prompts, with equal chances. In English, `general` is the template without a system
     prompt."""
     systems: dict[str, dict[str, str]] = Field(default_factory=lambda: {k: dict(v) for k, v in SYSTEMS.items()})
     """System prompts by language and domain."""
     turns: int = Field(default=1, ge=1, le=8)
-    """Most questions of a conversation; it ends earlier if the next question is not usable."""
+    """Largest number of questions of a conversation. It ends earlier if the next question is not usable."""
     single_line: bool = True
-    """End a request at its first line break, as the released code does."""
+    """Whether a request ends at its first line break, as in the released code."""
     temperature: float = Field(default=1.0, gt=0, le=2)
     """Temperature of the user's turns; at 0 all draws would be the same."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -165,15 +166,15 @@ class Magpie(Method):
     min_p: float = Field(default=0.05, ge=0, le=1)
     """`min_p` of the user's turns."""
     max_tokens: int = Field(default=256, gt=0)
-    """Most tokens of a request."""
+    """Largest number of tokens of a request."""
     answer_temperature: float = Field(default=0.0, ge=0, le=2)
     """Temperature of the answers."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Most tokens of an answer."""
+    """Largest number of tokens of an answer."""
     stop_loops: bool = True
-    """End a reply that repeats itself four times in a row."""
+    """Whether a reply ends when it repeats itself four times in a row."""
     qualities: tuple[str, ...] = ("good", "excellent")
-    """Qualities to keep; empty keeps all requests and does not ask for the quality."""
+    """Qualities of requests that are kept. If it is empty, all requests are kept and the quality is not asked for."""
     tag: bool = True
     """Whether difficulty and category are asked for too."""
     calibrate: bool = True
@@ -181,8 +182,8 @@ class Magpie(Method):
     follow_prompts: Annotated[Prompts, slots()] = by_language(FOLLOW)
     """System prompts for the user's later turns, by language."""
     rate_prompts: Annotated[Prompts, slots("request", quality=SOME, difficulty=SOME, category=SOME)] = by_language(RATE)
-    """Templates by language for quality, difficulty and category of a request. `{qualities}` are the words for the
-    quality, from the worst to the best, and so on."""
+    """Templates by language for quality, difficulty and category of a request. The words of `{quality}` must go from
+    the worst to the best."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -205,7 +206,7 @@ class Magpie(Method):
         return ()
 
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
-        """Return one draft that ends with a user turn, tagged, and dropped if its quality is not wanted."""
+        """Return one draft that ends with a user turn and has its tags. It is dropped if its quality is not wanted."""
         del parents
         language, domain = rng.choice(self.languages), rng.choice(self.domains)
         tags = {"language": language, "domain": domain}
@@ -214,7 +215,7 @@ class Magpie(Method):
         return [draft if reason else await self._tagged(draft, text, ask)]
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer, then write the user's next turn and answer that, up to `turns` times."""
+        """Answer, then write and answer further turns of the user, up to `turns` in all."""
         language = draft.tags["language"]
         system = system_turn(self.systems[language], draft.tags["domain"])
         follow = (Message("system", template_for(self.follow_prompts, language).text()),)
@@ -232,7 +233,7 @@ class Magpie(Method):
         return replace(whole, tags={**whole.tags, "turns": str(len(whole.messages) // 2)})
 
     async def _request(self, ask: Ask, messages: tuple[Message, ...]) -> tuple[str, str | None]:
-        """Return the user's next turn and its problem, if any."""
+        """Return (the user's next turn, why it cannot be used, or None)."""
         reply = await ask(
             messages,
             role="user",
@@ -262,7 +263,7 @@ class Magpie(Method):
         return self.answered(draft, reply)
 
     async def _tagged(self, draft: Draft, text: str, ask: Ask) -> Draft:
-        """Return the draft with its tags, dropped when its quality is not wanted; the quality is asked for first."""
+        """Return the draft with its tags, dropped if its quality is not wanted. The quality is asked for first."""
         language, tags, scores = draft.tags["language"], dict(draft.tags), dict(draft.scores)
         template, known = template_for(self.rate_prompts, language), dict[str, str]()
         asked = [*(["quality"] if self.qualities else []), *(["difficulty", "category"] if self.tag else [])]

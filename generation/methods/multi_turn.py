@@ -33,45 +33,45 @@ MAX_FAREWELL_WORDS = 25
 class MultiTurn(Method):
     """Continue a seed or a kept row with `turns` more user turns, each followed by an answer.
 
-    The model continues the chat template after the conversation so far with a user's turn, as it writes the first one
-    in Magpie. The conversation ends early if the simulated user says good-bye, repeats an earlier turn, or writes no
-    complete turn; before an answer that is cut off or empty; and after a call of a tool, because its result is unknown.
-    The tag `ended` says why (`good-bye`, `repetition`, `no turn`, `answer`, `call`, else `turns`). The conversation is
-    one sample; with fewer than `min_turns` new turns it is dropped. Conversations that this method has made are not
+    The model writes the next user's turn by continuing the chat template, as it writes the first one in Magpie. The
+    conversation ends early if the simulated user says good-bye, repeats an earlier turn, or writes no complete turn. It
+    also ends before an answer that is cut off or empty, and after a call of a tool, because its result is unknown. The
+    tag `ended` says why (`good-bye`, `repetition`, `no turn`, `answer`, `call`, else `turns`). The conversation is one
+    sample. With fewer than `min_turns` new turns it is dropped. Conversations that this method has made are not
     continued again.
 
     Source: Xu et al. 2024, Magpie, arXiv:2406.08464, section 2 (multi-turn: the header of the user's turn is appended
     to the conversation; a system prompt keeps the model in the user's role); Ding et al. 2023, UltraChat,
     arXiv:2305.14233, section 3 (a second model plays the user; thanks and politeness are filtered out). Departures: one
-    model plays both; without a system prompt by default, because the small models that are the default write better
-    turns so; what UltraChat filters ends the conversation here.
+    model plays both roles; there is no system prompt by default, because the small default models write better turns
+    without one; thanks end the conversation here, while UltraChat filters them out.
     """
 
     kind: Literal["multi_turn"] = "multi_turn"
     instructs: ClassVar[bool] = False
     takes_tools: ClassVar[bool] = True
     turns: int = Field(default=2, ge=1)
-    """Most user turns to add."""
+    """Largest number of user turns to add."""
     min_turns: int = Field(default=1, ge=1)
-    """Least user turns to add; a conversation with fewer is dropped."""
+    """Smallest number of user turns to add. A conversation with fewer is dropped."""
     languages: tuple[str, ...] = ()
-    """Languages of the parents, as ISO 639-1; by default any."""
+    """Languages of the parents, as ISO 639-1 codes; by default any language."""
     max_overlap: float = Field(default=0.7, ge=0, le=1)
-    """Largest share of words that a user turn may have in common with an earlier one; above it the user repeats."""
+    """Largest share of words that a user turn may have in common with an earlier user turn. More is a repetition."""
     max_user_tokens: int = Field(default=96, gt=0)
-    """Most tokens of a user turn."""
+    """Largest number of tokens of a user turn."""
     user_temperature: float = Field(default=0.8, ge=0, le=2)
     """Temperature of the user's turns."""
     max_tokens: int = Field(default=384, gt=0)
-    """Most tokens of an answer."""
+    """Largest number of tokens of an answer."""
     temperature: float = Field(default=0.3, ge=0, le=2)
     """Temperature of the answers."""
     stop_loops: bool = True
-    """End a reply that repeats itself four times in a row."""
+    """Whether a reply ends when it repeats itself four times in a row."""
     user_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
-    """System prompts while the user's turn is written, by language; by default that of the conversation."""
+    """System prompts for writing the user's turns, by language; by default the conversation's own system turn."""
     answer_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
-    """System prompts while an answer is written, by language; by default that of the conversation."""
+    """System prompts for writing the answers, by language; by default the conversation's own system turn."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return one seed or kept row that this method has not made; if none is found, any seed."""
@@ -82,7 +82,7 @@ class MultiTurn(Method):
         return tuple(wander(rng, snapshot.seeds, tries=1))
 
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
-        """Return the whole conversation."""
+        """Return one draft with the continued conversation."""
         del rng
         draft = Draft(parents[0].messages, {"language": language_of(parents[0])}, tools=parents[0].tools)
         if not any(turn.role == "user" for turn in draft.messages):
@@ -107,7 +107,7 @@ class MultiTurn(Method):
         return [replace(draft, tags=tags, dropped=draft.dropped or short)]
 
     async def _asked(self, draft: Draft, ask: Ask) -> tuple[Message, str]:
-        """Return the user's next turn, and why the conversation ends before it, if so."""
+        """Return (the user's next turn, why the conversation ends before it, or the empty string)."""
         messages = _spoken(draft, self.user_prompts)
         reply = await ask(
             messages,
@@ -144,7 +144,7 @@ def _spoken(draft: Draft, prompts: Mapping[str, str]) -> tuple[Message, ...]:
 
 
 def takes_leave(text: str) -> bool:
-    """Say whether a turn thanks or says good-bye without asking for anything more."""
+    """Return whether a turn says thanks or good-bye and asks for nothing more."""
     found = any(re.search(pattern, text, re.IGNORECASE) for pattern in FAREWELLS)
     return found and num_words(text) <= MAX_FAREWELL_WORDS and not PLEASE.search(text)
 

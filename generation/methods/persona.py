@@ -46,7 +46,7 @@ PERSONA = {
         "文字：{text}\n人物：一位"
     ),
 }
-"""Text to persona, by language."""
+"""Templates by language: from a text to a persona."""
 RELATED = {
     "en": (
         "Each person knows another one. Describe that other person in one sentence: trade or situation, place or "
@@ -70,7 +70,7 @@ RELATED = {
         "人物：{persona}\n关系：{relation}\n另一人：一位"
     ),
 }
-"""Persona to persona, by language."""
+"""Templates by language: from a persona to another persona."""
 RELATIONS: Mapping[str, tuple[str, ...]] = {
     "en": (
         "a colleague from another trade",
@@ -91,7 +91,7 @@ RELATIONS: Mapping[str, tuple[str, ...]] = {
         "刚搬来的邻居",
     ),
 }
-"""Relations of the next person to the one before, by language."""
+"""Relations of the next person to the person before, by language."""
 INSTRUCTION = {
     "en": (
         "What would each person type to an assistant? Write one request with the details that it needs.\n---\n"
@@ -115,7 +115,7 @@ INSTRUCTION = {
         "人物：{persona}\n用户请求："
     ),
 }
-"""A user's request through a persona, by language. The last line is the marker of the request."""
+"""Templates by language: a request that a persona makes. The last line begins with the marker of the request."""
 MATH = {
     "en": (
         "Write a mathematics problem from the life of each person, with the numbers that it needs and one answer. Do "
@@ -137,7 +137,7 @@ MATH = {
         "人物：{persona}\n数学题："
     ),
 }
-"""A mathematics problem through a persona, by language."""
+"""Templates by language: a mathematics problem from the life of a persona."""
 LOGIC = {
     "en": (
         "Write a puzzle of logical reasoning from the life of each person, with the facts that it needs and one "
@@ -159,7 +159,7 @@ LOGIC = {
         "人物：{persona}\n逻辑题："
     ),
 }
-"""A puzzle through a persona, by language."""
+"""Templates by language: a puzzle from the life of a persona."""
 Want = Literal["instruction", "math", "logic"]
 ECHOES = re.compile(
     r"user prompt\s*:|(?:math|logic) problem\s*:|(?:other )?person\s*:|\bpersona\b"
@@ -167,14 +167,14 @@ ECHOES = re.compile(
     r"|(?:^|\n)\s*(?:solution|answer|assistant|解答|答案|助手)\s*[:：]",
     re.IGNORECASE,
 )
-"""Words of the prompt, or of an answer, that a request must not have."""
+"""Words of the prompt or of an answer that a request must not contain."""
 
 
 class Personas:
-    """Personas as sets of words, fixed from the start; `near` is exact about the Jaccard index."""
+    """A fixed collection of personas, each as a set of words. `near` uses the exact Jaccard index."""
 
     def __init__(self, personas: Iterable[str]) -> None:
-        """Index the personas, each set of words once."""
+        """Index the personas. Personas with the same set of words are indexed once."""
         self._sets = [*dict.fromkeys(words for persona in personas if (words := frozenset(tokens(persona))))]
         self._places: dict[str, list[int]] = {}  # the personas with each word
         for place, words in enumerate(self._sets):
@@ -182,10 +182,10 @@ class Personas:
                 self._places.setdefault(word, []).append(place)
 
     def near(self, words: frozenset[str], similarity: float) -> bool:
-        """Say whether the Jaccard index with any of the personas is at least as given.
+        """Return whether the Jaccard index of the words and any persona is at least `similarity`.
 
-        Two such sets have at least c = ceil(similarity * n) words in common, where n is the size of one of them. So the
-        other set has one of the n - c + 1 rarest words of this one. Only these are looked up.
+        Then both sets share at least c = ceil(similarity * n) words, where n is the size of `words`. So the persona has
+        at least one of the n - c + 1 rarest words of `words`. Only these words are looked up.
         """
         rarest = sorted(words, key=lambda word: (len(self._places.get(word, ())), word))
         looked = rarest[: len(words) - ceil(similarity * len(words)) + 1] if words else []
@@ -195,31 +195,32 @@ class Personas:
 
 @dataclass(frozen=True)
 class PersonaIndex:
-    """The personas of settled rows. Each round adds an index, so that earlier rounds still see only their own."""
+    """The personas of settled rows. Each round adds an index, so earlier rounds still see only their own personas."""
 
     layers: tuple[Personas, ...] = ()
     rows: int = 0
-    """Kept rows that were read so far."""
+    """Number of kept rows that were read so far."""
 
     def near(self, persona: str, similarity: float) -> bool:
-        """Say whether a persona is one of these, or nearly."""
+        """Return whether a persona is the same as one of these personas, or nearly the same."""
         words = frozenset(tokens(persona))
         return any(layer.near(words, similarity) for layer in self.layers)
 
 
 class Persona(EachInput[PersonaIndex]):
-    """Make a persona from a text, go on to other persons by relations, and write a request of the last one.
+    """Make a persona from a text, go to other persons by relations, and write a request of the last person.
 
-    The personas are shared calls: the same text and the same relations lead to the same person, which each worker makes
-    once. A persona that settled rounds have used, or one nearly like it, is not used again: one more step is taken, or
-    the draw is dropped if it has no step left. The persona is in the tag `persona`, the steps from the text in `hops`.
+    The same text and the same relations lead to the same person, and each worker asks for this person once. A persona
+    that settled rounds have used is not used again, nor a persona that is nearly the same. Then one more step is taken;
+    if no step is left, the draw is dropped. The persona is in the tag `persona`, and the number of steps from the text
+    is in the tag `hops`.
 
     Source: Ge et al. 2024, Scaling Synthetic Data Creation with 1,000,000,000 Personas, arXiv:2406.20094, sections 2
     (text-to-persona, persona-to-persona up to six times, near-duplicates at a similarity of 0.9) and 4 (problems and
-    user prompts through a persona). Departures: two or three shown cases, which the model continues; near-duplicates by
-    the exact Jaccard index of words (the paper estimates it by MinHash of 1-grams, and compares embeddings as well),
-    against settled rounds only, so within a round draws of one text may share a person; relations are drawn from a
-    list; the number of steps is drawn evenly.
+    user prompts through a persona). Departures: two or three cases are shown, which the model continues;
+    near-duplicates are found by the exact Jaccard index of words (the paper estimates it by MinHash of 1-grams, and
+    compares embeddings as well); they are compared with settled rounds only, so draws of one text in one round may
+    share a person; relations are drawn from a list; all numbers of steps have equal chances.
     """
 
     kind: Literal["persona"] = "persona"
@@ -227,45 +228,45 @@ class Persona(EachInput[PersonaIndex]):
     learns: ClassVar[bool] = True  # personas of settled rows are not made again
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     wants: tuple[Want, ...] = Field(default=("instruction",), min_length=1)
-    """What to write for a persona, with equal chances: a user's request, a mathematics problem, a puzzle."""
+    """What the persona asks for, with equal chances: a user's request, a mathematics problem, a puzzle."""
     languages: tuple[str, ...] = ()
-    """Languages to write in, with equal chances, as ISO 639-1; by default that of the text."""
+    """Languages to write in, as ISO 639-1 codes, with equal chances; by default the language of the text."""
     max_hops: int = Field(default=2, ge=0, le=6)
-    """Most steps from the text's person to another person; the number is drawn between 0 and this."""
+    """Largest number of steps from the text's person to another person. The number is drawn between 0 and this."""
     max_similarity: float = Field(default=0.9, gt=0, le=1)
-    """Largest Jaccard index of a persona's words with those of an earlier one."""
+    """A persona is used before if the Jaccard index of its words with an earlier persona's words is at least this."""
     max_text_chars: int = Field(default=2000, gt=0)
-    """Characters of the beginning of a text that are shown."""
+    """Number of characters at the beginning of a text that the model sees."""
     max_persona_tokens: int = Field(default=80, gt=0)
-    """Most tokens of a persona."""
+    """Largest number of tokens of a persona."""
     persona_temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the personas."""
     min_words: int = Field(default=5, ge=1)
-    """Least words of a persona and of a request."""
+    """Smallest number of words of a persona and of a request."""
     max_words: int = Field(default=200, gt=0)
-    """Most words of a request."""
+    """Largest number of words of a request."""
     max_tokens: int = Field(default=200, gt=0)
-    """Most tokens of a request."""
+    """Largest number of tokens of a request."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the request."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Most tokens of the answer."""
+    """Largest number of tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
     """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that repeats itself four times in a row."""
+    """Whether a reply ends when it repeats itself four times in a row."""
     relations: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(RELATIONS))
-    """Relations of the next person to the one before, by language, at least `en`."""
+    """Relations of the next person to the person before, by language. `en` must be among the languages."""
     persona_prompts: Annotated[Prompts, slots("text")] = by_language(PERSONA)
     """Templates by language: from a text to a persona."""
     related_prompts: Annotated[Prompts, slots("persona", "relation")] = by_language(RELATED)
-    """Templates by language: from a persona to another one."""
+    """Templates by language: from a persona to another persona."""
     instruction_prompts: Annotated[Prompts, slots("persona")] = by_language(INSTRUCTION)
-    """Templates by language: a request through a persona."""
+    """Templates by language: a request that a persona makes."""
     math_prompts: Annotated[Prompts, slots("persona")] = by_language(MATH)
-    """Templates by language: a mathematics problem through a persona."""
+    """Templates by language: a mathematics problem from the life of a persona."""
     logic_prompts: Annotated[Prompts, slots("persona")] = by_language(LOGIC)
-    """Templates by language: a puzzle through a persona."""
+    """Templates by language: a puzzle from the life of a persona."""
 
     async def prepare(self, snapshot: Snapshot, before: PersonaIndex | None, ask: Ask) -> PersonaIndex:
         """Return the personas that settled rounds have used; only rows that are new since `before` are read."""
@@ -299,7 +300,7 @@ class Persona(EachInput[PersonaIndex]):
         return [self.drafted(text, tags, reason)]
 
     def refusal(self, text: str, finish: str, shown: str = "") -> str | None:
-        """Return why a request is dropped at once, or None; `shown` is the text before it."""
+        """Return why a request is dropped before it is answered, or None; `shown` is the prompt's text before it."""
         words = num_words(text)
         rules = {
             **cut_off(finish, "request"),
@@ -310,7 +311,7 @@ class Persona(EachInput[PersonaIndex]):
         return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer the request; the persona is not shown."""
+        """Answer the request. The model does not see the persona."""
         reply = await ask(
             draft.messages,
             max_tokens=self.max_answer_tokens,
@@ -322,7 +323,7 @@ class Persona(EachInput[PersonaIndex]):
     async def _person(
         self, parent: Sample, language: str, ask: Ask[PersonaIndex], rng: Random
     ) -> tuple[str, int, str | None]:
-        """Return a persona, its steps from the text, and why there is none."""
+        """Return (a persona, the number of steps from the text, why it cannot be used, or None)."""
         text = "\n\n".join(turn.text for turn in parent.messages if turn.role != "system")[: self.max_text_chars]
         prompt = template_for(self.persona_prompts, language).begin(text=flat(text))
         hops, least = 0, rng.randint(0, self.max_hops)
@@ -340,7 +341,7 @@ class Persona(EachInput[PersonaIndex]):
             hops += 1
 
     async def _persona(self, prompt: Prompt, ask: Ask) -> tuple[str, str | None]:
-        """Return one persona, with the beginning that the prompt gives, and its problem, if any."""
+        """Return (a persona with the beginning that the prompt gives, why it cannot be used, or None)."""
         prefix = prompt["prefix"]
         reply = await ask.shared(
             **prompt,

@@ -1,4 +1,4 @@
-"""Respond: answer existing prompts, with the best of several answers or by majority."""
+"""Respond: answer existing prompts; the best of several answers or a majority may decide."""
 
 from asyncio import gather
 from collections import Counter
@@ -20,27 +20,27 @@ STEPS = {
     "en": "Think step by step. End with one last line that has #### and then the final answer alone.",
     "zh": "请一步一步地思考，最后单独用一行写出“#### ”和最终答案。",
 }
-"""The further request where final answers are read, by language; it is not part of the sample."""
+"""The additional request for a marked final answer, by language. It is not part of the sample."""
 
 
 class Respond(EachInput):
-    """Answer each prompt with `n` candidates. Each is a row; a filter's score may choose one. Or answer by majority.
+    """Answer each prompt with `n` candidates. Each candidate is a row.
 
-    The prompt is all turns of an input up to its last user turn, or all of the input if it ends with the result of a
+    The prompt is all turns of an input up to its last user turn, or the complete input if it ends with the result of a
     tool. An answer that the input already has is not used. Requests have the input's tools, and an answer may call
-    them. `best_of` names a score that a filter gives, such as `judge` or `reward`; the candidate with the largest score
-    is kept and the others are dropped. With `votes` over 1, each candidate is the majority of that number of sampled
-    answers. Their final answers are compared, the first answer with the most frequent one is kept, and the score
-    `self_consistency` is its share of the votes. Answers that are cut off or have no final answer do not vote. With
-    `known_answer` an answer must have the same final answer as the input's own, as in rejection sampling.
+    them. `best_of` names a score that a filter gives, such as `judge` or `reward`: the candidate with the largest score
+    is kept, and the others are dropped. With `votes` above 1, that number of answers is sampled for each candidate. The
+    candidate is the first answer with the most frequent final answer. The score `self_consistency` is the share of
+    votes for it. Answers that are cut off or have no final answer do not vote. With `known_answer` a candidate must
+    have the same final answer as the input's answer, as in rejection sampling.
 
-    Its instructions are those of the inputs, so a novelty filter does not judge its rows.
+    The instructions are the inputs' own, so a novelty filter does not judge rows of this method.
 
     Source: Wang et al. 2022, Self-Consistency, arXiv:2203.11171, section 2 (unweighted majority over sampled reasoning;
     its tables sample 40, at temperature 0.7 and more); Nakano et al. 2021, WebGPT, arXiv:2112.09332, section 3
-    (best-of-n by a reward); Yuan et al. 2023, arXiv:2308.01825, section 3 (rejection sampling). Departures: `#### ` is
-    asked for in the system turn instead of shown by eight worked solutions; ties go to the answer that was sampled
-    first; min-p instead of top-k.
+    (best-of-n by a reward); Yuan et al. 2023, arXiv:2308.01825, section 3 (rejection sampling). Departures: the system
+    turn asks for `#### `, instead of eight solved problems that show it; of equally frequent final answers the first
+    wins; no top-k.
     """
 
     revision: ClassVar[int] = 2  # `答：` marks a final answer
@@ -49,30 +49,31 @@ class Respond(EachInput):
     takes_tools: ClassVar[bool] = True
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     n: int = Field(default=1, ge=1)
-    """Candidates for each prompt."""
+    """Number of candidates for each prompt."""
     best_of: str = ""
-    """Score by which one candidate is chosen; by default all that pass the filters stay."""
+    """Name of the score by which one candidate is chosen. By default all candidates that pass the filters are kept."""
     votes: int = Field(default=1, ge=1)
-    """Number of sampled answers of which the majority makes a candidate; with 1 it is a single answer."""
+    """Number of sampled answers that vote on each candidate; with 1 there is no vote."""
     labels: tuple[str, ...] = ()
-    """Possible final answers, such as `("yes", "no")`; by default numbers and words that are marked or come last."""
+    """Possible final answers, such as `["yes", "no"]`; by default numbers and words that are marked or come last."""
     min_agreement: float = Field(default=0.0, ge=0, le=1)
-    """Least share of the votes for an answer that is kept."""
+    """A candidate with a smaller share of the votes is dropped."""
     known_answer: bool = False
-    """Whether candidates with another final answer than the input's own are dropped."""
+    """Whether a candidate is dropped if its final answer differs from the final answer of the input."""
     max_tokens: int = Field(default=512, gt=0)
-    """Most tokens of an answer."""
+    """Largest number of tokens of an answer."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Temperature of an answer; several candidates or votes need a positive one."""
+    """Temperature of an answer. It must be above 0 for candidates or votes to differ."""
     stop_loops: bool = True
-    """End a reply that repeats itself four times in a row."""
+    """Whether a reply ends when it repeats itself four times in a row."""
     vote_prompts: Annotated[Prompts, slots()] = by_language(STEPS)
-    """Text in the system turn, by language, where final answers are read."""
+    """Text that is added to the system turn, by language, if final answers are compared."""
     answer_prompts: Annotated[Prompts, slots(partial=True)] = by_language({})
-    """System prompts, by language, for prompts without one; not part of the sample. By default that of the template."""
+    """System prompts, by language, for inputs without a system turn. They are not part of the sample. By default there
+    are none."""
 
     async def expand(self, parents: Sequence[Sample], ask: Ask, rng: Random) -> list[Draft]:
-        """Return the prompt `n` times."""
+        """Return `n` drafts with the same prompt."""
         del ask, rng
         prompt, tags = prompt_of(parents[0]), {"language": language_of(parents[0])}
         if not prompt:
@@ -99,7 +100,7 @@ class Respond(EachInput):
         return whole if known and known == found else replace(whole, dropped=f"{self.kind}: not the known answer")
 
     def _asked(self, draft: Draft) -> tuple[Message, ...]:
-        """Return the prompt with the further request in its system turn."""
+        """Return the prompt with the additional request in its system turn."""
         language = draft.tags.get("language", "en")
         own = [turn for turn in draft.messages if turn.role == "system"]
         system = [turn.text for turn in own or system_turn(self.answer_prompts, language)]
@@ -109,7 +110,7 @@ class Respond(EachInput):
         return (*said, *(turn for turn in draft.messages if turn.role != "system"))
 
     def _voted(self, draft: Draft, replies: Sequence[Reply]) -> Draft:
-        """Return the draft with the majority's answer, or dropped."""
+        """Return the draft with the answer of the majority; it is dropped if there is none."""
         finals = [final_answer(reply.text, self.labels) if reply.finish == "stop" else None for reply in replies]
         votes = Counter(final for final in finals if final)
         if not votes:
@@ -123,7 +124,7 @@ class Respond(EachInput):
         return replace(whole, scores=scores, dropped=whole.dropped or reason)
 
     def choose(self, rows: Sequence[Sample]) -> Sequence[Sample]:
-        """Return the candidates of a prompt, with all dropped except the one with the highest score."""
+        """Return the candidates of a prompt. With `best_of`, all except the one with the highest score are dropped."""
         if not self.best_of:
             return rows
         rated = [place for place, row in enumerate(rows) if row.dropped is None and self.best_of in row.scores]
@@ -134,7 +135,7 @@ class Respond(EachInput):
 
 
 def prompt_of(sample: Sample) -> tuple[Message, ...]:
-    """Return a conversation up to its last user turn, or whole if it ends with a tool's turn.
+    """Return a conversation up to its last user turn, or the complete conversation if it ends with a tool's turn.
 
     Without a user turn, return nothing.
     """

@@ -33,25 +33,26 @@ ASK = {
         "任务：{task}\n回答："
     ),
 }
-"""A new task and its answer where the related samples are demonstrations, by language."""
+"""Templates by language: a new task and its answer, after related samples as demonstrations."""
 GROUND = {
     "en": "Answer the question from these passages:\n\n{passages}\n\nQuestion: {question}",
     "zh": "请根据下面的文字回答问题：\n\n{passages}\n\n问题：{question}",
 }
-"""The user's turn where the related texts are grounding, by language."""
+"""Templates by language: the user's turn with related texts as grounding."""
 MIN_WORDS = 4
 
 
 class Retrieve(EachInput[SearchIndex]):
-    """Take the seeds in turn, find related texts in a corpus, and use them.
+    """Find related texts in a corpus for each seed, and use them as demonstrations, as grounding or as data.
 
     The corpus is the documents if the job has any, else the seeds themselves. Texts are ranked by BM25 and by the
-    cosine of their embeddings. The rankings are fused, and from the best texts those are taken that add something new.
-    `use` is the way in which the related texts are used. As `demonstrations`, the model's turn begins with related
-    samples, the seed last: a seed without an answer is answered; after one with an answer the model writes a new task,
-    which a second call answers. As `grounding`, the seed is answered from the passages. As `data`, the texts that were
-    found become rows unchanged, each with the score `related`; a text without an answer is answered. The same sample
-    may be found for two seeds: the filter `novelty` drops it the second time.
+    cosine of their embeddings. The two rankings are fused. Among the best texts, those that add something new are used.
+
+    As `demonstrations`, related samples begin the model's turn, and the seed is the last of them. If the seed has no
+    answer, the model answers it. If it has one, the model writes a new task, and a second call answers this task. As
+    `grounding`, the model answers the seed from the related passages. As `data`, the related texts become rows without
+    a change, each with the score `related`; a text without an answer is answered. The same sample may be found for two
+    seeds. Then the filter `novelty` drops it the second time.
 
     Source: Robertson and Zaragoza 2009, The Probabilistic Relevance Framework, section 3 (BM25, k1 1.5, b 0.75);
     Cormack et al. 2009, Reciprocal Rank Fusion, SIGIR, section 2 (k = 60); Carbonell and Goldstein 1998, MMR, SIGIR,
@@ -68,21 +69,21 @@ class Retrieve(EachInput[SearchIndex]):
     count: int = Field(default=4, gt=0)
     """Number of related texts for one seed."""
     search: By = "both"
-    """Search by `words` (BM25), by `meaning` (embeddings), or by both."""
+    """How texts are searched: by `words` (BM25), by `meaning` (embeddings), or by both."""
     relevance: float = Field(default=0.7, ge=0, le=1)
-    """Weight of relevance against variety; 1 takes the nearest texts, however similar they are to each other."""
+    """Weight of relevance against variety. With 1 the nearest texts are used, even if they resemble each other."""
     with_passages: bool = False
     """Whether a grounded sample contains its passages, in the user's turn."""
     max_demo_words: int = Field(default=200, gt=0)
     """Longer samples are not used as demonstrations."""
     max_words: int = Field(default=150, gt=0)
-    """Most words of a new task."""
+    """Largest number of words of a new task."""
     max_tokens: int = Field(default=128, gt=0)
-    """Most tokens of a new task."""
+    """Largest number of tokens of a new task."""
     temperature: float = Field(default=0.8, ge=0, le=2)
     """Temperature of a new task."""
     max_answer_tokens: int = Field(default=384, gt=0)
-    """Most tokens of the answer."""
+    """Largest number of tokens of the answer."""
     answer_temperature: float = Field(default=0.2, ge=0, le=2)
     """Temperature of the answer."""
     prompts: Annotated[Prompts, slots("task")] = by_language(ASK)
@@ -103,7 +104,7 @@ class Retrieve(EachInput[SearchIndex]):
         return {"corpus": float(len(prepared.samples))}
 
     async def expand(self, parents: Sequence[Sample], ask: Ask[SearchIndex], rng: Random) -> list[Draft]:
-        """Return one draft; with `use = "data"`, one for each sample that was found."""
+        """Return one draft. With `use = "data"`, return one draft for each sample that was found."""
         del rng
         seed = parents[0]
         hits = await find(ask.prepared, seed.instruction, self.count, ask, weight=self.relevance, without=(seed.id,))
@@ -132,7 +133,7 @@ class Retrieve(EachInput[SearchIndex]):
         return self.answered(draft, await self._asked(prompt, ("\n\n", *template.stops(0)), ask))
 
     def refusal(self, text: str, finish: str, known: Sequence[Sample]) -> str | None:
-        """Return why a new task is dropped at once, or None."""
+        """Return why a new task is dropped before it is answered, or None."""
         words = num_words(text)
         rules = {
             **cut_off(finish, "task"),
@@ -143,7 +144,7 @@ class Retrieve(EachInput[SearchIndex]):
         return refuse(rules)
 
     async def _drafted(self, seed: Sample, found: tuple[Sample, ...], tags: dict[str, str], ask: Ask) -> Draft:
-        """Return a new task that continues the related ones and the seed."""
+        """Return a draft with a new task, which the model writes after the related samples and the seed."""
         template = template_for(self.prompts, tags["language"])
         reply = await ask(
             **template.begin("task", self._shown(template, found, seed)),
@@ -161,7 +162,7 @@ class Retrieve(EachInput[SearchIndex]):
         return await ask(**prompt, max_tokens=most, temperature=heat, stop=stop, stop_loops=True)
 
     def _shown(self, template: Template, found: Sequence[Sample], seed: Sample) -> str:
-        """Return the answered samples as demonstrations, the farthest first and the seed last if it has an answer."""
+        """Return the samples that have answers as demonstrations. The least related is first, and the seed is last."""
         demonstrations = [s for s in (*reversed(found), seed) if s.answer]
         short = [s for s in demonstrations if num_words(f"{s.instruction} {s.answer}") <= self.max_demo_words]
         return "".join(template.shot(flat(s.answer), task=flat(s.instruction)) for s in short)
