@@ -1,4 +1,4 @@
-"""Charts of the report as plain Plotly figures (JSON values); pure functions of numbers and words."""
+"""Charts of the report. Each function makes a Plotly figure, which is a JSON value, from numbers and words."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ Figure = dict[str, Any]
 
 KEPT, SELECTED_OUT, REFUSED, SEEDS, INK, GRID = "#2c6e8f", "#d9923b", "#b8bcc4", "#3f4a5a", "#2b3440", "#e9ecf0"
 COLOURS = {"kept": KEPT, "dropped in selection": SELECTED_OUT, "dropped before selection": REFUSED, "seed": SEEDS}
-"""One colour for each fate of a sample, the same in every chart."""
+"""Colour of each fate of a sample. It is the same in every chart."""
 SIZES = {"kept": 7, "dropped in selection": 11, "dropped before selection": 7, "seed": 8}
-"""Sizes of the dots on the map. Samples dropped in selection are larger, so that they show as a ring around the kept
-copy."""
+"""Diameters of the dots on the map in pixels, by fate. The dot of a sample dropped in selection is larger, so that it
+is seen as a ring around the dot of its kept copy."""
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', sans-serif"
 BINS = 24
 LABEL_CHARS = 42
@@ -22,7 +22,10 @@ HOVER_CHARS, HOVER_LINE = 240, 60
 
 
 def figure(traces: Sequence[Figure], height: int, **layout: object) -> Figure:
-    """Return a figure in the page's style; `layout` is merged over it one level deep."""
+    """Return a figure in the style of the page.
+
+    `height` is in pixels. `layout` replaces keys of the style's layout, and keys of the tables in it.
+    """
     axis = {
         "gridcolor": GRID,
         "zeroline": False,
@@ -55,7 +58,7 @@ def figure(traces: Sequence[Figure], height: int, **layout: object) -> Figure:
 
 
 def bars(labels: Sequence[str], values: Sequence[float], colours: Sequence[str], texts: Sequence[str]) -> Figure:
-    """Return horizontal bars from top to bottom, each with its text after it."""
+    """Return a chart of horizontal bars, from top to bottom. The text of each bar is at its end."""
     shown = [label if len(label) <= LABEL_CHARS else label[: LABEL_CHARS - 1] + "…" for label in labels]
     trace = {
         "type": "bar",
@@ -81,12 +84,14 @@ def bars(labels: Sequence[str], values: Sequence[float], colours: Sequence[str],
 
 
 def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: bool = False) -> Figure:
-    """Return overlaid histograms of one number, one for each fate; shares make them comparable.
+    """Return overlaid histograms of one number, one histogram for each fate.
+
+    A bar shows its share of the samples of the fate in percent, so that fates of different sizes can be compared.
 
     Args:
-        values: numbers by fate; a fate without numbers is left out.
+        values: numbers by fate. A fate without numbers is left out.
         title: text under the axis.
-        clip: put everything beyond the 98th percentile into the last bar.
+        clip: whether the last bar has all numbers above the 98th percentile.
     """
     groups = {fate: found[np.isfinite(found)] for fate, found in values.items()}
     every = np.concatenate([*groups.values(), np.empty(0)])
@@ -126,7 +131,7 @@ def histograms(values: Mapping[str, NDArray[np.float64]], title: str, *, clip: b
 
 
 def map_2d(points: NDArray[np.float64], fates: Sequence[str], texts: Sequence[str]) -> Figure:
-    """Return a scatter plot of [n, 2] points, coloured by fate; the pointer shows the text of a point."""
+    """Return a scatter plot of [n, 2] points, coloured by fate. The text of a point appears under the pointer."""
     traces = []
     for fate in ("dropped before selection", "dropped in selection", "kept", "seed"):  # the rarest on top
         rows = [row for row, f in enumerate(fates) if f == fate]
@@ -164,7 +169,10 @@ def map_2d(points: NDArray[np.float64], fates: Sequence[str], texts: Sequence[st
 
 
 def hover(text: str) -> str:
-    """Return a text for the pointer: escaped, cut, and broken into lines, in Chinese too."""
+    """Return a text to show under the pointer. It is cut, broken into lines, and escaped for HTML.
+
+    A line without spaces, as in Chinese, is broken too.
+    """
     cut = text if len(text) <= HOVER_CHARS else text[: HOVER_CHARS - 1] + "…"
     lines: list[str] = []
     for line in cut.splitlines():
@@ -179,7 +187,10 @@ def hover(text: str) -> str:
 
 
 def loss_curve(journal: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return training loss by step, and held-out loss where it was measured, from the lines of `metrics.jsonl`."""
+    """Return a chart of the training loss by step, and of the held-out loss if it was measured.
+
+    `journal` has the lines of `metrics.jsonl`.
+    """
     steps = [m for m in journal if "step" in m and m.get("loss") is not None]
     held = [m for m in journal if "step" in m and m.get("holdout_loss") is not None]
     traces: list[Figure] = [
@@ -217,9 +228,9 @@ def loss_curve(journal: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def before_after(before: float, after: float, low: float | None, high: float | None) -> Figure:
-    """Return two dots joined by a line: held-out loss of the base and of the tuned model, with an interval.
+    """Return a chart of the held-out loss of the base model and of the tuned model: two dots joined by a line.
 
-    `low` and `high` are the ends of the interval of after - before; they are drawn around the tuned model's loss.
+    `low` and `high` are the ends of the interval of after - before. The interval is drawn around the tuned model's dot.
     """
     error = {}
     if low is not None and high is not None:
@@ -249,9 +260,10 @@ def before_after(before: float, after: float, low: float | None, high: float | N
 def intervals(
     names: Sequence[str], values: Sequence[tuple[float, float | None, float | None]], what: str = "lift"
 ) -> Figure:
-    """Return a dot for each name with the interval around it, and a line at 0.
+    """Return a chart with a dot and its interval for each name, and a line at 0.
 
-    `values` are (value, low, high); where an end is None, the dot has no interval. `what` names them.
+    `values` are (value, low, high). If `low` or `high` is None, the interval has no such end. `what` is the title of
+    the axis.
     """
     ends = [(v if low is None else low, v if high is None else high) for v, low, high in values]
     colours = [KEPT if low > 0 else REFUSED if high < 0 else SEEDS for low, high in ends]
@@ -287,7 +299,10 @@ def intervals(
 
 
 def flat_2d(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
-    """Return [n, 2] principal components of [n, d] vectors, signs settled, and the share of variance they show."""
+    """Return the first two principal components of [n, d] vectors, [n, 2], and their share of the variance, 0 to 1.
+
+    The signs of the components are fixed, so that the same vectors always give the same points.
+    """
     rows = vectors.astype(np.float64)
     if len(rows) < 2:
         return np.zeros((len(rows), 2)), 1.0
@@ -301,16 +316,16 @@ def flat_2d(vectors: NDArray[np.float32]) -> tuple[NDArray[np.float64], float]:
 
 
 def lost_share(rows: int, kept: int) -> float:
-    """Return the share of the rows that were dropped."""
+    """Return the share of the rows that were dropped, from 0 to 1."""
     return 1 - kept / max(1, rows)
 
 
 def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequence[str]]) -> Figure:
-    """Return a treemap of topics: area by samples, colour by the share that was dropped, examples under the pointer.
+    """Return a treemap of topics. The area is the number of samples, the colour the share of dropped ones.
 
     Args:
-        topics: name, rows and kept rows of each.
-        examples: texts of each.
+        topics: (name, rows, kept rows) of each topic.
+        examples: texts of each topic, which appear under the pointer.
     """
     told = [f"{rows:,} samples<br>{lost_share(rows, kept):.0%} dropped" for _, rows, kept in topics]
     trace = {
@@ -340,7 +355,7 @@ def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequenc
 
 
 def by_round(rounds: Sequence[Mapping[str, float]], names: Sequence[str]) -> Figure:
-    """Return a line chart of the named figures over the rounds of a job; rounds without a figure are skipped."""
+    """Return a line chart of the named figures over the rounds of a job. A line skips rounds without its figure."""
     colours = (KEPT, SELECTED_OUT, SEEDS, REFUSED)
     traces = []
     for place, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What a report reads from the store: exact counts, and samples up to a bound."""
+"""The material of a report, read from the store: exact counts, and a limited number of samples."""
 
 import re
 from collections import Counter
@@ -20,13 +20,13 @@ from gristmill.cluster.store.store import Manifest, Store
 
 INGEST = "ingest"
 MAX_ROWS = 50_000
-"""Samples that are read for distributions; counts and reasons use all samples."""
+"""Most samples that are read for distributions. Counts and reasons use all samples."""
 _ID, _DECIMAL, _WHOLE = re.compile(r"\b[0-9a-f]{32}\b"), re.compile(r"-?\b\d+\.\d+\b"), re.compile(r"\b\d+\b")
 
 
 @dataclass
 class Material:
-    """What a run has written to the store so far."""
+    """The data that a run has written to the store so far."""
 
     store: Store
     run_id: str
@@ -37,31 +37,34 @@ class Material:
     figures: dict[str, Figures]
     """Figures, by job name."""
     problems: list[str]
-    """Why some figures cannot be read."""
+    """Reasons why some figures cannot be read."""
     seeds: dict[str, Sample] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
-    """Up to `MAX_ROWS` samples by id, as the last job that kept or dropped them wrote them."""
+    """Up to `MAX_ROWS` samples by id. A sample is as the last job that kept or dropped it wrote it."""
     fates: dict[str, str] = field(default_factory=dict)
     base: str = ""
-    """The job that made the rows, `ingest`, or empty where they come from outside."""
+    """The job that made the rows, or `ingest`. It is empty if the rows are from another dataset in the store."""
     reasons: dict[str, Counter[str]] = field(default_factory=dict)
-    """Drop reasons by the job that dropped, without counts and ids."""
+    """Number of dropped samples by reason, for each job. The reasons are in the form of `plain_reason`."""
     rows: int = 0
-    """Number of all samples, read or not."""
+    """Number of all samples, including those that were not read."""
     examples: dict[str, Sample] = field(default_factory=dict)
-    """Samples by id that figures name and that are not among those read."""
+    """Samples by id that figures name and that are not in `samples`."""
 
     def settings(self, job: str) -> dict[str, Any]:
         """Return the settings of a job in the recipe."""
         return self.recipe.get("jobs", {}).get(job) or {}
 
     def text(self, name: str) -> str:
-        """Return the instruction of a sample by its id, else its answer; the id where the sample was not read."""
+        """Return the instruction of the sample with this id, or its answer if it has no instruction.
+
+        If the sample was not read, return the id.
+        """
         known = self.samples.get(name) or self.seeds.get(name) or self.examples.get(name)
         return (known.instruction or known.answer) if known else name
 
     def reasons_of(self, *, chosen: bool) -> Counter[str]:
-        """Return the drop reasons of the jobs that choose among good samples, or those of all other jobs."""
+        """Return the numbers of drops by reason, of the jobs that choose among good samples, or of all other jobs."""
         return sum((r for job, r in self.reasons.items() if chooses(job) == chosen), Counter())
 
 
@@ -69,7 +72,7 @@ def material_of(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> Material
     """Return the material of a run so far, with up to `max_rows` samples.
 
     Raises:
-        StoreError: when there is no such run.
+        StoreError: if there is no such run.
     """
     recipe = store.read_json("runs", run_id, "recipe.json")
     state = state_of(store, run_id)
@@ -94,7 +97,7 @@ def chooses(job: str) -> bool:
 
 
 def _read_samples(material: Material, max_rows: int) -> None:
-    """Fill in seeds and samples: the dataset that the run began with, and what later jobs made of its rows."""
+    """Read seeds and samples: the dataset that the run began with, then the datasets that later jobs made of it."""
     store, manifests = material.store, material.manifests
     if INGEST in manifests:
         material.seeds = {s.id: s for s in _rows(store, manifests[INGEST].name, max_rows)}
@@ -120,14 +123,14 @@ def _read_samples(material: Material, max_rows: int) -> None:
 
 
 def read_examples(material: Material, wanted: AbstractSet[str]) -> None:
-    """Read samples by their ids from the last dataset of the run, except those that were read already."""
+    """Read the samples with these ids from the last dataset of the run, except samples that were already read."""
     datasets = [m.name for name, m in material.manifests.items() if name in JOBS and m.kind == "samples"]
     if datasets:
         material.examples = _named(material.store, datasets[-1], wanted - material.samples.keys())
 
 
 def _take_over(material: Material, name: str, fate: str, max_rows: int) -> None:
-    """Replace the samples read so far by those of a later dataset."""
+    """Replace the samples that were read so far by the same samples in a later dataset."""
     for sample in _rows(material.store, name, max_rows):
         if sample.id in material.samples or len(material.samples) < max_rows:
             material.samples[sample.id] = sample
@@ -153,7 +156,7 @@ def _rows(store: Store, name: str, limit: int) -> Iterator[Sample]:
 
 
 def _reasons(store: Store, name: str) -> Counter[str]:
-    """Count the drop reasons of a whole dataset. Numbers and ids are left out, so that like reasons count as one."""
+    """Count the drop reasons of a dataset. Numbers and ids are left out, so that similar reasons count as one."""
     found: Counter[str] = Counter()
     for table in store.scan(name, ["dropped"]):
         for entry in table["dropped"].value_counts().to_pylist():

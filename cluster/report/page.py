@@ -1,4 +1,7 @@
-"""The page of the report: layout, style and a short script. Text is escaped; data is JSON that can't end the script."""
+"""The page of the report: layout, style and a short script.
+
+Text is escaped for HTML. Data is JSON that cannot end the script element.
+"""
 
 import html
 import json
@@ -152,7 +155,7 @@ if (body) {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything that the report shows."""
+    """The contents of the report."""
 
     title: str
     badge: str
@@ -163,10 +166,10 @@ class Page:
     samples: Sequence[Mapping[str, Any]]
     """Rows of the table of samples, for the script."""
     num_samples: int
-    """Number of all samples."""
+    """Number of all samples, including those that the page does not show."""
 
     def html(self) -> str:
-        """Return the page with everything in it, Plotly's script included (4.8 MB)."""
+        """Return the page as one self-contained HTML text. If it has charts, it includes Plotly's script (4.8 MB)."""
         from plotly.offline import get_plotlyjs
 
         figures: dict[str, Any] = {}
@@ -209,7 +212,10 @@ class Page:
 
 
 def script_safe(value: object) -> str:
-    """Return JSON that is safe inside a script element: no `<`, and nothing that JavaScript reads as a line end."""
+    """Return JSON that is safe inside a script element: without `<` and without U+2028 and U+2029.
+
+    JavaScript reads these two characters as ends of lines.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(sign, f"\\u{ord(sign):04x}")

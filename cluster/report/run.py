@@ -1,4 +1,4 @@
-"""The report of a run: reads the ledger and the finished outputs, and writes one self-contained page."""
+"""The report of a run: one self-contained page, made from the ledger and the finished outputs."""
 
 import time
 from collections import Counter
@@ -35,11 +35,10 @@ SNIPPET = 160
 def write(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> str:
     """Write `report.html` into the folder of a run and return its path.
 
-    The page has no sections for jobs that have not run. Distributions are those of the first
-    `max_rows` samples.
+    The page has no sections for jobs that have not run. Distributions use the first `max_rows` samples.
 
     Raises:
-        StoreError: when there is no such run.
+        StoreError: if there is no such run.
     """
     material = material_of(store, run_id, max_rows)
     shown = [(presentation_of(job_class(name).presentation), material.figures[name]) for name in _jobs_of(material)]
@@ -141,7 +140,7 @@ JobResults = list[tuple[Presentation[Any], Any]]
 
 
 def _funnel(material: Material, shown: JobResults) -> Iterator[Stage]:
-    """Yield (label, samples left, colour) from the seeds to the samples trained on."""
+    """Yield the stages of the funnel, from the seeds to the samples that the model is trained on."""
     made = material.base in JOBS
     if made and INGEST in material.manifests:
         yield Stage("seeds", material.manifests[INGEST].kept, charts.SEEDS)
@@ -220,7 +219,7 @@ def _quality(material: Material) -> Iterator[Section]:
 
 
 def _note(material: Material, score: str) -> str:
-    """Return the explanation of a score's chart."""
+    """Return the notes of all jobs about the chart of a score, as one text."""
     jobs = [name for name in JOBS if material.settings(name)]
     notes = (presentation_of(job_class(name).presentation).score_note(material.settings(name), score) for name in jobs)
     return " ".join(filter(None, notes))
@@ -230,7 +229,7 @@ def _note(material: Material, score: str) -> str:
 
 
 def _table(material: Material) -> list[dict[str, Any]]:
-    """Return up to `MAX_TABLE` samples as JSON values, half of them kept samples if there are enough."""
+    """Return up to `MAX_TABLE` samples as JSON values. At least half of them are kept samples, if there are enough."""
     by_fate: dict[bool, list[Sample]] = {True: [], False: []}
     for sample in material.samples.values():
         by_fate[sample.dropped is None].append(sample)

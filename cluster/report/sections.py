@@ -1,4 +1,4 @@
-"""The parts that a job adds to the summary and the report: lines, tiles, stages of the funnel, sections."""
+"""The parts that a job adds to the summary and to the report: lines, tiles, stages of the funnel, and sections."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class Panel:
     note: str = ""
     wide: bool = False
     zooms: bool = False
-    """Whether the reader can move and zoom in it; one chart of the page has this."""
+    """Whether the reader can move and zoom the chart. Only one chart of the page can have this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class Table:
     """A table of text cells."""
 
     columns: Sequence[tuple[str, str]]
-    """Head and kind of each column. A kind is empty (words), `num`, `mono`, `lines` (line breaks are kept) or `clip`
-    (cut)."""
+    """(head, kind) of each column. The kind is empty for words, `num` for numbers, or `mono` for a font of fixed width.
+    `lines` keeps line breaks, and `clip` cuts long texts."""
     rows: Sequence[Sequence[str]]
     note: str = ""
     tall: bool = False
-    """Whether the table may be long, so that it scrolls inside a window of its own."""
+    """Whether the table may be long. Then it scrolls inside its own frame."""
     fixed: Sequence[int] = ()
-    """Widths of the columns in per cent, where they must not follow from the text."""
+    """Widths of the columns in percent. If it is empty, the texts decide the widths."""
     narrow: bool = False
     """Whether the table is only as wide as its text."""
 
@@ -65,12 +65,12 @@ class Stage(NamedTuple):
 
     label: str
     left: int
-    """Samples that are left."""
+    """Number of samples that are left."""
     colour: str
 
 
 class Presentation(Generic[F]):
-    """The parts of one job for the summary and the report, all optional. The page does not know the job."""
+    """The parts of one job in the summary and the report. All are optional. Only this class knows the job's figures."""
 
     def summary(self, figures: F) -> Iterable[str]:
         """Return lines for the summary at the end of a run."""
@@ -78,12 +78,12 @@ class Presentation(Generic[F]):
         return ()
 
     def tiles(self, material: Material, figures: F) -> Iterable[Tile]:
-        """Return numbers for the top of the page."""
+        """Return tiles with numbers for the top of the page."""
         del material, figures
         return ()
 
     def flow(self, left: int, material: Material, figures: F) -> Iterable[Stage]:
-        """Return stages of the funnel, beginning from the samples that are `left`."""
+        """Return stages of the funnel. `left` is the number of samples before the first of them."""
         del left, material, figures
         return ()
 
@@ -93,7 +93,7 @@ class Presentation(Generic[F]):
         return ()
 
     def score_note(self, settings: Mapping[str, Any], score: str) -> str:
-        """Return a note for readers on the chart of a score."""
+        """Return a note for readers about the chart of a score."""
         del settings, score
         return ""
 
@@ -104,14 +104,14 @@ class Presentation(Generic[F]):
 
 
 def presentation_of(pointer: str) -> Presentation[Any]:
-    """Return the presentation of a job."""
+    """Return the presentation of a job, whose class is given as `module:class`."""
     module, _, name = pointer.partition(":")
     found: Presentation[Any] = getattr(import_module(module), name)()
     return found
 
 
 def kinds_of(reasons: Counter[str]) -> Counter[str]:
-    """Count drops by the step, whose name is before the colon."""
+    """Count dropped samples by the step that dropped them, which is the part of the reason before the colon."""
     kinds: Counter[str] = Counter()
     for reason, count in reasons.items():
         kinds[reason.partition(":")[0]] += count
@@ -119,9 +119,9 @@ def kinds_of(reasons: Counter[str]) -> Counter[str]:
 
 
 def stages(left: int, reasons: Counter[str], steps: Sequence[Any], colour: str, last: str = "") -> Iterator[Stage]:
-    """Yield the samples left after each step of a recipe.
+    """Yield a stage for each step of a recipe that dropped samples, with the number of samples left after it.
 
-    Drops that no step made come first, and those of the kind `last` come at the end.
+    Stages for drops that no step made come first. The stage of the kind `last` comes at the end.
     """
     order = {str(step.get("kind")): place for place, step in enumerate(steps) if isinstance(step, dict)}
     if last:
