@@ -1,1 +1,1 @@
-"""Everything about running on Ray: session, actors, deaths, interruptions, logs and progress."""
+"""Execution on Ray: session, actors, deaths of processes, interruptions, logs and progress."""

@@ -1,4 +1,4 @@
-"""Clusters that grow: finds out whether a cluster can add machines, and waits for them."""
+"""Clusters that autoscale: functions that find out whether a cluster can add machines, and that wait for them."""
 
 import json
 import logging
@@ -9,19 +9,19 @@ from gristmill.cluster.contract.errors import JobError
 
 logger = logging.getLogger(__name__)
 STATUS_S = 10.0
-"""Seconds to wait for the first status of a cluster that has just started; it is written every 5 s."""
+"""Seconds to wait for the first status of a cluster that has just started. Ray writes a status every 5 s."""
 SCALE_S = 900.0
-"""Seconds to wait for machines; with a GPU and an image of 10 GB they took up to ten minutes on public clouds."""
+"""Seconds to wait for machines. With a GPU and an image of 10 GB, they took up to ten minutes on public clouds."""
 SAY_EVERY_S, LOOK_EVERY_S = 60.0, 2.0
 OWN_TYPE = "node_"
-"""Beginning of Ray's name for the type of a machine that is not configured; its id follows."""
+"""Beginning of the name that Ray makes up for the type of a machine without a configured type. An id follows it."""
 
 
 def autoscales() -> bool:
     """Say whether the running cluster adds machines on request.
 
-    Ray has no call for this. Its monitor runs in every cluster, and if no autoscaler is configured it makes up a type
-    for each machine. A local cluster that we started never grows.
+    Ray has no call for this. Its monitor runs in every cluster. If no autoscaler is configured, the monitor makes up a
+    type for each machine. A local cluster that we started never grows.
     """
     import ray
     from ray._private import ray_constants, worker
@@ -50,14 +50,14 @@ def _any_configured(types: Sequence[str]) -> bool:
 
 
 def await_machines(where: str, bundles: Sequence[dict[str, float]], what: str, wait_s: float = SCALE_S) -> None:
-    """Ask an autoscaling cluster for room for all bundles at once, and wait until it is there.
+    """Ask an autoscaling cluster for machines for all bundles at once, and wait until they are there.
 
-    The room is asked for as a placement group, which ends with the driver: a request to the autoscaler itself would
-    outlive it, and keep machines up that cost money. It is given back at once, and the machines are then idle for less
-    than the autoscaler's patience.
+    The request is a placement group, which ends with the driver. A request to the autoscaler itself would outlive the
+    driver, and keep up machines that cost money. The placement group is removed as soon as the machines are there. They
+    are in use again before the autoscaler takes them down for being idle.
 
     Raises:
-        JobError: when it did not come in time.
+        JobError: if the machines are not there after `wait_s` seconds.
     """
     import ray
     from ray.util import placement_group, remove_placement_group

@@ -1,4 +1,4 @@
-"""Deaths of processes: recognises them by Ray's errors, and describes each in one line."""
+"""Deaths of processes: functions that recognise them by Ray's errors, and that describe each in one line."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gristmill.cluster.contract.settings import Settings
 
 LONGEST = 300
-"""Characters of Ray's text in one of our lines; the log has the whole text."""
+"""Most characters of Ray's text in one of our lines. The log has the complete text."""
 NUM_TOP = 3
 """Number of the largest processes that a line names."""
 _USED = re.compile(r"([\d.]+) ?GB used / ([\d.]+) ?GB")
@@ -25,7 +25,7 @@ class Memory(NamedTuple):
 
 
 def deaths() -> tuple[type[Exception], ...]:
-    """Return Ray's errors that mean: the process has died, and a new process may do its work.
+    """Return the classes of Ray's errors that mean that a process has died, and that a new process may do its work.
 
     An `except` for `RayTaskError` must come before one for these. An error that a living process raised has the class
     of its cause, and the cause is one of these if that process waited for an actor that died.
@@ -45,14 +45,20 @@ def deaths() -> tuple[type[Exception], ...]:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Return whether Ray ended the process because the memory of its machine was full, whichever process filled it."""
+    """Return whether Ray ended the process because the memory of its machine was full.
+
+    Any process of the machine may have filled the memory.
+    """
     from ray import exceptions
 
     return isinstance(error, exceptions.OutOfMemoryError)
 
 
 def ended(process: str, error: Exception, *, top: bool = True) -> str:
-    """Return in one line why a process died; `top` adds the machine's largest processes where memory was full."""
+    """Return in one line why a process died.
+
+    If the memory was full and `top` is true, the line names the machine's largest processes.
+    """
     if not out_of_memory(error):
         return f"{process} died: {textwrap.shorten(str(error), LONGEST)}"
     said = parse(str(error))
@@ -62,18 +68,18 @@ def ended(process: str, error: Exception, *, top: bool = True) -> str:
 
 
 def lowerable(section: str, values: Settings, *names: str) -> str:
-    """Return the named settings that can still be lowered, with their values: `a.b (2), a.c (256)`."""
+    """Return those of the named settings that can be lowered, with their values, such as `a.b (2), a.c (256)`."""
     found = ((name, getattr(values, name, None)) for name in names)
     return ", ".join(f"{section}.{name} ({value})" for name, value in found if isinstance(value, int) and value > 1)
 
 
 def advice(lower: str) -> str:
-    """Return what to do when memory is full, given the settings that can be lowered, if there are any."""
+    """Return the advice for a machine whose memory is full. `lower` is the result of `lowerable`, or empty."""
     return f"lower {lower}, or end other programs" if lower else "end other programs, or use a machine with more memory"
 
 
 def parse(text: str) -> Memory | None:
-    """Return the memory figures in Ray's text, or None if it has none; Ray writes GB for GiB."""
+    """Return the memory figures in Ray's text, or None if it has none. Ray writes GB and means GiB."""
     found = _USED.search(text)
     if not found:
         return None
@@ -83,7 +89,7 @@ def parse(text: str) -> Memory | None:
 
 
 def measure() -> Memory | None:
-    """Return the memory of this machine now, or None where the Ray cluster has other machines or `/proc` is missing."""
+    """Return the memory of this machine now. It is None if the Ray cluster has other machines or `/proc` is missing."""
     import ray
 
     if not Path("/proc/meminfo").exists() or (ray.is_initialized() and len(ray.nodes()) > 1):
@@ -108,6 +114,6 @@ def _figures(memory: Memory, *, top: bool) -> str:
 
 
 def _command(line: str) -> str:
-    """Return a command line without the folders of its program, short enough for a line."""
+    """Return a command line in at most 40 characters, without the folders of its program."""
     program, _, rest = line.partition(" ")
     return f"{program if program.startswith('ray::') else Path(program).name} {' '.join(rest.split())}"[:40].strip()

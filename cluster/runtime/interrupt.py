@@ -1,4 +1,4 @@
-"""Signals that end a run: SIGTERM and SIGHUP do what Ctrl-C does, and raise KeyboardInterrupt in the main thread."""
+"""Signals that end a run. SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as Ctrl-C does."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 2
-"""Number of signals after which the process may still end in order; the next one ends it at once."""
+"""Number of signals after which the process may still shut down by itself. The next signal ends it at once."""
 
 
 _received: list[str] = []  # names of the signals during the running block of `interruptible`, the first one first
@@ -16,7 +16,7 @@ _received: list[str] = []  # names of the signals during the running block of `i
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the first of `SIGNALS` raise KeyboardInterrupt, with the signal's name, while the block runs.
+    """Let the first of `SIGNALS` that arrives raise KeyboardInterrupt with the signal's name, while the block runs.
 
     The second signal is ignored, so that the shutdown that the first one started can finish. The third ends the process
     at once.
@@ -36,10 +36,10 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def defer() -> Iterator[Callable[[], None]]:
-    """Delay `SIGNALS` while the block runs; after it the first one is handled as before the block.
+    """Delay `SIGNALS` while the block runs. After the block, the first of them is handled as it was before the block.
 
-    A handler may raise its exception anywhere. Where Python itself calls back, as before and after a fork, that
-    exception is lost and a lock stays locked. The third signal ends the process at once.
+    A handler may raise its exception at any place. In a callback of Python itself, as before and after a fork, the
+    exception would be lost and a lock would stay locked. The third signal ends the process at once.
 
     Yields:
         A function that sets the handlers of the block again, for libraries that replace them.
@@ -63,14 +63,14 @@ def signal_name(error: KeyboardInterrupt) -> str:
     """Return the name of the signal that caused an interrupt.
 
     While Ray waits for a result, its core catches the exception of the handler and raises a new one without the name.
-    The name is then that of the first signal of `interruptible`, or else that of Ctrl-C.
+    In this case, return the name of the first signal that `interruptible` received, or the name of Ctrl-C's signal.
     """
     return str(error) or next(iter(_received), signal.SIGINT.name)
 
 
 @contextmanager
 def _handled(handle: Callable[[int], None]) -> Iterator[Callable[[], None]]:
-    """Handle `SIGNALS` with this function while the block runs, except those that are ignored, as under `nohup`.
+    """Handle `SIGNALS` with this function while the block runs, except signals that are ignored, as under `nohup`.
 
     Outside the main thread, where Python allows no handlers, this does nothing.
     """

@@ -1,4 +1,4 @@
-"""Logs: everything goes to the run's log files; our own warnings and all errors go to the terminal too."""
+"""Logs: all records go to the run's log files. Our own warnings and all errors also go to the terminal."""
 
 import logging
 import os
@@ -9,9 +9,9 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d: %(message)s"
 
 
 def to_file(folder: str | None, name: str) -> None:
-    """Send this process' logging, and everything it or its libraries print, to `<folder>/<name>.log`.
+    """Send the log records of this process, and all that it and its libraries print, to `<folder>/<name>.log`.
 
-    An actor calls it first. Without a folder (the store is remote) the output stays in Ray's own worker logs.
+    An actor calls it first. If `folder` is None, because the store is remote, the output stays in Ray's worker logs.
     """
     if folder is None:
         logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
@@ -27,16 +27,23 @@ def to_file(folder: str | None, name: str) -> None:
 
 
 class _Terminal(logging.Handler):
-    """Writes our own warnings, which concern people's data and settings, and errors of anybody, to standard error."""
+    """A handler that writes our own warnings and all errors to standard error.
+
+    Our own warnings are about the user's data and settings.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record as a line to the current standard error. Progress bars replace it while they are shown."""
+        """Write one record as a line to the current `sys.stderr`. Progress bars replace that while they are shown."""
         if record.levelno >= logging.ERROR or record.name.startswith("gristmill"):
             sys.stderr.write(f"{record.levelname.lower()}: {self.format(record)}\n")
 
 
 def driver(folder: Path | None) -> None:
-    """Set up the driver: all records go to `driver.log`; our own warnings and all errors go to standard error too."""
+    """Set up the logs of the driver.
+
+    All records go to `driver.log` in the folder, if there is one. Our own warnings and all errors also go to standard
+    error.
+    """
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)

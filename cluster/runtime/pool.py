@@ -1,6 +1,6 @@
-"""A pool of actors, each of which works on several pieces at once.
+"""A pool of actors, each of which works on several pieces of work at once.
 
-Dead actors are replaced; pieces that end actors are isolated.
+Dead actors are replaced. A piece that may have ended an actor is tried alone.
 """
 
 import logging
@@ -20,41 +20,44 @@ R = TypeVar("R")
 MAX_DEATHS = 16
 """Most actors that may die one after another without a finished piece in between."""
 MAX_OUT_OF_MEMORY = 3
-"""Most times that Ray may end the actor of one place because memory is full, without a finished piece in between."""
+"""Most times that Ray may end the actor at one place because memory is full, without a finished piece in between."""
 
 
 def feed_from(pieces: Iterable[W]) -> Callable[[], W | None]:
-    """Return a feed that gives the pieces in their order."""
+    """Return a feed for `Pool.run` that gives the pieces in their order, and then None."""
     left = iter(pieces)
     return lambda: next(left, None)
 
 
 @dataclass
 class Pool(Generic[W, R]):
-    """Actors made by `spawn(place)`; `call(actor, work)` starts one piece of work and returns its object reference.
+    """A pool of `num_actors` actors.
 
-    A piece that was in flight when its actor died is tried again alone on an actor, so that it is not blamed for
-    another piece. If that actor dies too, `split` may cut the piece; a piece that cannot be cut goes to `give_up`. An
-    actor that Ray ended because the machine's memory was full is replaced as well, but no piece is blamed for it: any
-    process of the machine may have filled the memory.
+    `spawn(place)` makes an actor. `call(actor, piece)` starts one piece of work and returns its object reference.
+
+    If an actor dies, each of its pieces is tried again alone on an actor. If that actor dies too, the piece is the
+    cause. Then `split` may cut it, and a piece that cannot be cut goes to `give_up`. An actor that Ray ended because
+    the machine's memory was full is also replaced, but its pieces do not count as the cause: any process of the machine
+    may have filled the memory.
     """
 
     spawn: Callable[[int], Any]
     call: Callable[[Any, W], Any]
     num_actors: int
     in_flight: int = 2
-    """Pieces that an actor has at a time, so that it has the next one before it finishes the last."""
+    """Number of pieces that an actor has at a time. With two or more, it has its next piece when it finishes one."""
     split: Callable[[W], Sequence[W]] = lambda piece: (piece,)
     """Cuts a piece that ended two actors."""
     give_up: Callable[[W, Exception], bool | None] | None = None
-    """Called with a piece that ended two actors and cannot be cut; returns whether to end, like `done`. By default the
-    run fails."""
+    """Called with a piece that ended two actors and cannot be cut, and the last error. It returns whether to end, like
+    `done`. Without it, the run fails."""
     job: str = "run"
-    """Name of the actors' job, which begins every message about them."""
+    """Name of the job of the actors. Messages about full memory begin with it."""
     lower: str = ""
-    """Settings that decide how much memory the actors take, with their values, for the advice when memory is full."""
+    """Settings that decide how much memory the actors take, as `deaths.lowerable` returns them. The advice for full
+    memory names them."""
     say: Callable[[str], None] = log.warning
-    """Prints a line for people each time that memory was full."""
+    """Prints a line for people each time that the memory was full."""
     _actors: list[Any] = field(default_factory=list)
     _suspects: deque[W] = field(default_factory=deque)
     _again: deque[W] = field(default_factory=deque)
@@ -76,7 +79,7 @@ class Pool(Generic[W, R]):
 
     @property
     def actors(self) -> Sequence[Any]:
-        """The living actors, for calls that ask about their progress."""
+        """The living actors. It is used for calls that ask about their progress."""
         return tuple(self._actors)
 
     def run(
@@ -89,15 +92,16 @@ class Pool(Generic[W, R]):
         """Work on every piece that the feed gives, in any order.
 
         Args:
-            feed: returns the next piece, or None when there is none at present; asked again after each `done`. The run
-                ends when it returns None and nothing is in flight.
-            done: called with a piece and its result when it ends; True ends the run at once, whatever is in flight.
-            tick: called about every `tick_s` seconds.
-            tick_s: seconds between two ticks.
+            feed: returns the next piece, or None if there is none at present. It is asked again after each `done`. The
+                run ends when it returns None and no piece is in flight.
+            done: called with a finished piece and its result. If it returns True, the run ends at once, even if other
+                pieces are in flight.
+            tick: called at least about every `tick_s` seconds.
+            tick_s: seconds.
 
         Raises:
-            RunError: when actors die again and again, or a piece ends two actors and there is no `give_up`.
-            GristmillError: an error that a piece of work raised.
+            RunError: if actors die again and again, or if a piece ends two actors and there is no `give_up`.
+            GristmillError: if a piece of work raised it.
         """
         import ray
 
@@ -123,7 +127,7 @@ class Pool(Generic[W, R]):
                     return
 
     def _launch(self, feed: Callable[[], W | None], flying: dict[Any, tuple[int, W, bool]]) -> None:
-        """Start as many pieces as there is room for. Suspected pieces come first, each alone on an idle actor."""
+        """Start pieces until every actor has enough. Suspected pieces come first, each alone on an idle actor."""
         held: dict[int, list[bool]] = {place: [] for place in range(self.num_actors)}
         for place, _, alone in flying.values():
             held[place].append(alone)
@@ -147,7 +151,7 @@ class Pool(Generic[W, R]):
     def _take_down(
         self, place: int, piece: W, flying: dict[Any, tuple[int, W, bool]], error: Exception, *, alone: bool
     ) -> bool:
-        """Replace the actor at a place and take its pieces back; return whether the run ends."""
+        """Replace the dead actor at a place, take its pieces back, and return whether the run ends."""
         import ray
 
         self._deaths += 1
@@ -187,10 +191,11 @@ class Pool(Generic[W, R]):
 
 
 def _outcome(ref: Any, piece: object) -> tuple[Any, Exception | None]:  # noqa: ANN401 - of an actor's method
-    """Return (result, None), or (None, why) when its actor is gone.
+    """Return (result, None), or (None, error) if the actor or its engine has died.
 
     Raises:
-        GristmillError: the error of the piece of work; one of another class becomes a `RunError` of one line.
+        GristmillError: if the piece of work raised an error. An error of another class becomes a `RunError` of one
+            line.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""Progress for people: rich bars on a terminal, else a plain line every few seconds."""
+"""Progress for people: bars on a terminal, and a plain line every few seconds anywhere else."""
 
 import sys
 import time
@@ -18,13 +18,13 @@ from rich.progress import (
 from rich.text import Text
 
 PLAIN_EVERY_S = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if there is no terminal."""
 
 
 class Bar:
-    """The progress of one long task: how much is done, with figures below.
+    """The progress of one long task, with figures on the line below it.
 
-    Until something is done a terminal shows a pulsing bar, since an empty bar that does not move looks like a hang.
+    While nothing is done yet, a terminal shows a pulsing bar. An empty bar that does not move would look like a hang.
     """
 
     def __init__(self, screen: "Screen", title: str, total: int | None) -> None:
@@ -36,13 +36,13 @@ class Bar:
         )
 
     def update(self, done: int, note: str = "", total: int | None = None, left: str | None = None) -> None:
-        """Set how much is done in all, with figures such as `412 tokens/s`.
+        """Set how much is done so far.
 
         Args:
-            done: how much is done.
-            note: the figures.
-            total: how much there is in all, once it is known.
-            left: the time left in words, instead of the estimate from `done`; empty at the end.
+            done: how much is done in all.
+            note: figures, such as `412 tokens/s`.
+            total: how much there is to do in all, once it is known.
+            left: the time left in words, which replaces the estimate from `done`. It is empty at the end.
         """
         self._done, self._note, self._left, self._total, self._unsaid = (
             done,
@@ -60,7 +60,7 @@ class Bar:
             self._line()
 
     def close(self) -> None:
-        """Stop, and leave the last state on the screen."""
+        """Stop, and leave the last state visible on the screen."""
         if not self._screen.rich and self._unsaid:
             self._line()
 
@@ -76,7 +76,7 @@ class Bar:
 
 
 class _Left(TimeRemainingColumn):
-    """The time left as the job states it, else as rich estimates it."""
+    """A column with the time left. The job's own text is shown if there is one, else the estimate of rich."""
 
     def render(self, task: Task) -> Text:
         left = task.fields["left"]
@@ -84,7 +84,7 @@ class _Left(TimeRemainingColumn):
 
 
 class _Lines(Progress):
-    """A bar with its figures on a separate line, because both do not fit on a line of usual width."""
+    """Bars with their figures on separate lines, because a bar and its figures do not fit on one usual line."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         for task in self.tasks:
@@ -97,9 +97,9 @@ class Screen:
     """The place where a run prints messages to people."""
 
     def __init__(self, *, quiet: bool = False, every_s: float = PLAIN_EVERY_S) -> None:
-        """Print to standard error, so that standard output stays free for results; `quiet` prints nothing.
+        """Print to standard error, so that standard output is free for results. With `quiet`, print nothing.
 
-        Without a terminal, a bar is a line every `every_s` seconds.
+        Without a terminal, a bar prints a line every `every_s` seconds.
         """
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.rich: Progress | None = None

@@ -1,4 +1,4 @@
-"""The one rule for the cores and GPUs of a process in the cluster, and how actors and tasks are started with them."""
+"""The one rule that gives cores and GPUs to a process in the cluster, and the start of actors and tasks with them."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one process needs."""
+    """The cores and GPUs that one process needs."""
 
     cpus: float
     gpus: float = 0.0
     strategy: Any = None
-    """Ray's scheduling strategy, where a place is reserved."""
+    """Ray's scheduling strategy, if a place is reserved for the process."""
 
     def bundle(self) -> dict[str, float]:
-        """Return cores and GPUs under Ray's names, for placement groups and Ray Train."""
+        """Return the cores and GPUs under Ray's names, as placement groups and Ray Train take them."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
     def options(self) -> dict[str, Any]:
@@ -31,15 +31,15 @@ class Need:
 
 
 def need_of(where: str, cpus: float | None, gpus: float | None, processes: int = 1, *, spans: int = 1) -> Need:
-    """Return the needs of each of several equal processes; numbers that are not set follow from the running cluster.
+    """Return the needs of each of several equal processes. Numbers that are None follow from the running cluster.
 
-    If the cluster has a GPU, a process takes as many as its model spans, and one core. If not, the processes share all
-    cores evenly, and none takes more than the largest machine has. Without a session of Ray the cluster is this
-    machine, and has no GPU.
+    If the cluster has a GPU, a process gets `spans` GPUs, which is the number that its model needs, and one core. If it
+    has none, the processes share all cores evenly, and none gets more cores than the largest machine has. Without a
+    session of Ray, the cluster is this machine and counts as one without a GPU.
 
     Raises:
-        JobError: when GPUs are not set, and a cluster that autoscales has none up: the GPUs of a further machine are
-        unknown.
+        JobError: if `gpus` is None and the cluster autoscales, but has no GPU now. The GPUs of further machines are not
+            known.
     """
     cores, devices, largest = _cluster()
     if gpus is None and not devices and autoscales():
@@ -63,10 +63,10 @@ def _cluster() -> tuple[float, float, float]:
 
 
 def require(where: str, needs: Sequence[Need]) -> None:
-    """Refuse a job whose processes can never all be placed; where the cluster autoscales, wait until they can.
+    """Refuse a job whose processes do not all fit into the cluster at once. If it autoscales, wait until they fit.
 
     Raises:
-        JobError: "needs X, the cluster has Y".
+        JobError: if they do not fit. The message says what they need and what the cluster has.
     """
     import ray
 
@@ -80,7 +80,7 @@ def require(where: str, needs: Sequence[Need]) -> None:
 
 
 def spawn(kind: type, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - Ray's handles have no type
-    """Start an actor of a class and return its handle at once; further options are Ray's."""
+    """Start an actor of a class and return its handle at once. `options` are further options of Ray's actors."""
     import ray
 
     actor: Any = ray.remote(kind)

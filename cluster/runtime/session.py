@@ -1,4 +1,4 @@
-"""The only `ray.init`: the cluster that a job was submitted to, a named one, or a local one."""
+"""The only call of `ray.init`. It uses the cluster that a job was submitted to, a named cluster, or a local one."""
 
 import logging
 import os
@@ -25,38 +25,38 @@ ENV = {
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "INFO",
 }
-"""Environment of our processes: it keeps other libraries quiet and private."""
+"""Environment variables of our processes, which stop messages and telemetry of other libraries, among other things."""
 HOME = "gristmill-"
-"""Beginning of the names of our session folders in the temporary folder; the driver's process id follows."""
+"""Beginning of the names of our session folders in the temporary folder. The driver's process id follows it."""
 LOCAL = "local"
 """Ray's name for a local cluster."""
 LOOPBACK = "127.0.0.1"
-"""Address of a local Ray, which no other machine can reach."""
+"""Address of a local Ray. No other machine can reach it."""
 REARM_S = 0.01
-"""Seconds between two times that our signal handlers are set again while Ray shuts down, which takes 2 s."""
+"""Seconds after which our signal handlers are set again, as long as Ray shuts down, which takes 2 s."""
 
 
 @contextmanager
 def session(
     address: str | None, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool = False, quiet: bool = True
 ) -> Iterator[None]:
-    """Hold a Ray session while the block runs.
+    """Keep a Ray session open while the block runs.
 
-    Inside `ray job submit`, or with `RAY_ADDRESS` set, the running cluster is used; otherwise a local one is started
-    (10 to 15 s on two cores) and ends with the block. It listens on the loopback address alone. Its processes end with
-    the driver, so that `kill -9` leaves nothing that holds memory.
+    Inside `ray job submit`, or if `RAY_ADDRESS` is set, the running cluster is used. Otherwise a local cluster is
+    started, which takes 10 to 15 s on two cores, and ends with the block. It listens only on the loopback address. Its
+    processes end with the driver, so that no memory stays in use after a `kill -9`.
 
     Args:
-        address: of a running cluster; by default the one we are in, else a local one.
-        num_cpus: of a local one; by default what the machine has.
-        num_gpus: as above.
-        dashboard: whether a local one has Ray's dashboard, which takes 1.3 % of two cores. Ray Train wants it: its
-            placement group cleaner logs an error every second without. Metrics are served either way.
-        quiet: whether Ray's own log stays out of the terminal.
+        address: address of a running cluster. By default it is the cluster that we are in, else a local one is started.
+        num_cpus: cores of a local cluster. By default it has all cores of the machine.
+        num_gpus: GPUs of a local cluster. By default it has all GPUs of the machine.
+        dashboard: whether a local cluster has Ray's dashboard, which takes 1.3 % of two cores. Ray Train needs it:
+            without it, its placement group cleaner logs an error every second. Metrics are always served.
+        quiet: whether Ray's own log is not shown on the terminal.
 
     Raises:
-        JobError: when a cluster is named that does not answer.
-        RunError: when the local cluster does not start.
+        JobError: if a named cluster does not answer.
+        RunError: if the local cluster does not start.
     """
     import ray
 
@@ -91,7 +91,7 @@ def session(
 
 
 def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard: bool) -> dict[str, Any]:
-    """Return the settings of a Ray of our own."""
+    """Return the arguments of `ray.init` for a local cluster of our own."""
     return {
         "address": LOCAL,
         "num_cpus": num_cpus,
@@ -105,11 +105,11 @@ def _local(home: Path, num_cpus: int | None, num_gpus: int | None, *, dashboard:
 
 
 def _start(settings: Mapping[str, Any]) -> None:
-    """Start or join Ray. A signal during the start waits until Ray has started, so that Ray can be ended in order.
+    """Start a cluster or join one. A signal during the start is handled when Ray has started and can be shut down.
 
-    Ray's own handler of SIGTERM would exit in the middle of the start and leave Ray's processes running. The handler
-    that Ray's core installs dumps the stack and aborts; it is active for the last milliseconds of the start, until ours
-    are set again.
+    Ray's own handler of SIGTERM would exit in the middle of the start, and leave Ray's processes running. The handler
+    that Ray's core installs dumps the stack and aborts. It is active for the last milliseconds of the start, until our
+    handlers are set again.
     """
     import ray
     from ray._private import ray_constants, utils
@@ -135,10 +135,10 @@ def _replaced(module: Any, name: str, value: object) -> Iterator[None]:  # noqa:
 
 
 def _end(home: Path | None, *, keep_logs: bool = False) -> None:
-    """Leave Ray. End every process of a local Ray, also of one that did not start, and delete its folder.
+    """Leave Ray. End every process of a local cluster, even if it did not start, and delete its folder.
 
-    During its shutdown Ray restores the default action of SIGTERM, which would end this process before Ray's. So Ray
-    shuts down in a thread, while this thread sets our handlers again and again.
+    While it shuts down, Ray restores the default action of SIGTERM. This would end our process before Ray's processes.
+    So Ray shuts down in another thread, and this thread sets our handlers again and again.
     """
     import ray
 
@@ -157,7 +157,7 @@ def _end(home: Path | None, *, keep_logs: bool = False) -> None:
 
 
 def _started(home: Path) -> list[Any]:
-    """Return our child processes that have a session's folder in their command line, and all their descendants."""
+    """Return our child processes with a session's folder in their command line, and all descendants of these."""
     import psutil  # psutil comes with Ray
 
     found = []
@@ -178,9 +178,9 @@ def _kill(processes: Sequence[Any]) -> None:
 
 
 def _python_path() -> str:
-    """Let workers import all that the driver can import, in whatever folder it was started.
+    """Return a `PYTHONPATH` with which workers can import gristmill as the driver does, wherever it was started.
 
-    Our path comes last, after the user's.
+    Our path comes after the paths of the user.
     """
     root = str(Path(gristmill.__file__).resolve().parent.parent)
     return os.pathsep.join(dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), root]))

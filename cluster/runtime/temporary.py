@@ -1,4 +1,4 @@
-"""Folders in the temporary directory that name the process that made them, so that only orphans are deleted."""
+"""Folders in the temporary directory. Each names the process that made it, so that only orphans are deleted."""
 
 import os
 import shutil
@@ -10,32 +10,35 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MARKER = "gristmill-owner.json"
-"""File in each folder that says who made it."""
+"""File in each folder that names the process that made the folder."""
 LARGEST_MARKER = 4096
-"""Most bytes of a marker; it has about 250."""
+"""Most bytes of a marker that are read. A marker has about 250."""
 
 
 class Owner(BaseModel):
-    """What identifies a process among all that share a temporary directory, also in containers and on other hosts."""
+    """The identity of a process among all processes that share a temporary directory.
+
+    These may be in containers or on other hosts.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     folder: str
-    """Name of the folder, because a copied or renamed folder is no longer ours."""
+    """Name of the folder. It is here because a copied or renamed folder is no longer ours."""
     host: str
     boot: str
-    """Id of the host's boot, because process ids start again with each boot."""
+    """Id of the host's boot. It is here because process ids start again with each boot."""
     pid_namespace: str
-    """Namespace of the process id, because ids of another namespace mean nothing here."""
+    """Namespace of the process id. It is here because ids of other namespaces mean nothing in ours."""
     pid: int = Field(gt=0, lt=2**31)
     started: int
-    """Clock ticks from boot to the start of the process, because process ids are used again."""
+    """Clock ticks from boot to the start of the process. It is here because process ids are used again."""
 
 
 def make_folder(prefix: str) -> Path:
     """Make an empty folder in the temporary directory, with a marker that names this process.
 
-    Where `/proc` is absent there is no marker, and `delete_orphans` never deletes the folder.
+    If there is no `/proc`, the folder has no marker, and `delete_orphans` never deletes it.
     """
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     owner = _this_process(folder.name)
@@ -45,7 +48,7 @@ def make_folder(prefix: str) -> Path:
 
 
 def delete_orphans(prefix: str) -> None:
-    """Delete the folders of `make_folder` if their process has certainly ended; leave all others as they are."""
+    """Delete each folder of `make_folder` whose process has certainly ended. Leave all other folders as they are."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         if _is_orphan(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -61,7 +64,10 @@ def _is_orphan(folder: Path) -> bool:
 
 
 def _owner(folder: Path) -> Owner | None:
-    """Return who made a folder; None unless folder and marker are this user's own and the marker is whole."""
+    """Return the process that made a folder, or None if it is not known.
+
+    It is known only if folder and marker belong to this user, and the marker is complete.
+    """
     try:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -76,7 +82,7 @@ def _owner(folder: Path) -> Owner | None:
 
 
 def _this_process(folder: str) -> Owner | None:
-    """Return the identity of this process, in the form of a folder's marker; None if `/proc` does not have it."""
+    """Return the identity of this process for the marker of a folder, or None if there is no `/proc`."""
     try:
         return Owner(
             folder=folder,
@@ -96,7 +102,7 @@ def _start_time(pid: int) -> int:
 
 
 def _lives(owner: Owner) -> bool:
-    """Say whether the process may still live; True whenever that is not certain."""
+    """Say whether the process may still run. It is True if that is not certain."""
     try:
         return _start_time(owner.pid) == owner.started
     except OSError:
