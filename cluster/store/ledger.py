@@ -1,4 +1,7 @@
-"""The ledger of a run: one JSON line for each event, written only by the driver. The state of a run follows from it."""
+"""The ledger of a run: a file with one JSON line for each event. Only the driver writes it.
+
+The state of a run follows from its ledger.
+"""
 
 import fcntl
 import json
@@ -15,14 +18,15 @@ from gristmill.cluster.store.store import Store
 LEDGER = "ledger.jsonl"
 LOCK = ".lock"
 State = Literal["running", "stopped", "done", "failed"]
-"""`stopped`: the driver ended without writing an end; the same command continues the run."""
+"""State of a run or job. `stopped` means that the driver ended without writing the end of the run. The same command
+continues such a run."""
 
 
 class Ledger:
-    """Appends the events of one run; each line is flushed to disk before `append` returns."""
+    """The ledger of one run, to which events are appended. Each line is on disk before `append` returns."""
 
     def __init__(self, store: Store, folder: str) -> None:
-        """Continue the ledger in a run's folder, or begin it."""
+        """Open the ledger in a run's folder. If there is none, the first event makes it."""
         self._store, self._folder = store, folder
         self._lines = read_lines(store, folder)
         if store.exists(folder, LEDGER) and not store.read_bytes(folder, LEDGER).endswith(b"\n"):
@@ -31,11 +35,11 @@ class Ledger:
 
     @property
     def lines(self) -> Sequence[str]:
-        """The lines so far, also those of earlier executions."""
+        """The lines so far, including those of earlier executions."""
         return self._lines
 
     def append(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - any JSON value
-        """Append one event with the time in seconds since 1970 and its facts (JSON values)."""
+        """Append one event with its time, in seconds since 1970, and its facts, which are JSON values."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
         self._lines.append(line)
         if self._store.local is None:  # an object store cannot append: write the short file again
@@ -50,12 +54,12 @@ class Ledger:
 
 @contextmanager
 def lock(store: Store, folder: str) -> Iterator[None]:
-    """Let only one driver at a time write a run. The lock ends with the driver's process, also if that is killed.
+    """Let only one driver at a time write a run. The lock ends with the driver's process, even if that is killed.
 
-    Object stores have no locks: there two drivers may do the same work twice, and commit the same bytes.
+    An object store has no locks. There, two drivers of the same run do the same work twice, and commit the same bytes.
 
     Raises:
-        RunError: when another process has the lock.
+        RunError: if another process has the lock.
     """
     if store.local is None:
         yield
@@ -69,7 +73,7 @@ def lock(store: Store, folder: str) -> Iterator[None]:
 
 
 def _held(store: Store, folder: str) -> bool:
-    """Say whether a driver is working on a run; True on an object store, where this is not known."""
+    """Say whether a driver is working on a run. On an object store this is not known, and the answer is True."""
     if store.local is None:
         return True
     path = store.local / folder / LOCK
@@ -84,7 +88,7 @@ def _held(store: Store, folder: str) -> bool:
 
 
 def state(store: Store, folder: str) -> "RunState":
-    """Return the state of a run according to its ledger and whether its driver still lives."""
+    """Return the state of a run. It follows from its ledger, and from whether its driver still runs."""
     run = fold(read_lines(store, folder))
     if run.state == "running" and not _held(store, folder):
         run.state = "stopped"
@@ -94,7 +98,7 @@ def state(store: Store, folder: str) -> "RunState":
 
 
 def read_lines(store: Store, folder: str) -> list[str]:
-    """Return the complete lines of a ledger; a last line that a kill cut off is left out."""
+    """Return the complete lines of a ledger. A last line that was cut off when the driver was killed is left out."""
     if not store.exists(folder, LEDGER):
         return []
     text = store.read_bytes(folder, LEDGER).decode(errors="replace")
@@ -122,7 +126,7 @@ class JobState:
 
 @dataclass
 class RunState:
-    """The state of a run."""
+    """The state of a run. `started` and `ended` are seconds since 1970, `ended` is the time of the last event."""
 
     state: State = "running"
     attempts: int = 0

@@ -2,10 +2,10 @@
 
     <store>/<job>-<fingerprint>/shard-00000.arrow     Arrow IPC file, written to a temporary name, flushed, renamed
                                 shard-00000.json      its commit: rows, kept, bytes, digest; written after the shard
-                                figures.json          what making it took; not part of the data
+                                figures.json          what the job measured; not part of the data
                                 manifest.json         written last: it exists exactly when the folder is complete
 
-A shard counts as committed once its commit file exists, so a killed job continues after the last one.
+A shard is committed as soon as its commit file exists. A killed job continues after its committed shards.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ Kind = Literal["samples", "vectors", "model", "evaluation"]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One committed file of a dataset or model."""
+    """One committed file of a dataset, a model or an evaluation."""
 
     name: str
     rows: int
@@ -67,13 +67,13 @@ class Manifest:
 
 
 class Store:
-    """The folder or URI (`s3://`, `gs://`, `abfs://` by `pyarrow.fs`) that holds datasets, models and runs."""
+    """A folder with datasets, models and runs: a local path, or a URI such as `s3://…`, `gs://…` or `abfs://…`."""
 
     def __init__(self, uri: str) -> None:
-        """Open a store; a local folder is created at the first write.
+        """Open a store. A local folder is created at the first write.
 
         Raises:
-            StoreError: for a URI that no file system takes, or that cannot be reached.
+            StoreError: if the URI is of no known file system, or cannot be reached.
         """
         self.uri = uri
         if "://" in uri:
@@ -95,14 +95,14 @@ class Store:
         return Store, (str(self.local) if self.local else self.uri,)
 
     def at(self, *names: str) -> str:
-        """Return the path of something in the store, as its file system spells it."""
+        """Return the path of a file or folder of the store on its file system."""
         return "/".join([self.root.rstrip("/"), *names])
 
     def folder(self, name: str) -> Path:
-        """Return a folder of the store as a local path, made if absent.
+        """Return the local path of a folder of the store, and make the folder if it is absent.
 
         Raises:
-            StoreError: when the store is not on a local or mounted file system.
+            StoreError: if the store is not on a local or mounted file system.
         """
         if self.local is None:
             raise StoreError(f"{self.uri}: {name} needs a local or shared folder, the store is an object store")
@@ -115,7 +115,7 @@ class Store:
         return bool(self.fs.get_file_info(self.at(*names)).type != fs.FileType.NotFound)
 
     def write_bytes(self, data: bytes, *names: str) -> None:
-        """Write a file whole or not at all: temporary name, flush to disk, rename."""
+        """Write a file completely or not at all: under a temporary name, flushed to disk, then renamed."""
         path, temporary = self.at(*names), self.at(*names[:-1], f".{names[-1]}.{os.getpid()}.tmp")
         self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
         if self.local is None:
@@ -129,14 +129,14 @@ class Store:
         Path(temporary).replace(path)
 
     def write_json(self, value: object, *names: str) -> None:
-        """Write a JSON file whole or not at all."""
+        """Write a JSON file completely or not at all."""
         self.write_bytes((json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode(), *names)
 
     def read_bytes(self, *names: str) -> bytes:
         """Read a file.
 
         Raises:
-            StoreError: when it is absent.
+            StoreError: if it is absent.
         """
         try:
             with self.fs.open_input_file(self.at(*names)) as source:
@@ -148,7 +148,7 @@ class Store:
         """Read a JSON file.
 
         Raises:
-            StoreError: when it is absent or no JSON.
+            StoreError: if it is absent or not JSON.
         """
         try:
             return json.loads(self.read_bytes(*names))
@@ -156,25 +156,25 @@ class Store:
             raise StoreError(f"{self.at(*names)}: not JSON ({error}); move it away and run again") from error
 
     def names(self, *names: str) -> list[str]:
-        """Return the sorted names in a folder, temporary files left out."""
+        """Return the sorted names of files and folders in a folder. Names that begin with a dot are left out."""
         selector = fs.FileSelector(self.at(*names), allow_not_found=True)
         return sorted(info.base_name for info in self.fs.get_file_info(selector) if not info.base_name.startswith("."))
 
     def delete(self, *names: str) -> None:
-        """Delete a file, if it is there."""
+        """Delete a file if it exists."""
         if self.exists(*names):
             self.fs.delete_file(self.at(*names))
 
     # -- shards -------------------------------------------------------------------------------------------------
 
     def commit_shard(self, name: str, shard: str, table: pa.Table, *, compress: bool = True) -> Shard:
-        """Write a table as one shard and commit it; the same table makes the same bytes.
+        """Write a table as one shard, and commit it. The same table always gives the same bytes.
 
         Args:
             name: the dataset's folder.
             shard: the shard's name without suffix, such as `shard-00003`.
-            table: rows that keep their schema; null in `dropped` counts as kept.
-            compress: zstd for samples, off for vectors so that they memory-map.
+            table: rows of one of the schemas in `contract.schema`. A row whose `dropped` is null is kept.
+            compress: whether to compress with zstd. Vectors are not compressed, so that they can be memory-mapped.
         """
         check(table, _contract(table), f"{name}/{shard}")
         sink = pa.BufferOutputStream()
@@ -189,19 +189,19 @@ class Store:
         return entry
 
     def shard(self, name: str, shard: str) -> Shard:
-        """Return one committed shard of a folder that has no manifest yet, by its name without suffix."""
+        """Return one committed shard of a folder that has no manifest yet. The shard's name is without suffix."""
         return Shard(**self.read_json(name, f"{shard}.json"))
 
     def committed(self, name: str, prefix: str = "shard-") -> dict[str, Shard]:
-        """Return the committed shards of a folder that has no manifest yet, by name without suffix."""
+        """Return the committed shards of a folder that has no manifest yet, by their names without suffix."""
         found = (n for n in self.names(name) if n.startswith(prefix) and n.endswith(".json"))
         return {n.removesuffix(".json"): self.shard(name, n.removesuffix(".json")) for n in found}
 
     def read_shard(self, name: str, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read one shard, memory-mapped where the store is local, after comparing size and digest.
+        """Check the size and digest of one shard, and read it. In a local store it is memory-mapped.
 
         Raises:
-            StoreError: when the shard is absent, truncated or altered, naming it and what to do.
+            StoreError: if the shard is absent, truncated or altered. The message names it and says what to do.
         """
         where = f"{name}/{shard.name}"
         advice = f"move the folder {self.at(name)} away and run again"
@@ -223,7 +223,7 @@ class Store:
     # -- whole folders ------------------------------------------------------------------------------------------
 
     def complete(self, name: str) -> bool:
-        """Say whether a dataset or model is complete, that is, has its manifest."""
+        """Say whether a folder is complete, which means that it has its manifest."""
         return self.exists(name, MANIFEST)
 
     def commit(self, manifest: Manifest, figures: Mapping[str, Any] | None = None) -> None:
@@ -235,10 +235,10 @@ class Store:
                 self.delete(manifest.name, Path(shard.name).stem + ".json")
 
     def manifest(self, name: str) -> Manifest:
-        """Open a complete folder.
+        """Return the manifest of a complete folder.
 
         Raises:
-            StoreError: when it is absent, incomplete or of another schema version.
+            StoreError: if the folder is absent, incomplete or of another schema version.
         """
         if not self.complete(name):
             state = "incomplete (it has no manifest)" if self.exists(name) else "absent"
@@ -260,15 +260,15 @@ class Store:
         return dict(self.read_json(name, FIGURES))
 
     def scan(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the shards of a complete dataset, one table at a time, in manifest order."""
+        """Yield each shard of a complete dataset as a table, in the order of the manifest."""
         for shard in self.manifest(name).shards:
             yield self.read_shard(name, shard, columns)
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a complete dataset as one table; for data that fits in memory.
+        """Return a complete dataset as one table. It must fit into memory.
 
         Raises:
-            StoreError: when it is absent, incomplete, altered, or holds no shard.
+            StoreError: if the dataset is absent, incomplete or altered, or has no shard.
         """
         tables = list(self.scan(name, columns))
         if not tables:
@@ -276,7 +276,7 @@ class Store:
         return pa.concat_tables(tables)
 
     def entries(self) -> tuple[list[Manifest], list[str]]:
-        """Return the manifests of all complete folders by name, and the problems of the others."""
+        """Return the manifests of all complete folders, sorted by name, and the problems of damaged manifests."""
         whole, damaged = [], []
         for name in filter(self.complete, self.names()):
             try:
@@ -287,13 +287,19 @@ class Store:
 
 
 def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, str]:
-    """Return (folder name, fingerprint) of the output that a job with this identity makes from these input folders."""
+    """Return (folder name, fingerprint) of the output that a job with this identity makes from these inputs.
+
+    `inputs` has the name of each input folder by its role.
+    """
     fingerprint = ids.digest(job, SCHEMA_VERSION, dict(identity), dict(inputs))
     return f"{job}-{fingerprint[: ids.SHORT_HEX]}", fingerprint
 
 
 def _contract(table: pa.Table) -> pa.Schema:
-    """Return the contract that a table must keep: VECTORS when it has vectors, ITEMS when it has prompts' digests."""
+    """Return the schema that a table must have.
+
+    It is VECTORS for a table with the column `vector`, ITEMS for one with `prompt_digest`, and SAMPLES for any other.
+    """
     if "vector" not in table.column_names:
         return ITEMS if "prompt_digest" in table.column_names else SAMPLES
     kind = table.schema.field("vector").type
@@ -305,7 +311,7 @@ def _digest(data: pa.Buffer) -> str:
 
 
 def file_shard(path: Path, root: Path) -> Shard:
-    """Return the manifest entry of a plain file of a model or evaluation folder."""
+    """Return the manifest's entry for a file of a model or an evaluation. Its name is relative to `root`."""
     with path.open("rb") as source:
         digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return Shard(str(path.relative_to(root)), 0, 0, path.stat().st_size, digest)
