@@ -1,1 +1,1 @@
-"""Texts of any script: words, languages, and keys in which copies are equal."""
+"""Texts of any script: their words, their languages, and keys that are equal for copies."""

@@ -12,7 +12,7 @@ SAID = (
     r"(?:最终|正确|所以|因此)?(?:的)?答案(?:应该|应|就)?(?:是|为|：|:)\s*[:：]?\s*(.+)",
     r"(?:^|\n)[ \t]*答\s*[：:]\s*(.+)",
 )
-"""How an answer is announced, in English and Chinese; what follows on the line is the answer."""
+"""Match the words that announce an answer, in English and Chinese. The answer is the text after them on the line."""
 NUMBER = re.compile(r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
 _DIGITS = {**{han: value for value, han in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
@@ -21,11 +21,12 @@ HAN_NUMBER = re.compile(rf"[{''.join((*_DIGITS, *_UNITS, *_MYRIADS))}]+")
 
 
 def final_answer(text: str, labels: Sequence[str] = ()) -> str | None:
-    r"""Return the final answer of a text, in a normal form, or None if there is none.
+    r"""Return the final answer of a text in a normal form, or None if there is none.
 
-    With labels, it is the label that comes last. Without, it is in the last `\boxed{}`, else after the last `####`,
-    else after the last `answer is`, `答案是` or `答：`, else in the last line. There the last number counts, or the
-    words if there is no number. `$1,000.00`, `1000 dollars`, `１０００` and `一千` are all `1000`.
+    With labels, it is the label that is last in the text. Without labels, it is in the last `\boxed{}`, else after the
+    last `####`, else after the last `answer is`, `答案是` or `答：`. There it is the first number, or the words if there
+    is no number. If the text has none of these, it is the last number of the last line, or the words of this line. The
+    normal form of `$1,000.00`, `1000 dollars`, `１０００` and `一千` is `1000`.
     """
     if labels:
         return _last_label(_plain(text), labels)
@@ -37,7 +38,7 @@ def final_answer(text: str, labels: Sequence[str] = ()) -> str | None:
 
 
 def marked_answer(text: str) -> str | None:
-    """Return the final answer of a text in the same form, but only if the text marks it; else None."""
+    """Return the final answer of a text as `final_answer` does, or None if the text does not mark it."""
     return _form(_marked(_plain(text)), first=True)
 
 
@@ -50,12 +51,12 @@ def _marked(text: str) -> str:
 
 
 def _form(text: str, *, first: bool = False) -> str | None:
-    """Return the last (or first) number of a text, else its words."""
+    """Return the last number of a text, or with `first` its first number. Without a number, return its words."""
     return _number(text, first=first) or " ".join(tokens(text)) or None
 
 
 def _last_label(text: str, labels: Sequence[str]) -> str | None:
-    """Return the label that ends last in the text; of several that end there, the longest."""
+    """Return the label that ends last in the text. If several labels end at the same place, return the longest."""
     lower = text.casefold().replace("_", " ")  # of Markdown's emphasis
     best: tuple[int, int, str | None] = (-1, 0, None)
     for label in labels:
@@ -66,7 +67,7 @@ def _last_label(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _boxed(text: str) -> str:
-    r"""Return the content of the last `\boxed{…}`, braces balanced."""
+    r"""Return the content of the last `\boxed{…}`, which may have pairs of braces inside."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return ""
@@ -89,10 +90,11 @@ def _announced(text: str) -> str:
 
 
 def _number(text: str, *, first: bool = False) -> str:
-    """Return the last (or first) number of a text in its shortest form, else the empty string.
+    """Return the last number of a text, or with `first` its first number, in its shortest form.
 
-    Numbers in Chinese characters count if the text begins with them (`first`), or if they have a unit such as ten.
-    Others do not, because 一 is also part of many words.
+    If there is no number, return the empty string. A number in Chinese characters counts with `first` if the text
+    begins with it. Without `first` it counts if it has a unit, such as 十. Others do not count, because 一 is also part
+    of many words.
     """
     found = NUMBER.findall(text)
     if found:
@@ -105,7 +107,7 @@ def _number(text: str, *, first: bool = False) -> str:
 
 
 def _short(number: str) -> str:
-    """Return a number without separators, spaces and needless zeros."""
+    """Return a number without thousands separators, spaces and unnecessary zeros."""
     number = number.replace(",", "").replace("−", "-").replace(" ", "")
     whole, dot, fraction = number.partition(".")
     if dot and "/" not in fraction:

@@ -1,4 +1,4 @@
-"""Text as selection compares it: keys and words, for English and Chinese alike."""
+"""Keys and words by which selection compares texts, for English and Chinese."""
 
 import html
 import re
@@ -18,7 +18,7 @@ _MEANT = (
     r":(?=\])|(?<=\[):",  # x[1:]
     rf"(?<![{SIGNS}{UNSPACED}])(?<!{_LETTER})~(?=[\d(]|{_LETTER})",  # ~y
 )
-"""Signs that have a meaning because of the characters next to them; all other signs only end or divide sentences."""
+"""Match signs that have a meaning because of the characters next to them. All other signs end or divide sentences."""
 _SENTENCE_SIGNS = re.compile(rf"(?!{'|'.join(_MEANT)})[{SIGNS}]")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
 _SPACE_BY_UNSPACED = re.compile(rf"(?<=[{UNSPACED}])\s+|\s+(?=[{UNSPACED}])")
@@ -27,18 +27,18 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,
 _THOUSANDS = re.compile(
     r"(?<![\d.(\[{])(?<![\w)\]],)\d{1,3}(?:,\d{3})+(?!,?\d)|(?<=[(\[{])\d{1,3}(?:,\d{3})+(?!,?\d|[,)\]}])", re.ASCII
 )
-"""`1,000,000`, but not `f(1,200)`, where the comma separates two numbers."""
+"""Matches `1,000,000`, but not the numbers in `f(1,200)`, where the comma separates two numbers."""
 
 
 def key(text: str) -> str:
     """Return a key that is the same for all copies of a text.
 
-    These do not count: Unicode forms (NFKC; full-width forms become plain), case, simplified or traditional Chinese,
-    quotes, HTML entities, commas between thousands, punctuation that ends or divides sentences, the amount of white
-    space, and any space next to a character of a script without spaces. These do count: brackets, operators,
-    superscripts, fractions, and signs that belong to a number, a name or code. So `5-3`, `5/3`, `5.3`, `5!`, `.5` and
-    `2⁵` differ from `5 3`, `5` and `25`; `a?.b` differs from `a.b`, and `!done` from `done`. A text of nothing but
-    punctuation is its own key.
+    These differences do not change the key: Unicode forms such as full-width letters (NFKC), case, simplified or
+    traditional Chinese, quotes, HTML entities, commas between thousands, punctuation that ends or divides sentences,
+    the amount of white space, and any space next to a character of a script without spaces. These change it: brackets,
+    operators, superscripts, fractions, and signs that belong to a number, a name or code. So `5-3`, `5/3`, `5.3`, `5!`,
+    `.5` and `2⁵` differ from `5 3`, `5` and `25`. `a?.b` differs from `a.b`, and `!done` from `done`. A text of nothing
+    but punctuation is its own key.
     """
     plain = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), folded(read(text)))
     bare = _SENTENCE_SIGNS.sub(" ", QUOTES.sub(" ", plain))
@@ -47,12 +47,12 @@ def key(text: str) -> str:
 
 
 def read(text: str) -> str:
-    """Return a text with its HTML entities replaced by characters."""
+    """Return a text in which the characters replace their HTML entities."""
     return _ENTITY.sub(lambda found: html.unescape(found[0]), text) if "&" in text else text
 
 
 def folded(text: str) -> str:
-    """Return a text in NFKC without case, its Chinese simplified; superscripts, subscripts and fractions stay."""
+    """Return a text in NFKC, case-folded, and with simplified Chinese. Superscripts, subscripts and fractions stay."""
     if text.isascii():
         return text.lower()
     raised = _raised()
@@ -76,7 +76,7 @@ def _is_letters(sign: str) -> bool:
 
 @cache
 def simplified() -> dict[int, int]:
-    """Return the simplified form of each traditional Chinese character that has one of its own, by code point."""
+    """Return the simplified form of each traditional Chinese character that differs from it, by code point."""
     from opencc import OpenCC
 
     traditional = [chr(point) for first, last in HAN for point in range(first, min(last, 0x1FFFF) + 1)]
@@ -96,6 +96,9 @@ def words(text: str) -> frozenset[str]:
 
 
 def overlap(left: frozenset[str], right: frozenset[str]) -> float:
-    """Return the number of shared words over that of the smaller text, in [0, 1]; 1 where a text has no words."""
+    """Return the share of the smaller text's words that the other text also has, in [0, 1].
+
+    It is 1 if one of the texts has no words.
+    """
     smaller = min(len(left), len(right))
     return len(left & right) / smaller if smaller else 1.0

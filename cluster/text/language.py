@@ -1,4 +1,4 @@
-"""The language of a text: by script where that decides it, else by fastText's small model, without network."""
+"""The language of a text. Its script decides if it can, else the small model of fastText, without network access."""
 
 from functools import cache, lru_cache
 from typing import Any
@@ -8,7 +8,7 @@ from gristmill.cluster.text.scripts import is_chinese
 from gristmill.cluster.text.words import tokens
 
 MIN_TOKENS = 3
-"""Shorter texts (`Paris`, `1, 2, 3`) have no particular language."""
+"""Fewest tokens of a text with a language. Shorter texts, such as `Paris`, have no particular language."""
 MAX_CHARS = 400
 
 
@@ -21,10 +21,11 @@ def _detector() -> Any:  # noqa: ANN401 - untyped library
 
 @lru_cache(maxsize=65536)
 def probabilities(text: str) -> dict[str, float]:
-    """Return the likeliest languages of a text (ISO 639-1) and their probabilities; empty when the text is too short.
+    """Return the probabilities of the likeliest languages of a text, by ISO 639-1 code.
 
-    Chinese is recognised by its characters, because fastText has no features for short texts in them. Cantonese and Wu
-    count as Chinese, because one written sentence is not enough to tell them apart.
+    It is empty if the text is too short. Chinese is recognised by its characters, because fastText has no features for
+    short Chinese texts. Cantonese and Wu count as Chinese, because one written sentence is not enough to tell them
+    apart.
     """
     if is_chinese(text):
         return {"zh": 1.0}

@@ -1,4 +1,4 @@
-"""Texts that are near copies: they share most of their short runs of words, not counting runs that many texts have."""
+"""Near copies: texts that share most of their short runs of words. Runs that many texts have do not count."""
 
 import re
 from collections.abc import Sequence
@@ -12,45 +12,49 @@ from gristmill.cluster.text.keys import key
 from gristmill.cluster.text.scripts import UNSPACED
 
 MIN_OVERLAP = 0.6
-"""Share of the runs of the smaller text that near copies have in common. One edited word in ten leaves 0.8 of them."""
+"""Least share of the smaller text's runs that near copies have in common. One edited word in ten leaves 0.8 of them."""
 FEWEST = 6
-"""Least number of runs of its own with which a text is compared; a text with fewer has only equal copies."""
+"""Fewest runs of a text that is compared by its runs, without those of templates. A text with fewer runs has only equal
+copies."""
 TEMPLATE_SHARE, TEMPLATE_LEAST, TEMPLATE_MOST = 0.02, 10, 100
-"""A run that more than this share of the texts have is part of a template and does not count; see the two bounds."""
+"""A run that more than this share of the texts have is part of a template and does not count. This limit is at least
+`TEMPLATE_LEAST` and at most `TEMPLATE_MOST` texts."""
 AT_ONCE = 1 << 20
-"""Number of candidates that are compared at a time."""
+"""About the number of candidates that are compared at a time."""
 _UNIT = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 Ints = NDArray[np.int64]
 
 
 class Pairs(NamedTuple):
-    """Pairs of near copies among [n] texts, each pair once, `left` before `right`."""
+    """Pairs of near copies, as places of texts in a list. Each pair is there once, with `left` before `right`."""
 
     left: Ints
     right: Ints
 
 
 class _Runs(NamedTuple):
-    """The distinct runs of all texts without those of templates, text by text, the rarest first."""
+    """The distinct runs of each text, without runs of templates. The runs of one text are sorted, the rarest first."""
 
     texts: Ints
     runs: Ints
     ends: Ints
-    """[n + 1] where the runs of each text begin."""
+    """Places where the runs of each text begin, and the end of the last ones, [n + 1]."""
 
 
 def near_copies(texts: Sequence[str]) -> Pairs:
-    """Return the pairs of texts that are near copies of each other, or of which one contains the other.
+    """Return the pairs of texts that are near copies of each other, or one of which contains the other.
 
-    A run is of two words, or of three characters of a script that is written without spaces, of the text's comparison
-    key (`keys.key`). Two texts are near copies if they share 0.6 of the runs of the one that has fewer, or have equal
-    keys. Runs that more than 2 % of the different texts have, and more than 10 (from 5,000 texts on: 100), are of a
-    template and do not count. So copies are missed of a text that was copied, with changes, more often than that. Equal
-    texts are each paired with the first of them. It takes about a microsecond of CPU for each character.
+    A run is two words, or three characters of a script without spaces, that follow each other in the text's key
+    (`keys.key`). Two texts are near copies if they share 0.6 of the runs of the text with fewer runs, or if their keys
+    are equal. Runs of templates do not count. These are the runs that are in more of the different texts than
+    `template_size` says: 2 % of them, but at least 10 and at most 100 texts. So the pairs of a text are missed if it
+    has more changed copies than that. Each of several equal texts is paired with the first of them. It takes about a
+    microsecond of CPU for each character.
 
-    Source: candidates by prefixes of the rarest runs: Chaudhuri, Ganti & Kaushik 2006, A primitive operator for
-    similarity joins in data cleaning, ICDE, section 4; they lose no pair. Departures: the share is of the smaller text.
+    Source: Chaudhuri, Ganti & Kaushik 2006, A primitive operator for similarity joins in data cleaning, ICDE, section
+    4, for the candidates by prefixes of the rarest runs. They lose no pair. Departures: the share is of the smaller
+    text.
     """
     firsts: dict[str, int] = {}
     plain = [key(text) for text in texts]
@@ -62,7 +66,7 @@ def near_copies(texts: Sequence[str]) -> Pairs:
 
 
 def template_size(count: int) -> float:
-    """Return the number of texts, out of `count` different ones, up to which a run is not part of a template."""
+    """Return the most texts, out of `count` different ones, that may have a run before it counts as a template's."""
     return min(max(TEMPLATE_LEAST, TEMPLATE_SHARE * count), TEMPLATE_MOST)
 
 
@@ -88,7 +92,10 @@ def _alone(unit: str) -> bool:
 
 
 def _ranked(row: Ints, hashes: NDArray[np.uint64], count: int) -> _Runs:
-    """Return each text's distinct runs, the rarest first, without those of templates and of texts with too few."""
+    """Return the distinct runs of each text, the rarest first.
+
+    Runs of templates are left out, and so are the runs of a text with fewer than `FEWEST` other runs.
+    """
     _, runs, texts_with = np.unique(hashes, return_inverse=True, return_counts=True)
     both = np.unique(row * (len(texts_with) or 1) + runs)  # a run counts once a text
     row, runs = np.divmod(both, len(texts_with) or 1)
@@ -102,7 +109,7 @@ def _ranked(row: Ints, hashes: NDArray[np.uint64], count: int) -> _Runs:
 
 
 def _joined(found: _Runs) -> Pairs:
-    """Return the pairs of different texts that share enough.
+    """Return the pairs of different texts that share enough runs.
 
     Of the `size` runs of the smaller text at most `size - least` may be missing in the other text. So the other text
     has one of its first `size - least + 1` runs. These are its rarest runs, and most of them are in no other text.
@@ -140,7 +147,7 @@ def _shared(found: _Runs, smaller: Ints, larger: Ints) -> Ints:
 
 
 def _parts(sizes: Ints) -> list[slice]:
-    """Cut the list of sizes into slices whose sums are about `AT_ONCE`."""
+    """Return slices of the list of sizes, each with a sum of about `AT_ONCE`."""
     total = np.cumsum(sizes)
     cuts = np.searchsorted(total, np.arange(AT_ONCE, int(total[-1]) if len(total) else 0, AT_ONCE))
     edges = np.unique(np.concatenate([[0], cuts, [len(sizes)]]))
@@ -148,6 +155,6 @@ def _parts(sizes: Ints) -> list[slice]:
 
 
 def _spread(begin: Ints, end: Ints) -> Ints:
-    """Return the numbers of all ranges from `begin` to before `end`, one range after the other."""
+    """Return the whole numbers in all ranges from `begin` to `end`, without `end`, one range after the other."""
     sizes = end - begin
     return np.repeat(begin - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())

@@ -1,4 +1,4 @@
-"""The parts of a text: the request, pasted text, and code; rules for English and Chinese.
+"""The parts of a text: the request, pasted text, and code. The rules are for English and Chinese.
 
 People write `Summarise this article.` and paste the article below it. Limits on the length and the language of an
 instruction concern the request only.
@@ -10,7 +10,7 @@ from functools import lru_cache
 from gristmill.cluster.text.words import num_words, tokens
 
 SHORT_REQUEST = 40
-"""Words up to which the first paragraph is the request, whatever comes after it."""
+"""Most words of a first paragraph that is always the request, whatever comes after it."""
 _PARAGRAPHS = re.compile(r"\n\s*\n|(?<=[:：])[^\S\n]*\n")
 _FENCE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 _CODE = re.compile(
@@ -27,13 +27,15 @@ _CODE = re.compile(
     )|[;{}]\s*$""",
     re.VERBOSE,
 )
-"""Recognises a line of code by that line alone."""
+"""Matches a line of code. It looks only at this line."""
 _NATURAL = re.compile(r"[^\W\d_]{2,}")
 
 
 @lru_cache(8192)
 def request(text: str) -> str:
     """Return the paragraph with the request: the first, or the last if the first is long and the last is shorter.
+
+    Long means more than `SHORT_REQUEST` words.
 
     A paragraph ends at an empty line, or at a line that ends with a colon. A text of one paragraph is all request.
     """
@@ -46,7 +48,7 @@ def request(text: str) -> str:
 
 @lru_cache(8192)
 def prose(text: str) -> str:
-    """Return the lines of a text that are in a natural language: no code, no formulas, no lists of numbers."""
+    """Return the lines of a text that are in a natural language, without code, formulas and lists of numbers."""
     lines = _FENCE.sub(" ", text).splitlines()
     return "\n".join(line for line in lines if not _CODE.search(line) and _worded(line))
 

@@ -1,4 +1,7 @@
-"""THE code points of each script, and the one rule that decides whether a text is Chinese, Japanese or Korean."""
+"""The code points of each script, and the rule that decides whether a text is Chinese, Japanese or Korean.
+
+No other module defines them.
+"""
 
 import re
 import unicodedata
@@ -10,20 +13,20 @@ from typing import Literal
 class Ranges(tuple[tuple[int, int], ...]):
     """Code points as ascending ranges (first, last).
 
-    In an f-string it is written as the inside of `[…]` in a regular expression.
+    In an f-string it becomes the text for the inside of `[…]` in a regular expression.
     """
 
     def __str__(self) -> str:
-        """Return the ranges as a regular expression writes them, without the brackets."""
+        """Return the ranges in the form of a regular expression, without the brackets."""
         return "".join(f"{chr(first)}-{chr(last)}" for first, last in self)
 
 
 HAN = Ranges(((0x3005, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)))
-"""Chinese characters, as of Unicode 15; the first range is 々, 〆 and 〇."""
+"""Chinese characters of Unicode 15. The first range is 々, 〆 and 〇."""
 KANA = Ranges(((0x3040, 0x30FF), (0xFF66, 0xFF9F)))
 HANGUL = Ranges(((0xAC00, 0xD7AF),))
 UNSPACED = Ranges(sorted((*HAN, *KANA, (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))))
-"""Scripts written without spaces: Han and kana; Thai and Lao, Burmese, Khmer."""
+"""Scripts that are written without spaces: Han, kana, Thai, Lao, Burmese and Khmer."""
 WIDE_SIGNS = Ranges(((0x3000, 0x303F), (0xFF00, 0xFFEF)))
 """Signs of Chinese and Japanese text, and full-width forms."""
 
@@ -34,10 +37,10 @@ _WORD = re.compile(rf"{_LETTER}+(?:['’]{_LETTER}+)?")
 
 
 def east_asian(text: str) -> Literal["zh", "ja", "ko", ""]:
-    """Return the language of a text that is mostly in Han, kana or Hangul, the empty string for any other.
+    """Return the language of a text that is mostly in Han, kana or Hangul, and the empty string for any other text.
 
-    Each character of these weighs as much as a word of another script; digits and signs weigh nothing. It is Japanese
-    where there is more than one kana to five Han characters.
+    Each character of these scripts weighs as much as a word of another script. Digits and signs weigh nothing. The text
+    is Japanese if it has more than one kana for every five Han characters.
     """
     if text.isascii():
         return ""
@@ -50,14 +53,14 @@ def east_asian(text: str) -> Literal["zh", "ja", "ko", ""]:
 
 
 def is_chinese(text: str) -> bool:
-    """Say whether a text is mostly Chinese, see `east_asian`."""
+    """Say whether `east_asian` finds that a text is Chinese."""
     return east_asian(text) == "zh"
 
 
 def script_of(text: str) -> str:
-    """Return the script that most of a text is in, such as `Latin`, `Han` or `Thai`; the empty string without letters.
+    """Return the script of most of a text, such as `Latin`, `Han` or `Thai`. Without letters, it is the empty string.
 
-    A word weighs as much as a character of a script that is written without spaces.
+    A word weighs as much as one character of a script that is written without spaces.
     """
     if text.isascii():
         return "Latin" if any(map(str.isalpha, text)) else ""
@@ -67,7 +70,7 @@ def script_of(text: str) -> str:
 
 @lru_cache(maxsize=65536)
 def _script(character: str) -> str:
-    """Return the script of a letter: `Han`, `Kana`, or the first word of its name in Unicode."""
+    """Return the script of a letter: `Han`, `Kana`, or the first word of the letter's name in Unicode."""
     plain = unicodedata.normalize("NFKC", character)[0]
     for name, ranges in (("Han", HAN), ("Kana", KANA)):
         if any(first <= ord(plain) <= last for first, last in ranges):

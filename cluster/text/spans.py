@@ -1,4 +1,4 @@
-"""Named spans written in a text as `[Berlin](city)`: read them, write them, and constrain a model to them."""
+"""Spans with labels, written in a text as `[Berlin](city)`: functions to read and write them, and their grammar."""
 
 import json
 import re
@@ -16,7 +16,7 @@ MAX_MARKED_CHARS = 40
 
 
 class Span(NamedTuple):
-    """Characters `start` to `end` of a text, end excluded, and what they are."""
+    """The characters `start` to `end` of a text, without `end`, and their label."""
 
     text: str
     label: str
@@ -25,9 +25,10 @@ class Span(NamedTuple):
 
 
 def read(marked: str, labels: Iterable[str]) -> tuple[str, tuple[Span, ...]] | None:
-    """Return the plain text and its spans; None for another label, stray brackets, or blanks at a mark's edges.
+    """Return the plain text of a marked text, and its spans.
 
-    Marked words hold no brackets of any kind.
+    Return None if a label is not one of `labels`, if square brackets are outside marks, or if marked words begin or end
+    with a space. Marked words cannot have round or square brackets.
     """
     known, plain, spans, after = set(labels), "", list[Span](), 0
     for found in MARK.finditer(marked):
@@ -42,22 +43,23 @@ def read(marked: str, labels: Iterable[str]) -> tuple[str, tuple[Span, ...]] | N
 
 
 def write(text: str, spans: Sequence[Span]) -> str:
-    """Return a text with its spans marked."""
+    """Return a text with marks around its spans."""
     for span in sorted(spans, key=lambda span: -span.start):
         text = f"{text[: span.start]}[{span.text}]({span.label}){text[span.end :]}"
     return text
 
 
 def dumps(spans: Sequence[Span]) -> str:
-    """Return the spans as a JSON array of objects with text, label, start and end."""
+    """Return the JSON text of spans: an array of objects with text, label, start and end."""
     return json.dumps([span._asdict() for span in spans], ensure_ascii=False)
 
 
 def of_seed(sample: Sample, labels: Iterable[str]) -> str | None:
-    """Return a seed's text with its spans marked: with its own marks, or by the JSON spans of its answer.
+    """Return the text of a seed with marks around its spans, or None if it has no valid spans.
 
-    If a turn has an instruction before its text, the text is the last paragraph. A span whose place does not fit is
-    where its words first occur.
+    The seed's question has marks, or its answer is a JSON array of spans. In the second case, the text is the last
+    paragraph of the question, because an instruction may be before it. If the `start` of a span does not fit its words,
+    the span is where the words first occur.
     """
     known = set(labels)
     if MARK.search(sample.instruction):
@@ -78,7 +80,7 @@ def of_seed(sample: Sample, labels: Iterable[str]) -> str | None:
 
 
 def unmarked(text: str, spans: Sequence[Span]) -> bool:
-    """Say whether marked words also occur in the text without a mark."""
+    """Say whether the words of a span also occur in the text outside all spans."""
     taken = {place for span in spans for place in range(span.start, span.end)}
     for words in {span.text for span in spans}:
         for found in re.finditer(whole(words), text):
@@ -88,7 +90,7 @@ def unmarked(text: str, spans: Sequence[Span]) -> bool:
 
 
 def grammar(labels: Iterable[str], wanted: str) -> str:
-    """Return the regular expression for one line with marks of these labels, at least one of the wanted label."""
+    """Return the regular expression for one line with marks of these labels, at least one of them with `wanted`."""
     words = rf"\[[^\[\]()\n ][^\[\]()\n]{{0,{MAX_MARKED_CHARS - 1}}}\]"
     one, any_ = _SPECIAL.sub(r"\\\1", wanted), "|".join(_SPECIAL.sub(r"\\\1", label) for label in labels)
     marked = rf"{words}\(({any_})\)"
