@@ -24,9 +24,9 @@ def final_answer(text: str, labels: Sequence[str] = ()) -> str | None:
     r"""Return the final answer of a text in a normal form, or None if there is none.
 
     With labels, it is the label that is last in the text. Without labels, it is in the last `\boxed{}`, else after the
-    last `####`, else after the last `answer is`, `答案是` or `答：`. There it is the first number, or the words if there
-    is no number. If the text has none of these, it is the last number of the last line, or the words of this line. The
-    normal form of `$1,000.00`, `1000 dollars`, `１０００` and `一千` is `1000`.
+    last `####`, else after the last `answer is`, `答案是` or `答：`. There it is the first number, or the words if no
+    number is there. If the text has none of these, it is the last number of the last line, or the words of this line.
+    The normal form of `$1,000.00`, `1000 dollars`, `１０００` and `一千` is `1000`.
     """
     if labels:
         return _last_label(_plain(text), labels)
