@@ -1,4 +1,4 @@
-"""Ask: every model gets the items of every suite, part by part; a part whose ITEMS are committed is not asked again."""
+"""The questions: each model is asked the items of each suite in parts; a committed part is not asked again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from gristmill.training.evaluate.suites.freeze import Suite
 from gristmill.training.evaluate.suites.items import Judged
 
 AT_ONCE = 256
-"""Items of one part, which is what a killed evaluation may ask again."""
+"""Number of items in one part. A killed evaluation asks at most this number of items again."""
 ANSWERS, VERDICTS = "shard-answers", "shard-verdicts"
-"""The beginnings of the names of parts: for the models' replies, and for a judge's comparisons of them."""
+"""Beginnings of the names of parts: for the models' replies, and for a judge's comparisons of replies."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Part:
 
 
 def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
-    """Return all parts; their names follow from the order of models and suites."""
+    """Return all parts. Their names depend on the order of models and suites."""
     found = [
         (model, suite, suite.items[start : start + AT_ONCE])
         for model in models
@@ -44,7 +44,7 @@ def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
 
 
 class Questions:
-    """The questions to one engine; replies that all items of a suite share are asked for once."""
+    """The questions to one engine. Requests that all items of a suite share are sent once."""
 
     def __init__(self, ask: AskAll) -> None:
         """Take the engine."""
@@ -99,13 +99,13 @@ def commit(store: Store, output: str, shard: str, model: str, suite: Suite, judg
 
 
 def committed(store: Store, output: str) -> pa.Table:
-    """Return all ITEMS that are committed in a folder without a manifest."""
+    """Return all committed ITEMS of a folder that has no manifest yet."""
     shards = store.committed(output).values()
     return pa.concat_tables([ITEMS.empty_table(), *(store.read_shard(output, shard) for shard in shards)])
 
 
 def draws(base: Suite, scores: Mapping[str, Judgements]) -> Iterator[Judged]:
-    """Yield the base model's own verdicts against itself, which are draws."""
+    """Yield the verdicts of the base model against itself, which are draws, for the items that it answered."""
     for item in base.items:
         if SAID in scores.get(item.id, {}):
             yield Judged(item, {OWN: Judgement(0.5), "flip": Judgement(0.0)})

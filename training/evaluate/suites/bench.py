@@ -15,7 +15,7 @@ from gristmill.training.evaluate.suites.freeze import Suite, contamination
 from gristmill.training.evaluate.suites.items import scores_of
 
 OpenEngine = Callable[[str, str], AbstractContextManager[AskAll]]
-"""Takes the folder of a model and a name for the engine's log."""
+"""A function of a model's folder and a name for the log; it returns a context in which an engine runs the model."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Bench:
     run: Run
     output: str
     models: Mapping[str, str]
-    """Folders by name: of the base model, of the tuned one, then of others."""
+    """Folders of the models by name: the base model, the tuned model, then the others."""
     suites: Sequence[Suite]
 
     @property
     def parts(self) -> list[ask.Part]:
-        """All parts that models are asked."""
+        """All parts: some items of a suite and the model that is asked them."""
         return ask.parts(list(self.models), self.suites)
 
     def contamination(self, trained: pa.Table) -> dict[str, tuple[int, int]]:
-        """Describe each suite; return the numbers of its items near rows trained on, and of these rows."""
+        """Print a description of each suite; return its numbers of items near rows trained on, and of these rows."""
         found = contamination(self.run.store, self.suites, trained)
         for suite in self.suites:
             for line in _lines(suite, *found[suite.name]):
@@ -42,11 +42,11 @@ class Bench:
         return found
 
     def run_models(self, open_engine: OpenEngine, first: Callable[[AskAll], None] | None) -> int:
-        """Ask each model what it was not asked yet, the tuned one first; return the tokens that were written.
+        """Ask each model the parts that are not committed, the tuned model first; return the number of written tokens.
 
         Args:
-            open_engine: starts an engine.
-            first: what to do with the tuned model's engine before anything else, or nothing.
+            open_engine: a function that starts an engine.
+            first: a function to call with the tuned model's engine before its parts are asked, or None.
         """
         done = self.run.store.committed(self.output)
         todo = [part for part in self.parts if part.shard not in done]

@@ -18,13 +18,13 @@ from gristmill.training.figures import ModelFigures, SuiteFigures
 
 Floats = NDArray[np.float64]
 REDRAWN = ("entities", "labels", "loss", "pairwise")
-"""Kinds whose measures are cheap enough to be computed for each draw; BLEU is not."""
+"""Kinds of scorers with measures that are cheap enough to compute for each draw; BLEU is not."""
 REDRAWS = 200
-"""Draws for the intervals of measures."""
+"""Number of draws for the intervals of measures."""
 
 
 class Draws(NamedTuple):
-    """The bootstrap of the intervals."""
+    """The number and the seed of the bootstrap draws."""
 
     number: int
     seed: int
@@ -41,9 +41,9 @@ def compare(
 
     Args:
         suites: the frozen suites.
-        models: their names, the base model first.
-        scores: by (model, suite) and item.
-        contaminated: by suite, items near a row trained on, and such rows.
+        models: names of the models, the base model first.
+        scores: values by (model, suite), then by item.
+        contaminated: by suite, the number of items near a row trained on, and the number of these rows.
         draws: number and seed of the bootstrap draws.
     """
     found = [_suite(suite, models, scores, contaminated.get(suite.name, (0, 0)), draws) for suite in suites]
@@ -101,7 +101,7 @@ def _told(row: Judged) -> bool:
 def _model(
     suite: Suite, name: str, judged: Sequence[Judged], base: Sequence[Judged], kin: NDArray[np.int64], draws: Draws
 ) -> ModelFigures:
-    """Return one model's figures; `base` has the same items."""
+    """Return one model's figures. `base` has the base model's values of the same items."""
     values, others = column(judged, OWN), column(base, OWN)
     sizes = statistics.by_family(np.ones_like(values), kin)
     own = statistics.interval(statistics.by_family(values, kin), sizes, draws=draws.number, seed=draws.seed)
@@ -135,9 +135,10 @@ def _model(
 
 
 def _ends(found: statistics.Interval, least: float) -> tuple[float | None, float | None]:
-    """Return the ends of an interval within what the value can be, `least` to 1; none where all families are equal.
+    """Return the ends of an interval, cut to the possible values; none if all families are equal.
 
-    Families that do not differ show no spread, and their interval would be a point, however few they are.
+    Values are from `least` to 1, or have no limits if `least` is infinite. Equal families have no spread, and their
+    interval would be a point, however few they are.
     """
     if found.low is None or found.high is None or not found.error:
         return None, None
@@ -148,8 +149,8 @@ def _ends(found: statistics.Interval, least: float) -> tuple[float | None, float
 def _chance(found: statistics.Interval, changes: Floats) -> float | None:
     """Return the p-value of no difference, from the interval and the mean change of each family.
 
-    Where all changes have one size, as those of right and wrong answers, only their signs tell something, and the exact
-    test of these is McNemar's.
+    If all changes have the same size, as with right and wrong answers, only their signs matter. The exact test of signs
+    is McNemar's.
     """
     if found.p is None:
         return None
@@ -162,7 +163,7 @@ def _chance(found: statistics.Interval, changes: Floats) -> float | None:
 def _bounds(
     suite: Suite, judged: Sequence[Judged], base: Sequence[Judged], kin: NDArray[np.int64], seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % percentile interval of each measure over draws of families; none with few families.
+    """Return the 95 % percentile interval of each measure over draws of families; no interval if families are few.
 
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
@@ -184,7 +185,8 @@ def _bounds(
 def _needed(found: statistics.Interval, effect: float) -> int | None:
     """Return how many families are needed to show an effect.
 
-    Where no item differs, up to 3 of n may still do (95 %): the rule of three (Hanley & Lippman-Hand 1983, JAMA 249).
+    If no family differs, a share of up to 3 / families may still differ (with 95 %), by the rule of three (Hanley &
+    Lippman-Hand 1983, JAMA 249).
     """
     if found.error == 0:
         return statistics.items_needed(effect, 3 / found.families)

@@ -1,10 +1,10 @@
-"""Freeze: rows become the items of a suite, their prompts written once, in a dataset that no later run changes.
+"""Freezing: rows become the items of a suite, with final prompts, in a dataset that no later run changes.
 
-<store>/suite-<fingerprint>/shard-00000.arrow   SAMPLES: the prompt as it is asked, then the right answer; the tags
-                                                `family`, and `prefix` where the model's turn begins with words of ours.
-                                                Rows that cannot be judged are dropped with their reason.
+<store>/suite-<fingerprint>/shard-00000.arrow   SAMPLES: the prompt as it is asked, then the right answer; the tag
+                                                `family`, and the tag `prefix` if the suite gives the beginning of the
+                                                model's turn. Rows that cannot be judged are dropped with their reason.
 
-The fingerprint depends on the rows and on the scorer's settings, so the same items are the same folder.
+The fingerprint depends on the rows and on the scorer's settings. So the same items always have the same folder.
 """
 
 from collections import Counter
@@ -24,12 +24,12 @@ from gristmill.training.data.holdout import with_families
 from gristmill.training.evaluate.scorers.contract import PREFIX, Item, Scorer
 
 SAID_OF = ("role", "made", "effect")
-"""Settings that say something about a suite and change no item and no value."""
+"""Settings that only describe a suite; they change no item and no value."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite that is frozen."""
+    """A frozen suite."""
 
     name: str
     """Its name in the recipe."""
@@ -38,13 +38,13 @@ class Suite:
     """The scorer, with the settings that follow from the items."""
     items: tuple[Item, ...]
     families: NDArray[np.int64]
-    """[items] family of each, numbered from 0."""
+    """[items] family of each item, numbered from 0."""
     dropped: Mapping[str, int]
-    """Rows that are no items, by reason."""
+    """Number of rows that could not become items, by reason."""
 
 
 def freeze(store: Store, name: str, scorer: Scorer, rows: str) -> Suite:
-    """Return the suite of a dataset's rows, making its folder where it is not there.
+    """Return the suite of a dataset's rows; its folder is written if it does not exist.
 
     Raises:
         JobError: when no row can be judged.
@@ -73,7 +73,7 @@ def place_of(scorer: Scorer, rows: str) -> tuple[str, str]:
 
 
 def opened(store: Store, name: str, scorer: Scorer, folder: str) -> Suite:
-    """Return a suite whose folder is there."""
+    """Return the suite in a folder that exists."""
     samples = [sample for table in store.scan(folder) for sample in from_table(table)]
     kept = [sample for sample in samples if sample.dropped is None]
     items = tuple(_item(sample) for sample in kept)
@@ -85,8 +85,8 @@ def opened(store: Store, name: str, scorer: Scorer, folder: str) -> Suite:
 def contamination(store: Store, suites: Sequence[Suite], trained: pa.Table) -> dict[str, tuple[int, int]]:
     """Return, by suite, the number of items that are near copies of a row trained on, and the number of these rows.
 
-    They are compared as they were before `prompt` was put around them, all suites at once: it takes about two
-    microseconds of CPU for each character of the rows trained on.
+    Items are compared without the text that the setting `prompt` adds. All suites are compared at once, which takes
+    about two microseconds of CPU for each character of the rows trained on.
     """
     tables, left = [trained], {item.id for suite in suites for item in suite.items}
     for suite in suites:
@@ -119,7 +119,7 @@ def _frozen(table: pa.Table, scorer: Scorer) -> tuple[pa.Table, Scorer]:
 
 
 def _asked(sample: Sample, scorer: Scorer) -> Sample:
-    """Return a row with its last user turn as it is asked, or dropped where nothing can be asked."""
+    """Return a row with its last user turn as it is asked, or as dropped if it cannot be asked."""
     if sample.dropped:
         return replace(sample, dropped=f"suite: {sample.dropped}")
     answered = bool(sample.messages) and sample.messages[-1].role == "assistant"

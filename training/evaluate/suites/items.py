@@ -1,4 +1,4 @@
-"""ITEMS tables: every value of every item, as it is stored and read."""
+"""ITEMS tables, which hold every value of every item: how they are written and read."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Judged(NamedTuple):
 
 
 def rows(model: str, suite: str, kind: str, judged: Sequence[Judged]) -> pa.Table:
-    """Return one row for each value."""
+    """Return an ITEMS table with one row for each value of each item."""
     found = [
         (model, suite, item.id, item.digest, f"{kind}.{name}" if name else kind, score.value, score.reply)
         for item, scores in judged
@@ -47,5 +47,5 @@ def scores_of(table: pa.Table) -> dict[tuple[str, str], dict[str, Judgements]]:
 
 
 def judged_of(items: Sequence[Item], scores: Mapping[str, Judgements]) -> list[Judged]:
-    """Return the items that have values, in their order."""
+    """Return the items that have values, with these values, in the order of `items`."""
     return [Judged(item, scores[item.id]) for item in items if item.id in scores]

@@ -1,4 +1,4 @@
-"""Reducers: measures over the values and replies of all items of a suite; pure functions, one registry.
+"""Reducers: pure functions that compute measures over the values and replies of all items of a suite.
 
 Each takes the judged items of one model, and those of the base model, and returns measures by name.
 """
@@ -22,13 +22,13 @@ from gristmill.training.evaluate.suites.items import Judged
 Measures = dict[str, float]
 Floats = NDArray[np.float64]
 NO_LABEL = "(none)"
-"""The label that is counted for a reply without any label."""
+"""The label that counts for a reply without any label."""
 RIDGE = 1e-3
-"""Weight that holds the fitted win rate finite where one model wins always."""
+"""Weight of the penalty that keeps the fitted win rate finite if one model always wins."""
 
 
 def measures(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
-    """Return the measures of a suite for one model; of a scorer without any of its own, the means of its values.
+    """Return the measures of a suite for one model; without a reducer for the scorer, the means of its further values.
 
     Args:
         scorer: the suite's scorer.
@@ -43,7 +43,7 @@ def measures(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -
 
 
 def mean(values: Sequence[float | None]) -> float:
-    """Return the mean of values that are all there."""
+    """Return the mean of the values that are not null."""
     return float(np.mean([value for value in values if value is not None]))
 
 
@@ -53,7 +53,7 @@ def column(judged: Sequence[Judged], name: str) -> Floats:
 
 
 def loss(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
-    """Return the loss of a token over all tokens, and its perplexity."""
+    """Return the mean loss over all tokens, in nats, and its perplexity."""
     del scorer, base
     tokens = column(judged, "tokens")
     nats = -float((column(judged, OWN) * tokens).sum() / tokens.sum())
@@ -61,7 +61,7 @@ def loss(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Me
 
 
 def labels(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
-    """Return accuracy, precision, recall and F1 of each way of asking, and ROC-AUC by the chances of the labels."""
+    """Return accuracy, precision, recall and F1 of each way of asking, and ROC-AUC by the labels' probabilities."""
     del base
     if not isinstance(scorer, Labels):
         return {}
@@ -78,7 +78,7 @@ def labels(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> 
 
 
 def predictions(scorer: Labels, judged: Sequence[Judged], name: str) -> tuple[list[str], list[str]]:
-    """Return the right label of each item, and the one that the model gives it in one way of asking."""
+    """Return the right label of each item, and the label that the model gives the item in one way of asking."""
     replies = [row.scores[name].reply for row in judged]
     if name == "written":
         said = [_written(reply, scorer.labels) for reply in replies]
@@ -89,7 +89,7 @@ def predictions(scorer: Labels, judged: Sequence[Judged], name: str) -> tuple[li
 
 @lru_cache(1 << 16)  # each draw of the bootstrap reads the same replies
 def _rated(reply: str) -> tuple[Mapping[str, float], str]:
-    """Return the chance of each label from a reply, and the likeliest."""
+    """Return the probability of each label in a stored reply, and the likeliest label."""
     table: dict[str, float] = json.loads(reply)
     return table, likeliest(table)
 
@@ -102,7 +102,7 @@ def _written(reply: str, names: tuple[str, ...]) -> str:
 def classified(truth: Sequence[str], said: Sequence[str], names: Sequence[str]) -> Measures:
     """Return accuracy, and precision, recall and F1 as means over the labels (macro) and over all decisions (micro).
 
-    A reply without a label counts as a miss of the right one. Labels that neither occur nor are given are left out.
+    A reply without a label counts as a wrong one. Labels that no item has and no reply gives are left out.
     """
     hits = Counter(right for right, one in zip(truth, said, strict=True) if right == one)
     wanted, given = Counter(truth), Counter(said)
@@ -131,9 +131,10 @@ def confusion(truth: Sequence[str], said: Sequence[str]) -> Mapping[tuple[str, s
 
 
 def roc_auc(truth: Sequence[str], chances: Sequence[Mapping[str, float]], names: Sequence[str]) -> float | None:
-    """Return the area under the ROC curve, the mean over labels of each against all others; None with one label alone.
+    """Return the area under the ROC curve, as a mean over the labels; None if all items have the same label.
 
-    It is the chance that an item with a label has a higher chance of it than one without; equal ones count half.
+    For one label, it is the probability that an item with this label has a higher value in `chances` than an item
+    without it. Equal values count half.
     """
     from scipy.stats import rankdata
 
@@ -173,7 +174,7 @@ def translation(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]
 
 
 def pairwise(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
-    """Return the win rate, raw and for equal lengths, the flip rate, and the mean length in characters."""
+    """Return the win rate, the win rate for equal lengths, the flip rate, and the mean length in characters."""
     del scorer
     lengths, others = column(judged, SAID), column(base, SAID)
     wins = column(judged, OWN)
@@ -216,4 +217,4 @@ REDUCERS: Mapping[str, Callable[[Scorer, Sequence[Judged], Sequence[Judged]], Me
     "translation": translation,
     "pairwise": pairwise,
 }
-"""By kind of scorer."""
+"""Reducers by kind of scorer."""

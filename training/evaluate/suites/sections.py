@@ -18,14 +18,14 @@ from gristmill.training.figures import EvaluateFigures, ModelFigures, SuiteFigur
 
 MAX_TEXT = 2_000
 MAX_CHANGED = 60
-"""Items of a suite that are shown side by side."""
+"""Largest number of changed items that are shown for a suite."""
 MAX_LABELS = 16
-"""Labels of the largest confusion matrix that is shown."""
+"""Largest number of labels for which a confusion matrix is shown."""
 ByItem = Mapping[str, Judgements]
 
 
 def summary(figures: EvaluateFigures) -> Iterator[str]:
-    """Yield a line for each suite and each model but the base one, and one for each suite that is too small."""
+    """Yield a line for each suite and each model except the base model, and a line for each suite that is too small."""
     for suite in figures.suites:
         for place, model in enumerate(suite.models[1:], 1):
             before = f"{suite.models[0].value:.3f} -> "
@@ -107,7 +107,7 @@ def _models(suite: SuiteFigures) -> Table:
 
 
 def _measures(suite: SuiteFigures) -> Table:
-    """Return the measures of all items together, a row each, with a column for each model."""
+    """Return the measures over all items together, with a row for each measure and a column for each model."""
     names = list(suite.models[0].measures) if suite.models else []
     columns = (("measure", ""), *((_name(model.model, place), "num") for place, model in enumerate(suite.models)))
     rows = [(name.replace("_", " "), *(_measure(model, name) for model in suite.models)) for name in names]
@@ -115,7 +115,7 @@ def _measures(suite: SuiteFigures) -> Table:
 
 
 def _confused(suite: SuiteFigures, samples: Mapping[str, Sample], by_model: Sequence[ByItem]) -> Iterator[Table]:
-    """Yield the confusion matrix of each model, where the suite has labels and not too many."""
+    """Yield the confusion matrix of each model, if the suite has labels and not too many of them."""
     if suite.kind != "labels":
         return
     for place, (model, scores) in enumerate(zip(suite.models, by_model, strict=True)):
@@ -134,7 +134,7 @@ def _confused(suite: SuiteFigures, samples: Mapping[str, Sample], by_model: Sequ
 
 
 def _changed(suite: SuiteFigures, samples: Mapping[str, Sample], base: ByItem, tuned: ByItem) -> Iterator[Table]:
-    """Yield the items whose value changed from the base to the tuned model, the ones that got worse first."""
+    """Yield a table of the items for which the tuned model has another value than the base model, worse ones first."""
     found = []
     for name, sample in samples.items():
         before, after = (scores.get(name, {}).get(OWN) for scores in (base, tuned))
@@ -157,7 +157,7 @@ def _changed(suite: SuiteFigures, samples: Mapping[str, Sample], base: ByItem, t
 
 
 def _ends_of(found: Sequence[tuple[float, str, Sample]]) -> Sequence[tuple[float, str, Sample]]:
-    """Return the first and the last entries of a sorted list that is too long."""
+    """Return the first and the last entries of a sorted list if it is too long, else all."""
     half = MAX_CHANGED // 2
     return found if len(found) <= MAX_CHANGED else [*found[:half], *found[-half:]]
 
