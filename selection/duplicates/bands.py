@@ -1,4 +1,4 @@
-"""Pairs of texts with similar signatures: candidates agree in a band, and whole signatures verify them."""
+"""Pairs of texts with similar signatures: candidates agree in a band, and are verified by their complete signatures."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,27 +11,27 @@ from gristmill.selection.duplicates.shingles import LOW, Slots
 from gristmill.selection.kernels import kernel
 
 CHANCE = 1 / 256
-"""Share of slots that are equal in signatures of texts with nothing in common."""
+"""Share of slots that are equal by chance in the signatures of two texts with nothing in common."""
 AT_ONCE = 8
-"""Bands that are packed in one pass over the signatures; each takes 8 bytes a row."""
+"""Number of bands that are packed in one pass over the signatures; each band takes 8 bytes for each row."""
 
 
 def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> tuple[Int, Int, Float32]:
-    """Return (left, right, similarity) of pairs of rows whose signatures agree in a band and enough in all, each once.
+    """Return (left, right, similarity) of each pair of rows with signatures that agree in a band and are similar.
 
-    Similarity is enough if it is in the whole signature, or in the second half, which leaves out the text that many
-    share.
+    The similarity must reach the threshold in the complete signature or in its second half. The second half leaves out
+    the text that many samples share.
 
-    A bucket is a run of equal keys in a sorted array, with the best row first. Every row is paired with the first row
-    of its bucket and with the row before it. So a bucket of m rows costs O(m), and no pair is lost because of one odd
-    row at its beginning. The pairs of several bands are compared together, in the order of their rows, which reads
-    memory from front to end.
+    A bucket holds the rows that agree in one band, the best row first. Every row is paired with the first row of its
+    bucket and with the row before it. So a bucket of m rows costs O(m), and one unusual row at its beginning does not
+    hide the pairs of the others. The pairs of several bands are compared together, in the order of their rows, so that
+    memory is read from the beginning to the end.
 
     Args:
-        slots: [n, permutations].
-        kin: [n] two rows that differ in it make no pair.
+        slots: [n, permutations] the signatures.
+        kin: [n] a hash; two rows with different hashes make no pair.
         order: the rows to compare, best first.
-        bands: number of bands, of 1, 2, 4 or 8 slots each, all of which must agree.
+        bands: number of bands. A band has 1, 2, 4 or 8 slots, and agrees if all of them are equal.
         threshold: least similarity, 0 to 1.
     """
     permutations, num = slots.shape[1], len(order)
@@ -54,7 +54,7 @@ def pairs(slots: Slots, kin: Key, order: Int, bands: int, threshold: float) -> t
 
 
 def estimate_jaccard(slots: Slots, left: Int, right: Int, threshold: float = 0.0) -> Float32:
-    """Return the estimated Jaccard similarity of pairs of rows, [pairs]; if too low, that of the second halves."""
+    """Return [pairs] the estimated Jaccard similarity; if it is below the threshold, that of the second halves."""
     agree, own = np.empty(len(left), np.int64), np.empty(len(left), np.int64)
     _agree_all(slots, left, right, agree, own)
     whole, half = jaccard(agree, slots.shape[1]), jaccard(own, slots.shape[1] // 2)
@@ -62,15 +62,15 @@ def estimate_jaccard(slots: Slots, left: Int, right: Int, threshold: float = 0.0
 
 
 def jaccard(agree: Int, permutations: int) -> Float32:
-    """Return the Jaccard similarity that is estimated from the number of equal slots, in [0, 1]."""
+    """Return the Jaccard similarity, in [0, 1], that follows from `agree` equal slots of so many permutations."""
     return np.maximum(0, (agree / permutations - CHANCE) / (1 - CHANCE)).astype(np.float32)
 
 
 @kernel
 def _pack(parts: NDArray[np.unsignedinteger], kin: Key, order: Int, bits: int, packed: Key) -> None:
-    """Write the keys of some bands, [bands, n]: a hash of the band in the upper bits, the place in the lower ones.
+    """Write the keys [bands, n] of some bands: a hash of the band in the upper bits, the place in the lower bits.
 
-    After sorting, rows that agree in a band are neighbours, and the best of them is first.
+    After sorting, rows that agree in a band are next to each other, the best row first.
     """
     shift = np.uint64(bits)
     for place in range(len(order)):
@@ -83,8 +83,8 @@ def _pack(parts: NDArray[np.unsignedinteger], kin: Key, order: Int, bits: int, p
 def _candidates(packed: Key, bits: int) -> Key:
     """Return the candidate pairs of one band as (worse place << 32 | better place).
 
-    The keys are ascending, so a bucket is a run of equal upper bits, and `start` is its first. Every further row of a
-    bucket makes at most two pairs: with the first row and with the one before it.
+    The keys are ascending, so a bucket is a run of keys with equal upper bits; it begins at `start`. Every row of a
+    bucket except the first makes at most two pairs: with the first row, and with the row before it.
     """
     shift, mask = np.uint64(bits), (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
     found, count, start = np.empty(2 * len(packed), np.uint64), 0, 0
@@ -112,7 +112,7 @@ def _equal(one: Slots, other: Slots) -> int:
 
 @kernel
 def _agree_all(slots: Slots, left: Int, right: Int, agree: Int, own: Int) -> None:
-    """Write the number of equal slots of every pair, in all and in the second half."""
+    """Write the number of equal slots of every pair: `agree` in the complete signature, `own` in its second half."""
     half = slots.shape[1] // 2
     for pair in range(len(left)):
         one, other = slots[left[pair]], slots[right[pair]]

@@ -1,4 +1,4 @@
-"""Words that carry meaning: numbers, negations, opposites. Copies never differ in them, see `duplicates.copies`."""
+"""Lists of words that carry meaning: numbers, negations, opposites. Copies never differ in them, see `copies`."""
 
 from functools import cache
 from typing import NamedTuple
@@ -20,7 +20,8 @@ NEGATIONS = (
     "no not never none nobody nothing nowhere neither nor cannot without unless except hardly barely dont cant "
     "wont isnt doesnt didnt arent wasnt werent havent hasnt hadnt wouldnt shouldnt couldnt mustnt neednt aint"
 )
-"""The normal form of an apostrophe is a space; `copies` puts the `t` after it back to its word."""
+"""Negations without their apostrophe, because its normal form is a space; `units` joins the `t` after it to the
+word."""
 NEGATIONS_ZH = "不没无未非否勿莫"
 NEGATING = ("un", "in", "im", "il", "ir", "dis", "non", "mis", "anti")
 """Prefixes that turn a word into its opposite."""
@@ -84,7 +85,8 @@ COMMON = (
     "thirst twin wine wind win son sun car cat cut bat bar bad bed red rod dog day way say may man men map mat "
     "met pet pen pan fan far fat few sew sea see bee bus big bag bug dig pig fig"
 )
-"""Common words that are spelled like others: if one stands for another, it is another word and not a typing error."""
+"""Common words that are spelled like other common words. If two texts differ in such words, these are two words and not
+a typing error."""
 CLASSES = (
     "a an the this these those my your his her its our their each every any some many much",
     "i you he she it we they me him us them",
@@ -94,8 +96,9 @@ CLASSES = (
     "who whom whose what which when where why how that there then here",
     "yet still also just too very only even ever again",
 )
-"""Words of one class have the same place in a sentence. A typing error that gives a word of another class is
-recognised: nobody exchanges `for` and `or`, or `hour` and `our`, on purpose. Names (`will`, `may`) are in no class."""
+"""Classes of words that have the same place in a sentence. If a word of another class is in the place of a word, this
+is a typing error, because nobody writes `or` for `for`, or `hour` for `our`, on purpose. `will` and `may` are in no
+class, because they are also names."""
 LEADS = (
     "please kindly answer the following question questions below this can could you would help me hi hello hey "
     "task instruction instructions input prompt q user human carefully i like to know tell want here is with for "
@@ -110,26 +113,26 @@ LEADS_ZH = (
 )
 CARRIER, COMMON_WORD, LEAD, NEGATION, OPPOSED, CLASS = map(np.uint8, (1, 2, 4, 8, 16, 32))
 LONGEST_LEAD = 12
-"""Most characters of such a lead in Chinese."""
+"""Most characters of a Chinese lead."""
 
 
 class Carriers(NamedTuple):
-    """The lists above as hashes, for compiled code."""
+    """The lists of this file as hashes, for compiled code."""
 
     words: Key
-    """Ascending."""
+    """Ascending hashes of all words that are in a list."""
     flags: Bytes
-    """Flags of each word, added up: `CARRIER`, `COMMON_WORD`, `LEAD`, `NEGATION`, `OPPOSED` (it has an opposite), and
-    `CLASS` times the number of its class, from 1."""
+    """The sum of the flags of each word: `CARRIER`, `COMMON_WORD`, `LEAD`, `NEGATION`, `OPPOSED` if it has an opposite,
+    and `CLASS` times the number of its class, from 1 on."""
     opposites: Key
-    """Hashes of each pair in both orders, ascending, see `pair_hash`."""
+    """Ascending hashes of each pair of opposites, in both orders, see `pair_hash`."""
     negating: Points
-    """[beginnings, 5] code points, filled up with 0."""
+    """[prefixes, 5] code points of the prefixes in `NEGATING`, with 0 after their ends."""
 
 
 @cache
 def carriers() -> Carriers:
-    """Return the lists."""
+    """Return the lists of this file as hashes; they are made once."""
     flags: dict[int, int] = {}
     pairs = [tuple(pair.split("/")) for pair in OPPOSITES.split()] + [tuple(pair) for pair in OPPOSITES_ZH.split()]
     for words, flag in (
@@ -168,7 +171,7 @@ def points(word: str) -> Points:
 
 @kernel
 def word_hash(word: Points) -> np.uint64:
-    """Return 64 bits of a word."""
+    """Return a hash of a word, 64 bits."""
     found = ODD
     for point in word:
         found = add_letter(found, point)
@@ -177,14 +180,14 @@ def word_hash(word: Points) -> np.uint64:
 
 @kernel
 def add_letter(found: np.uint64, letter: np.uint32) -> np.uint64:
-    """Return the hash of a word with one more letter."""
+    """Return the hash of a word from the hash of the word without its last letter, and this letter."""
     found = (found ^ np.uint64(letter)) * ODD_2
     return found ^ (found >> HALF)
 
 
 @kernel
 def pair_hash(one: np.uint64, other: np.uint64) -> np.uint64:
-    """Return 64 bits of two words in this order."""
+    """Return a hash of two hashes in this order, 64 bits."""
     return mix(one * ODD + other)
 
 
@@ -197,14 +200,14 @@ def flags_of(word: np.uint64, words: Key, flags: Bytes) -> int:
 
 @kernel
 def among(word: np.uint64, words: Key) -> bool:
-    """Say whether a hash is among ascending ones."""
+    """Say whether a hash is among ascending hashes."""
     place = np.searchsorted(words, word)
     return bool(place < len(words) and words[place] == word)
 
 
 @kernel
 def lead_of(form: Points, words: Key, flags: Bytes) -> int:
-    """Return how many code points at the beginning of a normal form lead to a request; 0 if all of them do."""
+    """Return how many code points at the beginning of a normal form belong to leads; 0 if all code points do."""
     begin, size = 0, len(form)
     while begin < size:
         end = begin

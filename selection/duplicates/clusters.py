@@ -1,4 +1,4 @@
-"""Clusters of vectors by spherical k-means, fitted on a sample; all searches in blocks are built on them."""
+"""Clusters of vectors by spherical k-means, fitted on a sample of the rows; searches for near vectors use them."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,14 +18,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Int32 = NDArray[np.int32]
 TILE = 1 << 20
-"""Number of cosines of one product: 4 MiB, which stay in the cache while they are searched."""
+"""Number of cosines in one product. They take 4 MiB, which stay in the cache while they are searched."""
 
 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield the results in the order of the items. There is one thread for each core, and each product uses one core.
+    """Yield the results of `work` in the order of the items, with one thread for each core.
 
-    Products of blocks that fit in a cache are too small to be shared out: with two threads in each of them 10^5 rows
-    took 2.6 CPU seconds instead of 1.0, most of it waiting, and ten times as long beside other work.
+    A product of matrices inside `work` uses only one core. Products of blocks that fit in a cache are too small for
+    several threads: with two threads for each product, 10^5 rows took 2.6 CPU seconds instead of 1.0, most of it
+    waiting, and ten times as long on a busy machine.
     """
     with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         yield from pool.map(work, items)
@@ -37,11 +38,11 @@ def _libraries() -> ThreadpoolController:
 
 
 def fit(matrix: Matrix, num: int, *, seed: int, sample: int = 100_000, iterations: int = 12) -> Float32:
-    """Return [num, d] unit centroids; one for each row if there are fewer rows than `num`.
+    """Return [num, d] unit centroids; if there are fewer rows than `num`, one for each row.
 
-    Rows of the sample, drawn with the seed, are the first centroids. An empty cluster starts again at the row that is
-    farthest from its own centroid (of equally far ones, at the first). The search ends early when no row changes its
-    cluster. Cost: sample x num x d x iterations multiplications.
+    The first centroids are random rows of the sample. The new centroid of an empty cluster is the row that is farthest
+    from its own centroid; of equally far rows, the first. The search ends early if no row changes its cluster. The seed
+    decides all draws. Cost: sample x num x d x iterations multiplications.
 
     Source: Dhillon and Modha 2001, Concept decompositions for large sparse text data using clustering, Machine Learning
     42, section 3 (spherical k-means). Departures: a sample instead of all rows; empty clusters are filled.
@@ -65,9 +66,10 @@ def fit(matrix: Matrix, num: int, *, seed: int, sample: int = 100_000, iteration
 
 
 def assign(matrix: Matrix, centroids: Float32, top: int = 1, tile: int = TILE) -> tuple[Int32, Float32]:
-    """Return ([n, top] clusters, nearest first; their cosines); `top` is cut to the number of clusters.
+    """Return ([n, top] nearest clusters of each row, the nearest first; [n, top] cosines to their centroids).
 
-    Clusters at equal distance are in ascending order. Cost: n x num x d multiplications; the matrix is read once.
+    If there are fewer clusters than `top`, all are returned. Equally near clusters are in ascending order. Cost: n x
+    num x d multiplications; the matrix is read once.
     """
     top = min(top, len(centroids))
     near = np.zeros((len(matrix), top), np.int32)
@@ -83,10 +85,10 @@ def assign(matrix: Matrix, centroids: Float32, top: int = 1, tile: int = TILE) -
 
 
 def members(labels: Int32, num: int) -> tuple[Int, Int]:
-    """Return (rows by cluster, ascending in each; [num + 1] where each cluster begins in them).
+    """Return (rows by cluster, ascending in each cluster; [num + 1] index at which each cluster begins).
 
-    Labels may be [n, top]: then a cluster first lists the rows of which it is the nearest cluster, and after them those
-    of which it is the second.
+    If labels are [n, top], a cluster lists first the rows for which it is the nearest cluster, then the rows for which
+    it is the second nearest, and so on.
     """
     by_place = labels.T.ravel()
     ends = np.zeros(num + 1, np.int64)
@@ -96,7 +98,7 @@ def members(labels: Int32, num: int) -> tuple[Int, Int]:
 
 @kernel
 def _sums(rows: Float32, labels: Int32, num: int) -> NDArray[np.float64]:
-    """Return [num, d] the sum of the rows of each cluster, in float64 and in the order of the rows."""
+    """Return [num, d] the sum of the rows of each cluster, in float64; rows are added in their order."""
     sums = np.zeros((num, rows.shape[1]))
     for row in range(len(rows)):
         for column in range(rows.shape[1]):
@@ -106,7 +108,7 @@ def _sums(rows: Float32, labels: Int32, num: int) -> NDArray[np.float64]:
 
 @kernel
 def _best(cosines: Float32, near: Int32, best: Float32) -> None:
-    """Insert cosines into the sorted list of each row, highest first; of equal ones the earlier column comes first."""
+    """Insert cosines into the sorted list of each row, highest first; of equal cosines, the earlier column is first."""
     top = near.shape[1]
     for row in range(len(cosines)):
         for column in range(cosines.shape[1]):

@@ -1,15 +1,15 @@
-"""The one rule for what must not differ between two copies, used by exact, minhash, semantic and against.
+"""The rule that says what must not differ between two copies; exact, minhash, semantic and against use it.
 
 Two samples are copies only if nothing that carries meaning differs:
 
-- the answer, where it is short (a label, a number, a name) or states a result, and the label: `answers`;
+- the answer, if it is short (a label, a number, a name) or states a result, and the label: `answers`;
 - numbers and signs that calculate, wherever they are in the text: `kin.kin`;
 - number words and Chinese numerals, negations, opposites (`large`, `small`; `safe`, `unsafe`), variables and names in
   code, the order of numbers: `differences.are_copies`;
-- for copies by wording, more than a few other words. Typing errors do not count, nor do words before a request; text
-that many samples share does not count if the samples' own words differ.
+- for copies by wording, more than a few other words. Typing errors and words before a request do not count. Text that
+  many samples share does not count if the samples' own words differ.
 
-`decontaminate` ignores all of it: an evaluation item with another number is still a leak.
+`decontaminate` does not use this rule, because an evaluation item with another number is still a leak.
 """
 
 import re
@@ -35,14 +35,15 @@ from gristmill.selection.duplicates.units import Common, run_table, units
 
 Bool = NDArray[np.bool_]
 SHORT = 48
-"""Characters of an answer that is compared as a whole: a label, a number, a name; a Chinese one counts three times."""
+"""Most characters of a short answer, which is compared completely: a label, a number, a name. A Chinese character
+counts as three."""
 RESULT = re.compile(
     r"####\s*([^\n]+)|\\boxed\{([^{}]+)\}"
     r"|(?i:\banswer(?: is|:)|答案(?:是|为|：|:))\s*\**\s*([^\n.。]{1,48})"
 )
-"""Expressions by which a longer answer states its result."""
+"""Expressions with which a longer answer states its result."""
 MARK = r"^\s*[(（]?\d{1,3}(?:[.):]\s+|[、．）]\s*|\.(\p{Han}))"
-"""The number of an entry of a list, before its text."""
+"""The number of an entry of a list at the beginning of a text."""
 BLOCK = 4096
 """Number of pairs whose texts are compared at a time."""
 
@@ -53,11 +54,11 @@ def unnumbered(texts: pa.LargeStringArray) -> pa.LargeStringArray:
 
 
 def answers(view: View, part: Part, wanted: bool = True) -> Key:
-    """Return [n] a hash that copies have in common. It is of a short answer or a stated result, and of the label.
+    """Return [n] a hash of the short answer or the stated result, and of the label; it is equal for two copies.
 
-    It is 0 for a long answer without a stated result: of two such answers to one question, the better one stays.
-    Answers of candidates, which have a `group` in their tags, count whole, because candidates are meant to differ.
-    Unless `wanted`, it is 0 everywhere.
+    The answer counts as 0 if it is long and states no result; of two such answers to one question, the better one
+    stays. The complete answer of a candidate counts, because candidates are meant to differ; a candidate has the tag
+    `group`. If `wanted` is false, all hashes are 0.
     """
     found = np.zeros(len(view), np.uint64)
     if not wanted:
@@ -75,7 +76,7 @@ def answers(view: View, part: Part, wanted: bool = True) -> Key:
 
 
 def _answers(texts: pa.LargeStringArray, whole: Bool) -> Key:
-    """Return the hashes of `answers` for some texts, and which texts count whole."""
+    """Return [texts] the hashes of some answers, see `answers`; `whole` says which answers count completely."""
     high, _ = forms.keys(texts)
     lengths = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
     wide = pc.binary_length(texts).to_numpy(zero_copy_only=False) - lengths
@@ -96,15 +97,15 @@ def _hash(words: list[str]) -> Key:
 
 
 class Candidates(NamedTuple):
-    """The texts of rows that may be copies, and what they have in common."""
+    """The texts of rows that may be copies."""
 
     texts: pa.LargeStringArray
     places: Int
-    """[n] index of each row in `texts`, -1 for the others."""
+    """[n] index of each row in `texts`, -1 for a row that has no text here."""
 
 
 def candidates(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int, rows: Int) -> Candidates:
-    """Return the texts of some of `num` rows, from one reading of them; they are held in memory."""
+    """Return the texts of some of `num` rows, in memory; `batches` has the texts of all rows and is read once."""
     wanted = np.zeros(num, np.bool_)
     wanted[rows] = True
     places, found, count = np.full(num, -1, np.int64), [pa.array([], pa.large_string())], 0
@@ -122,11 +123,11 @@ def same(
     """Say for each pair of rows whether nothing that carries meaning differs in their texts.
 
     Args:
-        left: texts, and [pairs] a row of each.
-        right: the same of the other rows, of this dataset or another.
-        known: what many of the texts have in common.
-        wording: whether other words may differ by no more than a few, as for copies by wording; else only what carries
-            meaning counts, as for copies in other words.
+        left: texts, and [pairs] the left row of each pair.
+        right: texts, and [pairs] the right row of each pair, of the same or another dataset.
+        known: runs and words that many of the texts have in common.
+        wording: whether only a few other words may differ, as for copies by wording. If false, all words that do not
+            carry meaning may differ, as for copies in other words.
         numbers: whether numbers carry meaning.
     """
     found = np.zeros(len(left[1]), np.bool_)
@@ -140,7 +141,7 @@ def same(
 
 
 def _taken(held: Candidates, rows: Int) -> Side:
-    """Return these rows as one side of some pairs."""
+    """Return the texts of these rows as one side of pairs."""
     some, places = np.unique(held.places[rows], return_inverse=True)
     made = forms.normal(held.texts.take(pa.array(some)))
     return Side(made.points, *units(made), kins(made), places.astype(np.int64))

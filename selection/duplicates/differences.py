@@ -1,4 +1,4 @@
-"""The differences of two texts without equal units and typing errors, and whether the texts are copies."""
+"""What differs between two texts, apart from typing errors, and whether the texts are copies."""
 
 from typing import NamedTuple
 
@@ -22,22 +22,24 @@ from gristmill.selection.kernels import kernel
 
 Bool = NDArray[np.bool_]
 Known = tuple[Key, Key, NDArray[np.int32]]
-"""Known words, shared runs, and the slots of a `Table` of them."""
+"""Hashes of known words, hashes of shared runs, and the slots of a `Table` of these runs."""
 FREE, ALLOWED = 15, 0.2
-"""Number of words up to which none may differ; a fifth of further words may: 1 of 20, 3 of 30, 9 of 60."""
+"""In a text of up to `FREE` words, no word may differ. Of the words beyond `FREE`, the share `ALLOWED` may differ: 1 of
+20 words, 3 of 30, 9 of 60."""
 FREE_ALONE = 12
-"""Of this many characters of a script without spaces, one may differ."""
+"""In a text of at least this many units, most of them characters of scripts without spaces, one unit may differ."""
 SWAPPED = 8
-"""For each this many words, one pair of neighbours may be separated, as at the ends of sentences in another order; at
-least one pair may."""
+"""For each `SWAPPED` words, one pair of neighbours may be separated, as where two sentences are in another order. At
+least one pair may be separated in every text."""
 TEMPLATE_WORDS = 8
-"""In a template with at most this many own words, a typing error counts as another word."""
+"""If texts fill a template with at most this many own words, a typing error counts as another word."""
 MOST_COMPARED = 40_000
-"""Most pairs of remaining units that are compared; two long texts with little in common have more."""
+"""Most pairs of units that are compared to find opposites and typing errors; two long texts with little in common have
+more pairs."""
 
 
 class Side(NamedTuple):
-    """One side of some pairs: units, see `Units`, and the row of each pair among them."""
+    """One side of pairs of texts: the units of the texts, see `Units`, and for each pair the index of its text."""
 
     points: Points
     ends: Int
@@ -46,7 +48,7 @@ class Side(NamedTuple):
     stops: Int
     kinds: Bytes
     kins: Key
-    """[rows] see `kin`."""
+    """[texts] hash of the numbers and of the signs that calculate, see `kin`."""
     places: Int
 
 
@@ -70,7 +72,7 @@ def are_copies(one: Side, other: Side, known: Known, lists: Carriers, asked: tup
 
 @kernel
 def _text(side: Side, row: int, lead: int) -> Text:
-    """Return the units of a text without the first ones."""
+    """Return the units of a text without the first `lead` units."""
     here = slice(side.ends[row] + lead, side.ends[row + 1])
     state = np.zeros(max(0, here.stop - here.start), np.uint8)
     return Text(side.points, side.hashes[here], side.begins[here], side.stops[here], side.kinds[here], state)
@@ -78,7 +80,7 @@ def _text(side: Side, row: int, lead: int) -> Text:
 
 @kernel
 def _lead(text: Text, lists: Carriers) -> int:
-    """Return how many units come before the request of a text."""
+    """Return how many units at the beginning of a text belong to leads, such as `please answer`."""
     if len(text.begins) == 0:
         return 0
     first = lead_of(text.points[text.begins[0] : text.stops[-1]], lists.words, lists.flags) + text.begins[0]
@@ -87,7 +89,7 @@ def _lead(text: Text, lists: Carriers) -> int:
 
 @kernel
 def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool, bool]) -> bool:
-    """Say whether two texts are copies, by the units that remain without equal ones and typing errors."""
+    """Say whether two texts are copies, by the units that only one of them has and that are no typing errors."""
     wording, numbers = asked
     begin, end = _match(a, b)
     rest, other = left_over(a), left_over(b)
@@ -112,9 +114,9 @@ def _is_copy(a: Text, b: Text, known: Known, lists: Carriers, asked: tuple[bool,
 
 @kernel
 def _match(a: Text, b: Text) -> tuple[int, int]:
-    """Mark the units that both texts have, each as often as both have it.
+    """Mark the units that both texts have; return the numbers of equal units at the beginning and at the end.
 
-    Return the lengths of the equal beginning and end.
+    A unit is marked as often as both texts have it.
     """
     size = min(len(a.hashes), len(b.hashes))
     begin, end = 0, 0
@@ -131,7 +133,7 @@ def _match(a: Text, b: Text) -> tuple[int, int]:
 
 @kernel
 def _match_between(a: Text, b: Text, begin: int, end: int) -> None:
-    """Mark the equal units at both ends, and, found by sorting, those between that both texts have."""
+    """Mark the first `begin` and the last `end` units, and the units between them that both texts have."""
     stop, other_stop = len(a.hashes) - end, len(b.hashes) - end
     a.state[:begin], b.state[:begin], a.state[stop:], b.state[other_stop:] = EXACT, EXACT, EXACT, EXACT
     one, other = np.argsort(a.hashes[begin:stop]) + begin, np.argsort(b.hashes[begin:other_stop]) + begin
@@ -146,10 +148,10 @@ def _match_between(a: Text, b: Text, begin: int, end: int) -> None:
 
 @kernel
 def _is_doubtful(text: Text) -> bool:
-    """Say whether a remaining unit also occurs elsewhere in its text: any of these could be the remaining one.
+    """Say whether a unit without mark also occurs elsewhere in its text, so that either place could be without mark.
 
-    Then whole texts are sorted, so that the remaining units are spread over edited and shared words. If always the
-    edited ones remained, 21 fewer of 1,000 edits of one popular text were found.
+    Then the complete texts are sorted, so that the units without mark are in edited and in shared text. If they were
+    always in edited text, 21 fewer of 1,000 edits of one popular text would be found.
     """
     for place in range(len(text.state)):
         if text.state[place] == 0:
@@ -166,7 +168,7 @@ def _in_order(a: Text, b: Text) -> bool:
 
 @kernel
 def _are_opposite(a: Text, b: Text, rest: Int, other: Int, lists: Carriers) -> bool:
-    """Say whether one text has the opposite of a word of the other text instead of the word."""
+    """Say whether one text has, in the place of a word of the other text, the opposite of this word."""
     for i in rest:
         opposed = flags_of(a.hashes[i], lists.words, lists.flags) & OPPOSED
         for j in other:
@@ -183,10 +185,11 @@ def _are_opposite(a: Text, b: Text, rest: Int, other: Int, lists: Carriers) -> b
 
 @kernel
 def _replaces(a: Text, i: int, b: Text, j: int) -> bool:
-    """Say whether a unit is where the other text has another one: after the same unit, or before the same.
+    """Say whether unit i of a is in the place of unit j of b: the unit before it or the unit after it is the same.
 
-    Any of several equal units may be the remaining one. A neighbour that remains itself may be mistyped. In 60 Chinese
-    characters of which one in twenty is mistyped, opposites meet by chance.
+    All units that are equal to unit i or j are tried. Two neighbours also count as the same if each is a unit that the
+    other text lacks, because one may be the other mistyped. Without this check, texts of 60 Chinese characters with one
+    of twenty mistyped have opposites by chance.
     """
     for place in range(len(a.hashes)):
         if a.hashes[place] == a.hashes[i]:
@@ -200,7 +203,7 @@ def _replaces(a: Text, i: int, b: Text, j: int) -> bool:
 
 @kernel
 def _negates(word: Points, plain: Points, beginnings: NDArray[np.uint32]) -> bool:
-    """Say whether a word is another word with a prefix such as `un`, `in` or `dis`."""
+    """Say whether a word is the other word with a prefix such as `un`, `in` or `dis`, which makes its opposite."""
     more = len(word) - len(plain)
     if len(plain) < 3 or not 2 <= more <= 4:
         return False
@@ -230,7 +233,7 @@ def _has_carrier(text: Text, other: Text, lists: Carriers, asked: tuple[bool, bo
 
 @kernel
 def _neighbours(text: Text, begin: int, end: int) -> Key:
-    """Return a hash of each pair of neighbouring units, ascending, without those of the equal beginning and end."""
+    """Return ascending hashes of the pairs of neighbouring units, except pairs inside the equal beginning and end."""
     first = max(0, begin - 1)
     found = np.empty(max(0, len(text.hashes) - max(0, end - 1) - first - 1), np.uint64)
     for place in range(len(found)):
@@ -241,7 +244,7 @@ def _neighbours(text: Text, begin: int, end: int) -> Key:
 
 @kernel
 def _numbers_in_order(a: Text, b: Text) -> bool:
-    """Say whether both texts have their numbers in the same order, or else with the same neighbouring units."""
+    """Say whether both texts have their numbers in the same order, or else with the same units next to them."""
     i, j = _next_number(a, 0), _next_number(b, 0)
     while i < len(a.kinds) and j < len(b.kinds) and a.hashes[i] == b.hashes[j]:
         i, j = _next_number(a, i + 1), _next_number(b, j + 1)
@@ -263,7 +266,7 @@ def _numbers_in_order(a: Text, b: Text) -> bool:
 
 @kernel
 def _next_number(text: Text, place: int) -> int:
-    """Return the index of the first number from a unit on; the number of units if there is none."""
+    """Return the index of the first number at or after a place; if there is none, the number of units."""
     while place < len(text.kinds) and text.kinds[place] != NUMBER:
         place += 1
     return place
@@ -271,7 +274,10 @@ def _next_number(text: Text, place: int) -> int:
 
 @kernel
 def _around(text: Text, place: int, side: int) -> np.uint64:
-    """Return a hash of a unit with the two before it, the two after it, or one of both; 0 beyond an end."""
+    """Return a hash of a unit and two units next to it; beyond an end of the text, a unit counts as 0.
+
+    `side` 0 takes the two units before it, 1 one unit on each side, and 2 the two units after it.
+    """
     found: np.uint64 = text.hashes[place]
     for other in range(place - 2 + side, place + 1 + side):
         inside = 0 <= other < len(text.hashes)
@@ -283,8 +289,9 @@ def _around(text: Text, place: int, side: int) -> np.uint64:
 def _few_changed(a: Text, b: Text, known: Known) -> bool:
     """Say whether few enough words differ.
 
-    If each text has own words where the other has different ones, text that many samples share does not count: the own
-    words fill a template. If one text has only text that many share, the other is an edit of a popular text.
+    If each text has own words and these differ, the own words fill a template, and only own words are counted. If one
+    text consists only of text that many samples share, the other text is an edit of a popular text, and all words are
+    counted.
     """
     one, other = np.empty(len(a.state), np.uint8), np.empty(len(b.state), np.uint8)
     num, other_num = shared(a.hashes, known[1], known[2], one), shared(b.hashes, known[1], known[2], other)
@@ -312,9 +319,9 @@ def _few_changed(a: Text, b: Text, known: Known) -> bool:
 
 @kernel
 def _leave_own(text: Text, marks: Bytes) -> None:
-    """If one of several equal units remains, let it be an own one rather than one that many texts share.
+    """Move the mark between equal units of a text, so that a unit without mark is in own text and not in shared text.
 
-    A template has the word that fills it somewhere else too: `the` before `a page of the site`.
+    This matters if a template has the word that fills it somewhere else too: `the` before `a page of the site`.
     """
     for place in range(len(marks)):
         if text.state[place] != EXACT and marks[place]:
@@ -326,9 +333,10 @@ def _leave_own(text: Text, marks: Bytes) -> None:
 
 @kernel
 def _few_swapped(pairs: Key, other_pairs: Key, size: int, rest: int, other: int) -> bool:
-    """Say whether units are in the same order except for a few.
+    """Say whether the units are in the same order, except for a few separated pairs of neighbours.
 
-    Two exchanged sentences separate one pair of neighbours.
+    Two exchanged sentences separate one pair of neighbours. `rest` and `other` are the numbers of units that differ;
+    pairs that these separate do not count.
     """
     i, j, parted = 0, 0, 0
     while i < len(pairs):

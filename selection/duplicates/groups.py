@@ -1,6 +1,6 @@
-"""Which of a group of copies stays: the best of equal keys, and the greedy rule for pairs of similar rows.
+"""Which rows of a group of copies stay: the best row of equal keys, and the greedy rule for pairs of similar rows.
 
-Both visit the rows from best to worst, so the order alone decides what stays, and neither shards nor threads do.
+Both rules visit the rows from best to worst. So only the order of the rows decides which stay, not shards or threads.
 """
 
 import numpy as np
@@ -14,32 +14,32 @@ Key = NDArray[np.uint64]
 
 
 def greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
-    """Return the kept row that each row loses to, [n] int64, -1 where it stays.
+    """Return [n] int64 the kept row that each row loses to, -1 for a row that stays.
 
-    Rows are visited in `order`, best first. A row goes exactly when a row that stays is paired with it. It loses to the
-    one of these rows with the highest weight; of equal weights, to the first in the order. No row loses to a row that
-    goes itself, so there are no chains: in a - b - c only b goes if a is best, while connected components would leave
-    one of the three.
+    Rows are visited in `order`, best first. A row is dropped if and only if it is paired with a row that stays. It
+    loses to the row with the highest weight among these rows; of equal weights, to the first row in the order. No row
+    loses to a dropped row, so there are no chains. With the pairs a - b and b - c, where a is best, only b is dropped;
+    connected components would keep only one of the three.
 
     Source: the greedy maximal independent set in a fixed order; the keep rule of NearDup and of semhash.
 
     Args:
         order: [n] each row once, best first.
-        left: [pairs] one row of each pair. Pairs have no direction and may repeat; a pair of a row with itself is
-            ignored.
+        left: [pairs] one row of each pair. The two rows may be in any order, and pairs may repeat. A pair of a row with
+            itself is ignored.
         right: [pairs] the other row.
-        weight: [pairs] how alike the two are.
+        weight: [pairs] similarity of the two rows.
     """
     lost: Int = _greedy(_int(order), _int(left), _int(right), np.ascontiguousarray(weight, np.float32))
     return lost
 
 
 def first(order: Int, high: Key, low: Key) -> Int:
-    """Return the best row that has the same key as each row, [n] int64, -1 where that is the row itself.
+    """Return [n] int64 the best row with the same key as each row, -1 if that is the row itself.
 
     Args:
         order: [n] each row once, best first.
-        high: [n] one half of each key, of 128 bits in all: at 10^8 texts a collision has a chance of 10^-23.
+        high: [n] one half of each key. A key has 128 bits, so 10^8 texts have a collision with a probability of 10^-23.
         low: [n] the other half.
     """
     best: Int = _first(_int(order), high, low)
@@ -54,8 +54,8 @@ def _int(values: Int) -> Int:
 def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
     """Build the neighbour lists of all rows as one array (compressed rows), then visit the rows in order.
 
-    The neighbours of row i are `neighbour[begin[i] : begin[i + 1]]`, with their weights in `near`. When a row is
-    visited, all better rows are decided, so only these matter.
+    The neighbours of row i are `neighbour[begin[i] : begin[i + 1]]`, and `near` holds their weights. When a row is
+    visited, all better rows are decided already, so only kept rows among these are looked at.
     """
     num = len(order)
     begin = np.zeros(num + 1, np.int64)
@@ -89,9 +89,9 @@ def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
 
 @kernel
 def _first(order: Int, high: Key, low: Key) -> Int:
-    """Enter the rows into a hash table, best first; so the first row of a key is the best with that key.
+    """Enter the rows into a hash table, best first, so that the first row of a key is the best row with that key.
 
-    Open addressing with linear probing, at most half full: 16 to 32 bytes a row.
+    The table has open addressing with linear probing, and is at most half full. It takes 16 to 32 bytes for each row.
     """
     size = 2
     while size < 2 * len(order):

@@ -1,4 +1,4 @@
-"""A hash of the numbers of a text and of the signs that calculate, which copies have in common, see `copies`."""
+"""A hash of the numbers of a text and of the signs that calculate; it is equal for two copies, see `copies`."""
 
 from functools import cache
 
@@ -27,23 +27,25 @@ from gristmill.selection.kernels import kernel
 
 STRICT_SIGNS = "=<>^+~!$€£¥₹°"
 WEAK_SIGNS = "-*/"
-"""Signs that calculate if they are between numbers, variables and brackets; elsewhere they are dashes and bullets."""
+"""Signs that calculate only if they are next to numbers, variables or brackets; elsewhere they are dashes and
+bullets."""
 RAISED = np.array(((0xB2, 0xB3), (0xB9, 0xB9), (0xBC, 0xBE), (0x2070, 0x209F), (0x2150, 0x215F)))
-"""Superscripts, subscripts and fractions, first and last of each range."""
+"""Ranges of superscripts, subscripts and fractions: (first, last) code point of each range."""
 
 
 NOTHING, NUMBER, STRICT, WEAK, POINT = map(np.uint8, range(5))
-"""Classes of code points: neither a digit nor a sign that calculates, or one of the kinds of these."""
+"""Classes of code points: no meaning for numbers; a digit; a sign that always calculates; a sign that may calculate; a
+point."""
 
 
 def kins(made: Normal) -> Key:
-    """Return [n] the hashes of some normal forms, see `kin`."""
+    """Return [n] the hash of each normal form, see `kin`."""
     return _kins(made.points, made.begin, made.size, table()[0], roles())
 
 
 @cache
 def roles() -> Bytes:
-    """Return the class of each code point, see above, except rare Chinese characters."""
+    """Return [POINTS] the class of each code point: `NOTHING`, `NUMBER`, `STRICT`, `WEAK` or `POINT`."""
     points, kinds = np.arange(POINTS), table()[0] >> KIND
     letters = (kinds == LETTER) | (kinds >= MANY)
     low, high = RAISED.T
@@ -66,7 +68,7 @@ def _kins(points: Points, begin: Int, size: Int, single: Points, role_of: Bytes)
 
 @kernel
 def kin(form: Points, single: Points, role_of: Bytes) -> np.uint64:
-    """Return a hash of the numbers of a normal form and of the signs that calculate; their order does not matter."""
+    """Return a hash of all numbers and signs that calculate of a normal form; their order does not count."""
     found, at = ZERO, 0
     while at < len(form):
         point = form[at]
@@ -85,7 +87,7 @@ def kin(form: Points, single: Points, role_of: Bytes) -> np.uint64:
 
 @kernel
 def _calculates(form: Points, at: int, single: Points, role: np.uint8) -> bool:
-    """Say whether a point, or a sign that may also be a dash or a bullet, carries meaning where it is."""
+    """Say whether a point, or a sign that may also be a dash or a bullet, carries meaning at its place."""
     if role == POINT:  # `.5`, and the rest of `?.`
         before = form[at - 1] if at else np.uint32(32)
         return at + 1 < len(form) and form[at + 1] != 32 and (before == 32 or class_of(before, single) == OTHER)
@@ -94,7 +96,7 @@ def _calculates(form: Points, at: int, single: Points, role: np.uint8) -> bool:
 
 @kernel
 def _is_term(form: Points, at: int, step: int, single: Points) -> bool:
-    """Say whether a number, a single letter or a bracket follows a sign, with at most one space between."""
+    """Say whether a number, a single letter or a bracket follows a sign, with at most one space between them."""
     place = at + step
     if place < len(form) and form[place] == 32:
         place += step

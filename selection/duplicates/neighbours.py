@@ -1,9 +1,10 @@
-"""Neighbours of vectors: all pairs over a cosine, or the nearest few; searched inside clusters, exact for small data.
+"""Neighbours of vectors: all pairs above a cosine, or the few nearest rows. The search is exact for small data.
 
-A search for pairs looks at sketches first. The sketch of a unit row x is its p leading coordinates after a rotation R,
-followed by the length of the rest: (Rx, sqrt(|x|^2 - |Rx|^2)). By the inequality of Cauchy and Schwarz the product of
-two sketches is never below that of the rows. So a threshold on sketches loses no pair, at p / d of the multiplications,
-and only pairs that pass are multiplied in full. Sketches are unit rows too, and they are what is clustered.
+Larger data is searched inside clusters. A search for pairs compares sketches first. The sketch of a unit row x consists
+of its first p coordinates after a rotation R, and of the length of the rest: (Rx, sqrt(|x|^2 - |Rx|^2)). By the
+inequality of Cauchy and Schwarz, the product of two sketches is never below the product of the rows. So a threshold on
+sketches loses no pair and needs only p / d of the multiplications. Only pairs above it are multiplied completely.
+Sketches are unit rows too, and the clusters are clusters of sketches.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,20 +24,21 @@ from gristmill.selection.kernels import kernel, kernel_with
 ROUNDING = 1e-6
 """The float32 product of two equal unit vectors can be less than 1 by a few of its last digits."""
 EXACT_ROWS = 20_000
-"""Up to this number of rows there is one cluster, so the search is exact."""
+"""Up to this number of rows there is only one cluster, so the search is exact."""
 SKETCH_DIM = 96
-"""Coordinates of a sketch: a quarter of the multiplications at 384 dimensions."""
+"""Number of coordinates of a sketch; with 384 dimensions it takes a quarter of the multiplications."""
 TILE_ROWS = 1024
-"""Rows on either side of one product: 4 MiB of cosines, which stay in the cache while they are searched."""
+"""Number of rows on each side of one product. The cosines take 4 MiB, which stay in the cache while they are
+searched."""
 SAMPLE_ROWS = 64
 """Number of rows for each cluster in the sample on which k-means is fitted."""
 TIERS = (0.998, 0.996, 0.99, 0.975, 0.95, 0.0)
-"""Lower bounds of the ranges of cosines, highest first; `most` counts separately in each range."""
+"""Lower bounds of the ranges of cosines, highest first; the limit `most` is for each range."""
 Keep = Callable[[str, Callable[[], Array]], Array]
 
 
 class Pairs(NamedTuple):
-    """Pairs of rows over a threshold as columns, in ascending order of (left, right), without repetition."""
+    """Pairs of rows above a threshold, as columns in ascending order of (left, right), each pair once."""
 
     left: Int32
     right: Int32
@@ -50,17 +52,17 @@ def _make(name: str, make: Callable[[], Array]) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class ClusterIndex:
-    """Rows in clusters. There are sqrt(n) clusters, which balances finding a cluster with searching in it."""
+    """Rows in sqrt(n) clusters: then finding a cluster and searching in it cost about the same."""
 
     matrix: Matrix
     axes: Float32
-    """[d, p] the leading axes of the rotation."""
+    """[d, p] the first axes of the rotation."""
     sketches: Float32
-    """[n, p + 1] unit rows."""
+    """[n, p + 1] sketches of the rows, which are unit rows."""
     centroids: Float32
-    """[num, p + 1]."""
+    """[num, p + 1] centroids of the clusters of sketches."""
     near: Int32
-    """[n, probes] nearest clusters of each row; the first is the one that holds the row."""
+    """[n, probes] nearest clusters of each row, nearest first; the first cluster holds the row."""
 
     def probe(self, queries: Matrix, probes: int) -> tuple[Float32, Int32]:
         """Return ([q, p + 1] sketches, [q, probes] nearest clusters) of rows that are not in the index."""
@@ -71,9 +73,9 @@ class ClusterIndex:
 def index(
     matrix: Matrix, *, seed: int, probes: int = 1, keep: Keep = _make, exact_rows: int = EXACT_ROWS
 ) -> ClusterIndex:
-    """Return the index of a matrix; its expensive arrays are made through `keep`, such as a memo, by name.
+    """Return the index of a matrix; `keep(name, make)`, such as a memo, makes or finds its expensive arrays.
 
-    Cost at 10^6 x 384: 10 CPU seconds; memory: the sketches, 4 x 97 bytes a row.
+    Cost with 10^6 x 384 numbers: 10 CPU seconds. Memory: the sketches, 4 x 97 bytes for each row.
     """
     num = 1 if len(matrix) <= exact_rows else round(len(matrix) ** 0.5)
     axes = keep("axes", lambda: _axes(matrix, seed))
@@ -85,7 +87,7 @@ def index(
 
 
 def sketch(matrix: Matrix, axes: Float32) -> Float32:
-    """Return [n, p + 1]: the rotated coordinates and the length of the rest."""
+    """Return [n, p + 1] the sketches of the rows: p rotated coordinates, and the length of the rest."""
     found = np.empty((len(matrix), axes.shape[1] + 1), np.float32)
 
     def work(start: int) -> None:
@@ -100,7 +102,7 @@ def sketch(matrix: Matrix, axes: Float32) -> Float32:
 
 
 def _axes(matrix: Matrix, seed: int) -> Float32:
-    """Return [d, p]: the leading eigenvectors of the second moments of a sample, which give the shortest rest."""
+    """Return [d, p] the first eigenvectors of the second moments of a sample; with these axes the rest is shortest."""
     drawn = np.sort(np.random.default_rng(seed).permutation(len(matrix))[:EXACT_ROWS])
     rows = matrix.take(drawn)
     [(_, vectors)] = in_threads(np.linalg.eigh, [(rows.T @ rows).astype(np.float64)])
@@ -116,32 +118,33 @@ def pairs(
     most: int | None = None,
     exact_rows: int = EXACT_ROWS,
 ) -> Pairs:
-    """Return the pairs with a cosine of at least `min_cosine` where one row's cluster is among the other's `probes`.
+    """Return the pairs of rows with a cosine of at least `min_cosine`.
 
-    All pairs up to `exact_rows` rows. `most` limits the number of pairs in large groups; it needs rows in the order
-    best first. A row is then paired with the first `most` rows before it in a cluster, for each of six ranges of the
-    cosine (see `TIERS`). So ten thousand copies make pairs with only the best of them, and many pairs at 0.91 do not
-    displace a copy at 0.99. Cost at 10^6 x 384: see `benchmarks/semantic.json`.
+    Up to `exact_rows` rows these are all such pairs. With more rows, a pair is found if the cluster of one row is among
+    the `probes` nearest clusters of the other row. `most` limits the number of pairs in large groups; then the rows
+    must be in the order best first. In each cluster, a row is paired with at most the first `most` rows before it, for
+    each of six ranges of the cosine (see `TIERS`). So ten thousand copies make pairs only with the best of them, and
+    many pairs at 0.91 do not replace a copy at 0.99. Cost with 10^6 x 384 numbers: see `benchmarks/semantic.json`.
 
-    Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3 (pairs inside k-means clusters). Departures: rows
-    look into their `probes` nearest clusters (of 10^5 x 384 the share of rows with an earlier near row that one cluster
-    finds is 0.970, two 0.998); the sketches; all pairs instead of the nearest.
+    Source: Abbas et al. 2023, SemDeDup, arXiv:2303.09540, section 3 (pairs inside k-means clusters). Departures: a row
+    is compared in its `probes` nearest clusters. Of the rows with an earlier near row, in 10^5 x 384, one cluster finds
+    the share 0.970, and two clusters find 0.998. Sketches are used, and all pairs are returned instead of the nearest.
     """
     built = index(matrix, seed=seed, probes=probes, exact_rows=exact_rows)
     return _join(_Sides(matrix, built.sketches, built.near, built, min_cosine, most or len(matrix), itself=True))
 
 
 def between(queries: Matrix, base: ClusterIndex, min_cosine: float, *, probes: int = 3, most: int = 64) -> Pairs:
-    """Return the pairs (query, base row) over a cosine; `most` is as in `pairs`, for each query."""
+    """Return the pairs (query, base row) above a cosine; `most` is as in `pairs`, for each query."""
     sketches, near = base.probe(queries, probes)
     return _join(_Sides(queries, sketches, near, base, min_cosine, most, itself=False))
 
 
 def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2, exact_rows: int = EXACT_ROWS) -> tuple[Int32, Float32]:
-    """Return ([n, k] the nearest other rows, nearest first, -1 where fewer are found; their cosines, -1 there).
+    """Return ([n, k] the nearest other rows of each row, nearest first; [n, k] their cosines).
 
-    A row is compared with all rows of its `probes` nearest clusters, which are all rows up to
-    `exact_rows`. Rows at equal distance are in ascending order.
+    If fewer rows are found, the other entries are -1. A row is compared with all rows of its `probes` nearest clusters;
+    up to `exact_rows` rows, these are all rows. Equally near rows are in ascending order.
     """
     built = index(matrix, seed=seed, probes=probes, exact_rows=exact_rows)
     near, cosine = np.full((len(matrix), k), -1, np.int32), np.full((len(matrix), k), -1, np.float32)
@@ -162,9 +165,10 @@ def knn(matrix: Matrix, k: int, *, seed: int, probes: int = 2, exact_rows: int =
 
 
 def nearest(queries: Matrix, base: Matrix, k: int) -> tuple[Int32, Float32]:
-    """Return ([q, k] the nearest rows of the base, nearest first, -1 where there are fewer; their cosines, -1 there).
+    """Return ([q, k] the nearest base rows of each query, nearest first; [q, k] their cosines).
 
-    Exact; equally near rows are in their own order. Cost: q x n x d multiplications, for smaller sides.
+    If there are fewer rows, the other entries are -1. The result is exact. Equally near rows are in ascending order.
+    Cost: q x n x d multiplications, so use it for small numbers of rows.
     """
     near, cosine = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), -1, np.float32)
 
@@ -179,7 +183,7 @@ def nearest(queries: Matrix, base: Matrix, k: int) -> tuple[Int32, Float32]:
 
 
 Visit = tuple[Int, Int]
-"""The queries that look into a cluster, and the base rows that are in it."""
+"""The queries that search in one cluster, and the base rows in that cluster."""
 
 
 def _visits(near: Int32, base: ClusterIndex) -> Iterator[Visit]:
@@ -203,11 +207,11 @@ class _Sides(NamedTuple):
     min_cosine: float
     most: int
     itself: bool
-    """Whether the queries are the base's own rows: each pair then counts once, lower row first."""
+    """Whether the queries are the base rows themselves. Each pair then counts once, with the lower row first."""
 
 
 def _join(sides: _Sides) -> Pairs:
-    """Multiply the queries with the base rows in the clusters that they look into."""
+    """Return the pairs of queries and base rows in all clusters in which the queries search."""
     none = Pairs(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
     found = [none, *in_threads(partial(_search, sides), _visits(sides.near, sides.base))]
     left, right, cosine = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -217,7 +221,7 @@ def _join(sides: _Sides) -> Pairs:
 
 
 def _search(sides: _Sides, visit: Visit) -> Pairs:
-    """Return the pairs of one cluster, tile by tile."""
+    """Return the pairs of one cluster; its products are computed tile by tile."""
     rows, columns = visit
     row_sketches, column_sketches = sides.sketches[rows], sides.base.sketches[columns]
     floor = np.float32(sides.min_cosine - 10 * ROUNDING)  # the products of sketches have rounding errors too
@@ -245,7 +249,7 @@ def _search(sides: _Sides, visit: Visit) -> Pairs:
 
 
 def _gather(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
-    """Return (the vectors of the rows that are used, for each use the index of its row among them)."""
+    """Return (the vectors of the rows that `at` uses, [len(at)] the index of each used row among them)."""
     used = np.zeros(len(rows), np.bool_)
     used[at] = True
     return matrix.take(rows[used]), (np.cumsum(used) - 1)[at]
@@ -253,10 +257,10 @@ def _gather(matrix: Matrix, rows: Int, at: Int32) -> tuple[Float32, Int]:
 
 @kernel
 def _over(tile: Float32, floor: np.float32, left: int, right: int, held: Int32, bounds: Float32) -> int:
-    """Write the place and the value of every number that is at least `floor`; return their number.
+    """Write the place and the value of every number that is at least `floor`; return how many there are.
 
-    `tile` is a block of a product whose corner is at (left, right). Numbers are first compared 64 at a time without a
-    branch, since nearly all blocks of 64 have none that passes.
+    `tile` is a block of a product; its first number is at (left, right) of the product. 64 numbers at a time are first
+    compared without a branch, because in nearly all such groups no number is high enough.
     """
     found = 0
     for row in range(tile.shape[0]):
@@ -276,7 +280,7 @@ def _over(tile: Float32, floor: np.float32, left: int, right: int, held: Int32, 
 
 @kernel
 def _tier(cosine: float) -> int:
-    """Return the first of `TIERS` that the cosine reaches."""
+    """Return the index of the first of `TIERS` that a cosine reaches."""
     tier = 0
     while tier < len(TIERS) - 1 and cosine < TIERS[tier]:
         tier += 1
@@ -285,11 +289,12 @@ def _tier(cosine: float) -> int:
 
 @kernel
 def _fresh(over: Int32, bounds: Float32, visit: Visit, near: Int32, itself: bool, counts: Int32, most: int) -> int:
-    """Move the candidates that count to the front, and return their number.
+    """Move the candidates that count to the front of `over`, and return their number.
 
-    Two kinds are left out. If a matrix is searched with itself, a pair is found twice when the cluster of each row is
-    among the other's probes; it counts in the cluster of the later row. And a row that has `most` pairs of a tier takes
-    no more of them. `over` holds places in the visit; a cluster's own rows come first among its queries.
+    Two kinds of candidates do not count. If a matrix is searched with itself, a pair is found in two clusters when the
+    cluster of each row is among the other row's probes; it then counts only once. And a row that has `most` pairs of a
+    tier gets no more pairs of this tier. `over` holds places in the visit, where the rows of the cluster come first
+    among its queries.
     """
     rows, columns = visit
     num = 0
@@ -312,7 +317,7 @@ def _fresh(over: Int32, bounds: Float32, visit: Visit, near: Int32, itself: bool
 
 @kernel_with(fastmath=True)
 def _products(left: Float32, right: Float32, left_at: Int, right_at: Int) -> Float32:
-    """Return the cosines of pairs of rows; the order of the sums is left to the compiler."""
+    """Return [pairs] the cosines of pairs of rows; the compiler chooses the order in which products are added."""
     cosine = np.empty(len(left_at), np.float32)
     for n in range(len(left_at)):
         one, other = left[left_at[n]], right[right_at[n]]
@@ -327,7 +332,7 @@ def _products(left: Float32, right: Float32, left_at: Int, right_at: Int) -> Flo
 def _first(
     over: Int32, cosine: Float32, min_cosine: float, visit: Visit, itself: bool, counts: Int32, most: int
 ) -> Int:
-    """Return the places of the pairs over the threshold: at most `most` of each row and tier, over all tiles."""
+    """Return the places of the pairs above the threshold: over all tiles, at most `most` for each row and tier."""
     rows, columns = visit
     chosen = np.empty(len(cosine), np.int64)
     num = 0
@@ -344,9 +349,9 @@ def _first(
 
 @kernel
 def _merge(cosines: Float32, rows: Int, columns: Int, near: Int32, best: Float32, others: bool) -> None:
-    """Insert cosines into the sorted list of each row: highest first, equal ones by column.
+    """Insert cosines into the sorted list of each row: the highest first, equal cosines in the order of their columns.
 
-    `cosines` is [rows, columns] of one block. Free places hold -1. With `others` a row does not count for itself.
+    `cosines` is [rows, columns], one block. Free places hold -1. If `others` is true, a row is not inserted for itself.
     """
     last = near.shape[1] - 1
     for i in range(len(rows)):

@@ -1,8 +1,8 @@
-"""N-grams of words and Chinese characters, hashed in compiled loops over Arrow's own buffers.
+"""N-grams of words and Chinese characters, hashed by compiled loops that read Arrow's buffers.
 
 A unit is a word (letters, digits and marks in a row) or one character of a script that is written without spaces. Case,
-width, punctuation and the amount of white space do not count. Hashes have 64 bits: the chance that a given one equals
-any other of the 2 * 10^8 n-grams of a million samples is 10^-11.
+width, punctuation and the amount of white space do not count. Hashes have 64 bits. A million samples have 2 * 10^8
+n-grams; the probability that the hash of one n-gram equals the hash of any other is 10^-11.
 """
 
 import unicodedata
@@ -24,14 +24,14 @@ Number = Any
 """A scalar in compiled code, where types are inferred."""
 UInt64 = NDArray[np.uint64]
 Letters = tuple[NDArray[np.uint32], NDArray[np.uint8]]
-"""By code point: the folded character, and its kind."""
+"""([code point] the folded character, [code point] the kind of the folded character)."""
 SLICE_ROWS = 8192
-"""Number of texts whose units are in memory at a time: 40 MiB at 200 units each."""
+"""Number of texts whose units are in memory at a time; with 200 units each, they take 40 MiB."""
 LETTER, ALONE = 1, 2
-"""Kinds of characters: part of a word, or a unit by itself; 0 separates units."""
+"""Kinds of characters: part of a word, and a unit by itself. A character of kind 0 separates units."""
 TABLED = 0x20000
-"""Code points below this are in a table; above it, those up to `LAST_HAN` are Han characters, and others separate
-units."""
+"""Code points below this are in a table. The code points from this to `LAST_HAN` are Han characters, and higher ones
+separate units."""
 LAST_HAN = HAN[-1][1]
 _SEED, _PRIME, _BASE = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -42,22 +42,22 @@ class Units(NamedTuple):
     """The units of n texts, one text after the other."""
 
     ends: Int
-    """[n + 1] where each text's units begin; the last entry is the number of all units."""
+    """[n + 1] index at which the units of each text begin; the last entry is the number of all units."""
     hashes: UInt64
-    """[u]."""
+    """[u] hash of each unit."""
     starts: Int
-    """[u] first byte of each unit in its own text (UTF-8)."""
+    """[u] first byte of each unit, counted in the UTF-8 of its own text."""
     stops: Int
-    """[u] byte after each unit."""
+    """[u] first byte after each unit."""
 
 
 def slices(texts: pa.LargeStringArray) -> list[tuple[int, pa.LargeStringArray]]:
-    """Return (first row, texts) of pieces short enough for `units`."""
+    """Return the texts in pieces that are short enough for `units`, as (first row, texts)."""
     return [(start, texts.slice(start, SLICE_ROWS)) for start in range(0, len(texts), SLICE_ROWS)]
 
 
 def units(texts: pa.LargeStringArray) -> Units:
-    """Return the units of some texts; they take 24 bytes each, so long columns go through `slices`."""
+    """Return the units of some texts. A unit takes 24 bytes, so cut long columns with `slices` first."""
     offsets, data = _buffers(texts)
     folded, kinds = alphabet()
     ends = np.zeros(len(texts) + 1, np.int64)
@@ -69,7 +69,7 @@ def units(texts: pa.LargeStringArray) -> Units:
 
 
 def without_numbers(found: Units, texts: pa.LargeStringArray) -> Units:
-    """Return the units of texts with one hash for all that begin with a digit, so that another number is the same."""
+    """Return the units with the same hash for all units that begin with a digit, so that all numbers are equal."""
     offsets, data = _buffers(texts)
     rows = np.repeat(offsets[:-1], np.diff(found.ends))
     first = data[rows + found.starts]
@@ -77,7 +77,7 @@ def without_numbers(found: Units, texts: pa.LargeStringArray) -> Units:
 
 
 def windows(found: Units, size: int) -> tuple[Int, UInt64]:
-    """Return (ends [n + 1], hashes) of every run of `size` units inside one text; a text with fewer units has none."""
+    """Return ([n + 1] ends, hashes) of every run of `size` units inside one text; a shorter text has none."""
     ends = np.zeros(len(found.ends), np.int64)
     np.cumsum(np.maximum(np.diff(found.ends) - size + 1, 0), out=ends[1:])
     hashes = np.empty(ends[-1], np.uint64)
@@ -86,20 +86,20 @@ def windows(found: Units, size: int) -> tuple[Int, UInt64]:
 
 
 def wholes(found: Units) -> UInt64:
-    """Return [n] one hash of all the units of a text."""
+    """Return [n] one hash for each text, of all its units."""
     return _wholes(found.ends, found.hashes)
 
 
 class Table(NamedTuple):
-    """A set of hashes that gives the place of each (open addressing, at most half full)."""
+    """A set of hashes that finds the place of each hash (open addressing, at most half full)."""
 
     keys: UInt64
-    """[k] ascending."""
+    """[k] the hashes, ascending."""
     slots: NDArray[np.int32]
 
     @staticmethod
     def of(keys: UInt64) -> "Table":
-        """Return the table of ascending hashes without repeats."""
+        """Return the table of these hashes, which must be ascending and without repeats."""
         slots = np.full(1 << max(4, int(2 * len(keys)).bit_length()), -1, np.int32)
         _insert(keys, slots)
         return Table(keys, slots)
@@ -111,7 +111,7 @@ class Table(NamedTuple):
 
 @cache
 def alphabet() -> Letters:
-    """Return the folded character of each code point, and its kind; it takes a tenth of a second to make."""
+    """Return the folded character and the kind of each code point; they are made once, in a tenth of a second."""
     folded, kinds = np.arange(TABLED, dtype=np.uint32), np.zeros(TABLED, np.uint8)
     for point in range(TABLED):
         plain = keys.folded(chr(point))
@@ -125,7 +125,7 @@ def alphabet() -> Letters:
 
 
 def _buffers(texts: pa.LargeStringArray) -> tuple[Int, NDArray[np.uint8]]:
-    """Return ([n + 1] offsets, bytes) of texts without copying them."""
+    """Return ([n + 1] offsets, bytes) of texts; nothing is copied."""
     _, offsets, data = texts.buffers()
     if not len(texts) or data is None:
         return np.zeros(len(texts) + 1, np.int64), np.empty(0, np.uint8)
@@ -135,7 +135,7 @@ def _buffers(texts: pa.LargeStringArray) -> tuple[Int, NDArray[np.uint8]]:
 
 @kernel
 def mix(value: Number) -> Number:
-    """Return the finaliser of splitmix64."""
+    """Return a number with mixed bits, by the finaliser of splitmix64."""
     value = (value ^ (value >> _S1)) * _M1
     value = (value ^ (value >> _S2)) * _M2
     return value ^ (value >> _S3)
@@ -143,7 +143,7 @@ def mix(value: Number) -> Number:
 
 @kernel
 def _decode(data: Array, at: Number) -> tuple[Number, Number]:
-    """Return the code point that begins at a byte of UTF-8, and the byte after it."""
+    """Return (the code point that begins at a byte of UTF-8, the index of the byte after it)."""
     byte = np.int64(data[at])
     if byte < 0x80:
         return byte, at + 1
@@ -157,7 +157,7 @@ def _decode(data: Array, at: Number) -> tuple[Number, Number]:
 
 @kernel
 def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Number, Number, Number]:
-    """Return (the folded character at a byte, its kind, the byte after it)."""
+    """Return (the folded character that begins at a byte, its kind, the index of the byte after it)."""
     point, after = _decode(data, at)
     if point >= TABLED:
         return point, ALONE if point <= LAST_HAN else 0, after
@@ -166,7 +166,7 @@ def _character(data: Array, at: Number, folded: Array, kinds: Array) -> tuple[Nu
 
 @kernel
 def _put(out: tuple[Array, ...], at: Number, value: Number, start: Number, stop: Number) -> None:
-    """Write one unit, or nothing where the arrays are empty because units are only counted."""
+    """Write one unit; if the arrays are empty, units are only counted, and nothing is written."""
     if len(out[0]):
         out[0][at], out[1][at], out[2][at] = mix(value), start, stop
 
@@ -177,8 +177,8 @@ def _text_units(
 ) -> int:
     """Count the units in bytes [begin, end); write (hashes, starts, stops) from `place` on, unless `out` is empty.
 
-    `start` is the first byte of the word that is being read, -1 between words, and `value` is its FNV-1a hash so far. A
-    word ends before a character that is no letter, and at the end of the text, which is read as one more character.
+    `start` is the first byte of the word that is being read, or -1 between words, and `value` is its FNV-1a hash so
+    far. A word ends before a character that is not part of a word. The end of the text is read as such a character.
     """
     (begin, end), (folded, kinds) = span, letters
     count, value, at = 0, _SEED, begin
@@ -205,7 +205,7 @@ def _text_units(
 
 @parallel
 def _count(data: Array, offsets: Array, folded: Array, kinds: Array, ends: Array) -> None:
-    """Write the number of units of text i to `ends[i + 1]`; their running sum is then where each text's units begin."""
+    """Write the number of units of text i to `ends[i + 1]`; the cumulative sum gives where each text's units begin."""
     for row in prange(len(offsets) - 1):
         nothing = (np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64))
         ends[row + 1] = _text_units(data, (offsets[row], offsets[row + 1]), (folded, kinds), nothing, 0)
@@ -213,7 +213,7 @@ def _count(data: Array, offsets: Array, folded: Array, kinds: Array, ends: Array
 
 @parallel
 def _fill(data: Array, offsets: Array, folded: Array, kinds: Array, found: Units) -> None:
-    """Write each text's units where `ends` says that they begin."""
+    """Write the units of each text, beginning at the index in `ends`."""
     ends, hashes, starts, stops = found
     for row in prange(len(offsets) - 1):
         out = (hashes, starts, stops)
@@ -224,8 +224,8 @@ def _fill(data: Array, offsets: Array, folded: Array, kinds: Array, found: Units
 def _roll(ends: Array, hashes: Array, size: int, out_ends: Array, out: Array) -> None:
     """Write the hash of each run of `size` units: a polynomial modulo 2^64, as in Rabin-Karp.
 
-    A step adds the unit on the right and takes off the one that falls out on the left, whose factor is `top` =
-    base^size. The size salts the hash, so that runs of different sizes never meet.
+    A step adds the next unit and subtracts the unit that leaves the run, which has the factor `top` = base^size. The
+    size is part of the hash, so that runs of different sizes have different hashes.
     """
     top, salt = np.uint64(1), mix(np.uint64(size))
     for _ in range(size):
@@ -242,7 +242,7 @@ def _roll(ends: Array, hashes: Array, size: int, out_ends: Array, out: Array) ->
 
 @parallel
 def _wholes(ends: Array, hashes: Array) -> Array:
-    """Return [n] one hash for all the units of a text."""
+    """Return [n] one hash for each text, of all its units."""
     out = np.empty(len(ends) - 1, np.uint64)
     for row in prange(len(out)):
         value = _SEED
@@ -254,7 +254,7 @@ def _wholes(ends: Array, hashes: Array) -> Array:
 
 @kernel
 def _insert(keys: Array, slots: Array) -> None:
-    """Put the place of every key into the first free slot from its hash on; `slots` has a power of two of entries."""
+    """Write the place of every key to the first free slot from its hash on; the number of slots is a power of 2."""
     mask = np.uint64(len(slots) - 1)
     for place in range(len(keys)):
         at = keys[place] & mask
@@ -265,7 +265,7 @@ def _insert(keys: Array, slots: Array) -> None:
 
 @parallel
 def _find(keys: Array, slots: Array, hashes: Array) -> Array:
-    """Find the slot of each hash, or else the first free one, which holds -1."""
+    """Return the place of each hash: that in its slot, or the -1 of the first free slot if it is not a key."""
     mask = np.uint64(len(slots) - 1)
     out = np.empty(len(hashes), np.int32)
     for row in prange(len(hashes)):

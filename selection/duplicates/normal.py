@@ -1,13 +1,13 @@
-"""The normal form of texts as code points, and keys of it: `keys.key` in compiled code over Arrow's buffers.
+"""The normal form of texts as code points, and keys of normal forms: the same as `keys.key`, in compiled code.
 
 A table says for each code point what Unicode's compatibility form and case folding make of it, and whether it is a
-digit, a sign or white space. That is exact unless a character joins the one before it. So two kinds of text go through
-`keys.key` itself: texts with a joining character (a combining mark after a letter, a Hangul syllable in parts), and
-texts that are only punctuation. Python also reads the HTML entities of texts that have any. Texts are processed in
-pieces of 256 KiB, so that memory does not grow with their number.
+digit, a sign or white space. This is exact unless a character joins the character before it. So two kinds of text are
+processed by `keys.key` itself: texts with a joining character (a combining mark after a letter, a Hangul syllable in
+parts), and texts that are only punctuation. HTML entities are read in Python too. Texts are processed in pieces of 256
+KiB, so that memory does not grow with their number.
 
-Loops over bytes use unsigned indices instead of iterating over an array. Only then does the compiler process many bytes
-at a time (0.2 ns a byte instead of 0.8), without tests for negative indices.
+Loops over bytes use unsigned indices and do not iterate over an array. Only then are there no tests for negative
+indices, so that the compiler processes many bytes at a time: 0.2 ns for each byte instead of 0.8.
 """
 
 import os
@@ -34,20 +34,21 @@ Bytes = NDArray[np.uint8]
 Tables = tuple[Points, Points, NDArray[np.uint16], Bytes]
 PIECE_BYTES = 1 << 18
 POINTS = 1 << 17
-"""Code points below this are in the table: all but rare Chinese characters and private use."""
+"""Code points below this are in the table. These are all except rare Chinese characters and private use."""
 KIND = np.uint32(24)
 CLASSES = " a1([)]+#.,:!?~一"
 """One character of each class that `keys.key` distinguishes: white space and quotes, letters, digits, brackets,
-operators, others; signs of sentences, where a comma is for all signs that have a meaning only between digits; scripts
-written without spaces."""
+operators, others, signs of sentences, scripts written without spaces. The comma is for all signs that have a meaning
+only between digits."""
 MEMBERS = {")": "})", "+": "/*+-=^<>%", ",": ",;…、。·"}
-"""The characters of classes that are not just letters of one kind."""
+"""All characters of the classes that consist of several signs, by the class's character in `CLASSES`."""
 SPACE, LETTER, DIGIT, OTHER, COMMA, UNSPACED_KIND = map(np.uint32, (0, 1, 2, 8, 10, 15))
 MANY, JOINS = np.uint32(16), np.uint32(17)
-"""Classes of a code point that becomes several, and of one that may merge with the one before it."""
+"""Classes of two other kinds of code points: those that become several code points, and those that may join the code
+point before."""
 LEFT_OUT, MAY_PART = np.uint8(1), np.uint8(2)
-"""Flags of a character between two others: it is left out; it is a comma between digits, which may separate
-thousands."""
+"""Flags of a character between two others. `LEFT_OUT`: the character is left out. `MAY_PART`: it is a comma between
+digits, which may separate thousands."""
 NONE = np.uint32(0)
 RANGES, FIRST = np.array(UNSPACED, np.uint32), np.uint32(UNSPACED[0][0])
 ODD, ODD_2, ODD_3 = map(np.uint64, (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xFF51AFD7ED558CCD))
@@ -56,7 +57,7 @@ CLASS_BEFORE, CLASS_HERE, LOW_BYTE = map(np.uint64, (0xF00, 0xF0, 0xFF))
 
 
 class Normal(NamedTuple):
-    """Normal forms of [n] texts: that of row i is `points[begin[i] : begin[i] + size[i]]`."""
+    """Normal forms of [n] texts; the form of row i is `points[begin[i] : begin[i] + size[i]]`."""
 
     points: Points
     begin: Int
@@ -64,7 +65,7 @@ class Normal(NamedTuple):
 
 
 def pieces(texts: pa.LargeStringArray) -> Iterator[tuple[slice, pa.LargeStringArray]]:
-    """Yield (rows, their texts) of about 256 KiB each, or of one longer text; nothing is copied."""
+    """Yield pieces (rows, their texts) of about 256 KiB, or of one longer text; nothing is copied."""
     ends, _ = buffers(texts)
     start = 0
     while start < len(texts):
@@ -74,10 +75,10 @@ def pieces(texts: pa.LargeStringArray) -> Iterator[tuple[slice, pa.LargeStringAr
 
 
 def each(texts: pa.LargeStringArray, work: Callable[[slice, pa.LargeStringArray], None]) -> None:
-    """Call `work` for each piece, on all cores; it must release the interpreter's lock most of the time.
+    """Call `work` for each piece, on all cores; `work` must release the interpreter's lock most of the time.
 
-    A pool of threads is used, because numba's own threads wait actively: on two busy cores they took twice the CPU
-    time.
+    This uses a pool of Python threads. The threads of numba use a core while they wait: on two busy cores they took
+    twice the CPU time.
     """
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for done in [pool.submit(work, rows, some) for rows, some in pieces(texts)]:
@@ -85,7 +86,7 @@ def each(texts: pa.LargeStringArray, work: Callable[[slice, pa.LargeStringArray]
 
 
 def buffers(texts: pa.LargeStringArray) -> tuple[Int, Bytes]:
-    """Return ([n + 1] where each text begins and the last one ends, the UTF-8 bytes) without copying."""
+    """Return ([n + 1] offsets at which texts begin and the last one ends, the UTF-8 bytes); nothing is copied."""
     _, places, data = texts.buffers()
     if not len(texts) or data is None or not data.size:
         return np.zeros(len(texts) + 1, np.int64), np.empty(0, np.uint8)
@@ -117,7 +118,7 @@ def _hard(data: Bytes) -> Points:
 
 
 def keys(texts: pa.LargeStringArray) -> tuple[Key, Key]:
-    """Return two [n] uint64 arrays, together 128 bits, that are equal where the results of `keys.key` are."""
+    """Return ([n], [n]) the two halves of a 128-bit key; keys are equal where the results of `keys.key` are."""
     high, low = np.empty(len(texts), np.uint64), np.empty(len(texts), np.uint64)
     each(texts, lambda rows, some: _hash_all(*normal(some), high[rows], low[rows]))
     return high, low
@@ -125,11 +126,13 @@ def keys(texts: pa.LargeStringArray) -> tuple[Key, Key]:
 
 @cache
 def table() -> Tables:
-    """Return the three tables that `write` needs.
+    """Return the four tables that `write` needs.
 
-    By code point: its class and what it becomes, or where that is in the second; there: counts and code points; by
-    ASCII character: its class in the upper byte, what it becomes in the lower one; by the classes of a character and of
-    those before and after it, of four bits each: `LEFT_OUT`, as `keys.key` has it, or `MAY_PART`.
+    - By code point: its class, and the code point that it becomes, or its index in the next table if there are several.
+    - For each code point that becomes several: their number, and then the class and the code point of each.
+    - By ASCII character: its class in the upper byte, and the character that it becomes in the lower byte.
+    - By the classes of a character and of the characters before and after it, four bits each: `LEFT_OUT`, by the rules
+      of `keys.key`, or `MAY_PART`.
     """
     joining = {0x1100 + n for n in range(0x60, 0x100)}  # vowels and final consonants of Hangul
     for char in map(chr, range(POINTS)):
@@ -174,14 +177,14 @@ def _class(char: str) -> int:
 
 @kernel
 def _normal_all(data: Bytes, ends: Int, tables: Tables, points: Points, size: Int) -> None:
-    """Write the normal form of text i at its own byte offset, so that no form can reach the next one."""
+    """Write the normal form of each text at the text's byte offset; a form is not longer than the bytes of its text."""
     for row in range(len(size)):
         size[row] = write(data[ends[row] : ends[row + 1]], tables, points[ends[row] - ends[0] :])
 
 
 @kernel
 def write(data: Bytes, tables: Tables, out: Points) -> int:
-    """Write a normal form, at most one code point for a byte; a length of -1 says that Python must make it."""
+    """Write a normal form, at most one code point for each byte; return its length, or -1 if Python must make it."""
     high, entity = _signs(data)
     if entity and _has_entity(data):
         return -1
@@ -220,10 +223,11 @@ def _has_entity(data: Bytes) -> bool:
 
 @kernel
 def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: Points) -> tuple[np.int64, bool]:
-    """Write the normal form of an ASCII text; return its length, -1 if empty, and whether commas may be removed.
+    """Write the normal form of an ASCII text; return (its length or -1 if empty, whether commas may be removed).
 
-    Every step writes one code point, and `length` grows only if the code point is kept; if not, the next one overwrites
-    it. There are no branches, because each word and each sign would cause a misprediction: 1 ns a byte instead of 4.
+    Every step writes one code point. `length` grows only if the code point is kept; if not, the next code point
+    overwrites it. There are no branches, because each word and each sign would cause a misprediction. This takes 1 ns
+    for each byte instead of 4.
     """
     if len(data) == 0:
         return np.int64(0), False
@@ -243,9 +247,9 @@ def _normal_ascii(data: Bytes, plain: NDArray[np.uint16], left_out: Bytes, out: 
 
 @kernel
 def _normal(data: Bytes, single: Points, many: Points, left_out: Bytes, out: Points) -> int:
-    """Write any normal form and return its length, which is no more than there were bytes.
+    """Write the normal form of any text; return its length, at most the number of bytes, or -1 if Python must make it.
 
-    First all code points are written with their classes; then those that are kept are moved to the front.
+    First all code points are written with their classes. Then the code points that are kept are moved to the front.
     """
     num, at = 0, 0
     while at < len(data):
@@ -295,7 +299,7 @@ def _moved(out: Points, left_out: Bytes) -> int:
 
 @kernel
 def _decode(data: Bytes, at: int) -> tuple[np.int64, int]:
-    """Return the code point that begins at a byte of UTF-8, and its number of bytes."""
+    """Return (the code point that begins at a byte of UTF-8, its number of bytes)."""
     byte = np.int64(data[at])
     if byte < 0x80:
         return byte, 1
@@ -308,7 +312,7 @@ def _decode(data: Bytes, at: int) -> tuple[np.int64, int]:
 
 @kernel
 def has_unspaced(form: Points) -> bool:
-    """Say whether a form has a character of a script written without spaces; most have none at or above the first."""
+    """Say whether a form has a character of a script written without spaces; most forms have no code point so high."""
     most = NONE
     for at in range(np.uint64(len(form))):
         most = max(most, form[at])
@@ -331,17 +335,17 @@ def is_unspaced(point: np.uint32) -> bool:
 
 @kernel
 def _hash_all(points: Points, begin: Int, size: Int, high: Key, low: Key) -> None:
-    """Write both halves of the key of every form."""
+    """Write both halves of the key of each normal form."""
     for row in range(len(size)):
         high[row], low[row] = hash_form(points[begin[row] : begin[row] + size[row]])
 
 
 @kernel
 def hash_form(form: Points) -> tuple[np.uint64, np.uint64]:
-    """Return 128 bits of a normal form.
+    """Return both halves of the 128-bit hash of a normal form.
 
-    A step takes four code points, two into each half, and then mixes each half into the other, so that both depend on
-    all.
+    A step adds four code points, two to each half, and then mixes each half into the other, so that both halves depend
+    on all code points.
     """
     size = np.uint64(len(form))
     one, two, whole = ODD ^ size, ODD_2, size & ~THREE
@@ -357,7 +361,7 @@ def hash_form(form: Points) -> tuple[np.uint64, np.uint64]:
 
 @kernel
 def mix(value: np.uint64) -> np.uint64:
-    """Return 64 bits, each of which depends on all bits of the value (the finalizer of MurmurHash3)."""
+    """Return 64 bits that each depend on all bits of the value (the finalizer of MurmurHash3)."""
     value ^= value >> np.uint64(33)
     value *= np.uint64(0xFF51AFD7ED558CCD)
     value ^= value >> np.uint64(33)

@@ -1,4 +1,4 @@
-"""Leading blocks that many texts share, found so that texts can be compared by their own content.
+"""Blocks at the beginning of texts that many texts share; texts are compared without them, by their own content.
 
 Instructions often begin with a prompt, a tool description or a template inside the user's turn. After 240 shared words
 all texts look alike, so such a block is left out before texts are compared or embedded. There are two passes: one finds
@@ -21,39 +21,42 @@ from gristmill.selection.duplicates.normal import HALF, ODD, Bytes, buffers, eac
 from gristmill.selection.kernels import kernel
 
 SAMPLE = 16_384
-"""Number of texts in the sample: a block of 1.2 in a thousand texts is in 20 of them."""
+"""Number of texts in the sample. If 1.2 of a thousand texts have a block, it is in 20 texts of the sample."""
 LEAST = 20
 """A block is shared if at least this many texts of the sample have it."""
 BLOCK = 8
-"""Units (words, Chinese characters) of the shortest block; longer ones are searched for in steps of this size."""
+"""Number of units (words, Chinese characters) of the shortest block. Longer blocks are searched in steps of this
+size."""
 DEEPEST = 1024
-"""Most units of a block; what follows counts as the text's own."""
+"""Most units of a block; the units after it count as the text's own."""
 SAME = 0.9
-"""A block continues with the next unit as long as at least this share of its texts has the same one."""
+"""A block continues with the next unit as long as at least this share of its texts has the same next unit."""
 PAIRS, ALIKE = 32, 0.5
-"""Number of pairs of texts that are compared after a block, and the similarity from which on they are copies.
+"""`PAIRS` is the number of pairs of texts that are compared after a block, and `ALIKE` the least similarity of copies.
 
-The second is also a share: if this share of the texts are copies of one text, the block is that text's beginning."""
+`ALIKE` is also a share: if at least this share of the texts are copies of frequent texts, the block is no shared block.
+"""
 SPACE = np.uint8(32)
 
 
 class Blocks(NamedTuple):
-    """Shared leading blocks, by hashes of all bytes up to their ends."""
+    """The shared blocks, each as a hash of all its bytes except white space."""
 
     hashes: Key
-    """[blocks] ascending."""
+    """[blocks] hashes of the blocks, ascending."""
     begun: Key
     """Ascending hashes of the first unit of each block. A text that begins with another unit is not read further."""
     deepest: int
-    """Units of the longest one."""
+    """Number of units of the longest block."""
 
 
 def find(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Blocks:
-    """Return the leading blocks shared by many of `num` texts, which come as (rows, their texts) in any order.
+    """Return the blocks with which many of `num` texts begin; `batches` yields (rows, their texts) in any order.
 
-    A block is shared if at least 20 texts of the sample begin with it and then continue differently: the median Jaccard
-    similarity of the rest is below a half, and less than half of them are one frequent text. So a text that occurs a
-    thousand times with small edits is a copy and not a block. Every (num / 16,384)-th row is in the sample.
+    A block is shared if at least 20 texts of the sample begin with it and then differ. They differ if the median
+    Jaccard similarity of the rest is below a half, and fewer than half of the texts are copies of frequent texts. So if
+    a text occurs a thousand times with small edits, its beginning is no shared block. Every (num / 16,384)-th row is in
+    the sample.
     """
     stride = -(-num // SAMPLE)
     places, found = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
@@ -69,10 +72,10 @@ def find(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Blocks
 
 
 def starts(texts: pa.LargeStringArray, blocks: Blocks) -> Int:
-    """Return the byte at which the own content of each text begins, [n]; 0 without a shared block before it.
+    """Return [n] the byte at which the own content of each text begins; 0 for a text without a shared block.
 
-    A block that is less than half of the text is left in place: it cannot make different texts look alike, and
-    otherwise an edit in it would separate copies. A text that is only a block also begins at 0.
+    A block that is less than half of the text counts as own content. It cannot make different texts look alike, and
+    without it an edit in the block would separate copies. A text that is only a block also begins at 0.
     """
     found = np.zeros(len(texts), np.int64)
     if len(blocks.hashes):
@@ -86,7 +89,7 @@ def starts(texts: pa.LargeStringArray, blocks: Blocks) -> Int:
 
 
 def own_texts(texts: pa.LargeStringArray, begin: Int) -> pa.LargeStringArray:
-    """Return the texts from byte `begin` on."""
+    """Return each text from its byte `begin` on."""
     if not begin.any():
         return texts
     ends, data = buffers(texts)
@@ -98,14 +101,14 @@ def own_texts(texts: pa.LargeStringArray, begin: Int) -> pa.LargeStringArray:
 
 
 class Marks(NamedTuple):
-    """The units of [n] texts, one text after another."""
+    """The units of [n] texts, one text after the other."""
 
     prefix: Key
-    """By unit: hash of the text from its beginning up to the end of the unit."""
+    """[units] hash of the text from its beginning up to the end of each unit."""
     unit: Key
-    """By unit: hash of the unit alone."""
+    """[units] hash of each unit alone."""
     begin: Int
-    """[n + 1] where each text's units begin."""
+    """[n + 1] index at which the units of each text begin."""
 
 
 def _marks(texts: pa.LargeStringArray, most: int) -> Marks:
@@ -120,7 +123,7 @@ def _marks(texts: pa.LargeStringArray, most: int) -> Marks:
 
 
 def _blocks(marks: Marks) -> Blocks:
-    """Go on block by block with the texts that still have a frequent beginning."""
+    """Return the shared blocks; each step goes one block deeper into the texts that still have a frequent beginning."""
     begin, size = marks.begin, marks.begin[1:] - marks.begin[:-1]
     alive, bound = np.arange(len(size)), np.zeros(len(size), np.int64)
     whole, copies = _groups(marks.prefix[np.maximum(begin[1:], 1) - 1]) if len(marks.prefix) else (alive, size)
@@ -150,13 +153,13 @@ def _blocks(marks: Marks) -> Blocks:
 
 
 def _groups(hashes: Key) -> tuple[Int, Int]:
-    """Return ([n] the number of each hash, how often each number occurs)."""
+    """Return ([n] a number for each hash, equal for equal hashes; [numbers] how often each number occurs)."""
     _, group, count = np.unique(hashes, return_inverse=True, return_counts=True)
     return group, count
 
 
 def _median_similarity(marks: Marks, rows: Int, depth: int) -> float:
-    """Return the median Jaccard similarity of the units after a depth, of neighbours among some of the texts."""
+    """Return the median Jaccard similarity of the units after `depth` units, over pairs of some of these texts."""
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), PAIRS + 1)).astype(np.int64)]
     sets = [np.unique(marks.unit[marks.begin[row] + depth : marks.begin[row + 1]]) for row in some]
     both = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in pairwise(sets)]
@@ -164,7 +167,7 @@ def _median_similarity(marks: Marks, rows: Int, depth: int) -> float:
 
 
 def _extend(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
-    """Return (units, hash) of a block that ends at `depth`, or a few units later if its texts agree further."""
+    """Return (units, hash) of a block that ends after `depth` units, or a few units later if its texts agree so far."""
     begin = marks.begin
     end, name = depth, int(marks.prefix[begin[members[0]] + depth - 1])
     for further in range(depth + 1, depth + BLOCK):
@@ -178,7 +181,7 @@ def _extend(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
 
 @kernel
 def _next(data: Bytes, at: int, end: int) -> int:
-    """Return the end of the next unit, which begins at byte `at` or after the white space there; -1 without one."""
+    """Return the end of the next unit, which begins at byte `at` or after white space; -1 if there is no unit."""
     while at < end and data[at] <= SPACE:
         at += 1
     if at >= end:
@@ -192,7 +195,7 @@ def _next(data: Bytes, at: int, end: int) -> int:
 
 @kernel
 def _wide(byte: int) -> bool:
-    """Say whether a byte of UTF-8 begins a three-byte character that is a unit by itself: an East Asian one."""
+    """Say whether a byte of UTF-8 begins a three-byte East Asian character, which is a unit by itself."""
     return 0xE3 <= byte <= 0xE9 or byte == 0xEF
 
 
@@ -218,7 +221,7 @@ def _count(data: Bytes, ends: Int, most: int, size: Int) -> None:
 
 @kernel
 def _mark(data: Bytes, ends: Int, begin: Int, prefix: Key, unit: Key) -> None:
-    """Write both hashes of every unit; `found` runs on through the text, so that equal prefixes have equal hashes."""
+    """Write both hashes of every unit; `found` is the hash of the text so far, so equal prefixes have equal hashes."""
     for row in range(len(begin) - 1):
         found, at = np.uint64(0), ends[row]
         for place in range(begin[row], begin[row + 1]):
@@ -234,8 +237,9 @@ def _mark(data: Bytes, ends: Int, begin: Int, prefix: Key, unit: Key) -> None:
 def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: Int) -> None:
     """Write the byte at which each text's own content begins.
 
-    `found` is the hash of the text so far, without its white space. The longest block that it equals is remembered with
-    its units and its last byte; a text that begins as no block does is left after its first unit.
+    `found` is the hash of the text so far, without white space. `block` is the number of units of the longest block
+    that has this hash, and `begin` is the byte after it. If no block begins with the first unit of a text, the text is
+    not read further.
     """
     for row in range(len(out)):
         found, at, count, block, begin = np.uint64(0), ends[row], 0, 0, 0
@@ -261,14 +265,14 @@ def _starts(data: Bytes, ends: Int, blocks: tuple[Key, Key], deepest: int, out: 
 
 @kernel
 def _contains(values: Key, value: np.uint64) -> bool:
-    """Say whether a value is in ascending values."""
+    """Say whether a value is among ascending values."""
     place = np.searchsorted(values, value)
     return bool(place < len(values) and values[place] == value)
 
 
 @kernel
 def _copy_tails(data: Bytes, ends: Int, places: Int, out: Bytes) -> None:
-    """Copy the last bytes of each text, as many as `places` has room for, end to end."""
+    """Copy the last bytes of each text to `out`; text i fills the bytes from `places[i]` to `places[i + 1]`."""
     for row in range(len(places) - 1):
         size = places[row + 1] - places[row]
         out[places[row] : places[row + 1]] = data[ends[row] - size : ends[row]]

@@ -1,4 +1,4 @@
-"""MinHash signatures: the shingles of texts as short sketches, in compiled code."""
+"""MinHash signatures: short sketches of the shingles of texts, made by compiled code."""
 
 from typing import Literal, NamedTuple
 
@@ -32,11 +32,13 @@ from gristmill.selection.kernels import kernel
 Unit = Literal["character", "word"]
 Slots = NDArray[np.uint8]
 OWN = np.uint64(0xD6E8FEB86659FD93)
-"""Mixed with the shingles for the second half of a signature, so that the errors of the halves are independent."""
+"""Number that is mixed with the shingles for the second half of a signature, so that the errors of the halves are
+independent."""
 LOW, UNSET, SPREAD = np.uint64(0xFFFFFFFF), np.uint32(0xFFFFFFFF), np.uint32(0x9E3779B1)
 Parameters = tuple[bool, int, bool, Key, Points]
 Lists = tuple[Key, Bytes, Key, NDArray[np.int32], Bytes]
-"""Words and their flags, see `Carriers`; shared runs and the slots of a `Table` of them; see `roles`."""
+"""(hashes of words, flags of words, hashes of shared runs, slots of a `Table` of these runs, classes of code points),
+see `Carriers` and `roles`."""
 Columns = tuple[Key, Key, Slots, Key]
 Room = tuple[Key, Bytes, Key, Points, Units, Bytes, Points]
 
@@ -46,23 +48,24 @@ class ShingleSpec(NamedTuple):
 
     unit: Unit
     size: int
-    """Characters or words. A Chinese character counts as three characters, or as one word."""
+    """Number of units in a shingle: characters or words. A Chinese character counts as three characters, or as one
+    word."""
 
 
 class Sketch(NamedTuple):
     """The sketches of [n] texts."""
 
     high: Key
-    """Upper half of the 128-bit key of the normal form."""
+    """[n] upper half of the 128-bit key of the normal form; `low` is the lower half."""
     low: Key
     slots: Slots
-    """[n, permutations] the lowest byte of each minimum."""
+    """[n, permutations] one byte of each minimum."""
     kin: Key
-    """Hash of the parts that two copies must have in common, see `copies`."""
+    """[n] hash of the numbers and signs that two copies must have in common, see `copies`."""
 
 
 def empty(num: int, permutations: int) -> Sketch:
-    """Allocate the sketch of `num` texts."""
+    """Return the sketch of `num` texts without values."""
     high, low, kin = (np.empty(num, np.uint64) for _ in range(3))
     return Sketch(high, low, np.empty((num, permutations), np.uint8), kin)
 
@@ -72,19 +75,21 @@ def sketch(
 ) -> Sketch:
     """Return the sketches of some texts. Numbers of list entries, and words before a request, do not count.
 
-    The first half of the slots is for the whole text. The second half is for the text without the parts that many texts
-    share; if nothing or all of it is shared, it is for the whole text too.
+    The first half of the slots is for the complete text. The second half is for the text without the parts that many
+    texts share. If no part or every part is shared, the second half is for the complete text too.
 
-    A signature is a fast similarity sketch of the set S of shingles. Every shingle is thrown twice into one of the t
-    slots, and a slot keeps its least value; all values of the first throw are less than those of the second. A slot
-    that is still empty gets the least value of all shingles under a permutation of its own. So two texts with the same
-    least shingle of a slot agree on it, and the probability of that is the Jaccard similarity J of the sets, as with t
-    permutations. But where |S| is large it takes 2 |S| throws instead of t |S|. For a short text the error is smaller
-    than that of t permutations, because throws hit different shingles: measured 0.72 of sqrt(J (1 - J) / t) at 10 to 80
-    shingles. A text that is shorter than one shingle is one shingle as a whole.
+    A signature is a fast similarity sketch of the set S of shingles. Each shingle is thrown into one of the t slots,
+    twice: a throw gives the slot and a value. A slot keeps its least value, and all values of the first throws count as
+    less than those of the second throws. A slot that is still empty gets the least value of all shingles under the
+    slot's own permutation. So two texts agree in a slot if its least shingle is the same. The probability of this is
+    the Jaccard similarity J of the sets, as with t permutations. But for a large S it takes 2 |S| throws instead of t
+    |S| values. For a short text the error is smaller than with t permutations, because throws hit different shingles:
+    it was measured as 0.72 of sqrt(J (1 - J) / t) at 10 to 80 shingles. A text that is shorter than one shingle is one
+    shingle.
 
     Source: Dahlgaard, Knudsen & Thorup 2017, Fast Similarity Sketching, arXiv:1704.04370, section 2; Li & König 2010,
-    b-Bit Minwise Hashing, arXiv:0910.3349, section 3, with b = 8: `jaccard` subtracts what agrees by chance.
+    b-Bit Minwise Hashing, arXiv:0910.3349, section 3, with b = 8: `jaccard` subtracts the slots that are equal by
+    chance.
     Departures: two rounds of throws before the permutations, not t; throws and permutations are taken from one 64-bit
     hash.
     """
@@ -109,7 +114,7 @@ def sketch(
 def _sketch_all(
     points: Points, begin: Int, size: Int, single: Points, parameters: Parameters, lists: Lists, made: Columns
 ) -> None:
-    """Fill the columns for the normal forms of one piece, with scratch memory as long as the longest of them."""
+    """Fill the columns for the normal forms of one piece; the scratch memory is as long as the longest form."""
     room = _room(size.max(), len(parameters[4]))
     for row in range(len(size)):
         _sketch_row(points[begin[row] : begin[row] + size[row]], single, parameters, lists, made, row, room)
@@ -117,7 +122,7 @@ def _sketch_all(
 
 @kernel
 def _room(longest: int, permutations: int) -> Room:
-    """Return scratch memory for texts of so many units: for shingles, three signatures, and what is shared."""
+    """Return scratch memory for texts of up to `longest` units: shingles, three signatures, shared runs."""
     at = np.empty((2, longest), np.int64)
     some = Units(np.empty(0, np.int64), np.empty(longest, np.uint64), at[0], at[1], np.empty(longest, np.uint8))
     wide, marks = np.empty(longest, np.uint8), np.empty(longest, np.uint8)
@@ -129,7 +134,7 @@ def _room(longest: int, permutations: int) -> Room:
 def _sketch_row(
     form: Points, single: Points, parameters: Parameters, lists: Lists, made: Columns, row: int, room: Room
 ) -> None:
-    """Fill a row of the columns from the normal form of a text."""
+    """Fill one row of the columns from the normal form of a text."""
     words, flags, runs, slots_of, role_of = lists
     high, low, slots, kins = made
     high[row], low[row] = hash_form(form)
@@ -166,7 +171,7 @@ def _shingles(form: Points, parameters: Parameters, room: Room) -> int:
 def _own(form: Points, single: Points, runs: Key, slots: NDArray[np.int32], room: Room) -> int:
     """Write a form without the parts that many texts share, and return its length.
 
-    If nothing is left, write the whole form.
+    If no part or every part is shared, nothing is written, and the length is that of the form.
     """
     some, marks, out = room[4], room[5], room[6]
     num = units_of(form, 0, single, some, 0)
@@ -185,10 +190,10 @@ def _own(form: Points, single: Points, runs: Key, slots: NDArray[np.int32], room
 
 @kernel
 def _units(points: Points, word: bool, units: Key, wide: Bytes) -> int:
-    """Write the units of a text and the width of each; return their number.
+    """Write the units of a text and the width of each unit; return the number of units.
 
-    By character every code point is a unit, and a Chinese one is three wide. By word a unit is the hash of the letters
-    between two blanks, or one Chinese character; each is one wide.
+    If the unit is the character, every code point is a unit with width 1, or width 3 if it is Chinese. If the unit is
+    the word, a unit is a hash of the letters between two spaces, or one Chinese character, with width 1.
     """
     if not word:
         for n in range(len(points)):
@@ -208,10 +213,10 @@ def _units(points: Points, word: bool, units: Key, wide: Bytes) -> int:
 
 @kernel
 def _fixed_runs(points: Points, width: int, out: Key) -> int:
-    """Write what `_runs` does where every unit is one code point of width 1.
+    """Write the same as `_runs`, for texts in which every unit is one code point of width 1.
 
-    Horner's rule for all runs at once: each pass multiplies every sum and adds the next code point of its run. The
-    compiler does eight runs at a time.
+    This is Horner's rule for all runs at once: each pass multiplies every sum and adds the next code point of its run.
+    The compiled code processes eight runs at a time.
     """
     width = min(width, len(points))
     out = out[: len(points) - width + 1]
@@ -225,11 +230,11 @@ def _fixed_runs(points: Points, width: int, out: Key) -> int:
 
 @kernel
 def _runs(units: Key, wide: Bytes, width: int, power: Key, out: Key) -> int:
-    """Write the sums of the shortest runs of units that reach the width, or of all units; return the number of sums.
+    """Write the sums of the shortest runs of units that reach the width; return the number of sums.
 
-    `rolling` is the polynomial hash of the units [first, n], and `reach` is their total width. A new unit is added on
-    the right; then units are taken off on the left, as long as the rest still has the width. `power[k]` is the factor
-    of a unit that has k units after it.
+    If no run reaches the width, the sum of all units is written. `rolling` is the polynomial hash of the units [first,
+    n], and `reach` is their total width. A step adds the next unit. Then it removes units at the beginning, as long as
+    the others still reach the width. `power[k]` is the factor of a unit that has k units after it.
     """
     first, reach, num, rolling = 0, 0, 0, ZERO
     for n in range(len(units)):
@@ -249,12 +254,12 @@ def _runs(units: Key, wide: Bytes, width: int, power: Key, out: Key) -> int:
 
 @kernel
 def _sketch(shingles: Key, odd: Points, room: Points, slots: Slots) -> None:
-    """Write the signature of a text; `sketch` says how.
+    """Write the signature of a text; `sketch` says what it is.
 
-    Each half of a 64-bit shingle is one throw: half x slots is a fixed-point number whose upper 32 bits are the slot
-    and whose lower 32 bits are the value. A slot keeps the least value. The second throws count only in slots that the
-    first ones left empty, and `_fill` fills those that are still empty. Of each minimum only the best mixed byte is
-    stored.
+    Each half of a 64-bit shingle is one throw. The product half x slots has 64 bits: the upper 32 bits are the slot,
+    and the lower 32 bits are the value. A slot keeps the least value. The second throws count only in slots that are
+    empty after the first throws, and `_fill` fills the slots that are still empty. Of each minimum one byte is stored,
+    the best mixed one.
     """
     first, second, own = room[0], room[1], room[2]
     room[:] = UNSET
@@ -276,10 +281,10 @@ def _sketch(shingles: Key, odd: Points, room: Points, slots: Slots) -> None:
 
 @kernel
 def _fill(shingles: Key, odd: Points, num: int, first: Points, places: Points, own: Points) -> None:
-    """Give the `num` slots that are still empty their least value, each under a permutation of its own.
+    """Give each of the `num` empty slots the least value of all shingles under the slot's own permutation.
 
-    Slot s permutes the lower 32 bits of a shingle by multiplying with the odd number `odd[s]`. Both branches give the
-    same result: one goes through the shingles once for all slots, the other once for each empty slot.
+    Slot s permutes the lower 32 bits of a shingle by multiplying them by the odd number `odd[s]`. Both branches give
+    the same result: one reads the shingles once for all slots, the other once for each empty slot.
     """
     if num * (len(shingles) + 80) > 100 * len(shingles):  # measured: 10 ns a shingle, or 8 + 0.1 |S| ns a slot
         for shingle in shingles:
@@ -298,7 +303,7 @@ def _fill(shingles: Key, odd: Points, num: int, first: Points, places: Points, o
 
 @kernel
 def _least(shingles: Key, odd: np.uint64) -> np.uint32:
-    """Return the least value under one permutation; in 64 bits, where the compiler takes eight shingles at a time."""
+    """Return the least value under one permutation; in 64 bits the compiled code does eight shingles at a time."""
     least = LOW
     for n in range(np.uint64(len(shingles))):
         least = min(least, (shingles[n] * odd) & LOW)

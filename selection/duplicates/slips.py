@@ -1,4 +1,4 @@
-"""Typing errors: the distance of two words in letters, and which words of two texts are the same word mistyped."""
+"""Typing errors: the distance of two words in letters, and which words of two texts are typing errors."""
 
 from typing import NamedTuple
 
@@ -13,18 +13,20 @@ from gristmill.selection.kernels import kernel
 
 NO_BITS, ONE_BIT, FIVE_BITS = map(np.uint32, (0, 1, 31))
 LEFT_OVER = 4
-"""Most remaining words of a text that are compared written together, such as `every day` and `everyday`."""
+"""Most words that only one text has and that are also compared joined together, such as `every day` and `everyday`."""
 LONGEST_WORD = 48
 FEW_UNITS, STEM = 8, 4
-"""Least units of a text, and least letters of a word, for another word to count as a typing error; see `_is_typo`."""
+"""Least number of units of a text, and of letters of a word before its plural `s`, for a known word to count as a
+typing error of another; see `_is_typo`."""
 LONG_NEGATION = 6
-"""Least letters of a negation, such as `without`, that is recognised when mistyped; `not` is too near `now`."""
+"""Least number of letters of a negation that is recognised if it is mistyped, such as `without`; `not` is too near to
+`now`."""
 LETTER_A, LETTER_S, BLANK = map(np.uint32, map(ord, "as "))
 EXACT, TYPO = np.uint8(1), np.uint8(2)
 
 
 class Text(NamedTuple):
-    """The units of one text."""
+    """The units of one of two texts that are compared."""
 
     points: Points
     hashes: Key
@@ -32,15 +34,16 @@ class Text(NamedTuple):
     stops: Int
     kinds: Bytes
     state: Bytes
-    """`EXACT` for a unit that the other text also has, `TYPO` for one that is mistyped in the other text, else 0."""
+    """`EXACT` for a unit that the other text also has, `TYPO` for a unit that is mistyped in one of the texts, else
+    0."""
 
 
 @kernel
 def distance(one: Points, other: Points) -> int:
-    """Return how many letters must be changed, removed, added or swapped with the next to turn a word into another.
+    """Return how many letters must be changed, removed, added or exchanged with the next to make one word the other.
 
     Source: Damerau 1964, A technique for computer detection and correction of spelling errors, Communications of the
-    ACM 7, 3; no part is changed twice (optimal string alignment).
+    ACM 7, 3; no letter is changed twice (optimal string alignment).
     """
     rows = np.empty((3, len(other) + 1), np.int64)
     for j in range(len(other) + 1):
@@ -58,7 +61,7 @@ def distance(one: Points, other: Points) -> int:
 
 @kernel
 def are_exchanged(one: Points, other: Points) -> bool:
-    """Say whether two words differ in two neighbouring letters that are exchanged."""
+    """Say whether two words differ only in that two neighbouring letters are exchanged."""
     apart = np.flatnonzero(one != other) if len(one) == len(other) else np.empty(0, np.int64)
     if len(apart) != 2 or apart[1] != apart[0] + 1:
         return False
@@ -67,13 +70,13 @@ def are_exchanged(one: Points, other: Points) -> bool:
 
 @kernel
 def most_slips(length: int) -> int:
-    """Return how many letters of a word may be mistyped."""
+    """Return how many letters of a word with so many letters may be mistyped."""
     return 1 if length <= 3 else 2 if length <= 6 else 3
 
 
 @kernel
 def letters(word: Points) -> np.uint32:
-    """Return the letters of a word as one bit each. A changed, removed or added letter changes at most two bits."""
+    """Return the set of letters of a word, as bits. A changed, removed or added letter changes at most two bits."""
     found = NO_BITS
     for letter in word:
         found |= ONE_BIT << (letter & FIVE_BITS)
@@ -82,7 +85,7 @@ def letters(word: Points) -> np.uint32:
 
 @kernel
 def may_be_near(letters_of: np.uint32, other: np.uint32, most: int) -> bool:
-    """Say whether words with these letters can be within this distance; counting bits decides most cases."""
+    """Say whether the distance of words with these sets of letters can be `most` or less, by counting bits."""
     bits, found = letters_of ^ other, 0
     while bits:
         bits &= bits - ONE_BIT
@@ -92,7 +95,7 @@ def may_be_near(letters_of: np.uint32, other: np.uint32, most: int) -> bool:
 
 @kernel
 def forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers) -> None:
-    """Mark pairs of words of which one is the other mistyped, and words that are equal when written together."""
+    """Mark words that are typing errors of a word in the other text, and words that are equal when joined together."""
     theirs = np.empty(len(other), np.uint32)
     for n in range(len(other)):
         theirs[n] = letters(b.points[b.begins[other[n]] : b.stops[other[n]]])
@@ -120,7 +123,7 @@ def forgive(a: Text, b: Text, rest: Int, other: Int, known: Key, lists: Carriers
 
 @kernel
 def _forgive_tails(text: Text, other: Text) -> None:
-    """Mark letters that are an `s` of the other text, mistyped after an apostrophe."""
+    """Mark single letters that are a mistyped `s` after an apostrophe, where the other text has the `s`."""
     for place in left_over(text):
         if _is_tail(text, place, other):
             text.state[place] = TYPO
@@ -128,7 +131,7 @@ def _forgive_tails(text: Text, other: Text) -> None:
 
 @kernel
 def _together(text: Text, places: Int) -> Points:
-    """Return some words written together; nothing if one of the units is no word."""
+    """Return the letters of some words joined together; no letters if one of the units is no word."""
     found = np.empty(LONGEST_WORD * LEFT_OVER, np.uint32)
     size = 0
     for place in places:
@@ -142,10 +145,10 @@ def _together(text: Text, places: Int) -> Points:
 
 @kernel
 def _is_typo(a: Text, i: int, b: Text, j: int, known: Key, lists: Carriers) -> bool:
-    """Say whether one of two words is the other mistyped, rather than another word.
+    """Say whether one of two words is a typing error of the other, and not another word.
 
-    Two known words may differ in only one letter, and only if nobody exchanges them on purpose: an `s` at the end, or
-    words of different classes (`for`, `or`), in a text that is long enough.
+    Two known words count as this only in a text that is long enough, and only if they differ in one letter and nobody
+    exchanges them on purpose: one has an `s` at the end, or the words are of different classes (`for`, `or`).
     """
     left, right = a.points[a.begins[i] : a.stops[i]], b.points[b.begins[j] : b.stops[j]]
     longest, shortest = max(len(left), len(right)), min(len(left), len(right))
@@ -177,9 +180,9 @@ def _is_word(text: Text, place: int) -> bool:
 
 @kernel
 def _is_lone(text: Text, place: int, other: Text) -> bool:
-    """Say whether a unit is a letter, and the only unit in both texts that may be a variable.
+    """Say whether a unit is a single letter, and no other unit of both texts can be a variable.
 
-    A text with another variable is about variables; a letter after a number (`4 x 5`, `20 g`) is none.
+    If a text has another variable, it is about variables. A letter after a number (`4 x 5`, `20 g`) is no variable.
     """
     return bool(
         text.stops[place] - text.begins[place] == 1
@@ -190,7 +193,7 @@ def _is_lone(text: Text, place: int, other: Text) -> bool:
 
 @kernel
 def _is_tail(text: Text, place: int, other: Text) -> bool:
-    """Say whether the word before a letter is one that has an `'s` in the other text."""
+    """Say whether the word before a single letter has an `'s` in the other text."""
     if place == 0 or not _is_lone(text, place, other):
         return False
     word = text.points[text.begins[place - 1] : text.stops[place - 1]]
@@ -206,10 +209,11 @@ def _is_tail(text: Text, place: int, other: Text) -> bool:
 
 @kernel
 def is_article(text: Text, place: int, other: Text, lists: Carriers) -> bool:
-    """Say whether a letter that may be a variable is a mistyped `a`: the other text has one there, as an article.
+    """Say whether a letter that may be a variable is a mistyped article: the other text has the article `a` there.
 
-    An article is before a word that is not a common one and after one that is: `has a dog`, not `vitamin a for`. The
-    letter still counts as another word, so that it makes another text of a short one.
+    An `a` is an article if a common word is before it and no common word is after it: `has a dog`, but not
+    `vitamin a for`. The letter still counts as a word that differs, so that short texts with different letters are no
+    copies.
     """
     if not _is_lone(text, place, other):
         return False
@@ -230,7 +234,7 @@ def _is_letter_a(text: Text, place: int) -> bool:
 
 @kernel
 def _variables(text: Text) -> int:
-    """Return how many units are variables or names in code."""
+    """Return how many units of a text are variables or names in code, without those after a number."""
     found = 0
     for place in range(len(text.kinds)):
         found += text.kinds[place] == CODE and not (place and text.kinds[place - 1] == NUMBER)
@@ -239,7 +243,7 @@ def _variables(text: Text) -> int:
 
 @kernel
 def alike(a: Text, i: int, b: Text, j: int) -> bool:
-    """Say whether two places have the same unit, or both none, or both a unit that the other text lacks."""
+    """Say whether two places have the same unit, are both outside their texts, or both have an unmatched unit."""
     inside, other_inside = 0 <= i < len(a.hashes), 0 <= j < len(b.hashes)
     if not inside or not other_inside:
         return inside == other_inside
@@ -248,5 +252,5 @@ def alike(a: Text, i: int, b: Text, j: int) -> bool:
 
 @kernel
 def left_over(text: Text) -> Int:
-    """Return the units that the other text lacks."""
+    """Return the indices of the units that the other text does not have, not even mistyped."""
     return np.flatnonzero(text.state == 0)

@@ -1,8 +1,9 @@
-"""Long spans that samples share. They are found exactly; memory grows with the shared text, not with all text.
+"""Long spans that samples share. The search is exact, and its memory grows with the shared text, not with all text.
 
 Every span of at least `size` units is a run of windows of `size` units. So two samples share a span exactly if they
-share the hash of a window. Not all windows are kept: a first pass reduces each to the smallest hash of its shorter
-n-grams, which is the same in equal windows. A second pass reads only windows whose smallest hash is in two samples.
+share the hash of a window. Not all windows are kept. A first pass computes for each window the smallest hash of its
+shorter n-grams, which is the same in equal windows. A second pass keeps only the windows with a smallest hash that two
+samples have.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,41 +20,42 @@ from gristmill.selection.kernels import kernel, parallel
 
 Int32 = NDArray[np.int32]
 Scan = Callable[[], Iterator[tuple[Int, pa.LargeStringArray]]]
-"""Reads (rows, their texts) from the beginning, in pieces."""
+"""Reads the texts from the beginning, in pieces (rows, texts of these rows)."""
 
 
 class SharedWindows(NamedTuple):
-    """The windows that are in two rows or more, 12 bytes each, and the length of every row."""
+    """The m windows that are in two rows or more, which take 12 bytes each, and the length of each of n rows."""
 
     rows: Int32
-    """[m]."""
+    """[m] row of each window."""
     places: Int32
-    """[m] first unit of the window in its row."""
+    """[m] index in its row of the first unit of each window."""
     groups: Int32
-    """[m] equal windows have equal numbers, from 0 on."""
+    """[m] number of each window, from 0 on; equal windows have the same number."""
     lengths: Int
-    """[n] units of each row."""
+    """[n] number of units of each row."""
 
 
 class SpanOwners(NamedTuple):
-    """Which row holds which window: every shared window is held by one row that stays."""
+    """The owners of shared spans: every shared window belongs to one row that stays."""
 
     lost_to: Int
-    """[n] -1 for a row that stays, else the row that holds the first of its spans."""
+    """[n] -1 for a row that stays; for a dropped row, the row that holds its first span."""
     covered: Int
-    """[n] units inside spans that better rows hold."""
+    """[n] number of units of each row that are inside spans of better rows."""
     spans: Int
-    """[s, 3] (row, first unit, unit after the last) of spans of better rows in rows that stay, by row and place."""
+    """[s, 3] (row, first unit, unit after the last) of each span of a better row in a row that stays, by row and
+    place."""
 
 
 def shared_windows(scan: Scan, size: int, rows: int) -> SharedWindows:
-    """Return the windows of `size` units that several of n rows have, reading all texts twice.
+    """Return the windows of `size` units that several rows have; all texts are read twice.
 
-    The first pass holds about one hash in size / 4 units, 12 bytes each: 100 MB for a million texts of 200 words.
+    The first pass holds 12 bytes for each size / 4 units, which is 100 MB for a million texts of 200 words.
 
-    Source: Schleimer, Wilkerson and Aiken 2003, Winnowing, SIGMOD, section 3: of every w successive k-grams, the one
-    with the smallest hash is taken, so that no match of w + k - 1 units is missed. Here k is half of `size`. Equality
-    of windows is that of 64-bit hashes.
+    Source: Schleimer, Wilkerson and Aiken 2003, Winnowing, SIGMOD, section 3: of every w successive k-grams, the k-gram
+    with the smallest hash is taken, so that every match of w + k - 1 units is found. Here k is half of `size`. Windows
+    count as equal if their 64-bit hashes are equal.
     """
     lengths = np.zeros(rows, np.int64)
     lows, holders = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
@@ -82,14 +84,14 @@ def shared_windows(scan: Scan, size: int, rows: int) -> SharedWindows:
 
 
 def settle(shared: SharedWindows, size: int, rank: Int, limits: NDArray[np.float64]) -> SpanOwners:
-    """Give every shared window to the best of the rows that have it and stay; rows are visited best first.
+    """Give every shared window to the best row that has it and stays; rows are visited best first.
 
     Args:
         shared: the windows of `size` units.
         size: units of a window.
         rank: [n] place of each row in the order of preference.
-        limits: [n] largest share of its units that may be inside spans of better rows, for a row that stays. A row that
-            goes holds nothing, so no text is lost to a row that is lost itself.
+        limits: [n] largest share of a row's units that may be inside spans of better rows; with more, the row is
+            dropped. A dropped row holds no window, so no text is lost to a dropped row.
     """
     order = np.lexsort((shared.places, rank[shared.rows]))
     sorted_ = SharedWindows(shared.rows[order], shared.places[order], shared.groups[order], shared.lengths)
@@ -102,7 +104,7 @@ def settle(shared: SharedWindows, size: int, rank: Int, limits: NDArray[np.float
 
 
 def lowest(found: Units, size: int) -> tuple[Int, UInt64]:
-    """Return (ends [n + 1], the smallest hash of an n-gram of half the size) of every window of `size` units."""
+    """Return ([n + 1] ends, for every window of `size` units the smallest hash of its n-grams of half the size)."""
     short = (size + 1) // 2
     short_ends, hashes = windows(found, short)
     ends = np.zeros(len(found.ends), np.int64)
@@ -119,7 +121,7 @@ def _pieces(scan: Scan) -> Iterator[tuple[Int, pa.LargeStringArray]]:
 
 
 def _in_several(hashes: UInt64, rows: Int32) -> UInt64:
-    """Return the hashes, ascending, that are in more than one row."""
+    """Return the hashes that are in more than one row, ascending."""
     order = np.argsort(hashes, kind="stable")
     hashes, rows = hashes[order], rows[order]
     return np.unique(hashes[1:][(hashes[1:] == hashes[:-1]) & (rows[1:] != rows[:-1])])
@@ -127,9 +129,10 @@ def _in_several(hashes: UInt64, rows: Int32) -> UInt64:
 
 @parallel
 def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) -> None:
-    """Write the smallest of every `width` successive hashes of a row; of equal ones the last.
+    """Write the smallest of every `width` successive hashes of a row; of equal hashes, the last counts.
 
-    `at` is the place of the smallest hash of the current window. It is searched anew only after it has left the window.
+    `at` is the place of the smallest hash of the current window. It is searched again only after it has left the
+    window.
     """
     for row in prange(len(ends) - 1):
         begin = ends[row]
@@ -150,9 +153,10 @@ def _slide(ends: Array, hashes: Array, width: int, out_ends: Array, out: Array) 
 def _settle(shared: SharedWindows, size: int, limits: Array, held_by: Array, out: SpanOwners) -> int:
     """Fill `out` and return the number of spans; the windows are sorted by rank of the row, then by place.
 
-    The outer loop takes one row at a time, best first, and `mine` is the count of spans before it. The inner loop goes
-    through its windows [at, after): those that a better row holds are joined into spans, up to the unit `reach`. A row
-    over its limit is lost and gives its spans back; a row that stays takes the windows that nobody holds yet.
+    The outer loop takes one row at a time, best first, and `mine` is the number of spans before this row. The inner
+    loop visits the windows [at, after) of the row. Windows that a better row holds are joined into spans, up to the
+    unit `reach`. If the row is over its limit, it is dropped and its spans are removed. If it stays, it takes the
+    windows that no row holds yet.
     """
     count, at = 0, 0
     while at < len(shared.rows):

@@ -1,4 +1,4 @@
-"""Removes commas between thousands in compiled code, as `keys.key` removes them from a text."""
+"""Removal of commas between thousands, in compiled code and by the rules of `keys.key`."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,18 +6,19 @@ from numpy.typing import NDArray
 from gristmill.selection.kernels import kernel
 
 Characters = NDArray[np.unsignedinteger]
-"""Bytes of ASCII, or code points with their classes above them."""
+"""Bytes of ASCII, or numbers with a code point in the lower bits and its class in the upper bits."""
 POINT, NONE = np.uint32(0xFFFFFF), np.uint32(0)
-"""The bits of a code point; the value before the first character."""
+"""The bits of a code point, and the value that stands for the character before the first one."""
 OPENING, NAME_ENDS, ARGUMENT_ENDS = (tuple(map(ord, signs)) for signs in ("([{", "_)]", ",)]}"))
-"""Commas that may separate thousands, or two arguments."""
+"""Signs next to numbers with commas that may separate two arguments instead of thousands: opening brackets, the end of
+a name before a comma, the end of an argument."""
 
 
 @kernel
 def join_thousands(text: Characters) -> int:
-    """Remove the commas between thousands from characters, in place, and return the new number of characters.
+    """Remove the commas between thousands from a text, in place, and return the new number of characters.
 
-    The characters before a number are read from the output, because they are the same there.
+    The characters before a number are read from the output, where they are the same.
     """
     at, length, end = 0, 0, 0
     while at < len(text):
@@ -34,7 +35,7 @@ def join_thousands(text: Characters) -> int:
 
 @kernel
 def _thousands_end(text: Characters, at: int, before: np.uint32, earlier: np.uint32) -> int:
-    """Return the end of the number at a place if commas divide its thousands, else 0; see `keys.key`."""
+    """Return the end of the number at a place if commas separate its thousands, else 0; see `keys.key`."""
     bracket = before in OPENING
     if not _is_digit(text, at) or 48 <= before <= 57 or before == 46:
         return 0

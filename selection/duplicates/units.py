@@ -1,10 +1,11 @@
-"""Units of normal forms (words, numbers, characters of scripts without spaces), and runs of them that many texts share.
+"""Units of normal forms: words, numbers, characters of scripts without spaces; and runs of units that many texts share.
 
-Text that many samples share (a prompt, a template, a footer) does not distinguish them, wherever it is. It is found as
-runs of six units that many texts of a sample have. A text is then compared by its own units.
+Text that many samples share (a prompt, a template, a footer) does not distinguish the samples, wherever it is. It
+consists of runs of six units that many texts have. A text is compared by its other units.
 
 Source: the inverse document frequency of Spärck Jones 1972, A statistical interpretation of term specificity and its
-application in retrieval, Journal of Documentation 28. Departures: weights are 0 and 1; of runs instead of words.
+application in retrieval, Journal of Documentation 28. Departures: weights are only 0 or 1, and runs have weights
+instead of words.
 """
 
 from collections.abc import Iterable
@@ -44,29 +45,30 @@ from gristmill.selection.kernels import kernel
 SAMPLE = 16_384
 """Number of texts in the sample."""
 RUN = 6
-"""Units of a run."""
+"""Number of units in a run."""
 OLDEST = np.uint64(pow(int(ODD_2), RUN, 1 << 64))
-"""Factor of the oldest unit when it leaves the sum of a run."""
+"""Factor of the first unit of a run when it leaves the sum of the run."""
 FIRST = np.uint64(int(ODD) * int(OLDEST) % (1 << 64))
 """Initial value of the sum of a run."""
 SHARE, FEWEST, MANY_TEXTS = 0.04, 4, 20
-"""A run is shared if this share of the sample has it, but at least 4 texts; 20 texts are always enough."""
+"""A run is shared if at least the share `SHARE` of the texts in the sample have it, but at least `FEWEST` texts;
+`MANY_TEXTS` texts are always enough."""
 BUCKETS, BUCKET_BITS = 1 << 20, np.uint64((1 << 20) - 1)
-"""Runs are first counted in this many buckets, because nearly all are in a single text: 1 MiB instead of a large
-table."""
+"""Runs are first counted in this many buckets, which take 1 MiB. Nearly all runs are in a single text only, so a table
+of all runs would be large."""
 KNOWN, KNOWN_SHARE = 3, 0.001
-"""Number of texts, and share of the sample, that must have a word for it to be known: it is then no typing error."""
+"""A word is known, and no typing error, if at least `KNOWN` texts and the share `KNOWN_SHARE` of the sample have it."""
 LONG = 4
-"""Least letters of a known word: typing errors in shorter words repeat too often."""
+"""Least number of letters of a known word, because the same typing errors of shorter words occur in many texts."""
 WORD, NUMBER, ALONE, CODE = map(np.uint8, range(4))
-"""Kinds of a unit: a word, a number, a character that is a unit by itself, a word that is a variable or a name in
+"""Kinds of units: a word, a number, a character that is a unit by itself, and a word that is a variable or a name in
 code."""
 UNITS, WORDS_OF_A_LETTER = (DIGIT, UNSPACED_KIND), tuple(map(ord, "adimst"))
 SYMBOLS, WIDE, AFTER_WIDE = map(np.uint32, (0x2190, WIDE_SIGNS[0][0], WIDE_SIGNS[0][1] + 1))
 
 
 class Common(NamedTuple):
-    """The runs and words that many of some texts have in common."""
+    """The runs and words that many texts have in common."""
 
     runs: Key
     """Ascending hashes of shared runs."""
@@ -81,22 +83,22 @@ class Units(NamedTuple):
     """The units of [n] texts, one text after the other."""
 
     ends: Int
-    """[n + 1] where each text's units begin, and the number of all."""
+    """[n + 1] index at which the units of each text begin; the last entry is the number of all units."""
     hashes: Key
-    """[u]."""
+    """[u] hash of each unit."""
     begins: Int
-    """[u] first code point of each, in the normal forms of all."""
+    """[u] index of the first code point of each unit, in the normal forms of all texts."""
     stops: Int
-    """[u] code point after it."""
+    """[u] index of the code point after each unit."""
     kinds: Bytes
-    """[u]."""
+    """[u] kind of each unit: `WORD`, `NUMBER`, `ALONE` or `CODE`."""
 
 
 def common(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Common:
-    """Return what `num` texts have in common; they come as (rows, their texts) in any order.
+    """Return the runs and words that many of `num` texts share; `batches` yields (rows, their texts) in any order.
 
-    Every (num / 16,384)-th row is in the sample. Cost: a tenth of a second for a sample of 60 words each; 8 bytes a
-    unit.
+    Every (num / 16,384)-th row is in the sample. Cost: a tenth of a second for a full sample with 60 words in each
+    text, and 8 bytes for each unit.
     """
     stride = max(1, -(-num // SAMPLE))
     runs, words, looked = Counts(), Counts(), 0
@@ -116,14 +118,14 @@ def common(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Comm
 
 
 class Counts:
-    """The number of texts with each hash except 0: a table with open addressing, at most half full."""
+    """The number of texts that have each hash, except the hash 0: a table with open addressing, at most half full."""
 
     def __init__(self) -> None:
         self._hashes, self._texts, self._last = _empty_counts(1 << 16)
         self._num = 0
 
     def add(self, ends: Int, hashes: Key, looked: int) -> None:
-        """Count the hashes of some texts, see `Units`; `looked` texts were counted before."""
+        """Count the hashes of some texts; `ends` is as in `Units`; `looked` texts were counted before."""
         room = 2 * (self._num + int(np.count_nonzero(hashes)))
         if room > len(self._hashes):
             old = self._hashes, self._texts, self._last
@@ -132,7 +134,7 @@ class Counts:
         self._num += _count(ends, hashes, looked, self._hashes, self._texts, self._last)
 
     def frequent(self, enough: int) -> Key:
-        """Return the hashes that at least this many texts have, ascending."""
+        """Return the hashes that at least `enough` texts have, ascending."""
         return np.sort(self._hashes[self._texts >= enough])
 
 
@@ -162,7 +164,7 @@ def _empty_counts(size: int) -> tuple[Key, NDArray[np.int32], NDArray[np.int32]]
 
 @kernel
 def _raise_bounds(hashes: Key, bounds: Bytes) -> None:
-    """Count hashes by their lower bits, up to 255. The count of its bucket is an upper bound for a hash."""
+    """Count hashes in buckets by their lower bits, up to 255; a hash is not more frequent than its bucket."""
     for place in range(np.uint64(len(hashes))):
         bucket = hashes[place] & BUCKET_BITS
         bounds[bucket] += bounds[bucket] < 255
@@ -170,7 +172,7 @@ def _raise_bounds(hashes: Key, bounds: Bytes) -> None:
 
 @kernel
 def _count(ends: Int, hashes: Key, looked: int, known: Key, texts: NDArray[np.int32], last: NDArray[np.int32]) -> int:
-    """Enter hashes into the table, each once for a text with it, and return how many were new."""
+    """Count each hash once for each text that has it, and return how many hashes were new in the table."""
     mask, new = np.uint64(len(known) - 1), 0
     for row in range(len(ends) - 1):
         for place in range(ends[row], ends[row + 1]):
@@ -194,7 +196,7 @@ def _move_counts(
     new_texts: NDArray[np.int32],
     new_last: NDArray[np.int32],
 ) -> None:
-    """Enter what a table has into a larger one."""
+    """Copy the counts of a table to a larger table."""
     mask = np.uint64(len(known) - 1)
     for place in range(len(hashes)):
         if hashes[place]:
@@ -206,7 +208,7 @@ def _move_counts(
 
 @kernel
 def _runs(ends: Int, hashes: Key) -> Key:
-    """Return the hash of the run that ends with each unit, 0 for the first five of a text."""
+    """Return [u] the hash of the run that ends with each unit, 0 for the first five units of a text."""
     found = np.zeros(len(hashes), np.uint64)
     for row in range(len(ends) - 1):
         rolling = ZERO
@@ -219,14 +221,17 @@ def _runs(ends: Int, hashes: Key) -> Key:
 
 @kernel
 def _rolled(hashes: Key, rolling: np.uint64, first: int, last: int) -> np.uint64:
-    """Return the sum of the run that ends with a unit, from that of the run before: a polynomial of six hashes."""
+    """Return the sum of the run that ends with the unit `last`, a polynomial of six hashes.
+
+    `rolling` is the sum of the run that ends one unit earlier.
+    """
     rolling = rolling * ODD_2 + hashes[last]
     return rolling - hashes[last - RUN] * OLDEST if last - first >= RUN else rolling
 
 
 @kernel
 def shared(hashes: Key, keys: Key, slots: NDArray[np.int32], out: Bytes) -> int:
-    """Mark each unit of a text that is in a shared run, and return how many are."""
+    """Mark each unit of a text that is in a shared run, and return the number of marked units."""
     out[:] = 0
     if len(keys) == 0:
         return 0
@@ -258,13 +263,13 @@ def class_of(point: np.uint32, single: Points) -> np.uint32:
 
 @kernel
 def is_symbol(point: np.uint32) -> bool:
-    """Say whether a code point that is no letter is a pictogram or a mathematical sign rather than punctuation."""
+    """Say whether a code point that is no letter is a pictogram or a mathematical sign, and not punctuation."""
     return bool(point >= SYMBOLS and not WIDE <= point < AFTER_WIDE)
 
 
 @kernel
 def number_end(form: Points, at: int, single: Points) -> int:
-    """Return the end of the number at a place: digits, and single signs between them."""
+    """Return the end of the number that begins at a place; it consists of digits, with single signs between them."""
     while at < len(form):
         if class_of(form[at], single) == DIGIT:
             at += 1
@@ -289,7 +294,7 @@ def _units(points: Points, begin: Int, size: Int, single: Points, out: Units) ->
 
 @kernel
 def units_of(form: Points, offset: int, single: Points, out: Units, num: int) -> int:
-    """Write the units of a normal form from `num` on, and return the number after them."""
+    """Write the units of a normal form to `out` from index `num` on, and return the index after the last unit."""
     at, first = 0, num
     while at < len(form):
         if form[at] == 32:
@@ -325,7 +330,7 @@ def units_of(form: Points, offset: int, single: Points, out: Units, num: int) ->
 
 @kernel
 def _is_tail(form: Points, at: int, end: int, out: Units, num: int, offset: int) -> bool:
-    """Say whether one or two letters came after an apostrophe: `s`, `re`, `ve`, `ll`, or a `t` after an n."""
+    """Say whether one or two letters were after an apostrophe: `s`, `re`, `ve`, `ll`, or a `t` after an `n`."""
     if form[at - 1] != 32 or out.kinds[num - 1] != WORD or out.stops[num - 1] != offset + at - 1:
         return False
     if end - at == 1:
@@ -337,5 +342,5 @@ def _is_tail(form: Points, at: int, end: int, out: Units, num: int, offset: int)
 
 @kernel
 def _is_variable(letter: np.uint32) -> bool:
-    """Say whether a single letter is a variable; a, d, i, m, s and t are not."""
+    """Say whether a single letter counts as a variable; a, d, i, m, s and t do not."""
     return bool(letter not in WORDS_OF_A_LETTER)
