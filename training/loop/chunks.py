@@ -1,12 +1,14 @@
 """Losses without all logits at once: the head runs on some tokens at a time, and again in the backward pass.
 
-A step on 4,096 tokens of a vocabulary of 49,152 took 2,589 MB in fp32 with a model of two layers, and 638 MB with the
-logits of 512 tokens at a time, for 1.4 times the CPU time, most of which is that of the head there. While the model
-computes, its head returns the losses of the tokens in place of their logits, a chunk at a time. Where a model changes
-logits after its head (a soft cap, a scale) this would be wrong; `losses.bounds_work` finds out on the loaded model.
+With a model of two layers and a vocabulary of 49,152, a step on 4,096 tokens in fp32 took 2,589 MB. With the logits of
+512 tokens at a time, it took 638 MB and 1.4 times the CPU time; in such a small model, the head takes most of the time.
 
-Source: Wijmans et al. 2024, arXiv:2411.09009, section 4, for the idea. Departures: chunks of tokens that are computed
-again, in plain PyTorch, in place of a kernel.
+While the model computes, its head returns the losses of the tokens instead of their logits, one chunk at a time. If a
+model changes the logits after its head (a soft cap, a scale), this is wrong. `losses.bounds_work` tests whether a
+loaded model does so.
+
+Source: Wijmans et al. 2024, arXiv:2411.09009, section 4, for the idea. Departures: chunks of tokens are computed again
+in plain PyTorch, without a kernel.
 """
 
 from collections.abc import Iterator
@@ -32,8 +34,8 @@ def losses_for_logits(
     Args:
         head: the model's output embeddings.
         wanted: [rows, kept] labels of the tokens.
-        keep: [kept] positions of these tokens, for a head that gets the whole rows.
-        size: most tokens of which the logits are there at once.
+        keep: [kept] positions of these tokens, for a head that gets all tokens of the rows.
+        size: largest number of tokens that have logits in memory at once.
         smoothing: share of the label that is spread over the vocabulary.
     """
     import torch

@@ -1,15 +1,15 @@
 """The journal of a training run: the result of each step, and the batches that are left out.
 
     {"start": step, "workers": n, "precision": …, "why": …, "seconds": s, "separation": …, "apart": …}
-                                                       each time a worker group begins; seconds of loading, how packed
-                                                       samples are kept apart, in words too
+                                                       each start of the workers: seconds of loading; "separation" is
+                                                       the way to keep packed samples apart, "apart" says it in words
     {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
-                                                       and "holdout_loss" where it was asked for
+                                                       each step; with "holdout_loss" if it was measured
     {"left_out": batch, "at": step, "why": …, "back": step}
                                                        a batch that gave numbers that are not finite, and the step of
                                                        the checkpoint that training went back to
-    {"end": step, "holdout_loss": nats, "kept": step}  the last step, and that whose weights the model has; and
-                                                       "merged_difference" where there is an adapter
+    {"end": step, "holdout_loss": nats, "kept": step}  the last step, and the step from which the model's weights are;
+                                                       with "merged_difference" if there is an adapter
 
 Batches that are left out stay in the journal when a run continues, because later steps depend on them.
 """
@@ -23,14 +23,14 @@ METRICS = "metrics.jsonl"
 
 
 class Journal:
-    """`metrics.jsonl`: a line a step, written by rank 0, and cut back to the checkpoint from which a run continues."""
+    """The file `metrics.jsonl`, which rank 0 writes. A run that continues cuts it back to its checkpoint."""
 
     def __init__(self, path: Path) -> None:
-        """Continue the file, or begin it."""
+        """Take the path of the file; an existing file is continued."""
         self._path = path
 
     def rewind(self, step: int) -> None:
-        """Delete the steps after `step`, and the end."""
+        """Delete the lines of the steps after `step`, and the line of the end."""
         kept = [m for m in read_journal(self._path) if m.get("step", 0) <= step and "end" not in m]
         temporary = self._path.with_name(f".{METRICS}")
         temporary.write_text("".join(json.dumps(m) + "\n" for m in kept), encoding="utf-8")

@@ -27,10 +27,10 @@ def tensors(batch: "Mapping[str, NDArray[np.int64]]", device: Any) -> "dict[str,
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How losses are computed."""
+    """Settings for the computation of losses."""
 
     at_once: int = 0
-    """Most tokens of which the logits are there at once; 0 for no bound."""
+    """Largest number of tokens that have logits in memory at once; 0 for no limit."""
     smoothing: float = 0.0
     """Share of the label that is spread over the vocabulary."""
 
@@ -43,8 +43,8 @@ def token_losses(
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """Return the negative log-likelihoods of the tokens, and their positions.
 
-    The head runs only at positions before a trained token of any row, which saves about half of its work and memory on
-    instruction data.
+    The head runs only at positions directly before a trained token of some row. On instruction data, this saves about
+    half of its work and memory.
 
     Args:
         model: a model, or an engine of one.
@@ -81,7 +81,7 @@ def token_losses(
 def bounds_work(model: Any, precision: "Precision", way: Way, device: Any) -> bool:  # noqa: ANN401
     """Return whether a model's losses stay the same when its logits are computed some at a time.
 
-    Workers that share its weights all call this.
+    Workers that share the model's weights must all call this.
     """
     import numpy as np
     import torch

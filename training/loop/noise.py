@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def lengths(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the length of the sample of each token, [rows, tokens], from positions that restart with each sample."""
+    """Return for each token the length of its sample, [rows, tokens]; positions begin at 0 with each sample."""
     found = np.empty_like(positions)
     for row, of_row in zip(positions, found, strict=True):
         sizes = np.diff([*np.flatnonzero(row == 0), len(row)])

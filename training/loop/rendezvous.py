@@ -1,4 +1,4 @@
-"""How the workers of a training run find each other; loaded only where Ray Train is loaded."""
+"""The rendezvous, by which the workers of a training run find each other; import it only where Ray Train is loaded."""
 
 from ipaddress import ip_address
 from typing import Any
@@ -10,9 +10,9 @@ from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch
 
 
 class Rendezvous(TorchConfig):
-    """Ray Train's own rendezvous, but over a file where Ray listens on the loopback address only.
+    """Ray Train's own rendezvous, but over a file if Ray listens only on the loopback address.
 
-    Torch's TCP store listens on every interface, whatever its address is, and does not authenticate.
+    Torch's TCP store would listen on every network interface, whatever its address is, and without authentication.
     """
 
     @property

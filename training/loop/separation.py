@@ -2,16 +2,16 @@
 
 Transformers recognises samples by `position_ids` that restart, and makes attention masks from them. Not every model
 does: ALiBi takes distances from an attention mask, a recurrent layer carries its state on, and flash attention reads
-positions only in a batch of one row. Then samples silently see each other. So before the first step three samples are
-packed into one row. The logits of the last one must be the same as alone, and must not change when the two others are
-exchanged. The first way that does this is taken:
+positions only in a batch of one row. Then samples see each other, without an error. So before the first step, three
+samples are packed into one row. The logits of the last sample must be the same as without the others. They must not
+change when the two others are replaced by other samples. The first of these ways that meets both conditions is used:
 
     positions   position_ids that restart with each sample
-    borders     the borders between samples too (`cu_seq_lens_q` and `seq_idx`, which kernels read), all rows as one
-    mask        a mask of what each token sees, [rows, 1, tokens, tokens]
-    alone       one sample a row, padded at its end, which no token before it sees
+    borders     also the borders between samples (`cu_seq_lens_q` and `seq_idx`, for kernels), with all rows joined
+    mask        a mask of the tokens that each token sees, [rows, 1, tokens, tokens]
+    alone       one sample in each row, padded at its end; no token of the sample sees the padding
 
-`alone` computes the same rows with the same losses in several smaller batches, so the steps stay what they are.
+`alone` computes the same rows with the same losses, but in several smaller batches. So the steps do not change.
 """
 
 import inspect
@@ -34,11 +34,12 @@ Way = Literal["positions", "borders", "mask", "alone"]
 WAYS: tuple[Way, ...] = ("positions", "borders", "mask", "alone")
 APART = "packed samples do not see each other"
 PROBED = 256
-"""Most tokens of the row that is tried."""
+"""Largest number of tokens in the trial row."""
 TOLERANCES: Mapping[Precision, tuple[float, float]] = {"fp32": (1e-5, 1e-3), "bf16": (5e-2, 2.5e-1)}
-"""Largest change of the logits of a token when the samples before are exchanged, and largest difference from the logits
-alone over all tokens; both root mean squares, as shares of that of the logits. In bf16, sums in another order make the
-second 0.05 on a model of 30 layers; on architectures that leak it is 0.4 and more."""
+"""Two limits for the logits of the last sample, by precision. The first is for their change, at one token, when the
+samples before are replaced. The second is for their difference, over all tokens, from the logits of the sample alone.
+Both are root mean squares, as shares of the root mean square of the logits. In bf16 the order of sums makes the second
+0.05 on a model of 30 layers; on architectures that leak it is 0.4 and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Separation:
 
     @property
     def reason(self) -> str:
-        """A line for people."""
+        """The way in words, with the reason for it."""
         if self.way == "positions":
             return APART
         seen = f"packed samples would see each other in this model (logits differ by {self.tried['positions']:.2g})"
@@ -64,16 +65,16 @@ class Separation:
 
 
 def batches(rows: Sequence[Row], way: Way, rounds: int = 0) -> list[dict[str, NDArray[np.int64]]]:
-    """Return packed rows as batches of arrays, whose losses together are those of the rows.
+    """Return packed rows as batches of arrays. All batches together have the losses of the rows.
 
     Args:
         rows: token ids, labels and positions of each row, without padding.
         way: how samples are kept apart.
-        rounds: least number of batches; workers that share a model's weights must all compute the same number.
+        rounds: smallest number of batches. Workers that share a model's weights must all compute the same number.
 
     Returns:
-        Batches with `input_ids`, `labels`, `position_ids`, and `sample`, the place of a token's sample among those of
-        the rows, each [rows, longest]. Batches that are added to reach `rounds` have no labels.
+        Batches with `input_ids`, `labels`, `position_ids` and `sample`, each [rows, longest]. `sample` is the index of
+        a token's sample among all samples of the rows. Batches that are added to reach `rounds` have no labels.
     """
     if way == "alone":
         samples = _samples(rows)
@@ -110,7 +111,7 @@ def _samples(rows: Sequence[Row]) -> list[Row]:
 
 
 def _groups(rows: Sequence[Row]) -> list[list[int]]:
-    """Return groups of indices of samples, the longest first. A padded group has no more tokens than the rows."""
+    """Return groups of indices of samples, the longest sample first; no padded group is larger than the padded rows."""
     room = len(rows) * max(len(ids) for ids, _, _ in rows)
     lengths = [len(ids) for ids, _, _ in _samples(rows)]
     groups: list[list[int]] = []
@@ -148,10 +149,10 @@ def inputs(model: Any, batch: Mapping[str, Any], way: Way) -> dict[str, Any]:  #
 def _masks(model: Any, number: Any) -> Any:  # noqa: ANN401
     """Return the mask to add to attention scores, [rows, 1, tokens, tokens], from the number of each token's sample.
 
-    A model that slides a window in some of its layers gets a mask for each kind of layer, by its name.
+    For a model with sliding windows in some of its layers, return masks by the name of the kind of layer.
 
     Raises:
-        ValueError: for a model whose layers hide other tokens in a way that is not known here.
+        ValueError: when the model's layers hide tokens in a way that is not known here.
     """
     import torch
 
@@ -185,17 +186,18 @@ def inner(model: Any) -> Any:  # noqa: ANN401
 def choose(model: Any, precision: Precision, *, length: int, rows: int, device: Any) -> Separation:  # noqa: ANN401
     """Return how the samples of a packed row are kept apart in a model; it takes about ten small forward passes.
 
-    The model computes in evaluation mode and draws no random numbers. Workers that share its weights all call this.
+    The model computes in evaluation mode and draws no random numbers. Workers that share its weights must all call
+    this.
 
     Args:
         model: a causal language model, or a DeepSpeed engine of one.
-        precision: what it computes in.
-        length: tokens of a packed row.
-        rows: packed rows that are computed at once.
-        device: where it is.
+        precision: the precision in which the model computes.
+        length: largest number of tokens in a packed row.
+        rows: number of packed rows that are computed at once.
+        device: the model's device.
 
     Raises:
-        RunError: when even a sample alone depends on the padding after it.
+        RunError: when the logits of a sample alone change with the padding after it.
     """
     import torch
 
@@ -209,7 +211,7 @@ def choose(model: Any, precision: Precision, *, length: int, rows: int, device: 
 
 
 class _Probe:
-    """Three samples in a row, one of them alone, and the model's logits for each."""
+    """A trial of the ways on a model: three samples in a packed row, and the last of them alone."""
 
     def __init__(self, model: Any, precision: Precision, length: int, rows: int, device: Any) -> None:  # noqa: ANN401
         self._model, self._precision, self._device = model, precision, device
@@ -247,7 +249,7 @@ class _Probe:
         return Separation("alone", tried)
 
     def _packed(self, before: list[NDArray[np.int64]]) -> list[Row]:
-        """Return the rows: the first one is full, the others lack their first sample, so that they are padded."""
+        """Return the packed rows. All except the first lack their first sample, so that they are padded."""
         return [self._row([*before[min(n, 1) :], self._last]) for n in range(self._rows)]
 
     def _row(self, samples: list[NDArray[np.int64]]) -> Row:
@@ -255,7 +257,7 @@ class _Probe:
         return ids, ids, np.concatenate([np.arange(len(sample)) for sample in samples]).astype(np.int32)
 
     def _logits(self, rows: list[Row], way: Way) -> Any:  # noqa: ANN401
-        """Return the float32 logits of the last sample, [rows in which it is, tokens, vocabulary]."""
+        """Return the float32 logits of the last sample in each row that has it, [rows, tokens, vocabulary]."""
         import torch
 
         count = len(self._last)
@@ -274,7 +276,7 @@ class _Probe:
 
 
 def _size(values: Any, dim: int | tuple[int, int] = (1, 2)) -> float:  # noqa: ANN401
-    """Return the largest of the root mean squares over these dimensions of [rows, tokens, vocabulary]."""
+    """Return the largest root mean square, computed over the dimensions `dim` of [rows, tokens, vocabulary]."""
     return float(values.square().mean(dim=dim).sqrt().max())
 
 

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """The plan of a worker."""
+    """The plan of a worker: the settings, the store and folder, and the number of steps."""
 
     job: TrainSettings
     store: Store
@@ -33,7 +33,7 @@ class WorkerPlan:
     steps: int
     batching: zero.Batching
     need: Need
-    """Number of cores of each worker."""
+    """CPU cores and GPUs of each worker."""
     logs: str | None
 
 
@@ -56,13 +56,13 @@ class TrainState:
     left_out: tuple[int, ...]
     """Batches that gave numbers that are not finite."""
     at_once: int
-    """Most tokens of which the logits are there at once; 0 for no bound."""
+    """Largest number of tokens that have logits in memory at once; 0 for no limit."""
     initial: Mapping[str, Any]
-    """On rank 0, the first values of adapters that have changed the base model."""
+    """First values of the adapters, on rank 0; empty if the adapters did not change the base model."""
 
 
 def set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str, str]:
-    """Return the live objects of this worker, the reason for its precision, and how samples are kept apart."""
+    """Return the live objects of this worker, and in words why it has its precision and how samples are kept apart."""
     import torch
     from ray.train.torch import get_device
 
@@ -116,7 +116,7 @@ def _bound(
     way: separation.Way,
     device: Any,  # noqa: ANN401
 ) -> tuple[int, str]:
-    """Return the most tokens of which the logits are there at once, and what to tell people of it."""
+    """Return the largest number of tokens that have logits in memory at once, and a note on it for people."""
     if not job.logits_at_once or job.micro_batch_size * job.max_length <= job.logits_at_once:
         return 0, ""
     if losses.bounds_work(engine, precision, way, device):
@@ -125,7 +125,7 @@ def _bound(
 
 
 def _most_careful(own: separation.Separation) -> separation.Separation:
-    """Return the most careful way that any worker has found; all workers use it."""
+    """Return the separation of the worker that needs the most careful way; all workers use it."""
     import torch.distributed as dist
 
     found: list[separation.Separation] = [own] * dist.get_world_size()
@@ -134,7 +134,7 @@ def _most_careful(own: separation.Separation) -> separation.Separation:
 
 
 def of_first(value: T) -> T:
-    """Return the value that rank 0 has."""
+    """Return the value that rank 0 has; every worker must call this."""
     import torch.distributed as dist
 
     held = [value]
@@ -143,7 +143,7 @@ def of_first(value: T) -> T:
 
 
 def precision_of(job: TrainSettings, found: checkpoint.Checkpoint | None) -> tuple[model.Precision, str]:
-    """Return the precision of all workers, and why; every worker calls it."""
+    """Return the precision of all workers, and the reason for it; every worker must call this."""
     import torch.distributed as dist
 
     if job.precision != "auto":

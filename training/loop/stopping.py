@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Measured(NamedTuple):
-    """A held-out loss."""
+    """A held-out loss, and the number of steps after which it was measured."""
 
     loss: float
     step: int
@@ -18,7 +18,7 @@ def measured(lines: Sequence[Mapping[str, Any]]) -> list[Measured]:
 
 
 def best(held: Sequence[Measured]) -> Measured:
-    """Return the lowest loss, the earliest of equal ones; one that is not a number is higher than any."""
+    """Return the lowest loss; of equal losses, the earliest. A loss that is not a number counts as the highest."""
     return min(held, key=lambda one: (math.inf if math.isnan(one.loss) else one.loss, one.step))
 
 

@@ -1,12 +1,12 @@
 """The work of each worker of Ray Train: load, resume, step, evaluate, checkpoint, export.
 
-Every step depends only on the settings and the step number: its rows, its learning rate, its random numbers. So a run
+The rows, the learning rate and the random numbers of a step depend only on the settings and the step number. So a run
 that is killed and continues from a checkpoint repeats the losses of an unbroken run bit for bit, on the same number of
 workers.
 
-The loss of a step is the mean over all of its trained tokens, on whichever worker they are, each with the weight of its
-sample. Each worker knows their total weight before it starts, because the bins carry it, and scales its part
-accordingly. The usual mean of means, from accumulation and data parallelism, would give short answers too much weight.
+The loss of a step is the weighted mean over its trained tokens on all workers; each token has the weight of its sample.
+Each worker knows the total weight before the step, because the bins have it, and divides its part by this weight. The
+usual mean, over the means of micro-batches and workers, would give short answers too much weight.
 """
 
 import gc
@@ -34,10 +34,10 @@ from gristmill.training.tuning import model
 
 FAILED = "failed.json"
 COMPARED = 64
-"""Most tokens of which the logits of adapter and base are compared with those of the merged model."""
+"""Largest number of tokens for which the logits of base and adapter are compared with those of the merged model."""
 MOST_LEFT_OUT = 3
-"""Most batches that may be left out because of numbers that are not finite; more would have another cause than the
-samples."""
+"""Largest number of batches that may be left out because of numbers that are not finite. If there were more, the cause
+would not be the samples."""
 log = logging.getLogger(__name__)
 
 
@@ -67,12 +67,12 @@ def _work(plan: WorkerPlan, rank: int) -> None:
 def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
     """Continue training from the newest checkpoint, or from the start.
 
-    Return False if a batch has to be left out first.
+    Return True when everything is written, or False if a batch must be left out before training continues.
 
     Args:
         plan: the plan of this worker.
-        rank: its number.
-        again: this process goes back to the checkpoint, because a batch gave numbers that are not finite.
+        rank: the worker's number.
+        again: whether this process goes back to the checkpoint because a batch gave numbers that are not finite.
     """
     began = time.monotonic()
     folder = plan.store.folder(plan.output) / checkpoint.FOLDER
@@ -105,15 +105,15 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
 
 
 def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Measured]) -> int:
-    """Take the steps from `first` on, and return how many there are in the end.
+    """Take the steps after the first ones, and return the number of steps that are done in the end.
 
-    If numbers are not finite, write the batch to the journal and return 0.
+    If numbers are not finite, write to the journal that the batch is left out, and return 0.
 
     Args:
         worker: the live objects.
         folder: folder of the checkpoints.
-        first: number of steps that are done.
-        held: held-out losses of these steps; further ones are added.
+        first: number of steps that are done already.
+        held: held-out losses that were measured in these steps; new ones are appended.
 
     Raises:
         RunError: when too many batches have been left out before.
@@ -150,11 +150,11 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
 
 
 def _keep(worker: TrainState, held: Sequence[stopping.Measured]) -> stopping.Measured:
-    """Bring the model to the weights that are kept, and return their step and held-out loss.
+    """Load the weights that the finished model will have, and return their step and held-out loss.
 
     Args:
         worker: the live objects.
-        held: held-out losses; the last one is that of the weights as they are.
+        held: held-out losses, of which the last one is that of the present weights.
     """
     kept = stopping.best(held) if worker.plan.job.keep == "best" else held[-1]
     if kept.step != held[-1].step:
@@ -169,7 +169,11 @@ def _keep(worker: TrainState, held: Sequence[stopping.Measured]) -> stopping.Mea
 
 
 def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int) -> None:
-    """Write to the journal that a batch is left out; every worker calls it."""
+    """Write to the journal that a batch is left out; every worker must call this.
+
+    Raises:
+        RunError: when too many batches have been left out before.
+    """
     import torch.distributed as dist
 
     log.info("step %d: %s; batch %d is left out", step, why, batch)
@@ -188,8 +192,8 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
     """Take one optimizer step; every worker returns the same values.
 
     Returns:
-        Its loss (nats a trained token), rate, gradient norm, tokens and seconds; and which of these is not finite, or
-        "".
+        Facts of the step: loss (in nats per trained token), rate, gradient norm, tokens and seconds. Then a text that
+        says which number is not finite; empty if all are.
     """
     import torch
 
@@ -227,7 +231,7 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
 
 
 def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]]) -> Any:  # noqa: ANN401 - a tensor
-    """Return the summed loss of this worker's bins; `places` are those of every worker, by rank."""
+    """Return the summed loss of this worker's bins; `places` has the bins of every worker, by rank."""
     rounds = 0
     if worker.way == "alone" and worker.plan.job.zero.stage == 3:  # its workers gather the weights for each batch
         rounds = max(separation.num_batches(bins.rows(each)) for each in places)
@@ -239,7 +243,7 @@ def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]
 
 
 def _part(worker: TrainState, part: Mapping[str, NDArray[np.int64]], counts: NDArray[np.float32] | None) -> Any:  # noqa: ANN401
-    """Return the losses of the tokens of a batch, a tensor, times the weight of each token's sample."""
+    """Return the loss of each token of a batch, as a tensor, times the weight of the token's sample."""
     import torch
 
     job, training = worker.plan.job, worker.engine.training
@@ -260,7 +264,7 @@ def _over_workers(values: Any) -> list[float]:  # noqa: ANN401 - a tensor
 
 
 def _holdout_loss(worker: TrainState) -> float:
-    """Return the mean loss of the held-out tokens; each worker takes its share of the bins, all the same number."""
+    """Return the mean loss of the held-out tokens, in nats; every worker must call this, and computes a share."""
     import torch
 
     world, bins = worker.plan.batching.world, worker.heldout
@@ -278,10 +282,10 @@ def _holdout_loss(worker: TrainState) -> float:
 
 
 def _export(worker: TrainState) -> dict[str, float]:
-    """Write the adapter and the merged model. All workers take part in gathering; then rank 0 continues alone.
+    """Write the adapter, if there is one, and the merged model. All workers gather the weights; rank 0 writes.
 
     Returns:
-        The measurements of rank 0.
+        On rank 0, the field `merged_difference` if there is an adapter; else nothing.
     """
     plan, job, tuning = worker.plan, worker.plan.job, worker.plan.job.tuning
     if tuning.adapter:
