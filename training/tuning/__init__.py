@@ -1,4 +1,4 @@
-"""The ways of tuning, one file each; this union is the whole registry."""
+"""The ways of tuning, one file each. `AnyTuning` is their registry."""
 
 from typing import Annotated
 

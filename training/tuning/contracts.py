@@ -1,4 +1,4 @@
-"""The contract of a way of tuning, which says which weights are trained, and at which rate."""
+"""The contract of a tuning: which weights are trained, and at which rates."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ class Tuning(Step):
     usual_rate: ClassVar[float]
     """Default learning rate."""
     partial: ClassVar[bool]
-    """Whether some weights of the base are not trained; checkpoints leave these out."""
+    """Whether some weights of the base model are not trained; checkpoints do not contain these weights."""
     adapter: ClassVar[bool] = False
     """Whether the trained weights are an adapter of PEFT."""
 
@@ -41,7 +41,7 @@ class Tuning(Step):
         raise NotImplementedError
 
     def relative_rate(self, name: str) -> float:
-        """Return the learning rate of a parameter, in units of `train.learning_rate`."""
+        """Return the learning rate of a parameter, as a multiple of `train.learning_rate`."""
         del name
         return 1.0
 

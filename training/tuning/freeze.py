@@ -1,4 +1,4 @@
-"""Some weights of the model are trained, chosen by their names; the others stay as they are."""
+"""Training of some weights, chosen by their layers or names; the other weights are frozen."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from gristmill.training.tuning.contracts import Tuning
 
 
 class Freeze(Tuning):
-    """Train the last layers, or the weights whose names match patterns, and no other. It makes no adapter."""
+    """Train only the last layers, or only weights with names that match patterns, or both. It makes no adapter."""
 
     kind: Literal["freeze"] = "freeze"
     usual_rate: ClassVar[float] = 1e-4
@@ -19,10 +19,10 @@ class Freeze(Tuning):
     example: ClassVar[Mapping[str, Any]] = {"last_layers": 2}
 
     train: tuple[str, ...] = ()
-    """Regular expressions; a weight is trained if one of them matches its whole name, as in
-    `model.layers.2[0-9].*`. Names are those of the model's file."""
+    """Regular expressions, such as `model.layers.2[0-9].*`. A weight is trained if one of them matches its complete
+    name. The names are those in the model's file."""
     last_layers: int = Field(default=0, ge=0)
-    """Number of layers that are trained, counted from the last one, without the head and the last norm."""
+    """Number of layers that are trained, counted from the last one. The head and the last norm are not trained."""
 
     @field_validator("train")
     @classmethod
@@ -42,12 +42,12 @@ class Freeze(Tuning):
 
     @property
     def said(self) -> str:
-        """What is trained, for people."""
+        """The trained weights in words."""
         layers = f"the last {self.last_layers} layers" if self.last_layers else ""
         return " and ".join(filter(None, (layers, f"weights like {', '.join(self.train)}" if self.train else "")))
 
     def begin(self, model: Any) -> Any:  # noqa: ANN401 - as `Tuning.begin`
-        """Return the model, of which only the chosen weights require a gradient."""
+        """Return the model; only its chosen weights require a gradient."""
         unmatched, chosen = set(self.train), self._of_layers(model)
         for name, parameter in model.named_parameters():
             matched = {pattern for pattern in self.train if re.fullmatch(pattern, name)}
@@ -62,7 +62,7 @@ class Freeze(Tuning):
         return model
 
     def _of_layers(self, model: Any) -> tuple[str, ...]:  # noqa: ANN401
-        """Return how the names of the weights of the last layers begin."""
+        """Return the prefixes of the names of weights in the last layers."""
         if not self.last_layers:
             return ()
         prefix, count = max(_lists(model), key=lambda found: found[1], default=("", 0))
@@ -74,7 +74,7 @@ class Freeze(Tuning):
 
 
 def _lists(model: Any) -> Iterator[tuple[str, int]]:  # noqa: ANN401
-    """Yield the names of a model's lists of modules, with their lengths; the layers are the longest."""
+    """Yield the names of a model's lists of modules, with their lengths. The longest list has the layers."""
     import torch
 
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Every weight of the model is trained."""
+"""Training of every weight of the model."""
 
 from typing import Any, ClassVar, Literal
 
@@ -6,7 +6,10 @@ from gristmill.training.tuning.contracts import Tuning
 
 
 class Full(Tuning):
-    """Train every weight. It needs 16 bytes of memory a weight, over all workers, and makes no adapter."""
+    """Train every weight.
+
+    It needs 16 bytes of memory for each weight, summed over all workers. It makes no adapter.
+    """
 
     kind: Literal["full"] = "full"
     usual_rate: ClassVar[float] = 1e-4
@@ -14,7 +17,7 @@ class Full(Tuning):
 
     @property
     def said(self) -> str:
-        """What is trained, for people."""
+        """The trained weights in words."""
         return "every weight"
 
     def begin(self, model: Any) -> Any:  # noqa: ANN401 - as `Tuning.begin`

@@ -12,8 +12,8 @@ from gristmill.training.tuning.contracts import Tuning
 class Lora(Tuning):
     """Train low-rank adapters of the linear layers, and no weight of the base model.
 
-    With `init = "pissa"` the base model changes with the adapters. The finished adapter has twice the rank, so that it
-    fits the base model as it was.
+    With `init = "pissa"`, making the adapters also changes the base model. The finished adapter then has twice the
+    rank, so that it fits the original base model.
 
     Source: LoRA: Hu et al. 2021, arXiv:2106.09685, section 4; on all linear layers: Dettmers et al. 2023,
     arXiv:2305.14314, section 4; `rslora`: Kalajdzievski 2023, arXiv:2312.03732, section 3; `dora`: Liu et al. 2024,
@@ -29,22 +29,23 @@ class Lora(Tuning):
     adapter: ClassVar[bool] = True
 
     r: int = Field(default=16, gt=0)
-    """Rank of the matrices."""
+    """Rank of the adapters' matrices."""
     alpha: int = Field(default=32, gt=0)
     """The product of the matrices is scaled by alpha / r."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the inputs of the matrices that is dropped."""
+    """Share of the matrices' inputs that is dropped at random."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get adapters; `all-linear` is all linear layers except the head."""
     rslora: bool = False
-    """Scale by alpha / √r instead, which keeps the steps of large ranks from shrinking."""
+    """Scale by alpha / √r instead (rsLoRA), so that steps do not become smaller with a larger rank."""
     dora: bool = False
     """Train the length of each row of the adapted weights separately (DoRA); slower."""
     init: Literal["zero", "pissa"] = "zero"
     """First values. `zero`: the adapters change nothing at first. `pissa`: they hold the largest singular values of the
     weights."""
     b_rate: float = Field(default=1.0, ge=1)
-    """Learning rate of the matrices B in units of `learning_rate`, which is that of A (LoRA+; the paper takes 16)."""
+    """Learning rate of the matrices B, as a multiple of `learning_rate`, which is the rate of the matrices A. This is
+    LoRA+; the paper uses 16."""
 
     @model_validator(mode="after")
     def _one_change(self) -> Self:
@@ -56,7 +57,7 @@ class Lora(Tuning):
 
     @property
     def said(self) -> str:
-        """What is trained, for people."""
+        """The trained weights in words."""
         extra = (("rsLoRA", self.rslora), ("DoRA", self.dora), ("PiSSA", self.init == "pissa"))
         names = [*(name for name, there in extra if there), *(["LoRA+"] if self.b_rate != 1 else [])]
         return " ".join((f"LoRA r={self.r}", *names))
@@ -90,14 +91,14 @@ class Lora(Tuning):
         return made
 
     def relative_rate(self, name: str) -> float:
-        """Return the learning rate of a parameter, in units of `train.learning_rate`."""
+        """Return the learning rate of a parameter, as a multiple of `train.learning_rate`."""
         return self.b_rate if ".lora_B." in name else 1.0
 
     def exported(self, state: Mapping[str, Any], initial: Mapping[str, Any]) -> dict[str, Any]:
         """Return the trained tensors of an adapter for the unchanged base model.
 
-        With PiSSA, base and adapters are W - s B0 A0 + s B A, which is W + [s B, -s B0] [A; A0]: twice the rank,
-        unscaled.
+        With PiSSA, the base model with its adapter is W - s B0 A0 + s B A. This equals W + [s B, -s B0] [A; A0], an
+        adapter of twice the rank without a scale.
         """
         import torch
 

@@ -13,11 +13,11 @@ ADAPTER, MERGED = "adapter", "merged"
 Precision = Literal["bf16", "fp32"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}
-"""Precision of training and scoring, by the type that inference would compute in."""
+"""Precision of training and scoring, by the type in which inference would compute."""
 
 
 def load(folder: str, precision: Precision, attention: Attention = "auto") -> Any:  # noqa: ANN401 - the class is the model's own
-    """Load a causal language model; frozen weights have the precision that training computes in."""
+    """Load a causal language model. Its weights, frozen ones too, have the precision of the computation."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -35,7 +35,7 @@ def trainable(model: Any, tuning: Tuning, seed: int, *, recompute: bool) -> Any:
         model: a loaded model.
         tuning: which weights are trained.
         seed: seed of random first values.
-        recompute: recompute activations in the backward pass instead of keeping them.
+        recompute: whether to recompute activations in the backward pass instead of keeping them.
     """
     import torch
 
@@ -53,15 +53,15 @@ def initial(model: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # noqa: ANN401
-    """Write the adapters of a PEFT model as safetensors, and read the file again to check that it is complete.
+    """Write the adapters of a PEFT model as safetensors, then read the file to check that it is complete.
 
     Args:
         model: the PEFT model; its own tensors are not read, because they may be partitioned.
-        state: the tensors by name, whole. Where they have another rank than the model's, they are not to be scaled.
+        state: the unsplit tensors by name. If their rank is not the model's, the adapter is written without a scale.
         folder: folder to write to.
 
     Raises:
-        RunError: when the file does not hold every tensor as it is.
+        RunError: when a tensor is not in the file, or differs there.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import load_file, save_file
@@ -91,7 +91,7 @@ def adapted(base: str, adapter: Path, precision: Precision) -> Any:  # noqa: ANN
 
 
 def merged(model: Any, ids: Sequence[int]) -> tuple[Any, float]:  # noqa: ANN401
-    """Return a model with its adapters merged, and the largest change of a logit of some tokens by the merge."""
+    """Return a model with its adapters merged, and the largest change of a logit of the tokens `ids` by the merge."""
     import torch
 
     with torch.no_grad():
@@ -108,19 +108,20 @@ def write_model(
     folder: Path,
     state: dict[str, Any] | None = None,
 ) -> None:
-    """Write a model with its tokenizer, as transformers and vLLM load it. It stops where its answers ended in training.
+    """Write a model with its tokenizer, in files that transformers and vLLM load.
 
-    The model is loaded again, and every tensor compared, which needs the memory of a second one.
+    The written model stops at the tokens that ended answers in training. It is loaded again, and every tensor is
+    compared, which needs the memory of a second model.
 
     Args:
         model: the trained model.
         tok: the tokenizer that it was trained with.
         stops: ids of the tokens that ended answers, the most frequent first.
         folder: folder to write to.
-        state: its weights, whole, where the model's own may be partitioned.
+        state: the model's unsplit weights, if its own may be partitioned.
 
     Raises:
-        RunError: when the model that is loaded again differs in a tensor.
+        RunError: when a tensor of the model that is loaded again differs.
     """
     from transformers import AutoModelForCausalLM
 
@@ -133,7 +134,7 @@ def write_model(
 
 
 def _require_equal(path: Path, written: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Compare tensors by name; numbers that are not finite equal themselves."""
+    """Refuse written tensors that differ from the wanted ones; numbers that are not finite equal themselves."""
     import torch
 
     for name, tensor in wanted.items():

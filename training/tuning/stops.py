@@ -21,14 +21,14 @@ _TALKS = ([_ASKED], [_ASKED, Message("assistant", "Yes.")])
 def stop_at(model: Any, tok: Any, stops: Sequence[int]) -> None:  # noqa: ANN401
     """Let a model, and its tokenizer if possible, stop at the tokens that ended its answers in training.
 
-    The tokens at which the model stopped before stay among those of the generation config. A template may use the
-    tokenizer's end token for something else than the end of an answer (Phi-3 ends conversations with it). Then the
-    tokenizer keeps it.
+    The generation config keeps the tokens at which the model stopped before. A template may use the tokenizer's end
+    token for something else than the end of an answer (Phi-3 ends conversations with it). Then the tokenizer keeps its
+    end token.
 
     Args:
         model: a model of transformers; its generation config is changed.
         tok: its tokenizer with the chat template; its end token is changed.
-        stops: ids of these tokens, the most frequent first.
+        stops: ids of the tokens that ended answers, the most frequent first.
     """
     if not stops:
         return
