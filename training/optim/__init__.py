@@ -1,4 +1,4 @@
-"""The optimizers, one file each, of which this union is the whole registry; and schedules of rate and data."""
+"""The optimizers, one file each, and the schedules of rate and data. `AnyOptimizer` is the registry of optimizers."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Adafactor: the mean squares of a matrix are kept as one number a row and one a column."""
+"""Adafactor, which keeps the mean squares of a matrix as one number for each row and one for each column."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -9,12 +9,12 @@ from gristmill.training.optim.contracts import Group, Optimizer
 
 
 class Adafactor(Optimizer):
-    """Step as Adam does without a mean of the gradients, with almost no memory for states.
+    """Step as Adam does, but without a mean of the gradients, and with almost no memory for states.
 
-    A step is at most the learning rate times the root mean square of the weights it changes.
+    A step is at most the learning rate times the root mean square of the weights that it changes.
 
-    Source: Shazeer & Stern 2018, arXiv:1804.04235, algorithm 4. Departures: those of `torch.optim.Adafactor`, whose
-    learning rate is a bound of the relative step.
+    Source: Shazeer & Stern 2018, arXiv:1804.04235, algorithm 4. Departures: those of `torch.optim.Adafactor`; its
+    learning rate is an upper limit of the relative step.
     """
 
     kind: Literal["adafactor"] = "adafactor"
@@ -22,9 +22,9 @@ class Adafactor(Optimizer):
     example_job: ClassVar[Mapping[str, Any]] = {"zero": {"stage": 0}}
 
     beta2_decay: float = Field(default=-0.8, lt=0)
-    """The mean squares keep 1 - step ** beta2_decay at each step."""
+    """At each step, the mean squares keep the share 1 - step ** beta2_decay of their old values."""
     clip: float = Field(default=1.0, ge=1)
-    """Largest root mean square of a step, before the learning rate."""
+    """Largest root mean square of a step, before it is multiplied by the learning rate."""
 
     def make(self, groups: Sequence[Group], lr: float) -> Any:  # noqa: ANN401 - as `Optimizer.make`
         """Return PyTorch's Adafactor."""

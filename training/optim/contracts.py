@@ -1,4 +1,4 @@
-"""What an optimizer is: a frozen value that makes one of PyTorch's for groups of parameters."""
+"""The contract of an optimizer: a frozen value that makes an optimizer of PyTorch for groups of parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,33 +15,34 @@ class Group:
 
     parameters: Sequence[Any]
     matrices: bool
-    """Whether they are matrices of layers; embeddings, the head, norms and biases are not."""
+    """Whether the parameters are matrices of layers. Embeddings, the head, norms and biases are not."""
     decays: bool
-    """Whether the weight decay is for them: not for norms and biases, which have fewer than two dimensions."""
+    """Whether the parameters have weight decay. Norms and biases, with fewer than two dimensions, have none."""
     relative_rate: float
-    """Their learning rate in units of `train.learning_rate`."""
+    """Learning rate of the parameters, as a multiple of `train.learning_rate`."""
 
 
 class Optimizer(Step):
     """An optimizer; the loop sets its learning rate before each step."""
 
     whole: ClassVar[bool] = False
-    """Whether it reads a matrix as a whole, which ZeRO splits from stage 1 on."""
+    """Whether it reads complete matrices. ZeRO splits matrices from stage 1 on."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Share of a weight, times the learning rate, that is taken off at each step; not for norms and biases."""
+    """Weight decay: at each step, a weight loses this share of itself, times the learning rate. Norms and biases have
+    no weight decay."""
 
     def make(self, groups: Sequence[Group], lr: float) -> Any:  # noqa: ANN401
-        """Return PyTorch's optimizer, in whose groups `relative_rate` is what the learning rate is multiplied by.
+        """Return PyTorch's optimizer. Each of its groups has a `relative_rate`, a factor of the learning rate.
 
         Args:
             groups: all parameters to train.
-            lr: a learning rate, until the loop sets another.
+            lr: the learning rate until the loop sets another one.
         """
         raise NotImplementedError
 
     def _tables(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
-        """Return groups as PyTorch takes them."""
+        """Return groups in the form that PyTorch takes."""
         return [
             {
                 "params": list(group.parameters),

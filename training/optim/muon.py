@@ -12,7 +12,7 @@ from gristmill.training.optim.contracts import Group, Optimizer
 class Muon(Optimizer):
     """Step matrices of layers along their orthogonal momentum, and the rest as AdamW does.
 
-    It keeps one number a weight of a matrix.
+    It keeps one number for each weight of a matrix.
 
     Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks; the scale of its steps, which
     lets both parts have one learning rate: Liu et al. 2025, arXiv:2502.16982, section 2.2.
@@ -23,11 +23,11 @@ class Muon(Optimizer):
     example_job: ClassVar[Mapping[str, Any]] = {"zero": {"stage": 0}}
 
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """How much of the momentum is kept at each step."""
+    """Share of the momentum that is kept at each step."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Those of AdamW, for embeddings, the head, norms and biases."""
+    """The `betas` of AdamW, for embeddings, the head, norms and biases."""
     eps: float = Field(default=1e-8, gt=0)
-    """That of AdamW."""
+    """The `eps` of AdamW."""
 
     def make(self, groups: Sequence[Group], lr: float) -> Any:  # noqa: ANN401 - as `Optimizer.make`
         """Return PyTorch's Muon and AdamW as one optimizer."""
@@ -44,7 +44,7 @@ class Muon(Optimizer):
 
 
 def _together(parts: Sequence[Any]) -> Any:  # noqa: ANN401
-    """Return several optimizers as one, whose groups are theirs."""
+    """Return several optimizers as one, which has the groups of all."""
     import torch
 
     class Together(torch.optim.Optimizer):

@@ -25,7 +25,7 @@ def _order(seed: int, epoch: int, bins: int) -> NDArray[np.int64]:
 
 
 def batch_of(step: int, left_out: Sequence[int]) -> int:
-    """Return the batch of a step, both counted from 0: batches are taken in order, without those that are left out."""
+    """Return the batch of a step, both counted from 0. Batches are taken in order, without those that are left out."""
     for batch in sorted(left_out):
         step += batch <= step
     return step
@@ -34,7 +34,8 @@ def batch_of(step: int, left_out: Sequence[int]) -> int:
 def global_batch(number: int, *, seed: int, bins: int, batch: int) -> NDArray[np.int64]:
     """Return the bins of one batch, [batch]. An optimizer step uses one batch, for any number of workers.
 
-    The bins of each epoch are shuffled by (seed, epoch) and read as one endless stream, `batch` bins a time.
+    The bins of each epoch are shuffled by (seed, epoch). The epochs follow each other as one endless stream, which is
+    read `batch` bins at a time.
     """
     at = np.arange(number * batch, (number + 1) * batch)
     epochs, places = at // bins, at % bins
@@ -59,8 +60,8 @@ def learning_rate(
         steps: number of all steps.
         peak: the highest rate, reached after the warm-up.
         warmup: share of the steps in which the rate rises linearly, in [0, 1).
-        schedule: how the rate falls afterwards, or that it stays the same.
-        lowest: what the rate falls to, as a share of the highest.
+        schedule: whether the rate falls after the warm-up, and how.
+        lowest: the rate at the end, as a share of the highest rate.
         decay: share of the steps in which the rate falls, with the schedule `wsd`.
 
     Source: cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, section 3, without restarts; wsd: Hu et al. 2024,

@@ -9,7 +9,9 @@ from gristmill.training.optim.contracts import Group, Optimizer
 
 
 class Sgd(Optimizer):
-    """Step along a running sum of the gradients. It keeps one number a weight; its learning rates are far higher.
+    """Step along a running sum of the gradients.
+
+    It keeps one number for each weight. It needs far higher learning rates than AdamW.
 
     Source: Polyak 1964, Some methods of speeding up the convergence of iteration methods; the form is that of
     Sutskever et al. 2013, On the importance of initialization and momentum in deep learning, as PyTorch has it.
@@ -19,9 +21,9 @@ class Sgd(Optimizer):
     kind: Literal["sgd"] = "sgd"
 
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """How much of the sum is kept at each step."""
+    """Share of the running sum that is kept at each step."""
     nesterov: bool = False
-    """Look ahead along the sum (Nesterov 1983)."""
+    """Whether a step looks ahead along the running sum (Nesterov 1983)."""
 
     def make(self, groups: Sequence[Group], lr: float) -> Any:  # noqa: ANN401 - as `Optimizer.make`
         """Return PyTorch's SGD."""
