@@ -1,1 +1,1 @@
-"""The base of the other packages; it imports none of them."""
+"""The base of the other packages. It imports none of them."""

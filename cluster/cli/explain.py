@@ -140,7 +140,7 @@ def setting(kind: type[Settings], name: str) -> Setting:
 
 
 def classes(annotation: object) -> tuple[type[Settings], ...]:
-    """Return the settings classes that an annotation names, in their order."""
+    """Return the settings classes in an annotation, in the order in which it names them."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return (annotation,)
     return tuple(one for inner in get_args(annotation) for one in classes(inner))
@@ -181,7 +181,7 @@ def _default(kind: type[Settings], name: str, info: FieldInfo) -> object:
 
 
 def _toml(value: object) -> str:
-    """Return a default as TOML writes it; a long one is described in words."""
+    """Return a default as TOML, or a description of it if it is a table, steps or a long text."""
     if value is None:
         return "absent"
     if isinstance(value, Step):
@@ -198,7 +198,7 @@ def _toml(value: object) -> str:
 
 
 def example_of(kind: type[Settings]) -> Settings:
-    """Return a valid value with only the required settings given."""
+    """Return a valid value of a class, for which only the required settings are given."""
     return kind.model_validate(dict(getattr(kind, "example", {})))
 
 
@@ -206,7 +206,7 @@ def example_of(kind: type[Settings]) -> Settings:
 
 
 def lines(path: str = "") -> Iterator[str]:
-    """Yield what `gristmill explain PATH` prints."""
+    """Yield the lines that `gristmill explain PATH` prints."""
     if not path:
         yield from _overview()
         return

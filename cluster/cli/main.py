@@ -178,7 +178,7 @@ def _store(uri: str) -> "Store":
 
 
 def _dataset(store: "Store", name: str) -> str:
-    """Return the samples dataset that a name means: the dataset itself, or the last one of a run."""
+    """Return the full name of the dataset of samples with this name, or of the last one of the run with this name."""
     from gristmill.cluster.jobs.run import ended_samples, find
 
     kind, full = find(store, name)

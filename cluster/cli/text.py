@@ -1,4 +1,4 @@
-"""Text for people: the summary of a run, the list of a store, the plan of a recipe, samples to read."""
+"""Text for people: the summary of a run, the list of a store, the plan of a recipe, and samples."""
 
 import json
 import logging
@@ -70,7 +70,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
-    """Yield the plan of a recipe as a table with notes."""
+    """Yield the lines of a recipe's plan: a table, then the notes of its jobs."""
     rows = [("job", "state", "samples", "shards", "actors", "CPU", "GPU", "tokens (about)", "output")]
     rows += [
         (

@@ -10,7 +10,7 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 
 
 def to_openai(turn: Message) -> dict[str, Any]:
-    """Return a turn in the form of the API; empty keys are left out."""
+    """Return a turn in the form of the API. Keys without a value are left out."""
     made: dict[str, Any] = {"role": turn.role, "content": _content(turn)}
     if turn.reasoning is not None:
         made["reasoning_content"] = turn.reasoning

@@ -17,11 +17,11 @@ class GristmillError(Exception):
 
 
 class JobError(GristmillError, ValueError):
-    """The recipe or the command line is wrong; nothing expensive has started."""
+    """The recipe or the command line is wrong. Nothing expensive has started."""
 
 
 class SchemaError(GristmillError, ValueError):
-    """A table breaks the SAMPLES or VECTORS contract."""
+    """A table does not have the schema that it must have: SAMPLES, VECTORS or ITEMS."""
 
 
 class StoreError(GristmillError):

@@ -68,11 +68,11 @@ def suspect(text: str) -> tuple[Any, bool]:
 
 
 class _FlawError(Exception):
-    """The text has a flaw; the lenient decoder finds its place."""
+    """The error of the strict decoder for a flaw in a text. The lenient decoder then finds the place of the flaw."""
 
 
 def _decoder(flaw: Callable[[str], Any]) -> json.JSONDecoder:
-    """Return a decoder that replaces each faulty value by the result of `flaw`, which gets the problem in words."""
+    """Return a decoder that replaces each faulty value by `flaw(problem)`, where `problem` is in words."""
 
     def table(pairs: list[tuple[str, Any]]) -> object:
         made = dict(pairs)

@@ -27,10 +27,10 @@ class ToolCall(NamedTuple):
     """A call of a tool by the assistant."""
 
     id: str | None
-    """Id of the call; the tool's turn has it as `tool_call_id`."""
+    """Id of the call. The turn with the tool's result has it as `tool_call_id`."""
     name: str
     arguments: str
-    """JSON text, byte for byte as it came."""
+    """The arguments as JSON text, unchanged from its source."""
 
 
 class Message(NamedTuple):
@@ -40,7 +40,7 @@ class Message(NamedTuple):
     content: str | None
     """Text of the turn. It is None if the turn has only calls, or if all its content is in `parts`."""
     reasoning: str | None = None
-    """What the assistant thought before it answered."""
+    """The assistant's thought before its answer."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
@@ -90,7 +90,7 @@ _NO_ORIGIN = Origin("", "", "", 0, 0, 0, "")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row of SAMPLES; see `gristmill.cluster.contract.schema` for what each column means."""
+    """One row of SAMPLES. The columns are described at `gristmill.cluster.contract.schema`."""
 
     id: str
     messages: tuple[Message, ...]
@@ -185,7 +185,7 @@ def shards_of(samples: Iterable[Sample], rows: int) -> Iterator[list[Sample]]:
 
 
 def to_table(samples: Iterable[Sample]) -> pa.Table:
-    """Return the samples as one SAMPLES table, in their order (about 3 microseconds a row)."""
+    """Return the samples as one SAMPLES table in the same order. It takes about 3 microseconds a row."""
     rows = list(samples)
     origins = [row.origin or _NO_ORIGIN for row in rows]
     columns = {
@@ -212,7 +212,7 @@ def to_table(samples: Iterable[Sample]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Sample]:
-    """Return the rows of a SAMPLES table, in their order (about 12 microseconds a row)."""
+    """Return the rows of a SAMPLES table as samples in the same order. It takes about 12 microseconds a row."""
     column = {name: table[name].combine_chunks() for name in SAMPLES.names}
     origins = map(Origin, *_fields(column["origin"]))
     made = column["origin"].is_valid().to_pylist()
@@ -288,6 +288,6 @@ def _fields(structs: pa.Array) -> list[list[Any]]:
 
 
 def _cut(lists: pa.Array, flat: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yield the items of each row of a list or map column; `flat` has the items of all rows."""
+    """Yield the items of each row of a list or map column. `flat` has the items of all rows."""
     ends = lists.offsets.to_pylist()
     return (flat[start - ends[0] : end - ends[0]] for start, end in pairwise(ends))

@@ -34,7 +34,7 @@ class Settings(BaseModel):
     revision: ClassVar[int] = 1
     """Number that is increased when the same settings make other data than before."""
     not_identity: ClassVar[frozenset[str]] = frozenset()
-    """Fields that change only how fast or where data is made. The fingerprint leaves them out."""
+    """Fields that do not change the data, but only how fast or where it is made. The fingerprint leaves them out."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Values of the required settings, used by the recipes in the documentation."""
 
@@ -61,7 +61,7 @@ def _identity(value: object) -> object:
 
 
 class Step(Settings):
-    """A method, a filter or a selector. It holds only settings; live objects are arguments of its functions."""
+    """A method, a filter or a selector. It holds only settings. Live objects are arguments of its functions."""
 
     example_job: ClassVar[Mapping[str, Any]] = {}
     """Settings of the job that this step needs, used by the recipes in the documentation."""

@@ -80,7 +80,7 @@ def _count(counts: Provenance, table: pa.Table) -> None:
 
 
 def _header(counts: Provenance, rows: int, features: str) -> list[str]:
-    """Return the YAML block; every value from the data is quoted as JSON, which YAML reads."""
+    """Return the lines of the YAML block. Every value from the data is quoted as JSON, which YAML can read."""
     languages = [json.dumps(lang) for lang, _ in counts.languages.most_common() if lang != "not told"]
     made = any(method != "seed" for method in counts.methods)
     lines = ["---", "pretty_name: Gristmill dataset"]

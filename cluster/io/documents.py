@@ -47,7 +47,7 @@ class Document:
     pages: tuple[int, ...] = ()
     """Character offset of each page, for formats that have pages."""
     problems: tuple[tuple[int, str], ...] = ()
-    """Pages that could not be read, counted from 1, each with its problem."""
+    """Pages that could not be read, each as (number from 1, problem)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def export(
 
 
 def _export(store: Store, name: str, path: Path, goal: Target, how: Choices) -> ExportResult:
-    """Write to a path on this machine."""
+    """Write the dataset to a local path."""
     dropped = how.get("dropped", False)
     use = _column_use(_chosen(store, name, dropped=dropped))
     out = _Out(ExportOptions(goal.form, use, **how), goal.compression)
@@ -218,7 +218,7 @@ def _write_parquet(path: Path, tables: Iterable[pa.Table]) -> int:
 
 
 def _pairs(field_: pa.Field) -> pa.Field:
-    """Return a column with maps turned into lists of (key, value), because many readers know no maps."""
+    """Return a column in which lists of (key, value) replace maps, because many readers do not support maps."""
     if not pa.types.is_map(field_.type):
         return field_
     pair = pa.struct([pa.field("key", pa.string(), nullable=False), field_.type.item_field.with_name("value")])

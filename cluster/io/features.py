@@ -12,7 +12,7 @@ Kind = Any
 """The type of a column: a name, a list of one kind, a table of kinds by name, or None if all values are null."""
 DTYPES: Mapping[type, str] = {str: "string", bool: "bool", int: "int64", float: "float64"}
 ANY = "json"
-"""The kind of values that have no single type, such as text and parts, or the schemas of tools."""
+"""The kind of values that have no single type, such as contents that are text or parts, or the schemas of tools."""
 
 
 class Features:

@@ -16,7 +16,7 @@ ExportForm = Literal["parquet", "jsonl", "sharegpt", "alpaca", "preference", "fe
 GROUPED = frozenset({"preference"})
 """Forms in which one row is made of several samples."""
 SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
-"""Roles as the ShareGPT form names them."""
+"""The names of roles in the ShareGPT form."""
 
 
 class MisfitError(Exception):
@@ -73,7 +73,7 @@ class ExportOptions:
 def rows_of(
     samples: Iterable[Sample], how: ExportOptions, misfits: Callable[[Sample, str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of samples; call `misfits` for each sample that the form cannot hold, with the reason."""
+    """Yield the rows of samples. For each sample that the form cannot hold, call `misfits` with it and the reason."""
     if how.form in GROUPED:
         yield from _pairs_of(samples, how, misfits)
         return
@@ -111,7 +111,10 @@ def _messages(sample: Sample, how: ExportOptions) -> dict[str, Any]:
 
 
 def _tags_and_scores(sample: Sample, census: ColumnUse) -> dict[str, Any]:
-    """Return the tags and scores with the same names in every row. Readers infer the columns from the first rows."""
+    """Return the tags and scores of a sample, with the same names in every row.
+
+    Readers infer the columns from the first rows.
+    """
     made: dict[str, Any] = {}
     if census.tags:
         made["tags"] = {tag: sample.tags.get(tag, "") for tag in sorted(census.tags)}
@@ -121,7 +124,7 @@ def _tags_and_scores(sample: Sample, census: ColumnUse) -> dict[str, Any]:
 
 
 def _weight(row: dict[str, Any], sample: Sample, census: ColumnUse) -> dict[str, Any]:
-    """Return the weight of a row in training, for forms without scores, if any sample has a weight."""
+    """Return the column with the weight in training, or nothing if the row has scores or no sample has a weight."""
     if WEIGHT not in census.scores or "scores" in row:
         return {}
     return {"weight": shortest(sample.scores.get(WEIGHT, 1.0))}
@@ -246,7 +249,7 @@ def _prompt(sample: Sample, how: ExportOptions) -> dict[str, Any]:
 
 
 def _split(sample: Sample) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """Return the prompt and the last answer."""
+    """Return the turns of the prompt, and the last answer."""
     if sample.messages[-1].role != "assistant" or len(sample.messages) < 2:
         raise MisfitError("does not end with an answer, must end with the assistant's turn")
     return sample.messages[:-1], sample.messages[-1:]

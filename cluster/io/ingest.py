@@ -260,7 +260,7 @@ class _Pass:
         """Refuse a source without a kept row.
 
         Raises:
-            JobError: with the first bad row, if there is one.
+            JobError: if no row is kept. The message has the first bad row, if there is one.
         """
         if not any(shard.kept for shard in shards):
             names = ", ".join(file.name for file in self.files)
@@ -278,7 +278,7 @@ class _Pass:
                 yield from self._samples(number, file, piece, shape or "document", whole=piece is row)
 
     def _pieces(self, file: File, row: Row, shape: str) -> Iterator[Row]:
-        """Yield the chunks of a document as rows, and any other row as it is."""
+        """Yield the chunks of a document as rows, and any other row unchanged."""
         size, document, tags = self.source.chunk_chars, row.document, {"document": file.digest[: ids.SHORT_HEX]}
         place, columns = "", row.columns or {}
         if document is None and size and shape == "document":
@@ -354,7 +354,11 @@ class _Pass:
 
 
 def _detected(file: File, begin: Sequence[Row]) -> str:
-    """Return the first shape that one of the first rows has, or the empty string if no row could be read."""
+    """Return the first shape that any of the first rows has, or the empty string if no row could be read.
+
+    Raises:
+        JobError: if rows could be read, but none has a shape.
+    """
     found = {tuple(row.columns) for row in begin if row.columns is not None}
     columns = {name for names in found for name in names}
     shape = detect(found)

@@ -45,11 +45,11 @@ class RowShape:
     """One shape: the columns by which it is recognised, the columns that it reads, and the function that reads them."""
 
     needs: tuple[tuple[str, ...], ...]
-    """Groups of columns; a row must have at least one column of each group."""
+    """Groups of columns. A row must have at least one column of each group."""
     read: Callable[[Columns], Sequence[Conversation]]
     """Returns the conversations of a row: one, or the candidates for one prompt."""
     optional: frozenset[str] = frozenset()
-    """Further columns that are read."""
+    """Further columns that the shape reads if they are there."""
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Say whether a row with these columns has this shape."""
@@ -75,12 +75,12 @@ def alpaca_of(row: Columns) -> list[Conversation]:
 
 
 def completion_of(row: Columns) -> list[Conversation]:
-    """Read a prompt and its completion; either may be text or a list of turns."""
+    """Read a prompt and its completion. Each of them is text or a list of turns."""
     return single(row, (*_turns(row, PROMPTS, "user"), *_turns(row, REPLIES, "assistant")))
 
 
 def label_of(row: Columns) -> list[Conversation]:
-    """Read a text and its label: the label is the assistant's turn and `tags["label"]`."""
+    """Read a text and its label. The label becomes the assistant's turn and `tags["label"]`."""
     name = present(row, LABELS)
     value = row.get(name)
     label = value.strip() if isinstance(value, str) else number_text(value, name, "a word or a number")
@@ -90,7 +90,7 @@ def label_of(row: Columns) -> list[Conversation]:
 
 
 def document_of(row: Columns) -> list[Conversation]:
-    """Read one plain text: a conversation of one user turn, which has no answer yet."""
+    """Read one plain text. The conversation has one user turn, and no answer yet."""
     return single(row, (Message("user", text_of(row, TEXTS)),))
 
 
@@ -199,7 +199,7 @@ def _dialogue(row: Columns) -> tuple[Message, ...]:
 
 
 def _instruction(row: Columns) -> Message:
-    """Return the user's turn made of an instruction and its input."""
+    """Return the user's turn, made of an instruction and its input."""
     instruction, name = text_of(row, ("instruction",)), present(row, GIVEN)
     given = row.get(name) or ""
     if not isinstance(given, str):

@@ -27,7 +27,7 @@ SPEAKERS = {
 """The role for each name of a speaker in outside data. Case, outer spaces, `-` and `_` do not count."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 THOUGHT_PARTS = frozenset({"thinking", "reasoning"})
-"""Types of parts that are thoughts; the text is in the key of the same name."""
+"""Types of parts that are thoughts. The text of the thought is in the key of the same name."""
 TRAINED = ("train", "training", "loss", "loss_mask", "weight")
 """Flags of a turn that say whether the assistant's words are trained on. The flag `mask` means the opposite."""
 TURN_KEYS = frozenset(
@@ -194,7 +194,7 @@ def _call(value: object, where: str) -> ToolCall:
 
 
 def _require_clean(arguments: str, name: str) -> None:
-    """Refuse JSON that no dataset can hold. Text that is not JSON, which models sometimes write, stays as it is."""
+    """Refuse JSON that no dataset can hold. Text that is not JSON is accepted, because models sometimes write it."""
     try:
         gate.parse(arguments)
     except gate.GateError as error:
@@ -248,7 +248,7 @@ def blank(text: str | None) -> bool:
 
 
 def from_json(value: object, name: str, wanted: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Return the value of JSON text, None for empty text, and any other value as it is."""
+    """Return the value of a JSON text, and None for empty text. A value that is not text is returned unchanged."""
     if not isinstance(value, str):
         return value
     if not value.strip():

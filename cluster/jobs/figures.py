@@ -18,13 +18,13 @@ class Figures:
     """Number that is increased when a field changes its name or meaning."""
 
     rows: int
-    """Rows that were read or made."""
+    """Number of rows that were read or made."""
     kept: int
-    """Rows that are kept for later jobs."""
+    """Number of rows that are kept for later jobs."""
     prompt_tokens: int | None = None
-    """Tokens that a model read."""
+    """Number of tokens that a model read."""
     tokens: int | None = None
-    """Tokens that a model wrote, or that it was trained or scored on."""
+    """Number of tokens that a model wrote, or that it was trained or scored on."""
     seconds: float | None = None
     tokens_per_s: float | None = None
 

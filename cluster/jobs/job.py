@@ -83,12 +83,12 @@ class Plan:
     samples: int = 0
     """Samples that `generate` is asked for, or that another job reads. It is 0 if this is not known before the run."""
     kept: int = 0
-    """Samples that are expected to be kept."""
+    """Expected number of kept samples."""
     actors: int = 0
     cpus: float = 0
     gpus: float = 0
     tokens: int = 0
-    """Estimated tokens of all prompts and replies."""
+    """Estimated number of tokens of all prompts and replies."""
     notes: list[str] = field(default_factory=list)
 
 

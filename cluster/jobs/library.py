@@ -62,7 +62,7 @@ class Dataset:
         return table if columns is None else table.select(list(columns))
 
     def samples(self, *, dropped: bool | None = False) -> list[Sample]:
-        """Return the samples as values: messages, scores, tags, drop reason."""
+        """Return the samples as values with messages, scores, tags and drop reason."""
         return from_table(self.table(dropped=dropped))
 
     def to_pandas(self, *, dropped: bool | None = False) -> "pandas.DataFrame":

@@ -84,7 +84,7 @@ class VllmEncoder:
 
 
 def _longest(settings: Embedding) -> int:
-    """Return the most tokens of a text that both the settings and the model allow."""
+    """Return the number of tokens of a text that are read: the lower limit of the settings' and the model's."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(models.local(settings.model))

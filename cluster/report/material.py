@@ -166,7 +166,7 @@ def _reasons(store: Store, name: str) -> Counter[str]:
 
 
 def plain_reason(reason: str) -> str:
-    """Return a drop reason without the ids and numbers of its one sample."""
+    """Return a drop reason without the ids and numbers in it, which differ between samples."""
     kind, colon, why = reason.partition(": ")
     why = _WHOLE.sub("…", _DECIMAL.sub("", _ID.sub("another sample", why)))
     return f"{kind}{colon}{' '.join(why.split())}"

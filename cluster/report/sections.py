@@ -23,7 +23,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart: a Plotly figure with a title and a sentence."""
+    """One chart: a Plotly figure with a title and a note."""
 
     title: str
     figure: Mapping[str, Any]

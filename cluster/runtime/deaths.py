@@ -11,7 +11,7 @@ from gristmill.cluster.contract.settings import Settings
 LONGEST = 300
 """Most characters of Ray's text in one of our lines. The log has the complete text."""
 NUM_TOP = 3
-"""Number of the largest processes that a line names."""
+"""Number of processes that a line names, the largest ones."""
 _USED = re.compile(r"([\d.]+) ?GB used / ([\d.]+) ?GB")
 _PROCESS = re.compile(r"^ *\d+\s+([\d.]+)\s+(\S.*)$", re.MULTILINE)
 

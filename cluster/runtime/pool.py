@@ -47,7 +47,7 @@ class Pool(Generic[W, R]):
     in_flight: int = 2
     """Number of pieces that an actor has at a time. With two or more, it has its next piece when it finishes one."""
     split: Callable[[W], Sequence[W]] = lambda piece: (piece,)
-    """Cuts a piece that ended two actors."""
+    """Cuts a piece that ended two actors into smaller ones. By default a piece is not cut."""
     give_up: Callable[[W, Exception], bool | None] | None = None
     """Called with a piece that ended two actors and cannot be cut, and the last error. It returns whether to end, like
     `done`. Without it, the run fails."""

@@ -227,7 +227,7 @@ class Store:
         return self.exists(name, MANIFEST)
 
     def commit(self, manifest: Manifest, figures: Mapping[str, Any] | None = None) -> None:
-        """Complete a folder: write the figures, then the manifest, then delete the commit files of the shards."""
+        """Complete a folder: write its figures, write its manifest, and then delete the commit files of its shards."""
         self.write_json(dict(figures or {}), manifest.name, FIGURES)
         self.write_json(asdict(manifest), manifest.name, MANIFEST)
         for shard in manifest.shards:

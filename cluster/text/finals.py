@@ -1,4 +1,4 @@
-"""The final answer of a worked solution: the boxed text, the text after `####` or `answer is`, or the last line."""
+"""The final answer of a solution: the text in a box, the text after `####` or `answer is`, or the last line."""
 
 import re
 import unicodedata

@@ -85,7 +85,7 @@ def simplified() -> dict[int, int]:
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the units by which texts are compared: words, and pairs of characters in scripts without spaces."""
+    """Return the units by which texts are compared: words, or pairs of characters for scripts without spaces."""
     found: set[str] = set()
     for run in _UNITS.findall(unicodedata.normalize("NFKC", text).casefold()):
         if _UNSPACED.match(run) and len(run) > 1:

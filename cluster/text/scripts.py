@@ -28,7 +28,7 @@ HANGUL = Ranges(((0xAC00, 0xD7AF),))
 UNSPACED = Ranges(sorted((*HAN, *KANA, (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF))))
 """Scripts that are written without spaces: Han, kana, Thai, Lao, Burmese and Khmer."""
 WIDE_SIGNS = Ranges(((0x3000, 0x303F), (0xFF00, 0xFFEF)))
-"""Signs of Chinese and Japanese text, and full-width forms."""
+"""Punctuation of Chinese and Japanese text, and full-width forms."""
 
 _HAN, _KANA, _HANGUL = (re.compile(f"[{script}]") for script in (HAN, KANA, HANGUL))
 _LETTER = rf"[^\W\d_{HAN}{KANA}{HANGUL}]"

@@ -12,7 +12,7 @@ from gristmill.cluster.text.words import whole
 MARK = re.compile(r"\[([^\[\]()\n]+)\]\(([^()\n]+)\)")
 _SPECIAL = re.compile(r"([.^$*+?{}\[\]\\|()/])")
 MAX_MARKED_CHARS = 40
-"""Most characters of marked words that a model may write."""
+"""Most characters of the words in one mark that a model may write."""
 
 
 class Span(NamedTuple):

@@ -1,1 +1,1 @@
-"""Readers: files of outside data, local or by URI, become rows that know their place in the file."""
+"""Readers of files of outside data, which are local or at a URI. Each row knows its place in the file."""

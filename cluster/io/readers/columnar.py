@@ -128,7 +128,10 @@ def _plainly(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _named(feature: Any, where: str) -> Callable[[Any], Any] | None:  # noqa: ANN401 - JSON of another library
-    """Return the function that replaces class labels in a column by their names, at any depth; None without labels."""
+    """Return the function that replaces the numbers of class labels in a column by their names, at any depth.
+
+    Return None if the column has no class labels.
+    """
     if isinstance(feature, list) and len(feature) == 1:  # how versions before 4 write a list
         return _each(_named(feature[0], f"{where}[]"))
     if not isinstance(feature, dict):

@@ -19,7 +19,7 @@ NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 @dataclass
 class _Lines:
-    """The lines of a file; a line that was read too early can be put back."""
+    """The lines of a file. A line that was read too early can be put back."""
 
     source: Iterator[Line]
     back: deque[Line] = field(default_factory=deque)
@@ -108,7 +108,7 @@ def require_distinct(name: str, columns: list[str]) -> None:
 
 
 def _begin(taken: _Lines) -> Line | None:
-    """Return the next line that is not empty; empty lines between rows are skipped."""
+    """Return the next line that is not empty, or None at the end."""
     while (line := taken.take()) and not line.text and not line.problem:
         pass
     return line

@@ -148,7 +148,7 @@ def _split(uri: str) -> tuple[str, str]:
 def _matches(pattern: Path) -> list[Path]:
     """Return the files that a pattern matches, without hidden files and hidden folders unless the pattern names them.
 
-    A part of the pattern that exists as it is written, such as a folder `data[1]`, is a name and not a pattern.
+    If the beginning of the pattern exists under this name, such as a folder `data[1]`, it is a name and no pattern.
     """
     root, parts = Path(pattern.anchor), list(pattern.relative_to(pattern.anchor).parts)
     while parts and (root / parts[0]).exists():

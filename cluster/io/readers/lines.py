@@ -13,11 +13,11 @@ LONGEST_LINE = 1 << 27
 """Most bytes of a line. The rest of a longer line is skipped, so that a small compressed file cannot fill the
 memory."""
 RAW_CHARACTERS = 4_000
-"""Characters of a bad row that are kept in its dropped sample."""
+"""Most characters of a bad row that are kept in its dropped sample."""
 
 
 BOM = "\ufeff"
-"""The byte order mark. Where files were joined, it is also at the beginning of later lines."""
+"""The byte order mark. If files were joined, it is also at the beginning of later lines."""
 _OUTER = " \t\r\n\x0b\x0c\u00a0\u3000\u200b\ufeff"
 
 
