@@ -1,8 +1,8 @@
 """Finds the answers of a conversation in the texts that the model's own chat template renders.
 
 At inference the model gets the conversation before an answer, with the header of the next turn, and writes the answer
-with its stop token. So in training, exactly that text comes before the answer. Most templates render an answer in the
-same way whether or not turns follow it, and one text has all answers. Other templates show an earlier answer in another
+with its stop token. So in training, exactly that text comes before the answer. With most templates, an answer looks the
+same whether or not turns follow it. Then one text has all answers. Other templates show an earlier answer in another
 form than the model wrote it: without its thought (Qwen3, DeepSeek-R1), with another end (gpt-oss), or after a system
 turn at another place (Mistral). Then each such answer gets a text of its own, in which it is the last turn.
 

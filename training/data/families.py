@@ -75,7 +75,7 @@ def links(table: pa.Table) -> Links:
 
 
 def near_rows(table: pa.Table) -> tuple[Ints, Ints]:
-    """Return pairs of kept rows whose conversations, or whose instructions, are near copies."""
+    """Return the pairs of kept rows with conversations or instructions that are near copies of each other."""
     kept = np.flatnonzero(table["dropped"].is_null().to_numpy())
     rows = from_table(table.take(pa.array(kept)))
     pairs = [near_copies(texts(rows)) for texts in (_conversation, _instructions)]

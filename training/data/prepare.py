@@ -99,7 +99,7 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
         output: the job's folder.
         inputs: names of complete SAMPLES datasets by role: `samples`; and `validation`, `seeds` or `test…` if the
             settings need them.
-        model: local folder of the model, whose tokenizer and chat template are used.
+        model: local folder of the model, with its tokenizer and chat template.
         job: the settings.
 
     Raises:
@@ -195,7 +195,7 @@ def held_out(store: Store, output: str) -> pa.Table:
 
 
 def trained_on(store: Store, output: str) -> pa.Table:
-    """Return the rows that a finished training trained on: those neither dropped, held out nor left out."""
+    """Return the rows that a finished training trained on."""
     table = store.read(store.manifest(output).inputs["samples"])
     gone = {*held_out(store, output)["id"].to_pylist(), *chain(*store.read_json(output, LEFT_OUT).values())}
     kept = usable(table)[0] & np.array([name not in gone for name in table["id"].to_pylist()])

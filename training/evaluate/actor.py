@@ -54,7 +54,7 @@ class Scorer:
         """Tokenise and pack the samples, and choose the precision.
 
         Args:
-            model: folder of the tuned model, whose tokenizer has the chat template of its training.
+            model: folder of the tuned model. Its tokenizer has the chat template of the training.
             samples: the conversations.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Fine-tuning of an encoder with a head on labelled texts, which confirms or contradicts what the probe found.
+"""Fine-tuning of an encoder with a head on labelled texts, to confirm or contradict the result of the probe.
 
 Source: AdamW with a warm-up, no decay of biases and norms, and enough steps for few texts: Mosbach et al. 2021, On the
 Stability of Fine-tuning BERT, arXiv:2006.04884, section 6. Departures: fewer steps by default; the head reads the mean

@@ -51,9 +51,9 @@ def by_family(values: Floats, families: NDArray[np.int64]) -> Floats:
 def interval(sums: Floats, sizes: Floats, *, draws: int, seed: int) -> Interval:
     """Return `sum(sums) / sum(sizes)` with its 95 % interval over families.
 
-    The standard error is that of the jackknife over families. From 20 families on it is multiplied by the 95 % quantile
-    of |t| over bootstrap draws of families. With fewer it is multiplied by Student's quantile, whose degrees of freedom
-    are one less than the effective number of families, (sum of sizes)^2 / (sum of squared sizes).
+    The standard error comes from the jackknife over families. With 20 families or more, it is multiplied by the 95 %
+    quantile of |t| over bootstrap draws of families. With fewer, it is multiplied by Student's quantile. The degrees of
+    freedom are then one less than the effective number of families, (sum of sizes)^2 / (sum of squared sizes).
 
     Args:
         sums: [families] the summed value of each, such as nats of difference.

@@ -53,7 +53,7 @@ def token_losses(
         how: how losses are computed.
 
     Returns:
-        [rows, kept] float32 losses in nats, 0 where the label is ignored, and [kept] positions of their labels.
+        [rows, kept] float32 losses in nats, 0 for ignored labels; and [kept] positions of the labels.
     """
     import torch
     from torch.nn.functional import cross_entropy

@@ -1,6 +1,6 @@
 """NEFTune: uniform noise on the embeddings of a sample while it is trained on.
 
-Source: Jain et al. 2023, arXiv:2310.05914, algorithm 1. Departures: in a packed row, the length is that of the sample.
+Source: Jain et al. 2023, arXiv:2310.05914, algorithm 1. Departures: in a packed row, each sample has its own length.
 """
 
 from collections.abc import Iterator, Mapping

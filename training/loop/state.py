@@ -1,4 +1,4 @@
-"""What a worker has while it trains: its plan, the model in DeepSpeed's engine, its data, and how it computes."""
+"""The state of a worker: its plan, the model in DeepSpeed's engine, its data, and the way it computes."""
 
 import logging
 import time

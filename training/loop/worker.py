@@ -154,7 +154,7 @@ def _keep(worker: TrainState, held: Sequence[stopping.Measured]) -> stopping.Mea
 
     Args:
         worker: the live objects.
-        held: held-out losses, of which the last one is that of the present weights.
+        held: held-out losses; the last one belongs to the present weights.
     """
     kept = stopping.best(held) if worker.plan.job.keep == "best" else held[-1]
     if kept.step != held[-1].step:

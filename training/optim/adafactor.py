@@ -13,7 +13,7 @@ class Adafactor(Optimizer):
 
     A step is at most the learning rate times the root mean square of the weights that it changes.
 
-    Source: Shazeer & Stern 2018, arXiv:1804.04235, algorithm 4. Departures: those of `torch.optim.Adafactor`; its
+    Source: Shazeer & Stern 2018, arXiv:1804.04235, algorithm 4. Departures: as in `torch.optim.Adafactor`, where the
     learning rate is an upper limit of the relative step.
     """
 

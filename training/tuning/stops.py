@@ -1,8 +1,8 @@
 """The stop token of a trained model: the token that ended answers in training also ends them at inference.
 
 A base model often stops at another token than the one that ends turns in a chat template. Inference engines read the
-stop tokens from `generation_config.json`, and some from the tokenizer. Both must have them, or the model goes on after
-each answer.
+stop tokens from `generation_config.json`, and some from the tokenizer. Both must have the stop token of the template.
+Otherwise the model goes on after each answer.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The scorers of `[evaluate.suites]`, one file each; this union is the whole registry."""
+"""The scorers of `[evaluate.suites]`, one file each. `Known` is the registry of the built-in ones."""
 
 from typing import Annotated
 

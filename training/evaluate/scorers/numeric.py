@@ -26,7 +26,7 @@ class Numeric(Written):
     """Largest difference that still counts as right, as a share of the right number."""
 
     def refuse(self, item: Item) -> str:
-        """Refuse an item whose answer has no number."""
+        """Refuse an item if its answer has no number."""
         return "" if number_of(item.answer) is not None else "answer has no number"
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:

@@ -14,7 +14,7 @@ class Translation(Written):
     `answers`, a JSON list.
 
     Source: Popović 2015, chrF, WMT15; Papineni et al. 2002, BLEU, ACL; Post 2018, A Call for Clarity in Reporting BLEU
-    Judgements, arXiv:1804.08771 (sacrebleu, whose values these are).
+    Judgements, arXiv:1804.08771 (sacrebleu, which computes the values).
     """
 
     kind: Literal["translation"] = "translation"

@@ -32,7 +32,7 @@ def measures(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -
 
     Args:
         scorer: the suite's scorer.
-        judged: all items with the model's values, none of which is null.
+        judged: all items with the model's values; no value is null.
         base: the same items with the base model's values.
     """
     reduce = REDUCERS.get(scorer.kind)
