@@ -36,7 +36,7 @@ BEST: Prefer = ("judge", "length")
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The samples that are still kept, in the order of their ids, from which a selector chooses."""
+    """The samples among which a selector chooses: all that are still kept, in the order of their ids."""
 
     samples: Samples
     rows: Int
@@ -59,7 +59,7 @@ class View:
 
     @property
     def scores(self) -> Mapping[str, Float32]:
-        """[n] values by name; NaN for a sample without the score."""
+        """[n] values of each score, by name; NaN for a sample without the score."""
         return {name: values[self.rows] for name, values in self.samples.scores.items()}
 
     @property
@@ -175,9 +175,9 @@ class Choice:
     """[n] id of the sample that represents a dropped row, from this view or a view in `beside`; empty where there is
     none."""
     scores: Mapping[str, Float32] = field(default_factory=dict)
-    """[n] new scores by name, NaN for a sample that gets none; higher is better."""
+    """[n] values of each new score, by name; NaN for a sample that gets no such score. Higher is better."""
     tags: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    """[n] new tags by name, None for a sample that gets none."""
+    """[n] values of each new tag, by name; None for a sample that gets no such tag."""
     cut: Mapping[int, Turns] = field(default_factory=dict)
     """The new turns of each sample whose text the step shortened, by row; later steps read these turns."""
     figures: Mapping[str, float | str] = field(default_factory=dict)
@@ -253,7 +253,7 @@ class Deduplicator(Selector):
     the samples differ decides: the sample with the higher value stays. If no score differs, the sample with the lower
     id stays."""
     answers: bool = True
-    """Whether samples with different short answers, stated results or labels count as different, see
+    """Whether samples count as different if their short answers, stated results or labels differ, see
     `duplicates.copies`."""
     max_group: float = Field(default=0.05, gt=0, le=1)
     """Largest share of all samples that may be lost to a single sample, before the job stops. Half of the samples, but

@@ -8,7 +8,7 @@ from gristmill.cluster.jobs.figures import Figures
 
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
-    """Results of one step."""
+    """The figures of one step."""
 
     kind: str
     rows: int
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
-    """Samples that mean similar things."""
+    """A group of samples that mean similar things."""
 
     name: str
     rows: int
@@ -46,7 +46,7 @@ class Topic:
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownScript:
-    """Samples that are not compared by meaning, because the encoder does not know their script."""
+    """A script that the encoder does not know; samples in this script are not compared by meaning."""
 
     model: str
     script: str
@@ -57,7 +57,7 @@ class UnknownScript:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectFigures(Figures):
-    """Results of `[select]`."""
+    """The figures of `[select]`."""
 
     input_rows: int
     """Rows of the input, including those that were dropped before."""

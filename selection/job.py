@@ -100,7 +100,7 @@ class Select(Job):
         return super().sources() | beside
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the seeds as an input, because the report's map shows them with the samples made from them."""
+        """Return the seeds as a further input, because the map in the report shows seeds together with samples."""
         return {"seeds": outputs["ingest"]} if self.embeds and "ingest" in outputs else {}
 
     def plan(self, store: Store, work: Work) -> Plan:
@@ -127,7 +127,7 @@ class Select(Job):
         return plan
 
     def make(self, run: Run, work: Work) -> SelectFigures:
-        """Embed, choose, and write the result."""
+        """Embed the samples, choose among them, and write the output."""
         return Selecting(self, run, work, open_encoder).make()
 
     def _vectors(self, samples: str) -> str:
@@ -280,7 +280,7 @@ class Selecting:
         return replace(view, vectors=self._matrix(name, pool, wanted))
 
     def _note(self, step: Selector, view: View, choice: Choice, seconds: float) -> None:
-        """Add the results of a step to the figures."""
+        """Add the figures and the pairs of a step to those of the job."""
         gone = choice.reason[~choice.kept]
         counts = np.bincount(gone, minlength=len(choice.reasons))
         self.steps.append(

@@ -25,7 +25,7 @@ from gristmill.selection.figures import SelectFigures
 from gristmill.selection.job import Select
 
 Step = str | Mapping[str, Any] | Selector
-"""A kind such as `"minhash"`, a table as in a recipe, or a selector."""
+"""A step: its kind, such as `"minhash"`, a table as in a recipe, or a selector."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ MAX_PAIR_TEXT = 600
 
 
 class SelectPresentation(Presentation[SelectFigures]):
-    """A stage of the funnel for each step, and a section for each kind of figures."""
+    """The select job in the report: a stage of the funnel for each step, and a section for each kind of figures."""
 
     def flow(self, left: int, material: Material, figures: SelectFigures) -> Iterator[Stage]:
         """Yield, for each step, a stage with the number of samples that are left after it."""

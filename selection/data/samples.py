@@ -29,7 +29,7 @@ class Memo(Protocol):
 
 
 class MemoryMemo:
-    """A memo that lives as long as the process."""
+    """A memo in memory; its arrays last as long as the process."""
 
     def __init__(self) -> None:
         self._held: dict[str, Array] = {}
@@ -47,7 +47,7 @@ class Samples:
 
     tables: Tables
     ids: Ids
-    """[N] in ascending order."""
+    """[N] ids of the samples, in ascending order."""
     row_of: Int
     """For each row of the tables: its index in `ids`, -1 for a row that is not among these samples."""
     scores: Mapping[str, Float32]

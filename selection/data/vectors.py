@@ -1,4 +1,4 @@
-"""Open a dataset of vectors as the matrix of some samples, one row for each sample, in their order."""
+"""Vectors from the store as the matrix of some samples: one row for each sample, in the order of the samples."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,18 +17,24 @@ from gristmill.selection.data.samples import Array, Samples
 
 
 class Script(NamedTuple):
-    """The texts of a script among some vectors."""
+    """A script that the encoder does not know, and the texts in this script."""
 
     name: str
     rows: int
     unknown: float
-    """Mean share of the tokens that the encoder does not know."""
+    """Share of a text's tokens that the encoder does not know, 0 to 1, as a mean over the texts."""
 
 
 def scripts_of(store: Store, name: str, wanted: Ids) -> tuple[Array, list[Script]]:
-    """Return ([n] whether the encoder knows the script of each, the scripts that it does not know) of wanted vectors.
+    """Return ([n] whether the encoder knows the script of each sample, the scripts that it does not know).
 
-    A script is judged by all of its texts together. So a single text with some known characters is not compared either.
+    The encoder knows a script if the mean share of unknown tokens, over all texts in the script, is at most `UNKNOWN`.
+    So in an unknown script, even a text with some known characters is not compared.
+
+    Args:
+        store: the store of the vectors.
+        name: folder of the vectors.
+        wanted: [n] ids of the samples, ascending.
     """
     scripts, unknown = np.zeros(len(wanted), object), np.zeros(len(wanted), np.float64)
     for table in store.scan(name, ["id", "script", "unknown"]):
@@ -46,14 +52,16 @@ def scripts_of(store: Store, name: str, wanted: Ids) -> tuple[Array, list[Script
 
 
 def matrix_of(store: Store, name: str, pool: Samples, encoder: str | None = None, rows: Int | None = None) -> Matrix:
-    """Return the vectors of samples, one row each. In a local store they are memory-mapped from a file that is kept.
+    """Return the vectors of samples, one row for each sample.
+
+    In a local store the matrix is a file that later builds use again, and its rows are a memory map.
 
     Args:
-        store: where the vectors are.
-        name: their folder.
+        store: the store of the vectors.
+        name: folder of the vectors.
         pool: the samples.
-        encoder: identity that the vectors must have.
-        rows: [n] ascending rows of the samples, where not all are wanted.
+        encoder: identity of the encoder that must have made the vectors; None means any encoder.
+        rows: [n] ascending rows of the wanted samples; None means all samples.
 
     Raises:
         StoreError: when the folder has no vectors, vectors of another encoder, or no vector for a sample.
@@ -84,7 +92,7 @@ def matrix_of(store: Store, name: str, pool: Samples, encoder: str | None = None
 
 
 def _check(store: Store, name: str, encoder: str | None) -> None:
-    """Refuse a folder that does not hold vectors of the encoder."""
+    """Raise a StoreError for a folder that does not hold vectors of the encoder."""
     manifest = store.manifest(name)
     if manifest.kind != "vectors":
         raise StoreError(f"{name}: holds {manifest.kind}, must hold vectors; name the folder of an embedding")

@@ -9,7 +9,7 @@ from gristmill.selection.diversity.blocks import BLOCK_ROWS, BlockChoice, blocks
 from gristmill.selection.kernels import kernel_with
 
 WIDTH = 0.25
-"""The value of 1 - cosine at which the similarity of two rows is 1/e."""
+"""If 1 - cosine of two rows has this value, their similarity is 1/e."""
 LEAST = 1e-10
 """A row adds nothing new if its squared distance to the span of the chosen rows is smaller than this. Smaller numbers
 come from rounding."""

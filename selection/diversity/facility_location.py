@@ -1,4 +1,4 @@
-"""Facility location: choose a budget of rows such that every row has a chosen one that is similar to it."""
+"""Facility location: choose rows such that every row is similar to one of the chosen rows."""
 
 import numpy as np
 

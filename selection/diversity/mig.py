@@ -103,7 +103,7 @@ def _begin(
     propagated: tuple[Int, Int, Float64],
     state: tuple[Float64, Float64, Float64],
 ) -> None:
-    """Compute the pull of every tag and the first bound of every row."""
+    """Compute the pull of every tag, and the first upper bound of every row's information."""
     slope, pull, bound = state
     for t in range(len(pull)):
         pull[t] = _pull(t, propagated[0], propagated[1], propagated[2], slope)

@@ -33,7 +33,7 @@ SHORT = 3
 
 
 class TagMatrix(NamedTuple):
-    """The tags of n samples, as a sparse matrix."""
+    """The tags of n samples, as a sparse [n, T] matrix."""
 
     names: tuple[str, ...]
     """[T] names of the tags, in ascending order."""

@@ -31,7 +31,7 @@ TILE_ROWS = 1024
 """Number of rows on each side of one product. The cosines take 4 MiB, which stay in the cache while they are
 searched."""
 SAMPLE_ROWS = 64
-"""Number of rows for each cluster in the sample on which k-means is fitted."""
+"""The sample on which k-means is fitted has this many rows for each cluster."""
 TIERS = (0.998, 0.996, 0.99, 0.975, 0.95, 0.0)
 """Lower bounds of the ranges of cosines, highest first; the limit `most` is for each range."""
 Keep = Callable[[str, Callable[[], Array]], Array]
@@ -198,7 +198,7 @@ def _visits(near: Int32, base: ClusterIndex) -> Iterator[Visit]:
 
 
 class _Sides(NamedTuple):
-    """The two sides of a search for pairs, and the threshold."""
+    """The two sides of a search for pairs (queries and base rows), the threshold, and the limits."""
 
     queries: Matrix
     sketches: Float32

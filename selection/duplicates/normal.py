@@ -109,7 +109,7 @@ def normal(texts: pa.LargeStringArray) -> Normal:
 
 
 def _hard(data: Bytes) -> Points:
-    """Return the normal form of a text that `write` cannot handle, often because it has HTML entities."""
+    """Return the normal form of a text that `write` cannot process, usually because it has HTML entities."""
     text = data.tobytes().decode()
     plain = np.frombuffer(words.read(text).encode(), np.uint8)
     out = np.empty(len(plain), np.uint32)
@@ -280,7 +280,7 @@ def _normal(data: Bytes, single: Points, many: Points, left_out: Bytes, out: Poi
 
 @kernel
 def _moved(out: Points, left_out: Bytes) -> int:
-    """Move the code points that are kept to the front, and return their number."""
+    """Move the code points that are kept to the front of `out`, and return their number."""
     length, space, before, last = 0, False, SPACE, SPACE
     for n in range(len(out)):
         entry, kind = out[n], out[n] >> KIND

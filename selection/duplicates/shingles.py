@@ -44,7 +44,7 @@ Room = tuple[Key, Bytes, Key, Points, Units, Bytes, Points]
 
 
 class ShingleSpec(NamedTuple):
-    """The settings of shingles and signatures."""
+    """The unit and the size of shingles."""
 
     unit: Unit
     size: int

@@ -49,7 +49,7 @@ RUN = 6
 OLDEST = np.uint64(pow(int(ODD_2), RUN, 1 << 64))
 """Factor of the first unit of a run when it leaves the sum of the run."""
 FIRST = np.uint64(int(ODD) * int(OLDEST) % (1 << 64))
-"""Initial value of the sum of a run."""
+"""Number that is added to the sum of every run, as if the sum began with `ODD`."""
 SHARE, FEWEST, MANY_TEXTS = 0.04, 4, 20
 """A run is shared if at least the share `SHARE` of the texts in the sample have it, but at least `FEWEST` texts;
 `MANY_TEXTS` texts are always enough."""

@@ -24,10 +24,10 @@ an Arrow column can hold 2 GiB."""
 
 
 class Decisions:
-    """Decisions on all samples: reasons, winners, new scores and tags, shortened turns."""
+    """The decisions on all samples: reasons, samples that they lost to, new scores and tags, shortened turns."""
 
     def __init__(self, pool: Samples, silent: Ids) -> None:
-        """Begin with no sample dropped, except those without text."""
+        """Begin with all samples kept; `silent` are the ids of samples without text, which will be dropped."""
         size = len(pool.ids)
         self._samples, self._silent = pool, silent
         self._reason, self._reasons = np.full(size, -1, np.int32), list[str]()

@@ -56,7 +56,7 @@ class Warmup(Settings):
     batch: int = Field(default=32, gt=0)
     """Number of samples in one training step."""
     r: int = Field(default=128, gt=0)
-    """Rank of the matrices that are trained in addition to the frozen weights."""
+    """Rank of the low-rank matrices. Only these matrices are trained; the weights of the model do not change."""
     alpha: int = Field(default=512, gt=0)
     """Scale of the low-rank matrices: their product is multiplied by alpha / r."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -76,7 +76,7 @@ class Gradients(Settings):
     model: str = models.SMOLLM2
     """A causal language model. The samples that a small model chooses are useful for a large model too."""
     warmup: Warmup = Warmup()
-    """How the model is fine-tuned first."""
+    """Settings of the fine-tuning before gradients are computed."""
     checkpoints: str = ""
     """Folder of the fine-tuned checkpoints, which all machines must be able to read. By default the checkpoints are
     trained on the samples."""
@@ -162,7 +162,7 @@ class GradientEncoder:
         return unknown_shares(self._tokenizer, texts, self._settings.max_tokens)
 
     def _take(self, place: int) -> tuple[Tensor, Tensor]:
-        """Set the model to a checkpoint and return Adam's two moments there."""
+        """Load the weights of a checkpoint into the model, and return Adam's two moments at the checkpoint."""
         from safetensors.torch import load_file
         from torch.nn.utils import vector_to_parameters
 
@@ -314,7 +314,7 @@ def warm_up(settings: Gradients, texts: Sequence[str], folder: Path) -> None:
 
 
 def learning_rates(warmup: Warmup, rows: int) -> Iterator[float]:
-    """Yield the learning rate of every step: it rises over the first steps, then falls towards 0."""
+    """Yield the learning rate of every step; it rises in the first steps, and then falls towards 0."""
     total = warmup.epochs * -(-rows // warmup.batch)
     ramp = math.ceil(RAMP * total)
     for step in range(total):

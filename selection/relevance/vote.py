@@ -15,7 +15,7 @@ from gristmill.selection.kernels import parallel
 
 HALVINGS = 200
 BEYOND = 25.0
-"""From this x on, exp(x^2) erfc(x) is computed by its asymptotic series, with a relative error of 8e-9."""
+"""For x of at least this, exp(x^2) erfc(x) is computed by its asymptotic series, with a relative error of 8e-9."""
 
 
 def delta_of(epsilon: float, ratio: float) -> float:

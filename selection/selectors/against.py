@@ -183,7 +183,7 @@ def _sketches(view: View, like: MinHash, known: Common) -> Array:
 
 
 def _best(row: Int, other: Int, similarity: Float32) -> Hits:
-    """Return the most similar pair of each row; of equally similar ones, the pair with the lower other row."""
+    """Return the most similar pair of each row; of equally similar pairs, the pair with the lower other row."""
     order = np.lexsort((other, -similarity, row))
     first = order[np.flatnonzero(np.diff(row[order], prepend=-1))]
     return Hits(row[first], other[first], similarity[first])

@@ -28,8 +28,8 @@ class Complexity(Selector):
     - `mig` takes the sample that adds the most information to a graph in which similar tags share their weight. The
       weight of a sample is its score, see `score`. The computation is in `gristmill.selection.diversity.mig`.
 
-    Samples without tags are dropped. The step gives the score `tag_count`, the number of a sample's tags. With `mig` it
-    also gives `mig_gain`, the information that a sample added.
+    Samples without tags, and with `mig` samples without the score, are dropped. The step gives the score `tag_count`,
+    the number of a sample's tags. With `mig` it also gives `mig_gain`, the information that a sample added.
 
     Source: Lu et al. 2023, InsTag, arXiv:2308.07074, sections 3.2 and 5.1 and algorithm 1 (complexity-first diverse
     sampling; complexity is tags per sample, diversity the share of all tags that are covered); Chen et al. 2025, MIG,

@@ -124,7 +124,7 @@ class NgramIndex(NamedTuple):
     """The n-grams of k evaluation items by part; part 2 i is the question of item i, and part 2 i + 1 its answer."""
 
     ids: Ids
-    """[k]."""
+    """[k] id of each item."""
     sets: Int
     """[k] evaluation set of each item."""
     size: int
@@ -143,7 +143,7 @@ class NgramIndex(NamedTuple):
     places: Int
     """For each n-gram of `grams`, its place in the question of its item; -1 if it is in the answer."""
     questions: pa.LargeStringArray
-    """[k]."""
+    """[k] question of each item."""
     whole: UInt64
     """[k] a hash of each question."""
     short: dict[str, int]

@@ -56,7 +56,7 @@ class Private(Selector):
     needs_vectors: ClassVar[bool] = True
 
     private_data: Source
-    """The private samples."""
+    """The private samples: a path, or a table with path and format as for the input."""
     budget: Budget
     """Most samples that stay: a whole number, or a share of the samples that come in."""
     delta: float = Field(gt=0, lt=1)

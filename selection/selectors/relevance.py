@@ -65,7 +65,7 @@ class Relevance(Selector):
     revision: ClassVar[int] = 2  # dsir and rds choose as the authors' code does
     example: ClassVar[Mapping[str, Any]] = {"targets": "targets.jsonl", "budget": 100}
     targets: Source
-    """The target set: a path or a table, like `input`."""
+    """The target set: a path, or a table with path and format as for the input."""
     method: Literal["nearest", "rds", "dsir", "less"] = "nearest"
     """How the nearness of a sample to the targets is measured."""
     budget: Budget
@@ -76,11 +76,11 @@ class Relevance(Selector):
     highest task counts. With `dsir`, samples are chosen for one task after the other; the share of a task is its share
     of the n-grams of all targets. By default there is one task."""
     encoder: HiddenStates = HiddenStates()
-    """The model of `rds`."""
+    """The model that makes the vectors; only for `rds`."""
     gradients: Gradients = Gradients()
-    """The model of `less`."""
+    """The model that makes the gradients, and how; only for `less`."""
     dsir: NgramWeights = NgramWeights()
-    """The weights of `dsir`."""
+    """How n-grams become weights; only for `dsir`."""
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the choice, without those of the other methods."""
@@ -95,7 +95,7 @@ class Relevance(Selector):
         return {TARGETS: self.targets}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
-        """Return the vectors that the method needs: the job's, hidden states, gradients, or none."""
+        """Return the vectors that the method needs: those of the job, hidden states, gradients, or none."""
         wanted = {"nearest": job, "rds": VectorsOf(self.encoder, "chat"), "less": VectorsOf(self.gradients, "chat")}
         return wanted.get(self.method)
 
