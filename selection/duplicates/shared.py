@@ -167,7 +167,7 @@ def _median_similarity(marks: Marks, rows: Int, depth: int) -> float:
 
 
 def _extend(marks: Marks, members: Int, depth: int) -> tuple[int, int]:
-    """Return (units, hash) of a block that ends after `depth` units, or a few units later if its texts agree so far."""
+    """Return (units, hash) of a block that ends after `depth` units, or later, as long as its texts agree."""
     begin = marks.begin
     end, name = depth, int(marks.prefix[begin[members[0]] + depth - 1])
     for further in range(depth + 1, depth + BLOCK):

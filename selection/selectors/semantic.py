@@ -146,7 +146,7 @@ def same_meaning(left: tuple[View, Int], right: tuple[View, Int], *, answers: bo
 
 
 class Bags(NamedTuple):
-    """The words of texts as ascending hashes; row i has `words[ends[i] : ends[i + 1]]`, empty if not asked for."""
+    """The words of some rows as ascending hashes; row i has `words[ends[i] : ends[i + 1]]`, empty for other rows."""
 
     ends: Int
     words: UInt32
