@@ -62,7 +62,7 @@ class Select(Job):
     """The selectors, in the order in which they run. Each chooses among the samples that the selector before it
     kept."""
     seed: int = 0
-    """Seed of all random draws of the job."""
+    """Seed of the random draws of selectors, of topics and of the random baseline."""
     topics: int = Field(default=0, ge=0)
     """Number of topics that the samples are grouped into, for the report and for steps that use the tag `topic`. 0
     means one topic for each 20 samples, from 2 to 24 topics. There are topics only if a step needs vectors and there
