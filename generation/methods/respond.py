@@ -40,7 +40,7 @@ class Respond(EachInput):
     its tables sample 40, at temperature 0.7 and more); Nakano et al. 2021, WebGPT, arXiv:2112.09332, section 3
     (best-of-n by a reward); Yuan et al. 2023, arXiv:2308.01825, section 3 (rejection sampling). Departures: the system
     turn asks for `#### `, instead of eight solved problems that show it; of equally frequent final answers the first
-    wins; no top-k.
+    wins; min-p replaces top-k.
     """
 
     revision: ClassVar[int] = 2  # `答：` marks a final answer

@@ -1,4 +1,4 @@
-"""Taxonomy: a discipline, one of its subjects, sessions and key concepts of the subject, and a question about these."""
+"""Taxonomy: questions about key concepts, which the model lists by discipline, subject and session."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ DISCIPLINE = {
     ),
     "zh": "请列出{count}个人类知识与技能的学科领域，从学术的到实用的都要有，每个只用几个字。\n---\n1.",
 }
-"""Asks for disciplines, by language."""
+"""Templates by language: asks for disciplines."""
 SUBJECT = {
     "en": (
         "List {count} subjects that students of a discipline take, from first year to last, a few words each.\n---\n"
@@ -103,7 +103,7 @@ SUBJECT = {
         "专业：{discipline}\n1."
     ),
 }
-"""Asks for the subjects of a discipline, by language."""
+"""Templates by language: asks for the subjects of a discipline."""
 SESSION = {
     "en": (
         "A subject is taught in {count} class sessions. List the topic of each in order, a few words each.\n---\n"
@@ -117,7 +117,7 @@ SESSION = {
         "课程：{discipline}，{subject}\n1."
     ),
 }
-"""Asks for the sessions of a subject, by language."""
+"""Templates by language: asks for the sessions of a subject."""
 CONCEPT = {
     "en": (
         "List {count} key concepts that students must understand after a class session, a few words each.\n---\n"
@@ -131,7 +131,7 @@ CONCEPT = {
         "课：{discipline}，{subject}，{session}\n1."
     ),
 }
-"""Asks for the key concepts of a session, by language."""
+"""Templates by language: asks for the key concepts of a session."""
 QUESTION = {
     "en": (
         "Write one homework question on a class session that needs the given concepts. State everything that the "
@@ -154,7 +154,7 @@ QUESTION = {
         "课程：{discipline}，{subject}\n课：{sessions}\n概念：{concepts}\n题目："
     ),
 }
-"""Asks for the question, by language; it ends with the marker of a question."""
+"""Templates by language: asks for the question, and ends with the marker of a question."""
 ANSWER = {
     "en": "You are an expert in {discipline}. Answer the student's question correctly, in a few plain sentences.",
     "zh": "你是{discipline}方面的专家。请正确回答学生的问题，用几句简明的话。",
@@ -165,20 +165,20 @@ MARKER = re.compile(r"^(?:question|题目)\s*[:：]\s*", re.IGNORECASE)
 ANSWERED = ("answer:", "solution:", "answers:", "答案：", "解答：", "答：", "解：", "答案:", "解答:", "答:", "解:")
 BETWEEN = {"en": ", ", "zh": "、"}
 LONGEST_NAME = 12
-"""Most words of an entry of a list; a longer entry is a sentence and not a name."""
+"""Largest number of words of an entry of a list. A longer entry is a sentence and not a name."""
 
 
 class Taxonomy(Method):
-    """Ask a question about a discipline, a subject, one or two of its sessions and some of their concepts.
+    """Write a question about some key concepts of a discipline, a subject and one or two of its sessions.
 
-    Each worker asks once for each list, so all draws use the same tree. The tags `discipline`,
-    `subject`, `session` and `concepts` say what a question is about. A selector removes overlap with test sets.
+    Each worker asks once for each list, so all draws of a worker use the same tree. The tags `discipline`, `subject`,
+    `session` and `concepts` say what a question is about. Use a selector to remove overlap with test sets.
 
     Source: Li et al. 2024, GLAN, Synthetic Data (Almost) from Scratch, arXiv:2402.13064, section 2: taxonomy, subjects,
-    syllabus, questions from one or two sessions and one to five key concepts, answers by a model asked anew.
-    Departures: the disciplines are a list of ours of 32 (126 leaves checked by people in the paper), or the model's; a
-    subject has no level and no introduction; the syllabus is asked for in two calls, sessions and then the concepts of
-    one, as numbered lists that the model continues after one that is shown, because a small model loses itself in an
+    syllabus, questions from one or two sessions and one to five key concepts, answers in a separate call. Departures:
+    the disciplines are a list of 32 of our own, or the model's (the paper has 126, checked by people); a subject has no
+    level and no introduction; the syllabus takes two kinds of calls, for the sessions and for the concepts of a
+    session; each shows a numbered list before the list that the model continues, because a small model fails on an
     outline; the expert's prompt is left out of the sample.
     """
 
@@ -187,11 +187,11 @@ class Taxonomy(Method):
     guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
     learns: ClassVar[bool] = False
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
-    """Languages of the questions, as ISO 639-1, with equal chances."""
+    """Languages of the questions, as ISO 639-1 codes, with equal chances."""
     disciplines: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(DISCIPLINES))
-    """Disciplines by language; a language without any uses the English ones."""
+    """Disciplines by language. A language without disciplines uses the English disciplines."""
     num_disciplines: int = Field(default=0, ge=0)
-    """Number of disciplines to ask the model for; above 0 these replace `disciplines`."""
+    """Number of disciplines to ask the model for. If it is above 0, the model's disciplines replace `disciplines`."""
     num_subjects: int = Field(default=10, ge=1, le=50)
     """Number of subjects of a discipline."""
     num_sessions: int = Field(default=10, ge=1, le=50)
@@ -199,23 +199,23 @@ class Taxonomy(Method):
     num_concepts: int = Field(default=6, ge=1, le=20)
     """Number of key concepts of a session."""
     max_sessions: int = Field(default=2, ge=1, le=5)
-    """Most sessions that one question uses."""
+    """Largest number of sessions that one question uses."""
     max_concepts: int = Field(default=5, ge=1, le=20)
-    """Most concepts that one question uses."""
+    """Largest number of concepts that one question uses."""
     list_temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature of the lists."""
     temperature: float = Field(default=0.8, ge=0, le=2)
     """Temperature of the question."""
     max_tokens: int = Field(default=200, gt=0)
-    """Most tokens of the question."""
+    """Largest number of tokens of the question."""
     min_words: int = Field(default=5, ge=1)
-    """Least words of a question."""
+    """Smallest number of words of a question."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Most tokens of the answer."""
+    """Largest number of tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
     """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that repeats itself four times in a row."""
+    """Whether a reply ends when it repeats itself four times in a row."""
     discipline_prompts: Annotated[Prompts, slots("count")] = by_language(DISCIPLINE)
     """Templates by language: asks for disciplines."""
     subject_prompts: Annotated[Prompts, slots("count", "discipline")] = by_language(SUBJECT)
@@ -306,7 +306,7 @@ class Taxonomy(Method):
     async def _list(
         self, ask: Ask, prompts: Mapping[str, str], count: int, values: Mapping[str, str]
     ) -> tuple[str, ...]:
-        """Return the entries of a list; each worker asks for it once. `values` fill the prompt."""
+        """Return the entries of a list; each worker asks for a list once. `values` fill the prompt."""
         reply = await ask.shared(
             **template_for(prompts, values["language"]).begin(**values, count=count),
             max_tokens=16 * count,
@@ -320,12 +320,12 @@ class Taxonomy(Method):
 
 
 def listed(text: str, count: int, *, whole: bool) -> tuple[str, ...]:
-    """Return the distinct names in a numbered list, at most `count`; without the last one if the list was cut off."""
+    """Return the distinct names in a numbered list, at most `count`; a list that was cut off loses its last name."""
     found = entries(text)[: None if whole else -1]
     short = (entry.split(":")[0].split("：")[0].strip(' .。;；*"“”《》') for entry in found)
     return tuple(dict.fromkeys(name for name in short if 0 < num_words(name) <= LONGEST_NAME))[:count]
 
 
 def in_order(values: Sequence[str], count: int, rng: Random) -> list[str]:
-    """Return some of the values, in their original order."""
+    """Return `count` random values, or all if there are fewer, in their original order."""
     return [values[place] for place in sorted(rng.sample(range(len(values)), min(count, len(values))))]

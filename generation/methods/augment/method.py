@@ -44,41 +44,43 @@ Operation = Literal[
     "synonym", "insert", "swap", "delete", "punctuate", "part_of_speech", "paraphrase", "back_translate"
 ]
 SPOKEN: tuple[Operation, ...] = ("paraphrase", "back_translate")
-"""Operations that ask the model for a whole text."""
+"""Operations that ask the model for a complete text."""
 WITH_SYNONYMS: tuple[Operation, ...] = ("synonym", "insert", "part_of_speech")
 TRIES = 10
-"""Most attempts of one word operation to make a new text."""
+"""Largest number of attempts of one word operation to make a new text."""
 MAX_ASKED = 8
-"""Most words of a text for which synonyms are asked for."""
+"""Largest number of words of a text for which the model is asked for synonyms."""
 MAX_SCANNED = 2000
-"""Most seeds that are searched for labelled demonstrations."""
+"""Largest number of seeds that are searched for labelled demonstrations."""
 MAX_SHOT_WORDS = 60
 Labelled = Mapping[str, tuple[Sample, ...]]
 """Short seeds by label."""
 
 
 class Augment(EachInput[Labelled]):
-    """Make variants of a seed. One operation changes the first user turn of each; later turns stay.
+    """Make variants of an input. In each variant, one operation changes the first user turn; other turns stay.
 
-    `synonym`, `insert`, `swap` and `delete` are the four of EDA, `punctuate` is AEDA; `part_of_speech` replaces words
-    whose part of speech is clear by synonyms of the same one; `paraphrase` and `back_translate` ask the model. These
-    are never changed: numbers, code, addresses, quotations, template markers, names, negations, the answer if it is in
-    the text, and the spans in the tags of `keep`. The model's texts must contain them unchanged.
+    `synonym`, `insert`, `swap` and `delete` are the four operations of EDA. `punctuate` is AEDA. `part_of_speech`
+    replaces words that have a clear part of speech by synonyms with the same part of speech. `paraphrase` and
+    `back_translate` ask the model. The word operations never change numbers, code, addresses, quotations, template
+    markers, names, negations, the answer if it is in the text, and the spans in the tags of `keep`. The model's texts
+    must contain all of these unchanged, except negations.
 
-    A variant is dropped when it equals its input or another variant, when its embedding is too far from the input's
-    (which is not judged in a script that the encoder does not know), and, with `labels`, when the model no longer gives
-    it the input's label.
+    A variant is dropped in three cases: it equals its input or another variant; its embedding is too far from the
+    input's embedding, which is not judged in a script that the encoder does not know; or, with `labels`, the model
+    gives it another label than the input's label.
 
     Source: Wei and Zou 2019, EDA, arXiv:1901.11196, section 2 (n = alpha * length, alpha 0.1; the released code takes
     max(1, n) and keeps a word); Karimi et al. 2021, AEDA, arXiv:2108.13230, section 3 (1 to a third as many of six
     marks); Sennrich et al. 2016, arXiv:1511.06709 (back-translation), by the generating model in both directions.
-    Departures: synonyms come from a small table of our own (about 800 English and 600 Chinese words, inflected), or
-    with `synonyms = "model"` for words that it lacks from the model, because WordNet has no maintained wheel with its
-    data; English parts of speech are guessed from the table, endings and neighbours, and left open where these do not
-    decide; Chinese words and their parts of speech are jieba's; names are told by capitals, so texts all in lower case
-    have none; negations stay, since labels hang on them; an operation whose text is not new is tried again; in other
-    languages than English and Chinese the table is empty, and without spaces there are no words. Back-translation shows
-    the model three sentences between English, Chinese, French, German and Spanish, others get none.
+    Departures: synonyms come from a small table of our own (about 800 English and 600 Chinese words, inflected),
+    because WordNet has no maintained wheel with its data; with `synonyms = "model"` the model gives synonyms for words
+    that the table lacks; English parts of speech are guessed from the table, endings and neighbours, and are unknown if
+    these do not decide; Chinese words and their parts of speech come from jieba; names are recognised by capitals, so a
+    text in lower case has no names; negations stay, because labels depend on them; an operation is tried again if its
+    text is not new; languages other than English and Chinese have an empty table, and texts in other scripts without
+    spaces have no words. For back-translation between English, Chinese, French, German and Spanish the model sees three
+    translated sentences, for other languages none.
     """
 
     kind: Literal["augment"] = "augment"
@@ -87,42 +89,43 @@ class Augment(EachInput[Labelled]):
     operations: tuple[Operation, ...] = Field(default=("synonym", "insert", "swap", "delete"), min_length=1)
     """Operations, one for each variant, in a random order that repeats when there are more variants."""
     variants: int = Field(default=4, gt=0)
-    """Variants of one input."""
+    """Number of variants of one input."""
     alpha: float = Field(default=0.1, gt=0, le=1)
-    """Share of the words that an operation changes, at least one word; for `delete` the chance of each word."""
+    """Share of the words that an operation changes, at least one word. For `delete`, the chance of each word."""
     synonyms: Literal["table", "model"] = "table"
-    """Source of synonyms: the table, or also the model for words that the table lacks; each worker asks it once a
-    word."""
+    """Source of synonyms. `table`: only the table. `model`: also the model, for words that the table lacks; each worker
+    asks once for each word."""
     keep: tuple[str, ...] = ()
-    """Tags whose values are spans of the text that must stay: one span, or a JSON list of spans or of `{"text": …}`."""
+    """Tags with spans of the text that must stay. A tag has one span, or a JSON list of spans or of `{"text": …}`."""
     pivot: str = ""
-    """Language of back-translation; by default Chinese, and English for texts in other languages."""
+    """Language into which back-translation translates first; by default Chinese for English texts, and English for all
+    others."""
     min_cosine: float = Field(default=0.85, ge=0, le=1)
-    """Smallest cosine of the embeddings of input and variant; 0 embeds nothing."""
+    """Smallest cosine of the embeddings of input and variant. With 0, nothing is embedded."""
     labels: tuple[str, ...] = ()
     """Labels for a check: the model must give a variant the input's label. Without labels there is no check.
     The label of the input is its tag `label`, else its answer."""
     shots: int = Field(default=2, ge=0)
-    """Labelled seeds of each label that the model sees before it chooses."""
+    """Number of labelled seeds of each label that the model sees before it chooses."""
     max_tokens: int = Field(default=256, gt=0)
-    """Most tokens of a paraphrase or translation."""
+    """Largest number of tokens of a paraphrase or translation."""
     temperature: float = Field(default=0.7, ge=0, le=2)
-    """Temperature of a paraphrase; translations use half of it."""
+    """Temperature of a paraphrase. Translations use half of it."""
     prompts: Annotated[Prompts, slots("text")] = by_language(PARAPHRASE)
     """Templates by language: a paraphrase."""
     translate_prompts: Annotated[Prompts, slots("text", "to")] = by_language(TRANSLATE)
-    """A translation; `{to}` is the name of the language to translate into."""
+    """Templates by language: a translation. `{to}` is the name of the language to translate into."""
     synonym_prompts: Annotated[Prompts, slots("word", may=("part",))] = by_language(SYNONYM)
-    """Synonyms of a word; `{part}` is its part of speech."""
+    """Templates by language: synonyms of a word. `{part}` is its part of speech."""
     label_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(LABEL)
-    """The label of a text; `{labels}` are all of them."""
+    """Templates by language: the label of a text. `{labels}` are all labels."""
 
     def asks_model(self) -> bool:
         """Return whether any operation, the synonyms or the label check ask the model."""
         return bool(self.labels) or self.synonyms == "model" or any(name in SPOKEN for name in self.operations)
 
     async def prepare(self, snapshot: Snapshot, before: Labelled | None, ask: Ask) -> Labelled:
-        """Return short seeds of each label, one more than is shown, because an input is not shown to itself."""
+        """Return short seeds of each label: one more than `shots`, because an input is not shown as its own example."""
         del ask
         if before is not None:
             return before
@@ -134,7 +137,7 @@ class Augment(EachInput[Labelled]):
         return {label: tuple(samples) for label, samples in found.items()}
 
     async def expand(self, parents: Sequence[Sample], ask: Ask[Labelled], rng: Random) -> list[Draft]:
-        """Return the variants of one input, dropped ones among them."""
+        """Return the variants of one input, including dropped variants."""
         (parent,) = parents
         if not parent.instruction.strip():
             return [Draft(parent.messages, dropped=f"{self.kind}: no text")]
@@ -252,13 +255,13 @@ class Augment(EachInput[Labelled]):
     async def _said(self, template: Template, prompt: Prompt, text: str, temperature: float, ask: Ask) -> Reply:
         """Ask for a text in other words.
 
-        A text of one line ends with the line, another where the next text would begin.
+        A text of one line ends at the line break. A longer text ends where the next text would begin.
         """
         stop = template.stops(0) if "\n" in text.strip() else ("\n",)
         return await ask(**prompt, max_tokens=self.max_tokens, temperature=temperature, stop=stop, stop_loops=True)
 
     def _checked(self, source: "_Source", reply: Reply) -> tuple[str, str | None]:
-        """Return the text of a reply and why it is dropped, or None."""
+        """Return (the text of a reply, why it is dropped, or None)."""
         text = reply.text.strip()
         rules = {
             **cut_off(reply.finish, "reply"),
@@ -268,7 +271,7 @@ class Augment(EachInput[Labelled]):
         return text, refuse(rules)
 
     async def _consistent(self, source: "_Source", drafts: Sequence[Draft], ask: Ask[Labelled]) -> list[Draft]:
-        """Return the drafts, with those dropped that changed the input's meaning or label."""
+        """Return the drafts. Drafts that changed the input's meaning or label are dropped."""
         checked = list(drafts)
         alive = [n for n, draft in enumerate(checked) if draft.dropped is None]
         if self.min_cosine and alive:
@@ -332,7 +335,10 @@ def label_of(sample: Sample) -> str:
 
 
 def kept_spans(sample: Sample, keep: Iterable[str]) -> list[str]:
-    """Return the spans of a sample that must stay: those in the tags of `keep`, and the answer if it is a long span."""
+    """Return the spans of a sample that must stay: the spans in the tags of `keep`, and the answer if it is a span.
+
+    An answer of one character is too short to be a span.
+    """
     found = [span for tag in keep for span in _spans(sample.tags.get(tag, ""))]
     answer = sample.answer.strip()
     return [span for span in (*found, *([answer] if len(answer) > 1 else [])) if span and span in sample.instruction]

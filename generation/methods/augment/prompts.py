@@ -23,7 +23,7 @@ PARAPHRASE = {
         ("列出多喝水的三个理由。", "请给出三条应该多喝水的理由。"),
     ),
 }
-"""A text in other words, by language."""
+"""Templates by language: a text in other words."""
 PARALLEL: dict[str, tuple[str, ...]] = {
     "en": (
         "The food was cold, but the waiter was kind.",
@@ -51,12 +51,12 @@ PARALLEL: dict[str, tuple[str, ...]] = {
         "Llovió durante tres días.",
     ),
 }  # fmt: skip
-"""The same sentences by language, as demonstrated translations."""
+"""The same three sentences in each language. Pairs of them are shown as translations."""
 TRANSLATE = {
     "en": "Translate each text into {to}. All names and all numbers stay the same.\n---\nText: {text}\n{to}:",
     "zh": "请把每段文字翻译成{to}。名字和数字都不能变。\n---\n文字：{text}\n{to}：",
 }
-"""A translation, by language of the prompt."""
+"""Templates by language of the prompt: a translation."""
 NAMES = {
     "en": {"en": "English", "zh": "Chinese", "fr": "French", "de": "German", "es": "Spanish"},
     "zh": {"en": "英语", "zh": "中文", "fr": "法语", "de": "德语", "es": "西班牙语"},
@@ -78,7 +78,7 @@ films (noun): movies, pictures
 电影（名词）：影片
 {word}（{part}）：""",
 }
-"""Synonyms of a word, by language."""
+"""Templates by language: synonyms of a word."""
 PARTS = {
     "en": {"": "word"},
     "zh": {"": "词", "noun": "名词", "verb": "动词", "adjective": "形容词", "adverb": "副词"},
@@ -87,4 +87,4 @@ LABEL = {
     "en": "Say for each text which of these labels it has: {labels}.\n---\nText: {text}\nLabel: ",
     "zh": "请说出每段文字属于哪个标签：{labels}。\n---\n文字：{text}\n标签：",
 }
-"""The label of a text, by language."""
+"""Templates by language: the label of a text."""

@@ -1,8 +1,8 @@
-"""Synonyms of common English and Chinese words by part of speech, and the English inflections that they come in.
+"""Synonyms of common English and Chinese words by part of speech, and the inflections of the English words.
 
-A small table of our own for augmentation without a model: words of one group can replace each other in most sentences.
-WordNet and cilin are no dependency, because no maintained wheel has their data under a licence that allows passing it
-on.
+This is a small table of our own, for augmentation without a model: words of one group can replace each other in most
+sentences. WordNet and cilin are not used, because no maintained wheel has their data under a licence that allows
+redistribution.
 """
 
 from collections.abc import Mapping, Sequence
@@ -151,11 +151,11 @@ work labor humor wit money cash advice guidance people folks viewers fun enjoyme
 sadness sorrow joy delight anger rage fear dread acting earth wood mess muddle squandering waste bit piece kid
 child man woman lady gentleman"""
 UNINFLECTED = frozenset(_UNINFLECTED.split())
-"""Nouns without a regular plural, or without any."""
+"""Nouns without a regular plural, or without any plural."""
 _COMPARED = """
 happy glad sad big large small tiny fast quick slow smart clever bright silly funny dull"""
 COMPARED = frozenset(_COMPARED.split())
-"""Adjectives with -er and -est, with which their synonyms agree."""
+"""Adjectives with forms in -er and -est. Only these replace such a form."""
 
 
 DEGREES = "很挺太真最更超"
@@ -163,7 +163,7 @@ DEGREES = "很挺太真最更超"
 
 @cache
 def table(language: str) -> Mapping[tuple[str, str], tuple[str, ...]]:
-    """Return (word, part of speech) -> its synonyms; empty for languages other than English and Chinese."""
+    """Return the synonyms of each (word, part of speech); empty for languages other than English and Chinese."""
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for part, groups in {"en": ENGLISH, "zh": CHINESE}.get(language, {}).items():
         for group in groups.replace("\n", " ").split(";"):
@@ -203,7 +203,7 @@ def _with_e(word: str, ending: str) -> str:
 
 @cache
 def inflected() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
-    """Return English word -> its readings (lemma, part of speech, name of the form)."""
+    """Return the readings of each English word, as (lemma, part of speech, name of the form)."""
     found: dict[str, tuple[tuple[str, str, str], ...]] = {}
     for lemma, part in table("en"):
         for name, form in forms(lemma, part).items():
@@ -212,9 +212,9 @@ def inflected() -> Mapping[str, tuple[tuple[str, str, str], ...]]:
 
 
 def synonyms(word: str, part: str, language: str) -> Sequence[str]:
-    """Return the synonyms of a word in the same inflection; those of all its parts of speech if `part` is empty.
+    """Return the synonyms of a word in the same inflection. An empty `part` means all its parts of speech.
 
-    Chinese words that begin with an adverb of degree, such as 挺好吃, keep it.
+    A Chinese word that begins with an adverb of degree, such as 挺好吃, keeps this adverb.
     """
     known = table(language)
     if language == "zh" and len(word) > 1 and word[0] in DEGREES and not any((word, p) in known for p in CHINESE):

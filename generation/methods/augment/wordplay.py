@@ -45,7 +45,7 @@ NUMBERS, NEGATIONS, DETERMINERS, BEFORE_VERBS, BEFORE_ADJECTIVES, BEFORE_NOUNS, 
     frozenset(words.split()) for words in _WORDS.values()
 )
 STOP_WORDS = DETERMINERS | BEFORE_VERBS | BEFORE_ADJECTIVES | BEFORE_NOUNS | OTHERS
-"""Words without synonyms."""
+"""Words for which no synonyms are looked up."""
 NEGATIONS_ZH = ("不", "没", "未", "别", "无", "莫", "勿")
 """Beginnings of words that, like `NEGATIONS`, can reverse a label when they are moved or left out."""
 NAMES_ZH = ("nr", "ns", "nt", "nz", "m", "q", "eng")
@@ -62,7 +62,7 @@ MARKS = {"en": (".", ";", "?", ":", "!", ","), "zh": ("。", "；", "？", "："
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a text: a word, a span that stays, or the rest between them."""
+    """A piece of a text: a word, a span that stays (`fixed`), or what is between them (`gap`)."""
 
     text: str
     kind: Literal["word", "fixed", "gap"]
@@ -71,7 +71,7 @@ class Piece:
 
 
 Lookup = Callable[[Piece], Sequence[str]]
-"""Returns the words that may replace a word."""
+"""A function that returns the words that may replace a word."""
 
 
 def join(pieces: Iterable[Piece]) -> str:
@@ -92,7 +92,7 @@ def length(pieces: Sequence[Piece]) -> int:
 def take_apart(text: str, language: str, names: Iterable[str] = ()) -> list[Piece]:
     """Return the pieces of a text; `names` and all spans of `FIXED` are pieces that stay.
 
-    Of the languages without spaces, only Chinese is cut into words; texts in others have no words.
+    Among languages without spaces, only Chinese is cut into words. Texts in the other ones have no words.
     """
     given = [whole(name) for name in sorted(set(names), key=lambda name: (-len(name), name)) if name.strip()]
     pieces: list[Piece] = []
@@ -122,12 +122,12 @@ def _open(text: str, language: str, behind: bool) -> list[Piece]:
 
 
 def negates(word: str) -> bool:
-    """Say whether a word that stays is a negation."""
+    """Return whether a word is a negation."""
     return word.lower() in NEGATIONS or word.lower().endswith(("n't", "n’t")) or word.startswith(NEGATIONS_ZH)
 
 
 def _stays(word: str, first: bool, following: str) -> bool:
-    """Say whether a word is a name, a number or a negation.
+    """Return whether a word is a name, a number or a negation.
 
     A capitalised word is a name, unless it is a known word at the beginning of a sentence and no second capital
     follows.
@@ -169,7 +169,7 @@ def _chinese(text: str) -> list[Piece]:
 
 
 def _with_parts(pieces: Sequence[Piece]) -> list[Piece]:
-    """Return English pieces with the part of speech of each word that has a clear one."""
+    """Return English pieces with the part of speech of each word, where it is clear."""
     words = [(place, piece.text.lower()) for place, piece in enumerate(pieces) if piece.kind != "gap"]
     texts = ["", *(word for _, word in words), ""]
     tagged = list(pieces)
@@ -182,7 +182,7 @@ def _with_parts(pieces: Sequence[Piece]) -> list[Piece]:
 def part_of(word: str, before: str, after: str) -> Part:
     """Return the part of speech of a lower-case English word from the table, its ending and its neighbours, or "".
 
-    If the table has several, the neighbours decide; if they do not, the part of speech is unknown.
+    If the table has several parts of speech for the word, its neighbours decide. If they do not decide, it is unknown.
     """
     if word in STOP_WORDS:
         return ""
@@ -232,7 +232,7 @@ def exchange(pieces: Sequence[Piece], number: int, rng: Random, lookup: Lookup, 
 
 
 def insert(pieces: Sequence[Piece], number: int, rng: Random, lookup: Lookup, language: str) -> list[Piece]:
-    """Return the pieces with a synonym of a random word that has one put before a random word, `number` times."""
+    """Return the pieces after `number` insertions, each of a synonym of a random word before a random word."""
     made = list(pieces)
     for _ in range(number):
         places = words_in(made)
@@ -283,7 +283,7 @@ def delete(pieces: Sequence[Piece], chance: float, rng: Random) -> list[Piece]:
 
 
 def punctuate(pieces: Sequence[Piece], rng: Random, language: str) -> list[Piece]:
-    """Return the pieces with 1 to a third as many marks as there are words, each before another random word."""
+    """Return the pieces with random marks before different random words; up to one mark for three words."""
     made = list(pieces)
     places = words_in(made)
     number = rng.randint(1, max(1, length(pieces) // 3))

@@ -1,4 +1,4 @@
-"""Evol-Instruct: rewrite an instruction into a harder or a rarer one, over several rounds, and answer it."""
+"""Evol-Instruct: rewrite an instruction to a harder or a rarer instruction, over several rounds, and answer it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ ANSWER = {
 }
 """System prompt of the answering model, by language; it is not part of the sample."""
 OPERATIONS: tuple[Operation, ...] = ("constrain", "deepen", "concretise", "reason", "complicate", "breadth")
-"""The five in-depth operations and, last, in-breadth."""
+"""The five in-depth operations, and in-breadth as the last operation."""
 COPIED = (
     r"\b(?:given|re-?written|created|evolved|original|new) prompts?\b",
     r"(?:给定|所给|改写后|改写|重写|新|创建|原|原始)的?(?:提示词|指令)",
@@ -42,7 +42,7 @@ COPIED = (
 """Words of the evolving prompts that an evolved instruction must not contain, in English and Chinese."""
 SORRY = r"\bsorry\b|抱歉|对不起|很遗憾|不好意思"
 SORRY_WORDS = 80
-"""Answers shorter than this that apologise are refusals."""
+"""An answer that apologises and has fewer words than this is a refusal."""
 _STOP_WORDS = """
 a an the and or but if then than so as of at by for with about against between into through to from in on off out up
 down over under again further once here there when where why how all any both each few more most other some such no
@@ -53,67 +53,67 @@ those because until while during before after above below would could
 STOP_WORDS = frozenset(_STOP_WORDS.split()) | frozenset(
     "的了是在我你他她它们这那和与及或就都也很又着过吧呢吗啊哦嗯呀而但被把给对于从到以为之其此个有不没"
 )
-"""Stop words; in Chinese, characters."""
+"""English stop words and Chinese stop characters."""
 
 
 class EvolInstruct(Method):
     """Evolve one parent by one of six operations chosen at random, and answer the result.
 
     Parents are seeds and kept rows that were evolved fewer than `max_rounds` times, so each round of the job deepens
-    rows that earlier rounds have kept. A failed evolution is a dropped row; its parent stays in the pool as it is and
-    may be drawn again. An evolution fails when the model judges that it gains no information over its parent, when the
-    answer apologises in fewer than 80 words, when it has nothing but punctuation and stop words, or when the
-    instruction copies words of the evolving prompt. The rules run as early as possible: a copy costs no call of the
-    judge, and an evolution without gain costs no answer.
+    rows that earlier rounds have kept. A failed evolution is a dropped row. Its parent stays in the pool and may be
+    drawn again. An evolution fails in four cases: the model judges that it gains no information over its parent; the
+    answer apologises in fewer than 80 words; the answer has only punctuation and stop words; or the instruction copies
+    words of the evolving prompt. The rules run as early as possible: a copy costs no call of the judge, and an
+    evolution without gain costs no answer.
 
     Source: Xu et al. 2023, WizardLM, arXiv:2304.12244, section 3.2 and appendices A to F; M = 4 rounds, operations with
-    equal chance. Departures: prompts of our own, which begin the assistant's turn with evolved pairs, and in-depth ones
-    with the parent's first words; the judgement is a constrained choice, and its threshold can be set; draws go to
-    parents at random instead of evolving each once a round; Chinese words are beside the English ones in all rules;
-    only the first user turn of a parent is evolved.
+    equal chance. Departures: prompts are our own and begin the assistant's turn with evolved pairs, and an in-depth
+    evolution also begins with its parent's first words; the judgement is a constrained choice with a threshold that can
+    be set; parents are drawn at random, while the paper evolves each parent once a round; all rules have Chinese words
+    too; only the first user turn of a parent is evolved.
     """
 
     kind: Literal["evol_instruct"] = "evol_instruct"
     guards: ClassVar[tuple[str, ...]] = ("standalone", "answer_kind")
     operations: tuple[Operation, ...] = Field(default=OPERATIONS, min_length=1)
-    """Operations to choose from, with equal chances; one that is listed twice has twice the chance."""
+    """Operations to choose from, with equal chances. An operation that is listed twice has twice the chance."""
     max_rounds: int = Field(default=4, gt=0)
-    """Most steps from a seed, by this or any other method; a row with this many is not evolved again."""
+    """Largest number of steps from a seed, by this or any other method. A row with this many steps is not evolved."""
     languages: tuple[str, ...] = ()
-    """Languages of the parents, as ISO 639-1; by default any."""
+    """Languages of the parents, as ISO 639-1 codes; by default any language."""
     head_words: int = Field(default=3, ge=0)
-    """First words of the parent that an in-depth evolution begins with, at most half of them; they keep small models on
-    the subject. 0 leaves the beginning free, as in the paper."""
+    """Number of the parent's first words with which an in-depth evolution begins, but at most half of its words. They
+    keep small models on the subject. With 0 the beginning is free, as in the paper."""
     max_words: int = Field(default=200, gt=0)
     """Longer parents are not evolved, and longer evolutions are dropped."""
     max_equal: float = Field(default=0.5, ge=0, le=1)
-    """Largest probability that the evolution asks for the same as its parent; 1 turns this judgement off."""
+    """Largest probability that the evolution asks for the same as its parent. With 1 the model does not judge this."""
     max_tokens: int = Field(default=192, gt=0)
-    """Most tokens of the evolved instruction."""
+    """Largest number of tokens of the evolved instruction."""
     temperature: float = Field(default=0.5, ge=0, le=2)
     """Temperature of the evolution."""
     max_answer_tokens: int = Field(default=512, gt=0)
-    """Most tokens of the answer."""
+    """Largest number of tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
     """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that repeats itself four times in a row."""
+    """Whether a reply ends when it repeats itself four times in a row."""
     constrain_prompts: Annotated[Prompts, slots("instruction")] = by_language(CONSTRAIN)
-    """Templates by language, as the next five: add a constraint."""
+    """Templates by language: add a constraint."""
     deepen_prompts: Annotated[Prompts, slots("instruction")] = by_language(DEEPEN)
-    """Ask for more depth and breadth."""
+    """Templates by language: ask for more depth and breadth."""
     concretise_prompts: Annotated[Prompts, slots("instruction")] = by_language(CONCRETISE)
-    """Ask for specific concepts instead of general ones."""
+    """Templates by language: ask for specific things instead of general things."""
     reason_prompts: Annotated[Prompts, slots("instruction")] = by_language(REASON)
-    """Ask for several steps of reasoning."""
+    """Templates by language: ask for several steps of reasoning."""
     complicate_prompts: Annotated[Prompts, slots("instruction")] = by_language(COMPLICATE)
-    """Give data to work on: a table, code, JSON, a formula."""
+    """Templates by language: give data to work on, such as a table, code, JSON or a formula."""
     breadth_prompts: Annotated[Prompts, slots("instruction")] = by_language(BREADTH)
-    """Ask something new and rarer in the same domain."""
+    """Templates by language: ask something new and rarer in the same domain."""
     compare_prompts: Annotated[Prompts, slots("first", "second", verdict=2)] = by_language(COMPARE)
-    """Whether two instructions ask the same; of the words of `{verdict}` the first says that they do."""
+    """Templates by language: whether two instructions ask the same. The first word of `{verdict}` says that they do."""
     answer_prompts: Annotated[Prompts, slots()] = by_language(ANSWER)
-    """System prompts of the answering call, by language; without one, that of the chat template is used."""
+    """System prompts of the answering call, by language. Without one, the chat template decides."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return one seed or kept row that may still be evolved; if none is found, any seed."""
@@ -149,7 +149,7 @@ class EvolInstruct(Method):
         return [self.drafted(text, {"language": language, "operation": operation}, reason)]
 
     def refusal(self, text: str, finish: str, parent: str) -> str | None:
-        """Return why an evolved instruction is dropped at once, or None."""
+        """Return why an evolved instruction is dropped before it is answered, or None."""
         rules = {
             **cut_off(finish, "instruction"),
             "instruction is empty": not tokens(text),
@@ -160,7 +160,7 @@ class EvolInstruct(Method):
         return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Judge the gain over the parent, then answer; an apology, or an answer of stop words, is dropped."""
+        """Judge the gain over the parent, then answer. An apology or an answer of stop words is dropped."""
         language, evolved = draft.tags.get("language", "en"), draft.messages[-1]
         if self.max_equal < 1:
             equal, problem = await self._equal(language, ask.parents[0].instruction, evolved.text, ask)
@@ -178,7 +178,7 @@ class EvolInstruct(Method):
         return replace(whole, dropped=f"{self.kind}: {failed}") if failed else whole
 
     async def _equal(self, language: str, first: str, second: str, ask: Ask) -> tuple[float, str]:
-        """Return the probability that two instructions ask the same, or the reason why it is unknown."""
+        """Return (the probability that two instructions ask the same, why it is unknown, or the empty string)."""
         template = template_for(self.compare_prompts, language)
         reply = await choose(ask, template.begin("verdict", first=flat(first), second=flat(second)), max_tokens=8)
         return (reply.choices[template.choices("verdict")[0]], "") if reply.choices else (0.0, reply.finish)

@@ -1,7 +1,7 @@
 """The prompts of Evol-Instruct: five in-depth operations, in-breadth, and the judgement of the gain.
 
-They are templates, see `prompting.template`. As in the paper, an in-depth step adds 10 to 20 words, and people must be
-able to understand and answer the result.
+They are templates, see `cluster.text.template`. As in the paper, an in-depth step adds 10 to 20 words, and people must
+be able to understand and answer the result.
 """
 
 CONSTRAIN = {
@@ -37,7 +37,7 @@ Rewritten prompt:""",
 给定指令：{instruction}
 改写后的指令：""",
 }
-"""Add constraints."""
+"""Templates by language: add a constraint."""
 DEEPEN = {
     "en": """\
 Rewrite each given prompt so that it goes deeper and wider into what it asks about, in 10 to 20 words more. The \
@@ -72,7 +72,7 @@ Rewritten prompt:""",
 给定指令：{instruction}
 改写后的指令：""",
 }
-"""Deepening."""
+"""Templates by language: ask for more depth and breadth."""
 CONCRETISE = {
     "en": """\
 Rewrite each given prompt so that particular things stand in place of general ones: a place, a person, a number, a \
@@ -105,7 +105,7 @@ Rewritten prompt:""",
 给定指令：{instruction}
 改写后的指令：""",
 }
-"""Concretising."""
+"""Templates by language: ask for specific things instead of general things."""
 REASON = {
     "en": """\
 Rewrite each given prompt so that its answer takes several steps of reasoning, said outright in the rewritten prompt. \
@@ -140,7 +140,7 @@ Rewritten prompt:""",
 给定指令：{instruction}
 改写后的指令：""",
 }
-"""Increase reasoning steps."""
+"""Templates by language: ask for several steps of reasoning."""
 COMPLICATE = {
     "en": """\
 Rewrite each given prompt so that it brings data to work on, such as a table, a list of figures, JSON, code or a \
@@ -176,7 +176,7 @@ Rewritten prompt:""",
 给定指令：{instruction}
 改写后的指令：""",
 }
-"""Complicate the input."""
+"""Templates by language: give data to work on."""
 BREADTH = {
     "en": """\
 Take each given prompt as an idea and write a brand-new one of the same domain that is rarer, of about the same length \
@@ -208,7 +208,7 @@ Created prompt:""",
 给定指令：{instruction}
 新的指令：""",
 }
-"""In-breadth: something new of the same domain."""
+"""Templates by language: in-breadth, ask something new in the same domain."""
 COMPARE = {
     "en": """\
 Say of each pair of prompts whether the two are equal, which means that they have the same constraints and \
@@ -272,4 +272,4 @@ Verdict:{verdict: Equal| Different}""",
 第二条：{second}
 结论：{verdict:等同|不同}""",
 }
-"""Whether an evolution gained anything over its parent. The first word means no gain."""
+"""Templates by language: whether an evolution asks the same as its parent. The first word means that it does."""

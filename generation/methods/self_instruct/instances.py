@@ -81,7 +81,7 @@ Classification:{verdict: Yes| No}""",
 任务：{instruction}
 分类任务：{verdict:是|否}""",
 }
-"""Classification tasks and other tasks. The first word means classification."""
+"""Templates by language: whether a task is a classification task. The first word means that it is."""
 LABELS = {
     "en": """\
 List the labels of each classification task.
@@ -220,14 +220,14 @@ STOPS = ("\n\n", "\nTask:", "\nOutput:", "\n任务：", "\n输出：")
 
 
 async def classifies(prompts: Mapping[str, str], language: str, instruction: str, ask: Ask) -> tuple[bool, str]:
-    """Return whether an instruction is a classification task, or the reason why that is unknown."""
+    """Return (whether an instruction is a classification task, why this is unknown, or the empty string)."""
     template = template_for(prompts, language)
     reply = await choose(ask, template.begin("verdict", instruction=instruction), max_tokens=4)
     return reply.text.strip() == template.choices("verdict")[0].strip(), "" if reply.choices else reply.finish
 
 
 async def label_of(prompts: Mapping[str, str], language: str, instruction: str, ask: Ask) -> tuple[str, str]:
-    """Return a random one of the labels that the model lists for a task, or the reason why there is none."""
+    """Return (a random label from the model's list for a task, why there is none, or the empty string)."""
     prompt = template_for(prompts, language).begin(instruction=instruction)
     reply = await ask(**prompt, max_tokens=48, temperature=0.0, stop=("\n",), stop_loops=True)
     if reply.finish.startswith("error"):
@@ -242,7 +242,7 @@ async def label_of(prompts: Mapping[str, str], language: str, instruction: str, 
 async def input_of(
     prompts: Mapping[str, str], language: str, ask: Ask, max_tokens: int, **values: str
 ) -> tuple[str, str]:
-    """Return an input for a task, empty if the task needs none, or the reason why there is none."""
+    """Return (an input for a task, why it could not be made). Both are empty if the task needs no input."""
     prompt = template_for(prompts, language).begin(**values)
     reply = await ask(**prompt, max_tokens=max_tokens, stop=STOPS, stop_loops=True)
     text = reply.text.strip()

@@ -38,7 +38,7 @@ ASK = {
         "每条指令要清楚明白，只用文字就能完成；如果涉及某段文字，就把那段文字一并写出来。"
     ),
 }
-"""The request for instructions, by language; other languages use the English one with their own demonstrations."""
+"""The request for instructions, by language. Other languages use the English request with their own demonstrations."""
 ASK_BARE = {
     "en": (
         "Write a list of {count} different tasks that a person could give to a helpful assistant. Vary the topic, the "
@@ -50,7 +50,7 @@ ASK_BARE = {
         "每个任务只用文字就能完成；如果任务涉及某段文字，这里只写任务，文字另外给出。"
     ),
 }
-"""The request for instructions without an input, for `instances`."""
+"""The request for instructions without an input, by language, for `instances`."""
 ANSWER = {
     "en": "You are an expert. Do what the user asks, directly and correctly, in a few plain sentences.",
     "zh": "你是一位专家。请直接、正确地完成用户的要求，用几句简明的话回答。",
@@ -75,13 +75,13 @@ class SelfInstruct(Method[State]):
     then the answer. The input becomes part of the user's turn, after a blank line.
 
     Source: Wang et al. 2023, Self-Instruct, arXiv:2212.10560, sections 2.2 and A; post-filters of the released code.
-    Departures: the demonstrations are in the assistant's own turn, so that a chat model continues them; one instruction
-    a call and one instance an instruction, so the last of several cannot be cut off, and one input with two answers is
-    left to the novelty filter; the label is drawn from those that the model lists, which balances them; classification
-    is decided by constrained choice after 10 demonstrations instead of 31; a system prompt asks for short answers and
-    is left out of the sample (context distillation, Askell et al. 2021, arXiv:2112.00861, section 2.2); demonstrations
-    of one draft share a language; min-p instead of top-p and the presence penalty; a first character outside ASCII is
-    fine; asking for a program is matched in more wordings; novelty and length of answers are filters of their own.
+    Departures: the demonstrations are in the assistant's own turn, so that a chat model continues them; a call writes
+    one instruction, and an instruction gets one instance, so no list is cut off at its end, and the novelty filter
+    drops a second instance; the label is drawn from the model's list, so labels are balanced; a constrained choice
+    after 10 demonstrations, instead of 31, decides on classification; a system prompt asks for short answers and is
+    left out of the sample (context distillation, Askell et al. 2021, arXiv:2112.00861, section 2.2); demonstrations of
+    one draft share a language; no top-p and no presence penalty; a first character outside ASCII is allowed; more
+    wordings count as asking for a program; novelty and length of answers are separate filters.
     """
 
     kind: Literal["self_instruct"] = "self_instruct"
@@ -91,45 +91,46 @@ class SelfInstruct(Method[State]):
     num_human: int = Field(default=6, ge=1)
     """Number of demonstrations from the seeds."""
     num_machine: int = Field(default=2, ge=0)
-    """Number of demonstrations from rows that settled rounds have kept; seeds are used while there are none."""
+    """Number of demonstrations from rows that settled rounds have kept. Before there are such rows, seeds are used."""
     languages: tuple[str, ...] = ()
-    """Languages to draft in, as ISO 639-1; by default those of the seeds, in proportion to their numbers."""
+    """Languages to draft in, as ISO 639-1 codes; by default the seeds' languages, in proportion to their number."""
     instances: bool = False
-    """Whether inputs are made separately from instructions, for classification with the label first. It takes up to
-    three more calls."""
+    """Whether inputs are made separately from instructions; for classification, the label is made first. This takes up
+    to three more calls."""
     max_demo_words: int = Field(default=80, gt=0)
     """Longer instructions are not used as demonstrations."""
     min_words: int = Field(default=4, ge=1)
-    """Least words of an instruction."""
+    """Smallest number of words of an instruction."""
     max_words: int = Field(default=150, gt=0)
-    """Most words of an instruction."""
+    """Largest number of words of an instruction."""
     max_tokens: int = Field(default=128, gt=0)
-    """Most tokens of the drafted instruction."""
+    """Largest number of tokens of the drafted instruction."""
     temperature: float = Field(default=0.8, ge=0, le=2)
     """Temperature of the draft."""
     max_input_tokens: int = Field(default=192, gt=0)
-    """Most tokens of the input of an instance."""
+    """Largest number of tokens of the input of an instance."""
     max_answer_tokens: int = Field(default=256, gt=0)
-    """Most tokens of the answer."""
+    """Largest number of tokens of the answer."""
     answer_temperature: float = Field(default=0.3, ge=0, le=2)
     """Temperature of the answer."""
     stop_loops: bool = True
-    """End a reply that repeats itself four times in a row; with the default model this saved 30 % of the tokens."""
+    """Whether a reply ends when it repeats itself four times in a row. With the default model this saved 30 % of the
+    tokens."""
     prompts: Annotated[Prompts, slots("count")] = by_language(ASK)
     """Templates by language; `{count}` is the length of the list."""
     bare_prompts: Annotated[Prompts, slots("count")] = by_language(ASK_BARE)
-    """The same with `instances`, where instructions have no input."""
+    """Templates by language with `instances`, where an instruction has no input."""
     classify_prompts: Annotated[Prompts, slots("instruction", verdict=2)] = by_language(CLASSIFY)
     """Templates by language: whether an instruction is a classification task. The first word of `{verdict}` means that
     it is."""
     label_prompts: Annotated[Prompts, slots("instruction")] = by_language(LABELS)
-    """The labels of a classification task."""
+    """Templates by language: the labels of a classification task."""
     labelled_prompts: Annotated[Prompts, slots("instruction", "label")] = by_language(LABELLED)
-    """The input of a classification task to which a label belongs."""
+    """Templates by language: an input of a classification task that has a given label."""
     input_prompts: Annotated[Prompts, slots("instruction")] = by_language(INPUTS)
-    """The input of any other task, or `None`."""
+    """Templates by language: the input of any other task, or `None`."""
     answer_prompts: Annotated[Prompts, slots()] = by_language(ANSWER)
-    """System prompts of the answering call, by language; without one, that of the chat template is used."""
+    """System prompts of the answering call, by language. Without one, the chat template decides."""
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
         """Return human and machine demonstrations of one language, shuffled.
@@ -147,7 +148,7 @@ class SelfInstruct(Method[State]):
         return tuple(chosen)
 
     def _some(self, rows: Iterator[Sample], count: int, languages: tuple[str, ...]) -> list[Sample]:
-        """Return the first rows that are short enough and in these languages; all are in the language of the first."""
+        """Return the first rows that are short and in these languages. All have the language of the first row."""
         chosen: list[Sample] = []
         for row in rows if count else ():
             language = language_of(row)
@@ -181,7 +182,7 @@ class SelfInstruct(Method[State]):
         return [self.drafted(text, {"language": language}, self.refusal(text, reply.finish))]
 
     def refusal(self, text: str, finish: str) -> str | None:
-        """Return why an instruction is dropped at once, or None."""
+        """Return why an instruction is dropped before it is answered, or None."""
         words = num_words(text)
         rules = {
             **cut_off(finish, "instruction"),
@@ -194,7 +195,7 @@ class SelfInstruct(Method[State]):
         return refuse(rules)
 
     async def answer(self, draft: Draft, ask: Ask) -> Draft:
-        """Answer the instruction; with `instances`, its input is made first."""
+        """Answer the instruction. With `instances`, its input is made first."""
         if self.instances:
             draft = await self._instance(draft, ask)
             if draft.dropped or draft.complete:
@@ -241,9 +242,9 @@ class SelfInstruct(Method[State]):
 
 
 def _echoes(answer: str, instruction: str) -> bool:
-    """Say whether the instruction contains the answer, if that has five words or more.
+    """Return whether the instruction contains the answer, for answers of five words or more.
 
-    Shorter answers may be extracted.
+    A shorter answer may be a correct extract.
     """
     said = f" {' '.join(tokens(answer))} "
     return num_words(answer) >= MIN_ECHO_WORDS and said in f" {' '.join(tokens(instruction))} "

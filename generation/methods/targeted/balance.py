@@ -5,13 +5,13 @@ from itertools import accumulate
 from math import sqrt
 
 GOLDEN = (sqrt(5) - 1) / 2
-"""Any number of multiples of this, modulo 1, are spread evenly over the unit interval."""
+"""The multiples of this number, modulo 1, are spread evenly over the unit interval, however many there are."""
 ROUNDS_AHEAD = 2
-"""Number of rounds between the last settled rows that a round knows and its own end."""
+"""Number of rounds from the last settled rows that a round knows up to the end of this round."""
 
 
 def label_of(turn: int, shares: Mapping[str, int], weights: Sequence[float]) -> str:
-    """Return the label of a turn: the next of the cycle, or by weight once there are weights, in their order."""
+    """Return the label of a turn: the next label of a cycle, or by `weights`, if any, in the order of `shares`."""
     if not weights:
         cycle = [name for place in range(max(shares.values())) for name, share in shares.items() if share > place]
         return cycle[turn % len(cycle)]

@@ -46,9 +46,9 @@ from gristmill.generation.prompting.label_check import Case, LabelCheck
 
 Task = Literal["classification", "entities"]
 LOOK = 128
-"""Most samples that a round reads to count the labels."""
+"""Largest number of samples that a round reads to count the labels."""
 MAX_SHOWN = 12
-"""Most labelled texts with which a check begins."""
+"""Largest number of labelled texts with which a check begins."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Evidence:
     """The values of a round: the weight of each label, and labelled texts for the check, equally many of each label."""
 
     weights: tuple[float, ...] = ()
-    """The weights of the labels in sorted order; empty while nothing is settled."""
+    """The weights of the labels in sorted order; empty before any row is settled."""
     shown: tuple[Case, ...] = ()
     priors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """The model's bias by language: the probabilities that it gives for texts without a meaning."""
@@ -68,14 +68,14 @@ class Targeted(Method[Evidence]):
     A sample is the labelling task itself. The user's turn has the instruction and the text; the assistant's turn has
     the label, or the spans as JSON. Code makes both from the request, so every answer parses, and the spans are exact:
     the text is written with marks such as `[Berlin](city)`, under a grammar that allows no other. The tag `label` is
-    the label that was asked for; `style`, `difficulty`, `length` and `near_miss` say how it was asked for; the score
-    `label_confidence` is the model's probability of the label, of several spans the least.
+    the label that was asked for. The tags `style`, `difficulty`, `length` and `near_miss` say how it was asked for. The
+    score `label_confidence` is the model's probability of the label; of several spans, the smallest probability.
 
     Seeds with the tag `label` (texts with marks or JSON spans for entities) begin the model's turn, as a list that it
-    continues; five a label are plenty, and none will do with a larger model. The turn decides the label, so draws are
-    balanced; once rows are settled, the turns go to the labels that are short of their share. Each label has exactly
-    its share of the kept samples: further ones are dropped as `target: enough of <label>`, and the job draws on until
-    all labels are full. If a job reaches `max_drafts` before that, it fails and names the labels that are short.
+    continues. Five seeds a label are enough, and a larger model needs none. The turn decides the label, so draws are
+    balanced. After rows are settled, the turns go to the labels that are short of their share. Each label has exactly
+    its share of the kept samples: more are dropped as `target: enough of <label>`, and the job continues until all
+    labels have their share. If a job reaches `max_drafts` before that, it fails and names the labels that are short.
 
     Source: Ye et al. 2022, ZeroGen, arXiv:2202.07922, sections 2 and 3 (texts by label from a prompt; label checked by
     the model in the follow-ups); Yu et al. 2023, AttrPrompt, arXiv:2306.15895, section 3 (length, style and other
@@ -94,36 +94,36 @@ class Targeted(Method[Evidence]):
     task: Task = "classification"
     """Whether each text has one label, or labelled spans."""
     about: str = ""
-    """What the texts are, such as `film reviews`."""
+    """A name for the kind of texts, such as `film reviews`."""
     languages: tuple[str, ...] = ()
-    """Languages to write in, as ISO 639-1; by default those of the seeds, else English."""
+    """Languages to write in, as ISO 639-1 codes; by default the languages of the seeds, else English."""
     quota: dict[str, int] = Field(default_factory=dict)
     """Weight of each label relative to the others; 1 by default."""
     balanced: bool = True
-    """Whether the kept samples have exactly these weights. If not, only the draws have these weights, and a label that
-    the model writes badly gets fewer samples."""
+    """Whether the kept samples have exactly the weights of `quota`. If not, only the draws have these weights, and a
+    label that the model writes badly gets fewer samples."""
     num_demos: int = Field(default=5, ge=0)
-    """Number of seeds of the label that are shown."""
+    """Number of seeds of the label that the model sees."""
     max_demo_words: int = Field(default=80, gt=0)
     """Longer seeds are not shown."""
     lengths: tuple[int, ...] = Field(default=(8, 15, 30), min_length=1)
-    """Lengths to ask for, in words; one and a half Chinese characters count as a word."""
+    """Lengths to ask for, in words. One and a half Chinese characters count as a word."""
     styles: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(STYLES))
-    """Styles to ask for, by language; an empty list asks for none."""
+    """Styles to ask for, by language. With an empty list, no style is asked for."""
     difficulties: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(DIFFICULTIES))
-    """How obvious the label must be, by language; an empty list asks for nothing."""
+    """How obvious the label must be, by language. With an empty list, nothing is asked for."""
     near_miss: float = Field(default=0.2, ge=0, le=1)
     """Share of texts that should look like another label at first sight."""
     min_words: int = Field(default=3, ge=1)
-    """Least words of a text."""
+    """Smallest number of words of a text."""
     max_words: int = Field(default=150, gt=0)
-    """Most words of a text."""
+    """Largest number of words of a text."""
     label_words: bool = False
     """Whether a text may contain the name of its own label, which reveals the label."""
     tries: int = Field(default=3, ge=1)
-    """Most texts that one draw writes until one is kept, so that labels with many drops lose less."""
+    """Largest number of texts that one draw writes until one is good, so that labels with many drops lose less."""
     max_tokens: int = Field(default=128, gt=0)
-    """Most tokens of a text."""
+    """Largest number of tokens of a text."""
     temperature: float = Field(default=0.8, ge=0, le=2)
     """Temperature of the text."""
     check: bool = True
@@ -131,11 +131,11 @@ class Targeted(Method[Evidence]):
     calibrate: bool = True
     """Whether the check is calibrated by the model's answers for texts without meaning."""
     min_margin: float = Field(default=0.0, ge=-1, le=1)
-    """Least difference between the probability of the label and that of the likeliest other label; -1 drops nothing."""
+    """Smallest margin between the probabilities of the label and of the likeliest other label; -1 drops nothing."""
     write_prompts: Annotated[Prompts, slots("about", "labels", "label", "words", "details")] = by_language(
         {"classification": WRITE, "entities": WRITE_MARKED}, by="task"
     )
-    """Templates by language for texts, one a line; by default those of the task."""
+    """Templates by language for texts, one a line; by default the templates of the `task`."""
     instruction_prompts: Annotated[Prompts, slots("text", may=("labels",))] = by_language(
         {"classification": INSTRUCTION, "entities": INSTRUCTION_MARKED}, by="task"
     )
@@ -166,7 +166,7 @@ class Targeted(Method[Evidence]):
         return self
 
     def frames(self) -> tuple[tuple[str, str], ...]:
-        """Return the instruction in each language as two texts: before and after the text that it is put around."""
+        """Return the instruction in each language as two texts: the part before a sample's text and the part after."""
         framed = (
             self._instruction(language, "\0").partition("\0") for language in {**self.instruction_prompts, **BETWEEN}
         )
@@ -186,17 +186,17 @@ class Targeted(Method[Evidence]):
         return tuple(sorted(found, key=lambda seed: seed.id))
 
     def _speaks(self, seed: Sample, found: Sequence[Sample]) -> bool:
-        """Say whether a seed is short enough, and in the language of the seeds found so far or else in a wanted one."""
+        """Return whether a seed is short, and in the language of the seeds found so far or else in a wanted one."""
         language = language_of(seed)
         wanted = (language_of(found[0]),) if found else self.languages
         return (not wanted or language in wanted) and num_words(seed.instruction) <= self.max_demo_words
 
     def label_of(self, turn: int, weights: Sequence[float]) -> str:
-        """Return the label of a turn: the next of the cycle, or by weight once there are weights."""
+        """Return the label of a turn: the next label of a cycle, or a label by weight if there are weights."""
         return label_of(turn, self._shares(), weights)
 
     def weights(self, snapshot: Snapshot) -> tuple[float, ...]:
-        """Return the weight of each label, in sorted order; empty while nothing is settled."""
+        """Return the weight of each label, in sorted order; empty before any row is settled."""
         if not len(snapshot.made):
             return ()
         made, refused = self._counts(snapshot.made, snapshot.round), self._counts(snapshot.refused, snapshot.round)
@@ -210,13 +210,13 @@ class Targeted(Method[Evidence]):
         return {name: self.quota.get(name, 1) for name in sorted(self.labels)}
 
     def _counts(self, samples: Sequence[Sample], round_: int) -> Mapping[str, float]:
-        """Return how many of the samples have each label; of many samples only a part is counted."""
+        """Return how many of the samples have each label; for many samples, an estimate from `LOOK` of them."""
         rows = list(wander(ids.stream("counts", round_), samples, tries=LOOK))
         counts = Counter(row.tags.get("label", "") for row in rows if row.method == self.kind)
         return {name: counts[name] * len(samples) / max(1, len(rows)) for name in self.labels}
 
     def _labels_of(self, seed: Sample) -> frozenset[str]:
-        """Return the labels of a seed that are among ours."""
+        """Return the labels of a seed that are in `labels`."""
         if self.task == "classification":
             return frozenset({seed.tags.get("label", "")} & self.labels.keys())
         marked = marks.of_seed(seed, self.labels)
@@ -255,7 +255,7 @@ class Targeted(Method[Evidence]):
     # -- the text -------------------------------------------------------------------------------------------------
 
     async def expand(self, parents: Sequence[Sample], ask: Ask[Evidence], rng: Random) -> list[Draft]:
-        """Return one finished sample, and before it the dropped attempts."""
+        """Return the dropped attempts of a draw, and after them the finished sample, if there is one."""
         label, drafts = self.label_of(ask.turn, ask.prepared.weights), list[Draft]()
         while len(drafts) < self.tries:
             drafts.append(await self._draft(label, parents, ask, rng))
@@ -301,9 +301,9 @@ class Targeted(Method[Evidence]):
         return self.languages or tuple(sorted({case.language for case in ask.prepared.shown})) or ("en",)
 
     def _attributes(self, label: str, language: str, rng: Random) -> dict[str, str]:
-        """Return the requirements for the text besides its label, as tags.
+        """Return the requirements for the text, except its label, as tags.
 
-        It always takes the same number of random draws.
+        The number of random draws is always the same.
         """
         styles, hard = (values.get(language, values.get("en", ())) for values in (self.styles, self.difficulties))
         others = [name for name in sorted(self.labels) if name != label] or [label]
@@ -342,7 +342,7 @@ class Targeted(Method[Evidence]):
         return for_language(BETWEEN, language).join(shown)
 
     def refusal(self, text: str, label: str, finish: str) -> str | None:
-        """Return why a text is dropped at once, or None."""
+        """Return why a text is dropped before the check, or None."""
         words, named = num_words(text), _within(label, tokens(text))
         rules = {
             **cut_off(finish, "text"),
@@ -355,7 +355,7 @@ class Targeted(Method[Evidence]):
     # -- the check ------------------------------------------------------------------------------------------------
 
     async def _checked(self, draft: Draft, text: str, spans: Sequence[marks.Span], ask: Ask[Evidence]) -> Draft:
-        """Return the draft with the model's confidence in its label, or the least confidence in those of its spans."""
+        """Return the draft with the model's confidence in its label; with spans, the smallest confidence in a span."""
         known, language = ask.prepared, draft.tags["language"]
         check, least, margin = self._check(language, known.shown), 1.0, 1.0
         prior = known.priors.get(language, {}) if self.calibrate else None
@@ -375,7 +375,7 @@ class Targeted(Method[Evidence]):
 
 
 def _within(label: str, said: Sequence[str]) -> bool:
-    """Say whether a text contains the words of a label, one directly after the other."""
+    """Return whether a text contains the words of a label, one directly after the other."""
     words = tokens(label)
     return any(list(said[place : place + len(words)]) == words for place in range(len(said))) if words else False
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 ABOUT = {"en": "short texts", "zh": "短文本"}
-"""What the texts are called unless the recipe says it."""
+"""Default name of the kind of texts, by language."""
 WRITE = {
     "en": (
         "Write {about} for a data set, one a line. Before each stands its label, its length, and how it is to be. "
@@ -49,7 +49,7 @@ DETAIL = {
     "en": {"style": ", {0}", "difficulty": ", {0}", "near_miss": ", easily taken for {0}"},
     "zh": {"style": "，{0}", "difficulty": "，{0}", "near_miss": "，容易误认为{0}"},
 }
-"""The words by which each attribute is asked for."""
+"""The words that ask for each attribute, by language."""
 STYLES: Mapping[str, tuple[str, ...]] = {
     "en": ("casual", "plain", "excited", "dry humour", "polite", "terse"),
     "zh": ("口语", "平实", "激动", "冷幽默", "客气", "简短"),
@@ -62,6 +62,6 @@ OTHER = {"en": "other", "zh": "其他"}
 """The second choice of the check if there is only one label."""
 BETWEEN = {"en": ", ", "zh": "、"}
 EXPLAINED = {"en": "{0} ({1})", "zh": "{0}（{1}）"}
-"""A label and what it means."""
+"""The form of a label with its meaning, by language."""
 CHARS_PER_WORD = {"zh": 1.5, "ja": 1.5}
-"""Characters of a word, for languages in which lengths are asked for in characters."""
+"""Number of characters of a word, for languages in which lengths are asked for in characters."""
