@@ -80,8 +80,8 @@ class SelfInstruct(Method[State]):
     drops a second instance; the label is drawn from the model's list, so labels are balanced; a constrained choice
     after 10 demonstrations, instead of 31, decides on classification; a system prompt asks for short answers and is
     left out of the sample (context distillation, Askell et al. 2021, arXiv:2112.00861, section 2.2); demonstrations of
-    one draft share a language; no top-p and no presence penalty; a first character outside ASCII is allowed; more
-    wordings count as asking for a program; novelty and length of answers are separate filters.
+    one draft share a language; min-p replaces top-p and the presence penalty; a first character outside ASCII is
+    allowed; more wordings count as asking for a program; novelty and length of answers are separate filters.
     """
 
     kind: Literal["self_instruct"] = "self_instruct"
