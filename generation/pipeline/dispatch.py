@@ -1,4 +1,4 @@
-"""Dispatch: gives worker actors as many shards as keep each engine full. Actors start when they are first needed."""
+"""Dispatch: worker actors get enough shards to keep each engine full. Actors start when they are first needed."""
 
 import asyncio
 import math
@@ -25,11 +25,11 @@ from gristmill.generation.pipeline.quarantine import Quarantine
 from gristmill.generation.pipeline.worker import Place, Worker
 
 AHEAD = 2.0
-"""Draws in flight on an engine, as a multiple of its batch. If all replies are equally long they end together, so a
-whole batch must be waiting by then. With 1.25, a job of such replies was 9 % slower than the raw engine."""
+"""Draws in flight on an engine, as a multiple of its batch. Replies of equal length all end at the same time, so a
+complete batch must be waiting then. With 1.25, a job of such replies was 9 % slower than the raw engine."""
 LEAST_SHARDS = 3
-"""Least number of shards in flight on an engine. With two shards of the size of its batch, 3 to 5 % of the engine is
-idle at their ends."""
+"""Smallest number of shards in flight on an engine. With two shards of the size of its batch, the engine is idle for 3
+to 5 % of the time, when shards end."""
 
 Feed = Callable[[], tuple[RawShard, Sequence[Shard]] | None]
 Done = Callable[[RawShard, ShardReport], bool]
@@ -37,7 +37,7 @@ Tick = Callable[[dict[str, float]], None]
 
 
 class Dispatch(Protocol):
-    """Makes raw shards and commits them, in any order: `Actors`, or a plain loop in tests."""
+    """Anything that makes raw shards and commits them, in any order: `Actors`, or a plain loop in tests."""
 
     @property
     def engine_start_s(self) -> float:
@@ -73,7 +73,7 @@ class Actors:
     def __init__(
         self, run: Run, place: Place, pipeline: Pipeline, open_: tuple[OpenEngine, OpenEncoder], size: int
     ) -> None:
-        """Start nothing yet: a job whose shards are all committed needs no engine. `size` is the draws of a shard."""
+        """Start nothing yet, because all shards may be committed already. `size` is the number of draws of a shard."""
         self._run, self._place, self._pipeline, self._open = run, place, pipeline, open_
         self._engine = pipeline.engines[MAIN]
         batch = self._engine.max_in_flight if self._engine.endpoint else self._engine.max_num_seqs
@@ -147,7 +147,7 @@ class Actors:
         return self._pool.__enter__()
 
     def _resolve(self) -> None:
-        """Find the type that each model computes in, on the machine where its first engine will run, and print it."""
+        """Find the type in which each model computes, on the machine where its first engine will run, and print it."""
         pipeline = self._pipeline
         here = {engine_setting(name): name for name, engine in pipeline.engines.items() if not engine.endpoint}
         settings = {setting: pipeline.engines[name].dtype for setting, name in here.items()}
@@ -166,7 +166,7 @@ class Actors:
             self._run.screen.say(f"generate.{setting}: {found[setting].dtype}, {found[setting].reason}")
 
     def _probed(self) -> dict[str, Abilities]:
-        """Return what the servers of the endpoints can do, found out once for all workers, where one of them will run.
+        """Return what the servers of the endpoints can do. They are asked once, from the machine of one worker.
 
         Raises:
             GristmillError: when a server does not answer, or knows neither the key nor the model.
@@ -192,7 +192,7 @@ class Actors:
         return total
 
     def _boxed(self, given: tuple[RawShard, Sequence[Shard]] | None) -> _Piece | None:
-        """Put the settled shards of a round into Ray's store once."""
+        """Return the message for a shard of the feed. The settled shards of a round go into Ray's store only once."""
         import ray
 
         if given is None:

@@ -52,7 +52,7 @@ class Driver:
         """Make shards until the target is met.
 
         Raises:
-            RunError: when `max_drafts` are drawn before that.
+            RunError: when `max_drafts` are drawn before the target is met.
         """
         if not self.progress.target_met:
             begin = time.monotonic()
@@ -63,7 +63,7 @@ class Driver:
         bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
 
     def finish(self, engine: Engine) -> GenerateFigures:
-        """Delete the raw shards, commit the manifest, and return the figures; `engine` is the generating one."""
+        """Delete the raw shards, commit the manifest, and return the figures. `engine` is the generating engine."""
         store, output = self._run.store, self._work.output
         for name in store.names(output):
             if name.startswith(RAW):  # shards that were in the making when the target was met
@@ -99,7 +99,7 @@ class Driver:
                 self._made.cost += event.get("cost", 0.0)
 
     def _planned(self) -> int:
-        """Return the expected number of all shards, if it is known by now."""
+        """Return the expected number of all shards."""
         if self._schedule.limits:
             return sum(-(-limit // self._schedule.size) for limit in self._schedule.limits)
         missing = max(0, (self.progress.target or 0) - self.progress.kept)
@@ -109,7 +109,7 @@ class Driver:
     # -- out ------------------------------------------------------------------------------------------------------
 
     def _feed(self) -> tuple[RawShard, Sequence[Shard]] | None:
-        """Return the next shard to make; None when enough are in flight, or its round must wait for an earlier one."""
+        """Return the next shard to make; None if enough are in flight, or if it must wait for an earlier round."""
         while (shard := self._next) is not None and not self.progress.target_met:
             entry, needed = self._raw.get(str(shard)), self._schedule.settled_before(shard.round)
             if entry is None and (len(self._settled) < needed or self._enough() or self._spent()):
@@ -124,7 +124,7 @@ class Driver:
         return None
 
     def _enough(self) -> bool:
-        """Say whether the shards in flight are expected to meet the target."""
+        """Return whether the shards in flight are expected to meet the target."""
         if self.progress.target is None or not self._given:
             return False
         under_way = sum(shard.draws for shard in self._given.values())
@@ -138,7 +138,7 @@ class Driver:
     # -- in -------------------------------------------------------------------------------------------------------
 
     def _done(self, shard: RawShard, report: ShardReport) -> bool:
-        """Count a committed shard, settle what can be settled, and say whether the target is met."""
+        """Count a committed shard, settle the shards that are next, and return whether the target is met."""
         self._made.add(report)
         if report.figures:
             self._rounds.setdefault(shard.round, {"round": shard.round}).update(report.figures)
@@ -204,7 +204,7 @@ class Driver:
         bar.update(min(done, self._total), self._note(kept, rows, stats), self._total, self._pace.left())
 
     def _note(self, kept: int, rows: int, stats: Mapping[str, float]) -> str:
-        """Return the text next to the bar; before any row is done, a text that shows activity."""
+        """Return the text next to the bar. Before any row is done, it shows drafts under way and tokens."""
         said, rows_s = [_kept(kept, rows)], self._pace.rate("rows", TREND_S)
         if not rows:
             under_way = sum(shard.draws for place, shard in self._given.items() if place not in self._there)

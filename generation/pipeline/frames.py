@@ -1,6 +1,7 @@
-"""Frames: the text that a method's template puts around each of its instructions. Frames are not compared.
+"""Frames: the text that a method's template puts around each of its instructions.
 
-With a frame of five labels and a question around texts of ten words, any two instructions would be alike.
+Frames are not compared. With a frame of a question and five labels around texts of ten words, any two instructions
+would be similar.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ Frames = tuple[tuple[str, str], ...]
 
 
 def frames_of(methods: Iterable[Method]) -> Frames:
-    """Return the frames of all methods, each once."""
+    """Return the different frames of all methods, the longest first."""
     found = {frame for method in methods for frame in method.frames() if any(frame)}
     return tuple(sorted(found, key=lambda frame: (-len("".join(frame)), frame)))
 
@@ -35,7 +36,7 @@ class Unframed(Sequence[Sample]):
     @overload
     def __getitem__(self, place: slice) -> list[Sample]: ...
     def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        """Return one sample, or those of a slice."""
+        """Return one sample, or the samples of a slice."""
         if isinstance(place, slice):
             return [unframed(sample, self._frames) for sample in self._samples[place]]
         return unframed(self._samples[place], self._frames)

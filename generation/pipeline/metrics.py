@@ -1,7 +1,7 @@
 """The figures of a worker as Ray's metrics, which Prometheus scrapes and `deploy/grafana.json` draws.
 
-Ray exports each at every node's metrics port, with the prefix `ray_`, for counters the suffix `_total`, and labels of
-its own (`SessionName`, `WorkerId`, …).
+Ray exports each metric at the metrics port of every node. It adds the prefix `ray_`, the suffix `_total` for counters,
+and labels of its own (`SessionName`, `WorkerId`, …).
 """
 
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ DROPPED_BY = "dropped by "
 TAGS = ("output", "actor")
 """Labels of every metric: the folder that the job makes, and the actor. (Prometheus uses the label `job` itself.)"""
 MAX_REASONS = 60
-"""Most reasons with a series of their own; all others count as `other`, because every label costs memory in
-Prometheus."""
+"""Largest number of drop reasons with their own series. All others count as `other`, because every label costs memory
+in Prometheus."""
 
 
 class Metrics:
@@ -51,12 +51,12 @@ class Metrics:
         self._reasons: set[str] = set()
 
     def update(self, stats: Mapping[str, float]) -> None:
-        """Report what has changed.
+        """Report the changes since the last call.
 
         Args:
             stats: counts since the worker's start (`rows`, `kept`, `reply_tokens`, …, `dropped by <reason>`) and
-                present states (`running`, `waiting`, …), as a worker's `stats` returns them. Other names are ignored. A
-                count that has fallen counts as started again from 0.
+                present states (`running`, `waiting`, …), as a worker's `stats` returns them. Other names are ignored.
+                If a count has fallen, it has started again from 0.
         """
         for name, counter in self._counters.items():
             grown = self._grown(name, stats)

@@ -1,4 +1,4 @@
-"""Speed and time left of a job, estimated from observations about once a second; it reads no clock itself."""
+"""Speed and time left of a job, estimated from observations about once a second. This file reads no clock."""
 
 import math
 from collections import deque
@@ -15,18 +15,19 @@ EVIDENCE = 3
 Z = 1.28
 """Half width of an 80 % interval in standard deviations."""
 TAIL = (0.25, 2.0)
-"""Time that the last rows need, in rows of mean length: least and most. The most comes from simulated jobs whose
-replies have log-normal lengths: with 1.5 the range held the true time in 76 to 97 % of the observations, with 2 in 85
-to 99 %."""
+"""(least, most) time that the last rows need, as a multiple of the time of a row of mean length. The second value comes
+from simulated jobs with log-normal lengths of replies: with 1.5 the range contained the true time in 76 to 97 % of the
+observations, with 2 in 85 to 99 %."""
 SURE = 0.15
-"""Half width of a range, relative to its middle, up to which one figure is shown instead of the range."""
+"""One figure is shown instead of a range if half of the range's width, relative to its middle, is at most this."""
 UNKNOWN = "time left not known yet"
 STEPS = ((60, 10), (3600, 60), (36000, 600), (math.inf, 3600))
-"""Rounding of durations: (seconds, step) means that durations below the first are rounded to the second."""
+"""Rounding of durations, in seconds: with (limit, step), durations below the limit are rounded to multiples of the
+step."""
 
 
 SPACING_S = 0.5
-"""Least seconds between two observations that are kept; where shards are small, there are many a second."""
+"""Smallest number of seconds between two observations that are kept. With small shards there are many a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,15 @@ class Observation:
     now: float
     """Seconds, from any origin."""
     missing: int
-    """The whole of the work: samples to keep, or rows if every input is taken once."""
+    """The work that is left: samples to keep, or rows if every input is used once."""
     done: int
-    """The share of the work that is done."""
+    """The work that is done, in the same unit."""
     rows: int
-    """Rows done, kept and dropped."""
+    """Number of rows that are done, kept or dropped."""
     row_tokens: int
     """Reply tokens of these rows."""
     tokens: float
-    """Reply tokens made, also for rows in the making. The count falls when an engine dies, and grows again from
+    """Reply tokens made, including rows in the making. The count falls when an engine dies, and grows again from
     there."""
     running: float
     """Requests that the engines work on."""
@@ -55,12 +56,14 @@ class Pace:
 
     Both ends of the range measure the work in reply tokens. The pessimistic end counts all tokens as the cost of the
     rows that are done, at the lower of mean and present speed. The optimistic end counts the tokens of unfinished rows
-    as progress, at the higher speed. In a long job the two ends meet. The range is widened by the chance in the counts:
-    with k samples done and m missing, the time for m is the time for k times a ratio of gamma variables, whose
-    logarithm has a variance near 1/k + 1/m. Then the last rows end, each at the present speed of a single request.
+    as progress, at the higher speed. In a long job the two ends meet.
 
-    That ratio has an F distribution, which is approximated as log-normal. `tests/generation/pipeline/test_pace.py`
-    measures how often the range contains the true time in simulated jobs.
+    The range is then widened, because the counts are random: with k samples done and m missing, the time for m samples
+    is the time for k samples times a ratio of gamma variables. The logarithm of the ratio has a variance near
+    1/k + 1/m. The ratio has an F distribution, which is approximated as log-normal. At last the time of the last rows
+    is added, at the present speed of a single request.
+
+    `tests/generation/pipeline/test_pace.py` measures how often the range contains the true time in simulated jobs.
     """
 
     def __init__(self) -> None:
@@ -82,7 +85,7 @@ class Pace:
 
     @property
     def tokens(self) -> int:
-        """Reply tokens made since the first observation, also by engines that have died since."""
+        """Reply tokens made since the first observation, including tokens of engines that have died."""
         return round(self._tokens)
 
     def rate(self, name: str, seconds: float = RECENT_S) -> float:
@@ -93,7 +96,7 @@ class Pace:
         return max(0.0, float(grown)) / (last.now - since.now) if last.now > since.now else 0.0
 
     def left(self) -> str:
-        """Return the time left: unknown, a range, or one figure where the range is narrow."""
+        """Return the time left in words: unknown, a range, or one figure if the range is narrow."""
         found = self._range()
         return UNKNOWN if found is None else words(*found)
 

@@ -1,4 +1,4 @@
-"""Shards of draws: which method makes which draws, and in which order. All of it follows from the recipe."""
+"""Shards of draws: which method makes which draws, and in which order. Both follow from the recipe."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,18 +30,18 @@ class Pipeline:
 
     run: str
     engines: Mapping[str, Engine]
-    """Engines by name; the generating one is `MAIN`, and the first."""
+    """Engines by name. The first is the generating engine, `MAIN`."""
     methods: tuple[Method, ...]
     filters: tuple[Filter | HistoryFilter, ...]
     encoder: Embedding
     seed: int
     dtypes: Mapping[str, DType] = field(default_factory=dict)
-    """Type in which each model computes, by the name of its setting; only for models of which it is known."""
+    """Type in which each model computes, by the name of its setting. A model has no entry until its type is known."""
     abilities: Mapping[str, Abilities] = field(default_factory=dict)
-    """What the server of each endpoint can do, by the name of the engine; only for endpoints of which it is known."""
+    """What the server of each endpoint can do, by the name of the engine. There is no entry until it is known."""
 
     def engine(self, name: str) -> Engine:
-        """Return the settings to open an engine with: those of the recipe, with the facts found out at the start."""
+        """Return the settings with which an engine is opened: the recipe's settings, and facts found at the start."""
         known = {"dtype": self.dtypes.get(engine_setting(name)), "abilities": self.abilities.get(name)}
         found = {setting: value for setting, value in known.items() if value}
         return self.engines[name].model_copy(update=found) if found else self.engines[name]
@@ -71,23 +71,23 @@ class RawShard:
     """A unit of work: draws of one method with consecutive ordinals."""
 
     place: int
-    """Place of the shard among all shards of the job; its rows end up in the final shard with the same place."""
+    """Place of the shard among all shards of the job. The final shard with the same place gets its rows."""
     round: int
     method: int
     """Place of the method among the pipeline's methods."""
     first: int
-    """Ordinal of its first draw, among the draws of its method."""
+    """Ordinal of the shard's first draw, among all draws of its method."""
     draws: int
     part: bool = False
-    """Whether it is a part of the shard with this place, because that was cut."""
+    """Whether this is only a part of the shard with this place, because the shard was cut."""
 
     def __str__(self) -> str:
-        """Return the name under which its rows are committed before they are settled."""
+        """Return the name under which the shard's rows are committed before they are settled."""
         return f"raw-{self.place:05d}" + (f".{self.first}+{self.draws}" if self.part else "")
 
     @property
     def final(self) -> str:
-        """Name of the final shard that gets its rows."""
+        """Name of the final shard that gets the rows."""
         return f"shard-{self.place:05d}"
 
     def halves(self) -> "list[RawShard]":
@@ -101,7 +101,7 @@ class RawShard:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of rows; `kept` is the count before settling."""
+    """Counts of rows and tokens, and the cost in money. `kept` is counted before settling."""
 
     rows: int = 0
     kept: int = 0
@@ -124,7 +124,7 @@ class ShardReport(Tally):
     figures: Mapping[str, float] = field(default_factory=dict)
     """Figures that steps reported when they prepared for the shard's round."""
     notes: tuple[str, ...] = ()
-    """Notes for people about what steps have prepared."""
+    """Notes for people from steps that prepared for the shard's round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,18 +162,18 @@ def draws(pipeline: Pipeline, shard: RawShard, snapshot: Snapshot) -> Iterator[D
 
 @dataclass(frozen=True)
 class ShardSequence:
-    """The sequence of a job's shards: endless, or finite where each method has a limit of draws."""
+    """The sequence of a job's shards. It is endless, or finite if each method has a limit of draws."""
 
     weights: Sequence[float]
     size: int
-    """Draws of a shard."""
+    """Largest number of draws of a shard."""
     round_shards: int
-    """Shards of a round."""
+    """Number of shards of a round."""
     limits: Sequence[int] | None = None
-    """Most draws of each method."""
+    """Largest number of draws of each method, in the order of the weights."""
 
     def __iter__(self) -> Iterator[RawShard]:
-        """Yield the shards in order; each goes to the method that is furthest below its weight."""
+        """Yield the shards in order. Each shard goes to the method that is furthest below its share of the draws."""
         taken = [0] * len(self.weights)
         limits: Sequence[float] = self.limits or [math.inf] * len(self.weights)
         place = 0
@@ -185,7 +185,7 @@ class ShardSequence:
             place += 1
 
     def settled_before(self, round_: int) -> int:
-        """Return how many settled shards a round uses: those of the rounds up to the one before the last.
+        """Return how many settled shards a round uses: all shards of the rounds up to the round before the last.
 
         So a round can begin while the round before it is still in the making, and no engine waits for the slowest row.
         """

@@ -1,4 +1,4 @@
-"""Quarantine: a shard that ends engines is cut until the draw that ends them is alone; that draw is dropped."""
+"""Quarantine: a shard that makes engines die is cut until the draw that causes it is alone. This draw is dropped."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ class Quarantine:
         return ShardReport(rows=1)
 
     def join(self, shard: RawShard, report: ShardReport) -> tuple[RawShard, ShardReport] | None:
-        """Return a whole shard with its report: the given shard, or the cut shard that this part completes."""
+        """Return a complete shard with its report: this shard, or the shard that this part completes; else None."""
         if not shard.part:
             return shard, report
         parts = self._parts.setdefault(shard.place, [])

@@ -1,4 +1,4 @@
-"""Rows: from a draw through drafts, answers and verdicts. Each row is a coroutine; all share the engine's batch."""
+"""Rows: from a draw through drafts, answers and verdicts. Each row is a coroutine, and all share the engine's batch."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ from gristmill.generation.pipeline.streams import stream
 
 log = logging.getLogger(__name__)
 CONVERSATION = frozenset({"prefix", "role", "tools", "chat_template_kwargs"})
-"""Arguments of a call that a request for a choice takes too."""
+"""Arguments of a call that are also arguments of a request for a choice."""
 Embed = Callable[[Sequence[str]], Awaitable[NDArray[np.float32]]]
 
 
@@ -52,7 +52,7 @@ class Context:
     asked: dict[tuple[str, Request], "asyncio.Task[Reply]"] = field(default_factory=dict)
     """Shared requests, each asked once for all rows."""
     failed: set[str] = field(default_factory=set)
-    """Steps that already have a traceback in the log."""
+    """Kinds of steps that already have a traceback in the log."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Usage:
     tally: Tally = field(default_factory=Tally)
     finish: str = ""
     finished: int = -1
-    """Number of the call that `finish` belongs to."""
+    """Number of the call to which `finish` belongs."""
 
     @cached_property
     def seed(self) -> int:
@@ -96,7 +96,7 @@ class BoundAsk:
         return reply
 
     async def shared(self, messages: Sequence[Message], *, max_tokens: int, **sampling: Unpack[Sampling]) -> Reply:
-        """Return this worker's one reply to exactly this request; its tokens count for the row that asks first."""
+        """Return the worker's only reply to exactly this request. Its tokens count for the row that asks first."""
         engine = sampling.pop("engine", self.engine)
         said = [[m.role, m.text] for m in messages]
         name = ids.digest("shared", said, max_tokens, sorted(sampling.items()))
@@ -114,7 +114,7 @@ class BoundAsk:
         return reply
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return unit vectors of the job's encoder, NaN where it does not know the script."""
+        """Return unit vectors, [texts, d], of the job's encoder; NaN for a text in a script that it does not know."""
         return await self.context.embed(texts)
 
     async def _paid(self, request: Request, engine: str) -> Reply:
@@ -137,7 +137,7 @@ class BoundAsk:
 def _request(
     messages: Sequence[Message], max_tokens: int, seed: int, sampling: Sampling, *, onward: bool
 ) -> Write | Choose:
-    """Return the request for a text, or for one of the choices where there are some; choices are never sampled."""
+    """Return the request for a text, or for a choice if `sampling` has choices. Choices are never sampled."""
     known: dict[str, Any] = dict(sampling)
     choices = known.pop("choices", ())
     if not choices:
@@ -148,7 +148,7 @@ def _request(
 
 @dataclass
 class Rows:
-    """Makes rows from one snapshot."""
+    """The making of rows from one snapshot."""
 
     context: Context
     snapshot: Snapshot
@@ -179,7 +179,7 @@ class Rows:
         return [row for rows in made for row in rows]
 
     async def of_draw(self, draw: Draw) -> list[Sample]:
-        """Return the rows of one draw; the id of the first is known before the model is called."""
+        """Return the rows of one draw. The id of the first row is known before the model is called."""
         first = Usage(draw.id)
         rng = stream(self.context.pipeline.seed, "expand", first.id)
         lost = next(filter(None, (_lost(parent, draw.method) for parent in draw.parents)), "")
@@ -293,7 +293,7 @@ def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
 
 
 def lost_row(pipeline: Pipeline, draw: Draw, reason: str) -> Sample:
-    """Return the dropped row of a draw that could not be made at all."""
+    """Return the dropped row of a draw that could not be made."""
     usage = Usage(draw.id)
     row = _begin(draw, usage, draw.parents, Draft(dropped=reason))
     return _with_origin(row, origin(pipeline, draw, usage))

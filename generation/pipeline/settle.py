@@ -1,11 +1,11 @@
-"""Settling decides finally which rows are kept. It depends only on the committed shards, one after the other.
+"""Settling: the final decision which rows are kept. It depends only on the committed shards and their order.
 
 A shard takes its demonstrations from the inputs and from the rows kept up to the round before the last. So a draw
 depends on nothing that runs at the same time, and a round may begin before the round before it has ended. A shard is
 settled as soon as it and all shards before it are committed: each kept row is compared again, with everything accepted
-so far. The job ends with the first shard that meets the target; surplus rows of that shard are dropped, by id. Settling
-is deterministic, so a killed job settles again to the same bytes. If a method has shares of labels, a row is dropped
-when its label already has its share, and the job goes on until all labels have theirs.
+so far. The job ends with the first shard that meets the target. Surplus rows of that shard are dropped: the rows with
+the largest ids. Settling is deterministic, so a killed job settles again to the same bytes. If a method has shares of
+labels, a row is dropped when its label already has its share, and the job continues until all labels have their shares.
 """
 
 import math
@@ -18,15 +18,15 @@ from gristmill.generation.contracts import Filter, History, HistoryFilter, Metho
 from gristmill.generation.pipeline.frames import Frames, unframed
 
 Quotas = Mapping[str, Mapping[str, int]]
-"""The most kept rows of each label, by step as in a row's origin."""
+"""Largest number of kept rows, by step and label. The step is the one in a row's origin."""
 SURPLUS = "target: "
-"""Prefix of the drop reasons of rows that passed every filter and exceed the target."""
+"""Prefix of the drop reason of a row that passed every filter but is more than the target needs."""
 MARGIN = 1.1
-"""Factor on the number of draws that follows from the acceptance, so that a few rows are rarely missing."""
+"""Factor on the number of draws that follows from the acceptance, so that the draws rarely give too few rows."""
 MIN_ACCEPTANCE = 0.02
-"""Least acceptance to plan with."""
+"""Smallest acceptance that is used for planning."""
 PRIOR_WEIGHT = 10
-"""Weight, in draws, of the expected acceptance against the measured one."""
+"""Weight, in draws, of the expected acceptance against the measured acceptance."""
 
 
 @dataclass
@@ -34,18 +34,18 @@ class Progress:
     """The target, and the results of settling so far."""
 
     target: int | None
-    """Number of kept rows of the whole job; None for all."""
+    """Number of rows that the job must keep; None to use every input once."""
     filters: Sequence[Filter | HistoryFilter]
     passing: frozenset[str] = frozenset()
     """Methods whose rows are not compared with others, see `Method.instructs`."""
     frames: Frames = ()
-    """What templates put around instructions, see `Method.frames`."""
+    """The texts that templates put around instructions, see `Method.frames`."""
     quotas: Quotas = field(default_factory=dict)
-    """Most kept rows by step and label, see `Method.shares`."""
+    """Largest number of kept rows, by step and label, see `Method.shares`."""
     prior: float = 1.0
-    """Expected share of the draws that are kept, until there is a measured share."""
+    """Expected share of the draws that are kept; used with `PRIOR_WEIGHT`."""
     most_drafts: float = math.inf
-    """Drafts after which no further shard begins."""
+    """Number of drafts after which no further shard begins."""
     kept: int = 0
     draws: int = 0
     rows: int = 0
@@ -67,23 +67,23 @@ class Progress:
 
     @property
     def surplus(self) -> int:
-        """Number of rows that passed every filter and exceed the target."""
+        """Number of rows that passed every filter but are more than the target needs."""
         return sum(count for why, count in self.reasons.items() if why.startswith(SURPLUS))
 
     @property
     def compares(self) -> bool:
-        """Whether rows are compared with each other; the seeds must then be remembered first."""
+        """Whether rows are compared with each other. If so, the seeds must be remembered first."""
         return bool(self._memories)
 
     def remember(self, samples: Iterable[Sample]) -> None:
-        """Remember samples that new ones are compared with: the seeds, before the first shard."""
+        """Remember samples with which later rows are compared. The seeds are remembered before the first shard."""
         for sample in samples:
             new = unframed(sample, self.frames)
             for _, memory in self._memories:
                 memory.add(new)
 
     def settle(self, rows: Sequence[Sample], draws: int) -> list[Sample]:
-        """Return the rows of the next shard, which had `draws` draws, finally kept or dropped, and remember them."""
+        """Return the rows of the next shard after the final decision, and remember them. `draws` made the shard."""
         settled = [self._accepted(row) for row in rows]
         if self.target is not None:
             fresh = sorted(row.id for row in settled if row.dropped is None)
@@ -103,12 +103,12 @@ class Progress:
 
     @property
     def acceptance(self) -> float:
-        """The share of draws that were kept; `prior` counts as ten draws."""
+        """The share of the draws that were kept. The `prior` counts as ten draws."""
         return max(MIN_ACCEPTANCE, (self.kept + PRIOR_WEIGHT * self.prior) / (self.draws + PRIOR_WEIGHT))
 
     @property
     def labels(self) -> dict[str, int]:
-        """Kept rows of each label that has a quota."""
+        """Number of kept rows of each label that has a quota."""
         known = [name for quotas in self.quotas.values() for name in quotas]
         return {name: sum(self._labels[step, name] for step in self.quotas) for name in sorted({*known})}
 
@@ -157,7 +157,7 @@ def quotas_of(methods: Sequence[tuple[str, Method]], target: int | None) -> Quot
     """Return how many rows of each label are kept at most, for the methods that have shares of labels.
 
     A method's part of the target follows from its weight, rounded up. The quotas of its labels add up to that part:
-    each is rounded down, and the rest goes to the largest remainders.
+    each quota is rounded down, and the labels with the largest remainders get one more.
     """
     if target is None:
         return {}

@@ -1,4 +1,4 @@
-"""The snapshots from which rounds draw, read from the store: Arrow tables of which samples are parsed when needed."""
+"""The snapshots from which rounds draw, read from the store. Samples are parsed from Arrow tables when needed."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ from gristmill.cluster.store.store import Shard, Store
 from gristmill.generation.contracts import Snapshot
 
 PARSED_AT_ONCE = 64
-"""Rows of one block; parsing rows one by one takes ten times as long."""
+"""Number of rows of one block. Parsing rows one by one takes ten times as long."""
 BLOCKS = 256
-"""Parsed blocks that are cached, the most recently used ones."""
+"""Number of parsed blocks that are cached: the most recently used blocks."""
 KNOWN_ROUNDS = 2
-"""Rounds whose snapshots a worker may need at the same time."""
+"""Number of rounds with snapshots that a worker may need at the same time."""
 
 
 class StoredSamples(Sequence[Sample]):
-    """Samples in Arrow tables, parsed block by block when they are needed; it takes the memory of the text."""
+    """Samples in Arrow tables, parsed block by block when they are needed. They need the memory of their text."""
 
     def __init__(self, tables: Sequence[pa.Table] = ()) -> None:
         """Take tables of SAMPLES in their order."""
@@ -38,7 +38,7 @@ class StoredSamples(Sequence[Sample]):
     @overload
     def __getitem__(self, place: slice) -> list[Sample]: ...
     def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        """Return one sample, or those of a slice."""
+        """Return one sample, or the samples of a slice."""
         if isinstance(place, slice):
             return [self[n] for n in range(*place.indices(len(self)))]
         place += len(self) if place < 0 else 0
@@ -61,7 +61,7 @@ class Snapshots:
     """The snapshots of a job, read from the store when rounds need them."""
 
     def __init__(self, store: Store, output: str, seeds: str | None, documents: str | None) -> None:
-        """Take the names of the job's output and of the datasets that it draws from; nothing is read yet."""
+        """Take the names of the job's output and of its input datasets. Nothing is read yet."""
         self._store, self._output, self._inputs = store, output, (seeds, documents)
         self._read: tuple[StoredSamples, StoredSamples] | None = None
         self._tables: list[pa.Table] = []  # one for each settled shard, in order

@@ -1,4 +1,4 @@
-"""The worker actor: one engine, and the shards whose rows it makes."""
+"""The worker actor: it has one engine, and makes the rows of shards."""
 
 import asyncio
 import logging
@@ -29,11 +29,11 @@ from gristmill.generation.prompting.batches import Batches
 
 log = logging.getLogger(__name__)
 KNOWN_TEXTS = 1024
-"""Number of texts of which a worker keeps the vectors; it is more than are in the making at once."""
+"""Number of texts with vectors that a worker keeps. Fewer texts than this are in the making at once."""
 
 
 class Embedder:
-    """One encoder for all rows of a worker; texts that arrive while it works are encoded together.
+    """One encoder for all rows of a worker. Texts that arrive while it works are encoded together in the next batch.
 
     The last vectors are kept, because several filters look at the same text.
     """
@@ -47,7 +47,7 @@ class Embedder:
         self._scripts = set[str]()
 
     def notes(self) -> list[str]:
-        """Return which scripts were met that the encoder does not know."""
+        """Return a note for each script of a text that the encoder does not know."""
         return [
             f"encoder.model: {self._settings.model} does not know the script {script}, in which nothing is compared by "
             f"meaning; set a model that knows it, such as {models.E5}"
@@ -88,7 +88,7 @@ class Place:
 
 
 class RowMaker:
-    """Turns shards into committed rows, on running engines."""
+    """The maker of a worker's rows: it turns shards into committed rows, on running engines."""
 
     def __init__(
         self, pipeline: Pipeline, place: Place, engines: Mapping[str, LiveEngine], open_encoder: OpenEncoder
@@ -136,7 +136,7 @@ class RowMaker:
         return counts
 
     def totals(self) -> dict[str, float]:
-        """Return rows, kept rows and drops by reason, of all shards that were committed here."""
+        """Return the numbers of rows, of kept rows and of drops by reason, in all shards that this maker committed."""
         return dict(self._total)
 
     def _commit(self, shard: RawShard, made: Sequence[Any]) -> None:
@@ -196,11 +196,11 @@ class Worker:
         """Begin to start the engine.
 
         Args:
-            pipeline: what rows are made with.
-            place: where they are written.
-            open_: open the generating engine and the encoder.
-            others: handles of the actors of the other engines, by name; those at endpoints are opened here.
-            name: of this actor, and of its log file.
+            pipeline: everything that is needed to make the rows.
+            place: the folders to read and write.
+            open_: functions that open the generating engine and the encoder.
+            others: handles of the actors of other engines, by name. Engines at endpoints have none and are opened here.
+            name: name of this actor and of its log file.
         """
         to_file(place.logs, name)
         open_engine, open_encoder = open_
