@@ -1,1 +1,1 @@
-"""Preview: a few samples with every prompt, reply and verdict, none of which is kept."""
+"""Preview: a few samples with every prompt, reply and verdict. Nothing is kept."""

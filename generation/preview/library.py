@@ -1,4 +1,4 @@
-"""A preview for Python callers: a few samples of a recipe with every prompt, reply and verdict; nothing is kept."""
+"""A preview for Python callers: a few samples of a recipe with every prompt, reply and verdict. Nothing is kept."""
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.library import Given

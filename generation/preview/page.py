@@ -20,9 +20,9 @@ from gristmill.generation.preview.record import ModelCall, Preview
 
 INDENT = 4
 SAME_LINES = 8
-"""Least lines that a prompt must share with the beginning of an earlier one, so that they are left out."""
+"""The first lines of a prompt are left out if at least this many are the same as in an earlier prompt."""
 MOST_CHOICES = 6
-"""Choices whose probabilities are shown, the likeliest first."""
+"""Largest number of choices that are shown with their probabilities, the likeliest first."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,8 +48,7 @@ def as_json(found: Preview) -> dict[str, Any]:
 def show(found: Preview, console: Console) -> None:
     """Print a preview, with colours and rules on a terminal only.
 
-    If a prompt begins with the same lines as an earlier one, these lines are replaced by a note that says where they
-    are.
+    If a prompt begins with the same lines as an earlier prompt, a note replaces these lines and names the earlier call.
     """
     seen: dict[str, list[str]] = {}
     for number, shown in enumerate(found.samples, 1):

@@ -1,7 +1,7 @@
-"""Preview: a few samples made exactly as the job makes them, with all prompts and replies; nothing is kept.
+"""Preview: a few samples made exactly as the job makes them, with all prompts and replies. Nothing is kept.
 
-The samples are those of the job's first draws, made by its own code on its own engines, in a folder that is deleted
-afterwards. The comparison with other new samples and the target do not run, because they need whole rounds.
+The samples come from the job's first draws. The job's own code makes them on the job's own engines, in a folder that is
+deleted afterwards. The comparison with other new samples and the target do not run, because they need complete rounds.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardSequence
 from gristmill.generation.pipeline.worker import Place, RowMaker
 
 MOST_CALLS = 1000
-"""Most calls that are assigned to one sample."""
+"""Largest number of calls that are assigned to one sample."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def preview(
 
 
 def first_draws(job: Generate, store: Store, work: Work, n: int) -> list[RawShard]:
-    """Return shards of a single draw each: the first draws of every method, `n` in all in proportion to the weights."""
+    """Return `n` shards with a single draw each: the first draws of every method, in proportion to the weights."""
     limits = job.schedule(store, work).limits
     return list(islice(ShardSequence([method.weight for method in job.methods], 1, n + 1, limits), n))
 
@@ -218,7 +218,7 @@ def _fetch(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's m
 
     Raises:
         GristmillError: the error that the actor raised.
-        RunError: when it died, with the end of its log.
+        RunError: when the actor died; the message has the end of its log.
     """
     import ray
 
@@ -235,9 +235,9 @@ def _fetch(ref: Any, logs: str | None) -> Any:  # noqa: ANN401 - of an actor's m
 
 
 def assign_calls(rows: Sequence[Sample], calls: Sequence[ModelCall], facts: Mapping[str, Any]) -> Preview:
-    """Return the samples with their calls, found by seed: the n-th call of a sample has the seed of (its id, n).
+    """Return the samples with their calls. Calls are found by seed: the n-th call of a sample has the seed of (id, n).
 
-    A scored text has no seed of its own; it belongs to the sample that contains it.
+    A scored text has no seed of its own. It belongs to the sample that contains it.
     """
     by_seed: dict[int, list[ModelCall]] = defaultdict(list)
     scores: list[tuple[str, ModelCall]] = []
