@@ -1,1 +1,1 @@
-"""Tools for asking the model: templates, choices, final answers, spans, search, classifiers."""
+"""Tools for methods and filters: choices, label checks, classifiers, regression, search, masking, draws and batches."""

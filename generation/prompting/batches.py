@@ -1,4 +1,4 @@
-"""Batches: values that come while a computation runs are computed together in the next one."""
+"""Batches: values that come during a computation are computed together in the next computation."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ Found = TypeVar("Found")
 
 
 class Batches(Generic[Asked, Found]):
-    """Calls a blocking function of many values for coroutines with one value each; one thread computes at a time."""
+    """A blocking function of many values, for coroutines that have one value each. One thread computes at a time."""
 
     def __init__(self, compute: Callable[[Sequence[Asked]], Sequence[Found]], most: int | None = None) -> None:
         """Take the function, which returns one result for each value. It gets up to `most` values, or all that wait."""
@@ -18,7 +18,7 @@ class Batches(Generic[Asked, Found]):
         self._running: asyncio.Task[None] | None = None
 
     async def of(self, value: Asked) -> Found:
-        """Return the result of a value; an error of the function is raised for every value of the batch."""
+        """Return the result of a value. An error of the function is raised for every value of the batch."""
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((value, future))
         if self._running is None or self._running.done():

@@ -1,4 +1,4 @@
-"""Choices: the model chooses one of a few words, with the probability of each; its own bias can be taken out."""
+"""Choices: the model chooses one of a few words, with the probability of each. The model's own bias can be removed."""
 
 from asyncio import gather
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,9 @@ async def choose(
 ) -> Reply:
     """Return the reply to a prompt with choices: the probability of each, and the likeliest as the text.
 
-    The probabilities are divided by the `prior`, or else by the mean probabilities for `blank`: the same prompt with
-    texts without content, which each worker asks once. If the engine refused the request, the reply has no choices.
+    The probabilities are divided by the `prior` or, without it, by the mean probabilities for the prompts of `blank`.
+    These are the same prompt with texts without content, and each worker asks them once. If the engine refuses the
+    request, the reply has no choices.
     """
 
     def settings(one: Prompt) -> Sampling:

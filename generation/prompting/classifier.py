@@ -1,6 +1,6 @@
-"""Classifier heads: any `AutoModelForSequenceClassification`, in the worker; the texts of many rows share a batch.
+"""Classifier heads: any `AutoModelForSequenceClassification`, in the worker. The texts of many rows share a batch.
 
-The only file of the filters that imports transformers.
+This is the only file for filters that imports transformers.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from gristmill.generation.contracts import Filter, Stage, State
 from gristmill.generation.prompting.batches import Batches
 
 DIGITS = 4
-"""Decimals of a probability or reward: the last bits depend on which texts share a batch."""
+"""Number of decimals of a probability or reward. Later digits depend on which texts share a batch."""
 
 
 class HeadFilter(Filter[State]):
@@ -28,16 +28,17 @@ class HeadFilter(Filter[State]):
     model: str
     """A sequence classifier: a folder, or a name on the hub."""
     label: str = ""
-    """Name of the label whose probability is used, as in the model's config; needed where the model has several."""
+    """Name of a label in the model's config. Its probability is used. It is needed if the model has several labels."""
     layout: Literal["auto", "chat", "pair", "answer"] = "auto"
-    """Input of the classifier: the sample rendered with the chat template, the pair of instruction and answer, or only
-    the answer. By default the first if the model has a template, else the second."""
+    """Input of the classifier. `chat`: the sample rendered with the chat template. `pair`: the instruction and the
+    answer. `answer`: only the answer. `auto`: `chat` if the model has a template, else `pair`."""
     max_tokens: int = Field(default=1024, gt=0)
-    """Tokens that are read; the end is cut."""
+    """Number of tokens that are read. The end of a longer text is cut off."""
     batch: int = Field(default=16, gt=0)
-    """Most texts in one pass."""
+    """Largest number of texts in one forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """By default the GPU, if the worker sees one; the engine must leave memory for it."""
+    """Device of the classifier. `auto`: the GPU, if the worker sees one. The engine must leave memory for the
+    classifier."""
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the scores: the digest of the weights instead of their path."""
@@ -50,7 +51,7 @@ class HeadFilter(Filter[State]):
         return (self.model,) if self.model else ()
 
     async def opened(self) -> "Head":
-        """Load the classifier, which serves all rounds; takes seconds."""
+        """Load the classifier, which all rounds share. This takes seconds."""
         return await asyncio.to_thread(Head, self)
 
 
@@ -61,7 +62,7 @@ class Head:
         """Load model and tokenizer.
 
         Raises:
-            JobError: when there is no such classifier, or it has no such label.
+            JobError: when there is no such classifier, or the classifier has no such label.
         """
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -96,7 +97,7 @@ class Head:
         self.passes = 0
 
     async def read(self, messages: Sequence[Message]) -> float:
-        """Return the probability of the label, 0 to 1; for a model with one output the reward, of any size."""
+        """Return the probability of the label, 0 to 1; for a model with one output, return its reward, of any size."""
         return await self._batches.of(self._laid_out(messages))
 
     def _laid_out(self, messages: Sequence[Message]) -> tuple[str, str | None]:

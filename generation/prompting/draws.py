@@ -1,4 +1,4 @@
-"""Random rows of pools that may be long and are stored in Arrow: read one by one, without a scan."""
+"""Random rows of pools that may be long and are stored in Arrow. They are read one by one, without a scan."""
 
 from collections.abc import Iterator, Sequence
 from random import Random
@@ -7,11 +7,11 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Sample
 
 TRIES = 128
-"""Most rows that a draw reads before it uses what it has found; takes 1.3 ms with rows in Arrow."""
+"""Largest number of rows that a draw reads. Reading them takes 1.3 ms with rows in Arrow."""
 
 
 def chosen(rows: Sequence[Sample], most: int, name: str) -> list[Sample]:
-    """Return all rows, or a fixed choice of them that depends on the name of the step."""
+    """Return all rows or, if there are more than `most`, a fixed choice that depends on the name of the step."""
     if len(rows) <= most:
         return list(rows)
     return [rows[place] for place in sorted(ids.stream(name, len(rows)).sample(range(len(rows)), most))]
@@ -20,7 +20,7 @@ def chosen(rows: Sequence[Sample], most: int, name: str) -> list[Sample]:
 def wander(rng: Random, *pools: Sequence[Sample], tries: int = TRIES) -> Iterator[Sample]:
     """Yield rows at distinct random places of the joined pools, at most `tries`; each row is read when it is needed.
 
-    Every row is as likely as any other; of pools with fewer rows than `tries` all rows come, in random order.
+    Every row is as likely as any other. If the pools have no more than `tries` rows, all rows come, in random order.
     """
     total = sum(len(pool) for pool in pools)
     for place in rng.sample(range(total), min(total, tries)):

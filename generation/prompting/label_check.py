@@ -1,4 +1,4 @@
-"""Asks the model which label a text has, after labelled texts, and removes the model's own bias."""
+"""Label check: ask the model for the label of a text, after labelled texts, and remove the model's own bias."""
 
 from asyncio import gather
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from gristmill.generation.contracts import Ask
 from gristmill.generation.prompting.choices import choose
 
 NUM_RANDOM = 20
-"""Number of texts of random words by which the bias is measured."""
+"""Number of texts of random words with which the bias is measured."""
 MAX_TOKENS = 16
-"""Most tokens of a label."""
+"""Largest number of tokens of a label."""
 
 
 class Case(NamedTuple):
@@ -36,7 +36,7 @@ class LabelCheck:
 
     language: str
     template: Template
-    """It has `{text}`, `{words}` if words have the label, and `{labels}` with their meanings."""
+    """The template of a question. It has `{text}`, `{words}` if words have the label, and `{labels}` with meanings."""
     choices: tuple[str, ...]
     explained: str = ""
     """The labels and their meanings."""
@@ -52,10 +52,10 @@ class LabelCheck:
     async def prior(self, ask: Ask) -> dict[str, float]:
         """Return the model's bias: its mean probabilities for 20 texts of random words from the shown texts.
 
-        The mean is geometric. Empty unless all choices are among the labels of the shown texts.
+        The mean is geometric. The result is empty unless the shown texts have exactly the choices as labels.
 
-        Source: Fei et al. 2023, arXiv:2305.19740, section 4 (domain-context calibration; their 20 texts).
-        Departures: the mean is taken of logarithms, because the chances of a biased model lie near 0 and 1.
+        Source: Fei et al. 2023, arXiv:2305.19740, section 4 (domain-context calibration; 20 texts as in the paper).
+        Departures: the mean is that of logarithms, because the probabilities of a biased model are near 0 and 1.
         """
         if {case.label for case in self.shown} != set(self.choices):
             return {}
@@ -66,9 +66,9 @@ class LabelCheck:
         return {name: mean / fsum(context.values()) for name, mean in context.items()}
 
     def _random(self, place: int) -> tuple[str, str]:
-        """Return a text of random words, as long as the shown texts on average, and words to ask about, if any.
+        """Return a text of random words, as long as the mean shown text, and the words to ask about, if any.
 
-        The words to ask about are those of the shown texts, one after another, so each label is as frequent as there.
+        The words to ask about come from the shown texts in turn, so each label is as frequent as in these texts.
         """
         rng = ids.stream("label check", self.language, place)
         words = [word for case in self.shown for word in tokens(case.text)]
@@ -78,9 +78,10 @@ class LabelCheck:
         return between.join([*chosen[: len(chosen) // 2], *filter(None, [asked]), *chosen[len(chosen) // 2 :]]), asked
 
     async def chances(self, text: str, words: str, ask: Ask, prior: Mapping[str, float] | None) -> Reply:
-        """Return the reply with its choices divided by the prior, or, if the prior is empty, by those of an empty text.
+        """Return the reply with probabilities that are divided by the prior.
 
-        If the prior is None the choices are unchanged.
+        If the prior is empty, they are divided by the probabilities for an empty text. If it is None, they are
+        unchanged.
         """
         nothing = BLANK.get(self.language, BLANK["en"])
         blank = [self.question(nothing, words and nothing)] if prior is not None else []

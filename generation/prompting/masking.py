@@ -1,6 +1,6 @@
-"""Masking: replace the spans that a rule has found by typed placeholders, in all parts of a conversation.
+"""Masking: replace the spans that a rule has found with typed placeholders, in all parts of a conversation.
 
-That is the content, the thought and the name of each turn, the arguments of calls, parts that are no text, and the
+Masked are the content, the thought and the name of each turn, the arguments of calls, parts that are no text, and the
 tools of the sample. The last three are JSON text: strings and numbers are masked in them, and they stay JSON.
 """
 
@@ -21,7 +21,7 @@ class MaskSpan(NamedTuple):
 
 
 def without_overlaps(spans: Iterable[MaskSpan]) -> list[MaskSpan]:
-    """Return the spans in the order of the text; of two that overlap, the one that was found first is kept."""
+    """Return the spans in the order of the text. Of two overlapping spans, the one that is first in `spans` stays."""
     kept: list[MaskSpan] = []
     for span in spans:
         if all(span.stop <= other.start or other.stop <= span.start for other in kept):
@@ -39,7 +39,7 @@ def masked(text: str, spans: Iterable[MaskSpan]) -> str:
 
 
 def masking(sample: Sample, kind: str, find: Callable[[str], list[MaskSpan]], *, drop: bool) -> Verdict:
-    """Return the verdict on a sample: a drop, or the masked conversation with a tag `kind` for what was masked."""
+    """Return the verdict on a sample: a drop, or the masked conversation. The tag `kind` says what was masked."""
     mask = _Mask(find)
     messages = tuple(mask.turn(turn) for turn in sample.messages)
     tools = mask.json(sample.tools)
@@ -54,14 +54,14 @@ def masking(sample: Sample, kind: str, find: Callable[[str], list[MaskSpan]], *,
 
 
 class _Mask:
-    """One pass through a sample, and the kinds that it has found."""
+    """One pass through a sample, and the kinds of data that it has found."""
 
     def __init__(self, find: Callable[[str], list[MaskSpan]]) -> None:
         self.find = find
         self.kinds: set[str] = set()
 
     def turn(self, turn: Message) -> Message:
-        """Return a turn with everything in it masked."""
+        """Return a turn with all its parts masked."""
         if turn.plain:
             text = self.text(turn.content)
             return turn if text == turn.content else turn._replace(content=text)
@@ -75,7 +75,7 @@ class _Mask:
         )
 
     def text(self, text: str | None, key: str = "") -> str | None:
-        """Return a text masked; a key before the text is its context, as in `password=…`."""
+        """Return a masked text. The key before the text is its context, as in `password=…`."""
         if not text:
             return text
         begin = len(key) + 1 if key else 0
@@ -85,7 +85,7 @@ class _Mask:
         return masked(text, inside)
 
     def json(self, text: str | None) -> str | None:
-        """Return JSON text with its strings, numbers and keys masked; unchanged, byte for byte, if nothing is found."""
+        """Return JSON text with masked strings, numbers and keys. If nothing is found, it is the same byte for byte."""
         if not text:
             return text
         try:

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 STEPS = 25
-"""Most Newton steps of the regression; it usually converges after six to ten."""
+"""Largest number of Newton steps of the regression. It usually converges after six to ten."""
 FOLDS = 10
 PENALTY = 10.0
-"""Penalty of the weights of a boundary. Of film reviews against other texts 10 and 30 decided alike."""
+"""Penalty of the weights of a boundary. With film reviews against other texts, 10 and 30 gave the same decisions."""
 
 
 def _widened(vectors: Float) -> Float:
-    """Return unit vectors scaled to components of about unit variance, and a column of ones."""
+    """Return unit vectors, scaled so that components have about unit variance, with a column of ones, [n, d + 1]."""
     return np.hstack([vectors * math.sqrt(vectors.shape[1]), np.ones((len(vectors), 1))])
 
 
@@ -33,7 +33,7 @@ def probability(vectors: Float, weights: Float) -> Float:
 def regression(vectors: Float, labels: Float, weight: Float, l2: float) -> Float:
     """Return the weights, [d + 1], of a logistic regression of weighted rows by Newton's method.
 
-    l2 |w|² / 2 is added to the rows' loss, without the bias.
+    The penalty l2 |w|² / 2, where w has no bias, is added to the loss of the rows.
     """
     rows = _widened(vectors)
     penalty = np.full(rows.shape[1], l2)
@@ -52,14 +52,14 @@ def regression(vectors: Float, labels: Float, weight: Float, l2: float) -> Float
 
 @dataclass(frozen=True)
 class Boundary:
-    """A boundary between a set of texts and others: weights, and the log-odds below which a text is not in the set."""
+    """A boundary between a set of texts and other texts."""
 
     weights: Float
     """Weights, [d + 1], with the bias last."""
     threshold: float
     """Log-odds below which a text is not in the set; at most 0."""
     power: float
-    """Share of the others that are found not to belong, each by a regression that was not trained on it."""
+    """Share of the other texts with log-odds below the threshold, each by a regression that was not trained on it."""
 
     def log_odds(self, vectors: Float) -> Float:
         """Return [n] log-odds of belonging to the set."""
@@ -67,11 +67,11 @@ class Boundary:
 
 
 def boundary(own: Float, others: Float, max_loss: float) -> Boundary:
-    """Return the boundary that loses about `max_loss` of new texts like `own`; takes about a second.
+    """Return the boundary that loses about the share `max_loss` of new texts like `own`. This takes about a second.
 
     In ten folds, regressions give log-odds to rows of `own` that they were not trained on. The threshold is a quantile
-    of the normal distribution with the mean and standard deviation of these log-odds, or 0 if that is above 0. Both
-    sets have the same weight. With ten film reviews, 1.4 % of further ones were lost at a `max_loss` of 2 %.
+    of the normal distribution with the mean and standard deviation of these log-odds, or 0 if the quantile is above 0.
+    Both sets have the same weight. With ten film reviews and a `max_loss` of 2 %, 1.4 % of other reviews were lost.
     """
     held = _held_out(own, others)
     threshold = min(0.0, float(held.mean() + NormalDist().inv_cdf(max_loss) * held.std(ddof=1)))

@@ -1,6 +1,6 @@
 """Search: the texts of a corpus that are near a query, by words (BM25) and by meaning, fused and made diverse.
 
-The only file that imports bm25s, inside a function.
+This is the only file that imports bm25s. It does so inside a function.
 """
 
 import re
@@ -20,13 +20,13 @@ from gristmill.generation.contracts import Ask
 By = Literal["both", "words", "meaning"]
 Float32 = NDArray[np.float32]
 K1, B = 1.5, 0.75
-"""Parameters of BM25: how soon repeated words stop counting, and how much long texts are penalised."""
+"""Parameters of BM25. `K1`: how soon repeated words stop counting. `B`: how much long texts are penalised."""
 FUSION = 60
-"""Parameter of reciprocal rank fusion; with a larger one the first ranks matter less."""
+"""Parameter of reciprocal rank fusion. With a larger value the first ranks matter less."""
 CANDIDATES = 100
 """Number of texts of each ranking that are fused."""
 VARIED = 5
-"""If variety counts, the candidates are the best texts, this many times the wanted number."""
+"""The candidates are this many times as many texts as are wanted. If variety counts, the choice is made from these."""
 EMBEDDED_AT_ONCE = 1024
 _TERM = re.compile(rf"[{UNSPACED}]+|[^\W_{UNSPACED}]+(?:['’][^\W\d_{UNSPACED}]+)?")
 _UNSPACED = re.compile(rf"[{UNSPACED}]")
@@ -34,7 +34,7 @@ _UNSPACED = re.compile(rf"[{UNSPACED}]")
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A sample that was found."""
+    """A sample that a search has found."""
 
     sample: Sample
     score: float
@@ -42,7 +42,7 @@ class Hit:
 
 
 def terms(text: str) -> list[str]:
-    """Return the lower-case words of a text; runs of an unspaced script become overlapping pairs of characters."""
+    """Return the lower-case words of a text. Runs of a script without spaces become overlapping pairs of characters."""
     found: list[str] = []
     for run in _TERM.findall(unicodedata.normalize("NFKC", text).lower()):
         pairs = _UNSPACED.match(run) and len(run) > 1
@@ -53,7 +53,7 @@ def terms(text: str) -> list[str]:
 def fuse(rankings: Sequence[Sequence[int]], k: int = FUSION) -> dict[int, float]:
     """Return the fused score of each place, best first: the sum of 1 / (k + rank) over the rankings, ranks from 1.
 
-    Scores are divided by the largest possible, so that they lie between 0 and 1; of equal scores the smaller place
+    Scores are divided by the largest possible score, so they are between 0 and 1. Of equal scores, the smaller place
     comes first.
     """
     scores: dict[int, float] = {}
@@ -67,7 +67,8 @@ def fuse(rankings: Sequence[Sequence[int]], k: int = FUSION) -> dict[int, float]
 def diverse(relevance: Sequence[float], similarity: NDArray[np.floating[Any]], count: int, weight: float) -> list[int]:
     """Return up to `count` places by maximal marginal relevance, in the order of choice.
 
-    Each time the place with the largest weight * relevance - (1 - weight) * (largest similarity to those taken).
+    The next place is always the one with the largest weight * relevance - (1 - weight) * s, where s is its largest
+    similarity to a chosen place.
     """
     gains = np.asarray(relevance, np.float64)  # [n]
     nearest = np.zeros(len(gains))
@@ -87,7 +88,7 @@ class SearchIndex:
     def __init__(self, samples: Sequence[Sample], by: By = "both", vectors: Float32 | None = None) -> None:
         """Index the texts, about 0.3 ms for 45 words.
 
-        `vectors` is [samples, d], of length 1; a vector of NaN stands for a text that is found only by its words.
+        `vectors` are unit vectors, [samples, d]. A text with a vector of NaN is found only by its words.
         """
         self.samples, self.by, self._vectors = samples, by, vectors
         words = [terms(sample.instruction) for sample in samples]
@@ -99,7 +100,7 @@ class SearchIndex:
     ) -> list[Hit]:
         """Return up to `count` samples, the best first, without the query's own text and the ids in `without`.
 
-        `weight` is that of relevance against variety, 1 for relevance alone.
+        `weight`, 0 to 1, is the weight of relevance against variety; with 1 only relevance counts.
         """
         rankings = []
         if self._bm25 is not None:
@@ -117,7 +118,7 @@ class SearchIndex:
         return [Hit(self.samples[places[n]], relevance[n]) for n in chosen]
 
     def _ranked(self, scores: NDArray[Any], text: str, without: Collection[str], above: float) -> list[int]:
-        """Return the places of the best scores, best first; of equal scores the smaller place comes first."""
+        """Return the places of the best scores, best first. Of equal scores, the smaller place comes first."""
         some = min(len(scores), CANDIDATES + len(without) + 1)
         best = np.argpartition(-scores, some - 1)[:some]
         ordered = best[np.lexsort((best, -scores[best]))]
@@ -138,7 +139,7 @@ class SearchIndex:
 
 
 async def index(samples: Sequence[Sample], by: By, ask: Ask) -> SearchIndex:
-    """Return the index of a corpus; the job's encoder makes vectors, unless the search is only by words."""
+    """Return the index of a corpus. The job's encoder makes vectors, unless the search is only by words."""
     if by == "words" or not len(samples):
         return SearchIndex(samples, by)
     texts = [sample.instruction for sample in samples]
@@ -149,7 +150,7 @@ async def index(samples: Sequence[Sample], by: By, ask: Ask) -> SearchIndex:
 async def find(
     where: SearchIndex, text: str, count: int, ask: Ask, *, weight: float, without: Collection[str]
 ) -> list[Hit]:
-    """Return the result of `SearchIndex.find` for a text; the text is embedded first if the index uses meaning."""
+    """Return the result of `SearchIndex.find` for a text. The text is embedded first if the index uses meaning."""
     vector = None if where.by == "words" or not len(where.samples) else (await ask.embed([text]))[0]
     return where.find(text, vector, count, weight=weight, without=without)
 
