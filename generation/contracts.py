@@ -152,10 +152,10 @@ class Verdict:
     dropped: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
-    """The conversation that replaces the judged one, for example with personal data masked; None keeps the judged
-    one."""
+    """The conversation that replaces the judged conversation, for example with personal data masked; None keeps the
+    judged conversation."""
     tools: str | None = None
-    """The tools that replace those of the sample, as JSON text; None keeps them."""
+    """The tools that replace the sample's tools, as JSON text; None keeps the sample's tools."""
 
 
 class GenerateStep(Step, Generic[State]):
@@ -209,7 +209,7 @@ class Method(GenerateStep[State]):
     """A way to make new samples from parents."""
 
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
-    """Inputs of which the job must have at least one; empty when the method needs none."""
+    """Kinds of inputs. The job must have at least one of them. Empty if the method needs no input."""
     learns: ClassVar[bool] = True
     """Whether draws depend on the rows that earlier rounds have kept. A job without such a step is a single round."""
     instructs: ClassVar[bool] = True
@@ -251,7 +251,7 @@ class Method(GenerateStep[State]):
         return (snapshot.seeds[place] if place < before else snapshot.made[place - before],)
 
     def asks_model(self) -> bool:
-        """Return whether drafting or answering asks a model; a plan counts no tokens where nothing does."""
+        """Return whether drafting or answering asks a model. A plan counts no tokens for a method that asks none."""
         return True
 
     def engine_name(self) -> str:
@@ -301,7 +301,7 @@ class EachInput(Method[State]):
     learns: ClassVar[bool] = False
 
     def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
-        """Return the inputs to take in turn: the documents if the job has any, else the seeds."""
+        """Return the inputs that the method uses: the documents if the job has any, else the seeds."""
         return snapshot.documents or snapshot.seeds
 
     def draw(self, snapshot: Snapshot, turn: int, rng: Random) -> tuple[Sample, ...]:
@@ -350,7 +350,7 @@ class Filter(BoundStep[State]):
 
 
 class ModelFilter(Filter[State]):
-    """A filter that asks a model: the generating one, or another of the job's models."""
+    """A filter that asks a model: the generating model, or another model of the job."""
 
     stages: ClassVar[tuple[Stage, ...]] = ("model",)
 

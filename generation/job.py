@@ -145,7 +145,7 @@ class Generate(Job):
 
     @property
     def judging(self) -> tuple[Filter | HistoryFilter, ...]:
-        """The filters that have rows to judge: a `HistoryFilter` only where a method makes its own instructions."""
+        """The filters that have rows to judge. A `HistoryFilter` needs a method that makes its own instructions."""
         new = {method.kind for method in self.methods if method.instructs}
         return tuple(step for step in self.filters if isinstance(step, Filter) or any(map(step.judges, new)))
 

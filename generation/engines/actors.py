@@ -47,7 +47,7 @@ OpenEngine = Callable[[Engine], LiveEngine]
 
 
 def open_engine(engine: Engine) -> LiveEngine:
-    """Return the engine of this process: a client where the settings name an endpoint, else vLLM."""
+    """Return the engine of this process: a client if the settings name an endpoint, else vLLM."""
     return EndpointEngine(engine) if engine.endpoint else VllmEngine(engine)
 
 
@@ -55,7 +55,7 @@ class EngineActor:
     """An engine in an actor of its own. Callers send it requests; see `models.engine.start`."""
 
     def __init__(self, engine: Engine, logs: str | None, name: str) -> None:
-        """Begin to start the engine. Its output, and that of its libraries, goes to `<logs>/<name>.log`."""
+        """Begin to start the engine. Its output and the output of its libraries go to `<logs>/<name>.log`."""
         to_file(logs, name)
         self._engine = open_engine(engine)
 

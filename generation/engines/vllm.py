@@ -85,7 +85,7 @@ class _Submission:
     params: Any
     future: "Future[Any]"
     priority: int
-    """Submissions with a lower number go first; those with the same number go in the order of arrival."""
+    """Submissions with a lower number go first. Submissions with the same number go in the order of arrival."""
     chat: "dict[str, Any] | None" = None
     """The request in the form that the parsers need; None if no parser reads the reply."""
     opened: bool = False

@@ -32,7 +32,7 @@ SPACING_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The counts that a driver observes at one moment; they are those of this execution only."""
+    """The counts that a driver observes at one moment. They begin with this execution of the job."""
 
     now: float
     """Seconds, from any origin."""

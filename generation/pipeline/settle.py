@@ -37,7 +37,7 @@ class Progress:
     """Number of rows that the job must keep; None to use every input once."""
     filters: Sequence[Filter | HistoryFilter]
     passing: frozenset[str] = frozenset()
-    """Methods whose rows are not compared with others, see `Method.instructs`."""
+    """Kinds of methods. Their rows are not compared with other rows, see `Method.instructs`."""
     frames: Frames = ()
     """The texts that templates put around instructions, see `Method.frames`."""
     quotas: Quotas = field(default_factory=dict)

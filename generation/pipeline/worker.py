@@ -143,7 +143,7 @@ class RowMaker:
         self._place.store.commit_shard(self._place.output, str(shard), to_table(made))
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """Add a round's snapshot to the histories; a later snapshot begins with all samples of an earlier one."""
+        """Add a round's snapshot to the histories. A later snapshot begins with all samples of an earlier snapshot."""
         before, end = len(snapshot.seeds), len(snapshot.seeds) + len(snapshot.made)
         if not self._sets:
             return

@@ -85,7 +85,7 @@ class Answer:
     refusal: str = ""
     """What the server says about a call that it refuses for good; empty when it served the call."""
     param: str = ""
-    """Name of the refused parameter, where the server names one."""
+    """Name of the refused parameter, if the server names one."""
     code: str = ""
 
 

@@ -262,7 +262,7 @@ def _tokens(choice: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _chance(logprob: Any) -> float:  # noqa: ANN401 - JSON from outside
-    """Return the probability of a log-probability, 0 where there is none."""
+    """Return the probability of a log-probability, or 0 if the value is no log-probability."""
     return math.exp(_number(logprob)) if isinstance(logprob, int | float) and logprob <= 0 else 0.0
 
 
