@@ -90,7 +90,7 @@ class AnswerKind(Filter):
     kind: Literal["answer_kind"] = "answer_kind"
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge the answer, where the question is of a known kind."""
+        """Judge the answer, if the question is of a known kind."""
         del ask
         asked = kind_asked(request(sample.instruction))
         wrong = bool(asked and sample.answer) and not _is_a(asked, sample.answer)

@@ -138,7 +138,7 @@ def _latest(rows: Sequence[Sample], most: int) -> list[Sample]:
 def even(labels: Float, groups: Sequence[str]) -> Float:
     """Return weights, [n]. In each group both classes weigh the same, and each group weighs as much as it has rows.
 
-    Rows of a group with only one class weigh nothing.
+    Rows of a group with only one class get the weight 0.
     """
     weights = np.zeros(len(labels))
     for group in sorted(set(groups)):

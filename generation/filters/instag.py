@@ -93,9 +93,9 @@ class Instag(ModelFilter):
 
     kind: Literal["instag"] = "instag"
     max_intents: int = Field(default=6, gt=0)
-    """Most intents of an instruction."""
+    """Largest number of intents of an instruction."""
     max_tokens: int = Field(default=96, gt=0)
-    """Most tokens of the list."""
+    """Largest number of tokens of the list."""
     prompts: Annotated[Prompts, slots("instruction")] = by_language(PROMPTS)
     """Templates by language: instructions with their intents, and the instruction to tag."""
 

@@ -58,7 +58,7 @@ class Language(Filter):
     """Smallest sum of the probabilities of these languages. Short English sentences often get 0.3 to 0.5."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge the instruction, and the answer where there is one."""
+        """Judge the instruction, and the answer if there is one."""
         del ask
         tagged = sample.tags.get("language")
         wanted = self.languages or ((tagged,) if tagged else ())

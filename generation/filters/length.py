@@ -34,7 +34,7 @@ class Length(Filter):
     """Largest number of words of the last assistant turn."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge the instruction, and the answer where there is one."""
+        """Judge the instruction, and the answer if there is one."""
         del ask
         whole, asked, said = (num_words(t) for t in (sample.instruction, request(sample.instruction), sample.answer))
         rules = {

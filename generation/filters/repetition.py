@@ -43,7 +43,7 @@ class Repetition(Filter):
     """Texts with fewer words or Chinese characters are not judged."""
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
-        """Judge the instruction, and the answer where there is one."""
+        """Judge the instruction, and the answer if there is one."""
         del ask
         if says_again(sample):
             return Verdict(dropped=f"{self.kind}: answer says the question again")

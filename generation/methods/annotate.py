@@ -136,7 +136,7 @@ class Annotate(EachInput[Demonstrations]):
     min_confidence: float = Field(default=0.0, ge=0, le=1)
     """Samples with a lower confidence are dropped."""
     max_tokens: int = Field(default=256, gt=0)
-    """Most tokens of an answer that is not a label."""
+    """Largest number of tokens of an answer that is not a label."""
     temperature: float = Field(default=0.7, ge=0, le=2)
     """Temperature if an annotator gives several samples. A single sample has temperature 0."""
     prompts: Annotated[Prompts, slots("text", may=ASKED_WITH)] = by_language(PROMPTS, by="form")

@@ -39,7 +39,7 @@ SYSTEMS = {
         "advice": "你是一位生活助手。用户用中文描述自己的处境并请你出主意，你用中文回答。",
     },
 }
-"""System prompts by language and domain; an empty one leaves the template as it is."""
+"""System prompts by language and domain. An empty prompt leaves the template as it is."""
 FOLLOW = {
     "en": "You are a helpful assistant in a conversation of several turns, each about what was said before.",
     "zh": "你是一位中文助手，正在与用户进行多轮对话。用户会就前面说过的内容继续用中文追问。",
