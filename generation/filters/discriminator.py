@@ -169,7 +169,7 @@ def matched(seeds: Sequence[Sample], made: Sequence[Sample], turn: int) -> tuple
 def two_sample(human: Float, made: Float, folds: int, l2: float) -> dict[str, float]:
     """Return accuracy and p-value of the classifier two-sample test on equally many rows of both classes.
 
-    Each row is classified by a classifier that was not trained on it.
+    The rows must be in random order. Each row is classified by a classifier that was not trained on it.
     """
     size = len(human)
     vectors, labels = np.concatenate([human, made]), np.repeat([1.0, 0.0], size)
