@@ -1,5 +1,6 @@
 """Repetition: drop texts that repeat themselves, which small models often write."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -7,11 +8,12 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.cluster.text.keys import key
-from gristmill.cluster.text.scripts import is_chinese
+from gristmill.cluster.text.keys import folded, key
+from gristmill.cluster.text.scripts import HAN, is_chinese
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
+_HAN = re.compile(f"[{HAN}]")
 NGRAM = 5
 NGRAM_CHINESE = 8
 """Eight Chinese characters are about five words."""
@@ -61,11 +63,24 @@ class Repetition(Filter):
 def says_again(sample: Sample) -> bool:
     """Return whether an answer is the same as the user's turn before it; a greeting may be the same."""
     return any(
-        (one.role, other.role) == ("user", "assistant")
-        and num_words(one.text) >= GREETING
-        and key(one.text) == key(other.text)
+        (one.role, other.role) == ("user", "assistant") and _same(one.text, other.text)
         for one, other in pairwise(sample.messages)
     )
+
+
+def _same(question: str, answer: str) -> bool:
+    """Return whether two texts have one key, and are longer than a greeting; most differ in their first letter."""
+    first, second = _first_letter(question), _first_letter(answer)
+    if first and second and first != second:
+        return False
+    return num_words(question) >= GREETING and key(question) == key(answer)
+
+
+def _first_letter(text: str) -> str:
+    """Return the first letter as it is in the text's key; empty if the characters around it may change it there."""
+    letter = next((character for character in text if character.isalpha()), "")
+    alone = text.isascii() or _HAN.match(letter)
+    return folded(letter) if alone and "&" not in text else ""
 
 
 def duplicate_lines(text: str) -> float:

@@ -7,6 +7,7 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
+from gristmill.cluster.text.keys import key
 from gristmill.cluster.text.scripts import is_chinese
 from gristmill.cluster.text.words import num_words, tokens
 from gristmill.generation.contracts import Filter, Verdict
@@ -101,6 +102,22 @@ def test_repetition_counts_lines_and_ngrams_that_stood_before() -> None:
 def test_repetition_drops_answers_that_run_away(answer: str, reason: str | None) -> None:
     loose = Repetition(max_duplicate_lines=0.7)
     assert judged(loose, sample("Tell me about it", answer)).dropped == reason
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("The meeting has been moved.", "“Ｔhe meeting has been moved”"),
+        ("Étienne reads a long book.", "E\N{COMBINING ACUTE ACCENT}tienne reads a long book"),
+        ("&quot;Read a long book now&quot;", "Read a long book now."),
+        ("會議改到下個星期二下午了。", "会议改到下个星期二下午了"),
+        ("12 apples are in the box.", "12 Apples are in the box"),
+        ("\N{LATIN SMALL LIGATURE FI}nd the right word here", "Find the right word here"),
+    ],
+)
+def test_an_answer_in_another_form_of_the_same_characters_says_the_question_again(question: str, answer: str) -> None:
+    assert key(question) == key(answer)
+    assert judged(Repetition(), sample(question, answer)).dropped == "repetition: answer says the question again"
 
 
 def test_an_answer_that_says_the_question_again_is_dropped_and_a_greeting_is_not() -> None:
