@@ -24,12 +24,13 @@ from typing import Any
 import jobs
 from common import in_process, write
 
-from gristmill.cluster.models.engine import Engine, Reply, Request, Score
+from gristmill.cluster.models.engine import Choose, Engine, Reply, Request, Score
 
 WORDS = ("river", "lamp", "winter", "baker", "stone", "window", "garden", "orange", "travel", "music", "letter", "sea")
 TEXTS = [" ".join(random.Random(n).choices(WORDS, k=40)).capitalize() for n in range(512)]
 ONE = ["--only", "--engines=1", "--latency=0", "--batch=256", "--shard-size=256"]
 RULES: list[dict[str, Any]] = [{"kind": "length"}, {"kind": "repetition"}, {"kind": "refusal"}]
+FILTERS: dict[str, dict[str, Any]] = {"rules": {"filters": RULES}, "default": {}}
 
 
 class WaitingEngine:
@@ -69,6 +70,9 @@ class WaitingEngine:
                 await asyncio.sleep(self._latency * (0.5 + seed / 2**31))
         if self._asked % 512 == 0:
             self._note("cpu", time.process_time() - self._began)
+        if isinstance(request, Choose):  # the last choice of a judge is the best grade
+            rest = dict.fromkeys(request.choices[:-1], 0.1 / max(1, len(request.choices) - 1))
+            return Reply(request.choices[-1], "stop", 60, 1, choices={**rest, request.choices[-1]: 0.9})
         return Reply(text, "stop", 60, 50)
 
 
@@ -98,7 +102,7 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
                 "target": number,
                 "engine": engine,
                 "methods": [method],
-                "filters": RULES,
+                **FILTERS[given.filters],
                 "shard_size": given.shard_size,
                 "prior": 1.0,
             }
@@ -111,6 +115,7 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
         workers = sum(float(path.read_text()) for path in Path(folder).glob("cpu-*"))
         return {
             "samples": figures.rows,
+            "kept": figures.kept,
             "seconds": round(ended - min(firsts), 2),
             "last_start_s": round(max(firsts) - min(firsts), 2),
             "engine_s": round(sum(ended - first for first in firsts), 1),
@@ -121,13 +126,18 @@ def job(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def cost(samples: list[int]) -> None:
-    """Run jobs of these lengths on one engine that answers at once, and write what a sample costs."""
-    runs = [in_process("overhead.py", [*ONE, f"--samples={n}"], {}) for n in samples]
-    for run in runs:
-        run["cpu_ms_per_sample"] = round(run["driver_cpu_ms_per_sample"] + run["worker_cpu_ms_per_sample"], 4)
-    peaks = [run["driver_peak_mib"] for run in runs]
-    result = {"filters": RULES, "bound": "0 ms", "cpu": runs, "driver_memory_growth": round(max(peaks) / min(peaks), 3)}
-    write("overhead", {"what": "cost of a sample outside the engine", **result})
+    """Run jobs of these lengths on one engine that answers at once, and write what a sample costs.
+
+    `rules` has three filters that only read the sample; `default` has all default filters, novelty and the judge too.
+    """
+    result: dict[str, Any] = {}
+    for name, filters in FILTERS.items():
+        runs = [in_process("overhead.py", [*ONE, f"--filters={name}", f"--samples={n}"], {}) for n in samples]
+        for run in runs:
+            run["cpu_ms_per_sample"] = round(run["driver_cpu_ms_per_sample"] + run["worker_cpu_ms_per_sample"], 4)
+        peaks = [run["driver_peak_mib"] for run in runs]
+        result[name] = {**filters, "cpu": runs, "driver_memory_growth": round(max(peaks) / min(peaks), 3)}
+    write("overhead", {"what": "cost of a sample outside the engine", "bound": "0 ms", **result})
 
 
 def efficiency(given: argparse.Namespace) -> None:
@@ -150,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", nargs="+", choices=("cost", "efficiency"), default=["cost", "efficiency"])
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--filters", choices=FILTERS, default="rules", help=argparse.SUPPRESS)
     parser.add_argument("--engines", type=int, default=64)
     parser.add_argument("--many", type=int, default=250_000, help="samples for the many engines")
     parser.add_argument("--latency", type=float, default=10.0, help="seconds, on average")
