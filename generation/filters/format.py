@@ -10,9 +10,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
-
 from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.text.json_schema import JsonSchema
 from gristmill.generation.contracts import Ask, Filter, Stage, Verdict
 
 FENCED = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ ]{0,3}\1[`~]*[ \t]*$|\Z)", re.M | re.S)
@@ -49,23 +48,12 @@ class Format(Filter):
     stages: ClassVar[tuple[Stage, ...]] = ("sample",)
     answer: Literal["text", "json"] = "text"
     """Form of the whole answer."""
-    json_schema: str = ""
+    json_schema: JsonSchema = ""
     """JSON schema, as JSON text, for answers in JSON; used only with `answer = "json"`."""
     code: tuple[Code, ...] = ("python", "json", "toml")
     """Languages whose fenced blocks must be valid."""
     brackets: bool = True
     """Whether brackets that open in prose must be closed."""
-
-    @field_validator("json_schema")
-    @classmethod
-    def _valid_schema(cls, text: str) -> str:
-        if text:
-            jsonschema = import_module("jsonschema")
-            try:
-                jsonschema.Draft202012Validator.check_schema(json.loads(text))
-            except (ValueError, jsonschema.SchemaError) as error:
-                raise ValueError(f"must be a JSON schema: {str(error).splitlines()[0]}") from error
-        return text
 
     async def judge(self, sample: Sample, ask: Ask) -> Verdict:
         """Judge the last answer."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from gristmill.cluster.models.engine import Reply
-from gristmill.training.evaluate.scorers import normal
 from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Written
+from gristmill.training.evaluate.scorers.normal import f1, squad, units
 
 
 class Squad(Written):
@@ -26,11 +26,11 @@ class Squad(Written):
         """Return F1 and `exact`."""
         del shared
         said = replies[0].text.strip()
-        exact = normal.squad(said) in map(normal.squad, item.answers)
+        exact = squad(said) in map(squad, item.answers)
         value = max(_shared(said, answer) for answer in item.answers)
         return {OWN: Judgement(value, said), "exact": Judgement(float(exact))}
 
 
 def _shared(said: str, answer: str) -> float:
-    found, wanted = (Counter(normal.units(normal.squad(text))) for text in (said, answer))
-    return normal.f1((found & wanted).total(), found.total(), wanted.total())
+    found, wanted = (Counter(units(squad(text))) for text in (said, answer))
+    return f1((found & wanted).total(), found.total(), wanted.total())

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Literal, TypeVar
 
 from gristmill.cluster.models.engine import Reply
-from gristmill.training.evaluate.scorers import normal
 from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Written
+from gristmill.training.evaluate.scorers.normal import f1, units
 
 T = TypeVar("T")
 
@@ -47,10 +47,10 @@ class Summary(Written):
 
     def _units(self, text: str) -> list[str]:
         if self.chinese == "characters":
-            return normal.units(text)
+            return units(text)
         import jieba
 
-        return [word.lower() for word in jieba.cut(text) if normal.units(word)]
+        return [word.lower() for word in jieba.cut(text) if units(word)]
 
 
 def _overlap(left: Counter[T], right: Counter[T]) -> float:
@@ -59,7 +59,7 @@ def _overlap(left: Counter[T], right: Counter[T]) -> float:
 
 def _f1(hits: float, found: float, wanted: float) -> float:
     """Return F1; 0 if one of the texts is empty, as `rouge-score` does."""
-    return normal.f1(hits, found, wanted) if found and wanted else 0.0
+    return f1(hits, found, wanted) if found and wanted else 0.0
 
 
 def _common(left: Sequence[str], right: Sequence[str]) -> int:
