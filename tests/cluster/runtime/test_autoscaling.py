@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -135,4 +136,4 @@ def test_a_job_waits_for_the_machines_that_a_cluster_brings(cluster: str) -> Non
     assert "warning: lift.cpus: waiting for 1 GPU, which the cluster has not yet; it autoscales" in said
     assert "gpus 1.0 1.0" in said
     assert "runs on" in said
-    assert "lift.cpus: needs 4 GPU; the cluster autoscales, but has 2 CPU and 1 GPU after 1 s" in said
+    assert re.search(r"lift.cpus: needs 4 GPU; the cluster autoscales, but has \d CPU and \d GPU after 1 s", said), said
