@@ -72,7 +72,7 @@ class ModelFigures:
     measures: Mapping[str, float] = field(default_factory=dict)
     """Measures that are computed over all items together, such as `macro_f1` or `bleu`."""
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """95 % intervals of the measures that are cheap to compute, from bootstrap draws of families."""
+    """95 % intervals of the measures, from bootstrap draws of families; none with fewer than 20 families."""
     difference: float | None = None
     """Mean of the paired differences from the base model; None for the base model itself."""
     ci_low: float | None = None

@@ -1,7 +1,7 @@
 """Translation: chrF of each reply, and BLEU and chrF of all replies together, by sacrebleu."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from gristmill.cluster.models.engine import Reply
 from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Judgements, Written
@@ -20,6 +20,13 @@ class Translation(Written):
     kind: Literal["translation"] = "translation"
     tokenize: Literal["auto", "13a", "zh", "char", "intl"] = "auto"
     """How BLEU splits texts into words. `auto` is `zh` if most right answers are Chinese, else `13a`."""
+
+    def fitted(self, items: Sequence[Item]) -> Self:
+        """Return the scorer with the way to split texts into words."""
+        if self.tokenize != "auto":
+            return self
+        chinese = sum(item.chinese for item in items) * 2 > len(items)
+        return self.model_copy(update={"tokenize": "zh" if chinese else "13a"})
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
         """Return the chrF of one reply."""

@@ -17,8 +17,6 @@ from gristmill.training.evaluate.suites.reducers import column, measures
 from gristmill.training.figures import ModelFigures, SuiteFigures
 
 Floats = NDArray[np.float64]
-REDRAWN = ("entities", "labels", "loss", "pairwise")
-"""Kinds of scorers with measures that are cheap enough to compute for each draw; BLEU is not."""
 REDRAWS = 200
 """Number of draws for the intervals of measures."""
 
@@ -107,30 +105,25 @@ def _model(
     own = statistics.interval(statistics.by_family(values, kin), sizes, draws=draws.number, seed=draws.seed)
     share = suite.scorer.kind != "loss" and not isinstance(suite.scorer, Own)
     low, high = _ends(own, 0.0 if share else -math.inf)
-    figures = ModelFigures(
-        model=name,
-        value=own.value,
-        low=low,
-        high=high,
-        measures=measures(suite.scorer, judged, base),
-        bounds=_bounds(suite, judged, base, kin, draws.seed),
-    )
+    found = measures(suite.scorer, judged, base)
+    bounds = _bounds(suite, judged, base, kin, draws.seed) if found else {}
+    figures = ModelFigures(model=name, value=own.value, low=low, high=high, measures=found, bounds=bounds)
     if judged is base:
         return figures
     change = values - others
     by_family = statistics.by_family(change, kin)
-    found = statistics.interval(by_family, sizes, draws=draws.number, seed=draws.seed)
-    low, high = _ends(found, -1.0 if share else -math.inf)
+    paired = statistics.interval(by_family, sizes, draws=draws.number, seed=draws.seed)
+    low, high = _ends(paired, -1.0 if share else -math.inf)
     return replace(
         figures,
-        difference=found.value,
+        difference=paired.value,
         ci_low=low,
         ci_high=high,
-        p=_chance(found, by_family / sizes),
+        p=_chance(paired, by_family / sizes),
         better=int((change > 0).sum()),
         worse=int((change < 0).sum()),
-        detectable=statistics.detectable(found.error) if found.error else None,
-        needed=_needed(found, suite.scorer.effect),
+        detectable=statistics.detectable(paired.error) if paired.error else None,
+        needed=_needed(paired, suite.scorer.effect),
     )
 
 
@@ -168,7 +161,7 @@ def _bounds(
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
     count = int(kin.max(initial=-1)) + 1
-    if suite.scorer.kind not in REDRAWN or count < statistics.FEW:
+    if count < statistics.FEW:
         return {}
     members = [np.flatnonzero(kin == family).tolist() for family in range(count)]
     rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,20 +158,32 @@ def entities(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -
 
 
 def translation(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
-    """Return BLEU and chrF over all items, 0 to 100, as sacrebleu gives them."""
-    del base
-    from sacrebleu import corpus_bleu, corpus_chrf
+    """Return BLEU and chrF over all items, 0 to 100, as sacrebleu gives them.
 
+    Both are computed from counts that are summed over the items.
+    """
+    del base
     if not isinstance(scorer, Translation):
         return {}
-    said = [row.scores[OWN].reply for row in judged]
-    most = max(len(row.item.answers) for row in judged)
-    # sacrebleu takes streams: the first right answer of all items, the second of all, …
-    right = [[(*row.item.answers, *[row.item.answers[0]] * most)[n] for row in judged] for n in range(most)]
-    chinese = sum(row.item.chinese for row in judged) * 2 > len(judged)
-    tokenize = scorer.tokenize if scorer.tokenize != "auto" else "zh" if chinese else "13a"
-    bleu = corpus_bleu(said, right, tokenize=tokenize)
-    return {"bleu": float(bleu.score), "chrf": float(corpus_chrf(said, right).score)}
+    tokenize = scorer.fitted([row.item for row in judged]).tokenize
+    found = {}
+    for name in ("bleu", "chrf"):
+        counts = [_counts(name, tokenize, row.scores[OWN].reply, row.item.answers) for row in judged]
+        found[name] = float(_metric(name, tokenize)._compute_score_from_stats(np.sum(counts, axis=0).tolist()).score)
+    return found
+
+
+@lru_cache
+def _metric(name: str, tokenize: str) -> Any:  # noqa: ANN401 - sacrebleu has no common public type
+    from sacrebleu.metrics import BLEU, CHRF
+
+    return BLEU(tokenize=tokenize) if name == "bleu" else CHRF()
+
+
+@lru_cache(1 << 16)  # each draw of the bootstrap needs the counts of the same replies
+def _counts(name: str, tokenize: str, said: str, answers: tuple[str, ...]) -> tuple[int, ...]:
+    """Return sacrebleu's counts for one reply. Its own bootstrap sums these counts too."""
+    return tuple(_metric(name, tokenize)._extract_corpus_statistics([said], [[answer] for answer in answers])[0])
 
 
 def pairwise(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
