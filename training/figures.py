@@ -89,12 +89,16 @@ class ModelFigures:
     """Smallest true difference that such items detect with a probability of 80 %."""
     needed: int | None = None
     """Number of families needed to detect the suite's `effect` with a probability of 80 %."""
+    unfit: bool = False
+    """Whether the suite's judge failed its test, so that there is no verdict."""
 
     @property
     def verdict(self) -> str:
         """The verdict of the comparison with the base model; empty for the base model."""
         if self.difference is None:
             return ""
+        if self.unfit:
+            return "no verdict"
         if self.p_adjusted is None:
             return "one family says nothing about others"
         if self.p_adjusted >= 0.05:
@@ -126,12 +130,16 @@ class SuiteFigures:
     """Number of rows trained on that are near copies of an item."""
     effect: float
     """Smallest difference that the suite should be able to show."""
+    unfit: str = ""
+    """The reason why the suite's judge cannot be believed; empty if it can, or if there is no judge."""
     models: tuple[ModelFigures, ...]
     """Figures of each model, the base model first."""
 
     @property
     def undecided(self) -> str:
-        """The reason why the suite is too small for a verdict on some model; empty if it is large enough."""
+        """Why there is no verdict on some model: a judge that failed, or too few items; else empty."""
+        if self.unfit:
+            return self.unfit
         open_ = [model for model in self.models if model.verdict not in ("better", "worse")]
         needed = max((model.needed or 0 for model in open_), default=0)
         if needed <= self.families:

@@ -244,6 +244,22 @@ def test_a_judge_sees_both_orders_and_a_win_counts_only_in_both() -> None:
     assert refused[OWN] == (None, "judge: error: too long")
 
 
+def test_a_judge_is_tested_on_right_answers_beside_those_to_other_items() -> None:
+    """By hand: 5 of 5 right has p = 1 / 32, 8 of 10 has p = 56 / 1024, and 9 of 10 has p = 11 / 1024."""
+    judge = scorer("pairwise")
+    assert isinstance(judge, Pairwise)
+    made = [item(f"question {n}", f"answer {n % 3}") for n in range(40)]
+    pairs = judge.known(made)
+    assert len(pairs) == 30 and all(one.answer != other for one, other in pairs)
+    assert judge.known(made[:4]) == [] == judge.known([item(f"{n}", "the same") for n in range(9)])
+    assert judge.known([item(f"{n}") for n in range(9)]) == []
+    for right, wrong, fit in ((5, 0, True), (8, 2, False), (9, 1, True), (0, 0, False), (0, 10, False)):
+        said = judge.unfit([1.0] * right + [0.0] * wrong + [0.5] * 3, [1.0] * 50)
+        assert (said == "") is fit, (right, wrong)
+    assert "30 of 50 change with their order" in judge.unfit([], [1.0] * 30 + [0.0] * 20)
+    assert judge.unfit([], [1.0] * 10 + [0.0] * 40) == judge.unfit([], []) == ""
+
+
 def test_a_chinese_item_is_judged_in_chinese() -> None:
     judge = scorer("pairwise")
     assert isinstance(judge, Pairwise)

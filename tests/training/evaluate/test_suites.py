@@ -208,9 +208,36 @@ def test_a_judge_compares_every_model_with_the_base(store: Store, monkeypatch: p
     differ = sum(knows(Write(one.prompt, 1, 0)) != "good" for one in suite.items)
     assert base.value == tuned.value == 0.5
     assert tuned.measures["flip_rate"] == differ / 8 > 0
-    assert len(judge.asked) == 2 * differ, "equal replies are not judged"
+    assert len(judge.asked) == 2 * (8 + differ), "8 right answers test the judge, and equal replies are not judged"
     ground.run_judges()
-    assert len(judge.asked) == 2 * differ, "verdicts are not asked for again"
+    assert len(judge.asked) == 2 * (8 + differ), "verdicts are not asked for again"
+    assert (tuned.verdict, tuned.p, tuned.p_adjusted) == ("no verdict", None, None)
+    assert found.undecided.startswith(
+        "the judge is not shown to tell right answers from wrong ones: of 8 it prefers 0 "
+    )
+
+
+def test_a_judge_that_knows_right_answers_gives_a_verdict(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gristmill.training.evaluate.suites import bench as benches
+
+    def rate(request: Request) -> Reply:
+        """Return the choice of a judge that likes the reply `good` for the items that have this answer."""
+        assert isinstance(request, Choose)
+        right = "good" if any(f"{word} " in request.prefix for word in ("soup", "rice", "fish", "salad")) else "bad"
+        first = request.prefix.rpartition("Reply A: ")[2].startswith(right)
+        return likes(**{" A": 0.9 if first else 0.1, " B": 0.1 if first else 0.9})
+
+    made = [seed([Message("user", f"{one.messages[0].text} ({n})"), one.messages[1]]) for n, one in enumerate(rows(24))]
+    suite = frozen(store, "pairwise", made)
+    ground = bench(store, [suite])
+    ground.run_models(models().open, None)
+    monkeypatch.setattr(benches, "serving", lambda engine, logs, name, where: Models(judge=rate).open("judge", name))
+    ground.run_judges()
+    [found] = compare.compare(
+        [suite], ["base", "tuned"], items.scores_of(ask.committed(store, "evaluate-1")), {}, DRAWS
+    )
+    assert found.unfit == ""
+    assert found.models[1].verdict == "better" and found.models[1].measures["flip_rate"] == 0
 
 
 def test_measures_have_intervals_over_families(store: Store) -> None:

@@ -1,4 +1,7 @@
-"""Pairwise: a judge compares the reply of each model with that of the base model, in both orders."""
+"""Pairwise: a judge compares the reply of each model with that of the base model, in both orders.
+
+Before it is believed, the judge is tested: on right answers beside answers to other items, or by its own consistency.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
@@ -11,6 +14,12 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, J
 
 SAID = "length"
 """Name of the value that has the length of a reply in characters, and the reply itself."""
+JUDGE = "judge"
+"""Name in ITEMS, in place of a model's, for the test of the judge itself."""
+TESTED = 30
+"""Largest number of right answers that the judge is tested on. A judge takes both orders of each."""
+FEWEST = 5
+"""Smallest number of right answers for this test; with fewer, even a perfect judge would not pass at 5 %."""
 PROMPTS = {
     "en": write(
         "Compare two replies to the same request. Judge how correct, helpful and clear they are, not how long.",
@@ -32,8 +41,13 @@ class Pairwise(Written):
     """Score 1 if a judge prefers the reply to the base model's in both orders, 0 if in neither, else 0.5.
 
     The report has the win rate, the win rate that replies of equal length would have, and the flip rate. The flip rate
-    is the share of items for which only the order of the replies decided. A judge with a flip rate near 0.5 is useless,
-    and small models are such judges. The judge should not be related to the models that it compares.
+    is the share of items for which only the order of the replies decided. The judge should not be related to the models
+    that it compares.
+
+    The judge is tested first. If at least 5 items have a right answer, the judge compares up to 30 right answers with
+    answers to other items. It must prefer more right answers than wrong ones in both orders (sign test, 5 %). Without
+    right answers, more of its choices must stay the same in both orders than change. If the judge fails, the suite has
+    no verdict. Small models fail.
 
     Source: Zheng et al. 2023, Judging LLM-as-a-Judge, arXiv:2306.05685, section 3.4 (both orders; a win in one order is
     a tie); Dubois et al. 2024, Length-Controlled AlpacaEval, arXiv:2404.04475, section 3 (logistic model, its length
@@ -63,6 +77,40 @@ class Pairwise(Written):
         prompts = [template.begin("better", request=asked, first=a, second=b) for a, b in orders]
         return [Choose(prompt["messages"], prompt["choices"], 0, prefix=prompt["prefix"]) for prompt in prompts]
 
+    def known(self, items: Sequence[Item]) -> list[tuple[Item, str]]:
+        """Return items that have a right answer, each with an answer to another item; none if they are too few."""
+        answered = sorted((item for item in items if item.answer), key=lambda item: item.id)
+        found = []
+        for place, item in enumerate(answered):
+            others = (*answered[place + 1 :], *answered[:place])
+            other = next((one.answer for one in others if one.answer not in item.answers), None)
+            found += [] if other is None else [(item, other)]
+            if len(found) == TESTED:
+                break
+        return found if len(found) >= FEWEST else []
+
+    def unfit(self, known: Sequence[float], choices: Sequence[float]) -> str:
+        """Return why the judge cannot be believed, or the empty string.
+
+        Args:
+            known: values of the right answers beside answers to other items: 1 where the judge prefers the right one in
+                both orders, 0 where the other, 0.5 where the order decides.
+            choices: the values `flip` of all replies that the judge compared.
+        """
+        right, wrong = sum(value == 1 for value in known), sum(value == 0 for value in known)
+        if known and _by_chance(right, wrong):
+            return (
+                f"the judge is not shown to tell right answers from wrong ones: of {len(known)} it prefers {right} "
+                f"right and {wrong} wrong in both orders; set a better judge"
+            )
+        flips = sum(value == 1 for value in choices)
+        if not known and choices and _by_chance(len(choices) - flips, flips):
+            return (
+                f"the choices of the judge are not shown to depend on the replies: {flips} of {len(choices)} change "
+                "with their order; set a better judge"
+            )
+        return ""
+
     def verdict(self, item: Item, replies: Sequence[Reply]) -> Judgements:
         """Return the suite's own value from the judge's replies, and `flip`: 1 if only the order decided, else 0."""
         refused = next((reply.finish for reply in replies if not reply.choices), None)
@@ -74,3 +122,10 @@ class Pairwise(Written):
         value = 0.5 if not wins or not agreed else float(wins[0])
         chances = ", ".join(f"{reply.choices[word]:.3f}" for reply, word in zip(replies, words, strict=False))
         return {OWN: Judgement(value, chances), "flip": Judgement(float(not agreed))}
+
+
+def _by_chance(more: int, fewer: int) -> bool:
+    """Say whether a fair coin gives at least as many of the first with 5 % or more (one-sided sign test)."""
+    from scipy.special import bdtr
+
+    return float(bdtr(fewer, more + fewer, 0.5)) >= 0.05

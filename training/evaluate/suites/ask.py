@@ -71,13 +71,22 @@ class Questions:
         if not isinstance(scorer, Pairwise):
             return []
         texts = [(item, said.get(item.id, {}).get(SAID), base.get(item.id, {}).get(SAID)) for item in suite.items]
-        both = [(item, mine.reply, other.reply) for item, mine, other in texts if mine and other]
-        duels = [scorer.duel(item, mine, other) for item, mine, other in both]
+        return self._duels(scorer, [(item, mine.reply, other.reply) for item, mine, other in texts if mine and other])
+
+    def known(self, suite: Suite) -> list[Judged]:
+        """Ask a judge to compare right answers with answers to other items."""
+        scorer = suite.scorer
+        if not isinstance(scorer, Pairwise):
+            return []
+        return self._duels(scorer, [(item, item.answer, other) for item, other in scorer.known(suite.items)])
+
+    def _duels(self, scorer: Pairwise, pairs: Sequence[tuple[Item, str, str]]) -> list[Judged]:
+        duels = [scorer.duel(*pair) for pair in pairs]
         replies = self._replies([request for duel in duels for request in duel])
         ends = list(accumulate(map(len, duels), initial=0))
         return [
             Judged(item, scorer.verdict(item, replies[begin:end]))
-            for (item, _, _), begin, end in zip(both, ends, ends[1:], strict=False)
+            for (item, _, _), begin, end in zip(pairs, ends, ends[1:], strict=False)
         ]
 
     def _replies(self, requests: Sequence[Request]) -> list[Reply]:

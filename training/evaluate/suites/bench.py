@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import names
-from gristmill.training.evaluate.scorers.pairwise import Pairwise
+from gristmill.training.evaluate.scorers.pairwise import JUDGE, Pairwise
 from gristmill.training.evaluate.serving import AskAll, serving
 from gristmill.training.evaluate.suites import ask
 from gristmill.training.evaluate.suites.freeze import Suite, contamination
@@ -70,9 +70,10 @@ class Bench:
         return written
 
     def run_judges(self) -> None:
-        """Let the judge of each pairwise suite compare the replies of all models with those of the base model."""
+        """Test the judge of each pairwise suite, and let it compare all models' replies with the base model's."""
         for number, suite in enumerate(self.suites):
-            shards = {model: f"{ask.VERDICTS}-{number:03d}-{n:03d}" for n, model in enumerate(self.models)}
+            asked = [*self.models, *([JUDGE] if isinstance(suite.scorer, Pairwise) else [])]
+            shards = {model: f"{ask.VERDICTS}-{number:03d}-{n:03d}" for n, model in enumerate(asked)}
             done = self.run.store.committed(self.output)
             todo = {model: shard for model, shard in shards.items() if shard not in done}
             if isinstance(suite.scorer, Pairwise) and todo:
@@ -87,7 +88,10 @@ class Bench:
             questions = ask.Questions(engine)
             for model, shard in todo.items():
                 said, other = (scores.get((name, suite.name), {}) for name in (model, base))
-                judged = list(ask.draws(suite, other)) if model == base else questions.verdicts(suite, said, other)
+                if model == JUDGE:
+                    judged = questions.known(suite)
+                else:
+                    judged = list(ask.draws(suite, other)) if model == base else questions.verdicts(suite, said, other)
                 ask.commit(self.run.store, self.output, shard, model, suite, judged)
 
     def _commit(self, part: ask.Part, questions: ask.Questions) -> None:

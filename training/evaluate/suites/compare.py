@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gristmill.cluster.contract.own import Own
 from gristmill.training.evaluate import statistics
 from gristmill.training.evaluate.scorers.contract import OWN, Judgements
+from gristmill.training.evaluate.scorers.pairwise import JUDGE, Pairwise
 from gristmill.training.evaluate.suites.freeze import Suite
 from gristmill.training.evaluate.suites.items import Judged, judged_of
 from gristmill.training.evaluate.suites.reducers import column, measures
@@ -71,6 +72,7 @@ def _suite(
     tables = [[row for row, taken in zip(judged, asked, strict=True) if taken] for judged in by_model]
     kin = np.unique(suite.families[asked], return_inverse=True)[1].astype(np.int64)
     scorer = suite.scorer
+    unfit = _unfit(suite, scores.get((JUDGE, suite.name), {}), tables)
     return SuiteFigures(
         suite=suite.name,
         folder=suite.folder,
@@ -84,12 +86,29 @@ def _suite(
         contaminated=contaminated[0],
         leaks=contaminated[1],
         effect=scorer.effect,
+        unfit=unfit,
         models=tuple(
-            _model(suite, model, judged, tables[0], kin, draws)
+            _without_verdict(_model(suite, model, judged, tables[0], kin, draws), unfit)
             for model, judged in zip(models, tables, strict=True)
             if judged
         ),
     )
+
+
+def _unfit(suite: Suite, known: Mapping[str, Judgements], tables: Sequence[Sequence[Judged]]) -> str:
+    """Return why the judge of a suite cannot be believed; empty if it can, or if the suite has no judge."""
+    if not isinstance(suite.scorer, Pairwise):
+        return ""
+    values = [scores[OWN].value for scores in known.values()]
+    # the judge is not asked about equal replies, and says nothing of them
+    flips = [row.scores["flip"].value for table in tables[1:] for row in table if row.scores[OWN].reply]
+    return suite.scorer.unfit(*([value for value in side if value is not None] for side in (values, flips)))
+
+
+def _without_verdict(figures: ModelFigures, unfit: str) -> ModelFigures:
+    if not unfit or figures.difference is None:
+        return figures
+    return replace(figures, p=None, needed=None, unfit=True)
 
 
 def _told(row: Judged) -> bool:
