@@ -50,6 +50,7 @@ Shape = Literal[
     "sharegpt",
     "alpaca",
     "completion",
+    "choice",
     "calls",
     "preference",
     "feedback",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, Message, seed_id
+from gristmill.cluster.io import multiple_choice
 from gristmill.cluster.io.conversation import (
     COMMON,
     Columns,
@@ -108,6 +109,14 @@ def self_instruct_of(row: Columns) -> list[Conversation]:
     return single(row, turns, {} if kind is None else {"is_classification": str(kind).lower()})
 
 
+def choice_of(row: Columns) -> list[Conversation]:
+    """Read a question, its choices and the right one. The choices become `tags["choices"]`, a JSON list."""
+    labels, texts = multiple_choice.choices_of(row)
+    asked = _turns(row, (*PROMPTS, "instruction", "question_stem"), "user")
+    answer = Message("assistant", multiple_choice.answer_of(row, labels, texts))
+    return single(row, (*asked, answer), {"choices": multiple_choice.tag(texts)})
+
+
 def calls_of(row: Columns) -> list[Conversation]:
     """Read a prompt, `tools`, and the calls that answer it, `answers: [{name, arguments}, …]`, in the form of xLAM."""
     calls = read_calls(row.get("answers"), "answers")
@@ -167,6 +176,16 @@ def candidates_of(row: Columns) -> list[Conversation]:
 
 
 LAYOUTS: Mapping[str, RowShape] = {
+    "choice": RowShape(
+        (
+            (*PROMPTS, "instruction", "question_stem"),
+            (*multiple_choice.CHOICES, "a"),
+            (*multiple_choice.CHOICES, "b"),
+            multiple_choice.ANSWERS,
+        ),
+        choice_of,
+        frozenset(multiple_choice.LETTERS),
+    ),
     "preference": RowShape(
         ((*CHOSEN, *DIALOGUES, *REPLIES), REJECTED),
         preference_of,

@@ -173,7 +173,7 @@ def test_a_thought_that_belongs_to_no_answer_is_asked_about(tmp_path: Path) -> N
         ({"instruction": "Translate", "prompt": "q", "completion": "a"}, "instruction"),
         ({"messages": [Q], "response": "a"}, "response"),
         ({"problem": "q", "answer": "5", "solution": "2 and 3 make 5"}, "solution"),
-        ({"question": "q", "choices": ["a", "b"], "answer": "a"}, "choices"),
+        ({"question": "q", "ranks": ["a", "b"], "answer": "a"}, "ranks"),
         ({"question": "q", "passage": "p", "answer": "a"}, "passage"),
         ({"messages": [Q, {"role": "assistant", "content": "a"}], "images": ["x.png"]}, "images"),
     ],

@@ -10,6 +10,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.account import CARRIERS, account_rows
 from gristmill.cluster.io.conversation import COMMON
 from gristmill.cluster.io.ingest import Source, ingest, read
+from gristmill.cluster.io.multiple_choice import CHOICES
 from gristmill.cluster.store.store import Store
 from tests.cluster.io.sources import lines, put, source
 
@@ -20,7 +21,8 @@ def account(store: Store, path: Path, **settings: Any) -> list[tuple[str, str, s
     return account_rows(store.manifest(ingest(store, source(path, **settings))).metadata)
 
 
-@pytest.mark.parametrize("name", sorted(CARRIERS - COMMON - {"label"}))  # those every shape reads, or one of answers
+# those every shape reads, and those of answers and of multiple choice, are read
+@pytest.mark.parametrize("name", sorted(CARRIERS - COMMON - {"label", *CHOICES}))
 def test_a_column_that_says_something_is_not_left_out_silently(name: str, tmp_path: Path, store: Store) -> None:
     path = put(tmp_path, "x.jsonl", lines({"question": "first", "answer": "a"}, {**QA, name: "yes"}))
     for on_bad_row in ("error", "drop"):

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Reply
 from gristmill.cluster.models.engine import Score as Likelihood
 from gristmill.training.evaluate.scorers import AnyScorer
@@ -106,6 +108,18 @@ def test_choices_are_compared_by_their_likelihood_whole_and_by_length() -> None:
     assert judge.refuse(item("x", "green", choices='["red", "blue"]')) == "answer is none of the choices"
     assert judge.refuse(item("x", "red")) == "fewer than two different choices"
     assert scorer("choice", choices=["red", "blue"]).refuse(item("x", "red")) == ""
+
+
+def test_choices_can_be_listed_with_letters_as_mmlu_does() -> None:
+    one = item("The sky is", "blue", choices='["red", "blue"]')
+    judge = scorer("choice", letters=True)
+    listed = (Message("user", "The sky is\nA. red\nB. blue"),)
+    assert judge.requests(one) == [Likelihood(listed, "A"), Likelihood(listed, "B")]
+    begun = replace(one, prefix="Answer:")
+    assert judge.requests(begun) == [Likelihood(listed, f" {letter}", prefix="Answer:") for letter in "AB"]
+    assert values(judge, one, rates(-3.0, 1), rates(-2.0, 1)) == {OWN: 1, "undivided": 1}
+    many = item("x", "0", choices=json.dumps([str(n) for n in range(27)]))
+    assert judge.refuse(many) == "more than 26 choices" and scorer("choice").refuse(many) == ""
 
 
 LABELS = {"labels": ["good", "bad"], "prompt": "Say good or bad.\n\n{prompt}\n---\nIt is "}
