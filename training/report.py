@@ -12,6 +12,8 @@ from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigure
 
 MAX_TEXT = 4_000
 METRICS, EVALUATION, LIFT = "metrics.jsonl", "evaluation.json", "lift.json"
+MEASURED = ("agreement", "two_sample_accuracy", "coverage", "coverage_of_people")
+"""Keys of the measures of a method in `lift.json`."""
 
 
 class LiftPresentation(Presentation[LiftFigures]):
@@ -73,17 +75,18 @@ def _signed(value: float, low: float | None, high: float | None) -> str:
 
 
 def _methods(found: Mapping[str, Any]) -> Table:
-    """Return the table of the methods: rows, labels, agreement and two-sample accuracy."""
-    numbers = ("agrees with people", "two-sample accuracy")
+    """Return the table of the methods: rows, labels, agreement, two-sample accuracy and coverage."""
+    numbers = ("agrees with people", "two-sample accuracy", "covers", "people's cover")
     columns = (("method", ""), ("rows", "num"), ("labels", ""), *((name, "num") for name in numbers))
     note = (
         "Agreement: labels that a probe taught by people's labels gives too. Two-sample accuracy: how often a probe "
-        "says rightly whether a text is the method's or a person's; 0.5 is chance."
+        "says rightly whether a text is the method's or a person's; 0.5 is chance. Covers: share of people's texts that "
+        "have a text of the method near them; beside it the same for as many other texts of people."
     )
     rows = []
     for one in found["methods"]:
         labels = ", ".join(f"{name} {count:,}" for name, count in one["labels"].items())
-        shares = ["" if one[name] is None else f"{one[name]:.2f}" for name in ("agreement", "two_sample_accuracy")]
+        shares = ["" if one[name] is None else f"{one[name]:.2f}" for name in MEASURED]
         rows.append((one["method"], f"{one['rows']:,}", labels, *shares))
     return Table(columns, rows, note)
 

@@ -4,7 +4,8 @@
          lift.json           arms, labels, and what was left out:
              validation, test    [{arm, rows, accuracy, lift, low, high, kind}] on the two parts of the test items
              fine_tuned          the same lists for a fine-tuned encoder, for the seeds and the recommended arm
-             methods             [{method, rows, labels, agreement, two_sample_accuracy}] the rows of each method
+             methods             [{method, rows, labels, agreement, two_sample_accuracy, coverage,
+                                 coverage_of_people}] the rows of each method
              left_out            {role: {reason: rows}}
 """
 

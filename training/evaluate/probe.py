@@ -58,6 +58,12 @@ class Features:
         model = LogisticRegression(C=self.penalty, max_iter=self.iterations)
         return Classifier(model.fit(self.rows[places], labels, sample_weight=weights), self.rows)
 
+    def similarities(self, left: Ints, right: Ints) -> Floats:
+        """Return the cosine of each row of `left` with each row of `right`, [left, right]."""
+        product = self.rows[left] @ self.rows[right].T
+        found: Floats = np.asarray(product.todense() if hasattr(product, "todense") else product, np.float64)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
