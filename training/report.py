@@ -80,8 +80,8 @@ def _methods(found: Mapping[str, Any]) -> Table:
     columns = (("method", ""), ("rows", "num"), ("labels", ""), *((name, "num") for name in numbers))
     note = (
         "Agreement: labels that a probe taught by people's labels gives too. Two-sample accuracy: how often a probe "
-        "says rightly whether a text is the method's or a person's; 0.5 is chance. Covers: share of people's texts that "
-        "have a text of the method near them; beside it the same for as many other texts of people."
+        "says rightly whether a text is the method's or a person's; 0.5 is chance. Covers: share of people's texts "
+        "with a text of the method near; beside it the same for as many other texts of people."
     )
     rows = []
     for one in found["methods"]:
