@@ -127,8 +127,8 @@ LABELS = {"labels": ["good", "bad"], "prompt": "Say good or bad.\n\n{prompt}\n--
 
 def test_labels_are_divided_by_what_the_model_says_of_texts_without_content() -> None:
     """By hand: 0.6 / 0.8 = 0.75 is less than 0.4 / 0.2 = 2, so the label changes."""
-    judge = scorer("labels", **LABELS)
-    blank = judge.shared()
+    judge = scorer("labels", **LABELS, calibrate="blank")
+    blank = judge.shared([])
     assert [request.messages[0].text for request in blank] == [
         f"Say good or bad.\n\n{text}" for text in ("N/A", "[MASK]", "")
     ]
@@ -137,7 +137,16 @@ def test_labels_are_divided_by_what_the_model_says_of_texts_without_content() ->
     told = judge.score(item("Cold soup", "bad"), [likes(good=0.6, bad=0.4), says("It was good")], shared)
     assert {name: score.value for name, score in told.items()} == {OWN: 1, "raw": 0, "written": 0}
     assert json.loads(told[OWN].reply) == pytest.approx({"good": 0.75 / 2.75, "bad": 2 / 2.75}, abs=1e-6)
-    assert scorer("labels", **LABELS, calibrate=False).shared() == []
+    assert scorer("labels", **LABELS, calibrate="none").shared([item("Cold soup")]) == []
+
+
+def test_labels_are_divided_by_their_mean_over_some_items_whose_answers_are_not_read() -> None:
+    judge = scorer("labels", **LABELS)
+    many = [item(f"text {n}", "good") for n in range(100)]
+    asked = judge.shared(many)
+    assert len(asked) == 64 == len({request.messages for request in asked})
+    assert asked == judge.shared([replace(one, answer="bad") for one in reversed(many)])
+    assert len(judge.shared(many[:8])) == 8 and judge.shared(many[:7]) == [], "the mean of a few says little"
 
 
 def test_labels_follow_from_the_items_where_none_are_given() -> None:

@@ -148,7 +148,7 @@ def test_all_models_get_the_same_requests_and_every_value_is_in_the_items(store:
     assert engines.opened == ["t", "b"]
     by_folder = {folder: [request for name, request in engines.asked if name == folder] for folder in "tb"}
     assert by_folder["t"] == by_folder["b"]
-    assert len(by_folder["t"]) == 3 + 2 * 8, "texts without content once, then two requests an item"
+    assert len(by_folder["t"]) == 8 + 2 * 8, "each item once for the calibration, then two requests an item"
     table = ask.committed(store, "evaluate-1")
     assert table.num_rows == 2 * 8 * 3
     own = {(row["model"], row["item"]): row["value"] for row in table.to_pylist() if row["scorer"] == "labels"}

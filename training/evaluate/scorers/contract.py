@@ -108,8 +108,9 @@ class Scorer(Step):
         del item
         return ""
 
-    def shared(self) -> list[Request]:
+    def shared(self, items: Sequence[Item]) -> list[Request]:
         """Return requests that are sent to a model once, before those of the items."""
+        del items
         return []
 
     @abstractmethod

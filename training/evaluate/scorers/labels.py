@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from gristmill.cluster.contract.ids import request_seed
+from gristmill.cluster.contract import ids
 from gristmill.cluster.models.choices import BLANK, calibrated
 from gristmill.cluster.models.engine import Choose, Reply, Request
 from gristmill.cluster.text.finals import final_answer
@@ -16,6 +16,8 @@ from gristmill.training.evaluate.scorers.normal import squad
 
 EMPTY = ("[MASK]", "")
 """Texts without content, in addition to `N/A` or `无`."""
+FEWEST, MOST = 8, 64
+"""Numbers of items of which the mean is taken for the calibration. With fewer, there is none."""
 DIGITS = 6
 """Number of decimals of a stored probability."""
 
@@ -23,22 +25,24 @@ DIGITS = 6
 class Labels(Scorer):
     """Score 1 if the model gives an item its right label, else 0.
 
-    The model is asked in two ways. By likelihood: the likelihood of each label as the reply is divided by its
-    likelihood for texts without content. This is the suite's value; `raw` is the same without the division. By writing:
-    the last label in the reply (`written`). The report has accuracy, precision, recall and F1 of each way, and the
-    confusion matrix and ROC-AUC by likelihood. Texts without content take the place of the item's text. So put an
-    instruction into `prompt`, not into the items.
+    The model is asked in two ways. By likelihood: the likelihood of each label as the reply is divided by its mean
+    likelihood over the suite's own items, which takes out a model's liking for a label. This is the suite's value;
+    `raw` is the same without the division. By writing: the last label in the reply (`written`). The report has
+    accuracy, precision, recall and F1 of each way, and the confusion matrix and ROC-AUC by likelihood.
 
-    Source: Zhao et al. 2021, Calibrate Before Use, arXiv:2102.09690, section 5 (three texts without content).
-    Departures: the likelihood of a label is computed among the tokens of the labels only.
+    Source: `items`: Zhou et al. 2024, Batch Calibration, arXiv:2309.17249, section 3. `blank`: Zhao et al. 2021,
+    Calibrate Before Use, arXiv:2102.09690, section 5 (three texts without content). Departures: the likelihood of a
+    label is computed among the tokens of the labels only; the mean is that of up to 64 items.
     """
 
     kind: Literal["labels"] = "labels"
     example: ClassVar[Mapping[str, Any]] = {"input": "test.jsonl", "labels": ["positive", "negative"]}
     labels: tuple[str, ...] = Field(default=(), max_length=200)
     """All labels. The default is all labels that the items have."""
-    calibrate: bool = True
-    """Whether the likelihoods are divided by the likelihoods for texts without content."""
+    calibrate: Literal["items", "blank", "none"] = "items"
+    """What the likelihoods are divided by. `items`: their mean over up to 64 items of the suite, if it has 8 or more;
+    right answers are not read. `blank`: their mean for three texts without content in place of the item's text; then an
+    instruction must be in `prompt`, not in the items. `none`: nothing. This is better if most items have one label."""
     max_tokens: int = Field(default=16, gt=0)
     """Largest number of tokens in a written label."""
 
@@ -50,15 +54,18 @@ class Labels(Scorer):
         """Refuse an item with a label that is not in the setting `labels`."""
         return "" if not self.labels or item.answer in self.labels else "answer is none of the labels"
 
-    def shared(self) -> list[Request]:
-        """Return the requests for texts without content."""
+    def shared(self, items: Sequence[Item]) -> list[Request]:
+        """Return the requests that the calibration needs: for some of the items, or for texts without content."""
+        if self.calibrate == "items":
+            some = sorted(items, key=lambda item: ids.digest("prior", item.id))[:MOST]
+            return [self._choose(item.prompt, item.prefix, 0) for item in some if len(some) >= FEWEST]
         blank = BLANK["zh" if is_chinese("".join(self.labels) + self.prompt) else "en"]
-        prompts = [self.rendered(text) for text in (blank, *EMPTY)] if self.calibrate else []
+        prompts = [self.rendered(text) for text in (blank, *EMPTY)] if self.calibrate == "blank" else []
         return [self._choose(prompt["messages"], prompt["prefix"], 0) for prompt in prompts]
 
     def requests(self, item: Item) -> list[Request]:
         """Return the request to choose among the labels, and the request to write one."""
-        chosen = self._choose(item.prompt, item.prefix, request_seed(item.id, 0))
+        chosen = self._choose(item.prompt, item.prefix, ids.request_seed(item.id, 0))
         return [chosen, written(item, self.max_tokens)]
 
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:

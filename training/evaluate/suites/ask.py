@@ -55,7 +55,7 @@ class Questions:
         """Ask about the items of a part and judge the replies."""
         scorer, name = part.suite.scorer, part.suite.name
         if name not in self._shared:
-            self._shared[name] = self._replies(scorer.shared())
+            self._shared[name] = self._replies(scorer.shared(part.suite.items))
         requests = [scorer.requests(item) for item in part.items]
         replies = self._replies([request for some in requests for request in some])
         ends = list(accumulate(map(len, requests), initial=0))
@@ -97,9 +97,14 @@ class Questions:
 
 
 def _scores(scorer: Scorer, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
-    """Return the scores of an item; if the engine refused a request, a null value with the reason."""
-    refused = next((reply.finish for reply in (*replies, *shared) if reply.finish.startswith("error")), None)
-    return {OWN: Judgement(None, refused)} if refused else scorer.score(item, replies, shared)
+    """Return the scores of an item; if the engine refused a request for it, a null value with the reason.
+
+    Shared requests that the engine refused, such as an item that is too long, are left out, unless it refused all.
+    """
+    told = [reply for reply in shared if not reply.finish.startswith("error")]
+    needed = (*replies, *(told or shared))
+    refused = next((reply.finish for reply in needed if reply.finish.startswith("error")), None)
+    return {OWN: Judgement(None, refused)} if refused else scorer.score(item, replies, told)
 
 
 def commit(store: Store, output: str, shard: str, model: str, suite: Suite, judged: Sequence[Judged]) -> Shard:
