@@ -215,10 +215,21 @@ def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) 
     shown = repr(error["input"])
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message[0].lower() + message[1:]
-    message = re.sub(r"a valid dictionary or instance of \w+", "a table", message.replace("should be", "must be"))
+    message = message.replace("should be", "must be")
+    for pattern, word in IN_TOML.items():
+        message = re.sub(pattern, word, message)
     if isinstance(error["input"], dict):
         return f"{where}: {message}"
     return f"{where}: {shown if len(shown) < 80 else shown[:77] + '...'}, {message}"
+
+
+IN_TOML = {
+    r"a valid dictionary( or instance of \w+)?": "a table",
+    r"a valid (tuple|list|set|frozenset)": "a list",
+    r"a valid boolean": "true or false",
+    r"a valid string": "a string",
+}
+"""Names that TOML has for what pydantic asks for."""
 
 
 def near(name: str, names: Iterable[str]) -> str:
