@@ -53,10 +53,10 @@ def test_every_error_is_listed_at_once(tmp_path: Path) -> None:
 
 
 def test_what_a_value_must_be_is_said_in_the_words_of_toml(tmp_path: Path) -> None:
-    said = refused(tmp_path, 'name = 3\n[train]\ninput = "a.jsonl"\ntest = "b.jsonl"\nzero = 1\ncpus = "x"\nbf16 = 2\n')
+    said = refused(tmp_path, 'name = 3\n[train]\ninput = "a.jsonl"\ntest = "b.jsonl"\nzero = 1\n')
     assert "train.test: 'b.jsonl', must be a list" in said
     assert "train.zero: 1, must be a table" in said
-    assert "name: 3, must be a string" in said and "train.cpus: 'x', must be" in said
+    assert "name: 3, must be a string" in said
     assert "tuple" not in said and "dictionary" not in said
 
 
