@@ -38,6 +38,8 @@ from gristmill.training.loop.journal import METRICS, left_out, read_journal
 from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
+from gristmill.training.tasks import heads
+from gristmill.training.tasks import prepare as tasks
 from gristmill.training.tuning.model import ADAPTER, MERGED
 from gristmill.training.zero import Batching
 
@@ -64,6 +66,8 @@ class Train(TrainSettings, Job):
         value["fields"]["model"] = models.identity(self.model)
         if self.template:
             value["fields"]["template"] = Path(self.template).read_text(encoding="utf-8")
+        if self.task.causal:  # as before there were other tasks
+            del value["fields"]["task"]
         return value
 
     def check(self, base: Path) -> list[str]:
@@ -75,7 +79,8 @@ class Train(TrainSettings, Job):
             found.append(f"model: {self.model}: {problem}")
         else:
             found += facts.problems(self.model, self.max_length)
-        found += self.encoding_problems()
+            found += heads.problems(self.task, self.model, self.max_length)
+        found += self.encoding_problems() + self.task_problems()
         found += self.tuning.problems(self.zero.stage)
         found += self.optimizer_problems() + self.attention_problems()
         if self.zero.stage == 0 and self.precision == "bf16":
@@ -116,7 +121,8 @@ class Train(TrainSettings, Job):
         plan.samples = plan.kept = work.num_samples(store)
         found = forecast(store, work.inputs.get("samples", ""), plan.samples, self)
         plan.tokens = found.tokens
-        how = f"{self.tuning.said}, {self.optimizer.kind}, ZeRO-{self.zero.stage}, {self.precision}"
+        task = "" if self.task.causal else f"{self.task.kind}, "
+        how = f"{task}{self.tuning.said}, {self.optimizer.kind}, ZeRO-{self.zero.stage}, {self.precision}"
         plan.notes.append(f"{self.model}, {how}, {found.how}")
         plan.notes.extend(found.notes)
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
@@ -134,7 +140,8 @@ class Train(TrainSettings, Job):
         require("train.workers", [each] * self.workers)
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
         with run.screen.bar("train: packing"):
-            packed = data.prepare(run.store, work.output, work.inputs, base, self)
+            prepare = data.prepare if self.task.causal else tasks.prepare
+            packed = prepare(run.store, work.output, work.inputs, base, self)
         self._say_held_out(run, packed)
         for what, count in packed.notes.items():
             run.screen.say(f"train: {count} {what}")
@@ -145,7 +152,8 @@ class Train(TrainSettings, Job):
         cut = Batching(
             self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * self.workers), self.workers
         )
-        plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs)
+        head = tasks.head(run.store, work.output, self)
+        plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs, head)
         _fit(self, plan, run, folder)
         journal = read_journal(folder / METRICS)
         figures = replace(

@@ -13,6 +13,9 @@ from gristmill.training.data.chat import Encoding, TooLong
 from gristmill.training.optim import AnyOptimizer
 from gristmill.training.optim.adamw import AdamW
 from gristmill.training.optim.schedule import Schedule
+from gristmill.training.tasks import AnyTask
+from gristmill.training.tasks.causal_lm import CausalLm
+from gristmill.training.tasks.contracts import Task
 from gristmill.training.tuning import AnyTuning
 from gristmill.training.tuning.contracts import Tuning
 from gristmill.training.tuning.lora import Lora
@@ -21,14 +24,21 @@ from gristmill.training.zero import Zero
 
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Variables of a chat template that every conversation sets, so that `template_args` may not."""
+CAUSAL = ("template", "template_args", "earlier_answers", "max_lost", "logits_at_once")
+"""Settings that only causal language models have."""
 
 
-def usual_rate(tuning: object) -> float:
+def usual_rate(tuning: object, task: object = None) -> float:
     """Return the default learning rate of a tuning; for adapters it is ten times that of the model's own weights.
 
     Source: Schulman et al. 2025, LoRA Without Regret, Thinking Machines Lab, section "Optimal learning rate and rank".
+    With the head of a task, the model's own weights have the highest rate of Devlin et al. 2019, BERT,
+    arXiv:1810.04805, appendix A.3.
     """
-    return tuning.usual_rate if isinstance(tuning, Tuning) else Lora.usual_rate
+    if not isinstance(tuning, Tuning):
+        return Lora.usual_rate
+    own = task.usual_rate if isinstance(task, Task) and not tuning.adapter else None
+    return tuning.usual_rate if own is None else own
 
 
 class TrainSettings(Settings):
@@ -51,16 +61,20 @@ class TrainSettings(Settings):
 
     model: str = "builtin:smollm2-135m-instruct"
     """The base model: `builtin:…`, a folder that transformers has saved, or the name of a model on a hub."""
+    task: AnyTask = CausalLm()
+    """What the model is trained for. `causal_lm`: to write the answers. `sequence_classification`: to give a text its
+    label. `token_classification`: to find the entities of a text. `question_answering`: to find the answer to a
+    question in a context. All except the first train a head, whose base model may be an encoder."""
     epochs: float = Field(default=2.0, gt=0)
     """Number of times that every sample is trained on."""
     steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps; overrides `epochs`."""
     tuning: AnyTuning = Lora()
     """Which weights are trained: adapters (`lora`), every weight (`full`), or some (`freeze`)."""
-    learning_rate: float = Field(default_factory=lambda data: usual_rate(data.get("tuning")), gt=0)
-    """The highest learning rate. The default is 1e-3 for LoRA, and 1e-4 for tunings that train the model's own weights.
-    For LoRA of the small default model, 1e-3 was better on held-out samples than 1e-4 and 3e-4. Use a lower rate for
-    models with billions of weights."""
+    learning_rate: float = Field(default_factory=lambda data: usual_rate(data.get("tuning"), data.get("task")), gt=0)
+    """The highest learning rate. The default is 1e-3 for LoRA, and 1e-4 for tunings that train the model's own weights
+    (5e-5 with the head of a task). For LoRA of the small default model, 1e-3 was better on held-out samples than 1e-4
+    and 3e-4. Use a lower rate for models with billions of weights."""
     schedule: Schedule = "cosine"
     """How the rate falls after the warm-up. `cosine`: along half a cosine. `linear`: on a straight line. `constant`:
     not at all. `wsd` (warm-up, stable, decay): on a straight line in the last steps."""
@@ -171,6 +185,23 @@ class TrainSettings(Settings):
                 found.append(
                     f"{name}: is set, must not be with schedule {self.schedule}, only with {', '.join(schedules)}"
                 )
+        return found
+
+    def task_problems(self) -> list[str]:
+        """Return the problems of the task, and the settings that only causal language models have."""
+        if self.task.causal:
+            return []
+        found = list(self.task.problems(self.max_length))
+        unused = {*CAUSAL, *(("too_long",) if self.task.windows else ())} & self.model_fields_set
+        why = (
+            "long texts are read in windows"
+            if unused == {"too_long"}
+            else "it reads no chat template and packs nothing"
+        )
+        if unused:
+            found.append(f"{', '.join(sorted(unused))}: is set, must not be with task.kind {self.task.kind}; {why}")
+        if self.attention == "flash_attention_2":
+            found.append(f"attention: flash_attention_2 with task.kind {self.task.kind}, must be auto, sdpa or eager")
         return found
 
     def attention_problems(self) -> list[str]:

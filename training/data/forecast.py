@@ -10,6 +10,7 @@ from gristmill.training.data import chat, packing
 from gristmill.training.data.prepare import conversations, usable, weighing, weights
 from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
+from gristmill.training.tasks import prepare as tasks
 
 COUNTED_ROWS = 2_000
 """Largest number of rows whose tokens are counted, which takes some seconds. Further rows are assumed to be alike."""
@@ -53,13 +54,19 @@ def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> F
     table = store.read(dataset)
     fit = table.filter(pa.array(usable(table)[0]))
     some = fit.slice(0, COUNTED_ROWS)
-    lengths = chat.encode(
-        chat.tokenizer(folder, job.template, job.template_args), conversations(some), job.encoding
-    ).lengths
     more = fit.num_rows / max(1, some.num_rows)
-    taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
-    bins = max(1, round(len(packing.fit(taken, job.max_length)) * more))
+    lost: tuple[str, ...] = ()
+    if job.task.causal:
+        lengths = chat.encode(
+            chat.tokenizer(folder, job.template, job.template_args), conversations(some), job.encoding
+        ).lengths
+        taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
+        bins = max(1, round(len(packing.fit(taken, job.max_length)) * more))
+    else:
+        lengths, lost = tasks.measured(fit, some, folder, dataset, job)
+        taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
+        bins = max(1, round(len(taken) * more))
     steps = job.steps or num_steps(job.epochs, bins, batch)
     how = f"{steps} steps" if job.steps else f"about {steps} steps"
-    notes = tuple(f"{count} {what}" for what, count in weighing(weights(fit)).items())
+    notes = (*(f"{count} {what}" for what, count in weighing(weights(fit)).items()), *lost)
     return Forecast(steps, round(int(taken.sum()) * more / bins * steps * batch), how, notes)

@@ -108,11 +108,12 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
     if store.exists(output, PREPARED):
         return PackedCounts(**store.read_json(output, PREPARED))
     tokenizer = chat.tokenizer(model, job.template, job.template_args)
-    _require_facts(model, tokenizer, job.max_length)
+    require_facts(model, tokenizer, job.max_length)
     mine = _encoded(store.read(inputs["samples"]), tokenizer, job)
     other = next((inputs[role] for role in (VALIDATION, SEEDS) if role in inputs), None)
     others = mine if other is None else _encoded(store.read(other), tokenizer, job)
-    found = _held_out(mine, others, [store.read(name) for role, name in inputs.items() if role.startswith(TEST)], job)
+    tests = [store.read(name) for role, name in inputs.items() if role.startswith(TEST)]
+    found = split(mine.usable, others.usable, tests, job)
     trained = mine.usable.usable & ~found.gone
     if other is None:
         trained &= ~found.held
@@ -159,12 +160,13 @@ def _encoded(table: pa.Table, tokenizer: Any, job: TrainSettings) -> _Encoded:  
     )
 
 
-def _held_out(mine: _Encoded, others: _Encoded, tests: list[pa.Table], job: TrainSettings) -> holdout.HoldOut:
+def split(mine: holdout.Rows, others: holdout.Rows, tests: list[pa.Table], job: TrainSettings) -> holdout.HoldOut:
+    """Return the held-out rows, and those left out because of them, as the settings say."""
     if not isinstance(job.validation, float):
-        return holdout.of_others(mine.usable, others.usable, tests)
+        return holdout.of_others(mine, others, tests)
     if job.validation_split == "seeds":
-        return holdout.of_seeds(mine.usable, others.usable, job.validation, tests)
-    return holdout.of_samples(mine.usable, job.validation, tests)
+        return holdout.of_seeds(mine, others, job.validation, tests)
+    return holdout.of_samples(mine, job.validation, tests)
 
 
 def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, int]:
@@ -176,7 +178,7 @@ def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, in
     return int(chats.lengths[taken].sum()), int(counted[taken].sum())
 
 
-def _require_facts(model: str, tok: Any, max_length: int) -> None:  # noqa: ANN401
+def require_facts(model: str, tok: Any, max_length: int) -> None:  # noqa: ANN401
     """Refuse a model from a hub if its files do not fit together; `plan` has not read these files."""
     from transformers import AutoConfig
 

@@ -15,6 +15,8 @@ from gristmill.training.data import prepare as data
 from gristmill.training.loop import losses, separation
 from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
 from gristmill.training.settings import TrainSettings
+from gristmill.training.tasks import heads
+from gristmill.training.tasks.heads import Head
 from gristmill.training.tuning import model
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class WorkerPlan:
     need: Need
     """CPU cores and GPUs of each worker."""
     logs: str | None
+    head: Head | None = None
+    """The head of the task; None for a causal language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> 
     log.info("%s: %s", precision, why)
     configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
     with zero.partition(configuration):
-        loaded = model.load(plan.base, precision, job.attention)
+        loaded = loaded_base(plan, precision)
     tuned = model.trainable(loaded, job.tuning, job.seed, recompute=job.gradient_checkpointing)
     initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
     log.info("model loaded after %.1f s", time.monotonic() - began)
@@ -85,10 +89,9 @@ def set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> 
     )
     log.info("engine made after %.1f s", time.monotonic() - began)
     device = get_device()
-    apart = _most_careful(
-        separation.choose(engine, precision, length=job.max_length, rows=plan.batching.micro, device=device)
-    )
-    at_once, told = _bound(job, engine, precision, apart.way, device)
+    apart = _apart(plan, engine, precision, device)
+    at_once, told = (0, "") if plan.head else _bound(job, engine, precision, apart.way, device)
+    reason = f"{apart.reason}{told}" if plan.head is None else f"each {job.task.unit} is in a row of its own"
     log.info("separation chosen after %.1f s", time.monotonic() - began)
     folder = plan.store.folder(plan.output)
     worker = TrainState(
@@ -106,7 +109,23 @@ def set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> 
         at_once,
         initial,
     )
-    return worker, why, f"{apart.reason}{told}"
+    return worker, why, reason
+
+
+def loaded_base(plan: WorkerPlan, precision: model.Precision) -> Any:  # noqa: ANN401
+    """Return the base model, with the head of the task if it has one."""
+    if plan.head:
+        return heads.load(plan.base, plan.head, precision, plan.job.attention)
+    return model.load(plan.base, precision, plan.job.attention)
+
+
+def _apart(plan: WorkerPlan, engine: Any, precision: model.Precision, device: Any) -> separation.Separation:  # noqa: ANN401
+    """Return how samples are kept apart; every worker must call this. The tasks with a head have one in each row."""
+    if plan.head:
+        return separation.Separation("alone")
+    return _most_careful(
+        separation.choose(engine, precision, length=plan.job.max_length, rows=plan.batching.micro, device=device)
+    )
 
 
 def _bound(

@@ -28,8 +28,9 @@ from gristmill.training.data import chat
 from gristmill.training.data import prepare as data
 from gristmill.training.loop import losses, noise, separation, stopping
 from gristmill.training.loop.journal import METRICS, read_journal
-from gristmill.training.loop.state import TrainState, WorkerPlan, of_first, set_up
+from gristmill.training.loop.state import TrainState, WorkerPlan, loaded_base, of_first, set_up
 from gristmill.training.optim import schedule
+from gristmill.training.tasks import batches, heads, reader
 from gristmill.training.tuning import model
 
 FAILED = "failed.json"
@@ -232,6 +233,10 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
 
 def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]]) -> Any:  # noqa: ANN401 - a tensor
     """Return the summed loss of this worker's bins; `places` has the bins of every worker, by rank."""
+    job, training = worker.plan.job, worker.engine.training
+    if not job.task.causal:
+        smoothing, alpha = (job.label_smoothing, job.neftune_alpha) if training else (0.0, 0.0)
+        return batches.summed(worker.engine, job.task, bins, places[worker.rank], smoothing, alpha)
     rounds = 0
     if worker.way == "alone" and worker.plan.job.zero.stage == 3:  # its workers gather the weights for each batch
         rounds = max(separation.num_batches(bins.rows(each)) for each in places)
@@ -294,14 +299,23 @@ def _export(worker: TrainState) -> dict[str, float]:
         state = zero.whole_state(worker.engine, job.zero.stage, worker.rank)
     if worker.rank:
         return {}
-    tok = chat.tokenizer(plan.base, job.template, job.template_args)
+    tok = reader.tokenizer(plan.base) if plan.head else chat.tokenizer(plan.base, job.template, job.template_args)
     stops = data.PackedCounts(**plan.store.read_json(plan.output, data.PREPARED)).stops
+    auto = heads.auto_class(job.task)
     if not tuning.adapter:
-        model.write_model(worker.engine.module, tok, stops, worker.folder / model.MERGED, state)
+        model.write_model(worker.engine.module, tok, stops, worker.folder / model.MERGED, state, auto)
+        _describe(worker)
         return {}
     adapter = worker.folder / model.ADAPTER
     model.write_adapter(worker.engine.module, tuning.exported(state, worker.initial), adapter)
     ids = worker.heldout.column("input_ids", 0)[:COMPARED].tolist()
-    whole, difference = model.merged(model.adapted(plan.base, adapter, worker.precision), ids)
-    model.write_model(whole, tok, stops, worker.folder / model.MERGED)
+    whole, difference = model.merged(model.adapted(loaded_base(plan, worker.precision), adapter), ids)
+    model.write_model(whole, tok, stops, worker.folder / model.MERGED, auto=auto)
+    _describe(worker)
     return {"merged_difference": difference}
+
+
+def _describe(worker: TrainState) -> None:
+    """Write what the head of a finished model does, if its task has one."""
+    if worker.plan.head:
+        heads.save(worker.plan.head, worker.folder / model.MERGED)

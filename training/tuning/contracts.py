@@ -54,3 +54,9 @@ class Tuning(Step):
         """
         del initial
         return dict(state)
+
+
+def head_modules(model: Any) -> list[str] | None:  # noqa: ANN401
+    """Return the names of the modules with the head of a task; None for a model without one."""
+    weights = getattr(model, "head_weights", None)
+    return sorted({name.rpartition(".")[0] for name in weights}) if weights else None

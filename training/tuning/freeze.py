@@ -11,7 +11,10 @@ from gristmill.training.tuning.contracts import Tuning
 
 
 class Freeze(Tuning):
-    """Train only the last layers, or only weights with names that match patterns, or both. It makes no adapter."""
+    """Train only the last layers, or only weights with names that match patterns, or both. It makes no adapter.
+
+    The head of a task is trained in any case.
+    """
 
     kind: Literal["freeze"] = "freeze"
     usual_rate: ClassVar[float] = 1e-4
@@ -48,11 +51,11 @@ class Freeze(Tuning):
 
     def begin(self, model: Any) -> Any:  # noqa: ANN401 - as `Tuning.begin`
         """Return the model; only its chosen weights require a gradient."""
-        unmatched, chosen = set(self.train), self._of_layers(model)
+        unmatched, chosen, head = set(self.train), self._of_layers(model), getattr(model, "head_weights", ())
         for name, parameter in model.named_parameters():
             matched = {pattern for pattern in self.train if re.fullmatch(pattern, name)}
             unmatched -= matched
-            parameter.requires_grad_(bool(matched) or name.startswith(chosen))
+            parameter.requires_grad_(bool(matched) or name.startswith(chosen) or name in head)
         if unmatched:
             names = ", ".join(list(dict(model.named_parameters()))[-3:])
             raise RunError(

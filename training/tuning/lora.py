@@ -1,16 +1,16 @@
 """Low-rank adapters: small matrices that are trained in addition to the frozen weights."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from gristmill.training.tuning.contracts import Tuning
+from gristmill.training.tuning.contracts import Tuning, head_modules
 
 
 class Lora(Tuning):
-    """Train low-rank adapters of the linear layers, and no weight of the base model.
+    """Train low-rank adapters of the linear layers, and no weight of the base model. The head of a task is trained too.
 
     With `init = "pissa"`, making the adapters also changes the base model. The finished adapter then has twice the
     rank, so that it fits the original base model.
@@ -77,9 +77,13 @@ class Lora(Tuning):
         """Return the model with its adapters, in the precision of its weights."""
         from peft import LoraConfig, get_peft_model
 
+        head = head_modules(model)
         layers = self.target_modules if self.target_modules == "all-linear" else list(self.target_modules)
+        if head and layers == "all-linear":  # PEFT knows the heads of some models only
+            layers = list(_linear(model, head))
         wanted = LoraConfig(
-            r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers, task_type="CAUSAL_LM",
+            r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=layers,
+            task_type=getattr(model, "peft_task", "CAUSAL_LM"), modules_to_save=head, exclude_modules=head,
             use_rslora=self.rslora, use_dora=self.dora,
             init_lora_weights=cast("bool", self.init == "zero" or "pissa_niter_4"),  # PEFT's type has a placeholder
         )  # fmt: skip
@@ -107,7 +111,21 @@ class Lora(Tuning):
         scale = self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
         found = {}
         for name, tensor in state.items():
+            if ".lora_" not in name:  # the head of a task
+                found[name] = tensor
+                continue
             first = initial[name]
             pair = (scale * tensor, -scale * first) if ".lora_B." in name else (tensor, first)
             found[name] = torch.cat(pair, dim=1 if ".lora_B." in name else 0)
         return found
+
+
+def _linear(model: Any, head: Sequence[str]) -> Iterator[str]:  # noqa: ANN401
+    """Yield the names of a model's linear layers outside of its head."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in model.named_modules():
+        inside = any(name == part or name.startswith(f"{part}.") for part in head)
+        if isinstance(module, torch.nn.Linear | Conv1D) and not inside:
+            yield name

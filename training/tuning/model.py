@@ -83,11 +83,11 @@ def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # n
     _require_equal(path, written, named)
 
 
-def adapted(base: str, adapter: Path, precision: Precision) -> Any:  # noqa: ANN401
-    """Return a base model with adapters, not merged."""
+def adapted(base: Any, adapter: Path) -> Any:  # noqa: ANN401
+    """Return a loaded base model with adapters, not merged."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load(base, precision), str(adapter)).eval()
+    return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
 def merged(model: Any, ids: Sequence[int]) -> tuple[Any, float]:  # noqa: ANN401
@@ -95,10 +95,18 @@ def merged(model: Any, ids: Sequence[int]) -> tuple[Any, float]:  # noqa: ANN401
     import torch
 
     with torch.no_grad():
-        before = model(input_ids=torch.tensor([ids])).logits.float()
+        before = _logits(model(input_ids=torch.tensor([ids])))
         whole = model.merge_and_unload()
-        after = whole(input_ids=torch.tensor([ids])).logits.float()
+        after = _logits(whole(input_ids=torch.tensor([ids])))
     return whole, float((after - before).abs().nan_to_num(0.0).max())
+
+
+def _logits(output: Any) -> Any:  # noqa: ANN401 - tensors
+    """Return the logits of a model, also those of the begin and the end of an answer."""
+    import torch
+
+    both = (output.start_logits, output.end_logits) if "start_logits" in output else (output.logits,)
+    return torch.cat(both).float()
 
 
 def write_model(
@@ -107,6 +115,7 @@ def write_model(
     stops: Sequence[int],
     folder: Path,
     state: dict[str, Any] | None = None,
+    auto: Any = None,  # noqa: ANN401
 ) -> None:
     """Write a model with its tokenizer, in files that transformers and vLLM load.
 
@@ -119,6 +128,7 @@ def write_model(
         stops: ids of the tokens that ended answers, the most frequent first.
         folder: folder to write to.
         state: the model's unsplit weights, if its own may be partitioned.
+        auto: the class of transformers that loads the model; by default that of causal language models.
 
     Raises:
         RunError: when a tensor of the model that is loaded again differs.
@@ -126,10 +136,11 @@ def write_model(
     from transformers import AutoModelForCausalLM
 
     stop_at(model, tok, stops)
-    model.config.use_cache = True
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = True
     model.save_pretrained(str(folder), state_dict=state)
     tok.save_pretrained(str(folder))
-    again = AutoModelForCausalLM.from_pretrained(str(folder), dtype=model.dtype)
+    again = (auto or AutoModelForCausalLM).from_pretrained(str(folder), dtype=model.dtype)
     _require_equal(folder, again.state_dict(), model.state_dict() if state is None else state)
 
 

@@ -55,7 +55,7 @@ def test_an_adapter_with_the_base_and_the_merged_model_are_the_model_that_was_tr
     chosen = tuning(**LORA, **settings)
     model, first = trained(tiny, chosen)
     models.write_adapter(model, chosen.exported(models.initial(model), first), tmp_path / "adapter")
-    whole, difference = models.merged(models.adapted(tiny, tmp_path / "adapter", "fp32"), range(30, 60))
+    whole, difference = models.merged(models.adapted(models.load(tiny, "fp32"), tmp_path / "adapter"), range(30, 60))
     assert difference < 1e-4
     models.write_model(whole, AutoTokenizer.from_pretrained(tiny), [257], tmp_path / "merged")
     ids = torch.tensor([range(30, 60)])

@@ -27,10 +27,11 @@ class Squad(Written):
         del shared
         said = replies[0].text.strip()
         exact = squad(said) in map(squad, item.answers)
-        value = max(_shared(said, answer) for answer in item.answers)
+        value = max(words_f1(said, answer) for answer in item.answers)
         return {OWN: Judgement(value, said), "exact": Judgement(float(exact))}
 
 
-def _shared(said: str, answer: str) -> float:
+def words_f1(said: str, answer: str) -> float:
+    """Return the F1 of the words that two texts have in common."""
     found, wanted = (Counter(units(squad(text))) for text in (said, answer))
     return f1((found & wanted).total(), found.total(), wanted.total())

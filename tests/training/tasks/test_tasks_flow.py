@@ -1,0 +1,129 @@
+"""Real DeepSpeed under real Ray Train for each task: what is learned, killed runs, other workers, and what comes
+out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gristmill.cluster.runtime.resources import Need
+from gristmill.cluster.store.store import Store
+from gristmill.training.data.prepare import HELDOUT, PACKED, Bins
+from gristmill.training.job import Train
+from gristmill.training.loop.journal import left_out
+from gristmill.training.loop.state import WorkerPlan
+from gristmill.training.optim import schedule
+from gristmill.training.tasks import batches, heads, prepare
+from gristmill.training.zero import Batching
+from tests.training.conftest import dataset
+from tests.training.rehearsal import journal, rehearse
+from tests.training.tasks.rows import TASKS, rows_of
+
+pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
+LORA: dict[str, Any] = {"tuning": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}}
+FULL: dict[str, Any] = {"tuning": {"kind": "full"}, "learning_rate": 3e-3}
+PLANTED: dict[str, Any] = {"tuning": {"kind": "full"}, "learning_rate": 5e-3, "steps": 80, "eval_steps": 40, "keep": "best"}
+FREEZE: dict[str, Any] = {"tuning": {"kind": "freeze", "last_layers": 1}, "neftune_alpha": 5, "label_smoothing": 0.1}
+RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
+    "class-lora": ("bert", "sequence_classification", 1, LORA),
+    "class-split": ("bert", "sequence_classification", 3, LORA),
+    "several": ("llama", "multi_label", 1, LORA),
+    "entities": ("xlm-roberta", "token_classification", 2, FREEZE),
+    "entities-again": ("xlm-roberta", "token_classification", 2, FREEZE),
+    "answers": ("distilbert", "question_answering", 3, {**FULL, "micro_batch_size": 2}),
+    "planted": ("distilbert", "sequence_classification", 1, PLANTED),
+}
+"""Base model, task, stage of ZeRO and settings of a run by its name."""
+
+
+def plans(store: Store, bases: dict[str, str], workers: int) -> Iterator[WorkerPlan]:
+    for name, (kind, task, stage, own) in RUNS.items():
+        given = {
+            "model": bases[kind], "task": TASKS[task], "steps": 4, "save_steps": 2, "precision": "fp32", "max_length":
+            64, "global_batch_size": 8, "validation": 0.25, "zero": {"stage": stage}, "workers": workers, **own,
+        }  # fmt: skip
+        job = Train.model_validate(given)
+        assert job.check(Path()) == []
+        prepare.prepare(store, name, {"samples": f"select-{task}"}, bases[kind], job)
+        cut = Batching(job.micro_batch_size, 8 // (workers * job.micro_batch_size), workers)
+        head = prepare.head(store, name, job)
+        yield WorkerPlan(job, store, name, bases[kind], job.steps or 0, cut, Need(1), f"{store.uri}/logs", head)
+
+
+@pytest.fixture(scope="module")
+def store(shelf: Path, bases: dict[str, str], ray_session: None) -> Store:
+    """The store in which all runs have been made; `entities-again` in two parts, the other part by a new process."""
+    made = Store(str(shelf / "tasks"))
+    for task in TASKS:
+        dataset(made, rows_of(task, 64), f"select-{task}")
+    all_plans = list(plans(made, bases, 2))
+    rehearse([*all_plans, *(plan for plan in all_plans if plan.output == "entities-again")], 2)
+    return made
+
+
+def lines(store: Store, name: str, key: str) -> list[Any]:
+    return [m[key] for m in journal(store, name) if key in m]
+
+
+def test_the_loss_of_each_task_falls_and_its_model_is_finished(store: Store) -> None:
+    for name in RUNS:
+        curve = lines(store, name, "loss")
+        assert len(curve) == (80 if name == "planted" else 4), name
+        assert lines(store, name, "end"), name
+        assert not left_out(journal(store, name))
+    assert all(value < 1e-4 for name in ("class-lora", "several") for value in lines(store, name, "merged_difference"))
+
+
+def test_split_weights_give_the_same_losses(store: Store) -> None:
+    for key in ("loss", "holdout_loss"):
+        assert lines(store, "class-split", key) == pytest.approx(lines(store, "class-lora", key), abs=1e-5)
+
+
+def test_a_run_that_continues_has_the_losses_of_an_unbroken_one(store: Store) -> None:
+    assert lines(store, "entities-again", "start") == [0, 2]
+    for key in ("loss", "holdout_loss"):
+        assert lines(store, "entities-again", key) == lines(store, "entities", key)
+
+
+def test_the_loss_of_a_step_is_that_of_transformers_over_its_rows(store: Store, bases: dict[str, str]) -> None:
+    import torch
+
+    plan = next(plan for plan in plans(store, bases, 2) if plan.output == "answers")
+    assert plan.head
+    bins = Bins.open(store, "answers", PACKED)
+    places = schedule.global_batch(0, seed=0, bins=len(bins), batch=8)
+    model = heads.load(plan.base, plan.head, "fp32").eval()
+    total = 0.0
+    for place in places:
+        labels = bins.column("labels", int(place)).tolist()
+        ids = torch.tensor(np.array([bins.column("input_ids", int(place))])).long()
+        with torch.no_grad():
+            starts, ends = (torch.tensor([label]) for label in labels)
+            total += float(model(input_ids=ids, start_positions=starts, end_positions=ends).loss)
+    assert lines(store, "answers", "loss")[0] == pytest.approx(total / len(places), abs=1e-5)
+    held = Bins.open(store, "answers", HELDOUT)
+    made = heads.load(str(store.folder("answers") / "merged"), plan.head, "fp32").eval()
+    with torch.no_grad():
+        own = [float(batches.summed(made, plan.job.task, held, np.array([n]))) for n in range(len(held))]
+    assert sum(own) / held.trained.sum() == pytest.approx(lines(store, "answers", "holdout_loss")[-1], abs=1e-5)
+
+
+def test_a_planted_word_is_learned_better_than_the_most_frequent_label(store: Store) -> None:
+    """Three in four rows are of one label; the other has the word `good`."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = str(store.folder("planted") / "merged")
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    held = store.shard("planted", "holdout")
+    rows = store.read_shard("planted", held)["messages"].to_pylist()
+    hits, majority = 0, 0
+    for turns in rows:
+        with torch.no_grad():
+            said = model(**tokenizer(turns[0]["content"], return_tensors="pt")).logits.argmax().item()
+        hits += model.config.id2label[said] == turns[1]["content"]
+        majority += turns[1]["content"] == "bad"
+    assert hits == len(rows) > majority, f"{hits} of {len(rows)} are right, {majority} are of the most frequent label"
