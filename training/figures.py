@@ -177,6 +177,11 @@ class EvaluateFigures(Figures):
     detectable: float | None = None
     """Smallest true difference that such samples detect with a probability of 80 %."""
     precision: str
+    measures_before: Mapping[str, float] = field(default_factory=dict)
+    """Measures of the base model's answers to the held-out samples, with a head that is not trained. Empty for a causal
+    language model."""
+    measures_after: Mapping[str, float] = field(default_factory=dict)
+    """Measures of the tuned model's answers to the held-out samples."""
     smoke_replies: int
     smoke_ok: int
     """Number of replies that are not empty and that the model ended by itself."""

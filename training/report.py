@@ -162,6 +162,7 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         """Yield both losses, the interval of their difference with its verdict, and the results of the suites."""
         losses = f"held-out loss {figures.loss_before:.4f} -> {figures.loss_after:.4f}"
         yield f"{losses} ({_interval(figures)}): {figures.verdict}"
+        yield from measured(figures)
         if figures.uncertain:
             yield figures.uncertain
         yield from suites.summary(figures)
@@ -180,13 +181,23 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
             f"per token: {figures.verdict}. Samples with a common parent, of one group, or near copies are one family, "
             "and families are what the interval is over."
         )
-        note = " ".join(filter(None, (note, _sentence(figures.uncertain))))
+        note = " ".join(filter(None, (note, *map(_sentence, measured(figures)), _sentence(figures.uncertain))))
         panel = Panel("Before and after", charts.before_after(figures.loss_before, figures.loss_after, low, high), note)
         replies = _replies(material)
         columns = tuple((head, "clip") for head in ("held-out instruction", "the tuned model says", "held-out answer"))
         tables = (Table(columns, replies, fixed=(33, 34, 33)),) if replies else ()
         yield Section("Evaluation", "", [panel], tables)
         yield from suites.sections(material, figures)
+
+
+def measured(figures: EvaluateFigures) -> Iterator[str]:
+    """Yield the measures of the answers to the held-out samples, if the model has the head of a task."""
+    before = figures.measures_before
+    each = [
+        f"{name} {before[name]:.3f} -> {value:.3f}" for name, value in figures.measures_after.items() if name in before
+    ]
+    if each:
+        yield f"held-out samples, the head untrained and trained: {', '.join(each)}"
 
 
 def _interval(figures: EvaluateFigures) -> str:

@@ -2,7 +2,8 @@
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,8 @@ class Scores:
     seconds: float
     apart: str = ""
     """How packed samples were kept apart, in words."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Measures of the answers, if the model has the head of a task."""
 
     @property
     def mean(self) -> float:

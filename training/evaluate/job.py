@@ -32,6 +32,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.sample import from_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
@@ -40,11 +41,11 @@ from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, out_of_memory
 from gristmill.cluster.runtime.progress import Bar
 from gristmill.cluster.runtime.resources import need_of, require, spawn
-from gristmill.cluster.store.store import Store, file_shard
+from gristmill.cluster.store.store import Manifest, Store, file_shard
 from gristmill.training.data import families
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate import actor as scoring
-from gristmill.training.evaluate import held_out
+from gristmill.training.evaluate import heads, held_out
 from gristmill.training.evaluate.scorers import AnyScorer
 from gristmill.training.evaluate.scorers.pairwise import Pairwise
 from gristmill.training.evaluate.serving import AskAll, serving
@@ -56,6 +57,7 @@ from gristmill.training.evaluate.suites.items import scores_of
 from gristmill.training.figures import EvaluateFigures, SuiteFigures
 from gristmill.training.loop import separation
 from gristmill.training.settings import TrainSettings
+from gristmill.training.tasks.heads import Head
 from gristmill.training.tuning.model import MERGED, Precision
 
 EVALUATION = "evaluation.json"
@@ -168,13 +170,18 @@ class Evaluate(Job):
     def make(self, run: Run, work: Work) -> EvaluateFigures:
         """Score the held-out rows, ask all models, write ITEMS and `evaluation.json`, and commit."""
         began = time.monotonic()
+        models_ = self._models(run, work)
+        base, tuned, *_ = models_.values()
+        seed = int(run.store.manifest(work.inputs["model"]).settings.get("seed", 0))
+        headed = heads.heads_of([*models_.values()], base, tuned, seed)
+        heads.require_answers(self.suites, headed)
         suites = [freeze(run.store, name, one, work.inputs[_role(name)]) for name, one in self.suites.items()]
-        bench = Bench(run, work.output, self._models(run, work), suites)
+        bench = Bench(run, work.output, models_, suites)
         near = bench.contamination(data.trained_on(run.store, work.inputs["model"])) if suites else {}
         done = run.store.committed(work.output)
         run.ledger.append("shards_planned", job=self.name, shards=1 + len(bench.parts), committed=len(done))
         found = self._held_out(run, work)
-        tokens = bench.run_models(partial(self._serving, run), self._smoke(run, work, found))
+        tokens = bench.run_models(partial(self._serving, run, headed), self._smoke(run, work, found, headed.get(tuned)))
         bench.run_judges()
         run.store.write_json(found, work.output, EVALUATION)
         draws = compare.Draws(self.bootstrap, self.seed)
@@ -225,11 +232,13 @@ class Evaluate(Job):
             run.screen.say(f"evaluate: samples that are not scored: {reasons}")
         own = need_of("evaluate.gpus", self.cpus, self.gpus)
         require("evaluate.cpus", [own])
-        settings = TrainSettings.model_validate({n: manifest.settings[n] for n in TrainSettings.model_fields})
-        scorer = spawn(scoring.Scorer, own, run.logs, own.cpus, self.precision, settings.encoding)
+        settings = _settings(manifest)
+        kind, how = (scoring.Scorer, settings.encoding) if settings.task.causal else (heads.HeadScorer, settings)
+        samples = data.conversations(table) if settings.task.causal else from_table(table)
+        scorer = spawn(kind, own, run.logs, own.cpus, self.precision, how)
         paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
         try:
-            opened = ray.get(scorer.open.remote(paths["after"], data.conversations(table)))
+            opened = ray.get(scorer.open.remote(paths["after"], samples))
             run.screen.say(f"evaluate: {opened['precision']}, {opened['why']}")
             scores = {}
             for done, (name, path) in enumerate(paths.items(), 1):
@@ -256,10 +265,12 @@ class Evaluate(Job):
             "precision": opened["precision"],
             "dropped": {**drops, **opened["drops"]},
             **found,
+            "measures_before": dict(scores["before"].measures),
+            "measures_after": dict(scores["after"].measures),
             "seconds": {"open": opened["seconds"], **{name: score.seconds for name, score in scores.items()}},
         }
 
-    def _smoke(self, run: Run, work: Work, found: dict[str, Any]) -> Callable[[AskAll], None] | None:
+    def _smoke(self, run: Run, work: Work, found: dict[str, Any], head: Head | None) -> Callable[[AskAll], None] | None:
         """Return a function that asks the tuned model held-out instructions and adds the answers to `found`.
 
         Return None if the answers are there already, or if there is nothing to ask. The function raises RunError when
@@ -268,6 +279,8 @@ class Evaluate(Job):
         if "smoke" in found:
             return None
         found["smoke"] = []
+        if head:  # it writes no text
+            return None
         asked = held_out.prompts(held_out.rows_of(run.store, work.inputs)[0], self.smoke_prompts)
 
         def talk(engine: AskAll) -> None:
@@ -278,10 +291,19 @@ class Evaluate(Job):
 
         return talk if asked else None
 
-    def _serving(self, run: Run, folder: str, name: str) -> AbstractContextManager[AskAll]:
+    def _serving(self, run: Run, headed: Mapping[str, Head], folder: str, name: str) -> AbstractContextManager[AskAll]:
+        if folder in headed:
+            need = need_of("evaluate.gpus", self.cpus, self.gpus)
+            return heads.answering(folder, headed[folder], need, self.precision, run.logs, "evaluate")
         gpus = self.gpus if self.engine.gpus is None else self.engine.gpus
         own = {"model": folder, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}
         return serving(self.engine.model_copy(update=own), run.logs, name, "evaluate.engine")
+
+
+def _settings(manifest: Manifest) -> TrainSettings:
+    """Return the settings of a training; those that are newer than it have their defaults."""
+    known = manifest.settings
+    return TrainSettings.model_validate({name: known[name] for name in TrainSettings.model_fields if name in known})
 
 
 def _role(suite: str) -> str:

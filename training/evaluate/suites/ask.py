@@ -1,11 +1,12 @@
 """The questions: each model is asked the items of each suite in parts; a committed part is not asked again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import pyarrow as pa
 
+from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.contract.schema import ITEMS
 from gristmill.cluster.models.engine import Reply, Request
 from gristmill.cluster.store.store import Shard, Store
@@ -46,17 +47,17 @@ def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
 class Questions:
     """The questions to one engine. Requests that all items of a suite share are sent once."""
 
-    def __init__(self, ask: AskAll) -> None:
-        """Take the engine."""
-        self._ask, self._shared = ask, dict[str, list[Reply]]()
+    def __init__(self, ask: AskAll, rows: Mapping[str, Sample] | None = None) -> None:
+        """Take the engine. `rows` are the rows of the items by id, for a model that reads these and no prompts."""
+        self._ask, self._rows, self._shared = ask, rows, dict[str, list[Reply]]()
         self.tokens = self.prompt_tokens = 0
 
     def judged(self, part: Part) -> list[Judged]:
         """Ask about the items of a part and judge the replies."""
         scorer, name = part.suite.scorer, part.suite.name
         if name not in self._shared:
-            self._shared[name] = self._replies(scorer.shared(part.suite.items))
-        requests = [scorer.requests(item) for item in part.items]
+            self._shared[name] = self._replies(scorer.shared(part.suite.items)) if self._rows is None else []
+        requests = [scorer.requests(self._asked(item)) for item in part.items]
         replies = self._replies([request for some in requests for request in some])
         ends = list(accumulate(map(len, requests), initial=0))
         shared = self._shared[name]
@@ -88,6 +89,13 @@ class Questions:
             Judged(item, scorer.verdict(item, replies[begin:end]))
             for (item, _, _), begin, end in zip(pairs, ends, ends[1:], strict=False)
         ]
+
+    def _asked(self, item: Item) -> Item:
+        """Return an item as the model reads it."""
+        if self._rows is None:
+            return item
+        turns = self._rows[item.id].messages
+        return replace(item, prompt=turns[:-1] if turns[-1].role == "assistant" else turns, prefix="")
 
     def _replies(self, requests: Sequence[Request]) -> list[Reply]:
         replies = self._ask(requests) if requests else []

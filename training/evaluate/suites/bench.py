@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import names
+from gristmill.training.evaluate.heads import HeadEngine
 from gristmill.training.evaluate.scorers.pairwise import JUDGE, Pairwise
 from gristmill.training.evaluate.serving import AskAll, serving
 from gristmill.training.evaluate.suites import ask
@@ -61,13 +63,22 @@ class Bench:
                 with open_engine(self.models[model], "smoke" if before else "suites") as engine:
                     if before:
                         before(engine)
-                    questions = ask.Questions(engine)
+                    headed = isinstance(engine, HeadEngine)
+                    questions = ask.Questions(engine, self._rows() if headed else None)
                     for part in mine:
                         self._commit(part, questions)
                         asked += len(part.items)
                         bar.update(asked, f"{part.suite.name}, {model}")
                     written += questions.tokens
+                    if isinstance(engine, HeadEngine) and (cut := engine.cut()):
+                        self.run.screen.say(f"evaluate: {model}: the end of {cut} texts is cut off, they are too long")
         return written
+
+    def _rows(self) -> dict[str, Sample]:
+        """Return the rows that the items of all suites were made from, by id."""
+        store = self.run.store
+        tables = (store.read(store.manifest(suite.folder).inputs["samples"]) for suite in self.suites)
+        return {sample.id: sample for table in tables for sample in from_table(table)}
 
     def run_judges(self) -> None:
         """Test the judge of each pairwise suite, and let it compare all models' replies with the base model's."""
