@@ -16,9 +16,12 @@ from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.evaluate.suites import items
 from gristmill.training.figures import EvaluateFigures
 from gristmill.training.job import Train
+from gristmill.training.tasks import heads, reader
+from gristmill.training.tasks.sequence_classification import SequenceClassification
 from gristmill.training.tuning.model import MERGED
 from tests.fakes import CHATML, parrot_model
 from tests.training.conftest import chats, dataset
+from tests.training.tasks.models import write
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
 ASKED, SAID = "Which river?", "The Elbe."
@@ -35,6 +38,19 @@ def a_training(store: Store, base: str) -> str:
     held = store.shard(name, data.HOLDOUT)
     store.commit(Manifest(name, "model", "train", "f", inputs, job.model_dump(mode="json"), (held,)))
     return name
+
+
+def a_head(folder: Path) -> str:
+    """Write an encoder with a head that gives every text the same label."""
+    import torch
+
+    base = write(folder / "base", "bert")
+    model = heads.load(base, heads.Head(SequenceClassification(), ("The Elbe.", "no"), 64), "fp32")
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data = torch.tensor([1.0, 0.0])
+    model.save_pretrained(str(folder))
+    reader.tokenizer(base).save_pretrained(str(folder))
+    return str(folder)
 
 
 def chat(question: str, answer: str) -> Sample:
@@ -61,7 +77,7 @@ def test_three_suites_on_three_models(tmp_path: Path, tiny: str, ray_session: No
             "bootstrap": 200,
             "suites": suites,
             "engine": SMALL,
-            "against": [SMOLLM2],
+            "against": [SMOLLM2, (head := a_head(tmp_path / "head"))],
         }
     )
     rows = {f"suites.{name}": dataset(store, some, f"ingest-{name:0>12}") for name, (_, some) in asked.items()}
@@ -74,6 +90,8 @@ def test_three_suites_on_three_models(tmp_path: Path, tiny: str, ray_session: No
     assert found["form"][model].value == 1
     assert found["kinds"][model].measures["written_accuracy"] == 0.5
     assert 0 <= found["kinds"][model].measures["roc_auc"] <= 1
+    assert found["kinds"][head].value == found["kinds"][head].measures["written_accuracy"] == 0.5, "one label for all"
+    assert found["rivers"][head].value == 0.25, "its label is an answer too"
     known = found["kinds"][SMOLLM2]
     assert known.measures["roc_auc"] in (0, 0.5, 1), "of one item with each label"
     assert EvaluateFigures.read(store.figures("evaluate-x")) == figures

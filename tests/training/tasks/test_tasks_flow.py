@@ -1,6 +1,7 @@
 """Real DeepSpeed under real Ray Train for each task: what is learned, killed runs, other workers, and what comes
 out."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.resources import Need
-from gristmill.cluster.store.store import Store
+from gristmill.cluster.store.ledger import Ledger
+from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data.prepare import HELDOUT, PACKED, Bins
+from gristmill.training.evaluate.job import Evaluate
+from gristmill.training.evaluate.scorers.loss import Loss
+from gristmill.training.evaluate.suites import items
 from gristmill.training.job import Train
 from gristmill.training.loop.journal import left_out
 from gristmill.training.loop.state import WorkerPlan
@@ -20,11 +28,18 @@ from gristmill.training.zero import Batching
 from tests.training.conftest import dataset
 from tests.training.rehearsal import journal, rehearse
 from tests.training.tasks.rows import TASKS, rows_of
+from tests.training.tasks.test_tasks import row
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
 LORA: dict[str, Any] = {"tuning": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}}
 FULL: dict[str, Any] = {"tuning": {"kind": "full"}, "learning_rate": 3e-3}
-PLANTED: dict[str, Any] = {"tuning": {"kind": "full"}, "learning_rate": 5e-3, "steps": 80, "eval_steps": 40, "keep": "best"}
+PLANTED: dict[str, Any] = {
+    "tuning": {"kind": "full"},
+    "learning_rate": 5e-3,
+    "steps": 80,
+    "eval_steps": 40,
+    "keep": "best",
+}
 FREEZE: dict[str, Any] = {"tuning": {"kind": "freeze", "last_layers": 1}, "neftune_alpha": 5, "label_smoothing": 0.1}
 RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "class-lora": ("bert", "sequence_classification", 1, LORA),
@@ -37,6 +52,9 @@ RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 }
 """Base model, task, stage of ZeRO and settings of a run by its name."""
 
+SUITE = (("good", "river", "good"), ("poor", "film", "bad"), ("good", "cat", "good"), ("poor", "lake", "bad"))
+"""Words and labels of the rows of a suite."""
+
 
 def plans(store: Store, bases: dict[str, str], workers: int) -> Iterator[WorkerPlan]:
     for name, (kind, task, stage, own) in RUNS.items():
@@ -47,6 +65,7 @@ def plans(store: Store, bases: dict[str, str], workers: int) -> Iterator[WorkerP
         job = Train.model_validate(given)
         assert job.check(Path()) == []
         prepare.prepare(store, name, {"samples": f"select-{task}"}, bases[kind], job)
+        store.write_json(job.model_dump(mode="json"), name, "settings.json")
         cut = Batching(job.micro_batch_size, 8 // (workers * job.micro_batch_size), workers)
         head = prepare.head(store, name, job)
         yield WorkerPlan(job, store, name, bases[kind], job.steps or 0, cut, Need(1), f"{store.uri}/logs", head)
@@ -127,3 +146,38 @@ def test_a_planted_word_is_learned_better_than_the_most_frequent_label(store: St
         hits += model.config.id2label[said] == turns[1]["content"]
         majority += turns[1]["content"] == "bad"
     assert hits == len(rows) > majority, f"{hits} of {len(rows)} are right, {majority} are of the most frequent label"
+
+
+def test_an_evaluation_compares_the_head_with_an_untrained_one_on_held_out_rows_and_a_suite(store: Store) -> None:
+    plan = Train.model_validate({**store.read_json("planted", "settings.json")})
+    inputs = {"samples": "select-sequence_classification"}
+    store.commit(
+        Manifest(
+            "planted", "model", "train", "f", inputs, plan.model_dump(mode="json"), (store.shard("planted", "holdout"),)
+        )
+    )
+    rows = [row(f"{word} {thing} {n}", label) for n in range(6) for word, thing, label in SUITE]
+    asked = {"suites.films": dataset(store, rows, "ingest-000000000001")}
+    suites = {"films": {"kind": "labels", "input": "films.jsonl", "prompt": "Good or bad? {prompt}"}}
+    job = Evaluate.model_validate({"precision": "fp32", "bootstrap": 200, "suites": suites})
+    run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), f"{store.uri}/runs/test/logs")
+    figures = job.make(run, Work("evaluate-x", job.fingerprint(), {"model": "planted", **asked}))
+    assert figures.measures_after["accuracy"] == 1 > figures.measures_before["accuracy"]
+    assert figures.loss_after == pytest.approx(lines(store, "planted", "holdout_loss")[-1], abs=1e-5)
+    assert figures.smoke_replies == 0
+    [suite] = figures.suites
+    base, tuned = suite.models
+    assert (tuned.model, tuned.value, tuned.measures["written_accuracy"], tuned.measures["roc_auc"]) == (
+        "planted",
+        1,
+        1,
+        1,
+    )
+    assert base.value < 1
+    said = [
+        json.loads(one["reply"]) for one in items.read(store, "evaluate-x").to_pylist() if one["scorer"] == "labels"
+    ]
+    assert all(sum(chances.values()) == pytest.approx(1, abs=1e-5) for chances in said)
+    refused = job.model_copy(update={"suites": {"films": Loss(input=job.suites["films"].input)}})
+    with pytest.raises(JobError, match=r"suites\.films\.kind: loss, must be another kind, such as labels"):
+        refused.make(run, Work("evaluate-y", refused.fingerprint(), {"model": "planted", **asked}))
