@@ -36,6 +36,10 @@ class TrainFigures(Figures):
     precision: str
     notes: Mapping[str, int] = field(default_factory=dict)
     """Number of changes that fit samples to the chat template or the length, by kind of change."""
+    task: str = "causal_lm"
+    """Kind of the task. A task with a head has its loss for each text, token or window."""
+    labels: tuple[str, ...] = ()
+    """The labels of the head."""
     separation: str = "positions"
     """How packed samples were kept apart; `gristmill.training.loop.separation` lists the ways."""
     trained_tokens: int

@@ -153,11 +153,15 @@ class Train(TrainSettings, Job):
             self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * self.workers), self.workers
         )
         head = tasks.head(run.store, work.output, self)
+        if head:
+            run.screen.say(f"train: {head.said}")
         plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs, head)
         _fit(self, plan, run, folder)
         journal = read_journal(folder / METRICS)
         figures = replace(
             _figures(packed, journal, steps),
+            task=self.task.kind,
+            labels=head.names if head else (),
             packing_seconds=round(packing_s, 1),
             seconds=round(time.monotonic() - began, 1),
         )

@@ -149,7 +149,9 @@ class TrainPresentation(Presentation[TrainFigures]):
         note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, told)))
         panel = Panel("Loss while training", charts.loss_curve(journal), note)
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
-        if figures.separation != "positions":
+        if figures.task != "causal_lm":
+            lost.insert(0, (f"task {figures.task}, labels: {', '.join(figures.labels) or 'none'}", ""))
+        elif figures.separation != "positions":
             lost.append((f"packed samples are kept apart by: {figures.separation}", ""))
         columns = (("samples left out, and changes that fit samples to model and template", "clip"), ("number", "num"))
         yield Section("Training", "", [panel], (Table(columns, lost),) if lost else ())

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SAVED = "task.json"
 """File in the folder of a finished model: `{"task": settings, "labels": […], "max_length": tokens}`."""
+SHOWN = 20
+"""Largest number of labels that are printed."""
 USUAL_LENGTH = 512
 """Largest number of tokens in a window of a model that says nothing about it."""
 SHIFTED = frozenset(
@@ -46,6 +48,12 @@ class Head:
     """Largest number of tokens in a window."""
     seed: int | None = None
     """Seed of the first values of the head if it is not trained yet; else None."""
+
+    @property
+    def said(self) -> str:
+        """The task and its labels in words."""
+        shown = ", ".join(self.names[:SHOWN]) + (", …" if len(self.names) > SHOWN else "")
+        return f"{self.task.kind}, {len(self.names)} labels: {shown}" if self.names else self.task.kind
 
 
 def problems(task: Task, model: str, max_length: int) -> list[str]:

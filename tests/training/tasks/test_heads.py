@@ -9,9 +9,12 @@ import pytest
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.store.store import Store
+from gristmill.training.data.forecast import forecast
 from gristmill.training.data.prepare import HELDOUT, PACKED, Bins
 from gristmill.training.job import Train
 from gristmill.training.tasks import batches, heads, prepare, reader
+from gristmill.training.tasks.question_answering import QuestionAnswering
+from gristmill.training.tasks.sequence_classification import SequenceClassification
 from gristmill.training.tuning import model as models
 from gristmill.training.tuning.freeze import Freeze
 from gristmill.training.tuning.lora import Lora
@@ -144,6 +147,13 @@ def test_a_finished_model_has_its_labels_and_is_loaded_with_the_same_head(
     assert heads.ordered(["person", "city"], str(tmp_path), head.task) == ("city", "person")
 
 
+def test_the_task_and_its_labels_are_said_in_words() -> None:
+    many = tuple(f"l{n}" for n in range(30))
+    said = heads.Head(SequenceClassification(), many, 8).said
+    assert said.startswith("sequence_classification, 30 labels: l0, l1, ") and said.endswith("l19, …")
+    assert heads.Head(QuestionAnswering(), (), 8).said == "question_answering"
+
+
 def test_first_values_of_a_head_follow_from_the_seed(store: Store, bases: dict[str, str]) -> None:
     _, head = prepared(store, bases["bert"], "sequence_classification")
     one, same = (heads.load(bases["bert"], head, "fp32").classifier.weight for _ in range(2))
@@ -184,6 +194,19 @@ def test_rows_that_have_no_labels_to_learn_are_refused(
     job = Train.model_validate({"model": bases["bert"], "task": {"kind": "sequence_classification"}})
     with pytest.raises(JobError, match=message):
         prepare.prepare(store, "x", {"samples": dataset(store, rows)}, bases["bert"], job)
+
+
+def test_a_plan_counts_windows_and_says_which_rows_do_not_fit(store: Store, bases: dict[str, str]) -> None:
+    rows = [*rows_of("question_answering"), row("who?\n\nanna went", "the cat")]
+    asked = {"task": {"kind": "question_answering"}, "max_length": 32, "epochs": 1, "validation": 0.5}
+    job = Train.model_validate({"model": bases["bert"], **asked})
+    found = forecast(store, dataset(store, rows), len(rows), job)
+    assert found.steps == 5, "18 of 36 windows, 4 in a step"
+    assert found.notes == ("1 of 37 rows do not fit: answer is not in the context",)
+    few = [row(f"film {n}", "good") for n in range(9)]
+    classes = Train.model_validate({"model": bases["bert"], "task": {"kind": "sequence_classification"}})
+    with pytest.raises(JobError, match="1 different labels in 9 rows"):
+        forecast(store, dataset(store, few, "select-000000000001"), 9, classes)
 
 
 def refused(base: str, **settings: Any) -> list[str]:
