@@ -30,7 +30,7 @@ JOB_VERBS = {
     "train": "fine-tune with DeepSpeed ZeRO",
     "evaluate": "compare the tuned model with its base",
 }
-ABOVE = {"preview": "gristmill.generation.preview.page:run"}
+ABOVE = {"preview": "gristmill.generation.preview.page:run", "serve": "gristmill.training.serve:run"}
 """Verbs whose code is in a package that imports this one, each as `module:function`.
 
 The function takes the parsed arguments and returns the exit code.
@@ -249,6 +249,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.set_defaults(call=_head)
     _export_verb(verbs)
+    _serve_verb(verbs)
     sub = _store_verb(verbs, "report", "write report.html of a run again")
     sub.add_argument("name", help="a run, or the beginning of its name")
     sub.set_defaults(call=_report)
@@ -271,6 +272,23 @@ def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     text = "make the repository of the hub public; by default it is made private, and an existing public one is refused"
     sub.add_argument("--public", action="store_true", help=text)
     sub.set_defaults(call=_export)
+
+
+def _serve_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sub = _store_verb(verbs, "serve", "answer requests in the form of OpenAI's API with the tuned model of a run")
+    sub.add_argument("name", help="a run or a trained model, or the beginning of its name")
+    text = "serve the base model with the adapter beside it, and both under their names, in place of the merged model"
+    sub.add_argument("--adapter", action="store_true", help=text)
+    text = "address to listen on (default: 127.0.0.1, which no other machine can reach)"
+    sub.add_argument("--host", default="127.0.0.1", help=text)
+    text = "port to listen on; 0 takes a free one (default: 8000)"
+    sub.add_argument("--port", type=int, default=8000, help=text)
+    text = "environment variable with the key that clients must send (default: VLLM_API_KEY, if it is set)"
+    sub.add_argument("--api-key-env", default="", metavar="NAME", help=text)
+    text = "one setting of the engine, such as max_model_len=4096 or kv_cache_gib=4 (`gristmill explain "
+    text += "evaluate.engine` lists them)"
+    sub.add_argument("--engine", action="append", default=[], metavar="KEY=VALUE", help=text)
+    sub.set_defaults(call=_above)
 
 
 def _recipe_verb(

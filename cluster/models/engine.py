@@ -19,6 +19,8 @@ LOOP = {"max_pattern_size": 40, "min_pattern_size": 5, "min_count": 4}
 """The loops that end a reply: length of the repeated sequence in tokens, and least number of its repetitions."""
 MODULE = "gristmill.generation.engines.actors"
 """Module with the class of the actors of `start`. It is a string, because `cluster` imports no other package."""
+SERVER = "gristmill.generation.engines.server"
+"""Module with the command line of `server`, for the same reason."""
 
 
 class Price(Settings):
@@ -292,6 +294,33 @@ def start(engine: Engine, logs: str | None, name: str, need: Need) -> Any:  # no
     """
     module = import_module(MODULE)
     return module.host(module.EngineActor, engine, need, engine, logs, name, max_restarts=3, max_task_retries=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The model that a server offers, and the names under which clients ask for it."""
+
+    name: str
+    """Name of the model; with an adapter, the name of the base model with the adapter."""
+    base: str = ""
+    """Name of the base model without the adapter; empty if there is no adapter."""
+    tokenizer: str = ""
+    """Folder with a tokenizer and a `generation_config.json` that replace those of the model; empty for none."""
+    template: str = ""
+    """The chat template. It decides which parsers read calls of tools and thoughts."""
+
+
+def server(engine: Engine, served: Served, address: tuple[str, int], need: Need) -> tuple[list[str], dict[str, str]]:
+    """Return the command line of an OpenAI-compatible server, and the variables of its environment.
+
+    Args:
+        engine: the settings of the engine, with the model and perhaps an adapter.
+        served: the names of the model, its tokenizer and template.
+        address: host and port.
+        need: the cores and GPUs of the server.
+    """
+    found: tuple[list[str], dict[str, str]] = import_module(SERVER).command(engine, served, address, need)
+    return found
 
 
 def ask_all(actor: Any, requests: Sequence[Request]) -> list[Reply]:  # noqa: ANN401

@@ -13,7 +13,9 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.job import JOBS
 from gristmill.cluster.jobs.recipe import load
 
-VERBS = {"run", *JOBS, "plan", "preview", "explain", "schema", "completion", "show", "head", "export", "report"}
+VERBS = {"run", *JOBS, "plan", "preview", "explain", "schema", "completion", "show", "head", "export", "serve"} | {
+    "report"
+}
 CASES = [
     ([""], VERBS),
     (["pl"], {"plan"}),

@@ -1,0 +1,247 @@
+"""`gristmill serve RUN`: the tuned model of a run answers requests in the form of OpenAI's API, until it is stopped.
+
+vLLM's own server runs in a child process. It ends with this process, also after `kill -9`.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import socket
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gristmill.cluster.contract.errors import JobError, RunError, StoreError
+from gristmill.cluster.jobs.run import RUNS, find
+from gristmill.cluster.models.dtypes import GPU_FILES
+from gristmill.cluster.models.engine import Engine, Served, engine_need, server
+from gristmill.cluster.runtime import child
+from gristmill.cluster.runtime.interrupt import signal_name
+from gristmill.cluster.store.store import Store
+from gristmill.training.data import facts
+from gristmill.training.tuning.model import ADAPTER, MERGED
+
+KEY = "VLLM_API_KEY"
+"""The variable in which vLLM's server looks for the key that clients must send."""
+LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
+OTHER_TASKS = re.compile(r"For\w*(Classification|QuestionAnswering|MaskedLM|Pretraining)$")
+"""Matches the class names of models that write no text."""
+TAKEN = ("model", "adapter", "endpoint", "actors", "api_key_env", "max_in_flight", "hang_s", "abilities", "price")
+"""Settings of the engine that mean nothing here, or are set here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained model in the store."""
+
+    name: str
+    run: str
+    """The run that was asked for; empty if the model itself was."""
+    base: str
+    folder: Path
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal arrives: `gristmill serve`.
+
+    Raises:
+        JobError: when an argument is wrong, or the run has no model.
+        RunError: when the server does not start, or ends by itself.
+    """
+    store = Store(arguments.store)
+    if not store.exists():
+        raise JobError(f"{arguments.store}: absent, must be a store; name it with --store, or run a recipe first")
+    model = trained(store, arguments.name)
+    engine, served = settings(model, arguments.engine, adapter=arguments.adapter)
+    host, port, key = arguments.host, free_port(arguments.host, arguments.port), api_key(arguments.api_key_env)
+    if engine.gpus is None and any(path.exists() for path in GPU_FILES):  # no session of Ray says so
+        engine = engine.model_copy(update={"gpus": _parallel(engine)})
+    need = engine_need("--engine gpus", engine, 1)
+    words, variables = server(engine, served, (host, port), need)
+    environment = {**os.environ, **variables}
+    environment.pop(KEY, None)
+    log = _log(store, model, port)
+    if key:
+        environment[KEY] = key
+    elif not LOOPBACK.fullmatch(host):
+        _say(f"serve: {host}: every machine that reaches it can use the model; set {KEY} to a key that clients send")
+    _say(f"serve: {served.name} starts; log: {log}")
+    try:
+        with child.serving(words, environment, log) as process:
+            child.await_health(process, f"{_url(host, port)}/health", log)
+            offered = f"{served.name} and {served.base}" if served.base else served.name
+            secret = ", with the key of the environment" if key else ""
+            _say(f"serve: {offered} at {_url(host, port)}/v1{secret}; Ctrl-C ends it")
+            code = process.wait()
+            last = child.last_lines(log)
+            raise RunError(f"serve: the server ended by itself (exit code {code}); see {log}\n{last}")
+    except KeyboardInterrupt as error:
+        _say(f"serve: {served.name} has ended, by {signal_name(error)}")
+        return 0
+
+
+def trained(store: Store, name: str) -> Model:
+    """Return the model that a run has trained, or the trained model of this name.
+
+    Raises:
+        JobError: when there is no such run or model, or the run trains none.
+        StoreError: when the model is not complete, or a file of it is absent or has another size.
+    """
+    kind, full = find(store, name)
+    output = full
+    if kind == "run":
+        outputs = store.read_json(RUNS, full, "recipe.json")["outputs"]
+        if "train" not in outputs:
+            raise JobError(f"{full}: trains no model, must have a section [train]; `gristmill show` lists the runs")
+        output = str(outputs["train"])
+        if not store.complete(output):
+            raise JobError(f"{full}: its train job has not ended, must have; run its recipe again")
+    manifest = store.manifest(output)
+    if manifest.kind != "model":
+        raise JobError(f"{output}: holds {manifest.kind}, must be a trained model or a run with one")
+    folder = store.folder(output)
+    for shard in manifest.shards:
+        path = folder / shard.name
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            what = "has another size than" if path.is_file() else "is absent, but in"
+            raise StoreError(f"{path}: {what} the manifest; move the folder {folder} away and run again")
+    return Model(output, full if kind == "run" else "", str(manifest.settings["model"]), folder)
+
+
+def settings(model: Model, given: Sequence[str], *, adapter: bool) -> tuple[Engine, Served]:
+    """Return the engine's settings and the names of a trained model.
+
+    Args:
+        model: the trained model.
+        given: settings of the engine, as `key=value`.
+        adapter: whether to serve the base model and the adapter, not the merged model.
+
+    Raises:
+        JobError: when a setting is wrong, the model writes no text, or there is no adapter that the server can load.
+    """
+    merged, own = model.folder / MERGED, model.folder / ADAPTER
+    config = _json(merged / "config.json")
+    kinds = config.get("architectures") or []
+    if any(OTHER_TASKS.search(kind) for kind in kinds):
+        raise JobError(f"{model.name}: {kinds[0]} writes no text, must be a causal language model to be served so")
+    fields = _fields(given)
+    positions = facts.num_positions(config)
+    if positions:
+        fields.setdefault("max_model_len", min(positions, Engine().max_model_len))
+    template = _template(merged)
+    if adapter:
+        said = _json(own / "adapter_config.json")
+        if not said:
+            raise JobError(f"{model.name}: has no adapter, its tuning makes none; leave --adapter out")
+        if said.get("use_dora"):
+            raise JobError(f"{model.name}: a DoRA adapter, which vLLM cannot load beside a model; leave --adapter out")
+        fields |= {"model": model.base, "adapter": str(own)}
+        served = Served(model.name, model.base.removeprefix("builtin:"), str(merged), template)
+    else:
+        fields["model"] = str(merged)
+        served = Served(model.name, template=template)
+    try:
+        return Engine.model_validate(fields), served
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise JobError(f"--engine {where}: {first['input']!r}, {first['msg'].lower()}") from error
+
+
+def _fields(given: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for line in given:
+        name, equals, text = line.partition("=")
+        first, *inner = name.strip().split(".")
+        if not equals or first not in Engine.model_fields or first in TAKEN:
+            known = ", ".join(field for field in Engine.model_fields if field not in TAKEN)
+            raise JobError(f"--engine {line}: must read KEY=VALUE with a key of {known}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        place = found
+        *tables, last = [first, *inner]
+        for part in tables:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise JobError(f"--engine {line}: {part} is a value, must be a table")
+        place[last] = value
+    return found
+
+
+def free_port(host: str, port: int) -> int:
+    """Return the port to listen on, which is a free one if it is 0.
+
+    Raises:
+        JobError: when the address is not of this machine, or the port is in use.
+    """
+    if not 0 <= port <= 65535:
+        raise JobError(f"--port {port}: must be between 0 and 65535")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise JobError(
+            f"--host {host} --port {port}: {error.strerror or error}, must be an address of this machine and a free "
+            "port; --port 0 takes a free one"
+        ) from error
+
+
+def api_key(name: str) -> str:
+    """Return the key that clients must send, from the environment variable `name`; empty for no key.
+
+    Raises:
+        JobError: when the variable is named but not set.
+    """
+    key = os.environ.get(name or KEY, "")
+    if name and not key:
+        raise JobError(f"--api-key-env {name}: the variable is not set, must hold the key")
+    return key
+
+
+def _url(host: str, port: int) -> str:
+    """Return the address for a client on this machine."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{reached}:{port}"
+
+
+def _parallel(engine: Engine) -> float:
+    """Return the number of GPUs that the parallel sizes of an engine need."""
+    sizes = (int(engine.args.get(f"{name}_parallel_size", 1)) for name in ("tensor", "pipeline", "data"))
+    return float(math.prod(sizes))
+
+
+def _log(store: Store, model: Model, port: int) -> Path:
+    """Return the path of the server's log: in the logs of the run, or in the temporary folder for a model by name."""
+    folder = store.folder(f"{RUNS}/{model.run}/logs") if model.run else Path(tempfile.gettempdir())
+    return folder / (f"serve-{port}.log" if model.run else f"{model.name}-serve-{port}.log")
+
+
+def _template(folder: Path) -> str:
+    """Return the chat template of a model that transformers has saved; empty if it has none."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    found = _json(folder / "tokenizer_config.json").get("chat_template")
+    return found if isinstance(found, str) else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
