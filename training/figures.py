@@ -60,6 +60,8 @@ class TrainFigures(Figures):
     model. None without an adapter."""
     batches_left_out: int = 0
     """Number of batches that were left out because their loss or gradients were not finite."""
+    untracked: Mapping[str, int] = field(default_factory=dict)
+    """Number of steps that a tracker did not get, by tracker, if there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import heads
 from gristmill.training.tasks import prepare as tasks
+from gristmill.training.trackers import STATE, following
 from gristmill.training.tuning.model import ADAPTER, MERGED
 from gristmill.training.zero import Batching
 
@@ -73,7 +74,7 @@ class Train(TrainSettings, Job):
     def check(self, base: Path) -> list[str]:
         """Return the problems of the settings beyond their types."""
         del base
-        found = self.zero.problems()
+        found = self.zero.problems() + self.trackers.problems()
         problem = models.missing(self.model)
         if problem:
             found.append(f"model: {self.model}: {problem}")
@@ -156,13 +157,16 @@ class Train(TrainSettings, Job):
         if head:
             run.screen.say(f"train: {head.said}")
         plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs, head)
-        _fit(self, plan, run, folder)
+        config = self.model_dump(mode="json")
+        with following(self.trackers, folder, run.store.folder(""), config, run.screen.say) as lost:
+            _fit(self, plan, run, folder)
         journal = read_journal(folder / METRICS)
         figures = replace(
             _figures(packed, journal, steps),
             task=self.task.kind,
             labels=head.names if head else (),
             packing_seconds=round(packing_s, 1),
+            untracked={kind: count for kind, count in lost.items() if count},
             seconds=round(time.monotonic() - began, 1),
         )
         self._commit(run, work, folder, figures)
@@ -207,6 +211,7 @@ class Train(TrainSettings, Job):
             figures.to_json(),
         )
         data.sweep(run.store, work.output)
+        run.store.delete(work.output, STATE)
         for name in (checkpoint.FOLDER, checkpoint.BEST, RAY_FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
 

@@ -118,6 +118,12 @@ def left_out(figures: TrainFigures) -> Iterator[str]:
         yield f"{figures.batches_left_out} batches are left out, because their loss or gradients were not finite"
 
 
+def untracked(figures: TrainFigures) -> Iterator[str]:
+    """Yield a note for each tracker that did not get every step."""
+    for kind, count in figures.untracked.items():
+        yield f"the tracker {kind} did not get {count} of {figures.steps} steps; metrics.jsonl has all of them"
+
+
 class TrainPresentation(Presentation[TrainFigures]):
     """The numbers of samples trained on and held out, and the loss during training."""
 
@@ -126,6 +132,7 @@ class TrainPresentation(Presentation[TrainFigures]):
         yield from held_out(figures)
         yield from left_out(figures)
         yield from ended(figures)
+        yield from untracked(figures)
 
     def tiles(self, material: Material, figures: TrainFigures) -> Iterator[Tile]:
         """Yield the held-out loss, unless the evaluate job shows it before and after training."""
@@ -145,7 +152,7 @@ class TrainPresentation(Presentation[TrainFigures]):
             return
         lines = material.store.read_bytes(name, METRICS).decode().splitlines()
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
-        told = (*held_out(figures), *left_out(figures), *ended(figures))
+        told = (*held_out(figures), *left_out(figures), *ended(figures), *untracked(figures))
         note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, told)))
         panel = Panel("Loss while training", charts.loss_curve(journal), note)
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]

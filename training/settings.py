@@ -16,6 +16,7 @@ from gristmill.training.optim.schedule import Schedule
 from gristmill.training.tasks import AnyTask
 from gristmill.training.tasks.causal_lm import CausalLm
 from gristmill.training.tasks.contracts import Task
+from gristmill.training.trackers import Trackers
 from gristmill.training.tuning import AnyTuning
 from gristmill.training.tuning.contracts import Tuning
 from gristmill.training.tuning.lora import Lora
@@ -56,6 +57,7 @@ class TrainSettings(Settings):
             "logits_at_once",
             "max_failures",
             "max_lost",
+            "trackers",
         }
     )
 
@@ -161,6 +163,8 @@ class TrainSettings(Settings):
     """Number of newest checkpoints to keep. All are deleted when the model is committed."""
     max_failures: int = Field(default=2, ge=0)
     """Number of times that the run restarts its workers after a worker has died."""
+    trackers: Trackers = Trackers()
+    """Where the numbers of the training are sent, besides its own `metrics.jsonl`."""
 
     @field_validator("template", mode="before")
     @classmethod
