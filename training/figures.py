@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gristmill.cluster.jobs.figures import Figures
 
@@ -62,6 +62,12 @@ class TrainFigures(Figures):
     """Number of batches that were left out because their loss or gradients were not finite."""
     untracked: Mapping[str, int] = field(default_factory=dict)
     """Number of steps that a tracker did not get, by tracker, if there are any."""
+    trials: int = 0
+    """Number of trials of the search for settings; 0 without a search."""
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the best trial, with which the model was trained, by their dotted names."""
+    fold_losses: tuple[float, ...] = ()
+    """Held-out loss of each fold of the cross-validation, in nats per token; empty without one."""
 
 
 @dataclass(frozen=True, kw_only=True)

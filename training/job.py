@@ -26,17 +26,19 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.runtime import deaths
 from gristmill.cluster.runtime.log import tail
 from gristmill.cluster.runtime.progress import Bar
-from gristmill.cluster.runtime.resources import need_of, require
+from gristmill.cluster.runtime.resources import Need, need_of, require
 from gristmill.cluster.store.store import Shard, Store, file_shard
-from gristmill.training import checkpoint
+from gristmill.training import checkpoint, trials
 from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
 from gristmill.training.data.forecast import forecast
 from gristmill.training.figures import TrainFigures
+from gristmill.training.folds import FOLDS, run_folds
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, left_out, read_journal
 from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.optim.schedule import num_steps
+from gristmill.training.search import TRIALS, Search
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import heads
 from gristmill.training.tasks import prepare as tasks
@@ -64,6 +66,10 @@ class Train(TrainSettings, Job):
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the model; contents of base model and template replace their paths."""
         value = super().identity()
+        if not self.search.space:
+            del value["fields"]["search"]
+        if not self.folds:
+            del value["fields"]["folds"]
         value["fields"]["model"] = models.identity(self.model)
         if self.template:
             value["fields"]["template"] = Path(self.template).read_text(encoding="utf-8")
@@ -74,27 +80,15 @@ class Train(TrainSettings, Job):
     def check(self, base: Path) -> list[str]:
         """Return the problems of the settings beyond their types."""
         del base
-        found = self.zero.problems() + self.trackers.problems()
+        found = self.setting_problems() + self.trackers.problems()
+        found += self.search.problems(self.model_copy(update={"search": Search()}), Train.setting_problems)
         problem = models.missing(self.model)
         if problem:
             found.append(f"model: {self.model}: {problem}")
         else:
             found += facts.problems(self.model, self.max_length)
             found += heads.problems(self.task, self.model, self.max_length)
-        found += self.encoding_problems() + self.task_problems()
-        found += self.tuning.problems(self.zero.stage)
-        found += self.optimizer_problems() + self.attention_problems()
-        if self.zero.stage == 0 and self.precision == "bf16":
-            found.append(
-                "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
-            )
-        at_once = self.micro_batch_size * self.workers
-        if self.global_batch_size % at_once:
-            found.append(
-                f"global_batch_size: {self.global_batch_size} rows, must be a multiple of micro_batch_size x workers = "
-                f"{at_once}; try {-(-self.global_batch_size // at_once) * at_once}"
-            )
-        return found
+        return found + self.encoding_problems() + self.task_problems()
 
     def sources(self) -> dict[str, Source]:
         """Return the inputs that no job of the recipe makes, by role."""
@@ -126,19 +120,34 @@ class Train(TrainSettings, Job):
         how = f"{task}{self.tuning.said}, {self.optimizer.kind}, ZeRO-{self.zero.stage}, {self.precision}"
         plan.notes.append(f"{self.model}, {how}, {found.how}")
         plan.notes.extend(found.notes)
+        more = self.search.count + self.folds
+        if more:
+            plan.tokens *= 1 + more
+            plan.notes.append(
+                f"{self.search.count} trials of a search and {self.folds} folds before the model is trained, one after "
+                "the other; the tokens are those of all"
+            )
         types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
         if held := models.memory(self.model, types):
             plan.notes.append(f"a worker holds weights, {held}, in addition to gradients and optimizer states")
         return plan
 
     def make(self, run: Run, work: Work) -> TrainFigures:
+        """Search for settings if this is asked for, then train with the best ones."""
+        if not self.search.space:
+            return self._make(run, work)
+        self._require()
+        chosen, done, best = trials.Trials(run, work, _fit).run_search(self)
+        assert isinstance(chosen, Train)
+        return chosen._make(run, work, trials=len(done), chosen=dict(best.values))
+
+    def _make(self, run: Run, work: Work, **found: Any) -> TrainFigures:  # noqa: ANN401 - figures of a search
         """Pack, train, export and commit; continue from the newest checkpoint if there is one."""
         began = time.monotonic()
         folder = run.store.folder(work.output)
         self._say_other_world(run, folder)
         base = models.local(self.model)
-        each = need_of("train.gpus_per_worker", self.cpus_per_worker, self.gpus_per_worker)
-        require("train.workers", [each] * self.workers)
+        each = self._require()
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
         with run.screen.bar("train: packing"):
             prepare = data.prepare if self.task.causal else tasks.prepare
@@ -149,6 +158,8 @@ class Train(TrainSettings, Job):
         if packed.drops:
             run.screen.say(f"train: samples not used: {', '.join(f'{n} {why}' for why, n in packed.drops.items())}")
         packing_s = time.monotonic() - began
+        if self.folds:
+            found["fold_losses"] = run_folds(self, run, work, _fit)
         steps = self.steps or num_steps(self.epochs, packed.bins, self.global_batch_size)
         cut = Batching(
             self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * self.workers), self.workers
@@ -167,12 +178,19 @@ class Train(TrainSettings, Job):
             labels=head.names if head else (),
             packing_seconds=round(packing_s, 1),
             untracked={kind: count for kind, count in lost.items() if count},
+            **found,
             seconds=round(time.monotonic() - began, 1),
         )
         self._commit(run, work, folder, figures)
         run.ledger.append("shard_done", job=self.name, shard=MERGED, rows=packed.samples, kept=packed.samples,
                           seconds=figures.seconds)  # fmt: skip
         return figures
+
+    def _require(self) -> Need:
+        """Return the needs of a worker, and refuse workers that do not fit into the cluster at once."""
+        each = need_of("train.gpus_per_worker", self.cpus_per_worker, self.gpus_per_worker)
+        require("train.workers", [each] * self.workers)
+        return each
 
     def _say_held_out(self, run: Run, packed: data.PackedCounts) -> None:
         """Print how many rows are held out, and how many are not used for each reason."""
@@ -205,6 +223,7 @@ class Train(TrainSettings, Job):
     def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:
         held = run.store.committed(work.output, data.HOLDOUT)[data.HOLDOUT]
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
+        files += [path for path in (folder / name for name in (TRIALS, FOLDS)) if path.exists()]
         shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / data.LEFT_OUT, folder / METRICS]]
         run.store.commit(
             self.manifest(work, "model", (held, *shards), {"precision": figures.precision}),
@@ -212,7 +231,7 @@ class Train(TrainSettings, Job):
         )
         data.sweep(run.store, work.output)
         run.store.delete(work.output, STATE)
-        for name in (checkpoint.FOLDER, checkpoint.BEST, RAY_FOLDER):
+        for name in (checkpoint.FOLDER, checkpoint.BEST, RAY_FOLDER, trials.FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
 
 

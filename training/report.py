@@ -9,6 +9,8 @@ from gristmill.cluster.report.material import Material
 from gristmill.cluster.report.sections import Panel, Presentation, Section, Stage, Table, Tile
 from gristmill.training.evaluate.suites import sections as suites
 from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures
+from gristmill.training.folds import FOLDS, said
+from gristmill.training.search import TRIALS, as_settings
 
 MAX_TEXT = 4_000
 METRICS, EVALUATION, LIFT = "metrics.jsonl", "evaluation.json", "lift.json"
@@ -124,6 +126,41 @@ def untracked(figures: TrainFigures) -> Iterator[str]:
         yield f"the tracker {kind} did not get {count} of {figures.steps} steps; metrics.jsonl has all of them"
 
 
+def searched(figures: TrainFigures) -> Iterator[str]:
+    """Yield the settings that a search chose, and the losses of a cross-validation."""
+    if figures.trials:
+        values = as_settings(figures.chosen)
+        yield f"trained with the best settings of {figures.trials} trials: {values}; a loss that chose is too good"
+    if figures.fold_losses:
+        yield said(figures.fold_losses)
+
+
+def _trials(material: Material, name: str) -> Iterator[Table]:
+    """Yield the table of the trials of a search, and that of the folds."""
+    if material.store.exists(name, TRIALS):
+        found = material.store.read_json(name, TRIALS)
+        keys = list(found[0]["values"])
+        columns = (("trial", "num"), *((key, "") for key in keys), ("state", ""), ("steps", "num"), ("loss", "num"))
+        rows = [
+            (
+                f"{number}",
+                *(json.dumps(trial["values"][key]) for key in keys),
+                trial["state"],
+                f"{trial['steps']:,}",
+                "" if trial["loss"] is None else f"{trial['loss']:.4f}",
+            )
+            for number, trial in enumerate(found, 1)
+        ]
+        yield Table(columns, rows, "The trials of the search, with their held-out losses in nats per token.")
+    if material.store.exists(name, FOLDS):
+        names = ("fold", "held out", "families", "trained on", "steps", "loss")
+        parts = [
+            (f"{n}", *(f"{one[key]:,}" for key in ("held", "families", "trained", "steps")), f"{one['loss']:.4f}")
+            for n, one in enumerate(material.store.read_json(name, FOLDS), 1)
+        ]
+        yield Table(tuple((key, "num") for key in names), parts, "The folds, with their held-out losses.")
+
+
 class TrainPresentation(Presentation[TrainFigures]):
     """The numbers of samples trained on and held out, and the loss during training."""
 
@@ -133,6 +170,7 @@ class TrainPresentation(Presentation[TrainFigures]):
         yield from left_out(figures)
         yield from ended(figures)
         yield from untracked(figures)
+        yield from searched(figures)
 
     def tiles(self, material: Material, figures: TrainFigures) -> Iterator[Tile]:
         """Yield the held-out loss, unless the evaluate job shows it before and after training."""
@@ -152,7 +190,7 @@ class TrainPresentation(Presentation[TrainFigures]):
             return
         lines = material.store.read_bytes(name, METRICS).decode().splitlines()
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
-        told = (*held_out(figures), *left_out(figures), *ended(figures), *untracked(figures))
+        told = (*held_out(figures), *left_out(figures), *ended(figures), *untracked(figures), *searched(figures))
         note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, told)))
         panel = Panel("Loss while training", charts.loss_curve(journal), note)
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
@@ -161,7 +199,8 @@ class TrainPresentation(Presentation[TrainFigures]):
         elif figures.separation != "positions":
             lost.append((f"packed samples are kept apart by: {figures.separation}", ""))
         columns = (("samples left out, and changes that fit samples to model and template", "clip"), ("number", "num"))
-        yield Section("Training", "", [panel], (Table(columns, lost),) if lost else ())
+        tables = (*([Table(columns, lost)] if lost else []), *_trials(material, name))
+        yield Section("Training", "", [panel], tables)
 
 
 class EvaluatePresentation(Presentation[EvaluateFigures]):

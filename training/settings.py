@@ -13,6 +13,7 @@ from gristmill.training.data.chat import Encoding, TooLong
 from gristmill.training.optim import AnyOptimizer
 from gristmill.training.optim.adamw import AdamW
 from gristmill.training.optim.schedule import Schedule
+from gristmill.training.search import Search
 from gristmill.training.tasks import AnyTask
 from gristmill.training.tasks.causal_lm import CausalLm
 from gristmill.training.tasks.contracts import Task
@@ -163,6 +164,12 @@ class TrainSettings(Settings):
     """Number of newest checkpoints to keep. All are deleted when the model is committed."""
     max_failures: int = Field(default=2, ge=0)
     """Number of times that the run restarts its workers after a worker has died."""
+    folds: int = Field(default=0, ge=0)
+    """Number of parts of a cross-validation by family (2 or more); 0 for none. For each part, a model is trained
+    without it, and its loss on the part is measured. The report has the mean and the standard deviation. The model of
+    the job is trained as without folds."""
+    search: Search = Search()
+    """Search for the settings with the lowest held-out loss, before the model is trained with them."""
     trackers: Trackers = Trackers()
     """Where the numbers of the training are sent, besides its own `metrics.jsonl`."""
 
@@ -171,6 +178,22 @@ class TrainSettings(Settings):
     def _from_base(cls, path: object, info: ValidationInfo) -> object:
         base = (info.context or {}).get("base")
         return str(base / Path(path).expanduser()) if base and isinstance(path, str) else path
+
+    def setting_problems(self) -> list[str]:
+        """Return the problems of settings that do not fit each other; no file is read."""
+        found = [*self.zero.problems(), *self.tuning.problems(self.zero.stage)]
+        found += self.optimizer_problems() + self.attention_problems() + self.fold_problems()
+        if self.zero.stage == 0 and self.precision == "bf16":
+            found.append(
+                "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
+            )
+        at_once = self.micro_batch_size * self.workers
+        if self.global_batch_size % at_once:
+            found.append(
+                f"global_batch_size: {self.global_batch_size} rows, must be a multiple of micro_batch_size x workers = "
+                f"{at_once}; try {-(-self.global_batch_size // at_once) * at_once}"
+            )
+        return found
 
     def optimizer_problems(self) -> list[str]:
         """Return the problems of the optimizer, its schedule, early stopping and `keep`."""
@@ -207,6 +230,14 @@ class TrainSettings(Settings):
         if self.attention == "flash_attention_2":
             found.append(f"attention: flash_attention_2 with task.kind {self.task.kind}, must be auto, sdpa or eager")
         return found
+
+    def fold_problems(self) -> list[str]:
+        """Return the problems of the cross-validation."""
+        if self.folds == 1:
+            return ["folds: 1, must be 0 for none, or at least 2"]
+        if self.folds and (isinstance(self.validation, Source) or self.validation_split == "seeds"):
+            return ["folds: is set, must not be with validation samples of their own; a fold is a part of the samples"]
+        return []
 
     def attention_problems(self) -> list[str]:
         """Return the reason why the requested attention cannot be used, if there is one."""

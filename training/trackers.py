@@ -12,7 +12,7 @@ one step in the tracker.
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -142,12 +142,7 @@ class Following:
             if lines and sink is None:
                 sink = self._try(kind, partial(self._open, kind))
                 errors += sink is None
-            for line in lines if sink else ():
-                self._note(kind, line["step"])
-                if self._try(kind, partial(self._send, sink, line)) is None:
-                    self.lost[kind] += 1
-                    errors += 1
-                    break
+            errors += sink is not None and not self._send(kind, sink, lines)
         if sink:
             self._try(kind, sink.close)
         if errors >= TRIES:
@@ -173,8 +168,13 @@ class Following:
             Opening(how.project, self._folder.name, own, self._config, first, how.online, how.mlflow_uri)
         )
 
-    def _send(self, sink: Sink, line: Mapping[str, Any]) -> bool:
-        sink.log(values(line), int(line["step"]))
+    def _send(self, kind: Kind, sink: Sink, lines: Sequence[Mapping[str, Any]]) -> bool:
+        """Send lines up to the first that fails, which is counted as lost; return whether all were sent."""
+        for line in lines:
+            self._note(kind, line["step"])
+            if self._try(kind, partial(_log, sink, line)) is None:
+                self.lost[kind] += 1
+                return False
         return True
 
     def _note(self, kind: Kind, step: int) -> None:
@@ -203,6 +203,11 @@ def following(
         found.end(INTERRUPTED_S)
         raise
     found.end(END_S)
+
+
+def _log(sink: Sink, line: Mapping[str, Any]) -> bool:
+    sink.log(values(line), int(line["step"]))
+    return True
 
 
 def values(line: Mapping[str, Any]) -> dict[str, float]:

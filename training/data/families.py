@@ -185,6 +185,45 @@ def _split(found: Links, level: int, known: tuple[Ints, Ints], usable: Bools, sh
     return Split(held, left_out, named, _relatives(found, held, usable & ~held & ~left_out))
 
 
+def folds(table: pa.Table, usable: Bools, count: int) -> list[Split]:
+    """Return the divisions of a cross-validation: each usable row is held out in exactly one of them.
+
+    The largest families are given out first, each to the fold with the fewest rows, so the folds have about one size.
+
+    Args:
+        table: all rows of a dataset.
+        usable: [rows] whether a row can be trained on; the other rows only link rows.
+        count: number of folds.
+
+    Raises:
+        JobError: when there are fewer families than folds.
+    """
+    found, rows = links(table), table.num_rows
+    labels, level = _cut(found, usable, 1 / count)
+    sizes = np.bincount(labels[:rows][usable], minlength=int(labels.max(initial=0)) + 1)
+    if np.count_nonzero(sizes) < count:
+        raise JobError(
+            f"train.folds: {count}, but the {int(usable.sum())} rows are only {np.count_nonzero(sizes)} families, must "
+            "be at most as many; lower it, or generate more"
+        )
+    lots = _lots(found.names, labels, sizes)
+    fold, totals = np.full(len(sizes), -1), np.zeros(count, np.int64)
+    for family in np.lexsort((lots, -sizes)).tolist():
+        if sizes[family]:
+            fold[family] = int(totals.argmin())
+            totals[fold[family]] += sizes[family]
+    kin = _kin(found, level, labels[:rows], usable)
+    named = np.unique(labels[:rows], return_inverse=True)[1]
+    made = []
+    for number in range(count):
+        held = usable & (fold[labels[:rows]] == number)
+        left_out = np.zeros(rows, np.bool_)
+        left_out[kin[1][held[kin[0]]]] = True
+        left_out &= usable & ~held
+        made.append(Split(held, left_out, named, _relatives(found, held, usable & ~held & ~left_out)))
+    return made
+
+
 def _kin(found: Links, level: int, labels: Ints, usable: Bools) -> tuple[Ints, Ints]:
     """Return the pairs of usable rows that are parent and child in different families; each pair in both orders."""
     rows = len(labels)

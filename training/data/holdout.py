@@ -55,6 +55,13 @@ def of_samples(rows: Rows, share: float, tests: Sequence[pa.Table]) -> HoldOut:
     return HoldOut(found.held, found.families[found.held], _tested(rows, found.held, left_out, tests), found.relatives)
 
 
+def of_fold(rows: Rows, fold: tuple[int, int], tests: Sequence[pa.Table]) -> HoldOut:
+    """Hold out one fold of the dataset itself; `fold` is its number, from 0, and the number of all folds."""
+    found = families.folds(rows.table, rows.usable, fold[1])[fold[0]]
+    left_out = {KIN: found.left_out}
+    return HoldOut(found.held, found.families[found.held], _tested(rows, found.held, left_out, tests), found.relatives)
+
+
 def of_others(rows: Rows, others: Rows, tests: Sequence[pa.Table]) -> HoldOut:
     """Hold out all rows of another dataset that can be scored."""
     held = others.usable

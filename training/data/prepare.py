@@ -35,6 +35,8 @@ VALIDATION, SEEDS, TEST = "validation", "seeds", "test"
 PACKED, HELDOUT = "packed-", "heldout-"
 PREPARED = "packing.json"
 BINS_PER_SHARD = 20_000
+Fold = tuple[int, int] | None
+"""Number of the fold to hold out, from 0, and number of all folds; None to hold out what the settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,9 @@ class _Encoded:
         return holdout.Rows(self.table, found)
 
 
-def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, job: TrainSettings) -> PackedCounts:
+def prepare(
+    store: Store, output: str, inputs: Mapping[str, str], model: str, job: TrainSettings, fold: Fold = None
+) -> PackedCounts:
     """Write the packed bins of a dataset into a job's output folder, if this is not done yet, and return counts.
 
     Args:
@@ -101,6 +105,7 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
             settings need them.
         model: local folder of the model, with its tokenizer and chat template.
         job: the settings.
+        fold: the fold to hold out, if any.
 
     Raises:
         JobError: when no row can be trained on, or none can be held out; and as `chat.encode` raises it.
@@ -113,7 +118,7 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
     other = next((inputs[role] for role in (VALIDATION, SEEDS) if role in inputs), None)
     others = mine if other is None else _encoded(store.read(other), tokenizer, job)
     tests = [store.read(name) for role, name in inputs.items() if role.startswith(TEST)]
-    found = split(mine.usable, others.usable, tests, job)
+    found = split(mine.usable, others.usable, tests, job, fold)
     trained = mine.usable.usable & ~found.gone
     if other is None:
         trained &= ~found.held
@@ -160,8 +165,16 @@ def _encoded(table: pa.Table, tokenizer: Any, job: TrainSettings) -> _Encoded:  
     )
 
 
-def split(mine: holdout.Rows, others: holdout.Rows, tests: list[pa.Table], job: TrainSettings) -> holdout.HoldOut:
-    """Return the held-out rows, and those left out because of them, as the settings say."""
+def split(
+    mine: holdout.Rows,
+    others: holdout.Rows,
+    tests: list[pa.Table],
+    job: TrainSettings,
+    fold: Fold = None,
+) -> holdout.HoldOut:
+    """Return the held-out rows, and those left out because of them: of a fold, or as the settings say."""
+    if fold:
+        return holdout.of_fold(mine, fold, tests)
     if not isinstance(job.validation, float):
         return holdout.of_others(mine, others, tests)
     if job.validation_split == "seeds":

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +39,10 @@ class WorkerPlan:
     logs: str | None
     head: Head | None = None
     """The head of the task; None for a causal language model."""
+    exports: bool = True
+    """Whether the finished model is written; the trials of a search and the folds write none."""
+    bars: Mapping[int, float] = field(default_factory=dict)
+    """Highest held-out loss with which training goes on, by step; see `training.search.bars`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ usual mean, over the means of micro-batches and workers, would give short answer
 
 import gc
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -98,7 +99,7 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
         worker.engine.destroy()
         return False
     kept = _keep(worker, [*held, stopping.Measured(_holdout_loss(worker), done)])
-    measured = _export(worker)
+    measured = _export(worker) if plan.exports else {}
     if worker.journal:  # the driver reads this line as the sign that everything is written
         worker.journal.add(end=done, holdout_loss=kept.loss, kept=kept.step, **measured)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
@@ -144,6 +145,9 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
         if saves and not last:
             save(folder, done, keep=job.save_total_limit)
             first = done
+        if measures and facts["holdout_loss"] > plan.bars.get(done, math.inf):
+            log.info("the held-out loss is above that of earlier trials; training ends")
+            return done
         if measures and job.early_stopping and stopping.stale(held) >= job.early_stopping:
             log.info("the held-out loss has not fallen since step %d; training ends", stopping.best(held).step)
             return done

@@ -126,7 +126,9 @@ class _Encoded:
         return holdout.Rows(self.table, found)
 
 
-def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, job: TrainSettings) -> data.PackedCounts:
+def prepare(
+    store: Store, output: str, inputs: Mapping[str, str], model: str, job: TrainSettings, fold: data.Fold = None
+) -> data.PackedCounts:
     """Write the windows of a dataset into a job's output folder, if this is not done yet, and return counts.
 
     Arguments as those of `gristmill.training.data.prepare.prepare`.
@@ -144,7 +146,7 @@ def prepare(store: Store, output: str, inputs: Mapping[str, str], model: str, jo
     other = next((inputs[role] for role in (data.VALIDATION, data.SEEDS) if role in inputs), None)
     others = mine if other is None else _encoded(store.read(other), tok, names, job)
     tests = [store.read(name) for role, name in inputs.items() if role.startswith(data.TEST)]
-    found = data.split(mine.usable, others.usable, tests, job)
+    found = data.split(mine.usable, others.usable, tests, job, fold)
     trained = mine.usable.usable & ~found.gone
     if other is None:
         trained &= ~found.held

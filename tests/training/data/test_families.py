@@ -102,6 +102,36 @@ def test_no_row_trained_on_is_kin_of_one_held_out(method: Callable[[Random], lis
     assert trained.sum() > 0.6 * usable.sum()
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("count", [2, 5])
+def test_folds_hold_out_each_row_once_and_no_kin_of_a_row_trained_on(
+    method: Callable[[Random], list[Sample]], count: int
+) -> None:
+    rows = method(Random(count))
+    usable = np.array([n % 11 > 0 for n in range(len(rows))])
+    found = families.folds(to_table(rows), usable, count)
+    assert (sum(fold.held.astype(int) for fold in found) == usable).all()
+    related = kin(rows)
+    for fold in found:
+        trained = usable & ~fold.held & ~fold.left_out
+        assert [pair for pair in related if fold.held[[*pair]].any() and trained[[*pair]].any()] == []
+        sides = {family: fold.held[usable & (fold.families == family)] for family in np.unique(fold.families[usable])}
+        assert all(held.all() or not held.any() for held in sides.values()), "a family is in two folds"
+        assert 0.4 / count < fold.held.sum() / usable.sum() < 2 / count
+
+
+def test_folds_do_not_depend_on_the_order_of_rows() -> None:
+    rows = augmented(Random(1))
+    one, other = (families.folds(to_table(some), np.ones(len(rows), np.bool_), 4) for some in (rows, rows[::-1]))
+    assert [fold.held.tolist() for fold in one] == [fold.held[::-1].tolist() for fold in other]
+
+
+def test_more_folds_than_families_are_refused() -> None:
+    rows = to_table([row(Random(1), text=f"{'so ' * 30}{n}") for n in range(6)])
+    with pytest.raises(JobError, match=r"train\.folds: 3, but the 6 rows are only 1 families"):
+        families.folds(rows, np.ones(6, np.bool_), 3)
+
+
 def test_siblings_of_one_seed_stay_together() -> None:
     rows = augmented(Random(0))
     found = families.split(to_table(rows), np.ones(len(rows), np.bool_), 0.1)

@@ -1,0 +1,114 @@
+"""Trainings inside a training: the trials of a search, and the folds of a cross-validation. They write no model."""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.jobs.job import Run, Work
+from gristmill.cluster.models import names as models
+from gristmill.cluster.runtime.resources import need_of
+from gristmill.training import search
+from gristmill.training.data import prepare as data
+from gristmill.training.loop import worker as loop
+from gristmill.training.loop.journal import METRICS, read_journal
+from gristmill.training.loop.state import WorkerPlan
+from gristmill.training.loop.stopping import measured
+from gristmill.training.optim.schedule import num_steps
+from gristmill.training.settings import TrainSettings
+from gristmill.training.tasks import prepare as tasks
+from gristmill.training.zero import Batching
+
+FOLDER = "trials"
+"""Folder of the trainings, inside that of the training. It is deleted when the model is committed."""
+Fit = Callable[[Any, WorkerPlan, Run, Path], None]
+"""Trains by a plan, as the train job does."""
+
+
+class Trials:
+    """Trainings with other settings or other held-out rows, each in a folder of its own."""
+
+    def __init__(self, run: Run, work: Work, fit: Fit) -> None:
+        """Take the run and work of the train job, and its function that trains."""
+        self._run, self._work, self._fit = run, work, fit
+        self._folder = run.store.folder(work.output)
+
+    def run_search(self, job: TrainSettings) -> tuple[TrainSettings, list[search.Trial], search.Trial]:
+        """Return the settings of the best trial, all trials, and the best one. Trials that have ended are not repeated.
+
+        Raises:
+            JobError: when no trial ended with a finite loss.
+        """
+        how, base = job.search, job.model_copy(update={"search": search.Search()})
+        done = search.read(self._folder / search.TRIALS)
+        total = how.count
+        if done:
+            self._run.screen.say(f"train: {len(done)} of {total} trials have ended before")
+
+        def try_(number: int, values: Mapping[str, Any], bars: Mapping[int, float]) -> search.Trial:
+            self._run.screen.say(f"train: trial {number + 1} of {total}: {search.as_settings(values)}")
+            found = self._trial(search.changed(base, values), number, values, bars)
+            loss = "no loss" if found.loss is None else f"held-out loss {found.loss:.4f}"
+            self._run.screen.say(f"train: trial {number + 1}: {found.state} after {found.steps} steps, {loss}")
+            return found
+
+        def keep(trials: list[search.Trial]) -> None:
+            self._run.store.write_json(search.as_json(trials), self._work.output, search.TRIALS)
+            shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
+
+        rungs = search.rungs(job.eval_steps, how.eta, MOST_STEPS) if how.method == "asha" else []
+        best = search.run(how, done, rungs, try_, keep)
+        self._run.screen.say(
+            f"train: trial {done.index(best) + 1} of {len(done)} is the best one, held-out loss {best.loss:.4f}; its "
+            f"settings are trained: {search.as_settings(best.values)}"
+        )
+        return search.changed(base, best.values), done, best
+
+    def _trial(
+        self, job: TrainSettings, number: int, values: Mapping[str, Any], bars: Mapping[int, float]
+    ) -> search.Trial:
+        name, store = f"{self._work.output}/{FOLDER}/{number:04d}", self._run.store
+        try:
+            lines, steps = self.train(job, name, bars)
+        except RunError as error:
+            if not store.exists(name, loop.FAILED):
+                raise  # the cluster failed, not the settings
+            self._run.screen.say(f"train: trial {number + 1}: {error}")
+            return search.Trial(dict(values), "failed", None, 0)
+        end = next(m for m in reversed(lines) if "end" in m)
+        losses = tuple((one.step, one.loss) for one in measured(lines))
+        late = any(step == end["end"] and loss > bars.get(step, math.inf) for step, loss in losses)
+        stopped = late and end["end"] < steps
+        finite = math.isfinite(end["holdout_loss"])
+        state: Any = "stopped" if stopped else "done" if finite else "failed"
+        return search.Trial(dict(values), state, end["holdout_loss"] if finite else None, end["end"], losses)
+
+    def train(
+        self, job: TrainSettings, name: str, bars: Mapping[int, float], fold: tuple[int, int] | None = None
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Train without writing a model, and return the journal and the number of planned steps.
+
+        Args:
+            job: the settings.
+            name: the folder, inside the store.
+            bars: highest held-out loss with which training goes on, by step.
+            fold: which fold is held out, of how many; None for the held-out rows of the settings.
+        """
+        store, base = self._run.store, models.local(job.model)
+        prepare = data.prepare if job.task.causal else tasks.prepare
+        packed = prepare(store, name, self._work.inputs, base, job, fold)
+        steps = job.steps or num_steps(job.epochs, packed.bins, job.global_batch_size)
+        each = need_of("train.gpus_per_worker", job.cpus_per_worker, job.gpus_per_worker)
+        micro = job.micro_batch_size
+        cut = Batching(micro, job.global_batch_size // (micro * job.workers), job.workers)
+        head = tasks.head(store, name, job)
+        plan = WorkerPlan(job, store, name, base, steps, cut, each, self._run.logs, head, exports=False, bars=bars)
+        folder = store.folder(name)
+        self._fit(job, plan, self._run, folder)
+        return read_journal(folder / METRICS), steps
+
+
+MOST_STEPS = 1 << 40
+"""More steps than any training has; rungs above the steps of a trial are never reached."""
