@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,10 @@ ABOVE = {"preview": "gristmill.generation.preview.page:run", "serve": "gristmill
 The function takes the parsed arguments and returns the exit code.
 """
 SHELLS = ("bash", "zsh", "fish")
-FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts")
+MODEL_FORMS = ("model", "adapter")
+MODEL_EXPORT = "gristmill.training.card:export"
+"""The function that exports a trained model. It is a string, as those of `ABOVE` are."""
+FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts", *MODEL_FORMS)
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
@@ -73,8 +77,6 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _above(arguments: argparse.Namespace) -> int:
-    from importlib import import_module
-
     module, _, name = ABOVE[arguments.verb].partition(":")
     return int(getattr(import_module(module), name)(arguments))
 
@@ -145,6 +147,10 @@ def _export(arguments: argparse.Namespace) -> int:
     from gristmill.cluster.io.export import export
 
     store = _store(arguments.store)
+    if arguments.form in MODEL_FORMS:
+        module, _, function = MODEL_EXPORT.partition(":")
+        print(getattr(import_module(module), function)(store, arguments.name, arguments.target, arguments.form))
+        return 0
     name = _dataset(store, arguments.name)
     how = {key: getattr(arguments, key) for key in ("dropped", "provenance", "by", "threshold", "public")}
     done = export(store, name, arguments.target, arguments.form, **how)
@@ -257,12 +263,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    sub = _store_verb(verbs, "export", "write a dataset in a form that other tools read")
+    sub = _store_verb(verbs, "export", "write a dataset or a trained model in a form that other tools read")
     sub.add_argument("name", help="a dataset or run, or the beginning of its name")
     text = "a file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet), or a folder for a Hugging Face dataset; a path or URI, "
     text += "or a repository of the hub, as hf://datasets/OWNER/NAME"
     sub.add_argument("target", help=text)
-    sub.add_argument("--form", choices=FORMS, help="default: parquet or jsonl, as the suffix says")
+    text = (
+        "default: parquet or jsonl, as the suffix says; model and adapter copy a trained model into a folder, with a "
+    )
+    text += "card"
+    sub.add_argument("--form", choices=FORMS, help=text)
     sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
     text = "add id, parents, method, round, origin, scores and tags to each row, whatever the form"
     sub.add_argument("--provenance", action="store_true", help=text)

@@ -115,7 +115,7 @@ def _body(manifest: Manifest, counts: Provenance, form: str, rows: int) -> list[
         if counter:
             lines += ["", f"## {title}", "", f"| {first} | rows |", "|---|---:|"]
             lines += list(starmap("| {} | {:,} |".format, counter.most_common()))
-    settings = json.dumps(_public(dict(manifest.settings)), ensure_ascii=False, indent=1)
+    settings = json.dumps(public(dict(manifest.settings)), ensure_ascii=False, indent=1)
     return [*lines, "", "## Settings", "", "```json", settings, "```"]
 
 
@@ -125,20 +125,20 @@ def _recipe(store: Store, counts: Provenance) -> list[str]:
     if not run or not store.exists("runs", run, "recipe.json"):
         return []
     recipe = store.read_json("runs", run, "recipe.json")
-    text = json.dumps(_public({"name": recipe["name"], **recipe["jobs"]}), ensure_ascii=False, indent=1)
+    text = json.dumps(public({"name": recipe["name"], **recipe["jobs"]}), ensure_ascii=False, indent=1)
     return ["", f"## Recipe of the run {run}", "", "```json", text, "```"]
 
 
-def _public(value: object) -> object:
+def public(value: object) -> object:
     """Return settings with paths cut to their file names.
 
     A card is published, and the names of the user's folders should not be.
     """
     if isinstance(value, dict):
-        return {key: _names(inner) if key == "path" else _public(inner) for key, inner in value.items()}
+        return {key: _names(inner) if key == "path" else public(inner) for key, inner in value.items()}
     if isinstance(value, str) and value.startswith(("/", "~")):
         return value.rsplit("/", 1)[-1]
-    return [_public(inner) for inner in value] if isinstance(value, list) else value
+    return [public(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _names(paths: object) -> list[str]:
