@@ -233,9 +233,10 @@ class Evaluate(Job):
         own = need_of("evaluate.gpus", self.cpus, self.gpus)
         require("evaluate.cpus", [own])
         settings = _settings(manifest)
-        kind, how = (scoring.Scorer, settings.encoding) if settings.task.causal else (heads.HeadScorer, settings)
-        samples = data.conversations(table) if settings.task.causal else from_table(table)
-        scorer = spawn(kind, own, run.logs, own.cpus, self.precision, how)
+        causal = settings.task.causal
+        kind, encoding = (scoring.Scorer, settings.encoding) if causal else (heads.HeadScorer, settings)
+        samples = data.conversations(table) if causal else from_table(table)
+        scorer = spawn(kind, own, run.logs, own.cpus, self.precision, encoding)
         paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
         try:
             opened = ray.get(scorer.open.remote(paths["after"], samples))

@@ -174,7 +174,9 @@ def _entries(text: str, answer: str) -> list[tuple[str, str, int | None]]:
         return [(span.text, span.label.strip(), span.start + shift) for span in read[1]]
     value = json_in(answer)
     if isinstance(value, dict):
-        listed = [(words, label, None) for label, some in value.items() if isinstance(some, list) for words in some]
+        listed: list[tuple[Any, Any, int | None]] = [
+            (words, label, None) for label, some in value.items() if isinstance(some, list) for words in some
+        ]
     elif isinstance(value, list):
         listed = [_entry(entry) for entry in value]
     elif answer.strip() == text.strip():  # the text with marks, of which there are none

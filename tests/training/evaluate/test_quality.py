@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from gristmill.training.evaluate.probe import Features
+from gristmill.training.evaluate.probe import Features, Floats
 from gristmill.training.evaluate.quality import coverage
 
 
-def texts_about(rng: np.random.Generator, topic: int, count: int) -> np.ndarray:
+def texts_about(rng: np.random.Generator, topic: int, count: int) -> Floats:
     """Return vectors of length 1 near one of four axes."""
     found = 0.25 * rng.standard_normal((count, 24))
     found[:, topic] += 1
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    scaled: Floats = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return scaled
 
 
 @pytest.mark.parametrize(("topics", "share"), [((0,), 0.25), ((0, 1), 0.5), ((0, 1, 2, 3), 1.0)])

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from gristmill.cluster.models.engine import Reply
 from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, Scorer

@@ -7,7 +7,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (
     "the cat in berlin paris anna lives to go went lake river blue red green good bad fine poor film is what who where"
 )
-SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 64}
 
 
 def wordpiece() -> Any:  # a tokenizer of tokenizers

@@ -118,7 +118,7 @@ def test_every_tuning_trains_the_head_and_adapters_have_it(store: Store, bases: 
             assert not any(".lora_" in name and name.split(".lora_")[0].endswith(tuple(own)) for name in trained)
             first = models.initial(made)
             state = {name: torch.randn_like(p) for name, p in made.named_parameters() if p.requires_grad}
-            folder = tmp_path / f"{base}-{tuning.init}"
+            folder = tmp_path / f"{base}-{getattr(tuning, 'init', '')}"
             models.write_adapter(made, tuning.exported(state, first), folder)
             again = models.adapted(heads.load(bases[base], head, "fp32"), folder)
             for name in own:

@@ -145,6 +145,7 @@ def test_long_texts_are_read_in_windows_and_each_token_is_trained_on_once(bases:
 def test_special_tokens_in_a_text_are_text(bases: dict[str, str]) -> None:
     tok = reader.tokenizer(bases["bert"])
     made = next(reader.Reader(tok, 64).read(SequenceClassification(), [Asked("anna [SEP] went")], truncate=False))
+    assert not isinstance(made[0], str)
     assert tok.convert_ids_to_tokens(made[0].ids) == ["[CLS]", "anna", "[", "s", "##e", "##p", "]", "went", "[SEP]"]
 
 
@@ -154,6 +155,7 @@ def test_windows_are_what_the_tokenizer_itself_makes(bases: dict[str, str], base
     read = reader.Reader(tok, 64)
     for question, text in (("", "Anna lives in 上海."), ("Who went?", "Anna went to the lake.")):
         made = next(read.read(QuestionAnswering(), [Asked(text, question)], truncate=False))
+        assert not isinstance(made[0], str)
         own = tok(*((question, text) if question else (text,)), return_token_type_ids=True)
         assert made[0].ids == own["input_ids"]
         assert made[0].types == own["token_type_ids"]

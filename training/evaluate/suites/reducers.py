@@ -175,7 +175,8 @@ def translation(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]
 
 @lru_cache
 def _metric(name: str, tokenize: str) -> Any:  # noqa: ANN401 - sacrebleu has no common public type
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     return BLEU(tokenize=tokenize) if name == "bleu" else CHRF()
 
