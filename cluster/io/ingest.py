@@ -52,6 +52,7 @@ Shape = Literal[
     "completion",
     "choice",
     "calls",
+    "squad",
     "preference",
     "feedback",
     "candidates",

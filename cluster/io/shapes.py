@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, Message, seed_id
-from gristmill.cluster.io import multiple_choice
+from gristmill.cluster.io import contexts, multiple_choice
 from gristmill.cluster.io.conversation import (
     COMMON,
     Columns,
@@ -109,6 +109,12 @@ def self_instruct_of(row: Columns) -> list[Conversation]:
     return single(row, turns, {} if kind is None else {"is_classification": str(kind).lower()})
 
 
+def squad_of(row: Columns) -> list[Conversation]:
+    """Read a question, its context, and the answers. `tags["answers"]` has all of them, as a JSON list."""
+    answer, tags = contexts.answers_of(row)
+    return single(row, (Message("user", contexts.asked_of(row)), Message("assistant", answer)), tags)
+
+
 def choice_of(row: Columns) -> list[Conversation]:
     """Read a question, its choices and the right one. The choices become `tags["choices"]`, a JSON list."""
     labels, texts = multiple_choice.choices_of(row)
@@ -199,6 +205,7 @@ LAYOUTS: Mapping[str, RowShape] = {
     "self_instruct": RowShape((("instruction",), ("instances",)), self_instruct_of, frozenset({"is_classification"})),
     "alpaca": RowShape((("instruction",), OUTPUTS), alpaca_of, frozenset(GIVEN)),
     "calls": RowShape((PROMPTS, ("tools",), ("answers",)), calls_of),
+    "squad": RowShape((("question",), ("context",), contexts.ANSWERS), squad_of),
     "candidates": RowShape(((*PROMPTS, "instruction"), CANDIDATES), candidates_of, frozenset(GIVEN)),
     "completion": RowShape((PROMPTS, REPLIES), completion_of),
     "label": RowShape((TEXTS, LABELS), label_of),

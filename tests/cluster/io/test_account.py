@@ -21,8 +21,8 @@ def account(store: Store, path: Path, **settings: Any) -> list[tuple[str, str, s
     return account_rows(store.manifest(ingest(store, source(path, **settings))).metadata)
 
 
-# those every shape reads, and those of answers and of multiple choice, are read
-@pytest.mark.parametrize("name", sorted(CARRIERS - COMMON - {"label", *CHOICES}))
+# those every shape reads, and those of answers, of multiple choice and of questions about a context, are read
+@pytest.mark.parametrize("name", sorted(CARRIERS - COMMON - {"label", "context", *CHOICES}))
 def test_a_column_that_says_something_is_not_left_out_silently(name: str, tmp_path: Path, store: Store) -> None:
     path = put(tmp_path, "x.jsonl", lines({"question": "first", "answer": "a"}, {**QA, name: "yes"}))
     for on_bad_row in ("error", "drop"):
