@@ -23,6 +23,13 @@ LICENSES = {
 }
 """Name on the hub and licence of each builtin model that can be trained."""
 README = "README.md"
+PIPELINES = {
+    "causal_lm": "text-generation",
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+}
+"""The hub's name of each task."""
 
 
 def export(store: Store, name: str, target: str, form: str) -> str:
@@ -63,7 +70,7 @@ def write(store: Store, manifest: Manifest, *, adapter: bool) -> str:
     figures = TrainFigures.read(store.figures(manifest.name))
     base, licence = _base(str(manifest.settings["model"]))
     evaluation = _evaluation(store, manifest.name)
-    lines = [*_header(base, licence, adapter=adapter), "", f"# {manifest.name}", ""]
+    lines = [*_header(base, licence, figures.task, adapter=adapter), "", f"# {manifest.name}", ""]
     lines += [f"{base}, fine-tuned by Gristmill. {'An adapter (PEFT).' if adapter else 'Adapters are merged.'}"]
     if not licence:
         lines += [
@@ -88,11 +95,11 @@ def _base(name: str) -> tuple[str, str]:
     return expanded(name).name, found[0] if found else ""
 
 
-def _header(base: str, licence: str, *, adapter: bool) -> list[str]:
+def _header(base: str, licence: str, task: str, *, adapter: bool) -> list[str]:
     """Return the lines of the YAML block. Every value is quoted as JSON, which YAML can read."""
     lines = ["---", f"base_model: {json.dumps(base)}", *([f"license: {json.dumps(licence)}"] if licence else [])]
     library = "peft" if adapter else "transformers"
-    return [*lines, f"library_name: {library}", "pipeline_tag: text-generation", "tags:", "- gristmill", "---"]
+    return [*lines, f"library_name: {library}", f"pipeline_tag: {PIPELINES[task]}", "tags:", "- gristmill", "---"]
 
 
 def _evaluation(store: Store, model: str) -> EvaluateFigures | None:
@@ -178,5 +185,7 @@ def _training(figures: TrainFigures) -> Iterator[str]:
         yield f"Settings are the best of {figures.trials} trials: {json.dumps(dict(figures.chosen))}."
     if figures.fold_losses:
         yield f"Cross-validation: {said(figures.fold_losses)}."
+    if figures.labels:
+        yield f"Labels: {', '.join(figures.labels)}."
     for reason, count in figures.drop_reasons.items():
         yield f"- left out: {count:,} samples, {reason}"

@@ -230,6 +230,7 @@ class Train(TrainSettings, Job):
             figures.to_json(),
         )
         data.sweep(run.store, work.output)
+        run.store.delete(work.output, tasks.LABELS)  # the finished model has them
         run.store.delete(work.output, STATE)
         for name in (checkpoint.FOLDER, checkpoint.BEST, RAY_FOLDER, trials.FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)

@@ -243,3 +243,14 @@ def test_the_task_is_part_of_the_identity_but_the_default_is_not(bases: dict[str
     full = {"model": bases["bert"], "tuning": {"kind": "full"}}
     assert Train.model_validate({**full, "task": {"kind": "question_answering"}}).learning_rate == 5e-5
     assert Train.model_validate(full).learning_rate == 1e-4
+
+
+def test_every_task_has_the_name_that_the_hub_gives_it() -> None:
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    from gristmill.training.card import PIPELINES
+
+    kinds = {"causal_lm", *(task["kind"] for task in TASKS.values())}
+    assert set(PIPELINES) == kinds
+    assert PIPELINES["token_classification"] in SUPPORTED_TASKS
+    assert {PIPELINES["causal_lm"], PIPELINES["sequence_classification"]} <= {*SUPPORTED_TASKS}
