@@ -1,0 +1,254 @@
+"""Training: label tokens per CPU-second beside TRL, HF Trainer and bare DeepSpeed; peak memory against the plan.
+
+    python benchmarks/training.py memory [--model FOLDER] [--max-length 512]
+    python benchmarks/training.py speed --data FILE.jsonl [--samples 48] [--max-length 256]
+    python benchmarks/training.py encoding --data FILE.jsonl
+
+`memory`: 16 combinations of ZeRO stage, tuning, gradient checkpointing and micro-batch on two workers; VmHWM of the
+larger worker, over the whole run with its checkpoint and export, against `gristmill.training.memory`.
+`speed`: full fine-tuning of the builtin model in fp32 on one thread, on the same samples with the same number of
+optimizer steps; label tokens (those that count in the loss) over CPU time after the first step. `encoding`: samples
+encoded over CPU time, as `[train]` encodes them.
+
+FILE has rows in any form that `input` of a recipe reads. The workers run the real training loop, without Ray.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import HERE, in_process, memory, write
+
+from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
+from gristmill.cluster.models import names
+from gristmill.cluster.runtime.resources import Need
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.training.data import prepare as data
+from gristmill.training.job import Train
+from gristmill.training.supervision.heartbeat import Heartbeat, Phase
+
+SAMPLES, WORLD = "select-000000000000", 2
+COMBINATIONS = [
+    (stage, *rest)
+    for stage in (0, 1, 2, 3)
+    for rest in (("full", False, 1), ("full", True, 4), ("lora", False, 4), ("lora", True, 1))
+]
+"""Stage of ZeRO, tuning, gradient checkpointing and micro-batch of each run."""
+KINDS = ("gristmill", "deepspeed", "trl-packed", "hf-padded")
+
+
+class Clock(Heartbeat):
+    """A heartbeat that notes the CPU time and the memory at the beginning of each phase."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        """Begin without a note."""
+        self.notes: list[tuple[str, int, float, float]] = []
+        super().__init__(folder, rank, "here", 5.0)
+
+    def enter(self, phase: Phase, step: int) -> None:
+        """Note what the process has used until now."""
+        self.notes.append((phase, step, time.process_time(), memory("VmHWM") / 1024))
+        super().enter(phase, step)
+
+
+def train(uri: str, output: str, settings: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
+    """Run one worker of the training loop in this process and return its notes."""
+    import ray.train.torch
+    import torch
+    import torch.distributed as dist
+
+    from gristmill.training.loop import worker as loop
+    from gristmill.training.loop.state import WorkerPlan
+
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK="0")
+    dist.init_process_group("gloo", init_method=f"file://{uri}/{output}.rendezvous", rank=rank, world_size=world)
+    setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))  # noqa: B010 - it asks Ray Train, which is absent
+    store, job = Store(uri), Train.model_validate(settings)
+    base = names.local(job.model)
+    plan = WorkerPlan(job, store, output, base, job.steps or 1, job.batching(world), Need(1), None)
+    clock = Clock(store.folder(output), rank)
+    loop._work(plan, rank, clock)
+    return {"notes": clock.notes, "peak_gib": round(memory("VmHWM") / 1024, 3)}
+
+
+def rows_of(path: Path, count: int) -> list[Sample]:
+    """Return conversations of a JSON-lines file with questions and answers."""
+    found = []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            ask = row.get("question") or row.get("instruction") or row.get("prompt")
+            say = row.get("answer") or row.get("output") or row.get("completion")
+            if ask and say:
+                found.append(seed([Message("user", str(ask)), Message("assistant", str(say))]))
+            if len(found) == count:
+                break
+    return found
+
+
+def shelf(folder: Path, rows: Sequence[Sample]) -> Store:
+    """Return a store that holds the rows."""
+    store = Store(str(folder))
+    shard = store.commit_shard(SAMPLES, "shard-00000", to_table(list(rows)))
+    store.commit(Manifest(SAMPLES, "samples", "select", "0" * 32, {}, {}, (shard,)))
+    return store
+
+
+def made(count: int) -> list[Sample]:
+    """Return conversations of several lengths."""
+    return [
+        seed([Message("user", f"Count from {n}."), Message("assistant", " ".join(map(str, range(n, n + 40 + n % 60))))])
+        for n in range(count)
+    ]
+
+
+def measure_memory(model: str, length: int, path: Path) -> dict[str, Any]:
+    """Run all combinations; continue a file of results that is there."""
+    from gristmill.training.memory import forecast, shape_of
+
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        store = shelf(Path(folder), made(400))
+        for stage, tuning, recompute, micro in COMBINATIONS:
+            name = f"zero-{stage} {tuning}{' recomputed' if recompute else ''} micro-{micro}"
+            settings = {
+                "model": model, "workers": WORLD, "steps": 2, "precision": "fp32", "micro_batch_size": micro,
+                "global_batch_size": micro * WORLD, "max_length": length, "validation": 0.02, "learning_rate": 1e-4,
+                "tuning": {"kind": tuning}, "zero": {"stage": stage}, "gradient_checkpointing": recompute,
+                "save_steps": 1,
+            }  # fmt: skip
+            job = Train.model_validate(settings)
+            if name not in results:
+                output = f"m{len(results)}-{stage}-{tuning}-{micro}"
+                data.prepare(store, output, {"samples": SAMPLES}, names.local(model), job)
+                given = [json.dumps(["train", store.uri, output, settings, rank, WORLD]) for rank in range(WORLD)]
+                peaks = [one["peak_gib"] for one in at_once(given)]
+                results[name] = {"peaks_gib": peaks}
+            shape = shape_of(model)
+            assert shape is not None
+            planned = forecast(shape, job, WORLD, gpu=False).peak / 2**30
+            peak = max(results[name]["peaks_gib"])
+            results[name] |= {"planned_gib": round(planned, 3), "error": round(planned / peak - 1, 3)}
+            sys.stderr.write(f"{name}: {results[name]}\n")
+            path.write_text(json.dumps(results, indent=1))
+    errors = [abs(one["error"]) for one in results.values()]
+    return {"largest_error": max(errors), "within_10_percent": sum(e <= 0.1 for e in errors), "runs": results}
+
+
+def at_once(arguments: list[str]) -> list[dict[str, Any]]:
+    """Run workers of one group, a process each."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, str(HERE / "training.py"), "--only"]
+    started = [
+        subprocess.Popen([*command, one], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for one in arguments
+    ]
+    said = [process.communicate(timeout=1800)[0] for process in started]
+    return [json.loads(text.strip().splitlines()[-1]) for text in said]
+
+
+def speed_of(kind: str, uri: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train with one of the loops in this process; return label tokens and CPU time after the first step."""
+    import torch
+
+    torch.set_num_threads(1)
+    if kind == "gristmill":
+        notes = train(uri, "packed", settings, 0, 1)["notes"]
+        steps = [cpu for phase, _, cpu, _ in notes if phase == "step"]
+        end = next(cpu for phase, _, cpu, _ in notes if phase == "evaluate")
+        lines = [json.loads(line) for line in (Path(uri) / "packed/metrics.jsonl").read_text().splitlines()]
+        labels = [line["trained_tokens"] for line in lines if "step" in line]
+        return {"labels": sum(labels[1:]), "cpu_s": round(end - steps[1], 2), "steps": len(labels) - 1}
+    from peers_training import PEERS
+
+    peer: Callable[[str, dict[str, Any]], Iterator[int]] = PEERS[kind]
+    found: list[tuple[int, float]] = [(labels, time.process_time()) for labels in peer(uri, settings)]
+    return {
+        "labels": sum(labels for labels, _ in found[1:]), "cpu_s": round(found[-1][1] - found[0][1], 2),
+        "steps": len(found) - 1,
+    }  # fmt: skip
+
+
+def measure_speed(path: Path, count: int, length: int) -> dict[str, Any]:
+    """Train with each loop in a process of its own."""
+    found = {}
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            store = shelf(Path(folder), rows_of(path, count))
+            settings = {
+                "model": names.SMOLLM2, "workers": 1, "precision": "fp32", "global_batch_size": 4, "epochs": 1,
+                "max_length": length, "validation": 0.02, "learning_rate": 1e-5, "tuning": {"kind": "full"},
+                "warmup_ratio": 0.0, "schedule": "constant",
+            }  # fmt: skip
+            job = Train.model_validate(settings)
+            packed = data.prepare(store, "packed", {"samples": SAMPLES}, names.local(job.model), job)
+            settings["steps"] = packed.bins // 4
+            call = json.dumps(["speed", kind, store.uri, settings])
+            one = in_process("training.py", ["--only", call], {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"})
+            found[kind] = one | {"labels_per_cpu_s": round(one["labels"] / one["cpu_s"], 1)}
+    own = found["gristmill"]["labels_per_cpu_s"]
+    times = {kind: round(own / one["labels_per_cpu_s"], 2) for kind, one in found.items() if kind != "gristmill"}
+    return {"loops": found, "gristmill_times": times, "max_length": length, "samples": count}
+
+
+def measure_encoding(path: Path) -> dict[str, Any]:
+    """Encode the file again and again for ten CPU-seconds or more."""
+    from gristmill.training.data import chat
+
+    rows = rows_of(path, 2_000)
+    store = shelf(Path(tempfile.mkdtemp()), rows)
+    table = store.read(SAMPLES)
+    job = Train(max_length=2048)
+    tokenizer = chat.tokenizer(names.local(job.model), None, {})
+    chat.encode(tokenizer, data.conversations(table.slice(0, 100)), job.encoding)
+    began, done = time.process_time(), 0
+    while time.process_time() - began < 10:
+        chat.encode(tokenizer, data.conversations(table), job.encoding)
+        done += table.num_rows
+    spent = time.process_time() - began
+    return {"rows": done, "cpu_s": round(spent, 2), "rows_per_cpu_s": round(done / spent)}
+
+
+def only(call: list[Any]) -> dict[str, Any]:
+    """Do one part in this process."""
+    kind, *arguments = call
+    return train(*arguments) if kind == "train" else speed_of(*arguments)
+
+
+def main() -> None:
+    """Measure what is asked for and write it beside what was measured before."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=("memory", "speed", "encoding"))
+    parser.add_argument("--only")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--model", default=names.SMOLLM2)
+    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--max-length", type=int, default=512)
+    given = parser.parse_args()
+    if given.only:
+        sys.stdout.write(json.dumps(only(json.loads(given.only))) + "\n")
+        return
+    path = HERE / "training.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if given.part == "memory":
+        partial = Path(tempfile.gettempdir()) / "gristmill-training-memory.json"
+        result = {"model": given.model, **measure_memory(given.model, given.max_length, partial)}
+    elif given.part == "speed":
+        result = measure_speed(given.data, given.samples, given.max_length)
+    else:
+        result = measure_encoding(given.data)
+    write(
+        "training", {**{key: known[key] for key in ("memory", "speed", "encoding") if key in known}, given.part: result}
+    )
+
+
+if __name__ == "__main__":
+    main()
