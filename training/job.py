@@ -8,27 +8,21 @@
          checkpoints/…    deleted when the manifest is written
 """
 
-import logging
-import os
 import shutil
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
-from gristmill.cluster.runtime import deaths
-from gristmill.cluster.runtime.log import tail
-from gristmill.cluster.runtime.progress import Bar
 from gristmill.cluster.runtime.resources import Need, need_of, require
 from gristmill.cluster.store.store import Shard, Store, file_shard
-from gristmill.training import checkpoint, trials
+from gristmill.training import checkpoint, memory, trials
 from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
 from gristmill.training.data.forecast import forecast
@@ -40,16 +34,11 @@ from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.optim.schedule import num_steps
 from gristmill.training.search import TRIALS, Search
 from gristmill.training.settings import TrainSettings
+from gristmill.training.supervision import heartbeat, supervisor
 from gristmill.training.tasks import heads
 from gristmill.training.tasks import prepare as tasks
 from gristmill.training.trackers import STATE, following
 from gristmill.training.tuning.model import ADAPTER, MERGED
-from gristmill.training.zero import Batching
-
-log = logging.getLogger(__name__)
-
-RAY_FOLDER = "ray"
-POLL_S = 0.5
 
 
 class Train(TrainSettings, Job):
@@ -110,8 +99,9 @@ class Train(TrainSettings, Job):
 
     def plan(self, store: Store, work: Work) -> Plan:
         """Return the plan of the training. Steps and tokens are counted from the rows if the rows exist already."""
-        plan = Plan(self.name, work.output, actors=self.workers, cpus=self.workers * self.cpus_per_worker, shards=1)
-        plan.gpus = self.workers * (self.gpus_per_worker or 0)
+        most = self.worlds[-1]
+        plan = Plan(self.name, work.output, actors=most, cpus=most * self.cpus_per_worker, shards=1)
+        plan.gpus = most * (self.gpus_per_worker or 0)
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
         plan.samples = plan.kept = work.num_samples(store)
         found = forecast(store, work.inputs.get("samples", ""), plan.samples, self)
@@ -127,9 +117,7 @@ class Train(TrainSettings, Job):
                 f"{self.search.count} trials of a search and {self.folds} folds before the model is trained, one after "
                 "the other; the tokens are those of all"
             )
-        types = {"auto": ("bfloat16", "float32"), "bf16": ("bfloat16",), "fp32": ("float32",)}[self.precision]
-        if held := models.memory(self.model, types):
-            plan.notes.append(f"a worker holds weights, {held}, in addition to gradients and optimizer states")
+        plan.notes.extend(memory.notes(self, found.tokens))
         return plan
 
     def make(self, run: Run, work: Work) -> TrainFigures:
@@ -137,7 +125,7 @@ class Train(TrainSettings, Job):
         if not self.search.space:
             return self._make(run, work)
         self._require()
-        chosen, done, best = trials.Trials(run, work, _fit).run_search(self)
+        chosen, done, best = trials.Trials(run, work, supervisor.fit).run_search(self)
         assert isinstance(chosen, Train)
         return chosen._make(run, work, trials=len(done), chosen=dict(best.values))
 
@@ -145,7 +133,8 @@ class Train(TrainSettings, Job):
         """Pack, train, export and commit; continue from the newest checkpoint if there is one."""
         began = time.monotonic()
         folder = run.store.folder(work.output)
-        self._say_other_world(run, folder)
+        if not self.elastic:
+            supervisor.say_other_world(self, run, folder, self.worlds[0])
         base = models.local(self.model)
         each = self._require()
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
@@ -159,18 +148,16 @@ class Train(TrainSettings, Job):
             run.screen.say(f"train: samples not used: {', '.join(f'{n} {why}' for why, n in packed.drops.items())}")
         packing_s = time.monotonic() - began
         if self.folds:
-            found["fold_losses"] = run_folds(self, run, work, _fit)
+            found["fold_losses"] = run_folds(self, run, work, supervisor.fit)
         steps = self.steps or num_steps(self.epochs, packed.bins, self.global_batch_size)
-        cut = Batching(
-            self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * self.workers), self.workers
-        )
         head = tasks.head(run.store, work.output, self)
         if head:
             run.screen.say(f"train: {head.said}")
+        cut = self.batching(self.worlds[-1])
         plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs, head)
         config = self.model_dump(mode="json")
         with following(self.trackers, folder, run.store.folder(""), config, run.screen.say) as lost:
-            _fit(self, plan, run, folder)
+            supervisor.fit(self, plan, run, memory.planned(self, gpu=each.gpus > 0))
         journal = read_journal(folder / METRICS)
         figures = replace(
             _figures(packed, journal, steps),
@@ -189,7 +176,7 @@ class Train(TrainSettings, Job):
     def _require(self) -> Need:
         """Return the needs of a worker, and refuse workers that do not fit into the cluster at once."""
         each = need_of("train.gpus_per_worker", self.cpus_per_worker, self.gpus_per_worker)
-        require("train.workers", [each] * self.workers)
+        require("train.workers", [each] * self.worlds[0])
         return each
 
     def _say_held_out(self, run: Run, packed: data.PackedCounts) -> None:
@@ -206,20 +193,6 @@ class Train(TrainSettings, Job):
                 'each was made from several; hold out seeds for a stricter test (train.validation_split = "seeds")'
             )
 
-    def _say_other_world(self, run: Run, folder: Path) -> None:
-        """Print a note if a run continues with another number of workers; refuse this at ZeRO stage 3."""
-        found = checkpoint.newest(folder / checkpoint.FOLDER)
-        if found and found.world != self.workers and self.zero.stage == 3:
-            raise JobError(
-                f"train.workers: {self.workers}, must be {found.world} at zero.stage 3, as when the checkpoint of step "
-                f"{found.step} in {folder} was written; or change train.seed, which begins anew in another folder"
-            )
-        if found and found.world != self.workers:
-            run.screen.say(
-                f"train: continues from step {found.step} with {self.workers} workers in place of {found.world}: the "
-                "same batches, losses that are equal but for rounding, and other random numbers of dropout and noise"
-            )
-
     def _commit(self, run: Run, work: Work, folder: Path, figures: TrainFigures) -> None:
         held = run.store.committed(work.output, data.HOLDOUT)[data.HOLDOUT]
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
@@ -232,129 +205,13 @@ class Train(TrainSettings, Job):
         data.sweep(run.store, work.output)
         run.store.delete(work.output, tasks.LABELS)  # the finished model has them
         run.store.delete(work.output, STATE)
-        for name in (checkpoint.FOLDER, checkpoint.BEST, RAY_FOLDER, trials.FOLDER):
+        (folder / loop.RESIZE).unlink(missing_ok=True)
+        for name in (checkpoint.FOLDER, checkpoint.BEST, supervisor.RAY_FOLDER, heartbeat.FOLDER, trials.FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _fit(job: Train, plan: WorkerPlan, run: Run, folder: Path) -> None:
-    """Run the workers and show their steps; start them again if Ray ended one because memory was full.
-
-    Ray Train itself restarts the workers after any other failure. After an OutOfMemoryError it fails, because version
-    2.60 expects a RayActorError or a RayTaskError (train/v2/_internal/callbacks/backend_setup.py).
-
-    Raises:
-        RunError: when workers die more than `max_failures` times, or a worker reports an error that a restart cannot
-            fix.
-    """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # 2 s by default, and the end waits that long
-    plan.store.delete(plan.output, loop.FAILED)
-    with run.screen.bar("train: steps", plan.steps) as bar:
-        error = _attempt(job, plan, run, folder, bar)
-        for _ in range(job.max_failures):
-            if error is None or not deaths.out_of_memory(_died(error)):
-                break
-            what = deaths.ended("a worker", _died(error), top=False)
-            run.screen.say(f"train: {what}; started again from the last checkpoint")
-            error = _attempt(job, plan, run, folder, bar)
-    if run.store.exists(plan.output, loop.FAILED):
-        raise RunError(str(run.store.read_json(plan.output, loop.FAILED)["error"]))
-    if error and deaths.out_of_memory(_died(error)):
-        what = f"{job.max_failures + 1} deaths, the last: {deaths.ended('a worker', _died(error))}"
-        raise RunError(f"train: {what}; {_advice(job)}; run again to continue from the last checkpoint") from error
-    if error or not any("end" in m for m in read_journal(folder / METRICS)):
-        last = tail(run.logs, "train-0", 3)
-        raise RunError(
-            f"train: the workers died more than {job.max_failures} times; run again to continue from the last "
-            f"checkpoint; see {run.logs}/train-*.log\n{last}"
-        ) from error
-
-
-def _attempt(job: Train, plan: WorkerPlan, run: Run, folder: Path, bar: Bar) -> Exception | None:
-    """Run the workers once and show their steps; return the error that Ray raised, or None."""
-    errors: list[Exception] = []
-    # in another thread, so that this one can show the bar and an interrupt ends the run at once
-    fit = threading.Thread(target=_train_workers, args=(job, plan, folder, errors), daemon=True)
-    fit.start()
-    known = len(_events(read_journal(folder / METRICS)))
-    while fit.is_alive():
-        fit.join(POLL_S)
-        journal = read_journal(folder / METRICS)
-        _show(bar, journal)
-        known = _say_events(run, journal, known)
-    if errors:
-        log.info("the workers failed: %s", errors[0])
-    return errors[0] if errors else None
-
-
-def _train_workers(job: Train, plan: WorkerPlan, folder: Path, errors: list[Exception]) -> None:
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    from gristmill.training.loop.rendezvous import Rendezvous
-
-    gpu = plan.need.gpus > 0
-    trainer = TorchTrainer(
-        loop.work,
-        train_loop_config={"course": plan},
-        torch_config=Rendezvous(backend="nccl" if gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=job.workers, use_gpu=gpu, resources_per_worker=plan.need.bundle()
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"try-{time.time_ns()}",
-            storage_path=str(folder / RAY_FOLDER),
-            failure_config=ray.train.FailureConfig(max_failures=job.max_failures),
-        ),
-    )
-    try:
-        trainer.fit()
-    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        errors.append(error)
 
 
 def _starts(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [m for m in journal if "start" in m]
-
-
-def _events(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [m for m in journal if "start" in m or "left_out" in m]
-
-
-def _say_events(run: Run, journal: Sequence[Mapping[str, Any]], known: int) -> int:
-    """Print the starts and left-out batches after the first `known` ones; return the number of all of them."""
-    events = _events(journal)
-    for event in events[known:]:
-        if "start" in event:
-            run.screen.say(f"train: {event['precision']}, {event['why']}; {event['apart']}")
-        else:
-            back = f"step {event['back']}" if event["back"] else "the start"
-            what = f"batch {event['left_out'] + 1} is left out"
-            run.screen.say(f"train: step {event['at']}: {event['why']}; {what}, training goes on from {back}")
-    return len(events)
-
-
-def _died(error: Exception) -> Exception:
-    """Return the error that ended a worker. Ray Train wraps it in other errors."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        found = [_died(failure) for failure in failures.values()]
-        return next((one for one in found if deaths.out_of_memory(one)), found[0])
-    inner = getattr(error, "health_check_failure", None) or getattr(error, "controller_failure", None)
-    return _died(inner) if isinstance(inner, Exception) else error
-
-
-def _advice(job: Train) -> str:
-    """Return advice for a run that is out of memory; settings that do not change the model come first."""
-    recompute = "" if job.gradient_checkpointing else "set train.gradient_checkpointing = true, or "
-    return recompute + deaths.advice(deaths.lowerable("train", job, "micro_batch_size", "workers", "max_length"))
-
-
-def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
-    steps = [m for m in journal if "step" in m]
-    if steps:
-        last = steps[-10:]
-        rate = sum(m["tokens"] for m in last) / max(1e-9, sum(m["seconds"] for m in last))
-        bar.update(steps[-1]["step"], f"loss {steps[-1]['loss']:.3f}, {rate:.0f} tokens/s")
 
 
 def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: int) -> TrainFigures:

@@ -22,7 +22,7 @@ from gristmill.training.tuning import AnyTuning
 from gristmill.training.tuning.contracts import Tuning
 from gristmill.training.tuning.lora import Lora
 from gristmill.training.tuning.model import Attention, Precision
-from gristmill.training.zero import Zero
+from gristmill.training.zero import Batching, Zero
 
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Variables of a chat template that every conversation sets, so that `template_args` may not."""
@@ -57,6 +57,8 @@ class TrainSettings(Settings):
             "gradient_checkpointing",
             "logits_at_once",
             "max_failures",
+            "max_preemptions",
+            "hang_timeout",
             "max_lost",
             "trackers",
         }
@@ -152,8 +154,11 @@ class TrainSettings(Settings):
     """What DeepSpeed splits over the workers."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
-    workers: int = Field(default=2, gt=0)
-    """Number of processes that train. Each computes an equal share of every batch."""
+    workers: Annotated[int, Field(gt=0)] | tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = 2
+    """Number of processes that train. Each computes an equal share of every batch. `[1, 8]` is the smallest and the
+    largest number: the run starts with what the cluster has room for. It continues on fewer workers when machines are
+    lost, and on more, from the next checkpoint, when machines come. The global batch stays, so only numbers that
+    divide it are used. Not at ZeRO stage 3."""
     cpus_per_worker: float = Field(default=1, gt=0)
     """Number of CPU cores for each worker."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
@@ -163,7 +168,16 @@ class TrainSettings(Settings):
     save_total_limit: int = Field(default=2, gt=0)
     """Number of newest checkpoints to keep. All are deleted when the model is committed."""
     max_failures: int = Field(default=2, ge=0)
-    """Number of times that the run restarts its workers after a worker has died."""
+    """Number of times that the run restarts its workers after a worker has died or hung. After full memory it does not
+    restart them, because memory would be full again."""
+    max_preemptions: int = Field(default=100, ge=0)
+    """Number of times that the run restarts its workers after a machine was lost or taken back by its owner. These do
+    not count for `max_failures`."""
+    hang_timeout: float = Field(default=90.0, ge=0)
+    """Seconds after which a worker that does not answer, or does not finish its step, is taken for hung; 0 for never.
+    All workers are then restarted from the last checkpoint. A step may always take five times as long as the longest of
+    the last twenty. A phase that is not measured yet, such as the first step, the first checkpoint or the export, may
+    take half an hour."""
     folds: int = Field(default=0, ge=0)
     """Number of parts of a cross-validation by family (2 or more); 0 for none. For each part, a model is trained
     without it, and its loss on the part is measured. The report has the mean and the standard deviation. The model of
@@ -187,12 +201,7 @@ class TrainSettings(Settings):
             found.append(
                 "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
             )
-        at_once = self.micro_batch_size * self.workers
-        if self.global_batch_size % at_once:
-            found.append(
-                f"global_batch_size: {self.global_batch_size} rows, must be a multiple of micro_batch_size x workers = "
-                f"{at_once}; try {-(-self.global_batch_size // at_once) * at_once}"
-            )
+        found += self.worker_problems()
         return found
 
     def optimizer_problems(self) -> list[str]:
@@ -261,6 +270,41 @@ class TrainSettings(Settings):
                 f"template: {self.template} cannot be read as UTF-8 ({error}), must be a chat template in Jinja"
             )
         return found
+
+    def worker_problems(self) -> list[str]:
+        """Return the problems of the number of workers and of the batch that they share."""
+        low, high = self._range
+        if low > high:
+            return [f"workers: [{low}, {high}], must be the smallest number, then the largest"]
+        if self.elastic and self.zero.stage == 3:
+            must = "one number, because checkpoints of stage 3 need the number of workers that wrote them"
+            return [f"workers: [{low}, {high}] at zero.stage 3, must be {must}; or set zero.stage to 0, 1 or 2"]
+        if self.worlds:
+            return []
+        rows, most = self.global_batch_size, self.micro_batch_size * high
+        which = f"{self.micro_batch_size} x ({low} to {high})" if self.elastic else f"{most}"
+        must = f"a multiple of micro_batch_size x workers = {which}; try {-(-rows // most) * most}"
+        return [f"global_batch_size: {rows} rows, must be {must}"]
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers follows the cluster."""
+        return self._range[0] != self._range[1]
+
+    @property
+    def worlds(self) -> tuple[int, ...]:
+        """The possible numbers of workers in rising order: those that divide the global batch evenly."""
+        rows, rest = divmod(self.global_batch_size, self.micro_batch_size)
+        low, high = self._range
+        return tuple(world for world in range(low, high + 1) if not rest and rows % world == 0)
+
+    def batching(self, world: int) -> Batching:
+        """Return how the global batch is divided among so many workers."""
+        return Batching(self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * world), world)
 
     @property
     def encoding(self) -> Encoding:

@@ -19,11 +19,10 @@ from gristmill.training.loop.stopping import measured
 from gristmill.training.optim.schedule import num_steps
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import prepare as tasks
-from gristmill.training.zero import Batching
 
 FOLDER = "trials"
 """Folder of the trainings, inside that of the training. It is deleted when the model is committed."""
-Fit = Callable[[Any, WorkerPlan, Run, Path], None]
+Fit = Callable[[Any, WorkerPlan, Run], Any]
 """Trains by a plan, as the train job does."""
 
 
@@ -101,12 +100,11 @@ class Trials:
         packed = prepare(store, name, self._work.inputs, base, job, fold)
         steps = job.steps or num_steps(job.epochs, packed.bins, job.global_batch_size)
         each = need_of("train.gpus_per_worker", job.cpus_per_worker, job.gpus_per_worker)
-        micro = job.micro_batch_size
-        cut = Batching(micro, job.global_batch_size // (micro * job.workers), job.workers)
+        cut = job.batching(job.worlds[-1])
         head = tasks.head(store, name, job)
         plan = WorkerPlan(job, store, name, base, steps, cut, each, self._run.logs, head, exports=False, bars=bars)
         folder = store.folder(name)
-        self._fit(job, plan, self._run, folder)
+        self._fit(job, plan, self._run)
         return read_journal(folder / METRICS), steps
 
 

@@ -117,10 +117,10 @@ def widest_layer(name: str) -> tuple[int, int]:
     """Return (inputs, outputs) of a model's feed-forward layer from its config. If the config has none, guess them."""
     if name in LAYERS:
         return LAYERS[name]
-    config = _config(name)
-    config = config.get("text_config") or config
-    width = next((config[key] for key in WIDTHS if isinstance(config.get(key), int)), USUAL_WIDTH)
-    inner = next((config[key] for key in INNER if isinstance(config.get(key), int)), 4 * width)
+    said = config(name)
+    said = said.get("text_config") or said
+    width = next((said[key] for key in WIDTHS if isinstance(said.get(key), int)), USUAL_WIDTH)
+    inner = next((said[key] for key in INNER if isinstance(said.get(key), int)), 4 * width)
     return max(1, width), max(1, inner)
 
 
@@ -147,8 +147,8 @@ def memory(name: str, dtypes: Sequence[str]) -> str:
 
 def weights_dtype(name: str) -> str:
     """Return the type of a model's weights from its config. Without one in the config it is `float32`."""
-    config = _config(local(name) if name in PACKAGES else name)
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    said = config(local(name) if name in PACKAGES else name)
+    return str(said.get("dtype") or said.get("torch_dtype") or "float32")
 
 
 def _tensors(path: Path) -> list[dict[str, Any]]:
@@ -159,7 +159,7 @@ def _tensors(path: Path) -> list[dict[str, Any]]:
     return [value for key, value in head.items() if key != "__metadata__"]
 
 
-def _config(name: str) -> dict[str, Any]:
+def config(name: str) -> dict[str, Any]:
     """Return a model's config, or an empty dict if it cannot be read. The error comes when the model is loaded."""
     if _is_path(name):
         try:

@@ -18,6 +18,7 @@ from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.job import Train
 from gristmill.training.loop.state import precision_of
 from gristmill.training.optim.muon import Muon
+from gristmill.training.supervision.supervisor import say_other_world
 from gristmill.training.tuning.freeze import Freeze
 from gristmill.training.tuning.full import Full
 from gristmill.training.tuning.lora import Lora
@@ -176,12 +177,12 @@ def test_it_is_said_when_another_number_of_workers_continues(
     path.mkdir(parents=True)
     checkpoint.commit(path, 10, 3, "fp32")
     run = Run("test", store, Ledger(store, "runs/test"), Screen(), None)
-    Train(model=tiny, workers=3)._say_other_world(run, store.folder("train-x"))
+    say_other_world(Train(model=tiny), run, store.folder("train-x"), 3)
     assert not capsys.readouterr().err
-    Train(model=tiny)._say_other_world(run, store.folder("train-x"))
+    say_other_world(Train(model=tiny), run, store.folder("train-x"), 2)
     assert "continues from step 10 with 2 workers in place of 3" in capsys.readouterr().err
     with pytest.raises(JobError, match=r"workers: 2, must be 3 at zero\.stage 3"):
-        Train(model=tiny, zero=Zero(stage=3))._say_other_world(run, store.folder("train-x"))
+        say_other_world(Train(model=tiny, zero=Zero(stage=3)), run, store.folder("train-x"), 2)
 
 
 def reply(text: str, finish: str) -> dict[str, Any]:

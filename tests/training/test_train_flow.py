@@ -1,7 +1,7 @@
 """Real DeepSpeed under real Ray Train: whole runs, killed runs, and what comes out of them."""
 
 import os
-import re
+import resource
 import signal
 import subprocess
 import sys
@@ -11,19 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil  # it comes with Ray
 import pytest
 
+from gristmill.cluster.contract.errors import RunError
 from gristmill.cluster.store.store import Store
 from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.evaluate.suites.items import read as read_items
 from gristmill.training.figures import TrainFigures
 from gristmill.training.loop.journal import METRICS, read_journal
+from gristmill.training.supervision import heartbeat
 from tests.training.conftest import chats, dataset
 from tests.training.drive import train
 from tests.training.rehearsal import SAVE_EVERY, STEPS, journal, settings
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
-KILL_AT = 30
+KILL_AT, STOP_AT = 30, 60
+HANG_S = 8.0
 
 
 def shelve(folder: Path) -> Store:
@@ -92,21 +96,17 @@ def test_the_merged_model_speaks_like_base_and_adapter(unbroken: tuple[Store, st
     assert (whole - plain).abs().max() > 1e-2, "the adapter changes nothing"
 
 
-def test_a_killed_worker_changes_no_loss(unbroken: tuple[Store, str], shelf: Path, tiny: str) -> None:
+def test_a_killed_worker_and_one_that_hangs_change_no_loss(unbroken: tuple[Store, str], shelf: Path, tiny: str) -> None:
     store = shelve(shelf / "worker")
 
-    def kill(folder: Path) -> None:
-        del folder
-        said = (Path(store.uri) / "runs/test/logs/train-1.log").read_text()
-        os.kill(int(re.findall(r"training\.loop\.worker (\d+): rank 1 starts", said)[-1]), signal.SIGKILL)
-
-    watcher = at_step(store, KILL_AT, kill)
-    output = train(store.uri, settings(tiny))
-    assert not watcher.is_alive()
+    killer = at_step(store, KILL_AT, lambda folder: os.kill(heartbeat.read(folder)[1].pid, signal.SIGKILL))
+    stopper = at_step(store, STOP_AT, lambda folder: os.kill(heartbeat.read(folder)[1].pid, signal.SIGSTOP))
+    output = train(store.uri, settings(tiny) | {"hang_timeout": HANG_S})
+    assert not killer.is_alive() and not stopper.is_alive()
     starts = [m["start"] for m in journal(store, output) if "start" in m]
     assert starts[0] == 0
-    assert len(starts) == 2, "the worker was not killed while it trained"
-    assert starts[1] >= KILL_AT - SAVE_EVERY
+    assert len(starts) == 3, "a worker was not killed, or not stopped, while it trained"
+    assert starts[1] >= KILL_AT - SAVE_EVERY and starts[2] >= STOP_AT - SAVE_EVERY
     assert losses_of(journal(store, output)) == losses_of(journal(*unbroken))
 
 
@@ -114,10 +114,23 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(unbroken: tuple[Store, str]
     import json
 
     store = shelve(shelf / "driver")
-    command = [sys.executable, "-m", "tests.training.drive", store.uri, json.dumps(settings(tiny))]
+
+    def stop_for_a_while(folder: Path) -> None:
+        driver.send_signal(signal.SIGSTOP)
+        time.sleep(1.5 * HANG_S)
+        assert len([m for m in read_journal(folder / METRICS) if "start" in m]) == 1
+        driver.send_signal(signal.SIGCONT)
+        time.sleep(1.0)
+        at_once.append([m["start"] for m in read_journal(folder / METRICS) if "start" in m])
+        driver.kill()
+
+    at_once: list[list[int]] = []
+    slow = settings(tiny) | {"hang_timeout": HANG_S}
+    command = [sys.executable, "-m", "tests.training.drive", store.uri, json.dumps(slow)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as driver:
-        at_step(store, KILL_AT, lambda _: driver.kill())
+        at_step(store, KILL_AT, stop_for_a_while)
         assert driver.wait(300) == -signal.SIGKILL
+    assert at_once == [[0]], "workers were restarted because the driver was stopped"
     (output,) = [name for name in store.names() if name.startswith("train-")]
     assert not store.complete(output)
     assert train(store.uri, settings(tiny)) == output
@@ -125,6 +138,30 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(unbroken: tuple[Store, str]
     assert starts[0] == 0
     assert starts[-1] >= KILL_AT - SAVE_EVERY, "it began anew"
     assert losses_of(journal(store, output)) == losses_of(journal(*unbroken))
+
+
+def test_a_worker_without_memory_ends_the_run_with_what_to_set(shelf: Path, tiny: str) -> None:
+    store = shelve(shelf / "memory")
+
+    def limit() -> None:
+        path = Path(store.uri) / "runs/test/logs/train-1.log"
+        while not path.exists() or "engine made after" not in path.read_text():
+            time.sleep(0.02)
+        (folder,) = Path(store.uri).glob("train-*")
+        most = psutil.Process(pid := heartbeat.read(folder)[1].pid).memory_info().vms + (64 << 20)
+        resource.prlimit(pid, resource.RLIMIT_AS, (most, most))  # a batch of 65,536 tokens needs ten times as much
+
+    limiter = threading.Thread(target=limit, daemon=True)
+    limiter.start()
+    large = {"max_length": 1024, "micro_batch_size": 64, "global_batch_size": 128, "logits_at_once": 0}
+    with pytest.raises(RunError) as caught:
+        train(store.uri, settings(tiny) | large)
+    assert not limiter.is_alive()
+    said = str(caught.value)
+    assert said.startswith("train: worker 1 had no more memory"), said
+    assert "set train.gradient_checkpointing = true, or lower train.micro_batch_size (64), train.workers (2)" in said
+    (output,) = [name for name in store.names() if name.startswith("train-")]
+    assert len([m for m in journal(store, output) if "start" in m]) <= 1, "it was tried again"
 
 
 def test_evaluation_scores_both_models_on_the_rows_held_out(unbroken: tuple[Store, str]) -> None:

@@ -50,6 +50,11 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
+def events(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the lines of starts and left-out batches, which are printed."""
+    return [line for line in lines if "start" in line or "left_out" in line]
+
+
 def left_out(lines: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     """Return the batches that are left out."""
     return tuple(int(line["left_out"]) for line in lines if "left_out" in line)

@@ -15,6 +15,7 @@ from gristmill.training.data import prepare as data
 from gristmill.training.loop import losses, separation
 from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
 from gristmill.training.settings import TrainSettings
+from gristmill.training.supervision.heartbeat import Heartbeat
 from gristmill.training.tasks import heads
 from gristmill.training.tasks.heads import Head
 from gristmill.training.tuning import model
@@ -65,11 +66,14 @@ class TrainState:
     """Batches that gave numbers that are not finite."""
     at_once: int
     """Largest number of tokens that have logits in memory at once; 0 for no limit."""
+    heart: Heartbeat
     initial: Mapping[str, Any]
     """First values of the adapters, on rank 0; empty if the adapters did not change the base model."""
 
 
-def set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> tuple[TrainState, str, str]:
+def set_up(
+    plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None, heart: Heartbeat
+) -> tuple[TrainState, str, str]:
     """Return the live objects of this worker, and in words why it has its precision and how samples are kept apart."""
     import torch
     from ray.train.torch import get_device
@@ -111,6 +115,7 @@ def set_up(plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None) -> 
         Journal(folder / METRICS) if rank == 0 else None,
         of_first(left_out(read_journal(folder / METRICS)) if rank == 0 else ()),
         at_once,
+        heart,
         initial,
     )
     return worker, why, reason

@@ -14,7 +14,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,13 @@ from gristmill.training.loop import losses, noise, separation, stopping
 from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.loop.state import TrainState, WorkerPlan, loaded_base, of_first, set_up
 from gristmill.training.optim import schedule
+from gristmill.training.supervision import heartbeat
 from gristmill.training.tasks import batches, heads, reader
 from gristmill.training.tuning import model
 
 FAILED = "failed.json"
+RESIZE = "resize"
+"""File by which the driver asks the workers to end at their next checkpoint, for another number of workers."""
 COMPARED = 64
 """Largest number of tokens for which the logits of base and adapter are compared with those of the merged model."""
 MOST_LEFT_OUT = 3
@@ -52,21 +54,34 @@ def work(config: Mapping[str, WorkerPlan]) -> None:
 
     plan, rank = config["course"], ray.train.get_context().get_world_rank()
     to_file(plan.logs, f"train-{rank}")
+    node = ray.get_runtime_context().get_node_id()
+    heart = heartbeat.Heartbeat(plan.store.folder(plan.output), rank, node, heartbeat.every_s(plan.job.hang_timeout))
     try:
-        _work(plan, rank)
+        _work(plan, rank, heart)
     except GristmillError as error:
         log.exception("rank %d gives up", rank)
         plan.store.write_json({"error": str(error)}, plan.output, FAILED)
+    except Resized as reason:
+        log.info("rank %d ends at step %s, for another number of workers", rank, reason)
+    except Exception:
+        heart.write()  # the driver reads from it how much memory was used
+        log.exception("rank %d fails", rank)
+        raise
+    heart.end()
 
 
-def _work(plan: WorkerPlan, rank: int) -> None:
+class Resized(Exception):  # noqa: N818 - not an error
+    """All workers have ended at a checkpoint, because the driver asked for it."""
+
+
+def _work(plan: WorkerPlan, rank: int, heart: heartbeat.Heartbeat) -> None:
     again = False
-    while not _attempt(plan, rank, again=again):
+    while not _attempt(plan, rank, heart, again=again):
         again = True
         gc.collect()  # an engine is in reference cycles, and the next one needs its memory
 
 
-def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
+def _attempt(plan: WorkerPlan, rank: int, heart: heartbeat.Heartbeat, *, again: bool) -> bool:
     """Continue training from the newest checkpoint, or from the start.
 
     Return True when everything is written, or False if a batch must be left out before training continues.
@@ -74,12 +89,14 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
     Args:
         plan: the plan of this worker.
         rank: the worker's number.
+        heart: the worker's heartbeat.
         again: whether this process goes back to the checkpoint because a batch gave numbers that are not finite.
     """
     began = time.monotonic()
+    heart.enter("start", 0)
     folder = plan.store.folder(plan.output) / checkpoint.FOLDER
     found = checkpoint.newest(folder)
-    worker, why, apart = set_up(plan, rank, found)
+    worker, why, apart = set_up(plan, rank, found, heart)
     if found:
         checkpoint.load(worker.engine, found, only_trainable=plan.job.tuning.partial)
     first = found.step if found else 0
@@ -98,7 +115,9 @@ def _attempt(plan: WorkerPlan, rank: int, *, again: bool) -> bool:
     if not done:
         worker.engine.destroy()
         return False
+    heart.enter("evaluate", done)
     kept = _keep(worker, [*held, stopping.Measured(_holdout_loss(worker), done)])
+    heart.enter("export", done)
     measured = _export(worker) if plan.exports else {}
     if worker.journal:  # the driver reads this line as the sign that everything is written
         worker.journal.add(end=done, holdout_loss=kept.loss, kept=kept.step, **measured)
@@ -121,8 +140,8 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
         RunError: when too many batches have been left out before.
     """
     plan, job = worker.plan, worker.plan.job
-    save = partial(checkpoint.save, worker.engine, precision=worker.precision, only_trainable=plan.job.tuning.partial)
     for step in range(first, plan.steps):
+        worker.heart.enter("step", step + 1)
         batch = schedule.batch_of(step, worker.left_out)
         facts, broken = _step(worker, step, batch)
         done = step + 1
@@ -136,15 +155,17 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
             _leave_out(worker, batch, done, broken, back=first)
             return 0
         if measures:
+            worker.heart.enter("evaluate", done)
             facts["holdout_loss"] = _holdout_loss(worker)
             held.append(stopping.Measured(facts["holdout_loss"], done))
         if worker.journal:
             worker.journal.add(step=done, **facts)
         if measures and job.keep == "best" and stopping.best(held).step == done:
-            save(worker.folder / checkpoint.BEST, done, keep=1)
+            _save(worker, worker.folder / checkpoint.BEST, done, keep=1)
         if saves and not last:
-            save(folder, done, keep=job.save_total_limit)
+            _save(worker, folder, done, keep=job.save_total_limit)
             first = done
+            _end_if_asked(worker, done)
         if measures and facts["holdout_loss"] > plan.bars.get(done, math.inf):
             log.info("the held-out loss is above that of earlier trials; training ends")
             return done
@@ -152,6 +173,23 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
             log.info("the held-out loss has not fallen since step %d; training ends", stopping.best(held).step)
             return done
     return plan.steps
+
+
+def _save(worker: TrainState, folder: Path, done: int, *, keep: int) -> None:
+    """Write a checkpoint after so many steps; every worker must call this."""
+    worker.heart.enter("save", done)
+    only_trainable = worker.plan.job.tuning.partial
+    checkpoint.save(worker.engine, folder, done, precision=worker.precision, keep=keep, only_trainable=only_trainable)
+
+
+def _end_if_asked(worker: TrainState, done: int) -> None:
+    """End here if the driver wants another number of workers; every worker must call this, after a checkpoint.
+
+    Raises:
+        Resized: if the driver asked for it.
+    """
+    if worker.plan.job.elastic and of_first((worker.folder / RESIZE).exists()):
+        raise Resized(done)
 
 
 def _keep(worker: TrainState, held: Sequence[stopping.Measured]) -> stopping.Measured:

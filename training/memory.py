@@ -1,0 +1,244 @@
+"""The memory of a worker, the size of a checkpoint and the time of a training, before anything is loaded.
+
+What a worker holds at its peak is the process itself (`PROCESS_GIB`), its weights, fp32 master weights and optimizer
+states, and the larger of two things: one step, or the export. A step holds activations and logits at the beginning of
+the backward pass, and gradients with the buffers that reduce them at its end. The export on rank 0 loads the written
+model again to compare it, and for an adapter first the base model.
+
+Counted are numbers of the shape of a decoder in the manner of Llama: per token and layer two residuals, two
+normalised inputs, queries, keys, values and outputs of attention, and four widths of the feed-forward layer; frozen
+norms keep nothing. Attention itself keeps no matrix (SDPA, FlashAttention). Not counted: fragmentation, the memory
+of other processes of the machine, DeepSpeed's offloading, packages that the user adds. The rows of a batch are taken
+as full, and `LABELLED` of their tokens as trained on.
+
+`benchmarks/training.py memory` compares the plan with VmHWM of real workers.
+
+Source: the states by stage: Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1; activations: Korthikanti et al.
+2022, arXiv:2205.05198, section 4.1, with the layers of Llama in place of GPT's.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from time import thread_time
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from gristmill.cluster.models import names
+from gristmill.training.settings import TrainSettings
+
+GIB = 2**30
+PROCESS_GIB = 0.72
+"""Memory of a worker before it loads a model: Python, torch for CPUs, transformers, DeepSpeed and Ray. Measured."""
+CUDA_GIB = 0.6
+"""Memory that CUDA and its libraries take on a GPU."""
+LABELLED = 0.6
+"""Share of the tokens that are trained on. The head runs at these tokens only."""
+BUCKET = 500_000_000
+"""Numbers that DeepSpeed reduces at once (`reduce_bucket_size`), and that stage 3 gathers in advance."""
+SHARE = 0.9
+"""Share of the speed of a product of matrices that training reaches. With all weights of the builtin model in fp32,
+67 tokens in a CPU second (54e9 operations) were measured on machines whose cores do 47e9 to 60e9 in products."""
+STATES = {"adamw": 2, "sgd": 1, "muon": 1, "adafactor": 0}
+"""Numbers that an optimizer keeps for each trained weight; 2 for others."""
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+BUILTIN: dict[str, dict[str, Any]] = {
+    names.SMOLLM2: {
+        "num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 49152,
+    }
+}  # fmt: skip
+"""The shapes of builtin models, whose folders are made at their first use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes of a model."""
+
+    weights: int
+    layers: int
+    hidden: int
+    inner: int
+    keys: int
+    """Width of the keys of a layer, which is that of its values."""
+    vocabulary: int
+
+    @property
+    def layer(self) -> int:
+        """Number of weights of a layer."""
+        return max(1, (self.weights - self.vocabulary * self.hidden) // self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The planned memory of a worker in bytes, part by part."""
+
+    process: float
+    weights: float
+    states: float
+    """Optimizer states and fp32 master weights."""
+    step: float
+    """Activations, logits, gradients and buffers, at the worst moment of a step."""
+    export: float
+    """What rank 0 needs in addition to write the model; 0 on a GPU, where it is on the host."""
+
+    @property
+    def peak(self) -> float:
+        """All of it at the worst moment."""
+        return self.process + self.weights + self.states + max(self.step, self.export)
+
+
+def shape_of(model: str) -> Shape | None:
+    """Return the sizes of a model from its config and files, or None if they do not say them."""
+    folder = names.folder(model)
+    config = names.config(folder) if folder else BUILTIN.get(model, {})
+    config = config.get("text_config") or config
+    weights = names.num_weights(model)
+    layers, hidden, heads = (_first(config, keys) for keys in (LAYERS, names.WIDTHS, HEADS))
+    if not (weights and layers and hidden and heads):
+        return None
+    inner = _first(config, names.INNER) or 4 * hidden
+    head = config.get("head_dim") or hidden // heads
+    groups = config.get("num_key_value_heads") or heads
+    return Shape(weights, layers, hidden, inner, groups * head, int(config.get("vocab_size") or 0))
+
+
+def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
+    return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), 0)
+
+
+def trained(shape: Shape, job: TrainSettings) -> int:
+    """Return the number of weights that are trained."""
+    tuning = job.tuning
+    if tuning.adapter:
+        ends = shape.hidden + shape.keys
+        width = 2 * 2 * shape.hidden + 2 * ends + 3 * (shape.hidden + shape.inner)
+        return int(getattr(tuning, "r", 16)) * width * shape.layers
+    last = int(getattr(tuning, "last_layers", 0))
+    if tuning.partial and last and not getattr(tuning, "train", ()):
+        return min(last, shape.layers) * shape.layer
+    return shape.weights
+
+
+def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: int | None = None) -> Memory:
+    """Return the planned memory of a worker.
+
+    Args:
+        shape: the sizes of the model.
+        job: the settings.
+        world: number of workers.
+        gpu: whether the memory of a GPU is planned, or that of a process on CPUs.
+        stage: a stage of ZeRO in place of that of the settings.
+    """
+    stage = job.zero.stage if stage is None else stage
+    size = 2 if job.precision == "bf16" or (gpu and job.precision == "auto") else 4
+    count, split = trained(shape, job), world if stage else 1
+    master = 4 * count / split if stage else 0.0
+    states = 4 * STATES.get(job.optimizer.kind, 2) * count / split + master
+    whole = float(shape.weights * size)
+    weights = whole / world if stage == 3 else whole
+    bucket = min(count, BUCKET) * size
+    gradients = (bucket if stage >= 2 else count * size) + (bucket if world > 1 or stage else 0.0)
+    if stage:
+        gradients += 2 * 4 * count / split  # this worker's part in fp32, and what the optimizer computes from it
+    gathered = min(whole, BUCKET * size) if stage == 3 else 0.0
+    head = shape.vocabulary * shape.hidden * size if count >= shape.weights else 0.0  # its gradient comes first
+    step = max(activations(shape, job, size) + head, gradients) + gathered
+    model = whole + float(shape.weights * size)  # loaded again, with the file that it is read from
+    export = model + (whole if job.tuning.adapter or stage == 3 else 0.0)
+    base = CUDA_GIB if gpu else PROCESS_GIB
+    return Memory(base * GIB, weights, states, step, 0.0 if gpu else export)
+
+
+def activations(shape: Shape, job: TrainSettings, size: int) -> float:
+    """Return the bytes of activations and logits of a micro-batch at the beginning of the backward pass."""
+    tokens = job.micro_batch_size * job.max_length
+    norms = 6 if job.tuning.adapter else 8
+    layer = norms * shape.hidden + 2 * shape.keys + 4 * shape.inner
+    last = int(getattr(job.tuning, "last_layers", 0)) if job.tuning.partial and not job.tuning.adapter else 0
+    layers = min(last or shape.layers, shape.layers)
+    kept = layers * shape.hidden + layer if job.gradient_checkpointing else layers * layer
+    labelled = tokens * LABELLED
+    if job.logits_at_once:
+        labelled = min(labelled, job.logits_at_once)
+    logits = labelled * shape.vocabulary * (2 * 4 + size)  # logarithms and their gradients are fp32
+    if not job.task.causal:  # a head of few labels
+        logits = 0.0
+    return tokens * kept * size + logits
+
+
+def checkpoint_bytes(shape: Shape, job: TrainSettings) -> float:
+    """Return the size of a checkpoint over all workers: saved weights, master weights and optimizer states."""
+    count = trained(shape, job)
+    size = 2 if job.precision == "bf16" else 4
+    saved = count if job.tuning.partial else shape.weights
+    master = 4 if job.zero.stage else 0
+    return float(saved * size + (master + 4 * STATES.get(job.optimizer.kind, 2)) * count)
+
+
+def operations(shape: Shape, job: TrainSettings, tokens: int) -> float:
+    """Return the floating-point operations of a training on so many tokens.
+
+    Two per weight and token forward, two backward for the activations, two for the gradients of trained weights (none
+    where an adapter is trained), and two more where activations are recomputed.
+
+    Source: Kaplan et al. 2020, arXiv:2001.08361, section 2.1.
+    """
+    each = 4.0 + 2.0 * trained(shape, job) / shape.weights + 2.0 * job.gradient_checkpointing
+    return each * shape.weights * tokens
+
+
+def planned(job: TrainSettings, *, gpu: bool) -> str:
+    """Return the planned memory as a part of a message, or the empty string if the shape of the model is not known."""
+    shape = shape_of(job.model)
+    if shape is None:
+        return ""
+    peak = forecast(shape, job, job.worlds[0], gpu=gpu).peak / GIB
+    return f"{peak:.2f} GiB {'of a GPU ' if gpu else ''}were planned; "
+
+
+def notes(job: TrainSettings, tokens: int) -> Iterator[str]:
+    """Yield lines for the plan: memory by stage of ZeRO and number of workers, size of a checkpoint, time.
+
+    Args:
+        job: the settings.
+        tokens: number of tokens in all steps.
+    """
+    shape = shape_of(job.model)
+    if shape is None:
+        yield "memory and time are not known, because the files of the model do not say its shape"
+        return
+    gpu = bool(job.gpus_per_worker)
+    worlds = sorted({1, *job.worlds})
+    several = [world for world in worlds if world in (1, job.worlds[0], job.worlds[-1])]
+    rows = []
+    for world in several:
+        peaks = [forecast(shape, job, world, gpu=gpu, stage=stage).peak / GIB for stage in range(4)]
+        rows.append(f"{', '.join(f'{peak:.1f}' for peak in peaks)} with {world}")
+    what = "GPU memory" if gpu else "memory"
+    yield f"{what} of a worker in GiB at ZeRO 0, 1, 2 and 3 is about {'; '.join(rows)} worker{'s' * (several[-1] > 1)}"
+    one = checkpoint_bytes(shape, job) / GIB
+    yield f"a checkpoint is {one:.2f} GiB, and {job.save_total_limit} are kept (train.save_total_limit)"
+    if not gpu and tokens:
+        cores = max(1.0, job.cpus_per_worker)
+        hours = operations(shape, job, tokens) / (SHARE * product_rate() * cores * job.worlds[-1]) / 3600
+        time = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+        yield f"the steps take about {time} on cores like one of this machine, if other programs leave them free"
+
+
+def product_rate() -> float:
+    """Return the floating-point operations that a core of this machine does in a second, in a product of matrices.
+
+    It takes about 0.1 s.
+    """
+    one = np.ones((512, 512), np.float32)
+    with threadpool_limits(1):
+        rates = []
+        for _ in range(5):
+            began = thread_time()
+            for _ in range(4):
+                one @ one
+            rates.append(4 * 2 * 512**3 / max(1e-9, thread_time() - began))
+    return max(rates)
