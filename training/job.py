@@ -117,7 +117,7 @@ class Train(TrainSettings, Job):
                 f"{self.search.count} trials of a search and {self.folds} folds before the model is trained, one after "
                 "the other; the tokens are those of all"
             )
-        plan.notes.extend(memory.notes(self, found.tokens))
+        plan.notes.extend(memory.notes(self, plan.tokens))
         return plan
 
     def make(self, run: Run, work: Work) -> TrainFigures:

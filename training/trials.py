@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from gristmill.cluster.contract.errors import RunError
