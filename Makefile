@@ -1,6 +1,5 @@
 # make proof: set up, then send 10,000 rows of public shapes through the store and every form, read 8,000 damaged files,
 #   draw 50,000 comparisons of models of which the truth is known, encode for 72 chat templates, pack for 84 architectures;
-#   kill training twice and take a machine from it;
 #   with `moto_server` on the path, send exports and a store through S3.
 # make examples DATA=folder: set up, then run examples/lift.toml on two public sets of reviews that lie in the folder.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
@@ -45,8 +44,6 @@ proof: $(READY)
 	$(BIN)/python -m tests.proof.intervals
 	$(BIN)/python -m tests.proof.templates
 	$(BIN)/python -m tests.proof.packing
-	$(BIN)/python -m tests.proof.kills
-	$(BIN)/python -m tests.proof.machines
 	$(BIN)/python -m tests.proof.s3
 
 test: unit ray flow gpu

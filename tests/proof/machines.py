@@ -23,7 +23,7 @@ from tests.training.conftest import chats, dataset
 from tests.training.drive import train
 from tests.training.rehearsal import journal
 
-STEPS, NEAR = 120, 1e-5
+STEPS, NEAR = 1_000, 1e-5
 
 
 def settings(model: str) -> dict[str, Any]:
@@ -41,18 +41,12 @@ def shelf(folder: Path) -> Store:
     return store
 
 
-def when(store: Store, there: Callable[[list[dict[str, Any]]], bool], act: Callable[[], None]) -> None:
-    """Do something as soon as the journal is so."""
-
-    def watch() -> None:
-        while True:
-            for folder in Path(store.uri).glob("train-*"):
-                if there(read_journal(folder / METRICS)):
-                    act()
-                    return
-            time.sleep(0.1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def wait(store: Store, there: Callable[[list[dict[str, Any]]], bool]) -> None:
+    """Wait until the journal is so, at most ten minutes."""
+    for _ in range(6000):
+        if any(there(read_journal(folder / METRICS)) for folder in Path(store.uri).glob("train-*")):
+            return
+        time.sleep(0.1)
 
 
 def main() -> int:
@@ -70,19 +64,18 @@ def main() -> int:
     cluster: Any = Cluster(initialize_head=True, head_node_args=head)
     variables = {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
-    alone, store, added = shelf(folder / "alone"), shelf(folder / "follows"), []
+    alone, store = shelf(folder / "alone"), shelf(folder / "follows")
     steady = train(alone.uri, settings(model) | {"workers": 1})
-    when(
-        store,
-        lambda lines: any(m.get("step", 0) >= 5 for m in lines),
-        lambda: added.append(cluster.add_node(num_cpus=1)),
-    )
-    when(
-        store,
-        lambda lines: any(m.get("workers") == 2 for m in lines) and "step" in lines[-1],
-        lambda: cluster.remove_node(added[0], allow_graceful=False),
-    )
-    output = train(store.uri, settings(model))
+    outputs: list[str] = []
+    # in another thread, because Ray adds machines in the main one only
+    follows = threading.Thread(target=lambda: outputs.append(train(store.uri, settings(model))), daemon=True)
+    follows.start()
+    wait(store, lambda lines: any(m.get("step", 0) >= 5 for m in lines))
+    added = cluster.add_node(num_cpus=1)
+    wait(store, lambda lines: any(m.get("workers") == 2 for m in lines) and "step" in lines[-1])
+    cluster.remove_node(added, allow_graceful=False)
+    follows.join()
+    output = outputs[0]
     lines, others = journal(store, output), journal(alone, steady)
     starts = [(m["start"], m["workers"]) for m in lines if "start" in m]
     losses, losses_alone = ([m["loss"] for m in found if "step" in m] for found in (lines, others))
