@@ -43,7 +43,9 @@ def test_the_best_settings_are_trained_after_a_stop_too_and_folds_say_the_spread
     wanted: dict[str, Any] = {**settings(tiny), "steps": 6, "eval_steps": 2, "workers": 1, "folds": 2}
     wanted["trackers"] = {"use": ["tensorboard"]}
     space = {"learning_rate": [1e-2, 1e-9], "schedule": ["constant"]}
-    job = Train.model_validate({**wanted, "search": {"method": "asha", "trials": 2, "eta": 2, "space": space}})
+    job = Train.model_validate(
+        {**wanted, "search": {"method": "asha", "trials": 2, "eta": 2, "seed": 2, "space": space}}
+    )
     with pytest.raises(KeyboardInterrupt):
         make(store, job, Stopping("train: trial 2 of 2"))
     first = json.loads((tmp_path / "train-0/trials.json").read_text())
@@ -56,9 +58,9 @@ def test_the_best_settings_are_trained_after_a_stop_too_and_folds_say_the_spread
     assert figures.chosen == {"learning_rate": 1e-2, "schedule": "constant"}
     assert store.manifest("train-0").settings["learning_rate"] == 1e-2
     by_rate = {trial["values"]["learning_rate"]: trial for trial in trials}
-    assert figures.holdout_loss == by_rate[1e-2]["loss"] < 5 < by_rate[1e-9]["losses"][0][1]
-    bad = by_rate[1e-9]
-    assert (bad["state"], bad["steps"]) == (("stopped", 2) if trials[1] == bad else ("done", 6))
+    assert [trial["values"]["learning_rate"] for trial in trials] == [1e-2, 1e-9]
+    assert figures.holdout_loss == by_rate[1e-2]["loss"] < by_rate[1e-9]["losses"][0][1]
+    assert (by_rate[1e-9]["state"], by_rate[1e-9]["steps"]) == ("stopped", 2)
     assert len(figures.fold_losses) == 2
     folds = store.read_json("train-0", "folds.json")
     assert sum(fold["held"] for fold in folds) == 30
