@@ -84,7 +84,7 @@ def _trainer(make: Callable[[Any], Any], count: Callable[[Any], int]) -> Iterato
     steps: queue.Queue[int | None] = queue.Queue(maxsize=1)
     ready, seen = threading.Event(), [0]
 
-    class Tick(TrainerCallback):  # type: ignore[misc]
+    class Tick(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             del args, kwargs
             steps.put(seen[0])
@@ -149,7 +149,8 @@ def trl_packed(uri: str, settings: dict[str, Any]) -> Iterator[int]:
     """Train TRL's SFTTrainer with its own packing, on the same encoded samples."""
     from datasets import Dataset
     from transformers import AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     found = samples(uri)
     encoded = Dataset.from_list(

@@ -171,7 +171,8 @@ def changed(job: J, values: Mapping[str, Any]) -> J:
     raw: dict[str, Any] = job.model_dump(mode="json", exclude_unset=True)
     for name, value in values.items():
         *tables, last = name.split(".")
-        place, at = raw, job
+        place: dict[str, Any] = raw
+        at: Any = job
         for table in tables:
             at = getattr(at, table, None)
             whole = at.model_dump(mode="json") if isinstance(at, Settings) else {}

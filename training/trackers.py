@@ -125,9 +125,9 @@ class Following:
             if thread.is_alive():
                 self.lost[kind] += len(self._left(kind))
                 self._say(f"train: tracker {kind} has not answered for {within:.0f} s, and the run ends without it")
-        for kind, count in self.lost.items():
+        for name, count in self.lost.items():
             if count:
-                self._say(f"train: tracker {kind} did not get {count} steps; {self._folder / METRICS} has all of them")
+                self._say(f"train: tracker {name} did not get {count} steps; {self._folder / METRICS} has all of them")
 
     def _left(self, kind: Kind) -> list[dict[str, Any]]:
         """Return the lines of the journal that a tracker was not sent."""

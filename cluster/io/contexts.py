@@ -37,8 +37,9 @@ def answers_of(row: Columns) -> tuple[str, dict[str, str]]:
         return text_of(row, ("answer",), number=True).strip(), {}
     if isinstance(value, str):
         value = from_json(value, name, "a table or a list of answers")
-    texts, starts = _listed(value)
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+    found, starts = _listed(value)
+    texts = [text for text in found if isinstance(text, str) and text.strip()]
+    if not texts or len(texts) < len(found):
         raise RowError(f"field '{name}' is {said(value)}, must have the text of an answer at least")
     tags = {"answers": json.dumps(list(dict.fromkeys(text.strip() for text in texts)), ensure_ascii=False)}
     start = starts[0] if starts else None

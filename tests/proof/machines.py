@@ -6,6 +6,7 @@ The run starts with one worker, gets a second one when a machine comes, and cont
 lost, although `max_failures` is 0. Its losses equal those of a run of one worker within 1e-5. It takes two minutes.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -63,7 +64,9 @@ def main() -> int:
     head: dict[str, Any] = {"num_cpus": 1, "dashboard_port": port}
     cluster: Any = Cluster(initialize_head=True, head_node_args=head)
     variables = {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": variables})
+    ray.init(
+        address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": variables}
+    )
     alone, store = shelf(folder / "alone"), shelf(folder / "follows")
     steady = train(alone.uri, settings(model) | {"workers": 1})
     outputs: list[str] = []

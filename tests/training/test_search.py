@@ -19,8 +19,12 @@ from gristmill.training.search import Range, Search, Trial
 RATE = {"low": 1e-5, "high": 1e-2, "log": True}
 
 
-def space(method: str = "random", trials: int = 20, seed: int = 0, **names: Any) -> Search:
-    found = names or {"learning_rate": RATE, "tuning.r": {"low": 2, "high": 5}, "schedule": ["cosine", "linear"]}
+def space(
+    method: str = "random", trials: int = 20, seed: int = 0, named: Mapping[str, Any] | None = None, **names: Any
+) -> Search:
+    found = (
+        named or names or {"learning_rate": RATE, "tuning.r": {"low": 2, "high": 5}, "schedule": ["cosine", "linear"]}
+    )
     return Search.model_validate({"method": method, "trials": trials, "seed": seed, "space": found})
 
 
@@ -39,12 +43,12 @@ def test_draws_follow_from_the_seed_and_stay_within_their_ranges() -> None:
 
 
 def test_no_values_are_drawn_twice_and_a_small_space_ends() -> None:
-    draws = space(trials=50, **{"tuning.r": [2, 4, 8], "schedule": ["cosine"]}).draws()
+    draws = space(trials=50, named={"tuning.r": [2, 4, 8], "schedule": ["cosine"]}).draws()
     assert sorted(values["tuning.r"] for values in draws) == [2, 4, 8]
 
 
 def test_a_grid_has_all_combinations() -> None:
-    draws = space("grid", **{"tuning.r": [2, 4], "learning_rate": [1e-3, 1e-4, 1e-5]}).draws()
+    draws = space("grid", named={"tuning.r": [2, 4], "learning_rate": [1e-3, 1e-4, 1e-5]}).draws()
     assert len(draws) == 6 == len({json.dumps(values) for values in draws})
     assert draws[0] == {"tuning.r": 2, "learning_rate": 1e-3}
 
@@ -80,7 +84,8 @@ def test_a_wrong_space_is_refused_by_plan(tmp_path: Path) -> None:
     assert lines(colour=[1]) == ["train.search.space: colour = 1: colour: unknown key"]
     (wrong,) = lines(learning_rate=[1e-3, -1.0])
     assert wrong == "train.search.space: learning_rate = -1.0: learning_rate: input should be greater than 0"
-    (wrong,) = lines(**{"tuning.r": {"low": 0, "high": 8}})
+    rank: dict[str, Any] = {"tuning.r": {"low": 0, "high": 8}}
+    (wrong,) = lines(**rank)
     assert wrong.startswith("train.search.space: tuning.r = 0: tuning.lora.r: input should be greater than 0")
     (wrong,) = lines(micro_batch_size=[1, 3])
     assert "micro_batch_size = 3: global_batch_size: 4 rows, must be a multiple" in wrong

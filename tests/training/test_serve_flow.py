@@ -29,12 +29,12 @@ def adapted(base: str, folder: Path) -> str:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
     torch.manual_seed(0)
     loaded = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = get_peft_model(loaded, LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", init_lora_weights=False))
     model.save_pretrained(str(folder / ADAPTER))
-    whole = model.merge_and_unload()
+    whole: Any = model.merge_and_unload()
     whole.save_pretrained(str(folder / MERGED))
     tokenizer.save_pretrained(str(folder / MERGED))
     turns = [{"role": "user", "content": ASKED}]

@@ -188,6 +188,7 @@ class _Attempt:
         from gristmill.training.loop.rendezvous import Rendezvous
 
         gpu = self._plan.need.gpus > 0
+        own_budget: dict[str, Any] = {"max_preemption_failures": 0}  # an argument that Ray's type hints lack
         trainer = TorchTrainer(
             loop.work,
             train_loop_config={"course": self._plan},
@@ -200,7 +201,7 @@ class _Attempt:
             run_config=ray.train.RunConfig(
                 name=f"try-{time.time_ns()}",
                 storage_path=str(self._folder / RAY_FOLDER),
-                failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),
+                failure_config=ray.train.FailureConfig(max_failures=0, **own_budget),
             ),
         )
         try:

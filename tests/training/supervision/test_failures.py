@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def test_a_machine_that_was_taken_back_is_lost() -> None:
     from ray.exceptions import RayActorError
     from ray.train import WorkerGroupError
 
-    taken = RayActorError(None, "its machine was drained", False, True)
+    nobody: Any = None
+    taken = RayActorError(nobody, "its machine was drained", False, True)
     found = failure_of(WorkerGroupError("it ended", {0: RuntimeError("closed"), 1: taken}), {})
     assert found == Failure("lost", "a machine was taken back")
 
