@@ -32,7 +32,8 @@ ROW = json.dumps({"instruction": "Name a river.", "output": "The Elbe.", "label"
 
 
 PATHS = {"input", "documents", "path", "sets", "datasets", "targets", "private_data", "seeds", "test", "unlabelled"} | {
-    "labelled"
+    "labelled",
+    "replay_input",
 }
 """Keys whose values are paths."""
 

@@ -1,6 +1,6 @@
 """The figures of the jobs `[lift]`, `[train]` and `[evaluate]`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -8,6 +8,13 @@ from gristmill.cluster.jobs.figures import Figures
 
 ENOUGH_FAMILIES = 30
 """Smallest number of families for which an interval is shown without a warning."""
+
+
+def mixed(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a note on each dataset of a mixture."""
+    for one in sources:
+        times = one["epoch_rows"] / one["packed_rows"] if one["packed_rows"] else 0.0
+        yield f"{one['name']}: {one['samples']} samples, {one['share']:.1%} of an epoch, {times:.2f} times each"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,9 @@ class TrainFigures(Figures):
     """Kind of the task. A task with a head has its loss for each text, token or window."""
     labels: tuple[str, ...] = ()
     """The labels of the head."""
+    mixture: Sequence[Mapping[str, Any]] = ()
+    """If several datasets are trained on, of each its `name`, `samples`, `tokens`, `packed_rows`, its packed rows in an
+    epoch (`epoch_rows`), and its `share` of the epoch."""
     separation: str = "positions"
     """How packed samples were kept apart; `gristmill.training.loop.separation` lists the ways."""
     trained_tokens: int
@@ -60,6 +70,8 @@ class TrainFigures(Figures):
     model. None without an adapter."""
     batches_left_out: int = 0
     """Number of batches that were left out because their loss or gradients were not finite."""
+    steps_skipped: int = 0
+    """Number of steps in which no weight changed, because gradients in fp16 overflowed."""
     untracked: Mapping[str, int] = field(default_factory=dict)
     """Number of steps that a tracker did not get, by tracker, if there are any."""
     trials: int = 0

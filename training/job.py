@@ -8,6 +8,7 @@
          checkpoints/…    deleted when the manifest is written
 """
 
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from gristmill.training import checkpoint, memory, trials
 from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
 from gristmill.training.data.forecast import forecast
-from gristmill.training.figures import TrainFigures
+from gristmill.training.figures import TrainFigures, mixed
 from gristmill.training.folds import FOLDS, run_folds
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, left_out, read_journal
@@ -38,7 +39,7 @@ from gristmill.training.supervision import heartbeat, supervisor
 from gristmill.training.tasks import heads
 from gristmill.training.tasks import prepare as tasks
 from gristmill.training.trackers import STATE, following
-from gristmill.training.tuning.model import ADAPTER, MERGED
+from gristmill.training.tuning.model import ADAPTER, MERGED, dropouts
 
 
 class Train(TrainSettings, Job):
@@ -82,9 +83,12 @@ class Train(TrainSettings, Job):
     def sources(self) -> dict[str, Source]:
         """Return the inputs that no job of the recipe makes, by role."""
         found = super().sources()
+        found |= {_nth(data.MIXTURE, n): part.input for n, part in enumerate(self.mixture, 1)}
+        if self.replay_input:
+            found[data.REPLAY] = self.replay_input
         if isinstance(self.validation, Source):
             found[data.VALIDATION] = self.validation
-        return found | {data.TEST + (f"-{n}" if n > 1 else ""): source for n, source in enumerate(self.test, 1)}
+        return found | {_nth(data.TEST, n): source for n, source in enumerate(self.test, 1)}
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return the dataset of the recipe's seeds if a share of the seeds is held out; else nothing."""
@@ -103,13 +107,16 @@ class Train(TrainSettings, Job):
         plan = Plan(self.name, work.output, actors=most, cpus=most * self.cpus_per_worker, shards=1)
         plan.gpus = most * (self.gpus_per_worker or 0)
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
-        plan.samples = plan.kept = work.num_samples(store)
-        found = forecast(store, work.inputs.get("samples", ""), plan.samples, self)
+        trained = data.datasets(work.inputs)
+        more = (store.manifest(name).kept for name in [*trained.values()][1:] if store.complete(name))
+        plan.samples = plan.kept = work.num_samples(store) + sum(more)
+        self._require_dropout()
+        found = forecast(store, trained, plan.samples, self)
         plan.tokens = found.tokens
         task = "" if self.task.causal else f"{self.task.kind}, "
         how = f"{task}{self.tuning.said}, {self.optimizer.kind}, ZeRO-{self.zero.stage}, {self.precision}"
         plan.notes.append(f"{self.model}, {how}, {found.how}")
-        plan.notes.extend(found.notes)
+        plan.notes.extend(filter(None, [*found.notes, self.tuning.missing()]))
         more = self.search.count + self.folds
         if more:
             plan.tokens *= 1 + more
@@ -142,6 +149,8 @@ class Train(TrainSettings, Job):
             prepare = data.prepare if self.task.causal else tasks.prepare
             packed = prepare(run.store, work.output, work.inputs, base, self)
         self._say_held_out(run, packed)
+        for line in mixed(packed.sources):
+            run.screen.say(f"train: {line}")
         for what, count in packed.notes.items():
             run.screen.say(f"train: {count} {what}")
         if packed.drops:
@@ -149,7 +158,7 @@ class Train(TrainSettings, Job):
         packing_s = time.monotonic() - began
         if self.folds:
             found["fold_losses"] = run_folds(self, run, work, supervisor.fit)
-        steps = self.steps or num_steps(self.epochs, packed.bins, self.global_batch_size)
+        steps = self.steps or num_steps(self.epochs, packed.epoch_rows, self.global_batch_size)
         head = tasks.head(run.store, work.output, self)
         if head:
             run.screen.say(f"train: {head.said}")
@@ -175,9 +184,24 @@ class Train(TrainSettings, Job):
 
     def _require(self) -> Need:
         """Return the needs of a worker, and refuse workers that do not fit into the cluster at once."""
+        self._require_dropout()
+        if missing := self.tuning.missing():
+            raise JobError(f"train.{missing}")
         each = need_of("train.gpus_per_worker", self.cpus_per_worker, self.gpus_per_worker)
         require("train.workers", [each] * self.worlds[0])
         return each
+
+    def _require_dropout(self) -> None:
+        """Refuse `dropout` for a model without dropout. It needs transformers, which takes seconds to import."""
+        folder = models.folder(self.model)
+        if self.dropout is None or folder is None:
+            return
+        from transformers import AutoConfig
+
+        if not dropouts(AutoConfig.from_pretrained(folder).get_text_config().to_dict()):
+            raise JobError(
+                f"train.dropout: {self.dropout}, but the config of {self.model} has no dropout; must not be set for it"
+            )
 
     def _say_held_out(self, run: Run, packed: data.PackedCounts) -> None:
         """Print how many rows are held out, and how many are not used for each reason."""
@@ -198,8 +222,10 @@ class Train(TrainSettings, Job):
         files = [p for part in (ADAPTER, MERGED) for p in sorted((folder / part).rglob("*")) if p.is_file()]
         files += [path for path in (folder / name for name in (TRIALS, FOLDS)) if path.exists()]
         shards: list[Shard] = [file_shard(p, folder) for p in [*files, folder / data.LEFT_OUT, folder / METRICS]]
+        said = {"notes": figures.notes, "drops": figures.drop_reasons, "mixture": figures.mixture}
+        metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in said.items() if value}
         run.store.commit(
-            self.manifest(work, "model", (held, *shards), {"precision": figures.precision}),
+            self.manifest(work, "model", (held, *shards), {"precision": figures.precision, **metadata}),
             figures.to_json(),
         )
         data.sweep(run.store, work.output)
@@ -208,6 +234,11 @@ class Train(TrainSettings, Job):
         (folder / loop.RESIZE).unlink(missing_ok=True)
         for name in (checkpoint.FOLDER, checkpoint.BEST, supervisor.RAY_FOLDER, heartbeat.FOLDER, trials.FOLDER):
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _nth(role: str, number: int) -> str:
+    """Return the role of one of several inputs, counted from 1."""
+    return f"{role}-{number}" if number > 1 else role
 
 
 def _starts(journal: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -233,6 +264,7 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         kept_step=end.get("kept"),
         precision=_starts(journal)[-1]["precision"],
         notes=dict(packed.notes),
+        mixture=list(packed.sources),
         separation=_starts(journal)[-1]["separation"],
         tokens=tokens,
         trained_tokens=sum(m["trained_tokens"] for m in done),
@@ -244,4 +276,5 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         merged_difference=end.get("merged_difference"),
         starts=len(_starts(journal)),
         batches_left_out=len(left_out(journal)),
+        steps_skipped=sum(bool(m.get("skipped")) for m in done),
     )

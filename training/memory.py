@@ -133,7 +133,7 @@ def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: 
         stage: a stage of ZeRO in place of that of the settings.
     """
     stage = job.zero.stage if stage is None else stage
-    size = 2 if job.precision == "bf16" or (gpu and job.precision == "auto") else 4
+    size = 2 if job.precision in ("bf16", "fp16") or (gpu and job.precision == "auto") else 4
     count, split = trained(shape, job), world if stage else 1
     master = 4 * count / split if stage else 0.0
     states = 4 * STATES.get(job.optimizer.kind, 2) * count / split + master
@@ -172,7 +172,7 @@ def activations(shape: Shape, job: TrainSettings, size: int) -> float:
 def checkpoint_bytes(shape: Shape, job: TrainSettings) -> float:
     """Return the size of a checkpoint over all workers: saved weights, master weights and optimizer states."""
     count = trained(shape, job)
-    size = 2 if job.precision == "bf16" else 4
+    size = 2 if job.precision in ("bf16", "fp16") else 4
     saved = count if job.tuning.partial else shape.weights
     master = 4 if job.zero.stage else 0
     return float(saved * size + (master + 4 * STATES.get(job.optimizer.kind, 2)) * count)

@@ -8,7 +8,7 @@ from gristmill.cluster.report import charts
 from gristmill.cluster.report.material import Material
 from gristmill.cluster.report.sections import Panel, Presentation, Section, Stage, Table, Tile
 from gristmill.training.evaluate.suites import sections as suites
-from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures
+from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures, mixed
 from gristmill.training.folds import FOLDS, said
 from gristmill.training.search import TRIALS, as_settings
 
@@ -115,9 +115,12 @@ def ended(figures: TrainFigures) -> Iterator[str]:
 
 
 def left_out(figures: TrainFigures) -> Iterator[str]:
-    """Yield a note if batches were left out."""
+    """Yield notes if batches were left out, or steps changed no weight."""
     if figures.batches_left_out:
         yield f"{figures.batches_left_out} batches are left out, because their loss or gradients were not finite"
+    if figures.steps_skipped:
+        share = figures.steps_skipped / figures.steps
+        yield f"{figures.steps_skipped} steps ({share:.1%}) changed no weight, because gradients in fp16 overflowed"
 
 
 def untracked(figures: TrainFigures) -> Iterator[str]:
@@ -167,6 +170,7 @@ class TrainPresentation(Presentation[TrainFigures]):
     def summary(self, figures: TrainFigures) -> Iterator[str]:
         """Yield notes on held-out samples, on left-out batches, and on the end of training."""
         yield from held_out(figures)
+        yield from mixed(figures.mixture)
         yield from left_out(figures)
         yield from ended(figures)
         yield from untracked(figures)
@@ -194,6 +198,8 @@ class TrainPresentation(Presentation[TrainFigures]):
         note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, told)))
         panel = Panel("Loss while training", charts.loss_curve(journal), note)
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
+        pairs = zip(figures.mixture, mixed(figures.mixture), strict=True)
+        lost += [(f"packed rows in an epoch of {line}", f"{one['epoch_rows']:,}") for one, line in pairs]
         if figures.task != "causal_lm":
             lost.insert(0, (f"task {figures.task}, labels: {', '.join(figures.labels) or 'none'}", ""))
         elif figures.separation != "positions":

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io.ingest import Source
+from gristmill.training import checks
 from gristmill.training.data.answers import EarlierAnswers
 from gristmill.training.data.chat import Encoding, TooLong
 from gristmill.training.optim import AnyOptimizer
@@ -24,9 +25,14 @@ from gristmill.training.tuning.lora import Lora
 from gristmill.training.tuning.model import Attention, Precision
 from gristmill.training.zero import Batching, Zero
 
+LENGTH = "length"
+"""The curriculum that orders samples by their number of tokens."""
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Variables of a chat template that every conversation sets, so that `template_args` may not."""
-CAUSAL = ("template", "template_args", "earlier_answers", "max_lost", "logits_at_once")
+CAUSAL = (
+    *("template", "template_args", "earlier_answers", "max_lost", "logits_at_once", "dropout", "curriculum"),
+    *("mixture", "mixture_weight", "mixture_temperature", "replay", "replay_input"),
+)
 """Settings that only causal language models have."""
 
 
@@ -41,6 +47,15 @@ def usual_rate(tuning: object, task: object = None) -> float:
         return Lora.usual_rate
     own = task.usual_rate if isinstance(task, Task) and not tuning.adapter else None
     return tuning.usual_rate if own is None else own
+
+
+class Part(Settings):
+    """A further dataset of a mixture."""
+
+    input: Source
+    """Data from outside the recipe: a path, or a table with path and format."""
+    weight: float = Field(default=1.0, gt=0)
+    """The weight of the dataset. With 2, each of its samples counts as two for its share of the mixture."""
 
 
 class TrainSettings(Settings):
@@ -63,6 +78,10 @@ class TrainSettings(Settings):
             "trackers",
         }
     )
+    newer: ClassVar[frozenset[str]] = frozenset(
+        {"plateau_factor", "plateau_patience", "dropout", "optimizer_states", "mixture", "mixture_weight"}
+        | {"mixture_temperature", "replay", "replay_input", "curriculum", "curriculum_descending", "curriculum_stages"}
+    )
 
     model: str = "builtin:smollm2-135m-instruct"
     """The base model: `builtin:…`, a folder that transformers has saved, or the name of a model on a hub."""
@@ -70,8 +89,30 @@ class TrainSettings(Settings):
     """What the model is trained for. `causal_lm`: to write the answers. `sequence_classification`: to give a text its
     label. `token_classification`: to find the entities of a text. `question_answering`: to find the answer to a
     question in a context. All except the first train a head, whose base model may be an encoder."""
+    mixture: tuple[Part, ...] = ()
+    """Further datasets that are trained on, each with its weight. An epoch has as many packed rows as all datasets
+    together. The share of a dataset is proportional to (weight x its packed rows) ** (1 / `mixture_temperature`)."""
+    mixture_weight: float = Field(default=1.0, gt=0)
+    """The weight of the samples of `input` or of the job before, if there is a `mixture`."""
+    mixture_temperature: float = Field(default=1.0, gt=0)
+    """How equal the shares of the datasets are. With 1 they follow weights and sizes; the higher, the more equal they
+    are (Raffel et al. 2020, arXiv:1910.10683, section 3.5.2)."""
+    replay: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the packed rows of an epoch that comes from `replay_input`, an earlier dataset, so that the model does
+    not forget it (Scialom et al. 2022, arXiv:2205.12393, section 3, where 0.01 is enough for some tasks). The rows are
+    others in each epoch."""
+    replay_input: Source | None = None
+    """The earlier dataset of `replay`."""
+    curriculum: str | None = None
+    """Name of a score by which the samples are ordered: those with low scores come first in each epoch. `length`
+    orders them by their number of tokens (Bengio et al. 2009, Curriculum Learning, ICML)."""
+    curriculum_descending: bool = False
+    """Whether samples with high scores come first."""
+    curriculum_stages: int = Field(default=4, ge=2)
+    """Number of stages of the curriculum, which have equally many samples. Inside a stage they are shuffled. Samples
+    without the score are counted, and are in the last stage."""
     epochs: float = Field(default=2.0, gt=0)
-    """Number of times that every sample is trained on."""
+    """Number of times that every sample is trained on. With a `mixture` or `replay` it is the number of epochs."""
     steps: int | None = Field(default=None, gt=0)
     """Number of optimizer steps; overrides `epochs`."""
     tuning: AnyTuning = Lora()
@@ -82,13 +123,21 @@ class TrainSettings(Settings):
     and 3e-4. Use a lower rate for models with billions of weights."""
     schedule: Schedule = "cosine"
     """How the rate falls after the warm-up. `cosine`: along half a cosine. `linear`: on a straight line. `constant`:
-    not at all. `wsd` (warm-up, stable, decay): on a straight line in the last steps."""
+    not at all. `wsd` (warm-up, stable, decay): on a straight line in the last steps. `reduce_lr_on_plateau`: by
+    `plateau_factor` when the held-out loss has not fallen in more than `plateau_patience` measurements."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the rate rises to its highest value."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
-    """The rate at the end, as a share of the highest rate."""
+    """The rate at the end, as a share of the highest rate. With `reduce_lr_on_plateau` it is the lowest rate."""
     decay_ratio: float = Field(default=0.1, gt=0, le=1)
     """With the schedule `wsd`, the share of the steps in which the rate falls."""
+    plateau_factor: float = Field(default=0.1, gt=0, lt=1)
+    """With the schedule `reduce_lr_on_plateau`, what the rate is multiplied by when the held-out loss does not fall.
+    The default is PyTorch's."""
+    plateau_patience: int = Field(default=10, ge=0)
+    """With the schedule `reduce_lr_on_plateau`, the number of measurements in a row without a lower held-out loss that
+    change nothing; one more reduces the rate. A loss is lower if it falls by more than a 10,000th. The default is
+    PyTorch's."""
     optimizer: AnyOptimizer = AdamW()
     """The optimizer that updates the weights."""
     max_grad_norm: float = Field(default=1.0, ge=0)
@@ -101,7 +150,8 @@ class TrainSettings(Settings):
     """Largest number of tokens in a sample, and in a packed row."""
     too_long: TooLong = "drop"
     """What is done with samples longer than `max_length`. `drop`: they are dropped and counted. `truncate`: their end
-    is cut off."""
+    is cut off. `split`: they become several samples, all of `max_length` tokens but the last; a piece does not see the
+    pieces before it. The terminal, the figures and the report count all three."""
     template: str | None = None
     """File with a chat template in Jinja that replaces the model's own; a relative path is looked up next to the
     recipe."""
@@ -132,6 +182,10 @@ class TrainSettings(Settings):
     """Training ends when this number of measurements in a row has brought no lower held-out loss; 0 for never."""
     keep: Literal["last", "best"] = "last"
     """Which weights the finished model has: those of the last step, or those with the lowest held-out loss."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout during training: every dropout probability in the model's config gets this value. By default they stay as
+    they are. The finished model has the config's own values (Srivastava et al. 2014, Dropout, JMLR 15; it uses 0.1 to
+    0.5)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each label that is spread over the vocabulary during training (Szegedy et al. 2016, arXiv:1512.00567,
     section 7). The reported training loss includes the smoothing; the held-out loss does not."""
@@ -147,9 +201,16 @@ class TrainSettings(Settings):
     seed: int = 0
     """Seed of the order of the rows, and of the adapters' first values, dropout and noise."""
     precision: Precision | Literal["auto"] = "auto"
-    """Precision of the computation. Optimizer states and master weights are always fp32. `auto` chooses the fastest
-    precision of the slowest worker (see `models.dtypes`). With `auto`, a run that continues from a checkpoint keeps its
-    precision."""
+    """Precision of the computation. Master weights are fp32, and optimizer states too unless `optimizer_states` says
+    otherwise. `auto` chooses bf16 or fp32, whichever is faster on the slowest worker (see `models.dtypes`). With
+    `auto`, a run that continues from a checkpoint keeps its precision. `fp16` needs GPUs. Its losses are scaled up, so
+    that small gradients are not 0. If a gradient overflows, the step changes no weight, and the next losses are scaled
+    up half as far (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2)."""
+    optimizer_states: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the optimizer's states. With `bf16` the master weights and the sums of gradients are bf16 too, so
+    each weight takes 8 bytes with AdamW in place of 16. bf16 has 8 bits: a step that changes a weight by less than
+    about 1/256 of itself is lost. It needs `precision = "bf16"`. A run that continues needs the same number of
+    workers."""
     zero: Zero = Zero()
     """What DeepSpeed splits over the workers."""
     gradient_checkpointing: bool = False
@@ -197,11 +258,7 @@ class TrainSettings(Settings):
         """Return the problems of settings that do not fit each other; no file is read."""
         found = [*self.zero.problems(), *self.tuning.problems(self.zero.stage)]
         found += self.optimizer_problems() + self.attention_problems() + self.fold_problems()
-        if self.zero.stage == 0 and self.precision == "bf16":
-            found.append(
-                "zero.stage: 0 with precision bf16, must be 1 or more; at 0 DeepSpeed keeps no fp32 weights to step"
-            )
-        found += self.worker_problems()
+        found += self.worker_problems() + checks.precision_problems(self) + checks.mixture_problems(self)
         return found
 
     def optimizer_problems(self) -> list[str]:
@@ -212,10 +269,20 @@ class TrainSettings(Settings):
                 f"optimizer.kind: {self.optimizer.kind} at zero.stage {self.zero.stage}, must be at 0; it reads whole "
                 "matrices, which ZeRO splits"
             )
-        for name, on in (("early_stopping", self.early_stopping > 0), ('keep = "best"', self.keep == "best")):
+        needs = (
+            ("early_stopping", self.early_stopping > 0),
+            ('keep = "best"', self.keep == "best"),
+            (f"schedule {self.schedule}", self.schedule == "reduce_lr_on_plateau"),
+        )
+        for name, on in needs:
             if on and not self.eval_steps:
                 found.append(f"eval_steps: 0 with {name}, must be the steps between measurements of the held-out loss")
-        uses = {"min_ratio": ("cosine", "linear", "wsd"), "decay_ratio": ("wsd",)}
+        uses = {
+            "min_ratio": ("cosine", "linear", "wsd", "reduce_lr_on_plateau"),
+            "decay_ratio": ("wsd",),
+            "plateau_factor": ("reduce_lr_on_plateau",),
+            "plateau_patience": ("reduce_lr_on_plateau",),
+        }
         for name, schedules in uses.items():
             if name in self.model_fields_set and self.schedule not in schedules:
                 found.append(
@@ -238,6 +305,10 @@ class TrainSettings(Settings):
             found.append(f"{', '.join(sorted(unused))}: is set, must not be with task.kind {self.task.kind}; {why}")
         if self.attention == "flash_attention_2":
             found.append(f"attention: flash_attention_2 with task.kind {self.task.kind}, must be auto, sdpa or eager")
+        if self.too_long == "split" and not unused:
+            found.append(f"too_long: split with task.kind {self.task.kind}, must be drop or truncate")
+        if self.tuning.needs_gpu:
+            found.append(f"tuning.kind: {self.tuning.kind} with task.kind {self.task.kind}, must be lora")
         return found
 
     def fold_problems(self) -> list[str]:
@@ -305,6 +376,17 @@ class TrainSettings(Settings):
     def batching(self, world: int) -> Batching:
         """Return how the global batch is divided among so many workers."""
         return Batching(self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * world), world)
+
+    @property
+    def mixture_weights(self) -> list[float]:
+        """The weights of the datasets that are mixed, in their order."""
+        return [self.mixture_weight, *(part.weight for part in self.mixture)]
+
+    @property
+    def mixture_names(self) -> list[str]:
+        """A name of each dataset that is trained on, for people."""
+        others = [*(part.input for part in self.mixture), *filter(None, [self.replay_input])]
+        return ["input", *(", ".join(Path(path).name for path in source.path) for source in others)]
 
     @property
     def encoding(self) -> Encoding:

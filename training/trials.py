@@ -97,7 +97,7 @@ class Trials:
         store, base = self._run.store, models.local(job.model)
         prepare = data.prepare if job.task.causal else tasks.prepare
         packed = prepare(store, name, self._work.inputs, base, job, fold)
-        steps = job.steps or num_steps(job.epochs, packed.bins, job.global_batch_size)
+        steps = job.steps or num_steps(job.epochs, packed.epoch_rows, job.global_batch_size)
         each = need_of("train.gpus_per_worker", job.cpus_per_worker, job.gpus_per_worker)
         cut = job.batching(job.worlds[-1])
         head = tasks.head(store, name, job)

@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from gristmill.cluster.contract.errors import RunError
 from gristmill.cluster.contract.settings import Settings
 from gristmill.training.optim.contracts import Group, Optimizer
+from gristmill.training.tuning.model import Precision
 
 OURS = frozenset(
     {
@@ -35,6 +37,9 @@ OURS = frozenset(
 )
 """Keys that follow from other settings of the job; `zero.args` may not set them."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+LOSS_SCALE = {"loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000, "hysteresis": 2}
+"""Dynamic loss scaling of fp16, with DeepSpeed's own values: it begins with 2**16, is halved after the second overflow
+and doubled after 1,000 steps without one."""
 
 
 class Zero(Settings):
@@ -72,11 +77,20 @@ class Batching:
     world: int
 
 
-def config(zero: Zero, batching: Batching, *, clip: float, bf16: bool, gpu: bool) -> dict[str, Any]:
+def config(
+    zero: Zero,
+    batching: Batching,
+    *,
+    clip: float,
+    precision: Precision,
+    gpu: bool,
+    states: Literal["fp32", "bf16"] = "fp32",
+) -> dict[str, Any]:
     """Return DeepSpeed's configuration.
 
-    The bf16 gradients of the micro-batches of a step are summed in fp32, which has no error. Summed in bf16, eight of
-    them had a relative error of 3.6e-3. At stage 1, a sum in fp32 that workers reduce in bf16 still had 1.6e-3.
+    The bf16 or fp16 gradients of the micro-batches of a step are summed in fp32, which has no error. Summed in bf16,
+    eight of them had a relative error of 3.6e-3. At stage 1, a sum in fp32 that workers reduce in bf16 still had
+    1.6e-3. With `states` in bf16, the gradients are summed in bf16.
     """
     spread: dict[str, Any] = {"stage": zero.stage, "overlap_comm": gpu, "contiguous_gradients": gpu}
     if zero.offload_optimizer:
@@ -85,18 +99,22 @@ def config(zero: Zero, batching: Batching, *, clip: float, bf16: bool, gpu: bool
         spread["offload_param"] = {"device": "cpu", "pin_memory": gpu}
     if zero.stage == 3:
         spread["stage3_gather_16bit_weights_on_model_save"] = True
-    built = {
+    built: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": batching.micro,
         "gradient_accumulation_steps": batching.accumulation,
         "train_batch_size": batching.micro * batching.accumulation * batching.world,
         "gradient_clipping": clip,
-        "bf16": {"enabled": bf16},
+        "bf16": {"enabled": precision == "bf16"},
         "zero_optimization": spread,
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,  # SGD steps each number by itself, as AdamW does
         "steps_per_print": 10**9,
     }
-    if bf16 and batching.accumulation > 1:
+    if precision == "fp16":
+        built["fp16"] = {"enabled": True, **LOSS_SCALE}
+    if states == "bf16":
+        built["bf16"].update(bf16_master_weights_and_grads=True, bf16_optimizer_states=True)
+    elif precision != "fp32" and batching.accumulation > 1:
         built["data_types"] = {"grad_accum_dtype": "fp32"}
         if zero.stage == 1:  # it reduces gradients once a step, after they are summed up
             built["communication_data_type"] = "fp32"
@@ -208,12 +226,39 @@ def to_universal(source: str, target: str) -> None:
         )
 
 
+def step(made: Any) -> None:  # noqa: ANN401
+    """Let an engine count a batch, and change the weights after the last batch of a step.
+
+    Raises:
+        RunError: when gradients of fp16 overflow even without a factor of the loss.
+    """
+    try:
+        made.step()
+    except Exception as error:  # DeepSpeed has no class for it
+        if "loss scale already at minimum" not in str(error):
+            raise
+        raise RunError(
+            "train: gradients in fp16 are not finite even with a loss scale of 1, must be finite; set train.precision "
+            "to bf16, or lower train.learning_rate"
+        ) from error
+
+
+def overflowed(made: Any) -> bool:  # noqa: ANN401
+    """Return whether a gradient of the last step was not finite on any worker."""
+    return bool(getattr(made.optimizer, "overflow", False))
+
+
+def loss_scale(made: Any) -> float:  # noqa: ANN401
+    """Return the factor of the next loss. With fp16 it is halved after an overflow; else it is 1."""
+    return float(made.optimizer.cur_scale if hasattr(made.optimizer, "cur_scale") else made.optimizer.loss_scale)
+
+
 def gradient_norm(made: Any) -> float | None:  # noqa: ANN401
     """Return the norm of the gradients of the last step over all workers, before clipping; None at stage 0.
 
     The norm is infinite if a gradient was not finite. DeepSpeed then does not change the weights.
     """
-    if getattr(made.optimizer, "overflow", False):
+    if overflowed(made):
         return float("inf")
     norm = made.get_global_grad_norm()
     return None if norm is None else float(norm)

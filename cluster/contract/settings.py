@@ -35,13 +35,22 @@ class Settings(BaseModel):
     """Number that is increased when the same settings make other data than before."""
     not_identity: ClassVar[frozenset[str]] = frozenset()
     """Fields that do not change the data, but only how fast or where it is made. The fingerprint leaves them out."""
+    newer: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are newer than results people already have. The fingerprint leaves them out while they have their
+    default, so that these results stay valid."""
     example: ClassVar[Mapping[str, Any]] = {}
     """Values of the required settings, used by the recipes in the documentation."""
 
     def identity(self) -> dict[str, Any]:
-        """Return the JSON value that decides the results: class, revision, and all fields not in `not_identity`."""
+        """Return the JSON value that decides the results: class, revision, and all fields not in `not_identity`.
+
+        A field in `newer` that has its default is left out too.
+        """
         fields = {
-            name: _identity(getattr(self, name)) for name in type(self).model_fields if name not in self.not_identity
+            name: _identity(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if name not in self.not_identity
+            and not (name in self.newer and getattr(self, name) == field.get_default(call_default_factory=False))
         }
         return {"class": type(self).__name__, "revision": self.revision, "fields": fields}
 

@@ -13,7 +13,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.ingest import Source, ingest
 from gristmill.cluster.jobs.recipe import load
 from gristmill.cluster.store.store import Store
-from gristmill.training.data import answers, chat
+from gristmill.training.data import answers, chat, tokens
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate.actor import Scorer
 from gristmill.training.job import Train
@@ -80,7 +80,7 @@ def test_64_evaluation_encodes_as_training_did(store: Store, tiny: str, tmp_path
     assert (made.samples + made.holdout, made.drops) == (6, {})
     job = Train(model=tiny, max_length=128, too_long="truncate")
     held = store.read_shard("train-x", store.committed("train-x", data.HOLDOUT)[data.HOLDOUT])
-    opened = Scorer(None, 1, "fp32", job.encoding).open(tiny, data.conversations(held))
+    opened = Scorer(None, 1, "fp32", job.encoding).open(tiny, tokens.conversations(held))
     assert (len(opened["places"]), opened["drops"]) == (made.holdout, {})
 
 

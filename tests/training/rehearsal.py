@@ -1,5 +1,6 @@
 """Several small runs of training, one after the other in one group of workers, without the driver's part."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from gristmill.cluster.runtime.resources import Need
@@ -46,11 +47,18 @@ def rehearse(courses: list[WorkerPlan], workers: int) -> None:
 
 
 def plan(
-    store: Store, model: str, output: str, workers: int = 2, steps: int = 3, samples: str = SAMPLES, **changed: Any
+    store: Store,
+    model: str,
+    output: str,
+    workers: int = 2,
+    steps: int = 3,
+    samples: str = SAMPLES,
+    further: Mapping[str, str] | None = None,
+    **changed: Any,
 ) -> WorkerPlan:
     given = {"global_batch_size": 4, "save_steps": 99, "workers": workers}
     job = Train.model_validate({**settings(model), **given, **changed})
-    data.prepare(store, output, {"samples": samples}, model, job)
+    data.prepare(store, output, {"samples": samples, **(further or {})}, model, job)
     micro = job.micro_batch_size
     cut = Batching(micro, job.global_batch_size // (workers * micro), workers)
     return WorkerPlan(job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs")

@@ -22,13 +22,14 @@ from gristmill.training.supervision.supervisor import say_other_world
 from gristmill.training.tuning.freeze import Freeze
 from gristmill.training.tuning.full import Full
 from gristmill.training.tuning.lora import Lora
+from gristmill.training.tuning.model import Precision
 from gristmill.training.zero import Batching, Zero, config
 
 CUT = Batching(micro=2, accumulation=3, world=4)
 
 
 def built(zero: Zero, *, gpu: bool = False) -> dict[str, Any]:
-    return config(zero, CUT, clip=0.5, bf16=True, gpu=gpu)
+    return config(zero, CUT, clip=0.5, precision="bf16", gpu=gpu)
 
 
 def test_the_configuration_follows_the_settings() -> None:
@@ -44,8 +45,26 @@ def test_gradients_in_bf16_are_summed_up_in_fp32_where_there_are_several() -> No
     assert built(Zero(stage=2))["data_types"] == {"grad_accum_dtype": "fp32"}
     assert "communication_data_type" not in built(Zero(stage=2))
     assert built(Zero(stage=1))["communication_data_type"] == "fp32"
-    for cut, bf16 in ((Batching(2, 1, 4), True), (CUT, False)):
-        assert "data_types" not in config(Zero(), cut, clip=0.5, bf16=bf16, gpu=False)
+    halves: tuple[tuple[Batching, Precision], ...] = ((Batching(2, 1, 4), "bf16"), (CUT, "fp32"))
+    for cut, precision in halves:
+        assert "data_types" not in config(Zero(), cut, clip=0.5, precision=precision, gpu=False)
+
+
+def test_losses_in_fp16_are_scaled_and_need_a_gpu(tiny: str) -> None:
+    made = config(Zero(stage=1), CUT, clip=0.5, precision="fp16", gpu=True)
+    assert made["fp16"] == {
+        "enabled": True, "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000, "hysteresis": 2,
+    }  # fmt: skip
+    assert made["bf16"] == {"enabled": False} and made["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "fp16" not in built(Zero())
+    for gpus in (None, 0):
+        assert (
+            Train(model=tiny, precision="fp16", gpus_per_worker=gpus)
+            .check(Path())[0]
+            .startswith("precision: fp16 without GPUs")
+        )
+    assert Train(model=tiny, precision="fp16", gpus_per_worker=1).check(Path()) == []
+    assert len(Train(model=tiny, precision="fp16", gpus_per_worker=1, zero=Zero(stage=0)).check(Path())) == 1
 
 
 def test_open_arguments_are_laid_over_what_is_built() -> None:
@@ -102,9 +121,51 @@ def test_what_an_optimizer_or_a_schedule_cannot_be_with_is_refused(tiny: str) ->
     found = Train(model=tiny, optimizer=Muon(), schedule="constant", min_ratio=0.1).check(Path())
     assert found == [
         "optimizer.kind: muon at zero.stage 1, must be at 0; it reads whole matrices, which ZeRO splits",
-        "min_ratio: is set, must not be with schedule constant, only with cosine, linear, wsd",
+        "min_ratio: is set, must not be with schedule constant, only with cosine, linear, wsd, reduce_lr_on_plateau",
     ]
     assert Train(model=tiny, optimizer=Muon(), zero=Zero(stage=0), schedule="wsd", decay_ratio=0.2).check(Path()) == []
+
+
+def test_states_of_the_optimizer_in_bf16_need_a_computation_in_bf16(tiny: str) -> None:
+    pure = Train(model=tiny, optimizer_states="bf16", precision="bf16")
+    assert pure.check(Path()) == []
+    made = config(Zero(stage=2), CUT, clip=0.5, precision="bf16", gpu=False, states="bf16")
+    assert made["bf16"] == {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    assert "data_types" not in made
+    found = Train(model=tiny, optimizer_states="bf16", zero=Zero(offload_optimizer=True)).check(Path())
+    assert [line.partition(",")[0] for line in found] == [
+        'precision: auto with optimizer_states "bf16"',
+        "optimizer_states: bf16 with zero.offload_optimizer",
+    ]
+
+
+def test_new_settings_leave_the_identity_alone_until_they_are_used(tiny: str) -> None:
+    base = Train(model=tiny)
+    named = base.identity()["fields"].keys()
+    assert Train.newer and not Train.newer & named
+    assert Train(model=tiny, dropout=0.1).identity()["fields"].keys() == named | {"dropout"}
+    assert Train(model=tiny, dropout=0.1).fingerprint() != base.fingerprint()
+
+
+def test_a_schedule_that_follows_the_held_out_loss_needs_its_measurements(tiny: str) -> None:
+    given = {"model": tiny, "schedule": "reduce_lr_on_plateau", "min_ratio": 0.1, "plateau_patience": 2}
+    assert Train.model_validate({**given, "eval_steps": 5}).check(Path()) == []
+    assert Train.model_validate(given).check(Path()) == [
+        "eval_steps: 0 with schedule reduce_lr_on_plateau, must be the steps between measurements of the held-out loss"
+    ]
+    assert Train(model=tiny, plateau_factor=0.5).check(Path()) == [
+        "plateau_factor: is set, must not be with schedule cosine, only with reduce_lr_on_plateau"
+    ]
+
+
+def test_dropout_is_refused_for_a_model_that_has_none(store: Store, samples: str, tmp_path: Path, tiny: str) -> None:
+    from transformers import MambaConfig
+
+    MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1).save_pretrained(str(tmp_path))
+    work = Work("train-x", "x", {"samples": "absent"})
+    assert Train(model=tiny, dropout=0.1).plan(store, work).state == "to do"
+    with pytest.raises(JobError, match=r"train\.dropout: 0\.1, but the config of .* has no dropout"):
+        Train(model=str(tmp_path), dropout=0.1).plan(store, work)
 
 
 def test_the_held_out_loss_must_be_measured_where_something_depends_on_it(tiny: str) -> None:
@@ -181,7 +242,7 @@ def test_it_is_said_when_another_number_of_workers_continues(
     assert not capsys.readouterr().err
     say_other_world(Train(model=tiny), run, store.folder("train-x"), 2)
     assert "continues from step 10 with 2 workers in place of 3" in capsys.readouterr().err
-    with pytest.raises(JobError, match=r"workers: 2, must be 3 at zero\.stage 3"):
+    with pytest.raises(JobError, match=r"workers: 2, must be 3 with zero\.stage 3"):
         say_other_world(Train(model=tiny, zero=Zero(stage=3)), run, store.folder("train-x"), 2)
 
 

@@ -3,6 +3,7 @@
 The runs are of three steps each, and made once for all tests of this file.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from gristmill.cluster.contract.sample import Message, from_table, seed
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import prepare as data
+from gristmill.training.data import tokens
 from gristmill.training.data.prepare import Bins
 from gristmill.training.loop import separation, stopping
 from gristmill.training.loop import worker as loop
@@ -33,6 +35,14 @@ HALF: dict[str, Any] = {**LORA, "precision": "bf16", "global_batch_size": 8}
 MUON: dict[str, Any] = {"optimizer": {"kind": "muon"}, "tuning": {"kind": "full"}}
 NOISY: dict[str, Any] = {"neftune_alpha": 5.0, "label_smoothing": 0.1, "logits_at_once": 16, "attention": "eager"}
 RISING: dict[str, Any] = {**FULL, "learning_rate": 0.3, "eval_steps": 1, "early_stopping": 2, "keep": "best"}
+PLATEAU: dict[str, Any] = {
+    **FULL, "learning_rate": 0.1, "eval_steps": 1, "schedule": "reduce_lr_on_plateau", "plateau_patience": 0,
+    "plateau_factor": 0.5, "warmup_ratio": 0.0, "dropout": 0.1,
+}  # fmt: skip
+MIXED: dict[str, Any] = {
+    **FULL, "further": {"mixture": WEIGHED, "replay": SAMPLES}, "mixture": [{"input": "more.jsonl", "weight": 2.0}],
+    "replay": 0.2, "replay_input": "old.jsonl", "curriculum": "length", "curriculum_stages": 2, "steps": 6,
+}  # fmt: skip
 RUNS: dict[str, tuple[int, dict[str, Any]]] = {
     **{f"lora-{stage}": (stage, LORA) for stage in (0, 1, 2, 3)},
     **{f"full-{stage}": (stage, FULL) for stage in (1, 3)},
@@ -49,6 +59,9 @@ RUNS: dict[str, tuple[int, dict[str, Any]]] = {
     "muon-0": (0, MUON),
     "noisy-1": (1, NOISY),
     "best-1": (1, {**RISING, "steps": 9}),
+    "pure-2": (2, {**HALF, "optimizer_states": "bf16"}),
+    "mixed-1": (1, MIXED),
+    "plateau-1": (1, {**PLATEAU, "steps": 4}),
 }
 """Settings of a run by its name, with the stage of ZeRO."""
 ALONE = {
@@ -57,7 +70,7 @@ ALONE = {
     "weighed-alone": (1, {**RUNS["weighed"][1], "micro_batch_size": 4}),
 }
 """Runs of a single worker."""
-CONTINUED = ("half-1", "pissa-1", "freeze-1", "muon-0", "noisy-1", "best-1")
+CONTINUED = ("half-1", "pissa-1", "freeze-1", "muon-0", "noisy-1", "best-1", "pure-2", "plateau-1", "mixed-1")
 """Runs that are made again with `-again` after the name, twice, so that they continue from their newest checkpoint."""
 FEWER = ("half-1", "freeze-1", "muon-0")
 """Runs that are made again with `-fewer` after the name, and then continued by one worker."""
@@ -186,6 +199,24 @@ def test_training_ends_when_the_held_out_loss_rises_and_keeps_the_best_weights(s
     assert summed.sum() / tokens.sum() == pytest.approx(end["holdout_loss"], abs=1e-4)
 
 
+def test_the_rate_follows_the_held_out_losses_and_dropout_ends_with_the_training(store: Store, tiny: str) -> None:
+    held = [one.loss for one in stopping.measured(journal(store, "plateau-1"))]
+    wanted = [0.1 * schedule.plateau(held[:n], patience=0, factor=0.5, lowest=0.0) for n in range(4)]
+    assert lines(store, "plateau-1", "lr") == pytest.approx(wanted)
+    assert wanted[-1] < 0.1, "the held-out loss never rose"
+    written, own = (
+        json.loads((Path(f) / "config.json").read_text()) for f in (store.folder("plateau-1") / "merged", tiny)
+    )
+    assert written["attention_dropout"] == own["attention_dropout"] == 0.0
+
+
+def test_a_mixture_takes_the_rows_of_its_epochs_in_order(store: Store) -> None:
+    bins = Bins.open(store, "mixed-1", data.PACKED)
+    assert {group.source for group in bins.groups} == {0, 1, 2} and {group.stage for group in bins.groups} == {0, 1}
+    taken = [schedule.global_batch(n, seed=0, groups=bins.groups, batch=4) for n in range(6)]
+    assert lines(store, "mixed-1", "trained_tokens") == [int(bins.trained[places].sum()) for places in taken]
+
+
 def test_sums_of_bf16_gradients_train_alike_at_every_stage(store: Store) -> None:
     curves = [lines(store, f"half-{stage}", "loss") for stage in (1, 2, 3)]
     assert len(curves[0]) == 3
@@ -201,7 +232,7 @@ def test_a_batch_whose_loss_is_not_finite_is_left_out_and_stays_so_when_the_run_
     plus = AutoTokenizer.from_pretrained(tiny).convert_tokens_to_ids("+")
     bins = Bins.open(store, "damaged", data.PACKED)
     (bad,) = (place for place in range(len(bins)) if plus in bins.column("input_ids", place))
-    batches = [schedule.global_batch(n, seed=0, bins=len(bins), batch=4).tolist() for n in range(13)]
+    batches = [schedule.global_batch(n, seed=0, groups=len(bins), batch=4).tolist() for n in range(13)]
     first, again = journal(store, "damaged"), journal(store, "damaged-again")
     outs = [line for line in first if "left_out" in line]
     assert [out["left_out"] for out in outs] == [n for n in range(13) if bad in batches[n]] == [0, 6, 11]
@@ -228,7 +259,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_by_weight(
     from gristmill.training.tuning.model import load
 
     bins = Bins.open(store, output, data.PACKED)
-    places = schedule.global_batch(0, seed=0, bins=len(bins), batch=4)
+    places = schedule.global_batch(0, seed=0, groups=len(bins), batch=4)
     first = next(m for m in journal(store, output) if m.get("step") == 1)
     assert first["trained_tokens"] == bins.trained[places].sum()
     score = {row.id: row.scores.get("weight", 1) for row in from_table(store.read(samples))}
@@ -248,5 +279,5 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_by_weight(
 def packed_ids(store: Store, output: str, samples: str) -> list[str]:
     """Return the ids of the rows that could be encoded, which the bins count by their place."""
     table = store.read(samples)
-    ids: list[str] = table["id"].filter(pa.array(data.usable(table)[0])).to_pylist()
+    ids: list[str] = table["id"].filter(pa.array(tokens.usable(table)[0])).to_pylist()
     return ids

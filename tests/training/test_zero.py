@@ -1,12 +1,14 @@
 """Real engines of DeepSpeed in a process group of one: how gradients add up, and whether all they train is finite."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import TypeAdapter
 
+from gristmill.cluster.contract.errors import RunError
 from gristmill.training import zero
 from gristmill.training.loop import losses
 from gristmill.training.optim import AnyOptimizer
@@ -41,7 +43,7 @@ def gradients(tiny: str, stage: int, rows: list[int], accumulation: int) -> dict
     from deepspeed.utils import safe_get_full_grad
 
     cut = Batching(1, accumulation, 1)
-    settings = zero.config(zero.Zero.model_validate({"stage": stage}), cut, clip=0.0, bf16=True, gpu=False)
+    settings = zero.config(zero.Zero.model_validate({"stage": stage}), cut, clip=0.0, precision="bf16", gpu=False)
     with zero.partition(settings):
         model = load(tiny, "bf16")
     engine = zero.engine(model, settings, AdamW(), lr=1e-3)
@@ -81,7 +83,7 @@ def test_steps_under_deepspeed_are_those_of_pytorch(tiny: str, kind: str, stage:
     if chosen.whole and stage:
         return  # refused, see test_settings
     settings = zero.config(
-        zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, bf16=False, gpu=False
+        zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, precision="fp32", gpu=False
     )
     with zero.partition(settings):
         model = load(tiny, "fp32")
@@ -124,7 +126,7 @@ def test_a_bound_of_the_logits_changes_no_step(tiny: str, stage: int, chosen: Tu
     found = []
     for at_once in (0, 16):
         settings = zero.config(
-            zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, bf16=False, gpu=False
+            zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, precision="fp32", gpu=False
         )
         with zero.partition(settings):
             model = trainable(load(tiny, "fp32"), chosen, 0, recompute=False)
@@ -168,3 +170,97 @@ def test_a_weight_or_a_state_that_is_not_finite_is_found() -> None:
     engine.optimizer.param_groups[0]["params"] = [engine.module.weight]
     del engine.optimizer.state[engine.module.bias]
     assert zero.finite(engine), "what is frozen is the base model's own"
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_states_in_bf16_take_half_the_memory_and_learn_too(tiny: str, stage: int) -> None:
+    import torch
+
+    def trained(states: Literal["fp32", "bf16"]) -> tuple[list[float], set[Any], set[Any]]:
+        settings = zero.config(
+            zero.Zero.model_validate({"stage": stage}), Batching(1, 2, 1), clip=1.0, precision="bf16", gpu=False,
+            states=states,
+        )  # fmt: skip
+        with zero.partition(settings):
+            model = load(tiny, "bf16")
+        engine = zero.engine(model, settings, AdamW(), lr=1e-2)
+        ids = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(0))
+        found = []
+        for _ in range(12):
+            found.append(float(engine(input_ids=ids, labels=ids, use_cache=False).loss))
+            engine.backward(engine(input_ids=ids, labels=ids, use_cache=False).loss)
+            zero.step(engine)
+        inner = engine.optimizer.optimizer
+        held = {t.dtype for s in inner.state.values() for t in s.values() if torch.is_tensor(t) and t.numel() > 1}
+        weights = {p.dtype for group in inner.param_groups for p in group["params"]}
+        assert zero.finite(engine)
+        engine.destroy()
+        return found, held, weights
+
+    losses_, held, weights = trained("bf16")
+    others, *_ = trained("fp32")
+    assert held == {torch.bfloat16} and weights <= {torch.bfloat16}
+    assert losses_[-1] < losses_[0] - 0.5
+    assert losses_ == pytest.approx(others, abs=0.1)
+
+
+def scaled_engine(tiny: str, stage: int) -> Any:
+    settings = zero.config(
+        zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, precision="fp16", gpu=False
+    )
+    with zero.partition(settings):
+        model = load(tiny, "fp16")
+    return zero.engine(model, settings, Sgd(), lr=0.1)
+
+
+def fp16_step(engine: Any, number: int, factor: float = 1.0) -> tuple[float, float | None]:
+    """Take a step on some random row, and return its loss and the norm of its gradients."""
+    import torch
+
+    ids = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(number))
+    loss = engine(input_ids=ids, labels=ids, use_cache=False).loss
+    engine.backward(loss * factor)
+    zero.step(engine)
+    return float(loss), zero.gradient_norm(engine)
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_gradients_in_fp16_that_overflow_change_nothing_and_lower_the_scale(
+    tiny: str, stage: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed refuses fp16 on a CPU, but PyTorch computes it there."""
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: True)
+    engine = scaled_engine(tiny, stage)
+    assert (zero.loss_scale(engine), zero.overflowed(engine)) == (2**16, False)
+    first, norm = fp16_step(engine, 0)
+    plain = load(tiny, "fp32")
+    ids = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(0))
+    wanted = plain(input_ids=ids, labels=ids, use_cache=False).loss
+    wanted.backward()
+    size = float(torch.stack([p.grad.norm() for p in plain.parameters() if p.grad is not None]).norm())
+    assert (first, norm) == (pytest.approx(float(wanted), abs=1e-2), pytest.approx(size, rel=1e-2))
+    before = fp16_step(engine, 1)[0]
+    for scale in (2**16, 2**15):  # the first overflow is forgiven
+        assert fp16_step(engine, 1, 1e5)[1] == float("inf") and zero.overflowed(engine)
+        assert zero.loss_scale(engine) == scale
+    assert zero.finite(engine)
+    again = fp16_step(engine, 1)[0]
+    assert again < before and not zero.overflowed(engine), "the step before the overflows counts, they do not"
+    engine.save_checkpoint(str(tmp_path), tag="zero")
+    unbroken = [fp16_step(engine, 9, factor) for factor in (1.0, 1e5, 1.0)]
+    engine.destroy()
+    engine = scaled_engine(tiny, stage)
+    zero.load(engine, str(tmp_path), "zero", universal=False, strict=True)
+    assert zero.loss_scale(engine) == 2**15
+    assert [fp16_step(engine, 9, factor) for factor in (1.0, 1e5, 1.0)] == unbroken
+    with pytest.raises(RunError, match="not finite even with a loss scale of 1"):
+        for _ in range(40):
+            fp16_step(engine, 1, 1e30)
+    engine.destroy()

@@ -12,7 +12,7 @@ Source: issues of huggingface/trl show the failures that this prevents (#4201: m
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,8 +28,11 @@ AT_ONCE = 512
 """Number of conversations that are tokenised together; the tokenizer splits them over its threads."""
 CHECKED = 100
 """Number of conversations to check. Their trained tokens are decoded and compared with the answers."""
-TooLong = Literal["drop", "truncate"]
+TooLong = Literal["drop", "truncate", "split"]
 TOO_LONG, UNTRAINED = "too long", "no trained token"
+CUT = "samples whose end is cut off, because they are longer than max_length"
+PIECES = "samples split into pieces, because they are longer than max_length"
+LEFT = "pieces of long samples without a token to train on"
 
 
 class Encoding(NamedTuple):
@@ -38,7 +41,8 @@ class Encoding(NamedTuple):
     max_length: int
     """Largest number of tokens in a sample."""
     too_long: TooLong = "drop"
-    """What is done with longer samples. `drop`: they are dropped and counted. `truncate`: their end is cut off."""
+    """What is done with longer samples. `drop`: they are dropped and counted. `truncate`: their end is cut off.
+    `split`: they become several samples, all of `max_length` tokens but the last."""
     earlier_answers: EarlierAnswers = "split"
     """What is done with earlier answers that the template shows in another form; see `TrainSettings`."""
     max_lost: float = 1.0
@@ -72,6 +76,8 @@ class EncodedChats:
     """Number of changes that fit conversations to the template or the length, by kind of change."""
     stops: tuple[int, ...]
     """Ids of the tokens that end answers, the most frequent first."""
+    stop_counts: Mapping[int, int] = field(default_factory=dict)
+    """Number of answers that each of these tokens ends."""
 
 
 def tokenizer(folder: str, template: str | None = None, args: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 - transformers' tokenizers share no useful type
@@ -138,32 +144,77 @@ def encode(tok: Any, talks: Sequence[Talk], how: Encoding) -> EncodedChats:  # n
             more than the share `max_lost`; when the trained tokens do not read like the answers; or when an answer does
             not end in a special token. A model would then never learn to stop.
     """
-    reader = _Reader(tok, how)
-    made = _Made()
-    for place, found in enumerate(reader.read(talks)):
-        if isinstance(found, str):
-            made.drops[found] += 1
-            continue
-        reasons = [made.add(sample, place, how) for sample in found] or [UNTRAINED]
-        if all(reasons):
-            made.drops[reasons[0]] += 1
-        else:
-            made.notes.update(f"answers not used: {reason}" for reason in reasons if reason)
-    _require_rendered(reader.lost, talks, how.max_lost)
-    if talks and not made.lengths:
-        raise JobError(
-            f"chat template: none of {len(talks)} samples can be trained on ({dict(made.drops)}), at least one must; "
-            "raise max_length, or mark the assistant's words with {% generation %} in the model's chat_template.jinja"
-        )
-    return made.encoded(reader.notes)
+    encoder = Encoder(tok, how)
+    found = encoder.encode(talks)
+    require_usable(found.drops, encoder.lost, len(talks), len(found.lengths), how.max_lost)
+    return replace(found, notes=encoder.notes)
+
+
+@dataclass(slots=True)
+class Lost:
+    """The conversations that a template fails to render."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    example: str = ""
+    """The first of them, as text, with its reason."""
+
+    def add(self, talk: Talk, reason: str) -> None:
+        """Count a conversation."""
+        self.reasons[reason] += 1
+        if not self.example:
+            turns = (f"  {turn.role}: {turn.said[:200]!r}" for turn in talk.messages[:6])
+            self.example = "\n".join((f"{reason}:", *turns))
+
+    def merge(self, other: "Lost") -> None:
+        """Add the conversations of another part of the same samples."""
+        self.reasons += other.reasons
+        self.example = self.example or other.example
+
+
+class Encoder:
+    """Encodes conversations, some at a time, with one tokenizer and its template."""
+
+    def __init__(self, tok: Any, how: Encoding, checked: int = CHECKED) -> None:  # noqa: ANN401
+        """Take a tokenizer with a chat template, the settings, and the number of conversations to check."""
+        self._reader = _Reader(tok, how, checked)
+        self._how = how
+        self._notes: Counter[str] = Counter()
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """Number of changes that fit the conversations so far to the template or the length, by kind of change."""
+        return {what: count for what, count in {**self._reader.notes, **self._notes}.items() if count}
+
+    @property
+    def lost(self) -> Lost:
+        """The conversations so far that the template fails to render."""
+        return self._reader.lost
+
+    def encode(self, talks: Sequence[Talk]) -> EncodedChats:
+        """Return the token ids of some conversations, without notes.
+
+        Raises:
+            JobError: as `encode`, when the trained tokens of a checked conversation are wrong.
+        """
+        made = _Made(self._notes)
+        for place, found in enumerate(self._reader.read(talks)):
+            if isinstance(found, str):
+                made.drops[found] += 1
+                continue
+            reasons = [made.add(sample, place, self._how) for sample in found] or [UNTRAINED]
+            if all(reasons):
+                made.drops[reasons[0]] += 1
+            else:
+                made.notes.update(f"answers not used: {reason}" for reason in reasons if reason)
+        return made.encoded()
 
 
 class _Made:
     """The samples that have been encoded so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: Counter[str]) -> None:
         self.drops: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()
+        self.notes = notes
         self.lengths: list[int] = []
         self._ids: list[NDArray[np.int32]] = []
         self._trained: list[NDArray[np.bool_]] = []
@@ -173,77 +224,85 @@ class _Made:
     def add(self, sample: Sequenced, place: int, how: Encoding) -> str:
         """Add a sample of the conversation at `place`, or return why it cannot be used."""
         ids, trained = sample.ids, sample.trained
-        if len(ids) > how.max_length:
-            if how.too_long == "drop":
-                return TOO_LONG
-            ids, trained = ids[: how.max_length], trained[: how.max_length]
-        if not trained[1:].any():  # nothing before the first token of a sample could predict it
+        size, most = len(ids), how.max_length
+        if size > most and how.too_long == "drop":
+            return TOO_LONG
+        starts = range(0, size, most) if how.too_long == "split" else (0,)
+        # nothing before the first token of a sample could predict it
+        taken = [slice(at, at + most) for at in starts if trained[at + 1 : at + most].any()]
+        if not taken:
             return UNTRAINED
-        self._ids.append(ids)
-        self._trained.append(trained)
-        self.lengths.append(len(ids))
-        self._places.append(place)
+        if size > most:
+            self.notes[CUT if how.too_long == "truncate" else PIECES] += 1
+            self.notes[LEFT] += len(starts) - len(taken)
+        for part in taken:
+            self._ids.append(ids[part])
+            self._trained.append(trained[part])
+            self.lengths.append(len(ids[part]))
+            self._places.append(place)
         self._stops.update(int(sample.ids[tokens][-1]) for tokens, _ in sample.answers if tokens.any())
         return ""
 
-    def encoded(self, notes: Mapping[str, int]) -> EncodedChats:
+    def encoded(self) -> EncodedChats:
         return EncodedChats(
             np.concatenate([np.empty(0, np.int32), *self._ids]),
             np.concatenate([np.empty(0, np.bool_), *self._trained]),
             np.array(self.lengths, np.int64),
             np.array(self._places, np.int64),
             dict(self.drops),
-            {what: count for what, count in {**notes, **self.notes}.items() if count},
+            {},
             tuple(stop for stop, _ in self._stops.most_common()),
+            dict(self._stops),
         )
 
 
 class _Reader:
     """Reads conversations with one tokenizer and its template."""
 
-    def __init__(self, tok: Any, how: Encoding) -> None:  # noqa: ANN401
-        self._tok = tok
+    def __init__(self, tok: Any, how: Encoding, checked: int) -> None:  # noqa: ANN401
+        self._tok, self._backend = tok, tok.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._control = ControlTokens(tok)
         self._special = set(self._control.ids.values())
         self._finder = AnswerFinder(ChatTemplate(tok), self._control.names, how.earlier_answers)
-        self._checked = 0
+        self._to_check = checked
         self.notes = self._finder.notes
-        self.lost: dict[int, str] = {}
-        """The reason why the template cannot render a conversation, by the conversation's index."""
+        self.lost = Lost()
 
     def read(self, talks: Sequence[Talk]) -> Iterator[list[Sequenced] | str]:
         """Yield for each conversation its samples, or the reason why it has none."""
         for start in range(0, len(talks), AT_ONCE):
-            texts = [self._texts(place, talks[place]) for place in range(start, min(start + AT_ONCE, len(talks)))]
+            texts = [self._texts(talk) for talk in talks[start : start + AT_ONCE]]
             plain = [
                 text.text for found, hidden in texts if not hidden and not isinstance(found, str) for text in found
             ]
-            out = self._tok(plain, add_special_tokens=False, return_offsets_mapping=True) if plain else {}
-            rows = zip(out.get("input_ids", ()), out.get("offset_mapping", ()), strict=True)
+            # not through transformers, which makes lists of all ranges, for a third of the time
+            rows = iter(self._backend.encode_batch(plain, add_special_tokens=False) if plain else ())
             for found, hidden in texts:
                 made = found if isinstance(found, str) else self._sequenced(found, rows, hidden=hidden)
-                if not isinstance(made, str) and self._checked < CHECKED:
-                    self._checked += 1
+                if not isinstance(made, str) and self._to_check:
+                    self._to_check -= 1
                     self._require_answers(made)
                 yield made
 
-    def _texts(self, place: int, talk: Talk) -> tuple[list[Text] | str, bool]:
+    def _texts(self, talk: Talk) -> tuple[list[Text] | str, bool]:
         """Return the texts of a conversation, or why it has none; and whether its control tokens were hidden."""
         hidden = self._control.within(talk)
         try:
             return self._finder.texts(self._control.hidden(talk) if hidden else talk), hidden
         except UnrenderableError as error:
-            self.lost[place] = str(error)
+            self.lost.add(talk, str(error))
             return str(error), hidden
 
     def _sequenced(self, texts: list[Text], rows: Iterator[Any], *, hidden: bool) -> list[Sequenced] | str:
         made = []
         for text in texts:
             if not hidden:
-                ids, ranges = next(rows)
-                made.append(_mask(ids, ranges, [(span, text.text[slice(*span)]) for span in text.spans]))
+                read = next(rows)
+                made.append(_mask(read.ids, read, [(span, text.text[slice(*span)]) for span in text.spans]))
                 continue
-            twin = self._control.encode(self._control.swapped(text.text))
+            twin = self._control.read(self._control.swapped(text.text))
             if twin is None:
                 return "has control tokens that its tokenizer cannot read as text"
             moved = [
@@ -281,26 +340,55 @@ class _Reader:
         return False
 
 
-def _mask(ids: Any, ranges: Any, answers: list[tuple[Any, str]]) -> Sequenced:  # noqa: ANN401
+def _mask(ids: list[int], read: Any, answers: list[tuple[Any, str]]) -> Sequenced:  # noqa: ANN401 - an Encoding
     """Return the token ids of a text, with a mask of the tokens that overlap an answer."""
     row = np.array(ids, np.int32)
-    places = np.array(ranges, np.int64).reshape(-1, 2)
-    each = [((places[:, 0] < end) & (places[:, 1] > begin), said) for (begin, end), said in answers]
+    each = []
+    for (begin, end), said in answers:
+        tokens = np.zeros(len(row), np.bool_)
+        tokens[_overlapping(read, len(row), begin, end)] = True
+        each.append((tokens, said))
     trained = np.zeros(len(row), np.bool_)
     for tokens, _ in each:
         trained |= tokens
     return Sequenced(row, trained, [(tokens, said) for tokens, said in each if tokens.any()])
 
 
-def _require_rendered(lost: Mapping[int, str], talks: Sequence[Talk], max_lost: float) -> None:
-    """Refuse a template that fails to render too many conversations; one failure is always allowed."""
-    if len(lost) <= max(1, max_lost * len(talks)):
-        return
-    reasons = "; ".join(f"{count} x {reason}" for reason, count in Counter(lost.values()).most_common(3))
-    place, reason = next(iter(lost.items()))
-    turns = "\n".join(f"  {turn.role}: {turn.said[:200]!r}" for turn in talks[place].messages[:6])
-    raise JobError(
-        f"chat template: {len(lost)} of {len(talks)} samples cannot be rendered ({reasons}), at most "
-        f"{max_lost:.0%} may be; set train.template to a template that takes them, raise train.max_lost to go on "
-        f"without them, or select others; for example, {reason}:\n{turns}"
-    )
+def _overlapping(read: Any, count: int, begin: int, end: int) -> slice | NDArray[np.int64]:  # noqa: ANN401
+    """Return the tokens whose characters overlap a range. Asking for a few tokens is faster than listing all ranges."""
+    first, last = (read.char_to_token(begin), read.char_to_token(end - 1)) if begin < end else (None, None)
+    if first is None or last is None:  # an empty answer, or white space that no token has
+        places = np.array(read.offsets, np.int64).reshape(-1, 2)
+        return np.flatnonzero((places[:, 0] < end) & (places[:, 1] > begin))
+    while (
+        first and read.token_to_chars(first - 1)[1] > begin
+    ):  # tokens of the same character, such as bytes of an emoji
+        first -= 1
+    while last + 1 < count and read.token_to_chars(last + 1)[0] < end:
+        last += 1
+    return slice(first, last + 1)
+
+
+def require_usable(drops: Mapping[str, int], lost: Lost, talks: int, samples: int, max_lost: float) -> None:
+    """Refuse a template that fails to render too many conversations (one failure is always allowed), or no samples.
+
+    Args:
+        drops: number of conversations that were not used, by reason.
+        lost: those that the template fails to render.
+        talks: number of all conversations.
+        samples: number of samples made of them.
+        max_lost: largest share of the conversations that may be lost.
+    """
+    count = lost.reasons.total()
+    if count > max(1, max_lost * talks):
+        reasons = "; ".join(f"{number} x {reason}" for reason, number in lost.reasons.most_common(3))
+        raise JobError(
+            f"chat template: {count} of {talks} samples cannot be rendered ({reasons}), at most {max_lost:.0%} may be; "
+            "set train.template to a template that takes them, raise train.max_lost to go on without them, or select "
+            f"others; for example, {lost.example}"
+        )
+    if talks and not samples:
+        raise JobError(
+            f"chat template: none of {talks} samples can be trained on ({dict(drops)}), at least one must; raise "
+            "max_length, or mark the assistant's words with {% generation %} in the model's chat_template.jinja"
+        )

@@ -75,11 +75,16 @@ class ControlTokens:
 
         Returns None if the tokenizer cannot read the characters of a control token as text.
         """
+        found = self.read(text)
+        return found and (found[0], list(found[1].offsets))
+
+    def read(self, text: str) -> tuple[list[int], Any] | None:
+        """Return what `encode` does, but the whole `Encoding` of the package tokenizers in place of the ranges."""
         twin, real, own = self._twin
         read = twin.encode(text, add_special_tokens=False)
         if not own.isdisjoint(read.ids):
             return None
-        return [real.get(token, token) for token in read.ids], list(read.offsets)
+        return [real.get(token, token) for token in read.ids], read
 
     @cached_property
     def _twin(self) -> tuple[Any, dict[int, int], set[int]]:

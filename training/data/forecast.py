@@ -1,15 +1,17 @@
 """The number of steps that a dataset will take, estimated for the plan before rows are packed."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.models import names
 from gristmill.cluster.store.store import Store
-from gristmill.training.data import chat, packing
-from gristmill.training.data.prepare import conversations, usable, weighing, weights
+from gristmill.training.data import chat, mixture, packing
+from gristmill.training.data.tokens import conversations, usable, weighing, weights
 from gristmill.training.optim.schedule import num_steps
-from gristmill.training.settings import TrainSettings
+from gristmill.training.settings import LENGTH, TrainSettings
 from gristmill.training.tasks import prepare as tasks
 
 COUNTED_ROWS = 2_000
@@ -29,44 +31,69 @@ class Forecast(NamedTuple):
     """Further notes on the rows."""
 
 
-def forecast(store: Store, dataset: str, expected: int, job: TrainSettings) -> Forecast:
-    """Return the expected number of steps of a dataset.
+def forecast(store: Store, datasets: Mapping[str, str], expected: int, job: TrainSettings) -> Forecast:
+    """Return the expected number of steps of the datasets that are trained on.
 
     The steps are counted if the rows and the tokenizer exist. Otherwise the largest possible number is returned.
 
     Args:
-        store: the store of the dataset.
-        dataset: name of the dataset, which may be incomplete.
-        expected: expected number of kept rows, for a dataset that is incomplete.
+        store: the store of the datasets.
+        datasets: names of the datasets by role, which may be incomplete.
+        expected: expected number of kept rows in all of them.
         job: the settings.
 
     Raises:
-        JobError: when no row can be trained on.
+        JobError: when no row can be trained on, or none has the score of the curriculum.
     """
     share = job.validation if isinstance(job.validation, float) and job.validation_split == "samples" else 0.0
     batch = job.global_batch_size
     folder = names.folder(job.model)
-    if folder is None or not dataset or not store.complete(dataset) or not store.manifest(dataset).kept:
+    known = datasets and all(store.complete(name) and store.manifest(name).kept for name in datasets.values())
+    if folder is None or not known:
         rows = max(1, round(expected * (1 - share)))
         most = job.steps or num_steps(job.epochs, rows, batch)
         how = f"{most} steps" if job.steps else f"at most {most} steps (as many as without packing)"
         return Forecast(most, int(rows * TOKENS_PER_SAMPLE * job.epochs), how)
-    table = store.read(dataset)
+    found = [_counted(store.read(name), folder, name, share, job) for name in datasets.values()]
+    if job.curriculum not in (None, LENGTH) and not any(job.curriculum in one.scores for one in found):
+        scores = ", ".join(sorted({LENGTH}.union(*(one.scores for one in found))))
+        raise JobError(f"train.curriculum: {job.curriculum}, but no sample has this score; must be one of {scores}")
+    taken = mixture.taken([one.bins for one in found], job.mixture_weights, job.mixture_temperature, job.replay)
+    bins = sum(taken)
+    steps = job.steps or num_steps(job.epochs, bins, batch)
+    how = f"{steps} steps" if job.steps else f"about {steps} steps"
+    tokens = sum(one.tokens / one.bins * count for one, count in zip(found, taken, strict=True))
+    notes = [note for one in found for note in one.notes]
+    if len(found) > 1:
+        sources = zip(job.mixture_names, found, taken, strict=True)
+        notes += [f"{name}: {one.rows} samples, about {count / bins:.1%} of an epoch" for name, one, count in sources]
+    return Forecast(steps, round(tokens / bins * steps * batch), how, tuple(notes))
+
+
+class _Counted(NamedTuple):
+    """The expected numbers of one dataset, without held-out rows."""
+
+    rows: int
+    bins: int
+    tokens: int
+    notes: tuple[str, ...]
+    scores: set[str]
+
+
+def _counted(table: pa.Table, folder: str, name: str, share: float, job: TrainSettings) -> _Counted:
     fit = table.filter(pa.array(usable(table)[0]))
     some = fit.slice(0, COUNTED_ROWS)
     more = fit.num_rows / max(1, some.num_rows)
     lost: tuple[str, ...] = ()
     if job.task.causal:
-        lengths = chat.encode(
-            chat.tokenizer(folder, job.template, job.template_args), conversations(some), job.encoding
-        ).lengths
+        tok = chat.tokenizer(folder, job.template, job.template_args)
+        lengths = chat.encode(tok, conversations(some), job.encoding).lengths
         taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
         bins = max(1, round(len(packing.fit(taken, job.max_length)) * more))
     else:
-        lengths, lost = tasks.measured(fit, some, folder, dataset, job)
+        lengths, lost = tasks.measured(fit, some, folder, name, job)
         taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
         bins = max(1, round(len(taken) * more))
-    steps = job.steps or num_steps(job.epochs, bins, batch)
-    how = f"{steps} steps" if job.steps else f"about {steps} steps"
+    scores = {name for row in some["scores"].to_pylist() for name, _ in row}
     notes = (*(f"{count} {what}" for what, count in weighing(weights(fit)).items()), *lost)
-    return Forecast(steps, round(int(taken.sum()) * more / bins * steps * batch), how, notes)
+    return _Counted(fit.num_rows, bins, round(int(taken.sum()) * more), notes, scores)

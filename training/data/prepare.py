@@ -10,9 +10,8 @@ The last three are deleted when the model is committed.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.sample import PREFERENCE, WEIGHT, from_table
 from gristmill.cluster.store.store import Shard, Store, file_shard
-from gristmill.training.data import chat, facts, holdout, packing
-from gristmill.training.data.answers import Talk
-from gristmill.training.settings import TrainSettings
+from gristmill.training.data import chat, facts, holdout, mixture, packing, tokens
+from gristmill.training.data.tokens import Tokens
+from gristmill.training.settings import LENGTH, TrainSettings
 
 HOLDOUT, LEFT_OUT = "holdout", "left_out.json"
+SAMPLES, MIXTURE, REPLAY = "samples", "mixture", "replay"
+"""Roles of the inputs that are trained on. Several datasets in the mixture have the roles `mixture`, `mixture-2`, …"""
 VALIDATION, SEEDS, TEST = "validation", "seeds", "test"
 """Roles of the job's further inputs. Several test datasets have the roles `test`, `test-2`, …"""
 PACKED, HELDOUT = "packed-", "heldout-"
@@ -70,18 +70,27 @@ class PackedCounts:
     """Ids of the tokens that end answers, the most frequent first."""
     shards: dict[str, list[dict[str, Any]]]
     """By prefix of the file names, the fields of `Shard` of each file with bins."""
+    groups: list[list[int]] = field(default_factory=list)
+    """The fields of each `mixture.Group` of the rows to train on."""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """If several datasets are trained on, of each its name, samples, tokens, packed rows, its packed rows in an epoch,
+    and its share of the epoch."""
+
+    @property
+    def epoch_rows(self) -> int:
+        """Number of packed rows in an epoch."""
+        return mixture.num_rows([mixture.Group(*group) for group in self.groups]) or self.bins
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The rows of a dataset, and their samples that could be encoded."""
+    """The rows of some datasets, and their samples that could be encoded."""
 
     table: pa.Table
+    tokens: Tokens
     chats: chat.EncodedChats
-    rows: NDArray[np.int64]
-    """[samples] row of each encoded sample."""
-    weights: NDArray[np.float32]
-    """[samples] weight of each encoded sample in the loss."""
+    sources: NDArray[np.int64]
+    """[samples] dataset of each encoded sample."""
     drops: dict[str, int]
     notes: dict[str, int]
 
@@ -89,7 +98,7 @@ class _Encoded:
     def usable(self) -> holdout.Rows:
         """All rows, and which of them can be trained on or scored."""
         found = np.zeros(self.table.num_rows, np.bool_)
-        found[self.rows] = True
+        found[self.tokens.rows] = True
         return holdout.Rows(self.table, found)
 
 
@@ -101,8 +110,8 @@ def prepare(
     Args:
         store: the store of the datasets and of the output.
         output: the job's folder.
-        inputs: names of complete SAMPLES datasets by role: `samples`; and `validation`, `seeds` or `test…` if the
-            settings need them.
+        inputs: names of complete SAMPLES datasets by role: `samples`; and `mixture…`, `replay`, `validation`, `seeds`
+            or `test…` if the settings need them.
         model: local folder of the model, with its tokenizer and chat template.
         job: the settings.
         fold: the fold to hold out, if any.
@@ -112,57 +121,139 @@ def prepare(
     """
     if store.exists(output, PREPARED):
         return PackedCounts(**store.read_json(output, PREPARED))
-    tokenizer = chat.tokenizer(model, job.template, job.template_args)
-    require_facts(model, tokenizer, job.max_length)
-    mine = _encoded(store.read(inputs["samples"]), tokenizer, job)
+    require_facts(model, chat.tokenizer(model, job.template, job.template_args), job.max_length)
+    names = datasets(inputs)
+    mine = _encoded(store, output, SAMPLES, [*names.values()], model, job)
     other = next((inputs[role] for role in (VALIDATION, SEEDS) if role in inputs), None)
-    others = mine if other is None else _encoded(store.read(other), tokenizer, job)
-    tests = [store.read(name) for role, name in inputs.items() if role.startswith(TEST)]
-    found = split(mine.usable, others.usable, tests, job, fold)
+    others = mine if other is None else _encoded(store, output, VALIDATION, [other], model, job)
+    found = split(mine.usable, others.usable, _tests(store, inputs), job, fold)
     trained = mine.usable.usable & ~found.gone
     if other is None:
         trained &= ~found.held
     left_out = {reason: rows for reason, rows in found.left_out.items() if rows.any()}
-    drops = {**mine.drops, **{reason: int(rows.sum()) for reason, rows in left_out.items()}}
+    drops = mine.drops | {reason: int(rows.sum()) for reason, rows in left_out.items()}
     holdout.require_rows(int(trained.sum()), int(found.held.sum()), drops, inputs["samples"])
-    rows = holdout.with_families(others.table.filter(pa.array(found.held)), found.families)
-    store.commit_shard(output, HOLDOUT, rows)
-    names = {why: mine.table["id"].filter(pa.array(who)).to_pylist() for why, who in left_out.items()}
-    store.write_json(names, output, LEFT_OUT)
-    shards = {
-        PACKED: _write(store, output, PACKED, mine, trained, job.max_length),
-        HELDOUT: _write(store, output, HELDOUT, others, found.held, job.max_length),
-    }
-    tokens, trained_tokens = _tokens(mine.chats, trained[mine.rows])
+    _write_rows(store, output, others.table, found)
+    gone = {why: mine.table["id"].filter(pa.array(who)).to_pylist() for why, who in left_out.items()}
+    store.write_json(gone, output, LEFT_OUT)
+    places = np.flatnonzero(trained[mine.tokens.rows])
+    bins, groups, missing = _pack(mine, places, len(names), job)
+    held_bins = _bins(others, np.flatnonzero(found.held[others.tokens.rows]), job)
+    shards = {PACKED: _write(store, output, PACKED, mine.chats, bins, mine.tokens.weights)}
+    shards[HELDOUT] = _write(store, output, HELDOUT, others.chats, held_bins, None)
     made = PackedCounts(
         samples=int(trained.sum()),
         holdout=int(found.held.sum()),
-        bins=sum(shard.rows for shard in shards[PACKED]),
-        holdout_bins=sum(shard.rows for shard in shards[HELDOUT]),
-        tokens=tokens,
-        trained_tokens=trained_tokens,
+        bins=len(bins),
+        holdout_bins=len(held_bins),
+        tokens=int(mine.chats.lengths[places].sum()),
+        trained_tokens=int(mine.tokens.counted[places].sum()),
         families=len(np.unique(found.families)),
         relatives=found.relatives,
         left_out=sum(int(rows.sum()) for rows in left_out.values()),
         drops=drops,
         holdout_drops={} if other is None else others.drops,
-        notes=mine.notes,
+        notes={**mine.notes, **missing},
         stops=list(mine.chats.stops),
         shards={prefix: [asdict(shard) for shard in written] for prefix, written in shards.items()},
+        groups=[list(group) for group in groups],
+        sources=_sources(mine, places, groups, inputs, job),
     )
     store.write_json(asdict(made), output, PREPARED)
+    tokens.sweep(store, output)
     return made
 
 
-def _encoded(table: pa.Table, tokenizer: Any, job: TrainSettings) -> _Encoded:  # noqa: ANN401 - as `chat.tokenizer`
-    fit, drops = usable(table)
-    rows = table.filter(pa.array(fit))
-    chats = chat.encode(tokenizer, conversations(rows), job.encoding)
-    each = weights(rows)
-    notes = {**chats.notes, **weighing(each)}
+def datasets(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the datasets that are trained on, by role: the samples, those mixed with them, and those replayed."""
+    roles = [SAMPLES, *(role for role in inputs if role == MIXTURE or role.startswith(f"{MIXTURE}-")), REPLAY]
+    return {role: inputs[role] for role in roles if role in inputs}
+
+
+def _write_rows(store: Store, output: str, table: pa.Table, found: holdout.HoldOut) -> None:
+    """Write the held-out rows of a table."""
+    rows = holdout.with_families(table.filter(pa.array(found.held)), found.families)
+    store.commit_shard(output, HOLDOUT, rows)
+
+
+def _tests(store: Store, inputs: Mapping[str, str]) -> list[pa.Table]:
+    return [store.read(name) for role, name in inputs.items() if role.startswith(TEST)]
+
+
+def _bins(encoded: _Encoded, places: NDArray[np.int64], job: TrainSettings) -> list[list[int]]:
+    """Return bins of some samples."""
+    return [places[bin_].tolist() for bin_ in packing.fit(encoded.chats.lengths[places], job.max_length)]
+
+
+def _pack(
+    mine: _Encoded, places: NDArray[np.int64], count: int, job: TrainSettings
+) -> tuple[list[list[int]], tuple[mixture.Group, ...], dict[str, int]]:
+    """Return the bins of some samples, the groups that they are in, and a note on samples without a score."""
+    parts, missing = _parts(mine, places, count, job)
+    packed = [[_bins(mine, part, job) for part in stages] for stages in parts]
+    sizes = [[len(bins) for bins in stages] for stages in packed]
+    rows = [sum(stages) for stages in sizes]
+    groups = mixture.groups(sizes, mixture.taken(rows, job.mixture_weights, job.mixture_temperature, job.replay))
+    return [bin_ for stages in packed for bins in stages for bin_ in bins], groups, missing
+
+
+def _parts(
+    mine: _Encoded, places: NDArray[np.int64], count: int, job: TrainSettings
+) -> tuple[list[list[NDArray[np.int64]]], dict[str, int]]:
+    """Return the samples of each dataset and stage, [datasets][stages], and a note on those without a score.
+
+    Raises:
+        JobError: when no sample has the score of the curriculum.
+    """
+    if job.curriculum is None:
+        return [[places[mine.sources[places] == source]] for source in range(count)], {}
+    scores = mine.tokens.scores[places]
+    missing = int(np.isnan(scores).sum())
+    if missing == len(scores):
+        names = ", ".join(sorted({LENGTH, *mine.tokens.names}))
+        raise JobError(f"train.curriculum: {job.curriculum}, but no sample has this score; must be one of {names}")
+    parts = []
+    for source in range(count):
+        own = mine.sources[places] == source
+        stage = mixture.stages(scores[own], job.curriculum_stages, descending=job.curriculum_descending)
+        parts.append([places[own][stage == n] for n in range(job.curriculum_stages)])
+    note = f"samples without the score {job.curriculum}, which come in the last stage"
+    return parts, {note: missing} if missing else {}
+
+
+def _sources(
+    mine: _Encoded, places: NDArray[np.int64], groups: tuple[mixture.Group, ...], inputs: Mapping[str, str],
+    job: TrainSettings,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the numbers of each dataset if there are several."""
+    if len(datasets(inputs)) == 1:
+        return []
+    found: list[dict[str, Any]] = []
+    for source, name in enumerate(job.mixture_names):
+        own = places[mine.sources[places] == source]
+        some = [group for group in groups if group.source == source]
+        found.append({
+            "name": name,
+            "samples": len(np.unique(mine.tokens.rows[own])),
+            "tokens": int(mine.chats.lengths[own].sum()),
+            "packed_rows": sum(group.rows for group in some),
+            "epoch_rows": mixture.num_rows(some),
+            "share": round(mixture.num_rows(some) / mixture.num_rows(groups), 4),
+        })  # fmt: skip
+    return found
+
+
+def _encoded(store: Store, output: str, role: str, names: list[str], model: str, job: TrainSettings) -> _Encoded:
+    """Encode all rows of some datasets, one after the other."""
+    found = tokens.encode(store, output, role, names, model, job)
+    tables = [store.read(name) for name in names]
+    ends = np.cumsum([table.num_rows for table in tables])
+    first = np.diff(found.rows, prepend=-1) > 0  # the first sample of each row
+    notes = {**found.notes, **tokens.weighing(found.weights[first])}
     return _Encoded(
-        table, chats, np.flatnonzero(fit)[chats.places], each[chats.places], {**drops, **chats.drops}, notes
-    )
+        pa.concat_tables(tables), found, tokens.opened(store, output, role, found),
+        np.searchsorted(ends, found.rows, side="right"), dict(found.drops), notes,
+    )  # fmt: skip
 
 
 def split(
@@ -180,15 +271,6 @@ def split(
     if job.validation_split == "seeds":
         return holdout.of_seeds(mine, others, job.validation, tests)
     return holdout.of_samples(mine, job.validation, tests)
-
-
-def _tokens(chats: chat.EncodedChats, taken: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return (tokens, tokens that count in the loss) of some samples; the first token of a sample never counts."""
-    first = np.cumsum(chats.lengths) - chats.lengths
-    trained = chats.trained.copy()
-    trained[first] = False
-    counted = np.add.reduceat(trained, first, dtype=np.int64) if len(first) else np.zeros(0, np.int64)
-    return int(chats.lengths[taken].sum()), int(counted[taken].sum())
 
 
 def require_facts(model: str, tok: Any, max_length: int) -> None:  # noqa: ANN401
@@ -211,67 +293,25 @@ def held_out(store: Store, output: str) -> pa.Table:
 
 def trained_on(store: Store, output: str) -> pa.Table:
     """Return the rows that a finished training trained on."""
-    table = store.read(store.manifest(output).inputs["samples"])
+    table = pa.concat_tables(store.read(name) for name in datasets(store.manifest(output).inputs).values())
     gone = {*held_out(store, output)["id"].to_pylist(), *chain(*store.read_json(output, LEFT_OUT).values())}
-    kept = usable(table)[0] & np.array([name not in gone for name in table["id"].to_pylist()])
+    kept = tokens.usable(table)[0] & np.array([name not in gone for name in table["id"].to_pylist()])
     return table.filter(pa.array(kept))
-
-
-def usable(table: pa.Table) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Return which rows are kept and can be trained on, [rows]; and the number of other kept rows, by reason.
-
-    A usable row has an assistant turn to train on, is not a rejected candidate, and has a weight above 0.
-    """
-    fit: NDArray[np.bool_] = table["dropped"].is_null().to_numpy().copy()
-    columns = (table.filter(pa.array(fit))[name].to_pylist() for name in ("messages", "scores"))
-    reasons = [_unusable(messages, dict(scores)) for messages, scores in zip(*columns, strict=True)]
-    fit[fit] = [not reason for reason in reasons]
-    return fit, dict(Counter(filter(None, reasons)))
-
-
-def _unusable(messages: list[dict[str, Any]], scores: Mapping[str, float]) -> str:
-    if not any(turn["role"] == "assistant" for turn in messages):
-        return "no assistant turn"
-    if not any(turn["role"] == "assistant" and turn["train"] for turn in messages):
-        return "no assistant turn to train on"
-    if scores.get(PREFERENCE) == 0:
-        return "rejected candidate"
-    weight = scores.get(WEIGHT, 1)
-    return "" if weight > 0 else "weight 0" if weight == 0 else "weight below 0"
-
-
-def weights(table: pa.Table) -> NDArray[np.float32]:
-    """Return the weight of each row in the loss, [rows]; 1 by default."""
-    return np.array([dict(scores).get(WEIGHT, 1) for scores in table["scores"].to_pylist()], np.float32)
-
-
-def weighing(each: NDArray[np.float32]) -> dict[str, int]:
-    """Return a note about the rows with a weight other than 1, with their number; empty if there are none."""
-    other = int((each != 1).sum())
-    return {f"samples count by their weight, from {each.min():g} to {each.max():g}": other} if other else {}
-
-
-def conversations(table: pa.Table) -> list[Talk]:
-    """Return the messages and tools of each row."""
-    return [Talk(sample.messages, sample.tools) for sample in from_table(table)]
 
 
 def _write(
     store: Store,
     output: str,
     prefix: str,
-    encoded: _Encoded,
-    taken: NDArray[np.bool_],
-    capacity: int,
+    chats: chat.EncodedChats,
+    bins: list[list[int]],
+    each: NDArray[np.float32] | None,
 ) -> list[Shard]:
-    """Pack the encoded samples of the rows in `taken` into files of bins; held-out samples all get the weight 1."""
-    places = np.flatnonzero(taken[encoded.rows])
-    each = encoded.weights if prefix == PACKED else None
-    bins = [places[bin_].tolist() for bin_ in packing.fit(encoded.chats.lengths[places], capacity)]
+    """Write bins of encoded samples, with their weights, into files; without weights all samples get the weight 1."""
     shards = []
     for number in range(math.ceil(len(bins) / BINS_PER_SHARD)):
         some = bins[number * BINS_PER_SHARD : (number + 1) * BINS_PER_SHARD]
-        table = packing.bins_table(encoded.chats, some, each)
+        table = packing.bins_table(chats, some, each)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
@@ -284,6 +324,7 @@ def _write(
 
 def sweep(store: Store, output: str) -> None:
     """Delete the packed bins of a job's folder."""
+    tokens.sweep(store, output)
     for name in store.names(output):
         if name.startswith((PACKED, HELDOUT)) or name == PREPARED:
             store.delete(output, name)
@@ -292,10 +333,13 @@ def sweep(store: Store, output: str) -> None:
 class Bins:
     """Packed bins by index, memory-mapped from the store. Opening them checks their digests."""
 
-    def __init__(self, tables: list[pa.Table]) -> None:
-        """Take tables of the BINS schema, each with one chunk."""
+    def __init__(self, tables: list[pa.Table], groups: tuple[mixture.Group, ...] = ()) -> None:
+        """Take tables of the BINS schema, each with one chunk, and the groups of the bins; one group by default."""
         self._tables = tables
         self._ends = np.cumsum([t.num_rows for t in tables])
+        count = int(self._ends[-1])
+        self.groups = groups or (mixture.Group(0, 0, count, count),)
+        """The groups of the bins, which say what an epoch takes."""
         self.trained: NDArray[np.int64] = np.concatenate([t["trained"].to_numpy() for t in tables])
         """[bins] number of trained tokens in each bin."""
         self.weight: NDArray[np.float64] = np.concatenate([t["weight"].to_numpy() for t in tables])
@@ -306,8 +350,9 @@ class Bins:
     @classmethod
     def open(cls, store: Store, output: str, prefix: str) -> "Bins":
         """Open the bins of a job's output folder."""
-        shards = store.read_json(output, PREPARED)["shards"][prefix]
-        return cls([store.read_shard(output, Shard(**shard)) for shard in shards])
+        made = PackedCounts(**store.read_json(output, PREPARED))
+        groups = tuple(mixture.Group(*group) for group in made.groups) if prefix == PACKED else ()
+        return cls([store.read_shard(output, Shard(**shard)) for shard in made.shards[prefix]], groups)
 
     def __len__(self) -> int:
         return len(self.trained)

@@ -14,6 +14,7 @@ from gristmill.cluster.models.engine import Reply, Write
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import families
 from gristmill.training.data import prepare as data
+from gristmill.training.data.tokens import usable
 from gristmill.training.evaluate.actor import Scores
 
 NEAR = "near copy of a row trained on"
@@ -33,7 +34,7 @@ def rows_of(store: Store, inputs: Mapping[str, str]) -> tuple[pa.Table, dict[str
     if "samples" not in inputs:
         return data.held_out(store, inputs["model"]), {}
     table = store.read(inputs["samples"])
-    fit, drops = data.usable(table)
+    fit, drops = usable(table)
     near = families.near_to(table, fit, [data.trained_on(store, inputs["model"])])
     if near.any():
         drops[NEAR] = int(near.sum())

@@ -42,7 +42,7 @@ from gristmill.cluster.runtime.deaths import advice, deaths, ended, out_of_memor
 from gristmill.cluster.runtime.progress import Bar
 from gristmill.cluster.runtime.resources import need_of, require, spawn
 from gristmill.cluster.store.store import Manifest, Store, file_shard
-from gristmill.training.data import families
+from gristmill.training.data import families, tokens
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate import actor as scoring
 from gristmill.training.evaluate import heads, held_out
@@ -235,7 +235,7 @@ class Evaluate(Job):
         settings = _settings(manifest)
         causal = settings.task.causal
         kind, encoding = (scoring.Scorer, settings.encoding) if causal else (heads.HeadScorer, settings)
-        samples = data.conversations(table) if causal else from_table(table)
+        samples = tokens.conversations(table) if causal else from_table(table)
         scorer = spawn(kind, own, run.logs, own.cpus, self.precision, encoding)
         paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
         try:

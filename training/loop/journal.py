@@ -4,7 +4,8 @@
                                                        each start of the workers: seconds of loading; "separation" is
                                                        the way to keep packed samples apart, "apart" says it in words
     {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
-                                                       each step; with "holdout_loss" if it was measured
+                                                       each step; with "holdout_loss" if it was measured, and with
+                                                       "skipped" if gradients of fp16 overflowed and no weight changed
     {"left_out": batch, "at": step, "why": …, "back": step}
                                                        a batch that gave numbers that are not finite, and the step of
                                                        the checkpoint that training went back to

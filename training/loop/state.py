@@ -19,6 +19,7 @@ from gristmill.training.supervision.heartbeat import Heartbeat
 from gristmill.training.tasks import heads
 from gristmill.training.tasks.heads import Head
 from gristmill.training.tuning import model
+from gristmill.training.tuning.contracts import Tuning
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,9 +87,11 @@ def set_up(
     log.info("process group adopted after %.1f s", time.monotonic() - began)
     precision, why = precision_of(job, found)
     log.info("%s: %s", precision, why)
-    configuration = zero.config(job.zero, plan.batching, clip=job.max_grad_norm, bf16=precision == "bf16", gpu=gpu)
+    configuration = zero.config(
+        job.zero, plan.batching, clip=job.max_grad_norm, precision=precision, gpu=gpu, states=job.optimizer_states
+    )
     with zero.partition(configuration):
-        loaded = loaded_base(plan, precision)
+        loaded = loaded_base(plan, precision, job.tuning)
     tuned = model.trainable(loaded, job.tuning, job.seed, recompute=job.gradient_checkpointing)
     initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
     log.info("model loaded after %.1f s", time.monotonic() - began)
@@ -121,11 +124,11 @@ def set_up(
     return worker, why, reason
 
 
-def loaded_base(plan: WorkerPlan, precision: model.Precision) -> Any:  # noqa: ANN401
-    """Return the base model, with the head of the task if it has one."""
+def loaded_base(plan: WorkerPlan, precision: model.Precision, tuning: Tuning | None = None) -> Any:  # noqa: ANN401
+    """Return the base model, with the head of the task if it has one, and as a tuning wants it stored."""
     if plan.head:
         return heads.load(plan.base, plan.head, precision, plan.job.attention)
-    return model.load(plan.base, precision, plan.job.attention)
+    return model.load(plan.base, precision, plan.job.attention, plan.job.dropout if tuning else None, tuning)
 
 
 def _apart(plan: WorkerPlan, engine: Any, precision: model.Precision, device: Any) -> separation.Separation:  # noqa: ANN401

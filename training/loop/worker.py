@@ -30,6 +30,7 @@ from gristmill.training.loop import losses, noise, separation, stopping
 from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.loop.state import TrainState, WorkerPlan, loaded_base, of_first, set_up
 from gristmill.training.optim import schedule
+from gristmill.training.settings import TrainSettings
 from gristmill.training.supervision import heartbeat
 from gristmill.training.tasks import batches, heads, reader
 from gristmill.training.tuning import model
@@ -143,7 +144,7 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
     for step in range(first, plan.steps):
         worker.heart.enter("step", step + 1)
         batch = schedule.batch_of(step, worker.left_out)
-        facts, broken = _step(worker, step, batch)
+        facts, broken = _step(worker, step, batch, _rate(job, step, plan.steps, held))
         done = step + 1
         saves, last = done % job.save_steps == 0, done == plan.steps
         measures = bool(job.eval_steps) and done % job.eval_steps == 0 and not last
@@ -231,7 +232,20 @@ def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int
     dist.barrier()  # no worker goes back before the journal has it
 
 
-def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], str]:
+def _rate(job: TrainSettings, step: int, steps: int, held: Sequence[stopping.Measured]) -> float:
+    """Return the learning rate of a step, after some measurements of the held-out loss."""
+    peak = job.learning_rate
+    if job.schedule == "reduce_lr_on_plateau":
+        peak *= schedule.plateau(
+            [one.loss for one in held], patience=job.plateau_patience, factor=job.plateau_factor, lowest=job.min_ratio
+        )
+    return schedule.learning_rate(
+        step, steps=steps, peak=peak, warmup=job.warmup_ratio, schedule=job.schedule, lowest=job.min_ratio,
+        decay=job.decay_ratio,
+    )  # fmt: skip
+
+
+def _step(worker: TrainState, step: int, batch: int, rate: float) -> tuple[dict[str, Any], str]:
     """Take one optimizer step; every worker returns the same values.
 
     Returns:
@@ -241,12 +255,8 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
     import torch
 
     job, cut, began = worker.plan.job, worker.plan.batching, time.monotonic()
-    rate = schedule.learning_rate(
-        step, steps=worker.plan.steps, peak=job.learning_rate, warmup=job.warmup_ratio, schedule=job.schedule,
-        lowest=job.min_ratio, decay=job.decay_ratio,
-    )  # fmt: skip
     zero.set_rate(worker.engine, rate)
-    places = schedule.global_batch(batch, seed=job.seed, bins=len(worker.train), batch=job.global_batch_size)
+    places = schedule.global_batch(batch, seed=job.seed, groups=worker.train.groups, batch=job.global_batch_size)
     weight = float(worker.train.weight[places].sum())
     torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
     worker.engine.train()
@@ -255,11 +265,14 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
         summed = _sum(worker, worker.train, micros)
         # DeepSpeed divides by accumulation and averages over workers: undo both, divide by the weight of the whole step
         worker.engine.backward(summed * (cut.accumulation * cut.world / weight))
-        worker.engine.step()
+        zero.step(worker.engine)
         total += summed.detach().double()
     loss = _over_workers(total)[0] / weight
     norm = zero.gradient_norm(worker.engine)
     broken = "" if np.isfinite(loss) else f"the loss is {loss}"
+    skipped = not broken and worker.precision == "fp16" and zero.overflowed(worker.engine)
+    if skipped:  # the loss was scaled up too far; DeepSpeed has changed no weight, and scales the next one less
+        norm = None
     if not broken and norm is not None and not np.isfinite(norm):
         broken = "the norm of the gradients is not finite"
     facts = {
@@ -269,6 +282,7 @@ def _step(worker: TrainState, step: int, batch: int) -> tuple[dict[str, Any], st
         "tokens": worker.train.tokens(places),
         "trained_tokens": int(worker.train.trained[places].sum()),
         "seconds": round(time.monotonic() - began, 3),
+        **({"skipped": True} if skipped else {}),
     }
     return facts, broken
 
@@ -345,6 +359,8 @@ def _export(worker: TrainState) -> dict[str, float]:
     stops = data.PackedCounts(**plan.store.read_json(plan.output, data.PREPARED)).stops
     auto = heads.auto_class(job.task)
     if not tuning.adapter:
+        if job.dropout is not None:
+            model.reset_dropout(worker.engine.module.config, plan.base)
         model.write_model(worker.engine.module, tok, stops, worker.folder / model.MERGED, state, auto)
         _describe(worker)
         return {}

@@ -125,7 +125,7 @@ def load(
     try:
         loaded, found = auto_class(head.task).from_pretrained(
             folder,
-            dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+            dtype={"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision],
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **head.task.config(head.names),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.store.store import Shard, Store, file_shard
-from gristmill.training.data import holdout
+from gristmill.training.data import holdout, tokens
 from gristmill.training.data import prepare as data
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import batches, heads, reader
@@ -191,7 +191,7 @@ def names_of(task: Task, table: pa.Table, model: str, where: str) -> list[str]:
     Raises:
         JobError: when there are too few labels, or so many that they cannot be labels.
     """
-    rows = from_table(table.filter(pa.array(data.usable(table)[0])))
+    rows = from_table(table.filter(pa.array(tokens.usable(table)[0])))
     names = heads.ordered(task.names(rows), model, task)
     given = getattr(task, "labels", None)
     least = 1 if isinstance(task, TokenClassification) or getattr(task, "multi_label", False) else 2
@@ -234,11 +234,11 @@ def head(store: Store, output: str, job: TrainSettings) -> Head | None:
 
 
 def _encoded(table: pa.Table, tok: Any, names: Sequence[str], job: TrainSettings) -> _Encoded:  # noqa: ANN401
-    fit, drops = data.usable(table)
+    fit, drops = tokens.usable(table)
     rows = table.filter(pa.array(fit))
     texts = encode(job.task, tok, from_table(rows), names, job)
-    each = data.weights(rows)
-    notes = {**texts.notes, **data.weighing(each)}
+    each = tokens.weights(rows)
+    notes = {**texts.notes, **tokens.weighing(each)}
     return _Encoded(
         table, texts, np.flatnonzero(fit)[texts.places], each[texts.places], {**drops, **texts.drops}, notes
     )

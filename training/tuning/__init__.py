@@ -7,5 +7,6 @@ from pydantic import Field
 from gristmill.training.tuning.freeze import Freeze
 from gristmill.training.tuning.full import Full
 from gristmill.training.tuning.lora import Lora
+from gristmill.training.tuning.qlora import Qlora
 
-AnyTuning = Annotated[Lora | Full | Freeze, Field(discriminator="kind")]
+AnyTuning = Annotated[Lora | Qlora | Full | Freeze, Field(discriminator="kind")]

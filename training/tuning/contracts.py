@@ -15,6 +15,8 @@ class Tuning(Step):
     """Whether some weights of the base model are not trained; checkpoints do not contain these weights."""
     adapter: ClassVar[bool] = False
     """Whether the trained weights are an adapter of PEFT."""
+    needs_gpu: ClassVar[bool] = False
+    """Whether the workers must have GPUs."""
 
     @property
     def said(self) -> str:
@@ -29,6 +31,15 @@ class Tuning(Step):
     def problems(self, stage: int) -> Iterator[str]:
         """Yield the settings that a stage of ZeRO does not support, each as `key: what is, what must be`."""
         yield from ()
+
+    def missing(self) -> str:
+        """Return what is not installed here and must be; empty if all is there."""
+        return ""
+
+    def loading(self, dtype: Any) -> dict[str, Any]:  # noqa: ANN401 - a type of torch
+        """Return further arguments with which transformers loads the base model, whose type is `dtype`."""
+        del dtype
+        return {}
 
     def begin(self, model: Any) -> Any:  # noqa: ANN401 - the class is the model's own
         """Return a loaded model in which exactly the parameters to train require a gradient.

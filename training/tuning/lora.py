@@ -9,24 +9,13 @@ from pydantic import Field, model_validator
 from gristmill.training.tuning.contracts import Tuning, head_modules
 
 
-class Lora(Tuning):
-    """Train low-rank adapters of the linear layers, and no weight of the base model. The head of a task is trained too.
+class LowRank(Tuning):
+    """Adapters of the linear layers: two small matrices for each."""
 
-    With `init = "pissa"`, making the adapters also changes the base model. The finished adapter then has twice the
-    rank, so that it fits the original base model.
-
-    Source: LoRA: Hu et al. 2021, arXiv:2106.09685, section 4; on all linear layers: Dettmers et al. 2023,
-    arXiv:2305.14314, section 4; `rslora`: Kalajdzievski 2023, arXiv:2312.03732, section 3; `dora`: Liu et al. 2024,
-    arXiv:2402.09353, section 4; `pissa`: Meng et al. 2024, arXiv:2404.02948, section 3; `b_rate`: Hayou et al. 2024,
-    arXiv:2402.12354, section 4.
-    Departures: PiSSA takes the singular values from a randomized decomposition with four iterations (Halko et al.), as
-    PEFT does; LoRA+ does not raise the rate of embeddings.
-    """
-
-    kind: Literal["lora"] = "lora"
     usual_rate: ClassVar[float] = 1e-3
     partial: ClassVar[bool] = True
     adapter: ClassVar[bool] = True
+    name: ClassVar[str] = "LoRA"
 
     r: int = Field(default=16, gt=0)
     """Rank of the adapters' matrices."""
@@ -60,7 +49,7 @@ class Lora(Tuning):
         """The trained weights in words."""
         extra = (("rsLoRA", self.rslora), ("DoRA", self.dora), ("PiSSA", self.init == "pissa"))
         names = [*(name for name, there in extra if there), *(["LoRA+"] if self.b_rate != 1 else [])]
-        return " ".join((f"LoRA r={self.r}", *names))
+        return " ".join((f"{self.name} r={self.r}", *names))
 
     @property
     def changes_base(self) -> bool:
@@ -118,6 +107,23 @@ class Lora(Tuning):
             pair = (scale * tensor, -scale * first) if ".lora_B." in name else (tensor, first)
             found[name] = torch.cat(pair, dim=1 if ".lora_B." in name else 0)
         return found
+
+
+class Lora(LowRank):
+    """Train low-rank adapters of the linear layers, and no weight of the base model. The head of a task is trained too.
+
+    With `init = "pissa"`, making the adapters also changes the base model. The finished adapter then has twice the
+    rank, so that it fits the original base model.
+
+    Source: LoRA: Hu et al. 2021, arXiv:2106.09685, section 4; on all linear layers: Dettmers et al. 2023,
+    arXiv:2305.14314, section 4; `rslora`: Kalajdzievski 2023, arXiv:2312.03732, section 3; `dora`: Liu et al. 2024,
+    arXiv:2402.09353, section 4; `pissa`: Meng et al. 2024, arXiv:2404.02948, section 3; `b_rate`: Hayou et al. 2024,
+    arXiv:2402.12354, section 4.
+    Departures: PiSSA takes the singular values from a randomized decomposition with four iterations (Halko et al.), as
+    PEFT does; LoRA+ does not raise the rate of embeddings.
+    """
+
+    kind: Literal["lora"] = "lora"
 
 
 def _linear(model: Any, head: Sequence[str]) -> Iterator[str]:  # noqa: ANN401

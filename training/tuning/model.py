@@ -10,22 +10,57 @@ from gristmill.training.tuning.contracts import Tuning
 from gristmill.training.tuning.stops import stop_at
 
 ADAPTER, MERGED = "adapter", "merged"
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["bf16", "fp16", "fp32"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float16": "fp32", "float32": "fp32"}
 """Precision of training and scoring, by the type in which inference would compute."""
 
 
-def load(folder: str, precision: Precision, attention: Attention = "auto") -> Any:  # noqa: ANN401 - the class is the model's own
-    """Load a causal language model. Its weights, frozen ones too, have the precision of the computation."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def load(  # the class is the model's own
+    folder: str,
+    precision: Precision,
+    attention: Attention = "auto",
+    dropout: float | None = None,
+    tuning: Tuning | None = None,
+) -> Any:  # noqa: ANN401
+    """Load a causal language model. Its weights, frozen ones too, have the precision of the computation.
 
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    how = {} if attention == "auto" else {"attn_implementation": attention}
+    Args:
+        folder: the model's folder.
+        precision: precision of the computation.
+        attention: the implementation of attention.
+        dropout: value of every dropout probability of the config; as they are by default.
+        tuning: the tuning that the model is loaded for, which may store its weights in another way.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    how: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
+    if dropout is not None:
+        how["config"] = AutoConfig.from_pretrained(folder)
+        inner = how["config"].get_text_config()
+        for name in dropouts(inner.to_dict()):
+            setattr(inner, name, dropout)
+    how |= tuning.loading(dtype) if tuning else {}
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **how)
     loaded.config.use_cache = False  # the cache, which is on by default, would let packed samples see each other
     return loaded
+
+
+def dropouts(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the dropout probabilities in a model's config."""
+    numbers = [name for name, value in config.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    return [name for name in numbers if "dropout" in name or name.endswith("pdrop")]
+
+
+def reset_dropout(config: Any, folder: str) -> None:  # noqa: ANN401 - the class is the model's own
+    """Set the dropout probabilities of a config to those of the model in a folder."""
+    from transformers import AutoConfig
+
+    own = AutoConfig.from_pretrained(folder).get_text_config()
+    for name in dropouts(own.to_dict()):
+        setattr(config.get_text_config(), name, getattr(own, name))
 
 
 def trainable(model: Any, tuning: Tuning, seed: int, *, recompute: bool) -> Any:  # noqa: ANN401

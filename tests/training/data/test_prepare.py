@@ -12,13 +12,13 @@ import pytest
 from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.sample import Message, Sample, from_table, seed, to_table
 from gristmill.cluster.io.ingest import Source
-from gristmill.cluster.store.store import Shard, Store
-from gristmill.training.data import packing
+from gristmill.cluster.store.store import Manifest, Shard, Store
+from gristmill.training.data import chat, packing, tokens
 from gristmill.training.data import prepare as data
 from gristmill.training.data.families import families, split
 from gristmill.training.data.forecast import forecast
 from gristmill.training.job import Train
-from gristmill.training.optim.schedule import num_steps
+from gristmill.training.optim.schedule import global_batch, num_steps
 from tests.generation.ground import WORK, ground, job, with_seeds
 from tests.test_pinned import METHODS
 from tests.training.conftest import chats, dataset
@@ -26,7 +26,7 @@ from tests.training.conftest import chats, dataset
 
 def test_only_kept_rows_with_an_assistant_turn_are_used() -> None:
     rows = [*chats(3), chats(4)[3].drop("length: short"), seed([Message("user", "alone")])]
-    fit, drops = data.usable(to_table(rows))
+    fit, drops = tokens.usable(to_table(rows))
     assert fit.sum() == 3
     assert drops == {"no assistant turn": 1}
 
@@ -43,9 +43,9 @@ def test_what_must_not_be_learnt_is_counted_by_its_reason() -> None:
         replace(row, scores={"weight": -1.0}),
         replace(row, messages=silent),
     ]
-    fit, drops = data.usable(to_table(rows))
+    fit, drops = tokens.usable(to_table(rows))
     assert fit.tolist() == [True, True, False, False, True, False, False]
-    assert data.weights(to_table(rows)).tolist() == [1, 1, 1, 0, 0.5, -1, 1]
+    assert tokens.weights(to_table(rows)).tolist() == [1, 1, 1, 0, 0.5, -1, 1]
     assert drops == {
         "rejected candidate": 1,
         "weight 0": 1,
@@ -72,7 +72,7 @@ def test_how_much_rows_count_is_packed_told_and_planned(store: Store, tiny: str)
     said = "samples count by their weight, from 1 to 1.5"
     made = data.prepare(store, "train-x", {"samples": dataset(store, rows)}, tiny, job)
     assert made.notes[said] == 40
-    assert forecast(store, "select-000000000000", 60, job).notes == (f"40 {said}",)
+    assert forecast(store, {"samples": "select-000000000000"}, 60, job).notes == (f"40 {said}",)
     bins, held = (data.Bins.open(store, "train-x", prefix) for prefix in (data.PACKED, data.HELDOUT))
     assert not bins.alike and held.alike, "what is held out counts alike"
     assert set(bins.weights(np.arange(len(bins))).tolist()) == {1, 1.25, 1.5}
@@ -206,13 +206,133 @@ def test_a_plan_counts_the_steps_that_will_be_taken(store: Store, samples: str, 
     job = Train.model_validate({"model": tiny, "max_length": 110, "too_long": too_long, "epochs": 3})
     made = data.prepare(store, "train-x", {"samples": samples}, tiny, job)
     steps = num_steps(job.epochs, made.bins, job.global_batch_size)
-    told = forecast(store, samples, 0, job)
+    told = forecast(store, {"samples": samples}, 0, job)
     assert told.steps == pytest.approx(steps, rel=0.15)
     assert told.tokens == pytest.approx(made.tokens * 3, rel=0.2)
     assert told.how == f"about {told.steps} steps"
 
 
 def test_a_plan_of_rows_that_are_not_made_yet_tells_the_most_steps(store: Store, tiny: str) -> None:
-    told = forecast(store, "select-absent", 60, Train(model=tiny, epochs=2, global_batch_size=4))
+    told = forecast(store, {"samples": "select-absent"}, 60, Train(model=tiny, epochs=2, global_batch_size=4))
     assert told.how == "at most 27 steps (as many as without packing)"
-    assert forecast(store, "select-absent", 60, Train(model=tiny, steps=7)).how == "7 steps"
+    assert forecast(store, {"samples": "select-absent"}, 60, Train(model=tiny, steps=7)).how == "7 steps"
+
+
+def test_several_datasets_are_mixed_by_weight_with_replay_and_planned_so(store: Store, tiny: str) -> None:
+    rows = [long_row(n) for n in range(90)]
+    inputs = {
+        "samples": dataset(store, rows[:40]),
+        "mixture": dataset(store, rows[40:60], "ingest-000000000001"),
+        "mixture-2": dataset(store, [*rows[60:70], reworded(rows[0])], "ingest-000000000002"),
+        "replay": dataset(store, rows[70:], "ingest-000000000003"),
+    }
+    settings = {
+        "model": tiny, "max_length": 600, "mixture_weight": 1.0, "replay": 0.25, "replay_input": "old.jsonl",
+        "mixture": [{"input": "chat.jsonl", "weight": 3.0}, {"input": "a/maths.jsonl"}],
+    }  # fmt: skip
+    job = Train.model_validate(settings)
+    assert job.check(Path()) == [] and set(job.sources()) == set(inputs) - {"samples"}
+    made = data.prepare(store, "train-x", inputs, tiny, job)
+    bins = data.Bins.open(store, "train-x", data.PACKED)
+    assert made.samples + made.holdout + made.left_out == 91
+    assert [one["name"] for one in made.sources] == ["input", "chat.jsonl", "maths.jsonl", "old.jsonl"]
+    assert sum(one["samples"] for one in made.sources) == made.samples
+    sizes = [one["packed_rows"] for one in made.sources]
+    assert sum(sizes) == made.bins == len(bins)
+    main = sum(sizes[:3])
+    rates = [sizes[0], 3 * sizes[1], sizes[2]]
+    for one, rate in zip(made.sources[:3], rates, strict=True):
+        assert one["epoch_rows"] == pytest.approx(main * rate / sum(rates), abs=1)
+    assert made.sources[3]["epoch_rows"] == round(main / 3)
+    assert made.epoch_rows == main + round(main / 3) == sum(group.taken for group in bins.groups)
+    assert sum(one["share"] for one in made.sources) == pytest.approx(1, abs=1e-3)
+    assert made.sources[3]["share"] == pytest.approx(0.25, abs=0.02)
+    held = set(store.read_shard("train-x", store.shard("train-x", "holdout"))["id"].to_pylist())
+    both = {rows[0].id, reworded(rows[0]).id}
+    assert held & both in (set(), both), "near copies in two datasets are on one side"
+    told = forecast(store, inputs, 91, job)
+    assert told.steps == pytest.approx(num_steps(job.epochs, made.epoch_rows, job.global_batch_size), rel=0.15)
+    assert told.notes[1].startswith("chat.jsonl: 20 samples, about ")
+    other = Train.model_validate({**settings, "mixture_temperature": 1e6})
+    even = data.prepare(store, "train-y", inputs, tiny, other)
+    assert len({one["epoch_rows"] for one in even.sources[:3]}) <= 2, "equal but for rounding"
+    assert (
+        Train.model_validate({"model": tiny, "mixture": settings["mixture"]}).fingerprint()
+        != Train(model=tiny).fingerprint()
+    )
+
+
+def test_settings_of_a_mixture_without_one_are_refused(tiny: str) -> None:
+    given = {"model": tiny, "mixture_temperature": 2.0, "replay": 0.1, "curriculum_stages": 3}
+    found = Train.model_validate(given).check(Path())
+    assert [line.partition(":")[0] for line in found] == ["mixture_temperature", "replay", "curriculum_stages"]
+    assert len(Train.model_validate({"model": tiny, "replay_input": "old.jsonl"}).check(Path())) == 1
+
+
+def test_a_curriculum_brings_the_samples_with_low_scores_first(store: Store, tiny: str) -> None:
+    rows = [replace(row, scores={"hard": float(n % 7)} if n % 10 else {}) for n, row in enumerate(chats(60))]
+    name = dataset(store, rows)
+    job = Train(model=tiny, max_length=256, curriculum="hard", curriculum_stages=3, global_batch_size=1)
+    made = data.prepare(store, "train-x", {"samples": name}, tiny, job)
+    assert made.notes["samples without the score hard, which come in the last stage"] in range(3, 7)
+    bins = data.Bins.open(store, "train-x", data.PACKED)
+    score = [row.scores.get("hard", float("nan")) for row in rows]
+    order = [global_batch(n, seed=job.seed, groups=bins.groups, batch=1)[0] for n in range(made.epoch_rows)]
+    means = [np.mean([score[p] for p in bins.column("samples", int(place))]) for place in order]
+    stage = [group.stage for group in bins.groups for _ in range(group.rows)]
+    assert [stage[place] for place in order] == sorted(stage)
+    first, last = (np.nanmean([m for m, place in zip(means, order, strict=True) if stage[place] == n]) for n in (0, 2))
+    assert last > first + 2
+    down = Train(model=tiny, max_length=256, curriculum="length", curriculum_descending=True, curriculum_stages=2)
+    data.prepare(store, "train-y", {"samples": name}, tiny, down)
+    longest = data.Bins.open(store, "train-y", data.PACKED)
+    sizes = [max(np.diff([*np.flatnonzero(row[2] == 0), len(row[0])])) for row in longest.rows(np.arange(len(longest)))]
+    assert min(sizes[: longest.groups[0].rows]) >= max(sizes[longest.groups[0].rows :]) - 1
+    wrong = Train(model=tiny, curriculum="hardness")
+    with pytest.raises(JobError, match="no sample has this score; must be one of hard, length"):
+        data.prepare(store, "train-z", {"samples": name}, tiny, wrong)
+    with pytest.raises(JobError, match="no sample has this score; must be one of hard, length"):
+        forecast(store, {"samples": name}, 60, wrong)
+
+
+def test_long_samples_are_dropped_cut_or_split_and_counted(store: Store, samples: str, tiny: str) -> None:
+    tok, talks = chat.tokenizer(tiny), tokens.conversations(store.read(samples).slice(0, 60))
+    whole = chat.encode(tok, talks, chat.Encoding(512))
+    long = int((whole.lengths > 100).sum())
+    assert 5 < long < 55
+    split = chat.encode(tok, talks, chat.Encoding(100, "split"))
+    assert split.notes[chat.PIECES] == long and split.notes.get(chat.LEFT, 0) >= 0 and not split.drops
+    at = 0
+    for place, size in enumerate(whole.lengths.tolist()):
+        mine = np.flatnonzero(split.places == place)
+        ends = np.cumsum(split.lengths)
+        ids = [split.ids[ends[n] - split.lengths[n] : ends[n]].tolist() for n in mine]
+        wanted = whole.ids[at : at + size].tolist()
+        pieces = [wanted[n : n + 100] for n in range(0, size, 100)]
+        trained = whole.trained[at : at + size]
+        assert ids == [piece for n, piece in enumerate(pieces) if trained[n * 100 + 1 : n * 100 + 100].any()]
+        at += size
+    cut = chat.encode(tok, talks, chat.Encoding(100, "truncate"))
+    lost = cut.drops.get(chat.UNTRAINED, 0)
+    assert cut.notes[chat.CUT] == long - lost and max(cut.lengths) == 100
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_shards_that_tasks_encode_give_the_bytes_of_one_process(
+    store: Store, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [replace(row, scores={"weight": 1.0 + n % 3}) for n, row in enumerate(chats(120))]
+    rows[7] = replace(rows[7], scores={"weight": 0.0})
+    shards = [store.commit_shard("select-3", f"shard-{n:05d}", to_table(rows[n * 40 : n * 40 + 40])) for n in range(3)]
+    store.commit(Manifest("select-3", "samples", "select", "0" * 32, {}, {}, tuple(shards)))
+    monkeypatch.setattr(tokens, "BLOCK", 16)  # a task, which has the usual size, gives the same bytes
+    job = Train(model=tiny, max_length=110, too_long="truncate")
+    one = data.prepare(store, "train-x", {"samples": "select-3"}, tiny, job)
+    monkeypatch.setattr(tokens, "TASK_ROWS", 1)
+    other = data.prepare(store, "train-y", {"samples": "select-3"}, tiny, job)
+    assert one == other and one.notes[chat.CUT] > 0 and one.drops["weight 0"] == 1
+    names = [name for name in store.names("train-x") if name.endswith(".arrow")]
+    assert not any(name.startswith(tokens.TOKENS) for name in store.names("train-x"))
+    for name in names:
+        assert store.read_bytes("train-x", name) == store.read_bytes("train-y", name), name

@@ -200,13 +200,13 @@ def test_a_plan_counts_windows_and_says_which_rows_do_not_fit(store: Store, base
     rows = [*rows_of("question_answering"), row("who?\n\nanna went", "the cat")]
     asked = {"task": {"kind": "question_answering"}, "max_length": 32, "epochs": 1, "validation": 0.5}
     job = Train.model_validate({"model": bases["bert"], **asked})
-    found = forecast(store, dataset(store, rows), len(rows), job)
+    found = forecast(store, {"samples": dataset(store, rows)}, len(rows), job)
     assert found.steps == 5, "18 of 36 windows, 4 in a step"
     assert found.notes == ("1 of 37 rows do not fit: answer is not in the context",)
     few = [row(f"film {n}", "good") for n in range(9)]
     classes = Train.model_validate({"model": bases["bert"], "task": {"kind": "sequence_classification"}})
     with pytest.raises(JobError, match="1 different labels in 9 rows"):
-        forecast(store, dataset(store, few, "select-000000000001"), 9, classes)
+        forecast(store, {"samples": dataset(store, few, "select-000000000001")}, 9, classes)
 
 
 def refused(base: str, **settings: Any) -> list[str]:

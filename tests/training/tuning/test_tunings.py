@@ -126,3 +126,24 @@ def test_what_begins_with_whole_weights_is_refused_where_they_are_split(settings
     chosen = tuning(**LORA, **settings)
     assert not list(chosen.problems(2))
     assert "zero.stage 3, must be 0, 1 or 2" in next(iter(chosen.problems(3)))
+
+
+def test_dropout_is_set_in_every_part_of_a_model_while_it_trains(tmp_path: Path, tiny: str) -> None:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=260, n_embd=16, n_head=2, n_layer=1, attn_pdrop=0.3))
+    gpt2.save_pretrained(str(tmp_path))
+    ids = torch.tensor([range(30, 60)])
+    for folder, names in ((tiny, {"attention_dropout"}), (str(tmp_path), {"attn_pdrop", "embd_pdrop", "resid_pdrop"})):
+        model = models.load(folder, "fp32", dropout=0.4)
+        assert names <= set(models.dropouts(model.config.to_dict()))
+        assert {getattr(model.config, name) for name in names} == {0.4}
+        assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} <= {0.4}
+        with torch.no_grad():
+            once, twice = model.train()(input_ids=ids).logits, model(input_ids=ids).logits
+            alone, base = (m.eval()(input_ids=ids).logits for m in (model, models.load(folder, "fp32")))
+        assert (once - twice).abs().max() > 1e-3
+        assert torch.equal(alone, base)
+        models.reset_dropout(model.config, folder)
+        assert model.config.to_dict() == models.load(folder, "fp32").config.to_dict()
