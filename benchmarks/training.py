@@ -31,6 +31,7 @@ from gristmill.cluster.models import names
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data import prepare as data
+from gristmill.training.data import tokens
 from gristmill.training.job import Train
 from gristmill.training.supervision.heartbeat import Heartbeat, Phase
 
@@ -208,10 +209,10 @@ def measure_encoding(path: Path) -> dict[str, Any]:
     table = store.read(SAMPLES)
     job = Train(max_length=2048)
     tokenizer = chat.tokenizer(names.local(job.model), None, {})
-    chat.encode(tokenizer, data.conversations(table.slice(0, 100)), job.encoding)
+    chat.encode(tokenizer, tokens.conversations(table.slice(0, 100)), job.encoding)
     began, done = time.process_time(), 0
     while time.process_time() - began < 10:
-        chat.encode(tokenizer, data.conversations(table), job.encoding)
+        chat.encode(tokenizer, tokens.conversations(table), job.encoding)
         done += table.num_rows
     spent = time.process_time() - began
     return {"rows": done, "cpu_s": round(spent, 2), "rows_per_cpu_s": round(done / spent)}

@@ -108,8 +108,8 @@ class Train(TrainSettings, Job):
         plan.gpus = most * (self.gpus_per_worker or 0)
         plan.state = "done" if store.complete(work.output) else "continues" if store.exists(work.output) else "to do"
         trained = data.datasets(work.inputs)
-        more = (store.manifest(name).kept for name in [*trained.values()][1:] if store.complete(name))
-        plan.samples = plan.kept = work.num_samples(store) + sum(more)
+        others = (store.manifest(name).kept for name in [*trained.values()][1:] if store.complete(name))
+        plan.samples = plan.kept = work.num_samples(store) + sum(others)
         self._require_dropout()
         found = forecast(store, trained, plan.samples, self)
         plan.tokens = found.tokens

@@ -90,7 +90,8 @@ def epoch(seed: int, number: int, found: tuple[Group, ...]) -> NDArray[np.int64]
             stages.setdefault(group.stage, []).append(some + first[place])
     rows = [np.concatenate(stages[stage]) for stage in sorted(stages)]
     mixed = [np.random.default_rng([seed, number, stage, 1]).permutation(some) for stage, some in enumerate(rows)]
-    return np.concatenate(mixed).astype(np.int64)
+    whole: NDArray[np.int64] = np.concatenate(mixed).astype(np.int64)
+    return whole
 
 
 def _pass(seed: int, number: int, group: int, rows: int) -> NDArray[np.int64]:

@@ -99,6 +99,8 @@ def encode(store: Store, output: str, role: str, datasets: Sequence[str], model:
 
 def opened(store: Store, output: str, role: str, found: Tokens) -> EncodedChats:
     """Return the samples of the token files, which are mapped into memory."""
+    ids: Any
+    trained: Any
     ids, trained = (
         np.memmap(store.folder(output) / f"{TOKENS}{role}{suffix}", kind, mode="r") if len(found.lengths) else none
         for suffix, kind, none in (

@@ -95,7 +95,8 @@ def test_masks_and_losses_are_those_of_trl_and_of_hugging_face(
     """A text with a control token is another text for TRL, which reads it as that token."""
     import torch
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     plain = [[{"role": t.role, "content": t.text} for t in turns] for turns in talks[:800]]
     tok = chat.tokenizer(tiny)
@@ -105,7 +106,7 @@ def test_masks_and_losses_are_those_of_trl_and_of_hugging_face(
         per_device_train_batch_size=1, report_to=[], gradient_checkpointing=False, dataset_num_proc=None,
     )  # fmt: skip
     model = load(tiny, "fp32").eval()
-    trainer = SFTTrainer(
+    trainer: Any = SFTTrainer(
         model=load(tiny, "fp32").eval(), args=args, processing_class=tok,
         train_dataset=Dataset.from_list([{"messages": turns} for turns in plain]),
     )  # fmt: skip

@@ -112,7 +112,7 @@ def test_the_loss_of_a_step_is_that_of_transformers_over_its_rows(store: Store, 
     plan = next(plan for plan in plans(store, bases, 2) if plan.output == "answers")
     assert plan.head
     bins = Bins.open(store, "answers", PACKED)
-    places = schedule.global_batch(0, seed=0, bins=len(bins), batch=8)
+    places = schedule.global_batch(0, seed=0, groups=len(bins), batch=8)
     model = heads.load(plan.base, plan.head, "fp32").eval()
     total = 0.0
     for place in places:
