@@ -17,6 +17,7 @@ from gristmill.training import trackers
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
 from gristmill.training.loop.state import WorkerPlan
+from gristmill.training.supervision import supervisor
 from tests.training.conftest import chats, dataset
 from tests.training.rehearsal import settings
 from tests.training.test_trackers import of_tensorboard
@@ -30,8 +31,9 @@ class Scripted:
     def __init__(self) -> None:
         self.ran: list[tuple[str, float]] = []
 
-    def __call__(self, job: Train, plan: WorkerPlan, run: Run, folder: Path, *more: Any) -> None:
-        rate = job.learning_rate
+    def __call__(self, job: Train, plan: WorkerPlan, run: Run, planned: str = "") -> None:
+        del planned
+        rate, folder = job.learning_rate, run.store.folder(plan.output)
         self.ran.append((plan.output, rate))
         if rate > 1:
             plan.store.write_json({"error": "train, step 1: the loss is nan"}, plan.output, "failed.json")
@@ -67,7 +69,7 @@ class Said(Screen):
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch, store: Store) -> Scripted:
     made = Scripted()
-    monkeypatch.setattr(module, "_fit", made)
+    monkeypatch.setattr(supervisor, "fit", made)
     monkeypatch.setattr(module, "require", lambda where, needs: None)
     monkeypatch.setattr(trackers, "POLL_S", 0.05)
     dataset(store, chats(30))
