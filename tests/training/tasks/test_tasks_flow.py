@@ -167,13 +167,8 @@ def test_an_evaluation_compares_the_head_with_an_untrained_one_on_held_out_rows_
     assert figures.smoke_replies == 0
     [suite] = figures.suites
     base, tuned = suite.models
-    assert (tuned.model, tuned.value, tuned.measures["written_accuracy"], tuned.measures["roc_auc"]) == (
-        "planted",
-        1,
-        1,
-        1,
-    )
-    assert base.value < 1
+    assert (tuned.model, tuned.measures["roc_auc"]) == ("planted", 1), "all good films above all bad ones"
+    assert tuned.value == tuned.measures["raw_accuracy"] == tuned.measures["written_accuracy"] > 0.7 > base.value
     said = [
         json.loads(one["reply"]) for one in items.read(store, "evaluate-x").to_pylist() if one["scorer"] == "labels"
     ]
