@@ -80,8 +80,7 @@ async def called(url: str) -> None:
         assert (call.name, json.loads(call.arguments), reply.finish) == ("weather", json.loads(ARGUMENTS), "stop")
         assert (reply.text.strip(), reply.reasoning.strip()) == ("", "I look it up.")
         assert reply.reply_tokens > 60, "usage is told in streams too"
-        # nine answers come without a stream, eight of them to the questions what the server can; a busy server sends several
-        # tokens in one part
+        # nine answers come without a stream, eight of which say what the server can; parts may have several tokens
         assert (engine.stats()["steps"] > 12) == (hang_s == 1.0), "parts came"
         said = (*ASKED, Message("assistant", None, "I look it up.", (ToolCall("c", "weather", ARGUMENTS),)))
         told = (*said, Message("tool", "31 degrees", tool_call_id="c"))
