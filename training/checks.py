@@ -1,12 +1,16 @@
-"""Checks of the settings of `[train]` that do not fit each other: precision, and mixtures of datasets."""
+"""Checks of the settings of `[train]` that do not fit each other."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gristmill.training.settings import TrainSettings
+from gristmill.training.settings import TrainSettings
 
 
-def precision_problems(job: "TrainSettings") -> list[str]:
+def setting_problems(job: TrainSettings) -> list[str]:
+    """Return the problems of settings that do not fit each other; no file is read."""
+    found = [*job.zero.problems(), *job.tuning.problems(job.zero.stage)]
+    found += job.optimizer_problems() + job.attention_problems() + job.fold_problems()
+    return found + job.worker_problems() + precision_problems(job) + mixture_problems(job)
+
+
+def precision_problems(job: TrainSettings) -> list[str]:
     """Return the reasons why the requested precision cannot be used."""
     found = []
     if job.zero.stage == 0 and job.precision in ("bf16", "fp16"):
@@ -34,7 +38,7 @@ def precision_problems(job: "TrainSettings") -> list[str]:
     return found
 
 
-def mixture_problems(job: "TrainSettings") -> list[str]:
+def mixture_problems(job: TrainSettings) -> list[str]:
     """Return settings of mixture, replay and curriculum that have no effect."""
     found = [
         f"{name}: is set without mixture, must not be; give the further datasets in train.mixture"

@@ -23,7 +23,7 @@ from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
 from gristmill.cluster.runtime.resources import Need, need_of, require
 from gristmill.cluster.store.store import Shard, Store, file_shard
-from gristmill.training import checkpoint, memory, trials
+from gristmill.training import checkpoint, checks, memory, trials
 from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
 from gristmill.training.data.forecast import forecast
@@ -70,8 +70,8 @@ class Train(TrainSettings, Job):
     def check(self, base: Path) -> list[str]:
         """Return the problems of the settings beyond their types."""
         del base
-        found = self.setting_problems() + self.trackers.problems()
-        found += self.search.problems(self.model_copy(update={"search": Search()}), Train.setting_problems)
+        found = checks.setting_problems(self) + self.trackers.problems()
+        found += self.search.problems(self.model_copy(update={"search": Search()}), checks.setting_problems)
         problem = models.missing(self.model)
         if problem:
             found.append(f"model: {self.model}: {problem}")

@@ -8,7 +8,6 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io.ingest import Source
-from gristmill.training import checks
 from gristmill.training.data.answers import EarlierAnswers
 from gristmill.training.data.chat import Encoding, TooLong
 from gristmill.training.optim import AnyOptimizer
@@ -253,13 +252,6 @@ class TrainSettings(Settings):
     def _from_base(cls, path: object, info: ValidationInfo) -> object:
         base = (info.context or {}).get("base")
         return str(base / Path(path).expanduser()) if base and isinstance(path, str) else path
-
-    def setting_problems(self) -> list[str]:
-        """Return the problems of settings that do not fit each other; no file is read."""
-        found = [*self.zero.problems(), *self.tuning.problems(self.zero.stage)]
-        found += self.optimizer_problems() + self.attention_problems() + self.fold_problems()
-        found += self.worker_problems() + checks.precision_problems(self) + checks.mixture_problems(self)
-        return found
 
     def optimizer_problems(self) -> list[str]:
         """Return the problems of the optimizer, its schedule, early stopping and `keep`."""

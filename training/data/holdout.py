@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,13 @@ class Rows(NamedTuple):
 
     table: pa.Table
     usable: Bools
+
+    @classmethod
+    def of(cls, table: pa.Table, places: NDArray[np.int64]) -> Self:
+        """Return all rows of a table; those at these places are usable."""
+        usable = np.zeros(table.num_rows, np.bool_)
+        usable[places] = True
+        return cls(table, usable)
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,9 +97,7 @@ class _Encoded:
     @property
     def usable(self) -> holdout.Rows:
         """All rows, and which of them can be trained on or scored."""
-        found = np.zeros(self.table.num_rows, np.bool_)
-        found[self.tokens.rows] = True
-        return holdout.Rows(self.table, found)
+        return holdout.Rows.of(self.table, self.tokens.rows)
 
 
 def prepare(
