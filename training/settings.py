@@ -28,9 +28,8 @@ LENGTH = "length"
 """The curriculum that orders samples by their number of tokens."""
 RENDERED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 """Variables of a chat template that every conversation sets, so that `template_args` may not."""
-CAUSAL = (
-    *("template", "template_args", "earlier_answers", "max_lost", "logits_at_once", "dropout", "curriculum"),
-    *("mixture", "mixture_weight", "mixture_temperature", "replay", "replay_input"),
+CAUSAL = frozenset(
+    {"template", "template_args", "earlier_answers", "max_lost", "logits_at_once", "dropout", "curriculum"}
 )
 """Settings that only causal language models have."""
 

@@ -54,7 +54,12 @@ def forecast(store: Store, datasets: Mapping[str, str], expected: int, job: Trai
         most = job.steps or num_steps(job.epochs, rows, batch)
         how = f"{most} steps" if job.steps else f"at most {most} steps (as many as without packing)"
         return Forecast(most, int(rows * TOKENS_PER_SAMPLE * job.epochs), how)
-    found = [_counted(store.read(name), folder, name, share, job) for name in datasets.values()]
+    tables = [store.read(name) for name in datasets.values()]
+    tables = [table.filter(pa.array(usable(table)[0])) for table in tables]
+    every = pa.concat_tables(tables)  # a head has the labels of all datasets
+    found = [
+        _counted(fit, every, folder, name, share, job) for name, fit in zip(datasets.values(), tables, strict=True)
+    ]
     if job.curriculum not in (None, LENGTH) and not any(job.curriculum in one.scores for one in found):
         scores = ", ".join(sorted({LENGTH}.union(*(one.scores for one in found))))
         raise JobError(f"train.curriculum: {job.curriculum}, but no sample has this score; must be one of {scores}")
@@ -80,8 +85,7 @@ class _Counted(NamedTuple):
     scores: set[str]
 
 
-def _counted(table: pa.Table, folder: str, name: str, share: float, job: TrainSettings) -> _Counted:
-    fit = table.filter(pa.array(usable(table)[0]))
+def _counted(fit: pa.Table, every: pa.Table, folder: str, name: str, share: float, job: TrainSettings) -> _Counted:
     some = fit.slice(0, COUNTED_ROWS)
     more = fit.num_rows / max(1, some.num_rows)
     lost: tuple[str, ...] = ()
@@ -91,7 +95,7 @@ def _counted(table: pa.Table, folder: str, name: str, share: float, job: TrainSe
         taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
         bins = max(1, round(len(packing.fit(taken, job.max_length)) * more))
     else:
-        lengths, lost = tasks.measured(fit, some, folder, name, job)
+        lengths, lost = tasks.measured(every, some, folder, name, job)
         taken = lengths[: max(1, round(len(lengths) * (1 - share)))]
         bins = max(1, round(len(taken) * more))
     scores = {name for row in some["scores"].to_pylist() for name, _ in row}

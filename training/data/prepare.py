@@ -10,7 +10,7 @@ The last three are deleted when the model is committed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -155,7 +155,7 @@ def prepare(
         stops=list(mine.chats.stops),
         shards={prefix: [asdict(shard) for shard in written] for prefix, written in shards.items()},
         groups=[list(group) for group in groups],
-        sources=_sources(mine, places, groups, inputs, job),
+        sources=_sources(mine, places, groups, len(names), job),
     )
     store.write_json(asdict(made), output, PREPARED)
     tokens.sweep(store, output)
@@ -189,10 +189,14 @@ def _pack(
     """Return the bins of some samples, the groups that they are in, and a note on samples without a score."""
     parts, missing = _parts(mine, places, count, job)
     packed = [[_bins(mine, part, job) for part in stages] for stages in parts]
-    sizes = [[len(bins) for bins in stages] for stages in packed]
-    rows = [sum(stages) for stages in sizes]
-    groups = mixture.groups(sizes, mixture.taken(rows, job.mixture_weights, job.mixture_temperature, job.replay))
+    groups = groups_of([[len(bins) for bins in stages] for stages in packed], job)
     return [bin_ for stages in packed for bins in stages for bin_ in bins], groups, missing
+
+
+def groups_of(sizes: Sequence[Sequence[int]], job: TrainSettings) -> tuple[mixture.Group, ...]:
+    """Return the groups of the rows to train on. `sizes` are their numbers, [datasets][stages]."""
+    rows = [sum(stages) for stages in sizes]
+    return mixture.groups(sizes, mixture.taken(rows, job.mixture_weights, job.mixture_temperature, job.replay))
 
 
 def _parts(
@@ -219,26 +223,40 @@ def _parts(
     return parts, {note: missing} if missing else {}
 
 
-def _sources(
-    mine: _Encoded, places: NDArray[np.int64], groups: tuple[mixture.Group, ...], inputs: Mapping[str, str],
-    job: TrainSettings,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return the numbers of each dataset if there are several."""
-    if len(datasets(inputs)) == 1:
+def sources_of(
+    samples: Sequence[int], lengths: Sequence[int], groups: tuple[mixture.Group, ...], job: TrainSettings
+) -> list[dict[str, Any]]:
+    """Return the numbers of each dataset if there are several.
+
+    Args:
+        samples: [datasets] number of samples of each that are trained on.
+        lengths: [datasets] number of their tokens.
+        groups: the groups of the rows to train on.
+        job: the settings.
+    """
+    if len(samples) == 1:
         return []
     found: list[dict[str, Any]] = []
     for source, name in enumerate(job.mixture_names):
-        own = places[mine.sources[places] == source]
         some = [group for group in groups if group.source == source]
         found.append({
             "name": name,
-            "samples": len(np.unique(mine.tokens.rows[own])),
-            "tokens": int(mine.chats.lengths[own].sum()),
+            "samples": samples[source],
+            "tokens": lengths[source],
             "packed_rows": sum(group.rows for group in some),
             "epoch_rows": mixture.num_rows(some),
             "share": round(mixture.num_rows(some) / mixture.num_rows(groups), 4),
         })  # fmt: skip
     return found
+
+
+def _sources(
+    mine: _Encoded, places: NDArray[np.int64], groups: tuple[mixture.Group, ...], count: int, job: TrainSettings
+) -> list[dict[str, Any]]:
+    """Return the numbers of each dataset if there are several. `count` is the number of datasets."""
+    own = [places[mine.sources[places] == source] for source in range(count)]
+    samples = [len(np.unique(mine.tokens.rows[some])) for some in own]
+    return sources_of(samples, [int(mine.chats.lengths[some].sum()) for some in own], groups, job)
 
 
 def _encoded(store: Store, output: str, role: str, names: list[str], model: str, job: TrainSettings) -> _Encoded:

@@ -107,9 +107,12 @@ def _notes(task: Task, sample: Sample, asked: Asked, windows: Sequence[Window]) 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """The rows of a dataset, and the windows of those that can be used."""
+    """The rows of some datasets, and the windows of those that can be used."""
 
     table: pa.Table
+    """All rows, those of one dataset after those of another."""
+    dataset: NDArray[np.int64]
+    """[rows] dataset of each row, counted from 0."""
     texts: EncodedTexts
     rows: NDArray[np.int64]
     """[used samples] row of each."""
@@ -138,11 +141,11 @@ def prepare(
         return data.PackedCounts(**store.read_json(output, data.PREPARED))
     tok = reader.tokenizer(model)
     data.require_facts(model, tok, job.max_length)
-    table = store.read(inputs["samples"])
-    names = names_of(job.task, table, model, inputs["samples"])
-    mine = _encoded(table, tok, names, job)
+    tables = [store.read(name) for name in data.datasets(inputs).values()]
+    names = names_of(job.task, pa.concat_tables(tables), model, inputs["samples"])
+    mine = _encoded(tables, tok, names, job)
     other = next((inputs[role] for role in (data.VALIDATION, data.SEEDS) if role in inputs), None)
-    others = mine if other is None else _encoded(store.read(other), tok, names, job)
+    others = mine if other is None else _encoded([store.read(other)], tok, names, job)
     tests = [store.read(name) for role, name in inputs.items() if role.startswith(data.TEST)]
     found = data.split(mine.usable, others.usable, tests, job, fold)
     trained = mine.usable.usable & ~found.gone
@@ -162,13 +165,15 @@ def prepare(
     store.write_json({"labels": names}, output, LABELS)
     taken = {data.PACKED: (mine, trained), data.HELDOUT: (others, found.held)}
     shards = {prefix: _write(store, output, prefix, *which) for prefix, which in taken.items()}
-    used = [windows for row, windows in zip(mine.rows, mine.texts.windows, strict=True) if trained[row]]
+    parts = [_used(mine, trained & (mine.dataset == number)) for number in range(len(tables))]
+    used = list(chain(*parts))
+    groups = data.groups_of([[sum(map(len, part))] for part in parts], job)
     made = data.PackedCounts(
         samples=int(trained.sum()),
         holdout=int(found.held.sum()),
         bins=sum(shard.rows for shard in shards[data.PACKED]),
         holdout_bins=sum(shard.rows for shard in shards[data.HELDOUT]),
-        tokens=sum(len(one.window.ids) for one in chain(*used)),
+        tokens=_num_tokens(used),
         trained_tokens=sum(one.trained for one in chain(*used)),
         families=len(np.unique(found.families)),
         relatives=found.relatives,
@@ -178,6 +183,8 @@ def prepare(
         notes={**mine.notes, **_unseen(job.task, names, mine, trained)},
         stops=[],
         shards={prefix: [asdict(shard) for shard in written] for prefix, written in shards.items()},
+        groups=[list(group) for group in groups],
+        sources=data.sources_of([*map(len, parts)], [*map(_num_tokens, parts)], groups, job),
     )
     store.write_json(asdict(made), output, data.PREPARED)
     return made
@@ -206,7 +213,7 @@ def measured(
     """Return the number of tokens of each window of some rows, [windows], and notes on the rows that do not fit.
 
     Args:
-        fit: all rows with an answer, which have the labels.
+        fit: all rows with an answer, of all datasets, which have the labels.
         some: the rows to read.
         model: local folder of the model.
         where: name of the dataset, for messages.
@@ -231,15 +238,26 @@ def head(store: Store, output: str, job: TrainSettings) -> Head | None:
     return Head(job.task, tuple(store.read_json(output, LABELS)["labels"]), job.max_length, job.seed)
 
 
-def _encoded(table: pa.Table, tok: Any, names: Sequence[str], job: TrainSettings) -> _Encoded:  # noqa: ANN401
+def _encoded(tables: Sequence[pa.Table], tok: Any, names: Sequence[str], job: TrainSettings) -> _Encoded:  # noqa: ANN401
+    table = pa.concat_tables(tables)
     fit, drops = tokens.usable(table)
     rows = table.filter(pa.array(fit))
     texts = encode(job.task, tok, from_table(rows), names, job)
     each = tokens.weights(rows)
-    notes = {**texts.notes, **tokens.weighing(each)}
     return _Encoded(
-        table, texts, np.flatnonzero(fit)[texts.places], each[texts.places], {**drops, **texts.drops}, notes
-    )
+        table, np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]), texts,
+        np.flatnonzero(fit)[texts.places], each[texts.places], {**drops, **texts.drops},
+        {**texts.notes, **tokens.weighing(each)},
+    )  # fmt: skip
+
+
+def _used(mine: _Encoded, taken: NDArray[np.bool_]) -> list[list[Labelled]]:
+    """Return the windows of the samples whose row is in `taken`, [samples]."""
+    return [windows for row, windows in zip(mine.rows, mine.texts.windows, strict=True) if taken[row]]
+
+
+def _num_tokens(samples: Sequence[Sequence[Labelled]]) -> int:
+    return sum(len(one.window.ids) for one in chain(*samples))
 
 
 def _unseen(task: Task, names: Sequence[str], mine: _Encoded, trained: NDArray[np.bool_]) -> dict[str, int]:

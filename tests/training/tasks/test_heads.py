@@ -12,6 +12,7 @@ from gristmill.cluster.store.store import Store
 from gristmill.training.data.forecast import forecast
 from gristmill.training.data.prepare import HELDOUT, PACKED, Bins
 from gristmill.training.job import Train
+from gristmill.training.optim import schedule
 from gristmill.training.tasks import batches, heads, prepare, reader
 from gristmill.training.tasks.question_answering import QuestionAnswering
 from gristmill.training.tasks.sequence_classification import SequenceClassification
@@ -194,6 +195,36 @@ def test_rows_that_have_no_labels_to_learn_are_refused(
     job = Train.model_validate({"model": bases["bert"], "task": {"kind": "sequence_classification"}})
     with pytest.raises(JobError, match=message):
         prepare.prepare(store, "x", {"samples": dataset(store, rows)}, bases["bert"], job)
+
+
+def test_a_mixture_of_datasets_has_their_labels_and_shares(store: Store, bases: dict[str, str]) -> None:
+    """Of the second dataset, which counts three times, all rows have one label; a seventh row of it does not fit."""
+    built = [row(f"film {n}", ("good", "bad")[n % 2]) for n in range(20)]
+    people = [*(row(f"lake {n}", "fine") for n in range(5)), row("", "fine")]
+    names = {
+        "samples": dataset(store, built),
+        "mixture": dataset(store, people, "ingest-000000000001"),
+        "validation": dataset(store, [row("river", "good"), row("sea", "fine")], "ingest-000000000002"),
+    }
+    given = {"mixture": [{"input": "people.jsonl", "weight": 3.0}], "validation": "held.jsonl", "epochs": 1}
+    asked = {"model": bases["bert"], "task": {"kind": "sequence_classification"}, **given, "max_length": 32}
+    job = Train.model_validate(asked)
+    assert job.check(Path()) == []
+    made = prepare.prepare(store, "mixed", names, bases["bert"], job)
+    head = prepare.head(store, "mixed", job)
+    assert head and head.names == ("bad", "fine", "good")
+    assert (made.bins, made.samples, made.holdout, made.epoch_rows) == (25, 25, 2, 25)
+    assert sum(made.drops.values()) == 1
+    assert [(one["name"], one["samples"], one["epoch_rows"]) for one in made.sources] == [
+        ("input", 20, 14), ("people.jsonl", 5, 11)
+    ], "20 and 3 x 5 of 35"  # fmt: skip
+    bins = Bins.open(store, "mixed", PACKED)
+    labels = [int(bins.column("labels", place)[0]) for place in range(25)]
+    assert [label == 1 for label in labels] == [False] * 20 + [True] * 5
+    epoch = schedule.global_batch(0, seed=0, groups=bins.groups, batch=25)
+    assert (epoch >= 20).sum() == 11 and len({*epoch[epoch < 20].tolist()}) == 14
+    found = forecast(store, {role: names[role] for role in ("samples", "mixture")}, 25, job)
+    assert found.steps == 7, "25 rows, 4 in a step"
 
 
 def test_a_plan_counts_windows_and_says_which_rows_do_not_fit(store: Store, bases: dict[str, str]) -> None:
