@@ -47,7 +47,7 @@ class TrainFigures(Figures):
     """Kind of the task. A task with a head has its loss for each text, token or window."""
     labels: tuple[str, ...] = ()
     """The labels of the head."""
-    mixture: Sequence[Mapping[str, Any]] = ()
+    mixture: tuple[Mapping[str, Any], ...] = ()
     """If several datasets are trained on, of each its `name`, `samples`, `tokens`, `packed_rows`, its packed rows in an
     epoch (`epoch_rows`), and its `share` of the epoch."""
     separation: str = "positions"

@@ -264,7 +264,7 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         kept_step=end.get("kept"),
         precision=_starts(journal)[-1]["precision"],
         notes=dict(packed.notes),
-        mixture=list(packed.sources),
+        mixture=tuple(packed.sources),
         separation=_starts(journal)[-1]["separation"],
         tokens=tokens,
         trained_tokens=sum(m["trained_tokens"] for m in done),
