@@ -166,15 +166,14 @@ def prepare(
     taken = {data.PACKED: (mine, trained), data.HELDOUT: (others, found.held)}
     shards = {prefix: _write(store, output, prefix, *which) for prefix, which in taken.items()}
     parts = [_used(mine, trained & (mine.dataset == number)) for number in range(len(tables))]
-    used = list(chain(*parts))
     groups = data.groups_of([[sum(map(len, part))] for part in parts], job)
     made = data.PackedCounts(
         samples=int(trained.sum()),
         holdout=int(found.held.sum()),
         bins=sum(shard.rows for shard in shards[data.PACKED]),
         holdout_bins=sum(shard.rows for shard in shards[data.HELDOUT]),
-        tokens=_num_tokens(used),
-        trained_tokens=sum(one.trained for one in chain(*used)),
+        tokens=sum(map(_num_tokens, parts)),
+        trained_tokens=sum(one.trained for part in parts for one in chain(*part)),
         families=len(np.unique(found.families)),
         relatives=found.relatives,
         left_out=sum(int(rows.sum()) for rows in left_out.values()),
