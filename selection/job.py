@@ -83,6 +83,13 @@ class Select(Job):
         """Whether any step needs the job's own vectors."""
         return any(self.wanted in (step.wants(self.wanted), step.wants_beside(self.wanted)) for step in self.steps)
 
+    @property
+    def uses_ray(self) -> bool:
+        """Whether a step needs vectors, which actors of Ray make. All other work is done in this process."""
+        return self.embeds or any(
+            step.encodes() or step.wants(self.wanted) or step.wants_beside(self.wanted) for step in self.steps
+        )
+
     def check(self, base: Path) -> list[str]:
         """Return a line for each encoder whose model is missing."""
         del base

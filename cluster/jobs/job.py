@@ -111,6 +111,11 @@ class Job(Settings):
     """Whether a local Ray must run its dashboard for this job."""
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
 
+    @property
+    def uses_ray(self) -> bool:
+        """Whether `make` needs a session of Ray. A recipe whose jobs all need none starts no Ray."""
+        return True
+
     input: Source | None = None
     """Data from outside the recipe: a path, or a table with path and format."""
 
@@ -157,7 +162,7 @@ class Job(Settings):
     def make(self, run: Run, work: Work) -> Figures:
         """Make `work.output` and return its figures. Committed shards are not made again.
 
-        The job commits the manifest itself (`Store.commit`). Ray runs when this is called.
+        The job commits the manifest itself (`Store.commit`). Ray runs when this is called, if the job `uses_ray`.
         """
 
 

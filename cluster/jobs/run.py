@@ -66,10 +66,7 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
             run.ledger.append("job_done", job=name, output=output, figures=figures, reused=True)
     if not pending:
         return
-    run.screen.say("starting Ray")
-    ground = recipe.ground
-    dashboard = any(recipe.jobs[name].dashboard for name in pending)
-    with session(ground.address, ground.num_cpus, ground.num_gpus, dashboard=dashboard):
+    with _ray(recipe, pending, run.screen):
         for name in pending:
             run.ledger.append("job_started", job=name, output=works[name].output)
             start = time.monotonic()
@@ -79,6 +76,19 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
                 run.ledger.append("job_failed", job=name, seconds=round(time.monotonic() - start, 1))
                 raise
             run.ledger.append("job_done", job=name, output=works[name].output, figures=measured.to_json())
+
+
+@contextmanager
+def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[None]:
+    """Keep a session of Ray open while the block runs, if one of the jobs uses it."""
+    jobs, ground = [recipe.jobs[name] for name in pending], recipe.ground
+    if not any(job.uses_ray for job in jobs):
+        yield
+        return
+    screen.say("starting Ray")
+    dashboard = any(job.dashboard for job in jobs)
+    with session(ground.address, ground.num_cpus, ground.num_gpus, dashboard=dashboard):
+        yield
 
 
 def _ingest(run: Run, source: ingest.Source, folder: str) -> None:

@@ -308,6 +308,7 @@ def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path
     settings = Select(steps=(Exact(answers=False), Quality(budget=0.5)))
     samples = put(store, "generate-x", rows())
     work = work_for(settings, samples)
+    assert not settings.uses_ray and SETTINGS.uses_ray
     figures = select(settings, run_of(store, tmp_path), work, refuses)
     assert figures.kept == 16
     assert "vectors" not in store.manifest(work.output).metadata

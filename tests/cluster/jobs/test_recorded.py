@@ -1,10 +1,12 @@
 """The end of a run that failed: what the ledger and the user are told."""
 
 import json
+from pathlib import Path
 
 import pytest
 from ray.exceptions import RayTaskError
 
+from gristmill.cluster.cli.main import main
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.run import _recorded
 from gristmill.cluster.store.store import Store
@@ -19,3 +21,14 @@ def test_an_error_of_a_process_is_told_without_its_traceback(store: Store) -> No
     assert str(caught.value) == "lift.seeds: 1 label, must be two or more"
     assert not isinstance(caught.value, RayTaskError)
     assert json.loads(run.ledger.lines[-1])["error"] == str(caught.value)
+
+
+def test_a_recipe_whose_jobs_use_no_ray_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"text": f"review {number}", "label": str(number % 3)} for number in range(30)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    balance = '{kind = "balance", by = "label", budget = 9}'
+    recipe = f'store = "runs"\n[select]\ninput = "rows.jsonl"\nsteps = [{{kind = "exact"}}, {balance}]\n'
+    (tmp_path / "mill.toml").write_text(recipe, encoding="utf-8")
+    assert main(["run", str(tmp_path / "mill.toml")]) == 0
+    said = capsys.readouterr()
+    assert "balance: 9 left" in said.out + said.err and "starting Ray" not in said.out + said.err
