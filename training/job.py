@@ -164,7 +164,7 @@ class Train(TrainSettings, Job):
             run.screen.say(f"train: {head.said}")
         cut = self.batching(self.worlds[-1])
         plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs, head)
-        config = self.model_dump(mode="json")
+        config = self.public()
         with following(self.trackers, folder, run.store.folder(""), config, run.screen.say) as lost:
             supervisor.fit(self, plan, run, memory.planned(self, gpu=each.gpus > 0))
         journal = read_journal(folder / METRICS)

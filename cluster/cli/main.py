@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import gristmill
 from gristmill.cluster.contract.errors import GristmillError, JobError
+from gristmill.cluster.contract.secrets import public_uri
 from gristmill.cluster.runtime.interrupt import interruptible, signal_name
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _export(arguments: argparse.Namespace) -> int:
     name = _dataset(store, arguments.name)
     how = {key: getattr(arguments, key) for key in ("dropped", "provenance", "by", "threshold", "public")}
     done = export(store, name, arguments.target, arguments.form, **how)
-    print(f"{done.rows} rows of {name} written to {arguments.target}")
+    print(f"{done.rows} rows of {name} written to {public_uri(arguments.target)}")
     for reason, count in sorted(done.left_out.items()):
         print(f"left out: {count} samples, each {reason}")
     return 0

@@ -11,9 +11,14 @@ what to do*.
     └── RunError      the run failed for good                           (exit code 1)
 """
 
+from gristmill.cluster.contract.secrets import public_text
+
 
 class GristmillError(Exception):
-    """The base class of errors that people see without a traceback."""
+    """The base class of errors that people see without a traceback. Credentials in URIs are left out of its text."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(public_text(message))
 
 
 class JobError(GristmillError, ValueError):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.secrets import public_settings
 
 STRING: dict[str, Any] = {"type": "string"}
 STRINGS: dict[str, Any] = {"type": "array", "items": STRING}
@@ -53,6 +54,11 @@ class Settings(BaseModel):
             and not (name in self.newer and getattr(self, name) == field.get_default(call_default_factory=False))
         }
         return {"class": type(self).__name__, "revision": self.revision, "fields": fields}
+
+    def public(self) -> dict[str, Any]:
+        """Return the settings as a JSON value without credentials, as manifests and stored recipes have them."""
+        shown: dict[str, Any] = public_settings(self.model_dump(mode="json"))
+        return shown
 
     def fingerprint(self) -> str:
         """Return 32 hex digits that change exactly when `identity` does."""

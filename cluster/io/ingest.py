@@ -28,6 +28,7 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract import sample as bounds
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Message, Sample, seed, seed_id, shards_of, size_of, to_table
+from gristmill.cluster.contract.secrets import public_uri
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io import documents
 from gristmill.cluster.io.account import Account, account_line
@@ -195,7 +196,7 @@ def ingest(store: Store, source: Source, screen: Screen | None = None, shard_row
         job="ingest",
         fingerprint=fingerprint,
         inputs={},
-        settings=source.model_dump(mode="json"),
+        settings=source.public(),
         shards=tuple(shards),
         metadata={
             "files": json.dumps({file.name: file.digest for file in files}, ensure_ascii=False),
@@ -225,7 +226,7 @@ def warn_of_columns(source: Source, metadata: Mapping[str, str]) -> None:
     """Log a warning about the columns that were not read. The terminal shows it."""
     line = account_line(metadata)
     if line:
-        log.warning("%s: %s", ", ".join(source.path), line)
+        log.warning("%s: %s", ", ".join(map(public_uri, source.path)), line)
 
 
 def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, bar: Bar | None) -> list[Shard]:

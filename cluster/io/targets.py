@@ -13,7 +13,7 @@ from pyarrow import fs
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.forms import ExportForm
 from gristmill.cluster.io.hub import SCHEME, HubRepo, repo_of
-from gristmill.cluster.store.uri import ascii_uri, expanded
+from gristmill.cluster.store.uri import UriError, expanded, file_system
 
 COMPRESSIONS: Mapping[str, str] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 LINES = (".jsonl", ".ndjson")
@@ -81,9 +81,9 @@ def target_of(given: str | Path, form: ExportForm | None, *, public: bool = Fals
     path, remote = str(expanded(name)) if "://" not in name else name, None
     if "://" in name:
         try:
-            remote, path = fs.FileSystem.from_uri(ascii_uri(name.rstrip("/")))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise JobError(f"{name}: cannot be reached ({error}); check the URI and the credentials") from error
+            remote, path = file_system(name.rstrip("/"))
+        except UriError as error:
+            raise JobError(f"{name}: {error}") from None
     target = Target(name, form, folder, compression, path, remote)
     _require_free(target, remote or fs.LocalFileSystem())
     return target

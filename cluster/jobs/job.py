@@ -149,7 +149,7 @@ class Job(Settings):
             job=self.name,
             fingerprint=work.fingerprint,
             inputs=dict(work.inputs),
-            settings=self.model_dump(mode="json"),
+            settings=self.public(),
             shards=tuple(shards),
             metadata=dict(metadata or {}),
         )

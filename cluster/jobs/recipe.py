@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import GristmillError, JobError
+from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Plan, Work, job_class
 from gristmill.cluster.store.store import Store, place
@@ -62,15 +63,18 @@ class Recipe:
         return f"{self.name}-{ids.digest({name: work.output for name, work in works.items()})[:8]}"
 
     def resolve(self, works: Mapping[str, Work]) -> dict[str, Any]:
-        """Return the recipe with all defaults, as `recipe.json` of the run has it. It can be run like any recipe."""
+        """Return the recipe with all defaults, as `recipe.json` of the run has it. It can be run like any recipe.
+
+        Credentials are left out.
+        """
         ingested = [works[name].inputs["samples"] for name, job in self.jobs.items() if job.input is not None]
         outputs = {"ingest": ingested[0]} if ingested else {}
         outputs |= {name: work.output for name, work in works.items()}
         return {
             "name": self.name,
-            "store": self.store,
-            "cluster": self.ground.model_dump(mode="json"),
-            "jobs": {name: job.model_dump(mode="json") for name, job in self.jobs.items()},
+            "store": public_uri(self.store),
+            "cluster": self.ground.public(),
+            "jobs": {name: job.public() for name, job in self.jobs.items()},
             "outputs": outputs,
         }
 
@@ -212,7 +216,7 @@ def _line(kind: type[BaseModel], name: str, raw: object, error: dict[str, Any]) 
             if expected
             else f"{where}: kind is absent, must be given"
         )
-    shown = repr(error["input"])
+    shown = public_text(repr(error["input"]))  # before it is cut: a cut URI cannot be told from a text
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     message = message[0].lower() + message[1:]
     message = message.replace("should be", "must be")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gristmill.cluster.contract.errors import GristmillError, JobError, RunError
+from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import SAMPLE_JOBS, Run, Work
@@ -101,7 +102,7 @@ def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
         ingest.warn_of_columns(source, manifest.metadata)
     dropped = manifest.rows - manifest.kept
     note = f", {dropped} dropped" if dropped else ""
-    run.screen.say(f"ingest: {manifest.kept} samples from {', '.join(source.path)}{note}")
+    run.screen.say(f"ingest: {manifest.kept} samples from {', '.join(map(public_uri, source.path))}{note}")
     figures = Figures(rows=manifest.rows, kept=manifest.kept)
     run.ledger.append("job_done", job="ingest", output=folder, figures=figures.to_json(), reused=reused)
 
@@ -123,7 +124,7 @@ def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
         raise
     except Exception as error:
         logger.exception("the run failed")
-        run.ledger.append("run_failed", error=f"{type(error).__name__}: {error}")
+        run.ledger.append("run_failed", error=public_text(f"{type(error).__name__}: {error}"))
         where = f"; the traceback is in {run.logs}/driver.log" if run.logs else ""
         first = str(error).strip().splitlines() or [""]
         raise RunError(f"{run.id}: {type(error).__name__}: {first[0]}{where}") from error

@@ -5,7 +5,17 @@ import os
 import sys
 from pathlib import Path
 
+from gristmill.cluster.contract.secrets import public_text
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d: %(message)s"
+
+
+class _Public(logging.Formatter):
+    """A formatter that leaves credentials in URIs out, of tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return public_text(super().format(record))
 
 
 def to_file(folder: str | None, name: str) -> None:
@@ -14,7 +24,7 @@ def to_file(folder: str | None, name: str) -> None:
     An actor calls it first. If `folder` is None, because the store is remote, the output stays in Ray's worker logs.
     """
     if folder is None:
-        logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
+        _to_stderr()
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     handle = os.open(Path(folder) / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -23,7 +33,13 @@ def to_file(folder: str | None, name: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    logging.basicConfig(level=logging.INFO, format=FORMAT, force=True)
+    _to_stderr()
+
+
+def _to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Public(FORMAT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 class _Terminal(logging.Handler):
@@ -48,11 +64,13 @@ def driver(folder: Path | None) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
     root.setLevel(logging.INFO)
-    root.addHandler(_Terminal(logging.WARNING))
+    terminal = _Terminal(logging.WARNING)
+    terminal.setFormatter(_Public())
+    root.addHandler(terminal)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(folder / "driver.log", encoding="utf-8")
-        file.setFormatter(logging.Formatter(FORMAT))
+        file.setFormatter(_Public(FORMAT))
         root.addHandler(file)
 
 

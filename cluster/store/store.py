@@ -23,7 +23,8 @@ from pyarrow import fs, ipc
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.schema import ITEMS, SAMPLES, SCHEMA_VERSION, check, vectors
-from gristmill.cluster.store.uri import ascii_uri, expanded
+from gristmill.cluster.contract.secrets import public_uri
+from gristmill.cluster.store.uri import UriError, expanded, file_system
 
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
@@ -75,12 +76,14 @@ class Store:
         Raises:
             StoreError: if the URI is of no known file system, or cannot be reached.
         """
-        self.uri = uri
+        self._given = uri
+        self.uri = public_uri(uri)
+        """The path or URI without credentials."""
         if "://" in uri:
             try:
-                self.fs, self.root = fs.FileSystem.from_uri(ascii_uri(uri))
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise StoreError(f"{uri}: cannot be reached ({error}); check the URI and the credentials") from error
+                self.fs, self.root = file_system(uri)
+            except UriError as error:
+                raise StoreError(f"{uri}: {error}") from None
             self.local: Path | None = Path(self.root) if isinstance(self.fs, fs.LocalFileSystem) else None
         else:
             self.local = expanded(uri).resolve()
@@ -92,7 +95,7 @@ class Store:
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         """Pickle the store as its URI."""
-        return Store, (str(self.local) if self.local else self.uri,)
+        return Store, (str(self.local) if self.local else self._given,)
 
     def at(self, *names: str) -> str:
         """Return the path of a file or folder of the store on its file system."""

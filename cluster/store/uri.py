@@ -3,6 +3,30 @@
 from pathlib import Path
 from urllib.parse import quote
 
+import pyarrow as pa
+from pyarrow import fs
+
+from gristmill.cluster.contract.secrets import public_text
+
+
+class UriError(ValueError):
+    """The error for a URI of no known file system, or of one that does not answer. Its text has no credentials."""
+
+
+def file_system(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a URI, and the path on it.
+
+    Raises:
+        UriError: if the URI is of no known file system, or cannot be reached.
+    """
+    try:
+        system, path = fs.FileSystem.from_uri(ascii_uri(uri))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # Arrow repeats the URI: without `from None` its credentials would be in a logged traceback
+        said = public_text((str(error) or type(error).__name__).splitlines()[0])
+        raise UriError(f"cannot be reached ({said}); check the URI and the credentials") from None
+    return system, path
+
 
 def ascii_uri(uri: str) -> str:
     """Return a URI in which characters that no URI may have, such as Chinese ones, are percent-encoded."""

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.secrets import public_uri
 from gristmill.cluster.io.ingest import Source
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, VectorsOf, View
 from gristmill.selection.data.columns import Int, Part
@@ -70,7 +71,7 @@ class Against(Deduplicator):
 
     def sources(self) -> dict[str, Source]:
         """Return the older datasets, each named by its number and its file."""
-        return {f"{n}-{PurePath(source.path[0]).name}": source for n, source in enumerate(self.datasets, 1)}
+        return {f"{n}-{PurePath(public_uri(source.path[0])).name}": source for n, source in enumerate(self.datasets, 1)}
 
     def wants(self, job: VectorsOf) -> VectorsOf | None:
         """Return the job's vectors if meanings are compared."""

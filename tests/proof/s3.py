@@ -1,11 +1,14 @@
 """An object store that speaks S3: exports of every form and a whole store go there and come back the same.
 
+A whole run of a scripted engine, with secrets in its URIs, its environment and its recipe, writes and prints none.
+
     python -m tests.proof.s3
 
 starts the server of the package `moto[server]`, which is no dependency: it brings 60 packages. Where `moto_server` is
 not on the path, the reason is printed and nothing is tried.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -16,12 +19,16 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
+
+from pyarrow import fs
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.io.export import export
 from gristmill.cluster.io.ingest import Source, ingest, read
 from gristmill.cluster.store.store import Store
+from gristmill.cluster.store.uri import file_system
 from tests.cluster.io.sources import lines, put
 
 ROWS = [{"question": f"Question {n}?", "answer": "是的", "tags": {"n": str(n)}} for n in range(25)]
@@ -76,6 +83,55 @@ def tried(folder: Path) -> int:
     return len(there) + 3
 
 
+def planted(folder: Path, port: int) -> int:
+    """Run a recipe full of secrets, look for them in every object, file and page, and return how many were searched."""
+    secret = {name: f"planted{name}0123456789/+x" for name in ("USER", "PASSWORD", "OPENAI", "HUB", "RECIPE", "CLOUD")}
+    user, password = (quote(secret[name], safe="") for name in ("USER", "PASSWORD"))
+    there = f"?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:{port}"
+    uri = f"s3://{user}:{password}@grain/planted/"
+    topics = ("age", "air", "bar", "end", "sea", "sun")
+    seeds = [{"instruction": f"Write of the {topic}", "output": "Well."} for topic in topics]
+    Store(f"{BUCKET}/planted").write_bytes("\n".join(map(json.dumps, seeds)).encode(), "seeds.jsonl")
+    recipe = f"""name = "planted"\nstore = "{uri}store{there}"
+[cluster]\nnum_cpus = 1\nnum_gpus = 0
+[generate]\ninput = "{uri}seeds.jsonl{there}"\ntarget = 20\nshard_size = 8\nfilters = []
+[generate.engine]\ncpus = 1\nargs = {{hf_token = "{secret["RECIPE"]}"}}\n"""
+    path = str(put(folder, "planted.toml", recipe))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"OPENAI_API_KEY": secret["OPENAI"], "HF_TOKEN": secret["HUB"]}
+    environment |= {"AWS_SECRET_ACCESS_KEY": secret["CLOUD"]}
+    store, program = ["--store", f"{uri}store{there}"], "gristmill.cluster.cli.main"
+    commands = [
+        (0, "tests.generation.drive", path, "0"),
+        (0, program, "plan", path),
+        (0, program, "show", *store),
+        *((0, program, verb, "planted", *store) for verb in ("show", "head", "report")),
+        (0, program, "export", "planted", f"{uri}out.jsonl{there}", *store),
+        (2, program, "show", "nothing-of-this-name", *store),
+        (1, program, "show", "--store", f"{uri}store{there}&surprise=1"),
+    ]
+    pages = []
+    for code, module, *words in commands:
+        done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, check=False, env=environment)
+        pages.append(done.stdout + done.stderr)
+        assert done.returncode == code, (words, pages[-1].decode())
+    objects = away_objects("planted")
+    for written in ("report.html", "recipe.json", "ledger.jsonl", "manifest.json", "out.jsonl"):
+        assert any(name.endswith(written) for name in objects), written
+    pages += objects.values()
+    for value in secret.values():
+        forms = (value, quote(value, safe=""), value.partition("/")[0])
+        assert not [page[:200] for page in pages for form in forms if form.encode() in page]
+    return len(pages)
+
+
+def away_objects(folder: str) -> dict[str, bytes]:
+    """Return every object in a folder of the bucket."""
+    system, root = file_system(f"{BUCKET}/{folder}")
+    files = [info.path for info in system.get_file_info(fs.FileSelector(root, recursive=True)) if info.is_file]
+    return {path: bytes(system.open_input_file(path).read()) for path in files}
+
+
 def main() -> int:
     """Try it where the server is there."""
     if shutil.which("moto_server") is None:
@@ -95,6 +151,8 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as folder:
             sys.stdout.write(f"s3: {tried(Path(folder))} ways there and back, all the same\n")
+            count = planted(Path(folder), port)
+            sys.stdout.write(f"s3: {count} objects and pages of a run with six planted secrets, which are in none\n")
     finally:
         server.kill()
         server.wait()

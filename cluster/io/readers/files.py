@@ -13,8 +13,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import documents
-from gristmill.cluster.store.uri import ascii_uri, expanded
+from gristmill.cluster.store.uri import UriError, expanded, file_system
 
 FileFormat = Literal["jsonl", "json", "csv", "parquet", "arrow", "text", "markdown", "html", "pdf", "document"]
 
@@ -125,15 +126,18 @@ def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
         raise JobError(f"{given}: has a pattern before the last /, must have it after that; name the folders")
     try:
         if not glob.has_magic(tail):
-            system, path = fs.FileSystem.from_uri(ascii_uri(uri) + settings)
-            return [(given, system, path)]
-        system, base = fs.FileSystem.from_uri(ascii_uri(head) + settings)
+            system, path = file_system(uri + settings)
+            return [(public_uri(given), system, path)]
+        system, base = file_system(head + settings)
         infos = system.get_file_info(fs.FileSelector(base, allow_not_found=True))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise JobError(f"{given}: cannot be reached ({error}); check the URI and the credentials") from error
+    except UriError as error:
+        raise JobError(f"{given}: {error}") from None
+    except (pa.ArrowException, OSError) as error:
+        said = public_text((str(error) or type(error).__name__).splitlines()[0])
+        raise JobError(f"{given}: cannot be read ({said}); check the URI and the credentials") from error
     shown = (i for i in infos if i.is_file and (tail.startswith(".") or not i.base_name.startswith(".")))
     remote = sorted(i.path for i in shown if fnmatch.fnmatch(i.base_name, tail))
-    return _some(given, [(f"{head}/{path.rsplit('/', 1)[-1]}", system, path) for path in remote])
+    return _some(given, [(f"{public_uri(head)}/{path.rsplit('/', 1)[-1]}", system, path) for path in remote])
 
 
 def _split(uri: str) -> tuple[str, str]:

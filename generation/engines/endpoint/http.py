@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gristmill.cluster.contract import gate
 from gristmill.cluster.contract.errors import EngineError, JobError
+from gristmill.cluster.contract.secrets import without_key
 from gristmill.generation.engines.endpoint.progress import ANSWER_S, Call, Progress, TimeoutEstimate
 from gristmill.generation.engines.endpoint.stream import Stream
 from gristmill.generation.engines.endpoint.window import Window
@@ -212,12 +213,13 @@ class Connection:
             body = stream.body()
             if body is None:
                 raise CutError
-            return b"", body
+            return b"", without_key(body, self._key)
         raw = bytearray()
         async for part in reply.content.iter_any():
             self.progress.hear(call)
             raw += part
-        return bytes(raw), _body(bytes(raw))
+        whole: bytes = without_key(bytes(raw), self._key)
+        return whole, _body(whole)
 
     def _unstreamed(self, payload: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return the call without streaming. The server ends streams too early, so no later call is streamed."""

@@ -47,6 +47,23 @@ def test_a_request_goes_out_with_its_settings_and_comes_back_with_its_counts() -
     assert reply.logprob == pytest.approx(-0.5 * words)
 
 
+def test_the_key_is_in_no_error_and_no_reply_though_the_server_repeats_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "planted-key-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    refused = FakeServer(*[Trouble(401, body=json.dumps({"error": {"message": f"Incorrect API key {key}"}}))] * 3)
+    with pytest.raises(JobError, match=r"Incorrect API key \*\*\*") as caught:
+        served(refused, lambda engine: engine.ask(ASK))
+    assert key not in str(caught.value)
+    whole = {"choices": [{"message": {"role": "assistant", "content": f"It is {key}"}, "finish_reason": "stop"}]}
+    part = {"choices": [{"delta": {"content": f"It is {key}"}, "finish_reason": "stop"}]}
+    stream = f"data: {json.dumps(part)}\n\ndata: [DONE]\n\n"
+    for trouble in (
+        Trouble(body=json.dumps(whole)),
+        Trouble(headers={"Content-Type": "text/event-stream"}, body=stream),
+    ):
+        assert served(FakeServer(trouble), lambda engine: engine.ask(ASK)).text == "It is ***"
+
+
 def test_the_same_request_has_the_same_reply_and_another_seed_another() -> None:
     first, again = (served(FakeServer(), lambda engine: engine.ask(ASK)) for _ in range(2))
     other = served(FakeServer(), lambda engine: engine.ask(Write(ASK.messages, 16, seed=2)))

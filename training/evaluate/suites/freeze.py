@@ -53,9 +53,7 @@ def freeze(store: Store, name: str, scorer: Scorer, rows: str) -> Suite:
     if not store.complete(folder):
         table, fitted = _frozen(store.read(rows), scorer)
         shard = store.commit_shard(folder, "shard-00000", table)
-        manifest = Manifest(
-            folder, "samples", "suite", fingerprint, {"samples": rows}, fitted.model_dump(mode="json"), (shard,)
-        )
+        manifest = Manifest(folder, "samples", "suite", fingerprint, {"samples": rows}, fitted.public(), (shard,))
         store.commit(manifest, Figures(rows=shard.rows, kept=shard.kept).to_json())
     suite = opened(store, name, scorer, folder)
     if not suite.items:
