@@ -46,7 +46,7 @@ class Selection:
     def dropped(self) -> pa.Table:
         """The dropped rows, as a table with the columns id, reason, lost_to and messages.
 
-        `lost_to` is the id of the sample that stays in place of the dropped row, or null.
+        `lost_to` is the id of the sample that stays instead of the dropped row, or null.
         """
         gone = self.table.filter(pc.is_valid(self.table["dropped"]))
         lost = [dict(tags or []).get("lost_to") for tags in gone["tags"].to_pylist()]

@@ -14,7 +14,7 @@ as full, and `LABELLED` of their tokens as trained on.
 `benchmarks/training.py memory` compares the plan with VmHWM of real workers.
 
 Source: the states by stage: Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1; activations: Korthikanti et al.
-2022, arXiv:2205.05198, section 4.1, with the layers of Llama in place of GPT's.
+2022, arXiv:2205.05198, section 4.1, with the layers of Llama instead of GPT's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -130,7 +130,7 @@ def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: 
         job: the settings.
         world: number of workers.
         gpu: whether the memory of a GPU is planned, or that of a process on CPUs.
-        stage: a stage of ZeRO in place of that of the settings.
+        stage: a stage of ZeRO instead of that of the settings.
     """
     stage = job.zero.stage if stage is None else stage
     size = 2 if job.precision in ("bf16", "fp16") or (gpu and job.precision == "auto") else 4

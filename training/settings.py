@@ -206,7 +206,7 @@ class TrainSettings(Settings):
     up half as far (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2)."""
     optimizer_states: Literal["fp32", "bf16"] = "fp32"
     """Precision of the optimizer's states. With `bf16` the master weights and the sums of gradients are bf16 too, so
-    each weight takes 8 bytes with AdamW in place of 16. bf16 has 8 bits: a step that changes a weight by less than
+    each weight takes 8 bytes with AdamW instead of 16. bf16 has 8 bits: a step that changes a weight by less than
     about 1/256 of itself is lost. It needs `precision = "bf16"`. A run that continues needs the same number of
     workers."""
     zero: Zero = Zero()

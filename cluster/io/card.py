@@ -76,12 +76,12 @@ def _count(counts: Provenance, table: pa.Table) -> None:
         if row["dropped"]:
             counts.reasons[row["dropped"].partition(":")[0]] += 1
         else:
-            counts.languages[dict(row["tags"]).get("language", "not told")] += 1
+            counts.languages[dict(row["tags"]).get("language", "unknown")] += 1
 
 
 def _header(counts: Provenance, rows: int, features: str) -> list[str]:
     """Return the lines of the YAML block. Every value from the data is quoted as JSON, which YAML can read."""
-    languages = [json.dumps(lang) for lang, _ in counts.languages.most_common() if lang != "not told"]
+    languages = [json.dumps(lang) for lang, _ in counts.languages.most_common() if lang != "unknown"]
     made = any(method != "seed" for method in counts.methods)
     lines = ["---", "pretty_name: Gristmill dataset"]
     if languages:

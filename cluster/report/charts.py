@@ -327,14 +327,14 @@ def topic_map(topics: Sequence[tuple[str, int, int]], examples: Sequence[Sequenc
         topics: (name, rows, kept rows) of each topic.
         examples: texts of each topic, which appear under the pointer.
     """
-    told = [f"{rows:,} samples<br>{lost_share(rows, kept):.0%} dropped" for _, rows, kept in topics]
+    notes = [f"{rows:,} samples<br>{lost_share(rows, kept):.0%} dropped" for _, rows, kept in topics]
     trace = {
         "type": "treemap",
         "ids": [str(place) for place in range(len(topics))],
         "labels": [html.escape(name) for name, _, _ in topics],
         "parents": [""] * len(topics),
         "values": [rows for _, rows, _ in topics],
-        "text": told,
+        "text": notes,
         "textinfo": "label+text",
         "textposition": "middle center",
         "customdata": ["<br>".join(f"· {hover(text)}" for text in texts) for texts in examples],

@@ -45,7 +45,7 @@ class Watch:
         """Facts from the first engine that has started."""
 
     def begin(self, key: object, actor: Any, name: str, hang_s: float, *, restarts: bool = False) -> None:  # noqa: ANN401
-        """Watch an actor that starts, in place of an earlier actor with this key. With `restarts`, Ray restarts it."""
+        """Watch an actor that starts, instead of an earlier actor with this key. With `restarts`, Ray restarts it."""
         self._watched[key] = _Watched(actor, name, actor.ready.remote(), restarts, hang_s)
 
     def look(self) -> dict[str, float]:

@@ -193,10 +193,10 @@ class Faithfulness(ModelFilter):
     def _ruled(self, sample: Sample, passage: str, share: float) -> str | None:
         """Return why the rules drop an answer, or None."""
         if share < self.min_extractive:
-            return "few words stand in the passage"
+            return "few words are in the passage"
         there = {*tokens(f"{passage}\n{sample.instruction}")}
         lacks = self.exact_names and not names(sample.answer) <= there
-        return "number or name does not stand in the passage" if lacks else None
+        return "number or name is not in the passage" if lacks else None
 
 
 def extractive(answer: str, passage: str) -> float:

@@ -262,7 +262,7 @@ class Annotate(EachInput[Demonstrations]):
         if self.form == "entities" and answer is not None:
             given, answer = answer, entities(answer, text, self.labels)
             if answer == "[]" and given not in ("[]", '{"entities": []}'):
-                return "no named words stand in the text"
+                return "no named words are in the text"
         return "answer does not parse" if answer is None else Vote(answer, likely)
 
     def _template(self, annotator: Annotator, language: str) -> Template:

@@ -16,7 +16,7 @@ from gristmill.selection.data.samples import Turns
 from gristmill.selection.duplicates.ngrams import Units, units
 from gristmill.selection.duplicates.spans import SpanOwners, settle, shared_windows
 
-SHARED = "substring: a long span stands in a better sample"
+SHARED = "substring: a long span is in a better sample"
 
 
 class Substring(Deduplicator):

@@ -63,7 +63,7 @@ class ControlTokens:
         return Talk(turns, hide(sample.tools))
 
     def shown(self, text: str) -> str:
-        """Return a rendered text for people, with the characters of control tokens in place of the letters."""
+        """Return a rendered text for people, with the characters of control tokens instead of the letters."""
         return self._either.sub(lambda found: self._names.get(found[0], found[0]), text)
 
     def swapped(self, text: str) -> str:
@@ -79,7 +79,7 @@ class ControlTokens:
         return found and (found[0], list(found[1].offsets))
 
     def read(self, text: str) -> tuple[list[int], Any] | None:
-        """Return what `encode` does, but the whole `Encoding` of the package tokenizers in place of the ranges."""
+        """Return what `encode` does, but the whole `Encoding` of the package tokenizers instead of the ranges."""
         twin, real, own = self._twin
         read = twin.encode(text, add_special_tokens=False)
         if not own.isdisjoint(read.ids):

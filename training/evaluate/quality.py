@@ -24,7 +24,7 @@ def quality_of(corpus: Corpus, features: Features, people: Ints) -> list[dict[st
 
     `coverage` is the share of people's texts that have a built text near them: nearer than their fifth neighbour among
     people's texts. So it says which part of people's topics the built texts reach. `coverage_of_people` is the same for
-    as many other texts of people in place of the built ones.
+    as many other texts of people instead of the built ones.
 
     Source: classifier two-sample test: Lopez-Paz & Oquab 2017, arXiv:1610.06545, section 3; coverage: Naeem et al.
     2020, Reliable Fidelity and Diversity Metrics for Generative Models, arXiv:2002.09797, section 3.2. Departures: half

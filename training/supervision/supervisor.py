@@ -106,7 +106,7 @@ def say_other_world(job: TrainSettings, run: Run, folder: Path, world: int) -> N
             f"{found.step} in {folder} was written; or change train.seed, which begins anew in another folder"
         )
     run.screen.say(
-        f"train: continues from step {found.step} with {world} workers in place of {found.world}: the "
+        f"train: continues from step {found.step} with {world} workers instead of {found.world}: the "
         "same batches, losses that are equal but for rounding, and other random numbers of dropout and noise"
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TYPES = "token_type_ids"
 WINDOWS = pa.schema([field.with_name(TYPES) if field.name == "position_ids" else field for field in BINS])
-"""One row for each window, with the columns of BINS, and the segment of each token in place of its position. `labels`
+"""One row for each window, with the columns of BINS, and the segment of each token instead of its position. `labels`
 is what the loss of the task compares: one label, a label of each token, or begin and end. `trained` is the number of
 losses that the loss of the window is the sum of."""
 

@@ -1,6 +1,6 @@
 """The preparation of a dataset for a task with a head: samples are split, read and written as windows.
 
-The files are those of `gristmill.training.data.prepare`, with windows in place of packed bins, and in addition
+The files are those of `gristmill.training.data.prepare`, with windows instead of packed bins, and in addition
 
 <output>/labels.json           the labels of the task, in the order of the outputs of the head
 """

@@ -151,7 +151,7 @@ class Augment(EachInput[Labelled]):
         for n, operation in enumerate(chosen):
             text, reason = texts.get(n) or (self._played(source, operation, known, seen, rng), None)
             if reason is None and text in seen:
-                reason = "nothing to change" if text == source.text else "variant stands already"
+                reason = "nothing to change" if text == source.text else "variant exists already"
             seen.add(text)
             drafts.append(self._draft(source, operation, text, reason))
         return await self._consistent(source, drafts, ask)

@@ -386,4 +386,4 @@ def _misfit(found: tuple[str, tuple[marks.Span, ...]] | None, label: str) -> str
         return "marks do not parse"
     if all(span.label != label for span in found[1]):
         return "text has none of its label"
-    return "marked words stand unmarked too" if marks.unmarked(*found) else None
+    return "marked words occur unmarked too" if marks.unmarked(*found) else None

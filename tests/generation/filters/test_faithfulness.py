@@ -65,7 +65,7 @@ def test_the_probability_of_yes_is_the_score(text: str, question: str, answer: s
 )
 def test_words_that_stand_nowhere_cost_no_call(text: str, question: str, answer: str) -> None:
     verdict, ask = judged(Faithfulness(min_extractive=0.6), said(question, answer), text)
-    assert verdict.dropped == "faithfulness: few words stand in the passage" and not ask.asked
+    assert verdict.dropped == "faithfulness: few words are in the passage" and not ask.asked
     assert verdict.scores["extractive"] < 0.6
 
 
@@ -79,8 +79,8 @@ def test_numbers_and_names_can_be_held_to_the_passage() -> None:
     }
     for answer, reason in (
         ("It was built by Hester Lowe in 1743.", None),
-        ("It was built by Hester Lowe in 1744.", "number or name does not stand in the passage"),
-        ("It was built by Hester Brown.", "number or name does not stand in the passage"),
+        ("It was built by Hester Lowe in 1744.", "number or name is not in the passage"),
+        ("It was built by Hester Brown.", "number or name is not in the passage"),
     ):
         reply = chance(" YES", " NO", 0.9)
         verdict, ask = judged(Faithfulness(exact_names=True), said("Who built the tide mill?", answer), MILL, reply)
@@ -88,7 +88,7 @@ def test_numbers_and_names_can_be_held_to_the_passage() -> None:
         assert len(ask.asked) == (reason is None)
     chinese = said("铺子有几家？", "镇上有27家用老浆点卤的石桥豆腐。")
     verdict, _ = judged(Faithfulness(exact_names=True), chinese, TOFU, chance("是", "否", 0.9))
-    assert verdict.dropped == "faithfulness: number or name does not stand in the passage"
+    assert verdict.dropped == "faithfulness: number or name is not in the passage"
 
 
 def test_relevance_is_asked_first_and_only_when_wanted() -> None:

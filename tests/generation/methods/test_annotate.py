@@ -205,7 +205,7 @@ def test_entities_are_asked_for_under_a_schema_and_made_up_ones_are_dropped() ->
     assert json.loads(draft.messages[-1].text) == [{"text": "Anna", "label": "person", "start": 0, "end": 4}]
     assert draft.scores["confidence"] == pytest.approx(math.exp(-2 / 4)) and "label" not in draft.tags
     draft, _ = drafted(method, text(NAMES), likely(listed(("Zoe", "person"))))
-    assert draft.dropped == "annotate: no named words stand in the text"
+    assert draft.dropped == "annotate: no named words are in the text"
     draft, _ = drafted(method, text(NAMES), likely("[]"))
     assert draft.dropped is None and draft.messages[-1].text == "[]"
 

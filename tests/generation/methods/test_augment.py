@@ -99,7 +99,7 @@ def test_variants_keep_answer_and_tags_and_say_what_was_done() -> None:
     for draft in drafts:
         assert draft.complete and draft.messages[1] == Message("assistant", "positive")
         assert draft.tags["label"] == "positive" and draft.tags["source"] == "film" and draft.tags["language"] == "en"
-        assert draft.dropped in (None, "augment: variant stands already")
+        assert draft.dropped in (None, "augment: variant exists already")
         assert draft.messages[0].text != ENGLISH_TEXT
     alive = [d for d in drafts if d.dropped is None]
     assert len(set(texts(alive))) == len(alive) >= 5

@@ -319,7 +319,7 @@ def test_entities_are_written_with_marks_and_answered_with_exact_spans() -> None
     [
         ("[Eva](person) flew to Lima.", "text has none of its label"),
         ("[Eva](person) flew to [Lima](country).", "marks do not parse"),
-        ("Eva flew to [Lima](city), dear Lima.", "marked words stand unmarked too"),
+        ("Eva flew to [Lima](city), dear Lima.", "marked words occur unmarked too"),
         ("It rains in [Oslo](city)", "text repeats a seed"),
     ],
 )

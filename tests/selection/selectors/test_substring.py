@@ -93,7 +93,7 @@ def test_a_span_is_cut_out_of_all_but_the_best_sample() -> None:
     assert not dropping.cut
     assert dropping.lost_to is not None
     assert best.id.encode() in dropping.lost_to
-    assert dropping.reasons == ("substring: a long span stands in a better sample",)
+    assert dropping.reasons == ("substring: a long span is in a better sample",)
 
 
 def test_a_chinese_span_is_cut_at_characters() -> None:

@@ -41,7 +41,7 @@ class Labels(Scorer):
     """All labels. The default is all labels that the items have."""
     calibrate: Literal["items", "blank", "none"] = "items"
     """What the likelihoods are divided by. `items`: their mean over up to 64 items of the suite, if it has 8 or more;
-    right answers are not read. `blank`: their mean for three texts without content in place of the item's text; then an
+    right answers are not read. `blank`: their mean for three texts without content instead of the item's text; then an
     instruction must be in `prompt`, not in the items. `none`: nothing. This is better if most items have one label."""
     max_tokens: int = Field(default=16, gt=0)
     """Largest number of tokens in a written label."""

@@ -15,7 +15,7 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, J
 SAID = "length"
 """Name of the value that has the length of a reply in characters, and the reply itself."""
 JUDGE = "judge"
-"""Name in ITEMS, in place of a model's, for the test of the judge itself."""
+"""Name in ITEMS, instead of a model's, for the test of the judge itself."""
 TESTED = 30
 """Largest number of right answers that the judge is tested on. A judge takes both orders of each."""
 FEWEST = 5
