@@ -1,6 +1,7 @@
 """`gristmill serve RUN`: the tuned model of a run answers requests in the form of OpenAI's API, until it is stopped.
 
-vLLM's own server runs in a child process. It ends with this process, also after `kill -9`.
+vLLM's own server runs in a child process, which ends with this process, also after `kill -9`. With `--replicas`, Ray
+Serve runs several such servers on the machines of a cluster, behind one address.
 """
 
 import argparse
@@ -11,9 +12,11 @@ import re
 import socket
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,17 @@ from gristmill.cluster.models.dtypes import GPU_FILES
 from gristmill.cluster.models.engine import Engine, Served, engine_need, server
 from gristmill.cluster.runtime import child
 from gristmill.cluster.runtime.interrupt import signal_name
+from gristmill.cluster.runtime.replicas import replicated
+from gristmill.cluster.runtime.resources import Need, require
+from gristmill.cluster.runtime.session import session
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import facts
 from gristmill.training.tuning.model import ADAPTER, MERGED
 
 KEY = "VLLM_API_KEY"
 """The variable in which vLLM's server looks for the key that clients must send."""
+LOOK_S = 1.0
+"""Seconds between two looks at the replicas."""
 LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 OTHER_TASKS = re.compile(r"For\w*(Classification|QuestionAnswering|MaskedLM|Pretraining)$")
 """Matches the class names of models that write no text."""
@@ -49,6 +57,29 @@ class Model:
     folder: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a server needs to serve a model."""
+
+    engine: Engine
+    served: Served
+    key: str
+    """Key that clients must send; empty for none."""
+
+    def command(self, need: Need, address: tuple[str, int]) -> tuple[list[str], dict[str, str]]:
+        """Return the command line and the whole environment of a server on the machine of the caller."""
+        words, variables = server(self.engine, self.served, address, need)
+        environment = {**os.environ, **variables}
+        environment.pop(KEY, None)
+        return words, {**environment, **({KEY: self.key} if self.key else {})}
+
+    def ready(self, host: str, port: int) -> str:
+        """Return the sentence that says where which models answer."""
+        names = f"{self.served.name} and {self.served.base}" if self.served.base else self.served.name
+        secret = ", with the key of the environment" if self.key else ""
+        return f"serve: {names} at {_url(host, port)}/v1{secret}; Ctrl-C ends it"
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal arrives: `gristmill serve`.
 
@@ -56,36 +87,57 @@ def run(arguments: argparse.Namespace) -> int:
         JobError: when an argument is wrong, or the run has no model.
         RunError: when the server does not start, or ends by itself.
     """
+    if arguments.replicas < 0:
+        raise JobError(f"--replicas {arguments.replicas}: must be 1 or more")
     store = Store(arguments.store)
     if not store.exists():
         raise JobError(f"{arguments.store}: absent, must be a store; name it with --store, or run a recipe first")
     model = trained(store, arguments.name)
     engine, served = settings(model, arguments.engine, adapter=arguments.adapter)
     host, port, key = arguments.host, free_port(arguments.host, arguments.port), api_key(arguments.api_key_env)
-    if engine.gpus is None and any(path.exists() for path in GPU_FILES):  # no session of Ray says so
-        engine = engine.model_copy(update={"gpus": _parallel(engine)})
-    need = engine_need("--engine gpus", engine, 1)
-    words, variables = server(engine, served, (host, port), need)
-    environment = {**os.environ, **variables}
-    environment.pop(KEY, None)
-    log = _log(store, model, port)
-    if key:
-        environment[KEY] = key
-    elif not LOOPBACK.fullmatch(host):
+    if not key and not LOOPBACK.fullmatch(host):
         _say(f"serve: {host}: every machine that reaches it can use the model; set {KEY} to a key that clients send")
-    _say(f"serve: {served.name} starts; log: {log}")
+    offer = Offer(engine, served, key)
     try:
-        with child.serving(words, environment, log) as process:
-            child.await_health(process, f"{_url(host, port)}/health", log)
-            offered = f"{served.name} and {served.base}" if served.base else served.name
-            secret = ", with the key of the environment" if key else ""
-            _say(f"serve: {offered} at {_url(host, port)}/v1{secret}; Ctrl-C ends it")
-            code = process.wait()
-            last = child.last_lines(log)
-            raise RunError(f"serve: the server ended by itself (exit code {code}); see {log}\n{last}")
+        if arguments.replicas:
+            _on_cluster(offer, model, arguments, host, port)
+        else:
+            _on_this_machine(offer, _log(store, model, port), host, port)
     except KeyboardInterrupt as error:
         _say(f"serve: {served.name} has ended, by {signal_name(error)}")
-        return 0
+    return 0
+
+
+def _on_this_machine(offer: Offer, log: Path, host: str, port: int) -> None:
+    """Run one server until it ends, without Ray."""
+    engine = offer.engine
+    if engine.gpus is None and any(path.exists() for path in GPU_FILES):  # no session of Ray says so
+        engine = engine.model_copy(update={"gpus": _parallel(engine)})
+    _say(f"serve: {offer.served.name} starts; log: {log}")
+    with child.serving(*offer.command(engine_need("--engine gpus", engine, 1), (host, port)), log) as process:
+        child.await_health(process, f"{_url(host, port)}/health", log)
+        _say(offer.ready(host, port))
+        code = process.wait()
+        raise RunError(f"serve: the server ended by itself (exit code {code}); see {log}\n{child.last_lines(log)}")
+
+
+def _on_cluster(offer: Offer, model: Model, arguments: argparse.Namespace, host: str, port: int) -> None:
+    """Run replicas of a server on a cluster, and say when they are not well, and when they are again."""
+    count, name = arguments.replicas, f"gristmill-{model.name}"
+    with session(arguments.address, None, None, dashboard=True):
+        need = engine_need("--engine gpus", offer.engine, count)
+        require("--replicas", [need] * count)
+        _say(f"serve: {count} replicas of {offer.served.name} start, each with {need.cpus:g} CPU and {need.gpus:g} GPU")
+        command = partial(offer.command, need)
+        with replicated(command, name, str(model.folder), need, count, (host, port)) as trouble:
+            _say(offer.ready(host, port))
+            said = ""
+            while True:
+                found = trouble()
+                if found != said:
+                    _say(f"serve: {found}" if found else f"serve: all {count} replicas answer again")
+                said = found
+                time.sleep(LOOK_S)
 
 
 def trained(store: Store, name: str) -> Model:

@@ -288,12 +288,16 @@ def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _serve_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     sub = _store_verb(verbs, "serve", "answer requests in the form of OpenAI's API with the tuned model of a run")
     sub.add_argument("name", help="a run or a trained model, or the beginning of its name")
-    text = "serve the base model with the adapter beside it, and both under their names, in place of the merged model"
+    text = "serve the base model with the adapter beside it, and both under their names, instead of the merged model"
     sub.add_argument("--adapter", action="store_true", help=text)
     text = "address to listen on (default: 127.0.0.1, which no other machine can reach)"
     sub.add_argument("--host", default="127.0.0.1", help=text)
     text = "port to listen on; 0 takes a free one (default: 8000)"
     sub.add_argument("--port", type=int, default=8000, help=text)
+    text = "number of servers that Ray Serve runs on a cluster, behind one address (default: one, without Ray)"
+    sub.add_argument("--replicas", type=int, default=0, metavar="N", help=text)
+    text = "address of a running cluster for --replicas (default: that of RAY_ADDRESS, else this machine alone)"
+    sub.add_argument("--address", default=None, help=text)
     text = "environment variable with the key that clients must send (default: VLLM_API_KEY, if it is set)"
     sub.add_argument("--api-key-env", default="", metavar="NAME", help=text)
     text = "one setting of the engine, such as max_model_len=4096 or kv_cache_gib=4 (`gristmill explain "

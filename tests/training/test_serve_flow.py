@@ -5,8 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,16 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
+def servers_of(process: psutil.Process) -> list[psutil.Process]:
+    """Return the running servers of vLLM below a process."""
+    found = []
+    for one in process.children(recursive=True):
+        with suppress(psutil.Error):
+            if any("api_server" in word for word in one.cmdline()):
+                found.append(one)
+    return found
+
+
 def say(client: Any, model: str) -> tuple[str, str]:
     """Return the likeliest answer of a model, and why it ended."""
     turns = [{"role": "user", "content": ASKED}]
@@ -122,3 +133,33 @@ def test_the_merged_model_answers_and_a_kill_leaves_no_process(made: tuple[Store
         children = process.children(recursive=True)
         process.kill()
         assert gone(children), "processes are left"
+
+
+def test_replicas_behind_one_address_answer_while_one_of_them_is_killed_and_started_anew(
+    made: tuple[Store, str],
+) -> None:
+    import openai
+
+    store, answer = made
+    with served(store, "--replicas", "2", "--engine", "cpus=1", VLLM_API_KEY=KEY) as (process, url):
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=url, api_key="wrong").models.list()
+        client = openai.OpenAI(base_url=url, api_key=KEY, max_retries=5)
+        turns: Any = [{"role": "user", "content": ASKED}]
+        asked = client.chat.completions.create(
+            model=NAME, messages=turns, temperature=0, max_tokens=TOKENS, stream=True
+        )
+        parts = [part.choices[0].delta.content or "" for part in asked]
+        assert "".join(parts) == answer and len(parts) > 5
+        servers = servers_of(process)
+        assert len(servers) == 2
+        servers[0].kill()
+        assert all(say(client, NAME)[0] == answer for _ in range(12)), "the other replica answers"
+        deadline = time.monotonic() + 120
+        while len(running := servers_of(process)) < 2 or servers[0] in running:
+            assert time.monotonic() < deadline, "the killed server is started anew"
+            time.sleep(1)
+        processes = [process, *process.children(recursive=True)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert gone(processes), "processes are left"
