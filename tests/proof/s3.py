@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pyarrow import fs
@@ -101,7 +102,7 @@ def planted(folder: Path, port: int) -> int:
     environment |= {"OPENAI_API_KEY": secret["OPENAI"], "HF_TOKEN": secret["HUB"]}
     environment |= {"AWS_SECRET_ACCESS_KEY": secret["CLOUD"]}
     store, program = ["--store", f"{uri}store{there}"], "gristmill.cluster.cli.main"
-    commands = [
+    commands: list[tuple[Any, ...]] = [
         (0, "tests.generation.drive", path, "0"),
         (0, program, "plan", path),
         (0, program, "show", *store),

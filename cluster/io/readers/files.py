@@ -115,11 +115,11 @@ def find(paths: tuple[str, ...], format_name: str) -> list[File]:
 
 def _resolve(given: str) -> list[tuple[str, fs.FileSystem, str]]:
     if "://" not in given:
-        path = expanded(given)
+        here = expanded(given)
         local = fs.LocalFileSystem()
-        if glob.has_magic(str(path)) and not path.exists():
-            return _some(given, [(m, local, m) for m in sorted(map(str, _matches(path)))])
-        return [(given, local, str(path))]
+        if glob.has_magic(str(here)) and not here.exists():
+            return _some(given, [(m, local, m) for m in sorted(map(str, _matches(here)))])
+        return [(given, local, str(here))]
     uri, settings = _split(given)
     head, _, tail = uri.rpartition("/")
     if glob.has_magic(head):
