@@ -18,6 +18,7 @@ from gristmill.training.data import prepare as data
 from gristmill.training.evaluate.actor import Scorer
 from gristmill.training.job import Train
 from tests.training.data import template_families as families
+from tests.training.data import template_rows
 from tests.training.data.template_families import FAMILIES
 
 HERE = Path(__file__).parent
@@ -51,7 +52,7 @@ def test_60_a_conversation_that_the_assistant_begins_is_trained_on(store: Store,
 
 
 def test_61_a_label_after_a_header_that_ends_in_a_space_is_trained_on(store: Store, tmp_path: Path) -> None:
-    tok = families.tokenizer(FAMILIES[-1])
+    tok = template_rows.tokenizer(FAMILIES[-1])
     tok.save_pretrained(str(tmp_path / "model"))
     template = str(of_case(61, "chat_template.jinja"))
     assert " good" in tok.decode(tok.encode("ASSISTANT: good")[-1]), "the label merges with the header here"
@@ -157,5 +158,5 @@ def test_values_of_a_template_become_its_defaults(tiny: str, tmp_path: Path, arg
     assert text.endswith("assistant\n<think>\n\n</think>\n\n")
     thinking = tok.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, enable_thinking=True)
     assert thinking.endswith("assistant\n")
-    encoded = chat.encode(tok, [answers.Talk(families.conversations(FAMILIES[0], 1)[0][0])], chat.Encoding(4096))
+    encoded = chat.encode(tok, [answers.Talk(template_rows.conversations(FAMILIES[0], 1)[0][0])], chat.Encoding(4096))
     assert "<think>" not in tok.decode(encoded.ids[encoded.trained])

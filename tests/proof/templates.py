@@ -22,7 +22,8 @@ from gristmill.training.data import chat
 from gristmill.training.data.answers import Talk
 from gristmill.training.data.chat import Encoding
 from tests.paths import ROOT
-from tests.training.data.template_families import FAMILIES, Family, conversations, tokenizer
+from tests.training.data.template_families import FAMILIES, Family
+from tests.training.data.template_rows import conversations, tokenizer
 from tests.training.data.test_template_families import differences, folded, trained, turn_of
 
 OUT = ROOT / "benchmarks" / "templates.json"

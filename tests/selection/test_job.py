@@ -18,12 +18,11 @@ from gristmill.cluster.jobs.job import Run, Work
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.store.store import Store
-from gristmill.cluster.text.scripts import script_of
 from gristmill.selection.contracts import Choice, Selector, VectorsOf, View
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, folder
 from gristmill.selection.figures import SelectFigures, StepFigures
-from gristmill.selection.job import NOT_COMPARED, Select, Selecting
+from gristmill.selection.job import Select, Selecting
 from gristmill.selection.outcome.decisions import NO_TEXT
 from gristmill.selection.selectors.diversity import Diversity
 from gristmill.selection.selectors.exact import Exact
@@ -353,41 +352,6 @@ def test_where_and_how_fast_is_no_part_of_the_identity() -> None:
     assert base.fingerprint() == Select(encoder=Embedding(actors=4, cpus=3)).fingerprint()
     assert base.fingerprint() != Select(encoder=Embedding(max_tokens=64)).fingerprint()
     assert base.fingerprint() != Select(steps=(Exact(), Semantic(min_cosine=0.9))).fingerprint()
-
-
-class KnowsNoThai(HashingEncoder):
-    """Makes one vector of every Thai text, as an encoder does to which all of its tokens are one."""
-
-    def __init__(self, settings: object) -> None:
-        del settings
-
-    def encode(self, texts: Sequence[str]) -> Float32:
-        return super().encode(["?" if script_of(text) == "Thai" else text for text in texts])
-
-    def unknown(self, texts: Sequence[str]) -> Float32:
-        return np.array([script_of(text) == "Thai" for text in texts], np.float32)
-
-
-@pytest.mark.ray
-def test_nothing_is_compared_in_a_script_that_the_encoder_does_not_know(
-    ray_session: None, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    thai = [made(f"แมวตัวที่ {n} นอนอยู่บนเก้าอี้", f"คำตอบ {n}") for n in range(12)]
-    twins = [made(f"Explain how rain forms above the sea{end}", "By steam.") for end in (", please.", " please")]
-    samples = put(store, "generate-x", [*thai, *twins, *(s for s in rows() if s.dropped is None)])
-    steps = (Semantic(min_cosine=0.9, min_overlap=0), Diversity(method="k_center", budget=0.5))
-    work = work_for(Select(steps=steps, shard_rows=10, topics=3), samples)
-    figures = select(Select(steps=steps, shard_rows=10, topics=3), run_of(store, tmp_path), work, KnowsNoThai)
-    (unknown,) = figures.unknown_scripts
-    assert (unknown.script, unknown.rows, unknown.unknown) == ("Thai", 12, 1.0)
-    assert "does not know the script Thai: 100% of the tokens of 12 samples" in caplog.text
-    names = {sample.id for sample in thai}
-    gone = [s for s in check_dataset(store, work.output) if s.id in names and s.dropped is not None]
-    assert len(gone) == 6
-    assert all((s.dropped or "").startswith("diversity") and "lost_to" not in s.tags for s in gone)
-    assert step_of(figures, "semantic").kept < step_of(figures, "semantic").rows
-    topic = next(topic for topic in figures.topics if topic.name == NOT_COMPARED)
-    assert (topic.rows, topic.kept) == (12, 6)
 
 
 def test_a_step_that_would_lose_too_much_stops_the_job_and_leaves_the_pairs(store: Store, tmp_path: Path) -> None:

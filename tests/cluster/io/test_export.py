@@ -1,8 +1,6 @@
 """Export: other tools load what is written, and what is written comes back as it was."""
 
-import copy
 import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,37 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from gristmill.cluster.contract.errors import JobError, StoreError
-from gristmill.cluster.contract.sample import Message, Origin, Sample, ToolCall, seed, to_table
+from gristmill.cluster.contract.sample import Message, seed, to_table
 from gristmill.cluster.io.card import size_category
 from gristmill.cluster.io.export import ExportResult, export
 from gristmill.cluster.io.forms import ExportForm
 from gristmill.cluster.io.ingest import Source, read
 from gristmill.cluster.store.store import Manifest, Store
+from tests.cluster.io.conftest import CALL, CALLING, DROPPED, FIRST, MADE, ORIGIN, PAIR, RICH, SECOND, conversation
 from tests.invariants import samples_of
-from tests.paths import EXAMPLES
 
 FORMS: tuple[ExportForm, ...] = ("parquet", "jsonl", "sharegpt", "alpaca", "prompts")
-
-
-def conversation(*contents: str, system: str = "") -> tuple[Message, ...]:
-    turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(contents)]
-    return (Message("system", system), *turns) if system else tuple(turns)
-
-
-ORIGIN = Origin("quickstart-1", "s" * 32, "builtin:small", 7, 10, 20, "stop")
-FIRST = seed(conversation("What is 1 + 1?", "2"), {"language": "en"})
-SECOND = seed(conversation("你好", "你好！", "再见", "再见！", system="简短"), {"language": "zh", "topic": "chat"})
-DROPPED = seed(conversation("no", "no"), {"language": "en"}, "rule: too short")
-MADE = Sample(
-    "b" * 32,
-    conversation("Name a river.", "The Seine."),
-    parents=(FIRST.id,),
-    method="self_instruct",
-    round=1,
-    scores={"judge": 0.75},
-    tags={"language": "en"},
-    origin=ORIGIN,
-)
 
 
 @pytest.fixture
@@ -52,23 +29,6 @@ def name(store: Store) -> str:
     settings = {"input": {"path": ["/home/someone/private/x.jsonl"]}, "target": 3}
     store.commit(Manifest("made-1", "samples", "generate", "f" * 32, {"samples": "ingest-1"}, settings, entries))
     return "made-1"
-
-
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`datasets.load_dataset` for a folder or a file, without network and with its cache in the test's folder."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    import datasets
-
-    def load_dataset(target: Path) -> Any:
-        cache = str(tmp_path / "cache")
-        if target.is_dir():
-            return datasets.load_dataset(str(target), split="train", cache_dir=cache)
-        kind = "parquet" if target.suffix == ".parquet" else "json"
-        return datasets.load_dataset(kind, data_files=str(target), split="train", cache_dir=cache)
-
-    return load_dataset
 
 
 def target_of(folder: Path, form: ExportForm, *, whole: bool) -> Path:
@@ -245,36 +205,6 @@ def test_the_same_dataset_is_exported_to_the_same_bytes(store: Store, name: str,
 
 # -- what does not fit, and what is for tuning by preference ------------------------------------------------------
 
-CALL = Message("assistant", None, tool_calls=(ToolCall("c1", "weather", '{"town":  "Oslo"}'),))
-CALLING = seed(
-    [
-        Message("user", "Rain?"),
-        CALL,
-        Message("tool", "no", tool_call_id="c1", name="weather"),
-        Message("assistant", "No."),
-    ],
-    tools='[{"type": "function", "function": {"name": "weather", "parameters": {"n": 1}}}]',
-)
-OTHER_TOOLS = seed(conversation("Hi", "Hello"), tools='[{"name": "add", "parameters": {"n": {"deep": ["x"]}}}]')
-THINKING = seed([Message("user", "17+5?"), Message("assistant", "22", reasoning="10+12")])
-CONTEXT = seed([*conversation("1", "2"), Message("user", "3"), Message("assistant", "4", train=False)])
-SEEN = seed(
-    [Message("user", "What?", parts='[{"type": "text", "text": 5}, {"type": "image"}]'), Message("assistant", "It.")]
-)
-PAIR = [
-    replace(seed(conversation("Say hi.", text), {"group": "g"}), scores={"preference": score, "rating": score * 4})
-    for text, score in (("Hi!", 1.0), ("No.", 0.0))
-]
-RICH = [FIRST, CALLING, OTHER_TOOLS, THINKING, CONTEXT, SEEN, *PAIR]
-
-
-@pytest.fixture
-def rich(store: Store) -> str:
-    """A dataset with all that a row can have."""
-    entries = tuple(store.commit_shard("rich-1", f"shard-{n:05d}", to_table([row])) for n, row in enumerate(RICH))
-    store.commit(Manifest("rich-1", "samples", "ingest", "f" * 32, {}, {}, entries))
-    return "rich-1"
-
 
 def written(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -378,89 +308,3 @@ def test_how_much_a_row_counts_goes_through_every_form(form: ExportForm, store: 
     back = list(read(Source(path=(str(target),))))
     weighed = {sample.instruction: sample.scores.get("weight", 1.0) for sample in back}
     assert weighed == {"Say hi.": 2.5} | ({} if form in ("preference", "feedback") else {FIRST.instruction: 1.0})
-
-
-# -- TRL ----------------------------------------------------------------------------------------------------------
-
-
-CALLS_TOO = (
-    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
-    "{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
-    "{% for c in m.tool_calls or [] %}{{ c.function.name + (c.function.arguments | tojson) }}{% endfor %}"
-    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-@pytest.fixture
-def small() -> dict[str, Any]:
-    """A random model of two layers, the settings of one step, and the tokenizer of the builtin model."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    from gristmill.cluster.models.names import SMOLLM2, local
-
-    tokenizer = AutoTokenizer.from_pretrained(local(SMOLLM2))
-    tokenizer.chat_template = CALLS_TOO  # its own fails on turns without a content
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return {"model": LlamaForCausalLM(config), "processing_class": tokenizer}
-
-
-ONE_STEP: dict[str, Any] = {
-    "max_steps": 1,
-    "per_device_train_batch_size": 2,
-    "max_length": 128,
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": [],
-    "save_strategy": "no",
-}
-
-
-@pytest.mark.flow
-def test_trl_trains_on_messages_with_calls_and_thoughts(store: Store, tmp_path: Path, load: Any, small: Any) -> None:
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]  # trl's names are made when they are asked for
-
-    rows = [*read(Source(path=(str(EXAMPLES / "seeds.jsonl"),))), CALLING, OTHER_TOOLS, THINKING]
-    entry = store.commit_shard("all-1", "shard-00000", to_table(rows))
-    store.commit(Manifest("all-1", "samples", "ingest", "f", {}, {}, (entry,)))
-    export(store, "all-1", tmp_path / "out", "jsonl")
-    rows = load(tmp_path / "out").select_columns(["messages", "tools"])
-    trainer = SFTTrainer(args=SFTConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP), train_dataset=rows, **small)
-    result = trainer.train()
-    assert result.global_step == 1
-    assert 5 < result.training_loss < 20  # a random model of 49,152 words starts near ln(49152) = 10.8
-
-
-@pytest.mark.flow
-def test_trl_tunes_by_preference_on_the_pairs(store: Store, rich: str, tmp_path: Path, load: Any, small: Any) -> None:
-    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]  # as above
-
-    export(store, rich, tmp_path / "out", "preference")
-    settings = DPOConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP)
-    before = copy.deepcopy(small["model"])  # without it TRL asks a hub for it by its name
-    trainer = DPOTrainer(args=settings, ref_model=before, train_dataset=load(tmp_path / "out"), **small)
-    result = trainer.train()
-    assert result.global_step == 1
-    assert abs(result.training_loss - 0.6931) < 0.01  # before a step both models are one: -log(1/2)
-
-
-@pytest.mark.flow
-def test_trl_tunes_by_feedback_without_pairs(store: Store, rich: str, tmp_path: Path, load: Any, small: Any) -> None:
-    from trl import KTOConfig, KTOTrainer  # type: ignore[attr-defined]  # as above
-
-    export(store, rich, tmp_path / "out", "feedback")
-    rows = load(tmp_path / "out")
-    assert sorted(rows["label"]) == [False, True]
-    settings = KTOConfig(output_dir=str(tmp_path / "trl"), **ONE_STEP)
-    before = copy.deepcopy(small["model"])
-    trainer = KTOTrainer(args=settings, ref_model=before, train_dataset=rows, **small)
-    result = trainer.train()
-    assert result.global_step == 1
-    assert abs(result.training_loss - 0.5) < 0.01  # before a step both models are one: 1 - sigmoid(0)

@@ -11,7 +11,7 @@ from gristmill.training.data.answers import Talk
 from gristmill.training.data.chat import Encoding
 from gristmill.training.data.control import ControlTokens
 from tests.fakes import CHATML
-from tests.training.data import template_families as families
+from tests.training.data import template_rows
 from tests.training.data.template_families import FAMILIES
 
 TWO_TURNS = [("user", "Hi"), ("assistant", "Hello!\n"), ("user", "Bye"), ("assistant", " So long")]
@@ -242,7 +242,7 @@ def test_control_tokens_in_texts_are_text(tok: Any, template: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_the_twin_reads_texts_without_control_tokens_as_the_tokenizer_does(family: Any) -> None:
-    tok = families.tokenizer(family)
+    tok = template_rows.tokenizer(family)
     control = ControlTokens(tok)
     turns = [{"role": "user", "content": "Ask  two\nthings? 中国"}, {"role": "assistant", "content": " é 🙂 yes"}]
     text = tok.apply_chat_template(turns, tokenize=False)

@@ -10,7 +10,8 @@ from gristmill.cluster.contract.sample import Message
 from gristmill.training.data import chat
 from gristmill.training.data.answers import Talk
 from gristmill.training.data.chat import Encoding
-from tests.training.data.template_families import FAMILIES, Family, conversations, tokenizer
+from tests.training.data.template_families import FAMILIES, Family
+from tests.training.data.template_rows import conversations, tokenizer
 
 
 def turn_of(message: Message) -> dict[str, Any]:

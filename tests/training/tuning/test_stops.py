@@ -10,7 +10,7 @@ from gristmill.training.data import chat
 from gristmill.training.data.answers import Talk
 from gristmill.training.data.chat import Encoding
 from gristmill.training.tuning.model import load, write_model
-from tests.training.data import template_families as families
+from tests.training.data import template_rows
 from tests.training.data.template_families import FAMILIES, Family
 
 STOP = {family.name: family.said("")[family.said("").rfind("<") :] for family in FAMILIES}
@@ -23,8 +23,8 @@ def model(tiny: str) -> Any:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_the_stop_token_is_in_the_export_and_renders_nothing_anew(family: Family, model: Any, tmp_path: Path) -> None:
-    tok = families.tokenizer(family)
-    talks = [Talk(turns) for turns, tools in families.conversations(family, 12) if not tools]
+    tok = template_rows.tokenizer(family)
+    talks = [Talk(turns) for turns, tools in template_rows.conversations(family, 12) if not tools]
     encoded = chat.encode(tok, talks, Encoding(10_000))
     model.generation_config.eos_token_id = 7
     asked = [{"role": "user", "content": "a?"}]
