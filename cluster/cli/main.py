@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gristmill
-from gristmill.cluster.contract.errors import GristmillError, JobError
-from gristmill.cluster.contract.secrets import public_uri
+from gristmill.cluster.contract.errors import TRY_AGAIN, GristmillError, JobError
+from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.runtime.interrupt import interruptible, signal_name
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="gristmill",
         description="Grind seeds into a fine-tuning dataset, and the dataset into a better model.",
-        epilog="Exit codes: 0 done, 1 the run failed or was interrupted, 2 the recipe or the arguments are wrong.",
+        epilog="Exit codes: 0 done, 1 failed, 2 recipe or arguments wrong, 75 busy or interrupted (try again).",
     )
     top.add_argument("--version", action="version", version=f"gristmill {gristmill.__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -326,7 +326,7 @@ def _store_verb(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb, and return the exit code.
 
-    Ctrl-C, SIGTERM and SIGHUP stop the verb, which then cleans up and ends with code 1. During this time a second
+    Ctrl-C, SIGTERM and SIGHUP stop the verb, which then cleans up and ends with code 75. During this time a second
     signal is ignored, and a third one ends the process at once (`gristmill.cluster.runtime.interrupt`).
     """
     parsed = parser().parse_args(arguments)
@@ -337,16 +337,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _call(parsed: argparse.Namespace) -> int:
     try:
         return int(parsed.call(parsed))
-    except JobError as error:
-        print(f"gristmill: {error}", file=sys.stderr)
-        return 2
     except GristmillError as error:
         print(f"gristmill: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt as error:
         again = "the same command continues after what is committed"
         print(f"gristmill: interrupted by {signal_name(error)}; {again}", file=sys.stderr)
-        return 1
+        return TRY_AGAIN
     except BrokenPipeError:  # `gristmill head … | less` was closed
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"gristmill: {public_text(str(error))}", file=sys.stderr)
+        return 1

@@ -41,6 +41,12 @@ class ClusterSettings(Settings):
     """Number of cores of the local cluster. By default it has all cores of the machine."""
     num_gpus: int | None = Field(default=None, ge=0)
     """Number of GPUs of the local cluster. By default it has all GPUs of the machine."""
+    wait_s: float = Field(default=120.0, ge=0)
+    """Seconds to wait for cores and GPUs that the cluster has, but that are in use. The command then ends with exit
+    code 75, and the same command goes on later. A day is 86400."""
+    grace_s: float = Field(default=25.0, gt=0)
+    """Seconds after SIGTERM, SIGHUP or Ctrl-C in which the run shuts down in order. Then it writes its record and ends
+    at once. Kubernetes kills a process 30 seconds after SIGTERM, unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Run:
     screen: Screen
     logs: str | None
     """Local folder for the log files of drivers and actors. It is None if the store is remote."""
+    wait_s: float = 120.0
+    """Seconds to wait for cores and GPUs that are in use."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,13 @@ from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Plan, Work, job_class
 from gristmill.cluster.store.store import Store, place
+from gristmill.cluster.store.uri import expanded
 
 T = TypeVar("T", bound=BaseModel)
 TOP = ("name", "store", "cluster", *JOBS)
 """Keys and sections that a recipe may have."""
+PACKAGE = "_ray_pkg_"
+"""Beginning of the names of folders in which Ray keeps copies of submitted folders."""
 NAME = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f\x7f]([^/\\:*?\"<>|\x00-\x1f\x7f]{0,98}[^\s./\\:*?\"<>|\x00-\x1f\x7f])?")
 """Matches the name of a recipe, which must be allowed in the name of a folder on any system."""
 
@@ -115,11 +118,26 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
     ]
     if isinstance(name, str) and not NAME.fullmatch(name):
         errors.append(f"name: {name!r}, must be a plain word of at most 100 characters, without a dot first, / or \\")
+    if isinstance(store, str) and (copy := _copied_folder(store)):
+        errors.append(
+            f"store: {store} is in {copy}, which Ray deletes after the job, must be an absolute path or a URI; "
+            "set it, also by --set store=…"
+        )
     if not any(section in raw for section in JOBS):
         errors.append(f"no job, must have at least one of the sections {', '.join(JOBS)}")
     if errors:
         raise JobError("\n".join(f"{path}: {line}" for line in errors))
     return Recipe(name, store, ground, jobs, path)
+
+
+def _copied_folder(store: str) -> str:
+    """Return the copy of a working directory that a store is in, or the empty string.
+
+    `ray job submit --working-dir .` runs a command in such a copy, whose name follows from the folder's content.
+    """
+    path = expanded(store).resolve() if "://" not in store else Path(store)
+    found = [part for part in path.parts if part.startswith(PACKAGE)]
+    return f"the copy {found[0]} of the submitted folder" if found else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

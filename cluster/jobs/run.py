@@ -2,12 +2,14 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from gristmill.cluster.contract.errors import GristmillError, JobError, RunError
+from gristmill.cluster.contract.errors import BusyError, GristmillError, JobError, RunError
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.figures import Figures
@@ -15,7 +17,7 @@ from gristmill.cluster.jobs.job import SAMPLE_JOBS, Run, Work
 from gristmill.cluster.jobs.recipe import Recipe, check_inputs
 from gristmill.cluster.report import run as report
 from gristmill.cluster.runtime import log
-from gristmill.cluster.runtime.interrupt import signal_name
+from gristmill.cluster.runtime.interrupt import leave_within, signal_name
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.session import session
 from gristmill.cluster.store.ledger import Ledger, lock
@@ -33,6 +35,7 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
 
     Raises:
         JobError: if an input is missing. Nothing has started then.
+        BusyError: if another process executes the run, or what it needs of the cluster stays in use.
         GristmillError: if a job fails. The ledger records this. The same command continues after the committed shards.
     """
     store = Store(recipe.store)
@@ -47,8 +50,8 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
     with lock(store, folder):
         log.driver(Path(logs) if logs else None)
         store.write_json(recipe.resolve(works), folder, "recipe.json")
-        run = Run(run_id, store, Ledger(store, folder), screen, logs)
-        with _recorded(run, only):
+        run = Run(run_id, store, Ledger(store, folder), screen, logs, recipe.ground.wait_s)
+        with _recorded(run, only), leave_within(recipe.ground.grace_s, partial(_record_late, run)):
             _make_all(recipe, works, only, run)
         report.write(store, run_id)
     return run_id
@@ -73,8 +76,9 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
             start = time.monotonic()
             try:
                 measured = recipe.jobs[name].make(run, works[name])
-            except BaseException:
-                run.ledger.append("job_failed", job=name, seconds=round(time.monotonic() - start, 1))
+            except BaseException as error:
+                event = "job_stopped" if isinstance(error, KeyboardInterrupt | BusyError) else "job_failed"
+                run.ledger.append(event, job=name, seconds=round(time.monotonic() - start, 1))
                 raise
             run.ledger.append("job_done", job=name, output=works[name].output, figures=measured.to_json())
 
@@ -115,12 +119,13 @@ def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
         yield
     except GristmillError as error:
         cause = getattr(error, "cause", None)  # Ray's error for a process has a traceback as its text
-        run.ledger.append("run_failed", error=str(cause or error))
+        event = "run_stopped" if isinstance(error, BusyError) else "run_failed"
+        run.ledger.append(event, error=str(cause or error))
         if isinstance(cause, GristmillError):
             raise cause from error
         raise
     except KeyboardInterrupt as error:
-        run.ledger.append("run_failed", error=f"interrupted by {signal_name(error)}")
+        run.ledger.append("run_stopped", error=f"interrupted by {signal_name(error)}")
         raise
     except Exception as error:
         logger.exception("the run failed")
@@ -129,6 +134,14 @@ def _recorded(run: Run, only: Sequence[str]) -> Iterator[None]:
         first = str(error).strip().splitlines() or [""]
         raise RunError(f"{run.id}: {type(error).__name__}: {first[0]}{where}") from error
     run.ledger.append("run_done")
+
+
+def _record_late(run: Run, name: str) -> None:
+    """Write and print that a run was interrupted by a signal, and did not shut down in time."""
+    said = f"interrupted by {name}, ended without a shutdown in order"
+    run.ledger.append("run_stopped", error=said)
+    sys.stderr.write(f"gristmill: {said}; the same command continues after what is committed\n")
+    sys.stderr.flush()
 
 
 def runs(store: Store) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.errors import BusyError
 
 logger = logging.getLogger(__name__)
 STATUS_S = 10.0
@@ -57,7 +57,7 @@ def await_machines(where: str, bundles: Sequence[dict[str, float]], what: str, w
     are in use again before the autoscaler takes them down for being idle.
 
     Raises:
-        JobError: if the machines are not there after `wait_s` seconds.
+        BusyError: if the machines are not there after `wait_s` seconds.
     """
     import ray
     from ray.util import placement_group, remove_placement_group
@@ -70,7 +70,7 @@ def await_machines(where: str, bundles: Sequence[dict[str, float]], what: str, w
             now = time.monotonic()
             if now - began > wait_s:
                 have = ray.cluster_resources()
-                raise JobError(
+                raise BusyError(
                     f"{where}: needs {what}; the cluster autoscales, but has {have.get('CPU', 0):g} CPU and "
                     f"{have.get('GPU', 0):g} GPU after {wait_s:.0f} s; ask for fewer, let it have more machines, or "
                     "run again once they are up"

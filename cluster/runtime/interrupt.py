@@ -1,10 +1,14 @@
 """Signals that end a run. SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as Ctrl-C does."""
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from gristmill.cluster.contract.errors import TRY_AGAIN
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 2
@@ -32,6 +36,45 @@ def interruptible() -> Iterator[None]:
     _received.clear()
     with _handled(interrupt):
         yield
+
+
+@contextmanager
+def leave_within(grace_s: float, record: Callable[[str], None]) -> Iterator[None]:
+    """End the process with code 75 if the block has not ended `grace_s` seconds after the first of `SIGNALS`.
+
+    Schedulers kill a process some seconds after SIGTERM. An orderly end may take longer, or hang. Outside the main
+    thread, where no signal arrives, this does nothing.
+
+    Args:
+        grace_s: seconds.
+        record: called with the name of the signal, in another thread, before the process ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended, (reader, writer) = threading.Event(), socket.socketpair()
+
+    def watch() -> None:
+        while (data := reader.recv(1)) and data[0] not in SIGNALS:
+            pass  # another signal with a handler, such as that of a child's end
+        if data and not ended.wait(grace_s):
+            try:
+                record(signal.Signals(data[0]).name)
+            finally:
+                os._exit(TRY_AGAIN)
+
+    watcher = threading.Thread(target=watch, daemon=True, name="grace")
+    watcher.start()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # the number of each signal goes there
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        writer.close()
+        watcher.join()
+        reader.close()
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def require(where: str, needs: Sequence[Need]) -> None:
 
     Raises:
         JobError: if they do not fit. The message says what they need and what the cluster has.
+        BusyError: if the machines of a cluster that autoscales do not come.
     """
     import ray
 
@@ -76,6 +77,13 @@ def require(where: str, needs: Sequence[Need]) -> None:
             if autoscales():
                 return await_machines(where, [need.bundle() for need in needs], f"{total:g} {what}")
             raise JobError(f"{where}: needs {total:g} {what}, the cluster has {have.get(what, 0):g}; ask for fewer")
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for need in needs:
+        if not any(all(has.get(what, 0) >= each for what, each in need.bundle().items()) for has in machines):
+            if autoscales():
+                return await_machines(where, [each.bundle() for each in needs], "a machine of that size")
+            one = " and ".join(f"{each:g} {what}" for what, each in need.bundle().items())
+            raise JobError(f"{where}: needs {one} on one machine, and no machine has them; ask for fewer for a process")
     return None
 
 

@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.contract.errors import BusyError
 from gristmill.cluster.store.store import Store
 
 LEDGER = "ledger.jsonl"
 LOCK = ".lock"
 State = Literal["running", "stopped", "done", "failed"]
-"""State of a run or job. `stopped` means that the driver ended without writing the end of the run. The same command
-continues such a run."""
+"""State of a run or job. `stopped` means that a signal or a busy cluster ended the run, or that its driver was killed.
+The same command continues such a run."""
+
+ENDS: Mapping[str, State] = {"run_done": "done", "run_failed": "failed", "run_stopped": "stopped"}
+"""The events that end a run, with the state after them."""
 
 
 class Ledger:
@@ -59,7 +62,7 @@ def lock(store: Store, folder: str) -> Iterator[None]:
     An object store has no locks. There, two drivers of the same run do the same work twice, and commit the same bytes.
 
     Raises:
-        RunError: if another process has the lock.
+        BusyError: if another process has the lock.
     """
     if store.local is None:
         yield
@@ -68,7 +71,7 @@ def lock(store: Store, folder: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(f"{folder}: another process is executing this run; wait for it or end it") from error
+            raise BusyError(f"{folder}: another process is executing this run; wait for it or end it") from error
         yield
 
 
@@ -151,8 +154,8 @@ def _apply(run: RunState, event: Mapping[str, Any]) -> None:
         run.attempts += 1
         run.started = run.started or event["time"]
         return
-    if event["event"] in ("run_done", "run_failed"):
-        run.state = "done" if event["event"] == "run_done" else "failed"
+    if event["event"] in ENDS:
+        run.state = ENDS[event["event"]]
         run.error = event.get("error", "")
         return
     job = run.jobs.setdefault(event["job"], JobState())
@@ -168,3 +171,5 @@ def _apply(run: RunState, event: Mapping[str, Any]) -> None:
             job.figures, job.reused = event.get("figures", {}), event.get("reused", False)
         case "job_failed":
             job.state = "failed"
+        case "job_stopped":
+            job.state = "stopped"

@@ -1,5 +1,6 @@
 """Resources of all engines, reserved together and returned at the end, and the environment of engine processes."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -7,25 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.errors import BusyError
 from gristmill.cluster.models.engine import Engine, engine_need
 from gristmill.cluster.runtime.resources import Need, require, spawn
 from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.vllm_internals import bundled_libraries
 
-WAIT_S = 120.0
-"""Seconds to wait for resources that the cluster has but that are in use."""
+log = logging.getLogger(__name__)
+SAY_S = 5.0
+"""Seconds after which the terminal says that resources are waited for."""
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
 class Placement:
     """Resources for each engine actor, reserved together before any of them starts."""
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
-        """Take the engines by name.
+    def __init__(self, engines: Mapping[str, Engine], wait_s: float) -> None:
+        """Take the engines by name, and the seconds to wait for resources that are in use.
 
         An engine at an endpoint needs resources only if it is the generating engine: its worker needs them.
         """
+        self._wait_s = wait_s
         self._engines = {name: engine for name, engine in engines.items() if name == MAIN or not engine.endpoint}
         self._groups: dict[str, list[Any]] = {}
         self._each: dict[str, Need] = {}
@@ -34,7 +37,8 @@ class Placement:
         """Reserve all resources.
 
         Raises:
-            JobError: when the cluster has too few resources, or when they are still in use after `WAIT_S` seconds.
+            JobError: when the cluster has too few resources.
+            BusyError: when they are still in use after the wait.
         """
         import ray
         from ray.util import placement_group
@@ -47,16 +51,19 @@ class Placement:
             bundles = [self._each[name].bundle()]
             self._groups[name] = [placement_group(bundles, strategy="STRICT_PACK") for _ in range(engine.actors)]
         waits = [group.ready() for groups in self._groups.values() for group in groups]
-        _, missing = ray.wait(waits, num_returns=len(waits), timeout=WAIT_S)
+        what = f"{sum(each.cpus for each in needs):g} cores and {sum(each.gpus for each in needs):g} GPUs"
+        _, missing = ray.wait(waits, num_returns=len(waits), timeout=min(SAY_S, self._wait_s))
+        if missing and self._wait_s > SAY_S:
+            log.warning("generate.engine: waiting for %s, which are in use, at most %.0f s", what, self._wait_s)
+            _, missing = ray.wait(waits, num_returns=len(waits), timeout=self._wait_s - SAY_S)
         if missing:
             free = ray.available_resources()
             self.remove()
-            raise JobError(
-                f"generate.engine: needs {len(waits)} places of {sum(each.cpus for each in needs):g} cores and "
-                f"{sum(each.gpus for each in needs):g} GPUs in all, of which the "
-                f"cluster gave {len(waits) - len(missing)} within {WAIT_S:.0f} s (free now: {free.get('CPU', 0):g} "
-                f"cores, {free.get('GPU', 0):g} GPUs); ask for fewer actors, or wait until others are done. An engine "
-                "with several GPUs needs them on one node"
+            raise BusyError(
+                f"generate.engine: needs {len(waits)} places of {what} in all, of which the cluster gave "
+                f"{len(waits) - len(missing)} within {self._wait_s:.0f} s (free now: {free.get('CPU', 0):g} cores, "
+                f"{free.get('GPU', 0):g} GPUs); run again when others are done, set cluster.wait_s, or ask for fewer "
+                "actors"
             )
 
     def need(self, name: str, place: int) -> Need:

@@ -78,7 +78,7 @@ class Actors:
         self._engine = pipeline.engines[MAIN]
         batch = self._engine.max_in_flight if self._engine.endpoint else self._engine.max_num_seqs
         self._in_flight = max(LEAST_SHARDS, math.ceil(AHEAD * batch / size))
-        self._placement = Placement(pipeline.engines)
+        self._placement = Placement(pipeline.engines, run.wait_s)
         self._quarantine = Quarantine(pipeline, place)
         self._watch = Watch(run.logs, run.screen.say)
         self._pool: Pool[_Piece, ShardReport] | None = None

@@ -173,7 +173,7 @@ def preview(
         shards = first_draws(job, store, work, n)
         screen.say(f"starting Ray and {job.engine.endpoint or job.engine.model}")
         with session(ground.address, ground.num_cpus, ground.num_gpus):
-            calls, facts = _make(job, job.place(store, work, f"{folder}/logs"), shards, opens)
+            calls, facts = _make(job, job.place(store, work, f"{folder}/logs"), shards, opens, ground.wait_s)
         tables = (store.read_shard(work.output, store.shard(work.output, str(shard))) for shard in shards)
         rows = [row for table in tables for row in from_table(table)]
     return assign_calls(rows, calls, facts)
@@ -186,7 +186,7 @@ def first_draws(job: Generate, store: Store, work: Work, n: int) -> list[RawShar
 
 
 def _make(
-    job: Generate, place: Place, shards: Sequence[RawShard], opens: tuple[OpenEngine, OpenEncoder]
+    job: Generate, place: Place, shards: Sequence[RawShard], opens: tuple[OpenEngine, OpenEncoder], wait_s: float
 ) -> tuple[list[ModelCall], dict[str, Any]]:
     """Make the shards on one actor for each engine; return the calls, and facts about the engine's start."""
     import ray
@@ -194,7 +194,7 @@ def _make(
     pipeline = job.pipeline("preview")
     engines = {name: engine.model_copy(update={"actors": 1}) for name, engine in pipeline.engines.items()}
     pipeline = Pipeline(pipeline.run, engines, pipeline.methods, pipeline.filters, pipeline.encoder, pipeline.seed)
-    placement = Placement(engines)
+    placement = Placement(engines, wait_s)
     placement.reserve()
     try:
         others = {

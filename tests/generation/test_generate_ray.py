@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.errors import BusyError, JobError, RunError
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models.engine import Engine, Reply, Request, Write
@@ -155,12 +155,19 @@ def test_places_are_reserved_together_and_given_back() -> None:
         return [group for group in placement_group_table().values() if group["state"] == "CREATED"]
 
     before = len(reserved())
-    placement = Placement({MAIN: Engine(cpus=1), "judge": Engine(cpus=1), "far": Engine(endpoint="http://x/v1")})
+    placement = Placement({MAIN: Engine(cpus=1), "judge": Engine(cpus=1), "far": Engine(endpoint="http://x/v1")}, 60)
     placement.reserve()
     assert len(reserved()) == before + 2
     assert placement.need("judge", 0).cpus == 1
     placement.remove()
     time.sleep(0.5)
     assert len(reserved()) == before
+    with pytest.raises(BusyError, match=r"cluster gave 0 within 0 s .* run again when others are done"):
+        full = Placement({MAIN: Engine(cpus=1, actors=1), "judge": Engine(cpus=1)}, 60)
+        full.reserve()
+        try:
+            Placement({MAIN: Engine(cpus=1)}, 0).reserve()
+        finally:
+            full.remove()
     with pytest.raises(JobError, match="needs 2 GPU, the cluster has 0"):
-        Placement({MAIN: Engine(gpus=2)}).reserve()
+        Placement({MAIN: Engine(gpus=2)}, 60).reserve()

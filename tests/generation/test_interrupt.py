@@ -96,8 +96,8 @@ def wait_until(moment: Callable[[int, Path], bool], driver: "subprocess.Popen[st
 def check_end(driver: "subprocess.Popen[str]", recipe: Path, folder: Path, name: str) -> None:
     _, said = driver.communicate(timeout=60)
     assert said == f"gristmill: interrupted by {name}; the same command continues after what is committed\n"
-    assert driver.returncode == 1
-    assert events(recipe)[-1]["event"] == "run_failed"
+    assert driver.returncode == 75
+    assert events(recipe)[-1]["event"] == "run_stopped"
     assert events(recipe)[-1]["error"] == f"interrupted by {name}"
     assert processes_of(str(folder)) == []
     assert not folder.exists()

@@ -23,7 +23,10 @@ def test_an_error_of_a_process_is_told_without_its_traceback(store: Store) -> No
     assert json.loads(run.ledger.lines[-1])["error"] == str(caught.value)
 
 
-def test_a_recipe_whose_jobs_use_no_ray_starts_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_whose_jobs_use_no_ray_starts_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     rows = [{"text": f"review {number}", "label": str(number % 3)} for number in range(30)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     balance = '{kind = "balance", by = "label", budget = 9}'

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 
 DRIVER = """
 import sys
-from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.errors import BusyError, JobError
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.autoscaling import autoscales, await_machines
 from gristmill.cluster.runtime.resources import Need, need_of, require, spawn
@@ -47,7 +47,7 @@ with session(sys.argv[1], None, None):
     print("runs on", ray.get(spawn(Where, Need(1, 1)).gpus.remote()), flush=True)
     try:
         await_machines("lift.cpus", [{"GPU": 4.0}], "4 GPU", wait_s=1)
-    except JobError as error:
+    except BusyError as error:
         print(error, flush=True)
 """
 TOKEN = secrets.token_hex(32)

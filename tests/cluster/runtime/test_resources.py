@@ -44,8 +44,15 @@ def test_a_process_gets_what_it_needs(ray_session: None) -> None:
 
 
 @pytest.mark.ray
-def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(ray_session: None) -> None:
+def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
     with pytest.raises(JobError, match="needs 64 CPU, the cluster has 2"):
         require("generate.engine", [Need(32)] * 2)
     with pytest.raises(JobError, match="needs 1 GPU, the cluster has 0"):
         require("generate.engine", [Need(1, 1)])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0})  # of many machines of two cores
+    with pytest.raises(JobError, match="needs 3 CPU on one machine, and no machine has them"):
+        require("generate.engine", [Need(3)])

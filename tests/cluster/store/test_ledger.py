@@ -2,7 +2,7 @@
 
 import pytest
 
-from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.contract.errors import BusyError
 from gristmill.cluster.store.ledger import LEDGER, Ledger, fold, lock, read_lines, state
 from gristmill.cluster.store.store import Store
 
@@ -66,7 +66,7 @@ def test_a_run_whose_driver_is_gone_has_stopped_and_a_second_driver_is_refused(s
         ledger.append("run_started")
         ledger.append("job_started", job="train", output="train-1")
         assert state(store, "runs/one").state == "running"
-        with pytest.raises(RunError, match="another process"), lock(store, "runs/one"):
+        with pytest.raises(BusyError, match="another process"), lock(store, "runs/one"):
             pass
     run = state(store, "runs/one")
     assert (run.state, run.jobs["train"].state) == ("stopped", "stopped")
