@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import gristmill
 from gristmill.cluster.contract.errors import TRY_AGAIN, GristmillError, JobError
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.runtime.interrupt import interruptible, signal_name
+from gristmill.cluster.text.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,9 +72,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     recipe, works = open_recipe(arguments.recipe, arguments.set)
     plans = plans_of(recipe, works)
     if arguments.json:
-        print(json.dumps({"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}, indent=1))
+        _print(json.dumps({"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}, indent=1))
     else:
-        print("\n".join(plan_lines(plans)))
+        _print("\n".join(plan_lines(plans)))
     return 0
 
 
@@ -85,7 +86,7 @@ def _above(arguments: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from gristmill.cluster.cli.explain import lines
 
-    print("\n".join(lines(arguments.path)))
+    _print("\n".join(lines(arguments.path)))
     return 0
 
 
@@ -93,7 +94,7 @@ def _schema(arguments: argparse.Namespace) -> int:
     from gristmill.cluster.cli.schema import schema
 
     del arguments
-    print(json.dumps(schema(), indent=1, ensure_ascii=False))
+    _print(json.dumps(schema(), indent=1, ensure_ascii=False))
     return 0
 
 
@@ -114,7 +115,7 @@ def _show(arguments: argparse.Namespace) -> int:
     store = _store(arguments.store)
     if arguments.name is None:
         value = listing(store, runs(store))
-        print(json.dumps(value, indent=1) if arguments.json else "\n".join(listing_lines(value)))
+        _print(json.dumps(value, indent=1) if arguments.json else "\n".join(listing_lines(value)))
         return 0
     kind, name = find(store, arguments.name)
     manifest = store.manifest(name) if kind == "dataset" else None
@@ -123,7 +124,7 @@ def _show(arguments: argparse.Namespace) -> int:
         value, lines = {**asdict(manifest), "figures": figures}, dataset_lines(manifest, figures)
     else:
         value, lines = {"run": name, **asdict(state_of(store, name))}, run_lines(store, name)
-    print(json.dumps(value, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
+    _print(json.dumps(value, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
     return 0
 
 
@@ -137,7 +138,7 @@ def _head(arguments: argparse.Namespace) -> int:
     for table in _committed(store, name) if arguments.committed else store.scan(_dataset(store, name)):
         for sample in from_table(table):
             if left and bool(sample.dropped) == arguments.dropped:
-                print("\n".join(sample_lines(sample)))
+                _print("\n".join(sample_lines(sample)))
                 left -= 1
         if not left:
             break
@@ -150,14 +151,14 @@ def _export(arguments: argparse.Namespace) -> int:
     store = _store(arguments.store)
     if arguments.form in MODEL_FORMS:
         module, _, function = MODEL_EXPORT.partition(":")
-        print(getattr(import_module(module), function)(store, arguments.name, arguments.target, arguments.form))
+        _print(getattr(import_module(module), function)(store, arguments.name, arguments.target, arguments.form))
         return 0
     name = _dataset(store, arguments.name)
     how = {key: getattr(arguments, key) for key in ("dropped", "provenance", "by", "threshold", "public")}
     done = export(store, name, arguments.target, arguments.form, **how)
-    print(f"{done.rows} rows of {name} written to {public_uri(arguments.target)}")
+    _print(f"{done.rows} rows of {name} written to {public_uri(arguments.target)}")
     for reason, count in sorted(done.left_out.items()):
-        print(f"left out: {count} samples, each {reason}")
+        _print(f"left out: {count} samples, each {reason}")
     return 0
 
 
@@ -169,7 +170,7 @@ def _report(arguments: argparse.Namespace) -> int:
     kind, name = find(store, arguments.name)
     if kind != "run":
         raise JobError(f"{name}: a dataset, must be a run; `gristmill show` lists the runs")
-    print(report.write(store, name))
+    _print(report.write(store, name))
     return 0
 
 
@@ -323,6 +324,11 @@ def _store_verb(
     return sub
 
 
+def _print(text: object, stream: TextIO | None = None) -> None:
+    """Print a text, by default to standard output, without characters that steer a terminal."""
+    print(visible(str(text)), file=stream)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb, and return the exit code.
 
@@ -338,15 +344,15 @@ def _call(parsed: argparse.Namespace) -> int:
     try:
         return int(parsed.call(parsed))
     except GristmillError as error:
-        print(f"gristmill: {error}", file=sys.stderr)
+        _print(f"gristmill: {error}", sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         again = "the same command continues after what is committed"
-        print(f"gristmill: interrupted by {signal_name(error)}; {again}", file=sys.stderr)
+        _print(f"gristmill: interrupted by {signal_name(error)}; {again}", sys.stderr)
         return TRY_AGAIN
     except BrokenPipeError:  # `gristmill head … | less` was closed
         sys.stderr.close()
         return 0
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"gristmill: {public_text(str(error))}", file=sys.stderr)
+        _print(f"gristmill: {public_text(str(error))}", sys.stderr)
         return 1

@@ -16,6 +16,9 @@ from gristmill.cluster.contract.sample import Sample
 MOST_FLOAT32 = 3.4028234663852886e38
 DEEPEST = 100
 """Most levels of nested lists and tables. Recursive code fails on deeper values."""
+MOST_INNER, MOST_VALUES = 5_000_000, 25_000_000
+"""Most lists and tables, and most values, of one JSON text. A table takes about 200 bytes, a number 32."""
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """Matches the JSON escape of half a surrogate pair. It also matches both halves of a complete pair."""
@@ -51,9 +54,10 @@ def suspect(text: str) -> tuple[Any, bool]:
     """Return the value of a JSON text, and whether `admit` must check the value. Most values need no check.
 
     Raises:
-        GateError: if the text is not JSON.
+        GateError: if the text is not JSON, or holds more values than fit into the memory.
     """
     doubt = False
+    _require_roomy(text)
     try:
         try:
             value = _STRICT.decode(text)
@@ -65,6 +69,20 @@ def suspect(text: str) -> tuple[Any, bool]:
         raise GateError(f"is not JSON ({error})") from error
     deep = text.count("[") + text.count("{") > DEEPEST
     return value, doubt or deep or _HALF.search(text) is not None
+
+
+def _require_roomy(text: str) -> None:
+    """Refuse a JSON text of which the values would take far more memory than the text, such as `[[],[],[],…`."""
+    if _crowded(text):
+        bare = _STRING.sub("", text)
+        if _crowded(bare):
+            raise GateError(f"holds more than {MOST_INNER} lists and tables or {MOST_VALUES} values, must hold fewer")
+
+
+def _crowded(text: str) -> bool:
+    if len(text) <= MOST_INNER:
+        return False
+    return text.count("[") + text.count("{") > MOST_INNER or text.count(",") > MOST_VALUES
 
 
 class _FlawError(Exception):

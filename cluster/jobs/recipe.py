@@ -1,7 +1,6 @@
 """Recipes: TOML files with a section for each job. Loading a recipe finds all its errors, before anything starts."""
 
 import difflib
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,8 +11,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from gristmill.cluster.contract import ids
+from gristmill.cluster.contract import gate, ids
 from gristmill.cluster.contract.errors import GristmillError, JobError
+from gristmill.cluster.contract.gate import GateError
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Plan, Work, job_class
@@ -23,6 +23,12 @@ from gristmill.cluster.store.uri import expanded
 T = TypeVar("T", bound=BaseModel)
 TOP = ("name", "store", "cluster", *JOBS)
 """Keys and sections that a recipe may have."""
+MOST_BYTES = 1 << 22
+"""Most bytes of a recipe."""
+NO_KEYS = re.compile(r'"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL)
+"""Matches the strings and the comments of TOML."""
+DEEP_KEY = re.compile(rf"(?<![^\s=\[\]{{}},])(?:[^\s.=\[\]{{}},]++[ \t]*\.[ \t]*){{{gate.DEEPEST}}}")
+"""Matches a dotted key of more than `gate.DEEPEST` parts, outside of strings and comments."""
 PACKAGE = "_ray_pkg_"
 """Beginning of the names of folders in which Ray keeps copies of submitted folders."""
 NAME = re.compile(r"[^\s./\\:*?\"<>|\x00-\x1f\x7f]([^/\\:*?\"<>|\x00-\x1f\x7f]{0,98}[^\s./\\:*?\"<>|\x00-\x1f\x7f])?")
@@ -142,20 +148,38 @@ def _copied_folder(store: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise JobError(f"{path}: is longer than {MOST_BYTES} bytes, must be a recipe; name data by their path")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise JobError(f"{path}: absent, must be a recipe; see the folder examples/") from error
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{path}: cannot be read ({error}), must be a UTF-8 text file") from error
+    if path.suffix != ".json":
+        return _toml(text, str(path))
     try:
-        if path.suffix != ".json":
-            return tomllib.loads(text)
-        raw = json.loads(text)
+        raw = gate.parse(text)
         return {**{k: raw[k] for k in ("name", "store", "cluster")}, **raw["jobs"]}
-    except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise JobError(f"{path}: not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from error
+    except GateError as error:
+        raise JobError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
         raise JobError(f"{path}: no {error} in it, must be the recipe.json of a run") from error
+
+
+def _toml(text: str, where: str) -> dict[str, Any]:
+    """Return the tables of a TOML text that is not too deep. Python's reader takes minutes for keys of many parts."""
+    too_deep = f"{where}: has more than {gate.DEEPEST} tables and lists in each other, must have fewer"
+    if DEEP_KEY.search(NO_KEYS.sub(lambda found: "" if found[0].startswith("#") else "s", text)):
+        raise JobError(too_deep)
+    try:
+        raw: dict[str, Any] = gate.admit(tomllib.loads(text))
+    except GateError as error:
+        raise JobError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise JobError(too_deep) from error
+    except ValueError as error:  # TOMLDecodeError, and the one for a number of 5,000 digits
+        raise JobError(f"{where}: not TOML: {error}") from error
+    return raw
 
 
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
@@ -165,9 +189,12 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> Iterator[str]:
         if not equals or not all(parts):
             yield f"--set {line}: must read section.key=value"
             continue
+        if len(parts) > gate.DEEPEST:
+            yield f"--set {line[:80]}…: has {len(parts)} keys, must have at most {gate.DEEPEST}"
+            continue
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = _toml(f"value = {text}", "value")["value"]
+        except JobError:
             value = text
         problem = _put(raw, parts, value)
         if problem:
@@ -178,7 +205,7 @@ def _put(raw: dict[str, Any], parts: list[str], value: object) -> str:
     place: Any = raw
     for part in parts[:-1]:
         if isinstance(place, list):
-            if not part.isdigit() or int(part) >= len(place):
+            if not _is_place(part, place):
                 return f"{part} is not a place in a list of {len(place)}"
             place = place[int(part)]
         else:
@@ -186,12 +213,16 @@ def _put(raw: dict[str, Any], parts: list[str], value: object) -> str:
         if not isinstance(place, dict | list):
             return f"{part} is a value, must be a section"
     if isinstance(place, list):
-        if not parts[-1].isdigit() or int(parts[-1]) >= len(place):
+        if not _is_place(parts[-1], place):
             return f"{parts[-1]} is not a place in a list of {len(place)}"
         place[int(parts[-1])] = value
     else:
         place[parts[-1]] = value
     return ""
+
+
+def _is_place(part: str, place: list[Any]) -> bool:
+    return part.isdecimal() and len(part) < 10 and int(part) < len(place)
 
 
 def _validate(kind: type[T], raw: object, name: str, context: dict[str, Any], errors: list[str]) -> T | None:

@@ -7,7 +7,8 @@ refused. A system turn that a template refuses or leaves out goes into the next 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -97,17 +98,22 @@ class ChatTemplate:
         return [*messages[:first], *_folded(messages[first:])]
 
     def marks(self, messages: Sequence[Message], tools: str | None = None) -> list[tuple[int, int]]:
-        """Return the (begin, end) character ranges of a rendering that the template marks with `{% generation %}`."""
+        """Return the (begin, end) character ranges of a rendering that the template marks with `{% generation %}`.
+
+        Raises:
+            UnrenderableError: if the template refuses the conversation.
+        """
         from transformers.utils.chat_template_utils import render_jinja_template
 
         turns = self._turns(messages)
-        rendered: Any = render_jinja_template(
-            conversations=[turns],
-            tools=json.loads(tools) if tools else None,
-            chat_template=self.source(tools),
-            return_assistant_tokens_mask=True,
-            **self.tokenizer.special_tokens_map,
-        )
+        with _in_words():
+            rendered: Any = render_jinja_template(
+                conversations=[turns],
+                tools=json.loads(tools) if tools else None,
+                chat_template=self.source(tools),
+                return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )
         return [(begin, end) for begin, end in rendered[1][0]]
 
     def source(self, tools: str | None = None) -> str:
@@ -178,14 +184,24 @@ class ChatTemplate:
             return ""
 
     def _apply(self, turns: Sequence[Mapping[str, Any]], **how: Any) -> Any:  # noqa: ANN401
-        from jinja2 import TemplateError
-
-        try:
+        with _in_words():
             return self.tokenizer.apply_chat_template(list(turns), **how)
-        except TemplateError as error:
-            raise UnrenderableError(f"template refuses: {error}") from error
-        except Exception as error:  # a template is a program of others; an error in it drops the row
-            raise UnrenderableError(f"template fails: {error}") from error
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Turn every error of a template into an `UnrenderableError`, which drops the row.
+
+    A template is a program of others. Transformers runs it in jinja's immutable sandbox.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        yield
+    except TemplateError as error:
+        raise UnrenderableError(f"template refuses: {error}") from error
+    except Exception as error:
+        raise UnrenderableError(f"template fails: {error}") from error
 
 
 def opened_thought(prompt: str) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from gristmill.cluster.contract.secrets import public_text
+from gristmill.cluster.text.terminal import visible
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s %(process)d: %(message)s"
 
@@ -51,7 +52,7 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record as a line to the current `sys.stderr`. Progress bars replace that while they are shown."""
         if record.levelno >= logging.ERROR or record.name.startswith("gristmill"):
-            sys.stderr.write(f"{record.levelname.lower()}: {self.format(record)}\n")
+            sys.stderr.write(f"{record.levelname.lower()}: {visible(self.format(record))}\n")
 
 
 def driver(folder: Path | None) -> None:

@@ -17,6 +17,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from gristmill.cluster.text.terminal import visible
+
 PLAIN_EVERY_S = 10.0
 """Seconds between two lines if there is no terminal."""
 
@@ -90,7 +92,7 @@ class _Lines(Progress):
         for task in self.tasks:
             yield self.make_tasks_table([task])
             if task.fields["note"]:
-                yield Text(f"  {task.fields['note']}", no_wrap=True, overflow="ellipsis")
+                yield Text(visible(f"  {task.fields['note']}"), no_wrap=True, overflow="ellipsis")
 
 
 class Screen:
@@ -109,6 +111,7 @@ class Screen:
         """Print one line above the bars."""
         if self._quiet:
             return
+        line = visible(line)
         if self.console.is_terminal:
             self.console.print(line, markup=False)
         else:

@@ -15,6 +15,7 @@ from rich.text import Text
 from gristmill.cluster.contract.chat import to_openai
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.models.engine import Choose, Score
+from gristmill.cluster.text.terminal import visible
 from gristmill.generation.preview.library import preview
 from gristmill.generation.preview.record import ModelCall, Preview
 
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     found = preview(arguments.recipe, arguments.n, *arguments.set, quiet=arguments.json)
     if arguments.json:
-        sys.stdout.write(json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(visible(json.dumps(as_json(found), indent=1, ensure_ascii=False)) + "\n")
     else:
         show(found, Console(highlight=False))
     return 0
@@ -92,7 +93,7 @@ def _show_call(console: Console, title: str, call: ModelCall, prompt: str) -> No
         console.print(Text.assemble((said, "" if reply.finish == "stop" else "red")), soft_wrap=True)
         return
     how = "the likeliest choice" if isinstance(request, Choose) else f"temperature {request.temperature:g}"
-    finish = (reply.finish, "red" if reply.finish != "stop" else "")
+    finish = (visible(reply.finish), "red" if reply.finish != "stop" else "")
     console.print(Text.assemble(("reply", "bold"), f"  {_tokens(reply.reply_tokens)}, {how}, ", finish), soft_wrap=True)
     _block(console, reply.text, "cyan")
     if reply.choices:
@@ -107,10 +108,11 @@ def _tokens(count: int) -> str:
 def _verdict(sample: Sample) -> Iterator[Text]:
     if sample.scores:
         scores = "  ".join(f"{name} {value:.3g}" for name, value in sorted(sample.scores.items()))
-        yield Text.assemble(("scores", "bold"), f"  {scores}")
+        yield Text.assemble(("scores", "bold"), visible(f"  {scores}"))
     if sample.tags:
-        yield Text.assemble(("tags", "bold"), "  " + "  ".join(f"{k}={v}" for k, v in sorted(sample.tags.items())))
-    said = ("kept", "bold green") if sample.dropped is None else (f"dropped  {sample.dropped}", "bold red")
+        tags = "  ".join(f"{name}={value}" for name, value in sorted(sample.tags.items()))
+        yield Text.assemble(("tags", "bold"), visible(f"  {tags}"))
+    said = ("kept", "bold green") if sample.dropped is None else (visible(f"dropped  {sample.dropped}"), "bold red")
     yield Text.assemble(("verdict", "bold"), "  ", said)
 
 
@@ -123,7 +125,7 @@ def _print(console: Console, drawn: RenderableType, plain: str) -> None:
 
 
 def _block(console: Console, text: str, style: str) -> None:
-    lines = text.splitlines() or [""]
+    lines = visible(text).splitlines() or [""]
     plain = "\n".join(" " * INDENT + line for line in lines)
     drawn = Group(*(Padding(Text(line, style), (0, 0, 0, INDENT)) for line in lines))
     _print(console, drawn, plain)

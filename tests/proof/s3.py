@@ -34,6 +34,7 @@ from tests.cluster.io.sources import lines, put
 
 ROWS = [{"question": f"Question {n}?", "answer": "是的", "tags": {"n": str(n)}} for n in range(25)]
 BUCKET = "s3://grain"
+PROGRAM = ("-c", "import sys; from gristmill.cluster.cli.main import main; sys.exit(main())")
 
 
 def started(port: int) -> "subprocess.Popen[bytes]":
@@ -101,21 +102,22 @@ def planted(folder: Path, port: int) -> int:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment |= {"OPENAI_API_KEY": secret["OPENAI"], "HF_TOKEN": secret["HUB"]}
     environment |= {"AWS_SECRET_ACCESS_KEY": secret["CLOUD"]}
-    store, program = ["--store", f"{uri}store{there}"], "gristmill.cluster.cli.main"
+    store = ["--store", f"{uri}store{there}"]
     commands: list[tuple[Any, ...]] = [
-        (0, "tests.generation.drive", path, "0"),
-        (0, program, "plan", path),
-        (0, program, "show", *store),
-        *((0, program, verb, "planted", *store) for verb in ("show", "head", "report")),
-        (0, program, "export", "planted", f"{uri}out.jsonl{there}", *store),
-        (2, program, "show", "nothing-of-this-name", *store),
-        (1, program, "show", "--store", f"{uri}store{there}&surprise=1"),
+        (0, "-m", "tests.generation.drive", path, "0"),
+        (0, *PROGRAM, "plan", path),
+        (0, *PROGRAM, "show", *store),
+        *((0, *PROGRAM, verb, "planted", *store) for verb in ("show", "head", "report")),
+        (0, *PROGRAM, "export", "planted", f"{uri}out.jsonl{there}", *store),
+        (2, *PROGRAM, "show", "nothing-of-this-name", *store),
+        (1, *PROGRAM, "show", "--store", f"{uri}store{there}&surprise=1"),
     ]
     pages = []
-    for code, module, *words in commands:
-        done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, check=False, env=environment)
+    for code, *words in commands:
+        done = subprocess.run([sys.executable, *words], capture_output=True, check=False, env=environment)
         pages.append(done.stdout + done.stderr)
         assert done.returncode == code, (words, pages[-1].decode())
+    assert all(pages[1:])
     objects = away_objects("planted")
     for written in ("report.html", "recipe.json", "ledger.jsonl", "manifest.json", "out.jsonl"):
         assert any(name.endswith(written) for name in objects), written

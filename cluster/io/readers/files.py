@@ -3,6 +3,7 @@
 import fnmatch
 import glob
 import hashlib
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,6 +81,34 @@ BINARY = frozenset({"parquet", "arrow", "pdf"})
 HEAD = 512
 """Bytes at the beginning of a file that are read to recognise it."""
 BLOCK = 1 << 20
+MOST_RATIO = 100
+"""Most bytes that a byte of a compressed file may become. Texts become 3 to 30, and a bomb 1,000."""
+LEAST_BOUND = 1 << 26
+"""Number of bytes that any compressed file may become."""
+
+
+class _Bounded(io.RawIOBase):
+    """A decompressed stream that ends with an error after a number of bytes, as of a decompression bomb."""
+
+    def __init__(self, stream: Any, most: int) -> None:  # noqa: ANN401 - pyarrow has no types
+        self._stream, self._most, self._count = stream, most, 0
+
+    def readable(self) -> bool:
+        """Say that the stream can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - what may be written into
+        """Read the next bytes."""
+        read = int(self._stream.readinto(buffer))
+        self._count += read
+        if self._count > self._most:
+            raise OSError(f"it grows to more than {self._most} bytes, {MOST_RATIO} times its size; decompress it first")
+        return read
+
+    def close(self) -> None:
+        """Close the file too."""
+        self._stream.close()
+        super().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +123,15 @@ class File:
     compression: str | None = None
 
     def open_stream(self) -> Any:  # noqa: ANN401 - pyarrow has no types
-        """Open the file to read it from beginning to end, decompressed."""
-        return self.system.open_input_stream(self.path, compression=self.compression)
+        """Open the file to read it from beginning to end, decompressed.
+
+        Raises:
+            OSError: while it is read, if it grows to more than `MOST_RATIO` times its size.
+        """
+        stream = self.system.open_input_stream(self.path, compression=self.compression)
+        if self.compression is None:
+            return stream
+        return _Bounded(stream, max(LEAST_BOUND, MOST_RATIO * self.system.get_file_info(self.path).size))
 
     def open_file(self) -> Any:  # noqa: ANN401 - pyarrow has no types
         """Open the file to read it at any place, without decompression."""
