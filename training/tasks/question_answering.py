@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -30,10 +31,11 @@ ANSWERS, START = "answers", "answer_start"
 class QuestionAnswering(Task):
     """Train a model with a head that finds the answer to a question in a context.
 
-    The text before the assistant's last turn is the question, an empty line, and the context. The last turn is the
-    answer, in the words of the context. The tag `answer_start` says where it begins in the context; without it, the
-    first place with these words is taken. A row is dropped and counted if its answer is not in the context. Long
-    contexts are read in windows. A window without the answer has the first token as its label, as in BERT.
+    The text before the assistant's last turn is the question, an empty line, and the context. Without an empty line,
+    the system turn is the context, as in the rows of `grounded` with `with_passage`. The last turn is the answer, in
+    the words of the context. The tag `answer_start` says where it begins in the context; without it, the first place
+    with these words is taken. A row is dropped and counted if its answer is not in the context. Long contexts are read
+    in windows. A window without the answer has the first token as its label, as in BERT.
 
     Source: Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250; Devlin et al. 2019, BERT, arXiv:1810.04805, sections 4.2 and
     4.3. Departures: the best answer is looked for among all begins and ends, not among the 20 likeliest of each.
@@ -72,9 +74,13 @@ class QuestionAnswering(Task):
 
     def asked(self, sample: Sample) -> Asked:
         """Return the context and the question of a sample."""
-        question, there, context = conversation(sample, "").partition("\n\n")
-        if not there or not context.strip():
-            raise MisfitError("no context after the question and an empty line")
+        turns = tuple(turn for turn in sample.messages if turn.role != "system")
+        system = "\n\n".join(turn.text for turn in sample.messages if turn.role == "system")
+        question, _, context = conversation(replace(sample, messages=turns), "").partition("\n\n")
+        if not context.strip():
+            context = system
+        if not context.strip():
+            raise MisfitError("no context after the question and an empty line, or in a system turn")
         return Asked(context, question)
 
     def labelled(self, sample: Sample, asked: Asked, windows: Sequence[Window], names: Sequence[str]) -> list[Labelled]:

@@ -207,7 +207,7 @@ def test_rows_without_an_answer_in_the_context_are_dropped_with_the_reason(bases
     assert found.places.tolist() == [0, 4]
     assert found.drops == {
         "answer is not in the context": 1,
-        "no context after the question and an empty line": 2,
+        "no context after the question and an empty line, or in a system turn": 2,
         "question has no room for a context": 1,
     }
     [[first], [none]] = found.windows
@@ -218,6 +218,16 @@ def test_rows_without_an_answer_in_the_context_are_dropped_with_the_reason(bases
     flat[0] = 3
     assert task.answer([flat], Asked("Anna lives. Anna went."), [first.window], ()).text == "none"
     assert QuestionAnswering().answer([flat], Asked("Anna lives. Anna went."), [first.window], ()).text != "none"
+
+
+def test_the_context_may_be_a_system_turn() -> None:
+    """With an empty line after the question, the context is after it, and a system turn is only an instruction."""
+    task = QuestionAnswering()
+    said = Message("assistant", "Anna")
+    grounded = seed([Message("system", "Joe sings.\n\nAnna lives."), Message("user", "Who lives?"), said], {})
+    assert task.asked(grounded) == Asked("Joe sings.\n\nAnna lives.", "Who lives?")
+    told = seed([Message("system", "Be short."), Message("user", "Who lives?\n\nAnna lives."), said], {})
+    assert task.asked(told) == Asked("Anna lives.", "Who lives?")
 
 
 def test_labels_are_numbered_and_unknown_or_long_ones_dropped(bases: dict[str, str]) -> None:
