@@ -45,6 +45,12 @@ MODEL_EXPORT = "gristmill.training.card:export"
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts", *MODEL_FORMS)
 
 
+def _submit(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.jobs.submit import run
+
+    return run(arguments)
+
+
 def _jobs(arguments: argparse.Namespace) -> int:
     from gristmill.cluster.cli.text import run_lines
     from gristmill.cluster.jobs.recipe import open_recipe
@@ -229,6 +235,7 @@ def parser() -> argparse.ArgumentParser:
     sub = _recipe_verb(verbs, "plan", "say what would run, loading no model, or list every error of the recipe")
     sub.add_argument("--json", action="store_true", help="for scripts")
     sub.set_defaults(call=_plan)
+    _submit_verb(verbs)
     sub = _recipe_verb(verbs, "preview", "make a few samples and print every prompt and every reply of the model")
     sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")
     sub.add_argument("--json", action="store_true", help="for scripts")
@@ -305,6 +312,17 @@ def _serve_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     text += "evaluate.engine` lists them)"
     sub.add_argument("--engine", action="append", default=[], metavar="KEY=VALUE", help=text)
     sub.set_defaults(call=_above)
+
+
+def _submit_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sub = _recipe_verb(verbs, "submit", "send a recipe and the files that it reads to a cluster, and run it there")
+    text = "address of the cluster's dashboard, such as http://HEAD:8265 (default: that of RAY_API_SERVER_ADDRESS)"
+    sub.add_argument("--address", default=None, help=text)
+    text = "print what the run prints, until it ends, and end with its exit code"
+    sub.add_argument("--follow", action="store_true", help=text)
+    text = "environment variable that the run gets too, such as a key; whoever reads Ray's dashboard can see it"
+    sub.add_argument("--env", action="append", default=[], metavar="NAME", help=text)
+    sub.set_defaults(call=_submit)
 
 
 def _recipe_verb(

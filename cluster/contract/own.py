@@ -72,6 +72,9 @@ def load(source: Source, name: str) -> type[Step]:
             steps = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
             has = ", ".join(steps) or "none"
             raise JobError(f"{source.path}: {name} is no step, must be a method, filter or selector; classes: {has}")
+        lacking = ", ".join(sorted(getattr(kind, "__abstractmethods__", ())))
+        if lacking:
+            raise JobError(f"{source.path}: {name} has no {lacking}, must have it to be a step")
         made[name] = type(kind.__name__, (Own, kind), {"own_source": source, "own_name": name, "__doc__": kind.__doc__,
                                                        "__module__": kind.__module__})  # fmt: skip
     return made[name]

@@ -88,13 +88,14 @@ class Recipe:
         }
 
 
-def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, look: bool = True) -> Recipe:
     """Read a recipe, apply overrides, and check everything.
 
     Args:
         given: the path of a `.toml` file or of a run's `recipe.json`, or the tables as a dict. Relative input paths
             start at the folder of the file, or at the current folder for a dict.
         overrides: `section.key=value`, where the value is written as in TOML, or is a bare word.
+        look: whether to look for the models and packages that the jobs need. The machine that runs them must have them.
 
     Raises:
         JobError: if anything is wrong. The message has all errors, one on each line.
@@ -113,7 +114,7 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -
         job: Job | None = _validate(job_class(name), raw[name], name, context, errors)
         if job is not None:
             jobs[name] = job
-            errors += [f"{name}.{line}" for line in job.check(context["base"])]
+            errors += [f"{name}.{line}" for line in (job.check(context["base"]) if look else ())]
     ground = _validate(ClusterSettings, raw.get("cluster", {}), "cluster", context, errors) or ClusterSettings()
     errors += _unfed(jobs, raw)
     name, store = raw.get("name", path.stem), raw.get("store", "runs")

@@ -13,9 +13,21 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.job import JOBS
 from gristmill.cluster.jobs.recipe import load
 
-VERBS = {"run", *JOBS, "plan", "preview", "explain", "schema", "completion", "show", "head", "export", "serve"} | {
-    "report"
+VERBS = {
+    "run",
+    *JOBS,
+    "plan",
+    "submit",
+    "preview",
+    "explain",
+    "schema",
+    "completion",
+    "show",
+    "head",
+    "export",
+    "serve",
 }
+VERBS |= {"report"}
 CASES = [
     ([""], VERBS),
     (["pl"], {"plan"}),

@@ -70,6 +70,12 @@ class Half(Selector):
 
 class Stranger:
     pass
+
+
+class Empty(Method):
+    """Makes nothing."""
+
+    kind: Literal["empty"] = "empty"
 '''
 BROKEN_LINE = STEPS.splitlines().index('        return Verdict(scores={"x": 1 / 0})  # line 40') + 1
 
@@ -160,8 +166,9 @@ def test_a_run_can_be_run_again_from_its_own_recipe(steps: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
-        ("steps.py:Nope", r"steps\.py: Nope is no step, .*; classes: FollowUp, NoSea, Breaks, Half, Stranger"),
+        ("steps.py:Nope", r"steps\.py: Nope is no step, .*; classes: FollowUp, NoSea, Breaks, Half, Stranger, Empty"),
         ("steps.py:Stranger", "Stranger is no step"),
+        ("steps.py:Empty", r"steps\.py: Empty has no expand, must have it to be a step"),
         ("steps.py:NoSea", "NoSea is of another kind, must be a Method"),
         ("absent.py:FollowUp", r"absent\.py: cannot be read"),
         ("broken.py:FollowUp", r"broken\.py:2: AttributeError"),
