@@ -147,7 +147,7 @@ def _scores(evaluation: EvaluateFigures | None) -> Iterator[str]:
     interval = _interval(evaluation.ci_low, evaluation.ci_high)
     yield (
         f"Held-out loss {evaluation.loss_before:.4f} before and {evaluation.loss_after:.4f} after training, in nats "
-        f"per token: difference {evaluation.difference:+.4f}{interval}, {evaluation.verdict}. "
+        f"per {evaluation.unit}: difference {evaluation.difference:+.4f}{interval}, {evaluation.verdict}. "
         f"{evaluation.rows:,} samples of {evaluation.families:,} families."
     )
     if not evaluation.suites:
@@ -184,7 +184,7 @@ def _training(figures: TrainFigures) -> Iterator[str]:
     if figures.trials:
         yield f"Settings are the best of {figures.trials} trials: {json.dumps(dict(figures.chosen))}."
     if figures.fold_losses:
-        yield f"Cross-validation: {said(figures.fold_losses)}."
+        yield from (f"Cross-validation: {line}." for line in said(figures.fold_losses, figures.fold_measures))
     if figures.labels:
         yield f"Labels: {', '.join(figures.labels)}."
     for reason, count in figures.drop_reasons.items():

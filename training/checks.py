@@ -7,7 +7,15 @@ def setting_problems(job: TrainSettings) -> list[str]:
     """Return the problems of settings that do not fit each other; no file is read."""
     found = [*job.zero.problems(), *job.tuning.problems(job.zero.stage)]
     found += job.optimizer_problems() + job.attention_problems() + job.fold_problems()
-    return found + job.worker_problems() + precision_problems(job) + mixture_problems(job)
+    return found + job.worker_problems() + precision_problems(job) + mixture_problems(job) + metric_problems(job)
+
+
+def metric_problems(job: TrainSettings) -> list[str]:
+    """Return the reason why a metric cannot be measured."""
+    known = ("loss", *job.task.measured)
+    if job.metric in known:
+        return []
+    return [f"metric: {job.metric} with task.kind {job.task.kind}, must be one of {', '.join(known)}"]
 
 
 def precision_problems(job: TrainSettings) -> list[str]:

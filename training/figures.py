@@ -56,13 +56,19 @@ class TrainFigures(Figures):
     """Number of tokens in all steps that counted in the loss."""
     step_seconds: float
     loss_first: float | None = None
-    """Loss of the first step, in nats per token; the other losses have the same unit."""
+    """Loss of the first step, in nats per `unit`; the other losses have the same unit."""
     loss_last: float | None = None
     holdout_loss: float | None = None
+    unit: str = "token"
+    """What the losses are of: a token, a text or a window."""
+    metric: str = "loss"
+    """What decided on the end of training, the weights and the settings: the held-out loss or one of `measures`."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Measures of the finished model on the held-out samples."""
     starts: int
     """Number of times that the workers were started."""
     stopped_early: bool = False
-    """Whether training ended early because the held-out loss had stopped falling."""
+    """Whether training ended early because `metric` had not become better."""
     kept_step: int | None = None
     """Optimizer step from which the weights of the finished model are."""
     merged_difference: float | None = None
@@ -79,7 +85,9 @@ class TrainFigures(Figures):
     chosen: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the best trial, with which the model was trained, by their dotted names."""
     fold_losses: tuple[float, ...] = ()
-    """Held-out loss of each fold of the cross-validation, in nats per token; empty without one."""
+    """Held-out loss of each fold of the cross-validation, in nats per `unit`; empty without one."""
+    fold_measures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Measures of each fold, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +186,7 @@ class SuiteFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFigures(Figures):
-    """Results of `[evaluate]`. Losses are in nats per token of the held-out samples, before and after training."""
+    """Results of `[evaluate]`. Losses are in nats per `unit` of the held-out samples, before and after training."""
 
     version: ClassVar[int] = 2  # the interval is over families
 
@@ -201,6 +209,8 @@ class EvaluateFigures(Figures):
     detectable: float | None = None
     """Smallest true difference that such samples detect with a probability of 80 %."""
     precision: str
+    unit: str = "token"
+    """What the losses are of: a token, a text or a window."""
     measures_before: Mapping[str, float] = field(default_factory=dict)
     """Measures of the base model's answers to the held-out samples, with a head that is not trained. Empty for a causal
     language model."""

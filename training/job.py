@@ -28,11 +28,12 @@ from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
 from gristmill.training.data.forecast import forecast
 from gristmill.training.figures import TrainFigures, mixed
-from gristmill.training.folds import FOLDS, run_folds
+from gristmill.training.folds import FOLDS, measures_of, run_folds
+from gristmill.training.loop import validation
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, left_out, read_journal
 from gristmill.training.loop.state import WorkerPlan
-from gristmill.training.optim.schedule import num_steps
+from gristmill.training.optim.schedule import eval_every, num_steps
 from gristmill.training.search import TRIALS, Search
 from gristmill.training.settings import TrainSettings
 from gristmill.training.supervision import heartbeat, supervisor
@@ -157,13 +158,18 @@ class Train(TrainSettings, Job):
             run.screen.say(f"train: samples not used: {', '.join(f'{n} {why}' for why, n in packed.drops.items())}")
         packing_s = time.monotonic() - began
         if self.folds:
-            found["fold_losses"] = run_folds(self, run, work, supervisor.fit)
+            folds = run_folds(self, run, work, supervisor.fit)
+            found |= {"fold_losses": tuple(fold.loss for fold in folds), "fold_measures": measures_of(folds)}
         steps = self.steps or num_steps(self.epochs, packed.epoch_rows, self.global_batch_size)
         head = tasks.head(run.store, work.output, self)
         if head:
             run.screen.say(f"train: {head.said}")
         cut = self.batching(self.worlds[-1])
-        plan = WorkerPlan(self, run.store, work.output, base, steps, cut, each, run.logs, head)
+        every = eval_every(self.eval_steps, packed.epoch_rows, self.global_batch_size)
+        labels = validation.names(run.store, work.inputs["samples"], self)
+        plan = WorkerPlan(
+            self, run.store, work.output, base, steps, cut, each, run.logs, head, eval_steps=every, labels=labels
+        )
         config = self.public()
         with following(self.trackers, folder, run.store.folder(""), config, run.screen.say) as lost:
             supervisor.fit(self, plan, run, memory.planned(self, gpu=each.gpus > 0))
@@ -171,6 +177,8 @@ class Train(TrainSettings, Job):
         figures = replace(
             _figures(packed, journal, steps),
             task=self.task.kind,
+            unit=self.task.unit,
+            metric=self.metric,
             labels=head.names if head else (),
             packing_seconds=round(packing_s, 1),
             untracked={kind: count for kind, count in lost.items() if count},
@@ -273,6 +281,7 @@ def _figures(packed: data.PackedCounts, journal: list[dict[str, Any]], steps: in
         loss_first=done[0]["loss"] if done else None,
         loss_last=done[-1]["loss"] if done else None,
         holdout_loss=end.get("holdout_loss"),
+        measures=end.get("measures", {}),
         merged_difference=end.get("merged_difference"),
         starts=len(_starts(journal)),
         batches_left_out=len(left_out(journal)),

@@ -10,6 +10,7 @@ from gristmill.cluster.report.sections import Panel, Presentation, Section, Stag
 from gristmill.training.evaluate.suites import sections as suites
 from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures, mixed
 from gristmill.training.folds import FOLDS, said
+from gristmill.training.loop import stopping
 from gristmill.training.search import TRIALS, as_settings
 
 MAX_TEXT = 4_000
@@ -109,9 +110,19 @@ def held_out(figures: TrainFigures) -> Iterator[str]:
 def ended(figures: TrainFigures) -> Iterator[str]:
     """Yield a note if training ended early, and one if the model does not have the weights of the last step."""
     if figures.stopped_early:
-        yield f"training ended at step {figures.steps}, because the held-out loss did not fall any more"
+        yield f"training ended at step {figures.steps}, because {_what(figures)} did not become better any more"
     if figures.kept_step not in (None, figures.steps):
-        yield f"the model has the weights of step {figures.kept_step}, whose held-out loss was the lowest"
+        yield f"the model has the weights of step {figures.kept_step}, with the best {_what(figures)}"
+
+
+def measures(figures: TrainFigures) -> Iterator[str]:
+    """Yield the measures of the finished model on the held-out samples."""
+    if figures.measures:
+        yield f"held out: {', '.join(f'{name} {value:.3f}' for name, value in figures.measures.items())}"
+
+
+def _what(figures: TrainFigures) -> str:
+    return f"held-out {figures.metric}"
 
 
 def left_out(figures: TrainFigures) -> Iterator[str]:
@@ -133,35 +144,42 @@ def searched(figures: TrainFigures) -> Iterator[str]:
     """Yield the settings that a search chose, and the losses of a cross-validation."""
     if figures.trials:
         values = as_settings(figures.chosen)
-        yield f"trained with the best settings of {figures.trials} trials: {values}; a loss that chose is too good"
+        chosen = f"trained with the best settings of {figures.trials} trials: {values}"
+        yield f"{chosen}; the value of a {figures.metric} that chose is too good"
     if figures.fold_losses:
-        yield said(figures.fold_losses)
+        yield from said(figures.fold_losses, figures.fold_measures)
 
 
-def _trials(material: Material, name: str) -> Iterator[Table]:
+def _trials(material: Material, name: str, figures: TrainFigures) -> Iterator[Table]:
     """Yield the table of the trials of a search, and that of the folds."""
+    metric = figures.metric
     if material.store.exists(name, TRIALS):
         found = material.store.read_json(name, TRIALS)
         keys = list(found[0]["values"])
-        columns = (("trial", "num"), *((key, "") for key in keys), ("state", ""), ("steps", "num"), ("loss", "num"))
+        columns = (("trial", "num"), *((key, "") for key in keys), ("state", ""), ("steps", "num"), (metric, "num"))
         rows = [
             (
                 f"{number}",
                 *(json.dumps(trial["values"][key]) for key in keys),
                 trial["state"],
                 f"{trial['steps']:,}",
-                "" if trial["loss"] is None else f"{trial['loss']:.4f}",
+                "" if trial["loss"] is None else f"{stopping.value(metric, trial['loss']):.4f}",
             )
             for number, trial in enumerate(found, 1)
         ]
-        yield Table(columns, rows, "The trials of the search, with their held-out losses in nats per token.")
+        yield Table(columns, rows, f"The trials of the search, with their held-out {metric}.")
     if material.store.exists(name, FOLDS):
-        names = ("fold", "held out", "families", "trained on", "steps", "loss")
+        names = ("fold", "held out", "families", "trained on", "steps", "loss", *figures.fold_measures)
         parts = [
-            (f"{n}", *(f"{one[key]:,}" for key in ("held", "families", "trained", "steps")), f"{one['loss']:.4f}")
+            (
+                f"{n}",
+                *(f"{one[key]:,}" for key in ("held", "families", "trained", "steps")),
+                f"{one['loss']:.4f}",
+                *(f"{one['measures'][key]:.4f}" for key in figures.fold_measures),
+            )
             for n, one in enumerate(material.store.read_json(name, FOLDS), 1)
         ]
-        yield Table(tuple((key, "num") for key in names), parts, "The folds, with their held-out losses.")
+        yield Table(tuple((key, "num") for key in names), parts, "The folds, with what was measured of held-out rows.")
 
 
 class TrainPresentation(Presentation[TrainFigures]):
@@ -173,6 +191,7 @@ class TrainPresentation(Presentation[TrainFigures]):
         yield from mixed(figures.mixture)
         yield from left_out(figures)
         yield from ended(figures)
+        yield from measures(figures)
         yield from untracked(figures)
         yield from searched(figures)
 
@@ -196,7 +215,10 @@ class TrainPresentation(Presentation[TrainFigures]):
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
         told = (*held_out(figures), *left_out(figures), *ended(figures), *untracked(figures), *searched(figures))
         note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, told)))
-        panel = Panel("Loss while training", charts.loss_curve(journal), note)
+        panels = [Panel("Loss while training", charts.loss_curve(journal, figures.unit), note)]
+        if between := [line for line in journal if "measures" in line]:
+            note = " ".join(map(_sentence, measures(figures)))
+            panels.append(Panel("Measures while training", charts.measure_curves(between), note))
         lost = [(reason, f"{count:,}") for reason, count in {**figures.drop_reasons, **figures.notes}.items()]
         pairs = zip(figures.mixture, mixed(figures.mixture), strict=True)
         lost += [(f"packed rows in an epoch of {line}", f"{one['epoch_rows']:,}") for one, line in pairs]
@@ -205,8 +227,8 @@ class TrainPresentation(Presentation[TrainFigures]):
         elif figures.separation != "positions":
             lost.append((f"packed samples are kept apart by: {figures.separation}", ""))
         columns = (("samples left out, and changes that fit samples to model and template", "clip"), ("number", "num"))
-        tables = (*([Table(columns, lost)] if lost else []), *_trials(material, name))
-        yield Section("Training", "", [panel], tables)
+        tables = (*([Table(columns, lost)] if lost else []), *_trials(material, name, figures))
+        yield Section("Training", "", panels, tables)
 
 
 class EvaluatePresentation(Presentation[EvaluateFigures]):
@@ -225,18 +247,19 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         """Yield both losses."""
         del material
         before, after = figures.loss_before, figures.loss_after
-        yield Tile("held-out loss", f"{before:.3f} → {after:.3f}", f"{after - before:+.3f} nats per token")
+        yield Tile("held-out loss", f"{before:.3f} → {after:.3f}", f"{after - before:+.3f} nats per {figures.unit}")
 
     def sections(self, material: Material, figures: EvaluateFigures) -> Iterator[Section]:
         """Yield the losses as a chart, the smoke test as a table, and the sections of the suites."""
         low, high = figures.ci_low, figures.ci_high
+        losses = (figures.loss_before, figures.loss_after)
         note = (
             f"{figures.rows} held-out samples through the base model and the tuned one; {_interval(figures)}, in nats "
-            f"per token: {figures.verdict}. Samples with a common parent, of one group, or near copies are one family, "
-            "and families are what the interval is over."
+            f"per {figures.unit}: {figures.verdict}. Samples with a common parent, of one group, or near copies are "
+            "one family, and families are what the interval is over."
         )
         note = " ".join(filter(None, (note, *map(_sentence, measured(figures)), _sentence(figures.uncertain))))
-        panel = Panel("Before and after", charts.before_after(figures.loss_before, figures.loss_after, low, high), note)
+        panel = Panel("Before and after", charts.before_after(*losses, low, high, figures.unit), note)
         replies = _replies(material)
         columns = tuple((head, "clip") for head in ("held-out instruction", "the tuned model says", "held-out answer"))
         tables = (Table(columns, replies, fixed=(33, 34, 33)),) if replies else ()

@@ -1,4 +1,4 @@
-"""Hyper-parameter search: several trainings with other settings, of which the lowest held-out loss decides.
+"""Hyper-parameter search: several trainings with other settings, of which the best value of `metric` decides.
 
 The trials run one after the other, each on all workers of the job. So the settings of a trial, and the step at which
 it is stopped, depend only on the seed and on the trials before it, and a search that was killed goes on where it was.
@@ -22,9 +22,9 @@ from gristmill.cluster.contract.settings import Settings
 
 FIXED = (
     "input", "model", "validation", "validation_split", "test", "max_length", "too_long", "template", "template_args",
-    "earlier_answers", "max_lost", "task", "search", "folds", "trackers",
+    "earlier_answers", "max_lost", "task", "metric", "search", "folds", "trackers",
 )  # fmt: skip
-"""Settings that may not be searched. They change the tokens that the held-out loss is a mean of, or no model."""
+"""Settings that may not be searched. They change what is measured on the held-out rows, or no model."""
 MOST_TRIALS = 1000
 TRIALS = "trials.json"
 """File with the trials that have ended, in the folder of the training."""
@@ -68,7 +68,7 @@ class Search(Settings):
 
     method: Literal["random", "grid", "asha", "optuna"] = "random"
     """`random`: values are drawn at random (Bergstra and Bengio 2012, JMLR 13). `grid`: all combinations of lists.
-    `asha`: random, and a trial ends early when its held-out loss is above those of the best `1 / eta` of the trials
+    `asha`: random, and a trial ends early when its `metric` is worse than those of the best `1 / eta` of the trials
     before it (Li et al. 2018, arXiv:1810.05934, in the form that stops trials, as Ray Tune has it); needs `eval_steps`.
     `optuna`: each trial depends on those before it (TPE; needs the package optuna)."""
     trials: int = Field(default=8, gt=0, le=MOST_TRIALS)
@@ -108,8 +108,9 @@ class Search(Settings):
                 found.append(f"search.space.{name}: a range, must be a list of values with the method grid")
             if values == []:
                 found.append(f"search.space.{name}: an empty list, must have values")
-        if self.method == "asha" and not getattr(job, "eval_steps", 0):
-            found.append("eval_steps: 0 with search.method asha, must be the steps to the first rung")
+        every = getattr(job, "eval_steps", 0)
+        if self.method == "asha" and (not every or not isinstance(every, int)):
+            found.append(f"eval_steps: {every} with search.method asha, must be the number of steps to the first rung")
         if self.method == "optuna" and not find_spec("optuna"):
             found.append("search.method: optuna, but optuna is not installed; pip install optuna, or take random")
         if found:
@@ -152,10 +153,10 @@ class Trial:
     state: Literal["done", "stopped", "failed"]
     """`stopped`: ended early at a rung. `failed`: its numbers were not finite, or it could not be trained."""
     loss: float | None
-    """The held-out loss, in nats per token; None if there is none."""
+    """The held-out loss in nats, or 1 minus the measure that is `train.metric`; None if there is none."""
     steps: int
     losses: Sequence[tuple[int, float]] = ()
-    """The held-out losses while training, with their steps."""
+    """The same while training, with the steps."""
 
 
 Try = Callable[[int, Mapping[str, Any], Mapping[int, float]], Trial]

@@ -77,7 +77,7 @@ class TrainSettings(Settings):
         }
     )
     newer: ClassVar[frozenset[str]] = frozenset(
-        {"plateau_factor", "plateau_patience", "dropout", "optimizer_states", "mixture", "mixture_weight"}
+        {"metric", "plateau_factor", "plateau_patience", "dropout", "optimizer_states", "mixture", "mixture_weight"}
         | {"mixture_temperature", "replay", "replay_input", "curriculum", "curriculum_descending", "curriculum_stages"}
     )
 
@@ -122,7 +122,7 @@ class TrainSettings(Settings):
     schedule: Schedule = "cosine"
     """How the rate falls after the warm-up. `cosine`: along half a cosine. `linear`: on a straight line. `constant`:
     not at all. `wsd` (warm-up, stable, decay): on a straight line in the last steps. `reduce_lr_on_plateau`: by
-    `plateau_factor` when the held-out loss has not fallen in more than `plateau_patience` measurements."""
+    `plateau_factor` when `metric` has not become better in more than `plateau_patience` measurements."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the rate rises to its highest value."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
@@ -130,12 +130,12 @@ class TrainSettings(Settings):
     decay_ratio: float = Field(default=0.1, gt=0, le=1)
     """With the schedule `wsd`, the share of the steps in which the rate falls."""
     plateau_factor: float = Field(default=0.1, gt=0, lt=1)
-    """With the schedule `reduce_lr_on_plateau`, what the rate is multiplied by when the held-out loss does not fall.
+    """With the schedule `reduce_lr_on_plateau`, what the rate is multiplied by when `metric` does not become better.
     The default is PyTorch's."""
     plateau_patience: int = Field(default=10, ge=0)
-    """With the schedule `reduce_lr_on_plateau`, the number of measurements in a row without a lower held-out loss that
-    change nothing; one more reduces the rate. A loss is lower if it falls by more than a 10,000th. The default is
-    PyTorch's."""
+    """With the schedule `reduce_lr_on_plateau`, the number of measurements in a row without a better `metric` that
+    change nothing; one more reduces the rate. A loss, or 1 minus a measure, must fall by more than a 10,000th. The
+    default is PyTorch's."""
     optimizer: AnyOptimizer = AdamW()
     """The optimizer that updates the weights."""
     max_grad_norm: float = Field(default=1.0, ge=0)
@@ -174,12 +174,19 @@ class TrainSettings(Settings):
     was made from several seeds."""
     test: tuple[Source, ...] = ()
     """Files of samples that the model will be tested on. Near copies of a test sample are left out of training."""
-    eval_steps: int = Field(default=0, ge=0)
-    """Number of steps between two measurements of the held-out loss. With 0, it is measured only at the end."""
+    eval_steps: Annotated[int, Field(ge=0)] | Literal["epoch"] = 0
+    """Number of steps between two measurements on the held-out rows, or `epoch` for the steps of an epoch. With 0, they
+    are made only at the end."""
+    metric: str = "loss"
+    """What is best: the lowest held-out `loss`, or the highest value of a measure of the task. It is for
+    `early_stopping`, `keep`, the schedule `reduce_lr_on_plateau`, `search` and the report of `folds`. With a head, all
+    measures of the task are measured besides the loss: `accuracy`, `macro_f1` and others for labels, `micro_f1` and
+    others for entities, `f1` and `exact` for answers. A causal language model has `accuracy` and `macro_f1` if the last
+    answers are labels: of all answers of the rows, or of those in a row's tag `choices`, the likeliest one is taken."""
     early_stopping: int = Field(default=0, ge=0)
-    """Training ends when this number of measurements in a row has brought no lower held-out loss; 0 for never."""
+    """Training ends when this number of measurements in a row has brought no better `metric`; 0 for never."""
     keep: Literal["last", "best"] = "last"
-    """Which weights the finished model has: those of the last step, or those with the lowest held-out loss."""
+    """Which weights the finished model has: those of the last step, or those with the best `metric`."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout during training: every dropout probability in the model's config gets this value. By default they stay as
     they are. The finished model has the config's own values (Srivastava et al. 2014, Dropout, JMLR 15; it uses 0.1 to
@@ -242,7 +249,7 @@ class TrainSettings(Settings):
     without it, and its loss on the part is measured. The report has the mean and the standard deviation. The model of
     the job is trained as without folds."""
     search: Search = Search()
-    """Search for the settings with the lowest held-out loss, before the model is trained with them."""
+    """Search for the settings with the best `metric`, before the model is trained with them."""
     trackers: Trackers = Trackers()
     """Where the numbers of the training are sent, besides its own `metrics.jsonl`."""
 
@@ -267,7 +274,7 @@ class TrainSettings(Settings):
         )
         for name, on in needs:
             if on and not self.eval_steps:
-                found.append(f"eval_steps: 0 with {name}, must be the steps between measurements of the held-out loss")
+                found.append(f"eval_steps: 0 with {name}, must be the steps between two measurements")
         uses = {
             "min_ratio": ("cosine", "linear", "wsd", "reduce_lr_on_plateau"),
             "decay_ratio": ("wsd",),

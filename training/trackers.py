@@ -213,6 +213,7 @@ def _log(sink: Sink, line: Mapping[str, Any]) -> bool:
 def values(line: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a line of the journal, by their names in trackers; numbers that are not finite are not."""
     found = {name: line[key] for key, name in NAMES.items() if line.get(key) is not None}
+    found |= {f"eval/{name}": value for name, value in line.get("measures", {}).items()}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 

@@ -11,11 +11,11 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.runtime.resources import need_of
 from gristmill.training import search
 from gristmill.training.data import prepare as data
+from gristmill.training.loop import stopping, validation
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.loop.state import WorkerPlan
-from gristmill.training.loop.stopping import measured
-from gristmill.training.optim.schedule import num_steps
+from gristmill.training.optim.schedule import eval_every, num_steps
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import prepare as tasks
 
@@ -48,19 +48,21 @@ class Trials:
         def try_(number: int, values: Mapping[str, Any], bars: Mapping[int, float]) -> search.Trial:
             self._run.screen.say(f"train: trial {number + 1} of {total}: {search.as_settings(values)}")
             found = self._trial(search.changed(base, values), number, values, bars)
-            loss = "no loss" if found.loss is None else f"held-out loss {found.loss:.4f}"
-            self._run.screen.say(f"train: trial {number + 1}: {found.state} after {found.steps} steps, {loss}")
+            what = "no loss" if found.loss is None else stopping.said(job.metric, found.loss)
+            self._run.screen.say(f"train: trial {number + 1}: {found.state} after {found.steps} steps, {what}")
             return found
 
         def keep(trials: list[search.Trial]) -> None:
             self._run.store.write_json(search.as_json(trials), self._work.output, search.TRIALS)
             shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
 
-        rungs = search.rungs(job.eval_steps, how.eta, MOST_STEPS) if how.method == "asha" else []
+        asha = how.method == "asha" and isinstance(job.eval_steps, int)
+        rungs = search.rungs(int(job.eval_steps), how.eta, MOST_STEPS) if asha else []
         best = search.run(how, done, rungs, try_, keep)
         self._run.screen.say(
-            f"train: trial {done.index(best) + 1} of {len(done)} is the best one, held-out loss {best.loss:.4f}; its "
-            f"settings are trained: {search.as_settings(best.values)}"
+            f"train: trial {done.index(best) + 1} of {len(done)} is the best one, "
+            f"{stopping.said(job.metric, best.loss or 0.0)}; its settings are trained: "
+            f"{search.as_settings(best.values)}"
         )
         return search.changed(base, best.values), done, best
 
@@ -76,12 +78,13 @@ class Trials:
             self._run.screen.say(f"train: trial {number + 1}: {error}")
             return search.Trial(dict(values), "failed", None, 0)
         end = next(m for m in reversed(lines) if "end" in m)
-        losses = tuple((one.step, one.loss) for one in measured(lines))
+        losses = tuple((one.step, one.error) for one in stopping.measured(lines, job.metric))
         late = any(step == end["end"] and loss > bars.get(step, math.inf) for step, loss in losses)
         stopped = late and end["end"] < steps
-        finite = math.isfinite(end["holdout_loss"])
+        error = stopping.of_line(end, end["kept"], job.metric).error
+        finite = math.isfinite(error)
         state: Any = "stopped" if stopped else "done" if finite else "failed"
-        return search.Trial(dict(values), state, end["holdout_loss"] if finite else None, end["end"], losses)
+        return search.Trial(dict(values), state, error if finite else None, end["end"], losses)
 
     def train(
         self, job: TrainSettings, name: str, bars: Mapping[int, float], fold: tuple[int, int] | None = None
@@ -91,7 +94,7 @@ class Trials:
         Args:
             job: the settings.
             name: the folder, inside the store.
-            bars: highest held-out loss with which training goes on, by step.
+            bars: highest error with which training goes on, by step.
             fold: which fold is held out, of how many; None for the held-out rows of the settings.
         """
         store, base = self._run.store, models.local(job.model)
@@ -101,7 +104,12 @@ class Trials:
         each = need_of("train.gpus_per_worker", job.cpus_per_worker, job.gpus_per_worker)
         cut = job.batching(job.worlds[-1])
         head = tasks.head(store, name, job)
-        plan = WorkerPlan(job, store, name, base, steps, cut, each, self._run.logs, head, exports=False, bars=bars)
+        every = eval_every(job.eval_steps, packed.epoch_rows, job.global_batch_size)
+        labels = validation.names(store, self._work.inputs["samples"], job)
+        plan = WorkerPlan(
+            job, store, name, base, steps, cut, each, self._run.logs, head, exports=False, bars=bars, eval_steps=every,
+            labels=labels,
+        )  # fmt: skip
         folder = store.folder(name)
         self._fit(job, plan, self._run)
         return read_journal(folder / METRICS), steps

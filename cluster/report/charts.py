@@ -12,6 +12,8 @@ Figure = dict[str, Any]
 KEPT, SELECTED_OUT, REFUSED, SEEDS, INK, GRID = "#2c6e8f", "#d9923b", "#b8bcc4", "#3f4a5a", "#2b3440", "#e9ecf0"
 COLOURS = {"kept": KEPT, "dropped in selection": SELECTED_OUT, "dropped before selection": REFUSED, "seed": SEEDS}
 """Colour of each fate of a sample. It is the same in every chart."""
+MEASURES = (KEPT, SELECTED_OUT, SEEDS, "#7a9e3f", "#a3547b")
+"""Colours of the measures in one chart."""
 SIZES = {"kept": 7, "dropped in selection": 11, "dropped before selection": 7, "seed": 8}
 """Diameters of the dots on the map in pixels, by fate. The dot of a sample dropped in selection is larger, so that it
 is seen as a ring around the dot of its kept copy."""
@@ -186,51 +188,56 @@ def hover(text: str) -> str:
     return "<br>".join(html.escape(line, quote=False) for line in lines)
 
 
-def loss_curve(journal: Sequence[Mapping[str, Any]]) -> Figure:
+def loss_curve(journal: Sequence[Mapping[str, Any]], unit: str = "token") -> Figure:
     """Return a chart of the training loss by step, and of the held-out loss if it was measured.
 
-    `journal` has the lines of `metrics.jsonl`.
+    `journal` has the lines of `metrics.jsonl`; `unit` is what a loss is of.
     """
-    steps = [m for m in journal if "step" in m and m.get("loss") is not None]
-    held = [m for m in journal if "step" in m and m.get("holdout_loss") is not None]
-    traces: list[Figure] = [
-        {
-            "type": "scatter",
-            "mode": "lines" if len(steps) > 1 else "markers",
-            "name": "training",
-            "x": [m["step"] for m in steps],
-            "y": [m["loss"] for m in steps],
-            "line": {"color": KEPT, "width": 2},
-            "hovertemplate": "step %{x}: %{y:.4f}<extra></extra>",
-        }
-    ]
+    every = [(m["step"], m["loss"]) for m in journal if "step" in m and m.get("loss") is not None]
+    held = [(m["step"], m["holdout_loss"]) for m in journal if "step" in m and m.get("holdout_loss") is not None]
+    traces = [_curve("training", every, KEPT)]
     if held:
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": "held out",
-                "x": [m["step"] for m in held],
-                "y": [m["holdout_loss"] for m in held],
-                "line": {"color": SELECTED_OUT, "width": 2, "dash": "dot"},
-                "marker": {"size": 9, "color": SELECTED_OUT},
-                "hovertemplate": "step %{x}, held out: %{y:.4f}<extra></extra>",
-            }
-        )
+        traces.append(_curve("held out", held, SELECTED_OUT, dotted=True))
+    return _by_step(traces, f"loss, nats per {unit}")
+
+
+def measure_curves(journal: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return a chart of the measures on held-out rows by step, from the lines of `metrics.jsonl` that have some."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in journal:
+        for name, value in line["measures"].items():
+            found.setdefault(name, []).append((line["step"], value))
+    curves = enumerate(found.items())
+    traces = [_curve(name, points, MEASURES[n % len(MEASURES)], dotted=True) for n, (name, points) in curves]
+    return _by_step(traces, "held-out samples")
+
+
+def _curve(name: str, points: Sequence[tuple[int, float]], colour: str, *, dotted: bool = False) -> Figure:
+    style: Figure = {"mode": "lines" if len(points) > 1 else "markers", "line": {"color": colour, "width": 2}}
+    if dotted:
+        style = {"mode": "lines+markers", "line": {**style["line"], "dash": "dot"}}
+        style["marker"] = {"size": 9, "color": colour}
+    steps, values = ([point[n] for point in points] for n in (0, 1))
+    shown = f"step %{{x}}, {html.escape(name)}: %{{y:.4f}}<extra></extra>"
+    return {"type": "scatter", "name": name, "x": steps, "y": values, "hovertemplate": shown, **style}
+
+
+def _by_step(traces: Sequence[Figure], what: str) -> Figure:
     return figure(
         traces,
         320,
         showlegend=True,
         xaxis={"title": {"text": "optimizer step", "font": {"size": 13}}},
-        yaxis={"title": {"text": "loss, nats per token", "font": {"size": 13}}},
+        yaxis={"title": {"text": what, "font": {"size": 13}}},
         margin={"l": 8, "r": 16, "t": 8, "b": 48},
     )
 
 
-def before_after(before: float, after: float, low: float | None, high: float | None) -> Figure:
+def before_after(before: float, after: float, low: float | None, high: float | None, unit: str = "token") -> Figure:
     """Return a chart of the held-out loss of the base model and of the tuned model: two dots joined by a line.
 
     `low` and `high` are the ends of the interval of after - before. The interval is drawn around the tuned model's dot.
+    `unit` is what a loss is of.
     """
     error = {}
     if low is not None and high is not None:
@@ -245,13 +252,13 @@ def before_after(before: float, after: float, low: float | None, high: float | N
         "textposition": "top center",
         "marker": {"size": 13, "color": [SEEDS, KEPT]},
         "line": {"color": "#c9ced6", "width": 1.5},
-        "hovertemplate": "%{y}: %{x:.4f} nats per token<extra></extra>",
+        "hovertemplate": f"%{{y}}: %{{x:.4f}} nats per {unit}<extra></extra>",
         **error,
     }
     return figure(
         [trace],
         190,
-        xaxis={"title": {"text": "held-out loss, nats per token", "font": {"size": 13}}},
+        xaxis={"title": {"text": f"held-out loss, nats per {unit}", "font": {"size": 13}}},
         yaxis={"showgrid": False, "ticksuffix": "  ", "range": [1.6, -0.6]},
         margin={"l": 8, "r": 24, "t": 24, "b": 48},
     )

@@ -7,6 +7,7 @@ from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import prepare as data
 from gristmill.training.job import Train
+from gristmill.training.loop import validation
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.loop.state import WorkerPlan
@@ -61,4 +62,8 @@ def plan(
     data.prepare(store, output, {"samples": samples, **(further or {})}, model, job)
     micro = job.micro_batch_size
     cut = Batching(micro, job.global_batch_size // (workers * micro), workers)
-    return WorkerPlan(job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs")
+    labels = validation.names(store, samples, job)
+    every = int(job.eval_steps)
+    return WorkerPlan(
+        job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs", eval_steps=every, labels=labels
+    )

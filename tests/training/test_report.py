@@ -48,8 +48,16 @@ def test_what_is_held_out_and_left_out_is_in_the_summary_of_a_training() -> None
     )
     early = replace(TRAINED, steps=30, stopped_early=True, kept_step=10)
     assert list(TrainPresentation().summary(early))[-2:] == [
-        "training ended at step 30, because the held-out loss did not fall any more",
-        "the model has the weights of step 10, whose held-out loss was the lowest",
+        "training ended at step 30, because held-out loss did not become better any more",
+        "the model has the weights of step 10, with the best held-out loss",
+    ]
+    folds = {"fold_losses": (1.0, 3.0), "fold_measures": {"f1": (0.5, 0.7)}}
+    told = replace(early, metric="f1", measures={"f1": 0.75, "exact": 0.5}, **folds)  # type: ignore[arg-type]
+    assert list(TrainPresentation().summary(told))[-4:] == [
+        "the model has the weights of step 10, with the best held-out f1",
+        "held out: f1 0.750, exact 0.500",
+        "held-out loss of 2 folds 2.0000, standard deviation 1.4142",
+        "held-out f1 of 2 folds 0.6000, standard deviation 0.1414",
     ]
     assert list(TrainPresentation().summary(replace(TRAINED, kept_step=TRAINED.steps)))[1:] == []
     assert list(TrainPresentation().summary(TRAINED)) == ["1 samples of 1 families are held out"]

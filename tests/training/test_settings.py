@@ -12,11 +12,12 @@ from gristmill.cluster.jobs.recipe import open_recipe
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
-from gristmill.training import checkpoint
+from gristmill.training import checkpoint, checks
 from gristmill.training.evaluate.held_out import require_talk
 from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.job import Train
 from gristmill.training.loop.state import precision_of
+from gristmill.training.optim import schedule
 from gristmill.training.optim.muon import Muon
 from gristmill.training.supervision.supervisor import say_other_world
 from gristmill.training.tuning.freeze import Freeze
@@ -151,7 +152,7 @@ def test_a_schedule_that_follows_the_held_out_loss_needs_its_measurements(tiny: 
     given = {"model": tiny, "schedule": "reduce_lr_on_plateau", "min_ratio": 0.1, "plateau_patience": 2}
     assert Train.model_validate({**given, "eval_steps": 5}).check(Path()) == []
     assert Train.model_validate(given).check(Path()) == [
-        "eval_steps: 0 with schedule reduce_lr_on_plateau, must be the steps between measurements of the held-out loss"
+        "eval_steps: 0 with schedule reduce_lr_on_plateau, must be the steps between two measurements"
     ]
     assert Train(model=tiny, plateau_factor=0.5).check(Path()) == [
         "plateau_factor: is set, must not be with schedule cosine, only with reduce_lr_on_plateau"
@@ -175,6 +176,19 @@ def test_the_held_out_loss_must_be_measured_where_something_depends_on_it(tiny: 
         'eval_steps: 0 with keep = "best"',
     ]
     assert Train(model=tiny, early_stopping=2, keep="best", eval_steps=5).check(Path()) == []
+
+
+def test_a_metric_is_a_measure_of_the_task(tiny: str) -> None:
+    assert Train(model=tiny, metric="accuracy").check(Path()) == []
+    assert Train(model=tiny, metric="bleu").check(Path()) == [
+        "metric: bleu with task.kind causal_lm, must be one of loss, accuracy, macro_f1"
+    ]
+    head = {"kind": "question_answering"}
+    assert checks.setting_problems(Train.model_validate({"task": head, "metric": "f1", "eval_steps": "epoch"})) == []
+    assert schedule.eval_every("epoch", 21, 4) == 6 and schedule.eval_every(5, 21, 4) == 5
+    asha = {"method": "asha", "space": {"seed": [1, 2]}}
+    [line] = Train.model_validate({"model": tiny, "eval_steps": "epoch", "search": asha}).check(Path())
+    assert line == "eval_steps: epoch with search.method asha, must be the number of steps to the first rung"
 
 
 def test_attention_that_needs_a_package_is_refused_without_it(tiny: str) -> None:

@@ -209,8 +209,10 @@ def test_a_tracker_that_cannot_be_opened_costs_all_steps_and_no_training(
 
 
 def test_numbers_that_are_not_finite_are_left_out() -> None:
-    found = trackers.values({"step": 1, "loss": float("nan"), "lr": 0.5, "grad_norm": None, "holdout_loss": 2.0})
-    assert found == {"train/learning_rate": 0.5, "eval/loss": 2.0}
+    measures = {"f1": 0.5, "roc_auc": float("nan")}
+    told = {"step": 1, "loss": float("nan"), "lr": 0.5, "grad_norm": None, "holdout_loss": 2.0, "measures": measures}
+    found = trackers.values(told)
+    assert found == {"train/learning_rate": 0.5, "eval/loss": 2.0, "eval/f1": 0.5}
 
 
 def test_a_tracker_without_its_package_is_refused_by_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

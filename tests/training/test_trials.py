@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gristmill.cluster.contract.errors import JobError, RunError
@@ -16,6 +17,7 @@ from gristmill.training import job as module
 from gristmill.training import trackers
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
+from gristmill.training.loop import validation
 from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.supervision import supervisor
 from tests.training.conftest import chats, dataset
@@ -26,7 +28,10 @@ STEPS = 6
 
 
 class Scripted:
-    """A loop whose held-out loss is the distance of the rate from 1e-3, in powers of ten, and falls with the steps."""
+    """A loop whose held-out loss is the distance of the rate from 1e-3, in powers of ten, and falls with the steps.
+
+    The lower the rate, the higher the accuracy.
+    """
 
     def __init__(self) -> None:
         self.ran: list[tuple[str, float]] = []
@@ -43,10 +48,10 @@ class Scripted:
             loss = 1 / step + abs(math.log10(rate) + 3)
             lines.append({"step": step, "loss": loss, "tokens": 4, "trained_tokens": 2, "seconds": 1.0})
             if step % job.eval_steps == 0 and step < plan.steps:
-                lines[-1]["holdout_loss"] = loss
-                if loss > plan.bars.get(step, math.inf):
+                lines[-1] |= {"holdout_loss": loss, "measures": {"accuracy": 1 - rate}}
+                if (loss if job.metric == "loss" else rate) > plan.bars.get(step, math.inf):
                     break
-        lines.append({"end": step, "holdout_loss": loss, "kept": step})
+        lines.append({"end": step, "holdout_loss": loss, "measures": {"accuracy": 1 - rate}, "kept": step})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         if plan.exports:
             (folder / "merged").mkdir()
@@ -121,6 +126,24 @@ def test_a_trial_ends_early_where_earlier_ones_were_better(loop: Scripted, store
         better = [one for one in trials[:number] if one["losses"][0][1] < trial["losses"][0][1]]
         late = number > 0 and len(better) == number
         assert (trial["state"], trial["steps"]) == (("stopped", 2) if late else ("done", STEPS)), trials
+
+
+def test_the_metric_decides_which_trial_is_the_best_and_which_ends_early(
+    loop: Scripted, store: Store, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "names", lambda store, dataset, job: ("good", "bad"))
+    space = {"learning_rate": [1e-3, 1e-1, 1e-6]}
+    screen, asha = Said(), {"method": "asha", "trials": 3, "eta": 2, "seed": 2, "space": space}
+    figures = make(store, job(tiny, metric="accuracy", folds=2, search=asha), screen)
+    assert figures.chosen == {"learning_rate": 1e-6} and figures.metric == "accuracy"
+    assert figures.measures == {"accuracy": pytest.approx(1 - 1e-6)}
+    trials = store.read_json("train-0", "trials.json")
+    rates = [one["values"]["learning_rate"] for one in trials]
+    late = [n > 0 and rate > np.median(rates[:n]) for n, rate in enumerate(rates)]
+    assert any(late) and [one["state"] == "stopped" for one in trials] == late
+    assert figures.fold_measures == {"accuracy": (pytest.approx(1 - 1e-6),) * 2}
+    text = "\n".join(screen.lines)
+    assert "is the best one, held-out accuracy 1.0000" in text and "train: held-out accuracy of 2 folds 1.0000" in text
 
 
 def test_folds_hold_out_every_row_once_and_go_on_after_a_stop(loop: Scripted, store: Store, tiny: str) -> None:

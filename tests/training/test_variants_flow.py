@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from gristmill.cluster.contract.sample import Message, from_table, seed
+from gristmill.cluster.contract.sample import Message, Sample, from_table, seed
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import prepare as data
 from gristmill.training.data import tokens
@@ -28,6 +28,7 @@ from tests.training.rehearsal import SAMPLES, WEIGHED, journal, plan, rehearse
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("ray_session")]
 ADAPTER: dict[str, Any] = {"kind": "lora", "r": 4, "alpha": 8}
+LABELLED = "select-000000000004"
 LORA: dict[str, Any] = {"tuning": ADAPTER}
 FULL: dict[str, Any] = {"tuning": {"kind": "full"}, "learning_rate": 1e-3}
 FREEZE: dict[str, Any] = {"tuning": {"kind": "freeze", "last_layers": 1}}
@@ -42,6 +43,9 @@ PLATEAU: dict[str, Any] = {
 MIXED: dict[str, Any] = {
     **FULL, "further": {"mixture": WEIGHED, "replay": SAMPLES}, "mixture": [{"input": "more.jsonl", "weight": 2.0}],
     "replay": 0.2, "replay_input": "old.jsonl", "curriculum": "length", "curriculum_stages": 2, "steps": 6,
+}  # fmt: skip
+NUMBERS: dict[str, Any] = {
+    **FULL, "samples": LABELLED, "eval_steps": 2, "metric": "accuracy", "keep": "best", "steps": 4,
 }  # fmt: skip
 RUNS: dict[str, tuple[int, dict[str, Any]]] = {
     **{f"lora-{stage}": (stage, LORA) for stage in (0, 1, 2, 3)},
@@ -62,6 +66,8 @@ RUNS: dict[str, tuple[int, dict[str, Any]]] = {
     "pure-2": (2, {**HALF, "optimizer_states": "bf16"}),
     "mixed-1": (1, MIXED),
     "plateau-1": (1, {**PLATEAU, "steps": 4}),
+    "labels-1": (1, NUMBERS),
+    "labels-3": (3, NUMBERS),
 }
 """Settings of a run by its name, with the stage of ZeRO."""
 ALONE = {
@@ -89,6 +95,7 @@ def store(shelf: Path, tiny: str, ray_session: None) -> Store:
     made = Store(str(shelf / "variants"))
     dataset(made, [*chats(60), seed([Message("user", "Is 1 + 1 2?"), Message("assistant", "It is.")])])
     dataset(made, [replace(row, scores={"weight": 0.25 + n % 4}) for n, row in enumerate(chats(60))], WEIGHED)
+    dataset(made, numbers(45), LABELLED)
     again, fewer = ({f"{name}-{more}": name for name in of} for more, of in (("again", CONTINUED), ("fewer", FEWER)))
     once = list(plans(made, tiny, {name: name for name in RUNS} | fewer))
     twice = [plan for plan in plans(made, tiny, again) for _ in range(2)]
@@ -97,6 +104,12 @@ def store(shelf: Path, tiny: str, ray_session: None) -> Store:
     rehearse([*once, *twice, *broken], 2)
     rehearse(list(plans(made, tiny, {name: name for name in ALONE} | fewer, 1)), 1)
     return made
+
+
+def numbers(count: int) -> list[Sample]:
+    """Return rows whose answers are three labels."""
+    said = ("odd", "even", "zero, which is even")
+    return [seed([Message("user", f"And {n}?"), Message("assistant", said[n % 3])]) for n in range(count)]
 
 
 def lines(store: Store, name: str, key: str) -> list[Any]:
@@ -189,7 +202,7 @@ def test_training_ends_when_the_held_out_loss_rises_and_keeps_the_best_weights(s
     held, end = stopping.measured(told), told[-1]
     assert stopping.stale(held) == 2 and stopping.stale(held[:-1]) == 1
     assert end["end"] == len(held) < 9, "it did not end early"
-    assert (end["holdout_loss"], end["kept"]) == stopping.best(held)
+    assert (end["holdout_loss"], end["kept"]) == stopping.best(held)[:2]
     assert end["kept"] == end["end"] - 2
     bins = Bins.open(store, "best-1", data.HELDOUT)
     count = 1 + max(int(bins.column("samples", place).max()) for place in range(len(bins)))
@@ -197,6 +210,25 @@ def test_training_ends_when_the_held_out_loss_rises_and_keeps_the_best_weights(s
         load(str(store.folder("best-1") / "merged"), "fp32").eval(), bins, count, "positions"
     )
     assert summed.sum() / tokens.sum() == pytest.approx(end["holdout_loss"], abs=1e-4)
+
+
+def test_a_causal_model_keeps_the_weights_with_the_best_accuracy_of_labels(store: Store) -> None:
+    from gristmill.training.data import chat
+    from gristmill.training.loop.losses import sample_losses
+    from gristmill.training.tasks import choices
+    from gristmill.training.tuning.model import load
+
+    between, end = (lines(store, "labels-1", "measures")[n] for n in (0, -1))
+    assert lines(store, "labels-3", "measures")[0] == pytest.approx(between, abs=1e-6)
+    [kept] = lines(store, "labels-1", "kept")
+    held = stopping.measured(journal(store, "labels-1"), "accuracy")
+    assert len(held) == 1 and kept == (2 if held[0].error <= 1 - end["accuracy"] else 4)
+    folder = str(store.folder("labels-1") / "merged")
+    rows = store.read_shard("labels-1", store.shard("labels-1", data.HOLDOUT))
+    how = plan(store, folder, "labels-1", **{**NUMBERS, "steps": 4}).job.encoding
+    found = choices.opened(rows, choices.names_of(store, LABELLED), chat.tokenizer(folder), how)
+    summed, _ = sample_losses(load(folder, "fp32").eval(), Bins([found.bins]), len(found.numbers), "positions")
+    assert found.measures(summed) == pytest.approx(end, abs=1e-6)
 
 
 def test_the_rate_follows_the_held_out_losses_and_dropout_ends_with_the_training(store: Store, tiny: str) -> None:

@@ -221,12 +221,7 @@ def _loaded(folder: str, head: Head, precision: Precision) -> Any:  # noqa: ANN4
 def _answers(model: Any, head: Head, samples: Sequence[Sample], windows: Sequence[Sequence[Window]]) -> list[Answered]:  # noqa: ANN401
     """Return the answer of a model about each sample, from the logits of the windows of its text."""
     every = batches.logits(model, head.task, [window for some in windows for window in some])
-    found, start = [], 0
-    for sample, some in zip(samples, windows, strict=True):
-        asked = head.task.asked(sample)
-        found.append(head.task.answer(every[start : start + len(some)], asked, some, head.names))
-        start += len(some)
-    return found
+    return batches.answers(head, samples, windows, every)
 
 
 def _reply(request: Request, found: tuple[Answered, Sequence[Window]] | None, reason: str) -> Reply:

@@ -4,9 +4,10 @@
         /evaluation.json
     base, tuned         names of the two models
     precision           the precision in which both models computed
-    rows, tokens        held-out samples, and their trained tokens
+    unit                what the losses are of: a token, or with a head a text, a token or a window
+    rows, tokens        held-out samples, and the number of their units that are trained on
     dropped             held-out samples that could not be scored, by reason
-    loss_before, loss_after               mean loss of a trained token in nats, base and tuned model
+    loss_before, loss_after               mean loss of a unit in nats, base and tuned model
     perplexity_before, perplexity_after   e to the power of the loss
     difference          loss_after - loss_before: below 0 is better
     ci_low, ci_high     95 % interval of the difference over families of samples; null with one family
@@ -264,6 +265,7 @@ class Evaluate(Job):
             "base": base,
             "tuned": work.inputs["model"],
             "precision": opened["precision"],
+            "unit": settings.task.unit,
             "dropped": {**drops, **opened["drops"]},
             **found,
             "measures_before": dict(scores["before"].measures),

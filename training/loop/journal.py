@@ -4,13 +4,15 @@
                                                        each start of the workers: seconds of loading; "separation" is
                                                        the way to keep packed samples apart, "apart" says it in words
     {"step": n, "loss": nats, "lr": …, "grad_norm": …, "tokens": …, "trained_tokens": …, "seconds": …}
-                                                       each step; with "holdout_loss" if it was measured, and with
+                                                       each step; with "holdout_loss" and, where the task has some,
+                                                       {"measures": {name: value}} if they were measured; with
                                                        "skipped" if gradients of fp16 overflowed and no weight changed
     {"left_out": batch, "at": step, "why": …, "back": step}
                                                        a batch that gave numbers that are not finite, and the step of
                                                        the checkpoint that training went back to
     {"end": step, "holdout_loss": nats, "kept": step}  the last step, and the step from which the model's weights are;
-                                                       with "merged_difference" if there is an adapter
+                                                       with "measures" if the task has some, and with
+                                                       "merged_difference" if there is an adapter
 
 Batches that are left out stay in the journal when a run continues, because later steps depend on them.
 """

@@ -12,7 +12,7 @@ from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint, zero
 from gristmill.training.data import prepare as data
-from gristmill.training.loop import losses, separation
+from gristmill.training.loop import losses, separation, validation
 from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
 from gristmill.training.settings import TrainSettings
 from gristmill.training.supervision.heartbeat import Heartbeat
@@ -44,7 +44,11 @@ class WorkerPlan:
     exports: bool = True
     """Whether the finished model is written; the trials of a search and the folds write none."""
     bars: Mapping[int, float] = field(default_factory=dict)
-    """Highest held-out loss with which training goes on, by step; see `training.search.bars`."""
+    """Highest error with which training goes on, by step; see `training.search.bars`."""
+    eval_steps: int = 0
+    """Number of steps between two measurements; 0 for none before the end."""
+    labels: tuple[str, ...] = ()
+    """The labels that a causal language model chooses among in a measurement; see `training.tasks.choices`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class TrainState:
     heart: Heartbeat
     initial: Mapping[str, Any]
     """First values of the adapters, on rank 0; empty if the adapters did not change the base model."""
+    validation: validation.Answers | validation.Labels | None
+    """What is measured besides the held-out loss."""
 
 
 def set_up(
@@ -120,6 +126,7 @@ def set_up(
         at_once,
         heart,
         initial,
+        validation.opened(plan.store, plan.output, plan.base, job, plan.head, plan.labels),
     )
     return worker, why, reason
 

@@ -26,7 +26,7 @@ from gristmill.cluster.runtime.log import to_file
 from gristmill.training import checkpoint, zero
 from gristmill.training.data import chat
 from gristmill.training.data import prepare as data
-from gristmill.training.loop import losses, noise, separation, stopping
+from gristmill.training.loop import losses, noise, separation, stopping, validation
 from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.loop.state import TrainState, WorkerPlan, loaded_base, of_first, set_up
 from gristmill.training.optim import schedule
@@ -110,18 +110,20 @@ def _attempt(plan: WorkerPlan, rank: int, heart: heartbeat.Heartbeat, *, again: 
             separation=worker.way, apart=apart,
         )  # fmt: skip
     log.info("rank %d starts at step %d of %d after %.1f s", rank, first, plan.steps, time.monotonic() - began)
-    held = of_first(stopping.measured(read_journal(worker.folder / METRICS)) if rank == 0 else [])
+    told = read_journal(worker.folder / METRICS) if rank == 0 else []
+    held: list[stopping.Measured] = of_first(stopping.measured(told, plan.job.metric))
     checkpoint.forget(worker.folder / checkpoint.BEST, first)
     done = _steps(worker, folder, first, held)
     if not done:
         worker.engine.destroy()
         return False
     heart.enter("evaluate", done)
-    kept = _keep(worker, [*held, stopping.Measured(_holdout_loss(worker), done)])
+    kept = _keep(worker, [*held, stopping.of_line(_measure(worker), done, plan.job.metric)])
     heart.enter("export", done)
     measured = _export(worker) if plan.exports else {}
     if worker.journal:  # the driver reads this line as the sign that everything is written
-        worker.journal.add(end=done, holdout_loss=kept.loss, kept=kept.step, **measured)
+        found = {"holdout_loss": kept.loss, **({"measures": dict(kept.measures)} if kept.measures else {})}
+        worker.journal.add(end=done, kept=kept.step, **found, **measured)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
     return True
 
@@ -135,7 +137,7 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
         worker: the live objects.
         folder: folder of the checkpoints.
         first: number of steps that are done already.
-        held: held-out losses that were measured in these steps; new ones are appended.
+        held: measurements in these steps; new ones are appended.
 
     Raises:
         RunError: when too many batches have been left out before.
@@ -147,7 +149,7 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
         facts, broken = _step(worker, step, batch, _rate(job, step, plan.steps, held))
         done = step + 1
         saves, last = done % job.save_steps == 0, done == plan.steps
-        measures = bool(job.eval_steps) and done % job.eval_steps == 0 and not last
+        measures = bool(plan.eval_steps) and done % plan.eval_steps == 0 and not last
         # at stage 0 DeepSpeed returns no norm, and steps even if gradients are not finite
         looks = saves or last or measures or facts["grad_norm"] is None
         if not broken and looks and not zero.finite(worker.engine):
@@ -157,8 +159,8 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
             return 0
         if measures:
             worker.heart.enter("evaluate", done)
-            facts["holdout_loss"] = _holdout_loss(worker)
-            held.append(stopping.Measured(facts["holdout_loss"], done))
+            facts |= _measure(worker)
+            held.append(stopping.of_line(facts, done, job.metric))
         if worker.journal:
             worker.journal.add(step=done, **facts)
         if measures and job.keep == "best" and stopping.best(held).step == done:
@@ -167,11 +169,11 @@ def _steps(worker: TrainState, folder: Path, first: int, held: list[stopping.Mea
             _save(worker, folder, done, keep=job.save_total_limit)
             first = done
             _end_if_asked(worker, done)
-        if measures and facts["holdout_loss"] > plan.bars.get(done, math.inf):
-            log.info("the held-out loss is above that of earlier trials; training ends")
+        if measures and held[-1].error > plan.bars.get(done, math.inf):
+            log.info("the held-out %s is worse than that of earlier trials; training ends", job.metric)
             return done
         if measures and job.early_stopping and stopping.stale(held) >= job.early_stopping:
-            log.info("the held-out loss has not fallen since step %d; training ends", stopping.best(held).step)
+            log.info("held-out %s was best at step %d; training ends", job.metric, stopping.best(held).step)
             return done
     return plan.steps
 
@@ -194,11 +196,11 @@ def _end_if_asked(worker: TrainState, done: int) -> None:
 
 
 def _keep(worker: TrainState, held: Sequence[stopping.Measured]) -> stopping.Measured:
-    """Load the weights that the finished model will have, and return their step and held-out loss.
+    """Load the weights that the finished model will have, and return what was measured of them.
 
     Args:
         worker: the live objects.
-        held: held-out losses; the last one belongs to the present weights.
+        held: measurements; the last one belongs to the present weights.
     """
     kept = stopping.best(held) if worker.plan.job.keep == "best" else held[-1]
     if kept.step != held[-1].step:
@@ -233,11 +235,11 @@ def _leave_out(worker: TrainState, batch: int, step: int, why: str, *, back: int
 
 
 def _rate(job: TrainSettings, step: int, steps: int, held: Sequence[stopping.Measured]) -> float:
-    """Return the learning rate of a step, after some measurements of the held-out loss."""
+    """Return the learning rate of a step, after some measurements."""
     peak = job.learning_rate
     if job.schedule == "reduce_lr_on_plateau":
         peak *= schedule.plateau(
-            [one.loss for one in held], patience=job.plateau_patience, factor=job.plateau_factor, lowest=job.min_ratio
+            [one.error for one in held], patience=job.plateau_patience, factor=job.plateau_factor, lowest=job.min_ratio
         )
     return schedule.learning_rate(
         step, steps=steps, peak=peak, warmup=job.warmup_ratio, schedule=job.schedule, lowest=job.min_ratio,
@@ -322,6 +324,17 @@ def _over_workers(values: Any) -> list[float]:  # noqa: ANN401 - a tensor
 
     dist.all_reduce(values)
     return [float(v) for v in values.tolist()]
+
+
+def _measure(worker: TrainState) -> dict[str, Any]:
+    """Return the held-out loss and the measures of the task as a journal has them; every worker must call this."""
+    found: dict[str, Any] = {"holdout_loss": _holdout_loss(worker)}
+    if worker.validation:
+        job = worker.plan.job
+        at_once = worker.at_once if job.task.causal else job.micro_batch_size
+        share = validation.Share(worker.rank, worker.plan.batching.world, at_once, worker.way)
+        found["measures"] = worker.validation.measures(worker.engine, share)
+    return found
 
 
 def _holdout_loss(worker: TrainState) -> float:

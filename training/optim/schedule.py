@@ -22,6 +22,11 @@ def num_steps(epochs: float, bins: int, batch: int) -> int:
     return max(1, math.ceil(epochs * bins / batch - 1e-9))
 
 
+def eval_every(eval_steps: int | Literal["epoch"], bins: int, batch: int) -> int:
+    """Return the number of steps between two measurements; 0 if there is only the one at the end."""
+    return num_steps(1, bins, batch) if eval_steps == "epoch" else eval_steps
+
+
 def batch_of(step: int, left_out: Sequence[int]) -> int:
     """Return the batch of a step, both counted from 0. Batches are taken in order, without those that are left out."""
     for batch in sorted(left_out):

@@ -8,13 +8,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gristmill.cluster.contract.sample import Sample
 from gristmill.training.data.packing import BINS, IGNORED
 from gristmill.training.loop.noise import noisy
 from gristmill.training.loop.separation import inner
-from gristmill.training.tasks.contracts import Labelled, Task, Window
+from gristmill.training.tasks.contracts import Answered, Labelled, Task, Window
 
 if TYPE_CHECKING:
     from gristmill.training.data.prepare import Bins
+    from gristmill.training.tasks.heads import Head
 
 TYPES = "token_type_ids"
 WINDOWS = pa.schema([field.with_name(TYPES) if field.name == "position_ids" else field for field in BINS])
@@ -152,6 +154,25 @@ def logits(model: Any, task: Task, windows: Sequence[Window], at_once: int = 32)
         for place, row in zip(some, values.double().cpu().numpy(), strict=True):
             found[place] = row if row.ndim == 1 else row[: len(windows[place].ids)]
     return [found[place] for place in range(len(windows))]
+
+
+def answers(
+    head: "Head", samples: Sequence[Sample], windows: Sequence[Sequence[Window]], every: Sequence[NDArray[np.float64]]
+) -> list[Answered]:
+    """Return the answer about each sample.
+
+    Args:
+        head: the head.
+        samples: the samples.
+        windows: the windows of each.
+        every: logits of these windows in their order; further ones are not read.
+    """
+    found, start = [], 0
+    for sample, some in zip(samples, windows, strict=True):
+        logits_ = every[start : start + len(some)]
+        found.append(head.task.answer(logits_, head.task.asked(sample), some, head.names))
+        start += len(some)
+    return found
 
 
 def padding_of(model: Any) -> int:  # noqa: ANN401

@@ -76,6 +76,8 @@ class Task(Step):
     """Name of the task in PEFT."""
     unit: ClassVar[str] = "token"
     """What one loss is of, in words."""
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Names of the measures on held-out rows. Each is from 0 to 1, and higher is better."""
     windows: ClassVar[bool] = False
     """Whether a text that is longer than `max_length` is read in several windows."""
 

@@ -47,6 +47,7 @@ class QuestionAnswering(Task):
     peft: ClassVar[str] = "QUESTION_ANS"
     unit: ClassVar[str] = "window"
     windows: ClassVar[bool] = True
+    measured: ClassVar[tuple[str, ...]] = ("f1", "exact")
 
     stride: int = Field(default=128, ge=0)
     """Number of tokens of the context that are in a window and in the next one too, if question and context are longer

@@ -42,6 +42,7 @@ class SequenceClassification(Task):
     head: ClassVar[str] = "SequenceClassification"
     peft: ClassVar[str] = "SEQ_CLS"
     unit: ClassVar[str] = "text"
+    measured: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1", "roc_auc")
 
     labels: tuple[str, ...] = ()
     """All labels. Rows with another label are dropped and counted. The default is all labels of the rows, of which

@@ -52,6 +52,7 @@ class TokenClassification(Task):
     head: ClassVar[str] = "TokenClassification"
     peft: ClassVar[str] = "TOKEN_CLS"
     windows: ClassVar[bool] = True
+    measured: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1")
 
     labels: tuple[str, ...] = ()
     """Labels of the entities, without `B-` and `I-`. Rows with another label are dropped and counted. The default is

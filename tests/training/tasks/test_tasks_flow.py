@@ -68,7 +68,18 @@ def plans(store: Store, bases: dict[str, str], workers: int) -> Iterator[WorkerP
         store.write_json(job.model_dump(mode="json"), name, "settings.json")
         cut = Batching(job.micro_batch_size, 8 // (workers * job.micro_batch_size), workers)
         head = prepare.head(store, name, job)
-        yield WorkerPlan(job, store, name, bases[kind], job.steps or 0, cut, Need(1), f"{store.uri}/logs", head)
+        yield WorkerPlan(
+            job,
+            store,
+            name,
+            bases[kind],
+            job.steps or 0,
+            cut,
+            Need(1),
+            f"{store.uri}/logs",
+            head,
+            eval_steps=job.eval_steps,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +109,13 @@ def test_the_loss_of_each_task_falls_and_its_model_is_finished(store: Store) -> 
 def test_split_weights_give_the_same_losses(store: Store) -> None:
     for key in ("loss", "holdout_loss"):
         assert lines(store, "class-split", key) == pytest.approx(lines(store, "class-lora", key), abs=1e-5)
+    [split], [whole] = (lines(store, name, "measures") for name in ("class-split", "class-lora"))
+    assert split == pytest.approx(whole, abs=1e-3)
 
 
 def test_a_run_that_continues_has_the_losses_of_an_unbroken_one(store: Store) -> None:
     assert lines(store, "entities-again", "start") == [0, 2]
-    for key in ("loss", "holdout_loss"):
+    for key in ("loss", "holdout_loss", "measures"):
         assert lines(store, "entities-again", key) == lines(store, "entities", key)
 
 
@@ -163,6 +176,8 @@ def test_an_evaluation_compares_the_head_with_an_untrained_one_on_held_out_rows_
     run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), f"{store.uri}/runs/test/logs")
     figures = job.make(run, Work("evaluate-x", job.fingerprint(), {"model": "planted", **asked}))
     assert figures.measures_after["accuracy"] == 1 > figures.measures_before["accuracy"]
+    assert lines(store, "planted", "measures")[-1] == pytest.approx(figures.measures_after, abs=1e-6)
+    assert figures.unit == "text"
     assert figures.loss_after == pytest.approx(lines(store, "planted", "holdout_loss")[-1], abs=1e-5)
     assert figures.smoke_replies == 0
     [suite] = figures.suites
