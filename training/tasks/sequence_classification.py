@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.training.evaluate.scorers.normal import f1
-from gristmill.training.evaluate.suites.reducers import classified, roc_auc
+from gristmill.training.evaluate.scorers.multi_label import labels_in
+from gristmill.training.evaluate.suites.reducers import classified, multi_labelled, roc_auc
 from gristmill.training.tasks.contracts import (
     MOST_LABELS,
     Answered,
@@ -123,12 +123,24 @@ class SequenceClassification(Task):
         chances = [answer.choices for answer in answers]
         if self.multi_label:
             said = [frozenset(labels_in(answer.text)) for answer in answers]
-            return multi_label_measures([frozenset(labels) for labels in truth], said, chances, names)
+            rates = multi_labelled([frozenset(labels) for labels in truth], said, names)
+            return rates | self._areas(truth, chances, names)
         right = [labels[0] for labels in truth]
         found = classified(right, [answer.text for answer in answers], names)
         auc = roc_auc(right, chances, names)
         plain = {name: value for name, value in found.items() if not name.startswith("micro")}
         return plain if auc is None else {**plain, "roc_auc": auc}
+
+    def _areas(
+        self, truth: Sequence[Sequence[str]], chances: Sequence[Mapping[str, float]], names: Sequence[str]
+    ) -> dict[str, float]:
+        """Return ROC-AUC as the mean over the labels that some texts have and some have not; nothing without such."""
+        areas = []
+        for name in names:
+            right = [name if name in labels else "" for labels in truth]
+            area = roc_auc(right, [{name: each.get(name, 0.0)} for each in chances], [name])
+            areas += [] if area is None else [area]
+        return {"roc_auc": float(np.mean(areas))} if areas else {}
 
     def labels_of(self, sample: Sample) -> list[str]:
         """Return the labels in the answer of a sample."""
@@ -138,19 +150,6 @@ class SequenceClassification(Task):
         if not answer:
             raise MisfitError("no label")
         return [answer]
-
-
-def labels_in(text: str) -> list[str]:
-    """Return the labels of a JSON list of texts; any other text is one label."""
-    text = text.strip()
-    if text.startswith("["):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return [text]
-        if isinstance(value, list) and all(isinstance(one, str | int | float) for one in value):
-            return list(dict.fromkeys(str(one).strip() for one in value))
-    return [text] if text else []
 
 
 def different(labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -164,40 +163,6 @@ def different(labels: tuple[str, ...]) -> tuple[str, ...]:
     if twice or "" in bare:
         raise ValueError(f"has {twice[0]!r} twice" if twice else "has an empty label, must have names")
     return bare
-
-
-def multi_label_measures(
-    truth: Sequence[frozenset[str]],
-    said: Sequence[frozenset[str]],
-    chances: Sequence[Mapping[str, float]],
-    names: Sequence[str],
-) -> dict[str, float]:
-    """Return subset accuracy, and precision, recall and F1 over all decisions (micro) and as means over labels (macro).
-
-    A label that no text has and no answer has is left out of the means, as a label without both. ROC-AUC is the mean
-    over the labels that some texts have and some have not.
-    """
-    hits = Counter(label for right, one in zip(truth, said, strict=True) for label in right & one)
-    wanted = Counter(label for right in truth for label in right)
-    given = Counter(label for one in said for label in one)
-    taken = [name for name in names if wanted[name] or given[name]]
-    total = (hits.total(), given.total(), wanted.total())
-    found = {
-        "accuracy": float(np.mean([right == one for right, one in zip(truth, said, strict=True)])),
-        "micro_precision": total[0] / total[1] if total[1] else 0.0,
-        "micro_recall": total[0] / total[2] if total[2] else 0.0,
-        "micro_f1": f1(*total),
-        "macro_f1": float(np.mean([f1(hits[n], given[n], wanted[n]) for n in taken])) if taken else 0.0,
-    }
-    areas = []
-    for name in names:
-        auc = roc_auc(
-            [name if name in right else "" for right in truth],
-            [{name: each.get(name, 0.0)} for each in chances],
-            [name],
-        )
-        areas += [] if auc is None else [auc]
-    return {**found, "roc_auc": float(np.mean(areas))} if areas else found
 
 
 def too_many(names: Sequence[str], given: Sequence[str], rows: int, where: str, least: int) -> str:

@@ -14,6 +14,7 @@ from gristmill.training.evaluate.heads import HeadActor, HeadScorer, heads_of, r
 from gristmill.training.evaluate.scorers.contract import Item
 from gristmill.training.evaluate.scorers.entities import Entities
 from gristmill.training.evaluate.scorers.labels import Labels
+from gristmill.training.evaluate.scorers.multi_label import MultiLabel
 from gristmill.training.evaluate.suites.ask import Part, Questions
 from gristmill.training.evaluate.suites.freeze import Suite
 from gristmill.training.settings import TrainSettings
@@ -95,6 +96,14 @@ def test_a_suite_asks_a_head_the_rows_themselves_and_no_texts_without_content(tm
     assert judged[0].scores[""] == judged[0].scores["raw"], "nothing is divided out"
     assert json.loads(judged[0].scores[""].reply)["bad"] == pytest.approx(1 / (1 + np.exp(-2)), abs=1e-6)
     assert judged[0].item is items[0]
+
+
+def test_a_head_of_several_labels_answers_with_a_list_that_its_scorer_reads(tmp_path: Path) -> None:
+    actor = opened(saved(tmp_path, SequenceClassification(multi_label=True), ("bad", "good"), 1))
+    [said] = actor.ask_all([Write(user("a film"), max_tokens=9, seed=0)])
+    assert json.loads(said.text) == ["bad", "good"], "0.5 is enough"
+    scores = MultiLabel(input=SOURCE, labels=("bad", "good")).score(Item("x", user("a film"), '["good"]'), [said], [])
+    assert (scores[""].value, scores["exact"].value) == (pytest.approx(2 / 3), 0)
 
 
 def test_entities_and_answers_are_texts_that_their_scorers_read(tmp_path: Path) -> None:

@@ -34,6 +34,32 @@ def test_precision_recall_and_f1_are_those_of_scikit_learn() -> None:
     assert (nothing["accuracy"], nothing["micro_precision"], nothing["micro_recall"]) == (0.5, 1, 0.5)
 
 
+def test_measures_of_several_labels_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
+    rng, names = np.random.default_rng(3), ["a", "b", "c", "never"]
+    truth, said = rng.random((50, 4)) < 0.4, rng.random((50, 4)) < 0.4
+    truth[:, 3] = said[:, 3] = False
+    listed = [[[n for n, there in zip(names, row, strict=True) if there] for row in side] for side in (truth, said)]
+    rows = [
+        (item(f"{n}", json.dumps(right)), says(json.dumps(one)))
+        for n, (right, one) in enumerate(zip(*listed, strict=True))
+    ]
+    judge = scorer("multi_label", labels=names)
+    judged = told(judge, *rows)
+    found = reducers.measures(judge, judged, judged)
+    micro = precision_recall_fscore_support(truth, said, average="micro")
+    assert [found[f"micro_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(micro[:3])
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, said, average="macro", zero_division=np.nan))
+    each = f1_score(truth[:, :3], said[:, :3], average=None)
+    assert [found[f"f1_{name}"] for name in names[:3]] == pytest.approx(each) and "f1_never" not in found
+    assert found["accuracy"] == accuracy_score(truth, said)
+    own = [row.scores[OWN].value for row in judged]
+    assert np.mean([v or 0 for v in own]) == pytest.approx(f1_score(truth, said, average="samples", zero_division=1))
+    wrong = told(judge, (item("x", '["a"]'), says('["a", "zebra"]')))
+    assert reducers.measures(judge, wrong, wrong)["micro_precision"] == 0.5
+
+
 def test_the_area_under_the_roc_curve_is_that_of_scikit_learn() -> None:
     chances = [{"p": p, "n": 1 - p} for p in (0.1, 0.4, 0.35, 0.8)]
     assert reducers.roc_auc(["n", "n", "p", "p"], chances, ["n", "p"]) == pytest.approx(0.75)

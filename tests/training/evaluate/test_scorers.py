@@ -19,6 +19,7 @@ from gristmill.training.evaluate.scorers.entities import Entities
 from gristmill.training.evaluate.scorers.exact_match import ExactMatch
 from gristmill.training.evaluate.scorers.labels import Labels
 from gristmill.training.evaluate.scorers.loss import Loss
+from gristmill.training.evaluate.scorers.multi_label import MultiLabel
 from gristmill.training.evaluate.scorers.numeric import Numeric
 from gristmill.training.evaluate.scorers.pairwise import Pairwise
 from gristmill.training.evaluate.scorers.squad import Squad
@@ -47,6 +48,32 @@ def value(judge: Scorer, one: Item, *replies: Reply | str) -> float:
 def test_settings_of_no_kind_are_refused_with_the_kinds_there_are() -> None:
     with pytest.raises(ValidationError, match="'checks', 'choice'"):
         scorer("exactmatch")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "expected", "exact"),
+    [
+        ('["red", "hot pink"]', '["hot pink", "red"]', 1, 1),
+        ('Here: ["RED"].', '["red", "hot pink"]', 2 / 3, 0),
+        ("It is red and hot pink, not redder.", '["red", "hot pink"]', 1, 1),
+        ('["red", "zebra"]', '["red"]', 2 / 3, 0),
+        ("[]", "[]", 1, 1),
+        ("nothing fits", "[]", 1, 1),
+        ("red", "[]", 0, 0),
+        ('["蓝"]', "蓝", 1, 1),
+    ],
+)
+def test_several_labels_are_compared_as_sets(said: str, answer: str, expected: float, exact: float) -> None:
+    judge = scorer("multi_label", labels=["red", "hot pink", "蓝"])
+    assert values(judge, item("colours?", answer), said) == {OWN: pytest.approx(expected), "exact": exact}
+
+
+def test_the_labels_of_a_suite_are_those_of_its_items_or_set() -> None:
+    items = [item("a", '["red", "blue"]'), item("b", "green"), item("c", "[]")]
+    fitted = scorer("multi_label").fitted(items)
+    assert isinstance(fitted, MultiLabel) and fitted.labels == ("blue", "green", "red")
+    strict = scorer("multi_label", labels=["red", "blue"])
+    assert [strict.refuse(one) for one in items] == ["", "answer has a label that is none of the labels", ""]
 
 
 def test_loss_is_the_mean_over_the_tokens_of_the_answer() -> None:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample, seed
+from gristmill.training.evaluate.scorers.multi_label import labels_in
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import heads, reader
 from gristmill.training.tasks.contracts import IGNORED, Answered, Asked, MisfitError, Task
 from gristmill.training.tasks.prepare import encode
 from gristmill.training.tasks.question_answering import QuestionAnswering
-from gristmill.training.tasks.sequence_classification import SequenceClassification, labels_in
+from gristmill.training.tasks.sequence_classification import SequenceClassification
 from gristmill.training.tasks.token_classification import TokenClassification, entities, span_measures, spans_of
 
 LIVES = "Anna lives in Berlin."

@@ -12,6 +12,7 @@ from gristmill.training.evaluate.scorers.entities import Entities
 from gristmill.training.evaluate.scorers.exact_match import ExactMatch
 from gristmill.training.evaluate.scorers.labels import Labels
 from gristmill.training.evaluate.scorers.loss import Loss
+from gristmill.training.evaluate.scorers.multi_label import MultiLabel
 from gristmill.training.evaluate.scorers.numeric import Numeric
 from gristmill.training.evaluate.scorers.pairwise import Pairwise
 from gristmill.training.evaluate.scorers.squad import Squad
@@ -19,7 +20,18 @@ from gristmill.training.evaluate.scorers.summary import Summary
 from gristmill.training.evaluate.scorers.translation import Translation
 
 Known = Annotated[
-    Checks | Choice | Entities | ExactMatch | Labels | Loss | Numeric | Pairwise | Squad | Summary | Translation,
+    Checks
+    | Choice
+    | Entities
+    | ExactMatch
+    | Labels
+    | Loss
+    | MultiLabel
+    | Numeric
+    | Pairwise
+    | Squad
+    | Summary
+    | Translation,
     Field(discriminator="kind"),
 ]
 AnyScorer = Annotated[Known, OwnSteps(lambda: (Scorer,))]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gristmill.training.evaluate.scorers.contract import OWN, Scorer
 from gristmill.training.evaluate.scorers.labels import Labels, label_in, likeliest
+from gristmill.training.evaluate.scorers.multi_label import MultiLabel, labels_in
 from gristmill.training.evaluate.scorers.normal import f1
 from gristmill.training.evaluate.scorers.pairwise import SAID
 from gristmill.training.evaluate.scorers.translation import Translation
@@ -126,6 +127,47 @@ def classified(truth: Sequence[str], said: Sequence[str], names: Sequence[str]) 
     }
 
 
+def multi_labelled(truth: Sequence[frozenset[str]], said: Sequence[frozenset[str]], names: Sequence[str]) -> Measures:
+    """Return subset accuracy, and precision, recall and F1 over all decisions (micro) and as means over labels (macro).
+
+    A label that no text has and no answer has is left out of the means. A label that is none of `names` counts as a
+    wrong decision.
+    """
+    hits = Counter(label for right, one in zip(truth, said, strict=True) for label in right & one)
+    wanted = Counter(label for right in truth for label in right)
+    given = Counter(label for one in said for label in one)
+    taken = [name for name in names if wanted[name] or given[name]]
+    total = (hits.total(), given.total(), wanted.total())
+    return {
+        "accuracy": float(np.mean([right == one for right, one in zip(truth, said, strict=True)])),
+        "micro_precision": total[0] / total[1] if total[1] else 0.0,
+        "micro_recall": total[0] / total[2] if total[2] else 0.0,
+        "micro_f1": f1(*total),
+        "macro_f1": float(np.mean([f1(hits[n], given[n], wanted[n]) for n in taken])) if taken else 0.0,
+    }
+
+
+def multi_label(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return the measures of all labels together, and the F1 of each."""
+    del base
+    if not isinstance(scorer, MultiLabel):
+        return {}
+    truth = [frozenset(labels_in(row.item.answer)) for row in judged]
+    said = [_listed(row.scores[OWN].reply) for row in judged]
+    found = multi_labelled(truth, said, scorer.labels)
+    for name in scorer.labels:
+        own = [(name in right, name in one) for right, one in zip(truth, said, strict=True)]
+        wanted, given = (sum(side) for side in zip(*own, strict=True))
+        if wanted or given:
+            found[f"f1_{name}"] = f1(sum(right and one for right, one in own), given, wanted)
+    return found
+
+
+@lru_cache(1 << 16)  # each draw of the bootstrap reads the same replies
+def _listed(reply: str) -> frozenset[str]:
+    return frozenset(labels_in(reply))
+
+
 def confusion(truth: Sequence[str], said: Sequence[str]) -> Mapping[tuple[str, str], int]:
     """Return the number of items by (right label, label that the model gave)."""
     return Counter(zip(truth, said, strict=True))
@@ -227,6 +269,7 @@ def equal_length_rate(wins: Floats, longer: Floats) -> float:
 REDUCERS: Mapping[str, Callable[[Scorer, Sequence[Judged], Sequence[Judged]], Measures]] = {
     "loss": loss,
     "labels": labels,
+    "multi_label": multi_label,
     "entities": entities,
     "translation": translation,
     "pairwise": pairwise,
