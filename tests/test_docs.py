@@ -14,6 +14,7 @@ from gristmill.cluster.io.ingest import ingest
 from gristmill.cluster.jobs.recipe import open_recipe, plans_of
 from gristmill.cluster.store.store import Store
 from gristmill.generation.job import Generate
+from gristmill.training.evaluate.scorers import harness
 from tests.generation.ground import Loop, a_run
 from tests.invariants import check_dataset
 from tests.paths import ROOT
@@ -55,6 +56,7 @@ def stubs(value: object, key: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_the_recipes_of_a_page_can_be_planned(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where a folder of a model is looked up
+    monkeypatch.setattr(harness, "find_spec", lambda name: object())  # lm-eval is not in the lock
     for code in blocks(page, "python")[:1]:
         (tmp_path / "steps.py").write_text(code, encoding="utf-8")
     for text in blocks(page, "toml"):

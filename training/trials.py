@@ -81,10 +81,10 @@ class Trials:
         losses = tuple((one.step, one.error) for one in stopping.measured(lines, job.metric))
         late = any(step == end["end"] and loss > bars.get(step, math.inf) for step, loss in losses)
         stopped = late and end["end"] < steps
-        error = stopping.of_line(end, end["kept"], job.metric).error
-        finite = math.isfinite(error)
+        last = stopping.of_line(end, end["kept"], job.metric).error
+        finite = math.isfinite(last)
         state: Any = "stopped" if stopped else "done" if finite else "failed"
-        return search.Trial(dict(values), state, error if finite else None, end["end"], losses)
+        return search.Trial(dict(values), state, last if finite else None, end["end"], losses)
 
     def train(
         self, job: TrainSettings, name: str, bars: Mapping[int, float], fold: tuple[int, int] | None = None

@@ -31,8 +31,9 @@ from gristmill.training.tasks.contracts import Answered, Window
 from gristmill.training.tasks.heads import Head
 from gristmill.training.tuning.model import PRECISIONS, Precision
 
-LIKELIHOODS = ("choice", "loss")
-"""Kinds of scorers that need the likelihood of texts, which a head does not have."""
+LIKELIHOODS = ("choice", "harness", "loss")
+"""Kinds of scorers that need the likelihood of texts, or prompts of their own. A head has no such likelihood, and reads
+no prompts."""
 log = logging.getLogger(__name__)
 
 

@@ -122,7 +122,8 @@ class Evaluate(Job):
 
     def sources(self) -> dict[str, Source]:
         """Return the inputs that no job of the recipe makes, by role: the samples, and the items of each suite."""
-        return super().sources() | {_role(name): scorer.input for name, scorer in self.suites.items()}
+        given = {_role(name): scorer.input for name, scorer in self.suites.items() if scorer.ingested}
+        return super().sources() | given
 
     def needs(self, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return the model that the recipe's train job makes, and the earlier trainings in `against`."""
@@ -144,6 +145,7 @@ class Evaluate(Job):
             if problem:
                 found.append(f"against: {name}: {problem}")
         for name, scorer in self.suites.items():
+            found += [f"suites.{name}.{problem}" for problem in scorer.problems()]
             if isinstance(scorer, Pairwise) and not scorer.judge.endpoint and models.missing(scorer.judge.model):
                 found.append(f"suites.{name}.judge.model: {scorer.judge.model}: {models.missing(scorer.judge.model)}")
         return found
@@ -176,7 +178,7 @@ class Evaluate(Job):
         seed = int(run.store.manifest(work.inputs["model"]).settings.get("seed", 0))
         headed = heads.heads_of([*models_.values()], base, tuned, seed)
         heads.require_answers(self.suites, headed)
-        suites = [freeze(run.store, name, one, work.inputs[_role(name)]) for name, one in self.suites.items()]
+        suites = [freeze(run.store, name, one, work.inputs.get(_role(name))) for name, one in self.suites.items()]
         bench = Bench(run, work.output, models_, suites)
         near = bench.contamination(data.trained_on(run.store, work.inputs["model"])) if suites else {}
         done = run.store.committed(work.output)

@@ -122,8 +122,8 @@ def _attempt(plan: WorkerPlan, rank: int, heart: heartbeat.Heartbeat, *, again: 
     heart.enter("export", done)
     measured = _export(worker) if plan.exports else {}
     if worker.journal:  # the driver reads this line as the sign that everything is written
-        found = {"holdout_loss": kept.loss, **({"measures": dict(kept.measures)} if kept.measures else {})}
-        worker.journal.add(end=done, kept=kept.step, **found, **measured)
+        measures = {"measures": dict(kept.measures)} if kept.measures else {}
+        worker.journal.add(end=done, holdout_loss=kept.loss, kept=kept.step, **measures, **measured)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
     return True
 

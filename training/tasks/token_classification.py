@@ -244,7 +244,8 @@ def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 def entities(text: str, tags: Sequence[str], ranges: Sequence[tuple[int, int]]) -> list[Span]:
     """Return the entities that BIO labels of tokens say.
 
-    An `I-` that does not go on with an entity of its label begins one, as in conlleval and seqeval's default mode.
+    An `I-` that does not go on with an entity of its label begins one, as in conlleval and seqeval's default mode. A
+    token that begins inside of an entity, as the further bytes of one character do, is part of it whatever its label.
     """
     found: list[Span] = []
     label = ""
@@ -252,9 +253,13 @@ def entities(text: str, tags: Sequence[str], ranges: Sequence[tuple[int, int]]) 
         mark, _, name = tag.partition("-")
         if begin == end and tag != OUTSIDE:  # a token of white space alone neither begins nor ends an entity
             continue
-        if tag != OUTSIDE and mark == "I" and name == label:
-            found[-1] = Span(text[found[-1].start : end], label, found[-1].start, end)
-        elif tag != OUTSIDE:
+        last = found[-1] if found else Span("", "", 0, 0)
+        if begin < last.end or (mark == "I" and name == label):
+            stop = max(end, last.end)
+            found[-1] = Span(text[last.start : stop], last.label, last.start, stop)
+            label = last.label
+            continue
+        if tag != OUTSIDE:
             found.append(Span(text[begin:end], name, begin, end))
         label = "" if tag == OUTSIDE else name
     return found

@@ -1,5 +1,6 @@
 """What the tasks read of a row: labels of tokens, places of answers, windows; and what they answer."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample, seed
+from gristmill.cluster.text import spans as marks
+from gristmill.cluster.text.spans import Span
 from gristmill.training.evaluate.scorers.multi_label import labels_in
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import heads, reader
@@ -128,6 +131,16 @@ def test_entities_are_read_from_labels_as_seqeval_does() -> None:
     assert span_measures(truth, guess, ["MISC", "PER"]) == {
         "micro_precision": 0.5, "micro_recall": 0.5, "micro_f1": 0.5, "macro_f1": 0.5,
     }  # fmt: skip
+
+
+def test_the_bytes_of_one_character_are_never_two_entities() -> None:
+    """Tokens of a sentence in bytes have the same range; an untrained head labels them at will."""
+    text, ranges = "李 of 上海", [(0, 1), (0, 1), (2, 4), (5, 6), (5, 6), (6, 7)]
+    for tags in itertools.product(("O", "B-city", "I-city", "B-name"), repeat=len(ranges)):
+        found = entities(text, tags, ranges)
+        assert spans_of(text, marks.dumps(found)) == found, tags
+    kept = entities(text, ("O", "O", "O", "B-city", "O", "I-city"), ranges)
+    assert kept == [Span("上海", "city", 5, 7)]
 
 
 def test_long_texts_are_read_in_windows_and_each_token_is_trained_on_once(bases: dict[str, str]) -> None:

@@ -78,7 +78,7 @@ def plans(store: Store, bases: dict[str, str], workers: int) -> Iterator[WorkerP
             Need(1),
             f"{store.uri}/logs",
             head,
-            eval_steps=job.eval_steps,
+            eval_steps=int(job.eval_steps),
         )
 
 

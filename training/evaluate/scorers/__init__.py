@@ -10,6 +10,7 @@ from gristmill.training.evaluate.scorers.choice import Choice
 from gristmill.training.evaluate.scorers.contract import Scorer
 from gristmill.training.evaluate.scorers.entities import Entities
 from gristmill.training.evaluate.scorers.exact_match import ExactMatch
+from gristmill.training.evaluate.scorers.harness import Harness
 from gristmill.training.evaluate.scorers.labels import Labels
 from gristmill.training.evaluate.scorers.loss import Loss
 from gristmill.training.evaluate.scorers.multi_label import MultiLabel
@@ -24,6 +25,7 @@ Known = Annotated[
     | Choice
     | Entities
     | ExactMatch
+    | Harness
     | Labels
     | Loss
     | MultiLabel

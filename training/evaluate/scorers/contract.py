@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field
 
 from gristmill.cluster.contract import ids
-from gristmill.cluster.contract.sample import Message
+from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.contract.settings import Step
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.models.engine import Reply, Request, Write
@@ -79,6 +79,8 @@ class Scorer(Step):
     example: ClassVar[Mapping[str, Any]] = {"input": "test.jsonl"}
     answered: ClassVar[bool] = True
     """Whether items must have a right answer."""
+    ingested: ClassVar[bool] = True
+    """Whether `input` is read as any input; else the scorer makes the rows (`rows`)."""
 
     input: Source
     """The items: rows that end with the right answer, as a turn of the assistant."""
@@ -102,6 +104,14 @@ class Scorer(Step):
         """Return the scorer with settings that follow from the items, such as their labels."""
         del items
         return self
+
+    def problems(self) -> list[str]:
+        """Return the problems of the settings beyond their types, each as `key: what is, what must be`."""
+        return []
+
+    def rows(self) -> list[Sample]:
+        """Return the rows of a scorer that makes them from its `input`."""
+        return []
 
     def refuse(self, item: Item) -> str:
         """Return why an item cannot be judged, or the empty string."""

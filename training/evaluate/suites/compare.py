@@ -122,7 +122,7 @@ def _model(
     values, others = column(judged, OWN), column(base, OWN)
     sizes = statistics.by_family(np.ones_like(values), kin)
     own = statistics.interval(statistics.by_family(values, kin), sizes, draws=draws.number, seed=draws.seed)
-    share = suite.scorer.kind != "loss" and not isinstance(suite.scorer, Own)
+    share = suite.scorer.kind not in ("loss", "harness") and not isinstance(suite.scorer, Own)
     low, high = _ends(own, 0.0 if share else -math.inf)
     found = measures(suite.scorer, judged, base)
     bounds = _bounds(suite, judged, base, kin, draws.seed) if found else {}

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import FAMILY, PREFERENCE, Message, Sample, from_table, to_table
 from gristmill.cluster.jobs.figures import Figures
@@ -43,12 +44,13 @@ class Suite:
     """Number of rows that could not become items, by reason."""
 
 
-def freeze(store: Store, name: str, scorer: Scorer, rows: str) -> Suite:
-    """Return the suite of a dataset's rows; its folder is written if it does not exist.
+def freeze(store: Store, name: str, scorer: Scorer, rows: str | None) -> Suite:
+    """Return the suite of a dataset's rows, or of the scorer's own rows; its folder is written if it does not exist.
 
     Raises:
         JobError: when no row can be judged.
     """
+    rows = rows or _own_rows(store, scorer)
     folder, fingerprint = place_of(scorer, rows)
     if not store.complete(folder):
         table, fitted = _frozen(store.read(rows), scorer)
@@ -61,6 +63,17 @@ def freeze(store: Store, name: str, scorer: Scorer, rows: str) -> Suite:
             f"evaluate.suites.{name}: none of the rows can be judged ({dict(suite.dropped)}), at least one must"
         )
     return suite
+
+
+def _own_rows(store: Store, scorer: Scorer) -> str:
+    """Return the dataset of the rows that a scorer makes; it is written if it does not exist."""
+    made = scorer.rows()
+    folder, fingerprint = place("items", {**scorer.identity(), "rows": ids.digest([row.id for row in made])}, {})
+    if not store.complete(folder):
+        shard = store.commit_shard(folder, "shard-00000", to_table(made))
+        manifest = Manifest(folder, "samples", "suite", fingerprint, {}, scorer.model_dump(mode="json"), (shard,))
+        store.commit(manifest, Figures(rows=shard.rows, kept=shard.kept).to_json())
+    return folder
 
 
 def place_of(scorer: Scorer, rows: str) -> tuple[str, str]:
@@ -110,7 +123,8 @@ def _frozen(table: pa.Table, scorer: Scorer) -> tuple[pa.Table, Scorer]:
     judged = []
     for sample in samples:
         item = _item(sample)
-        reason = "" if sample.dropped else fitted.refuse(item) or ("asked before" if item.digest in seen else "")
+        again = "asked before" if scorer.ingested and item.digest in seen else ""
+        reason = "" if sample.dropped else fitted.refuse(item) or again
         seen |= set() if sample.dropped or reason else {item.digest}
         judged.append(sample.drop(f"suite: {reason}") if reason else sample)
     return with_families(to_table(judged), families(table)), fitted

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.training.evaluate.scorers.contract import OWN, Scorer
+from gristmill.training.evaluate.scorers.harness import Harness
 from gristmill.training.evaluate.scorers.labels import Labels, label_in, likeliest
 from gristmill.training.evaluate.scorers.multi_label import MultiLabel, labels_in
 from gristmill.training.evaluate.scorers.normal import f1
@@ -266,7 +267,17 @@ def equal_length_rate(wins: Floats, longer: Floats) -> float:
     return float(1 / (1 + np.exp(-weights[0])))
 
 
+def harness(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return the metrics of a task of lm-evaluation-harness over all documents, as the harness computes them."""
+    del base
+    if not isinstance(scorer, Harness) or not judged:
+        return {}
+    names = [name for name in judged[0].scores if name != OWN]
+    return {name: scorer.aggregated(name, [row.scores[name].reply for row in judged]) for name in names}
+
+
 REDUCERS: Mapping[str, Callable[[Scorer, Sequence[Judged], Sequence[Judged]], Measures]] = {
+    "harness": harness,
     "loss": loss,
     "labels": labels,
     "multi_label": multi_label,
