@@ -71,7 +71,7 @@ def _own_rows(store: Store, scorer: Scorer) -> str:
     folder, fingerprint = place("items", {**scorer.identity(), "rows": ids.digest([row.id for row in made])}, {})
     if not store.complete(folder):
         shard = store.commit_shard(folder, "shard-00000", to_table(made))
-        manifest = Manifest(folder, "samples", "suite", fingerprint, {}, scorer.model_dump(mode="json"), (shard,))
+        manifest = Manifest(folder, "samples", "suite", fingerprint, {}, scorer.public(), (shard,))
         store.commit(manifest, Figures(rows=shard.rows, kept=shard.kept).to_json())
     return folder
 
