@@ -30,7 +30,10 @@ WORDS = (
     "hundred thousand half twice double triple once first second third thirds fourth fifth sixth quarter dozen nothing "
     "nobody nowhere nor neither"
 )
-NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve twenty thirty fifty".split()
+NUMBER_WORDS = (
+    *("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("twenty", "thirty", "fifty"),
+)
 CHINESE_NUMBERS = "二三四五六七八九十"
 OPPOSITES = (
     "more/less most/least good/bad best/worst better/worse first/last big/small long/short old/young old/new fast/slow "

@@ -255,7 +255,7 @@ def test_it_is_said_when_another_number_of_workers_continues(
     say_other_world(Train(model=tiny), run, store.folder("train-x"), 3)
     assert not capsys.readouterr().err
     say_other_world(Train(model=tiny), run, store.folder("train-x"), 2)
-    assert "continues from step 10 with 2 workers in place of 3" in capsys.readouterr().err
+    assert "continues from step 10 with 2 workers instead of 3" in capsys.readouterr().err
     with pytest.raises(JobError, match=r"workers: 2, must be 3 with zero\.stage 3"):
         say_other_world(Train(model=tiny, zero=Zero(stage=3)), run, store.folder("train-x"), 2)
 
