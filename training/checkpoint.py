@@ -1,7 +1,6 @@
 """Checkpoints of a training run: every rank writes its part, and rank 0 commits after a barrier.
 
     <output>/checkpoints/step-00000020/zero/…   DeepSpeed's files; each rank writes its own
-                                       universal/… the same state as unsplit tensors, for another number of workers
                                        COMMITTED  {"step", "world", "precision"}; written last; a folder without this
                                                   file is not a checkpoint and is deleted
 
@@ -24,7 +23,6 @@ BEST = "best"
 """Folder of the checkpoint with the lowest held-out loss."""
 COMMITTED = "COMMITTED"
 TAG = "zero"
-UNIVERSAL = "universal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def save(
     if dist.get_rank() == 0:
         shutil.rmtree(path, ignore_errors=True)
     dist.barrier()
-    engine.save_checkpoint(str(path), tag=TAG, client_state={"step": step}, exclude_frozen_parameters=only_trainable)
+    zero.save(engine, str(path), TAG, only_trainable=only_trainable)
     dist.barrier()
     if dist.get_rank() == 0:
         commit(path, step, dist.get_world_size(), precision)
@@ -126,17 +124,11 @@ def commit(path: Path, step: int, world: int, precision: Precision) -> None:
 def load(engine: Any, found: Checkpoint, *, only_trainable: bool) -> None:  # noqa: ANN401
     """Load a checkpoint into an engine; every rank must call this.
 
-    If another number of workers wrote the checkpoint at ZeRO stage 1 or 2, rank 0 first converts it to unsplit tensors.
-    At stage 3 the number of workers must be the same.
+    Another number of workers may have written it, but not at stage 3.
     """
     import torch.distributed as dist
 
-    split = engine.zero_optimization_stage() > 0  # at stage 0 each worker has all of it
-    universal = found.world != dist.get_world_size() and split
-    folder = found.path / UNIVERSAL if universal else found.path
-    if universal and dist.get_rank() == 0 and not (folder / COMMITTED).exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        zero.to_universal(str(found.path / TAG), str(folder / TAG))
-        commit(folder, found.step, found.world, found.precision)
-    dist.barrier()
-    zero.load(engine, str(folder), TAG, universal=universal, strict=not only_trainable)
+    anew = (
+        found.world != dist.get_world_size() and engine.zero_optimization_stage() > 0
+    )  # at stage 0 each has all of it
+    zero.load(engine, str(found.path), TAG, anew=anew, strict=not only_trainable)

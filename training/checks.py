@@ -1,12 +1,15 @@
 """Checks of the settings of `[train]` that do not fit each other."""
 
+from gristmill.cluster.models import names as models
+from gristmill.training import memory
+from gristmill.training.loop import sequence
 from gristmill.training.settings import TrainSettings
 
 
 def setting_problems(job: TrainSettings) -> list[str]:
     """Return the problems of settings that do not fit each other; no file is read."""
     found = [*job.zero.problems(), *job.tuning.problems(job.zero.stage)]
-    found += job.optimizer_problems() + job.attention_problems() + job.fold_problems()
+    found += job.optimizer_problems() + job.attention_problems() + job.fold_problems() + sequence_problems(job)
     return found + job.worker_problems() + precision_problems(job) + mixture_problems(job) + metric_problems(job)
 
 
@@ -33,16 +36,54 @@ def precision_problems(job: TrainSettings) -> list[str]:
         )
     if job.tuning.needs_gpu and not job.gpus_per_worker:
         found.append(f"tuning.kind: {job.tuning.kind} without GPUs, must be lora on CPUs; or set gpus_per_worker to 1")
+    if job.optimizer.whole and job.zero.offload_optimizer == "nvme":
+        found.append(
+            f"optimizer.kind: {job.optimizer.kind} with zero.offload_optimizer nvme, must be adamw or sgd; or "
+            "offload to cpu"
+        )
     if job.optimizer_states == "bf16":
         if job.precision != "bf16":
             found.append(f'precision: {job.precision} with optimizer_states "bf16", must be bf16')
-        if job.elastic:
-            found.append('workers: a range with optimizer_states "bf16", must be one number; checkpoints need it')
-        if job.zero.offload_optimizer:
+        if job.optimizer.kind == "adafactor":
+            found.append("optimizer_states: bf16 with optimizer.kind adafactor, must be fp32; it has almost no states")
+        if job.zero.offload_optimizer != "none":
             found.append(
                 "optimizer_states: bf16 with zero.offload_optimizer, must be fp32; on the host DeepSpeed keeps "
                 "bf16 states only in its own optimizer"
             )
+    return found
+
+
+def sequence_problems(job: TrainSettings) -> list[str]:
+    """Return the reasons why workers cannot share the tokens of a row, from settings and the config of the model.
+
+    A model whose layers mix tokens in another way than by attention is found when the run starts.
+    """
+    size = job.sequence_parallel
+    if size == 1:
+        return []
+    names = {
+        f"task.kind {job.task.kind}": not job.task.causal,
+        f"attention {job.attention}": job.attention not in ("auto", "sdpa"),
+        "neftune_alpha": job.neftune_alpha > 0,
+    }
+    found = [f"sequence_parallel: {size} with {name}, must be 1" for name, there in names.items() if there]
+    folder = models.folder(job.model)
+    config = models.config(folder) if folder else memory.BUILTIN.get(job.model, {})
+    config = config.get("text_config") or config
+    heads = next((config[name] for name in memory.HEADS if isinstance(config.get(name), int)), 0)
+    keys = config.get("num_key_value_heads") or heads
+    if heads % size or (keys % size and size % keys):
+        found.append(
+            f"sequence_parallel: {size}, must divide the {heads} attention heads of {job.model}, and divide its {keys} "
+            "heads of keys or be a multiple of them"
+        )
+    seen = sequence.window(config)
+    if seen and seen < job.max_length:
+        found.append(
+            f"sequence_parallel: {size} with rows of {job.max_length} tokens (max_length), of which a token of "
+            f"{job.model} sees {seen}; must be 1"
+        )
     return found
 
 

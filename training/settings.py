@@ -63,6 +63,7 @@ class TrainSettings(Settings):
         {
             "micro_batch_size",
             "workers",
+            "sequence_parallel",
             "cpus_per_worker",
             "gpus_per_worker",
             "save_steps",
@@ -214,8 +215,7 @@ class TrainSettings(Settings):
     optimizer_states: Literal["fp32", "bf16"] = "fp32"
     """Precision of the optimizer's states. With `bf16` the master weights and the sums of gradients are bf16 too, so
     each weight takes 8 bytes with AdamW instead of 16. bf16 has 8 bits: a step that changes a weight by less than
-    about 1/256 of itself is lost. It needs `precision = "bf16"`. A run that continues needs the same number of
-    workers."""
+    about 1/256 of itself is lost. It needs `precision = "bf16"`."""
     zero: Zero = Zero()
     """What DeepSpeed splits over the workers."""
     gradient_checkpointing: bool = False
@@ -225,6 +225,11 @@ class TrainSettings(Settings):
     largest number: the run starts with what the cluster has room for. It continues on fewer workers when machines are
     lost, and on more, from the next checkpoint, when machines come. The global batch stays, so only numbers that
     divide it are used. Not at ZeRO stage 3."""
+    sequence_parallel: int = Field(default=1, gt=0)
+    """Number of workers that share the tokens of each row, for rows that do not fit into the memory of one. Each holds
+    the activations of its share. The losses are the same. It divides `workers` and the number of attention heads.
+    Rows of several samples need a mask of tokens x tokens bytes. This is Ulysses (Jacobs et al. 2023,
+    arXiv:2309.14509)."""
     cpus_per_worker: float = Field(default=1, gt=0)
     """Number of CPU cores for each worker."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
@@ -262,11 +267,6 @@ class TrainSettings(Settings):
     def optimizer_problems(self) -> list[str]:
         """Return the problems of the optimizer, its schedule, early stopping and `keep`."""
         found = []
-        if self.optimizer.whole and self.zero.stage:
-            found.append(
-                f"optimizer.kind: {self.optimizer.kind} at zero.stage {self.zero.stage}, must be at 0; it reads whole "
-                "matrices, which ZeRO splits"
-            )
         needs = (
             ("early_stopping", self.early_stopping > 0),
             ('keep = "best"', self.keep == "best"),
@@ -350,9 +350,13 @@ class TrainSettings(Settings):
             return [f"workers: [{low}, {high}] at zero.stage 3, must be {must}; or set zero.stage to 0, 1 or 2"]
         if self.worlds:
             return []
-        rows, most = self.global_batch_size, self.micro_batch_size * high
-        which = f"{self.micro_batch_size} x ({low} to {high})" if self.elastic else f"{most}"
-        must = f"a multiple of micro_batch_size x workers = {which}; try {-(-rows // most) * most}"
+        team = self.sequence_parallel
+        if not any(world % team == 0 for world in range(low, high + 1)):
+            return [f"workers: {high}, must be a multiple of sequence_parallel = {team}"]
+        rows, most = self.global_batch_size, self.micro_batch_size * (high // team)
+        which = f"{self.micro_batch_size} x ({low} to {high})" if self.elastic else f"{most * team}"
+        over = "" if team == 1 else f" / sequence_parallel = {which} / {team}"
+        must = f"a multiple of micro_batch_size x workers{over or f' = {which}'}; try {-(-rows // most) * most}"
         return [f"global_batch_size: {rows} rows, must be {must}"]
 
     @property
@@ -369,11 +373,15 @@ class TrainSettings(Settings):
         """The possible numbers of workers in rising order: those that divide the global batch evenly."""
         rows, rest = divmod(self.global_batch_size, self.micro_batch_size)
         low, high = self._range
-        return tuple(world for world in range(low, high + 1) if not rest and rows % world == 0)
+        team = self.sequence_parallel
+        fitting = (world for world in range(low, high + 1) if world % team == 0)
+        return tuple(world for world in fitting if not rest and rows % (world // team) == 0)
 
     def batching(self, world: int) -> Batching:
         """Return how the global batch is divided among so many workers."""
-        return Batching(self.micro_batch_size, self.global_batch_size // (self.micro_batch_size * world), world)
+        team = self.sequence_parallel
+        each = self.micro_batch_size * (world // team)
+        return Batching(self.micro_batch_size, self.global_batch_size // each, world, team)
 
     @property
     def mixture_weights(self) -> list[float]:

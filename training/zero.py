@@ -6,20 +6,21 @@ the same reason DeepSpeed's shared-memory collectives for CPUs (38 s) are off, a
 Source: ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054; offloading: Ren et al. 2021, arXiv:2101.06840.
 """
 
-import io
 import os
-from argparse import Namespace
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from gristmill.cluster.contract.errors import RunError
 from gristmill.cluster.contract.settings import Settings
+from gristmill.training import partitions
 from gristmill.training.optim.contracts import Group, Optimizer
 from gristmill.training.tuning.model import Precision
 
@@ -36,6 +37,7 @@ OURS = frozenset(
     }
 )
 """Keys that follow from other settings of the job; `zero.args` may not set them."""
+Device = Literal["none", "cpu", "nvme"]
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 LOSS_SCALE = {"loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000, "hysteresis": 2}
 """Dynamic loss scaling of fp16, with DeepSpeed's own values: it begins with 2**16, is halved after the second overflow
@@ -45,13 +47,19 @@ and doubled after 1,000 steps without one."""
 class Zero(Settings):
     """`[train.zero]`: what DeepSpeed distributes over the workers."""
 
+    not_identity: ClassVar[frozenset[str]] = frozenset({"offload_folder"})
+
     stage: Literal[0, 1, 2, 3] = 1
     """What is split over the workers. 0: nothing; 1: optimizer states; 2: also gradients; 3: also weights. The losses
     are the same."""
-    offload_optimizer: bool = False
-    """Keep optimizer states in the memory of the host."""
-    offload_params: bool = False
-    """Keep weights in the memory of the host; needs stage 3."""
+    offload_optimizer: Device = "none"
+    """Where optimizer states are kept: with the weights (`none`), in the memory of the host (`cpu`), or in files of
+    `offload_folder` (`nvme`, which needs stage 3 and the library libaio)."""
+    offload_params: Device = "none"
+    """Where weights are kept that are not computed with just now; other values than `none` need stage 3."""
+    offload_folder: str | None = None
+    """Folder on a fast local disk for what is offloaded to `nvme`. Each worker needs it on its own machine. For each
+    weight it takes about 12 bytes (fp32 weight and AdamW's states), and 2 or 4 more with `offload_params`."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further configuration of DeepSpeed. It replaces or extends the configuration that follows from the other
     settings."""
@@ -61,20 +69,83 @@ class Zero(Settings):
         found = [
             f"zero.args.{key}: is set, must not be; it follows from train's own keys" for key in OURS & {*self.args}
         ]
-        if self.offload_params and self.stage != 3:
-            found.append(f"zero.offload_params: true at stage {self.stage}, must be false; or set zero.stage to 3")
-        if self.offload_optimizer and self.stage == 0:
-            found.append("zero.offload_optimizer: true at stage 0, must be false; or set zero.stage to 1, 2 or 3")
+        if self.offload_params != "none" and self.stage != 3:
+            found.append(
+                f"zero.offload_params: {self.offload_params} at stage {self.stage}, must be none; or set zero.stage "
+                "to 3"
+            )
+        if self.offload_optimizer != "none" and self.stage == 0:
+            found.append(
+                f"zero.offload_optimizer: {self.offload_optimizer} at stage 0, must be none; or set zero.stage to 1, 2 "
+                "or 3"
+            )
+        found += self._disk_problems() if "nvme" in (self.offload_optimizer, self.offload_params) else []
+        if self.offload_folder and "nvme" not in (self.offload_optimizer, self.offload_params):
+            found.append("zero.offload_folder: is set, must not be; nothing is offloaded to nvme")
         return sorted(found)
+
+    def _disk_problems(self) -> list[str]:
+        """Return the problems of offloading to files."""
+        found = []
+        if not self.offload_folder:
+            found.append(
+                "zero.offload_folder: is not set, must be a folder on a fast local disk; nvme keeps files in it"
+            )
+        if self.offload_optimizer == "nvme" and self.stage in (1, 2):
+            found.append(
+                f"zero.offload_optimizer: nvme at stage {self.stage}, must be cpu; or set zero.stage to 3; DeepSpeed "
+                "keeps states in files at stage 3 only"
+            )
+        if self.offload_params == "nvme" != self.offload_optimizer:
+            found.append(
+                f"zero.offload_optimizer: {self.offload_optimizer} with offload_params nvme, must be nvme; or offload "
+                "both to cpu"
+            )
+        if not files_work():
+            found.append(
+                "zero: nvme needs the library libaio with its header and a C compiler, and a program that uses it does "
+                "not compile here; install them (Debian and Ubuntu: libaio-dev and g++), or offload to cpu"
+            )
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide the results; `cpu` is as it was before there were files, true."""
+        value = super().identity()
+        for name in ("offload_optimizer", "offload_params"):
+            value["fields"][name] = {"none": False, "cpu": True}.get(value["fields"][name], "nvme")
+        return value
+
+
+def files_work() -> bool:
+    """Return whether a C program that uses libaio can be compiled and linked here.
+
+    DeepSpeed compiles its access to files at the first use, with the same library.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if not compiler:
+        return False
+    program = "#include <libaio.h>\nint main(void) { return io_submit(0, 0, 0); }"
+    given = [*os.environ.get("CFLAGS", "").split(), *os.environ.get("LDFLAGS", "").split()]
+    command = [compiler, "-x", "c", "-", "-x", "none", *given, "-laio", "-o", os.devnull]
+    return subprocess.run(command, input=program, text=True, capture_output=True, check=False).returncode == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How an optimizer step is divided: `micro` rows at a time, `accumulation` times, on `world` workers."""
+    """How an optimizer step is divided: `micro` rows at a time, `accumulation` times, on `world` workers.
+
+    Teams of `team` workers share the tokens of their rows.
+    """
 
     micro: int
     accumulation: int
     world: int
+    team: int = 1
+
+    @property
+    def teams(self) -> int:
+        """Number of teams, each of which computes rows of its own."""
+        return self.world // self.team
 
 
 def config(
@@ -85,18 +156,20 @@ def config(
     precision: Precision,
     gpu: bool,
     states: Literal["fp32", "bf16"] = "fp32",
+    run: str = "",
 ) -> dict[str, Any]:
-    """Return DeepSpeed's configuration.
+    """Return DeepSpeed's configuration; `run` is the name of the run's own folder in `zero.offload_folder`.
 
     The bf16 or fp16 gradients of the micro-batches of a step are summed in fp32, which has no error. Summed in bf16,
     eight of them had a relative error of 3.6e-3. At stage 1, a sum in fp32 that workers reduce in bf16 still had
     1.6e-3. With `states` in bf16, the gradients are summed in bf16.
     """
     spread: dict[str, Any] = {"stage": zero.stage, "overlap_comm": gpu, "contiguous_gradients": gpu}
-    if zero.offload_optimizer:
-        spread["offload_optimizer"] = {"device": "cpu", "pin_memory": gpu}
-    if zero.offload_params:
-        spread["offload_param"] = {"device": "cpu", "pin_memory": gpu}
+    for name, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_params)):
+        if device != "none":
+            spread[name] = {"device": device, "pin_memory": gpu}
+        if device == "nvme":
+            spread[name]["nvme_path"] = str(Path(zero.offload_folder or "").expanduser() / run)
     if zero.stage == 3:
         spread["stage3_gather_16bit_weights_on_model_save"] = True
     built: dict[str, Any] = {
@@ -107,7 +180,7 @@ def config(
         "bf16": {"enabled": precision == "bf16"},
         "zero_optimization": spread,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_allow_untested_optimizer": True,  # SGD steps each number by itself, as AdamW does
+        "zero_allow_untested_optimizer": True,  # a step is one of each number by itself, or see `optim.pieces`
         "steps_per_print": 10**9,
     }
     if precision == "fp16":
@@ -181,6 +254,8 @@ def engine(
         optimizer=optimizer.make(groups, lr),
         config=dict(configuration),
     )
+    if optimizer.whole and configuration["zero_optimization"]["stage"]:
+        made.optimizer.optimizer.pieces = partitions.pieces(made)
     return made
 
 
@@ -190,40 +265,49 @@ def set_rate(made: Any, rate: float) -> None:  # noqa: ANN401
         group["lr"] = rate * group["relative_rate"]
 
 
-def load(made: Any, folder: str, tag: str, *, universal: bool, strict: bool) -> None:  # noqa: ANN401
+def save(made: Any, folder: str, tag: str, *, only_trainable: bool) -> None:  # noqa: ANN401
+    """Write a checkpoint of an engine; every rank must call this.
+
+    Args:
+        made: the engine.
+        folder: folder of the checkpoint.
+        tag: name of the folder with the files, inside `folder`.
+        only_trainable: whether to leave out frozen weights.
+    """
+    if partitions.in_files(made):
+        partitions.write_files(made, Path(folder) / tag)
+        return
+    made.save_checkpoint(folder, tag=tag, exclude_frozen_parameters=only_trainable)
+
+
+def clear_files(configuration: Mapping[str, Any]) -> None:
+    """Delete what was offloaded to files in this run; every rank must call this."""
+    import torch.distributed as dist
+
+    spread = configuration["zero_optimization"]
+    folders = [spread.get(name, {}).get("nvme_path") for name in ("offload_optimizer", "offload_param")]
+    for folder in filter(None, folders):
+        shutil.rmtree(folder, ignore_errors=True)
+    if any(folders):
+        dist.barrier()
+
+
+def load(made: Any, folder: str, tag: str, *, anew: bool, strict: bool) -> None:  # noqa: ANN401
     """Load a checkpoint into an engine; every rank must call this.
 
     Args:
         made: the engine.
         folder: folder of the checkpoint.
         tag: name of the folder with DeepSpeed's files, inside `folder`.
-        universal: whether `to_universal` wrote the checkpoint; if not, the same number of workers must have written it.
+        anew: whether another number of workers wrote the checkpoint. Not at stage 3.
         strict: whether the checkpoint has every weight of the model.
     """
-    made._config.load_universal_checkpoint = universal
-    made.load_checkpoint(folder, tag=tag, load_module_strict=strict)
-
-
-def to_universal(source: str, target: str) -> None:
-    """Convert a checkpoint of ZeRO 1 or 2 to unsplit tensors, which any number of workers can load.
-
-    Only one rank calls this. Stage 3 is not supported: DeepSpeed 0.19.8 loads such tensors there, but the losses then
-    differ by 4e-3 after one step.
-    """
-    from deepspeed.checkpoint import ds_to_universal
-
-    with redirect_stdout(io.StringIO()):
-        ds_to_universal.main(
-            Namespace(
-                input_folder=source,
-                output_folder=target,
-                num_extract_workers=1,
-                num_merge_workers=1,
-                keep_temp_folder=False,
-                strict=True,
-                inject_missing_state=True,
-            )
-        )
+    if partitions.in_files(made):
+        partitions.read_files(made, Path(folder) / tag)
+        return
+    made.load_checkpoint(folder, tag=tag, load_module_strict=strict, load_optimizer_states=not anew)
+    if anew:
+        partitions.split_anew(made, Path(folder) / tag)
 
 
 def step(made: Any) -> None:  # noqa: ANN401
@@ -272,7 +356,7 @@ def finite(made: Any) -> bool:  # noqa: ANN401
     inner = getattr(made.optimizer, "optimizer", made.optimizer)  # PyTorch's, over DeepSpeed's partitions
     held = [getattr(p, "ds_tensor", p) for p in made.module.parameters() if p.requires_grad]
     held += [p for group in inner.param_groups for p in group["params"]]
-    for weight, states in chain(*(part.state.items() for part in getattr(inner, "parts", [inner]))):
+    for weight, states in inner.state.items():
         held += [weight, *(one for one in states.values() if torch.is_tensor(one) and one.is_floating_point())]
     found = torch.tensor(all(bool(torch.isfinite(one).all()) for one in held), device=made.device, dtype=torch.int32)
     dist.all_reduce(found, op=dist.ReduceOp.MIN)

@@ -11,7 +11,6 @@ from gristmill.training.loop import validation
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.loop.state import WorkerPlan
-from gristmill.training.zero import Batching
 
 STEPS, SAVE_EVERY = 80, 10
 SAMPLES, WEIGHED = "select-000000000000", "select-000000000001"
@@ -60,10 +59,9 @@ def plan(
     given = {"global_batch_size": 4, "save_steps": 99, "workers": workers}
     job = Train.model_validate({**settings(model), **given, **changed})
     data.prepare(store, output, {"samples": samples, **(further or {})}, model, job)
-    micro = job.micro_batch_size
-    cut = Batching(micro, job.global_batch_size // (workers * micro), workers)
     labels = validation.names(store, samples, job)
     every = int(job.eval_steps)
     return WorkerPlan(
-        job, store, output, model, steps, cut, Need(1), f"{store.uri}/logs", eval_steps=every, labels=labels
-    )
+        job, store, output, model, steps, job.batching(workers), Need(1), f"{store.uri}/logs", eval_steps=every,
+        labels=labels,
+    )  # fmt: skip

@@ -1,5 +1,7 @@
 """What the jobs refuse and plan, the configuration that DeepSpeed gets, and which checkpoint is taken."""
 
+import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,86 @@ def test_open_arguments_are_laid_over_what_is_built() -> None:
 
 
 def test_offloading_is_placed_on_the_host() -> None:
-    made = built(Zero(stage=3, offload_optimizer=True, offload_params=True))["zero_optimization"]
+    made = built(Zero(stage=3, offload_optimizer="cpu", offload_params="cpu"))["zero_optimization"]
     assert made["offload_optimizer"]["device"] == made["offload_param"]["device"] == "cpu"
+
+
+def test_offloading_to_files_has_a_folder_for_each_run() -> None:
+    zero = Zero(stage=3, offload_optimizer="nvme", offload_params="nvme", offload_folder="/fast")
+    made = config(zero, CUT, clip=0.5, precision="fp32", gpu=True, run="train-1")["zero_optimization"]
+    wanted = {"device": "nvme", "pin_memory": True, "nvme_path": "/fast/train-1"}
+    assert made["offload_optimizer"] == made["offload_param"] == wanted
+
+
+def compiler(folder: Path, code: int) -> str:
+    """Write a C compiler that always ends with this code."""
+    folder.mkdir()
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\ncat > /dev/null\nexit {code}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_offloading_to_files_needs_what_deepspeed_needs_for_it(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(**given: Any) -> list[str]:
+        return Train.model_validate({"model": tiny, "zero": given}).check(tmp_path)
+
+    whole = {"stage": 3, "offload_optimizer": "nvme", "offload_folder": str(tmp_path)}
+    monkeypatch.setenv("CC", compiler(tmp_path / "good", 0))
+    assert found(**whole) == []
+    wanted = (
+        "zero.offload_folder: is not set, must be a folder",
+        "zero.offload_optimizer: nvme at stage 2, must be cpu",
+    )
+    for line, start in zip(found(stage=2, offload_optimizer="nvme"), wanted, strict=True):
+        assert line.startswith(start)
+    (line,) = found(stage=3, offload_params="nvme", offload_folder="/fast")
+    assert line.startswith("zero.offload_optimizer: none with offload_params nvme, must be nvme")
+    (line,) = found(offload_folder="/fast")
+    assert line.startswith("zero.offload_folder: is set, must not be")
+    muon = Train.model_validate({"model": tiny, "zero": whole, "optimizer": {"kind": "muon"}})
+    assert [line.split(",")[0] for line in muon.check(tmp_path)] == [
+        "optimizer.kind: muon with zero.offload_optimizer nvme"
+    ]
+    for missing in (compiler(tmp_path / "bad", 1), str(tmp_path / "none")):
+        monkeypatch.setenv("CC", missing)
+        (line,) = found(**whole)
+        assert line.startswith("zero: nvme needs the library libaio with its header and a C compiler")
+
+
+def test_where_states_are_kept_has_the_identity_of_before(tiny: str) -> None:
+    fields = [Zero(stage=3, offload_optimizer=where).identity()["fields"] for where in ("none", "cpu", "nvme")]
+    assert [each["offload_optimizer"] for each in fields] == [False, True, "nvme"]
+    assert Zero(offload_folder="/a").identity() == Zero().identity()
+
+
+def test_workers_that_share_the_tokens_of_a_row_need_a_model_and_a_batch_that_fit(tiny: str, tmp_path: Path) -> None:
+    def found(**given: Any) -> list[str]:
+        return Train.model_validate({"model": tiny, "sequence_parallel": 2, **given}).check(tmp_path)
+
+    assert found() == []
+    assert Train(model=tiny, sequence_parallel=2, workers=(1, 8), global_batch_size=4).worlds == (2, 4, 8)
+    cut = Train(model=tiny, sequence_parallel=2, workers=4, global_batch_size=8).batching(4)
+    assert (cut.world, cut.teams, cut.accumulation) == (4, 2, 4)
+    assert found(workers=3) == ["workers: 3, must be a multiple of sequence_parallel = 2"]
+    assert found(workers=4, global_batch_size=3)[0].startswith(
+        "global_batch_size: 3 rows, must be a multiple of micro_batch_size x workers / sequence_parallel = 4 / 2; try 4"
+    )
+    assert found(neftune_alpha=5.0, attention="eager") == [
+        "sequence_parallel: 2 with attention eager, must be 1",
+        "sequence_parallel: 2 with neftune_alpha, must be 1",
+    ]
+    heads = "sequence_parallel: 3, must divide the 2 attention heads"
+    assert found(sequence_parallel=3, workers=3, global_batch_size=3)[0].startswith(heads)
+    folder = tmp_path / "windows"
+    shutil.copytree(tiny, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "sliding_window": 128}))
+    (line,) = found(model=str(folder), max_length=256)
+    assert line.endswith("sees 128; must be 1")
+    assert found(model=str(folder), max_length=128) == []
 
 
 def test_every_fault_of_the_settings_is_named(tiny: str) -> None:
@@ -86,7 +166,7 @@ def test_every_fault_of_the_settings_is_named(tiny: str) -> None:
             "model": tiny,
             "global_batch_size": 5,
             "workers": 2,
-            "zero": {"offload_params": True, "args": {"optimizer": {}}},
+            "zero": {"offload_params": "cpu", "args": {"optimizer": {}}},
         }
     )
     found = job.check(Path())
@@ -121,10 +201,9 @@ def test_the_default_rate_follows_the_tuning(tiny: str) -> None:
 def test_what_an_optimizer_or_a_schedule_cannot_be_with_is_refused(tiny: str) -> None:
     found = Train(model=tiny, optimizer=Muon(), schedule="constant", min_ratio=0.1).check(Path())
     assert found == [
-        "optimizer.kind: muon at zero.stage 1, must be at 0; it reads whole matrices, which ZeRO splits",
         "min_ratio: is set, must not be with schedule constant, only with cosine, linear, wsd, reduce_lr_on_plateau",
     ]
-    assert Train(model=tiny, optimizer=Muon(), zero=Zero(stage=0), schedule="wsd", decay_ratio=0.2).check(Path()) == []
+    assert Train(model=tiny, optimizer=Muon(), zero=Zero(stage=3), schedule="wsd", decay_ratio=0.2).check(Path()) == []
 
 
 def test_states_of_the_optimizer_in_bf16_need_a_computation_in_bf16(tiny: str) -> None:
@@ -133,7 +212,7 @@ def test_states_of_the_optimizer_in_bf16_need_a_computation_in_bf16(tiny: str) -
     made = config(Zero(stage=2), CUT, clip=0.5, precision="bf16", gpu=False, states="bf16")
     assert made["bf16"] == {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
     assert "data_types" not in made
-    found = Train(model=tiny, optimizer_states="bf16", zero=Zero(offload_optimizer=True)).check(Path())
+    found = Train(model=tiny, optimizer_states="bf16", zero=Zero(offload_optimizer="cpu")).check(Path())
     assert [line.partition(",")[0] for line in found] == [
         'precision: auto with optimizer_states "bf16"',
         "optimizer_states: bf16 with zero.offload_optimizer",

@@ -21,6 +21,9 @@ from gristmill.training.tuning.lora import Lora
 from gristmill.training.tuning.model import load, trainable
 from gristmill.training.zero import Batching
 
+SMALL = {"zero_optimization": {"sub_group_size": 400_000, "offload_param": {"buffer_size": 1_000_000}}}
+"""Sizes of buffers that suit a small model; by default they take 2 GB."""
+
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -80,8 +83,6 @@ def test_steps_under_deepspeed_are_those_of_pytorch(tiny: str, kind: str, stage:
     from deepspeed.utils import safe_get_full_fp32_param
 
     chosen: Optimizer = TypeAdapter[Optimizer](AnyOptimizer).validate_python({"kind": kind, "weight_decay": 0.3})
-    if chosen.whole and stage:
-        return  # refused, see test_settings
     settings = zero.config(
         zero.Zero.model_validate({"stage": stage}), Batching(1, 1, 1), clip=0.0, precision="fp32", gpu=False
     )
@@ -109,7 +110,7 @@ def test_steps_under_deepspeed_are_those_of_pytorch(tiny: str, kind: str, stage:
     first = load(tiny, "fp32").state_dict()
     for (name, p), wanted in zip(engine.module.named_parameters(), plain.parameters(), strict=True):
         found = safe_get_full_fp32_param(p) if stage else p
-        assert (found - wanted).abs().max() < 2e-4, name
+        assert (found - wanted).abs().max() < (1e-3 if kind == "muon" else 2e-4), name  # it rounds to bf16
         assert (wanted - first[name]).abs().max() > 1e-5, f"{name} has not moved"
     assert zero.finite(engine)
     engine.destroy()
@@ -258,10 +259,60 @@ def test_gradients_in_fp16_that_overflow_change_nothing_and_lower_the_scale(
     unbroken = [fp16_step(engine, 9, factor) for factor in (1.0, 1e5, 1.0)]
     engine.destroy()
     engine = scaled_engine(tiny, stage)
-    zero.load(engine, str(tmp_path), "zero", universal=False, strict=True)
+    zero.load(engine, str(tmp_path), "zero", anew=False, strict=True)
     assert zero.loss_scale(engine) == 2**15
     assert [fp16_step(engine, 9, factor) for factor in (1.0, 1e5, 1.0)] == unbroken
     with pytest.raises(RunError, match="not finite even with a loss scale of 1"):
         for _ in range(40):
             fp16_step(engine, 1, 1e30)
     engine.destroy()
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("group")
+@pytest.mark.skipif(not zero.files_work(), reason="libaio is not installed; test_settings tests the refusal")
+@pytest.mark.parametrize("params", ["none", "nvme"])
+def test_states_in_files_give_the_same_losses_and_continue_in_another_engine(params: str, tmp_path: Path) -> None:
+    """DeepSpeed compiles its access to files at the first use, for minutes. It moves tensors of 1 MB and more."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=1024, **sizes)).save_pretrained(str(tmp_path / "model"))
+
+    def made(where: str) -> Any:
+        name = {"offload_optimizer": where, "offload_params": params if where == "nvme" else "none", "stage": 3}
+        given = {**name, "offload_folder": str(tmp_path / "fast"), "args": SMALL}
+        settings = zero.config(
+            zero.Zero.model_validate(given), Batching(1, 1, 1), clip=1.0, precision="fp32", gpu=False, run="run"
+        )
+        with zero.partition(settings):
+            model = load(str(tmp_path / "model"), "fp32")
+        return zero.engine(model, settings, AdamW(), lr=1e-3)
+
+    def losses_of(engine: Any, first: int, last: int) -> list[float]:
+        found = []
+        for step in range(first, last):
+            ids = torch.randint(0, 250, (1, 64), generator=torch.Generator().manual_seed(step))
+            found.append(engine(input_ids=ids, labels=ids, use_cache=False).loss)
+            engine.backward(found[-1])
+            zero.step(engine)
+        return [float(loss.detach()) for loss in found]
+
+    plain = made("none")
+    wanted = losses_of(plain, 0, 4)
+    plain.destroy()
+    engine = made("nvme")
+    found = losses_of(engine, 0, 2)
+    zero.save(engine, str(tmp_path / "step"), "zero", only_trainable=False)
+    found += losses_of(engine, 2, 4)
+    assert found == pytest.approx(wanted, abs=1e-5)
+    assert list((tmp_path / "fast").rglob("*.swp"))
+    engine.destroy()
+    again = made("nvme")
+    zero.load(again, str(tmp_path / "step"), "zero", anew=False, strict=True)
+    assert losses_of(again, 2, 4) == found[2:]
+    assert zero.finite(again)
+    again.destroy()
+    zero.clear_files(again.config)
+    assert not list((tmp_path / "fast").rglob("*.swp"))

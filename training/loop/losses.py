@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gristmill.training.data.packing import IGNORED
-from gristmill.training.loop import separation
+from gristmill.training.loop import separation, sequence
 from gristmill.training.loop.chunks import losses_for_logits
 from gristmill.training.loop.separation import Way
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from gristmill.training.data.prepare import Bins
     from gristmill.training.tuning.model import Precision
+
+
+ALIKE: "Mapping[Precision, float]" = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}
+"""Largest difference of a token's loss, in nats, that is taken for rounding."""
 
 
 def tensors(batch: "Mapping[str, NDArray[np.int64]]", device: Any) -> "dict[str, torch.Tensor]":  # noqa: ANN401
@@ -33,6 +37,8 @@ class How:
     """Largest number of tokens that have logits in memory at once; 0 for no limit."""
     smoothing: float = 0.0
     """Share of the label that is spread over the vocabulary."""
+    team: sequence.Team | None = None
+    """The workers that share the tokens of the rows; None if this worker computes whole rows."""
 
 
 def token_losses(
@@ -41,7 +47,7 @@ def token_losses(
     way: Way,
     how: How = How(),
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """Return the negative log-likelihoods of the tokens, and their positions.
+    """Return the negative log-likelihoods of the tokens, and their positions; of this worker's share, if it has one.
 
     The head runs only at positions directly before a trained token of some row. On instruction data, this saves about
     half of its work and memory.
@@ -58,16 +64,21 @@ def token_losses(
     import torch
     from torch.nn.functional import cross_entropy
 
-    labels = batch["labels"][:, 1:]
+    if how.team:
+        part, labels, first = sequence.share(batch, how.team)
+        args = separation.inputs(model, part, "positions")
+    else:
+        sequence.end()
+        labels, first = batch["labels"][:, 1:], 0
+        args = separation.inputs(model, batch, way)
     keep = torch.nonzero((labels != IGNORED).any(dim=0)).flatten()
-    args = separation.inputs(model, batch, way)
     if "logits_to_keep" in separation.parameters(model):
         args["logits_to_keep"] = keep
     wanted = labels[:, keep]
     if how.at_once and wanted.numel() > how.at_once:
         head = separation.inner(model).get_output_embeddings()
         with losses_for_logits(head, wanted, keep, how.at_once, how.smoothing):
-            return model(**args).logits[..., 0].float(), keep + 1
+            return model(**args).logits[..., 0].float(), keep + 1 + first
     logits = model(**args).logits
     if logits.shape[1] != len(keep):  # the model does not know `logits_to_keep`
         logits = logits[:, keep]
@@ -75,7 +86,7 @@ def token_losses(
         logits.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none",
         label_smoothing=how.smoothing,
     )  # fmt: skip
-    return flat.view(wanted.shape), keep + 1
+    return flat.view(wanted.shape), keep + 1 + first
 
 
 def bounds_work(model: Any, precision: "Precision", way: Way, device: Any) -> bool:  # noqa: ANN401
@@ -95,7 +106,33 @@ def bounds_work(model: Any, precision: "Precision", way: Way, device: Any) -> bo
     with torch.no_grad():
         whole, some = (token_losses(model, batch, way, How(at_once))[0] for at_once in (0, 8))
     model.train(training)
-    return bool((whole - some).abs().max() < {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2}[precision])
+    return bool((whole - some).abs().max() < ALIKE[precision])
+
+
+def shares_work(model: Any, precision: "Precision", team: sequence.Team, device: Any) -> bool:  # noqa: ANN401
+    """Return whether a model's losses stay the same when workers share the tokens of a row; all of them must call this.
+
+    The row has three samples, and its number of tokens is no multiple of the number of workers.
+    """
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    known, sizes = separation.plain_tokens(model), (5 * team.size, 3 * team.size + 1, 7 * team.size)
+    ids = np.random.default_rng(0).choice(known, sum(sizes)).astype(np.int32)
+    row = (ids, ids, np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]))
+    batch = tensors(separation.batches([row], "positions")[0], device)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        whole, _ = token_losses(model, batch, "positions")
+        part, at = token_losses(model, batch, "positions", How(team=team))
+    model.train(training)
+    apart = torch.zeros(1, device=device)
+    if len(at):
+        apart += (whole[:, at - 1] - part).abs().max()
+    dist.all_reduce(apart, op=dist.ReduceOp.MAX)
+    return float(apart) < ALIKE[precision]
 
 
 def sample_losses(

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gristmill.cluster.contract.errors import RunError
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint, zero
 from gristmill.training.data import prepare as data
-from gristmill.training.loop import losses, separation, validation
+from gristmill.training.loop import losses, separation, sequence, validation
 from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
 from gristmill.training.settings import TrainSettings
 from gristmill.training.supervision.heartbeat import Heartbeat
@@ -72,6 +73,8 @@ class TrainState:
     at_once: int
     """Largest number of tokens that have logits in memory at once; 0 for no limit."""
     heart: Heartbeat
+    team: sequence.Team | None
+    """The workers that share the tokens of a row with this one; None if it computes whole rows."""
     initial: Mapping[str, Any]
     """First values of the adapters, on rank 0; empty if the adapters did not change the base model."""
     validation: validation.Answers | validation.Labels | None
@@ -93,11 +96,12 @@ def set_up(
     log.info("process group adopted after %.1f s", time.monotonic() - began)
     precision, why = precision_of(job, found)
     log.info("%s: %s", precision, why)
-    configuration = zero.config(
-        job.zero, plan.batching, clip=job.max_grad_norm, precision=precision, gpu=gpu, states=job.optimizer_states
-    )
+    configuration = _configuration(plan, precision, gpu=gpu)
     with zero.partition(configuration):
         loaded = loaded_base(plan, precision, job.tuning)
+    team = sequence.form(plan.batching.team)
+    if team:
+        sequence.install(loaded)
     tuned = model.trainable(loaded, job.tuning, job.seed, recompute=job.gradient_checkpointing)
     initial = model.initial(tuned) if rank == 0 and job.tuning.changes_base else {}
     log.info("model loaded after %.1f s", time.monotonic() - began)
@@ -108,6 +112,8 @@ def set_up(
     device = get_device()
     apart = _apart(plan, engine, precision, device)
     at_once, told = (0, "") if plan.head else _bound(job, engine, precision, apart.way, device)
+    if team:
+        _require_shares(job, engine, precision, team, apart, device)
     reason = f"{apart.reason}{told}" if plan.head is None else f"each {job.task.unit} is in a row of its own"
     log.info("separation chosen after %.1f s", time.monotonic() - began)
     folder = plan.store.folder(plan.output)
@@ -125,10 +131,22 @@ def set_up(
         of_first(left_out(read_journal(folder / METRICS)) if rank == 0 else ()),
         at_once,
         heart,
+        team,
         initial,
         validation.opened(plan.store, plan.output, plan.base, job, plan.head, plan.labels),
     )
     return worker, why, reason
+
+
+def _configuration(plan: WorkerPlan, precision: model.Precision, *, gpu: bool) -> dict[str, Any]:
+    """Return DeepSpeed's configuration, after files of an earlier attempt are deleted; every worker must call this."""
+    job = plan.job
+    made = zero.config(
+        job.zero, plan.batching, clip=job.max_grad_norm, precision=precision, gpu=gpu, states=job.optimizer_states,
+        run=plan.output,
+    )  # fmt: skip
+    zero.clear_files(made)
+    return made
 
 
 def loaded_base(plan: WorkerPlan, precision: model.Precision, tuning: Tuning | None = None) -> Any:  # noqa: ANN401
@@ -160,6 +178,28 @@ def _bound(
     if losses.bounds_work(engine, precision, way, device):
         return job.logits_at_once, f"; logits of {job.logits_at_once} tokens at a time"
     return 0, "; logits of all tokens at once, because this model changes them after its head"
+
+
+def _require_shares(
+    job: TrainSettings,
+    engine: Any,  # noqa: ANN401
+    precision: model.Precision,
+    team: sequence.Team,
+    apart: separation.Separation,
+    device: Any,  # noqa: ANN401
+) -> None:
+    """Refuse a model whose losses change when workers share the tokens of a row; every worker must call this."""
+    seen = sequence.window(separation.inner(engine).config.get_text_config().to_dict())
+    fits = apart.way == "positions" and (seen is None or seen >= job.max_length)
+    try:
+        if fits and losses.shares_work(engine, precision, team, device):
+            return
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+        log.info("the model does not take a share of a row: %s", error)
+    raise RunError(
+        f"train.sequence_parallel: {job.sequence_parallel}, must be 1 for this model; its losses change when workers "
+        "share the tokens of a row, because its layers mix tokens in another way than by attention to the whole row"
+    )
 
 
 def _most_careful(own: separation.Separation) -> separation.Separation:

@@ -124,6 +124,7 @@ def _attempt(plan: WorkerPlan, rank: int, heart: heartbeat.Heartbeat, *, again: 
     if worker.journal:  # the driver reads this line as the sign that everything is written
         measures = {"measures": dict(kept.measures)} if kept.measures else {}
         worker.journal.add(end=done, holdout_loss=kept.loss, kept=kept.step, **measures, **measured)
+    zero.clear_files(worker.engine.config)
     log.info("rank %d is done after %.1f s", rank, time.monotonic() - began)
     return True
 
@@ -263,7 +264,7 @@ def _step(worker: TrainState, step: int, batch: int, rate: float) -> tuple[dict[
     torch.manual_seed(request_seed(f"{job.seed}-{step}", worker.rank))
     worker.engine.train()
     total = torch.zeros(1, dtype=torch.float64, device=worker.device)
-    for micros in zip(*(schedule.share(places, r, cut.world, cut.micro) for r in range(cut.world)), strict=True):
+    for micros in zip(*(schedule.share(places, n, cut.teams, cut.micro) for n in range(cut.teams)), strict=True):
         summed = _sum(worker, worker.train, micros)
         # DeepSpeed divides by accumulation and averages over workers: undo both, divide by the weight of the whole step
         worker.engine.backward(summed * (cut.accumulation * cut.world / weight))
@@ -290,7 +291,10 @@ def _step(worker: TrainState, step: int, batch: int, rate: float) -> tuple[dict[
 
 
 def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]]) -> Any:  # noqa: ANN401 - a tensor
-    """Return the summed loss of this worker's bins; `places` has the bins of every worker, by rank."""
+    """Return the summed loss of this worker's bins, or of its share of their tokens.
+
+    `places` has the bins of every team, by rank. Without sequence parallelism a team is one worker.
+    """
     job, training = worker.plan.job, worker.engine.training
     if not job.task.causal:
         smoothing, alpha = (job.label_smoothing, job.neftune_alpha) if training else (0.0, 0.0)
@@ -298,7 +302,7 @@ def _sum(worker: TrainState, bins: data.Bins, places: Sequence[NDArray[np.int64]
     rounds = 0
     if worker.way == "alone" and worker.plan.job.zero.stage == 3:  # its workers gather the weights for each batch
         rounds = max(separation.num_batches(bins.rows(each)) for each in places)
-    mine = places[worker.rank]
+    mine = places[worker.rank // worker.plan.batching.team]
     parts = separation.batches(bins.rows(mine), worker.way, rounds)
     counts = None if bins.alike else np.append(bins.weights(mine), np.float32(0))  # the last one is for the padding
     each = [_part(worker, part, counts) for part in parts]
@@ -310,7 +314,7 @@ def _part(worker: TrainState, part: Mapping[str, NDArray[np.int64]], counts: NDA
     import torch
 
     job, training = worker.plan.job, worker.engine.training
-    how = losses.How(worker.at_once, job.label_smoothing if training else 0.0)
+    how = losses.How(worker.at_once, job.label_smoothing if training else 0.0, worker.team)
     with noise.noisy(separation.inner(worker.engine), part, job.neftune_alpha if training else 0.0):
         values, at = losses.token_losses(worker.engine, losses.tensors(part, worker.device), worker.way, how)
     if counts is None:
@@ -341,16 +345,18 @@ def _holdout_loss(worker: TrainState) -> float:
     """Return the mean loss of the held-out tokens, in nats; every worker must call this, and computes a share."""
     import torch
 
-    world, bins = worker.plan.batching.world, worker.heldout
+    cut, bins = worker.plan.batching, worker.heldout
+    own, first = divmod(worker.rank, cut.team)
     worker.engine.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
     with torch.no_grad():
-        for start in range(0, len(bins), world):
-            place = start + worker.rank
-            each = [np.array([start + rank if start + rank < len(bins) else start]) for rank in range(world)]
+        for start in range(0, len(bins), cut.teams):
+            place = start + own
+            each = [np.array([start + n if start + n < len(bins) else start]) for n in range(cut.teams)]
             summed = _sum(worker, bins, each)
             if place < len(bins):  # a partitioned model needs every worker in each round
-                sums += torch.tensor([float(summed), float(bins.trained[place])], dtype=torch.float64).to(sums)
+                count = 0.0 if first else float(bins.trained[place])  # the first worker of a team counts for all
+                sums += torch.tensor([float(summed), count], dtype=torch.float64).to(sums)
     total, tokens = _over_workers(sums)
     return total / tokens
 

@@ -26,7 +26,7 @@ class Optimizer(Step):
     """An optimizer; the loop sets its learning rate before each step."""
 
     whole: ClassVar[bool] = False
-    """Whether it reads complete matrices. ZeRO splits matrices from stage 1 on."""
+    """Whether it reads complete matrices. Then what it makes is a `pieces.Pieces`, because ZeRO splits matrices."""
 
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay: at each step, a weight loses this share of itself, times the learning rate. Norms and biases have

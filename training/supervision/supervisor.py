@@ -94,15 +94,14 @@ def say_other_world(job: TrainSettings, run: Run, folder: Path, world: int) -> N
     """Print a note if a run continues with another number of workers; refuse this if its checkpoints do not allow it.
 
     Raises:
-        JobError: at ZeRO stage 3, and with optimizer states in bf16.
+        JobError: at ZeRO stage 3.
     """
     found = checkpoint.newest(folder / checkpoint.FOLDER)
     if not found or found.world == world:
         return
-    if job.zero.stage == 3 or job.optimizer_states == "bf16":
-        kept = "zero.stage 3" if job.zero.stage == 3 else 'optimizer_states "bf16"'
+    if job.zero.stage == 3:
         raise JobError(
-            f"train.workers: {world}, must be {found.world} with {kept}, as when the checkpoint of step "
+            f"train.workers: {world}, must be {found.world} with zero.stage 3, as when the checkpoint of step "
             f"{found.step} in {folder} was written; or change train.seed, which begins anew in another folder"
         )
     run.screen.say(

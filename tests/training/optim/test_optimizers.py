@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from gristmill.training.optim import AnyOptimizer
 from gristmill.training.optim.contracts import Group, Optimizer
+from gristmill.training.optim.pieces import Piece
 
 
 def made(**settings: Any) -> Optimizer:
@@ -68,6 +69,56 @@ def test_muon_steps_a_matrix_by_what_is_nearly_orthogonal_and_the_rest_by_adamw(
     values = torch.linalg.svdvals(matrix.detach()) / size
     assert ((values > 0.6) & (values < 1.3)).all(), "five Newton-Schulz steps bring singular values near 1"
     assert torch.allclose(bias, -0.1 * bias.grad.sign(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adafactor"])
+def test_whole_matrices_step_as_in_pytorch(kind: str) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(2)
+    first = [torch.randn(shape, generator=generator) for shape in ((6, 4), (4, 6), (5, 5))]
+    ours, theirs = ([torch.nn.Parameter(one.clone()) for one in first] for _ in range(2))
+    own = made(kind=kind, weight_decay=0.2).make([Group(ours, matrices=True, decays=True, relative_rate=1.0)], 0.1)
+    peer: torch.optim.Optimizer = (
+        torch.optim.Muon(theirs, lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+        if kind == "muon"
+        else torch.optim.Adafactor(theirs, lr=0.1, weight_decay=0.2)
+    )
+    for number in range(3):
+        for optimizer, weights in ((own, ours), (peer, theirs)):
+            for weight in weights:
+                weight.grad = torch.cos(weight.detach() + number)
+            optimizer.step()
+    for one, other, begin in zip(ours, theirs, first, strict=True):
+        assert torch.equal(one, other) and not torch.equal(one, begin)
+
+
+def test_a_flat_tensor_is_stepped_by_the_matrices_inside_it() -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((6, 4), (4, 3))
+    apart = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    flat = torch.nn.Parameter(torch.cat([torch.zeros(2), *(one.detach().flatten() for one in apart), torch.zeros(3)]))
+    places = [Piece(n, shape, at, 0, shape[0] * shape[1], split=False, device="cpu")
+              for n, (shape, at) in enumerate(zip(shapes, (2, 26), strict=True))]  # fmt: skip
+    for kind in ("muon", "adafactor"):
+        one, many = (
+            made(kind=kind).make([Group(some, matrices=True, decays=True, relative_rate=1.0)], 0.1)
+            for some in ([flat], apart)
+        )
+        one.pieces = {flat: [*places, Piece(2, (9, 9), 0, 0, 0, split=False, device="cpu")]}
+        for number in range(3):
+            for weight in apart:
+                weight.grad = torch.cos(weight.detach() + number)
+            flat.grad = torch.cat(
+                [torch.zeros(2), *(torch.cos(w.detach() + number).flatten() for w in apart), torch.zeros(3)]
+            )
+            many.step()
+            one.step()
+        for place, weight in zip(places, apart, strict=True):
+            assert torch.equal(place.part(flat).view(place.shape), weight)
+        assert not any(name.endswith(".2") for name in one.state[flat]), "the state of what others hold"
 
 
 def test_two_optimizers_as_one_share_rates_and_continue_from_a_state() -> None:
