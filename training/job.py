@@ -166,7 +166,7 @@ class Train(TrainSettings, Job):
             run.screen.say(f"train: {head.said}")
         cut = self.batching(self.worlds[-1])
         every = eval_every(self.eval_steps, packed.epoch_rows, self.global_batch_size)
-        labels = validation.names(run.store, work.inputs["samples"], self)
+        labels = validation.names(run.store, work.inputs, self)
         plan = WorkerPlan(
             self, run.store, work.output, base, steps, cut, each, run.logs, head, eval_steps=every, labels=labels
         )

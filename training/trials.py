@@ -105,7 +105,7 @@ class Trials:
         cut = job.batching(job.worlds[-1])
         head = tasks.head(store, name, job)
         every = eval_every(job.eval_steps, packed.epoch_rows, job.global_batch_size)
-        labels = validation.names(store, self._work.inputs["samples"], job)
+        labels = validation.names(store, self._work.inputs, job)
         plan = WorkerPlan(
             job, store, name, base, steps, cut, each, self._run.logs, head, exports=False, bars=bars, eval_steps=every,
             labels=labels,

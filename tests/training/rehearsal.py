@@ -59,7 +59,7 @@ def plan(
     given = {"global_batch_size": 4, "save_steps": 99, "workers": workers}
     job = Train.model_validate({**settings(model), **given, **changed})
     data.prepare(store, output, {"samples": samples, **(further or {})}, model, job)
-    labels = validation.names(store, samples, job)
+    labels = validation.names(store, {"samples": samples}, job)
     every = int(job.eval_steps)
     return WorkerPlan(
         job, store, output, model, steps, job.batching(workers), Need(1), f"{store.uri}/logs", eval_steps=every,

@@ -248,7 +248,7 @@ def test_a_causal_model_keeps_the_weights_with_the_best_accuracy_of_labels(store
     folder = str(store.folder("labels-1") / "merged")
     rows = store.read_shard("labels-1", store.shard("labels-1", data.HOLDOUT))
     how = plan(store, folder, "labels-1", **{**NUMBERS, "steps": 4}).job.encoding
-    found = choices.opened(rows, choices.names_of(store, LABELLED), chat.tokenizer(folder), how)
+    found = choices.opened(rows, choices.names_of(store, [LABELLED]), chat.tokenizer(folder), how)
     summed, _ = sample_losses(load(folder, "fp32").eval(), Bins([found.bins]), len(found.numbers), "positions")
     assert found.measures(summed) == pytest.approx(end, abs=1e-6)
 

@@ -116,6 +116,7 @@ def set_up(
         _require_shares(job, engine, precision, team, apart, device)
     reason = f"{apart.reason}{told}" if plan.head is None else f"each {job.task.unit} is in a row of its own"
     log.info("separation chosen after %.1f s", time.monotonic() - began)
+    measures = validation.opened(plan.store, plan.output, plan.base, job, plan.head, plan.labels)
     folder = plan.store.folder(plan.output)
     worker = TrainState(
         plan,
@@ -133,9 +134,9 @@ def set_up(
         heart,
         team,
         initial,
-        validation.opened(plan.store, plan.output, plan.base, job, plan.head, plan.labels),
+        measures,
     )
-    return worker, why, reason
+    return worker, why, f"{reason}{measures.said if measures else ''}"
 
 
 def _configuration(plan: WorkerPlan, precision: model.Precision, *, gpu: bool) -> dict[str, Any]:

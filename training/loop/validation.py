@@ -4,7 +4,7 @@ A model with a head answers each held-out row as it will in an evaluation. A cau
 the rows (`gristmill.training.tasks.choices`). Each worker computes a share, and all workers get the same measures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from gristmill.training.data import chat
 from gristmill.training.data import prepare as data
 from gristmill.training.data.packing import IGNORED
 from gristmill.training.loop import losses, separation
+from gristmill.training.loop.stopping import LOSS
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import batches, choices, prepare, reader
 from gristmill.training.tasks.choices import Choices
@@ -41,6 +42,7 @@ class Answers:
     head: Head
     samples: list[Sample]
     windows: list[list[Window]]
+    said: str = ""
 
     def measures(self, model: Any, share: Share) -> dict[str, float]:  # noqa: ANN401 - an engine
         """Return the measures of the task; every worker must call this."""
@@ -67,6 +69,14 @@ class Labels:
 
     found: Choices
     bins: data.Bins
+    rows: int
+    """Number of held-out rows."""
+
+    @property
+    def said(self) -> str:
+        """How many held-out rows are rated, in words; empty if all are."""
+        rated = len(self.found.answers)
+        return "" if rated == self.rows else f"; {rated} of {self.rows} held-out rows end with a label and can be rated"
 
     def measures(self, model: Any, share: Share) -> dict[str, float]:  # noqa: ANN401
         """Return the measures of the chosen labels; every worker must call this."""
@@ -93,26 +103,35 @@ class Labels:
         return self.found.measures(total.cpu().numpy())
 
 
-def names(store: Store, dataset: str, job: TrainSettings) -> tuple[str, ...]:
+def names(store: Store, inputs: Mapping[str, str], job: TrainSettings) -> tuple[str, ...]:
     """Return the labels that a causal language model chooses among; none if the metric is the loss.
+
+    Args:
+        store: the store.
+        inputs: datasets by their role in the training.
+        job: the settings.
 
     Raises:
         JobError: when the answers of the rows are no labels.
     """
-    return choices.names_of(store, dataset) if job.task.causal and job.metric != "loss" else ()
+    if not job.task.causal or job.metric == LOSS:
+        return ()
+    return choices.names_of(
+        store, [inputs[role] for role in ("samples", data.VALIDATION, data.SEEDS) if role in inputs]
+    )
 
 
 def opened(
     store: Store, output: str, base: str, job: TrainSettings, head: Head | None, labels: Sequence[str]
 ) -> Answers | Labels | None:
     """Return what is measured besides the loss; None for a causal language model whose metric is the loss."""
-    if head is None and job.metric == "loss":
+    if head is None and job.metric == LOSS:
         return None
     table = store.read_shard(output, store.shard(output, data.HOLDOUT))
     if head is None:
         tok = chat.tokenizer(base, job.template, job.template_args)
         found = choices.opened(table, labels, tok, job.encoding)
-        return Labels(found, data.Bins([found.bins]))
+        return Labels(found, data.Bins([found.bins]), table.num_rows)
     samples = from_table(table)
     read = prepare.encode(job.task, reader.tokenizer(base), samples, head.names, job)
     used = [samples[place] for place in read.places.tolist()]

@@ -46,27 +46,28 @@ class Choices(NamedTuple):
         return {name: value for name, value in found.items() if not name.startswith("micro")}
 
 
-def names_of(store: Store, dataset: str) -> tuple[str, ...]:
+def names_of(store: Store, datasets: Sequence[str]) -> tuple[str, ...]:
     """Return all answers of the rows that have no choices of their own, in alphabetical order.
 
     Raises:
         JobError: when there are so many answers that they cannot be labels, or fewer than two.
     """
     found, own = set[str](), False
-    for table in store.scan(dataset):
-        for row in from_table(table.filter(pa.array(tokens.usable(table)[0]))):
-            if _own(row):
-                own = True
-            elif row.messages[-1].role == "assistant":
-                found.add(row.answer.strip())
-        if len(found) > MOST_LABELS:
-            raise JobError(
-                f"train.metric: the rows of {dataset} have more than {MOST_LABELS} different answers, must be labels "
-                "or have the tag choices; set train.metric to loss"
-            )
+    for dataset in datasets:
+        for table in store.scan(dataset):
+            for row in from_table(table.filter(pa.array(tokens.usable(table)[0]))):
+                if _own(row):
+                    own = True
+                elif row.messages[-1].role == "assistant":
+                    found.add(row.answer.strip())
+            if len(found) > MOST_LABELS:
+                raise JobError(
+                    f"train.metric: the rows of {dataset} have more than {MOST_LABELS} different answers, must be "
+                    "labels or have the tag choices; set train.metric to loss"
+                )
     if len(found) < 2 and not own:
         raise JobError(
-            f"train.metric: the rows of {dataset} have {len(found)} different answers, must have at least 2; set "
+            f"train.metric: the rows of {datasets[0]} have {len(found)} different answers, must have at least 2; set "
             "train.metric to loss"
         )
     return tuple(sorted(found))

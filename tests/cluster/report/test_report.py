@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,26 @@ def test_a_whole_run_shows_the_funnel_the_reasons_and_the_losses(store: Store) -
     assert "<b>50%</b>" in page
     assert "The &lt;Bodensee&gt;" in page
     assert 'class="badge done"' in page
+
+
+def test_measures_while_training_have_a_chart_and_losses_their_unit(store: Store) -> None:
+    whole_run(store)
+    measured = {"holdout_loss": 2.5, "measures": {"accuracy": 0.5, "macro_f1": 0.25}}
+    lines = [{"step": n, "loss": 3.0, **(measured if n % 2 == 0 else {})} for n in range(1, 5)]
+    store.write_bytes("".join(json.dumps(line) + "\n" for line in lines).encode(), "train-1", "metrics.jsonl")
+    trained = replace(TRAINED, unit="text", metric="macro_f1", measures={"accuracy": 0.75, "macro_f1": 0.625})
+    store.write_json(trained.to_json(), "train-1", "figures.json")
+    store.write_json(replace(EVALUATED, unit="text").to_json(), "evaluate-1", "figures.json")
+    page, data = page_of(store)
+    assert "Measures while training" in page and "Held out: accuracy 0.750, macro_f1 0.625." in page
+    curves = [
+        one["data"]
+        for one in data["figures"].values()
+        if {t.get("name") for t in one["data"]} == {"accuracy", "macro_f1"}
+    ]
+    assert [(trace["x"], trace["y"]) for trace in curves[0]] == [([2, 4], [0.5, 0.5]), ([2, 4], [0.25, 0.25])]
+    titles = json.dumps(data["figures"])
+    assert "loss, nats per text" in titles and "per token" not in titles + page
 
 
 def test_the_map_colours_every_fate_and_the_seeds(store: Store) -> None:

@@ -10,6 +10,8 @@ from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
 from gristmill.cluster.store.store import Store
 from gristmill.training.data import chat, prepare
 from gristmill.training.data.chat import Encoding
+from gristmill.training.job import Train
+from gristmill.training.loop import validation
 from gristmill.training.loop.losses import sample_losses
 from gristmill.training.tasks import choices
 from gristmill.training.tuning.model import load
@@ -66,6 +68,8 @@ def test_a_row_has_its_own_choices_and_is_left_out_where_it_cannot_be_rated(tiny
     found = choices.opened(to_table(samples), LABELS, chat.tokenizer(tiny), HOW)
     assert found.answers == ["bad", "not good at all", "a star"]
     assert found.choices == [LABELS, LABELS, ("a planet", "a star")]
+    told = validation.Labels(found, prepare.Bins([found.bins]), len(samples)).said
+    assert told == "; 3 of 5 held-out rows end with a label and can be rated"
     losses = np.ones(8)
     losses[[2, 4, 7]] = 0.5  # 好, not good at all, a star
     assert found.measures(losses[found.numbers])["accuracy"] == pytest.approx(2 / 3)
@@ -75,9 +79,14 @@ def test_a_row_has_its_own_choices_and_is_left_out_where_it_cannot_be_rated(tiny
 
 def test_labels_are_all_answers_of_the_rows_and_free_text_is_refused(store: Store) -> None:
     name = dataset(store, rows(9))
-    assert choices.names_of(store, name) == tuple(sorted(LABELS))
+    assert choices.names_of(store, [name]) == tuple(sorted(LABELS))
+    other = [seed([Message("user", "What of it?"), Message("assistant", "fine")])]
+    more = dataset(store, other, "select-000000000005")
+    inputs = {"samples": name, "test": "absent", "validation": more}
+    assert validation.names(store, inputs, Train(metric="accuracy")) == tuple(sorted((*LABELS, "fine")))
+    assert validation.names(store, inputs, Train()) == ()
     free = [seed([Message("user", f"{n}?"), Message("assistant", f"it is {n}")]) for n in range(201)]
     with pytest.raises(JobError, match="have more than 200 different answers, must be labels"):
-        choices.names_of(store, dataset(store, free, "select-000000000002"))
+        choices.names_of(store, [dataset(store, free, "select-000000000002")])
     with pytest.raises(JobError, match="have 1 different answers, must have at least 2"):
-        choices.names_of(store, dataset(store, free[:1], "select-000000000003"))
+        choices.names_of(store, [dataset(store, free[:1], "select-000000000003")])
