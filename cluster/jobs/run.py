@@ -13,13 +13,14 @@ from gristmill.cluster.contract.errors import BusyError, GristmillError, JobErro
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.figures import Figures
-from gristmill.cluster.jobs.job import SAMPLE_JOBS, Run, Work
+from gristmill.cluster.jobs.job import SAMPLE_JOBS, Job, Run, Work
 from gristmill.cluster.jobs.recipe import Recipe, check_inputs
 from gristmill.cluster.report import run as report
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.interrupt import leave_within, signal_name
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.session import session
+from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.ledger import Ledger, lock
 from gristmill.cluster.store.store import Store
 
@@ -61,26 +62,35 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
     for name in only:
         for role, source in recipe.jobs[name].sources().items():
             _ingest(run, source, works[name].inputs[role])
-    pending = [name for name in only if not run.store.complete(works[name].output)]
-    for name in only:
-        if name not in pending:
-            output = works[name].output
-            run.screen.say(f"{name}: {run.store.at(output)} is complete, nothing to do")
-            figures = run.store.figures(output)
-            run.ledger.append("job_done", job=name, output=output, figures=figures, reused=True)
+    pending = [name for name in only if not _reused(run, name, works[name].output)]
     if not pending:
         return
     with _ray(recipe, pending, run.screen):
         for name in pending:
-            run.ledger.append("job_started", job=name, output=works[name].output)
-            start = time.monotonic()
-            try:
-                measured = recipe.jobs[name].make(run, works[name])
-            except BaseException as error:
-                event = "job_stopped" if isinstance(error, KeyboardInterrupt | BusyError) else "job_failed"
-                run.ledger.append(event, job=name, seconds=round(time.monotonic() - start, 1))
-                raise
-            run.ledger.append("job_done", job=name, output=works[name].output, figures=measured.to_json())
+            with making(run.store, works[name].output, say=run.screen.say):
+                if not _reused(run, name, works[name].output):
+                    _make(recipe.jobs[name], run, works[name])
+
+
+def _reused(run: Run, name: str, output: str) -> bool:
+    """Return whether the output of a job is complete, and say so if it is."""
+    if not run.store.complete(output):
+        return False
+    run.screen.say(f"{name}: {run.store.at(output)} is complete, nothing to do")
+    run.ledger.append("job_done", job=name, output=output, figures=run.store.figures(output), reused=True)
+    return True
+
+
+def _make(job: Job, run: Run, work: Work) -> None:
+    run.ledger.append("job_started", job=job.name, output=work.output)
+    start = time.monotonic()
+    try:
+        measured = job.make(run, work)
+    except BaseException as error:
+        event = "job_stopped" if isinstance(error, KeyboardInterrupt | BusyError) else "job_failed"
+        run.ledger.append(event, job=job.name, seconds=round(time.monotonic() - start, 1))
+        raise
+    run.ledger.append("job_done", job=job.name, output=work.output, figures=measured.to_json())
 
 
 @contextmanager
@@ -97,10 +107,11 @@ def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[Non
 
 
 def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
-    reused = run.store.complete(folder)
-    if not reused:
-        run.ledger.append("job_started", job="ingest", output=folder)
-        ingest.ingest(run.store, source, run.screen)
+    with making(run.store, folder, say=run.screen.say):
+        reused = run.store.complete(folder)
+        if not reused:
+            run.ledger.append("job_started", job="ingest", output=folder)
+            ingest.ingest(run.store, source, run.screen)
     manifest = run.store.manifest(folder)
     if reused:
         ingest.warn_of_columns(source, manifest.metadata)

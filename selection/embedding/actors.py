@@ -26,6 +26,7 @@ from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable
 from gristmill.cluster.runtime.pool import Pool, feed_from
 from gristmill.cluster.runtime.resources import Need, call, need_of, require, spawn
+from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
 from gristmill.cluster.text.scripts import script_of
 from gristmill.selection.contracts import VectorsOf
@@ -159,6 +160,21 @@ def embed(
         (folders of vectors by folder of samples, number of samples embedded in this call).
     """
     places = {s: folder(s, wanted, choice, shard_rows=shard_rows) for s, choice in sources.items()}
+    with making(run.store, *(output for output, _ in places.values()), say=run.screen.say):
+        made = _embed(run, sources, places, wanted, open_encoder, shard_rows=shard_rows)
+    return {s: output for s, (output, _) in places.items()}, made
+
+
+def _embed(
+    run: Run,
+    sources: Mapping[str, RowChoice],
+    places: Mapping[str, tuple[str, str]],
+    wanted: VectorsOf,
+    open_encoder: OpenEncoder,
+    *,
+    shard_rows: int,
+) -> int:
+    """Make the vectors that are not complete, in their `places`, and return how many samples were embedded."""
     open_ = {samples: place_ for samples, place_ in places.items() if not run.store.complete(place_[0])}
     pieces: list[Piece] = []
     for samples, (output, _) in open_.items():
@@ -194,7 +210,7 @@ def embed(
         )
         run.store.commit(manifest)
         run.store.delete(output, dtypes.DTYPES)
-    return {s: output for s, (output, _) in places.items()}, sum(entry.rows for entry in done.values()) - before
+    return sum(entry.rows for entry in done.values()) - before
 
 
 def encoding(
