@@ -55,6 +55,10 @@ class Settings(BaseModel):
         }
         return {"class": type(self).__name__, "revision": self.revision, "fields": fields}
 
+    def further_files(self) -> list[str]:
+        """Return absolute paths of files that are read although no setting names them."""
+        return []
+
     def public(self) -> dict[str, Any]:
         """Return the settings as a JSON value without credentials, as manifests and stored recipes have them."""
         shown: dict[str, Any] = public_settings(self.model_dump(mode="json"))

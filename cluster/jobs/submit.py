@@ -102,6 +102,7 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, Settings):
         if isinstance(value, Own):
             yield value.own_source.path
+        yield from value.further_files()
         yield from _strings([getattr(value, name) for name in type(value).model_fields])
     elif isinstance(value, Mapping):
         yield from _strings(list(value.values()))

@@ -22,6 +22,8 @@ FEWSHOT_SEED = 1234
 KNOWN = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_p"})
 """Keys of `generation_kwargs` that have a counterpart in the engine."""
 KINDS = ("multiple_choice", "loglikelihood", "generate_until")
+READ = (".yaml", ".yml", ".py")
+"""Suffixes of files next to a task that it may include, or take functions from."""
 Reply = str | tuple[float, bool]
 """What the harness gets of a request: a written text, or a log-likelihood. It is not known whether the text is the
 likeliest one: that is always false here, and metrics that need it are refused."""
@@ -183,16 +185,12 @@ def name_of(path: Path) -> str:
 
 
 def files(path: Path) -> list[Path]:
-    """Return the files that decide what a task asks: all in its folder, and local files of its documents."""
+    """Return the files that decide what a task asks: YAML and Python files in its folder, and local documents."""
     kwargs = _yaml(path).get("dataset_kwargs")
-    data = kwargs.get("data_files", []) if isinstance(kwargs, dict) else []
-    listed = [data] if isinstance(data, str) else data
-    named = [one for some in (listed.values() if isinstance(listed, dict) else [listed]) for one in _texts(some)]
-    every = {
-        *(one for one in path.parent.iterdir() if one.is_file()),
-        *(one for one in map(Path, named) if one.is_file()),
-    }
-    return sorted(every)
+    data = kwargs.get("data_files") if isinstance(kwargs, dict) else None
+    named = [one for some in (data.values() if isinstance(data, dict) else [data]) for one in _texts(some)]
+    beside = [one for one in path.parent.iterdir() if one.suffix in READ]
+    return sorted({one.absolute() for one in (*beside, *map(Path, named)) if one.is_file()})
 
 
 def _texts(value: object) -> list[str]:

@@ -11,6 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.jobs.recipe import load
+from gristmill.cluster.jobs.submit import files_of
 from gristmill.cluster.models.engine import Reply, Request, Score
 from gristmill.cluster.store.store import Store
 from gristmill.training.evaluate.job import Evaluate
@@ -212,7 +214,23 @@ def test_a_changed_task_is_another_suite(tmp_path: Path) -> None:
     assert made.fingerprint() != before
     before = made.fingerprint()
     (tmp_path / "utils.py").write_text("# read by !function")
-    assert Harness.model_validate({"input": str(path)}).fingerprint() != before
+    assert made.fingerprint() != before
+    before = made.fingerprint()
+    (tmp_path / "notes.txt").write_text("not read")
+    assert made.fingerprint() == before
+
+
+def test_a_submitted_recipe_takes_the_files_of_its_tasks_along(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "tasks").mkdir(parents=True)
+    facts(home / "tasks")
+    for name in ("tasks/utils.py", "tasks/secret.txt", "rows.jsonl"):
+        (home / name).write_text("")
+    text = '[train]\ninput = "rows.jsonl"\n[evaluate.suites.facts]\nkind = "harness"\ninput = "tasks/facts.yaml"\n'
+    (home / "mill.toml").write_text(text)
+    sent = files_of(load(home / "mill.toml", look=False))
+    names = ["mill.toml", "rows.jsonl", "tasks/facts.jsonl", "tasks/facts.yaml", "tasks/utils.py"]
+    assert list(map(str, sent)) == names
 
 
 def test_a_task_that_cannot_be_asked_is_refused_by_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,8 @@ class Harness(Scorer):
     example: ClassVar[Mapping[str, Any]] = {"input": "tasks/colours.yaml"}
     answered: ClassVar[bool] = False
     ingested: ClassVar[bool] = False
+    input: Source
+    """The YAML file of the task. Relative paths of documents in it start at the folder in which gristmill runs."""
     metric: str = ""
     """The metric that is the value of an item, such as `acc_norm`. The default is the first metric of the task that
     has a number for each document."""
@@ -75,6 +77,10 @@ class Harness(Scorer):
         if self.path.is_file():
             value["fields"]["task"] = ids.digest([one.read_bytes().hex() for one in harness.files(self.path)])
         return value
+
+    def further_files(self) -> list[str]:
+        """Return the files next to the task, which it may include, and those of its documents."""
+        return [str(one) for one in harness.files(self.path)] if self.path.is_file() else []
 
     def problems(self) -> list[str]:
         """Return the reason why the task cannot be asked, if there is one."""
