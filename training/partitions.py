@@ -27,7 +27,8 @@ def pieces(made: Any) -> dict[Any, list[Piece]]:  # noqa: ANN401 - an engine
     if made.zero_optimization_stage() < 3:
         groups = zip(made.optimizer.optimizer.param_groups, _parameters(made), strict=True)
         return {group["params"][0]: _cut(parameters, made.device) for group, parameters in groups}
-    rank, world, found = dist.get_rank(), dist.get_world_size(), {}
+    rank, world = dist.get_rank(), dist.get_world_size()
+    found: dict[Any, list[Piece]] = {}
     for flat, group in zip(made.optimizer.fp32_partitioned_groups_flat, made.optimizer.fp16_groups, strict=True):
         found[flat], at = [], 0
         for number, p in enumerate(group):  # a worker has an equal part of each parameter; they follow each other

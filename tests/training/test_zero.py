@@ -277,7 +277,12 @@ def test_states_in_files_give_the_same_losses_and_continue_in_another_engine(par
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     LlamaForCausalLM(LlamaConfig(vocab_size=1024, **sizes)).save_pretrained(str(tmp_path / "model"))
 
     def made(where: str) -> Any:

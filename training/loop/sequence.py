@@ -143,16 +143,17 @@ def _exchange(parts: "torch.Tensor", team: Team) -> "torch.Tensor":
         """The exchange; its gradient is exchanged in the same way."""
 
         @staticmethod
-        def forward(ctx: Any, given: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # noqa: ANN401 - torch's
+        def forward(ctx: Any, given: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's
             del ctx
             return moved(given)
 
         @staticmethod
-        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # noqa: ANN401
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
             del ctx
             return moved(gradient)
 
-    found: torch.Tensor = Exchange.apply(parts)
+    exchange: Any = Exchange.apply
+    found: torch.Tensor = exchange(parts)
     return found
 
 

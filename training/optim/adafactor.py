@@ -56,7 +56,7 @@ class Adafactor(Optimizer):
                     weight.grad = piece.whole(flat.grad)
                     if not piece.count:
                         continue
-                    one = torch.optim.Adafactor([weight], **{name: group[name] for name in SETTINGS})
+                    one: Any = torch.optim.Adafactor([weight], **{name: group[name] for name in SETTINGS})
                     names = {name: f"{name}.{piece.number}" for name in STATES}
                     if done:
                         kept = {name: state[place] for name, place in names.items() if place in state}
