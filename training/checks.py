@@ -18,7 +18,8 @@ def metric_problems(job: TrainSettings) -> list[str]:
     known = ("loss", *job.task.measured)
     if job.metric in known:
         return []
-    return [f"metric: {job.metric} with task.kind {job.task.kind}, must be one of {', '.join(known)}"]
+    what = "; what needs written replies is measured by evaluate.suites" if job.task.causal else ""
+    return [f"metric: {job.metric} with task.kind {job.task.kind}, must be one of {', '.join(known)}{what}"]
 
 
 def precision_problems(job: TrainSettings) -> list[str]:

@@ -259,9 +259,8 @@ def test_the_held_out_loss_must_be_measured_where_something_depends_on_it(tiny: 
 
 def test_a_metric_is_a_measure_of_the_task(tiny: str) -> None:
     assert Train(model=tiny, metric="accuracy").check(Path()) == []
-    assert Train(model=tiny, metric="bleu").check(Path()) == [
-        "metric: bleu with task.kind causal_lm, must be one of loss, accuracy, macro_f1"
-    ]
+    [line] = Train(model=tiny, metric="bleu").check(Path())
+    assert line.startswith("metric: bleu with task.kind causal_lm, must be one of loss, accuracy, macro_f1; what needs")
     head = {"kind": "question_answering"}
     assert checks.setting_problems(Train.model_validate({"task": head, "metric": "f1", "eval_steps": "epoch"})) == []
     assert schedule.eval_every("epoch", 21, 4) == 6 and schedule.eval_every(5, 21, 4) == 5
