@@ -1,6 +1,6 @@
-# make proof: set up, then send 10,000 rows of public shapes through the store and every form, read 8,000 damaged files,
-#   draw 50,000 comparisons of models of which the truth is known, encode for 72 chat templates, pack for 84 architectures;
-#   with `moto_server` on the path, send exports and a store through S3.
+# make proof: set up, then send 10,000 rows of public shapes through the store and every form, try 100,000 mutated inputs and
+#   200 commands on such, draw 50,000 comparisons of models of which the truth is known, encode for 72 chat templates, pack
+#   for 84 architectures; with `moto_server` on the path, send exports and a store through S3.
 # make examples DATA=folder: set up, then run examples/lift.toml on two public sets of reviews that lie in the folder.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
@@ -40,7 +40,7 @@ examples: $(READY)
 
 proof: $(READY)
 	$(BIN)/python -m tests.proof.round_trip
-	$(BIN)/python -m tests.proof.damage
+	$(BIN)/python -m tests.proof.fuzz 100000 200 benchmarks/fuzz.json
 	$(BIN)/python -m tests.proof.intervals
 	$(BIN)/python -m tests.proof.templates
 	$(BIN)/python -m tests.proof.packing

@@ -23,7 +23,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from gristmill.cluster.contract.errors import JobError, RunError, StoreError
-from gristmill.cluster.jobs.run import RUNS, find
+from gristmill.cluster.jobs.run import find
+from gristmill.cluster.jobs.state import RUNS, recipe_of
 from gristmill.cluster.models.dtypes import GPU_FILES
 from gristmill.cluster.models.engine import Engine, Served, engine_need, server
 from gristmill.cluster.runtime import child
@@ -150,7 +151,7 @@ def trained(store: Store, name: str) -> Model:
     kind, full = find(store, name)
     output = full
     if kind == "run":
-        outputs = store.read_json(RUNS, full, "recipe.json")["outputs"]
+        outputs = recipe_of(store, full).outputs
         if "train" not in outputs:
             raise JobError(f"{full}: trains no model, must have a section [train]; `gristmill show` lists the runs")
         output = str(outputs["train"])

@@ -7,6 +7,7 @@ from itertools import starmap
 
 import pyarrow as pa
 
+from gristmill.cluster.jobs.state import recipe_of
 from gristmill.cluster.store.store import Manifest, Store
 
 SIZES = (
@@ -124,8 +125,8 @@ def _recipe(store: Store, counts: Provenance) -> list[str]:
     run = next((run for run, _ in counts.runs.most_common(1)), "")
     if not run or not store.exists("runs", run, "recipe.json"):
         return []
-    recipe = store.read_json("runs", run, "recipe.json")
-    text = json.dumps(public({"name": recipe["name"], **recipe["jobs"]}), ensure_ascii=False, indent=1)
+    recipe = recipe_of(store, run)
+    text = json.dumps(public({"name": recipe.name, **recipe.jobs}), ensure_ascii=False, indent=1)
     return ["", f"## Recipe of the run {run}", "", "```json", text, "```"]
 
 

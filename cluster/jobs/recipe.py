@@ -18,7 +18,7 @@ from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Plan, Work, job_class
 from gristmill.cluster.store.store import Store, place
-from gristmill.cluster.store.uri import expanded
+from gristmill.cluster.store.uri import UriError, folder_path
 
 T = TypeVar("T", bound=BaseModel)
 TOP = ("name", "store", "cluster", *JOBS)
@@ -125,11 +125,8 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *
     ]
     if isinstance(name, str) and not NAME.fullmatch(name):
         errors.append(f"name: {name!r}, must be a plain word of at most 100 characters, without a dot first, / or \\")
-    if isinstance(store, str) and (copy := _copied_folder(store)):
-        errors.append(
-            f"store: {store} is in {copy}, which Ray deletes after the job, must be an absolute path or a URI; "
-            "set it, also by --set store=…"
-        )
+    if isinstance(store, str):
+        errors += _problem_of_store(store)
     if not any(section in raw for section in JOBS):
         errors.append(f"no job, must have at least one of the sections {', '.join(JOBS)}")
     if errors:
@@ -137,14 +134,22 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *
     return Recipe(name, store, ground, jobs, path)
 
 
-def _copied_folder(store: str) -> str:
-    """Return the copy of a working directory that a store is in, or the empty string.
+def _problem_of_store(store: str) -> Iterator[str]:
+    """Yield an error if a store is no path, or is in a copy of a submitted folder.
 
     `ray job submit --working-dir .` runs a command in such a copy, whose name follows from the folder's content.
     """
-    path = expanded(store).resolve() if "://" not in store else Path(store)
-    found = [part for part in path.parts if part.startswith(PACKAGE)]
-    return f"the copy {found[0]} of the submitted folder" if found else ""
+    try:
+        path = folder_path(store) if "://" not in store else Path(store)
+    except UriError as error:
+        yield f"store: {store[:80]!r} {str(error)[:200]}"
+        return
+    copy = next((part for part in path.parts if part.startswith(PACKAGE)), "")
+    if copy:
+        yield (
+            f"store: {store} is in the copy {copy} of the submitted folder, which Ray deletes after the job, must be "
+            "an absolute path or a URI; set it, also by --set store=…"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -302,7 +307,7 @@ def _path(raw: Any, loc: Sequence[Any]) -> str:  # noqa: ANN401 - walks through 
         if isinstance(part, int):
             path += f"[{part}]"
             raw = raw[part] if isinstance(raw, list) and part < len(raw) else None
-        elif part[0].isupper() or not part.isidentifier():
+        elif not part.isidentifier() or part[0].isupper():
             continue  # the class that pydantic tried, where a table may be of several classes
         elif not (isinstance(raw, dict) and part not in raw and raw.get("kind") == part):
             path += f".{part}"

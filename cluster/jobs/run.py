@@ -15,6 +15,7 @@ from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import SAMPLE_JOBS, Job, Run, Work
 from gristmill.cluster.jobs.recipe import Recipe, check_inputs
+from gristmill.cluster.jobs.state import RUNS, recipe_of
 from gristmill.cluster.report import run as report
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.interrupt import leave_within, signal_name
@@ -24,8 +25,6 @@ from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.ledger import Ledger, lock
 from gristmill.cluster.store.store import Store
 
-RUNS = "runs"
-"""Folder of the store that holds the runs."""
 logger = logging.getLogger(__name__)
 
 
@@ -166,7 +165,7 @@ def samples_of(store: Store, run_id: str) -> tuple[str, str]:
     Raises:
         JobError: if the run makes no dataset of samples.
     """
-    outputs = store.read_json(RUNS, run_id, "recipe.json")["outputs"]
+    outputs = recipe_of(store, run_id).outputs
     made = [(job, str(outputs[job])) for job in SAMPLE_JOBS if job in outputs]
     if not made:
         raise JobError(f"{run_id}: makes no dataset of samples, must make one; name a dataset")
@@ -183,7 +182,7 @@ def ended_samples(store: Store, run_id: str) -> str:
     if store.complete(output):
         return output
     shards = len(store.committed(output)) + len(store.committed(output, prefix="raw-"))
-    outputs = store.read_json(RUNS, run_id, "recipe.json")["outputs"]
+    outputs = recipe_of(store, run_id).outputs
     there = [folder for name, folder in outputs.items() if name in SAMPLE_JOBS and store.complete(folder)]
     others = f", or name {' or '.join(there)}" if there else ""
     raise JobError(

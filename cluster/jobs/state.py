@@ -1,5 +1,8 @@
 """The state of a run, and the numbers of a job that both the summary and the report show."""
 
+from dataclasses import dataclass, field
+from typing import Any
+
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.store.ledger import RunState, state
 from gristmill.cluster.store.store import Store
@@ -8,9 +11,31 @@ STAGE = ("rows in", "kept", "prompt tokens", "tokens", "seconds", "tokens/s")
 """Names of the columns that the summary and the report show for a job."""
 
 
+RUNS = "runs"
+"""Folder of the store that holds the runs."""
+
+
+@dataclass(frozen=True)
+class StoredRecipe:
+    """The `recipe.json` of a run: its jobs with all settings, and the folder of each job's output, by job."""
+
+    name: str = ""
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+def recipe_of(store: Store, run_id: str) -> StoredRecipe:
+    """Return the recipe of a run.
+
+    Raises:
+        StoreError: if it is absent, or was altered.
+    """
+    return store.read_as(StoredRecipe, RUNS, run_id, "recipe.json")
+
+
 def state_of(store: Store, run_id: str) -> RunState:
     """Return the state of a run according to its ledger."""
-    return state(store, f"runs/{run_id}")
+    return state(store, f"{RUNS}/{run_id}")
 
 
 def stage(figures: Figures | None) -> tuple[str, ...]:

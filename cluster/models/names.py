@@ -118,7 +118,8 @@ def widest_layer(name: str) -> tuple[int, int]:
     if name in LAYERS:
         return LAYERS[name]
     said = config(name)
-    said = said.get("text_config") or said
+    inner = said.get("text_config")
+    said = inner if isinstance(inner, dict) and inner else said
     width = next((said[key] for key in WIDTHS if isinstance(said.get(key), int)), USUAL_WIDTH)
     inner = next((said[key] for key in INNER if isinstance(said.get(key), int)), 4 * width)
     return max(1, width), max(1, inner)
@@ -131,10 +132,10 @@ def num_weights(name: str) -> int | None:
     folder = Path(name).expanduser()
     files = sorted(folder.glob("*.safetensors")) if _is_path(name) else []
     try:
-        shapes = [value["shape"] for path in files for value in _tensors(path)]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return sum(math.prod(shape) for shape in shapes) if shapes else None
+        counts = [math.prod(map(int, value["shape"])) for path in files for value in _tensors(path)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None  # loading the model gives the error
+    return sum(counts) if counts else None
 
 
 def memory(name: str, dtypes: Sequence[str]) -> str:

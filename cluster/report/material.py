@@ -14,7 +14,7 @@ from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import JOBS, figures_class, job_class
-from gristmill.cluster.jobs.state import state_of
+from gristmill.cluster.jobs.state import StoredRecipe, recipe_of, state_of
 from gristmill.cluster.store.ledger import RunState
 from gristmill.cluster.store.store import Manifest, Store
 
@@ -30,7 +30,7 @@ class Material:
 
     store: Store
     run_id: str
-    recipe: dict[str, Any]
+    recipe: StoredRecipe
     state: RunState
     manifests: dict[str, Manifest]
     """Manifests of the complete outputs, by job name."""
@@ -53,7 +53,7 @@ class Material:
 
     def settings(self, job: str) -> dict[str, Any]:
         """Return the settings of a job in the recipe."""
-        return self.recipe.get("jobs", {}).get(job) or {}
+        return self.recipe.jobs.get(job, {})
 
     def text(self, name: str) -> str:
         """Return the instruction of the sample with this id, or its answer if it has no instruction.
@@ -74,9 +74,9 @@ def material_of(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> Material
     Raises:
         StoreError: if there is no such run.
     """
-    recipe = store.read_json("runs", run_id, "recipe.json")
+    recipe = recipe_of(store, run_id)
     state = state_of(store, run_id)
-    outputs = {name: job.output for name, job in state.jobs.items() if job.output} | dict(recipe.get("outputs", {}))
+    outputs = {name: job.output for name, job in state.jobs.items() if job.output} | recipe.outputs
     manifests = {name: store.manifest(folder) for name, folder in outputs.items() if store.complete(folder)}
     written = {name: job.figures for name, job in state.jobs.items() if job.figures}
     written |= {name: figures for name, manifest in manifests.items() if (figures := store.figures(manifest.name))}

@@ -44,7 +44,7 @@ def write(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> str:
     shown = [(presentation_of(job_class(name).presentation), material.figures[name]) for name in _jobs_of(material)]
     read_examples(material, {name for presentation, figures in shown for name in presentation.examples(figures)})
     report = Page(
-        title=str(material.recipe.get("name", run_id)),
+        title=material.recipe.name or run_id,
         badge=material.state.state,
         facts=list(_facts(material)),
         error="\n".join(filter(None, [material.state.error, *material.problems])),
@@ -58,7 +58,7 @@ def write(store: Store, run_id: str, max_rows: int = MAX_ROWS) -> str:
         samples=_table(material),
         num_samples=material.rows,
     )
-    store.write_bytes(report.html().encode(), "runs", run_id, "report.html")
+    store.write_bytes(report.html().encode(errors="replace"), "runs", run_id, "report.html")
     return store.at("runs", run_id, "report.html")
 
 

@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from gristmill.cluster.contract.errors import BusyError
 from gristmill.cluster.store.store import Store
@@ -101,18 +104,37 @@ def state(store: Store, folder: str) -> "RunState":
 
 
 def read_lines(store: Store, folder: str) -> list[str]:
-    """Return the complete lines of a ledger. A last line that was cut off when the driver was killed is left out."""
+    """Return the lines of a ledger that are events. A last line that was cut when the driver was killed is left out."""
     if not store.exists(folder, LEDGER):
         return []
     text = store.read_bytes(folder, LEDGER).decode(errors="replace")
-    lines = []
-    for line in text.split("\n"):  # `splitlines` would also split inside a JSON string, at U+2028 and others
-        try:
-            json.loads(line)
-        except ValueError:
-            continue
-        lines.append(line)
-    return lines
+    # `splitlines` would also split inside a JSON string, at U+2028 and others
+    return [line for line in text.split("\n") if _read(line) is not None]
+
+
+class _Event(TypedDict, total=False):
+    """The facts of an event that the state of a run follows from. An event may have further ones."""
+
+    time: Required[Annotated[float, Field(ge=0, le=1e11)]]
+    event: Required[str]
+    job: str
+    output: str
+    shards: int
+    committed: int
+    figures: dict[str, Any]
+    reused: bool
+    error: str
+
+
+_EVENTS = TypeAdapter(_Event)
+
+
+def _read(line: str) -> _Event | None:
+    """Return the event of a line, or None if it is no event, as a line that was cut or altered."""
+    try:
+        return _EVENTS.validate_json(line, strict=True)
+    except ValidationError:
+        return None
 
 
 @dataclass
@@ -142,12 +164,12 @@ class RunState:
 def fold(lines: Iterable[str]) -> RunState:
     """Return the state of a run from the lines of its ledger."""
     run = RunState()
-    for line in lines:
-        _apply(run, json.loads(line))
+    for event in filter(None, map(_read, lines)):
+        _apply(run, event)
     return run
 
 
-def _apply(run: RunState, event: Mapping[str, Any]) -> None:
+def _apply(run: RunState, event: _Event) -> None:
     run.ended = event["time"]
     if event["event"] == "run_started":
         run.state, run.error = "running", ""
@@ -158,16 +180,18 @@ def _apply(run: RunState, event: Mapping[str, Any]) -> None:
         run.state = ENDS[event["event"]]
         run.error = event.get("error", "")
         return
+    if "job" not in event:
+        return
     job = run.jobs.setdefault(event["job"], JobState())
     match event["event"]:
         case "job_started":
-            job.state, job.output = "running", event["output"]
+            job.state, job.output = "running", event.get("output", "")
         case "shards_planned":
-            job.shards, job.shards_done = event["shards"], event["committed"]
+            job.shards, job.shards_done = event.get("shards", 0), event.get("committed", 0)
         case "shard_done":
             job.shards_done += 1
         case "job_done":
-            job.state, job.output = "done", event["output"]
+            job.state, job.output = "done", event.get("output", job.output)
             job.figures, job.reused = event.get("figures", {}), event.get("reused", False)
         case "job_failed":
             job.state = "failed"

@@ -12,22 +12,28 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs, ipc
+from pydantic import TypeAdapter, ValidationError
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.schema import ITEMS, SAMPLES, SCHEMA_VERSION, check, vectors
 from gristmill.cluster.contract.secrets import public_uri
-from gristmill.cluster.store.uri import UriError, expanded, file_system
+from gristmill.cluster.store.uri import UriError, file_system, folder_path
 
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
+SHOWN = 300
+"""Most characters of a path or of another system's message in an error."""
 Kind = Literal["samples", "vectors", "model", "evaluation"]
 
 
@@ -67,6 +73,13 @@ class Manifest:
         return sum(s.kept for s in self.shards)
 
 
+@dataclass(frozen=True)
+class _Versioned:
+    """The part of a manifest that is read first, because another version may have other keys."""
+
+    schema_version: int
+
+
 class Store:
     """A folder with datasets, models and runs: a local path, or a URI such as `s3://…`, `gs://…` or `abfs://…`."""
 
@@ -86,19 +99,30 @@ class Store:
                 raise StoreError(f"{uri}: {error}") from None
             self.local: Path | None = Path(self.root) if isinstance(self.fs, fs.LocalFileSystem) else None
         else:
-            self.local = expanded(uri).resolve()
+            try:
+                self.local = folder_path(uri)
+            except UriError as error:
+                raise StoreError(f"{uri[:SHOWN]}: {str(error)[:SHOWN]}") from error
             self.fs, self.root = fs.LocalFileSystem(), str(self.local)
 
     def is_file(self) -> bool:
         """Say whether the path of the store is a file."""
-        return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
+        with _in_words(self.root):
+            return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
 
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         """Pickle the store as its URI."""
         return Store, (str(self.local) if self.local else self._given,)
 
     def at(self, *names: str) -> str:
-        """Return the path of a file or folder of the store on its file system."""
+        """Return the path of a file or folder of the store on its file system.
+
+        Raises:
+            StoreError: if the names lead out of the store, as those in an altered manifest or ledger may.
+        """
+        for name in names:
+            if not isinstance(name, str) or name.startswith("/") or "\0" in name or ".." in name.split("/"):
+                raise StoreError(f"{self.uri}: {str(name)[:SHOWN]!r} leads out of the store, must be a name in it")
         return "/".join([self.root.rstrip("/"), *names])
 
     def folder(self, name: str) -> Path:
@@ -109,27 +133,31 @@ class Store:
         """
         if self.local is None:
             raise StoreError(f"{self.uri}: {name} needs a local or shared folder, the store is an object store")
-        path = self.local / name
-        path.mkdir(parents=True, exist_ok=True)
+        path = Path(self.at(name))
+        with _in_words(str(path)):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def exists(self, *names: str) -> bool:
         """Say whether a file or folder is in the store."""
-        return bool(self.fs.get_file_info(self.at(*names)).type != fs.FileType.NotFound)
+        path = self.at(*names)
+        with _in_words(path):
+            return bool(self.fs.get_file_info(path).type != fs.FileType.NotFound)
 
     def write_bytes(self, data: bytes, *names: str) -> None:
         """Write a file completely or not at all: under a temporary name, flushed to disk, then renamed."""
         path, temporary = self.at(*names), self.at(*names[:-1], f".{names[-1]}.{os.getpid()}.tmp")
-        self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        if self.local is None:
-            with self.fs.open_output_stream(path) as out:  # an object appears whole when the stream closes
+        with _in_words(path):
+            self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            if self.local is None:
+                with self.fs.open_output_stream(path) as out:  # an object appears whole when the stream closes
+                    out.write(data)
+                return
+            with Path(temporary).open("wb") as out:
                 out.write(data)
-            return
-        with Path(temporary).open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(temporary).replace(path)
+                out.flush()
+                os.fsync(out.fileno())
+            Path(temporary).replace(path)
 
     def write_json(self, value: object, *names: str) -> None:
         """Write a JSON file completely or not at all."""
@@ -139,13 +167,11 @@ class Store:
         """Read a file.
 
         Raises:
-            StoreError: if it is absent.
+            StoreError: if it is absent or cannot be read.
         """
-        try:
-            with self.fs.open_input_file(self.at(*names)) as source:
-                return bytes(source.read())
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.at(*names)}: absent, must exist; make it with the job that writes it") from error
+        path = self.at(*names)
+        with _in_words(path), self.fs.open_input_file(path) as source:
+            return bytes(source.read())
 
     def read_json(self, *names: str) -> Any:  # noqa: ANN401 - JSON has no narrower type
         """Read a JSON file.
@@ -155,18 +181,37 @@ class Store:
         """
         try:
             return json.loads(self.read_bytes(*names))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{self.at(*names)}: not JSON ({error}); move it away and run again") from error
+
+    def read_as(self, kind: type[T], *names: str) -> T:
+        """Read a JSON file as a value of a dataclass, or of another type that pydantic checks.
+
+        Raises:
+            StoreError: if it is absent, or is no such value.
+        """
+        data = self.read_bytes(*names)
+        try:
+            return _adapter(kind).validate_json(data, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            said = f"{place}: {first['msg']}" if place else first["msg"]
+            where, advice = self.at(*names), "must be as it was written; move the folder away and run again"
+            raise StoreError(f"{where}: was altered ({said[:SHOWN]}), {advice}") from error
 
     def names(self, *names: str) -> list[str]:
         """Return the sorted names of files and folders in a folder. Names that begin with a dot are left out."""
-        selector = fs.FileSelector(self.at(*names), allow_not_found=True)
-        return sorted(info.base_name for info in self.fs.get_file_info(selector) if not info.base_name.startswith("."))
+        path = self.at(*names)
+        with _in_words(path):
+            found = self.fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     def delete(self, *names: str) -> None:
         """Delete a file if it exists."""
         if self.exists(*names):
-            self.fs.delete_file(self.at(*names))
+            with _in_words(self.at(*names)):
+                self.fs.delete_file(self.at(*names))
 
     # -- shards -------------------------------------------------------------------------------------------------
 
@@ -193,7 +238,7 @@ class Store:
 
     def shard(self, name: str, shard: str) -> Shard:
         """Return one committed shard of a folder that has no manifest yet. The shard's name is without suffix."""
-        return Shard(**self.read_json(name, f"{shard}.json"))
+        return self.read_as(Shard, name, f"{shard}.json")
 
     def committed(self, name: str, prefix: str = "shard-") -> dict[str, Shard]:
         """Return the committed shards of a folder that has no manifest yet, by their names without suffix."""
@@ -208,19 +253,22 @@ class Store:
         """
         where = f"{name}/{shard.name}"
         advice = f"move the folder {self.at(name)} away and run again"
-        try:
-            data = (
-                pa.memory_map(self.at(name, shard.name)).read_buffer()
-                if self.local
-                else pa.py_buffer(self.read_bytes(name, shard.name))
-            )
-        except FileNotFoundError as error:
-            raise StoreError(f"{where}: absent, the manifest lists it; {advice}") from error
+        path = self.at(name, shard.name)
+        if not self.exists(name, shard.name):
+            raise StoreError(f"{where}: absent, the manifest lists it; {advice}")
+        with _in_words(path):
+            data = pa.memory_map(path).read_buffer() if self.local else pa.py_buffer(self.read_bytes(name, shard.name))
         if data.size != shard.bytes:
             raise StoreError(f"{where}: {data.size} bytes, the manifest says {shard.bytes}; {advice}")
         if _digest(data) != shard.digest:
             raise StoreError(f"{where}: content does not match its digest, it was altered; {advice}")
-        table = ipc.open_file(data).read_all()
+        try:
+            table = ipc.open_file(data).read_all()
+            table.validate(full=True)  # without this, damaged offsets would let Arrow read beyond its memory
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            said = str(error).splitlines()[0]
+            raise StoreError(f"{where}: no table ({said}), although its digest is right; {advice}") from error
+        check(table, _contract(table), where)
         return table.select(list(columns)) if columns else table
 
     # -- whole folders ------------------------------------------------------------------------------------------
@@ -246,21 +294,22 @@ class Store:
         if not self.complete(name):
             state = "incomplete (it has no manifest)" if self.exists(name) else "absent"
             raise StoreError(f"{self.at(name)}: {state}, must be complete; run the job that makes it")
-        raw = self.read_json(name, MANIFEST)
-        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        version = self.read_as(_Versioned, name, MANIFEST).schema_version
         if version != SCHEMA_VERSION:
             raise StoreError(f"{name}: schema version {version}, must be {SCHEMA_VERSION}; make it again")
-        try:
-            return Manifest(**{**raw, "shards": tuple(Shard(**s) for s in raw["shards"])})
-        except (KeyError, TypeError) as error:
-            where = self.at(name, MANIFEST)
-            raise StoreError(
-                f"{where}: no manifest ({error}), it was altered; move the folder away and run again"
-            ) from error
+        manifest = self.read_as(Manifest, name, MANIFEST)
+        if manifest.name != name:
+            where, advice = self.at(name, MANIFEST), "move the folder away and run again"
+            raise StoreError(f"{where}: is that of {manifest.name[:SHOWN]!r}, must be that of its folder; {advice}")
+        return manifest
 
     def figures(self, name: str) -> dict[str, Any]:
-        """Return the figures of a complete folder."""
-        return dict(self.read_json(name, FIGURES))
+        """Return the figures of a complete folder.
+
+        Raises:
+            StoreError: if they are absent or no table.
+        """
+        return self.read_as(dict[str, Any], name, FIGURES)
 
     def scan(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield each shard of a complete dataset as a table, in the order of the manifest."""
@@ -287,6 +336,25 @@ class Store:
             except StoreError as error:
                 damaged.append(str(error))
         return whole, damaged
+
+
+@contextmanager
+def _in_words(path: str) -> Iterator[None]:
+    """Turn the errors of a file system into a `StoreError` of one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(f"{path[:SHOWN]}: absent, must exist; make it with the job that writes it") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(
+            f"{path[:SHOWN]}: cannot be used ({said[:SHOWN]}); check the store, its disk and its rights"
+        ) from error
+
+
+@cache
+def _adapter(kind: type[T]) -> "TypeAdapter[T]":
+    return TypeAdapter(kind)
 
 
 def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, str]:

@@ -33,6 +33,20 @@ def ascii_uri(uri: str) -> str:
     return quote(uri, safe="%:/?#@!$&'()*+,;=~")
 
 
+def folder_path(name: str) -> Path:
+    """Return the absolute path of a local folder, which need not exist.
+
+    Raises:
+        UriError: if it cannot be one, such as a name with NUL.
+    """
+    try:
+        path = expanded(name).resolve()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UriError(f"is no path of a folder ({error}), must be one, or a URI") from error
+    return path
+
+
 def expanded(name: str) -> Path:
     """Return a path with `~` replaced by the home folder.
 

@@ -51,29 +51,37 @@ def problems_of(model: str, config: Mapping[str, Any], tokens: int, max_length: 
 
 def num_positions(config: Mapping[str, Any]) -> int | None:
     """Return the number of positions of a model, or None if its config states none."""
-    inner = config.get("text_config") or config
+    inner = _inner(config)
     return next((inner[name] for name in POSITIONS if isinstance(inner.get(name), int) and inner[name] > 0), None)
 
 
 def num_rows(config: Mapping[str, Any]) -> int | None:
     """Return the number of rows of a model's embedding, or None if its config states none."""
-    inner = config.get("text_config") or config
+    inner = _inner(config)
     rows = inner.get("vocab_size", config.get("vocab_size"))
     return rows if isinstance(rows, int) else None
 
 
+def _inner(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the language model inside a config of several models."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) and inner else config
+
+
 def num_tokens(tokenizer: Mapping[str, Any]) -> int:
     """Return the highest token id of a `tokenizer.json` plus one, or 0 if it has no tokens."""
-    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
-    ids += [token["id"] for token in tokenizer.get("added_tokens") or []]
-    return max(ids, default=-1) + 1
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += range(len(vocabulary)) if isinstance(vocabulary, list) else []
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    return max((one for one in ids if isinstance(one, int)), default=-1) + 1
 
 
 def _json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or an empty one if it cannot be read; loading the model gives the error."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -23,7 +23,6 @@ from gristmill.cluster.io.readers.lines import Dialect, Row
 from gristmill.cluster.io.readers.rows import rows
 from gristmill.cluster.store.store import Store
 from tests.cluster.io.sources import lines, put, source
-from tests.proof.damage import WHOLE, tried
 
 
 def of(path: Path, **dialect: Any) -> list[Row]:
@@ -253,12 +252,3 @@ def test_long_cells_are_read_few_at_a_time(tmp_path: Path, monkeypatch: pytest.M
     pq.write_table(rows, tmp_path / "x.parquet", use_dictionary=False)
     assert len(list(read(source(tmp_path / "x.parquet")))) == 40
     assert max(seen) <= 7 and sum(seen) == 40
-
-
-# -- damage -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_damaged_file_is_refused_or_read_with_every_row_accounted_for(name: str, tmp_path: Path) -> None:
-    outcomes = tried(name, tmp_path, seed=1, count=25)
-    assert sum(outcomes.values()) == 25 and not outcomes["unaccounted"]
