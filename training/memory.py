@@ -71,6 +71,10 @@ class Shape:
         return max(1, (self.weights - self.vocabulary * self.hidden) // self.layers)
 
 
+MOST_SIZE = 1 << 32
+"""Size that no layer has. A config that says more is damaged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """The planned memory of a worker in bytes, part by part."""
@@ -94,19 +98,21 @@ def shape_of(model: str) -> Shape | None:
     """Return the sizes of a model from its config and files, or None if they do not say them."""
     folder = names.folder(model)
     config = names.config(folder) if folder else BUILTIN.get(model, {})
-    config = config.get("text_config") or config
+    config = names.text_config(config)
     weights = names.num_weights(model)
     layers, hidden, heads = (_first(config, keys) for keys in (LAYERS, names.WIDTHS, HEADS))
     if not (weights and layers and hidden and heads):
         return None
     inner = _first(config, names.INNER) or 4 * hidden
-    head = config.get("head_dim") or hidden // heads
-    groups = config.get("num_key_value_heads") or heads
-    return Shape(weights, layers, hidden, inner, groups * head, int(config.get("vocab_size") or 0))
+    head = _first(config, ("head_dim",)) or hidden // heads
+    groups = _first(config, ("num_key_value_heads",)) or heads
+    return Shape(weights, layers, hidden, inner, groups * head, _first(config, ("vocab_size",)))
 
 
 def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
-    return next((int(config[key]) for key in keys if isinstance(config.get(key), int)), 0)
+    """Return the first size that a config has under one of these keys, or 0 if none of them is a plausible number."""
+    found = (config[key] for key in keys if isinstance(config.get(key), int))
+    return next((int(size) for size in found if 0 < size < MOST_SIZE), 0)
 
 
 def trained(shape: Shape, job: TrainSettings) -> int:

@@ -15,7 +15,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
@@ -37,6 +37,8 @@ INNER = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim", "
 """Keys in configs for the width of a model (`WIDTHS`) and for the width of its feed-forward layers (`INNER`)."""
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 """Bytes of one weight, by type."""
+MOST_WEIGHTS = 1 << 50
+"""Number of weights that no model has. A file that says more is damaged."""
 USUAL_WIDTH = 1024
 """Width that is assumed if a config has none."""
 
@@ -117,9 +119,7 @@ def widest_layer(name: str) -> tuple[int, int]:
     """Return (inputs, outputs) of a model's feed-forward layer from its config. If the config has none, guess them."""
     if name in LAYERS:
         return LAYERS[name]
-    said = config(name)
-    inner = said.get("text_config")
-    said = inner if isinstance(inner, dict) and inner else said
+    said = text_config(config(name))
     width = next((said[key] for key in WIDTHS if isinstance(said.get(key), int)), USUAL_WIDTH)
     inner = next((said[key] for key in INNER if isinstance(said.get(key), int)), 4 * width)
     return max(1, width), max(1, inner)
@@ -135,7 +135,7 @@ def num_weights(name: str) -> int | None:
         counts = [math.prod(map(int, value["shape"])) for path in files for value in _tensors(path)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None  # loading the model gives the error
-    return sum(counts) if counts else None
+    return sum(counts) if counts and 0 <= sum(counts) < MOST_WEIGHTS else None
 
 
 def memory(name: str, dtypes: Sequence[str]) -> str:
@@ -176,8 +176,17 @@ def config(name: str) -> dict[str, Any]:
         return {}
 
 
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config of the language model inside a config of several models, or the config itself."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) and inner else config
+
+
 def _is_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~")) or Path(name).is_dir()
+    try:
+        return name.startswith(("/", "./", "../", "~")) or Path(name).is_dir()
+    except OSError:  # a name that is too long for a file
+        return False
 
 
 def _package_folder(name: str) -> Path:

@@ -38,6 +38,19 @@ def interruptible() -> Iterator[None]:
         yield
 
 
+_watched: list[int] = []  # the sockets of the running blocks of `leave_within`
+
+
+def _forget() -> None:
+    """Let a forked process write none of its own signals into the socket of its parent."""
+    if _watched:
+        signal.set_wakeup_fd(-1)
+        _watched.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 @contextmanager
 def leave_within(grace_s: float, record: Callable[[str], None]) -> Iterator[None]:
     """End the process with code 75 if the block has not ended `grace_s` seconds after the first of `SIGNALS`.
@@ -55,9 +68,9 @@ def leave_within(grace_s: float, record: Callable[[str], None]) -> Iterator[None
     ended, (reader, writer) = threading.Event(), socket.socketpair()
 
     def watch() -> None:
-        while (data := reader.recv(1)) and data[0] not in SIGNALS:
-            pass  # another signal with a handler, such as that of a child's end
-        if data and not ended.wait(grace_s):
+        while not ended.is_set() and (data := reader.recv(1))[0] not in SIGNALS:
+            pass  # another signal with a handler, such as that of a child's end, or the end of the block
+        if not ended.wait(grace_s):
             try:
                 record(signal.Signals(data[0]).name)
             finally:
@@ -67,13 +80,16 @@ def leave_within(grace_s: float, record: Callable[[str], None]) -> Iterator[None
     watcher.start()
     writer.setblocking(False)
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # the number of each signal goes there
+    _watched.append(writer.fileno())
     try:
         yield
     finally:
-        ended.set()
         signal.set_wakeup_fd(before)
-        writer.close()
+        _watched.pop()
+        ended.set()
+        writer.send(b"\0")  # closing it would not do: a forked process may have it open too
         watcher.join()
+        writer.close()
         reader.close()
 
 

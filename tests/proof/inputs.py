@@ -17,7 +17,7 @@ from typing import Any
 from gristmill.cluster.cli.text import dataset_lines, listing, listing_lines, run_lines, sample_lines
 from gristmill.cluster.contract.errors import GristmillError
 from gristmill.cluster.contract.gate import admit_sample
-from gristmill.cluster.contract.sample import Message, from_table, seed, to_table
+from gristmill.cluster.contract.sample import Message, Sample, from_table, seed, to_table
 from gristmill.cluster.jobs.recipe import load, open_recipe, plans_of
 from gristmill.cluster.jobs.run import find, runs
 from gristmill.cluster.models import names as models
@@ -309,7 +309,7 @@ def reply(folder: Path, stream: random.Random) -> None:
 
 
 def _storable(turn: Message) -> None:
-    to_table([admit_sample(seed([Message("user", "Hi"), turn]))])
+    to_table([admit_sample(Sample("0" * 32, (Message("user", "Hi"), turn)))])
 
 
 TEMPLATES = (

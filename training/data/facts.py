@@ -51,21 +51,15 @@ def problems_of(model: str, config: Mapping[str, Any], tokens: int, max_length: 
 
 def num_positions(config: Mapping[str, Any]) -> int | None:
     """Return the number of positions of a model, or None if its config states none."""
-    inner = _inner(config)
+    inner = models.text_config(config)
     return next((inner[name] for name in POSITIONS if isinstance(inner.get(name), int) and inner[name] > 0), None)
 
 
 def num_rows(config: Mapping[str, Any]) -> int | None:
     """Return the number of rows of a model's embedding, or None if its config states none."""
-    inner = _inner(config)
+    inner = models.text_config(config)
     rows = inner.get("vocab_size", config.get("vocab_size"))
     return rows if isinstance(rows, int) else None
-
-
-def _inner(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the config of the language model inside a config of several models."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) and inner else config
 
 
 def num_tokens(tokenizer: Mapping[str, Any]) -> int:

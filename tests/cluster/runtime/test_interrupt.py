@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gristmill.cluster.runtime.interrupt import SIGNALS, defer, interruptible, signal_name
+from gristmill.cluster.runtime.interrupt import SIGNALS, defer, interruptible, leave_within, signal_name
 
 THREE = """
 import os, signal
@@ -79,6 +79,34 @@ def test_a_deferred_signal_also_follows_an_error_of_the_block() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError
     assert isinstance(caught.value.__context__, ValueError)
+
+
+FORKS = """
+import os, signal, time
+from gristmill.cluster.runtime.interrupt import interruptible, leave_within
+with interruptible(), leave_within(0.2, print):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    time.sleep(0.2)
+    os.kill(child, signal.SIGTERM)
+    os.waitpid(child, 0)
+    time.sleep(0.6)
+print("goes on", flush=True)
+"""
+
+
+def test_a_signal_to_a_forked_process_ends_that_process_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["goes on"])
+
+
+def test_the_bound_on_a_shutdown_leaves_no_thread_and_no_handler_behind() -> None:
+    before = threading.active_count()
+    with leave_within(60, print):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 INSIST = """
