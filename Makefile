@@ -1,7 +1,7 @@
 # make proof: set up, then send 10,000 rows of public shapes through the store and every form, try 100,000 mutated inputs and
 #   200 commands on such, draw 50,000 comparisons of models of which the truth is known, encode for 72 chat templates, pack
 #   for 84 architectures; with `moto_server` on the path, send exports and a store through S3.
-# make examples DATA=folder: set up, then run examples/lift.toml on two public sets of reviews that lie in the folder.
+# make examples DATA=folder: set up, then run the worked examples, two of them on public reviews that are in the folder.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
 PYTHON ?= python3

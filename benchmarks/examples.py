@@ -1,19 +1,26 @@
-"""The recipe `examples/lift.toml` on two public sets of reviews, with everything that people labelled: `make examples`.
+"""The worked examples, whole, on this machine: `make examples`.
 
-    python benchmarks/examples.py DATA
+    python benchmarks/examples.py DATA [--folder runs/examples] [--only reviews entities ...] [--items 2000]
 
-DATA holds `waimai_10k.csv`, `rt_polarity.pos` and `rt_polarity.neg`, which do not come with the project. Of each set 10
-labelled texts of each label are the seeds, 500 texts lose their label, and 2,000 are the test items. The command line
-runs the recipe twice: without fine-tuning, and with it (`confirm`). Results are in `examples.json`.
+DATA holds `waimai_10k.csv`, `rt_polarity.pos` and `rt_polarity.neg`, which do not come with the project. The command
+line runs each recipe. `examples.json` has the figures and seconds of each, and is written after each; what the store in
+the folder has already is not made again, so a second run continues.
+
+- `lift`: `examples/lift.toml` on both sets of reviews, with fine-tuning (`confirm`). 10 labelled texts of each label
+  are the seeds, 500 texts lose their label, and `--items` are the test.
+- `reviews`: `examples/reviews.toml` on the same rows: a head trained on the seeds alone, on what `[lift]` passes on,
+  and on the seeds with everything that people labelled. For English a causal model too, which writes the label.
+- `entities`, `question_answering`: these recipes, and the seeds alone.
+- `instructions`: this recipe.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +31,20 @@ from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.jobs.recipe import open_recipe
 from gristmill.cluster.store.store import Store
 
-RECIPE = HERE.parent / "examples" / "lift.toml"
+RECIPES = HERE.parent / "examples"
+RESULT = HERE / "examples.json"
 FILES = {"seeds": "seeds.jsonl", "test": "test.jsonl", "unlabelled": "texts.jsonl", "labelled": "labelled.jsonl"}
+CAUSAL = (
+    "train.model=builtin:smollm2-135m-instruct",
+    "train.task={kind = 'causal_lm'}",
+    "train.tuning={kind = 'lora'}",
+    "train.learning_rate=1e-3",
+    "train.steps=30",
+    "train.global_batch_size=8",
+    "train.micro_batch_size=4",
+    "evaluate.smoke_prompts=0",
+)
+Figures = dict[str, Any]
 
 
 def write(path: Path, samples: Sequence[Sample], *, label: bool) -> None:
@@ -34,32 +53,99 @@ def write(path: Path, samples: Sequence[Sample], *, label: bool) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def run(folder: Path, confirm: bool) -> dict[str, Any]:
-    """Run the recipe on the files of a folder; return the figures of `[lift]` and the seconds of the whole command."""
-    sets = [f"store={folder / 'store'}", f"lift.confirm={str(confirm).lower()}", "lift.validation=0.3"]
-    sets += [f"lift.{role}={folder / name}" for role, name in FILES.items()]
+def reviews(data: Path, folder: Path, task: str, items: int) -> Path:
+    """Write the files of a set of reviews; return their folder."""
+    target = folder / task
+    target.mkdir(parents=True, exist_ok=True)
+    rows = drawn(pool(TASKS[task](data), 5000), 0, 0.5)
+    half = items // 2
+    by_label: dict[str, list[Sample]] = {}
+    for sample in rows["test"]:
+        by_label.setdefault(sample.answer, []).append(sample)
+    rows["test"] = [sample for _, some in sorted(by_label.items()) for sample in some[:half]]
+    for role, name in FILES.items():
+        write(target / name, rows[role], label=role != "unlabelled")
+    return target
+
+
+def run(name: str, folder: Path, sets: Sequence[str]) -> Figures:
+    """Run a recipe by the command line; return what its jobs found, and the seconds of the whole command."""
+    recipe, given = RECIPES / f"{name}.toml", [f"store={folder / 'store'}", *sets]
     began = time.monotonic()
-    flags = [part for one in sets for part in ("--set", one)]
-    subprocess.run([str(Path(sys.executable).with_name("gristmill")), "run", str(RECIPE), *flags], check=True)
+    flags = [part for one in given for part in ("--set", one)]
+    subprocess.run([str(Path(sys.executable).with_name("gristmill")), "run", str(recipe), *flags], check=True)
     seconds = round(time.monotonic() - began, 1)
-    recipe, works = open_recipe(RECIPE, sets)
-    return {**Store(recipe.store).figures(works["lift"].output), "command_seconds": seconds}
+    loaded, works = open_recipe(recipe, given)
+    store = Store(loaded.store)
+    found = {job: store.figures(work.output) for job, work in works.items()}
+    return {"command_seconds": seconds, **{job: short(job, figures) for job, figures in found.items()}}
+
+
+def short(job: str, figures: Figures) -> Figures:
+    """Return the figures of a job that a table of examples needs."""
+    if job == "lift":
+        return figures
+    kept = ("rows", "kept", "dropped", "drop_reasons", "steps", "seconds", "holdout_loss", "loss_before", "loss_after")
+    found = {name: figures[name] for name in kept if name in figures}
+    suites = [
+        {
+            "suite": suite["suite"],
+            "items": suite["items"],
+            "unfit": suite.get("unfit", ""),
+            "models": [
+                {name: model.get(name) for name in ("model", "value", "low", "high", "measures", "difference",
+                                                    "ci_low", "ci_high")}
+                for model in suite["models"]
+            ],
+        }
+        for suite in figures.get("suites", ())
+    ]  # fmt: skip
+    return found | ({"suites": suites} if suites else {})
+
+
+def parts_of(task: str, where: Path, folder: Path) -> dict[str, Callable[[], Figures]]:
+    """Return the parts of a set of reviews, whose files are in the folder `where`."""
+    roles = [f"lift.{role}={where / name}" for role, name in FILES.items()]
+    roles.append("lift.validation=0.3")
+    test = [f"train.test=['{where / FILES['test']}']", f"evaluate.suites.reviews.input={where / FILES['test']}"]
+    test.append("evaluate.suites.reviews.made=false")
+    seeds, labelled = where / FILES["seeds"], where / FILES["labelled"]
+    arms = {
+        "seeds alone": [f"train.input={seeds}"],
+        "what [lift] passes on": [],
+        "seeds and all labels": [f"train.input=['{seeds}', '{labelled}']"],
+    }
+    found: dict[str, Callable[[], Figures]] = {}
+    for arm, more in arms.items():
+        sets = [*roles, *test, *more]
+        found[f"reviews, {task}, head, {arm}"] = partial(run, "reviews", folder, sets)
+        if task == "rt_polarity":  # the builtin causal model knows no Chinese
+            found[f"reviews, {task}, causal model, {arm}"] = partial(run, "reviews", folder, [*sets, *CAUSAL])
+    return found | {f"lift, {task}": partial(run, "lift", folder, [*roles, "lift.confirm=true"])}
 
 
 def main() -> None:
-    """Run the recipe on both sets and write `examples.json`."""
+    """Run the examples and write `examples.json`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "examples")
+    parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
-    result: dict[str, Any] = {**machine(), "recipe": RECIPE.name, "tasks": {}}
-    for task, read in TASKS.items():
-        rows = drawn(pool(read(given.data), 5000), 0, 0.5)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            for role, name in FILES.items():
-                write(folder / name, rows[role], label=role != "unlabelled")
-            result["tasks"][task] = {f"confirm = {str(c).lower()}": run(folder, c) for c in (False, True)}
-    (HERE / "examples.json").write_text(json.dumps(result, indent=1) + "\n")
+    folder = given.folder.resolve()
+    parts: dict[str, Callable[[], Figures]] = {}
+    for task in TASKS:
+        parts |= parts_of(task, reviews(given.data, folder, task, given.items), folder)
+    for name in ("entities", "question_answering"):
+        alone = [f"train.input={RECIPES / 'data' / f'{name}_seeds.jsonl'}", "train.mixture=[]"]
+        parts |= {name: partial(run, name, folder, []), f"{name}, seeds alone": partial(run, name, folder, alone)}
+    parts["instructions"] = partial(run, "instructions", folder, [])
+    old = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    found = old.get("examples", {})
+    for part, make in parts.items():
+        if not given.only or any(part.startswith(name) for name in given.only):
+            found[part] = {"items_of_reviews": given.items, **make()} if "," in part else make()
+            RESULT.write_text(json.dumps({**machine(), "examples": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding, open_embedding
 from gristmill.training.evaluate import arms
 from gristmill.training.evaluate.arms import Corpus
-from gristmill.training.evaluate.probe import Features, Probe, characters, vectors
+from gristmill.training.evaluate.probe import Features, Floats, Probe, characters, vectors
 
 SEEDS, HIDDEN, ITEMS = 10, 500, 2000
 VALIDATION = 0.3
@@ -113,26 +113,28 @@ def made(corpus: Corpus, features: str, known: Mapping[str, Any]) -> Features:
     return vectors(np.stack([known[text] for text in corpus.texts]), fitted, Probe())
 
 
-def summary(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return means over the draws, with 95 % intervals by Student over draws."""
+def spread(values: Floats) -> list[float]:
+    """Return the 95 % interval of the mean of some draws, by Student."""
     from scipy.special import stdtrit
 
+    reach = float(stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)))
+    return [round(float(values.mean()) + sign * reach, 4) for sign in (-1, 1)]
+
+
+def summary(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return means over the draws, with 95 % intervals by Student over draws."""
     names = list(draws[0]["accuracy"])
     accuracy = {name: np.array([draw["accuracy"][name] for draw in draws]) for name in names}
-    base, count = accuracy[arms.SEEDS], len(draws)
+    base = accuracy[arms.SEEDS]
     gap = float((accuracy[arms.PEOPLE] - base).mean())
     taken = np.array([draw["accuracy"][draw["recommended"]] for draw in draws]) - base
 
-    def interval(values: Any) -> list[float]:
-        reach = float(stdtrit(count - 1, 0.975) * values.std(ddof=1) / np.sqrt(count))
-        return [round(float(values.mean()) + sign * reach, 4) for sign in (-1, 1)]
-
     return {
         "accuracy": {name: round(float(values.mean()), 4) for name, values in accuracy.items()},
-        "lift": {n: [round(float((v - base).mean()), 4), *interval(v - base)] for n, v in accuracy.items()},
+        "lift": {n: [round(float((v - base).mean()), 4), *spread(v - base)] for n, v in accuracy.items()},
         "gap": round(gap, 4),
         "recommended": {name: sum(draw["recommended"] == name for draw in draws) for name in names},
-        "lift_of_recommended": [round(float(taken.mean()), 4), *interval(taken)],
+        "lift_of_recommended": [round(float(taken.mean()), 4), *spread(taken)],
         "share_of_gap": round(float(taken.mean()) / gap, 3),
         "recommended_and_hurts": int((taken < 0).sum()),
     }

@@ -49,14 +49,14 @@ def self_train(features: Features, seeds: Ints, labels: Ints, weights: Floats, t
     for done in range(1, ROUNDS + 1):
         chances = features.fit(places, given, counts).chances(texts, len(shares))
         room = np.maximum(1, np.floor(len(texts) * SHARE * done / ROUNDS * shares)).astype(np.int64)
-        rows, found = _surest(chances, np.where(shares > 0, room, 0))
+        rows, found = surest(chances, np.where(shares > 0, room, 0))
         taken = Labelled(texts[rows], found, chances[rows, found])
         places, given = np.concatenate([seeds, taken.places]), np.concatenate([labels, taken.labels])
         counts = np.concatenate([weights, np.ones(len(rows))])
     return taken
 
 
-def _surest(chances: Floats, room: Ints) -> tuple[Ints, Ints]:
+def surest(chances: Floats, room: Ints) -> tuple[Ints, Ints]:
     """Return (rows in ascending order, their labels), with at most `room` rows for each label.
 
     Pairs of a row and a label are taken by falling probability, and those of equal probability in the order of rows.
