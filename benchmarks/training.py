@@ -1,11 +1,12 @@
 """Training: label tokens per CPU-second beside TRL, HF Trainer and bare DeepSpeed; peak memory against the plan.
 
-    python benchmarks/training.py memory [--model FOLDER] [--max-length 512]
+    python benchmarks/training.py memory
     python benchmarks/training.py speed --data FILE.jsonl [--samples 48] [--max-length 256]
     python benchmarks/training.py encoding --data FILE.jsonl
 
-`memory`: 16 combinations of ZeRO stage, tuning, gradient checkpointing and micro-batch on two workers; VmHWM of the
-larger worker, over the whole run with its checkpoint and export, against `gristmill.training.memory`.
+`memory`: 16 combinations of model, task, ZeRO stage, number of workers, tuning, precision, offloading, gradient
+checkpointing and micro-batch; VmHWM of the largest worker, over the whole run with its checkpoint and export, against
+`gristmill.training.memory`. The models have random weights, and rows are full.
 `speed`: full fine-tuning of the builtin model in fp32 on one thread, on the same samples with the same number of
 optimizer steps; label tokens (those that count in the loss) over CPU time after the first step. `encoding`: samples
 encoded over CPU time, as `[train]` encodes them.
@@ -16,6 +17,7 @@ FILE has rows in any form that `input` of a recipe reads. The workers run the re
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,14 +36,31 @@ from gristmill.training.data import prepare as data
 from gristmill.training.data import tokens
 from gristmill.training.job import Train
 from gristmill.training.supervision.heartbeat import Heartbeat, Phase
+from gristmill.training.tasks import prepare as tasks
 
-SAMPLES, WORLD = "select-000000000000", 2
-COMBINATIONS = [
-    (stage, *rest)
-    for stage in (0, 1, 2, 3)
-    for rest in (("full", False, 1), ("full", True, 4), ("lora", False, 4), ("lora", True, 1))
-]
-"""Stage of ZeRO, tuning, gradient checkpointing and micro-batch of each run."""
+SAMPLES, LABELLED = "select-000000000000", "select-000000000001"
+FULL, LORA, LAST = {"kind": "full"}, {"kind": "lora"}, {"kind": "freeze", "last_layers": 1}
+HOST = {"offload_optimizer": "cpu"}
+COMBINATIONS: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
+    ("llama", 0, 1, {"tuning": FULL, "precision": "fp32"}),
+    ("llama", 0, 2, {"tuning": LORA, "precision": "fp32", "micro_batch_size": 4}),
+    ("llama", 1, 1, {"tuning": LORA, "precision": "bf16", "gradient_checkpointing": True}),
+    ("llama", 1, 2, {"tuning": FULL, "precision": "fp32"}),
+    ("llama", 1, 2, {"tuning": FULL, "precision": "bf16", "micro_batch_size": 4}),
+    ("llama", 2, 2, {"tuning": FULL, "precision": "fp32", "zero": HOST}),
+    ("llama", 2, 3, {"tuning": LORA, "precision": "fp32"}),
+    ("llama", 3, 2, {"tuning": FULL, "precision": "fp32"}),
+    ("llama", 3, 3, {"tuning": LORA, "precision": "bf16"}),
+    ("qwen", 1, 2, {"tuning": LAST, "precision": "fp32"}),
+    ("qwen", 2, 2, {"tuning": FULL, "precision": "bf16", "gradient_checkpointing": True, "micro_batch_size": 4}),
+    ("qwen", 3, 2, {"tuning": FULL, "precision": "bf16", "zero": {**HOST, "offload_params": "cpu"}}),
+    ("qwen", 2, 2, {"tuning": FULL, "precision": "fp32", "sequence_parallel": 2, "micro_batch_size": 4}),
+    ("bert", 0, 1, {"tuning": FULL, "precision": "fp32", "micro_batch_size": 8}),
+    ("bert", 1, 2, {"tuning": FULL, "precision": "fp32", "micro_batch_size": 16, "gradient_checkpointing": True}),
+    ("bert", 2, 2, {"tuning": LORA, "precision": "bf16", "micro_batch_size": 16}),
+)
+"""Model, stage of ZeRO, number of workers and further settings of each run."""
+LENGTH = 512
 KINDS = ("gristmill", "deepspeed", "trl-packed", "hf-padded")
 
 
@@ -74,7 +93,8 @@ def train(uri: str, output: str, settings: dict[str, Any], rank: int, world: int
     setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))  # noqa: B010 - it asks Ray Train, which is absent
     store, job = Store(uri), Train.model_validate(settings)
     base = names.local(job.model)
-    plan = WorkerPlan(job, store, output, base, job.steps or 1, job.batching(world), Need(1), None)
+    head = tasks.head(store, output, job)
+    plan = WorkerPlan(job, store, output, base, job.steps or 1, job.batching(world), Need(1), None, head)
     clock = Clock(store.folder(output), rank)
     loop._work(plan, rank, clock)
     return {"notes": clock.notes, "peak_gib": round(memory("VmHWM") / 1024, 3)}
@@ -103,39 +123,86 @@ def shelf(folder: Path, rows: Sequence[Sample]) -> Store:
     return store
 
 
+def labelled(store: Store) -> None:
+    """Write texts with two labels, each as long as a row."""
+    rows = [
+        seed([Message("user", " ".join(str(n + k) for k in range(600))), Message("assistant", ("odd", "even")[n % 2])])
+        for n in range(100)
+    ]
+    shard = store.commit_shard(LABELLED, "shard-00000", to_table(rows))
+    store.commit(Manifest(LABELLED, "samples", "select", "1" * 32, {}, {}, (shard,)))
+
+
 def made(count: int) -> list[Sample]:
-    """Return conversations of several lengths."""
+    """Return conversations of several lengths; about six of ten tokens are of answers."""
     return [
-        seed([Message("user", f"Count from {n}."), Message("assistant", " ".join(map(str, range(n, n + 40 + n % 60))))])
+        seed(
+            [
+                Message("user", f"Go on from {' '.join(map(str, range(n, n + 15 + n % 30)))}."),
+                Message("assistant", " ".join(map(str, range(n, n + 40 + n % 60)))),
+            ]
+        )
         for n in range(count)
     ]
 
 
-def measure_memory(model: str, length: int, path: Path) -> dict[str, Any]:
+def write_model(folder: Path, kind: str) -> str:
+    """Write a model of a kind with random weights, 42M to 96M, and the builtin model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM  # isort: skip
+
+    shape: dict[str, Any] = {"vocab_size": 49152, "max_position_embeddings": LENGTH}
+    sizes: dict[str, Any]
+    heads: dict[str, Any]
+    torch.manual_seed(0)
+    if kind == "llama":
+        heads = {"num_attention_heads": 9, "num_key_value_heads": 3}
+        sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4, "tie_word_embeddings": True}
+        made: Any = LlamaForCausalLM(LlamaConfig(**shape, **sizes, **heads))
+    elif kind == "qwen":
+        heads = {"num_attention_heads": 12, "num_key_value_heads": 2}
+        sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 3, "tie_word_embeddings": False}
+        made = Qwen2ForCausalLM(Qwen2Config(**shape, **sizes, **heads))
+    else:
+        sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8}
+        made = BertForMaskedLM(BertConfig(**shape, **sizes))
+    made.save_pretrained(str(folder))
+    tokenizer = AutoTokenizer.from_pretrained(names.local(names.SMOLLM2))
+    tokenizer.save_pretrained(str(folder))
+    return str(folder)
+
+
+def measure_memory(path: Path) -> dict[str, Any]:
     """Run all combinations; continue a file of results that is there."""
     from gristmill.training.memory import forecast, shape_of
 
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         store = shelf(Path(folder), made(400))
-        for stage, tuning, recompute, micro in COMBINATIONS:
-            name = f"zero-{stage} {tuning}{' recomputed' if recompute else ''} micro-{micro}"
+        labelled(store)
+        models = {kind: write_model(Path(folder) / kind, kind) for kind in ("llama", "qwen", "bert")}
+        for number, (kind, stage, world, given) in enumerate(COMBINATIONS, 1):
+            name = f"{number} {kind} zero-{stage} workers-{world} {json.dumps(given)}"
             settings = {
-                "model": model, "workers": WORLD, "steps": 2, "precision": "fp32", "micro_batch_size": micro,
-                "global_batch_size": micro * WORLD, "max_length": length, "validation": 0.02, "learning_rate": 1e-4,
-                "tuning": {"kind": tuning}, "zero": {"stage": stage}, "gradient_checkpointing": recompute,
-                "save_steps": 1,
+                "model": models[kind], "workers": world, "steps": 2, "max_length": LENGTH, "validation": 0.02,
+                "learning_rate": 1e-4, "save_steps": 1, **given, "zero": {"stage": stage, **given.get("zero", {})},
             }  # fmt: skip
+            settings["global_batch_size"] = given.get("micro_batch_size", 1) * world
+            if kind == "bert":
+                settings |= {"task": {"kind": "sequence_classification"}, "too_long": "truncate"}
             job = Train.model_validate(settings)
             if name not in results:
-                output = f"m{len(results)}-{stage}-{tuning}-{micro}"
-                data.prepare(store, output, {"samples": SAMPLES}, names.local(model), job)
-                given = [json.dumps(["train", store.uri, output, settings, rank, WORLD]) for rank in range(WORLD)]
-                peaks = [one["peak_gib"] for one in at_once(given)]
-                results[name] = {"peaks_gib": peaks}
-            shape = shape_of(model)
+                output = f"m{number}"
+                samples = SAMPLES if job.task.causal else LABELLED
+                prepare = data.prepare if job.task.causal else tasks.prepare
+                prepare(store, output, {"samples": samples}, models[kind], job)
+                calls = [json.dumps(["train", store.uri, output, settings, rank, world]) for rank in range(world)]
+                results[name] = {"peaks_gib": [one["peak_gib"] for one in at_once(calls)]}
+                shutil.rmtree(store.folder(output))
+            shape = shape_of(models[kind])
             assert shape is not None
-            planned = forecast(shape, job, WORLD, gpu=False).peak / 2**30
+            planned = forecast(shape, job, world, gpu=False).peak / 2**30
             peak = max(results[name]["peaks_gib"])
             results[name] |= {"planned_gib": round(planned, 3), "error": round(planned / peak - 1, 3)}
             sys.stderr.write(f"{name}: {results[name]}\n")
@@ -230,7 +297,6 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=("memory", "speed", "encoding"))
     parser.add_argument("--only")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--model", default=names.SMOLLM2)
     parser.add_argument("--samples", type=int, default=48)
     parser.add_argument("--max-length", type=int, default=512)
     given = parser.parse_args()
@@ -241,7 +307,7 @@ def main() -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     if given.part == "memory":
         partial = Path(tempfile.gettempdir()) / "gristmill-training-memory.json"
-        result = {"model": given.model, **measure_memory(given.model, given.max_length, partial)}
+        result = measure_memory(partial)
     elif given.part == "speed":
         result = measure_speed(given.data, given.samples, given.max_length)
     else:

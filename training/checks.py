@@ -72,9 +72,11 @@ def sequence_problems(job: TrainSettings) -> list[str]:
     folder = models.folder(job.model)
     config = models.config(folder) if folder else memory.BUILTIN.get(job.model, {})
     config = config.get("text_config") or config
-    heads = next((config[name] for name in memory.HEADS if isinstance(config.get(name), int)), 0)
-    keys = config.get("num_key_value_heads") or heads
-    if heads % size or (keys % size and size % keys):
+    heads, keys = (
+        next((config[name] for name in some if isinstance(config.get(name), int) and config[name] > 0), 0)
+        for some in (memory.HEADS, ("num_key_value_heads", *memory.HEADS))
+    )
+    if heads % size or (keys and keys % size and size % keys):
         found.append(
             f"sequence_parallel: {size}, must divide the {heads} attention heads of {job.model}, and divide its {keys} "
             "heads of keys or be a multiple of them"

@@ -5,11 +5,12 @@ states, and the larger of two things: one step, or the export. A step holds acti
 the backward pass, and gradients with the buffers that reduce them at its end. The export on rank 0 loads the written
 model again to compare it, and for an adapter first the base model.
 
-Counted are numbers of the shape of a decoder in the manner of Llama: per token and layer two residuals, two
-normalised inputs, queries, keys, values and outputs of attention, and four widths of the feed-forward layer; frozen
-norms keep nothing. Attention itself keeps no matrix (SDPA, FlashAttention). Not counted: fragmentation, the memory
-of other processes of the machine, DeepSpeed's offloading, packages that the user adds. The rows of a batch are taken
-as full, and `LABELLED` of their tokens as trained on.
+Counted are the numbers that a layer keeps for each token. A layer in the manner of Llama keeps two residuals, their two
+normalised and two scaled forms, queries, keys and values of all heads, outputs of attention, and four widths of the
+feed-forward layer; frozen norms keep no normalised form. A layer in the manner of BERT or GPT-2, with two matrices in
+its feed-forward layer, keeps two widths of it. Attention itself keeps no matrix (SDPA, FlashAttention), unless it drops
+out on a CPU. Not counted: fragmentation, the memory of other processes of the machine, packages that the user adds. The
+rows of a batch are taken as full, and `LABELLED` of the tokens of a row as trained on.
 
 `benchmarks/training.py memory` compares the plan with VmHWM of real workers.
 
@@ -31,10 +32,14 @@ from gristmill.training.settings import TrainSettings
 GIB = 2**30
 PROCESS_GIB = 0.72
 """Memory of a worker before it loads a model: Python, torch for CPUs, transformers, DeepSpeed and Ray. Measured."""
+MERGE_GIB = 0.08
+"""Memory that loading and merging an adapter takes besides its tensors. Measured."""
 CUDA_GIB = 0.6
 """Memory that CUDA and its libraries take on a GPU."""
 LABELLED = 0.6
-"""Share of the tokens that are trained on. The head runs at these tokens only."""
+"""Share of the tokens of a row that are trained on. The head runs at the places where some row has such a token."""
+LOGIT = 12
+"""Bytes of a logit at the worst moment: its logarithm, and two gradients, all fp32."""
 BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once (`reduce_bucket_size`), and that stage 3 gathers in advance."""
 SHARE = 0.9
@@ -64,11 +69,31 @@ class Shape:
     keys: int
     """Width of the keys of a layer, which is that of its values."""
     vocabulary: int
+    heads: int = 1
+    width: int = 0
+    """Width of the queries of all heads; by default that of a layer."""
+    dropout: float = 0.0
+    """Dropout of attention."""
+
+    @property
+    def queries(self) -> int:
+        """Width of the queries of all heads."""
+        return self.width or self.hidden
+
+    @property
+    def form(self) -> tuple[int, int]:
+        """Number of matrices of the feed-forward layer, and of tables with a row for each token: what fits best."""
+        return min(((m, t) for m in (2, 3) for t in (1, 2)), key=lambda form: abs(self._layers(*form)))
+
+    def _layers(self, matrices: int, tables: int) -> int:
+        """Return the weights that would be left besides layers and tables."""
+        layer = 2 * self.hidden * (self.queries + self.keys) + matrices * self.hidden * self.inner
+        return self.weights - tables * self.vocabulary * self.hidden - self.layers * layer
 
     @property
     def layer(self) -> int:
         """Number of weights of a layer."""
-        return max(1, (self.weights - self.vocabulary * self.hidden) // self.layers)
+        return max(1, (self.weights - self.form[1] * self.vocabulary * self.hidden) // self.layers)
 
 
 MOST_SIZE = 1 << 32
@@ -106,7 +131,11 @@ def shape_of(model: str) -> Shape | None:
     inner = _first(config, names.INNER) or 4 * hidden
     head = _first(config, ("head_dim",)) or hidden // heads
     groups = _first(config, ("num_key_value_heads",)) or heads
-    return Shape(weights, layers, hidden, inner, groups * head, _first(config, ("vocab_size",)))
+    dropout = config.get("attention_probs_dropout_prob") or config.get("attention_dropout")
+    return Shape(
+        weights, layers, hidden, inner, groups * head, _first(config, ("vocab_size",)), heads, heads * head,
+        float(dropout) if isinstance(dropout, float) and 0 < dropout < 1 else 0.0,
+    )  # fmt: skip
 
 
 def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
@@ -136,7 +165,7 @@ def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: 
         job: the settings.
         world: number of workers.
         gpu: whether the memory of a GPU is planned, or that of a process on CPUs.
-        stage: a stage of ZeRO instead of that of the settings.
+        stage: a stage of ZeRO in place of that of the settings.
     """
     stage = job.zero.stage if stage is None else stage
     size = 2 if job.precision in ("bf16", "fp16") or (gpu and job.precision == "auto") else 4
@@ -149,30 +178,45 @@ def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: 
     gradients = (bucket if stage >= 2 else count * size) + (bucket if world > 1 or stage else 0.0)
     if stage:
         gradients += 2 * 4 * count / split  # this worker's part in fp32, and what the optimizer computes from it
+    if job.zero.offload_optimizer != "none" and stage:
+        held = 4.0 * count / split  # on the host: its part of the gradients
+        if stage < 3:  # its part of the weights too, and two buffers of the largest parameter
+            held += size * count / split + 2 * shape.vocabulary * shape.hidden * size
+        states = 0.0 if gpu else states + held
     gathered = min(whole, BUCKET * size) if stage == 3 else 0.0
     head = shape.vocabulary * shape.hidden * size if count >= shape.weights else 0.0  # its gradient comes first
-    step = max(activations(shape, job, size) + head, gradients) + gathered
-    model = whole + float(shape.weights * size)  # loaded again, with the file that it is read from
-    export = model + (whole if job.tuning.adapter or stage == 3 else 0.0)
+    step = max(activations(shape, job, size, gpu=gpu) + head, gradients) + gathered
+    # loaded again, with the file that it is read from, and then with copies of the largest tensor to compare
+    again = whole + max(whole, 2.0 * shape.vocabulary * shape.hidden * size)
+    export = again + (whole if job.tuning.adapter or stage == 3 else 0.0) + MERGE_GIB * GIB * job.tuning.adapter
     base = CUDA_GIB if gpu else PROCESS_GIB
     return Memory(base * GIB, weights, states, step, 0.0 if gpu else export)
 
 
-def activations(shape: Shape, job: TrainSettings, size: int) -> float:
+def activations(shape: Shape, job: TrainSettings, size: int, *, gpu: bool = True) -> float:
     """Return the bytes of activations and logits of a micro-batch at the beginning of the backward pass."""
-    tokens = job.micro_batch_size * job.max_length
-    norms = 6 if job.tuning.adapter else 8
-    layer = norms * shape.hidden + 2 * shape.keys + 4 * shape.inner
+    tokens = job.micro_batch_size * job.max_length / job.sequence_parallel
+    gated = shape.form[0] == 3
+    norms = 6 if gated and not job.tuning.adapter else 4
+    layer = norms * shape.hidden + 4 * shape.queries + (4 if gated else 2) * shape.inner
+    layer_bytes = layer * size
+    if shape.dropout and not gpu:
+        # PyTorch's attention on CPUs then keeps probabilities twice, the factors of dropout, and the products; the two
+        # outputs of a layer that drop out have factors too
+        layer_bytes += 4 * size * shape.heads * job.max_length + 2 * size * shape.hidden
     last = int(getattr(job.tuning, "last_layers", 0)) if job.tuning.partial and not job.tuning.adapter else 0
     layers = min(last or shape.layers, shape.layers)
-    kept = layers * shape.hidden + layer if job.gradient_checkpointing else layers * layer
-    labelled = tokens * LABELLED
+    kept = layers * layer_bytes
+    if job.gradient_checkpointing:
+        kept = layers * shape.hidden * size + layer_bytes
+    labelled = tokens * (1 - (1 - LABELLED) ** job.micro_batch_size)
     if job.logits_at_once:
         labelled = min(labelled, job.logits_at_once)
-    logits = labelled * shape.vocabulary * (2 * 4 + size)  # logarithms and their gradients are fp32
+    logits = labelled * shape.vocabulary * LOGIT
     if not job.task.causal:  # a head of few labels
         logits = 0.0
-    return tokens * kept * size + logits
+    mask = float(job.micro_batch_size * job.max_length**2) if job.task.causal else 0.0  # which tokens see each other
+    return tokens * kept + logits + mask
 
 
 def checkpoint_bytes(shape: Shape, job: TrainSettings) -> float:

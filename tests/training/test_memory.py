@@ -1,6 +1,7 @@
 """The planned memory by the figures of the ZeRO paper and by hand, and what the plan says of it."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from gristmill.training.tuning.lora import Lora
 from gristmill.training.zero import Zero
 
 LARGE = Shape(7_500_000_000, 32, 4096, 11008, 4096, 0)
-SMALL = Shape(weights=1_000, layers=2, hidden=8, inner=16, keys=4, vocabulary=50)
+SMALL = Shape(weights=1_552, layers=2, hidden=8, inner=16, keys=4, vocabulary=50)
 
 
 def test_weights_and_states_are_those_of_the_figure_of_the_zero_paper() -> None:
@@ -30,15 +31,38 @@ def test_weights_and_states_are_those_of_the_figure_of_the_zero_paper() -> None:
 
 def test_activations_and_logits_are_counted_as_by_hand() -> None:
     job = Train(tuning=Full(), precision="fp32", max_length=10, micro_batch_size=3, logits_at_once=0)
-    layer = 8 * 8 + 2 * 4 + 4 * 16
-    logits = 30 * memory.LABELLED * 50 * 12
-    assert memory.activations(SMALL, job, 4) == 30 * 2 * layer * 4 + logits
+    layer = 6 * 8 + 4 * 8 + 4 * 16
+    mask, logits = 3 * 10 * 10, 30 * (1 - 0.4**3) * 50 * 12
+    assert memory.activations(SMALL, job, 4) == pytest.approx(30 * 2 * layer * 4 + logits + mask)
     again = job.model_copy(update={"gradient_checkpointing": True})
-    assert memory.activations(SMALL, again, 4) == 30 * (2 * 8 + layer) * 4 + logits
+    assert memory.activations(SMALL, again, 4) == pytest.approx(30 * (2 * 8 + layer) * 4 + logits + mask)
     few = job.model_copy(update={"logits_at_once": 5})
-    assert memory.activations(SMALL, few, 4) == 30 * 2 * layer * 4 + 5 * 50 * 12
+    assert memory.activations(SMALL, few, 4) == 30 * 2 * layer * 4 + 5 * 50 * 12 + mask
     lora = job.model_copy(update={"tuning": Lora()})
-    assert memory.activations(SMALL, lora, 4) == 30 * 2 * (layer - 16) * 4 + logits
+    assert memory.activations(SMALL, lora, 4) == pytest.approx(30 * 2 * (layer - 16) * 4 + logits + mask)
+    shared = job.model_copy(update={"sequence_parallel": 2})
+    assert memory.activations(SMALL, shared, 4) == pytest.approx(15 * 2 * layer * 4 + logits / 2 + mask)
+
+
+def test_layers_in_the_manner_of_bert_keep_less_and_probabilities_that_drop_out_on_a_cpu() -> None:
+    bert = replace(SMALL, weights=400 + 2 * (2 * 8 * 12 + 2 * 8 * 16))
+    assert (SMALL.form, bert.form, replace(SMALL, weights=1_952).form) == ((3, 1), (2, 1), (3, 2))
+    job = Train.model_validate(
+        {"task": {"kind": "sequence_classification"}, "tuning": {"kind": "full"}, "max_length": 10, "precision": "fp32"}
+    )
+    layer = 4 * 8 + 4 * 8 + 2 * 16
+    assert memory.activations(bert, job, 4, gpu=False) == 10 * 2 * layer * 4
+    drops = replace(bert, dropout=0.1, heads=3)
+    assert memory.activations(drops, job, 4, gpu=True) == 10 * 2 * layer * 4
+    assert memory.activations(drops, job, 4, gpu=False) == 10 * 2 * (layer * 4 + 4 * 4 * 3 * 10 + 2 * 4 * 8)
+
+
+def test_what_is_offloaded_leaves_a_gpu_and_adds_buffers_to_a_process_on_cpus() -> None:
+    job = Train(tuning=Full(), precision="bf16", zero=Zero(stage=2))
+    away = job.model_copy(update={"zero": Zero(stage=2, offload_optimizer="cpu")})
+    assert memory.forecast(LARGE, away, 4, gpu=True).states == 0
+    more = [memory.forecast(LARGE, one, 4, gpu=False).states for one in (job, away)]
+    assert more[1] - more[0] == 6 * LARGE.weights / 4
 
 
 def test_trained_weights_and_checkpoints_are_those_of_the_tuning() -> None:
