@@ -122,8 +122,7 @@ class Memory:
 def shape_of(model: str) -> Shape | None:
     """Return the sizes of a model from its config and files, or None if they do not say them."""
     folder = names.folder(model)
-    config = names.config(folder) if folder else BUILTIN.get(model, {})
-    config = names.text_config(config)
+    config = names.text_config(names.config(folder) if folder else BUILTIN.get(model, {}))
     weights = names.num_weights(model)
     layers, hidden, heads = (_first(config, keys) for keys in (LAYERS, names.WIDTHS, HEADS))
     if not (weights and layers and hidden and heads):

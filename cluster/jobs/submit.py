@@ -13,6 +13,7 @@ from typing import Any
 
 from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.own import Own
+from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.jobs.recipe import Recipe, load
 
@@ -36,6 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     problem = store_problem(recipe.store)
     if problem:
         raise JobError(f"{recipe.path}: {problem}")
+    shown = next((line for line in arguments.set if public_text(line) != line), "")
+    if shown:
+        must = "must not: Ray shows the command to everyone; write them into the recipe, or send variables by --env"
+        raise JobError(f"--set {shown.partition('=')[0]}: holds credentials, {must}")
     variables = {name: os.environ.get(name, "") for name in arguments.env}
     absent = [name for name, value in variables.items() if not value]
     if absent:
@@ -45,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         sent = pack(recipe, Path(folder))
         words = ["gristmill", "run", recipe.path.name, *(w for line in arguments.set for w in ("--set", line))]
         job = _start(client, shlex.join(words), {"working_dir": folder, "env_vars": variables})
-    _say(f"submit: {job} has {', '.join(map(str, sent))}, and writes to {recipe.store}")
+    _say(f"submit: {job} has {', '.join(map(str, sent))}, and writes to {public_uri(recipe.store)}")
     if not arguments.follow:
         _say(f"submit: `ray job logs {job} --follow` shows what it does, `ray job stop {job}` ends it")
         return 0

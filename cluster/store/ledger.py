@@ -98,9 +98,14 @@ def state(store: Store, folder: str) -> "RunState":
     run = fold(read_lines(store, folder))
     if run.state == "running" and not _held(store, folder):
         run.state = "stopped"
-        for job in run.jobs.values():
-            job.state = "stopped" if job.state == "running" else job.state
+        _end_jobs(run)
     return run
+
+
+def _end_jobs(run: "RunState") -> None:
+    """Give the jobs that were running the state of the run, which has ended."""
+    for job in run.jobs.values():
+        job.state = run.state if job.state == "running" else job.state
 
 
 def read_lines(store: Store, folder: str) -> list[str]:
@@ -178,6 +183,7 @@ def _apply(run: RunState, event: _Event) -> None:
         return
     if event["event"] in ENDS:
         run.state = ENDS[event["event"]]
+        _end_jobs(run)
         run.error = event.get("error", "")
         return
     if "job" not in event:

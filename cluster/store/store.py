@@ -191,14 +191,16 @@ class Store:
             StoreError: if it is absent, or is no such value.
         """
         data = self.read_bytes(*names)
+        asked: Any = kind
         try:
-            return _adapter(kind).validate_json(data, strict=True)
+            found: T = _adapter(asked).validate_json(data, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
             said = f"{place}: {first['msg']}" if place else first["msg"]
             where, advice = self.at(*names), "must be as it was written; move the folder away and run again"
             raise StoreError(f"{where}: was altered ({said[:SHOWN]}), {advice}") from error
+        return found
 
     def names(self, *names: str) -> list[str]:
         """Return the sorted names of files and folders in a folder. Names that begin with a dot are left out."""
@@ -353,7 +355,7 @@ def _in_words(path: str) -> Iterator[None]:
 
 
 @cache
-def _adapter(kind: type[T]) -> "TypeAdapter[T]":
+def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a type, which the cache takes for a value
     return TypeAdapter(kind)
 
 

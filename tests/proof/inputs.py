@@ -252,25 +252,22 @@ def model(folder: Path, stream: random.Random) -> None:
     plans_of(recipe, works)
 
 
+CHOICE = {
+    "index": 0,
+    "finish_reason": "stop",
+    "message": {
+        "role": "assistant",
+        "content": '<think>well</think> {"choice": "yes"}',
+        "reasoning": "hm",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}],
+    },
+    "logprobs": {"content": [{"token": "yes", "logprob": -0.5, "top_logprobs": [{"token": "no", "logprob": -1.0}]}]},
+}
 REPLY = {
     "id": "c-1",
     "model": "m",
     "usage": {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}},
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {
-                "role": "assistant",
-                "content": '<think>well</think> {"choice": "yes"}',
-                "reasoning": "hm",
-                "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}],
-            },
-            "logprobs": {
-                "content": [{"token": "yes", "logprob": -0.5, "top_logprobs": [{"token": "no", "logprob": -1.0}]}]
-            },
-        }
-    ],
+    "choices": [CHOICE],
     "error": {"message": "overloaded", "code": 503, "param": "seed"},
 }
 ASKS = [
@@ -287,7 +284,7 @@ def reply(folder: Path, stream: random.Random) -> None:
         body = _body(changed(whole, stream))
     else:
         parts = Stream()
-        choice = {**whole["choices"][0], "delta": whole["choices"][0]["message"]}
+        choice = {**CHOICE, "delta": CHOICE["message"]}
         for part in ({**whole, "choices": [choice]} for _ in range(2)):
             data = b"data: " + changed(part, stream) + b"\n\n"
             cut = stream.randrange(len(data))

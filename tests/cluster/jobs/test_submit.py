@@ -56,6 +56,7 @@ def test_a_store_must_be_one_that_the_cluster_shares() -> None:
     ("flags", "said"),
     [
         (["--set", "store=runs"], "store: runs is relative"),
+        (["--set", "store=s3://KEY:SECRET@bucket/runs"], "--set store: holds credentials, must not"),
         ([], "--address: absent, must be that of the cluster's dashboard"),
         (["--address", "auto"], "--address: auto, must be"),
         (["--address", "http://127.0.0.1:1"], "Failed to connect to Ray at address: http://127.0.0.1:1"),

@@ -55,6 +55,30 @@ def test_the_state_of_a_run_is_a_fold(store: Store) -> None:
     assert state.ended >= state.started > 0
 
 
+def test_a_job_that_ran_when_the_run_ended_has_ended_too(store: Store) -> None:
+    for event, ended in (("run_stopped", "stopped"), ("run_failed", "failed")):
+        ledger = Ledger(store, event)
+        ledger.append("run_started", jobs=["select"])
+        ledger.append("job_done", job="ingest", output="ingest-1")
+        ledger.append("job_started", job="select", output="select-1")
+        ledger.append(event, error="interrupted by SIGTERM")
+        run = fold(read_lines(store, event))
+        assert (run.state, [job.state for job in run.jobs.values()]) == (ended, ["done", ended])
+
+
+def test_lines_that_are_no_events_are_left_out(store: Store) -> None:
+    ledger = Ledger(store, "run")
+    ledger.append("run_started", jobs=["select"])
+    path = store.folder("run") / "ledger.jsonl"
+    for line in ("[]", "{}", '{"time": "x", "event": "run_done"}', '{"time": 1e99, "event": "run_done"}', "[" * 5000):
+        path.write_text(f"{path.read_text()}{line}\n")
+    path.write_text(
+        path.read_text() + '{"time": 5, "event": "job_started"}\n{"time": 6, "event": "shard_done", "job": "a"}\n'
+    )
+    run = fold(read_lines(store, "run"))
+    assert (run.state, run.ended, run.jobs["a"].shards_done) == ("running", 6, 1)
+
+
 def test_no_ledger_is_an_empty_one(store: Store) -> None:
     assert read_lines(store, "run") == []
     assert fold([]).jobs == {}

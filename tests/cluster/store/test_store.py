@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,43 @@ def test_what_was_committed_is_read_back(store: Store) -> None:
     assert store.read("made-1", ["id", "dropped"]).column_names == ["id", "dropped"]
     assert store.figures("made-1") == {"seconds": 1.5}
     assert [m.name for m in store.entries()[0]] == ["made-1"]
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc", "a/../../b", "nul\0"])
+def test_no_name_leads_out_of_the_store(name: str, store: Store) -> None:
+    for use in (store.exists, store.read_bytes, store.names, store.delete, store.folder, store.complete):
+        with pytest.raises(StoreError, match="leads out of the store"):
+            use(name)
+
+
+def test_an_altered_manifest_is_refused(store: Store) -> None:
+    fill(store)
+    raw = store.read_json("made-1", MANIFEST)
+    for altered, said in (
+        ({**raw, "name": "../made-2"}, "is that of '../made-2', must be that of its folder"),
+        ({**raw, "shards": [{**raw["shards"][0], "name": "../x.arrow"}]}, "leads out of the store"),
+        ({**raw, "shards": 5}, "was altered (shards: Input should be a valid array)"),
+        ({**raw, "settings": None}, "was altered (settings"),
+        ([], "was altered"),
+    ):
+        store.write_json(altered, "made-1", MANIFEST)
+        with pytest.raises(StoreError, match=re.escape(said)):
+            list(store.scan("made-1"))
+
+
+def test_a_shard_with_the_digest_of_its_damage_is_no_table(store: Store) -> None:
+    manifest = fill(store, shards=1)
+    path = store.folder("made-1") / "shard-00000.arrow"
+    path.write_bytes(b"ARROW1" + bytes(500))
+    there = file_shard(path, store.folder("made-1"))
+    with pytest.raises(StoreError, match=r"no table .* although its digest is right"):
+        store.read_shard("made-1", replace(manifest.shards[0], bytes=there.bytes, digest=there.digest))
+
+
+def test_a_path_that_cannot_be_a_store_is_refused() -> None:
+    for uri in ("nul\0", "x" * 5000):
+        with pytest.raises(StoreError, match="is no path of a folder"):
+            Store(uri)
 
 
 @pytest.mark.parametrize(
