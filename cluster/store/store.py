@@ -11,7 +11,7 @@ A shard is committed as soon as its commit file exists. A killed job continues a
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -247,11 +247,20 @@ class Store:
         found = (n for n in self.names(name) if n.startswith(prefix) and n.endswith(".json"))
         return {n.removesuffix(".json"): self.shard(name, n.removesuffix(".json")) for n in found}
 
-    def read_shard(self, name: str, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
-        """Check the size and digest of one shard, and read it. In a local store it is memory-mapped.
+    def read_shard(
+        self,
+        name: str,
+        shard: Shard,
+        columns: Sequence[str] | None = None,
+        schema_of: Callable[[pa.Table], pa.Schema] | None = None,
+    ) -> pa.Table:
+        """Check the size, digest and schema of one shard, and read it. In a local store it is memory-mapped.
+
+        `columns` are returned, all by default. `schema_of` says which schema a table must have, by default a dataset's.
 
         Raises:
             StoreError: if the shard is absent, truncated or altered. The message names it and says what to do.
+            SchemaError: if it has another schema.
         """
         where = f"{name}/{shard.name}"
         advice = f"move the folder {self.at(name)} away and run again"
@@ -270,7 +279,7 @@ class Store:
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             said = str(error).splitlines()[0]
             raise StoreError(f"{where}: no table ({said}), although its digest is right; {advice}") from error
-        check(table, _contract(table), where)
+        check(table, (schema_of or _contract)(table), where)
         return table.select(list(columns)) if columns else table
 
     # -- whole folders ------------------------------------------------------------------------------------------

@@ -34,6 +34,16 @@ BINS = pa.schema(
 )
 """One row for each bin. `samples`: indices of the bin's samples among all packed ones. `weights`: weight of each sample
 in the loss. `trained`: number of labels that are not ignored. `weight`: sum of the weights of these labels."""
+TYPES = "token_type_ids"
+WINDOWS = pa.schema([field.with_name(TYPES) if field.name == "position_ids" else field for field in BINS])
+"""One row for each window of a text, with the columns of BINS, and the segment of each token in place of its position.
+`labels` is what the loss of the task compares: one label, a label of each token, or begin and end. `trained` is the
+number of losses that the loss of the window is the sum of."""
+
+
+def schema_of(table: pa.Table) -> pa.Schema:
+    """Return the schema that packed rows must have: WINDOWS with segments, else BINS."""
+    return WINDOWS if TYPES in table.column_names else BINS
 
 
 def fit(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:

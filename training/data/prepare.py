@@ -368,7 +368,8 @@ class Bins:
         """Open the bins of a job's output folder."""
         made = PackedCounts(**store.read_json(output, PREPARED))
         groups = tuple(mixture.Group(*group) for group in made.groups) if prefix == PACKED else ()
-        return cls([store.read_shard(output, Shard(**shard)) for shard in made.shards[prefix]], groups)
+        shards = [Shard(**shard) for shard in made.shards[prefix]]
+        return cls([store.read_shard(output, one, schema_of=packing.schema_of) for one in shards], groups)
 
     def __len__(self) -> int:
         return len(self.trained)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.sample import Sample
-from gristmill.training.data.packing import BINS, IGNORED
+from gristmill.training.data.packing import IGNORED, TYPES, WINDOWS
 from gristmill.training.loop.noise import noisy
 from gristmill.training.loop.separation import inner
 from gristmill.training.tasks.contracts import Answered, Labelled, Task, Window
@@ -17,12 +17,6 @@ from gristmill.training.tasks.contracts import Answered, Labelled, Task, Window
 if TYPE_CHECKING:
     from gristmill.training.data.prepare import Bins
     from gristmill.training.tasks.heads import Head
-
-TYPES = "token_type_ids"
-WINDOWS = pa.schema([field.with_name(TYPES) if field.name == "position_ids" else field for field in BINS])
-"""One row for each window, with the columns of BINS, and the segment of each token instead of its position. `labels`
-is what the loss of the task compares: one label, a label of each token, or begin and end. `trained` is the number of
-losses that the loss of the window is the sum of."""
 
 
 def table(windows: Sequence[Labelled], samples: Sequence[int], weights: NDArray[np.float32] | None) -> pa.Table:

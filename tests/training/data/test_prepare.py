@@ -86,7 +86,7 @@ def test_bins_come_back_whole_from_several_tables(store: Store, samples: str, ti
     data.prepare(store, "train-x", {"samples": samples}, tiny, Train(model=tiny, max_length=256))
     bins = data.Bins.open(store, "train-x", data.PACKED)
     made = store.read_json("train-x", data.PREPARED)
-    table = store.read_shard("train-x", Shard(**made["shards"][data.PACKED][0]))
+    table = store.read_shard("train-x", Shard(**made["shards"][data.PACKED][0]), schema_of=packing.schema_of)
     assert made["trained_tokens"] == bins.trained.sum()
     split = data.Bins([table.slice(0, 2).combine_chunks(), table.slice(2).combine_chunks()])
     assert len(split) == len(bins) == table.num_rows > 3

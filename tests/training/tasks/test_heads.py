@@ -9,6 +9,7 @@ import pytest
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.store.store import Store
+from gristmill.training.data import packing
 from gristmill.training.data.forecast import forecast
 from gristmill.training.data.prepare import HELDOUT, PACKED, Bins
 from gristmill.training.job import Train
@@ -47,11 +48,11 @@ def test_losses_are_those_of_transformers(store: Store, bases: dict[str, str], b
     with torch.no_grad():
         ours = batches.row_losses(model, job.task, bins, places)
         for place, value in zip(places, ours.tolist(), strict=True):
-            one = {n: bins.column(n, int(place)) for n in ("input_ids", batches.TYPES, "labels")}
+            one = {n: bins.column(n, int(place)) for n in ("input_ids", packing.TYPES, "labels")}
             ids = torch.tensor(np.array([one["input_ids"]]))
             args = {"input_ids": ids.long(), "attention_mask": torch.ones_like(ids)}
             if base == "bert":
-                args["token_type_ids"] = torch.tensor(np.array([one[batches.TYPES]])).long()
+                args["token_type_ids"] = torch.tensor(np.array([one[packing.TYPES]])).long()
             labels = torch.tensor(np.array([one["labels"]])).long()
             if name == "question_answering":
                 args |= {"start_positions": labels[:, 0], "end_positions": labels[:, 1]}
@@ -86,7 +87,7 @@ def test_smoothing_and_weights_are_those_of_pytorch(store: Store, bases: dict[st
     job, head = prepared(store, bases["bert"], "question_answering")
     model, bins = heads.load(bases["bert"], head, "fp32").eval(), Bins.open(store, "question_answering", PACKED)
     ids = torch.tensor(np.array([bins.column("input_ids", 0)])).long()
-    types = torch.tensor(np.array([bins.column(batches.TYPES, 0)])).long()
+    types = torch.tensor(np.array([bins.column(packing.TYPES, 0)])).long()
     labels = bins.column("labels", 0)
     with torch.no_grad():
         out = model(input_ids=ids, token_type_ids=types)
