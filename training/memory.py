@@ -199,10 +199,13 @@ def activations(shape: Shape, job: TrainSettings, size: int, *, gpu: bool = True
     norms = 6 if gated and not job.tuning.adapter else 4
     layer = norms * shape.hidden + 4 * shape.queries + (4 if gated else 2) * shape.inner
     layer_bytes = layer * size
+    drops = 0.0
     if shape.dropout and not gpu:
-        # PyTorch's attention on CPUs then keeps probabilities twice, the factors of dropout, and the products; the two
-        # outputs of a layer that drop out have factors too
-        layer_bytes += 4 * size * shape.heads * job.max_length + 2 * size * shape.hidden
+        # PyTorch's attention on CPUs then computes with fp32 matrices of tokens x tokens for each head. A layer keeps
+        # three, and has about ten more at once in its backward pass (measured). Outputs that drop out keep factors.
+        matrix = 4.0 * shape.heads * job.max_length
+        layer_bytes += 3 * matrix + 2 * size * shape.hidden
+        drops = 10 * matrix
     last = int(getattr(job.tuning, "last_layers", 0)) if job.tuning.partial and not job.tuning.adapter else 0
     layers = min(last or shape.layers, shape.layers)
     kept = layers * layer_bytes
@@ -215,7 +218,7 @@ def activations(shape: Shape, job: TrainSettings, size: int, *, gpu: bool = True
     if not job.task.causal:  # a head of few labels
         logits = 0.0
     mask = float(job.micro_batch_size * job.max_length**2) if job.task.causal else 0.0  # which tokens see each other
-    return tokens * kept + logits + mask
+    return tokens * (kept + drops) + logits + mask
 
 
 def checkpoint_bytes(shape: Shape, job: TrainSettings) -> float:

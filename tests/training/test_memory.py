@@ -54,7 +54,7 @@ def test_layers_in_the_manner_of_bert_keep_less_and_probabilities_that_drop_out_
     assert memory.activations(bert, job, 4, gpu=False) == 10 * 2 * layer * 4
     drops = replace(bert, dropout=0.1, heads=3)
     assert memory.activations(drops, job, 4, gpu=True) == 10 * 2 * layer * 4
-    assert memory.activations(drops, job, 4, gpu=False) == 10 * 2 * (layer * 4 + 4 * 4 * 3 * 10 + 2 * 4 * 8)
+    assert memory.activations(drops, job, 4, gpu=False) == 10 * (2 * (layer * 4 + 3 * 120 + 2 * 4 * 8) + 10 * 120)
 
 
 def test_what_is_offloaded_leaves_a_gpu_and_adds_buffers_to_a_process_on_cpus() -> None:
