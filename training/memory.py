@@ -198,7 +198,7 @@ def activations(shape: Shape, job: TrainSettings, size: int, *, gpu: bool = True
     gated = shape.form[0] == 3
     norms = 6 if gated and not job.tuning.adapter else 4
     layer = norms * shape.hidden + 4 * shape.queries + (4 if gated else 2) * shape.inner
-    layer_bytes = layer * size
+    layer_bytes = float(layer * size)
     drops = 0.0
     if shape.dropout and not gpu:
         # PyTorch's attention on CPUs then computes with fp32 matrices of tokens x tokens for each head. A layer keeps
