@@ -1,4 +1,4 @@
-"""The examples of entities and of answers, from their recipes to the figures of a suite, with a tiny base model."""
+"""The examples of reviews, entities and answers: from their recipes to figures of a suite, with a tiny base model."""
 
 from pathlib import Path
 
@@ -23,6 +23,16 @@ def run(path: Path, store: Path, base: str, *settings: str) -> tuple[TrainFigure
         TrainFigures.read(made.figures(works["train"].output)),
         EvaluateFigures.read(made.figures(works["evaluate"].output)),
     )
+
+
+def test_the_example_of_reviews_trains_on_what_lift_passes_on(tmp_path: Path, bases: dict[str, str]) -> None:
+    settings = ["lift.probe.features=characters", "lift.bootstrap=200", "train.tuning.last_layers=1"]
+    trained, found = run(EXAMPLES / "reviews.toml", tmp_path / "store", bases["bert"], *settings)
+    assert trained.kept + trained.holdout + trained.dropped > 6, "self-training helps on these reviews"
+    [suite] = found.suites
+    assert (suite.suite, suite.items, suite.made) == ("reviews", 160, True)
+    base, tuned = suite.models
+    assert all({"accuracy", "macro_f1", "roc_auc"} <= one.measures.keys() for one in (base, tuned))
 
 
 def test_the_example_of_entities_trains_on_seeds_and_their_variants(tmp_path: Path, bases: dict[str, str]) -> None:
