@@ -26,7 +26,7 @@ def run(path: Path, store: Path, base: str, *settings: str) -> tuple[TrainFigure
 
 
 def test_the_example_of_reviews_trains_on_what_lift_passes_on(tmp_path: Path, bases: dict[str, str]) -> None:
-    settings = ["lift.probe.features=characters", "lift.bootstrap=200", "train.tuning.last_layers=1"]
+    settings = ["lift.probe.features=characters", "lift.bootstrap=200"]
     trained, found = run(EXAMPLES / "reviews.toml", tmp_path / "store", bases["bert"], *settings)
     assert trained.rows >= 6, "the seeds, and more if an arm helps, which character n-grams need not show"
     [suite] = found.suites
