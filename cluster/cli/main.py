@@ -374,3 +374,7 @@ def _call(parsed: argparse.Namespace) -> int:
     except OSError as error:  # a full disk, a folder that may not be written
         _print(f"gristmill: {public_text(str(error))}", sys.stderr)
         return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -80,10 +80,9 @@ def convert(source: Path, target: Path) -> None:
     )
     config.save_pretrained(str(target))
     halves = {name: value.astype(np.float16) for name, value in packed.tensors.items()}
-    pooler = (packed.width, packed.width), (packed.width,)  # not used, but transformers warns where it is absent
-    halves |= {
-        f"pooler.dense.{name}": np.zeros(s, np.float16) for name, s in zip(("weight", "bias"), pooler, strict=True)
-    }
+    # The checkpoint has no pooler, and embeddings need none. Through this one a head reads tanh of the first token.
+    halves["pooler.dense.weight"] = np.eye(packed.width, dtype=np.float16)
+    halves["pooler.dense.bias"] = np.zeros(packed.width, np.float16)
     save_file(halves, target / "model.safetensors", {"format": "pt"})
     special = {f"{name}_token": f"<{mark}>" for name, mark in SPECIAL.items()}
     written = PreTrainedTokenizerFast(

@@ -41,6 +41,8 @@ MOST_WEIGHTS = 1 << 50
 """Number of weights that no model has. A file that says more is damaged."""
 USUAL_WIDTH = 1024
 """Width that is assumed if a config has none."""
+REVISIONS = {E5: ".1"}
+"""Ends of the names of conversions, for those that have other files than an earlier version of this code wrote."""
 
 
 def cache_folder() -> Path:
@@ -195,7 +197,7 @@ def _package_folder(name: str) -> Path:
 
 def _conversion(name: str) -> Path:
     """Return the path of the folder for the conversion of a builtin model. It need not exist."""
-    return cache_folder() / f"{name.partition(':')[2]}-{version(PACKAGES[name])}"
+    return cache_folder() / f"{name.partition(':')[2]}-{version(PACKAGES[name])}{REVISIONS.get(name, '')}"
 
 
 def _converted(name: str, source: Path, convert: Callable[[Path, Path], None]) -> Path:

@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
-from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.errors import JobError, RunError, StoreError
 from gristmill.cluster.contract.sample import from_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.jobs.figures import Figures
@@ -306,9 +306,20 @@ class Evaluate(Job):
 
 
 def _settings(manifest: Manifest) -> TrainSettings:
-    """Return the settings of a training; those that are newer than it have their defaults."""
+    """Return the settings of a training; those that are newer than it have their defaults.
+
+    Raises:
+        StoreError: when another version of gristmill wrote settings that this one does not know.
+    """
     known = manifest.settings
-    return TrainSettings.model_validate({name: known[name] for name in TrainSettings.model_fields if name in known})
+    try:
+        return TrainSettings.model_validate({name: known[name] for name in TrainSettings.model_fields if name in known})
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StoreError(
+            f"{manifest.name}: its setting {where} is of another version of gristmill, must be of this one; run the "
+            "train job again"
+        ) from error
 
 
 def _role(suite: str) -> str:

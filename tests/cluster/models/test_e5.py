@@ -102,6 +102,7 @@ def test_texts_are_cut_into_pieces_as_by_the_package_and_begin_with_the_prefix(t
     assert encoder.unknown(["river", "жж"]).tolist() == [0, 0.5]  # unknown characters in a row are one token
     assert default_prompt(str(target)) == "query: "
     np.testing.assert_allclose(vectors[0], plain(target, "query: river"), atol=2e-3)
+    assert np.abs(pooled(target, "river") - pooled(target, "жж")).max() > 1e-3, "a head can tell texts apart"
 
 
 def plain(folder: Path, text: str) -> np.ndarray:
@@ -113,6 +114,16 @@ def plain(folder: Path, text: str) -> np.ndarray:
     with torch.no_grad():
         states = AutoModel.from_pretrained(folder, dtype=torch.float32)(**given).last_hidden_state[0].numpy()
     return np.asarray(states.mean(axis=0) / np.linalg.norm(states.mean(axis=0)))
+
+
+def pooled(folder: Path, text: str) -> np.ndarray:
+    """What a head of transformers reads."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    given = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad():
+        return np.asarray(AutoModel.from_pretrained(folder, dtype=torch.float32)(**given).pooler_output[0].numpy())
 
 
 @pytest.mark.flow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.errors import JobError, StoreError
 from gristmill.cluster.io.ingest import ingest
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.jobs.recipe import check_inputs, open_recipe
@@ -15,7 +15,7 @@ from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate.held_out import NEAR, rows_of
-from gristmill.training.evaluate.job import Evaluate
+from gristmill.training.evaluate.job import Evaluate, _settings
 from gristmill.training.evaluate.suites import ask, compare
 from gristmill.training.evaluate.suites.bench import Bench
 from gristmill.training.evaluate.suites.freeze import freeze
@@ -67,6 +67,13 @@ def recipe(evaluate: dict[str, Any], folder: Path) -> dict[str, Any]:
         row = {"instruction": "Name a river.", "output": "The Elbe."}
         (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     return {"store": str(folder / "runs"), "train": {"input": str(folder / "samples.jsonl")}, "evaluate": evaluate}
+
+
+def test_settings_of_another_version_are_one_line_that_names_them() -> None:
+    older = {"model": "tiny", "zero": {"stage": 3, "offload_optimizer": True}}
+    with pytest.raises(StoreError, match=r"train-x: its setting zero\.offload_optimizer is of another version"):
+        _settings(Manifest("train-x", "model", "train", "f", {}, older, ()))
+    assert _settings(Manifest("train-x", "model", "train", "f", {}, {"model": "tiny", "unknown": 1}, ())).epochs == 2
 
 
 def test_suites_and_further_models_are_inputs_and_are_planned(tmp_path: Path) -> None:
