@@ -14,7 +14,7 @@ from gristmill.cluster.cli.main import main
 from gristmill.cluster.cli.schema import schema
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.job import JOBS
-from gristmill.cluster.jobs.recipe import open_recipe
+from gristmill.cluster.jobs.recipe import load, open_recipe
 from gristmill.cluster.store.store import Store
 from tests.test_examples import RECIPES
 
@@ -80,7 +80,8 @@ def test_the_recipe_that_is_shown_can_be_planned(path: str, tmp_path: Path) -> N
     row = json.dumps({"instruction": "Name a river.", "output": "The Elbe.", "label": "positive"}) + "\n"
     for name in ("seeds", "samples", "labelled", "older", "exam", "targets", "private", "test", "texts"):
         (tmp_path / f"{name}.jsonl").write_text(row * 3)
-    loaded, works = open_recipe(tmp_path / "recipe.toml", [f"store={tmp_path}/runs"])
+    loaded = load(tmp_path / "recipe.toml", [f"store={tmp_path}/runs"], look=False)  # a package may be absent
+    works = loaded.works()
     for name, job in loaded.jobs.items():
         assert job.plan(Store(loaded.store), works[name]).state == "to do"
 
