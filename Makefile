@@ -1,6 +1,7 @@
 # make proof: set up, then send 10,000 rows of public shapes through the store and every form, try 100,000 mutated inputs and
 #   200 commands on such, draw 50,000 comparisons of models of which the truth is known, encode for 72 chat templates, pack
-#   for 84 architectures; with `moto_server` on the path, send exports and a store through S3.
+#   for 84 architectures; with `moto_server` on the path, send exports and a store through S3; kill trainings for 55 minutes
+#   (the next call continues, up to 100 kills); then pass the long tests.
 # make examples DATA=folder: set up, then run the worked examples, two of them on public reviews that are in the folder.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
@@ -45,6 +46,8 @@ proof: $(READY)
 	$(BIN)/python -m tests.proof.templates
 	$(BIN)/python -m tests.proof.packing
 	$(BIN)/python -m tests.proof.s3
+	$(BIN)/python -m tests.proof.kills --kills 100 --folder .proof/kills --minutes 55
+	$(BIN)/pytest -q -m long --durations=0 --durations-min=1
 
 test: unit ray flow gpu
 
@@ -52,10 +55,10 @@ unit: $(READY)
 	$(BIN)/pytest -x -q -m "not ray and not flow and not gpu"
 
 ray: $(READY)
-	$(BIN)/pytest -x -q -m ray
+	$(BIN)/pytest -x -q -m "ray and not long"
 
 flow: $(READY)
-	$(BIN)/pytest -x -q -m flow --durations=0 --durations-min=1
+	$(BIN)/pytest -x -q -m "flow and not long" --durations=0 --durations-min=1
 
 gpu: $(READY)
 	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/pytest -x -q -m gpu; else echo "gpu tests left out: this machine has no NVIDIA GPU"; fi

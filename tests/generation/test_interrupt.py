@@ -107,9 +107,9 @@ def check_end(driver: "subprocess.Popen[str]", recipe: Path, folder: Path, name:
     ("number", "moment"),
     [
         (signal.SIGTERM, has_folder),
-        (signal.SIGINT, has_raylet),
+        pytest.param(signal.SIGINT, has_raylet, marks=pytest.mark.long),
         (signal.SIGINT, has_work),
-        (signal.SIGHUP, has_work),
+        pytest.param(signal.SIGHUP, has_work, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_ends_the_run_in_order(

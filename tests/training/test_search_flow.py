@@ -37,6 +37,7 @@ def make(store: Store, job: Train, screen: Screen) -> TrainFigures:
     return job.make(run, Work("train-0", job.fingerprint(), {"samples": "select-000000000000"}))
 
 
+@pytest.mark.long
 def test_the_best_settings_are_trained_after_a_stop_too_and_folds_say_the_spread(tiny: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     dataset(store, chats(30))

@@ -135,6 +135,7 @@ def test_the_merged_model_answers_and_a_kill_leaves_no_process(made: tuple[Store
         assert gone(children), "processes are left"
 
 
+@pytest.mark.long
 def test_replicas_behind_one_address_answer_while_one_of_them_is_killed_and_started_anew(
     made: tuple[Store, str],
 ) -> None:

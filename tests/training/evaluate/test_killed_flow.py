@@ -61,6 +61,7 @@ def asked(store: Store, run: str) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_a_killed_driver_and_a_killed_engine_change_no_answer(
     tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

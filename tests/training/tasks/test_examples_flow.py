@@ -35,6 +35,7 @@ def test_the_example_of_reviews_trains_on_what_lift_passes_on(tmp_path: Path, ba
     assert all({"accuracy", "macro_f1", "roc_auc"} <= one.measures.keys() for one in (base, tuned))
 
 
+@pytest.mark.long
 def test_the_example_of_entities_trains_on_seeds_and_their_variants(tmp_path: Path, bases: dict[str, str]) -> None:
     settings = ["generate.methods.0.min_cosine=0", 'select.steps=[{kind = "exact"}]', "train.tuning.last_layers=1"]
     trained, found = run(EXAMPLES / "entities.toml", tmp_path / "store", bases["bert"], *settings)
@@ -46,6 +47,7 @@ def test_the_example_of_entities_trains_on_seeds_and_their_variants(tmp_path: Pa
     assert all(0 <= one.measures["micro_f1"] <= 1 for one in suite.models)
 
 
+@pytest.mark.long
 def test_the_example_of_answers_trains_and_asks_a_head(tmp_path: Path, bases: dict[str, str]) -> None:
     """Without its first part, which a real engine makes small with those of the other recipes."""
     whole = (EXAMPLES / "question_answering.toml").read_text(encoding="utf-8")
