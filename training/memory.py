@@ -164,7 +164,7 @@ def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: 
         job: the settings.
         world: number of workers.
         gpu: whether the memory of a GPU is planned, or that of a process on CPUs.
-        stage: a stage of ZeRO in place of that of the settings.
+        stage: a stage of ZeRO instead of that of the settings.
     """
     stage = job.zero.stage if stage is None else stage
     size = 2 if job.precision in ("bf16", "fp16") or (gpu and job.precision == "auto") else 4

@@ -213,8 +213,8 @@ class TrainPresentation(Presentation[TrainFigures]):
             return
         lines = material.store.read_bytes(name, METRICS).decode().splitlines()
         journal = [m for m in (json.loads(line) for line in lines if line.strip()) if "step" in m]
-        told = (*held_out(figures), *left_out(figures), *ended(figures), *untracked(figures), *searched(figures))
-        note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, told)))
+        notes = (*held_out(figures), *left_out(figures), *ended(figures), *untracked(figures), *searched(figures))
+        note = " ".join((f"{len(journal)} optimizer steps.", *map(_sentence, notes)))
         panels = [Panel("Loss while training", charts.loss_curve(journal, figures.unit), note)]
         if between := [line for line in journal if "measures" in line]:
             note = " ".join(map(_sentence, measures(figures)))

@@ -13,7 +13,7 @@ SHORTEST = 16
 """Least number of characters of a key that is looked for in the answers of a server. Shorter ones, such as `EMPTY`,
 are words that a text may hold for another reason."""
 HIDDEN = "***"
-"""Text in place of a key in the answer of a server."""
+"""Text instead of a key in the answer of a server."""
 
 _NAME = re.compile(
     r"(?i)(api|access|account|secret|private|hf|hub|auth|session|security|shared)[_-]?(key|token)$"

@@ -46,7 +46,7 @@ class ClusterSettings(Settings):
     code 75, and the same command goes on later. A day is 86400."""
     grace_s: float = Field(default=25.0, gt=0)
     """Seconds after SIGTERM, SIGHUP or Ctrl-C in which the run shuts down in order. Then it writes its record and ends
-    at once. Kubernetes kills a process 30 seconds after SIGTERM, unless it is told otherwise."""
+    at once. Kubernetes kills a process 30 seconds after SIGTERM, unless its settings say otherwise."""
 
 
 @dataclass(frozen=True)

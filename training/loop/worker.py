@@ -110,8 +110,8 @@ def _attempt(plan: WorkerPlan, rank: int, heart: heartbeat.Heartbeat, *, again: 
             separation=worker.way, apart=apart,
         )  # fmt: skip
     log.info("rank %d starts at step %d of %d after %.1f s", rank, first, plan.steps, time.monotonic() - began)
-    told = read_journal(worker.folder / METRICS) if rank == 0 else []
-    held: list[stopping.Measured] = of_first(stopping.measured(told, plan.job.metric))
+    journal = read_journal(worker.folder / METRICS) if rank == 0 else []
+    held: list[stopping.Measured] = of_first(stopping.measured(journal, plan.job.metric))
     checkpoint.forget(worker.folder / checkpoint.BEST, first)
     done = _steps(worker, folder, first, held)
     if not done:

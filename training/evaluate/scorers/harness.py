@@ -106,15 +106,15 @@ class Harness(Scorer):
     def score(self, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
         """Return the value of the item, and each metric with what it needs of the document as JSON."""
         del shared
-        left, by_request, told = list(replies), list[list[harness.Reply]](), list[list[str | float]]()
+        left, by_request, answers = list(replies), list[list[harness.Reply]](), list[list[str | float]]()
         for asked in _requests(item):
             mine, left = left[: asked.times], left[asked.times :]
             if asked.scored is None:
                 by_request.append([reply.text for reply in mine])
-                told.append([reply.text for reply in mine])
+                answers.append([reply.text for reply in mine])
             else:
                 by_request.append([(reply.logprob or 0.0, False) for reply in mine])
-                told.append([round(reply.logprob or 0.0, DIGITS) for reply in mine])
+                answers.append([round(reply.logprob or 0.0, DIGITS) for reply in mine])
         found = self._task.metrics(int(item.tags[NUMBER]), by_request)
         numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float | np.number)}
         own = self.metric or next(iter(numbers), "")
@@ -123,13 +123,13 @@ class Harness(Scorer):
                 f"lm_eval task {self.path}: the metric {own or 'that is its only one'} has no number for a document, "
                 f"must have one; set metric to one of {', '.join(numbers) or 'another task'}"
             )
-        value = Judgement(self._task.sign(own) * numbers[own], json.dumps(told, ensure_ascii=False))
+        value = Judgement(self._task.sign(own) * numbers[own], json.dumps(answers, ensure_ascii=False))
         each = {name: Judgement(numbers.get(name, 0.0), json.dumps(one, default=_plain)) for name, one in found.items()}
         return {OWN: value, **each}
 
-    def aggregated(self, name: str, told: Sequence[str]) -> float:
+    def aggregated(self, name: str, answers: Sequence[str]) -> float:
         """Return a metric over all documents, from the replies of its values."""
-        return self._task.aggregated(name, [json.loads(one) for one in told])
+        return self._task.aggregated(name, [json.loads(one) for one in answers])
 
     @property
     def _task(self) -> harness.HarnessTask:
@@ -154,10 +154,10 @@ class Harness(Scorer):
 def _row(task: str, number: int, doc: harness.Doc) -> Sample:
     """Return a document as a row. Its text has no solved cases; its requests are in a tag."""
     asked = [[one.messages, one.prefix, one.scored, dict(one.settings), one.times] for one in doc.asked]
-    told = {NUMBER: f"{number}", REQUESTS: json.dumps(asked, ensure_ascii=False)}
-    name = ids.digest("harness", task, f"{number}", told[REQUESTS])
+    tags = {NUMBER: f"{number}", REQUESTS: json.dumps(asked, ensure_ascii=False)}
+    name = ids.digest("harness", task, f"{number}", tags[REQUESTS])
     turns = (Message("user", doc.question), *([Message("assistant", doc.answer)] if doc.answer.strip() else []))
-    return Sample(name, turns, tags=told)
+    return Sample(name, turns, tags=tags)
 
 
 def _requests(item: Item) -> list[harness.Asked]:
