@@ -202,6 +202,7 @@ with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, ray.init(
 """
 
 
+@pytest.mark.long
 def test_a_job_runs_on_the_cluster_that_it_was_submitted_to(tmp_path: Path) -> None:
     recipe = tmp_path / "select.toml"
     own = "import numpy as np\nfrom gristmill.selection.contracts import Choice, Selector\n\n\nclass Most(Selector):\n"

@@ -54,6 +54,7 @@ def test_the_best_of_many_kinds_in_fair_shares(tmp_path: Path) -> None:
     assert mean > sum(row.scores["judge"] for row in rows) / len(rows)
 
 
+@pytest.mark.long
 def test_what_resembles_the_targets_stays(tmp_path: Path) -> None:
     rows, figures = selected("select_relevance", tmp_path)
     kept = [step.kept for step in figures.steps]

@@ -129,7 +129,7 @@ np.save(sys.argv[3], encoder.encode([*TEXTS, ""]))
 
 
 @pytest.mark.flow
-@pytest.mark.parametrize("pooling", ["checkpoint", "last"])
+@pytest.mark.parametrize("pooling", [pytest.param("checkpoint", marks=pytest.mark.long), "last"])
 def test_vllm_makes_the_vectors_that_torch_makes(tiny: str, pooling: Pooling, tmp_path: Path) -> None:
     """In a process of its own, as in an actor: an engine changes the threads and environment that it lives in.
 
