@@ -1,4 +1,7 @@
-"""`gristmill submit` to a cluster that asks for a token: the run there, its output, its exit code, and its dataset."""
+"""`gristmill submit` to a cluster that asks for a token: the run there, its output, its exit code, and its dataset.
+
+It comes before the tests that share a session of Ray: that session would take the port of this cluster's job agent.
+"""
 
 import os
 import subprocess
