@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gristmill.cluster.contract.errors import JobError, RunError
+from gristmill.cluster.contract.errors import TRY_AGAIN, JobError, RunError
 from gristmill.cluster.contract.own import Own
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.contract.settings import Settings
@@ -28,6 +28,8 @@ TOKEN = "set RAY_AUTH_MODE to token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH t
 
 def run(arguments: argparse.Namespace) -> int:
     """Submit a recipe: `gristmill submit`. Return 0, or with `--follow` the exit code of the run.
+
+    A signal while it follows ends the following alone, with code 75: the run goes on.
 
     Raises:
         JobError: when the recipe, a file or an argument is wrong, or the cluster does not answer.
@@ -57,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return follow(client, job)
     except KeyboardInterrupt:
-        _say(f"submit: {job} goes on; `ray job stop {job}` ends it")
-        raise
+        _say(f"submit: {job} goes on; `ray job logs {job} --follow` shows it, `ray job stop {job}` ends it")
+        return TRY_AGAIN
 
 
 def store_problem(store: str) -> str:

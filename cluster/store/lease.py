@@ -7,6 +7,7 @@ two runs that share a job write the same shards at the same time.
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from gristmill.cluster.store.store import Store
 
 LEASES = ".leases"
 """Folder of a local store with a file for each dataset that was ever made. A file is locked as long as a process makes
-the dataset, and has that process's id and the time when it began."""
+the dataset, and has that process's id, its machine and the time when it began."""
 LOOK_S = 0.5
 """Seconds between two tries to get a lease."""
 
@@ -55,7 +56,7 @@ def _wait(file: IO[str], name: str, say: Callable[[str], None]) -> None:
             continue
         file.seek(0)
         file.truncate()
-        file.write(json.dumps({"process": os.getpid(), "since": round(time.time())}))
+        file.write(json.dumps({"process": os.getpid(), "machine": socket.gethostname(), "since": round(time.time())}))
         file.flush()
         return
 
@@ -65,7 +66,7 @@ def _holder(file: IO[str]) -> str:
     file.seek(0)
     try:
         held = json.loads(file.read())
-        since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
+        since, machine = time.strftime("%H:%M:%S", time.localtime(held["since"])), held["machine"]
     except (ValueError, KeyError, TypeError):  # it is just being written
         return "another process makes"
-    return f"process {held['process']} makes since {since}"
+    return f"process {held['process']} of {machine} makes since {since}"

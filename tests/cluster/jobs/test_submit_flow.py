@@ -4,6 +4,7 @@ It comes before the tests that share a session of Ray: that session would take t
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,3 +76,10 @@ def test_a_recipe_runs_on_a_cluster_with_a_token_and_its_exit_code_comes_back(tm
                        'select.steps=[{kind = "semantic"}]', **TOKEN)  # fmt: skip
         assert wrong.returncode == 2, wrong.stdout + wrong.stderr
         assert "builtin:none: no such builtin model" in wrong.stdout, "the cluster looks for models, not the laptop"
+        words = [sys.executable, "-c", MAIN, "submit", str(recipe), "--address", url, "--follow"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(words, env=environment(**TOKEN), stdout=pipe, stderr=pipe, text=True) as started:
+            assert started.stdout and "has mill.toml" in started.stdout.readline()
+            started.send_signal(signal.SIGINT)
+            said = started.communicate(timeout=60)[0]
+        assert started.returncode == 75 and "goes on; `ray job logs" in said, said

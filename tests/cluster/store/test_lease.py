@@ -4,6 +4,7 @@ import json
 import multiprocessing as mp
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -49,7 +50,9 @@ def test_a_process_waits_says_so_and_goes_on_when_the_other_ends(store: Store, h
     begin = time.monotonic()
     with making(store, "a", say=said.append):
         assert time.monotonic() - begin > 0.5
-    assert len(said) == 1 and said[0].startswith(f"waiting for a, which process {process.pid} makes since ")
+    assert len(said) == 1 and said[0].startswith(
+        f"waiting for a, which process {process.pid} of {socket.gethostname()} makes since "
+    )
     with making(store, "c", say=said.append), making(store, "d", say=said.append):
         assert len(said) == 1, "other datasets are free"
 
