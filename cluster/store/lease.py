@@ -51,7 +51,8 @@ def _wait(file: IO[str], name: str, say: Callable[[str], None]) -> None:
         except BlockingIOError:
             if not said:
                 said = True
-                say(f"waiting for {name}, which {_holder(file)}; it is then read, not made again")
+                after = "it is read then, or made here if that process ends before"
+                say(f"waiting for {name}, which {_holder(file)}; {after}")
             time.sleep(LOOK_S)
             continue
         file.seek(0)
