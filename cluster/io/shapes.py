@@ -205,7 +205,7 @@ LAYOUTS: Mapping[str, RowShape] = {
     "self_instruct": RowShape((("instruction",), ("instances",)), self_instruct_of, frozenset({"is_classification"})),
     "alpaca": RowShape((("instruction",), OUTPUTS), alpaca_of, frozenset(GIVEN)),
     "calls": RowShape((PROMPTS, ("tools",), ("answers",)), calls_of),
-    "squad": RowShape((("question",), ("context",), contexts.ANSWERS), squad_of),
+    "squad": RowShape((("question",), ("context",), contexts.ANSWERS), squad_of, frozenset({contexts.IMPOSSIBLE})),
     "candidates": RowShape(((*PROMPTS, "instruction"), CANDIDATES), candidates_of, frozenset(GIVEN)),
     "completion": RowShape((PROMPTS, REPLIES), completion_of),
     "label": RowShape((TEXTS, LABELS), label_of),

@@ -80,6 +80,12 @@ class TrainState:
     validation: validation.Answers | validation.Labels | None
     """What is measured besides the held-out loss."""
 
+    @property
+    def share(self) -> validation.Share:
+        """The part of the held-out rows that this worker measures."""
+        at_once = self.at_once if self.plan.job.task.causal else self.plan.job.micro_batch_size
+        return validation.Share(self.rank, self.plan.batching.world, at_once, self.way)
+
 
 def set_up(
     plan: WorkerPlan, rank: int, found: checkpoint.Checkpoint | None, heart: Heartbeat

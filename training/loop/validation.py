@@ -5,7 +5,7 @@ the rows (`gristmill.training.tasks.choices`). Each worker computes a share, and
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,15 @@ class Answers:
 
     def measures(self, model: Any, share: Share) -> dict[str, float]:  # noqa: ANN401 - an engine
         """Return the measures of the task; every worker must call this."""
+        return self.head.task.measures(self.samples, self._answered(model, share), self.head.names)
+
+    def fitted(self, model: Any, share: Share) -> Head:  # noqa: ANN401 - an engine
+        """Return the head with the settings that the held-out rows decide; every worker must call this."""
+        if not self.head.task.open(self.samples):
+            return self.head
+        return replace(self.head, task=self.head.task.fitted(self.samples, self._answered(model, share)))
+
+    def _answered(self, model: Any, share: Share) -> list[Answered]:  # noqa: ANN401
         import torch.distributed as dist
 
         parts = [range(rank, len(self.samples), share.world) for rank in range(share.world)]
@@ -59,8 +68,7 @@ class Answers:
         gathered: list[list[Answered]] = [own] * share.world
         dist.all_gather_object(gathered, own)
         said = {n: one for part, some in zip(parts, gathered, strict=True) for n, one in zip(part, some, strict=True)}
-        ordered = [said[n] for n in range(len(self.samples))]
-        return self.head.task.measures(self.samples, ordered, self.head.names)
+        return [said[n] for n in range(len(self.samples))]
 
 
 @dataclass(frozen=True, slots=True)

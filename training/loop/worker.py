@@ -334,10 +334,7 @@ def _measure(worker: TrainState) -> dict[str, Any]:
     """Return the held-out loss and the measures of the task as a journal has them; every worker must call this."""
     found: dict[str, Any] = {"holdout_loss": _holdout_loss(worker)}
     if worker.validation:
-        job = worker.plan.job
-        at_once = worker.at_once if job.task.causal else job.micro_batch_size
-        share = validation.Share(worker.rank, worker.plan.batching.world, at_once, worker.way)
-        found["measures"] = worker.validation.measures(worker.engine, share)
+        found["measures"] = worker.validation.measures(worker.engine, worker.share)
     return found
 
 
@@ -368,6 +365,8 @@ def _export(worker: TrainState) -> dict[str, float]:
         On rank 0, the field `merged_difference` if there is an adapter; else nothing.
     """
     plan, job, tuning = worker.plan, worker.plan.job, worker.plan.job.tuning
+    measured = worker.validation
+    head = measured.fitted(worker.engine, worker.share) if isinstance(measured, validation.Answers) else None
     if tuning.adapter:
         state = zero.trainable_state(worker.engine.module, worker.rank)
     else:
@@ -381,18 +380,18 @@ def _export(worker: TrainState) -> dict[str, float]:
         if job.dropout is not None:
             model.reset_dropout(worker.engine.module.config, plan.base)
         model.write_model(worker.engine.module, tok, stops, worker.folder / model.MERGED, state, auto)
-        _describe(worker)
+        _describe(worker, head)
         return {}
     adapter = worker.folder / model.ADAPTER
     model.write_adapter(worker.engine.module, tuning.exported(state, worker.initial), adapter)
     ids = worker.heldout.column("input_ids", 0)[:COMPARED].tolist()
     whole, difference = model.merged(model.adapted(loaded_base(plan, worker.precision), adapter), ids)
     model.write_model(whole, tok, stops, worker.folder / model.MERGED, auto=auto)
-    _describe(worker)
+    _describe(worker, head)
     return {"merged_difference": difference}
 
 
-def _describe(worker: TrainState) -> None:
+def _describe(worker: TrainState, head: heads.Head | None) -> None:
     """Write what the head of a finished model does, if its task has one."""
-    if worker.plan.head:
-        heads.save(worker.plan.head, worker.folder / model.MERGED)
+    if head:
+        heads.save(head, worker.folder / model.MERGED)

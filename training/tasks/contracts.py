@@ -63,6 +63,10 @@ class Answered:
     text: str
     choices: Mapping[str, float] = field(default_factory=dict)
     """Probability of each label, if the task chooses among labels."""
+    words: str = ""
+    """The best words of the context, if the task looks for words. `text` is them, or that there are none."""
+    null: float = 0.0
+    """By how much the score of no answer exceeds that of `words`, in logits."""
 
 
 class Task(Step):
@@ -165,6 +169,16 @@ class Task(Step):
     ) -> dict[str, float]:
         """Return the measures of answers to samples that all have a right answer for this task."""
         raise NotImplementedError
+
+    def open(self, samples: Sequence[Sample]) -> bool:
+        """Return whether settings are still to be chosen by the answers to held-out samples."""
+        del samples
+        return False
+
+    def fitted(self, samples: Sequence[Sample], answers: Sequence[Answered]) -> "Task":
+        """Return the task with the settings that are chosen by the answers to held-out samples."""
+        del samples, answers
+        return self
 
 
 def conversation(sample: Sample, instruction: str) -> str:

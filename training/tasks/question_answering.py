@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.training.evaluate.scorers.normal import squad
-from gristmill.training.evaluate.scorers.squad import words_f1
+from gristmill.training.evaluate.scorers.squad import by_answer, words_f1
 from gristmill.training.tasks.contracts import (
     Answered,
     Asked,
@@ -37,8 +37,12 @@ class QuestionAnswering(Task):
     with these words is taken. A row is dropped and counted if its answer is not in the context. Long contexts are read
     in windows. A window without the answer has the first token as its label, as in BERT.
 
-    Source: Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250; Devlin et al. 2019, BERT, arXiv:1810.04805, sections 4.2 and
-    4.3. Departures: the best answer is looked for among all begins and ends, not among the 20 likeliest of each.
+    A context need not have an answer. Such a row has an empty list in the tag `answers`, as rows of SQuAD 2.0 get it,
+    or the answer `no_answer`. The score of no answer is that of the first token; the lowest of all windows counts.
+
+    Source: Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250; Rajpurkar et al. 2018, SQuAD 2.0, arXiv:1806.03822; Devlin
+    et al. 2019, BERT, arXiv:1810.04805, sections 4.2 and 4.3. Departures: the best answer is looked for among all
+    begins and ends, not among the 20 likeliest of each.
     """
 
     kind: Literal["question_answering"] = "question_answering"
@@ -55,8 +59,12 @@ class QuestionAnswering(Task):
     max_answer_tokens: int = Field(default=30, gt=0)
     """Largest number of tokens in an answer that the model gives. The default is BERT's."""
     no_answer: str = ""
-    """The answer of rows whose context has none, such as `unanswerable`. The model then gives this answer where the
-    first token is a better answer than any words. It is empty if every context has an answer."""
+    """The answer that says that the context has none, such as `unanswerable`; in rows, and from the model."""
+    null_threshold: float | None = None
+    """The model answers `no_answer` if the score of no answer exceeds that of the best words by more than this, in
+    logits. By default it is chosen when the model is finished, so that F1 is highest on the held-out rows; measures of
+    held-out rows are at their best threshold too. If every held-out row has an answer, it is 0 with `no_answer`, and
+    else the model always answers with words."""
 
     @property
     def overlap(self) -> int:
@@ -117,10 +125,7 @@ class QuestionAnswering(Task):
     def answer(
         self, logits: "Sequence[Logits]", asked: Asked, windows: Sequence[Window], names: Sequence[str]
     ) -> Answered:
-        """Return the words of the context with the highest sum of the logits of begin and end.
-
-        With `no_answer`, return it if the sum at the first token is higher in every window.
-        """
+        """Return the words of the context with the highest sum of the logits of begin and end, or `no_answer`."""
         del names
         best, words, empty = -np.inf, "", np.inf
         for values, window in zip(logits, windows, strict=True):
@@ -137,23 +142,71 @@ class QuestionAnswering(Task):
             begin, stop = np.unravel_index(int(sums.argmax()), sums.shape)
             best = sums.max()
             words = asked.text[window.ranges[first + int(begin)][0] : window.ranges[first + int(stop)][1]]
-        return Answered(self.no_answer if self.no_answer and empty > best else words)
+        return self.decided(Answered(words, words=words, null=float(empty - best)))
+
+    def decided(self, answered: Answered) -> Answered:
+        """Return an answer with the text that the threshold decides."""
+        threshold = self.null_threshold
+        if threshold is None:
+            threshold = 0.0 if self.no_answer else np.inf
+        return replace(answered, text=self.no_answer if answered.null > threshold else answered.words)
 
     def measures(
         self, samples: Sequence[Sample], answers: Sequence[Answered], names: Sequence[str]
     ) -> dict[str, float]:
-        """Return the mean F1 of the words and the share of exact answers, as SQuAD has them."""
+        """Return the mean F1 of the words and the share of exact answers, as SQuAD has them.
+
+        If some contexts have an answer and some have none, the values of both kinds too.
+        """
         del names
-        both = [(answer.text, right_answers(sample)) for sample, answer in zip(samples, answers, strict=True)]
-        return {
-            "f1": float(np.mean([max(words_f1(said, one) for one in right) for said, right in both])),
-            "exact": float(np.mean([squad(said) in map(squad, right) for said, right in both])),
-        }
+        right = [self._right(sample) for sample in samples]
+        fitted = self._fitted(right, answers)
+        decided = answers if fitted is self else map(fitted.decided, answers)
+        said = [self._bare(answer.text) for answer in decided]
+        f1s = [_f1(one, each) for one, each in zip(said, right, strict=True)]
+        exact = [float(squad(one) in map(squad, each)) for one, each in zip(said, right, strict=True)]
+        by_kind = by_answer(f1s, exact, [any(each) for each in right])
+        return {"f1": float(np.mean(f1s)), "exact": float(np.mean(exact)), **by_kind}
+
+    def open(self, samples: Sequence[Sample]) -> bool:
+        """Return whether the threshold is still to be chosen, and some samples have no answer."""
+        return self.null_threshold is None and not all(any(self._right(sample)) for sample in samples)
+
+    def fitted(self, samples: Sequence[Sample], answers: Sequence[Answered]) -> "QuestionAnswering":
+        """Return the task with the threshold for which the F1 of the answers is highest, if none is set.
+
+        It is the `null` of one of the answers, or 1 below the lowest. Of equal thresholds, the lowest is taken.
+
+        Source: the evaluation script of SQuAD 2.0, `find_best_thresh`. Departures: answers with the same `null` are
+        decided alike.
+        """
+        return self._fitted([self._right(sample) for sample in samples], answers)
+
+    def _fitted(self, right: Sequence[tuple[str, ...]], answers: Sequence[Answered]) -> "QuestionAnswering":
+        if self.null_threshold is not None or all(any(each) for each in right):
+            return self
+        nulls = np.array([answer.null for answer in answers])
+        order = np.argsort(nulls, kind="stable")
+        words = np.array([_f1(answer.words, each) for answer, each in zip(answers, right, strict=True)])
+        none = np.array([_f1("", each) for each in right])
+        summed = none.sum() + np.cumsum((words - none)[order])  # after each answer that is given in words
+        ends = np.append(np.flatnonzero(np.diff(nulls[order])), len(order) - 1)
+        best = ends[int(summed[ends].argmax())]
+        chosen = nulls[order][best] if summed[best] > none.sum() else nulls.min() - 1
+        return self.model_copy(update={"null_threshold": float(chosen)})
+
+    def _right(self, sample: Sample) -> tuple[str, ...]:
+        """Return the right answers of a sample; only the empty text if its context has none."""
+        return tuple(map(self._bare, right_answers(sample)))
+
+    def _bare(self, answer: str) -> str:
+        """Return an answer, or the empty text if it says that there is none."""
+        return "" if squad(answer) == squad(self.no_answer) else answer
 
     def _span(self, sample: Sample, context: str) -> tuple[int, int] | None:
         """Return begin and end of the answer in the context, or None if the row has no answer."""
         answer = sample.answer.strip()
-        if self.no_answer and squad(answer) == squad(self.no_answer):
+        if sample.tags.get(ANSWERS) == "[]" or (self.no_answer and squad(answer) == squad(self.no_answer)):
             return None
         if not answer:
             raise MisfitError("no answer")
@@ -175,6 +228,10 @@ def right_answers(sample: Sample) -> tuple[str, ...]:
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         return tuple(value)
     return (sample.answer,)
+
+
+def _f1(said: str, right: Sequence[str]) -> float:
+    return max(words_f1(said, one) for one in right)
 
 
 def _tokens(window: Window, span: tuple[int, int]) -> list[int] | None:

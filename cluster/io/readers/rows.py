@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import IO
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow as pa
 from gristmill.cluster.contract import gate
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.gate import GateError
-from gristmill.cluster.io import documents
+from gristmill.cluster.io import contexts, documents
 from gristmill.cluster.io.documents import DocumentError
 from gristmill.cluster.io.readers.columnar import arrow_rows, parquet_rows, plain
 from gristmill.cluster.io.readers.delimited import csv_rows
@@ -77,7 +78,8 @@ def _columns(row: Row, value: object) -> Row:
 def _json(file: File, dialect: Dialect) -> Iterator[Row]:
     """Yield the rows of an array of objects, of an object whose `data` is such an array, or of one object.
 
-    A file that has several JSON values is read as JSON lines.
+    An article in the form of SQuAD's files becomes a row for each of its questions. A file that has several JSON values
+    is read as JSON lines.
     """
     with file.open_stream() as stream:
         data = _whole(stream)
@@ -98,7 +100,8 @@ def _json(file: File, dialect: Dialect) -> Iterator[Row]:
         inner = [value]
     if not isinstance(inner, list):
         raise JobError(f'{file.name}: is a JSON {type(value).__name__}, must be an array or {{"data": [...]}}')
-    for number, entry in enumerate(inner, 1):
+    flat = chain.from_iterable(list(contexts.questions_of(entry)) or [entry] for entry in inner)
+    for number, entry in enumerate(flat, 1):
         row = Row(f"row {number}", number, None)
         try:
             yield _columns(row, gate.admit(entry, repair=dialect.repair) if doubt else entry)

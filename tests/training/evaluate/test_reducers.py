@@ -128,6 +128,18 @@ def corpus_bleu_of(said: Sequence[str], streams: Sequence[Sequence[str]], tokeni
     return BLEU(tokenize=tokenize).corpus_score(said, streams, n_bootstrap=1000)
 
 
+def test_items_with_and_without_an_answer_are_measured_apart() -> None:
+    judge = scorer("squad", no_answer="unanswerable")
+    items_ = [item("a", "the red cat"), item("b", "Anna"), item("c", "", answers="[]"), item("d", "unanswerable")]
+    said = ["red dog", "Anna", "unanswerable", "Joe"]
+    judged = [
+        Judged(one, judge.score(one, [says(reply)], [])) for one, reply in zip(items_, said, strict=True)
+    ]  # fmt: skip
+    found = reducers.measures(judge, judged, judged)
+    assert found == {"exact": 0.5, "has_answer_f1": 0.75, "has_answer_exact": 0.5, "no_answer_exact": 0.5}
+    assert reducers.measures(judge, judged[:2], judged[:2]) == {"exact": 0.5}
+
+
 def test_entities_are_counted_over_all_items() -> None:
     judge = scorer("entities")
     pairs = [

@@ -209,6 +209,14 @@ def test_squad_has_the_values_of_its_script_and_characters_for_chinese() -> None
     assert value(judge, item("x", "no", answers='["no", "a small dog"]'), "small dog") == 1
 
 
+def test_squad_takes_an_empty_reply_or_the_words_for_it_as_no_answer() -> None:
+    judge, none = scorer("squad", no_answer="unanswerable"), item("Who?", "", answers="[]")
+    for said, right in (("", 1), ("Unanswerable.", 1), ("Anna", 0)):
+        assert values(judge, none, said) == {OWN: right, "exact": right}
+    assert values(judge, item("Who?", "unanswerable"), "") == {OWN: 1, "exact": 1}
+    assert values(judge, item("Who?", "Anna"), "") == {OWN: 0, "exact": 0}
+
+
 def test_rouge_has_the_values_of_the_readme_of_rouge_score() -> None:
     one = item("x", "The quick brown fox jumps over the lazy dog")
     found = values(scorer("summary"), one, "The quick brown dog jumps on the log.")

@@ -75,6 +75,16 @@ def test_a_suite_has_prompts_families_and_reasons_and_is_made_once(store: Store)
     assert before.kind == "samples" and before.rows == 7 and before.kept == 4
 
 
+def test_only_a_scorer_of_answers_in_a_context_takes_items_without_one(store: Store) -> None:
+    none = seed([Message("user", "Who?\n\nAnna lives."), Message("assistant", "")], {"answers": "[]"})
+    blank = seed([Message("user", "Where?\n\nAnna lives."), Message("assistant", "")])
+    has = seed([Message("user", "Who lives?\n\nAnna lives."), Message("assistant", "Anna")])
+    suite = frozen(store, "squad", [none, blank, has])
+    assert {one.answers for one in suite.items} == {("",), ("Anna",)}
+    assert suite.dropped == {"no answer": 1}
+    assert frozen(store, "exact_match", [none, blank, has]).dropped == {"no answer": 2}
+
+
 def test_the_same_items_have_the_same_fingerprint_whatever_is_said_of_them(store: Store) -> None:
     plain = place_of(scorer("labels"), "ingest-1")
     assert place_of(scorer("labels", role="retention", made=True, effect=0.2), "ingest-1") == plain

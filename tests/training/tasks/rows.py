@@ -26,6 +26,8 @@ def _row(name: str, n: int) -> Sample:
     if name == "token_classification":
         said = [{"text": who, "label": "person"}, {"text": where, "label": "city"}]
         return row(f"{who} went to {where} {n}", said)
+    if name == "question_answering" and n % 5 == 4:
+        return row(f"where sings {who}?\n\nthe {colour} {thing} {n}. {who} lives in {where}.", "", answers="[]")
     if name == "question_answering":
         return row(f"where lives {who}?\n\nthe {colour} {thing} {n}. {who} lives in {where}.", where)
     good = n % 4 == 0

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.sample import from_table
 from gristmill.cluster.jobs.job import Run, Work
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Manifest, Store
-from gristmill.training.data.prepare import HELDOUT, PACKED, Bins
+from gristmill.training.data.prepare import HELDOUT, HOLDOUT, PACKED, Bins
 from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.evaluate.scorers.loss import Loss
 from gristmill.training.evaluate.suites import items
@@ -23,7 +24,8 @@ from gristmill.training.job import Train
 from gristmill.training.loop.journal import left_out
 from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.optim import schedule
-from gristmill.training.tasks import batches, heads, prepare
+from gristmill.training.tasks import batches, heads, prepare, reader
+from gristmill.training.tasks.question_answering import QuestionAnswering
 from gristmill.training.zero import Batching
 from tests.training.conftest import dataset
 from tests.training.rehearsal import journal, rehearse
@@ -140,6 +142,24 @@ def test_the_loss_of_a_step_is_that_of_transformers_over_its_rows(store: Store, 
     with torch.no_grad():
         own = [float(batches.summed(made, plan.job.task, held, np.array([n]))) for n in range(len(held))]
     assert sum(own) / held.trained.sum() == pytest.approx(lines(store, "answers", "holdout_loss")[-1], abs=1e-5)
+
+
+def test_the_threshold_of_no_answer_is_chosen_on_the_held_out_rows(store: Store) -> None:
+    folder = str(store.folder("answers") / "merged")
+    head = heads.head_of(folder)
+    assert head is not None
+    assert isinstance(head.task, QuestionAnswering)
+    assert head.task.null_threshold is not None
+    rows = from_table(store.read_shard("answers", store.shard("answers", HOLDOUT)))
+    assert {bool(one.answer) for one in rows} == {True, False}
+    windows = [some for some in reader.Reader(reader.tokenizer(folder), 64).read(
+        head.task, [head.task.asked(one) for one in rows], truncate=False
+    ) if not isinstance(some, str)]  # fmt: skip
+    model = heads.load(folder, head, "fp32").eval()
+    every = batches.logits(model, head.task, [window for some in windows for window in some])
+    found = head.task.measures(rows, batches.answers(head, rows, windows, every), ())
+    assert found == pytest.approx(lines(store, "answers", "measures")[-1])
+    assert {"has_answer_f1", "has_answer_exact", "no_answer_exact"} < found.keys()
 
 
 def test_a_planted_word_is_learned_better_than_the_most_frequent_label(store: Store) -> None:

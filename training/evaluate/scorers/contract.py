@@ -79,6 +79,8 @@ class Scorer(Step):
     example: ClassVar[Mapping[str, Any]] = {"input": "test.jsonl"}
     answered: ClassVar[bool] = True
     """Whether items must have a right answer."""
+    unanswerable: ClassVar[bool] = False
+    """Whether the right answer of an item may be that there is none (an empty list in the tag `answers`)."""
     ingested: ClassVar[bool] = True
     """Whether `input` is read as any input; else the scorer makes the rows (`rows`)."""
 

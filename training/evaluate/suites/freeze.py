@@ -22,7 +22,7 @@ from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.store.store import Manifest, Store, place
 from gristmill.training.data.families import families, near_rows
 from gristmill.training.data.holdout import with_families
-from gristmill.training.evaluate.scorers.contract import PREFIX, Item, Scorer
+from gristmill.training.evaluate.scorers.contract import ANSWERS, PREFIX, Item, Scorer
 
 SAID_OF = ("role", "made", "effect")
 """Settings that only describe a suite; they change no item and no value."""
@@ -138,7 +138,8 @@ def _asked(sample: Sample, scorer: Scorer) -> Sample:
     prompt = sample.messages[:-1] if answered else sample.messages
     if not prompt or prompt[-1].role != "user":
         return sample.drop("suite: no user turn before the answer")
-    if scorer.answered and not (answered and sample.messages[-1].text.strip()):
+    none_right = scorer.unanswerable and answered and sample.tags.get(ANSWERS) == "[]"
+    if scorer.answered and not none_right and not (answered and sample.messages[-1].text.strip()):
         return sample.drop("suite: no answer")
     if sample.beyond_text:
         return sample.drop(f"suite: has {sample.beyond_text}")

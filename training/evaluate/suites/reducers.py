@@ -19,6 +19,7 @@ from gristmill.training.evaluate.scorers.labels import Labels, label_in, likelie
 from gristmill.training.evaluate.scorers.multi_label import MultiLabel, labels_in
 from gristmill.training.evaluate.scorers.normal import f1
 from gristmill.training.evaluate.scorers.pairwise import SAID
+from gristmill.training.evaluate.scorers.squad import Squad, by_answer
 from gristmill.training.evaluate.scorers.translation import Translation
 from gristmill.training.evaluate.suites.items import Judged
 
@@ -200,6 +201,15 @@ def entities(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -
     return {**rates, "micro_f1": f1(hits, found, wanted)}
 
 
+def squad(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
+    """Return the share of exact answers, and the measures of items with and without an answer if there are both."""
+    del base
+    if not isinstance(scorer, Squad) or not judged:
+        return {}
+    exact, answerable = column(judged, "exact").tolist(), [any(scorer.right(row.item)) for row in judged]
+    return {"exact": mean(exact), **by_answer(column(judged, OWN).tolist(), exact, answerable)}
+
+
 def translation(scorer: Scorer, judged: Sequence[Judged], base: Sequence[Judged]) -> Measures:
     """Return BLEU and chrF over all items, 0 to 100, as sacrebleu gives them.
 
@@ -282,6 +292,7 @@ REDUCERS: Mapping[str, Callable[[Scorer, Sequence[Judged], Sequence[Judged]], Me
     "labels": labels,
     "multi_label": multi_label,
     "entities": entities,
+    "squad": squad,
     "translation": translation,
     "pairwise": pairwise,
 }
