@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gristmill.cluster.jobs.figures import Figures
+from gristmill.training.gate import Decision
 
 ENOUGH_FAMILIES = 30
 """Smallest number of families for which an interval is shown without a warning."""
@@ -221,6 +222,8 @@ class EvaluateFigures(Figures):
     """Number of replies that are not empty and that the model ended by itself."""
     seconds_by_part: Mapping[str, float] = field(default_factory=dict)
     suites: tuple[SuiteFigures, ...] = ()
+    decision: Decision | None = None
+    """What the gate decided; None without a gate."""
 
     @property
     def verdict(self) -> str:

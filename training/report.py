@@ -10,6 +10,7 @@ from gristmill.cluster.report.sections import Panel, Presentation, Section, Stag
 from gristmill.training.evaluate.suites import sections as suites
 from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures, mixed
 from gristmill.training.folds import FOLDS, said
+from gristmill.training.gate import Decision
 from gristmill.training.loop import stopping
 from gristmill.training.search import TRIALS, as_settings
 
@@ -242,12 +243,17 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         if figures.uncertain:
             yield figures.uncertain
         yield from suites.summary(figures)
+        if figures.decision:
+            yield _decided(figures.decision)
 
     def tiles(self, material: Material, figures: EvaluateFigures) -> Iterator[Tile]:
         """Yield both losses."""
         del material
         before, after = figures.loss_before, figures.loss_after
         yield Tile("held-out loss", f"{before:.3f} → {after:.3f}", f"{after - before:+.3f} nats per {figures.unit}")
+        if figures.decision:
+            passed = sum(one.says == "above" for one in figures.decision.findings)
+            yield Tile("gate", figures.decision.verdict, f"{passed} of {len(figures.decision.findings)} suites pass")
 
     def sections(self, material: Material, figures: EvaluateFigures) -> Iterator[Section]:
         """Yield the losses as a chart, the smoke test as a table, and the sections of the suites."""
@@ -264,7 +270,36 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         columns = tuple((head, "clip") for head in ("held-out instruction", "the tuned model says", "held-out answer"))
         tables = (Table(columns, replies, fixed=(33, 34, 33)),) if replies else ()
         yield Section("Evaluation", "", [panel], tables)
+        if figures.decision:
+            yield _gate(figures.decision)
         yield from suites.sections(material, figures)
+
+
+def _decided(decision: Decision) -> str:
+    return f"gate: {'; '.join((decision.verdict, *decision.reasons))}"
+
+
+def _gate(decision: Decision) -> Section:
+    """Return the verdict of the gate with what each suite says."""
+    columns = (("suite", ""), ("margin", "num"), ("difference", "num"), ("families", "num"), ("p", "num"), ("", ""))
+    rows = [
+        (
+            one.suite,
+            f"{one.margin:+g}",
+            f"{one.difference:+.3f}",
+            f"{one.families:,}",
+            f"{one.p:.2g}",
+            one.why or one.says,
+        )
+        for one in decision.findings
+    ]
+    note = (
+        f"Tuned minus base, mean over families. A suite is above its margin if p is at most {decision.level:.2g}; all "
+        "suites must be."
+    )
+    return Section(
+        "Gate", _sentence("; ".join((decision.verdict, *decision.reasons))), (), [Table(columns, rows, note)]
+    )
 
 
 def measured(figures: EvaluateFigures) -> Iterator[str]:

@@ -56,6 +56,7 @@ from gristmill.training.evaluate.suites.bench import Bench
 from gristmill.training.evaluate.suites.freeze import freeze
 from gristmill.training.evaluate.suites.items import scores_of
 from gristmill.training.figures import EvaluateFigures, SuiteFigures
+from gristmill.training.gate import Decision, Gate, decide
 from gristmill.training.loop import separation
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks.heads import Head
@@ -79,6 +80,7 @@ class Evaluate(Job):
     figures: ClassVar[type[Figures]] = EvaluateFigures
     presentation: ClassVar[str] = "gristmill.training.report:EvaluatePresentation"
     not_identity: ClassVar[frozenset[str]] = frozenset({"input", "cpus", "gpus"})
+    newer: ClassVar[frozenset[str]] = frozenset({"gate"})
 
     precision: Precision | Literal["auto"] = "auto"
     """Precision in which both models compute. `auto` chooses the fastest one on the machine (see `models.dtypes`)."""
@@ -98,6 +100,8 @@ class Evaluate(Job):
     against: tuple[str, ...] = ()
     """Further models to ask the suites: `builtin:…`, folders, names of models on a hub, or earlier trainings in the
     store, such as `train-0123456789ab`."""
+    gate: Gate | None = None
+    """The rule that decides whether the tuned model takes the place of its base model. It needs suites."""
     cpus: float | None = Field(default=None, gt=0)
     """Number of CPU cores for scoring. The default is 1 with a GPU, else all cores of the largest machine."""
     gpus: float | None = Field(default=None, ge=0)
@@ -148,7 +152,7 @@ class Evaluate(Job):
             found += [f"suites.{name}.{problem}" for problem in scorer.problems()]
             if isinstance(scorer, Pairwise) and not scorer.judge.endpoint and models.missing(scorer.judge.model):
                 found.append(f"suites.{name}.judge.model: {scorer.judge.model}: {models.missing(scorer.judge.model)}")
-        return found
+        return found + (self.gate.problems(list(self.suites)) if self.gate else [])
 
     def plan(self, store: Store, work: Work) -> Plan:
         """Return the plan of the evaluation."""
@@ -168,6 +172,8 @@ class Evaluate(Job):
                 f"suites: a difference of {effect:g} takes about {items_needed(effect, CHANGED):,} items where 3 of 10 "
                 "change between right and wrong"
             )
+        if self.gate:
+            plan.notes += self.gate.notes({name: scorer.role for name, scorer in self.suites.items()}, CHANGED)
         return plan
 
     def make(self, run: Run, work: Work) -> EvaluateFigures:
@@ -190,7 +196,8 @@ class Evaluate(Job):
         draws = compare.Draws(self.bootstrap, self.seed)
         scores = scores_of(ask.committed(run.store, work.output))
         compared = compare.compare(suites, list(bench.models), scores, near, draws)
-        figures = _figures(found, compared, tokens, time.monotonic() - began)
+        decision = decide(self.gate, compare.trials(suites, [*models_][:2], scores, compared)) if self.gate else None
+        figures = _figures(found, compared, decision, tokens, time.monotonic() - began)
         for line in (figures.uncertain, *(f"suite {one.suite}: {one.undecided}" for one in compared if one.undecided)):
             if line:
                 run.screen.say(f"evaluate: {line}")
@@ -327,11 +334,11 @@ def _role(suite: str) -> str:
 
 
 def _figures(
-    found: Mapping[str, Any], suites: tuple[SuiteFigures, ...], tokens: int, seconds: float
+    found: Mapping[str, Any], suites: tuple[SuiteFigures, ...], decision: Decision | None, tokens: int, seconds: float
 ) -> EvaluateFigures:
     measured = {field.name: found[field.name] for field in fields(EvaluateFigures) if field.name in found}
     measured |= {"tokens": found["tokens"] + tokens, "seconds": round(seconds, 1), "seconds_by_part": found["seconds"]}
     ok = sum(1 for reply in found["smoke"] if reply["ok"])
     return EvaluateFigures(
-        kept=found["rows"], smoke_replies=len(found["smoke"]), smoke_ok=ok, suites=suites, **measured
+        kept=found["rows"], smoke_replies=len(found["smoke"]), smoke_ok=ok, suites=suites, decision=decision, **measured
     )

@@ -78,6 +78,7 @@ def test_three_suites_on_three_models(tmp_path: Path, tiny: str, ray_session: No
             "suites": suites,
             "engine": SMALL,
             "against": [SMOLLM2, (head := a_head(tmp_path / "head"))],
+            "gate": {"floors": {"kinds": 0.9}},
         }
     )
     rows = {f"suites.{name}": dataset(store, some, f"ingest-{name:0>12}") for name, (_, some) in asked.items()}
@@ -102,3 +103,7 @@ def test_three_suites_on_three_models(tmp_path: Path, tiny: str, ray_session: No
     chances = next(json.loads(row["reply"]) for row in table if row["model"] == SMOLLM2 and row["scorer"] == "labels")
     assert sum(chances.values()) == pytest.approx(1, abs=1e-4)
     assert {row["suite"] for row in table} == {"held_out", *asked}
+    assert figures.decision and figures.decision.verdict == "reject"
+    assert figures.decision.reasons[:2] == (
+        "kinds: is 0.500, must be at least 0.9", "rivers: has 4 families of items, must have at least 30",
+    )  # fmt: skip

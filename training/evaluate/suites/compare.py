@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.own import Own
+from gristmill.training import gate
 from gristmill.training.evaluate import statistics
 from gristmill.training.evaluate.scorers.contract import OWN, Judgements
 from gristmill.training.evaluate.scorers.pairwise import JUDGE, Pairwise
@@ -93,6 +95,53 @@ def _suite(
             if judged
         ),
     )
+
+
+def trials(
+    suites: Sequence[Suite],
+    models: Sequence[str],
+    scores: Mapping[tuple[str, str], Mapping[str, Judgements]],
+    compared: Sequence[SuiteFigures],
+) -> list[gate.Trial]:
+    """Return what the gate reads of each suite: the values of the base model and of the tuned one for the same items.
+
+    Args:
+        suites: the frozen suites.
+        models: names of the base model and of the tuned one.
+        scores: values by (model, suite), then by item.
+        compared: the figures of the suites.
+    """
+    found = []
+    for suite, figures in zip(suites, compared, strict=True):
+        champion, challenger = (judged_of(suite.items, scores.get((model, suite.name), {})) for model in models)
+        asked = np.array([_told(a) and _told(b) for a, b in zip(champion, challenger, strict=True)], np.bool_)
+        values = [column(list(compress(judged, asked)), OWN) for judged in (champion, challenger)]
+        found.append(
+            gate.Trial(
+                suite=suite.name,
+                role=suite.scorer.role,
+                champion=values[0],
+                challenger=values[1],
+                families=suite.families[asked],
+                measures=next((model.measures for model in figures.models if model.model == models[1]), {}),
+                problem=_problem(figures, values),
+            )
+        )
+    return found
+
+
+def _problem(figures: SuiteFigures, values: Sequence[Floats]) -> str:
+    """Return why a suite cannot decide at the gate, or the empty string."""
+    if figures.unfit:
+        return figures.unfit
+    if figures.contaminated:
+        return (
+            f"has {figures.contaminated} items near rows that were trained on, must have none; name its file in "
+            "train.test"
+        )
+    if any(((side < 0) | (side > 1)).any() for side in values):
+        return f"has values outside 0 to 1 (kind {figures.kind}), the gate needs values in it"
+    return ""
 
 
 def _unfit(suite: Suite, known: Mapping[str, Judgements], tables: Sequence[Sequence[Judged]]) -> str:
