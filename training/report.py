@@ -271,7 +271,7 @@ class EvaluatePresentation(Presentation[EvaluateFigures]):
         tables = (Table(columns, replies, fixed=(33, 34, 33)),) if replies else ()
         yield Section("Evaluation", "", [panel], tables)
         if figures.decision:
-            yield _gate(figures.decision)
+            yield gate_section(figures.decision)
         yield from suites.sections(material, figures)
 
 
@@ -279,7 +279,7 @@ def _decided(decision: Decision) -> str:
     return f"gate: {'; '.join((decision.verdict, *decision.reasons))}"
 
 
-def _gate(decision: Decision) -> Section:
+def gate_section(decision: Decision) -> Section:
     """Return the verdict of the gate with what each suite says."""
     columns = (("suite", ""), ("margin", "num"), ("difference", "num"), ("families", "num"), ("p", "num"), ("", ""))
     rows = [

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from gristmill.training.report import EvaluatePresentation, TrainPresentation
+from gristmill.training.gate import Decision, Finding
+from gristmill.training.report import EvaluatePresentation, TrainPresentation, gate_section
 from tests.cluster.report.test_report import EVALUATED, TRAINED
 
 
@@ -61,3 +62,15 @@ def test_what_is_held_out_and_left_out_is_in_the_summary_of_a_training() -> None
     ]
     assert list(TrainPresentation().summary(replace(TRAINED, kept_step=TRAINED.steps)))[1:] == []
     assert list(TrainPresentation().summary(TRAINED)) == ["1 samples of 1 families are held out"]
+
+
+def test_the_decision_of_a_gate_is_in_the_summary_and_has_a_table() -> None:
+    found = Finding(
+        suite="facts", margin=-0.02, difference=-0.01, families=40, p=0.2, p_below=0.7, says="open", why=""
+    )  # fmt: skip
+    reason = "facts: is not shown to be above the margin -0.02 (p = 0.2)"
+    decision = Decision(verdict="inconclusive", reasons=(reason,), level=0.05, findings=(found,))
+    assert summary(decision=decision).endswith(f"gate: inconclusive; {reason}")
+    section = gate_section(decision)
+    assert section.title == "Gate" and section.lead == f"Inconclusive; {reason}."
+    assert section.tables[0].rows == [("facts", "-0.02", "-0.010", "40", "0.2", "open")]
