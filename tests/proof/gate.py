@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
+from scipy.stats import multinomial
 
 from gristmill.training import gate
 
@@ -55,6 +56,11 @@ SCENARIOS = {
 
 COMPARISONS = ((0.05, 0.3, 0.0), (0.1, 0.3, 0.0), (0.03, 0.1, 0.0), (0.0, 0.1, -0.02), (0.0, 0.3, -0.05))
 """True difference, share of items that change, and margin of the comparisons whose power is drawn."""
+
+EXACT = [
+    (families, *row) for families in (30, 100, 300) for row in ((0.3, 0.0), (0.1, 0.0), (0.1, -0.05), (0.06, -0.05))
+]
+"""Families, share of items that change, and margin of the comparisons whose level is computed exactly."""
 
 
 def answers(rng: Rng, chances: Floats, scenario: Scenario) -> Floats:
@@ -157,6 +163,27 @@ def powers(draws: int = 4_000) -> list[dict[str, float]]:
     return found
 
 
+def levels(families: int, changed: float, margin: float, level: float = ALPHA / ROUNDS) -> dict[str, float]:
+    """Return the exact level of the gate's test and of Student's, for families of one right or wrong item.
+
+    The true difference is the margin. The level is the sum of the probabilities of all outcomes that pass.
+    """
+    shares = [(changed + margin) / 2, (changed - margin) / 2]
+    shares.append(1 - sum(shares))
+    most = [int(families * share + 8 * (families * share) ** 0.5 + 4) for share in shares[:2]]
+    outcomes = [
+        (g, w) for g in range(most[0]) for w in range(most[1]) if g + w <= families and (g - w) / families > margin
+    ]
+    chances = multinomial.pmf([[g, w, families - g - w] for g, w in outcomes], families, shares)
+    found = {"families": families, "changed": changed, "margin": margin, "nominal": level, "gate": 0.0, "student": 0.0}
+    for (gains, losses), probability in zip(outcomes, chances, strict=True):
+        if probability > 1e-10:
+            means = np.repeat([1.0, -1.0, 0.0], (gains, losses, families - gains - losses))
+            found["gate"] += probability * (gate.chance(means, margin) <= level)
+            found["student"] += probability * bool(student(means[None], margin)[0] <= level)
+    return {name: float(value) for name, value in found.items()}
+
+
 def main() -> int:
     """Write the table; return 1 where more lines than allowed promote, or a power is off by more than 2 points."""
     began = time.process_time()
@@ -166,12 +193,14 @@ def main() -> int:
         sys.stdout.write(f"{name}: {played[name]}\n")
         sys.stdout.flush()
     stated = powers()
-    result: dict[str, Any] = {"rounds": ROUNDS, "alpha": ALPHA, "lines": played, "power": stated}
+    exact = [levels(*row) for row in EXACT]
+    result: dict[str, Any] = {"rounds": ROUNDS, "alpha": ALPHA, "lines": played, "power": stated, "levels": exact}
     result["cpu seconds"] = round(time.process_time() - began, 1)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     for row in stated:
         sys.stdout.write(f"{row}\n")
     over = any(row["promoted_in_a_year"] > ALPHA for row in played.values())
+    over |= any(row["gate"] > row["nominal"] for row in exact)
     return int(over or any(abs(row["stated"] - row["drawn"]) > 0.02 for row in stated))
 
 

@@ -130,6 +130,8 @@ def test_student_is_wrong_where_few_change() -> None:
     score = (means.mean() + 0.05) / (means.std(ddof=1) / 10)
     assert score > 2.1, "Student finds it not worse at 2.5 %"
     assert chance(means, -0.05) > 0.1
+    level = years.levels(100, 0.06, -0.05)
+    assert level["gate"] <= level["nominal"] and level["student"] > 20 * level["nominal"]
 
 
 def test_a_missing_measure_breaks_no_floor_silently() -> None:
