@@ -15,6 +15,7 @@ from gristmill.training import checkpoint, zero
 from gristmill.training.data import prepare as data
 from gristmill.training.loop import losses, separation, sequence, validation
 from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
+from gristmill.training.loop.validation import Share
 from gristmill.training.settings import TrainSettings
 from gristmill.training.supervision.heartbeat import Heartbeat
 from gristmill.training.tasks import heads
@@ -81,10 +82,10 @@ class TrainState:
     """What is measured besides the held-out loss."""
 
     @property
-    def share(self) -> validation.Share:
+    def share(self) -> Share:
         """The part of the held-out rows that this worker measures."""
         at_once = self.at_once if self.plan.job.task.causal else self.plan.job.micro_batch_size
-        return validation.Share(self.rank, self.plan.batching.world, at_once, self.way)
+        return Share(self.rank, self.plan.batching.world, at_once, self.way)
 
 
 def set_up(
