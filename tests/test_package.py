@@ -65,6 +65,7 @@ def test_the_wheel_claims_one_name(tmp_path: Path) -> None:
     code = {f"gristmill/{path.relative_to(ROOT)}" for part in PARTS for path in (ROOT / part).rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == code | {"gristmill/__init__.py"}
     assert "gristmill/py.typed" in names
+    assert {f"gristmill/{path.relative_to(ROOT)}" for path in (ROOT / "cluster/ui/page").iterdir()} <= {*names}
 
 
 def test_a_bare_checkout_can_be_imported(tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def _submit(arguments: argparse.Namespace) -> int:
     return run(arguments)
 
 
+def _ui(arguments: argparse.Namespace) -> int:
+    from gristmill.cluster.ui.server import serve
+
+    serve(_store(arguments.store), arguments.port, arguments.by, _print, browser=arguments.browser)
+    return 0
+
+
 def _jobs(arguments: argparse.Namespace) -> int:
     from gristmill.cluster.cli.text import run_lines
     from gristmill.cluster.jobs.recipe import open_recipe
@@ -268,7 +275,16 @@ def parser() -> argparse.ArgumentParser:
     sub = _store_verb(verbs, "report", "write report.html of a run again")
     sub.add_argument("name", help="a run, or the beginning of its name")
     sub.set_defaults(call=_report)
+    _ui_verb(verbs)
     return top
+
+
+def _ui_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sub = _store_verb(verbs, "ui", "show runs and samples in the browser, and accept, reject or edit samples there")
+    sub.add_argument("--port", type=int, default=8480, help="port on this machine; 0 takes a free one (default: 8480)")
+    sub.add_argument("--by", default="", metavar="NAME", help="who decides, for tag decided_by (default: login name)")
+    sub.add_argument("--browser", action="store_true", help="open the page in the browser")
+    sub.set_defaults(call=_ui)
 
 
 def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -27,7 +27,7 @@ VERBS = {
     "export",
     "serve",
 }
-VERBS |= {"report"}
+VERBS |= {"report", "ui"}
 CASES = [
     ([""], VERBS),
     (["pl"], {"plan"}),
