@@ -27,6 +27,7 @@ from gristmill.training import checkpoint, checks, memory, trials
 from gristmill.training.data import facts
 from gristmill.training.data import prepare as data
 from gristmill.training.data.forecast import forecast
+from gristmill.training.data.tokens import TOKENS
 from gristmill.training.figures import TrainFigures, mixed
 from gristmill.training.folds import FOLDS, measures_of, run_folds
 from gristmill.training.loop import validation
@@ -53,6 +54,11 @@ class Train(TrainSettings, Job):
     upstream: ClassVar[tuple[str, ...]] = ("lift", "select", "review", "generate")
     dashboard: ClassVar[bool] = True
     not_identity: ClassVar[frozenset[str]] = Job.not_identity | TrainSettings.not_identity
+    working: ClassVar[tuple[str, ...]] = (
+        *(f"{folder}/*" for folder in (checkpoint.FOLDER, checkpoint.BEST, heartbeat.FOLDER, trials.FOLDER)),
+        *(f"{supervisor.RAY_FOLDER}/*", f"{data.PACKED}*", f"{data.HELDOUT}*", f"{TOKENS}*", data.PREPARED),
+        *(tasks.LABELS, STATE, loop.RESIZE, loop.FAILED),
+    )
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the model; contents of base model and template replace their paths."""

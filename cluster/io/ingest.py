@@ -188,7 +188,7 @@ def ingest(store: Store, source: Source, screen: Screen | None = None, shard_row
         pass_.refuse_nothing(shards)
     except JobError:
         if store.exists(name) and not store.complete(name):
-            store.fs.delete_dir(store.at(name))
+            store.delete_folder(name)
         raise
     manifest = Manifest(
         name=name,

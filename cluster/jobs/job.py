@@ -118,6 +118,8 @@ class Job(Settings):
     dashboard: ClassVar[bool] = False
     """Whether a local Ray must run its dashboard for this job."""
     not_identity: ClassVar[frozenset[str]] = frozenset({"input"})
+    working: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the paths of files that `make` needs only until its output is complete, such as `checkpoints/*`."""
 
     @property
     def uses_ray(self) -> bool:
@@ -148,9 +150,14 @@ class Job(Settings):
         return {}
 
     def manifest(
-        self, work: Work, kind: Kind, shards: Sequence[Shard], metadata: Mapping[str, str] | None = None
+        self,
+        work: Work,
+        kind: Kind,
+        shards: Sequence[Shard],
+        metadata: Mapping[str, str] | None = None,
+        files: Sequence[Shard] = (),
     ) -> Manifest:
-        """Return the manifest of this job's output. The job commits it when all shards are written."""
+        """Return the manifest of this job's output. The job commits it when all shards and files are written."""
         return Manifest(
             name=work.output,
             kind=kind,
@@ -160,6 +167,7 @@ class Job(Settings):
             settings=self.public(),
             shards=tuple(shards),
             metadata=dict(metadata or {}),
+            files=tuple(files),
         )
 
     @abstractmethod

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.interrupt import leave_within, signal_name
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.session import session
-from gristmill.cluster.store.lease import making
+from gristmill.cluster.store.lease import making, tidy
 from gristmill.cluster.store.ledger import Ledger, lock
 from gristmill.cluster.store.store import Store
 
@@ -61,20 +62,22 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
     for name in only:
         for role, source in recipe.jobs[name].sources().items():
             _ingest(run, source, works[name].inputs[role])
-    pending = [name for name in only if not _reused(run, name, works[name].output)]
+    jobs = recipe.jobs
+    pending = [name for name in only if not _reused(run, name, works[name].output, jobs[name].working)]
     if not pending:
         return
     with _ray(recipe, pending, run.screen):
         for name in pending:
-            with making(run.store, works[name].output, say=run.screen.say):
-                if not _reused(run, name, works[name].output):
-                    _make(recipe.jobs[name], run, works[name])
+            with making(run.store, works[name].output, say=run.screen.say) as store:
+                if not _reused(run, name, works[name].output, jobs[name].working):
+                    _make(jobs[name], replace(run, store=store), works[name])
 
 
-def _reused(run: Run, name: str, output: str) -> bool:
+def _reused(run: Run, name: str, output: str, working: Sequence[str]) -> bool:
     """Return whether the output of a job is complete, and say so if it is."""
     if not run.store.complete(output):
         return False
+    tidy(run.store, output, working)  # the run that made it may have been killed before it did so
     run.screen.say(f"{name}: {run.store.at(output)} is complete, nothing to do")
     run.ledger.append("job_done", job=name, output=output, figures=run.store.figures(output), reused=True)
     return True
@@ -106,11 +109,11 @@ def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[Non
 
 
 def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
-    with making(run.store, folder, say=run.screen.say):
-        reused = run.store.complete(folder)
+    with making(run.store, folder, say=run.screen.say) as store:
+        reused = store.complete(folder)
         if not reused:
             run.ledger.append("job_started", job="ingest", output=folder)
-            ingest.ingest(run.store, source, run.screen)
+            ingest.ingest(store, source, run.screen)
     manifest = run.store.manifest(folder)
     if reused:
         ingest.warn_of_columns(source, manifest.metadata)

@@ -41,7 +41,7 @@ def make_folder(prefix: str) -> Path:
     If there is no `/proc`, the folder has no marker, and `delete_orphans` never deletes it.
     """
     folder = Path(tempfile.mkdtemp(prefix=prefix))
-    owner = _this_process(folder.name)
+    owner = this_process(folder.name)
     if owner:
         (folder / MARKER).write_text(owner.model_dump_json(), encoding="utf-8")
     return folder
@@ -55,10 +55,14 @@ def delete_orphans(prefix: str) -> None:
 
 
 def _is_orphan(folder: Path) -> bool:
-    owner, here = _owner(folder), _this_process(folder.name)
-    if owner is None or here is None:
-        return False
-    if owner.model_copy(update={"pid": here.pid, "started": here.started}) != here:
+    owner = _owner(folder)
+    return owner is not None and has_ended(owner, folder.name)
+
+
+def has_ended(owner: Owner, folder: str) -> bool:
+    """Say whether the process that marked a folder, or a lease, of this name has certainly ended."""
+    here = this_process(folder)
+    if here is None or owner.model_copy(update={"pid": here.pid, "started": here.started}) != here:
         return False  # of another host, boot or namespace, or under another name
     return not _lives(owner)
 
@@ -81,8 +85,8 @@ def _owner(folder: Path) -> Owner | None:
         return None
 
 
-def _this_process(folder: str) -> Owner | None:
-    """Return the identity of this process for the marker of a folder, or None if there is no `/proc`."""
+def this_process(folder: str) -> Owner | None:
+    """Return the identity of this process for the marker of a folder or lease, or None if there is no `/proc`."""
     try:
         return Owner(
             folder=folder,

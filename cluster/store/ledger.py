@@ -1,4 +1,8 @@
-"""The ledger of a run: a file with one JSON line for each event. Only the driver writes it.
+"""The ledger of a run: one JSON line for each event. Only the driver writes it.
+
+    <store>/runs/<run>/ledger.jsonl         files: each event is appended
+                       ledger-00000.jsonl   objects, to which nothing can be appended: a segment of the events, which is
+                                            written again with each event until it is full; then the next one begins
 
 The state of a run follows from its ledger.
 """
@@ -16,10 +20,20 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from gristmill.cluster.contract.errors import BusyError
+from gristmill.cluster.store.backend import in_words
+from gristmill.cluster.store.lease import driver_lives, only_driver
 from gristmill.cluster.store.store import Store
 
 LEDGER = "ledger.jsonl"
+SEGMENT = "ledger-"
 LOCK = ".lock"
+SEGMENT_BYTES = 1 << 16
+"""Bytes of a segment. With larger ones, more bytes are written again with each event; with smaller ones, a ledger has
+more objects to read: about 200 after 100,000 shards."""
+SHARD_DONE = "shard_done"
+SOON_S = 1.0
+"""Seconds for which events of finished shards may wait for others, so that one request writes them all. A killed driver
+loses these lines alone, not the shards."""
 State = Literal["running", "stopped", "done", "failed"]
 """State of a run or job. `stopped` means that a signal or a busy cluster ended the run, or that its driver was killed.
 The same command continues such a run."""
@@ -29,13 +43,22 @@ ENDS: Mapping[str, State] = {"run_done": "done", "run_failed": "failed", "run_st
 
 
 class Ledger:
-    """The ledger of one run, to which events are appended. Each line is on disk before `append` returns."""
+    """The ledger of one run, to which events are appended.
+
+    In a folder, each line is on disk before `append` returns. In an object store, the lines of finished shards may be
+    written up to `SOON_S` later, with the next event.
+    """
 
     def __init__(self, store: Store, folder: str) -> None:
         """Open the ledger in a run's folder. If there is none, the first event makes it."""
         self._store, self._folder = store, folder
         self._lines = read_lines(store, folder)
-        if store.exists(folder, LEDGER) and not store.read_bytes(folder, LEDGER).endswith(b"\n"):
+        self._segment: list[str] = []
+        self._number = 0
+        self._written = 0.0
+        if store.local is None:
+            self._number = len(_segments(store, folder))  # a segment of an earlier execution is never written again
+        elif store.exists(folder, LEDGER) and not store.read_bytes(folder, LEDGER).endswith(b"\n"):
             # a kill cut the last line: remove it, or the next event would be written onto it and lost
             store.write_bytes("".join(f"{line}\n" for line in self._lines).encode(), folder, LEDGER)
 
@@ -48,29 +71,42 @@ class Ledger:
         """Append one event with its time, in seconds since 1970, and its facts, which are JSON values."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
         self._lines.append(line)
-        if self._store.local is None:  # an object store cannot append: write the short file again
-            self._store.write_bytes(("\n".join(self._lines) + "\n").encode(), self._folder, LEDGER)
+        if self._store.local is None:
+            self._segment.append(line)
+            if event != SHARD_DONE or time.monotonic() - self._written > SOON_S:
+                self._write_segment()
             return
         path = self._store.folder(self._folder) / LEDGER
-        with path.open("a", encoding="utf-8") as out:
+        with in_words(str(path)), path.open("a", encoding="utf-8") as out:
             out.write(line + "\n")
             out.flush()
             os.fsync(out.fileno())
+
+    def _write_segment(self) -> None:
+        data = "".join(f"{line}\n" for line in self._segment).encode()
+        self._store.write_bytes(data, self._folder, f"{SEGMENT}{self._number:05d}.jsonl")
+        self._written = time.monotonic()
+        if len(data) >= SEGMENT_BYTES:
+            self._segment, self._number = [], self._number + 1
 
 
 @contextmanager
 def lock(store: Store, folder: str) -> Iterator[None]:
     """Let only one driver at a time write a run. The lock ends with the driver's process, even if that is killed.
 
-    An object store has no locks. There, two drivers of the same run do the same work twice, and commit the same bytes.
+    In an object store it is a lease (`lease.py`): after a kill on another machine, it ends within a minute.
 
     Raises:
         BusyError: if another process has the lock.
     """
     if store.local is None:
-        yield
+        with only_driver(store, folder):
+            yield
         return
-    with (store.folder(folder) / LOCK).open("w") as handle:
+    path = store.folder(folder) / LOCK
+    with in_words(str(path)):
+        handle = path.open("w")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -79,13 +115,16 @@ def lock(store: Store, folder: str) -> Iterator[None]:
 
 
 def _held(store: Store, folder: str) -> bool:
-    """Say whether a driver is working on a run. On an object store this is not known, and the answer is True."""
+    """Say whether a driver is working on a run."""
     if store.local is None:
-        return True
+        return driver_lives(store, folder)
     path = store.local / folder / LOCK
     if not path.exists():
         return False
-    with path.open() as handle:  # a shared lock needs no right to write, and several processes may hold it at once
+    with (
+        in_words(str(path)),
+        path.open() as handle,
+    ):  # a shared lock needs no right to write, and several processes may hold it at once
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -110,11 +149,15 @@ def _end_jobs(run: "RunState") -> None:
 
 def read_lines(store: Store, folder: str) -> list[str]:
     """Return the lines of a ledger that are events. A last line that was cut when the driver was killed is left out."""
-    if not store.exists(folder, LEDGER):
-        return []
-    text = store.read_bytes(folder, LEDGER).decode(errors="replace")
+    names = _segments(store, folder) if store.local is None else [LEDGER] if store.exists(folder, LEDGER) else []
+    texts = (store.read_bytes(folder, name).decode(errors="replace") for name in names)
     # `splitlines` would also split inside a JSON string, at U+2028 and others
-    return [line for line in text.split("\n") if _read(line) is not None]
+    return [line for text in texts for line in text.split("\n") if _read(line) is not None]
+
+
+def _segments(store: Store, folder: str) -> list[str]:
+    """Return the names of the segments of a ledger in an object store, in their order."""
+    return [name for name in store.names(folder) if name.startswith(SEGMENT) and name.endswith(".jsonl")]
 
 
 class _Event(TypedDict, total=False):

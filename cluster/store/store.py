@@ -5,36 +5,41 @@
                                 figures.json          what the job measured; not part of the data
                                 manifest.json         written last: it exists exactly when the folder is complete
 
-A shard is committed as soon as its commit file exists. A killed job continues after its committed shards.
+A shard is committed as soon as its commit file exists. A killed job continues after its committed shards. A complete
+folder has the files that its manifest lists, its figures and its manifest, and no other file.
 """
 
+import fnmatch
 import hashlib
 import json
-import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import fs, ipc
-from pydantic import TypeAdapter, ValidationError
 
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import StoreError
-from gristmill.cluster.contract.schema import ITEMS, SAMPLES, SCHEMA_VERSION, check, vectors
+from gristmill.cluster.contract.schema import SCHEMA_VERSION, check
 from gristmill.cluster.contract.secrets import public_uri
-from gristmill.cluster.store.uri import UriError, file_system, folder_path
+from gristmill.cluster.store import tables
+from gristmill.cluster.store.backend import SHOWN, Backend, Entry, in_words
+from gristmill.cluster.store.files import TEMPORARY
+from gristmill.cluster.store.locate import locate
+from gristmill.cluster.store.typed import typed
+from gristmill.cluster.store.uri import UriError
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
 FIGURES = "figures.json"
-SHOWN = 300
-"""Most characters of a path or of another system's message in an error."""
+LEASES = ".leases"
+"""Folder of a store with the leases of datasets; see `lease.py`."""
 Kind = Literal["samples", "vectors", "model", "evaluation"]
+_OF_MAKING = rf"(raw|shard)-\d+(\.\d+\+\d+)?\.(arrow|json)|\..+{re.escape(TEMPORARY)}|dtypes\.json"
+"""Matches the names of shards, of their commit files, of files that were being written, and of chosen dtypes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,8 @@ class Manifest:
     shards: tuple[Shard, ...]
     schema_version: int = SCHEMA_VERSION
     metadata: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Shard, ...] = ()
+    """Further files, which hold no rows of the dataset."""
 
     @property
     def rows(self) -> int:
@@ -83,36 +90,44 @@ class _Versioned:
 class Store:
     """A folder with datasets, models and runs: a local path, or a URI such as `s3://…`, `gs://…` or `abfs://…`."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, fences: Mapping[str, int] | None = None) -> None:
         """Open a store. A local folder is created at the first write.
+
+        Args:
+            uri: a path or a URI.
+            fences: numbers of the leases with which this process writes, by folder; see `lease.py`.
 
         Raises:
             StoreError: if the URI is of no known file system, or cannot be reached.
         """
-        self._given = uri
         self.uri = public_uri(uri)
         """The path or URI without credentials."""
-        if "://" in uri:
-            try:
-                self.fs, self.root = file_system(uri)
-            except UriError as error:
-                raise StoreError(f"{uri}: {error}") from None
-            self.local: Path | None = Path(self.root) if isinstance(self.fs, fs.LocalFileSystem) else None
-        else:
-            try:
-                self.local = folder_path(uri)
-            except UriError as error:
-                raise StoreError(f"{uri[:SHOWN]}: {str(error)[:SHOWN]}") from error
-            self.fs, self.root = fs.LocalFileSystem(), str(self.local)
+        try:
+            found = locate(uri)
+        except UriError as error:  # its cause may have credentials
+            raise StoreError(f"{self.uri[:SHOWN]}: {str(error)[:SHOWN]}") from None
+        self.backend: Backend = found.backend
+        """The files of the store by path."""
+        self.local: Path | None = found.local
+        self._address = str(self.local or uri)
+        self.root = found.shown
+        self._inside = found.inside
+        self._numbers = dict(fences or {})
+        numbers = self._numbers.items()
+        self._fences = {name: self.backend.fence(self.path(LEASES, name), number) for name, number in numbers}
+
+    def with_fences(self, numbers: Mapping[str, int]) -> "Store":
+        """Return the same store for a process that has the leases of these folders."""
+        return Store(self._address, {**self._numbers, **numbers})
 
     def is_file(self) -> bool:
         """Say whether the path of the store is a file."""
-        with _in_words(self.root):
-            return bool(self.fs.get_file_info(self.root).type == fs.FileType.File)
+        with in_words(self.root):
+            return self.backend.has(self.path())
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
-        """Pickle the store as its URI."""
-        return Store, (str(self.local) if self.local else self._given,)
+    def __reduce__(self) -> tuple[type["Store"], tuple[str, dict[str, int]]]:
+        """Pickle the store as its URI and the numbers of its leases."""
+        return Store, (self._address, self._numbers)
 
     def at(self, *names: str) -> str:
         """Return the path of a file or folder of the store on its file system.
@@ -120,10 +135,17 @@ class Store:
         Raises:
             StoreError: if the names lead out of the store, as those in an altered manifest or ledger may.
         """
+        return self._join(self.root, names)
+
+    def path(self, *names: str) -> str:
+        """Return the path of a file or folder for the backend. It may lack the bucket, which `at` shows."""
+        return self._join(self._inside, names)
+
+    def _join(self, root: str, names: Sequence[str]) -> str:
         for name in names:
             if not isinstance(name, str) or name.startswith("/") or "\0" in name or ".." in name.split("/"):
                 raise StoreError(f"{self.uri}: {str(name)[:SHOWN]!r} leads out of the store, must be a name in it")
-        return "/".join([self.root.rstrip("/"), *names])
+        return "/".join([*([root.rstrip("/")] if root else []), *names])
 
     def folder(self, name: str) -> Path:
         """Return the local path of a folder of the store, and make the folder if it is absent.
@@ -133,31 +155,25 @@ class Store:
         """
         if self.local is None:
             raise StoreError(f"{self.uri}: {name} needs a local or shared folder, the store is an object store")
-        path = Path(self.at(name))
-        with _in_words(str(path)):
+        path = Path(self.path(name))
+        with in_words(str(path)):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
     def exists(self, *names: str) -> bool:
         """Say whether a file or folder is in the store."""
-        path = self.at(*names)
-        with _in_words(path):
-            return bool(self.fs.get_file_info(path).type != fs.FileType.NotFound)
+        with in_words(self.at(*names)):
+            return self.backend.kind(self.path(*names)) is not None
 
-    def write_bytes(self, data: bytes, *names: str) -> None:
-        """Write a file completely or not at all: under a temporary name, flushed to disk, then renamed."""
-        path, temporary = self.at(*names), self.at(*names[:-1], f".{names[-1]}.{os.getpid()}.tmp")
-        with _in_words(path):
-            self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-            if self.local is None:
-                with self.fs.open_output_stream(path) as out:  # an object appears whole when the stream closes
-                    out.write(data)
-                return
-            with Path(temporary).open("wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            Path(temporary).replace(path)
+    def write_bytes(self, data: bytes | pa.Buffer, *names: str) -> None:
+        """Write a file completely or not at all.
+
+        Raises:
+            BusyError: if another process has got the lease of the folder since.
+        """
+        fence = self._fences.get(names[0].partition("/")[0])
+        with in_words(self.at(*names)):
+            self.backend.write(self.path(*names), data, fence)
 
     def write_json(self, value: object, *names: str) -> None:
         """Write a JSON file completely or not at all."""
@@ -169,9 +185,9 @@ class Store:
         Raises:
             StoreError: if it is absent or cannot be read.
         """
-        path = self.at(*names)
-        with _in_words(path), self.fs.open_input_file(path) as source:
-            return bytes(source.read())
+        with in_words(self.at(*names)):
+            data: bytes = self.backend.read(self.path(*names)).to_pybytes()
+        return data
 
     def read_json(self, *names: str) -> Any:  # noqa: ANN401 - JSON has no narrower type
         """Read a JSON file.
@@ -190,30 +206,33 @@ class Store:
         Raises:
             StoreError: if it is absent, or is no such value.
         """
-        data = self.read_bytes(*names)
-        asked: Any = kind
-        try:
-            found: T = _adapter(asked).validate_json(data, strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
-            said = f"{place}: {first['msg']}" if place else first["msg"]
-            where, advice = self.at(*names), "must be as it was written; move the folder away and run again"
-            raise StoreError(f"{where}: was altered ({said[:SHOWN]}), {advice}") from error
-        return found
+        return typed(kind, self.read_bytes(*names), self.at(*names))
+
+    def file(self, folder: str, name: str) -> Shard:
+        """Return the manifest's entry for a file that was written into a folder."""
+        data = self.read_bytes(folder, name)
+        return Shard(name, 0, 0, len(data), tables.digest(data))
 
     def names(self, *names: str) -> list[str]:
         """Return the sorted names of files and folders in a folder. Names that begin with a dot are left out."""
-        path = self.at(*names)
-        with _in_words(path):
-            found = self.fs.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+        with in_words(self.at(*names)):
+            found = self.backend.names(self.path(*names))
+        return sorted(name for name in found if not name.startswith("."))
 
-    def delete(self, *names: str) -> None:
-        """Delete a file if it exists."""
-        if self.exists(*names):
-            with _in_words(self.at(*names)):
-                self.fs.delete_file(self.at(*names))
+    def walk(self, *names: str) -> list[Entry]:
+        """Return all files below a folder, sorted by path, also those whose names begin with a dot."""
+        with in_words(self.at(*names)):
+            return sorted(self.backend.walk(self.path(*names)), key=lambda entry: entry.path)
+
+    def delete(self, folder: str, *names: str) -> None:
+        """Delete files of a folder. Those that are absent are no error."""
+        with in_words(self.at(folder)):
+            self.backend.delete([self.path(folder, name) for name in names])
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete a folder with everything in it, if it exists."""
+        with in_words(self.at(folder)):
+            self.backend.delete_folder(self.path(folder))
 
     # -- shards -------------------------------------------------------------------------------------------------
 
@@ -226,14 +245,10 @@ class Store:
             table: rows of one of the schemas in `contract.schema`. A row whose `dropped` is null is kept.
             compress: whether to compress with zstd. Vectors are not compressed, so that they can be memory-mapped.
         """
-        check(table, _contract(table), f"{name}/{shard}")
-        sink = pa.BufferOutputStream()
-        options = ipc.IpcWriteOptions(compression="zstd" if compress else None)
-        with ipc.new_file(sink, table.schema, options=options) as writer:
-            writer.write_table(table.combine_chunks())
-        data = sink.getvalue()
+        check(table, tables.contract(table), f"{name}/{shard}")
+        data = tables.to_bytes(table, compress=compress)
         kept = pc.sum(pc.is_null(table["dropped"])).as_py() or 0 if "dropped" in table.column_names else table.num_rows
-        entry = Shard(f"{shard}.arrow", table.num_rows, int(kept), data.size, _digest(data))
+        entry = Shard(f"{shard}.arrow", table.num_rows, int(kept), data.size, tables.digest(data))
         self.write_bytes(data, name, entry.name)
         self.write_json(asdict(entry), name, f"{shard}.json")
         return entry
@@ -264,37 +279,45 @@ class Store:
         """
         where = f"{name}/{shard.name}"
         advice = f"move the folder {self.at(name)} away and run again"
-        path = self.at(name, shard.name)
-        if not self.exists(name, shard.name):
-            raise StoreError(f"{where}: absent, the manifest lists it; {advice}")
-        with _in_words(path):
-            data = pa.memory_map(path).read_buffer() if self.local else pa.py_buffer(self.read_bytes(name, shard.name))
+        with in_words(self.at(name, shard.name)):
+            try:
+                data = self.backend.read(self.path(name, shard.name))
+            except FileNotFoundError as error:
+                raise StoreError(f"{where}: absent, the manifest lists it; {advice}") from error
         if data.size != shard.bytes:
             raise StoreError(f"{where}: {data.size} bytes, the manifest says {shard.bytes}; {advice}")
-        if _digest(data) != shard.digest:
+        if tables.digest(data) != shard.digest:
             raise StoreError(f"{where}: content does not match its digest, it was altered; {advice}")
-        try:
-            table = ipc.open_file(data).read_all()
-            table.validate(full=True)  # without this, damaged offsets would let Arrow read beyond its memory
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            said = str(error).splitlines()[0]
-            raise StoreError(f"{where}: no table ({said}), although its digest is right; {advice}") from error
-        check(table, (schema_of or _contract)(table), where)
+        table = tables.from_bytes(data, where, advice)
+        check(table, (schema_of or tables.contract)(table), where)
         return table.select(list(columns)) if columns else table
 
     # -- whole folders ------------------------------------------------------------------------------------------
 
     def complete(self, name: str) -> bool:
         """Say whether a folder is complete, which means that it has its manifest."""
-        return self.exists(name, MANIFEST)
+        with in_words(self.at(name, MANIFEST)):
+            return self.backend.has(self.path(name, MANIFEST))
 
     def commit(self, manifest: Manifest, figures: Mapping[str, Any] | None = None) -> None:
-        """Complete a folder: write its figures, write its manifest, and then delete the commit files of its shards."""
+        """Complete a folder: write its figures, then its manifest, and delete the files of its making."""
         self.write_json(dict(figures or {}), manifest.name, FIGURES)
         self.write_json(asdict(manifest), manifest.name, MANIFEST)
-        for shard in manifest.shards:
-            if shard.name.endswith(".arrow"):  # a model's own config.json is no commit file
-                self.delete(manifest.name, Path(shard.name).stem + ".json")
+        self.delete(manifest.name, *(entry.path for entry in self.leftovers(manifest)))
+
+    def leftovers(self, manifest: Manifest, working: Sequence[str] = ()) -> list[Entry]:
+        """Return the files that a complete folder has from its making, and that its manifest does not list.
+
+        They have names that only stores give, or that match a pattern of `working`. Another file may be a person's.
+        """
+        listed = {entry.name for entry in (*manifest.shards, *manifest.files)} | {FIGURES, MANIFEST}
+        commits = {
+            shard.name.removesuffix(".arrow") + ".json" for shard in manifest.shards if shard.name.endswith(".arrow")
+        }
+        found = (entry for entry in self.walk(manifest.name) if entry.path not in listed)
+        names = (*map(re.escape, commits), *(fnmatch.translate(pattern) for pattern in working))
+        ours = re.compile("|".join([f"(?:.*/)?(?:{_OF_MAKING})", *names]))
+        return [entry for entry in found if ours.fullmatch(entry.path)]
 
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of a complete folder.
@@ -302,13 +325,17 @@ class Store:
         Raises:
             StoreError: if the folder is absent, incomplete or of another schema version.
         """
-        if not self.complete(name):
-            state = "incomplete (it has no manifest)" if self.exists(name) else "absent"
-            raise StoreError(f"{self.at(name)}: {state}, must be complete; run the job that makes it")
-        version = self.read_as(_Versioned, name, MANIFEST).schema_version
+        with in_words(self.at(name, MANIFEST)):
+            try:
+                data = self.backend.read(self.path(name, MANIFEST)).to_pybytes()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                state = "incomplete (it has no manifest)" if self.exists(name) else "absent"
+                advice = "must be complete; run the job that makes it"
+                raise StoreError(f"{self.at(name)}: {state}, {advice}") from error
+        version = typed(_Versioned, data, self.at(name, MANIFEST)).schema_version
         if version != SCHEMA_VERSION:
             raise StoreError(f"{name}: schema version {version}, must be {SCHEMA_VERSION}; make it again")
-        manifest = self.read_as(Manifest, name, MANIFEST)
+        manifest = typed(Manifest, data, self.at(name, MANIFEST))
         if manifest.name != name:
             where, advice = self.at(name, MANIFEST), "move the folder away and run again"
             raise StoreError(f"{where}: is that of {manifest.name[:SHOWN]!r}, must be that of its folder; {advice}")
@@ -333,10 +360,10 @@ class Store:
         Raises:
             StoreError: if the dataset is absent, incomplete or altered, or has no shard.
         """
-        tables = list(self.scan(name, columns))
-        if not tables:
+        found = list(self.scan(name, columns))
+        if not found:
             raise StoreError(f"{self.at(name)}: has no shard, must have one; move the folder away and run again")
-        return pa.concat_tables(tables)
+        return pa.concat_tables(found)
 
     def entries(self) -> tuple[list[Manifest], list[str]]:
         """Return the manifests of all complete folders, sorted by name, and the problems of damaged manifests."""
@@ -349,25 +376,6 @@ class Store:
         return whole, damaged
 
 
-@contextmanager
-def _in_words(path: str) -> Iterator[None]:
-    """Turn the errors of a file system into a `StoreError` of one line."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StoreError(f"{path[:SHOWN]}: absent, must exist; make it with the job that writes it") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise StoreError(
-            f"{path[:SHOWN]}: cannot be used ({said[:SHOWN]}); check the store, its disk and its rights"
-        ) from error
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a type, which the cache takes for a value
-    return TypeAdapter(kind)
-
-
 def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> tuple[str, str]:
     """Return (folder name, fingerprint) of the output that a job with this identity makes from these inputs.
 
@@ -375,21 +383,6 @@ def place(job: str, identity: Mapping[str, Any], inputs: Mapping[str, str]) -> t
     """
     fingerprint = ids.digest(job, SCHEMA_VERSION, dict(identity), dict(inputs))
     return f"{job}-{fingerprint[: ids.SHORT_HEX]}", fingerprint
-
-
-def _contract(table: pa.Table) -> pa.Schema:
-    """Return the schema that a table must have.
-
-    It is VECTORS for a table with the column `vector`, ITEMS for one with `prompt_digest`, and SAMPLES for any other.
-    """
-    if "vector" not in table.column_names:
-        return ITEMS if "prompt_digest" in table.column_names else SAMPLES
-    kind = table.schema.field("vector").type
-    return vectors(kind.list_size, kind.value_type) if pa.types.is_fixed_size_list(kind) else SAMPLES
-
-
-def _digest(data: pa.Buffer) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def file_shard(path: Path, root: Path) -> Shard:

@@ -159,7 +159,8 @@ class Review(Job):
         rows = [_decide(self, s, found[n]) for n, s in enumerate(samples)]
         waiting = self._waiting(samples, found)
         written = files(self.form, waiting, ballot.labels, suggest=self.suggest)
-        for name, data in {**written, **_settled(rows)}.items():
+        further = {**written, **_settled(rows)}
+        for name, data in further.items():
             run.store.write_bytes(data, work.output, name)
         shards = _write(run.store, work.output, rows, self.shard_rows)
         kept = sum(s.dropped is None for s in rows)
@@ -177,7 +178,8 @@ class Review(Job):
             **self._measured(ballot, found),
         )
         metadata = {"queue": "queue.json", "form": self.form}
-        run.store.commit(self.manifest(work, "samples", shards, metadata), figures.to_json())
+        entries = [run.store.file(work.output, name) for name in further]
+        run.store.commit(self.manifest(work, "samples", shards, metadata, entries), figures.to_json())
         if waiting:
             where = run.store.at(work.output)
             run.screen.say(f"review: {len(waiting)} samples for people in {where} ({', '.join(written)})")

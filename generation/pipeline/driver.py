@@ -63,15 +63,11 @@ class Driver:
         bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
 
     def finish(self, engine: Engine) -> GenerateFigures:
-        """Delete the raw shards, commit the manifest, and return the figures. `engine` is the generating engine."""
+        """Commit the manifest, which deletes the raw shards, and return the figures. `engine` is the generating one."""
         store, output = self._run.store, self._work.output
-        for name in store.names(output):
-            if name.startswith(RAW):  # shards that were in the making when the target was met
-                store.delete(output, name)
         figures = self._figures(engine)
         types = {f"dtype of {name}": dtype for name, dtype in dtypes.read(store, output).items()}
         store.commit(self._job.manifest(self._work, "samples", self._settled, types), figures.to_json())
-        store.delete(output, dtypes.DTYPES)
         return figures
 
     # -- earlier executions --------------------------------------------------------------------------------------
@@ -160,8 +156,7 @@ class Driver:
             shard, raw = self._given.pop(place), self._there.pop(place)
             rows = self.progress.settle(from_table(store.read_shard(output, raw)), shard.draws)
             self._settled.append(store.commit_shard(output, shard.final, to_table(rows)))
-            for suffix in ("json", "arrow"):  # the commit file first: without it, the other file is no shard
-                store.delete(output, f"{shard}.{suffix}")
+            store.delete(output, f"{shard}.json", f"{shard}.arrow")  # without the first, the second is no shard
         return self.progress.target_met
 
     def _refuse_short(self) -> None:

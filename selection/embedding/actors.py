@@ -8,7 +8,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -160,8 +160,8 @@ def embed(
         (folders of vectors by folder of samples, number of samples embedded in this call).
     """
     places = {s: folder(s, wanted, choice, shard_rows=shard_rows) for s, choice in sources.items()}
-    with making(run.store, *(output for output, _ in places.values()), say=run.screen.say):
-        made = _embed(run, sources, places, wanted, open_encoder, shard_rows=shard_rows)
+    with making(run.store, *(output for output, _ in places.values()), say=run.screen.say) as store:
+        made = _embed(replace(run, store=store), sources, places, wanted, open_encoder, shard_rows=shard_rows)
     return {s: output for s, (output, _) in places.items()}, made
 
 

@@ -10,12 +10,14 @@ from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.contract.sample import Message, Sample, from_table, seed, to_table
 from gristmill.cluster.io.ingest import Source
 from gristmill.cluster.models.engine import Engine
+from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.generation.filters.judge.filter import Judge
 from gristmill.generation.filters.novelty import Novelty, rouge_l
 from gristmill.generation.job import Generate
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.settle import Progress
+from tests.fake_objects import serving
 from tests.generation.ground import CHINESE, ENGLISH, WORK, contents, ground, job, with_seeds
 from tests.invariants import check_dataset, samples_of
 
@@ -68,6 +70,27 @@ def test_the_job_ends_with_the_first_shard_that_meets_the_target(store: Store) -
     kept = [shard.kept for shard in store.manifest(WORK.output).shards]
     assert sum(kept) == 20
     assert kept[-1] > 0, "a shard was made for nothing"
+
+
+def test_an_object_store_that_fails_often_holds_the_same_after_few_requests(tmp_path: Path) -> None:
+    made = job(target=24)
+    here = with_seeds(Store(str(tmp_path)))
+    ground(here, made)
+    with serving() as server:
+        for failing in (0.0, 0.2):
+            server.objects.clear()
+            server.log.clear()
+            server.failing = failing
+            away = with_seeds(Store(server.uri))
+            with making(away, WORK.output, say=pytest.fail) as held:
+                ground(held, made)
+            assert contents(away) == contents(here)
+            if not failing:
+                sent = server.log
+                first, last = (
+                    next(n for n, one in enumerate(sent) if word in one) for word in ("raw-", "figures.json")
+                )
+                assert (last - first) / len(here.manifest(WORK.output).shards) <= 10
 
 
 def test_the_order_of_shards_changes_nothing(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def planted(folder: Path, port: int) -> int:
         assert done.returncode == code, (words, pages[-1].decode())
     assert all(pages[1:])
     objects = away_objects("planted")
-    for written in ("report.html", "recipe.json", "ledger.jsonl", "manifest.json", "out.jsonl"):
+    for written in ("report.html", "recipe.json", "ledger-00000.jsonl", "manifest.json", "out.jsonl"):
         assert any(name.endswith(written) for name in objects), written
     pages += objects.values()
     for value in secret.values():

@@ -172,7 +172,8 @@ class Lift(Job):
             ray.kill(actor)
         run.store.write_json(found, work.output, LIFT)
         figures = figures_of(found, texts, shard, time.monotonic() - began)
-        run.store.commit(self.manifest(work, "samples", (shard,)), figures.to_json())
+        files = (run.store.file(work.output, LIFT),)
+        run.store.commit(self.manifest(work, "samples", (shard,), files=files), figures.to_json())
         run.ledger.append("shard_done", job=self.name, shard=shard.name, rows=shard.rows, kept=shard.kept,
                           seconds=figures.seconds)  # fmt: skip
         return figures

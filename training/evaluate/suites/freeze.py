@@ -7,6 +7,7 @@
 The fingerprint depends on the rows and on the scorer's settings. So the same items always have the same folder.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +20,13 @@ from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import FAMILY, PREFERENCE, Message, Sample, from_table, to_table
 from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.store import Manifest, Store, place
 from gristmill.training.data.families import families, near_rows
 from gristmill.training.data.holdout import with_families
 from gristmill.training.evaluate.scorers.contract import ANSWERS, PREFIX, Item, Scorer
+
+log = logging.getLogger(__name__)
 
 SAID_OF = ("role", "made", "effect")
 """Settings that only describe a suite; they change no item and no value."""
@@ -54,9 +58,7 @@ def freeze(store: Store, name: str, scorer: Scorer, rows: str | None) -> Suite:
     folder, fingerprint = place_of(scorer, rows)
     if not store.complete(folder):
         table, fitted = _frozen(store.read(rows), scorer)
-        shard = store.commit_shard(folder, "shard-00000", table)
-        manifest = Manifest(folder, "samples", "suite", fingerprint, {"samples": rows}, fitted.public(), (shard,))
-        store.commit(manifest, Figures(rows=shard.rows, kept=shard.kept).to_json())
+        _commit(store, table, Manifest(folder, "samples", "suite", fingerprint, {"samples": rows}, fitted.public(), ()))
     suite = opened(store, name, scorer, folder)
     if not suite.items:
         raise JobError(
@@ -70,10 +72,16 @@ def _own_rows(store: Store, scorer: Scorer) -> str:
     made = scorer.rows()
     folder, fingerprint = place("items", {**scorer.identity(), "rows": ids.digest([row.id for row in made])}, {})
     if not store.complete(folder):
-        shard = store.commit_shard(folder, "shard-00000", to_table(made))
-        manifest = Manifest(folder, "samples", "suite", fingerprint, {}, scorer.public(), (shard,))
-        store.commit(manifest, Figures(rows=shard.rows, kept=shard.kept).to_json())
+        _commit(store, to_table(made), Manifest(folder, "samples", "suite", fingerprint, {}, scorer.public(), ()))
     return folder
+
+
+def _commit(store: Store, table: pa.Table, manifest: Manifest) -> None:
+    """Write a table as the one shard of a dataset, unless another run has done so in between."""
+    with making(store, manifest.name, say=log.info) as held:
+        if not held.complete(manifest.name):
+            shard = held.commit_shard(manifest.name, "shard-00000", table)
+            held.commit(replace(manifest, shards=(shard,)), Figures(rows=shard.rows, kept=shard.kept).to_json())
 
 
 def place_of(scorer: Scorer, rows: str) -> tuple[str, str]:
