@@ -33,22 +33,18 @@ JOB_VERBS = {
     "train": "fine-tune with DeepSpeed ZeRO",
     "evaluate": "compare the tuned model with its base",
 }
-ABOVE = {"preview": "gristmill.generation.preview.page:run", "serve": "gristmill.training.serve:run"}
-"""Verbs whose code is in a package that imports this one, each as `module:function`.
-
-The function takes the parsed arguments and returns the exit code.
-"""
+CALLS = {
+    "preview": "gristmill.generation.preview.page:run",
+    "serve": "gristmill.training.serve:run",
+    "submit": "gristmill.cluster.jobs.submit:run",
+    "clean": "gristmill.cluster.jobs.clean:run",
+}
+"""Functions of verbs, as `module:function`. Each takes the parsed arguments and returns the exit code."""
 SHELLS = ("bash", "zsh", "fish")
 MODEL_FORMS = ("model", "adapter")
 MODEL_EXPORT = "gristmill.training.card:export"
-"""The function that exports a trained model. It is a string, as those of `ABOVE` are."""
+"""The function that exports a trained model. It is a string, as those of `CALLS` are."""
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts", *MODEL_FORMS)
-
-
-def _submit(arguments: argparse.Namespace) -> int:
-    from gristmill.cluster.jobs.submit import run
-
-    return run(arguments)
 
 
 def _ui(arguments: argparse.Namespace) -> int:
@@ -91,8 +87,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _above(arguments: argparse.Namespace) -> int:
-    module, _, name = ABOVE[arguments.verb].partition(":")
+def _imported(arguments: argparse.Namespace) -> int:
+    module, _, name = CALLS[arguments.verb].partition(":")
     return int(getattr(import_module(module), name)(arguments))
 
 
@@ -246,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
     sub = _recipe_verb(verbs, "preview", "make a few samples and print every prompt and every reply of the model")
     sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")
     sub.add_argument("--json", action="store_true", help="for scripts")
-    sub.set_defaults(call=_above)
+    sub.set_defaults(call=_imported)
     text = "say what a section, a step or a setting is, such as select.minhash or train.lora.r"
     sub = verbs.add_parser("explain", help=text, description=text)
     sub.add_argument("path", nargs="?", default="", help="a dotted path; without one, all sections and steps")
@@ -272,6 +268,7 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(call=_head)
     _export_verb(verbs)
     _serve_verb(verbs)
+    _clean_verb(verbs)
     sub = _store_verb(verbs, "report", "write report.html of a run again")
     sub.add_argument("name", help="a run, or the beginning of its name")
     sub.set_defaults(call=_report)
@@ -285,6 +282,13 @@ def _ui_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     sub.add_argument("--by", default="", metavar="NAME", help="who decides, for tag decided_by (default: login name)")
     sub.add_argument("--browser", action="store_true", help="open the page in the browser")
     sub.set_defaults(call=_ui)
+
+
+def _clean_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sub = _store_verb(verbs, "clean", "list what nothing needs: leftovers, and datasets that no run refers to")
+    sub.add_argument("--delete", action="store_true", help="delete it; without this, nothing is changed")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_imported)
 
 
 def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -327,7 +331,7 @@ def _serve_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     text = "one setting of the engine, such as max_model_len=4096 or kv_cache_gib=4 (`gristmill explain "
     text += "evaluate.engine` lists them)"
     sub.add_argument("--engine", action="append", default=[], metavar="KEY=VALUE", help=text)
-    sub.set_defaults(call=_above)
+    sub.set_defaults(call=_imported)
 
 
 def _submit_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -338,7 +342,7 @@ def _submit_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     sub.add_argument("--follow", action="store_true", help=text)
     text = "environment variable that the run gets too, such as a key; whoever reads Ray's dashboard can see it"
     sub.add_argument("--env", action="append", default=[], metavar="NAME", help=text)
-    sub.set_defaults(call=_submit)
+    sub.set_defaults(call=_imported)
 
 
 def _recipe_verb(

@@ -27,7 +27,7 @@ VERBS = {
     "export",
     "serve",
 }
-VERBS |= {"report", "ui"}
+VERBS |= {"report", "ui", "clean"}
 CASES = [
     ([""], VERBS),
     (["pl"], {"plan"}),
