@@ -6,12 +6,16 @@ DATA holds `waimai_10k.csv`, `rt_polarity.pos` and `rt_polarity.neg`, which do n
 line runs each recipe. `examples.json` has the figures and seconds of each, and is written after each; what the store in
 the folder has already is not made again, so a second run continues.
 
-- `lift`: `examples/lift.toml` on both sets of reviews, with fine-tuning (`confirm`). 10 labelled texts of each label
-  are the seeds, 500 texts lose their label, and `--items` are the test.
-- `reviews`: `examples/reviews.toml` on the same rows: a head trained on the seeds alone, on what `[lift]` passes on,
-  and on the seeds with everything that people labelled. For English a causal model too, which writes the label.
+- `reviews`: `examples/reviews.toml` on both sets of reviews: 10 labelled texts of each label are the seeds, 500 texts
+  lose their label, and `--items` are the test. A head is trained on the seeds alone, on what `[lift]` passes on, and on
+  the seeds with everything that people labelled. For English a causal model too, which writes the label.
+- `writer`: `examples/reviews_writer.toml` on the English reviews: which of four methods of building helps?
+- `lift`: `examples/lift.toml` on the same rows, with fine-tuning (`confirm`).
 - `entities`, `question_answering`: these recipes, and the seeds alone.
 - `instructions`: this recipe.
+
+No text of a test is in a prompt: methods see the seeds and the texts without a label only. `[select]`, `[lift]` and
+`[train]` leave out near copies of test items, and `left_out` says how many.
 """
 
 import argparse
@@ -30,6 +34,7 @@ from lift import TASKS, drawn, pool
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.jobs.recipe import open_recipe
 from gristmill.cluster.store.store import Store
+from gristmill.training.evaluate.lift import LIFT
 
 RECIPES = HERE.parent / "examples"
 RESULT = HERE / "examples.json"
@@ -43,6 +48,17 @@ CAUSAL = (
     "train.global_batch_size=8",
     "train.micro_batch_size=4",
     "evaluate.smoke_prompts=0",
+)
+OF_JOBS = ("rows", "kept", "dropped", "left_out", "drop_reasons", "steps", "seconds")
+OF_JOBS += ("holdout_loss", "loss_before", "loss_after")
+"""Figures of every job that are kept, if it has them."""
+OF_ARMS = ("test", "validation", "fine_tuned", "methods", "left_out")
+"""What `lift.json` says of each arm, each method, and of the rows that take no part."""
+FILM = (
+    "generate.target=300",
+    "generate.methods.0.labels=['negative', 'positive']",
+    "generate.methods.1.labels=['negative', 'positive']",
+    "generate.methods.1.about=film reviews",
 )
 Figures = dict[str, Any]
 
@@ -77,16 +93,16 @@ def run(name: str, folder: Path, sets: Sequence[str]) -> Figures:
     seconds = round(time.monotonic() - began, 1)
     loaded, works = open_recipe(recipe, given)
     store = Store(loaded.store)
-    found = {job: store.figures(work.output) for job, work in works.items()}
-    return {"command_seconds": seconds, **{job: short(job, figures) for job, figures in found.items()}}
+    found = {job: short(store.figures(work.output)) for job, work in works.items()}
+    if "lift" in works:
+        arms = store.read_json(works["lift"].output, LIFT)
+        found["lift"] = store.figures(works["lift"].output) | {name: arms[name] for name in OF_ARMS}
+    return {"command_seconds": seconds, **found}
 
 
-def short(job: str, figures: Figures) -> Figures:
+def short(figures: Figures) -> Figures:
     """Return the figures of a job that a table of examples needs."""
-    if job == "lift":
-        return figures
-    kept = ("rows", "kept", "dropped", "drop_reasons", "steps", "seconds", "holdout_loss", "loss_before", "loss_after")
-    found = {name: figures[name] for name in kept if name in figures}
+    found = {name: figures[name] for name in OF_JOBS if name in figures}
     suites = [
         {
             "suite": suite["suite"],
@@ -105,11 +121,11 @@ def short(job: str, figures: Figures) -> Figures:
 
 def parts_of(task: str, where: Path, folder: Path) -> dict[str, Callable[[], Figures]]:
     """Return the parts of a set of reviews, whose files are in the folder `where`."""
+    seeds, test, texts, labelled = (where / FILES[role] for role in ("seeds", "test", "unlabelled", "labelled"))
     roles = [f"lift.{role}={where / name}" for role, name in FILES.items()]
     roles.append("lift.validation=0.3")
-    test = [f"train.test=['{where / FILES['test']}']", f"evaluate.suites.reviews.input={where / FILES['test']}"]
-    test.append("evaluate.suites.reviews.made=false")
-    seeds, labelled = where / FILES["seeds"], where / FILES["labelled"]
+    built = [f"generate.input={seeds}", f"generate.documents.path={texts}", f"select.steps.1.sets=['{test}']"]
+    tested = [f"train.test=['{test}']", f"evaluate.suites.reviews.input={test}", "evaluate.suites.reviews.made=false"]
     arms = {
         "seeds alone": [f"train.input={seeds}"],
         "what [lift] passes on": [],
@@ -117,10 +133,12 @@ def parts_of(task: str, where: Path, folder: Path) -> dict[str, Callable[[], Fig
     }
     found: dict[str, Callable[[], Figures]] = {}
     for arm, more in arms.items():
-        sets = [*roles, *test, *more]
+        sets = [*roles, *built, *tested, *more]
         found[f"reviews, {task}, head, {arm}"] = partial(run, "reviews", folder, sets)
         if task == "rt_polarity":  # the builtin causal model knows no Chinese
             found[f"reviews, {task}, causal model, {arm}"] = partial(run, "reviews", folder, [*sets, *CAUSAL])
+    if task == "rt_polarity":
+        found[f"writer, {task}"] = partial(run, "reviews_writer", folder, [*roles, *built, *FILM])
     return found | {f"lift, {task}": partial(run, "lift", folder, [*roles, "lift.confirm=true"])}
 
 

@@ -65,7 +65,11 @@ class LiftPresentation(Presentation[LiftFigures]):
             note = f"On the same items, by fine-tuned encoders; with the seeds alone {tuned[0]['accuracy']:.3f}."
             bars = charts.intervals([gain["arm"]], [(gain["lift"], gain["low"], gain["high"])])
             panels.append(Panel("Lift when fine-tuned", bars, note))
-        tables = (_methods(found),) if found["methods"] else ()
+        tables = [_methods(found)] if found["methods"] else []
+        missing = [(role, why, f"{count:,}") for role, some in found["left_out"].items() for why, count in some.items()]
+        if missing:
+            note = "Rows that take no part. So no probe learns from a test item or from a near copy of one."
+            tables.append(Table((("of", ""), ("reason", ""), ("rows", "num")), missing, note))
         yield Section("Did the data help?", f"Recommended: {figures.recommended}.", panels, tables)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.models.engine import Reply
@@ -51,8 +51,10 @@ class Retrieve(EachInput[SearchIndex]):
     As `demonstrations`, related samples begin the model's turn, and the seed is the last of them. If the seed has no
     answer, the model answers it. If it has one, the model writes a new task, and a second call answers this task. As
     `grounding`, the model answers the seed from the related passages. As `data`, the related texts become rows without
-    a change, each with the score `related`; a text without an answer is answered. The same sample may be found for two
-    seeds. Then the filter `novelty` drops it the second time.
+    a change, each with the score `related`; a text without an answer is answered, by the model or, with `answers =
+    "seed"`, by the seed's own answer and label. The same sample may be found for two seeds. Then the filter `novelty`
+    drops it the second time. In `[select]`, `exact` with `prefer = ["related"]` keeps the one with the nearer seed; it
+    needs `answers = false` where the two seeds have different answers.
 
     Source: Robertson and Zaragoza 2009, The Probabilistic Relevance Framework, section 3 (BM25, k1 1.5, b 0.75);
     Cormack et al. 2009, Reciprocal Rank Fusion, SIGIR, section 2 (k = 60); Carbonell and Goldstein 1998, MMR, SIGIR,
@@ -66,6 +68,9 @@ class Retrieve(EachInput[SearchIndex]):
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
     use: Literal["demonstrations", "grounding", "data"] = "demonstrations"
     """How the related texts are used."""
+    answers: Literal["model", "seed"] = "model"
+    """What answers a text without an answer that `data` takes over. `model`: the model. `seed`: the text gets the
+    answer and the tag `label` of the seed that it was found for; no model is asked."""
     count: int = Field(default=4, gt=0)
     """Number of related texts for one seed."""
     search: By = "both"
@@ -91,6 +96,16 @@ class Retrieve(EachInput[SearchIndex]):
     grounding_prompts: Annotated[Prompts, slots("passages", "question")] = by_language(GROUND)
     """Templates by language for `grounding`: the user's turn."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Retrieve":
+        if self.answers == "seed" and self.use != "data":
+            raise ValueError(f"answers: is 'seed' with use = {self.use!r}, must be 'model', or use must be 'data'")
+        return self
+
+    def asks_model(self) -> bool:
+        """Return whether the model is asked: always, unless the seeds answer what is found."""
+        return self.answers == "model"
+
     def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
         """Return the seeds."""
         return snapshot.seeds
@@ -111,7 +126,7 @@ class Retrieve(EachInput[SearchIndex]):
         if not hits:
             return [Draft(seed.messages[:1], dropped=f"{self.kind}: nothing related was found")]
         if self.use == "data":
-            return [self._taken(hit) for hit in hits]
+            return [self._taken(hit, seed) for hit in hits]
         found = tuple(hit.sample for hit in hits)
         tags = {"language": language_of(seed)}
         if self.use == "grounding" or not seed.answer:
@@ -167,7 +182,13 @@ class Retrieve(EachInput[SearchIndex]):
         short = [s for s in demonstrations if num_words(f"{s.instruction} {s.answer}") <= self.max_demo_words]
         return "".join(template.shot(flat(s.answer), task=flat(s.instruction)) for s in short)
 
-    def _taken(self, hit: Hit) -> Draft:
-        """Return a found sample as a draft, with the tags that say where it comes from."""
-        tags = {"language": language_of(hit.sample), **hit.sample.tags}
-        return Draft(hit.sample.messages, tags, scores={"related": hit.score}, parents=(hit.sample,))
+    def _taken(self, hit: Hit, seed: Sample) -> Draft:
+        """Return a found sample as a draft, with the tags that say where it comes from, perhaps answered by a seed."""
+        found = hit.sample
+        tags, messages = {"language": language_of(found), **found.tags}, found.messages
+        if self.answers == "seed" and not found.answer:
+            if not seed.answer:
+                return Draft(messages, tags, f"{self.kind}: seed has no answer", {"related": hit.score}, (found,))
+            tags |= {"label": seed.tags["label"]} if "label" in seed.tags else {}
+            messages = (*messages, Message("assistant", seed.answer))
+        return Draft(messages, tags, scores={"related": hit.score}, parents=(found,))

@@ -16,6 +16,7 @@ from gristmill.training.evaluate.statistics import Interval, by_family, interval
 
 SEEDS, BUILT, RANDOM, PEOPLE, SELF_TRAINED = "seeds", "built", "random", "people's labels", "self-training"
 NEAR = "near copy of a test item"
+PARAGRAPH = "\n\n"
 ROLES = ("test", "seeds", "labelled", "samples", "unlabelled")
 """Roles of the inputs of a lift job. A text with several roles is kept in the one that comes first here."""
 
@@ -44,9 +45,10 @@ class Corpus:
 def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
     """Return the texts of all roles as a corpus. Rows that cannot take part are counted by reason.
 
-    The order of the rows does not matter. A row is left out if an earlier role in `ROLES` has the same text. It is also
-    left out if it is a near copy of a test item, so that no probe learns from test items. Texts of `labelled` may come
-    again in later roles, because people's labels are an arm of their own.
+    The order of the rows does not matter; of two rows with the same text, a kept one comes first. A row is left out if
+    an earlier role in `ROLES` has the same text. It is also left out if it is a near copy of a test item, so that no
+    probe learns from test items. Texts of `labelled` and of `samples` may come again in later roles, because people's
+    and built labels of the same texts are compared.
     """
     near = _near_test(rows)
     names = sorted({label_of(sample) for sample in rows["seeds"]} - {""})
@@ -58,8 +60,8 @@ def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
     left_out: dict[str, dict[str, int]] = {}
     for role in ROLES:
         found, reasons = [], Counter[str]()
-        known = dict(seen) if role == "labelled" else seen  # a separate arm, which may have texts of other roles
-        for sample in sorted(rows.get(role, ()), key=lambda sample: sample.id):
+        known = dict(seen) if role in ("labelled", "samples") else seen  # arms whose texts others may have too
+        for sample in sorted(rows.get(role, ()), key=lambda sample: (sample.dropped is not None, sample.id)):
             reason = _refused(sample, role, numbers, known) or (NEAR if sample.id in near[role] else "")
             if reason:
                 reasons[reason] += 1
@@ -70,6 +72,44 @@ def corpus_of(rows: Mapping[str, Sequence[Sample]]) -> Corpus:
             labels.append(-1 if role == "unlabelled" else numbers[label_of(sample)])
         places[role], left_out[role] = np.array(found, np.int64), dict(sorted(reasons.items()))
     return Corpus(samples, [s.instruction for s in samples], np.array(labels, np.int64), names, places, left_out)
+
+
+def without_instruction(built: Sequence[Sample], people: Sequence[Sample]) -> tuple[list[Sample], dict[str, str]]:
+    """Return built samples without the instruction of their method, and the instructions that were removed, by method.
+
+    The rows of `targeted`, for example, begin with the request to label a text. People's texts have none, so a probe
+    would tell both kinds by it. An instruction is the first paragraph of a text, if all kept texts of a method and
+    language begin with it, if more text follows, and if no text of people begins with it. Rows that lose it have a new
+    id, and the old one as their parent.
+    """
+    begins: dict[tuple[str, str], Counter[str]] = {}
+    for sample in built:
+        if sample.dropped is None:
+            head, gap, rest = sample.instruction.partition(PARAGRAPH)
+            begins.setdefault(_kind(sample), Counter())[f"{head}{gap}" if gap and rest.strip() else ""] += 1
+    known = tuple(sample.instruction for sample in people)
+    given = {
+        kind: head
+        for kind, counts in begins.items()
+        for head in counts
+        if head and len(counts) == 1 and counts[head] > 1 and not any(text.startswith(head) for text in known)
+    }
+    removed = {method: head.strip() for (method, _), head in sorted(given.items())}
+    return [_bare(sample, given.get(_kind(sample), "")) for sample in built], removed
+
+
+def _kind(sample: Sample) -> tuple[str, str]:
+    return sample.method, sample.tags.get("language", "")
+
+
+def _bare(sample: Sample, head: str) -> Sample:
+    """Return a sample whose first user turn does not begin with `head`."""
+    if not head or not sample.instruction.startswith(head):
+        return sample
+    place = next(n for n, turn in enumerate(sample.messages) if turn.role == "user")
+    turn = Message("user", sample.messages[place].text[len(head) :].lstrip())
+    turns = (*sample.messages[:place], turn, *sample.messages[place + 1 :])
+    return replace(sample, id=digest("bare", sample.id), parents=(sample.id,), messages=turns)
 
 
 def label_of(sample: Sample) -> str:
@@ -148,7 +188,11 @@ def arms_of(corpus: Corpus, features: Features, shares: Floats, *, draws: int, s
         for name, more in starts.items():
             rows = np.concatenate([seeds, more])
             counts = np.append(np.full(len(seeds), SEED_WEIGHT), np.ones(len(more)))
-            found = self_train(features, rows, labels[rows], counts, texts, shares)
+            taken = {key(corpus.texts[n]) for n in more}
+            left = texts[[key(corpus.texts[n]) not in taken for n in texts]]
+            if not len(left):
+                continue
+            found = self_train(features, rows, labels[rows], counts, left, shares)
             yield with_seeds(name, (np.concatenate([more, found.places]), np.concatenate([labels[more], found.labels])))
     people = corpus.places["labelled"]
     if len(people):

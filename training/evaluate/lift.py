@@ -222,6 +222,9 @@ class LiftActor:
                 has other labels than the seeds, or when the test has too few items.
         """
         rows = {role: _samples(self._store, name, role) for role, name in self._inputs.items()}
+        rows["samples"], removed = compared.without_instruction(
+            rows.get("samples", ()), [*rows["seeds"], *rows["test"]]
+        )
         self._corpus = corpus = compared.corpus_of(rows)
         if len(corpus.names) < 2:
             raise JobError(f"lift.seeds: {len(corpus.names)} different labels, must be two or more")
@@ -252,6 +255,11 @@ class LiftActor:
             f"{role}: {count:,} of {len(rows[role]):,} rows take no part: {reason}"
             for role, reasons in corpus.left_out.items()
             for reason, count in reasons.items()
+        ]
+        lines += [
+            f"samples: the rows of {method} are compared and passed on without their first paragraph, {head!r}, with "
+            "which no seed and no test item begins"
+            for method, head in removed.items()
         ]
         return len(corpus.texts), lines
 

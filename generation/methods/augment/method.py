@@ -60,6 +60,8 @@ Labelled = Mapping[str, tuple[Sample, ...]]
 class Augment(EachInput[Labelled]):
     """Make variants of an input. In each variant, one operation changes the first user turn; other turns stay.
 
+    The inputs are the seeds. They are the documents if the job has no seeds.
+
     `synonym`, `insert`, `swap` and `delete` are the four operations of EDA. `punctuate` is AEDA. `part_of_speech`
     replaces words that have a clear part of speech by synonyms with the same part of speech. `paraphrase` and
     `back_translate` ask the model. The word operations never change numbers, code, addresses, quotations, template
@@ -84,7 +86,7 @@ class Augment(EachInput[Labelled]):
     """
 
     kind: Literal["augment"] = "augment"
-    revision: ClassVar[int] = 2  # nothing is compared in a script that the encoder does not know
+    revision: ClassVar[int] = 3  # a job that has seeds and documents varies the seeds, whose labels are known
     feeds: ClassVar[tuple[Input, ...]] = ("seeds", "documents")
     operations: tuple[Operation, ...] = Field(default=("synonym", "insert", "swap", "delete"), min_length=1)
     """Operations, one for each variant, in a random order that repeats when there are more variants."""
@@ -123,6 +125,10 @@ class Augment(EachInput[Labelled]):
     def asks_model(self) -> bool:
         """Return whether any operation, the synonyms or the label check ask the model."""
         return bool(self.labels) or self.synonyms == "model" or any(name in SPOKEN for name in self.operations)
+
+    def inputs(self, snapshot: Snapshot) -> Sequence[Sample]:
+        """Return the seeds, or the documents if there are no seeds."""
+        return snapshot.seeds or snapshot.documents
 
     async def prepare(self, snapshot: Snapshot, before: Labelled | None, ask: Ask) -> Labelled:
         """Return short seeds of each label: one more than `shots`, because an input is not shown as its own example."""

@@ -117,9 +117,14 @@ def test_chinese_variants_have_no_spaces() -> None:
     assert {d.tags["language"] for d in drafts} == {"zh"}
 
 
+def test_a_job_with_seeds_and_documents_varies_the_seeds() -> None:
+    snapshot = Snapshot(0, seeds=(seed("x"),), documents=(seed(ENGLISH_TEXT, ""),))
+    assert [sample.id for sample in Augment().inputs(snapshot)] == ["x"]
+
+
 def test_a_document_without_an_answer_stays_without_one() -> None:
     method = Augment(variants=1)
-    snapshot = Snapshot(0, seeds=(seed("x"),), documents=(seed(ENGLISH_TEXT, ""), seed("other", "")))
+    snapshot = Snapshot(0, documents=(seed(ENGLISH_TEXT, ""), seed("other", "")))
     assert [method.draw(snapshot, turn, Random(0))[0].id for turn in range(3)] == [
         ENGLISH_TEXT,
         "other",

@@ -115,6 +115,29 @@ def test_related_samples_are_taken_over_as_they_are() -> None:
     assert 1 == drafts[0].scores["related"] >= drafts[1].scores["related"] > 0
 
 
+def test_texts_taken_over_get_the_answer_and_the_label_of_their_seed() -> None:
+    method = Retrieve(use="data", answers="seed", search="words", count=1)
+    labelled = Sample("s", (Message("user", "I ate an apple"), Message("assistant", "good")), tags={"label": "good"})
+    texts = [asked("a", "Name an apple that is red."), asked("b", "A pear."), asked("c", "An apple, and more", "bad")]
+    ask = ScriptedAsk(parents=(labelled,))
+    ask.prepared = asyncio.run(method.prepare(Snapshot(0, seeds=[labelled], documents=texts[:2]), None, ask))
+    [draft] = asyncio.run(method.expand((labelled,), ask, Random(0)))
+    assert not ask.asked and not method.asks_model() and draft.complete
+    assert draft.messages == (*texts[0].messages, Message("assistant", "good"))
+    assert draft.tags["label"] == "good" and [parent.id for parent in draft.parents] == ["a"]
+    ask.prepared = asyncio.run(method.prepare(Snapshot(0, documents=texts[2:]), None, ask))
+    assert asyncio.run(method.expand((labelled,), ask, Random(0)))[0].messages == texts[2].messages, "its own stays"
+    bare = Sample("s", labelled.messages[:1])
+    ask.prepared = asyncio.run(method.prepare(Snapshot(0, documents=texts[:1]), None, ask))
+    assert asyncio.run(method.expand((bare,), ask, Random(0)))[0].dropped == "retrieve: seed has no answer"
+
+
+@pytest.mark.parametrize("use", ["demonstrations", "grounding"])
+def test_seeds_answer_only_what_is_taken_over(use: str) -> None:
+    with pytest.raises(ValueError, match="answers: is 'seed' with use"):
+        Retrieve.model_validate({"use": use, "answers": "seed"})
+
+
 def test_prompts_taken_over_are_answered() -> None:
     bare = [asked("a", "Name an apple that is red."), asked("b", "Name an apple that is green.")]
     method = Retrieve(use="data", search="words")

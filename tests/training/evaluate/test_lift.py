@@ -1,15 +1,17 @@
 """The lift job: arms, what is recommended, what is left out, and what goes on to training."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.contract.sample import Sample, from_table, to_table
+from gristmill.cluster.contract.sample import Message, Sample, from_table, to_table
 from gristmill.cluster.report.sections import presentation_of
 from gristmill.cluster.store.store import Manifest, Store
+from gristmill.training.evaluate import arms
 from gristmill.training.evaluate.lift import LIFT, Lift, LiftActor, figures_of
 from tests.test_figures import page_of
 from tests.training.evaluate.reviews import review, reviews, texts
@@ -208,3 +210,57 @@ def test_the_page_and_the_summary_show_what_lift_measured(store: Store) -> None:
     assert f"({figures.accuracy_seeds:.3f})" in page and "agrees with people" in page
     [line, note] = presentation_of(Lift.presentation).summary(figures)
     assert line.startswith("seeds + built helps: accuracy ") and "probe" in note
+
+
+def framed(samples: Sequence[Sample], head: str) -> list[Sample]:
+    """The samples with an instruction before their text, as the rows of `targeted`."""
+    return [replace(s, messages=(Message("user", head + s.instruction), *s.messages[1:])) for s in samples]
+
+
+def test_the_instruction_of_a_method_is_removed_from_its_rows_and_named(store: Store) -> None:
+    bare = reviews(200, 3, method="targeted")
+    head = "Which label fits this text: bad, good?\n\n"
+    rows = {"seeds": reviews(8, 1), "test": reviews(600, 2)}
+    found, kept, lines = measured(store, rows | {"samples": framed(bare, head)}, validation=0.4)
+    assert found["verdict"] == "helps"
+    assert sorted(texts(kept)) == sorted(texts([*rows["seeds"], *bare])), "training gets the texts as people write them"
+    assert len({sample.id for sample in kept}) == len(kept)
+    assert any("targeted" in line and head.strip() in line for line in lines)
+    [method] = found["methods"]
+    assert method["two_sample_accuracy"] < 0.7, "the instruction would give the method away"
+
+
+@pytest.mark.parametrize("case", ["people have it too", "one row has none", "one row", "no text after it"])
+def test_a_first_paragraph_that_is_no_instruction_stays(case: str) -> None:
+    head = "Dear shop,\n\n"
+    built, people = framed(reviews(20, 3, method="targeted"), head), reviews(8, 1)
+    if case == "people have it too":
+        people = framed(people[:1], head) + people[1:]
+    elif case == "one row has none":
+        built += reviews(1, 9, method="targeted")
+    elif case == "one row":
+        built = built[:1]
+    else:
+        built = [replace(s, messages=(Message("user", head), *s.messages[1:])) for s in built]
+    assert arms.without_instruction(built, people) == (built, {})
+
+
+def test_texts_that_a_method_labelled_are_labelled_by_self_training_too(store: Store) -> None:
+    pool = reviews(400, 4)
+    annotated = [replace(s, id=f"{s.id}-a", method="annotate") for s in pool[:300]]
+    rows = {"seeds": reviews(12, 1), "test": reviews(600, 2), "unlabelled": pool, "samples": annotated}
+    found, _, lines = measured(store, rows)
+    assert not [line for line in lines if line.startswith("unlabelled")]
+    assert arm(found, "seeds + built")["rows"] == 312
+    assert arm(found, "seeds + self-training")["rows"] > 200, "all 400 texts are there to be labelled"
+    both = arm(found, "seeds + built + self-training")["rows"]
+    assert 312 < both <= 412, "a text is not learned from twice"
+    found, _, _ = measured(Store(f"{store.root}/whole"), rows | {"unlabelled": pool[:300]})
+    assert "seeds + built + self-training" not in [line["arm"] for line in found["test"]], "no text is left for it"
+
+
+def test_a_kept_row_takes_part_though_a_dropped_one_has_its_text() -> None:
+    kept = reviews(20, 3, method="retrieve")
+    dropped = [replace(s, id=f"0-{s.id}", dropped="exact: same instruction") for s in kept]
+    corpus = arms.corpus_of({"seeds": reviews(8, 1), "test": reviews(60, 2), "samples": [*dropped, *kept]})
+    assert len(corpus.kept("samples")) == 20
