@@ -14,8 +14,8 @@ the folder has already is not made again, so a second run continues.
 - `entities`, `question_answering`: these recipes, and the seeds alone.
 - `instructions`: this recipe.
 
-No text of a test is in a prompt: methods see the seeds and the texts without a label only. `[select]`, `[lift]` and
-`[train]` leave out near copies of test items, and `left_out` says how many.
+No text of a test is in a prompt: what a model reads has no near copy of a test item. `[select]`, `[lift]` and `[train]`
+leave out near copies of test items too, and `left_out` says how many.
 """
 
 import argparse
@@ -28,17 +28,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import HERE, machine
 from lift import TASKS, drawn, pool
 
-from gristmill.cluster.contract.sample import Sample
+from gristmill.cluster.contract.sample import Sample, to_table
 from gristmill.cluster.jobs.recipe import open_recipe
 from gristmill.cluster.store.store import Store
+from gristmill.training.data.families import near_to
 from gristmill.training.evaluate.lift import LIFT
 
 RECIPES = HERE.parent / "examples"
 RESULT = HERE / "examples.json"
 FILES = {"seeds": "seeds.jsonl", "test": "test.jsonl", "unlabelled": "texts.jsonl", "labelled": "labelled.jsonl"}
+PROMPTED = "prompted.jsonl"
+"""The texts without a label that a model may read: those that are no near copies of a test item."""
 CAUSAL = (
     "train.model=builtin:smollm2-135m-instruct",
     "train.task={kind = 'causal_lm'}",
@@ -54,6 +58,8 @@ OF_JOBS += ("holdout_loss", "loss_before", "loss_after")
 """Figures of every job that are kept, if it has them."""
 OF_ARMS = ("test", "validation", "fine_tuned", "methods", "left_out")
 """What `lift.json` says of each arm, each method, and of the rows that take no part."""
+ONE = "train.workers=1"
+"""Two workers on two cores wait for each other where other programs run too. The losses are the same."""
 FILM = (
     "generate.target=300",
     "generate.methods.0.labels=['negative', 'positive']",
@@ -70,7 +76,11 @@ def write(path: Path, samples: Sequence[Sample], *, label: bool) -> None:
 
 
 def reviews(data: Path, folder: Path, task: str, items: int) -> Path:
-    """Write the files of a set of reviews; return their folder."""
+    """Write the files of a set of reviews; return their folder.
+
+    Raises:
+        SystemExit: when a seed, which prompts may show, is a near copy of a test item.
+    """
     target = folder / task
     target.mkdir(parents=True, exist_ok=True)
     rows = drawn(pool(TASKS[task](data), 5000), 0, 0.5)
@@ -81,7 +91,16 @@ def reviews(data: Path, folder: Path, task: str, items: int) -> Path:
     rows["test"] = [sample for _, some in sorted(by_label.items()) for sample in some[:half]]
     for role, name in FILES.items():
         write(target / name, rows[role], label=role != "unlabelled")
+    if len(unlike(rows["seeds"], rows["test"])) < len(rows["seeds"]):
+        raise SystemExit(f"{task}: a seed is a near copy of a test item, must be none; draw other seeds")
+    write(target / PROMPTED, unlike(rows["unlabelled"], rows["test"]), label=False)
     return target
+
+
+def unlike(samples: Sequence[Sample], test: Sequence[Sample]) -> list[Sample]:
+    """Return the samples that are no near copies of a test item."""
+    near = near_to(to_table(samples), np.ones(len(samples), np.bool_), [to_table(test)])
+    return [sample for sample, copy in zip(samples, near, strict=True) if not copy]
 
 
 def run(name: str, folder: Path, sets: Sequence[str]) -> Figures:
@@ -133,12 +152,13 @@ def parts_of(task: str, where: Path, folder: Path) -> dict[str, Callable[[], Fig
     }
     found: dict[str, Callable[[], Figures]] = {}
     for arm, more in arms.items():
-        sets = [*roles, *built, *tested, *more]
+        sets = [*roles, *built, *tested, *more, ONE]
         found[f"reviews, {task}, head, {arm}"] = partial(run, "reviews", folder, sets)
         if task == "rt_polarity":  # the builtin causal model knows no Chinese
             found[f"reviews, {task}, causal model, {arm}"] = partial(run, "reviews", folder, [*sets, *CAUSAL])
     if task == "rt_polarity":
-        found[f"writer, {task}"] = partial(run, "reviews_writer", folder, [*roles, *built, *FILM])
+        read = f"generate.documents.path={where / PROMPTED}"
+        found[f"writer, {task}"] = partial(run, "reviews_writer", folder, [*roles, *built, read, *FILM])
     return found | {f"lift, {task}": partial(run, "lift", folder, [*roles, "lift.confirm=true"])}
 
 
@@ -155,14 +175,15 @@ def main() -> None:
     for task in TASKS:
         parts |= parts_of(task, reviews(given.data, folder, task, given.items), folder)
     for name in ("entities", "question_answering"):
-        alone = [f"train.input={RECIPES / 'data' / f'{name}_seeds.jsonl'}", "train.mixture=[]"]
-        parts |= {name: partial(run, name, folder, []), f"{name}, seeds alone": partial(run, name, folder, alone)}
-    parts["instructions"] = partial(run, "instructions", folder, [])
+        alone = [f"train.input={RECIPES / 'data' / f'{name}_seeds.jsonl'}", "train.mixture=[]", ONE]
+        parts |= {name: partial(run, name, folder, [ONE]), f"{name}, seeds alone": partial(run, name, folder, alone)}
+    parts["instructions"] = partial(run, "instructions", folder, [ONE])
     old = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     found = old.get("examples", {})
     for part, make in parts.items():
         if not given.only or any(part.startswith(name) for name in given.only):
-            found[part] = {"items_of_reviews": given.items, **make()} if "," in part else make()
+            about = {"items_of_reviews": given.items} if any(task in part for task in TASKS) else {}
+            found[part] = {**about, **make()}
             RESULT.write_text(json.dumps({**machine(), "examples": found}, indent=1) + "\n")
 
 

@@ -70,7 +70,9 @@ class LiftPresentation(Presentation[LiftFigures]):
         if missing:
             note = "Rows that take no part. So no probe learns from a test item or from a near copy of one."
             tables.append(Table((("of", ""), ("reason", ""), ("rows", "num")), missing, note))
-        yield Section("Did the data help?", f"Recommended: {figures.recommended}.", panels, tables)
+        said = next(self.summary(figures))
+        rows = f"Later jobs get the rows of the arm: {figures.recommended}."
+        yield Section("Did the data help?", f"{said[0].upper()}{said[1:]}. {rows}", panels, tables)
 
 
 def _lift(figures: LiftFigures) -> str:
