@@ -71,8 +71,11 @@ def _alike(store: Store, engine: Engine, asking: set[str]) -> Iterator[Manifest]
 
 def forecast(
     methods: Sequence[Method], filters: Sequence[Filter | HistoryFilter], engine: Engine, rates: Rates, drafts: int
-) -> tuple[int, list[str]]:
-    """Return the expected tokens, and lines of text about each method's tokens, the engine's time and the price."""
+) -> tuple[int, float, list[str]]:
+    """Return the expected tokens, the seconds of one engine, and lines about tokens, the engine's time and the price.
+
+    The seconds are 0 if the store has no comparable job.
+    """
     judged = any("model" in step.stages for step in filters)
     whole, prompt_tokens, reply_tokens, notes = sum(method.weight for method in methods), 0.0, 0.0, list[str]()
     for method in methods:
@@ -91,4 +94,4 @@ def forecast(
         notes.append(f"about {seconds / 60:,.1f} minutes of one engine, as fast as in earlier jobs of this store")
     if money:
         notes.append(f"about {money:,.2f} in money")
-    return round(tokens), notes
+    return round(tokens), seconds, notes

@@ -43,6 +43,9 @@ from gristmill.generation.pipeline.worker import Place
 
 DRAFTS_PER_SAMPLE = 20
 """The job gives up after this many drafts per sample of the target, unless the recipe sets `max_drafts`."""
+DRIVER_S, DRIVER_BYTES, DRIVER_BYTES_EACH = 64e-6, 240 * 2**20, 27
+DRIVER_BASIS = "the driver takes 0.064 ms of a core and 27 bytes a draft, and 240 MiB (benchmarks/overhead.json)"
+"""Cost of the driver, of 10,240 and of 100,096 drafts with the default filters on an engine that answers at once."""
 SHARDS_AT_LEAST = 4
 """Smallest number of shards of a small job, so that the last shard is not most of the job."""
 
@@ -198,7 +201,10 @@ class Generate(Job):
         plan.cpus, plan.gpus = max((n.cpus for n in each), default=0.0), max((n.gpus for n in each), default=0.0)
         plan.shards = -(-expected // self._size(expected))
         rates = measured(store, self.engine, self.judging)
-        plan.tokens, notes = forecast(self.methods, self.judging, self.engine, rates, expected)
+        plan.tokens, plan.process_s, notes = forecast(self.methods, self.judging, self.engine, rates, expected)
+        plan.spreads = not self.engine.endpoint
+        plan.driver_s, plan.driver_bytes = expected * DRIVER_S, DRIVER_BYTES + expected * DRIVER_BYTES_EACH
+        plan.bases.append(DRIVER_BASIS)
         plan.kept = round(expected * min(1.0, self.prior)) if self.target == "all" else self.target
         if store.complete(work.output):
             plan.state = "done"

@@ -124,6 +124,10 @@ class Select(Job):
             cost = step.cost(plan.kept, DIM)
             seconds, peak = seconds + cost.cpu_s, max(peak, cost.peak_bytes)
             plan.kept = step.most(plan.kept)
+        plan.driver_s, plan.driver_bytes = 0.0 if self.embeds else seconds, DRIVER_BYTES + peak
+        plan.bases.append(
+            "the cost of each step, as `plan` says it, and 624 MiB of the driver (benchmarks/at_size.json)"
+        )
         plan.notes.append(
             f"steps: about {seconds:,.0f} s of one core and {peak / 2**30:.1f} GiB, without the embedding"
         )
@@ -145,6 +149,8 @@ DIM = 384
 """Number of dimensions that plans assume for a vector: that of the default encoder."""
 MIN_TOPIC_ROWS = 20
 """With fewer samples than this there are no topics."""
+DRIVER_BYTES = 624 * 2**20
+"""Memory of the driver without rows: a job of `quality` had a peak of 625 MiB with 10^5 rows, and of 634 with 10^6."""
 NOT_COMPARED = "not compared by meaning"
 """Name of the topic of samples in a script that the encoder does not know."""
 PAIRS = 40
@@ -182,7 +188,7 @@ class Selecting:
         with self.run.screen.bar("select", total=len(settings.steps)) as bar:
             for place, step in enumerate(settings.steps):
                 view = self._step(place, step, view)
-                bar.update(place + 1, f"{step.kind}: {len(view):,} left")
+                bar.update(place + 1, f"{step.kind}: {len(view):,} left", figures={"samples_left": len(view)})
         baselines = self._describe(everything, view)
         shards = self.decisions.write(store, self.work.output, self.samples, settings.shard_rows)
         seconds = time.monotonic() - begin

@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import gristmill
+from gristmill.cluster.cli.arguments import (
+    MODEL_FORMS,
+    export_arguments,
+    plan_arguments,
+    serve_arguments,
+    submit_arguments,
+)
 from gristmill.cluster.contract.errors import TRY_AGAIN, GristmillError, JobError
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.runtime.interrupt import interruptible, signal_name
@@ -41,10 +48,8 @@ CALLS = {
 }
 """Functions of verbs, as `module:function`. Each takes the parsed arguments and returns the exit code."""
 SHELLS = ("bash", "zsh", "fish")
-MODEL_FORMS = ("model", "adapter")
 MODEL_EXPORT = "gristmill.training.card:export"
 """The function that exports a trained model. It is a string, as those of `CALLS` are."""
-FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts", *MODEL_FORMS)
 
 
 def _ui(arguments: argparse.Namespace) -> int:
@@ -75,15 +80,20 @@ def _jobs(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from gristmill.cluster.cli.text import plan_lines
+    from gristmill.cluster.cli.text import plan_lines, size_lines
     from gristmill.cluster.jobs.recipe import open_recipe, plans_of
+    from gristmill.cluster.jobs.scale import Size, scale
 
+    size = Size(arguments.nodes, arguments.gpus, arguments.price) if arguments.nodes else None
     recipe, works = open_recipe(arguments.recipe, arguments.set)
     plans = plans_of(recipe, works)
     if arguments.json:
-        _print(json.dumps({"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}, indent=1))
+        value: dict[str, object] = {"run": recipe.run_id(works), "jobs": [asdict(p) for p in plans]}
+        if size:
+            value["size"] = asdict(size) | {"jobs": [asdict(scale(p, size)) for p in plans]}
+        _print(json.dumps(value, indent=1))
     else:
-        _print("\n".join(plan_lines(plans)))
+        _print("\n".join([*plan_lines(plans), *(["", *size_lines(plans, size)] if size else [])]))
     return 0
 
 
@@ -117,9 +127,9 @@ def _completion(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from gristmill.cluster.cli.text import dataset_lines, listing, listing_lines, run_lines
+    from gristmill.cluster.cli.text import SCHEMA, dataset_lines, listing, listing_lines, run_lines
     from gristmill.cluster.jobs.run import find, runs
-    from gristmill.cluster.jobs.state import state_of
+    from gristmill.cluster.jobs.state import json_of
 
     store = _store(arguments.store)
     if arguments.name is None:
@@ -130,9 +140,10 @@ def _show(arguments: argparse.Namespace) -> int:
     manifest = store.manifest(name) if kind == "dataset" else None
     if manifest is not None:
         figures = store.figures(name)
-        value, lines = {**asdict(manifest), "figures": figures}, dataset_lines(manifest, figures)
+        whole = {"schema": SCHEMA, **asdict(manifest), "figures": figures}
+        value, lines = whole, dataset_lines(manifest, figures)
     else:
-        value, lines = {"run": name, **asdict(state_of(store, name))}, run_lines(store, name)
+        value, lines = {"schema": SCHEMA, **json_of(store, name)}, run_lines(store, name)
     _print(json.dumps(value, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
     return 0
 
@@ -231,18 +242,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gristmill {gristmill.__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, text in JOB_VERBS.items():
-        sub = _recipe_verb(verbs, verb, text)
-        sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
-        sub.set_defaults(call=_jobs)
-    sub = _recipe_verb(verbs, "plan", "say what would run, loading no model, or list every error of the recipe")
-    sub.add_argument("--json", action="store_true", help="for scripts")
-    sub.set_defaults(call=_plan)
-    _submit_verb(verbs)
-    sub = _recipe_verb(verbs, "preview", "make a few samples and print every prompt and every reply of the model")
-    sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")
-    sub.add_argument("--json", action="store_true", help="for scripts")
-    sub.set_defaults(call=_imported)
+    _recipe_verbs(verbs)
     text = "say what a section, a step or a setting is, such as select.minhash or train.lora.r"
     sub = verbs.add_parser("explain", help=text, description=text)
     sub.add_argument("path", nargs="?", default="", help="a dotted path; without one, all sections and steps")
@@ -266,8 +266,12 @@ def parser() -> argparse.ArgumentParser:
         "--committed", action="store_true", help="the samples that are committed so far, of a job that has not ended"
     )
     sub.set_defaults(call=_head)
-    _export_verb(verbs)
-    _serve_verb(verbs)
+    sub = _store_verb(verbs, "export", "write a dataset or a trained model in a form that other tools read")
+    export_arguments(sub)
+    sub.set_defaults(call=_export)
+    sub = _store_verb(verbs, "serve", "answer requests in the form of OpenAI's API with the tuned model of a run")
+    serve_arguments(sub)
+    sub.set_defaults(call=_imported)
     _clean_verb(verbs)
     sub = _store_verb(verbs, "report", "write report.html of a run again")
     sub.add_argument("name", help="a run, or the beginning of its name")
@@ -291,57 +295,21 @@ def _clean_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     sub.set_defaults(call=_imported)
 
 
-def _export_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    sub = _store_verb(verbs, "export", "write a dataset or a trained model in a form that other tools read")
-    sub.add_argument("name", help="a dataset or run, or the beginning of its name")
-    text = "a file (.jsonl, .jsonl.gz, .jsonl.zst, .parquet), or a folder for a Hugging Face dataset; a path or URI, "
-    text += "or a repository of the hub, as hf://datasets/OWNER/NAME"
-    sub.add_argument("target", help=text)
-    text = (
-        "default: parquet or jsonl, as the suffix says; model and adapter copy a trained model into a folder, with a "
-    )
-    text += "card"
-    sub.add_argument("--form", choices=FORMS, help=text)
-    sub.add_argument("--dropped", action="store_true", help="the dropped samples too")
-    text = "add id, parents, method, round, origin, scores and tags to each row, whatever the form"
-    sub.add_argument("--provenance", action="store_true", help=text)
-    text = "the score by which candidates are ordered and good answers are told from bad ones (default: preference)"
-    sub.add_argument("--by", default="", metavar="SCORE", help=text)
-    sub.add_argument("--threshold", type=float, default=0.5, help="least score of a good answer (default: 0.5)")
-    text = "make the repository of the hub public; by default it is made private, and an existing public one is refused"
-    sub.add_argument("--public", action="store_true", help=text)
-    sub.set_defaults(call=_export)
-
-
-def _serve_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    sub = _store_verb(verbs, "serve", "answer requests in the form of OpenAI's API with the tuned model of a run")
-    sub.add_argument("name", help="a run or a trained model, or the beginning of its name")
-    text = "serve the base model with the adapter beside it, and both under their names, instead of the merged model"
-    sub.add_argument("--adapter", action="store_true", help=text)
-    text = "address to listen on (default: 127.0.0.1, which no other machine can reach)"
-    sub.add_argument("--host", default="127.0.0.1", help=text)
-    text = "port to listen on; 0 takes a free one (default: 8000)"
-    sub.add_argument("--port", type=int, default=8000, help=text)
-    text = "number of servers that Ray Serve runs on a cluster, behind one address (default: one, without Ray)"
-    sub.add_argument("--replicas", type=int, default=0, metavar="N", help=text)
-    text = "address of a running cluster for --replicas (default: that of RAY_ADDRESS, else this machine alone)"
-    sub.add_argument("--address", default=None, help=text)
-    text = "environment variable with the key that clients must send (default: VLLM_API_KEY, if it is set)"
-    sub.add_argument("--api-key-env", default="", metavar="NAME", help=text)
-    text = "one setting of the engine, such as max_model_len=4096 or kv_cache_gib=4 (`gristmill explain "
-    text += "evaluate.engine` lists them)"
-    sub.add_argument("--engine", action="append", default=[], metavar="KEY=VALUE", help=text)
-    sub.set_defaults(call=_imported)
-
-
-def _submit_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _recipe_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs that take a recipe."""
+    for verb, text in JOB_VERBS.items():
+        sub = _recipe_verb(verbs, verb, text)
+        sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
+        sub.set_defaults(call=_jobs)
+    sub = _recipe_verb(verbs, "plan", "say what would run, loading no model, or list every error of the recipe")
+    plan_arguments(sub)
+    sub.set_defaults(call=_plan)
     sub = _recipe_verb(verbs, "submit", "send a recipe and the files that it reads to a cluster, and run it there")
-    text = "address of the cluster's dashboard, such as http://HEAD:8265 (default: that of RAY_API_SERVER_ADDRESS)"
-    sub.add_argument("--address", default=None, help=text)
-    text = "print what the run prints, until it ends, and end with its exit code"
-    sub.add_argument("--follow", action="store_true", help=text)
-    text = "environment variable that the run gets too, such as a key; whoever reads Ray's dashboard can see it"
-    sub.add_argument("--env", action="append", default=[], metavar="NAME", help=text)
+    submit_arguments(sub)
+    sub.set_defaults(call=_imported)
+    sub = _recipe_verb(verbs, "preview", "make a few samples and print every prompt and every reply of the model")
+    sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")
+    sub.add_argument("--json", action="store_true", help="for scripts")
     sub.set_defaults(call=_imported)
 
 

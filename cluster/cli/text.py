@@ -9,8 +9,10 @@ from typing import Any
 from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.heartbeat import BEAT_OBJECT_S, Beat
 from gristmill.cluster.jobs.job import JOBS, Plan, figures_class, job_class
-from gristmill.cluster.jobs.state import STAGE, stage, state_of
+from gristmill.cluster.jobs.scale import Size, bases, scale_lines
+from gristmill.cluster.jobs.state import STAGE, beat_of, stage, state_of
 from gristmill.cluster.report.sections import presentation_of
 from gristmill.cluster.store.ledger import JobState
 from gristmill.cluster.store.store import Manifest, Store
@@ -23,6 +25,8 @@ def run_lines(store: Store, run_id: str) -> Iterator[str]:
     run = state_of(store, run_id)
     if run.state != "done":
         yield f"{run_id}: {run.state}{f', {run.error}' if run.error else ''}"
+    if run.state == "running":
+        yield from beat_lines(beat_of(store, run_id), time.time())
     rows: list[tuple[str, ...]] = [("job", "state", "shards", *STAGE)]
     found = {name: _figures(name, job) for name, job in run.jobs.items()}
     for name, job in run.jobs.items():
@@ -37,6 +41,40 @@ def run_lines(store: Store, run_id: str) -> Iterator[str]:
         yield f"{name:9} {store.at(job.output)}"
     if store.exists("runs", run_id, "report.html"):
         yield f"{'report':9} {store.at('runs', run_id, 'report.html')}"
+
+
+def beat_lines(beat: Beat | None, now: float) -> Iterator[str]:
+    """Yield what a running run does, when it last got further, and what it waits for.
+
+    Args:
+        beat: its last heartbeat.
+        now: the time, in seconds since 1970.
+    """
+    if beat is None:
+        yield "  no heartbeat yet"
+        return
+    step = beat.step
+    count = f"{step.done:,}{f' of {step.total:,}' if step.total else ''}" if step.done or step.total else ""
+    stage = step.stage or step.job
+    doing = ", ".join(filter(None, (f"{stage}: {count}" if count else stage, step.note)))
+    if doing:
+        yield f"  {doing}"
+    yield f"  last progress {_ago(now - step.progressed)}"
+    for wait in beat.waiting:
+        yield f"  waiting for {wait.what} since {time.strftime('%H:%M:%S', time.localtime(wait.since))}"
+    if now - beat.time > SILENT * BEAT_OBJECT_S:
+        yield f"  no heartbeat of process {beat.process} of {beat.machine} since {now - beat.time:,.0f} s: it hangs"
+
+
+SILENT = 2
+"""Number of heartbeats that may be missing, before a driver is said to hang."""
+
+
+def _ago(seconds: float) -> str:
+    """Return an age in words."""
+    if seconds < 120:
+        return f"{max(0.0, seconds):.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.1f} h ago"
 
 
 def _figures(name: str, job: JobState) -> Figures | None:
@@ -91,11 +129,25 @@ def plan_lines(plans: Sequence[Plan]) -> Iterator[str]:
             yield f"{plan.job}: {note}"
 
 
+SCHEMA = 1
+"""Number of the form of what `show --json` prints. It grows when a key is renamed or taken away."""
+
+
+def size_lines(plans: Sequence[Plan], size: Size) -> Iterator[str]:
+    """Yield what the jobs take on a cluster of a size: a table, then where its numbers come from."""
+    yield f"on {size.nodes} machines of {size.gpus} GPUs:"
+    yield from _aligned([tuple(cells) for cells in scale_lines(plans, size)])
+    yield from bases(plans, size)
+
+
 def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
     """Return the runs and the complete datasets of a store as JSON values, with their states and counts."""
     states = {run_id: state_of(store, run_id) for run_id in run_ids}
+    beats = {run_id: beat_of(store, run_id) for run_id, run in states.items() if run.state == "running"}
+    progress = {run_id: beat.step.progressed for run_id, beat in beats.items() if beat is not None}
     whole, damaged = store.entries()
     return {
+        "schema": SCHEMA,
         "runs": [
             {
                 "run": run_id,
@@ -103,6 +155,7 @@ def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
                 "started": run.started,
                 "attempts": run.attempts,
                 "jobs": {name: job.state for name, job in run.jobs.items()},
+                "progress": progress.get(run_id),
             }
             for run_id, run in states.items()
         ],
@@ -116,11 +169,12 @@ def listing(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
 def listing_lines(value: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the tables that show the result of `listing`."""
     if value["runs"]:
-        rows = [("run", "state", "started", "attempts", "jobs")]
+        rows = [("run", "state", "last progress", "started", "attempts", "jobs")]
         rows += [
             (
                 r["run"],
                 r["state"],
+                _ago(time.time() - r["progress"]) if r["progress"] else "",
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(r["started"])),
                 str(r["attempts"]),
                 ", ".join(f"{name} {state}" for name, state in r["jobs"].items()),
@@ -129,9 +183,11 @@ def listing_lines(value: dict[str, Any]) -> Iterator[str]:
         ]
         yield from _aligned(rows)
         yield ""
-    rows = [("dataset", "kind", "rows", "kept", "shards")]
-    rows += [(d["dataset"], d["kind"], f"{d['rows']:,}", f"{d['kept']:,}", str(d["shards"])) for d in value["datasets"]]
-    yield from _aligned(rows)
+    datasets = [("dataset", "kind", "rows", "kept", "shards")]
+    datasets += [
+        (d["dataset"], d["kind"], f"{d['rows']:,}", f"{d['kept']:,}", str(d["shards"])) for d in value["datasets"]
+    ]
+    yield from _aligned(datasets)
     yield from value["damaged"]
 
 

@@ -98,6 +98,16 @@ class Plan:
     tokens: int = 0
     """Estimated number of tokens of all prompts and replies."""
     notes: list[str] = field(default_factory=list)
+    spreads: bool = False
+    """Whether the job takes as many processes as the cluster has room for, one for `gpus` GPUs."""
+    process_s: float = 0.0
+    """Seconds in which one process would do all of it. It is 0 if this was not measured."""
+    driver_s: float = 0.0
+    """Seconds of a core that the driver needs in all. It is 0 if this was not measured."""
+    driver_bytes: float = 0.0
+    """Memory of the driver. It is 0 if this was not measured."""
+    bases: list[str] = field(default_factory=list)
+    """Where the last three numbers come from."""
 
 
 class Job(Settings):

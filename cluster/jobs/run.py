@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,13 @@ from gristmill.cluster.contract.errors import BusyError, GristmillError, JobErro
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.figures import Figures
+from gristmill.cluster.jobs.heartbeat import beating
 from gristmill.cluster.jobs.job import SAMPLE_JOBS, Job, Run, Work
 from gristmill.cluster.jobs.recipe import Recipe, check_inputs
 from gristmill.cluster.jobs.state import RUNS, recipe_of
 from gristmill.cluster.report import run as report
 from gristmill.cluster.runtime import log
+from gristmill.cluster.runtime.activity import waiting
 from gristmill.cluster.runtime.interrupt import leave_within, signal_name
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.session import session
@@ -52,7 +54,8 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
         log.driver(Path(logs) if logs else None)
         store.write_json(recipe.resolve(works), folder, "recipe.json")
         run = Run(run_id, store, Ledger(store, folder), screen, logs, recipe.ground.wait_s)
-        with _recorded(run, only), leave_within(recipe.ground.grace_s, partial(_record_late, run)):
+        late = partial(_record_late, run)
+        with _recorded(run, only), leave_within(recipe.ground.grace_s, late), beating(run, folder):
             _make_all(recipe, works, only, run)
         report.write(store, run_id)
     return run_id
@@ -68,7 +71,7 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
         return
     with _ray(recipe, pending, run.screen):
         for name in pending:
-            with making(run.store, works[name].output, say=run.screen.say) as store:
+            with _making(run, works[name].output) as store:
                 if not _reused(run, name, works[name].output, jobs[name].working):
                     _make(jobs[name], replace(run, store=store), works[name])
 
@@ -85,6 +88,7 @@ def _reused(run: Run, name: str, output: str, working: Sequence[str]) -> bool:
 
 def _make(job: Job, run: Run, work: Work) -> None:
     run.ledger.append("job_started", job=job.name, output=work.output)
+    run.screen.activity.begin(job.name)
     start = time.monotonic()
     try:
         measured = job.make(run, work)
@@ -96,6 +100,23 @@ def _make(job: Job, run: Run, work: Work) -> None:
 
 
 @contextmanager
+def _making(run: Run, dataset: str) -> Iterator[Store]:
+    """Hold the lease of a dataset while the block runs, and yield the store to write it with.
+
+    As long as another process holds the lease, the heartbeat says so.
+    """
+    with ExitStack() as waits:
+
+        def say(line: str) -> None:
+            run.screen.say(line)
+            waits.enter_context(waiting("dataset", f"{dataset}, which another process makes"))
+
+        with making(run.store, dataset, say=say) as store:
+            waits.close()
+            yield store
+
+
+@contextmanager
 def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[None]:
     """Keep a session of Ray open while the block runs, if one of the jobs uses it."""
     jobs, ground = [recipe.jobs[name] for name in pending], recipe.ground
@@ -104,15 +125,18 @@ def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[Non
         return
     screen.say("starting Ray")
     dashboard = any(job.dashboard for job in jobs)
-    with session(ground.address, ground.num_cpus, ground.num_gpus, dashboard=dashboard):
+    with ExitStack() as stack:
+        with waiting("ray", "Ray to start"):
+            stack.enter_context(session(ground.address, ground.num_cpus, ground.num_gpus, dashboard=dashboard))
         yield
 
 
 def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
-    with making(run.store, folder, say=run.screen.say) as store:
+    with _making(run, folder) as store:
         reused = store.complete(folder)
         if not reused:
             run.ledger.append("job_started", job="ingest", output=folder)
+            run.screen.activity.begin("ingest")
             ingest.ingest(store, source, run.screen)
     manifest = run.store.manifest(folder)
     if reused:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from gristmill.cluster.contract.errors import BusyError
+from gristmill.cluster.runtime.activity import waiting
 
 logger = logging.getLogger(__name__)
 STATUS_S = 10.0
@@ -66,18 +67,19 @@ def await_machines(where: str, bundles: Sequence[dict[str, float]], what: str, w
     began = said = time.monotonic()
     group = placement_group([dict(bundle) for bundle in bundles], strategy="PACK")
     try:
-        while not group.wait(LOOK_EVERY_S):
-            now = time.monotonic()
-            if now - began > wait_s:
-                have = ray.cluster_resources()
-                raise BusyError(
-                    f"{where}: needs {what}; the cluster autoscales, but has {have.get('CPU', 0):g} CPU and "
-                    f"{have.get('GPU', 0):g} GPU after {wait_s:.0f} s; ask for fewer, let it have more machines, or "
-                    "run again once they are up"
-                )
-            if now - said > SAY_EVERY_S:
-                said = now
-                logger.warning("%s: still waiting for %s, for %.0f s now", where, what, now - began)
+        with waiting("machines", f"{what} of {where}, from an autoscaler"):
+            while not group.wait(LOOK_EVERY_S):
+                now = time.monotonic()
+                if now - began > wait_s:
+                    have = ray.cluster_resources()
+                    raise BusyError(
+                        f"{where}: needs {what}; the cluster autoscales, but has {have.get('CPU', 0):g} CPU and "
+                        f"{have.get('GPU', 0):g} GPU after {wait_s:.0f} s; ask for fewer, let it have more machines, "
+                        "or run again once they are up"
+                    )
+                if now - said > SAY_EVERY_S:
+                    said = now
+                    logger.warning("%s: still waiting for %s, for %.0f s now", where, what, now - began)
     finally:
         remove_placement_group(group)
     logger.warning("%s: %s came after %.0f s", where, what, time.monotonic() - began)

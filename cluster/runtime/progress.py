@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from gristmill.cluster.runtime.activity import Activity
 from gristmill.cluster.text.terminal import visible
 
 PLAIN_EVERY_S = 10.0
@@ -36,8 +37,18 @@ class Bar:
         self._task = (
             screen.rich.add_task(title, total=None, count=self._count(), note="", left=None) if screen.rich else None
         )
+        screen.activity.advance(title, 0, total or 0, "")
 
-    def update(self, done: int, note: str = "", total: int | None = None, left: str | None = None) -> None:
+    def update(
+        self,
+        done: int,
+        note: str = "",
+        total: int | None = None,
+        left: str | None = None,
+        *,
+        work: float = 0.0,
+        figures: Mapping[str, float] = {},
+    ) -> None:
         """Set how much is done so far.
 
         Args:
@@ -45,6 +56,8 @@ class Bar:
             note: figures, such as `412 tokens/s`.
             total: how much there is to do in all, once it is known.
             left: the time left in words, which replaces the estimate from `done`. It is empty at the end.
+            work: a number that grows as long as anything moves, if `done` may stay the same for minutes.
+            figures: figures by name, which become metrics of the run.
         """
         self._done, self._note, self._left, self._total, self._unsaid = (
             done,
@@ -53,6 +66,7 @@ class Bar:
             total or self._total,
             True,
         )
+        self._screen.activity.advance(self._title, done, self._total or 0, note, work=work, figures=figures)
         if self._screen.rich and self._task is not None:
             # a full bar stops its clock, so it is not shown full while time is left
             known = max(self._total, done + bool(left)) if self._total and done else None
@@ -105,6 +119,7 @@ class Screen:
         """
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.rich: Progress | None = None
+        self.activity = Activity()
         self._quiet, self.every_s = quiet, every_s
 
     def say(self, line: str) -> None:

@@ -1,14 +1,22 @@
 """The one rule that gives cores and GPUs to a process in the cluster, and the start of actors and tasks with them."""
 
+import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.errors import BusyError, JobError
+from gristmill.cluster.runtime.activity import waiting
 from gristmill.cluster.runtime.autoscaling import autoscales, await_machines
 
 Found = TypeVar("Found")
+log = logging.getLogger(__name__)
+SAY_S = 5.0
+"""Seconds after which the terminal says that cores and GPUs are waited for."""
+PLACE_S = 2.0
+"""Seconds that Ray itself may take to reserve places that are free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,62 @@ def require(where: str, needs: Sequence[Need]) -> None:
             one = " and ".join(f"{each:g} {what}" for what, each in need.bundle().items())
             raise JobError(f"{where}: needs {one} on one machine, and no machine has them; ask for fewer for a process")
     return None
+
+
+def reserve(where: str, needs: Sequence[Need], wait_s: float) -> list[Any]:
+    """Reserve a place for each of several processes, and return the placement groups of Ray in the same order.
+
+    Raises:
+        JobError: if they can never all fit into the cluster.
+        BusyError: if their cores and GPUs are still in use after `wait_s` seconds.
+    """
+    import ray
+    from ray.util import placement_group
+
+    require(where, needs)
+    groups = [placement_group([need.bundle()], strategy="STRICT_PACK") for need in needs]
+    what = f"{sum(need.cpus for need in needs):g} cores and {sum(need.gpus for need in needs):g} GPUs"
+    missing, wait_s = len(groups), max(wait_s, PLACE_S)
+    try:
+        missing = _missing(groups, min(SAY_S, wait_s))
+        if missing and wait_s > SAY_S:
+            log.warning("%s: waiting for %s, which are in use, at most %.0f s", where, what, wait_s)
+            with waiting("room", f"{what} of {where}"):
+                missing = _missing(groups, wait_s - SAY_S)
+    finally:
+        free = ray.available_resources() if missing else {}
+        release(groups if missing else ())
+    if missing:
+        raise BusyError(
+            f"{where}: needs {len(groups)} places of {what} in all, of which the cluster gave "
+            f"{len(groups) - missing} within {wait_s:.0f} s (free now: {free.get('CPU', 0):g} cores, "
+            f"{free.get('GPU', 0):g} GPUs); run again when others are done, set cluster.wait_s, or ask for fewer"
+        )
+    return groups
+
+
+def _missing(groups: Sequence[Any], wait_s: float) -> int:
+    """Return how many of the groups have no place after `wait_s` seconds."""
+    deadline = time.monotonic() + wait_s
+    return sum(not group.wait(max(0.0, deadline - time.monotonic())) for group in groups)
+
+
+def release(groups: Sequence[Any]) -> None:
+    """Return reserved places to the cluster. Processes in them are ended."""
+    from ray.util import remove_placement_group
+
+    for group in groups:
+        remove_placement_group(group)
+
+
+def await_room(where: str, needs: Sequence[Need], wait_s: float) -> None:
+    """Wait until processes with these needs can all start. The places are not kept, so start them at once.
+
+    Raises:
+        JobError: if they can never all fit into the cluster.
+        BusyError: if their cores and GPUs are still in use after `wait_s` seconds.
+    """
+    release(reserve(where, needs, wait_s))
 
 
 def spawn(kind: type, need: Need, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - Ray's handles have no type

@@ -1,22 +1,18 @@
 """Resources of all engines, reserved together and returned at the end, and the environment of engine processes."""
 
-import logging
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gristmill.cluster.contract.errors import BusyError
 from gristmill.cluster.models.engine import Engine, engine_need
-from gristmill.cluster.runtime.resources import Need, require, spawn
+from gristmill.cluster.runtime.resources import Need, release, reserve, spawn
 from gristmill.generation.contracts import MAIN
 from gristmill.generation.engines.vllm_internals import bundled_libraries
 
-log = logging.getLogger(__name__)
-SAY_S = 5.0
-"""Seconds after which the terminal says that resources are waited for."""
 LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 
 
@@ -40,31 +36,11 @@ class Placement:
             JobError: when the cluster has too few resources.
             BusyError: when they are still in use after the wait.
         """
-        import ray
-        from ray.util import placement_group
-
         actors = sum(engine.actors for engine in self._engines.values())
         self._each = {name: engine_need(_section(name), engine, actors) for name, engine in self._engines.items()}
         needs = [self._each[name] for name, engine in self._engines.items() for _ in range(engine.actors)]
-        require("generate.engine", needs)
-        for name, engine in self._engines.items():
-            bundles = [self._each[name].bundle()]
-            self._groups[name] = [placement_group(bundles, strategy="STRICT_PACK") for _ in range(engine.actors)]
-        waits = [group.ready() for groups in self._groups.values() for group in groups]
-        what = f"{sum(each.cpus for each in needs):g} cores and {sum(each.gpus for each in needs):g} GPUs"
-        _, missing = ray.wait(waits, num_returns=len(waits), timeout=min(SAY_S, self._wait_s))
-        if missing and self._wait_s > SAY_S:
-            log.warning("generate.engine: waiting for %s, which are in use, at most %.0f s", what, self._wait_s)
-            _, missing = ray.wait(waits, num_returns=len(waits), timeout=self._wait_s - SAY_S)
-        if missing:
-            free = ray.available_resources()
-            self.remove()
-            raise BusyError(
-                f"generate.engine: needs {len(waits)} places of {what} in all, of which the cluster gave "
-                f"{len(waits) - len(missing)} within {self._wait_s:.0f} s (free now: {free.get('CPU', 0):g} cores, "
-                f"{free.get('GPU', 0):g} GPUs); run again when others are done, set cluster.wait_s, or ask for fewer "
-                "actors"
-            )
+        groups = iter(reserve("generate.engine", needs, self._wait_s))
+        self._groups = {name: list(islice(groups, engine.actors)) for name, engine in self._engines.items()}
 
     def need(self, name: str, place: int) -> Need:
         """Return the needs of one engine actor, with its reserved place."""
@@ -74,11 +50,8 @@ class Placement:
 
     def remove(self) -> None:
         """Return all resources to the cluster."""
-        from ray.util import remove_placement_group
-
         for groups in self._groups.values():
-            for group in groups:
-                remove_placement_group(group)
+            release(groups)
         self._groups = {}
 
 

@@ -196,7 +196,8 @@ class Driver:
                 running=stats.get("running", 0),
             )
         )
-        bar.update(min(done, self._total), self._note(kept, rows, stats), self._total, self._pace.left())
+        tokens = stats.get("reply_tokens", 0.0)
+        bar.update(min(done, self._total), self._note(kept, rows, stats), self._total, self._pace.left(), work=tokens)
 
     def _note(self, kept: int, rows: int, stats: Mapping[str, float]) -> str:
         """Return the text next to the bar. Before any row is done, it shows drafts under way and tokens."""

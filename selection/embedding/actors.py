@@ -25,7 +25,7 @@ from gristmill.cluster.models.encoder import Encoder, choose_dtype
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, lowerable
 from gristmill.cluster.runtime.pool import Pool, feed_from
-from gristmill.cluster.runtime.resources import Need, call, need_of, require, spawn
+from gristmill.cluster.runtime.resources import Need, await_room, call, need_of, require, spawn
 from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.store import Manifest, Shard, Store, place
 from gristmill.cluster.text.scripts import script_of
@@ -295,6 +295,7 @@ def _through_actors(
     settings: Any = wanted.encoder
     each = encoder_need(settings)
     num_actors = min(settings.actors, len(waiting))
+    await_room("select.encoder", [each] * num_actors, run.wait_s)
     begin = last = time.monotonic()
     read = 0
     with (

@@ -41,7 +41,7 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.runtime.deaths import advice, deaths, ended, out_of_memory
 from gristmill.cluster.runtime.progress import Bar
-from gristmill.cluster.runtime.resources import need_of, require, spawn
+from gristmill.cluster.runtime.resources import await_room, need_of, spawn
 from gristmill.cluster.store.store import Manifest, Store, file_shard
 from gristmill.training.data import families, tokens
 from gristmill.training.data import prepare as data
@@ -241,7 +241,7 @@ class Evaluate(Job):
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
             run.screen.say(f"evaluate: samples that are not scored: {reasons}")
         own = need_of("evaluate.gpus", self.cpus, self.gpus)
-        require("evaluate.cpus", [own])
+        await_room("evaluate.cpus", [own], run.wait_s)
         settings = _settings(manifest)
         causal = settings.task.causal
         kind, encoding = (scoring.Scorer, settings.encoding) if causal else (heads.HeadScorer, settings)
@@ -306,10 +306,11 @@ class Evaluate(Job):
     def _serving(self, run: Run, headed: Mapping[str, Head], folder: str, name: str) -> AbstractContextManager[AskAll]:
         if folder in headed:
             need = need_of("evaluate.gpus", self.cpus, self.gpus)
+            await_room("evaluate.cpus", [need], run.wait_s)
             return heads.answering(folder, headed[folder], need, self.precision, run.logs, "evaluate")
         gpus = self.gpus if self.engine.gpus is None else self.engine.gpus
         own = {"model": folder, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}
-        return serving(self.engine.model_copy(update=own), run.logs, name, "evaluate.engine")
+        return serving(self.engine.model_copy(update=own), run, name, "evaluate.engine")
 
 
 def _settings(manifest: Manifest) -> TrainSettings:

@@ -26,7 +26,7 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding, Encoder, open_embedding
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.deaths import deaths, ended
-from gristmill.cluster.runtime.resources import need_of, require, spawn
+from gristmill.cluster.runtime.resources import await_room, need_of, spawn
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.training.data.families import families
 from gristmill.training.evaluate import arms as compared
@@ -145,7 +145,7 @@ class Lift(Job):
 
         began = time.monotonic()
         need = need_of("lift.gpus", self.cpus, self.gpus)
-        require("lift.cpus", [need])
+        await_room("lift.cpus", [need], run.wait_s)
         run.ledger.append("shards_planned", job=self.name, shards=1, committed=0)
         actor = spawn(LiftActor, need, self, run.store, dict(work.inputs), run.logs)
         try:

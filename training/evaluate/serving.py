@@ -4,29 +4,34 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from gristmill.cluster.contract.errors import EngineError, RunError
+from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models.engine import Engine, Reply, Request, ask_all, engine_need, start
 from gristmill.cluster.runtime.deaths import advice, ended, lowerable, out_of_memory
+from gristmill.cluster.runtime.resources import await_room
 
 AskAll = Callable[[Sequence[Request]], list[Reply]]
 """Returns the replies in the order of the requests."""
 
 
 @contextmanager
-def serving(engine: Engine, logs: str | None, name: str, where: str) -> Iterator[AskAll]:
+def serving(engine: Engine, run: Run, name: str, where: str) -> Iterator[AskAll]:
     """Start an engine for a block, and end the engine with the block.
 
     Args:
         engine: settings of the engine, with its model.
-        logs: folder of the logs.
+        run: the run, with the folder of the logs.
         name: name of the engine's log.
         where: path of the engine's settings in the recipe, for error messages.
 
     Raises:
+        BusyError: when the engine's cores and GPUs stay in use.
         RunError: when the engine does not start, or dies and does not come back.
     """
     import ray
 
-    actor = start(engine, logs, name, engine_need(where, engine, 1))
+    need, logs = engine_need(where, engine, 1), run.logs
+    await_room(where, [need], run.wait_s)
+    actor = start(engine, logs, name, need)
 
     def ask(requests: Sequence[Request]) -> list[Reply]:
         try:

@@ -5,7 +5,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.contract.errors import BusyError
+from gristmill.cluster.runtime.activity import waiting
 from gristmill.cluster.runtime.resources import Need
 from gristmill.training.supervision.heartbeat import Beat
 
@@ -13,7 +14,7 @@ log = logging.getLogger(__name__)
 SETTLE_S = 10.0
 """Seconds to wait at a start for the places of processes that have just ended."""
 MACHINES_S = 900.0
-"""Seconds to wait for machines, if there are too few for the smallest number of workers."""
+"""Seconds to wait for machines after some were lost, if there are too few for the smallest number of workers."""
 LOOK_S = 1.0
 
 
@@ -51,23 +52,28 @@ def largest(worlds: Sequence[int], places: int) -> int:
     return max((world for world in worlds if world <= places), default=0)
 
 
-def choose(worlds: Sequence[int], need: Need, *, wait_s: float = MACHINES_S, settle_s: float = SETTLE_S) -> int:
+def choose(worlds: Sequence[int], need: Need, *, wait_s: float, settle_s: float = SETTLE_S) -> int:
     """Return the number of workers to start now: the largest that the cluster has room for.
 
     Wait a little for the largest number, because processes that have just ended free their places late, and long for
     the smallest number.
 
     Raises:
-        RunError: if there is no room for the smallest number after `wait_s` seconds.
+        BusyError: if there is no room for the smallest number after `wait_s` seconds.
     """
+    with waiting("room", f"room for {worlds[0]} workers of train.workers"):
+        return _choose(worlds, need, wait_s, settle_s)
+
+
+def _choose(worlds: Sequence[int], need: Need, wait_s: float, settle_s: float) -> int:
     began, said = time.monotonic(), False
     while True:
         places = room(need, free(need))
         found, waited = largest(worlds, places), time.monotonic() - began
-        if found == worlds[-1] or (found and waited > settle_s):
+        if found == worlds[-1] or (found and waited > min(settle_s, wait_s)):
             return found
         if waited > wait_s:
-            raise RunError(
+            raise BusyError(
                 f"train.workers: the cluster has room for {places} workers after {wait_s:.0f} s, must have room for "
                 f"{worlds[0]}; run again when its machines are up, to continue from the last checkpoint"
             )

@@ -20,7 +20,7 @@ from gristmill.cluster.runtime import deaths
 from gristmill.cluster.runtime.autoscaling import autoscales
 from gristmill.cluster.runtime.log import tail
 from gristmill.cluster.runtime.progress import Bar
-from gristmill.cluster.runtime.resources import require
+from gristmill.cluster.runtime.resources import await_room, require
 from gristmill.training import checkpoint
 from gristmill.training.loop import worker as loop
 from gristmill.training.loop.journal import METRICS, events, read_journal
@@ -73,7 +73,7 @@ def fit(job: TrainSettings, plan: WorkerPlan, run: Run, planned: str = "") -> At
     plan.store.delete(plan.output, loop.FAILED)
     with run.screen.bar("train: steps", plan.steps) as bar:
         while True:
-            world = _world(job, plan, restarted=bool(attempts.failed))
+            world = _world(job, plan, run.wait_s, restarted=bool(attempts.failed))
             say_other_world(job, run, folder, world)
             attempt = _Attempt(job, replace(plan, batching=job.batching(world)), run, folder, bar)
             failure = attempt.run()
@@ -110,13 +110,16 @@ def say_other_world(job: TrainSettings, run: Run, folder: Path, world: int) -> N
     )
 
 
-def _world(job: TrainSettings, plan: WorkerPlan, *, restarted: bool) -> int:
-    """Return the number of workers to start now; wait for machines if too many were lost."""
+def _world(job: TrainSettings, plan: WorkerPlan, wait_s: float, *, restarted: bool) -> int:
+    """Return the number of workers to start now; wait for room, or for machines if too many were lost."""
     if not job.elastic and not restarted:
-        return job.worlds[0]  # Ray Train waits for their places
-    if restarted and autoscales():
+        await_room("train.workers", [plan.need] * job.worlds[0], wait_s)
+        return job.worlds[0]
+    if not restarted:
+        return elastic.choose(job.worlds, plan.need, wait_s=wait_s)
+    if autoscales():
         require("train.workers", [plan.need] * job.worlds[0])
-    return elastic.choose(job.worlds, plan.need)
+    return elastic.choose(job.worlds, plan.need, wait_s=max(elastic.MACHINES_S, wait_s))
 
 
 def _limit_ray(job: TrainSettings) -> None:
@@ -258,4 +261,7 @@ def _show(bar: Bar, journal: Sequence[Mapping[str, Any]]) -> None:
     if steps:
         last = steps[-10:]
         rate = sum(m["tokens"] for m in last) / max(1e-9, sum(m["seconds"] for m in last))
-        bar.update(steps[-1]["step"], f"loss {steps[-1]['loss']:.3f}, {rate:.0f} tokens/s")
+        figures = {name: float(steps[-1][name]) for name in ("loss", "grad_norm") if name in steps[-1]}
+        figures["tokens_per_s"] = rate
+        note = f"loss {figures['loss']:.3f}, {rate:.0f} tokens/s"
+        bar.update(steps[-1]["step"], note, figures=figures)

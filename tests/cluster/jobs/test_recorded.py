@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.exceptions import RayTaskError
 
 from gristmill.cluster.cli.main import main
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.jobs import heartbeat
+from gristmill.cluster.jobs.heartbeat import Beat
 from gristmill.cluster.jobs.run import _recorded
+from gristmill.cluster.runtime.activity import Activity
 from gristmill.cluster.store.store import Store
 from tests.generation.ground import a_run
 
@@ -32,6 +36,19 @@ def test_a_recipe_whose_jobs_use_no_ray_starts_none(
     balance = '{kind = "balance", by = "label", budget = 9}'
     recipe = f'store = "runs"\n[select]\ninput = "rows.jsonl"\nsteps = [{{kind = "exact"}}, {balance}]\n'
     (tmp_path / "mill.toml").write_text(recipe, encoding="utf-8")
+    beats: list[Beat] = []
+    left: list[float] = []
+    advance = Activity.advance
+
+    def noted(activity: Activity, *state: Any, **more: Any) -> None:
+        left.extend(more.get("figures", {}).values())
+        advance(activity, *state, **more)
+
+    monkeypatch.setattr(Activity, "advance", noted)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    monkeypatch.setattr(heartbeat._Heart, "_write", lambda heart, beat: beats.append(beat))
     assert main(["run", str(tmp_path / "mill.toml")]) == 0
+    assert "select" in {beat.step.job for beat in beats}, "the run has a heartbeat"
+    assert left == [30, 9], "samples after each step, the figure samples_left"
     said = capsys.readouterr()
     assert "balance: 9 left" in said.out + said.err and "starting Ray" not in said.out + said.err

@@ -1,11 +1,14 @@
 """What a process needs: as set, else by the cluster that is up, and what can never be placed."""
 
 import os
+import threading
+import time
 
 import pytest
 
-from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.runtime.resources import Need, call, need_of, require, spawn
+from gristmill.cluster.contract.errors import BusyError, JobError
+from gristmill.cluster.runtime.activity import waits
+from gristmill.cluster.runtime.resources import Need, await_room, call, need_of, release, require, reserve, spawn
 
 
 class Where:
@@ -56,3 +59,30 @@ def test_asking_for_more_than_the_cluster_has_is_refused_with_both_numbers(
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0})  # of many machines of two cores
     with pytest.raises(JobError, match="needs 3 CPU on one machine, and no machine has them"):
         require("generate.engine", [Need(3)])
+
+
+@pytest.mark.ray
+def test_a_job_waits_for_room_and_then_ends_with_what_is_free(
+    ray_session: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process holds both cores, for longer than the job waits, and then for less."""
+    groups = reserve("generate.engine", [Need(1), Need(1)], 60)
+    busy = r"train.workers: needs 1 places of 1 cores .* gave 0 within 2 s .*cluster.wait_s"
+    with pytest.raises(BusyError, match=busy):
+        await_room("train.workers", [Need(1)], 0)
+    seen: list[str] = []
+
+    def let_go() -> None:
+        deadline = time.monotonic() + 60
+        while not waits() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        seen.extend(wait.what for wait in waits())
+        release(groups)
+
+    other = threading.Thread(target=let_go)
+    other.start()
+    await_room("train.workers", [Need(2)], 120)
+    other.join()
+    assert seen == ["2 cores and 0 GPUs of train.workers"] and waits() == ()
+    assert "train.workers: waiting for 2 cores and 0 GPUs, which are in use, at most 120 s" in caplog.text
+    assert call(pid, Need(2)) != os.getpid(), "the places were given back"

@@ -1,10 +1,8 @@
-"""Ray's metrics of a worker, and the dashboard that draws them."""
+"""Ray's metrics of a worker."""
 
-import json
-import re
 import time
 import urllib.request
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -16,13 +14,10 @@ from gristmill.generation.pipeline.metrics import (
     GAUGES,
     MAX_REASONS,
     PREFIX,
-    TAGS,
     Metrics,
     reason_label,
 )
-from tests.paths import ROOT
 
-DASHBOARD = json.loads((ROOT / "deploy/grafana.json").read_text(encoding="utf-8"))
 EXPORTED = {f"ray_{PREFIX}{name}_total" for name in (*COUNTERS, DROPPED)} | {f"ray_{PREFIX}{name}" for name in GAUGES}
 
 
@@ -95,40 +90,6 @@ def test_drops_are_counted_by_reason_and_their_number_is_bounded(heard: dict[str
 )
 def test_a_label_names_no_row(dropped: str, label: str) -> None:
     assert reason_label(dropped) == label
-
-
-def expressions() -> list[str]:
-    targets = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-    return targets + [v["definition"] for v in DASHBOARD["templating"]["list"] if v["type"] == "query"]
-
-
-def test_the_dashboard_draws_every_metric_and_no_other() -> None:
-    assert set(re.findall(r"ray_gristmill_\w+", " ".join(expressions()))) == EXPORTED
-
-
-def test_the_dashboard_asks_for_labels_and_variables_that_exist() -> None:
-    variables = {v["name"] for v in DASHBOARD["templating"]["list"]}
-    labels = {*TAGS, "reason"}
-    for text in expressions():
-        assert set(re.findall(r"\$(\w+)", text)) - {"__rate_interval"} <= variables, text
-        by = [name for group in re.findall(r"by \(([^)]*)\)", text) for name in group.split(", ")]
-        assert set(by) | set(re.findall(r"(\w+)=~", text)) <= labels, text
-        assert text.count("(") == text.count(")") and text.count("{") == text.count("}")
-    for panel in DASHBOARD["panels"]:
-        for target in panel["targets"]:
-            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= labels
-            assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
-
-
-def test_the_panels_lie_beside_each_other() -> None:
-    taken: Counter[tuple[int, int]] = Counter()
-    for panel in DASHBOARD["panels"]:
-        at = panel["gridPos"]
-        assert at["x"] + at["w"] <= 24
-        taken.update((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"]))
-    assert max(taken.values()) == 1
-    ids = [panel["id"] for panel in DASHBOARD["panels"]]
-    assert len(set(ids)) == len(ids) and DASHBOARD["id"] is None
 
 
 class Reporter:

@@ -210,7 +210,7 @@ def test_a_judge_compares_every_model_with_the_base(store: Store, monkeypatch: p
     ground = bench(store, [suite])
     ground.run_models(models().open, None)
     judge = Models(judge=lambda request: likes(**{" A": 0.9, " B": 0.1}))
-    monkeypatch.setattr(benches, "serving", lambda engine, logs, name, where: judge.open("judge", name))
+    monkeypatch.setattr(benches, "serving", lambda engine, run, name, where: judge.open("judge", name))
     ground.run_judges()
     table = ask.committed(store, "evaluate-1")
     [found] = compare.compare([suite], ["base", "tuned"], items.scores_of(table), {}, DRAWS)
@@ -241,7 +241,7 @@ def test_a_judge_that_knows_right_answers_gives_a_verdict(store: Store, monkeypa
     suite = frozen(store, "pairwise", made)
     ground = bench(store, [suite])
     ground.run_models(models().open, None)
-    monkeypatch.setattr(benches, "serving", lambda engine, logs, name, where: Models(judge=rate).open("judge", name))
+    monkeypatch.setattr(benches, "serving", lambda engine, run, name, where: Models(judge=rate).open("judge", name))
     ground.run_judges()
     [found] = compare.compare(
         [suite], ["base", "tuned"], items.scores_of(ask.committed(store, "evaluate-1")), {}, DRAWS

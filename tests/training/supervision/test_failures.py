@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gristmill.cluster.contract.errors import RunError
+from gristmill.cluster.contract.errors import BusyError
 from gristmill.cluster.runtime.resources import Need
 from gristmill.training.job import Train
 from gristmill.training.supervision import elastic
@@ -107,7 +107,7 @@ def test_places_are_counted_machine_by_machine() -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_the_number_follows_the_room_of_the_cluster_and_a_run_without_room_ends_with_what_to_do() -> None:
-    assert elastic.choose((1, 2), Need(1.0)) == 2
-    assert elastic.choose((1, 4), Need(1.0), settle_s=0.5) == 1
-    with pytest.raises(RunError, match="room for 2 workers after 1 s, must have room for 3"):
+    assert elastic.choose((1, 2), Need(1.0), wait_s=60) == 2
+    assert elastic.choose((1, 4), Need(1.0), wait_s=60, settle_s=0.5) == 1
+    with pytest.raises(BusyError, match="room for 2 workers after 1 s, must have room for 3"):
         elastic.choose((3,), Need(1.0), wait_s=1.0, settle_s=0.1)

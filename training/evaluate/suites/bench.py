@@ -95,7 +95,7 @@ class Bench:
         if not scorer.judge.endpoint and names.local(scorer.judge.model) in self.models.values():
             self.run.screen.say(f"evaluate: suite {suite.name}: the judge is one of the models that it compares")
         scores = scores_of(ask.committed(self.run.store, self.output))
-        with serving(scorer.judge, self.run.logs, "judge", f"evaluate.suites.{suite.name}.judge") as engine:
+        with serving(scorer.judge, self.run, "judge", f"evaluate.suites.{suite.name}.judge") as engine:
             questions = ask.Questions(engine)
             for model, shard in todo.items():
                 said, other = (scores.get((name, suite.name), {}) for name in (model, base))
