@@ -2,7 +2,8 @@
 
 Only what is certainly ours and certainly needed by nobody is listed: a folder with the name of a job and a fingerprint
 that has a manifest or a lease of that name, and a file with a name that only a store gives. What a run, or a dataset
-that a run needs, names anywhere in its recipe or ledger is needed. What a living process makes is left alone.
+that a run needs, names anywhere in its recipe or ledger is needed. So is a dataset that a person decided about or made
+in `gristmill ui`. What a living process makes is left alone.
 """
 
 import argparse
@@ -20,10 +21,13 @@ from gristmill.cluster.store.lease import free, making
 from gristmill.cluster.store.ledger import read_lines, state
 from gristmill.cluster.store.store import LEASES, MANIFEST, Manifest, Store
 from gristmill.cluster.text.terminal import visible
+from gristmill.cluster.ui.decisions import FOLDER as REVIEWS
+from gristmill.cluster.ui.edit import JOB as EDIT
 
 FOLDERS = (*JOBS, "ingest", "vectors", "suite", "items")
 """Beginnings of the names of folders that jobs make, before the fingerprint."""
 _OURS = re.compile(rf"({'|'.join(FOLDERS)})-[0-9a-f]{{12}}")
+_EDITED = re.compile(rf"{EDIT}-[0-9a-f]{{12}}")
 INDEX = "index-"
 """Beginning of the name of a folder with arrays of a dataset, which selection can make again."""
 
@@ -46,7 +50,8 @@ def unneeded(store: Store) -> list[Unneeded]:
         StoreError: if the recipe of a run cannot be read, because it is not known then which datasets are needed.
     """
     names = [name for name in store.names() if name != RUNS]
-    manifests = {name: store.manifest(name) for name in names if _OURS.fullmatch(name) and store.complete(name)}
+    known = [name for name in names if _OURS.fullmatch(name) or _EDITED.fullmatch(name)]
+    manifests = {name: store.manifest(name) for name in known if store.complete(name)}
     leased = set(store.names(LEASES))
     needed = _needed(store, manifests)
     found = [*_of_runs(store)]
@@ -86,6 +91,8 @@ def _needed(store: Store, manifests: Mapping[str, Manifest]) -> set[str]:
             texts.append(json.dumps(store.read_json(RUNS, run, "recipe.json")))
             texts += read_lines(store, f"{RUNS}/{run}")
     needed = {found[0] for text in texts for found in _OURS.finditer(text)}
+    needed |= set(store.names(REVIEWS))
+    needed |= {name for name in store.names() if _EDITED.fullmatch(name)}
     while True:
         more = {name for kept in needed & manifests.keys() for name in manifests[kept].inputs.values()}
         more |= {

@@ -12,6 +12,8 @@ from gristmill.cluster.contract.sample import Message, seed, to_table
 from gristmill.cluster.jobs.clean import unneeded
 from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.store import Manifest, Store
+from gristmill.cluster.ui.decisions import Decision, Decisions
+from gristmill.cluster.ui.edit import save
 from tests.fake_objects import Objects, serving
 
 ROWS = to_table([seed([Message("user", "question")])])
@@ -97,6 +99,21 @@ def test_what_a_run_names_anywhere_is_needed_with_its_inputs(store: Store, capsy
     recipe = store.read_json("runs", run, "recipe.json")
     store.write_json({**recipe, "against": [f"/some/where/runs/{OLD}/*.arrow"]}, "runs", run, "recipe.json")
     assert told(store, capsys) == {}, "the dataset, what it was made from, and the vectors of that"
+
+
+def test_what_a_person_decided_about_is_needed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    commit(store, USED, "ingest")
+    commit(store, OLD, samples=USED)
+    sample = seed([Message("user", "question")]).id
+    save(store, OLD, {0: Decision(sample, 0, "rejected", "Ada")})
+    assert told(store, capsys) == {}, "the dataset of the decisions, and what it was made from"
+    decided = "select-00000000000a"
+    commit(store, decided)
+    assert set(told(store, capsys)) == {decided}
+    decisions = Decisions(store, decided)
+    decisions.put(Decision(sample, 0, "accepted", "Ada"))
+    decisions.close()
+    assert told(store, capsys) == {}, "before a dataset is made of them"
 
 
 def test_what_a_process_makes_is_left_alone(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
