@@ -53,8 +53,10 @@ CAUSAL = (
     "train.micro_batch_size=4",
     "evaluate.smoke_prompts=0",
 )
-OF_JOBS = ("rows", "kept", "dropped", "left_out", "drop_reasons", "steps", "seconds")
-OF_JOBS += ("holdout_loss", "loss_before", "loss_after")
+OF_JOBS = (
+    "rows", "kept", "dropped", "left_out", "drop_reasons", "steps", "seconds",
+    "holdout_loss", "loss_before", "loss_after",
+)  # fmt: skip
 """Figures of every job that are kept, if it has them."""
 OF_ARMS = ("test", "validation", "fine_tuned", "methods", "left_out")
 """What `lift.json` says of each arm, each method, and of the rows that take no part."""

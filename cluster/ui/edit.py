@@ -52,8 +52,8 @@ def save(store: Store, dataset: str, decisions: Mapping[int, Decision]) -> str:
             shards.append(_write(store, (dataset, shard), (name, f"shard-{number:05d}"), mine))
             first += shard.rows
         counts = Counter(d.verdict for d in decisions.values())
-        persons = ", ".join(sorted({d.by for d in decisions.values()}))
-        metadata = {"decided_by": persons, **{verdict: str(counts[verdict]) for verdict in VERDICTS}}
+        metadata: dict[str, str] = {verdict: str(counts[verdict]) for verdict in VERDICTS}
+        metadata["decided_by"] = ", ".join(sorted({d.by for d in decisions.values()}))
         manifest = Manifest(name, "samples", JOB, fingerprint, inputs, identity, tuple(shards), metadata=metadata)
         store.commit(manifest, Figures(rows=manifest.rows, kept=manifest.kept).to_json())
     return name
