@@ -71,7 +71,7 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
         return
     with _ray(recipe, pending, run.screen):
         for name in pending:
-            with _making(run, works[name].output) as store:
+            with making(run.store, works[name].output, say=run.screen.say) as store:
                 if not _reused(run, name, works[name].output, jobs[name].working):
                     _make(jobs[name], replace(run, store=store), works[name])
 
@@ -100,23 +100,6 @@ def _make(job: Job, run: Run, work: Work) -> None:
 
 
 @contextmanager
-def _making(run: Run, dataset: str) -> Iterator[Store]:
-    """Hold the lease of a dataset while the block runs, and yield the store to write it with.
-
-    As long as another process holds the lease, the heartbeat says so.
-    """
-    with ExitStack() as waits:
-
-        def say(line: str) -> None:
-            run.screen.say(line)
-            waits.enter_context(waiting("dataset", f"{dataset}, which another process makes"))
-
-        with making(run.store, dataset, say=say) as store:
-            waits.close()
-            yield store
-
-
-@contextmanager
 def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[None]:
     """Keep a session of Ray open while the block runs, if one of the jobs uses it."""
     jobs, ground = [recipe.jobs[name] for name in pending], recipe.ground
@@ -132,7 +115,7 @@ def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[Non
 
 
 def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
-    with _making(run, folder) as store:
+    with making(run.store, folder, say=run.screen.say) as store:
         reused = store.complete(folder)
         if not reused:
             run.ledger.append("job_started", job="ingest", output=folder)

@@ -32,6 +32,7 @@ from typing import IO, Any
 from pydantic import TypeAdapter, ValidationError
 
 from gristmill.cluster.contract.errors import BusyError
+from gristmill.cluster.runtime.activity import waiting
 from gristmill.cluster.runtime.temporary import Owner, has_ended, this_process
 from gristmill.cluster.store.backend import in_words
 from gristmill.cluster.store.files import next_number
@@ -78,7 +79,13 @@ def making(store: Store, *datasets: str, say: Say) -> Iterator[Store]:
 @contextmanager
 def _held(store: Store, name: str, say: Say) -> Iterator[int]:
     lease = _lease(store, name)
-    number = lease.wait(say)
+    with ExitStack() as wait:
+
+        def told(line: str) -> None:
+            say(line)
+            wait.enter_context(waiting("dataset", f"{name}, which another process makes"))
+
+        number = lease.wait(told)
     try:
         yield number
         lease.seal()

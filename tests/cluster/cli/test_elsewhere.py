@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,38 @@ steps = [{kind = "exact"}, {kind = "balance", by = "label", budget = 6}]
 """
 
 
+@pytest.fixture(params=["folder", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store that several machines reach: a shared folder, and a bucket of a server from `moto[server]`."""
+    if request.param == "folder":
+        yield str(tmp_path / "shared" / "runs")
+        return
+    if shutil.which("moto_server") is None:
+        pytest.skip("moto_server is not on the path (`pip install moto[server]` elsewhere)")
+    from tests.proof.s3 import started
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = started(port)
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "y",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        yield "s3://grain/runs"
+    finally:
+        server.kill()
+        server.wait()
+
+
 def test_what_a_run_made_is_read_from_another_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    uri = str(tmp_path / "shared" / "runs")
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()

@@ -13,7 +13,6 @@ from gristmill.cluster.cli.main import main
 from gristmill.cluster.cli.text import beat_lines, listing, listing_lines, run_lines
 from gristmill.cluster.jobs import heartbeat
 from gristmill.cluster.jobs.heartbeat import HEARTBEAT, Beat, RunMetrics, beating, read
-from gristmill.cluster.jobs.run import _making
 from gristmill.cluster.jobs.state import json_of, state_of
 from gristmill.cluster.runtime.activity import Activity, Step, Wait, waiting, waits
 from gristmill.cluster.runtime.progress import Screen
@@ -150,7 +149,7 @@ def test_a_run_that_waits_for_another_process_says_so_from_outside(
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
 
     def wait() -> None:
-        with beating(a_run(running), FOLDER), _making(a_run(running), "select-1"):
+        with beating(a_run(running), FOLDER), making(running, "select-1", say=lambda line: None):
             pass
 
     with making(running, "select-1", say=print):
