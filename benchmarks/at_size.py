@@ -24,6 +24,7 @@ from gristmill.cluster.contract import schema
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.recipe import open_recipe
 from gristmill.cluster.store.store import Manifest, Shard, Store
+from gristmill.selection.data.parts import parts_of
 from gristmill.selection.data.samples import open_samples
 from gristmill.selection.embedding.actors import RowChoice, folder
 from gristmill.selection.figures import SelectFigures
@@ -95,7 +96,7 @@ def vectors(store: Store, samples: str, job: Select) -> None:
     name = folder(samples, job.wanted, RowChoice(), shard_rows=job.shard_rows)[0]
     if store.complete(name):
         return
-    pool, _ = open_samples(lambda columns: store.scan(samples, columns), samples)
+    pool, _ = open_samples(parts_of(store, samples), samples)
     rng = np.random.default_rng(0)
     axes = rng.normal(size=(RANK, DIM)).astype(np.float32)
     kept = schema.vectors(DIM, pa.float16())

@@ -66,11 +66,18 @@ def shingles(text: str, form: str) -> list[str]:
 
 
 def ours(texts: pa.LargeStringArray, form: str, threshold: float, bands: int, permutations: int) -> Flags:
+    from gristmill.cluster.contract.sample import Message, seed, to_table
+    from gristmill.selection.contracts import View
+    from gristmill.selection.data.parts import Parts
+    from gristmill.selection.data.samples import Samples
     from gristmill.selection.selectors.minhash import MinHash, minhash
 
     rows, unit = np.arange(len(texts)), "character" if form[0] == "c" else "word"
+    table = to_table([seed((Message("user", text),)) for text in texts.to_pylist()])  # in the order of the texts
+    ends, names = np.array([0, len(texts)], np.int64), np.array([f"{n:032x}" for n in rows], "S32")
+    view = View(Samples(Parts.of([table.select]), ends, names, rows.astype(np.int32), {}), rows)
     step = MinHash(unit=unit, shingle=int(form[1:]), threshold=threshold, bands=bands, permutations=permutations)
-    lost, _ = minhash(lambda: [(rows, texts)], len(texts), rows, step, np.zeros(len(texts), np.uint64))
+    lost, _ = minhash(view, rows, step, np.zeros(len(texts), np.uint64))
     return lost >= 0
 
 

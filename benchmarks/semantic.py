@@ -111,6 +111,7 @@ def ours(name: str, matrix: np.ndarray) -> Callable[[], Found]:
     from gristmill.cluster.contract.sample import Message, seed, to_table
     from gristmill.selection.contracts import View
     from gristmill.selection.data.matrix import Matrix
+    from gristmill.selection.data.parts import Parts
     from gristmill.selection.data.samples import open_samples
     from gristmill.selection.duplicates import neighbours
     from gristmill.selection.selectors.semantic import PROBES, Semantic
@@ -130,7 +131,7 @@ def ours(name: str, matrix: np.ndarray) -> Callable[[], Found]:
         seed((Message("user", f"{n:07d}"),)) for n in range(len(matrix))
     ]  # equally long, so best first is by row
     starts = range(0, len(samples), 65536)
-    pool, _ = open_samples(lambda wanted: (to_table(samples[n : n + 65536]).select(wanted) for n in starts), "made")
+    pool, _ = open_samples(Parts.of([to_table(samples[n : n + 65536]).select for n in starts]), "made")
     view = View(pool, np.arange(len(pool.ids)), Matrix(matrix))
     assert len(np.unique(pool.lengths)) == 1  # made once, like the vectors
     Semantic(min_overlap=0).pick(view.take(np.arange(len(view)) < 2000), Random(0))

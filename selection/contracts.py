@@ -8,6 +8,8 @@ even where samples have equal values.
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import tee
 from random import Random
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -24,7 +26,9 @@ from gristmill.cluster.io.ingest import Source
 from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Ids, Int, Part
 from gristmill.selection.data.matrix import Float32, Matrix
-from gristmill.selection.data.samples import Array, Samples, Turns
+from gristmill.selection.data.parts import Read
+from gristmill.selection.data.placed import Placed
+from gristmill.selection.data.samples import Array, Ask, Samples, Turns, read
 
 Bool = NDArray[np.bool_]
 Prefer = tuple[str, ...]
@@ -32,6 +36,8 @@ Prefer = tuple[str, ...]
 name in which the values of the samples differ decides: the sample with the higher value stays. If no value differs, the
 sample with the lower id stays. A sample without a score counts as lower than every sample with it."""
 BEST: Prefer = ("judge", "length")
+BLOCK = 1 << 16
+"""Number of ids that are copied at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +60,24 @@ class View:
 
     @property
     def ids(self) -> Ids:
-        """[n] ascending ids."""
-        return self.samples.ids[self.rows]
+        """[n] ascending ids; if the view has not all samples, a copy of 32 bytes for each row."""
+        return self.samples.ids if len(self) == len(self.samples.ids) else self.samples.ids[self.rows]
+
+    def ids_of(self, rows: Int) -> Ids:
+        """Return [len(rows)] the ids of some rows; empty for a row of -1."""
+        found = np.zeros(len(rows), "S32")
+        for start in range(0, len(rows), BLOCK):
+            some = rows[start : start + BLOCK]
+            there = some >= 0
+            found[start : start + BLOCK][there] = self.samples.ids[self.rows[some[there]]]
+        return found
+
+    def find(self, names: Ids) -> Int:
+        """Return the rows of this view with these ids, ascending; a name that is not in the view has none."""
+        place, known = columns.find_ids(names, self.samples.ids)
+        found, there = np.unique(place[known]), self.rows
+        at = np.minimum(np.searchsorted(there, found), max(0, len(there) - 1))
+        return at[there[at] == found] if len(there) else at[:0]
 
     @property
     def scores(self) -> Mapping[str, Float32]:
@@ -63,7 +85,7 @@ class View:
         return {name: values[self.rows] for name, values in self.samples.scores.items()}
 
     @property
-    def lengths(self) -> Int:
+    def lengths(self) -> NDArray[np.int32]:
         """[n] characters of the answers."""
         return self.samples.lengths[self.rows]
 
@@ -73,12 +95,38 @@ class View:
         return np.ones(len(self), np.bool_) if self.vectors is None else self.vectors.known
 
     def scan(self, which: Part) -> Iterator[tuple[Int, pa.LargeStringArray]]:
-        """Yield (rows of this view, texts of these rows) one shard at a time; the rows are in no order."""
-        for rows, table in self._tables(["messages"]):
-            yield rows, columns.part(table, which)
+        """Yield (rows of this view, texts of these rows) one part at a time; the rows are in no order.
+
+        The texts come to this process. `map` works on them where they are.
+        """
+        one, two = tee(self.samples.asks(self._place))
+        texts = self.samples.parts.here().map(partial(_texts, _same, (which,)), ((ask,) for _, ask in two))
+        yield from zip((rows for rows, _ in one), texts, strict=True)
+
+    def map(
+        self, function: Callable[..., Any], *which: Part, given: Sequence[NDArray[Any]] = ()
+    ) -> Iterator[tuple[Int, Any]]:
+        """Yield (rows of this view, result of a function for these rows), one part at a time.
+
+        The function gets the texts of these rows, once for each of `which`, and then their values in the arrays
+        `given`. It is called in this process, or in tasks of Ray near the shards. So it must be a function of a module,
+        or a `partial` of one, and depend only on its arguments. Its result should be compact, without texts.
+        """
+        yield from self._each(partial(_texts, function, which), given)
+
+    def hold(self, function: Callable[..., Any], *which: Part, given: Sequence[NDArray[Any]] = ()) -> Placed:
+        """Return the results of a function for all parts, which stay where they are made; see `map`."""
+        at, ends, asks = self._placed()
+        further = ((ask, *(values[rows] for values in given)) for rows, ask in asks)
+        return Placed(self.samples.parts.hold(partial(_texts, function, which), further), at, ends)
+
+    def texts_near(self, which: Part) -> Placed:
+        """Return the texts as values that stay in their shards until pairs of them are compared."""
+        at, ends, asks = self._placed()
+        return Placed(self.samples.parts, at, ends, partial(_texts, _same, (which,)), [(ask,) for _, ask in asks])
 
     def texts(self, which: Part) -> pa.LargeStringArray:
-        """Return [n] texts, all in memory; use `scan` where possible, which holds one shard at a time."""
+        """Return [n] texts, all in memory; use `map` where possible."""
         rows, parts = [np.empty(0, np.int64)], [pa.array([], pa.large_string())]
         for found, texts in self.scan(which):
             rows.append(found)
@@ -87,12 +135,14 @@ class View:
 
     def some(self, which: Part, rows: Int) -> list[str]:
         """Return the texts of a few rows of this view, in the given order."""
-        place = {int(row): n for n, row in enumerate(rows)}
-        found = [""] * len(rows)
-        for seen, texts in self.scan(which):
-            for at in np.flatnonzero(np.isin(seen, rows)):
-                found[place[int(seen[at])]] = texts[int(at)].as_py()
-        return found
+        unique, places = np.unique(rows, return_inverse=True)
+        mask = np.zeros(len(self), np.bool_)
+        mask[unique] = True
+        found: list[str] = [""] * len(unique)
+        for seen, texts in self.take(mask).map(_listed, which):
+            for row, text in zip(seen.tolist(), texts, strict=True):
+                found[row] = text
+        return [found[place] for place in places.tolist()]
 
     def tags(self, name: str) -> tuple[Int, list[str]]:
         """Return ([n] index of each row's value of a tag, -1 for a row without the tag; the sorted values).
@@ -106,11 +156,9 @@ class View:
             return np.array([places[word] for word in words], np.int64), values
         found = np.full(len(self), -1, np.int64)
         place: dict[str, int] = {}
-        for rows, table in self._tables(["method", "tags"]):
-            encoded = columns.tag(table, name).dictionary_encode()
-            codes = np.array([place.setdefault(v, len(place)) for v in encoded.dictionary.to_pylist()], np.int64)
-            places = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
-            found[rows] = np.where(places < 0, -1, np.append(codes, -1)[places])
+        for rows, (codes, words) in self._each(partial(_tags, name)):
+            every = np.array([*(place.setdefault(word, len(place)) for word in words), -1], np.int64)
+            found[rows] = every[codes]
         values = sorted(place)
         ordered = np.empty(len(place) + 1, np.int64)
         ordered[[place[value] for value in values]] = np.arange(len(values))
@@ -154,12 +202,48 @@ class View:
         rows = np.flatnonzero(keep)
         return replace(self, rows=self.rows[rows], vectors=None if self.vectors is None else self.vectors.at(rows))
 
-    def _tables(self, wanted: Sequence[str]) -> Iterator[tuple[Int, pa.Table]]:
-        place = np.full(len(self.samples.ids), -1, np.int64)
-        place[self.rows] = np.arange(len(self))
-        for rows, table in self.samples.scan(wanted):
-            here = place[rows]
-            yield here[here >= 0], (table if (here >= 0).all() else table.filter(pa.array(here >= 0)))
+    @property
+    def _place(self) -> NDArray[np.int32]:
+        """[N] row of this view of each sample, -1 for a sample that is not in it."""
+        place = np.full(len(self.samples.ids), -1, np.int32)
+        place[self.rows] = np.arange(len(self), dtype=np.int32)
+        return place
+
+    def _each(self, function: Callable[..., Any], given: Sequence[NDArray[Any]] = ()) -> Iterator[tuple[Int, Any]]:
+        one, two = tee(self.samples.asks(self._place))
+        further = ((ask, *(values[rows] for values in given)) for rows, ask in two)
+        yield from zip((rows for rows, _ in one), self.samples.parts.map(function, further), strict=True)
+
+    def _placed(self) -> tuple[NDArray[np.int32], Int, list[tuple[Int, Ask]]]:
+        """Return ([n] the place of each row's value; [parts + 1] the place at which each part begins; the asks)."""
+        asks = list(self.samples.asks(self._place))
+        ends = np.cumsum([0, *(len(rows) for rows, _ in asks)])
+        at = np.empty(len(self), np.int32)
+        for begin, (rows, _) in zip(ends.tolist(), asks, strict=False):
+            at[rows] = np.arange(begin, begin + len(rows), dtype=np.int32)
+        return at, ends, asks
+
+
+def _texts(function: Callable[..., Any], which: Sequence[Part], part: Read, ask: Ask, *given: NDArray[Any]) -> Any:  # noqa: ANN401
+    """Return the result of a function for the texts of the rows that are asked of a part."""
+    table = read(["messages"], part, ask)
+    return function(*(columns.part(table, each) for each in which), *given)
+
+
+def _same(texts: pa.LargeStringArray) -> pa.LargeStringArray:
+    return texts
+
+
+def _listed(texts: pa.LargeStringArray) -> list[str]:
+    found: list[str] = texts.to_pylist()
+    return found
+
+
+def _tags(name: str, part: Read, ask: Ask) -> tuple[NDArray[np.int32], list[str]]:
+    """Return ([rows] index of each row's value of a tag, -1 for a row without the tag; the values)."""
+    encoded = columns.tag(read(["method", "tags"], part, ask), name).dictionary_encode()
+    codes: NDArray[np.int32] = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+    return codes, encoded.dictionary.to_pylist()
 
 
 @dataclass(frozen=True, eq=False)

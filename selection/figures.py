@@ -72,3 +72,5 @@ class SelectFigures(Figures):
     unknown_scripts: tuple[UnknownScript, ...] = ()
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """The same measures of three choices of equal size: the chosen samples, random samples, and the longest answers."""
+    parts: int = 0
+    """Number of parts of the datasets that tasks of Ray read; 0 if one process on one machine read all samples."""

@@ -19,9 +19,10 @@ from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.store.store import Store
 from gristmill.selection.contracts import Choice, Deduplicator, Selector, VectorsOf, View
-from gristmill.selection.data.columns import Int, Part, find_ids
+from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Matrix
 from gristmill.selection.data.memo import memo_of
+from gristmill.selection.data.parts import AHEAD, Parts, Tasks, parts_of
 from gristmill.selection.data.samples import Samples, Turns, open_samples
 from gristmill.selection.data.vectors import matrix_of, scripts_of
 from gristmill.selection.embedding.actors import OpenEncoder, RowChoice, embed, encoding, folder
@@ -30,6 +31,7 @@ from gristmill.selection.figures import Pair, SelectFigures, StepFigures, Topic,
 from gristmill.selection.outcome.breaker import check_losses
 from gristmill.selection.outcome.compare import Labels, compare
 from gristmill.selection.outcome.decisions import Decisions
+from gristmill.selection.outcome.pairs import pairs
 from gristmill.selection.outcome.topics import topics
 from gristmill.selection.selectors import AnySelector
 from gristmill.selection.selectors.exact import Exact
@@ -52,6 +54,7 @@ class Select(Job):
     chooses: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = {"input": "samples.jsonl"}
     upstream: ClassVar[tuple[str, ...]] = ("review", "generate")
+    not_identity: ClassVar[frozenset[str]] = Job.not_identity | {"distributed"}
 
     encoder: Embedding = Embedding()
     """The model that makes the vectors; it is loaded only if a step needs them."""
@@ -69,6 +72,10 @@ class Select(Job):
     are at least 20 samples."""
     embed_dropped: int = Field(default=500, ge=0)
     """Number of samples that were dropped before selection and are embedded too, for the map in the report."""
+    distributed: bool | None = None
+    """Whether tasks of Ray read the samples and compare their texts, on all cores of the cluster, near the shards. If
+    false, one process on this machine does this. The choice of samples is the same, byte for byte. By default tasks are
+    used if the input has at least 2,000,000 samples."""
     shard_rows: int = Field(default=2048, gt=0)
     """Number of samples in one shard, both of the vectors and of the output. If the job is killed during the embedding,
     each actor loses at most the work of one shard."""
@@ -83,12 +90,16 @@ class Select(Job):
         """Whether any step needs the job's own vectors."""
         return any(self.wanted in (step.wants(self.wanted), step.wants_beside(self.wanted)) for step in self.steps)
 
-    @property
-    def uses_ray(self) -> bool:
-        """Whether a step needs vectors, which actors of Ray make. All other work is done in this process."""
-        return self.embeds or any(
+    def uses_ray(self, store: Store, work: Work) -> bool:
+        """Say whether a step needs vectors, which actors of Ray make, or tasks of Ray read the samples."""
+        encodes = any(
             step.encodes() or step.wants(self.wanted) or step.wants_beside(self.wanted) for step in self.steps
         )
+        return self.embeds or encodes or self.by_tasks(work.num_samples(store))
+
+    def by_tasks(self, num: int) -> bool:
+        """Say whether tasks of Ray read the samples, if there are `num` of them."""
+        return num >= TASK_ROWS if self.distributed is None else self.distributed
 
     def check(self, base: Path) -> list[str]:
         """Return a line for each encoder whose model is missing."""
@@ -145,6 +156,8 @@ class Select(Job):
         return folder(samples, self.wanted, RowChoice(self.embed_dropped), shard_rows=self.shard_rows)[0]
 
 
+TASK_ROWS = 2_000_000
+"""By default, tasks of Ray read the samples if there are at least so many."""
 DIM = 384
 """Number of dimensions that plans assume for a vector: that of the default encoder."""
 MIN_TOPIC_ROWS = 20
@@ -153,8 +166,6 @@ DRIVER_BYTES = 624 * 2**20
 """Memory of the driver without rows: a job of `quality` had a peak of 625 MiB with 10^5 rows, and of 634 with 10^6."""
 NOT_COMPARED = "not compared by meaning"
 """Name of the topic of samples in a script that the encoder does not know."""
-PAIRS = 40
-"""Most dropped samples of one step that are kept as figures, each with the sample that it lost to."""
 
 
 class Selecting:
@@ -164,6 +175,8 @@ class Selecting:
         """Take the arguments of every job, and the function that opens an encoder."""
         self.settings, self.run, self.work, self.open = settings, run, work, open_encoder
         self.samples = work.inputs["samples"]
+        self.tasks = self._tasks()
+        self.parts = 0
         self.embedded, self.embed_seconds = 0, None if not settings.embeds else 0.0
         self.steps, self.pairs, self.topics = list[StepFigures](), list[Pair](), list[Topic]()
         self.unknown_scripts = list[UnknownScript]()
@@ -174,11 +187,11 @@ class Selecting:
         """Write the output dataset and return the figures."""
         begin = time.monotonic()
         store, settings = self.run.store, self.settings
-        pool, silent = open_samples(lambda wanted: store.scan(self.samples, wanted), self.samples)
+        pool, silent = open_samples(self._parts(self.samples), self.samples)
         self.scores, self.tags, self.cut = dict(pool.scores), dict[str, Any](), dict[int, Turns]()
         memo = memo_of(store, self.samples)
         pool = replace(pool, scores=self.scores, given=self.tags, cut=self.cut, memo=memo)
-        self.decisions = Decisions(pool, silent)
+        self.decisions = Decisions(pool)
         everything = View(pool, np.arange(len(pool.ids)))
         if settings.embeds:
             everything = replace(everything, vectors=self._vectors(pool))
@@ -190,9 +203,9 @@ class Selecting:
                 view = self._step(place, step, view)
                 bar.update(place + 1, f"{step.kind}: {len(view):,} left", figures={"samples_left": len(view)})
         baselines = self._describe(everything, view)
-        shards = self.decisions.write(store, self.work.output, self.samples, settings.shard_rows)
+        shards = self.decisions.write(store, self.work.output, settings.shard_rows)
         seconds = time.monotonic() - begin
-        rows = len(pool.ids) + len(silent)
+        rows = len(pool.ids) + silent
         figures = SelectFigures(
             rows=rows,
             kept=len(view),
@@ -207,9 +220,27 @@ class Selecting:
             topics=tuple(self.topics),
             unknown_scripts=tuple(self.unknown_scripts),
             baselines=baselines,
+            parts=self.parts,
         )
         store.commit(settings.manifest(self.work, "samples", shards, self.metadata), figures.to_json())
         return figures
+
+    def _tasks(self) -> Tasks | None:
+        """Return the tasks of Ray that read the samples, or None if this process reads them."""
+        if not self.settings.by_tasks(self.run.store.manifest(self.samples).kept):
+            return None
+        import ray
+
+        return Tasks(AHEAD * max(1, round(ray.cluster_resources().get("CPU", 1)))) if ray.is_initialized() else None
+
+    def _parts(self, dataset: str) -> Parts:
+        parts = parts_of(self.run.store, dataset, self.tasks)
+        if self.tasks is not None:
+            self.parts += len(parts)
+            self.run.screen.say(
+                f"select: tasks of Ray read {dataset} in {len(parts)} parts, {self.tasks.num} at a time"
+            )
+        return parts
 
     def _vectors(self, pool: Samples) -> Matrix:
         """Embed the samples, and the seeds if the job has them as an input; return the vectors of the samples."""
@@ -284,7 +315,7 @@ class Selecting:
 
     def _beside(self, role: str, wanted: VectorsOf | None) -> View:
         store, dataset = self.run.store, self.work.inputs[role]
-        pool, _ = open_samples(lambda columns: store.scan(dataset, columns), dataset)
+        pool, _ = open_samples(self._parts(dataset), dataset)
         pool = replace(pool, memo=memo_of(store, dataset))
         view = View(pool, np.arange(len(pool.ids)))
         if wanted is None:
@@ -352,31 +383,3 @@ def unknown_script(found: UnknownScript) -> str:
         f"tokens of {found.rows:,} samples are unknown to it, and nothing compares them by meaning; set a model that "
         f"knows it, such as {models.E5}"
     )
-
-
-def pairs(step: Selector, view: View, choice: Choice) -> list[Pair]:
-    """Return up to `PAIRS` samples that a step dropped, each with the sample that it lost to and the texts of both."""
-    if choice.lost_to is None:
-        return []
-    lost = np.flatnonzero(choice.lost_to != b"")
-    lost = lost[np.linspace(0, len(lost) - 1, min(PAIRS, len(lost))).astype(np.int64)]
-    if not len(lost):
-        return []
-    texts = view.some("instruction", lost)
-    others: dict[bytes, str] = {}
-    for other in (view, *view.beside.values()):
-        place, known = find_ids(choice.lost_to[lost], other.ids)
-        rows = np.unique(place[known])
-        others |= dict(zip(other.ids[rows].tolist(), other.some("instruction", rows), strict=True))
-    score = next(iter(choice.scores.values()), None)
-    return [
-        Pair(
-            step=step.kind,
-            score=None if score is None or np.isnan(score[row]) else round(float(score[row]), 4),
-            id=view.ids[row].decode(),
-            text=text,
-            to=choice.lost_to[row].decode(),
-            to_text=others.get(bytes(choice.lost_to[row]), ""),
-        )
-        for row, text in zip(lost, texts, strict=True)
-    ]

@@ -4,6 +4,7 @@ A kernel is compiled at its first call. The compiled code is stored on disk for 
 the interpreter lock.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,3 +27,17 @@ def kernel_with(**options: Any) -> Callable[[Function], Function]:  # noqa: ANN4
     """Return a decorator that compiles with further options of numba, such as `fastmath`."""
     made: Callable[[Function], Function] = numba.njit(cache=True, nogil=True, **options)
     return made
+
+
+_threads = [0]
+
+
+def use_threads(num: int) -> None:
+    """Let this process use so many threads for work on texts and vectors; 0 means one for each core."""
+    _threads[0] = num
+    numba.set_num_threads(num or numba.config.NUMBA_NUM_THREADS)
+
+
+def threads() -> int:
+    """Return the number of threads for work on texts and vectors: one for each core, but one in a task of Ray."""
+    return _threads[0] or len(os.sched_getaffinity(0))

@@ -86,8 +86,7 @@ def select(data: Any, *steps: Step, **settings: Any) -> Selection:  # noqa: ANN4
         beside = {role: ingest(store, other) for role, other in job.sources().items()}
         work = Work("select-out", job.fingerprint(), {"samples": samples, **beside})
         run = Run("run", store, Ledger(store, "runs/run"), Screen(quiet=True), None)
-        encodes = job.embeds or any(step.encodes() for step in job.steps)
-        with session(None, None, None) if encodes and not _ray_is_up() else nullcontext():
+        with session(None, None, None) if job.uses_ray(store, work) and not _ray_is_up() else nullcontext():
             figures = job.make(run, work)
         return Selection(store.read(work.output), figures)
 

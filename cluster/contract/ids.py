@@ -55,7 +55,7 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(canonical(list(parts)).encode(), digest_size=ID_HEX // 2).hexdigest()
 
 
-def of_bytes(data: bytes) -> str:
+def of_bytes(data: bytes | memoryview) -> str:
     """Return 32 hex digits (BLAKE2b, 128 bits) of bytes. It is used for arrays, which are too long for JSON."""
     return hashlib.blake2b(data, digest_size=ID_HEX // 2).hexdigest()
 

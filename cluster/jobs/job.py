@@ -131,9 +131,9 @@ class Job(Settings):
     working: ClassVar[tuple[str, ...]] = ()
     """Patterns of the paths of files that `make` needs only until its output is complete, such as `checkpoints/*`."""
 
-    @property
-    def uses_ray(self) -> bool:
-        """Whether `make` needs a session of Ray. A recipe whose jobs all need none starts no Ray."""
+    def uses_ray(self, store: Store, work: Work) -> bool:
+        """Say whether `make` needs a session of Ray for this work. If no job of a recipe needs one, no Ray starts."""
+        del store, work
         return True
 
     input: Source | None = None

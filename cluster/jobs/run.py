@@ -69,7 +69,7 @@ def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], ru
     pending = [name for name in only if not _reused(run, name, works[name].output, jobs[name].working)]
     if not pending:
         return
-    with _ray(recipe, pending, run.screen):
+    with _ray(recipe, works, pending, run):
         for name in pending:
             with making(run.store, works[name].output, say=run.screen.say) as store:
                 if not _reused(run, name, works[name].output, jobs[name].working):
@@ -100,14 +100,14 @@ def _make(job: Job, run: Run, work: Work) -> None:
 
 
 @contextmanager
-def _ray(recipe: Recipe, pending: Sequence[str], screen: Screen) -> Iterator[None]:
+def _ray(recipe: Recipe, works: Mapping[str, Work], pending: Sequence[str], run: Run) -> Iterator[None]:
     """Keep a session of Ray open while the block runs, if one of the jobs uses it."""
-    jobs, ground = [recipe.jobs[name] for name in pending], recipe.ground
-    if not any(job.uses_ray for job in jobs):
+    ground = recipe.ground
+    if not any(recipe.jobs[name].uses_ray(run.store, works[name]) for name in pending):
         yield
         return
-    screen.say("starting Ray")
-    dashboard = any(job.dashboard for job in jobs)
+    run.screen.say("starting Ray")
+    dashboard = any(recipe.jobs[name].dashboard for name in pending)
     with ExitStack() as stack:
         with waiting("ray", "Ray to start"):
             stack.enter_context(session(ground.address, ground.num_cpus, ground.num_gpus, dashboard=dashboard))

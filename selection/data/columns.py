@@ -1,6 +1,6 @@
 """Columns of Arrow tables of samples: ids, parts of the conversation, scores, tags; no Python object for each row."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +14,6 @@ Part = Literal["instruction", "answer", "conversation", "chat"]
 Ids = NDArray[np.bytes_]
 """[n] `S32`: ids in ASCII with 32 bytes each, which sort and compare as the strings do."""
 Int = NDArray[np.int64]
-Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
-"""Reads the named columns of a dataset from the beginning, one table at a time. Every call gives the same rows in the
-same order."""
 ROLES = {"instruction": ("user",), "answer": ("assistant",), "conversation": ("user", "assistant")}
 
 

@@ -1,6 +1,5 @@
 """Clusters of vectors by spherical k-means, fitted on a sample of the rows; searches for near vectors use them."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from gristmill.selection.data.columns import Int
 from gristmill.selection.data.matrix import Float32, Matrix
-from gristmill.selection.kernels import kernel
+from gristmill.selection.kernels import kernel, threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +27,7 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
     several threads: with two threads for each product, 10^5 rows took 2.6 CPU seconds instead of 1.0, most of it
     waiting, and ten times as long on a busy machine.
     """
-    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads()) as pool:
         yield from pool.map(work, items)
 
 

@@ -14,6 +14,7 @@ Two samples are copies only if nothing that carries meaning differs:
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,8 @@ MARK = r"^\s*[(（]?\d{1,3}(?:[.):]\s+|[、．）]\s*|\.(\p{Han}))"
 """The number of an entry of a list at the beginning of a text."""
 BLOCK = 4096
 """Number of pairs whose texts are compared at a time."""
+TEXTS = 1 << 16
+"""Number of pairs whose texts are brought together at a time; texts of 300 bytes take up to 40 MB."""
 
 
 def unnumbered(texts: pa.LargeStringArray) -> pa.LargeStringArray:
@@ -65,14 +68,18 @@ def answers(view: View, part: Part, wanted: bool = True) -> Key:
         return found
     if part != "answer":
         candidate = view.tags(GROUP)[0] >= 0
-        for (rows, texts), (_, asked) in zip(view.scan("answer"), view.scan("instruction"), strict=True):
-            absent = pc.equal(texts, asked).to_numpy(zero_copy_only=False)  # the question is used instead
-            found[rows] = np.where(absent, np.uint64(0), _answers(texts, candidate[rows]))
+        for rows, hashes in view.map(_own_answers, "answer", "instruction", given=[candidate]):
+            found[rows] = hashes
     codes, names = view.tags("label")
     if names:
         labels = np.array([0, *_hash([key(name) for name in names])], np.uint64)
         found ^= labels[codes + 1] * ODD
     return found
+
+
+def _own_answers(texts: pa.LargeStringArray, asked: pa.LargeStringArray, whole: Bool) -> Key:
+    absent = pc.equal(texts, asked).to_numpy(zero_copy_only=False)  # the question is used instead
+    return np.where(absent, np.uint64(0), _answers(texts, whole))
 
 
 def _answers(texts: pa.LargeStringArray, whole: Bool) -> Key:
@@ -130,18 +137,46 @@ def same(
             carry meaning may differ, as for copies in other words.
         numbers: whether numbers carry meaning.
     """
+    (one, left_rows), (other, right_rows) = left, right
+    return _same((one.texts, one.places[left_rows]), (other.texts, other.places[right_rows]), known, (wording, numbers))
+
+
+def same_near(
+    view: View, part: Part, pairs: tuple[Int, Int], known: Common, *, wording: bool, numbers: bool = True
+) -> Bool:
+    """Return the same as `same` for pairs of rows of one view; the texts are compared near their shards."""
+    compare = partial(_same_of, known, (wording, numbers))
+    return view.texts_near(part).compare(_some, *pairs, compare, np.bool_, TEXTS)
+
+
+def _some(texts: pa.LargeStringArray, places: Int) -> pa.LargeStringArray:
+    return texts.take(pa.array(places))
+
+
+def _same_of(known: Common, how: tuple[bool, bool], pieces: list[pa.LargeStringArray], left: Int, right: Int) -> Bool:
+    texts = unnumbered(pa.concat_arrays(pieces))
+    return _same((texts, left), (texts, right), known, how)
+
+
+def _same(
+    left: tuple[pa.LargeStringArray, Int],
+    right: tuple[pa.LargeStringArray, Int],
+    known: Common,
+    how: tuple[bool, bool],
+) -> Bool:
+    """Compare the texts at these places, `BLOCK` pairs at a time."""
     found = np.zeros(len(left[1]), np.bool_)
     table = run_table(known)
     order = np.argsort(left[1], kind="stable")
     for start in range(0, len(order), BLOCK):
         here = order[start : start + BLOCK]
-        one, other = (_taken(texts, rows[here]) for texts, rows in (left, right))
-        found[here] = are_copies(one, other, (known.words, table.keys, table.slots), carriers(), (wording, numbers))
+        one, other = (_taken(texts, places[here]) for texts, places in (left, right))
+        found[here] = are_copies(one, other, (known.words, table.keys, table.slots), carriers(), how)
     return found
 
 
-def _taken(held: Candidates, rows: Int) -> Side:
-    """Return the texts of these rows as one side of pairs."""
-    some, places = np.unique(held.places[rows], return_inverse=True)
-    made = forms.normal(held.texts.take(pa.array(some)))
-    return Side(made.points, *units(made), kins(made), places.astype(np.int64))
+def _taken(texts: pa.LargeStringArray, places: Int) -> Side:
+    """Return the texts at these places as one side of pairs."""
+    some, index = np.unique(places, return_inverse=True)
+    made = forms.normal(texts.take(pa.array(some)))
+    return Side(made.points, *units(made), kins(made), index.astype(np.int64))

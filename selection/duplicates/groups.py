@@ -91,12 +91,12 @@ def _greedy(order: Int, left: Int, right: Int, weight: Float32) -> Int:
 def _first(order: Int, high: Key, low: Key) -> Int:
     """Enter the rows into a hash table, best first, so that the first row of a key is the best row with that key.
 
-    The table has open addressing with linear probing, and is at most half full. It takes 16 to 32 bytes for each row.
+    The table has open addressing with linear probing, and is at most half full. It takes 8 to 16 bytes for each row.
     """
     size = 2
     while size < 2 * len(order):
         size *= 2
-    slots = np.full(size, -1, np.int64)
+    slots = np.full(size, -1, np.int32)
     found = np.full(len(order), -1, np.int64)
     for row in order:
         slot = np.int64(high[row] & np.uint64(size - 1))

@@ -10,7 +10,6 @@ Loops over bytes use unsigned indices and do not iterate over an array. Only the
 indices, so that the compiler processes many bytes at a time: 0.2 ns for each byte instead of 0.8.
 """
 
-import os
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from gristmill.cluster.text.scripts import UNSPACED
 from gristmill.selection.data.columns import Int
 from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.duplicates.thousands import POINT, is_alphanumeric, join_thousands
-from gristmill.selection.kernels import kernel
+from gristmill.selection.kernels import kernel, threads
 
 Points = NDArray[np.uint32]
 Bytes = NDArray[np.uint8]
@@ -80,7 +79,7 @@ def each(texts: pa.LargeStringArray, work: Callable[[slice, pa.LargeStringArray]
     This uses a pool of Python threads. The threads of numba use a core while they wait: on two busy cores they took
     twice the CPU time.
     """
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         for done in [pool.submit(work, rows, some) for rows, some in pieces(texts)]:
             done.result()
 

@@ -94,23 +94,46 @@ class Units(NamedTuple):
     """[u] kind of each unit: `WORD`, `NUMBER`, `ALONE` or `CODE`."""
 
 
-def common(batches: Iterable[tuple[Int, pa.LargeStringArray]], num: int) -> Common:
-    """Return the runs and words that many of `num` texts share; `batches` yields (rows, their texts) in any order.
+class Occurring(NamedTuple):
+    """The runs and the long words of [n] texts, as hashes for each unit; 0 where there is none."""
 
-    Every (num / 16,384)-th row is in the sample. Cost: a tenth of a second for a full sample with 60 words in each
-    text, and 8 bytes for each unit.
+    ends: Int
+    """[n + 1] index at which the units of each text begin."""
+    runs: Key
+    """[u] hash of the run that ends with each unit."""
+    words: Key
+    """[u] hash of each unit that is a word of at least `LONG` letters."""
+
+
+def occurring(texts: pa.LargeStringArray) -> list[Occurring]:
+    """Return the runs and words of some texts, piece by piece, with 16 bytes for each unit."""
+    made = []
+    for _, piece in pieces(texts):
+        found = units(normal(piece))
+        long = (found.kinds == WORD) & (found.stops - found.begins >= LONG)
+        made.append(Occurring(found.ends, _runs(found.ends, found.hashes), np.where(long, found.hashes, ZERO)))
+    return made
+
+
+def in_sample(num: int) -> NDArray[np.bool_]:
+    """Return which of `num` rows are in the sample: every (num / 16,384)-th row."""
+    found: NDArray[np.bool_] = np.arange(num) % max(1, -(-num // SAMPLE)) == 0
+    return found
+
+
+def common(sample: Iterable[list[Occurring]]) -> Common:
+    """Return the runs and words that many texts share; the texts are a sample, in any order, see `in_sample`.
+
+    Cost: a tenth of a second for a full sample with 60 words in each text, and 8 bytes for each unit.
     """
-    stride = max(1, -(-num // SAMPLE))
     runs, words, looked = Counts(), Counts(), 0
     bounds, seen = np.zeros(BUCKETS, np.uint8), list[tuple[Int, Key, int]]()
-    for rows, texts in batches:
-        for _, piece in pieces(texts.filter(pa.array(rows % stride == 0)) if stride > 1 else texts):
-            found = units(normal(piece))
-            seen.append((found.ends, _runs(found.ends, found.hashes), looked))
-            _raise_bounds(seen[-1][1], bounds)
-            long = (found.kinds == WORD) & (found.stops - found.begins >= LONG)
-            words.add(found.ends, np.where(long, found.hashes, ZERO), looked)
-            looked += len(piece)
+    for some in sample:
+        for found in some:
+            seen.append((found.ends, found.runs, looked))
+            _raise_bounds(found.runs, bounds)
+            words.add(found.ends, found.words, looked)
+            looked += len(found.ends) - 1
     enough = min(MANY_TEXTS, max(FEWEST, round(SHARE * looked)))
     for ends, hashes, before in seen:
         runs.add(ends, np.where(bounds[hashes & BUCKET_BITS] >= enough, hashes, ZERO), before)

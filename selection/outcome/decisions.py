@@ -1,7 +1,8 @@
 """The decision on every sample of a selection, as columns, and how decisions are written to the output."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,27 +12,27 @@ from numpy.typing import NDArray
 from gristmill.cluster.contract.schema import SAMPLES
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.selection.contracts import Choice, View
-from gristmill.selection.data import columns
 from gristmill.selection.data.columns import Ids, Int
 from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.parts import Parts, Read
 from gristmill.selection.data.samples import Samples, Turns, shorten
 
 NO_TEXT = "select: no text in the conversation"
 
 SHARD_BYTES = 1 << 29
-"""A shard ends when it has more bytes than this, even if it has few rows. A shard of the input has at most 1 GiB, and
-an Arrow column can hold 2 GiB."""
+"""Shards have fewer rows if they would have more bytes than this. A shard of the input has at most 1 GiB, and an Arrow
+column can hold 2 GiB."""
 
 
 class Decisions:
     """The decisions on all samples: reasons, samples that they lost to, new scores and tags, shortened turns."""
 
-    def __init__(self, pool: Samples, silent: Ids) -> None:
-        """Begin with all samples kept; `silent` are the ids of samples without text, which will be dropped."""
+    def __init__(self, pool: Samples) -> None:
+        """Begin with all samples kept; samples without text will be dropped."""
         size = len(pool.ids)
-        self._samples, self._silent = pool, silent
+        self._samples = pool
         self._reason, self._reasons = np.full(size, -1, np.int32), list[str]()
-        self._lost_to = np.zeros(size, "S32")
+        self._winners: list[tuple[Int, Ids]] = []
         self.scores: dict[str, Float32] = {}
         """[N] values of each new score, by name; NaN for a sample that got no such score."""
         self.tags: dict[str, NDArray[np.object_]] = {}
@@ -45,7 +46,7 @@ class Decisions:
         self._reason[rows[gone]] = choice.reason[gone] + len(self._reasons)
         self._reasons += choice.reasons
         if choice.lost_to is not None:
-            self._lost_to[rows[gone]] = choice.lost_to[gone]
+            self._winners.append((rows[gone], choice.lost_to[gone]))
         for name, values in choice.scores.items():
             column = self.scores.setdefault(name, np.full(len(self._reason), np.nan, np.float32))
             known = ~np.isnan(values)
@@ -62,52 +63,115 @@ class Decisions:
         mine[known] = given[known]
         column[rows] = mine
 
-    def write(self, store: Store, output: str, samples: str, shard_rows: int) -> tuple[Shard, ...]:
-        """Write the kept samples of the input, each with its decision, in the order of the input; return the shards."""
-        shards: list[Shard] = []
-        held = SAMPLES.empty_table()
-        for table in self._decided(store, samples):
-            held = pa.concat_tables([held, table])
-            while len(held) >= shard_rows or held.nbytes > SHARD_BYTES:
-                shards.append(self._commit(store, output, len(shards), held.slice(0, shard_rows)))
-                held = held.slice(shard_rows)
-        if len(held) or not shards:
-            shards.append(self._commit(store, output, len(shards), held))
-        return tuple(shards)
+    def write(self, store: Store, output: str, shard_rows: int) -> tuple[Shard, ...]:
+        """Write the kept samples of the input, each with its decision, in the order of the input; return the shards.
 
-    def _commit(self, store: Store, output: str, number: int, table: pa.Table) -> Shard:
-        return store.commit_shard(output, f"shard-{number:05d}", table)
+        A shard has `shard_rows` rows, or fewer if the rows of a part have so many bytes on average that it would have
+        more than `SHARD_BYTES`. The shards that begin in one part are written together, in this process or in a task.
+        """
+        samples = self._samples
+        each = max(1, min(shard_rows, SHARD_BYTES // max(1, samples.row_bytes)))
+        counts = [int(samples.kept_in(part).sum()) for part in range(len(samples.parts))]
+        before = np.cumsum([0, *counts])
+        firsts = -(-before // each)
+        spans: list[tuple[int, int, int]] = []  # (first shard, first part and last part that are read)
+        for part in np.flatnonzero(np.diff(firsts)).tolist():
+            last = int(np.searchsorted(before, min(firsts[part + 1] * each, before[-1]))) - 1
+            spans.append((int(firsts[part]), part, max(part, last)))
 
-    def _decided(self, store: Store, samples: str) -> Iterator[pa.Table]:
-        place = 0
-        for table in store.scan(samples):
-            rows = self._samples.row_of[place : place + len(table)]
-            place += len(table)
-            silent = np.isin(columns.ids(table), self._silent) & pc.is_null(table["dropped"]).to_numpy()
-            mine = (rows >= 0) | silent
-            yield self._of(table if mine.all() else table.filter(pa.array(mine)), rows[mine])
+        def decided(first: int, begin: int, last: int) -> list[Verdicts]:
+            rows = first * each, int(firsts[begin + 1]) * each
+            return [self._verdicts(part, rows, int(before[part])) for part in range(begin, last + 1)]
 
-    def _of(self, table: pa.Table, rows: Int) -> pa.Table:
-        """Return a table of samples with their decisions; `rows` is the row of each sample, -1 for one without text."""
+        reads = [tuple(samples.parts.values[part].pieces[0] for part in range(a, b + 1)) for _, a, b in spans]
+        further = ((decided(*span), span[0]) for span in spans)
+        made = Parts.of(reads, samples.parts.tasks).map(partial(_write, (store, output, each)), further)
+        shards = [shard for some in made for shard in some]
+        return tuple(shards or [store.commit_shard(output, "shard-00000", SAMPLES.empty_table())])
+
+    def _verdicts(self, part: int, span: tuple[int, int], before: int) -> "Verdicts":
+        """Return the decisions on the samples of a part that are among the kept samples in `span`.
+
+        `before` is the number of kept samples in earlier parts.
+        """
+        mine = self._samples.kept_in(part)
+        number = before + np.cumsum(mine) - 1
+        mine &= (span[0] <= number) & (number < span[1])
+        rows = self._samples.rows_in(part)[mine].astype(np.int64)
         known = rows >= 0
-        reason = np.where(known, self._reason[rows], len(self._reasons))
+        there = rows[known]
+        reason = np.full(len(rows), len(self._reasons), np.int64)
+        reason[known] = self._reason[there]
         said = pa.array([*self._reasons, NO_TEXT], pa.string()).take(pa.array(reason, mask=reason < 0))
         scores, tags = {}, {}
         for name, column in self.scores.items():
-            scores[name] = pa.array(column[rows], mask=~known | np.isnan(column[rows]))
+            values = np.full(len(rows), np.nan, np.float32)
+            values[known] = column[there]
+            scores[name] = pa.array(values, mask=np.isnan(values))
         for name, words in self.tags.items():
-            tags[name] = pa.array(words[rows], pa.string(), mask=~known)
-        winner = self._lost_to[rows]
+            given = np.full(len(rows), None, np.object_)
+            given[known] = words[there]
+            tags[name] = pa.array(given, pa.string())
+        winner = self._winner(rows)
         tags["lost_to"] = pa.array(winner, mask=~known | (winner == b"")).cast(pa.string())
-        changed = {
-            "scores": merge_maps(table["scores"], scores),
-            "tags": merge_maps(table["tags"], tags),
-            "dropped": said,
-        }
-        table = shorten(table, rows, self.cut)
-        for name, column in changed.items():
-            table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
-        return table
+        cut = {n: self.cut[row] for n, row in enumerate(rows.tolist()) if row in self.cut} if self.cut else {}
+        return Verdicts(mine, said, scores, tags, cut)
+
+    def _winner(self, rows: Int) -> Ids:
+        """Return the id of the sample that each row lost to, empty if there is none."""
+        found = np.zeros(len(rows), "S32")
+        for lost, winners in self._winners:
+            place = np.minimum(np.searchsorted(lost, rows), max(0, len(lost) - 1))
+            here = np.flatnonzero(lost[place] == rows) if len(lost) else place[:0]
+            found[here] = winners[place[here]]
+        return found
+
+
+class Verdicts(NamedTuple):
+    """The decisions on the samples of one part that are written together."""
+
+    mine: NDArray[np.bool_]
+    """[rows of the part] whether a row is among these samples."""
+    said: pa.StringArray
+    """[n] reason of a dropped sample, null for one that stays."""
+    scores: Mapping[str, pa.Array]
+    """[n] values of each new score, null where there is none."""
+    tags: Mapping[str, pa.Array]
+    cut: Mapping[int, Turns]
+    """The new turns of each sample whose text was shortened, by its place among these samples."""
+
+
+def _write(to: tuple[Store, str, int], parts: Sequence[Read], verdicts: Sequence[Verdicts], first: int) -> list[Shard]:
+    """Write the decided samples of some parts as shards, from the number `first` on; `to` is (store, folder, rows)."""
+    store, output, each = to
+    held, shards = SAMPLES.empty_table(), list[Shard]()
+
+    def commit(rows: int) -> None:
+        nonlocal held
+        some = held.take(pa.array(np.arange(rows)))  # a slice would keep the layout of its shards in its bytes
+        shards.append(store.commit_shard(output, f"shard-{first + len(shards):05d}", some))
+        held = held.slice(rows)
+
+    for part, some in zip(parts, verdicts, strict=True):
+        held = pa.concat_tables([held, _decided(part(SAMPLES.names).filter(pa.array(some.mine)), some)])
+        while len(held) >= each:
+            commit(each)
+    if len(held):
+        commit(len(held))
+    return shards
+
+
+def _decided(table: pa.Table, verdicts: Verdicts) -> pa.Table:
+    """Return a table of samples with their decisions."""
+    changed = {
+        "scores": merge_maps(table["scores"], verdicts.scores),
+        "tags": merge_maps(table["tags"], verdicts.tags),
+        "dropped": verdicts.said,
+    }
+    table = shorten(table, verdicts.cut)
+    for name, column in changed.items():
+        table = table.set_column(SAMPLES.get_field_index(name), SAMPLES.field(name), column)
+    return table
 
 
 def merge_maps(maps: pa.ChunkedArray, new: Mapping[str, pa.Array]) -> pa.MapArray:

@@ -9,7 +9,7 @@ one).
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
@@ -31,8 +31,6 @@ SMALLEST = 1e-8
 would be infinite."""
 CACHED = 1 << 18
 """Number of n-grams whose buckets are kept in memory; these take about 60 MiB."""
-Texts = Iterable[tuple[Int, pa.LargeStringArray]]
-"""Pairs of (rows, texts of these rows), one pair for each table."""
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]+")
 
 
@@ -87,11 +85,11 @@ def grams(texts: Sequence[str]) -> Grams:
     return Grams(np.repeat(np.arange(len(num)), many), np.array(found, np.int64), np.array(num, np.int64))
 
 
-def counts(texts: Texts) -> Int:
-    """Return [buckets] the number of n-grams that fall into each bucket."""
+def counts(texts: pa.LargeStringArray) -> Int:
+    """Return [buckets] the number of n-grams of some texts that fall into each bucket."""
     found = np.zeros(BUCKETS, np.int64)
-    for _, piece in _pieces(texts):
-        found += np.bincount(piece.buckets, minlength=BUCKETS)
+    for _, piece in slices(texts):
+        found += np.bincount(grams(piece.to_pylist()).buckets, minlength=BUCKETS)
     return found
 
 
@@ -103,25 +101,27 @@ def log_ratios(targets: Int, samples: Int, smoothing: float = 0.0) -> Float64:
     return np.asarray(one - other, np.float64)
 
 
-def log_weights(texts: Texts, ratios: Float64, num: int, *, per_ngram: bool = False) -> tuple[Float64, Int]:
-    """Return ([num, targets] log importance weights, [num] words) of texts.
+def log_weights(ratios: Float64, texts: pa.LargeStringArray) -> tuple[Float64, Int]:
+    """Return ([texts, targets] log importance weights, [texts] words) of some texts.
 
     Args:
-        texts: the samples.
         ratios: [buckets, targets] the `log_ratios` of each target set.
-        num: number of samples.
-        per_ngram: see `NgramWeights.per_ngram`.
+        texts: some of the samples.
     """
-    found, lengths = np.zeros((num, ratios.shape[1])), np.zeros(num, np.int64)
-    for rows, piece in _pieces(texts):
-        lengths[rows] = piece.words
+    found, lengths = np.zeros((len(texts), ratios.shape[1])), np.zeros(len(texts), np.int64)
+    for first, piece in slices(texts):
+        made, rows = grams(piece.to_pylist()), slice(first, first + len(piece))
+        lengths[rows] = made.words
         for target in range(ratios.shape[1]):
-            sums = np.bincount(piece.rows, ratios[piece.buckets, target], minlength=len(rows))
-            found[rows, target] = sums
-    if per_ngram:
-        many = np.maximum(0, 2 * lengths - 1)
-        found *= (many.mean() / np.maximum(1, many))[:, None]
+            found[rows, target] = np.bincount(made.rows, ratios[made.buckets, target], minlength=len(piece))
     return found, lengths
+
+
+def by_ngram(weights: Float64, words: Int) -> Float64:
+    """Return the weights of all samples by `NgramWeights.per_ngram`; `words` are as in `log_weights`."""
+    many = np.maximum(0, 2 * words - 1)
+    found: Float64 = weights * (many.mean() / np.maximum(1, many))[:, None]
+    return found
 
 
 def shares(budget: int, sizes: Int) -> list[int]:
@@ -148,9 +148,3 @@ def choose(weights: Float64, budgets: Sequence[int], allowed: np.ndarray, seed: 
         found.append(open_[np.argsort(-noisy, kind="stable")[:budget]])
         left[found[-1]] = False
     return np.concatenate(found)
-
-
-def _pieces(texts: Texts) -> Iterator[tuple[Int, Grams]]:
-    for rows, column in texts:
-        for first, piece in slices(column):
-            yield rows[first : first + len(piece)], grams(piece.to_pylist())

@@ -14,11 +14,12 @@ from gristmill.cluster.io.ingest import Source
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, VectorsOf, View
 from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.placed import Placed
 from gristmill.selection.data.samples import Array
-from gristmill.selection.duplicates import copies, groups, neighbours, normal, units
-from gristmill.selection.duplicates.bands import pairs
+from gristmill.selection.duplicates import copies, groups, neighbours, normal
+from gristmill.selection.duplicates.bands import Signed, pairs, signature
 from gristmill.selection.duplicates.units import Common
-from gristmill.selection.selectors.minhash import MinHash
+from gristmill.selection.selectors.minhash import MinHash, common
 from gristmill.selection.selectors.semantic import SAME, USUAL, bags_of, fingerprint, same_meaning, shared_words
 
 Way = Literal["exact", "minhash", "semantic"]
@@ -119,7 +120,8 @@ class Against(Deduplicator):
         kin ^= np.concatenate(
             [copies.answers(older, self.part, self.answers), copies.answers(view, self.part, self.answers)[rows]]
         )
-        left, right, similarity = pairs(slots, kin, np.arange(len(slots)), like.bands, like.threshold)
+        signed = Placed.of(Signed(slots, kin), len(slots))
+        left, right, similarity = pairs(signed, np.arange(len(slots)), like.bands, like.threshold)
         first, second = np.minimum(left, right), np.maximum(left, right)
         across = np.flatnonzero((first < len(theirs)) & (second >= len(theirs)))
         row, other, similarity = rows[second[across] - len(theirs)], first[across], similarity[across]
@@ -152,8 +154,8 @@ def _keys(view: View, part: Part) -> Array:
 
     def make() -> Array:
         keys = np.empty((len(view), 2), np.uint64)
-        for rows, texts in view.scan(part):
-            keys[rows, 0], keys[rows, 1] = normal.keys(texts)
+        for rows, (high, low) in view.map(normal.keys, part):
+            keys[rows, 0], keys[rows, 1] = high, low
         return keys
 
     return view.memo(f"keys-{part}", make)
@@ -163,7 +165,7 @@ def _common(older: View, part: Part) -> Common:
     """Return the runs and words that many texts of an older dataset share, found now or by an earlier build."""
 
     def make() -> Array:
-        found = units.common(older.scan(part), len(older))
+        found = common(older, part)
         return np.concatenate([np.array([len(found.runs)], np.uint64), found.runs, found.words])
 
     held = older.memo(f"common-{part}", make)
@@ -175,8 +177,9 @@ def _sketches(view: View, like: MinHash, known: Common) -> Array:
 
     def make() -> Array:
         made = np.empty(len(view), [("slots", np.uint8, (like.permutations,)), ("kin", np.uint64)])
-        some = like.sketch(lambda: view.scan(like.part), len(view), known)
-        made["slots"], made["kin"] = some.slots, some.kin
+        held = like.sketch(view, known, np.zeros(len(view), np.uint64))
+        for rows, some in zip(held.cut(np.arange(len(view))), held.parts.map(signature), strict=True):
+            made["slots"][rows], made["kin"][rows] = some
         return made
 
     shape = like.part, like.unit, like.shingle, like.permutations, like.numbers

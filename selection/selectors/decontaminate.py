@@ -1,6 +1,7 @@
 """Decontamination: drop samples that contain items of evaluation sets, found by n-grams and, if wanted, by vectors."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -206,16 +207,9 @@ def without_templates(view: View, index: NgramIndex, min_overlap: float) -> Ngra
     The samples are read once. `MANY` says what a template is.
     """
     held, num = np.zeros(len(index.grams), np.int64), np.zeros(len(index.ids), np.int64)
-    for _, texts in view.scan("conversation"):
-        for _, piece in slices(texts):
-            hits = _hits(without_numbers(units(piece), piece), index)
-            rows, items, share = _shares(hits, index)
-            over = share >= min_overlap
-            for row, item in zip(rows[over].tolist(), items[over].tolist(), strict=True):
-                mine = hits.keys[slice(*np.searchsorted(hits.rows, [row, row + 1]))]
-                own = slice(index.begins[item], index.begins[item + 1])
-                held[own] += np.isin(index.grams[own], mine)
-                num[item] += 1
+    for _, (some, many) in view.map(partial(_shared_grams, index, min_overlap), "conversation"):
+        held += some
+        num += many
     gone = np.zeros(len(held), np.bool_)
     for item in np.flatnonzero(num >= MANY).tolist():
         every = np.arange(index.begins[item], index.begins[item + 1])
@@ -237,6 +231,21 @@ def without_templates(view: View, index: NgramIndex, min_overlap: float) -> Ngra
     return _indexed(known, hashes[left], index.parts[left], places[left])
 
 
+def _shared_grams(index: NgramIndex, min_overlap: float, texts: pa.LargeStringArray) -> tuple[Int, Int]:
+    """Return ([grams] how many texts that contain an item have each of its n-grams; [items] how many contain it)."""
+    held, num = np.zeros(len(index.grams), np.int64), np.zeros(len(index.ids), np.int64)
+    for _, piece in slices(texts):
+        hits = _hits(without_numbers(units(piece), piece), index)
+        rows, items, share = _shares(hits, index)
+        over = share >= min_overlap
+        for row, item in zip(rows[over].tolist(), items[over].tolist(), strict=True):
+            mine = hits.keys[slice(*np.searchsorted(hits.rows, [row, row + 1]))]
+            own = slice(index.begins[item], index.begins[item + 1])
+            held[own] += np.isin(index.grams[own], mine)
+            num[item] += 1
+    return held, num
+
+
 def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
     """Return, for each sample, the item of which it contains the largest share; of equal shares, the first item.
 
@@ -244,22 +253,33 @@ def overlaps(view: View, index: NgramIndex, min_overlap: float) -> Overlaps:
     """
     score, item = np.full(len(view), np.nan, np.float32), np.full(len(view), -1, np.int64)
     equal, words = np.zeros(len(view), np.bool_), dict[int, str]()
-    for (rows, texts), (_, asked) in zip(view.scan("conversation"), view.scan("instruction"), strict=True):
-        for (start, piece), (_, questions) in zip(slices(texts), slices(asked), strict=True):
-            here = rows[start : start + len(piece)]
-            found = without_numbers(units(piece), piece)
-            hits = _hits(found, index)
-            row, best, share = _best(hits, index)
-            some = share > 0
-            row, best, share = row[some], best[some], share[some]
-            score[here[row]], item[here[row]] = share, best
-            over = share >= min_overlap
-            for local, it in zip(row[over].tolist(), best[over].tolist(), strict=True):
-                words[int(here[local])] = _words(piece[local].as_py(), local, it, (hits, found, index))
-            for local, it, text in _equal(questions, index):
-                if not score[here[local]] >= 1:
-                    score[here[local]], item[here[local]], equal[here[local]] = 1, it, True
-                    words[int(here[local])] = text[:WORDS_CHARS]
+    for rows, found in view.map(partial(_overlaps, index, min_overlap), "conversation", "instruction"):
+        score[rows], item[rows], equal[rows] = found.score, found.item, found.equal
+        words |= {int(rows[row]): text for row, text in found.words.items()}
+    return Overlaps(score, item, equal, words)
+
+
+def _overlaps(
+    index: NgramIndex, min_overlap: float, texts: pa.LargeStringArray, asked: pa.LargeStringArray
+) -> Overlaps:
+    """Return the same as `overlaps` for some texts and their instructions."""
+    score, item = np.full(len(texts), np.nan, np.float32), np.full(len(texts), -1, np.int64)
+    equal, words = np.zeros(len(texts), np.bool_), dict[int, str]()
+    for (start, piece), (_, questions) in zip(slices(texts), slices(asked), strict=True):
+        found = without_numbers(units(piece), piece)
+        hits = _hits(found, index)
+        row, best, share = _best(hits, index)
+        some = share > 0
+        row, best, share = row[some], best[some], share[some]
+        score[start + row], item[start + row] = share, best
+        over = share >= min_overlap
+        for local, it in zip(row[over].tolist(), best[over].tolist(), strict=True):
+            words[start + local] = _words(piece[local].as_py(), local, it, (hits, found, index))
+        for local, it, text in _equal(questions, index):
+            at = start + local
+            if not score[at] >= 1:
+                score[at], item[at], equal[at] = 1, it, True
+                words[at] = text[:WORDS_CHARS]
     return Overlaps(score, item, equal, words)
 
 

@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
-from gristmill.selection.data.columns import Part
+from gristmill.selection.contracts import Bool, Choice, Cost, Deduplicator, View
+from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.duplicates import copies, groups, normal
+from gristmill.selection.duplicates.groups import Key
 
 
 class Exact(Deduplicator):
@@ -36,15 +37,22 @@ class Exact(Deduplicator):
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; it needs no randomness."""
         del rng
-        high, low = np.empty(len(view), np.uint64), np.empty(len(view), np.uint64)
-        for rows, texts in view.scan(self.part):
-            high[rows], low[rows] = normal.keys(texts)
         order, answers = view.order(self.prefer), copies.answers(view, self.part, self.answers)
-        best = groups.first(order, high, low ^ answers)
-        others = np.count_nonzero((groups.first(order, high, low) >= 0) & (best < 0))
+        best, equal = _best(view, self.part, order, answers)
+        others = np.count_nonzero(equal & (best < 0))
         return Choice.of(
             best < 0,
             f"exact: same {self.part}",
-            lost_to=np.where(best < 0, b"", view.ids[best]),
+            lost_to=view.ids_of(best),
             figures={"kept, with another answer": float(others)} if others else {},
         )
+
+
+def _best(view: View, part: Part, order: Int, answers: Key) -> tuple[Int, Bool]:
+    """Return ([n] the best row with the same text and answer, -1 if that is itself; [n] whether a text repeats)."""
+    high, low = np.empty(len(view), np.uint64), np.empty(len(view), np.uint64)
+    for rows, (one, other) in view.map(normal.keys, part):
+        high[rows], low[rows] = one, other
+    equal = groups.first(order, high, low) >= 0
+    low ^= answers
+    return groups.first(order, high, low), equal

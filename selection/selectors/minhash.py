@@ -1,6 +1,6 @@
 """Near-duplicates of text, found by bands of MinHash signatures; every pair is verified, and the best sample stays."""
 
-from collections.abc import Callable, Iterable
+from functools import partial
 from random import Random
 from typing import ClassVar, Literal, Self
 
@@ -11,14 +11,12 @@ from pydantic import Field, model_validator
 from gristmill.selection.contracts import Choice, Cost, Deduplicator, View
 from gristmill.selection.data.columns import Int, Part
 from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.placed import Placed
 from gristmill.selection.duplicates import copies, groups, shingles, units
-from gristmill.selection.duplicates.bands import estimate_jaccard, pairs
+from gristmill.selection.duplicates.bands import pairs, similarities
 from gristmill.selection.duplicates.groups import Key
 from gristmill.selection.duplicates.shingles import ShingleSpec, Sketch, Unit
 from gristmill.selection.duplicates.units import Common
-
-Scan = Callable[[], Iterable[tuple[Int, pa.LargeStringArray]]]
-"""Reads the texts from the beginning, as (rows, texts of these rows)."""
 
 
 class MinHash(Deduplicator):
@@ -75,57 +73,78 @@ class MinHash(Deduplicator):
     def pick(self, view: View, rng: Random) -> Choice:
         """Return the choice; it needs no randomness."""
         del rng
-        lost, similarity = minhash(
-            lambda: view.scan(self.part),
-            len(view),
-            view.order(self.prefer),
-            self,
-            copies.answers(view, self.part, self.answers),
-        )
+        lost, similarity = minhash(view, view.order(self.prefer), self, copies.answers(view, self.part, self.answers))
         return Choice.of(
             lost < 0,
             f"minhash: nearly the same {self.part}",
-            lost_to=np.where(lost < 0, b"", view.ids[lost]),
+            lost_to=view.ids_of(lost),
             scores={"minhash_similarity": similarity},
         )
 
-    def sketch(self, scan: Scan, num: int, known: Common) -> Sketch:
-        """Return the sketches of all rows; the texts are read once."""
-        made = shingles.empty(num, self.permutations)
-        for rows, texts in scan():
-            some = shingles.sketch(
-                texts, known, ShingleSpec(self.unit, self.shingle), self.permutations, numbers=self.numbers
-            )
-            made.high[rows], made.low[rows] = some.high, some.low
-            made.slots[rows], made.kin[rows] = some.slots, some.kin
-        return made
+    def sketch(self, view: View, known: Common, answers: Key) -> Placed:
+        """Return a `Sketch` of the rows of each part; the texts are read once.
+
+        Args:
+            view: the samples.
+            known: runs that many texts share; the second half of a signature leaves them out.
+            answers: [n] a hash that is mixed with that of the numbers of each text.
+        """
+        shape = ShingleSpec(self.unit, self.shingle)
+        make = partial(_sketch, known, shape, self.permutations, self.numbers)
+        return view.hold(make, self.part, given=[answers])
 
 
-def minhash(scan: Scan, num: int, order: Int, step: MinHash, answers: Key) -> tuple[Int, Float32]:
-    """Return ([num] the kept row that a row loses to; [num] similarity to that row); -1 and NaN for a row that stays.
+def _sketch(
+    known: Common, shape: ShingleSpec, permutations: int, numbers: bool, texts: pa.LargeStringArray, answers: Key
+) -> Sketch:
+    made = shingles.sketch(texts, known, shape, permutations, numbers=numbers)
+    return made._replace(kin=made.kin ^ answers)
+
+
+def _key(sketch: Sketch) -> tuple[Key, Key]:
+    return sketch.high, sketch.low
+
+
+def common(view: View, part: Part) -> Common:
+    """Return the runs and words that many samples share, from a sample of their texts."""
+    sample = view.take(units.in_sample(len(view)))
+    return units.common(found for _, found in sample.map(units.occurring, part))
+
+
+def minhash(view: View, order: Int, step: MinHash, answers: Key) -> tuple[Int, Float32]:
+    """Return ([n] the kept row that a row loses to; [n] similarity to that row); -1 and NaN for a row that stays.
 
     Texts that are equal after normalisation are grouped first, so only one of them is compared by its signature.
-    Memory: a signature and 40 bytes for each row, and the texts of the rows that may be copies.
+    Memory of this process: 80 bytes for each row, 8 for each candidate pair of eight bands, and 30 for each pair of
+    similar rows. A signature for each row, and the texts of rows that may be copies, are in this process or in Ray's
+    object store.
 
     Args:
-        scan: reads the texts; it is called three times.
-        num: number of the texts.
+        view: the samples.
         order: all rows, best first.
         step: the settings.
-        answers: [num] a hash that is equal for two copies, see `copies.answers`.
+        answers: [n] a hash that is equal for two copies, see `copies.answers`.
     """
-    known = units.common(scan(), num)
-    made = step.sketch(scan, num, known)
-    made.kin[:] ^= answers
-    same = groups.first(order, made.high, made.low ^ answers)
-    left, right, weight = pairs(made.slots, made.kin, order[same[order] < 0], step.bands, step.threshold)
-    texts = copies.candidates(scan(), num, np.concatenate([left, right]))
-    alike = copies.same((texts, left), (texts, right), known, wording=True, numbers=step.numbers)
+    known = common(view, step.part)
+    made = step.sketch(view, known, answers)
+    same = _equal(made, order, answers)
+    left, right, weight = pairs(made, order[same[order] < 0], step.bands, step.threshold)
+    alike = copies.same_near(view, step.part, (left, right), known, wording=True, numbers=step.numbers)
     lost = groups.greedy(order, left[alike], right[alike], weight[alike])
     gone = np.flatnonzero(same >= 0)
     best = same[gone]
     lost[gone] = np.where(lost[best] < 0, best, lost[best])
     gone = np.flatnonzero(lost >= 0)
-    similarity = np.full(num, np.nan, np.float32)
-    similarity[gone] = estimate_jaccard(made.slots, gone, lost[gone], step.threshold)
+    similarity = np.full(len(view), np.nan, np.float32)
+    similarity[gone] = similarities(made, gone, lost[gone], step.threshold)
     return lost, similarity
+
+
+def _equal(made: Placed, order: Int, answers: Key) -> Int:
+    """Return [n] the best row with the same normal form and answer as each row, -1 if that is the row itself."""
+    high, low = (np.empty(len(answers), np.uint64) for _ in range(2))
+    rows = made.cut(np.arange(len(answers)))
+    for here, (one, other) in zip(rows, made.parts.map(_key), strict=True):
+        high[here], low[here] = one, other
+    low ^= answers
+    return groups.first(order, high, low)

@@ -1,6 +1,7 @@
 """Relevance: keep the samples that are most similar to a small target set."""
 
 from collections.abc import Mapping
+from functools import partial
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -163,10 +164,13 @@ class Relevance(Selector):
     def _by_ngrams(self, view: View, targets: View, budget: int, rng: Random) -> tuple[Int, Float32]:
         """Return the rows that stay, and the score of all rows; NaN for a row that is too short."""
         settings, tasks = self.dsir, self._tasks(targets)
-        wanted = [dsir.counts(targets.take(tasks == task).scan("conversation")) for task in range(tasks.max() + 1)]
-        usual = dsir.counts(view.scan("conversation"))
+        wanted = [_counts(targets.take(tasks == task)) for task in range(tasks.max() + 1)]
+        usual = _counts(view)
         ratios = np.stack([dsir.log_ratios(found, usual, settings.smoothing) for found in wanted], axis=1)
-        weights, words = dsir.log_weights(view.scan("conversation"), ratios, len(view), per_ngram=settings.per_ngram)
+        weights, words = np.zeros((len(view), len(wanted))), np.zeros(len(view), np.int64)
+        for rows, (some, many) in view.map(partial(dsir.log_weights, ratios), "conversation"):
+            weights[rows], words[rows] = some, many
+        weights = dsir.by_ngram(weights, words) if settings.per_ngram else weights
         budgets = dsir.shares(budget, np.array([found.sum() for found in wanted]))
         allowed = words >= settings.min_words
         chosen = dsir.choose(weights, budgets, allowed, None if settings.top else rng.getrandbits(64))
@@ -182,3 +186,7 @@ class Relevance(Selector):
                 f"relevance.task: no target has the tag {self.task!r}, must be one that some have; or drop it"
             )
         return np.unique(places, return_inverse=True)[1].astype(np.int64)
+
+
+def _counts(view: View) -> Int:
+    return sum((found for _, found in view.map(dsir.counts, "conversation")), np.zeros(dsir.BUCKETS, np.int64))

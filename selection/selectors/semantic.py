@@ -1,7 +1,6 @@
 """Near-duplicates by meaning: of two samples with vectors nearer than a threshold, only the better stays."""
 
 from collections.abc import Mapping
-from operator import itemgetter
 from random import Random
 from typing import ClassVar, Literal, NamedTuple
 from zlib import crc32
@@ -91,7 +90,9 @@ class Semantic(Deduplicator):
             bags = bags_of(view, np.concatenate([better, worse]))
             alike = shared_words(bags, bags, better, worse) >= self.min_overlap
             better, worse, cosine = better[alike], worse[alike], cosine[alike]
-        same = same_meaning((view, better), (view, worse), answers=self.answers)
+        said = copies.answers(view, "instruction", self.answers)
+        same = copies.same_near(view, "instruction", (better, worse), units.NOTHING, wording=False)
+        same &= said[better] == said[worse]
         better, worse, cosine = better[same], worse[same], cosine[same]
         lost = groups.greedy(order, better, worse, cosine)
         nearest = np.full(len(view), -np.inf, np.float32)
@@ -101,7 +102,7 @@ class Semantic(Deduplicator):
         return Choice.of(
             lost < 0,
             f"{self.kind}: too near to a better one",
-            lost_to=np.where(lost < 0, b"", view.ids[lost]) if len(view) else view.ids,
+            lost_to=view.ids_of(lost),
             scores={"semantic_distance": np.where(nearest >= 0, 1 - nearest, np.nan).astype(np.float32)},
             figures={
                 "min_cosine": min_cosine,
@@ -156,16 +157,24 @@ def bags_of(view: View, rows: Int) -> Bags:
     """Return the words of the instructions of some rows; the instructions are read one shard at a time."""
     wanted = np.zeros(len(view), np.bool_)
     wanted[rows] = True
-    found: list[tuple[int, UInt32]] = []
-    for seen, texts in view.scan("instruction"):
-        here = wanted[seen]
-        for row, text in zip(seen[here].tolist(), texts.filter(pa.array(here)).to_pylist(), strict=True):
-            hashes = {crc32(word.encode("utf-8", "surrogatepass")) for word in words(text)}
-            found.append((row, np.array(sorted(hashes), np.uint32)))
-    found.sort(key=itemgetter(0))
-    ends = np.zeros(len(view) + 1, np.int64)
-    ends[[row + 1 for row, _ in found]] = [len(bag) for _, bag in found]
-    return Bags(np.cumsum(ends), np.concatenate([np.empty(0, np.uint32), *(bag for _, bag in found)]))
+    wanted_rows, sizes = np.flatnonzero(wanted), np.zeros(len(view) + 1, np.int64)
+    parts: list[tuple[Int, Int, UInt32]] = []
+    for seen, (many, hashes) in view.take(wanted).map(_hashes, "instruction"):
+        sizes[wanted_rows[seen] + 1] = many
+        parts.append((wanted_rows[seen], many, hashes))
+    ends = np.cumsum(sizes)
+    found = np.empty(ends[-1], np.uint32)
+    for seen, many, hashes in parts:
+        begins = np.repeat(ends[seen], many)
+        found[begins + np.arange(len(hashes)) - np.repeat(np.cumsum(many) - many, many)] = hashes
+    return Bags(ends, found)
+
+
+def _hashes(texts: pa.LargeStringArray) -> tuple[Int, UInt32]:
+    """Return ([n] number of different words of each text; their hashes, ascending in each text)."""
+    said = (words(text) for text in texts.to_pylist())
+    bags = [np.unique(np.array([crc32(w.encode("utf-8", "surrogatepass")) for w in some], np.uint32)) for some in said]
+    return np.array([len(bag) for bag in bags], np.int64), np.concatenate([np.empty(0, np.uint32), *bags])
 
 
 def shared_words(one: Bags, other: Bags, left: Int, right: Int) -> Float32:

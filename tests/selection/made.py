@@ -14,6 +14,7 @@ from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Manifest, Store, place
 from gristmill.selection.contracts import Choice, View
 from gristmill.selection.data.matrix import Float32, Matrix
+from gristmill.selection.data.parts import Parts
 from gristmill.selection.data.samples import open_samples
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def made(instruction: str, answer: str = "fine", *, judge: float | None = None, 
 def view_of(samples: Sequence[Sample], vectors: Float32 | None = None, **beside: View) -> View:
     """A view in memory; `vectors` stand in the order of the samples, the view's rows in that of their ids."""
     halves = [to_table(samples[: len(samples) // 2]), to_table(samples[len(samples) // 2 :])]
-    pool, _ = open_samples(lambda columns: (half.select(columns) for half in halves), "made")
+    pool, _ = open_samples(Parts.of([half.select for half in halves]), "made")
     matrix = None
     if vectors is not None:
         place = {s.id.encode(): n for n, s in enumerate(samples)}

@@ -12,6 +12,7 @@ from gristmill.cluster.models.encoder import Embedding
 from gristmill.cluster.models.encoder_torch import TorchEncoder
 from gristmill.cluster.store.store import Store
 from gristmill.selection.data.matrix import Float32
+from gristmill.selection.data.parts import parts_of
 from gristmill.selection.data.samples import open_samples
 from gristmill.selection.data.vectors import matrix_of
 from gristmill.selection.job import Select
@@ -62,7 +63,7 @@ def test_paraphrases_go_and_strangers_stay_though_the_encoder_is_killed(
     figures = select(settings, run_of(store, tmp_path), work, dies_once(marker))
     assert marker.exists()
     assert figures.embedded == len(texts)
-    pool, _ = open_samples(lambda columns: store.scan("generate-x", columns), "generate-x")
+    pool, _ = open_samples(parts_of(store, "generate-x"), "generate-x")
     place = np.searchsorted(pool.ids, [s.id.encode() for s in samples])
     vectors = matrix_of(store, store.manifest(work.output).metadata["vectors"], pool).take(place)
     assert vectors.shape == (11, 384)

@@ -307,7 +307,8 @@ def test_steps_without_vectors_need_no_ray_and_no_encoder(store: Store, tmp_path
     settings = Select(steps=(Exact(answers=False), Quality(budget=0.5)))
     samples = put(store, "generate-x", rows())
     work = work_for(settings, samples)
-    assert not settings.uses_ray and SETTINGS.uses_ray
+    assert not settings.uses_ray(store, work) and SETTINGS.uses_ray(store, work)
+    assert settings.model_copy(update={"distributed": True}).uses_ray(store, work)
     figures = select(settings, run_of(store, tmp_path), work, refuses)
     assert figures.kept == 16
     assert "vectors" not in store.manifest(work.output).metadata
@@ -318,11 +319,23 @@ def test_a_shard_ends_where_its_texts_are_long(store: Store, tmp_path: Path, mon
     settings = Select(steps=(Exact(answers=False),))
     samples = put(store, "generate-x", rows(), shard_rows=10)
     work = work_for(settings, samples)
-    monkeypatch.setattr("gristmill.selection.outcome.decisions.SHARD_BYTES", 100)
+    bytes_ = max(store.read_shard(samples, shard).nbytes for shard in store.manifest(samples).shards)
+    monkeypatch.setattr("gristmill.selection.outcome.decisions.SHARD_BYTES", bytes_ // 2)
     select(settings, run_of(store, tmp_path), work, refuses)
-    came = [shard.kept for shard in store.manifest(samples).shards if shard.kept]
-    assert [shard.rows for shard in store.manifest(work.output).shards] == came and len(came) > 1
+    shards = store.manifest(work.output).shards
+    assert 4 < len(shards) < 18 and len({shard.rows for shard in shards[:-1]}) == 1
+    assert all(store.read_shard(work.output, shard).nbytes < bytes_ for shard in shards)
     check_dataset(store, work.output)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_samples_without_text_go_though_hardly_any_has_one(store: Store, tmp_path: Path, others: int) -> None:
+    silent = [Sample(f"{n:032x}", (Message("system", "You are terse."),)) for n in range(3)]
+    settings = Select(steps=(Exact(),))
+    work = work_for(settings, put(store, "generate-x", [*silent, *(made(f"question {n}") for n in range(others))]))
+    figures = select(settings, run_of(store, tmp_path), work, refuses)
+    assert (figures.kept, figures.dropped) == (others, 3)
+    assert [s.dropped for s in samples_of(store, work.output)][:3] == [NO_TEXT] * 3
 
 
 def test_an_id_that_stands_twice_is_refused(store: Store, tmp_path: Path) -> None:

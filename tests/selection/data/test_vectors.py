@@ -11,6 +11,7 @@ from gristmill.cluster.contract.schema import vectors as vectors_schema
 from gristmill.cluster.store.store import Manifest, Shard, Store
 from gristmill.selection.data.matrix import Float32
 from gristmill.selection.data.memo import memo_of
+from gristmill.selection.data.parts import Parts
 from gristmill.selection.data.samples import Samples
 from gristmill.selection.data.vectors import matrix_of, scripts_of
 from tests.selection.made import made, put, unit
@@ -38,7 +39,7 @@ def put_vectors(store: Store, matrix: Float32, shard_rows: int, dtype: str = "fl
 
 
 def pool_of(names: np.ndarray) -> Samples:
-    return Samples(lambda columns: iter(()), np.sort(names), np.empty(0, np.int64), {})
+    return Samples(Parts.of([]), np.zeros(1, np.int64), np.sort(names), np.empty(0, np.int32), {})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,9 @@ def test_a_script_is_judged_by_all_of_its_texts_together(store: Store) -> None:
 
 def test_in_a_local_store_the_matrix_is_mapped_from_a_file_that_is_found_again(store: Store) -> None:
     name = put_vectors(store, MATRIX, 2, "float16")
-    pool = Samples(lambda columns: iter(()), IDS, np.empty(0, np.int64), {}, memo=memo_of(store, "generate-x"))
+    pool = Samples(
+        Parts.of([]), np.zeros(1, np.int64), IDS, np.empty(0, np.int32), {}, memo=memo_of(store, "generate-x")
+    )
     found = matrix_of(store, name, pool)
     assert isinstance(found.base, np.memmap)
     (file,) = store.folder("index-generate-x").glob("*.npy")

@@ -29,7 +29,7 @@ def test_a_run_of_six_words_that_many_share_is_common_and_one_of_few_is_not() ->
     many = [f"begin {n} with one two red blue green six and go {n}" for n in range(30)]
     few = [f"other {n} words that only three texts have here {n}" for n in range(3)]
     texts = texts_of(*many, *few)
-    found = units.common([(np.arange(len(texts)), texts)], len(texts))
+    found = units.common([units.occurring(texts)])
     made = units.units(normal.normal(texts_of("one two red blue green six", "words that only three texts have")))
     table, marks = units.run_table(found), np.empty(6, np.uint8)
     assert units.shared(made.hashes[:6], table.keys, table.slots, marks) == 6

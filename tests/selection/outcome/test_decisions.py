@@ -10,6 +10,7 @@ from gristmill.cluster.contract.sample import Message, Sample, from_table, to_ta
 from gristmill.cluster.contract.schema import SAMPLES
 from gristmill.cluster.store.store import Store
 from gristmill.selection.contracts import Choice, View
+from gristmill.selection.data.parts import parts_of
 from gristmill.selection.data.samples import open_samples
 from gristmill.selection.outcome.decisions import NO_TEXT, Decisions, merge_maps
 from tests.selection.made import made, put, view_of
@@ -41,16 +42,17 @@ def test_what_is_written_is_what_was_decided(store: Store) -> None:
     silent = Sample("e" * 32, (Message("system", "You are terse."),))
     before = made("gone already", dropped="length: 1 word")
     put(store, "generate-x", [*samples[:3], silent, *samples[3:], before], 3)
-    pool, quiet = open_samples(lambda wanted: store.scan("generate-x", wanted), "generate-x")
+    pool, quiet = open_samples(parts_of(store, "generate-x"), "generate-x")
     view = View(pool, np.arange(7))
-    decisions = Decisions(pool, quiet)
+    assert quiet == 1
+    decisions = Decisions(pool)
     first, second, third = (int(np.searchsorted(pool.ids, samples[n].id.encode())) for n in (0, 1, 2))
     reason, lost_to, score = np.full(7, -1), np.zeros(7, "S32"), np.full(7, np.nan, np.float32)
     reason[first], lost_to[first], score[first] = 0, pool.ids[second], 0.25
     turns = (("user", "question"), ("assistant", "fine"))
     decisions.enter(view, Choice(reason, ("exact: copy",), lost_to, {"distance": score}, cut={third: turns}))
     decisions.tag("topic", [None if n % 2 else "rivers" for n in range(7)])
-    shards = decisions.write(store, "select-x", "generate-x", 4)
+    shards = decisions.write(store, "select-x", 4)
     rows = [s for shard in shards for s in from_table(store.read_shard("select-x", shard))]
     assert [s.id for s in rows] == [*(s.id for s in samples[:3]), silent.id, *(s.id for s in samples[3:])]
     assert [shard.rows for shard in shards] == [4, 4]
