@@ -1,7 +1,7 @@
 """What must hold of any dataset, however often its making was killed."""
 
 from gristmill.cluster.contract.sample import Sample, from_table
-from gristmill.cluster.store.store import Store
+from gristmill.cluster.store.store import FIGURES, MANIFEST, Store
 
 
 def samples_of(store: Store, name: str) -> list[Sample]:
@@ -25,6 +25,12 @@ def check_dataset(store: Store, name: str, *sources: str) -> list[Sample]:
     assert not orphans, f"parents that do not exist: {sorted(orphans)[:3]}"
     assert all(row.dropped is None or ": " in row.dropped for row in rows)
     assert all(row.messages for row in kept)
-    leftovers = [n for n in store.names(name) if n.startswith("raw-") or n.endswith(".tmp")]
-    assert not leftovers, f"left behind: {leftovers}"
+    check_clean(store, name)
     return rows
+
+
+def check_clean(store: Store, name: str) -> None:
+    """Assert that a complete folder has the files that its manifest lists, and no other file."""
+    manifest = store.manifest(name)
+    listed = {entry.name for entry in (*manifest.shards, *manifest.files)} | {FIGURES, MANIFEST}
+    assert {entry.path for entry in store.walk(name)} == listed

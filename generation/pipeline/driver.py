@@ -63,8 +63,10 @@ class Driver:
         bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
 
     def finish(self, engine: Engine) -> GenerateFigures:
-        """Commit the manifest, which deletes the raw shards, and return the figures. `engine` is the generating one."""
+        """Delete the raw shards, commit the manifest, and return the figures. `engine` is the generating engine."""
         store, output = self._run.store, self._work.output
+        raw = [name for name in store.names(output) if name.startswith(RAW)]
+        store.delete(output, *raw)  # shards that were in the making when the target was met
         figures = self._figures(engine)
         types = {f"dtype of {name}": dtype for name, dtype in dtypes.read(store, output).items()}
         store.commit(self._job.manifest(self._work, "samples", self._settled, types), figures.to_json())

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from gristmill.cluster.jobs.clean import unneeded
 from gristmill.cluster.store.ledger import read_lines
 from gristmill.cluster.store.store import Store
-from tests.invariants import check_dataset, samples_of
+from tests.invariants import check_clean, check_dataset, samples_of
 from tests.paths import ROOT
 
 pytestmark = pytest.mark.flow
@@ -96,6 +97,11 @@ def test_every_row_is_accounted_for(ground: tuple[Path, str]) -> None:
     assert {s.id for s in selected} <= {s.id for s in generated if s.dropped is None}
     assert 0 < sum(1 for s in selected if s.dropped is None) <= 10
     assert store.manifest(made["train"]).kind == "model"
+    folders = [name for name in store.names() if store.complete(name)]
+    assert {store.manifest(name).job for name in folders} >= {"ingest", "generate", "embed", "select", "train"}
+    for name in folders:
+        check_clean(store, name)
+    assert unneeded(store) == []
 
 
 def test_the_killed_driver_lost_no_committed_shard(

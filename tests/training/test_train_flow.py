@@ -21,6 +21,7 @@ from gristmill.training.evaluate.suites.items import read as read_items
 from gristmill.training.figures import TrainFigures
 from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.supervision import heartbeat
+from tests.invariants import check_clean
 from tests.training.conftest import chats, dataset
 from tests.training.drive import train
 from tests.training.rehearsal import SAVE_EVERY, STEPS, journal, settings
@@ -74,6 +75,7 @@ def test_a_run_lowers_the_loss_and_leaves_only_what_it_exports(unbroken: tuple[S
     assert figures.starts == 1
     left = {name for name in store.names(output) if name not in ("figures.json", "manifest.json")}
     assert left == {"adapter", "merged", "holdout.arrow", "left_out.json", "metrics.jsonl"}
+    check_clean(store, output)
     names = {shard.name for shard in store.manifest(output).shards}
     assert {"adapter/adapter_model.safetensors", "merged/model.safetensors", "merged/tokenizer.json"} <= names
     for shard in store.manifest(output).shards:

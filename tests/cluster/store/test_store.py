@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -255,3 +256,34 @@ def test_a_store_may_have_a_uri_in_any_script(tmp_path: Path) -> None:
 def test_the_home_of_nobody_is_a_folder_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Store("~nobody-of-this-name/runs").local == tmp_path / "~nobody-of-this-name/runs"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(store: Store) -> None:
+    fill(store)
+    before = store.walk()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as on a disk with so much room, a write ends half way
+    try:
+        with pytest.raises(
+            StoreError, match=r"made-2/x: cannot be written, the disk is full \(.*\); make room and run"
+        ):
+            store.write_bytes(b"x" * 2000, "made-2", "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.walk() == before
+
+
+def test_a_folder_that_may_not_be_used_is_one_line(store: Store, tmp_path: Path) -> None:
+    fill(store)
+    tmp_path.chmod(0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)  # the superuser may use any folder
+    try:
+        for act in (lambda: fill(store), lambda: store.folder("x"), store.names, lambda: store.manifest("made-1")):
+            with pytest.raises(
+                StoreError, match=r"may not be used \(.*Permission denied.*must be allowed to this user"
+            ):
+                act()
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(0o700)
