@@ -1,6 +1,7 @@
 """The arguments of the verbs with many of them."""
 
 import argparse
+import math
 
 MODEL_FORMS = ("model", "adapter")
 FORMS = ("parquet", "jsonl", "sharegpt", "alpaca", "preference", "feedback", "prompts", *MODEL_FORMS)
@@ -13,6 +14,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def amount(text: str) -> float:
+    """Return a finite number that is not negative; argparse says so if it is none."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}, must be a number that is not negative")
+    return found
+
+
 def plan_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the arguments of `plan`."""
     sub.add_argument("--json", action="store_true", help="for scripts")
@@ -20,7 +32,7 @@ def plan_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--nodes", type=count, default=0, metavar="N", help=text)
     sub.add_argument("--gpus", type=count, default=1, metavar="N", help="GPUs of each of these machines (default: 1)")
     text = "what an hour of one of these machines costs; the plan then says what each job costs"
-    sub.add_argument("--price", type=float, default=0.0, metavar="MONEY", help=text)
+    sub.add_argument("--price", type=amount, default=0.0, metavar="MONEY", help=text)
 
 
 def submit_arguments(sub: argparse.ArgumentParser) -> None:

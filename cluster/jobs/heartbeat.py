@@ -5,6 +5,7 @@ which Prometheus scrapes at the port of its node, and which `deploy/prometheus-r
 """
 
 import logging
+import math
 import os
 import socket
 import sys
@@ -12,12 +13,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.jobs.job import Run
-from gristmill.cluster.runtime.activity import Activity, Step, Wait, waits
+from gristmill.cluster.runtime.activity import Activity, Step, Time, Wait, waits
 from gristmill.cluster.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,9 @@ OF_REASON = {"waiting_seconds": "Seconds for which the run waits; 0 when the wai
 
 @dataclass(frozen=True)
 class Beat:
-    """One heartbeat. Times are in seconds since 1970."""
+    """One heartbeat."""
 
-    time: float
+    time: Time
     process: int
     machine: str
     step: Step = field(default_factory=Step)
@@ -77,7 +78,7 @@ def beating(run: Run, folder: str) -> Iterator[None]:
 class _Heart(threading.Thread):
     def __init__(self, run_id: str, store: Store, folder: str, activity: Activity) -> None:
         super().__init__(daemon=True, name="heartbeat")
-        self._store, self._folder, self._activity = store, folder, activity
+        self._store, self._path, self._activity = store, (folder, HEARTBEAT), activity
         self._metrics = RunMetrics(run_id)
         self._every_s = BEAT_S if store.local else BEAT_OBJECT_S
         self._ended = threading.Event()
@@ -100,14 +101,18 @@ class _Heart(threading.Thread):
         self._ended.set()
         self.join()
         try:
-            self._store.delete(self._folder, HEARTBEAT)
+            self._store.delete(*self._path)
         except (StoreError, OSError) as error:
             log.warning("the heartbeat cannot be deleted: %s", error)
 
     def _write(self, beat: Beat) -> None:
-        """Write the file. A run goes on without it, so an error is said once and does not end the run."""
+        """Write the file. A run goes on without it, so an error is said once and does not end the run.
+
+        JSON has no infinite numbers, so a loss that is one is left out.
+        """
+        figures = {name: value for name, value in beat.step.figures.items() if math.isfinite(value)}
         try:
-            self._store.write_json(asdict(beat), self._folder, HEARTBEAT)
+            self._store.write_json(asdict(replace(beat, step=replace(beat.step, figures=figures))), *self._path)
             self._failed = False
         except (StoreError, OSError) as error:
             if not self._failed:

@@ -5,7 +5,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Time = Annotated[float, Field(ge=0, le=1e11)]
+"""Seconds since 1970."""
 
 Reason = Literal["ray", "room", "machines", "dataset"]
 """What a process can wait for: Ray to start, cores and GPUs that are in use, machines that an autoscaler brings, and a
@@ -14,11 +19,11 @@ dataset that another process makes."""
 
 @dataclass(frozen=True)
 class Wait:
-    """One thing that the process waits for, since a time in seconds since 1970."""
+    """One thing that the process waits for."""
 
     reason: Reason
     what: str
-    since: float
+    since: Time
 
 
 _waits: list[Wait] = []  # of this process; a list, because a wait can begin inside another one
@@ -46,7 +51,7 @@ def waits() -> tuple[Wait, ...]:
 
 @dataclass(frozen=True)
 class Step:
-    """How far a process is. Times are in seconds since 1970."""
+    """How far a process is."""
 
     job: str = ""
     stage: str = ""
@@ -55,7 +60,7 @@ class Step:
     total: int = 0
     """It is 0 if it is not known."""
     note: str = ""
-    progressed: float = 0.0
+    progressed: Time = 0.0
     """When the process last got further: more was done, or another stage or job began."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Figures of the job by name, such as `loss`."""

@@ -131,6 +131,15 @@ def test_a_damaged_heartbeat_is_named_and_does_not_hide_the_run(
         assert HEARTBEAT in caplog.text
 
 
+def test_a_loss_without_a_finite_value_is_not_in_the_file(running: Store) -> None:
+    run = a_run(running)
+    run.screen.activity.advance("train: steps", 1, 9, "", figures={"loss": float("nan"), "tokens_per_s": 3.0})
+    with beating(run, FOLDER):
+        found = until(lambda: read(running, FOLDER))
+        assert found.step.figures == {"tokens_per_s": 3.0}
+        assert "NaN" not in json.dumps(json_of(running, "mill-1"))
+
+
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_run(
     running: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

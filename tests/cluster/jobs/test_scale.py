@@ -66,7 +66,7 @@ def test_plan_prints_it_for_people_and_for_scripts(
     assert (size["nodes"], size["gpus"], [job["job"] for job in size["jobs"]]) == (64, 1, ["generate", "select"])
     assert size["jobs"][0]["driver_gib"] > 0.2
     assert size["jobs"][1]["hours"] is None, "the time of embedding is not known"
-    for wrong in ("0", "x", "-1"):
+    for key, wrong in (("--nodes", "0"), ("--nodes", "x"), ("--gpus", "-1"), ("--price", "nan"), ("--price", "-3")):
         with pytest.raises(SystemExit) as caught:
-            main(["plan", "mill.toml", "--nodes", wrong])
-        assert caught.value.code == 2
+            main(["plan", "mill.toml", f"{key}={wrong}"])
+        assert caught.value.code == 2 and f"'{wrong}', must be a" in capsys.readouterr().err
