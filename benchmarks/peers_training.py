@@ -1,6 +1,7 @@
 """The other training loops of `training.py`: each yields the label tokens of a step when the step is done."""
 
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,9 +53,10 @@ def deepspeed(uri: str, settings: dict[str, Any]) -> Iterator[int]:
         "steps_per_print": 10**9,
     }  # fmt: skip
     ds.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     torch.distributed.init_process_group("gloo", init_method=f"file://{uri}/rendezvous", rank=0, world_size=1)
     ds.init_distributed("gloo", verbose=False)
-    optimizer = torch.optim.AdamW(loaded.parameters(), lr=settings["learning_rate"])
+    optimizer = torch.optim.AdamW(loaded.parameters(), lr=settings["learning_rate"], fused=True)
     engine, *_ = ds.initialize(
         model=loaded, model_parameters=list(loaded.parameters()), optimizer=optimizer, config=config
     )

@@ -1,7 +1,7 @@
 """Training: label tokens per CPU-second beside TRL, HF Trainer and bare DeepSpeed; peak memory against the plan.
 
     python benchmarks/training.py memory
-    python benchmarks/training.py speed --data FILE.jsonl [--samples 48] [--max-length 256]
+    python benchmarks/training.py speed --data FILE.jsonl [--samples 48] [--max-length 512] [--rounds 3]
     python benchmarks/training.py encoding --data FILE.jsonl
 
 `memory`: 16 combinations of model, task, ZeRO stage, number of workers, tuning, precision, offloading, gradient
@@ -15,9 +15,11 @@ FILE has rows in any form that `input` of a recipe reads. The workers run the re
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,7 @@ from typing import Any
 from common import HERE, in_process, memory, write
 
 from gristmill.cluster.contract.sample import Message, Sample, seed, to_table
-from gristmill.cluster.models import names
+from gristmill.cluster.models import names, products
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data import prepare as data
@@ -61,7 +63,8 @@ COMBINATIONS: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
 )
 """Model, stage of ZeRO, number of workers and further settings of each run."""
 LENGTH = 512
-KINDS = ("gristmill", "deepspeed", "trl-packed", "hf-padded")
+KINDS = ("gristmill", "gristmill-mkl", "deepspeed", "trl-packed", "hf-padded")
+"""The loops. `gristmill-mkl` computes products with the library that the others use too."""
 
 
 class Clock(Heartbeat):
@@ -228,7 +231,9 @@ def speed_of(kind: str, uri: str, settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    if kind == "gristmill":
+    if kind.startswith("gristmill"):
+        if kind == "gristmill-mkl":  # the products of the other loops, whatever this machine has
+            setattr(products, "use_avx512", lambda: False)  # noqa: B010 - a variant for comparison
         notes = train(uri, "packed", settings, 0, 1)["notes"]
         steps = [cpu for phase, _, cpu, _ in notes if phase == "step"]
         end = next(cpu for phase, _, cpu, _ in notes if phase == "evaluate")
@@ -245,12 +250,15 @@ def speed_of(kind: str, uri: str, settings: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure_speed(path: Path, count: int, length: int) -> dict[str, Any]:
-    """Train with each loop in a process of its own."""
-    found = {}
-    for kind in KINDS:
+def measure_speed(data_file: Path, count: int, length: int, rounds: int, path: Path) -> dict[str, Any]:
+    """Train with each loop in a process of its own, in turn, some times; continue a file of results that is there."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for number, kind in itertools.product(range(rounds), KINDS):
+        name = f"{kind} {number}"
+        if name in results:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            store = shelf(Path(folder), rows_of(path, count))
+            store = shelf(Path(folder), rows_of(data_file, count))
             settings = {
                 "model": names.SMOLLM2, "workers": 1, "precision": "fp32", "global_batch_size": 4, "epochs": 1,
                 "max_length": length, "validation": 0.02, "learning_rate": 1e-5, "tuning": {"kind": "full"},
@@ -261,10 +269,38 @@ def measure_speed(path: Path, count: int, length: int) -> dict[str, Any]:
             settings["steps"] = packed.bins // 4
             call = json.dumps(["speed", kind, store.uri, settings])
             one = in_process("training.py", ["--only", call], {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"})
-            found[kind] = one | {"labels_per_cpu_s": round(one["labels"] / one["cpu_s"], 1)}
-    own = found["gristmill"]["labels_per_cpu_s"]
-    times = {kind: round(own / one["labels_per_cpu_s"], 2) for kind, one in found.items() if kind != "gristmill"}
-    return {"loops": found, "gristmill_times": times, "max_length": length, "samples": count}
+        results[name] = one | {"labels_per_cpu_s": round(one["labels"] / one["cpu_s"], 1)}
+        path.write_text(json.dumps(results, indent=1))
+    each = {kind: [results[f"{kind} {n}"]["labels_per_cpu_s"] for n in range(rounds)] for kind in KINDS}
+    middle = {kind: statistics.median(values) for kind, values in each.items()}
+    times = {
+        own: {kind: round(middle[own] / middle[kind], 2) for kind in KINDS if not kind.startswith("gristmill")}
+        for own in KINDS[:2]
+    }
+    return {
+        "label_tokens_per_cpu_s": each, "times": times, "runs": results, "max_length": length, "samples": count,
+        "products_gflops": gflops(),
+    }  # fmt: skip
+
+
+def gflops() -> dict[str, float]:
+    """Return the speed of a product of the builtin model's layers, with MKL and as `[train]` computes it."""
+    import torch
+
+    torch.set_num_threads(1)
+    given, weight = torch.randn(512, 576), torch.randn(1536, 576)
+    found = {}
+    for name in ("mkl", "chosen"):
+        if name == "chosen":
+            products.use_avx512()
+        spent = []
+        for _ in range(50):
+            began = time.process_time()
+            for _ in range(5):
+                given @ weight.T
+            spent.append((time.process_time() - began) / 5)
+        found[name] = round(2 * given.numel() * len(weight) / min(spent) / 1e9, 1)
+    return found
 
 
 def measure_encoding(path: Path) -> dict[str, Any]:
@@ -299,6 +335,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--samples", type=int, default=48)
     parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.only:
         sys.stdout.write(json.dumps(only(json.loads(given.only))) + "\n")
@@ -309,7 +346,8 @@ def main() -> None:
         partial = Path(tempfile.gettempdir()) / "gristmill-training-memory.json"
         result = measure_memory(partial)
     elif given.part == "speed":
-        result = measure_speed(given.data, given.samples, given.max_length)
+        partial = Path(tempfile.gettempdir()) / "gristmill-training-speed.json"
+        result = measure_speed(given.data, given.samples, given.max_length, given.rounds, partial)
     else:
         result = measure_encoding(given.data)
     write(

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.errors import RunError
-from gristmill.cluster.models import dtypes
+from gristmill.cluster.models import dtypes, products
 from gristmill.cluster.runtime.log import to_file
 from gristmill.training.data import chat, packing
 from gristmill.training.data import prepare as data
 from gristmill.training.data.answers import Talk
 from gristmill.training.evaluate import statistics
-from gristmill.training.loop import losses, separation
+from gristmill.training.loop import blocks, losses, separation
 from gristmill.training.tuning.model import PRECISIONS, Precision, load
 
 
@@ -72,6 +72,8 @@ class Scorer:
             choice = dtypes.choose(model)
             self._precision, why = PRECISIONS[choice.dtype], choice.reason
         torch.set_num_threads(max(1, int(self._cpus)))
+        blocks.install()
+        products.use_avx512()
         encoded = chat.encode(chat.tokenizer(model), samples, self._how)
         places, self._rows = np.unique(encoded.places, return_inverse=True)  # a row may have become several samples
         self._bins = data.Bins([packing.bins_table(encoded, packing.fit(encoded.lengths, self._how.max_length))])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gristmill.cluster.contract.errors import RunError
-from gristmill.cluster.models import dtypes
+from gristmill.cluster.models import dtypes, products
 from gristmill.cluster.runtime.resources import Need
 from gristmill.cluster.store.store import Store
 from gristmill.training import checkpoint, zero
 from gristmill.training.data import prepare as data
-from gristmill.training.loop import losses, separation, sequence, validation
+from gristmill.training.loop import blocks, losses, separation, sequence, validation
 from gristmill.training.loop.journal import METRICS, Journal, left_out, read_journal
 from gristmill.training.loop.validation import Share
 from gristmill.training.settings import TrainSettings
@@ -98,6 +98,9 @@ def set_up(
     job, gpu = plan.job, plan.need.gpus > 0
     if not gpu:
         torch.set_num_threads(max(1, int(plan.need.cpus)))
+        blocks.install()
+        if products.use_avx512():
+            log.info("oneDNN computes products in float32")
     began = time.monotonic()
     zero.begin(gpu=gpu)
     log.info("process group adopted after %.1f s", time.monotonic() - began)
