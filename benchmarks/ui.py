@@ -120,9 +120,9 @@ def main(number: int, place: Path) -> None:
 
         figures[name] = {"rows": len(index.find(query)), **timed(ask)}
     api = Api(store, "bench", place / "cache")
-    while "building" in api.get("/api/dataset", {"dataset": NAME}):
+    while "building" in api.get("/api/dataset", f"dataset={NAME}"):
         time.sleep(0.2)
-    row = {"dataset": NAME, "row": str(number // 2), "relatives": "1"}
+    row = f"dataset={NAME}&row={number // 2}&relatives=1"
     figures["a row with its relatives"] = {"rows": 1, **timed(lambda: api.get("/api/row", row))}
     size = sum(path.stat().st_size for path in folder.iterdir())
     stored = sum(path.stat().st_size for path in Path(store.at(NAME)).iterdir())

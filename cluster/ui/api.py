@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,8 +64,8 @@ class Api:
         self._decisions: dict[str, Decisions] = {}
         self._lock, self._saving = threading.Lock(), threading.Lock()
 
-    def get(self, path: str, asked: Mapping[str, str]) -> Value:
-        """Answer a request that changes nothing.
+    def get(self, path: str, query: str) -> Value:
+        """Answer a request that changes nothing. The query is that of its URL.
 
         Raises:
             MissingError: if there is no such path, run, dataset or row.
@@ -76,10 +77,13 @@ class Api:
             "/api/dataset": self._dataset,
             "/api/rows": self._rows,
             "/api/row": self._row,
-            "/api/find": self._find,
         }
         if path not in answers:
             raise MissingError(f"{path}: is no path of this page")
+        try:
+            asked = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=50))
+        except ValueError as error:
+            raise JobError(f"the query cannot be read ({error}), must have at most 50 fields") from error
         return answers[path](asked)
 
     def post(self, path: str, body: str) -> Value:
@@ -160,14 +164,6 @@ class Api:
         ready = {other: found for other, found in others.items() if isinstance(found, Index)}
         waiting = sorted(others.keys() - ready.keys())
         return {**value, "relatives": relatives(sample, name, ready), "waiting": waiting}
-
-    def _find(self, asked: Mapping[str, str]) -> Value:
-        """Return the row with an id."""
-        name = self._named(asked)
-        rows = self._index(name).rows_of([asked.get("id", "")])
-        if not rows:
-            raise MissingError(f"{asked.get('id', '')[:64]}: is no id of {name}")
-        return {"row": next(iter(rows.values()))}
 
     # -- decisions ------------------------------------------------------------------------------------------------
 

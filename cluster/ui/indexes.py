@@ -1,5 +1,6 @@
 """The indexes of the datasets of a store. Each is built once, in the background, in the user's cache folder."""
 
+import errno
 import logging
 import os
 import shutil
@@ -18,6 +19,8 @@ from gristmill.cluster.ui.index import Index
 log = logging.getLogger(__name__)
 UNUSED_S = 14 * 86_400
 """An index that was not opened for so many seconds is deleted."""
+ORPHAN_S = 86_400
+"""The folder of a build is deleted if the build did not end in so many seconds, because it was killed."""
 QUICK_S = 0.5
 """Seconds in which a small index is built while its first request waits."""
 
@@ -99,6 +102,9 @@ class Indexes:
         try:
             build(self._store, name, temporary, progress)
             temporary.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process has built it meanwhile
+                raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         log.info("ui: index of %s with %d rows built in %.1f s", name, state.rows, time.monotonic() - begin)
@@ -116,7 +122,8 @@ class Indexes:
             return
         for folder in self._folder.iterdir():
             with suppress(FileNotFoundError):  # another process deleted it
-                if time.time() - folder.stat().st_mtime > UNUSED_S:
+                limit = ORPHAN_S if folder.name.startswith(".") else UNUSED_S
+                if time.time() - folder.stat().st_mtime > limit:
                     shutil.rmtree(folder, ignore_errors=True)
 
 

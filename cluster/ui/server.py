@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from gristmill.cluster.contract.errors import BusyError, GristmillError, JobError
 from gristmill.cluster.contract.gate import GateError, unicode
@@ -132,7 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         else:
             if value is not None:
-                self._send(HTTPStatus.OK, json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+                self._send(
+                    HTTPStatus.OK, json.dumps(value, ensure_ascii=False, allow_nan=False).encode(errors="replace")
+                )
 
     def _get(self) -> Mapping[str, Any] | None:
         path, _, query = self.path.partition("?")
@@ -143,14 +145,14 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if not self._allowed(path):
             return None
-        return self.server.api.get(path, dict(parse_qsl(query, keep_blank_values=True, max_num_fields=50)))
+        return self.server.api.get(path, query)
 
     def _post(self) -> Mapping[str, Any] | None:
         path = urlsplit(self.path).path
         if not self._allowed(path):
             return None
         length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or int(length) > MAX_BODY:
+        if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY:
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request must have at most {MAX_BODY} bytes")
             return None
         return self.server.api.post(path, self.rfile.read(int(length)).decode(errors="replace"))

@@ -1,5 +1,6 @@
 """What the page shows, as JSON values: runs with their funnel, rows, and one row with its relatives."""
 
+import math
 import re
 import threading
 import time
@@ -135,7 +136,9 @@ def brief(row: int, sample: Sample, decision: Decision | None = None) -> dict[st
         "answer": sample.reply[:BRIEF],
         "method": sample.method,
         "dropped": sample.dropped,
-        "scores": dict(sorted(sample.scores.items())),
+        "scores": {
+            name: value if math.isfinite(value) else str(value) for name, value in sorted(sample.scores.items())
+        },
         "verdict": decision.verdict if decision else "",
     }
 

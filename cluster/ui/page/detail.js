@@ -1,5 +1,5 @@
 // One row: its turns, what is known about it, its relatives, and the form that edits it.
-import {count, get, make, shown, toast, told, words} from "./make.js";
+import {count, get, make, plain, score, shown, toast, told, words} from "./make.js";
 import {dataLink} from "./run.js";
 
 export function detail(view, row) {
@@ -23,7 +23,9 @@ export function detail(view, row) {
     view.editing = true;
     const fields = row.turns.map((turn, n) => turn.editable ? make("textarea", {value: row.decision?.texts?.[n] ?? turn.content,
       "aria-label": turn.role}) : null);
-    const keep = () => view.decide("edited", {texts: row.turns.map((turn, n) => fields[n] ? fields[n].value : turn.content)});
+    const before = fields.map(field => field && field.value);  // a field has other ends of lines than its text may have
+    const text = (turn, n) => fields[n] && fields[n].value !== before[n] ? fields[n].value : row.decision?.texts?.[n] ?? turn.content;
+    const keep = () => view.decide("edited", {texts: row.turns.map(text)});
     const leave = () => {
       view.editing = false;
       view.look(row.row);
@@ -49,24 +51,25 @@ export function detail(view, row) {
     kin.replaceChildren(...[
       group("Named in the reason", named), ...parents.map((some, n) => group(generations[n], some)),
       group("Other rows of the same parents", siblings), group("Children", children),
-      found.waiting.length && make("p", {class: "soft"}, "Indexes are being built: " + found.waiting.join(", "))].flat().filter(Boolean));
+      found.waiting.length > 0 && make("p", {class: "soft"}, "Indexes are being built: " + found.waiting.join(", "))].flat().filter(Boolean));
+    if (found.waiting.length) setTimeout(() => alive() && panel.relatives(alive), 1000);
   });
 
   const group = (title, some) => some.length > 0 && [make("h3", {}, title + (some.length > 1 ? " (" + count(some.length) + ")" : "")), ...some.map(relative)];
-  const relative = one => one.dataset === undefined ? make("div", {class: "kin soft mono"}, one.id)
+  const relative = one => one.dataset === undefined ? make("div", {class: "kin soft mono"}, shown(one.id))
     : make("a", {class: "kin", href: dataLink(one.dataset, "?row=" + one.row), onclick: event => {
       if (one.dataset !== view.name) return;
       event.preventDefault();
       if (!view.editing) view.look(one.row);
     }},
     make("div", {class: "clip"}, shown(one.instruction || one.answer)), one.instruction && make("div", {class: "clip reply"}, shown(one.answer)),
-    make("div", {class: "meta"}, make("span", {class: "dot " + (one.dropped ? "" : "kept")}, words(one.method)),
-      one.dropped && make("span", {class: "why"}, one.dropped), one.dataset !== view.name && make("span", {}, one.dataset)));
+    make("div", {class: "meta"}, make("span", {class: "dot " + (one.dropped ? "" : "kept")}, plain(words(one.method))),
+      one.dropped && make("span", {class: "why"}, shown(one.dropped)), one.dataset !== view.name && make("span", {}, one.dataset)));
   return panel;
 }
 
 function said(turn, text, mark) {
-  const role = turn.role + (turn.name ? " · " + turn.name : "") + (turn.train ? "" : " · context, not trained on");
+  const role = plain(turn.role) + (turn.name ? " · " + plain(turn.name) : "") + (turn.train ? "" : " · context, not trained on");
   const changed = text !== undefined && text !== null && text !== turn.content;
   return make("div", {class: "turn" + (changed ? " was" : "")}, make("b", {}, role),
     turn.reasoning && make("div", {class: "text thought"}, mark(turn.reasoning)),
@@ -82,7 +85,7 @@ function facts(row, mark) {
   const add = (name, value) => value !== "" && value !== undefined && value !== null && list.append(make("dt", {}, shown(name)), make("dd", {}, mark(String(value))));
   add("id", row.id);
   add("method", words(row.method));
-  for (const [name, value] of Object.entries(row.scores)) add(words(name), Number(value.toFixed(4)));
+  for (const [name, value] of Object.entries(row.scores)) add(words(name), score(value, 4));
   for (const [name, value] of Object.entries(row.tags)) add(name, value);
   add("round", row.round);
   for (const [name, value] of Object.entries(row.origin)) add(name, value);

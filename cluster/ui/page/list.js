@@ -1,5 +1,5 @@
 // A dataset: search, filters, rows, decisions by keyboard.
-import {count, get, make, post, shown, toast, told, words} from "./make.js";
+import {count, get, make, plain, post, score, shown, toast, told, words} from "./make.js";
 import {detail} from "./detail.js";
 import {dataLink} from "./run.js";
 
@@ -55,7 +55,7 @@ class View {
     this.split = make("div", {class: "split"});
     this.list = make("div");
     this.bottom = make("div", {class: "bottom", hidden: true});
-    const inputs = Object.values(facts.inputs).map(other => make("span", {}, "made of ", make("a", {href: dataLink(other)}, other)));
+    const inputs = Object.values(facts.inputs).map(other => make("span", {}, "made of ", make("a", {href: dataLink(other)}, plain(other))));
     this.split.append(this.list);
     this.main.replaceChildren(make("h1", {}, this.name), make("div", {class: "facts"},
       make("span", {}, count(facts.rows) + " rows"), make("span", {}, count(facts.kept) + " kept"), inputs,
@@ -73,7 +73,7 @@ class View {
   }
 
   filters(facts) {
-    const option = (value, text) => make("option", {value}, text);
+    const option = (value, text) => make("option", {value}, plain(text));
     const counted = entries => entries.map(([word, kept, dropped]) => [word, kept + dropped]).sort((a, b) => b[1] - a[1]);
     const cut = text => text.length > 60 ? text.slice(0, 59) + "…" : text;
     const methods = counted(facts.method).map(([word, number]) => option(word, words(word) + " (" + count(number) + ")"));
@@ -82,10 +82,10 @@ class View {
       const kind = entry[0].split(": ")[0];
       kinds.set(kind, [...(kinds.get(kind) || []), entry]);
     }
-    const reasons = [...kinds].map(([kind, entries]) => make("optgroup", {label: kind},
+    const reasons = [...kinds].map(([kind, entries]) => make("optgroup", {label: plain(kind)},
       entries.length > 1 && option(kind, kind + ": any (" + count(entries.reduce((sum, one) => sum + one[1], 0)) + ")"),
       entries.map(([word, number]) => option(word, cut(word) + " (" + count(number) + ")"))));
-    const tags = Object.entries(facts.tags).map(([name, entries]) => make("optgroup", {label: name},
+    const tags = Object.entries(facts.tags).map(([name, entries]) => make("optgroup", {label: plain(name)},
       counted(entries).map(([word, number]) => option(JSON.stringify([name, word]), name + " = " + cut(word) + " (" + count(number) + ")"))));
     const names = Object.keys(facts.scores);
     const scores = names.map(name => option(name, words(name)));
@@ -208,12 +208,12 @@ class View {
     if (!column.rows.length) return make("div", {class: "rows empty"}, "No row is like this.");
     return make("ol", {class: "rows"}, column.rows.map((row, at) => {
       const node = make("li", {class: row.dropped ? "dropped" : "", onclick: () => this.go(n, at, true)},
-        make("div", {class: "clip ask"}, shown(row.instruction || "(no user turn)", this.asked.words)),
+        make("div", {class: "clip ask"}, shown(row.instruction || "(no text of a user)", this.asked.words)),
         make("div", {class: "clip reply"}, shown(row.answer, this.asked.words)),
         make("div", {class: "meta"},
-          make("span", {class: "dot " + (row.dropped ? "" : "kept")}, words(row.method)),
+          make("span", {class: "dot " + (row.dropped ? "" : "kept")}, shown(words(row.method))),
           row.dropped && make("span", {class: "why"}, shown(row.dropped, this.asked.words)),
-          Object.entries(row.scores).slice(0, 4).map(([name, value]) => make("span", {}, words(name) + " " + Number(value.toFixed(3)))),
+          Object.entries(row.scores).slice(0, 4).map(([name, value]) => make("span", {}, shown(words(name) + " " + score(value, 3)))),
           make("span", {class: "verdict"})));
       row.node = node;
       this.verdict(row);

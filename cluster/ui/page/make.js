@@ -17,14 +17,20 @@ export const count = number => number.toLocaleString("en");
 export const words = name => name.replaceAll("_", " ");
 
 // Characters that are not seen, or that turn the direction of a text, are shown as escapes.
-const HIDDEN = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u202a-\u202e\u2066-\u2069\ufeff])/;
+const HIDDEN = /([\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b\u202a-\u202e\u2066-\u2069\ufeff]|\r(?!\n))/;
+
+export const plain = text => text.split(HIDDEN).map((part, n) => n % 2 ? escaped(part) : part).join("");
+const escaped = sign => "\\u" + sign.codePointAt(0).toString(16).padStart(4, "0");
+
+// A score: a number, or the name of one that is not finite.
+export const score = (value, digits) => typeof value === "number" ? Number(value.toFixed(digits)) : value;
 
 export function shown(text, wanted = "") {
   const found = wanted.trim() ? new RegExp("(" + wanted.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + ")", "giu") : null;
   const nodes = [];
   for (const [place, part] of text.split(HIDDEN).entries()) {
     if (place % 2) {
-      nodes.push(make("span", {class: "escape"}, "\\u" + part.codePointAt(0).toString(16).padStart(4, "0")));
+      nodes.push(make("span", {class: "escape"}, escaped(part)));
     } else if (found) {
       part.split(found).forEach((piece, n) => nodes.push(n % 2 ? make("mark", {}, piece) : piece));
     } else nodes.push(part);

@@ -1,5 +1,5 @@
 // The list of runs and datasets, and the live funnel of a run.
-import {count, get, make, words} from "./make.js";
+import {count, get, make, plain, words} from "./make.js";
 
 const POLL_MS = 2000;
 export const dataLink = (name, more = "") => "#/data/" + encodeURIComponent(name) + more;
@@ -73,8 +73,8 @@ function funnel(one) {
   const line = (label, number, kind, query) => {
     const bar = make("div", {class: "bar " + kind});
     bar.style.width = 100 * number / one.rows + "%";
-    const name = one.complete ? make("a", {class: "label", href: dataLink(one.output, query)}, label)
-      : make("span", {class: "label"}, label);
+    const name = one.complete ? make("a", {class: "label", href: dataLink(one.output, query)}, plain(label))
+      : make("span", {class: "label"}, plain(label));
     const share = (100 * number / one.rows).toFixed(1) + " %";
     box.append(name, make("div", {}, bar), make("span", {class: "num"}, count(number) + "  ·  " + share));
   };

@@ -80,6 +80,13 @@ def test_a_dataset_of_decisions_is_an_input_and_can_be_decided_about_again(fille
     assert first.tags["dropped_before"].startswith("person: replaced by ")
 
 
+def test_an_edit_makes_a_kept_row_of_a_dropped_one(filled: Store) -> None:
+    name = save(filled, "generate-1", {3: decided(3, "edited", texts=("Name a river in Saxony", "Elbe"))})
+    old, new = check_dataset(filled, name, "ingest-1")[3:5]
+    assert old.dropped == ROWS[3].dropped, "the first reason is kept"
+    assert (new.dropped, new.parents, new.instruction) == (None, (old.id,), "Name a river in Saxony")
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [

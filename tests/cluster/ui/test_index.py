@@ -1,5 +1,8 @@
 """The index finds what a plain loop over the samples finds."""
 
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -176,11 +179,28 @@ def test_an_altered_dataset_is_refused_in_words_and_leaves_nothing(filled: Store
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_two_processes_may_build_the_same_index(filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(store: Store, name: str, folder: Path, progress: Callable[[int], None]) -> None:
+        monkeypatch.undo()
+        wait(Indexes(filled, tmp_path / "other"), name)
+        [theirs] = (tmp_path / "other").iterdir()
+        theirs.rename(tmp_path / "cache" / theirs.name)  # the other process was faster
+        build(store, name, folder, progress)
+
+    monkeypatch.setattr("gristmill.cluster.ui.indexes.build", slow)
+    assert wait(Indexes(filled, tmp_path / "cache"), "generate-1").num_rows == len(ROWS)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_old_indexes_are_deleted(filled: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     indexes = Indexes(filled, tmp_path / "cache")
     wait(indexes, "generate-1")
+    (tmp_path / "cache/.killed.1.tmp").mkdir()
+    (tmp_path / "cache/.running.2.tmp").mkdir()
+    os.utime(tmp_path / "cache/.killed.1.tmp", (0, time.time() - 100_000))
     indexes.sweep()
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert [folder.name[:8] for folder in sorted((tmp_path / "cache").iterdir())] == [".running", "generate"]
     monkeypatch.setattr("gristmill.cluster.ui.indexes.UNUSED_S", -1)
+    monkeypatch.setattr("gristmill.cluster.ui.indexes.ORPHAN_S", -1)
     indexes.sweep()
     assert list((tmp_path / "cache").iterdir()) == []

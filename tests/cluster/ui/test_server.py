@@ -21,7 +21,7 @@ from gristmill.cluster.ui import views
 from gristmill.cluster.ui.server import FILES, HEADERS, Server
 from gristmill.cluster.ui.views import Funnel
 from tests.cluster.store.test_store import flip
-from tests.cluster.ui.conftest import NASTY, ROWS, SEEDS, Page
+from tests.cluster.ui.conftest import NASTY, ROWS, SEEDS, Page, made, put
 
 
 def test_without_the_token_nothing_is_told(page: Page) -> None:
@@ -77,7 +77,7 @@ def test_no_path_climbs_out_of_the_page(page: Page) -> None:
 
 def test_no_name_leads_out_of_the_store(page: Page) -> None:
     for name in ("../store/generate-1", "runs/../generate-1", ".reviews", "", "/etc", "nul\0", "generate-1/", "absent"):
-        for path in ("/api/dataset", "/api/rows", "/api/row", "/api/find"):
+        for path in ("/api/dataset", "/api/rows", "/api/row"):
             assert page.ask(path, dataset=name)[0] == 404
         assert page.ask("/api/run", name=name)[0] == 404
         assert page.ask("/api/save", {"dataset": name})[0] == 404
@@ -89,6 +89,7 @@ WRONG: list[tuple[dict[str, str], str]] = [
     ({"low": "nan", "score": "judge"}, "low: is 'nan', must be a number"),
     ({"high": "many"}, "must be a number"),
     ({"state": "both"}, "must be kept or dropped"),
+    ({f"key{n}": "1" for n in range(60)}, "must have at most 50 fields"),
     ({"tag": "topic"}, "must be a JSON list of its name and its value"),
     ({"tag": '["topic", 3]'}, "must be a JSON list of its name and its value"),
     ({"decision": "maybe"}, "must be any, accepted"),
@@ -126,7 +127,7 @@ def test_a_wrong_decision_is_refused_and_not_stored(page: Page, filled: Store) -
 
 
 def test_a_large_or_unsized_request_is_refused(page: Page) -> None:
-    for length in ("999999999999", "-5", "x", "²"):
+    for length in ("999999999999", "9" * 5_000, "-5", "x", "²", ""):
         connection = http.client.HTTPConnection("127.0.0.1", page.server.server_address[1], timeout=10)
         connection.putrequest("POST", "/api/save")
         connection.putheader("Authorization", f"Bearer {page.server.token}")
@@ -160,7 +161,14 @@ def test_a_row_has_its_relatives(page: Page) -> None:
     assert [
         one["id"] for one in page.get("/api/row", dataset="generate-1", row=2, relatives=1)["relatives"]["children"]
     ] == [ROWS[6].id]
-    assert page.get("/api/find", dataset="generate-1", id=ROWS[5].id) == {"row": 5}
+
+
+def test_scores_that_are_no_numbers_do_not_break_the_page(page: Page, filled: Store) -> None:
+    put(filled, "odd-1", [made(1, "a", "b", scores={"nan": float("nan"), "inf": float("inf"), "one": 1.0})], {})
+    [row] = page.get("/api/rows", dataset="odd-1", sort="highest:inf")["rows"]
+    assert row["scores"] == {"inf": "inf", "nan": "nan", "one": 1.0}
+    scores = page.get("/api/dataset", dataset="odd-1")["scores"]
+    assert (scores["nan"]["kept"], scores["inf"]["kept"], sum(scores["one"]["kept"])) == ([], [], 1)
 
 
 def test_decisions_are_counted_shown_withdrawn_and_saved(page: Page, filled: Store) -> None:
