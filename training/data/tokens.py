@@ -11,16 +11,16 @@ because blocks begin anew with each shard.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from gristmill.cluster.contract.sample import PREFERENCE, WEIGHT, from_table
+from gristmill.cluster.contract.sample import PREFERENCE, WEIGHT, Sample, from_table
 from gristmill.cluster.store.store import Shard, Store
 from gristmill.training.data import chat
 from gristmill.training.data.answers import Talk
@@ -32,6 +32,9 @@ BLOCK = 4_096
 """Number of rows that are Python objects at once. 4,096 rows of 2 kB take about 40 MB."""
 TASK_ROWS = 50_000
 """Number of rows from which shards are encoded by tasks of Ray. Fewer take less time than a task takes to start."""
+
+W = TypeVar("W")
+T = TypeVar("T")
 
 
 class _Job(NamedTuple):
@@ -85,7 +88,8 @@ def encode(store: Store, output: str, role: str, datasets: Sequence[str], model:
         for number, (name, shard) in enumerate(shards)
     ]
     many = len(shards) > 1 and sum(shard.rows for _, shard in shards) >= TASK_ROWS
-    found = _together(_by_tasks(works) if many else _here(works), [shard.rows for _, shard in shards])
+    parts = by_tasks(_task, works) if many else None
+    found = _together(_here(works) if parts is None else parts, [shard.rows for _, shard in shards])
     for suffix in (".ids", ".trained"):
         with Path(path + suffix).open("wb") as out:
             for work in works:
@@ -124,14 +128,21 @@ def _here(works: Sequence[_Job]) -> Iterable[Tokens]:
     return (_shard(work, tok) for work in works)
 
 
-def _by_tasks(works: Sequence[_Job]) -> Iterable[Tokens]:
+def by_tasks(function: Callable[[W], T], works: Sequence[W]) -> list[T] | None:
+    """Return what a function returns for each of some works, each in a task of Ray; None without a Ray session."""
     import ray
 
     if not ray.is_initialized():
-        return _here(works)
-    task = ray.remote(num_cpus=1, max_retries=3)(_task)
-    found: list[Tokens] = ray.get([task.remote(work) for work in works])
+        return None
+    task = ray.remote(num_cpus=1, max_retries=3)(function)
+    found: list[T] = ray.get([task.remote(work) for work in works])
     return found
+
+
+def samples_of(table: pa.Table) -> Iterator[Sample]:
+    """Yield the rows of a SAMPLES table as samples, of which only a block is Python objects at once."""
+    for start in range(0, table.num_rows, BLOCK):
+        yield from from_table(table.slice(start, BLOCK))
 
 
 def _task(work: _Job) -> Tokens:

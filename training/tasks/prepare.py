@@ -1,16 +1,22 @@
-"""The preparation of a dataset for a task with a head: samples are split, read and written as windows.
+"""The preparation of a dataset for a task with a head: samples are read, split and written as windows.
 
 The files are those of `gristmill.training.data.prepare`, with windows instead of packed bins, and in addition
 
-<output>/labels.json           the labels of the task, in the order of the outputs of the head
+<output>/labels.json                         the labels of the task, in the order of the outputs of the head
+         tokens-<role>-00000.arrow           WINDOWS: the windows of one shard, until they are split
+
+Shards are read block by block, so that only the rows of one block are Python objects at any time. What is kept in
+memory is 40 bytes for each row and window: numbers, no texts. Large datasets are read by tasks of Ray, one for each
+shard. They write the same windows as one process.
 """
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +27,7 @@ from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.store.store import Shard, Store, file_shard
 from gristmill.training.data import holdout, tokens
 from gristmill.training.data import prepare as data
+from gristmill.training.data.packing import WINDOWS
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks import batches, heads, reader
 from gristmill.training.tasks.contracts import Asked, Labelled, MisfitError, Task, Window
@@ -28,6 +35,8 @@ from gristmill.training.tasks.heads import Head
 from gristmill.training.tasks.sequence_classification import too_many
 from gristmill.training.tasks.token_classification import TokenClassification
 
+BLOCK = 1_024
+"""Number of rows that are Python objects at once. Windows of 100 tokens take about 12 kB of lists each."""
 LABELS = "labels.json"
 CUT = "texts cut off at max_length"
 SEVERAL = "texts read in several windows, because they are longer than max_length"
@@ -105,6 +114,36 @@ def _notes(task: Task, sample: Sample, asked: Asked, windows: Sequence[Window]) 
     return found
 
 
+class _Job(NamedTuple):
+    """What a task needs to read one shard."""
+
+    store: Store
+    model: str
+    settings: TrainSettings
+    names: list[str]
+    """The labels."""
+    dataset: str
+    shard: Shard
+    path: str
+    """The file for the windows."""
+
+
+@dataclass(slots=True)
+class _Shard:
+    """The windows of one shard: numbers of each, and counts."""
+
+    owners: NDArray[np.int64]
+    """[windows] row of each in the shard, ascending."""
+    lengths: NDArray[np.int64]
+    """[windows] number of tokens."""
+    trained: NDArray[np.int64]
+    """[windows] number of losses that the loss of the window is the sum of."""
+    weights: NDArray[np.float32]
+    """[windows] weight of the window's sample in the loss."""
+    drops: Counter[str]
+    notes: Counter[str]
+
+
 @dataclass(frozen=True, slots=True)
 class _Encoded:
     """The rows of some datasets, and the windows of those that can be used."""
@@ -113,13 +152,21 @@ class _Encoded:
     """All rows, those of one dataset after those of another."""
     dataset: NDArray[np.int64]
     """[rows] dataset of each row, counted from 0."""
-    texts: EncodedTexts
-    rows: NDArray[np.int64]
-    """[used samples] row of each."""
-    weights: NDArray[np.float32]
-    """[used samples] weight of each in the loss."""
+    windows: pa.Table
+    """WINDOWS, which are mapped into memory."""
+    owners: NDArray[np.int64]
+    """[windows] row of each, ascending."""
+    lengths: NDArray[np.int64]
+    """[windows] number of tokens."""
+    trained: NDArray[np.int64]
+    """[windows] number of losses that the loss of the window is the sum of."""
     drops: dict[str, int]
     notes: dict[str, int]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """[used samples] row of each."""
+        return np.unique(self.owners)
 
     @property
     def usable(self) -> holdout.Rows:
@@ -139,13 +186,12 @@ def prepare(
     """
     if store.exists(output, data.PREPARED):
         return data.PackedCounts(**store.read_json(output, data.PREPARED))
-    tok = reader.tokenizer(model)
-    data.require_facts(model, tok, job.max_length)
-    tables = [store.read(name) for name in data.datasets(inputs).values()]
-    names = names_of(job.task, pa.concat_tables(tables), model, inputs["samples"])
-    mine = _encoded(tables, tok, names, job)
+    data.require_facts(model, reader.tokenizer(model), job.max_length)
+    trained_on = [*data.datasets(inputs).values()]
+    names = names_of(job.task, pa.concat_tables([store.read(name) for name in trained_on]), model, inputs["samples"])
+    mine = _encoded(store, output, data.SAMPLES, trained_on, model, names, job)
     other = next((inputs[role] for role in (data.VALIDATION, data.SEEDS) if role in inputs), None)
-    others = mine if other is None else _encoded([store.read(other)], tok, names, job)
+    others = mine if other is None else _encoded(store, output, data.VALIDATION, [other], model, names, job)
     tests = [store.read(name) for role, name in inputs.items() if role.startswith(data.TEST)]
     found = data.split(mine.usable, others.usable, tests, job, fold)
     trained = mine.usable.usable & ~found.gone
@@ -154,26 +200,25 @@ def prepare(
     left_out = {reason: rows for reason, rows in found.left_out.items() if rows.any()}
     drops = {**mine.drops, **{reason: int(rows.sum()) for reason, rows in left_out.items()}}
     holdout.require_rows(int(trained.sum()), int(found.held.sum()), drops, inputs["samples"])
-    store.commit_shard(
-        output, data.HOLDOUT, holdout.with_families(others.table.filter(pa.array(found.held)), found.families)
-    )
-    store.write_json(
-        {why: mine.table["id"].filter(pa.array(who)).to_pylist() for why, who in left_out.items()},
-        output,
-        data.LEFT_OUT,
-    )
+    held = holdout.with_families(others.table.filter(pa.array(found.held)), found.families)
+    store.commit_shard(output, data.HOLDOUT, held)
+    gone = {why: mine.table["id"].filter(pa.array(who)).to_pylist() for why, who in left_out.items()}
+    store.write_json(gone, output, data.LEFT_OUT)
     store.write_json({"labels": names}, output, LABELS)
     taken = {data.PACKED: (mine, trained), data.HELDOUT: (others, found.held)}
     shards = {prefix: _write(store, output, prefix, *which) for prefix, which in taken.items()}
-    parts = [_used(mine, trained & (mine.dataset == number)) for number in range(len(tables))]
-    groups = data.groups_of([[sum(map(len, part))] for part in parts], job)
+    used = trained[mine.owners]
+    parts = [used & (mine.dataset[mine.owners] == number) for number in range(len(trained_on))]
+    groups = data.groups_of([[int(part.sum())] for part in parts], job)
+    samples = [int((trained & (mine.dataset == number)).sum()) for number in range(len(trained_on))]
+    lengths = [int(mine.lengths[part].sum()) for part in parts]
     made = data.PackedCounts(
         samples=int(trained.sum()),
         holdout=int(found.held.sum()),
         bins=sum(shard.rows for shard in shards[data.PACKED]),
         holdout_bins=sum(shard.rows for shard in shards[data.HELDOUT]),
-        tokens=sum(map(_num_tokens, parts)),
-        trained_tokens=sum(one.trained for part in parts for one in chain(*part)),
+        tokens=sum(lengths),
+        trained_tokens=int(mine.trained[used].sum()),
         families=len(np.unique(found.families)),
         relatives=found.relatives,
         left_out=sum(int(rows.sum()) for rows in left_out.values()),
@@ -183,9 +228,10 @@ def prepare(
         stops=[],
         shards={prefix: [asdict(shard) for shard in written] for prefix, written in shards.items()},
         groups=[list(group) for group in groups],
-        sources=data.sources_of([*map(len, parts)], [*map(_num_tokens, parts)], groups, job),
+        sources=data.sources_of(samples, lengths, groups, job),
     )
     store.write_json(asdict(made), output, data.PREPARED)
+    tokens.sweep(store, output)
     return made
 
 
@@ -195,12 +241,12 @@ def names_of(task: Task, table: pa.Table, model: str, where: str) -> list[str]:
     Raises:
         JobError: when there are too few labels, or so many that they cannot be labels.
     """
-    rows = from_table(table.filter(pa.array(tokens.usable(table)[0])))
-    names = heads.ordered(task.names(rows), model, task)
+    rows = table.filter(pa.array(tokens.usable(table)[0]))
+    names = heads.ordered(task.names(tokens.samples_of(rows)), model, task)
     given = getattr(task, "labels", None)
     least = 1 if isinstance(task, TokenClassification) or getattr(task, "multi_label", False) else 2
     if given is not None:
-        problem = too_many(names, given, len(rows), f"train: {where}", least)
+        problem = too_many(names, given, rows.num_rows, f"train: {where}", least)
         if problem:
             raise JobError(problem)
     return list(names)
@@ -237,48 +283,98 @@ def head(store: Store, output: str, job: TrainSettings) -> Head | None:
     return Head(job.task, tuple(store.read_json(output, LABELS)["labels"]), job.max_length, job.seed)
 
 
-def _encoded(tables: Sequence[pa.Table], tok: Any, names: Sequence[str], job: TrainSettings) -> _Encoded:  # noqa: ANN401
-    table = pa.concat_tables(tables)
-    fit, drops = tokens.usable(table)
-    rows = table.filter(pa.array(fit))
-    texts = encode(job.task, tok, from_table(rows), names, job)
-    each = tokens.weights(rows)
+def _encoded(
+    store: Store, output: str, role: str, datasets: Sequence[str], model: str, names: list[str], job: TrainSettings
+) -> _Encoded:
+    """Read all rows of some datasets, one after the other."""
+    shards = [(name, shard) for name in datasets for shard in store.manifest(name).shards]
+    path = str(store.folder(output) / f"{tokens.TOKENS}{role}")
+    works = [
+        _Job(store, model, job, names, name, shard, f"{path}-{number:05d}.arrow")
+        for number, (name, shard) in enumerate(shards)
+    ]
+    many = len(shards) > 1 and sum(shard.rows for _, shard in shards) >= tokens.TASK_ROWS
+    found = (tokens.by_tasks(_task, works) if many else None) or [_shard(work) for work in works]
+    firsts = np.cumsum([0, *(shard.rows for _, shard in shards)])
+    drops = sum((one.drops for one in found), Counter[str]())
+    notes = sum((one.notes for one in found), Counter[str]())
+    weights = np.concatenate([one.weights[np.unique(one.owners, return_index=True)[1]] for one in found])
+    tables = [store.read(name) for name in datasets]
     return _Encoded(
-        table, np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]), texts,
-        np.flatnonzero(fit)[texts.places], each[texts.places], {**drops, **texts.drops},
-        {**texts.notes, **tokens.weighing(each)},
+        pa.concat_tables(tables),
+        np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]),
+        pa.concat_tables([pa.ipc.open_file(pa.memory_map(work.path)).read_all() for work in works]),
+        np.concatenate([one.owners + first for one, first in zip(found, firsts, strict=False)]),
+        np.concatenate([one.lengths for one in found]),
+        np.concatenate([one.trained for one in found]),
+        dict(drops),
+        {**notes, **tokens.weighing(weights)},
+    )
+
+
+def _task(work: _Job) -> _Shard:
+    """Read one shard in a process of Ray, with one thread."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return _shard(work)
+
+
+def _shard(work: _Job) -> _Shard:
+    """Read the rows of one shard, and write its windows."""
+    table, tok = work.store.read_shard(work.dataset, work.shard), reader.tokenizer(work.model)
+    drops, notes = Counter[str](), Counter[str]()
+    owners, lengths, trained, weights = [np.empty(0, np.int64)], [0], [0], [np.empty(0, np.float32)]
+    with pa.OSFile(work.path, "wb") as sink, pa.ipc.new_file(sink, WINDOWS) as writer:
+        for start in range(0, table.num_rows, BLOCK):
+            block = table.slice(start, BLOCK)
+            fit, reasons = tokens.usable(block)
+            rows = block.filter(pa.array(fit))
+            texts = encode(work.settings.task, tok, from_table(rows), work.names, work.settings)
+            counts = [len(windows) for windows in texts.windows]
+            each = np.repeat(tokens.weights(rows)[texts.places], counts)
+            windows = list(chain(*texts.windows))
+            writer.write_table(batches.table(windows, [0] * len(windows), each))
+            owners.append(np.repeat(np.flatnonzero(fit)[texts.places] + start, counts))
+            lengths += [len(one.window.ids) for one in windows]
+            trained += [one.trained for one in windows]
+            weights.append(each)
+            drops += Counter(reasons) + Counter(texts.drops)
+            notes += Counter(texts.notes)
+    return _Shard(
+        np.concatenate(owners), np.array(lengths[1:], np.int64), np.array(trained[1:], np.int64),
+        np.concatenate(weights), drops, notes,
     )  # fmt: skip
-
-
-def _used(mine: _Encoded, taken: NDArray[np.bool_]) -> list[list[Labelled]]:
-    """Return the windows of the samples whose row is in `taken`, [samples]."""
-    return [windows for row, windows in zip(mine.rows, mine.texts.windows, strict=True) if taken[row]]
-
-
-def _num_tokens(samples: Sequence[Sequence[Labelled]]) -> int:
-    return sum(len(one.window.ids) for one in chain(*samples))
 
 
 def _unseen(task: Task, names: Sequence[str], mine: _Encoded, trained: NDArray[np.bool_]) -> dict[str, int]:
     """Return a note with the number of labels that no row has that is trained on."""
-    seen = set(task.model_copy(update={"labels": ()}).names(from_table(mine.table.filter(pa.array(trained)))))
+    rows = tokens.samples_of(mine.table.filter(pa.array(trained)))
+    seen = set(task.model_copy(update={"labels": ()}).names(rows))
     missing = [name for name in names if name not in seen]
     return {f"labels without a row to train on: {', '.join(missing)}": len(missing)} if missing else {}
 
 
 def _write(store: Store, output: str, prefix: str, encoded: _Encoded, taken: NDArray[np.bool_]) -> list[Shard]:
-    """Write the windows of the rows in `taken` into files; held-out samples all get the weight 1."""
-    windows, samples, weights = [], [], []
-    for number, row in enumerate(encoded.rows.tolist()):
-        if taken[row]:
-            windows += encoded.texts.windows[number]
-            samples += [number] * len(encoded.texts.windows[number])
-            weights += [encoded.weights[number]] * len(encoded.texts.windows[number])
+    """Write the windows of the rows in `taken` into files; held-out samples all get the weight 1.
+
+    Samples are numbered in the order of the rows that can be used.
+    """
+    places = np.flatnonzero(taken[encoded.owners])
+    numbers = np.searchsorted(encoded.rows, encoded.owners)
     shards = []
-    for number in range(math.ceil(len(windows) / data.BINS_PER_SHARD)):
-        part = slice(number * data.BINS_PER_SHARD, (number + 1) * data.BINS_PER_SHARD)
-        each = np.array(weights[part], np.float32) if prefix == data.PACKED else None
-        table = batches.table(windows[part], samples[part], each)
+    for number in range(math.ceil(len(places) / data.BINS_PER_SHARD)):
+        some = places[number * data.BINS_PER_SHARD : (number + 1) * data.BINS_PER_SHARD]
+        first = int(some[0])
+        near = encoded.windows.slice(first, int(some[-1]) + 1 - first)
+        mask = np.zeros(near.num_rows, np.bool_)
+        mask[some - first] = True
+        table = _with(near.filter(pa.array(mask)), "samples", numbers[some])
+        if prefix == data.HELDOUT:
+            table = _with(table, "weights", np.ones(len(some), np.float32))
+            table = table.set_column(
+                WINDOWS.get_field_index("weight"), WINDOWS.field("weight"), table["trained"].cast(pa.float64())
+            )
+        table = table.combine_chunks()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
@@ -287,3 +383,10 @@ def _write(store: Store, output: str, prefix: str, encoded: _Encoded, taken: NDA
         folder = store.folder(output)
         shards.append(replace(file_shard(folder / name, folder), rows=table.num_rows, kept=table.num_rows))
     return shards
+
+
+def _with(table: pa.Table, name: str, values: NDArray[Any]) -> pa.Table:
+    """Return windows with other values in a column that has one value for each."""
+    field = WINDOWS.field(name)
+    lists = pa.array(values.reshape(-1, 1).tolist(), field.type)
+    return table.set_column(WINDOWS.get_field_index(name), field, lists)

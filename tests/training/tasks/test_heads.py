@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.store.store import Store
-from gristmill.training.data import packing
+from gristmill.cluster.contract.sample import to_table
+from gristmill.cluster.store.store import Manifest, Store
+from gristmill.training.data import packing, tokens
 from gristmill.training.data.forecast import forecast
 from gristmill.training.data.prepare import HELDOUT, PACKED, Bins
 from gristmill.training.job import Train
@@ -286,3 +287,57 @@ def test_every_task_has_the_name_that_the_hub_gives_it() -> None:
     assert set(PIPELINES) == kinds
     assert PIPELINES["token_classification"] in SUPPORTED_TASKS
     assert {PIPELINES["causal_lm"], PIPELINES["sequence_classification"]} <= {*SUPPORTED_TASKS}
+
+
+def shards_of(store: Store) -> str:
+    """Return a dataset of three shards: rows of several windows, rows with weights, and rows that do not fit."""
+    made = [replace(one, scores={"weight": 1.0 + n % 3}) for n, one in enumerate(rows_of("question_answering", 90))]
+    made[7] = replace(made[7], scores={"weight": 0.0})
+    made[40] = row(f"where lives anna?\n\n{'the lake is blue . ' * 20} anna lives in berlin.", "berlin")
+    made[50] = row("where lives anna?\n\nanna lives.", "paris")
+    name = "select-000000000009"
+    shards = [store.commit_shard(name, f"shard-{n:05d}", to_table(made[n * 30 : n * 30 + 30])) for n in range(3)]
+    store.commit(Manifest(name, "samples", "select", "0" * 32, {}, {}, tuple(shards)))
+    return name
+
+
+def require_equal(store: Store, one: str, other: str) -> None:
+    """Require that two preparations wrote the same bytes, and nothing but them."""
+    names = [name for name in store.names(one) if name.endswith(".arrow")]
+    assert len(names) == 3 and not any(name.startswith(tokens.TOKENS) for name in store.names(other))
+    for name in names:
+        assert store.read_bytes(one, name) == store.read_bytes(other, name), name
+
+
+SHARDED: dict[str, Any] = {"task": {"kind": "question_answering", "stride": 8}, "max_length": 32, "validation": 0.2}
+
+
+def test_rows_that_are_read_block_by_block_give_the_same_windows(
+    store: Store, bases: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, job = {"samples": shards_of(store)}, Train.model_validate({"model": bases["bert"], **SHARDED})
+    one = prepare.prepare(store, "train-x", inputs, bases["bert"], job)
+    monkeypatch.setattr(prepare, "BLOCK", 7)
+    monkeypatch.setattr(tokens, "TASK_ROWS", 1)  # without a Ray session there are no tasks
+    other = prepare.prepare(store, "train-y", inputs, bases["bert"], job)
+    assert one == other and one.drops == {"weight 0": 1, "answer is not in the context": 1}
+    assert one.bins > one.samples and one.notes[prepare.SEVERAL] == 1
+    assert one.samples + one.holdout + 2 == 90
+    require_equal(store, "train-x", "train-y")
+    bins = Bins.open(store, "train-x", PACKED)
+    owners = [int(bins.column("samples", place)[0]) for place in range(len(bins))]
+    assert owners == sorted(owners) and len(set(owners)) == one.samples
+    assert {float(bins.column("weights", place)[0]) for place in range(len(bins))} == {1.0, 2.0, 3.0}
+    assert Bins.open(store, "train-x", HELDOUT).alike
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_shards_that_tasks_read_give_the_windows_of_one_process(
+    store: Store, bases: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, job = {"samples": shards_of(store)}, Train.model_validate({"model": bases["bert"], **SHARDED})
+    one = prepare.prepare(store, "train-x", inputs, bases["bert"], job)
+    monkeypatch.setattr(tokens, "TASK_ROWS", 1)
+    assert prepare.prepare(store, "train-y", inputs, bases["bert"], job) == one
+    require_equal(store, "train-x", "train-y")
