@@ -9,7 +9,8 @@ parent or a child, that parent or child is left out of training instead.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ MOST_SHARE = 0.1
 """Largest share of the rows that links to several parents may join into one family, if no share is to be held out."""
 MOST_SHARES = 2
 """Largest number of held-out rows, as a multiple of the requested share. No family is split to reach that share."""
+BLOCK = 4_096
+"""Number of rows that are Python objects at once."""
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
@@ -59,8 +62,12 @@ def links(table: pa.Table) -> Links:
     names = table["id"].to_pylist()
     place = {name: row for row, name in enumerate(names)}
     found: list[tuple[int, int, int]] = []
-    rows = zip(table["parents"].to_pylist(), table["tags"].to_pylist(), strict=True)
-    for row, (parents, tags) in enumerate(rows):
+    columns = [table[name] for name in ("parents", "tags")]
+    blocks = (
+        zip(*(column.slice(start, BLOCK).to_pylist() for column in columns), strict=True)
+        for start in range(0, table.num_rows, BLOCK)
+    )
+    for row, (parents, tags) in enumerate(chain.from_iterable(blocks)):
         groups = [f"{GROUP} {value}" for tag, value in tags if tag == GROUP]
         for name, count in (*((parent, len(parents)) for parent in parents), *((group, 0) for group in groups)):
             if name not in place:
@@ -77,24 +84,30 @@ def links(table: pa.Table) -> Links:
 def near_rows(table: pa.Table) -> tuple[Ints, Ints]:
     """Return the pairs of kept rows with conversations or instructions that are near copies of each other."""
     kept = np.flatnonzero(table["dropped"].is_null().to_numpy())
-    rows = from_table(table.take(pa.array(kept)))
-    pairs = [near_copies(texts(rows)) for texts in (_conversation, _instructions)]
+    pairs = [near_copies(texts(table, kept)) for texts in (_conversations, _instructions)]
     left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return kept[left], kept[right]
 
 
-def _conversation(rows: Sequence[Sample]) -> list[str]:
-    return ["\n".join(turn.said for turn in row.messages) for row in rows]
+def _samples(table: pa.Table, places: Ints) -> Iterator[Sample]:
+    """Yield some rows, of which only a block is Python objects at once."""
+    for start in range(0, len(places), BLOCK):
+        yield from from_table(table.take(pa.array(places[start : start + BLOCK])))
 
 
-def _instructions(rows: Sequence[Sample]) -> list[str]:
+def _conversations(table: pa.Table, places: Ints) -> list[str]:
+    return ["\n".join(turn.said for turn in row.messages) for row in _samples(table, places)]
+
+
+def _instructions(table: pa.Table, places: Ints) -> list[str]:
     """Return the instruction of each row.
 
     The row's id takes its place if there is no instruction, or if many rows have the same one, such as a fixed request.
     """
-    many = Counter(row.instruction for row in rows)
-    most = template_size(len(many))
-    return [row.instruction if row.instruction and many[row.instruction] <= most else row.id for row in rows]
+    asked = [row.instruction for row in _samples(table, places)]
+    many = Counter(asked)
+    most, names = template_size(len(many)), table["id"].take(pa.array(places)).to_pylist()
+    return [text if text and many[text] <= most else name for text, name in zip(asked, names, strict=True)]
 
 
 def components(found: Links, level: int | None = None) -> Ints:
@@ -114,7 +127,8 @@ def families(table: pa.Table) -> Ints:
 
     If every row has the tag `family`, this tag is the family. Else the family follows from the links.
     """
-    named = [dict(tags).get(FAMILY) for tags in table["tags"].to_pylist()]
+    blocks = (table["tags"].slice(start, BLOCK).to_pylist() for start in range(0, table.num_rows, BLOCK))
+    named = [dict(tags).get(FAMILY) for block in blocks for tags in block]
     if table.num_rows and None not in named:
         return np.unique(np.array(named), return_inverse=True)[1]
     labels, _ = _cut(links(table), np.ones(table.num_rows, np.bool_), MOST_SHARE)

@@ -17,6 +17,8 @@ KIN = "parent or child of a held-out row"
 MADE = "made from a held-out seed"
 NEAR = "near copy of a held-out row"
 NEAR_TEST = "near copy of a test row"
+BLOCK = 4_096
+"""Number of rows whose tags are Python objects at once."""
 Bools = NDArray[np.bool_]
 
 
@@ -114,10 +116,12 @@ def require_rows(trained: int, held: int, drops: dict[str, int], where: str) -> 
 
 def with_families(table: pa.Table, found: NDArray[np.int64]) -> pa.Table:
     """Return rows with the tag `family`. Its value is the id of the family's first row."""
-    names = table["id"].to_pylist()
-    first: dict[int, str] = {}
-    tags = []
-    for family, name, row in zip(found.tolist(), names, table["tags"].to_pylist(), strict=True):
-        tags.append(sorted({**dict(row), FAMILY: first.setdefault(family, name)}.items()))
-    column = SAMPLES.field("tags")
-    return table.set_column(SAMPLES.get_field_index("tags"), column, [pa.array(tags, column.type)])
+    first, family = np.unique(found, return_index=True, return_inverse=True)[1:]
+    names, kind = table["id"].take(pa.array(first[family])), SAMPLES.field("tags").type
+    blocks = []
+    for start in range(0, table.num_rows, BLOCK):
+        block, own = table["tags"].slice(start, BLOCK).to_pylist(), names.slice(start, BLOCK).to_pylist()
+        tags = [sorted({**dict(row), FAMILY: name}.items()) for row, name in zip(block, own, strict=True)]
+        blocks.append(pa.array(tags, kind))
+    column = pa.chunked_array(blocks, kind).combine_chunks()
+    return table.set_column(SAMPLES.get_field_index("tags"), SAMPLES.field("tags"), column)

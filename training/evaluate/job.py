@@ -51,10 +51,10 @@ from gristmill.training.evaluate.scorers import AnyScorer
 from gristmill.training.evaluate.scorers.pairwise import Pairwise
 from gristmill.training.evaluate.serving import AskAll, serving
 from gristmill.training.evaluate.statistics import items_needed
-from gristmill.training.evaluate.suites import ask, compare
+from gristmill.training.evaluate.suites import compare
 from gristmill.training.evaluate.suites.bench import Bench
 from gristmill.training.evaluate.suites.freeze import freeze
-from gristmill.training.evaluate.suites.items import scores_of
+from gristmill.training.evaluate.suites.values import gathered
 from gristmill.training.figures import EvaluateFigures, SuiteFigures
 from gristmill.training.gate import Decision, Gate, decide
 from gristmill.training.loop import separation
@@ -194,9 +194,9 @@ class Evaluate(Job):
         bench.run_judges()
         run.store.write_json(found, work.output, EVALUATION)
         draws = compare.Draws(self.bootstrap, self.seed)
-        scores = scores_of(ask.committed(run.store, work.output))
-        compared = compare.compare(suites, list(bench.models), scores, near, draws)
-        decision = decide(self.gate, compare.trials(suites, [*models_][:2], scores, compared)) if self.gate else None
+        values = gathered(run.store, work.output, run.store.committed(work.output).values(), suites)
+        compared = compare.compare(suites, list(bench.models), values, near, draws)
+        decision = decide(self.gate, compare.trials(suites, [*models_][:2], values, compared)) if self.gate else None
         figures = _figures(found, compared, decision, tokens, time.monotonic() - began)
         for line in (figures.uncertain, *(f"suite {one.suite}: {one.undecided}" for one in compared if one.undecided)):
             if line:

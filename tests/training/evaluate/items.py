@@ -1,12 +1,16 @@
 """Items, replies and an engine that the tests of suites script."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gristmill.cluster.contract.sample import Message
 from gristmill.cluster.models.engine import Reply, Request
-from gristmill.training.evaluate.scorers.contract import Item
+from gristmill.cluster.store.store import Store
+from gristmill.training.evaluate.scorers.contract import Item, Judgements
 from gristmill.training.evaluate.serving import AskAll
+from gristmill.training.evaluate.suites.freeze import Suite
+from gristmill.training.evaluate.suites.items import Judged, rows
+from gristmill.training.evaluate.suites.values import Gathered, Gatherer, gathered
 
 
 def item(prompt: str, answer: str = "", **tags: str) -> Item:
@@ -23,6 +27,20 @@ def likes(**chances: float) -> Reply:
 
 def rates(logprob: float, tokens: int) -> Reply:
     return Reply("", "stop", 10, tokens, {}, 0, logprob)
+
+
+def gathered_of(suites: Sequence[Suite], scores: Mapping[tuple[str, str], Mapping[str, Judgements]]) -> Gathered:
+    """Gather judgements by (model, suite), then by item, as the comparison takes them."""
+    by_name, found = {suite.name: suite for suite in suites}, Gatherer(suites)
+    for (model, name), own in scores.items():
+        judged = [Judged(one, own[one.id]) for one in by_name[name].items if one.id in own]
+        found.add(rows(model, name, by_name[name].scorer.kind, judged))
+    return found.values
+
+
+def gathered_from(store: Store, output: str, suites: Sequence[Suite]) -> Gathered:
+    """Gather what is committed."""
+    return gathered(store, output, store.committed(output).values(), suites)
 
 
 class Models:

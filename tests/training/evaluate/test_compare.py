@@ -9,7 +9,7 @@ import pytest
 from gristmill.training.evaluate.scorers.contract import OWN, Judgement
 from gristmill.training.evaluate.suites import compare
 from gristmill.training.evaluate.suites.freeze import Suite
-from tests.training.evaluate.items import item
+from tests.training.evaluate.items import gathered_of, item
 from tests.training.evaluate.test_scorers import scorer
 
 DRAWS = compare.Draws(200, 0)
@@ -29,7 +29,7 @@ def compared(suites: Sequence[Suite], *values: Sequence[Sequence[float]]) -> Any
         for name, each in zip(names, values, strict=True)
         for suite, mine in zip(suites, each, strict=True)
     }
-    return compare.compare(suites, names, scores, {}, DRAWS)
+    return compare.compare(suites, names, gathered_of(suites, scores), {}, DRAWS)
 
 
 def test_right_and_wrong_answers_are_compared_by_mcnemar_and_adjusted_over_suites() -> None:

@@ -21,7 +21,8 @@ from gristmill.training.evaluate.scorers.contract import OWN
 from gristmill.training.evaluate.scorers.harness import Harness
 from gristmill.training.evaluate.suites import compare, freeze
 from gristmill.training.evaluate.suites.ask import Part, Questions
-from gristmill.training.evaluate.suites.reducers import measures
+from tests.training.evaluate.items import gathered_of
+from tests.training.evaluate.test_reducers import measured
 from tests.training.evaluate.test_scorers import scorer
 
 TEMPLATE = (
@@ -117,7 +118,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def asked(store: Store, made: Harness, engine: Transformers) -> tuple[freeze.Suite, list[Any]]:
     suite = freeze.freeze(store, "mine", made, None)
-    return suite, Questions(engine).judged(Part("p", "m", suite, suite.items))
+    return suite, Questions(engine).judged(Part("p", "m", suite, 0, len(suite.items)))
 
 
 def theirs(path: Path, engine: Transformers) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def test_choices_have_the_values_of_the_harness(store: Store, tiny: str, tmp_pat
     assert isinstance(made, Harness)
     suite, judged = asked(store, made, engine)
     assert len(suite.items) == 6 and engine.asked == 12 and len(suite.families) == 6
-    found = measures(made, judged, judged)
+    found = measured(made, judged)
     other = theirs(path, engine)
     for name in ("acc", "acc_norm", "brier_score"):
         assert found[name] == pytest.approx(other["results"]["facts"][f"{name},none"], abs=1e-6), name
@@ -150,9 +151,8 @@ def test_choices_have_the_values_of_the_harness(store: Store, tiny: str, tmp_pat
         assert row.scores["acc_norm"].value == row.scores[OWN].value == sample["acc_norm"]
         lls = [float(one[0][0]) for one in sample["resps"]]
         assert np.ravel(json.loads(row.scores[OWN].reply)) == pytest.approx(lls, abs=1e-4)
-    [figures] = compare.compare(
-        [suite], ["m"], {("m", "mine"): {row.item.id: row.scores for row in judged}}, {}, compare.Draws(50, 0)
-    )
+    gathered = gathered_of([suite], {("m", "mine"): {row.item.id: row.scores for row in judged}})
+    [figures] = compare.compare([suite], ["m"], gathered, {}, compare.Draws(50, 0))
     assert figures.models[0].value == pytest.approx(found["acc_norm"]) and figures.models[0].measures == found
 
 
@@ -169,7 +169,7 @@ def test_written_replies_are_filtered_and_judged_by_the_harness(store: Store, ti
     path = task(tmp_path, "words", WRITTEN.replace("num_fewshot: 2", "num_fewshot: 0"), docs)
     made = Harness.model_validate({"input": str(path)})
     _, judged = asked(store, made, engine)
-    found, other = measures(made, judged, judged), theirs(path, engine)["results"]["words"]
+    found, other = measured(made, judged), theirs(path, engine)["results"]["words"]
     assert found == {name: pytest.approx(other[name]) for name in ("exact_match,whole", "exact_match,begin")}
     assert 0 < found["exact_match,begin"] < 1 and found["exact_match,whole"] > 0
     assert [row.scores[OWN].value for row in judged] == [row.scores["exact_match,whole"].value for row in judged]

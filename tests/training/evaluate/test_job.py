@@ -16,14 +16,13 @@ from gristmill.cluster.store.store import Manifest, Store
 from gristmill.training.data import prepare as data
 from gristmill.training.evaluate.held_out import NEAR, rows_of
 from gristmill.training.evaluate.job import Evaluate, _settings
-from gristmill.training.evaluate.suites import ask, compare
+from gristmill.training.evaluate.suites import compare
 from gristmill.training.evaluate.suites.bench import Bench
 from gristmill.training.evaluate.suites.freeze import freeze
-from gristmill.training.evaluate.suites.items import scores_of
 from gristmill.training.job import Train
 from tests.training.conftest import dataset
 from tests.training.data.test_prepare import long_row, reworded
-from tests.training.evaluate.items import Models, says
+from tests.training.evaluate.items import Models, gathered_from, says
 
 
 @pytest.fixture
@@ -142,8 +141,8 @@ def test_a_scorer_of_the_users_own_is_a_class_next_to_the_recipe(tmp_path: Path,
     engines = Models(b=lambda _: says(said["b"]), t=lambda _: says(said["t"]))
     run = Run("test", store, Ledger(store, "runs/test"), Screen(quiet=True), None)
     Bench(run, "evaluate-1", {"base": "b", "tuned": "t"}, [suite]).run_models(engines.open, None)
-    scores = scores_of(ask.committed(store, "evaluate-1"))
-    [found] = compare.compare([suite], ["base", "tuned"], scores, {}, compare.Draws(99, 0))
+    values = gathered_from(store, "evaluate-1", [suite])
+    [found] = compare.compare([suite], ["base", "tuned"], values, {}, compare.Draws(99, 0))
     assert [model.value for model in found.models] == [0, 1]
     assert [model.measures for model in found.models] == [{"characters": 7}, {"characters": 9}]
     assert found.kind == "rhymes"

@@ -14,7 +14,7 @@ from gristmill.training.evaluate.scorers.contract import OWN, Item, Judgement, S
 from gristmill.training.evaluate.suites import compare, reducers
 from gristmill.training.evaluate.suites.freeze import Suite
 from gristmill.training.evaluate.suites.items import Judged
-from tests.training.evaluate.items import item, says
+from tests.training.evaluate.items import gathered_of, item, says
 from tests.training.evaluate.test_scorers import scorer
 
 
@@ -47,7 +47,7 @@ def test_measures_of_several_labels_are_those_of_scikit_learn() -> None:
     ]
     judge = scorer("multi_label", labels=names)
     judged = told(judge, *rows)
-    found = reducers.measures(judge, judged, judged)
+    found = measured(judge, judged)
     micro = precision_recall_fscore_support(truth, said, average="micro")
     assert [found[f"micro_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(micro[:3])
     assert found["macro_f1"] == pytest.approx(f1_score(truth, said, average="macro", zero_division=np.nan))
@@ -57,7 +57,7 @@ def test_measures_of_several_labels_are_those_of_scikit_learn() -> None:
     own = [row.scores[OWN].value for row in judged]
     assert np.mean([v or 0 for v in own]) == pytest.approx(f1_score(truth, said, average="samples", zero_division=1))
     wrong = told(judge, (item("x", '["a"]'), says('["a", "zebra"]')))
-    assert reducers.measures(judge, wrong, wrong)["micro_precision"] == 0.5
+    assert measured(judge, wrong)["micro_precision"] == 0.5
 
 
 def test_the_area_under_the_roc_curve_is_that_of_scikit_learn() -> None:
@@ -68,8 +68,12 @@ def test_the_area_under_the_roc_curve_is_that_of_scikit_learn() -> None:
     assert reducers.roc_auc(["n", "n", "p", "p"], tied, ["n", "p"]) == 0.5
 
 
-def test_the_confusion_counts_pairs_of_right_and_given_labels() -> None:
-    assert dict(reducers.confusion(["a", "a", "b"], ["a", "b", "b"])) == {("a", "a"): 1, ("a", "b"): 1, ("b", "b"): 1}
+def measured(judge: Scorer, judged: Sequence[Judged]) -> dict[str, float]:
+    """Return the measures; the numbers of items that are judged one by one are those of all together."""
+    whole, each = reducers.numbers(judge, judged), [reducers.numbers(judge, [row]) for row in judged]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, np.concatenate([one[name] for one in each]))
+    return reducers.measures(judge, whole, whole)
 
 
 def told(judge: Scorer, *pairs: tuple[Item, Reply]) -> list[Judged]:
@@ -83,15 +87,16 @@ def test_bleu_and_chrf_are_those_of_sacrebleus_readme() -> None:
         ("The man bit him first.", "The man had bitten the dog."),
     )
     said = ("The dog bit the man.", "It wasn't surprising.", "The man had just bitten him.")
-    judge = scorer("translation")
+    judge = scorer("translation", tokenize="13a")
     pairs = [
         (item(f"{n}", right[0], answers=json.dumps(right)), says(one))
         for n, (right, one) in enumerate(zip(references, said, strict=True))
     ]
-    found = reducers.measures(judge, told(judge, *pairs), [])
+    found = measured(judge, told(judge, *pairs))
     assert found["bleu"] == pytest.approx(48.530827009929865)
-    chinese = told(judge, *[(item("x", "狗咬了那个人。"), says("狗咬了那个人。"))])
-    assert reducers.measures(judge, chinese, [])["bleu"] == pytest.approx(100)
+    judge = scorer("translation").fitted([item("x", "狗咬了那个人。")])
+    chinese = told(judge, (item("x", "狗咬了那个人。"), says("狗咬了那个人。")))
+    assert measured(judge, chinese)["bleu"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("chinese", [False, True])
@@ -111,7 +116,8 @@ def test_intervals_of_bleu_and_chrf_are_those_of_sacrebleus_own_bootstrap(chines
     judge = scorer("translation").fitted(made)
     values = {one.id: judge.score(one, [says(reply)], ()) for one, reply in zip(made, said, strict=True)}
     suite = Suite("mine", "suite-1", judge, made, np.arange(60), {})
-    [found] = compare.compare([suite], ["base"], {("base", "mine"): values}, {}, compare.Draws(200, 0))
+    gathered = gathered_of([suite], {("base", "mine"): values})
+    [found] = compare.compare([suite], ["base"], gathered, {}, compare.Draws(200, 0))
     streams = [list(stream) for stream in zip(*right, strict=True)]
     theirs = {
         "bleu": corpus_bleu_of(said, streams, "zh" if chinese else "13a"),
@@ -135,9 +141,9 @@ def test_items_with_and_without_an_answer_are_measured_apart() -> None:
     judged = [
         Judged(one, judge.score(one, [says(reply)], [])) for one, reply in zip(items_, said, strict=True)
     ]  # fmt: skip
-    found = reducers.measures(judge, judged, judged)
+    found = measured(judge, judged)
     assert found == {"exact": 0.5, "has_answer_f1": 0.75, "has_answer_exact": 0.5, "no_answer_exact": 0.5}
-    assert reducers.measures(judge, judged[:2], judged[:2]) == {"exact": 0.5}
+    assert measured(judge, judged[:2]) == {"exact": 0.5}
 
 
 def test_entities_are_counted_over_all_items() -> None:
@@ -146,7 +152,7 @@ def test_entities_are_counted_over_all_items() -> None:
         (item("x", '{"PER": ["Ada"]}'), says('{"PER": ["Ada", "Bob"]}')),
         (item("y", '{"PER": ["Cy"]}'), says("[]")),
     ]
-    found = reducers.measures(judge, told(judge, *pairs), [])
+    found = measured(judge, told(judge, *pairs))
     assert found == {"micro_precision": 0.5, "micro_recall": 0.5, "micro_f1": 0.5}
 
 
@@ -155,7 +161,7 @@ def test_perplexity_is_over_tokens_not_over_items() -> None:
         Judged(item("x"), {OWN: Judgement(-1.0), "tokens": Judgement(3.0)}),
         Judged(item("y"), {OWN: Judgement(-2.0), "tokens": Judgement(1.0)}),
     ]
-    found = reducers.measures(scorer("loss"), judged, [])
+    found = measured(scorer("loss"), judged)
     assert found == {"loss": pytest.approx(1.25), "perplexity": pytest.approx(np.exp(1.25))}
 
 

@@ -7,21 +7,21 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, seed
 from gristmill.cluster.store.store import Manifest, Store
-from gristmill.training.evaluate.suites import ask, compare, items
+from gristmill.training.evaluate.suites import compare
 from gristmill.training.evaluate.suites.freeze import Suite
 from gristmill.training.figures import EvaluateFigures
 from gristmill.training.report import EvaluatePresentation
 from tests.cluster.report.test_report import EVALUATED, NASTY
 from tests.test_figures import page_of
-from tests.training.evaluate.items import Models, says
+from tests.training.evaluate.items import Models, gathered_from, says
 from tests.training.evaluate.test_suites import DRAWS, answers, bench, frozen, knows, rows
 
 
 def evaluated(store: Store, suites: list[Suite], engines: Models) -> EvaluateFigures:
     """An evaluation of these suites, whole in the store."""
     bench(store, suites).run_models(engines.open, None)
-    table = ask.committed(store, "evaluate-1")
-    found = compare.compare(suites, ["base", "tuned"], items.scores_of(table), {suites[0].name: (2, 3)}, DRAWS)
+    values = gathered_from(store, "evaluate-1", suites)
+    found = compare.compare(suites, ["base", "tuned"], values, {suites[0].name: (2, 3)}, DRAWS)
     figures = replace(EVALUATED, suites=found)
     shards = tuple(store.committed("evaluate-1").values())
     store.write_json({"smoke": []}, "evaluate-1", "evaluation.json")

@@ -20,7 +20,7 @@ from gristmill.training.evaluate.suites import ask, compare, items
 from gristmill.training.evaluate.suites.bench import Bench
 from gristmill.training.evaluate.suites.freeze import Suite, contamination, freeze, place_of
 from tests.training.conftest import dataset
-from tests.training.evaluate.items import Models, likes, says
+from tests.training.evaluate.items import Models, gathered_from, gathered_of, likes, says
 from tests.training.evaluate.test_scorers import scorer
 
 DRAWS = compare.Draws(200, 0)
@@ -71,7 +71,7 @@ def test_a_suite_has_prompts_families_and_reasons_and_is_made_once(store: Store)
     assert len({one.digest for one in suite.items}) == 4 == len(set(suite.families.tolist()))
     before = store.manifest(suite.folder)
     again = frozen(store, samples=made, **settings)
-    assert again.items == suite.items and store.manifest(again.folder) == before
+    assert tuple(again.items) == tuple(suite.items) and store.manifest(again.folder) == before
     assert before.kind == "samples" and before.rows == 7 and before.kept == 4
 
 
@@ -197,8 +197,8 @@ def test_an_item_that_an_engine_refuses_is_left_out_for_all_models(store: Store)
 
     engines = Models(b=answers(knows), t=refuses)
     bench(store, [suite]).run_models(engines.open, None)
-    scores = items.scores_of(ask.committed(store, "evaluate-1"))
-    [found] = compare.compare([suite], ["base", "tuned"], scores, {}, DRAWS)
+    values = gathered_from(store, "evaluate-1", [suite])
+    [found] = compare.compare([suite], ["base", "tuned"], values, {}, DRAWS)
     assert (found.items, found.unasked) == (7, 1)
     assert [model.value for model in found.models] == [1, 1]
 
@@ -212,8 +212,7 @@ def test_a_judge_compares_every_model_with_the_base(store: Store, monkeypatch: p
     judge = Models(judge=lambda request: likes(**{" A": 0.9, " B": 0.1}))
     monkeypatch.setattr(benches, "serving", lambda engine, run, name, where: judge.open("judge", name))
     ground.run_judges()
-    table = ask.committed(store, "evaluate-1")
-    [found] = compare.compare([suite], ["base", "tuned"], items.scores_of(table), {}, DRAWS)
+    [found] = compare.compare([suite], ["base", "tuned"], gathered_from(store, "evaluate-1", [suite]), {}, DRAWS)
     base, tuned = found.models
     differ = sum(knows(Write(one.prompt, 1, 0)) != "good" for one in suite.items)
     assert base.value == tuned.value == 0.5
@@ -243,9 +242,7 @@ def test_a_judge_that_knows_right_answers_gives_a_verdict(store: Store, monkeypa
     ground.run_models(models().open, None)
     monkeypatch.setattr(benches, "serving", lambda engine, run, name, where: Models(judge=rate).open("judge", name))
     ground.run_judges()
-    [found] = compare.compare(
-        [suite], ["base", "tuned"], items.scores_of(ask.committed(store, "evaluate-1")), {}, DRAWS
-    )
+    [found] = compare.compare([suite], ["base", "tuned"], gathered_from(store, "evaluate-1", [suite]), {}, DRAWS)
     assert found.unfit == ""
     assert found.models[1].verdict == "better" and found.models[1].measures["flip_rate"] == 0
 
@@ -255,14 +252,15 @@ def test_measures_have_intervals_over_families(store: Store) -> None:
     bench(store, [suite]).run_models(
         Models(b=answers(lambda r: knows(r) if "1" in said_of(r) else "good"), t=answers(knows)).open, None
     )
-    scores = items.scores_of(ask.committed(store, "evaluate-1"))
-    [found] = compare.compare([suite], ["base", "tuned"], scores, {}, DRAWS)
+    values = gathered_from(store, "evaluate-1", [suite])
+    [found] = compare.compare([suite], ["base", "tuned"], values, {}, DRAWS)
     base, tuned = found.models
     low, high = base.bounds["macro_f1"]
     assert low < base.measures["macro_f1"] < high <= 1 and high - low > 0.1
     assert tuned.bounds["accuracy"] == (1, 1)
     some = frozen(store, samples=rows(8), name="few")
-    [few] = compare.compare([some], ["base"], {("base", "few"): scores["base", "mine"]}, {}, DRAWS)
+    scores = items.scores_of(ask.committed(store, "evaluate-1"))["base", "mine"]
+    [few] = compare.compare([some], ["base"], gathered_of([some], {("base", "few"): scores}), {}, DRAWS)
     assert few.items == 8 and few.models[0].measures and few.models[0].bounds == {}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from heapq import nsmallest
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -57,7 +58,7 @@ class Labels(Scorer):
     def shared(self, items: Sequence[Item]) -> list[Request]:
         """Return the requests that the calibration needs: for some of the items, or for texts without content."""
         if self.calibrate == "items":
-            some = sorted(items, key=lambda item: ids.digest("prior", item.id))[:MOST]
+            some = nsmallest(MOST, items, key=lambda item: ids.digest("prior", item.id))
             return [self._choose(item.prompt, item.prefix, 0) for item in some if len(some) >= FEWEST]
         blank = BLANK["zh" if is_chinese("".join(self.labels) + self.prompt) else "en"]
         prompts = [self.rendered(text) for text in (blank, *EMPTY)] if self.calibrate == "blank" else []

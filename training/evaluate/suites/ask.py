@@ -1,8 +1,8 @@
 """The questions: each model is asked the items of each suite in parts; a committed part is not asked again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, repeat
 
 import pyarrow as pa
 
@@ -30,13 +30,20 @@ class Part:
     shard: str
     model: str
     suite: Suite
-    items: Sequence[Item]
+    begin: int
+    end: int
+    """Index of the first item of the suite, and of the one after the last."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The items, which are read from the suite."""
+        return self.suite.items[self.begin : self.end]
 
 
 def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
     """Return all parts. Their names depend on the order of models and suites."""
     found = [
-        (model, suite, suite.items[start : start + AT_ONCE])
+        (model, suite, start, min(start + AT_ONCE, len(suite.items)))
         for model in models
         for suite in suites
         for start in range(0, len(suite.items), AT_ONCE)
@@ -47,23 +54,25 @@ def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
 class Questions:
     """The questions to one engine. Requests that all items of a suite share are sent once."""
 
-    def __init__(self, ask: AskAll, rows: Mapping[str, Sample] | None = None) -> None:
-        """Take the engine. `rows` are the rows of the items by id, for a model that reads these and no prompts."""
-        self._ask, self._rows, self._shared = ask, rows, dict[str, list[Reply]]()
+    def __init__(self, ask: AskAll, *, reads_rows: bool = False) -> None:
+        """Take the engine. `reads_rows` says that its model reads the rows of the items, and no prompts."""
+        self._ask, self._reads_rows, self._shared = ask, reads_rows, dict[str, list[Reply]]()
         self.tokens = self.prompt_tokens = 0
 
     def judged(self, part: Part) -> list[Judged]:
         """Ask about the items of a part and judge the replies."""
         scorer, name = part.suite.scorer, part.suite.name
         if name not in self._shared:
-            self._shared[name] = self._replies(scorer.shared(part.suite.items)) if self._rows is None else []
-        requests = [scorer.requests(self._asked(item)) for item in part.items]
+            self._shared[name] = [] if self._reads_rows else self._replies(scorer.shared(part.suite.items))
+        items_ = part.items
+        rows: Iterable[Sample | None] = part.suite.rows[part.begin : part.end] if self._reads_rows else repeat(None)
+        requests = [scorer.requests(_asked(item, row)) for item, row in zip(items_, rows, strict=False)]
         replies = self._replies([request for some in requests for request in some])
         ends = list(accumulate(map(len, requests), initial=0))
         shared = self._shared[name]
         return [
             Judged(item, _scores(scorer, item, replies[begin:end], shared))
-            for item, begin, end in zip(part.items, ends, ends[1:], strict=False)
+            for item, begin, end in zip(items_, ends, ends[1:], strict=False)
         ]
 
     def verdicts(self, suite: Suite, said: Mapping[str, Judgements], base: Mapping[str, Judgements]) -> list[Judged]:
@@ -90,18 +99,19 @@ class Questions:
             for (item, _, _), begin, end in zip(pairs, ends, ends[1:], strict=False)
         ]
 
-    def _asked(self, item: Item) -> Item:
-        """Return an item as the model reads it."""
-        if self._rows is None:
-            return item
-        turns = self._rows[item.id].messages
-        return replace(item, prompt=turns[:-1] if turns[-1].role == "assistant" else turns, prefix="")
-
     def _replies(self, requests: Sequence[Request]) -> list[Reply]:
         replies = self._ask(requests) if requests else []
         self.tokens += sum(reply.reply_tokens for reply in replies)
         self.prompt_tokens += sum(reply.prompt_tokens for reply in replies)
         return replies
+
+
+def _asked(item: Item, row: Sample | None) -> Item:
+    """Return an item as the model reads it: by its prompt, or by the row that it was made from."""
+    if row is None:
+        return item
+    turns = row.messages
+    return replace(item, prompt=turns[:-1] if turns[-1].role == "assistant" else turns, prefix="")
 
 
 def _scores(scorer: Scorer, item: Item, replies: Sequence[Reply], shared: Sequence[Reply]) -> Judgements:
@@ -121,7 +131,7 @@ def commit(store: Store, output: str, shard: str, model: str, suite: Suite, judg
 
 
 def committed(store: Store, output: str) -> pa.Table:
-    """Return all committed ITEMS of a folder that has no manifest yet."""
+    """Return all committed ITEMS of a folder that has no manifest yet; in a local store they are mapped into memory."""
     shards = store.committed(output).values()
     return pa.concat_tables([ITEMS.empty_table(), *(store.read_shard(output, shard) for shard in shards)])
 

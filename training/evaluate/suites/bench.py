@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from gristmill.cluster.contract.sample import Sample, from_table
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import names
 from gristmill.training.evaluate.heads import HeadEngine
@@ -54,7 +54,7 @@ class Bench:
         todo = [part for part in self.parts if part.shard not in done]
         base, tuned, *others = self.models
         written, asked = 0, 0
-        with self.run.screen.bar("evaluate: answers", sum(len(part.items) for part in todo) or None) as bar:
+        with self.run.screen.bar("evaluate: answers", sum(part.end - part.begin for part in todo) or None) as bar:
             for model in (tuned, base, *others):
                 mine = [part for part in todo if part.model == model]
                 before = first if model == tuned else None
@@ -63,22 +63,15 @@ class Bench:
                 with open_engine(self.models[model], "smoke" if before else "suites") as engine:
                     if before:
                         before(engine)
-                    headed = isinstance(engine, HeadEngine)
-                    questions = ask.Questions(engine, self._rows() if headed else None)
+                    questions = ask.Questions(engine, reads_rows=isinstance(engine, HeadEngine))
                     for part in mine:
                         self._commit(part, questions)
-                        asked += len(part.items)
+                        asked += part.end - part.begin
                         bar.update(asked, f"{part.suite.name}, {model}")
                     written += questions.tokens
                     if isinstance(engine, HeadEngine) and (cut := engine.cut()):
                         self.run.screen.say(f"evaluate: {model}: the end of {cut} texts is cut off, they are too long")
         return written
-
-    def _rows(self) -> dict[str, Sample]:
-        """Return the rows that the items of all suites were made from, by id."""
-        store = self.run.store
-        tables = (store.read(store.manifest(suite.folder).inputs["samples"]) for suite in self.suites)
-        return {sample.id: sample for table in tables for sample in from_table(table)}
 
     def run_judges(self) -> None:
         """Test the judge of each pairwise suite, and let it compare all models' replies with the base model's."""
@@ -94,7 +87,8 @@ class Bench:
         base, *_ = self.models
         if not scorer.judge.endpoint and names.local(scorer.judge.model) in self.models.values():
             self.run.screen.say(f"evaluate: suite {suite.name}: the judge is one of the models that it compares")
-        scores = scores_of(ask.committed(self.run.store, self.output))
+        table = ask.committed(self.run.store, self.output)
+        scores = scores_of(table.filter(pc.equal(table["suite"], suite.name)))
         with serving(scorer.judge, self.run, "judge", f"evaluate.suites.{suite.name}.judge") as engine:
             questions = ask.Questions(engine)
             for model, shard in todo.items():

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from gristmill.cluster.contract.own import Own
 from gristmill.training import gate
 from gristmill.training.evaluate import statistics
-from gristmill.training.evaluate.scorers.contract import OWN, Judgements
+from gristmill.training.evaluate.scorers.contract import OWN
 from gristmill.training.evaluate.scorers.pairwise import JUDGE, Pairwise
 from gristmill.training.evaluate.suites.freeze import Suite
-from gristmill.training.evaluate.suites.items import Judged, judged_of
-from gristmill.training.evaluate.suites.reducers import column, measures
+from gristmill.training.evaluate.suites.reducers import Numbers, measures
+from gristmill.training.evaluate.suites.values import Gathered, Values
 from gristmill.training.figures import ModelFigures, SuiteFigures
 
 Floats = NDArray[np.float64]
@@ -34,7 +33,7 @@ class Draws(NamedTuple):
 def compare(
     suites: Sequence[Suite],
     models: Sequence[str],
-    scores: Mapping[tuple[str, str], Mapping[str, Judgements]],
+    values: Gathered,
     contaminated: Mapping[str, tuple[int, int]],
     draws: Draws,
 ) -> tuple[SuiteFigures, ...]:
@@ -43,11 +42,11 @@ def compare(
     Args:
         suites: the frozen suites.
         models: names of the models, the base model first.
-        scores: values by (model, suite), then by item.
+        values: the values of the items by (model, suite).
         contaminated: by suite, the number of items near a row trained on, and the number of these rows.
         draws: number and seed of the bootstrap draws.
     """
-    found = [_suite(suite, models, scores, contaminated.get(suite.name, (0, 0)), draws) for suite in suites]
+    found = [_suite(suite, models, values, contaminated.get(suite.name, (0, 0)), draws) for suite in suites]
     return adjusted(found)
 
 
@@ -65,16 +64,17 @@ def adjusted(found: Sequence[SuiteFigures]) -> tuple[SuiteFigures, ...]:
 def _suite(
     suite: Suite,
     models: Sequence[str],
-    scores: Mapping[tuple[str, str], Mapping[str, Judgements]],
+    values: Gathered,
     contaminated: tuple[int, int],
     draws: Draws,
 ) -> SuiteFigures:
-    by_model = [judged_of(suite.items, scores.get((model, suite.name), {})) for model in models]
-    asked = np.array([all(_told(row) for row in rows) for rows in zip(*by_model, strict=True)], np.bool_)
-    tables = [[row for row, taken in zip(judged, asked, strict=True) if taken] for judged in by_model]
+    none = Values(np.zeros(len(suite.items), np.bool_))
+    by_model = [values.get((model, suite.name), none) for model in models]
+    asked = np.all([one.asked for one in by_model], axis=0)
+    tables = [one.of(asked) for one in by_model]
     kin = np.unique(suite.families[asked], return_inverse=True)[1].astype(np.int64)
     scorer = suite.scorer
-    unfit = _unfit(suite, scores.get((JUDGE, suite.name), {}), tables)
+    unfit = _unfit(suite, values.get((JUDGE, suite.name), none), tables)
     return SuiteFigures(
         suite=suite.name,
         folder=suite.folder,
@@ -90,9 +90,9 @@ def _suite(
         effect=scorer.effect,
         unfit=unfit,
         models=tuple(
-            _without_verdict(_model(suite, model, judged, tables[0], kin, draws), unfit)
-            for model, judged in zip(models, tables, strict=True)
-            if judged
+            _without_verdict(_model(suite, model, mine, tables[0], kin, draws), unfit)
+            for model, mine in zip(models, tables, strict=True)
+            if asked.any()
         ),
     )
 
@@ -100,7 +100,7 @@ def _suite(
 def trials(
     suites: Sequence[Suite],
     models: Sequence[str],
-    scores: Mapping[tuple[str, str], Mapping[str, Judgements]],
+    values: Gathered,
     compared: Sequence[SuiteFigures],
 ) -> list[gate.Trial]:
     """Return what the gate reads of each suite: the values of the base model and of the tuned one for the same items.
@@ -108,23 +108,24 @@ def trials(
     Args:
         suites: the frozen suites.
         models: names of the base model and of the tuned one.
-        scores: values by (model, suite), then by item.
+        values: the values of the items by (model, suite).
         compared: the figures of the suites.
     """
     found = []
     for suite, figures in zip(suites, compared, strict=True):
-        champion, challenger = (judged_of(suite.items, scores.get((model, suite.name), {})) for model in models)
-        asked = np.array([_told(a) and _told(b) for a, b in zip(champion, challenger, strict=True)], np.bool_)
-        values = [column(list(compress(judged, asked)), OWN) for judged in (champion, challenger)]
+        none = Values(np.zeros(len(suite.items), np.bool_))
+        both = [values.get((model, suite.name), none) for model in models]
+        asked = both[0].asked & both[1].asked
+        champion, challenger = (one.of(asked).get(OWN, np.empty(0)) for one in both)
         found.append(
             gate.Trial(
                 suite=suite.name,
                 role=suite.scorer.role,
-                champion=values[0],
-                challenger=values[1],
+                champion=champion,
+                challenger=challenger,
                 families=suite.families[asked],
                 measures=next((model.measures for model in figures.models if model.model == models[1]), {}),
-                problem=_problem(figures, values),
+                problem=_problem(figures, [champion, challenger]),
             )
         )
     return found
@@ -144,14 +145,14 @@ def _problem(figures: SuiteFigures, values: Sequence[Floats]) -> str:
     return ""
 
 
-def _unfit(suite: Suite, known: Mapping[str, Judgements], tables: Sequence[Sequence[Judged]]) -> str:
+def _unfit(suite: Suite, known: Values, tables: Sequence[Numbers]) -> str:
     """Return why the judge of a suite cannot be believed; empty if it can, or if the suite has no judge."""
     if not isinstance(suite.scorer, Pairwise):
         return ""
-    values = [scores[OWN].value for scores in known.values()]
+    right = known.of(known.asked).get(OWN, np.empty(0))
     # the judge is not asked about equal replies, and says nothing of them
-    flips = [row.scores["flip"].value for table in tables[1:] for row in table if row.scores[OWN].reply]
-    return suite.scorer.unfit(*([value for value in side if value is not None] for side in (values, flips)))
+    flips = [table["flip"][table["compared"] == 1] for table in tables[1:] if "flip" in table]
+    return suite.scorer.unfit(right.tolist(), np.concatenate([np.empty(0), *flips]).tolist())
 
 
 def _without_verdict(figures: ModelFigures, unfit: str) -> ModelFigures:
@@ -160,23 +161,17 @@ def _without_verdict(figures: ModelFigures, unfit: str) -> ModelFigures:
     return replace(figures, p=None, needed=None, unfit=True)
 
 
-def _told(row: Judged) -> bool:
-    return all(score.value is not None for score in row.scores.values())
-
-
-def _model(
-    suite: Suite, name: str, judged: Sequence[Judged], base: Sequence[Judged], kin: NDArray[np.int64], draws: Draws
-) -> ModelFigures:
-    """Return one model's figures. `base` has the base model's values of the same items."""
-    values, others = column(judged, OWN), column(base, OWN)
+def _model(suite: Suite, name: str, mine: Numbers, base: Numbers, kin: NDArray[np.int64], draws: Draws) -> ModelFigures:
+    """Return one model's figures. `base` has the base model's numbers of the same items."""
+    values, others = mine[OWN], base[OWN]
     sizes = statistics.by_family(np.ones_like(values), kin)
     own = statistics.interval(statistics.by_family(values, kin), sizes, draws=draws.number, seed=draws.seed)
     share = suite.scorer.kind not in ("loss", "harness") and not isinstance(suite.scorer, Own)
     low, high = _ends(own, 0.0 if share else -math.inf)
-    found = measures(suite.scorer, judged, base)
-    bounds = _bounds(suite, judged, base, kin, draws.seed) if found else {}
+    found = measures(suite.scorer, mine, base)
+    bounds = _bounds(suite, mine, base, kin, draws.seed) if found else {}
     figures = ModelFigures(model=name, value=own.value, low=low, high=high, measures=found, bounds=bounds)
-    if judged is base:
+    if mine is base:
         return figures
     change = values - others
     by_family = statistics.by_family(change, kin)
@@ -222,7 +217,7 @@ def _chance(found: statistics.Interval, changes: Floats) -> float | None:
 
 
 def _bounds(
-    suite: Suite, judged: Sequence[Judged], base: Sequence[Judged], kin: NDArray[np.int64], seed: int
+    suite: Suite, mine: Numbers, base: Numbers, kin: NDArray[np.int64], seed: int
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % percentile interval of each measure over draws of families; no interval if families are few.
 
@@ -231,12 +226,12 @@ def _bounds(
     count = int(kin.max(initial=-1)) + 1
     if count < statistics.FEW:
         return {}
-    members = [np.flatnonzero(kin == family).tolist() for family in range(count)]
+    members = np.split(np.argsort(kin, kind="stable"), np.cumsum(np.bincount(kin))[:-1])
     rng = np.random.default_rng(seed)
     found: dict[str, list[float]] = {}
     for _ in range(REDRAWS):
-        rows = [row for family in rng.integers(count, size=count).tolist() for row in members[family]]
-        drawn = measures(suite.scorer, [judged[row] for row in rows], [base[row] for row in rows])
+        rows = np.concatenate([members[family] for family in rng.integers(count, size=count).tolist()])
+        drawn = measures(suite.scorer, *({name: of[rows] for name, of in side.items()} for side in (mine, base)))
         for name, value in drawn.items():
             found.setdefault(name, []).append(value)
     ends = {name: np.quantile(values, [0.025, 0.975]) for name, values in found.items()}

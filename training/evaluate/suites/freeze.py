@@ -9,7 +9,7 @@ The fingerprint depends on the rows and on the scorer's settings. So the same it
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from gristmill.cluster.store.store import Manifest, Store, place
 from gristmill.training.data.families import families, near_rows
 from gristmill.training.data.holdout import with_families
 from gristmill.training.evaluate.scorers.contract import ANSWERS, PREFIX, Item, Scorer
+from gristmill.training.evaluate.suites.items import BLOCK, Rows
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,13 @@ class Suite:
     folder: str
     scorer: Scorer
     """The scorer, with the settings that follow from the items."""
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     families: NDArray[np.int64]
     """[items] family of each item, numbered from 0."""
     dropped: Mapping[str, int]
     """Number of rows that could not become items, by reason."""
+    rows: Sequence[Sample] = ()
+    """[items] the row that each item was made from."""
 
 
 def freeze(store: Store, name: str, scorer: Scorer, rows: str | None) -> Suite:
@@ -93,12 +96,12 @@ def place_of(scorer: Scorer, rows: str) -> tuple[str, str]:
 
 def opened(store: Store, name: str, scorer: Scorer, folder: str) -> Suite:
     """Return the suite in a folder that exists."""
-    samples = [sample for table in store.scan(folder) for sample in from_table(table)]
-    kept = [sample for sample in samples if sample.dropped is None]
-    items = tuple(_item(sample) for sample in kept)
-    names = np.unique([sample.tags[FAMILY] for sample in kept], return_inverse=True)[1].astype(np.int64)
-    reasons = Counter(sample.dropped.partition(": ")[2] for sample in samples if sample.dropped)
-    return Suite(name, folder, scorer.fitted(items), items, names, dict(reasons))
+    table, source = store.read(folder), store.read(store.manifest(folder).inputs["samples"])
+    kept = np.flatnonzero(table["dropped"].is_null().to_numpy())
+    items, rows = Rows(table, kept, _item), Rows(source, kept, _same)
+    kin = np.unique([item.tags[FAMILY] for item in items], return_inverse=True)[1].astype(np.int64)
+    reasons = Counter(reason.partition(": ")[2] for reason in table["dropped"].drop_null().to_pylist())
+    return Suite(name, folder, scorer.fitted(items), items, kin, dict(reasons), rows)
 
 
 def contamination(store: Store, suites: Sequence[Suite], trained: pa.Table) -> dict[str, tuple[int, int]]:
@@ -125,17 +128,31 @@ def contamination(store: Store, suites: Sequence[Suite], trained: pa.Table) -> d
 
 def _frozen(table: pa.Table, scorer: Scorer) -> tuple[pa.Table, Scorer]:
     """Return the rows of the suite, and the scorer with settings that follow from its items."""
-    samples = [_asked(sample, scorer) for sample in from_table(table)]
-    items = [_item(sample) for sample in samples if sample.dropped is None]
-    fitted, seen = scorer.fitted(items), set[str]()
-    judged = []
-    for sample in samples:
+    asked = _mapped(table, lambda sample: _asked(sample, scorer))
+    kept = np.flatnonzero(asked["dropped"].is_null().to_numpy())
+    fitted, seen = scorer.fitted(Rows(asked, kept, _item)), set[bytes]()
+
+    def judged(sample: Sample) -> Sample:
         item = _item(sample)
-        again = "asked before" if scorer.ingested and item.digest in seen else ""
+        digest = b"" if sample.dropped else bytes.fromhex(item.digest)
+        again = "asked before" if scorer.ingested and digest in seen else ""
         reason = "" if sample.dropped else fitted.refuse(item) or again
-        seen |= set() if sample.dropped or reason else {item.digest}
-        judged.append(sample.drop(f"suite: {reason}") if reason else sample)
-    return with_families(to_table(judged), families(table)), fitted
+        if not sample.dropped and not reason:
+            seen.add(digest)
+        return sample.drop(f"suite: {reason}") if reason else sample
+
+    return with_families(_mapped(asked, judged), families(table)), fitted
+
+
+def _mapped(table: pa.Table, change: Callable[[Sample], Sample]) -> pa.Table:
+    """Return a SAMPLES table with changed rows, of which only a block is Python objects at once."""
+    blocks = (table.slice(start, BLOCK) for start in range(0, table.num_rows, BLOCK))
+    changed = [to_table([change(sample) for sample in from_table(block)]) for block in blocks]
+    return pa.concat_tables([to_table([]), *changed]).combine_chunks()
+
+
+def _same(sample: Sample) -> Sample:
+    return sample
 
 
 def _asked(sample: Sample, scorer: Scorer) -> Sample:

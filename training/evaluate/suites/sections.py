@@ -1,19 +1,26 @@
 """Suites in the summary and the report: models side by side, confusion matrices, and items that changed."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from gristmill.cluster.contract.sample import Sample, from_table
+from gristmill.cluster.contract.schema import SAMPLES
 from gristmill.cluster.report import charts
 from gristmill.cluster.report.material import Material
 from gristmill.cluster.report.sections import Panel, Section, Table
 from gristmill.cluster.store.store import Store
+from gristmill.training.data.tokens import samples_of
 from gristmill.training.evaluate.scorers.contract import OWN, Judgements
 from gristmill.training.evaluate.scorers.labels import likeliest
 from gristmill.training.evaluate.scorers.pairwise import SAID
 from gristmill.training.evaluate.suites import items
-from gristmill.training.evaluate.suites.reducers import confusion
 from gristmill.training.figures import EvaluateFigures, ModelFigures, SuiteFigures
 
 MAX_TEXT = 2_000
@@ -21,7 +28,6 @@ MAX_CHANGED = 60
 """Largest number of changed items that are shown for a suite."""
 MAX_LABELS = 16
 """Largest number of labels for which a confusion matrix is shown."""
-ByItem = Mapping[str, Judgements]
 
 
 def summary(figures: EvaluateFigures) -> Iterator[str]:
@@ -45,13 +51,12 @@ def sections(material: Material, figures: EvaluateFigures) -> Iterator[Section]:
     if measured is None or not figures.suites:
         return
     yield _overview(figures.suites)
-    scores = items.scores_of(items.read(material.store, measured.name))
+    values = items.read(material.store, measured.name)
     for suite in figures.suites:
-        samples = _samples(material.store, suite.folder)
-        by_model = [scores.get((model.model, suite.suite), {}) for model in suite.models]
-        tables = [_models(suite), _measures(suite), *_confused(suite, samples, by_model)]
-        if len(by_model) > 1:
-            tables += _changed(suite, samples, by_model[0], by_model[1])
+        rows = _rows(material.store, suite.folder)
+        tables = [_models(suite), _measures(suite), *_confused(suite, rows, values)]
+        if len(suite.models) > 1:
+            tables += _changed(suite, rows, values)
         yield Section(f"Suite {suite.suite}", _lead(suite), (), [table for table in tables if table.rows])
 
 
@@ -114,18 +119,20 @@ def _measures(suite: SuiteFigures) -> Table:
     return Table(columns, rows, "Over all items together.", narrow=True, tall=len(rows) > 12)
 
 
-def _confused(suite: SuiteFigures, samples: Mapping[str, Sample], by_model: Sequence[ByItem]) -> Iterator[Table]:
+def _confused(suite: SuiteFigures, rows: pa.Table, values: pa.Table) -> Iterator[Table]:
     """Yield the confusion matrix of each model, if the suite has labels and not too many of them."""
     if suite.kind != "labels":
         return
-    for place, (model, scores) in enumerate(zip(suite.models, by_model, strict=True)):
-        asked = [name for name in samples if name in scores and scores[name][OWN].value is not None]
-        truth = [samples[name].answer for name in asked]
-        said = [likeliest(json.loads(scores[name][OWN].reply)) for name in asked]
-        labels = sorted({*truth, *said})
+    right = {sample.id: sys.intern(sample.answer) for sample in samples_of(rows)}
+    for place, model in enumerate(suite.models):
+        counts = Counter[tuple[str, str]]()
+        for batch in _own(suite, values, model.model).to_batches(max_chunksize=items.BLOCK):
+            for name, value, reply in zip(*(batch[key].to_pylist() for key in ("item", "value", "reply")), strict=True):
+                if value is not None and name in right:
+                    counts[right[name], likeliest(json.loads(reply))] += 1
+        labels = sorted({label for pair in counts for label in pair})
         if len(labels) > MAX_LABELS:
             continue
-        counts = confusion(truth, said)
         columns = (("right label", ""), *((label, "num") for label in labels))
         rows = [(label, *(f"{counts.get((label, one), 0):,}" for one in labels)) for label in labels]
         yield Table(
@@ -133,30 +140,44 @@ def _confused(suite: SuiteFigures, samples: Mapping[str, Sample], by_model: Sequ
         )
 
 
-def _changed(suite: SuiteFigures, samples: Mapping[str, Sample], base: ByItem, tuned: ByItem) -> Iterator[Table]:
+def _changed(suite: SuiteFigures, rows: pa.Table, values: pa.Table) -> Iterator[Table]:
     """Yield a table of the items for which the tuned model has another value than the base model, worse ones first."""
-    found = []
-    for name, sample in samples.items():
-        before, after = (scores.get(name, {}).get(OWN) for scores in (base, tuned))
-        if before and after and before.value is not None and after.value is not None and before.value != after.value:
-            found.append((after.value - before.value, name, sample))
-    found.sort(key=lambda row: row[:2])
+    models = [model.model for model in suite.models[:2]]
+    base, tuned = (_own(suite, values, model).select(["item", "value"]) for model in models)
+    both = base.join(tuned, "item", right_suffix=" after", join_type="inner")
+    changes = pc.subtract(both["value after"], both["value"]).to_numpy()
+    there = np.flatnonzero(np.nan_to_num(changes) != 0)
+    names = both["item"].take(there).to_pylist()
+    found = sorted(zip(changes[there].tolist(), names, strict=True))
+    shown = _ends_of(found)
+    wanted = pa.array([name for _, name in shown], pa.string())
+    samples = {one.id: one for one in from_table(rows.filter(pc.is_in(rows["id"], wanted)))}
+    few = values.filter(pc.and_(pc.equal(values["suite"], suite.suite), pc.is_in(values["item"], wanted)))
+    scores = items.scores_of(few)
+    replies = [scores.get((model, suite.suite), {}) for model in models]
     heads = ("item", "right answer", "base model", "tuned model")
-    rows = [
+    cells = [
         (
             f"{change:+.3f}",
-            *(text[:MAX_TEXT] for text in (sample.messages[_last_user(sample)].text, _answer(sample))),
-            *(_said(suite.kind, scores[name])[:MAX_TEXT] for scores in (base, tuned)),
+            *(text[:MAX_TEXT] for text in (samples[n].messages[_last_user(samples[n])].text, _answer(samples[n]))),
+            *(_said(suite.kind, said[n])[:MAX_TEXT] for said in replies),
         )
-        for change, name, sample in _ends_of(found)
+        for change, n in shown
+        if n in samples
     ]
-    shown = f"{len(rows)} of {len(found)}" if len(rows) < len(found) else f"{len(rows)}"
-    note = f"{shown} items with another value than the base model's, those that got worse first"
+    told = f"{len(cells)} of {len(found)}" if len(cells) < len(found) else f"{len(cells)}"
+    note = f"{told} items with another value than the base model's, those that got worse first"
     columns = (("change", "num"), *((head, "clip") for head in heads))
-    yield Table(columns, rows, note, tall=True, fixed=(8, 32, 16, 22, 22))
+    yield Table(columns, cells, note, tall=True, fixed=(8, 32, 16, 22, 22))
 
 
-def _ends_of(found: Sequence[tuple[float, str, Sample]]) -> Sequence[tuple[float, str, Sample]]:
+def _own(suite: SuiteFigures, values: pa.Table, model: str) -> pa.Table:
+    """Return the own values of a suite for one model: `item`, `value` and `reply`."""
+    mine = pc.and_(pc.equal(values["suite"], suite.suite), pc.equal(values["model"], model))
+    return values.filter(pc.and_(mine, pc.equal(values["scorer"], suite.kind))).select(["item", "value", "reply"])
+
+
+def _ends_of(found: Sequence[tuple[float, str]]) -> Sequence[tuple[float, str]]:
     """Return the first and the last entries of a sorted list if it is too long, else all."""
     half = MAX_CHANGED // 2
     return found if len(found) <= MAX_CHANGED else [*found[:half], *found[-half:]]
@@ -175,12 +196,10 @@ def _said(kind: str, scores: Judgements) -> str:
     return f"{best} ({rated[best]:.2f}){written}"
 
 
-def _samples(store: Store, folder: str) -> dict[str, Sample]:
-    """Return the items of a suite by id."""
-    if not store.complete(folder):
-        return {}
-    every = [sample for table in store.scan(folder) for sample in from_table(table)]
-    return {sample.id: sample for sample in every if sample.dropped is None}
+def _rows(store: Store, folder: str) -> pa.Table:
+    """Return the rows of a suite that are items."""
+    table = store.read(folder) if store.complete(folder) else SAMPLES.empty_table()
+    return table.filter(table["dropped"].is_null())
 
 
 def _last_user(sample: Sample) -> int:
