@@ -34,7 +34,7 @@ from gristmill.generation.forecast import forecast, measured
 from gristmill.generation.methods import AnyMethod
 from gristmill.generation.methods.self_instruct.method import SelfInstruct
 from gristmill.generation.pipeline.dispatch import Actors, Dispatch
-from gristmill.generation.pipeline.driver import Driver
+from gristmill.generation.pipeline.driver import Driver, sweep
 from gristmill.generation.pipeline.frames import frames_of
 from gristmill.generation.pipeline.plan import MIN_SHARD, Pipeline, ShardSequence
 from gristmill.generation.pipeline.settle import MARGIN, Progress, quotas_of
@@ -247,7 +247,9 @@ class Generate(Job):
         pipeline, place = self.pipeline(run.id), self.place(run.store, work, run.logs)
         schedule = self.schedule(run.store, work)
         with Actors(run, place, pipeline, (opens, encodes), schedule.size) as actors:
-            return self.drive(run, work, actors)
+            figures = self.drive(run, work, actors)
+        sweep(run.store, work.output)  # a worker may have written until it was ended
+        return figures
 
     def pipeline(self, run: str) -> Pipeline:
         """Return everything that is needed to make the rows."""

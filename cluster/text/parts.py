@@ -28,7 +28,6 @@ _CODE = re.compile(
     re.VERBOSE,
 )
 """Matches a line of code. It looks only at this line."""
-_NATURAL = re.compile(r"[^\W\d_]{2,}")
 
 
 @lru_cache(8192)
@@ -56,5 +55,5 @@ def prose(text: str) -> str:
 def _worded(line: str) -> bool:
     """Say whether at least half of the pieces of a line are words, and not code, formulas or numbers."""
     found = tokens(line)
-    words = sum(1 for token in found if not token.isascii() or _NATURAL.fullmatch(token))
+    words = sum(1 for token in found if not token.isascii() or (len(token) > 1 and token.isalpha()))
     return bool(found) and words * 2 >= len(found)

@@ -11,6 +11,7 @@ from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models.encoder import OpenEncoder, choose_dtype
 from gristmill.cluster.models.engine import Abilities, Engine, start
+from gristmill.cluster.runtime.calls import Calls, RayCalls
 from gristmill.cluster.runtime.deaths import lowerable
 from gristmill.cluster.runtime.pool import Pool
 from gristmill.cluster.runtime.resources import call
@@ -70,6 +71,9 @@ class _Piece(NamedTuple):
 class Actors:
     """The worker actors of one job, and the actors of its other engines; `with Actors(…) as actors: actors(…)`."""
 
+    calls: Calls = RayCalls()
+    """The calls of the worker actors."""
+
     def __init__(
         self, run: Run, place: Place, pipeline: Pipeline, open_: tuple[OpenEngine, OpenEncoder], size: int
     ) -> None:
@@ -99,12 +103,9 @@ class Actors:
 
     def __exit__(self, *exc: object) -> None:
         """End the actors and return their resources."""
-        import ray
-
-        if self._pool is not None:
-            self._pool.__exit__(*exc)
+        self._end(*exc)
         for handle in (handle for handles in self._others.values() for handle in handles):
-            ray.kill(handle)
+            self.calls.end(handle)
         self._placement.remove()
 
     def __call__(self, feed: Feed, done: Done, tick: Tick) -> None:
@@ -124,27 +125,39 @@ class Actors:
             lambda piece, report: self._finished(piece.shard, report),
             lambda: tick(self._look()),
         )
+        self._end()  # what is still in the making is not needed
+
+    def _end(self, *exc: object) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.__exit__(*exc)
 
     def _start(self) -> Pool[_Piece, ShardReport]:
         """Start all engines at once, with resources that are reserved for all of them."""
-        self._placement.reserve()
-        self._resolve()
-        for name, engine in self._pipeline.engines.items():
-            if name != MAIN and not engine.endpoint:
-                self._others[name] = [self._other(name, n) for n in range(engine.actors)]
+        self._prepare()
         local = () if self._engine.endpoint else ("kv_cache_gib", "max_num_seqs")
         self._pool = Pool(
             self._spawn,
-            lambda actor, piece: actor.make.remote(piece.shard, piece.settled),
+            self._call,
             self._engine.actors,
             self._in_flight,
             split=lambda piece: [piece._replace(shard=half) for half in self._quarantine.cut(piece.shard)],
             give_up=self._given_up,
             job="generate",
             lower=lowerable("generate.engine", self._engine, *local, "actors"),
+            wait_s=self._run.wait_s,
             say=self._run.screen.say,
+            calls=self.calls,
         )
         return self._pool.__enter__()
+
+    def _prepare(self) -> None:
+        """Reserve the resources, find the types of the models, and start the engines that have actors of their own."""
+        self._placement.reserve()
+        self._resolve()
+        for name, engine in self._pipeline.engines.items():
+            if name != MAIN and not engine.endpoint:
+                self._others[name] = [self._other(name, n) for n in range(engine.actors)]
 
     def _resolve(self) -> None:
         """Find the type in which each model computes, on the machine where its first engine will run, and print it."""
@@ -193,13 +206,11 @@ class Actors:
 
     def _boxed(self, given: tuple[RawShard, Sequence[Shard]] | None) -> _Piece | None:
         """Return the message for a shard of the feed. The settled shards of a round go into Ray's store only once."""
-        import ray
-
         if given is None:
             return None
         shard, settled = given
         if self._settled[0] != len(settled):
-            self._settled = (len(settled), ray.put(list(settled)))
+            self._settled = (len(settled), self._share(list(settled)))
         return _Piece(shard, self._settled[1])
 
     def _other(self, name: str, number: int) -> Any:  # noqa: ANN401 - a handle of Ray's
@@ -207,6 +218,20 @@ class Actors:
         handle = start(engine, self._run.logs, called, self._placement.need(name, number))
         self._watch.begin(called, handle, called, engine.hang_s, restarts=True)
         return handle
+
+    def _share(self, settled: list[Shard]) -> Any:  # noqa: ANN401 - a reference of Ray's
+        import ray
+
+        return ray.put(settled)
+
+    def _shared(self, reference: Any) -> Sequence[Shard]:  # noqa: ANN401 - a reference of Ray's
+        import ray
+
+        found: Sequence[Shard] = ray.get(reference)
+        return found
+
+    def _call(self, actor: Any, piece: _Piece) -> Any:  # noqa: ANN401 - a handle and a reference of Ray's
+        return actor.make.remote(piece.shard, piece.settled)
 
     def _spawn(self, place: int) -> Any:  # noqa: ANN401 - a handle of Ray's
         name = f"generate-{place}" if self._spawned < self._engine.actors else f"generate-{place}-{self._spawned}"
@@ -223,8 +248,6 @@ class Actors:
 
     def _given_up(self, piece: _Piece, error: Exception) -> bool:
         """Commit the draw that ended two engines as a dropped row."""
-        import ray
-
         del error  # the pool has logged it
-        report = self._quarantine.drop(piece.shard, ray.get(piece.settled), "engine: took two engines down")
+        report = self._quarantine.drop(piece.shard, self._shared(piece.settled), "engine: took two engines down")
         return self._finished(piece.shard, report)

@@ -11,11 +11,12 @@ from gristmill.cluster.jobs.job import Job, Run, Work
 from gristmill.cluster.models import dtypes
 from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.runtime.progress import Bar
-from gristmill.cluster.store.store import Shard
+from gristmill.cluster.store.store import Shard, Store
 from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.pipeline.dispatch import Dispatch
 from gristmill.generation.pipeline.pace import TREND_S, Observation, Pace
 from gristmill.generation.pipeline.plan import RawShard, ShardReport, ShardSequence, Tally
+from gristmill.generation.pipeline.row_log import delete_logs
 from gristmill.generation.pipeline.settle import MARGIN, Progress, top
 from gristmill.generation.pipeline.snapshots import Snapshots
 
@@ -58,6 +59,7 @@ class Driver:
             begin = time.monotonic()
             self._dispatch(self._feed, self._done, lambda stats: self._show(bar, stats))
             self._making_s = time.monotonic() - begin
+        delete_logs(self._run.store, self._work.output)  # the shards are committed, or not needed
         self._refuse_short()
         kept, rows = self.progress.kept, self.progress.rows
         bar.update(rows if self._schedule.limits else kept, _kept(kept, rows), self._total, left="")
@@ -251,6 +253,12 @@ class Driver:
             labels=progress.labels,
             notes=tuple(self._notes),
         )
+
+
+def sweep(store: Store, output: str) -> None:
+    """Delete what a worker has written into a complete dataset until it was ended."""
+    store.delete(output, *(entry.path for entry in store.leftovers(store.manifest(output))))
+    delete_logs(store, output)
 
 
 def _kept(kept: int, rows: int) -> str:

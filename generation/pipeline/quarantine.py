@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from gristmill.cluster.contract.sample import from_table, to_table
 from gristmill.cluster.store.store import Shard
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardReport, draws
+from gristmill.generation.pipeline.row_log import delete_logs
 from gristmill.generation.pipeline.rows import lost_row
 from gristmill.generation.pipeline.snapshots import Snapshots
 from gristmill.generation.pipeline.worker import Place
@@ -52,4 +53,5 @@ class Quarantine:
             total.figures = {**total.figures, **said.figures}
             total.notes = tuple(dict.fromkeys((*total.notes, *said.notes)))
         store.commit_shard(output, str(whole), to_table(rows))
+        delete_logs(store, output, whole.place)
         return whole, total

@@ -34,6 +34,7 @@ from gristmill.generation.contracts import (
 from gristmill.generation.engines.actors import LiveEngine
 from gristmill.generation.pipeline.frames import unframed
 from gristmill.generation.pipeline.plan import Draw, Pipeline, RawShard, Tally, draws
+from gristmill.generation.pipeline.row_log import RowLog
 from gristmill.generation.pipeline.streams import stream
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,8 @@ class Rows:
     prepared: Mapping[int, Any]
     """The prepared value of each step, by the `id` of the step."""
     memories: Sequence[tuple[HistoryFilter, History]]
+    log: RowLog | None = None
+    """The log of the shard's finished rows. Rows that are in it are not made again."""
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -181,6 +184,10 @@ class Rows:
     async def of_draw(self, draw: Draw) -> list[Sample]:
         """Return the rows of one draw. The id of the first row is known before the model is called."""
         first = Usage(draw.id)
+        if self.log and (logged := self.log.found.get(first.id)):
+            kept = sum(row.dropped is None for row in logged.rows)
+            self.tally.add(Tally(len(logged.rows), kept, cost=logged.cost))  # its tokens were not made now
+            return list(logged.rows)
         rng = stream(self.context.pipeline.seed, "expand", first.id)
         lost = next(filter(None, (_lost(parent, draw.method) for parent in draw.parents)), "")
         try:
@@ -200,6 +207,8 @@ class Rows:
         for row, s in zip(rows, usage, strict=True):
             s.tally.rows, s.tally.kept = 1, int(row.dropped is None)
             self.tally.add(s.tally)
+        if self.log:
+            self.log.append(first.id, sum(s.tally.cost for s in usage), rows)
         return rows
 
     async def _row(self, draw: Draw, draft: Draft, usage: Usage) -> Sample:

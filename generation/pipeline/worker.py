@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract import ids
-from gristmill.cluster.contract.sample import to_table
+from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.contract.sample import Sample, to_table
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import UNKNOWN, Embedding, Encoder, OpenEncoder
 from gristmill.cluster.runtime.log import to_file
@@ -23,6 +24,7 @@ from gristmill.generation.engines.actors import LiveEngine, OpenEngine, RemoteEn
 from gristmill.generation.pipeline.frames import Unframed, unframed
 from gristmill.generation.pipeline.metrics import Metrics
 from gristmill.generation.pipeline.plan import Pipeline, RawShard, ShardReport, Tally
+from gristmill.generation.pipeline.row_log import RowLog, delete_logs
 from gristmill.generation.pipeline.rows import BoundAsk, Context, Rows, Usage
 from gristmill.generation.pipeline.snapshots import KNOWN_ROUNDS, Snapshots
 from gristmill.generation.prompting.batches import Batches
@@ -105,16 +107,22 @@ class RowMaker:
         self._total = Counter[str]()
 
     async def make(self, shard: RawShard, settled: Sequence[Shard]) -> ShardReport:
-        """Make and commit one raw shard, drawn from the inputs and the settled shards."""
+        """Make and commit one raw shard, drawn from the inputs and the settled shards.
+
+        Raises:
+            StoreError: if the dataset is complete. So a worker that was thought to be dead leaves no file in it.
+        """
         begin = time.monotonic()
+        await asyncio.to_thread(self._refuse_complete)
         snapshot = await asyncio.to_thread(self._snapshots.at, shard.round, settled)
         self._remember(snapshot)
         steps: list[GenerateStep] = [self._pipeline.methods[shard.method], *self._pipeline.filters]
         prepared = {id(step): await self._prepare(step, snapshot) for step in steps}
-        rows = Rows(self._context, snapshot, prepared, self._sets)
-        self._tallies[str(shard)] = tally = rows.tally
-        made = await rows.of_shard(shard)
-        await asyncio.to_thread(self._commit, shard, made)
+        async with await asyncio.to_thread(RowLog, self._place.store, self._place.output, shard.place) as finished:
+            rows = Rows(self._context, snapshot, prepared, self._sets, finished)
+            self._tallies[str(shard)] = tally = rows.tally
+            made = await rows.of_shard(shard)
+            await asyncio.to_thread(self._commit, shard, made)
         del self._tallies[str(shard)]
         self._total.update({"rows": tally.rows, "kept": tally.kept})
         self._total.update(f"dropped by {row.dropped}" for row in made if row.dropped)
@@ -139,8 +147,17 @@ class RowMaker:
         """Return the numbers of rows, of kept rows and of drops by reason, in all shards that this maker committed."""
         return dict(self._total)
 
-    def _commit(self, shard: RawShard, made: Sequence[Any]) -> None:
-        self._place.store.commit_shard(self._place.output, str(shard), to_table(made))
+    def _commit(self, shard: RawShard, made: Sequence[Sample]) -> None:
+        store, output = self._place.store, self._place.output
+        self._refuse_complete()
+        store.commit_shard(output, str(shard), to_table(made))
+        if not shard.part:  # the other parts of a shard that was cut need its log
+            delete_logs(store, output, shard.place)
+
+    def _refuse_complete(self) -> None:
+        store, output = self._place.store, self._place.output
+        if store.local is not None and store.complete(output):  # each look at an object is a request
+            raise StoreError(f"{output}: is complete, must be in the making; this worker was given up, and ends")
 
     def _remember(self, snapshot: Snapshot) -> None:
         """Add a round's snapshot to the histories. A later snapshot begins with all samples of an earlier snapshot."""
