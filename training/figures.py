@@ -281,3 +281,5 @@ class LiftFigures(Figures):
     tuned_low: float | None = None
     """Lower end of the 95 % interval of `tuned_lift`."""
     tuned_high: float | None = None
+    tuned_seconds: float | None = None
+    """Wall time of the fine-tuning, a part of `seconds`. The probe took the rest."""

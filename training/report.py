@@ -38,7 +38,8 @@ class LiftPresentation(Presentation[LiftFigures]):
             yield "measured with a probe, not with the model that is fine-tuned"
         else:
             lift = _signed(figures.tuned_lift, figures.tuned_low, figures.tuned_high)
-            yield f"{figures.tuned}, fine-tuned: lift {lift}"
+            spent = f", in {figures.tuned_seconds:,.0f} s" if figures.tuned_seconds is not None else ""
+            yield f"{figures.tuned}, fine-tuned: lift {lift}{spent}"
 
     def tiles(self, material: Material, figures: LiftFigures) -> Iterator[Tile]:
         """Yield the lift of the recommended arm."""

@@ -11,6 +11,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -157,12 +158,13 @@ class Lift(Job):
                     stop = min(texts, start + AT_ONCE)
                     ray.get(actor.embed.remote(start, stop))
                     bar.update(stop)
-            runs = ray.get(actor.measure.remote())
+            runs, probed = ray.get(actor.measure.remote()), time.monotonic()
             if runs:
                 with run.screen.bar("lift: fine-tuning", runs) as bar:
                     for done in range(runs):
                         ray.get(actor.fine_tune.remote(done))
                         bar.update(done + 1)
+            tuned = round(time.monotonic() - probed, 1) if runs else None
             found, shard = ray.get(actor.finish.remote(work.output))
         except ray.exceptions.RayTaskError:  # of a living process
             raise
@@ -171,7 +173,7 @@ class Lift(Job):
         finally:
             ray.kill(actor)
         run.store.write_json(found, work.output, LIFT)
-        figures = figures_of(found, texts, shard, time.monotonic() - began)
+        figures = replace(figures_of(found, texts, shard, time.monotonic() - began), tuned_seconds=tuned)
         files = (run.store.file(work.output, LIFT),)
         run.store.commit(self.manifest(work, "samples", (shard,), files=files), figures.to_json())
         run.ledger.append("shard_done", job=self.name, shard=shard.name, rows=shard.rows, kept=shard.kept,
