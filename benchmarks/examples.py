@@ -23,7 +23,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,30 @@ def parts_of(task: str, where: Path, folder: Path) -> dict[str, Callable[[], Fig
     return found | {f"lift, {task}": partial(run, "lift", folder, [*roles, "lift.confirm=true"])}
 
 
+def table(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of all parts: rows trained on, the tuned model on each suite, and the seconds."""
+    yield "| part | trained on | suite | base | tuned | measures of the tuned model | train, evaluate, s |"
+    yield "|---|---|---|---|---|---|---|"
+    for part, jobs in found.items():
+        seconds = f"{sum(jobs[job]['seconds'] for job in ('train', 'evaluate') if job in jobs):,.0f}"
+        if "lift" in jobs:
+            lift = jobs["lift"]
+            said = f"{lift['recommended']}: {lift['verdict']}, lift {lift['lift']:+.3f}"
+            spent = f"[lift] {lift['seconds']:,.0f}"
+            spent += f", of it fine-tuning {lift['tuned_seconds']:,.0f}" if lift.get("tuned_seconds") else ""
+            rows, seeds = f"{lift['kept']:,} rows passed on", f"{lift['accuracy_seeds']:.3f}"
+            yield f"| {part} | {rows} | [lift] | {seeds} | {said} | | {spent} |"
+        for suite in jobs.get("evaluate", {}).get("suites", ()):
+            base, tuned, *_ = suite["models"]
+            plain = {n: v for n, v in tuned["measures"].items() if not n.startswith(("raw_", "written_"))}
+            measures = ", ".join(f"{name} {value:.3f}" for name, value in plain.items())
+            values = f"{base['value']:.3f} | {tuned['value']:.3f}"
+            name = f"{suite['suite']}, {suite['items']:,} items"
+            yield f"| {part} | {jobs['train']['kept']:,} | {name} | {values} | {measures} | {seconds} |"
+
+
 def main() -> None:
-    """Run the examples and write `examples.json`."""
+    """Run the examples, write `examples.json`, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "examples")
@@ -187,6 +209,7 @@ def main() -> None:
             about = {"items_of_reviews": given.items} if any(task in part for task in TASKS) else {}
             found[part] = {**about, **make()}
             RESULT.write_text(json.dumps({**machine(), "examples": found}, indent=1) + "\n")
+    print("\n".join(table(found)))
 
 
 if __name__ == "__main__":
