@@ -219,7 +219,7 @@ class ObjectLease:
         """Take the path of the lease in an object store."""
         assert isinstance(store.backend, Objects)
         self._objects, self._path = store.backend, store.path(name)
-        self._name = name.rpartition("/")[2]
+        self._name, self._shown = name.rpartition("/")[2], store.at(name)
         self._mine = _Written(
             os.getpid(), socket.gethostname(), _now(), secrets.token_hex(8), owner=this_process(self._path)
         )
@@ -231,7 +231,7 @@ class ObjectLease:
         """Wait for the lease, and return its number. The first `say` comes at once, or when a holder surely lives."""
         seen, since, said, first = None, _clock(), False, True
         while True:
-            with in_words(self._path):
+            with in_words(self._shown):
                 there = self._look()
                 if there is None or self._over(*there) or (there[2] == seen and _clock() - since > LIFE_S):
                     if self._take(there[0] if there else 0, there[2] if there else None):
@@ -252,19 +252,22 @@ class ObjectLease:
 
     def seal(self) -> None:
         """Refuse all further writes with the number of this lease."""
-        with in_words(self._path), self._lock:
+        with in_words(self._shown), self._lock:
             self._write(self._number + 1)
 
     def release(self) -> None:
-        """Give the lease back, unless another process has got it."""
+        """Give the lease back, unless another process has got it. If that fails, the lease ends by itself."""
         self._ended.set()
-        with in_words(self._path), self._lock:
-            self._mine = replace(self._mine, free=True)
-            self._write(self._number)
+        try:
+            with self._lock:
+                self._mine = replace(self._mine, free=True)
+                self._write(self._number)
+        except OSError as error:  # what the block raised is what people must see
+            log.info("%s: the lease was not given back, it ends in %.0f s: %s", self._shown, LIFE_S, error)
 
     def is_free(self) -> bool:
         """Say whether no process holds the lease."""
-        with in_words(self._path):
+        with in_words(self._shown):
             there = self._look()
         return there is None or self._over(*there)
 

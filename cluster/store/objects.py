@@ -7,6 +7,7 @@ holder, however late its request arrives.
 """
 
 import configparser
+import errno
 import os
 import random
 import re
@@ -27,6 +28,8 @@ T = TypeVar("T")
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az")
 TRY_S = 60.0
 """Seconds in which a request is sent again, before the server counts as one that does not answer."""
+SILENT_TRY_S = 1.0
+"""The same for a server that did not answer the request before, so that a run that fails for this reason ends soon."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Pause after the first failed request, and the longest pause. Each pause is twice the one before, half of it drawn at
 random, so that many workers do not come back at once."""
@@ -36,7 +39,8 @@ shard. What the manifest lists is safe without any look; see the head of this fi
 MOST_TURNS = 10
 """Number of times that a file is written again because another process has written it in between."""
 _STATUS = re.compile(r"status code: (\d{3})")
-_AGAIN = ("408", "409", "429", "500", "502", "503", "504")
+_AGAIN = ("", "408", "409", "429", "500", "502", "503", "504")
+_FORBIDDEN = ("401", "403")
 
 
 class Objects:
@@ -46,6 +50,7 @@ class Objects:
         """Take a client of obstore, and the URI of the bucket without credentials."""
         self.name = name
         self._client = client
+        self._silent = False
 
     @classmethod
     def from_uri(cls, uri: str) -> tuple["Objects", str]:
@@ -196,31 +201,33 @@ class Objects:
 
     def _ask(self, request: Callable[[], T]) -> T:
         """Send a request, again and again while it fails for a reason that may pass."""
-        from obstore.exceptions import BaseError, GenericError, PermissionDeniedError, UnauthenticatedError
+        from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 
-        end, pause = time.monotonic() + TRY_S, FIRST_PAUSE_S
+        end, pause = time.monotonic() + (SILENT_TRY_S if self._silent else TRY_S), FIRST_PAUSE_S
         while True:
             try:
-                return request()
-            except (PermissionDeniedError, UnauthenticatedError) as error:
-                raise PermissionError(13, f"the server refuses the credentials: {_first(error)}") from None
-            except GenericError as error:
-                found = _STATUS.search(str(error))
-                status = found[1] if found else ""
-                if status == "404":
-                    raise OSError(f"there is no bucket {self.name}, or it may not be seen") from None
-                if status in ("401", "403"):
-                    raise PermissionError(13, f"the server refuses the credentials: {_first(error)}") from None
-                if status and status not in _AGAIN:
-                    raise OSError(_first(error)) from None
-                if time.monotonic() + pause > end:
-                    raise NoAnswerError(_first(error)) from None
+                answer = request()
+            except (AlreadyExistsError, PreconditionError):
+                raise
             except BaseError as error:
-                if type(error).__name__ in ("AlreadyExistsError", "PreconditionError"):
-                    raise
-                raise OSError(_first(error)) from None
+                if not isinstance(error, GenericError) or not _may_pass(error):
+                    raise self._refused(error) from None
+                if time.monotonic() + pause > end:
+                    self._silent = True
+                    raise NoAnswerError(_first(error)) from None
+            else:
+                self._silent = False
+                return answer
             time.sleep(pause * (1 + random.random()) / 2)
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _refused(self, error: Exception) -> OSError:
+        """Return the error for a request that the server refuses."""
+        if type(error).__name__ in ("PermissionDeniedError", "UnauthenticatedError") or _status(error) in _FORBIDDEN:
+            return PermissionError(errno.EACCES, f"the server refuses the credentials: {_first(error)}")
+        if _status(error) == "404":
+            return OSError(f"there is no bucket {self.name}, or it may not be seen")
+        return OSError(_first(error))
 
 
 class ObjectFence:
@@ -329,6 +336,17 @@ _OF_PROFILE = {
 
 def _version(meta: Any) -> dict[str, Any]:  # noqa: ANN401 - obstore's ObjectMeta
     return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
+
+
+def _status(error: Exception) -> str:
+    """Return the HTTP status in an error of obstore, or "" if no answer came."""
+    found = _STATUS.search(str(error))
+    return found[1] if found else ""
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether the same request may succeed later."""
+    return _status(error) in _AGAIN
 
 
 def _first(error: Exception) -> str:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,7 +27,7 @@ from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.schema import SCHEMA_VERSION, check
 from gristmill.cluster.contract.secrets import public_uri
 from gristmill.cluster.store import tables
-from gristmill.cluster.store.backend import SHOWN, Backend, Entry, in_words
+from gristmill.cluster.store.backend import SHOWN, Backend, Entry, Fence, in_words
 from gristmill.cluster.store.files import TEMPORARY
 from gristmill.cluster.store.locate import locate
 from gristmill.cluster.store.typed import typed
@@ -115,13 +116,19 @@ class Store:
         self._address = str(self.local or uri)
         self.root = found.shown
         self._inside = found.inside
-        self._numbers = dict(fences or {})
-        numbers = self._numbers.items()
-        self._fences = {name: self.backend.fence(self.path(LEASES, name), number) for name, number in numbers}
+        self._numbers: dict[str, int] = {}
+        self._fences: dict[str, Fence] = {}
+        self._add(fences or {})
 
     def with_fences(self, numbers: Mapping[str, int]) -> "Store":
-        """Return the same store for a process that has the leases of these folders."""
-        return Store(self._address, {**self._numbers, **numbers})
+        """Return the same store, with the same backend, for a process that has the leases of these folders."""
+        found = copy(self)
+        found._add(numbers)
+        return found
+
+    def _add(self, numbers: Mapping[str, int]) -> None:
+        new = {name: self.backend.fence(self.path(LEASES, name), number) for name, number in numbers.items()}
+        self._numbers, self._fences = {**self._numbers, **numbers}, {**self._fences, **new}
 
     def is_file(self) -> bool:
         """Say whether the path of the store is a file."""

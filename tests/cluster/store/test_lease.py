@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from gristmill.cluster.contract.errors import BusyError
+from gristmill.cluster.contract.errors import BusyError, StoreError
 from gristmill.cluster.contract.sample import Message, seed, to_table
-from gristmill.cluster.store import lease, ledger
+from gristmill.cluster.store import lease, ledger, objects
 from gristmill.cluster.store.lease import making
 from gristmill.cluster.store.store import LEASES, Manifest, Store
 from tests.fake_objects import Objects
@@ -159,6 +159,23 @@ def test_a_lease_is_renewed_and_found_again_when_answers_are_lost(
             held.write_bytes(b"%d" % number, "a", f"{number}")
             time.sleep(0.02)
     assert len(away.names("a")) == 20
+
+
+def test_a_server_that_is_down_in_the_middle_is_what_the_run_ends_with(
+    away: Store, server: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "TRY_S", 0.5)
+    monkeypatch.setattr(objects, "SILENT_TRY_S", 0.1)
+    with (
+        pytest.raises(StoreError, match=r"^s3://grain/runs/a/made: the server does not answer"),
+        making(away, "a", say=pytest.fail) as held,
+    ):
+        server.failing = 1.0
+        held.write_bytes(b"x", "a", "made")
+    server.failing = 0.0
+    monkeypatch.setattr(lease, "LIFE_S", 0.3)
+    with making(away, "a", say=lambda line: None) as held:
+        held.write_bytes(b"x", "a", "made")
 
 
 def test_a_lease_that_nobody_renews_is_over_at_once_when_it_is_old(away: Store, server: Objects) -> None:
