@@ -60,7 +60,7 @@ def racer(uri: str, path: str, ready: Any, start: Any, made: Any) -> None:
     store, source = Store(uri), Source(path=(path,))
     name, _ = place_of(source)
     ready.release()
-    start.wait()
+    start.acquire()  # an event has a lock, which a process that is stopped could hold
     try:
         with making(store, name, say=lambda line: None) as held:
             if not held.complete(name):
@@ -78,7 +78,7 @@ def race(uri: str, folder: Path, number: int, rng: random.Random) -> dict[str, A
     rows = [{"question": f"Race {number}: what is {n}?", "answer": "是的"} for n in range(ROWS)]
     path = folder / f"{number}.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    ready, start, made = context.Semaphore(0), context.Event(), context.SimpleQueue()
+    ready, start, made = context.Semaphore(0), context.Semaphore(0), context.SimpleQueue()
     disturbed = ("nothing", "killed", "stopped")[number % 3]
 
     def begin() -> Any:
@@ -90,7 +90,8 @@ def race(uri: str, folder: Path, number: int, rng: random.Random) -> dict[str, A
     assert all(ready.acquire(timeout=LONGEST_S) for _ in racers), "the racers did not start"
     victim, moment = rng.randrange(RACERS), rng.expovariate(8)
     began = time.monotonic()
-    start.set()
+    for _ in range(RACERS + 1):  # one more for a process that is started again
+        start.release()
     if disturbed != "nothing":
         time.sleep(moment)
         os.kill(racers[victim].pid, signal.SIGKILL if disturbed == "killed" else signal.SIGSTOP)
