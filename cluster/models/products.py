@@ -8,6 +8,7 @@ rounds only where this is faster, on CPUs with AMX. Elsewhere it computes in flo
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from gristmill.cluster.models.dtypes import cpu_flags
 
@@ -28,7 +29,7 @@ def use_avx512() -> bool:
         return False
     import torch
 
-    library = torch.backends.mkldnn
+    library: Any = torch.backends.mkldnn  # without a type for its settings
     before = library.matmul.fp32_precision
     library.matmul.fp32_precision = "bf16"
     worst = max(_error(shape) for shape in SHAPES)

@@ -70,7 +70,8 @@ def attention(
     others = {**others, "is_causal": True}  # it only counts where there is no mask
     rows = []
     # `split` and `cat` have each other as gradients; a slice would have a whole row of zeros
-    for row, one in enumerate(zip(query.split(1), key.split(1), value.split(1), strict=True)):
+    tensors: tuple[Any, ...] = (query, key, value)
+    for row, one in enumerate(zip(*(tensor.split(1) for tensor in tensors), strict=True)):
         sizes, parts, end = found.sizes[row], [], 0
         each = zip(*(tensor.split(sizes, dim=2) for tensor in one), sizes, found.causal[row], strict=True)
         for q, k, v, size, causal in each:

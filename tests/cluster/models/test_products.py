@@ -1,5 +1,7 @@
 """Products in float32 stay those of float32, whichever library computes them."""
 
+from typing import Any
+
 import pytest
 
 from gristmill.cluster.models import products
@@ -22,7 +24,8 @@ def test_one_kind_of_cpu_is_slower_with_mkl(vendor: str, flags: set[str], *, fas
 def test_products_stay_exact_and_the_setting_says_who_computes_them() -> None:
     import torch
 
-    setting = torch.backends.mkldnn.matmul
+    library: Any = torch.backends.mkldnn
+    setting = library.matmul
     before = setting.fp32_precision
     try:
         used = products.use_avx512()
@@ -35,7 +38,8 @@ def test_products_stay_exact_and_the_setting_says_who_computes_them() -> None:
 def test_a_library_that_rounds_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    setting = torch.backends.mkldnn.matmul
+    library: Any = torch.backends.mkldnn
+    setting = library.matmul
     before = setting.fp32_precision
     monkeypatch.setattr(products, "_faster", lambda vendor, flags: True)
     monkeypatch.setattr(products, "EXACT", 1e-9)

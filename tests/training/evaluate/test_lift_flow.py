@@ -57,7 +57,7 @@ def test_texts_without_a_label_help_and_a_second_run_does_nothing(
     assert len(kept) in ((4,) if figures.verdict == "not confirmed" else (4 + 79, 4 + 80))
     said = capsys.readouterr()
     assert "fine-tuned: lift" in said.out + said.err
-    assert figures.tuned_seconds is not None and 0 < figures.tuned_seconds < figures.seconds
+    assert figures.tuned_seconds is not None and 0 < figures.tuned_seconds < (figures.seconds or 0)
     (run,) = store.names("runs")
     assert "Lift when fine-tuned" in store.read_bytes("runs", run, "report.html").decode()
     assert main(command) == 0

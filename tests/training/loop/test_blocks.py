@@ -45,7 +45,7 @@ def computed(model: Any, rows: list[Row]) -> tuple[Any, dict[str, Any]]:
     """Return the loss of each token of packed rows, and the gradients of all weights."""
     model.zero_grad()
     batch = losses.tensors(separation.batches(rows, "positions")[0], "cpu")
-    values = losses.token_losses(model, batch, "positions")[0]
+    values: Any = losses.token_losses(model, batch, "positions")[0]
     values.sum().backward()
     return values.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
