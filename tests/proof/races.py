@@ -6,7 +6,7 @@
 In a race, three processes want the same ingested dataset and start together. In one race of three a process is killed
 at a random moment and then started again; in another one of three a process is stopped until the others have ended,
 and then goes on. Stores are a folder, an object store that fails one request in twenty, and the S3 of the package
-`moto[server]`, where `moto_server` is on the path. Leases of objects live 3 seconds here, in place of 45.
+`moto[server]`, where `moto_server` is on the path. Leases of objects live 8 seconds here, in place of 45.
 
 A race fails if a process that was not killed ends with anything but 0, or 75 if it was stopped; if the dataset has
 other bytes than an undisturbed one; if it has a file that its manifest does not list; or if it takes over a minute.
@@ -46,7 +46,7 @@ MACHINE = (
 )
 FAILING = 0.05
 LONGEST_S = 60.0
-LIFE_S, RENEW_S, LOOK_S = 3.0, 0.5, 0.2
+LIFE_S, RENEW_S, LOOK_S = 8.0, 0.5, 0.2
 
 
 def hurry() -> None:
