@@ -17,6 +17,7 @@ from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.jobs.job import Job, Plan, Run, Work
 from gristmill.cluster.models import names as models
 from gristmill.cluster.models.encoder import Embedding
+from gristmill.cluster.runtime.resources import Need, await_room
 from gristmill.cluster.store.store import Store
 from gristmill.selection.contracts import Choice, Deduplicator, Selector, VectorsOf, View
 from gristmill.selection.data.columns import Int, Part
@@ -226,12 +227,19 @@ class Selecting:
         return figures
 
     def _tasks(self) -> Tasks | None:
-        """Return the tasks of Ray that read the samples, or None if this process reads them."""
+        """Return the tasks of Ray that read the samples, or None if this process reads them.
+
+        Raises:
+            BusyError: if no core of the cluster gets free.
+        """
         if not self.settings.by_tasks(self.run.store.manifest(self.samples).kept):
             return None
         import ray
 
-        return Tasks(AHEAD * max(1, round(ray.cluster_resources().get("CPU", 1)))) if ray.is_initialized() else None
+        if not ray.is_initialized():
+            return None
+        await_room("select", [Need(1.0)], self.run.wait_s)
+        return Tasks(AHEAD * max(1, round(ray.cluster_resources().get("CPU", 1))))
 
     def _parts(self, dataset: str) -> Parts:
         parts = parts_of(self.run.store, dataset, self.tasks)
