@@ -76,21 +76,24 @@ class Heartbeat:
         self._phase: Phase = "start"
         self._durations: dict[Phase, list[float]] = {}
         self._since = monotonic()
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._lock, self._wake = threading.Lock(), threading.Event()
+        self._over = False
         self.write()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def enter(self, phase: Phase, step: int) -> None:
-        """Say that the worker begins a phase; the phase before it is over."""
+        """Say that the worker begins a phase; the phase before it is over. Other phases than steps are written soon."""
         now = monotonic()
         with self._lock:
             self._durations.setdefault(self._phase, []).append(now - self._since)
             self._phase, self._step, self._mark, self._since = phase, step, self._mark + 1, now
+        if phase != "step":  # a step is too short for a file of its own
+            self._wake.set()
 
     def end(self) -> None:
         """Write the last beat and stop."""
+        self._over = True
         self.enter("end", self._step)
-        self._over.set()
         self.write()
 
     def write(self) -> None:
@@ -106,7 +109,11 @@ class Heartbeat:
             temporary.replace(self._path)
 
     def _beat(self) -> None:
-        while not self._over.wait(self._every_s):
+        while True:
+            self._wake.wait(self._every_s)
+            self._wake.clear()
+            if self._over:
+                return
             try:
                 self.write()
             except OSError:  # the folder is gone after the run, or its disk is full; the training loop says so

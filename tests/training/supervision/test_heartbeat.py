@@ -109,3 +109,14 @@ def test_a_file_of_another_version_or_in_part_is_no_beat(tmp_path: Path) -> None
     assert heartbeat.read(tmp_path)[3].phase == "end"
     heartbeat.forget(tmp_path)
     assert heartbeat.read(tmp_path) == {}
+
+
+def test_the_begin_of_a_checkpoint_is_written_soon(tmp_path: Path) -> None:
+    heart = heartbeat.Heartbeat(tmp_path, 0, "n", 600.0)
+    heart.enter("save", 3)
+    deadline = time.monotonic() + 30
+    while heartbeat.read(tmp_path)[0].phase != "save":
+        assert time.monotonic() < deadline, "only the clock writes"
+        time.sleep(0.01)
+    heart.end()
+    assert heartbeat.read(tmp_path)[0].phase == "end"
