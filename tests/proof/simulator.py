@@ -12,6 +12,8 @@ the last schedule in the JSON file.
 import argparse
 import asyncio
 import json
+import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -26,6 +28,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 from unittest.mock import patch
+
+import pyarrow as pa
 
 from gristmill.cluster.jobs.job import Run
 from gristmill.cluster.models.engine import Engine, Reply, Request, Write
@@ -42,6 +46,7 @@ from tests.generation.ground import WORK, contents, job, with_seeds
 from tests.invariants import check_dataset
 from tests.virtual import Ref, VirtualActor, VirtualCalls
 
+MACHINE = f"{os.cpu_count()} cores, {platform.platform()}, Python {platform.python_version()}, pyarrow {pa.__version__}"
 FAULTS = ("crash", "machine", "memory", "lost_ack", "duplicate", "clock", "driver")
 LATE = "driver, after the manifest"
 """The kill of a driver whose dataset is complete, but that has not deleted the commit files of its shards."""
@@ -261,6 +266,7 @@ def simulate(folder: Path, generate: Generate, schedule: Schedule, poison: int =
         store.left = kills.pop() if kills else -1
         if store.complete(WORK.output):
             happened[LATE] += 1
+            sweep(Store(str(folder)), WORK.output)  # it reuses the dataset, and `gristmill clean` deletes these files
             break
         try:
             with patch("time.time", partial(wall_clock, actors.calls)), actors:
@@ -278,16 +284,13 @@ def simulate(folder: Path, generate: Generate, schedule: Schedule, poison: int =
     return happened
 
 
-def problems(folder: Path, expected: Mapping[str, bytes], *, ended_late: bool) -> list[str]:
+def problems(folder: Path, expected: Mapping[str, bytes]) -> list[str]:
     """Return what is wrong with a finished job: lost, doubled or other rows, and files that no manifest lists."""
     store = Store(str(folder))
     check_dataset(store, WORK.output, "seeds")
     found = contents(store)
     listed = {shard.name for shard in store.manifest(WORK.output).shards} | {MANIFEST, "figures.json"}
     stray = sorted({path.name for path in Path(folder, WORK.output).iterdir()} - listed)
-    if ended_late:  # the driver was killed while it deleted the commit files of a complete dataset
-        stray = [name for name in stray if name.replace(".json", ".arrow") not in listed]
-        found = {name: data for name, data in found.items() if name in listed}
     other = sorted(name for name in {*found, *expected} - {*stray} if found.get(name) != expected.get(name))
     return [*(f"stray {name}" for name in stray), *(f"differs {name}" for name in other)]
 
@@ -322,10 +325,8 @@ class Campaign:
         folder, schedule = self.root / f"{number}", Schedule(number)
         poison, expected = (self.poison, self.poisoned) if schedule.poisoned else (0, self.calm)
         try:
-            happened = simulate(folder, self.generate, schedule, poison)
-            self.happened += happened
-            late = happened[LATE] > 0
-            self.wrong += [f"{number}: {problem}" for problem in problems(folder, expected, ended_late=late)]
+            self.happened += simulate(folder, self.generate, schedule, poison)
+            self.wrong += [f"{number}: {problem}" for problem in problems(folder, expected)]
         except Exception as error:  # noqa: BLE001 - it is reported with its number, and the campaign goes on
             self.wrong.append(f"{number}: {type(error).__name__}: {error}")
         shutil.rmtree(folder)
@@ -355,6 +356,7 @@ def main(arguments: Sequence[str]) -> int:
         "wrong": [*known.get("wrong", []), *campaign.wrong],
         "faults": dict(sorted(faults.items())),
         "seconds": round(known.get("seconds", 0) + seconds, 1),
+        "machine": MACHINE,
     }
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
