@@ -35,7 +35,7 @@ MOVED: dict[str, str] = {
     "c1345787e12e2ec92aa6d7276bfa9186": "e6f730c077096623e1c764c09ecc8300",  # method self_instruct
     "b4ff4e082a6debd9fa01918e01130856": "9f029f2ae85a8d002fe2fd26ce457a39",  # method evol_instruct
     "95f65d59754f17c9d6a495edc896511a": "72c9d08bdb2e7d42c2be4c0d207513fc",  # method magpie
-    "98c57be81325e9fc32e4f3e77b129557": "6fff29f7a8244af386cd7fb6dc265757",  # method augment
+    "a0b011afd62395bd5734d25af763f180": "2ff28661f8fb9bf72dfb0a6782bc7ef6",  # method augment
     "3115cb32142f049e588a5afb695932d2": "3e3a898285247a3380bedbc32d907ae4",  # method retrieve
     "79c592bdac1a2328fa4846fbdfb127ed": "1f9082836a1fef9a53b81bfe4cb2cddd",  # method backtranslation
     "26f53f15dc28775349341b754aa686a1": "7936d10faf04bb68c2ee0466f9a0cd7d",  # method grounded

@@ -66,6 +66,7 @@ class Retrieve(EachInput[SearchIndex]):
     kind: Literal["retrieve"] = "retrieve"
     revision: ClassVar[int] = 2  # texts in a script that the encoder does not know are found by their words alone
     feeds: ClassVar[tuple[Input, ...]] = ("seeds",)
+    newer: ClassVar[frozenset[str]] = frozenset({"answers"})
     use: Literal["demonstrations", "grounding", "data"] = "demonstrations"
     """How the related texts are used."""
     answers: Literal["model", "seed"] = "model"
