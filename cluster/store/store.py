@@ -39,10 +39,8 @@ FIGURES = "figures.json"
 LEASES = ".leases"
 """Folder of a store with the leases of datasets; see `lease.py`."""
 Kind = Literal["samples", "vectors", "model", "evaluation"]
-_OF_MAKING = (
-    r"(raw|shard)-\d+(\.\d+\+\d+)?\.(arrow|json)|\d+-[0-9a-f]{8}\.jsonl"
-    rf"|\..+{re.escape(TEMPORARY)}|dtypes\.json"
-)
+_OF_MAKING = r"(raw|shard)-\d+(\.\d+\+\d+)?\.(arrow|json)|\d+-[0-9a-f]{8}\.jsonl|dtypes\.json"
+_OF_MAKING += rf"|\..+{re.escape(TEMPORARY)}"
 """Matches the names of shards, their commit files, logs of rows, files that were being written, and chosen dtypes."""
 
 

@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ def race(uri: str, folder: Path, number: int, rng: random.Random) -> dict[str, A
         start.release()
     if disturbed != "nothing":
         time.sleep(moment)
-        os.kill(racers[victim].pid, signal.SIGKILL if disturbed == "killed" else signal.SIGSTOP)
+        with suppress(ProcessLookupError):  # it has ended before
+            os.kill(racers[victim].pid, signal.SIGKILL if disturbed == "killed" else signal.SIGSTOP)
     if disturbed == "killed":
         racers[victim].join()
         killed = racers[victim].exitcode == -signal.SIGKILL
@@ -103,7 +104,8 @@ def race(uri: str, folder: Path, number: int, rng: random.Random) -> dict[str, A
     for process in others:
         process.join(LONGEST_S)
     if disturbed == "stopped":
-        os.kill(racers[victim].pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(racers[victim].pid, signal.SIGCONT)
     racers[victim].join(LONGEST_S)
     seconds = time.monotonic() - began
     codes = [process.exitcode for process in racers]
