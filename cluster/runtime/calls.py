@@ -94,11 +94,11 @@ class RayCalls:
         try:
             return ray.get(ref), None
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, EngineError):
-                return None, error
-            if isinstance(error.cause, GristmillError):
+            if isinstance(error.cause, GristmillError) and not isinstance(error.cause, EngineError):
                 raise error.cause from error
             log.info("%s: %s", piece, error)
+            if isinstance(error.cause, EngineError):  # its own words, without those of the stack
+                return None, error.cause
             what = textwrap.shorten(f"{type(error.cause).__name__}: {error.cause}", deaths.LONGEST)
             raise RunError(f"{piece}: {what}") from error
         except deaths.deaths() as error:
