@@ -92,15 +92,18 @@ def test_the_identity_is_what_the_recipe_says_not_what_the_machine_made_of_it() 
     assert Engine().fingerprint() != Engine(dtype="float32").fingerprint()
 
 
-def test_this_machine_is_measured_once_and_agrees_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_is_measured_once_and_again_after_a_torn_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GRISTMILL_CACHE", str(tmp_path))
     first = dtypes.choose(models.SMOLLM2)
     [kept] = (tmp_path / dtypes.CACHE).iterdir()
     kept.write_text(json.dumps({"bfloat16": 9.0, "float32": 1.0}))
     assert dtypes.choose(models.SMOLLM2).reason.endswith("(a product takes 9.0 times as long)"), "read from the cache"
     kept.write_text("{torn")
-    again = dtypes.choose(models.SMOLLM2)
-    assert again.dtype == first.dtype, "measured again"
+    again, told = dtypes.choose(models.SMOLLM2), json.loads(kept.read_text())
+    assert told.keys() == {"bfloat16", "float32"} and min(told.values()) > 0, "measured again"
+    assert dtypes.choose(models.SMOLLM2).dtype == again.dtype, "as it was measured last; a busy machine may say another"
     if "avx2" in dtypes.cpu_flags() and "avx512f" not in dtypes.cpu_flags():
         assert first.dtype == "float32"
 
