@@ -37,18 +37,19 @@ def test_a_recipe_whose_jobs_use_no_ray_starts_none(
     recipe = f'store = "runs"\n[select]\ninput = "rows.jsonl"\nsteps = [{{kind = "exact"}}, {balance}]\n'
     (tmp_path / "mill.toml").write_text(recipe, encoding="utf-8")
     beats: list[Beat] = []
+    jobs: set[str] = set()
     left: list[float] = []
     advance = Activity.advance
 
     def noted(activity: Activity, *state: Any, **more: Any) -> None:
         left.extend(more.get("figures", {}).values())
         advance(activity, *state, **more)
+        jobs.add(activity.step.job)
 
     monkeypatch.setattr(Activity, "advance", noted)
-    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
     monkeypatch.setattr(heartbeat._Heart, "_write", lambda heart, beat: beats.append(beat))
     assert main(["run", str(tmp_path / "mill.toml")]) == 0
-    assert "select" in {beat.step.job for beat in beats}, "the run has a heartbeat"
+    assert beats and "select" in jobs, "the run has a heartbeat, which reads what the job does"
     assert left == [30, 9], "samples after each step, the figure samples_left"
     said = capsys.readouterr()
     assert "balance: 9 left" in said.out + said.err and "starting Ray" not in said.out + said.err
