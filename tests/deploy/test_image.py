@@ -49,7 +49,8 @@ def test_it_copies_all_that_the_package_is_built_of() -> None:
 
 def made_by(target: str, flavour: str) -> str:
     """The commands of a target of the Makefile, in a folder where nothing is made yet."""
-    words = ["make", "--no-print-directory", "--dry-run", "--always-make", target, f"FLAVOUR={flavour}", "VENV=/nowhere/.venv"]
+    words = ["make", "--no-print-directory", "--dry-run", "--always-make", target]
+    words += [f"FLAVOUR={flavour}", "VENV=/nowhere/.venv"]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
