@@ -3,7 +3,9 @@
 import logging
 import os
 import sys
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,6 +21,7 @@ from gristmill.cluster.jobs.job import SAMPLE_JOBS, Job, Run, Work
 from gristmill.cluster.jobs.recipe import Recipe, check_inputs
 from gristmill.cluster.jobs.state import RUNS, recipe_of
 from gristmill.cluster.report import run as report
+from gristmill.cluster.report.material import plain_reason
 from gristmill.cluster.runtime import log
 from gristmill.cluster.runtime.activity import waiting
 from gristmill.cluster.runtime.interrupt import leave_within, signal_name
@@ -29,6 +32,8 @@ from gristmill.cluster.store.ledger import Ledger, lock
 from gristmill.cluster.store.store import Store
 
 logger = logging.getLogger(__name__)
+MOST_REASONS = 3
+"""Number of drop reasons of an input that the terminal names."""
 
 
 def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], screen: Screen) -> str:
@@ -125,10 +130,18 @@ def _ingest(run: Run, source: ingest.Source, folder: str) -> None:
     if reused:
         ingest.warn_of_columns(source, manifest.metadata)
     dropped = manifest.rows - manifest.kept
-    note = f", {dropped} dropped" if dropped else ""
+    note = f", {dropped} dropped ({_reasons(run.store, folder)})" if dropped else ""
     run.screen.say(f"ingest: {manifest.kept} samples from {', '.join(map(public_uri, source.path))}{note}")
     figures = Figures(rows=manifest.rows, kept=manifest.kept)
     run.ledger.append("job_done", job="ingest", output=folder, figures=figures.to_json(), reused=reused)
+
+
+def _reasons(store: Store, folder: str) -> str:
+    """Return the most frequent drop reasons of a dataset with their numbers of rows, in words."""
+    columns = (table["dropped"].drop_null().to_pylist() for table in store.scan(folder, ["dropped"]))
+    counts = Counter(textwrap.shorten(plain_reason(reason), 90) for column in columns for reason in column)
+    more = ["other reasons"] if len(counts) > MOST_REASONS else []
+    return ", ".join([*(f"{count} {reason}" for reason, count in counts.most_common(MOST_REASONS)), *more])
 
 
 @contextmanager
