@@ -35,7 +35,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 random, so that many workers do not come back at once."""
 CHECK_S = 0.5
 """Seconds for which a process relies on the last look at its lease. This saves a request for each second file of a
-shard. What the manifest lists is safe without any look; see the head of this file."""
+shard. What the manifest lists is safe without any look; see the head of this file. A file that lands in a folder that
+another process has completed is deleted again by its writer (`Store.write_bytes`)."""
 MOST_TURNS = 10
 """Number of times that a file is written again because another process has written it in between."""
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -240,17 +241,26 @@ class ObjectFence:
 
     @contextmanager
     def holding(self, *, anew: bool = True) -> Iterator[None]:
-        """Raise `BusyError` if another process has got the lease since. Without `anew`, the last look may do."""
+        """Raise `BusyError` if another process has got the lease since. Without `anew`, the last look may do.
+
+        If the block took longer than a look lasts, it is raised after the block too: the process may have been stopped
+        between its look and its request.
+        """
         if anew or time.monotonic() - self._looked > CHECK_S:
-            now = time.monotonic()
-            try:
-                number = number_of(bytes(self._objects.read(self._path)))
-            except FileNotFoundError:
-                number = 0
-            if number != self._number:
-                raise stale(self._path)
-            self._looked = now
+            self._look()
         yield
+        if time.monotonic() - self._looked > CHECK_S:
+            self._look()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        try:
+            number = number_of(bytes(self._objects.read(self._path)))
+        except FileNotFoundError:
+            number = 0
+        if number != self._number:
+            raise stale(self._path)
+        self._looked = now
 
 
 def number_of(lease: bytes) -> int:

@@ -9,10 +9,8 @@ A shard is committed as soon as its commit file exists. A killed job continues a
 folder has the files that its manifest lists, its figures and its manifest, and no other file.
 """
 
-import fnmatch
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, field
@@ -23,12 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.cluster.contract import ids
-from gristmill.cluster.contract.errors import StoreError
+from gristmill.cluster.contract.errors import BusyError, StoreError
 from gristmill.cluster.contract.schema import SCHEMA_VERSION, check
 from gristmill.cluster.contract.secrets import public_uri
 from gristmill.cluster.store import tables
 from gristmill.cluster.store.backend import SHOWN, Backend, Entry, Fence, in_words
-from gristmill.cluster.store.files import TEMPORARY
+from gristmill.cluster.store.leftovers import leftovers
 from gristmill.cluster.store.locate import locate
 from gristmill.cluster.store.typed import typed
 from gristmill.cluster.store.uri import UriError
@@ -39,9 +37,6 @@ FIGURES = "figures.json"
 LEASES = ".leases"
 """Folder of a store with the leases of datasets; see `lease.py`."""
 Kind = Literal["samples", "vectors", "model", "evaluation"]
-_OF_MAKING = r"(raw|shard)-\d+(\.\d+\+\d+)?\.(arrow|json)|\d+-[0-9a-f]{8}\.jsonl|dtypes\.json"
-_OF_MAKING += rf"|\..+{re.escape(TEMPORARY)}"
-"""Matches the names of shards, their commit files, logs of rows, files that were being written, and chosen dtypes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +175,18 @@ class Store:
             BusyError: if another process has got the lease of the folder since.
         """
         fence = self._fences.get(names[0].partition("/")[0])
-        with in_words(self.at(*names)):
-            self.backend.write(self.path(*names), data, fence)
+        try:
+            with in_words(self.at(*names)):
+                self.backend.write(self.path(*names), data, fence)
+        except BusyError:
+            self._withdraw(*names)
+            raise
+
+    def _withdraw(self, *names: str) -> None:
+        """Delete a file that this process has written too late, after another one had completed the folder."""
+        folder, file = names[0].partition("/")[0], "/".join(names).partition("/")[2]
+        if self.complete(folder) and file in {entry.path for entry in self.leftovers(self.manifest(folder))}:
+            self.delete(folder, file)
 
     def write_json(self, value: object, *names: str) -> None:
         """Write a JSON file completely or not at all."""
@@ -314,18 +319,9 @@ class Store:
         self.delete(manifest.name, *(entry.path for entry in self.leftovers(manifest)))
 
     def leftovers(self, manifest: Manifest, working: Sequence[str] = ()) -> list[Entry]:
-        """Return the files that a complete folder has from its making, and that its manifest does not list.
-
-        They have names that only stores give, or that match a pattern of `working`. Another file may be a person's.
-        """
+        """Return the files that a complete folder has from its making; see `leftovers.py`."""
         listed = {entry.name for entry in (*manifest.shards, *manifest.files)} | {FIGURES, MANIFEST}
-        commits = {
-            shard.name.removesuffix(".arrow") + ".json" for shard in manifest.shards if shard.name.endswith(".arrow")
-        }
-        found = (entry for entry in self.walk(manifest.name) if entry.path not in listed)
-        names = (*map(re.escape, commits), *(fnmatch.translate(pattern) for pattern in working))
-        ours = re.compile("|".join([f"(?:.*/)?(?:{_OF_MAKING})", *names]))
-        return [entry for entry in found if ours.fullmatch(entry.path)]
+        return leftovers(self.walk(manifest.name), listed, working)
 
     def manifest(self, name: str) -> Manifest:
         """Return the manifest of a complete folder.

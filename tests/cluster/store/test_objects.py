@@ -12,6 +12,7 @@ from gristmill.cluster.contract.sample import Message, seed, to_table
 from gristmill.cluster.store import objects as objects_module
 from gristmill.cluster.store.store import Manifest, Store
 from tests.fake_objects import Objects
+from tests.invariants import check_clean
 
 NAME = "made-1"
 ROWS = to_table([seed([Message("user", f"question {n} 问题")]) for n in range(4)])
@@ -156,3 +157,30 @@ def test_a_request_that_arrives_late_replaces_nothing(away: Store, server: Objec
     server.go.set()
     thread.join()
     assert failed and away.read_bytes(NAME, "a") == b"of 2"
+
+
+def test_a_request_that_arrives_after_the_end_leaves_no_file(
+    away: Store, server: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder is stopped between its look and its request, and goes on after the next holder has completed all."""
+    lease_of(server, 1)
+    old, new = away.with_fences({NAME: 1}), away.with_fences({NAME: 2})
+    server.hold = lambda method, key: method == "PUT" and key.endswith("shard-00007.arrow")
+    failed: list[Exception] = []
+
+    def write() -> None:
+        try:
+            old.commit_shard(NAME, "shard-00007", ROWS)
+        except BusyError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert server.held.wait(10)
+    lease_of(server, 2)
+    fill(new)
+    monkeypatch.setattr(objects_module, "CHECK_S", 0.0)  # that long ago was the look
+    server.go.set()
+    thread.join()
+    assert failed and not away.exists(NAME, "shard-00007.arrow")
+    check_clean(away, NAME)
