@@ -45,6 +45,7 @@ CALLS = {
     "serve": "gristmill.training.serve:run",
     "submit": "gristmill.cluster.jobs.submit:run",
     "clean": "gristmill.cluster.jobs.clean:run",
+    "lineage": "gristmill.cluster.refresh.lineage:run",
 }
 """Functions of verbs, as `module:function`. Each takes the parsed arguments and returns the exit code."""
 SHELLS = ("bash", "zsh", "fish")
@@ -273,6 +274,10 @@ def parser() -> argparse.ArgumentParser:
     serve_arguments(sub)
     sub.set_defaults(call=_imported)
     _clean_verb(verbs)
+    sub = _store_verb(verbs, "lineage", "say what a row comes from, and which datasets and models it went into")
+    sub.add_argument("id", help="the id of a row, or its beginning; or the name of a dataset or model")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+    sub.set_defaults(call=_imported)
     sub = _store_verb(verbs, "report", "write report.html of a run again")
     sub.add_argument("name", help="a run, or the beginning of its name")
     sub.set_defaults(call=_report)

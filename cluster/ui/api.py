@@ -14,6 +14,7 @@ from gristmill.cluster.cli.text import listing
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.gate import GateError, parse
 from gristmill.cluster.jobs.run import runs
+from gristmill.cluster.refresh.lineage import made_from
 from gristmill.cluster.store.store import Store
 from gristmill.cluster.ui.decisions import VERDICTS, Decision, Decisions, Verdict
 from gristmill.cluster.ui.edit import edited, save
@@ -160,7 +161,7 @@ class Api:
         value = sample_view(row, sample, self._decided(name).all().get(row))
         if asked.get("relatives") != "1":
             return value
-        others = {other: self._indexes.get(other) for other in [name, *self._above(name)]}
+        others = {other: self._indexes.get(other) for other in [name, *made_from(self._store, name)]}
         ready = {other: found for other, found in others.items() if isinstance(found, Index)}
         waiting = sorted(others.keys() - ready.keys())
         return {**value, "relatives": relatives(sample, name, ready), "waiting": waiting}
@@ -222,20 +223,6 @@ class Api:
         if isinstance(index, Building):
             raise JobError(f"{name}: its index is being built ({index.done} of {index.rows} rows); wait and ask again")
         return index
-
-    def _above(self, name: str) -> list[str]:
-        """Return the complete datasets of samples of which this one was made, the nearest first."""
-        found: list[str] = []
-        left = list(self._store.manifest(name).inputs.values())
-        while left:
-            folder = left.pop(0)
-            if folder in found or "/" in folder or not self._store.complete(folder):
-                continue
-            manifest = self._store.manifest(folder)
-            if manifest.kind == "samples":
-                found.append(folder)
-                left += manifest.inputs.values()
-        return found
 
 
 def _query(asked: Mapping[str, str], decisions: Mapping[int, Decision]) -> Query:

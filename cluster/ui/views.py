@@ -6,12 +6,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from gristmill.cluster.contract.errors import StoreError
 from gristmill.cluster.contract.sample import Message, Sample
 from gristmill.cluster.jobs.job import SAMPLE_JOBS
 from gristmill.cluster.jobs.state import recipe_of, state_of
+from gristmill.cluster.refresh.lineage import generations
 from gristmill.cluster.report.material import plain_reason
 from gristmill.cluster.store.ledger import JobState
 from gristmill.cluster.store.store import Shard, Store
@@ -181,15 +183,15 @@ def relatives(sample: Sample, here: str, indexes: Mapping[str, Index]) -> dict[s
     `indexes` are those of the datasets in which parents may be, by name: this dataset first, then its inputs.
     """
     mine = indexes[here]
-    above, wanted, seen = [], [*sample.parents], {sample.id}
-    for _ in range(GENERATIONS):
-        wanted = [name for name in dict.fromkeys(wanted) if name not in seen][:RELATIVES]
-        if not wanted:
-            break
-        seen.update(wanted)
-        found = _named(wanted, indexes)
+    above, known = [], dict[str, Sample | None]()
+
+    def parents_of(ids: Sequence[str]) -> list[str]:
+        return [parent for one in ids if (row := known[one]) for parent in row.parents]
+
+    for level in islice(generations(sample.parents, parents_of, RELATIVES), GENERATIONS):
+        found = _named(level, indexes)
+        known |= {one: row for one, (_, row) in zip(level, found, strict=True)}
         above.append([entry for entry, _ in found])
-        wanted = [parent for _, one in found if one for parent in one.parents]
     children = mine.children_of([sample.id], RELATIVES)
     beside = [row for row in mine.children_of(sample.parents, RELATIVES + 1) if mine.samples([row])[0].id != sample.id]
     return {

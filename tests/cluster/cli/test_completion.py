@@ -27,7 +27,7 @@ VERBS = {
     "export",
     "serve",
 }
-VERBS |= {"report", "ui", "clean"}
+VERBS |= {"report", "ui", "clean", "lineage"}
 CASES = [
     ([""], VERBS),
     (["pl"], {"plan"}),

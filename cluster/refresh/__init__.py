@@ -1,0 +1,1 @@
+"""Periodic refresh of a model: rounds, promotion, rollback, watch and lineage."""
