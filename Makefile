@@ -1,7 +1,7 @@
 # make proof: set up, then send 10,000 rows of public shapes through the store and every form, try 100,000 mutated inputs and
-#   200 commands on such, run jobs in virtual time under faults for 30 minutes (the next call continues), draw 50,000
-#   comparisons of models of which the truth is known, play 100,000 years of a gate, encode for 72 chat templates, pack for 84
-#   architectures; with `moto_server` on the path, send exports and a store through S3; race for datasets 200 times in a store
+#   200 commands on such, run jobs in virtual time under faults for 30 minutes (the next call continues), run 16 to 1,024
+#   engines in virtual time, and 16 real ones that wait, draw 50,000 comparisons of models of which the truth is known, play
+#   100,000 years of a gate, encode for 72 chat templates, pack for 84 architectures; with `moto_server` on the path, send exports and a store through S3; race for datasets 200 times in a store
 #   of each kind; with `prometheus` on the path, let it scrape a run and fire its alerts; kill trainings for 55 minutes (the
 #   next call continues, up to 100 kills); then pass the long tests.
 # make examples DATA=folder: set up, then run the worked examples, two of them on public reviews that are in the folder.
@@ -52,6 +52,7 @@ proof: $(READY)
 	$(BIN)/python -m tests.proof.round_trip
 	$(BIN)/python -m tests.proof.fuzz 100000 200 benchmarks/fuzz.json
 	$(BIN)/python -m tests.proof.simulator --schedules 100000 --minutes 30 --json benchmarks/simulator.json
+	$(BIN)/python -m tests.proof.goodput benchmarks/goodput.json
 	$(BIN)/python -m tests.proof.intervals
 	$(BIN)/python -m tests.proof.gate
 	$(BIN)/python -m tests.proof.templates
