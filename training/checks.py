@@ -102,6 +102,9 @@ def mixture_problems(job: TrainSettings) -> list[str]:
             f"replay: {job.replay:g} with{'' if job.replay_input else 'out'} replay_input, must be above 0 with "
             "the file of an earlier dataset in replay_input, or neither"
         )
+    least = sum(job.mixture_least) + job.replay
+    if least >= 1:
+        found.append(f"mixture: min_share of all datasets and replay are together {least:g}, must be below 1")
     found += [
         f"{name}: is set without curriculum, must not be; give the name of a score in train.curriculum"
         for name in ("curriculum_descending", "curriculum_stages")

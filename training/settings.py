@@ -10,6 +10,7 @@ from gristmill.cluster.contract.settings import Settings
 from gristmill.cluster.io.ingest import Source
 from gristmill.training.data.answers import EarlierAnswers
 from gristmill.training.data.chat import Encoding, TooLong
+from gristmill.training.data.mixture import Part
 from gristmill.training.optim import AnyOptimizer
 from gristmill.training.optim.adamw import AdamW
 from gristmill.training.optim.schedule import Schedule
@@ -45,15 +46,6 @@ def usual_rate(tuning: object, task: object = None) -> float:
         return Lora.usual_rate
     own = task.usual_rate if isinstance(task, Task) and not tuning.adapter else None
     return tuning.usual_rate if own is None else own
-
-
-class Part(Settings):
-    """A further dataset of a mixture."""
-
-    input: Source
-    """Data from outside the recipe: a path, or a table with path and format."""
-    weight: float = Field(default=1.0, gt=0)
-    """The weight of the dataset. With 2, each of its samples counts as two for its share of the mixture."""
 
 
 class TrainSettings(Settings):
@@ -387,6 +379,11 @@ class TrainSettings(Settings):
     def mixture_weights(self) -> list[float]:
         """The weights of the datasets that are mixed, in their order."""
         return [self.mixture_weight, *(part.weight for part in self.mixture)]
+
+    @property
+    def mixture_least(self) -> list[float]:
+        """The smallest shares of the datasets that are mixed, in their order."""
+        return [0.0, *(part.min_share for part in self.mixture)]
 
     @property
     def mixture_names(self) -> list[str]:

@@ -45,6 +45,20 @@ def submit_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--env", action="append", default=[], metavar="NAME", help=text)
 
 
+def refresh_arguments(sub: argparse.ArgumentParser) -> None:
+    """Add the arguments of `refresh`."""
+    text = "key of this tick: another tick with the same key begins no round (default: the slot of time)"
+    sub.add_argument("--key", default="", help=text)
+    text = "begin a round even if there are not enough new rows, and record why, such as a drift alarm"
+    sub.add_argument("--alarm", default="", metavar="REASON", help=text)
+    text = "wait while another process works on the line; by default the command ends with exit code 75"
+    sub.add_argument("--wait", action="store_true", help=text)
+    text = "end the open round without a decision, for example after an error that the recipe of the round cannot avoid"
+    sub.add_argument("--abandon", action="store_true", help=text)
+    sub.add_argument("--quiet", action="store_true", help="no progress")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+
+
 def export_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the arguments of `export`."""
     sub.add_argument("name", help="a dataset or run, or the beginning of its name")

@@ -17,6 +17,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.settings import Settings, Step
 from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, job_class
 from gristmill.cluster.jobs.recipe import near
+from gristmill.cluster.refresh.settings import RefreshSettings
 
 WIDTH = 100
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "at least", "max_length": "at most"}
@@ -58,7 +59,7 @@ def jobs() -> dict[str, type[Job]]:
 
 def sections() -> dict[str, type[Settings]]:
     """Return the class of each section of a recipe, by name."""
-    return {**jobs(), "cluster": ClusterSettings}
+    return {**jobs(), "refresh": RefreshSettings, "cluster": ClusterSettings}
 
 
 def steps(kind: type[Settings]) -> dict[str, dict[str, type[Step]]]:

@@ -16,6 +16,7 @@ from gristmill.cluster.cli.arguments import (
     MODEL_FORMS,
     export_arguments,
     plan_arguments,
+    refresh_arguments,
     serve_arguments,
     submit_arguments,
 )
@@ -46,6 +47,8 @@ CALLS = {
     "submit": "gristmill.cluster.jobs.submit:run",
     "clean": "gristmill.cluster.jobs.clean:run",
     "lineage": "gristmill.cluster.refresh.lineage:run",
+    "refresh": "gristmill.cluster.refresh.rounds:run",
+    "rollback": "gristmill.cluster.refresh.quarantine:run",
 }
 """Functions of verbs, as `module:function`. Each takes the parsed arguments and returns the exit code."""
 SHELLS = ("bash", "zsh", "fish")
@@ -273,6 +276,10 @@ def parser() -> argparse.ArgumentParser:
     sub = _store_verb(verbs, "serve", "answer requests in the form of OpenAI's API with the tuned model of a run")
     serve_arguments(sub)
     sub.set_defaults(call=_imported)
+    sub = _store_verb(verbs, "rollback", "make the model before the champion of a line the champion again")
+    sub.add_argument("line", help="name of the line, which is that of its recipe")
+    sub.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
+    sub.set_defaults(call=_imported)
     _clean_verb(verbs)
     sub = _store_verb(verbs, "lineage", "say what a row comes from, and which datasets and models it went into")
     sub.add_argument("id", help="the id of a row, or its beginning; or the name of a dataset or model")
@@ -311,6 +318,9 @@ def _recipe_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     sub.set_defaults(call=_plan)
     sub = _recipe_verb(verbs, "submit", "send a recipe and the files that it reads to a cluster, and run it there")
     submit_arguments(sub)
+    sub.set_defaults(call=_imported)
+    sub = _recipe_verb(verbs, "refresh", "do one round of a line, or continue it, if the recipe's [refresh] says so")
+    refresh_arguments(sub)
     sub.set_defaults(call=_imported)
     sub = _recipe_verb(verbs, "preview", "make a few samples and print every prompt and every reply of the model")
     sub.add_argument("-n", type=int, default=5, metavar="N", help="how many draws (default: 5)")

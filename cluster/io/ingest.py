@@ -62,6 +62,8 @@ Shape = Literal[
     "self_instruct",
 ]
 
+STORED = "dataset:"
+"""Beginning of a path that names a dataset of the store, such as `dataset:select-0123456789ab`."""
 SHARD_ROWS = 65_536
 SHAPE_ROWS = 1_000
 """Number of rows at the beginning of a file whose columns decide its shape."""
@@ -74,7 +76,9 @@ class Source(Settings):
     not_identity: ClassVar[frozenset[str]] = frozenset({"path", "format"})
 
     path: tuple[str, ...] = Field(min_length=1)
-    """Files, globs or URIs. A relative path starts at the recipe's folder. A string is the same as a list of one."""
+    """Files, globs or URIs. A relative path starts at the recipe's folder. A string is the same as a list of one.
+    `dataset:NAME` is a dataset of samples in the store of the recipe. It must be the only path, and is read as it is,
+    with its ids and parents."""
     format: Literal["auto", FileFormat] = "auto"
     """Format of the files. `auto` decides by the suffix. If the suffix is unknown, it decides by the first bytes. In
     the format `text`, which `auto` chooses for `.txt`, each line is one document. With `document`, each file is one
@@ -107,9 +111,21 @@ class Source(Settings):
     is a bad row."""
 
     @property
+    def dataset(self) -> str:
+        """Name of the dataset of the store that is read; empty for files."""
+        return self.path[0].removeprefix(STORED) if self.path[0].startswith(STORED) else ""
+
+    @property
     def dialect(self) -> Dialect:
         """The options for the readers of text files."""
         return Dialect(self.separator, self.quoting, self.repair_text)
+
+    @field_validator("path")
+    @classmethod
+    def _one_dataset(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > 1 and any(path.startswith(STORED) for path in value):
+            raise ValueError(f"has {len(value)} paths, must be one path if it names a dataset")
+        return value
 
     @field_validator("columns", "ignore", mode="after")
     @classmethod
@@ -141,20 +157,25 @@ class Source(Settings):
             value = {**value, "path": (value["path"],)}
         base = (info.context or {}).get("base")
         if base and isinstance(value, dict) and isinstance(value.get("path"), list | tuple):
-            absolute = (p if "://" in str(p) else str(base / expanded(str(p))) for p in value["path"])
+            absolute = (p if _is_address(str(p)) else str(base / expanded(str(p))) for p in value["path"])
             value = {**value, "path": tuple(absolute)}
         return value
 
 
-def place_of(source: Source) -> tuple[str, str]:
-    """Return (folder name, fingerprint) of the dataset that a source becomes.
+def _is_address(path: str) -> bool:
+    """Say whether a path has the same meaning in each folder."""
+    return "://" in path or path.startswith(STORED)
+
+
+def place_of(source: Source) -> str:
+    """Return the name of the folder of the dataset that a source becomes, or that it names.
 
     Every file is read once, for its digest.
 
     Raises:
         JobError: for a path that does not exist, a folder, an empty file, or a glob that matches nothing.
     """
-    return _place(source, find(source.path, source.format))
+    return source.dataset or _place(source, find(source.path, source.format))[0]
 
 
 def _place(source: Source, files: Iterable[File]) -> tuple[str, str]:
@@ -172,6 +193,8 @@ def ingest(store: Store, source: Source, screen: Screen | None = None, shard_row
         JobError: if files cannot be read, if there is a bad row and `on_bad_row` is `error`, or if no row is good. Then
             nothing of the dataset is left in the store.
     """
+    if source.dataset:
+        return source.dataset
     begin = time.monotonic()
     files = find(source.path, source.format)
     name, fingerprint = _place(source, files)

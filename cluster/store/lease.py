@@ -57,7 +57,7 @@ Say = Callable[[str], None]
 
 
 @contextmanager
-def making(store: Store, *datasets: str, say: Say) -> Iterator[Store]:
+def making(store: Store, *datasets: str, say: Say, patient: bool = True) -> Iterator[Store]:
     """Hold the leases of datasets while the block runs; first wait until no other process holds them.
 
     Inside the block, ask again whether a dataset is complete: another process may have made it. When the block ends
@@ -65,19 +65,21 @@ def making(store: Store, *datasets: str, say: Say) -> Iterator[Store]:
 
     Args:
         store: the store of the datasets.
-        datasets: names of the datasets.
+        datasets: names of the datasets, or of other folders.
         say: prints a line to people, when it has to wait.
+        patient: whether `say` is called as soon as a holder is seen. If not, it is called when a holder surely lives;
+            of a lease of objects this takes up to `RENEW_S` seconds.
 
     Yields:
         the store to write the datasets with. Its writes are refused after another process has got a lease.
     """
     with ExitStack() as stack:
         names = sorted(set(datasets))  # in one order, so that no two processes wait for each other
-        yield store.with_fences({name: stack.enter_context(_held(store, name, say)) for name in names})
+        yield store.with_fences({name: stack.enter_context(_held(store, name, say, patient=patient)) for name in names})
 
 
 @contextmanager
-def _held(store: Store, name: str, say: Say) -> Iterator[int]:
+def _held(store: Store, name: str, say: Say, *, patient: bool) -> Iterator[int]:
     lease = _lease(store, name)
     with ExitStack() as wait:
 
@@ -85,7 +87,7 @@ def _held(store: Store, name: str, say: Say) -> Iterator[int]:
             say(line)
             wait.enter_context(waiting("dataset", f"{name}, which another process makes"))
 
-        number = lease.wait(told)
+        number = lease.wait(told, patient=patient)
     try:
         yield number
         lease.seal()
@@ -148,8 +150,9 @@ class FileLease:
         self._name, self._path = name, Path(store.path(LEASES, name))
         self._file: IO[str] | None = None
 
-    def wait(self, say: Say) -> int:
-        """Wait for the lease, and return its number."""
+    def wait(self, say: Say, *, patient: bool = True) -> int:
+        """Wait for the lease, and return its number. A lock of a file is only held by a living process."""
+        del patient
         with in_words(str(self._path)):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("a+", encoding="utf-8")

@@ -174,7 +174,7 @@ class Store:
         Raises:
             BusyError: if another process has got the lease of the folder since.
         """
-        fence = self._fences.get(names[0].partition("/")[0])
+        fence = next((held for name, held in self._fences.items() if "/".join(names).startswith(f"{name}/")), None)
         try:
             with in_words(self.at(*names)):
                 self.backend.write(self.path(*names), data, fence)

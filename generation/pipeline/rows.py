@@ -17,6 +17,7 @@ from gristmill.cluster.contract.gate import GateError
 from gristmill.cluster.contract.own import Own, locate_error
 from gristmill.cluster.contract.sample import Message, Origin, Sample
 from gristmill.cluster.contract.settings import Step
+from gristmill.cluster.models import names as models
 from gristmill.cluster.models.engine import Choose, Reply, Request, Score, Write
 from gristmill.generation.contracts import (
     MAIN,
@@ -293,7 +294,7 @@ def origin(pipeline: Pipeline, draw: Draw, usage: Usage) -> Origin:
     return Origin(
         run=pipeline.run,
         step=draw.step,
-        model=pipeline.engines[draw.method.engine_name()].model,
+        model=models.recorded(pipeline.engines[draw.method.engine_name()].model),
         seed=usage.seed,
         prompt_tokens=usage.tally.prompt_tokens,
         reply_tokens=usage.tally.reply_tokens,

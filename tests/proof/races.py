@@ -58,7 +58,7 @@ def racer(uri: str, path: str, ready: Any, start: Any, made: Any) -> None:
     """Want the dataset of a file: make it, or wait for it and read it, as `gristmill run` does."""
     hurry()
     store, source = Store(uri), Source(path=(path,))
-    name, _ = place_of(source)
+    name = place_of(source)
     ready.release()
     start.acquire()  # an event has a lock, which a process that is stopped could hold
     try:

@@ -63,7 +63,9 @@ def forecast(store: Store, datasets: Mapping[str, str], expected: int, job: Trai
     if job.curriculum not in (None, LENGTH) and not any(job.curriculum in one.scores for one in found):
         scores = ", ".join(sorted({LENGTH}.union(*(one.scores for one in found))))
         raise JobError(f"train.curriculum: {job.curriculum}, but no sample has this score; must be one of {scores}")
-    taken = mixture.taken([one.bins for one in found], job.mixture_weights, job.mixture_temperature, job.replay)
+    taken = mixture.taken(
+        [one.bins for one in found], job.mixture_weights, job.mixture_temperature, job.replay, job.mixture_least
+    )
     bins = sum(taken)
     steps = job.steps or num_steps(job.epochs, bins, batch)
     how = f"{steps} steps" if job.steps else f"about {steps} steps"

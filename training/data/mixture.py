@@ -11,10 +11,28 @@ Departures: sizes are numbers of packed rows, and an epoch has exactly its share
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from gristmill.cluster.contract.settings import Settings
+from gristmill.cluster.io.ingest import Source
+
+
+class Part(Settings):
+    """A further dataset of a mixture."""
+
+    newer: ClassVar[frozenset[str]] = frozenset({"min_share"})
+
+    input: Source
+    """Data from outside the recipe: a path, or a table with path and format."""
+    weight: float = Field(default=1.0, gt=0)
+    """The weight of the dataset. With 2, each of its samples counts as two for its share of the mixture."""
+    min_share: float = Field(default=0.0, ge=0, lt=1)
+    """Smallest share of the packed rows of an epoch, those of `replay` included. A dataset that is too small for it is
+    repeated. With 0 there is no smallest share."""
 
 
 class Group(NamedTuple):
@@ -37,7 +55,9 @@ def apportion(total: int, sizes: Sequence[float]) -> list[int]:
     return found
 
 
-def taken(rows: Sequence[int], weights: Sequence[float], temperature: float, replay: float) -> list[int]:
+def taken(
+    rows: Sequence[int], weights: Sequence[float], temperature: float, replay: float, least: Sequence[float] = ()
+) -> list[int]:
     """Return the number of packed rows of each dataset in an epoch; at least one of each dataset that has rows.
 
     The share of a dataset is proportional to (weight x rows) ** (1 / temperature). An epoch has as many rows as all
@@ -48,12 +68,26 @@ def taken(rows: Sequence[int], weights: Sequence[float], temperature: float, rep
         weights: weight of each dataset, without that of replay.
         temperature: 1 for shares by size and weight; the higher, the more equal they are.
         replay: share of the epoch that is replay; 0 for none.
+        least: smallest share of the epoch of each dataset, without that of replay; empty for none. Their sum and
+            `replay` are together below 1.
     """
     main = rows[: len(weights)]
     rates = [(weight * count) ** (1 / temperature) for weight, count in zip(weights, main, strict=True)]
-    found = apportion(sum(main), rates)
+    found = apportion(sum(main), _raised(rates, [share / (1 - replay) for share in least]))
     found += [round(sum(main) * replay / (1 - replay)) for _ in rows[len(weights) :]]
     return [max(1, count) if size else 0 for count, size in zip(found, rows, strict=True)]
+
+
+def _raised(rates: Sequence[float], least: Sequence[float]) -> Sequence[float]:
+    """Return shares that are proportional to `rates`, where none with a rate is below its smallest share."""
+    fixed: dict[int, float] = {}
+    shares = rates
+    while below := {n: share for n, share in enumerate(least) if rates[n] and shares[n] < share * sum(shares)}:
+        fixed |= below
+        rest = sum(rate for n, rate in enumerate(rates) if n not in fixed)
+        scale = (1 - sum(fixed.values())) / rest if rest else 0.0
+        shares = [fixed.get(n, rate * scale) for n, rate in enumerate(rates)]
+    return shares
 
 
 def groups(rows: Sequence[Sequence[int]], counts: Sequence[int]) -> tuple[Group, ...]:

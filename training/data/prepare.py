@@ -196,7 +196,9 @@ def _pack(
 def groups_of(sizes: Sequence[Sequence[int]], job: TrainSettings) -> tuple[mixture.Group, ...]:
     """Return the groups of the rows to train on. `sizes` are their numbers, [datasets][stages]."""
     rows = [sum(stages) for stages in sizes]
-    return mixture.groups(sizes, mixture.taken(rows, job.mixture_weights, job.mixture_temperature, job.replay))
+    return mixture.groups(
+        sizes, mixture.taken(rows, job.mixture_weights, job.mixture_temperature, job.replay, job.mixture_least)
+    )
 
 
 def _parts(

@@ -211,14 +211,13 @@ class Evaluate(Job):
     def _models(self, run: Run, work: Work) -> dict[str, str]:
         """Return the folders of all models by name: the base model, the tuned one, and those of `against`."""
         tuned = work.inputs["model"]
-        base = str(run.store.manifest(tuned).settings["model"])
-        found = {base: models.local(base), tuned: str(run.store.folder(tuned) / MERGED)}
+        base, folder = _base(run.store, run.store.manifest(tuned))
+        found = {base: folder, tuned: _folder(run.store, tuned)}
         for name in self.against:
             if name in found:
                 run.screen.say(f"evaluate: against {name}: is compared anyway, as the base or the tuned model")
             else:
-                earlier = TRAINED.fullmatch(name) is not None
-                found[name] = str(run.store.folder(name) / MERGED) if earlier else models.local(name)
+                found[name] = _folder(run.store, name)
         return found
 
     def _held_out(self, run: Run, work: Work) -> dict[str, Any]:
@@ -235,7 +234,7 @@ class Evaluate(Job):
         import ray
 
         manifest = run.store.manifest(work.inputs["model"])
-        base = str(manifest.settings["model"])
+        base, before = _base(run.store, manifest)
         table, drops = held_out.rows_of(run.store, work.inputs)
         if drops:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
@@ -247,7 +246,7 @@ class Evaluate(Job):
         kind, encoding = (scoring.Scorer, settings.encoding) if causal else (heads.HeadScorer, settings)
         samples = tokens.conversations(table) if causal else from_table(table)
         scorer = spawn(kind, own, run.logs, own.cpus, self.precision, encoding)
-        paths = {"before": models.local(base), "after": str(run.store.folder(work.inputs["model"]) / MERGED)}
+        paths = {"before": before, "after": _folder(run.store, work.inputs["model"])}
         try:
             opened = ray.get(scorer.open.remote(paths["after"], samples))
             run.screen.say(f"evaluate: {opened['precision']}, {opened['why']}")
@@ -311,6 +310,19 @@ class Evaluate(Job):
         gpus = self.gpus if self.engine.gpus is None else self.engine.gpus
         own = {"model": folder, "cpus": self.engine.cpus or self.cpus, "gpus": gpus}
         return serving(self.engine.model_copy(update=own), run, name, "evaluate.engine")
+
+
+def _folder(store: Store, name: str) -> str:
+    """Return the folder of a model, which may be an earlier training in the store."""
+    return str(store.folder(name) / MERGED) if TRAINED.fullmatch(name) else models.local(name)
+
+
+def _base(store: Store, manifest: Manifest) -> tuple[str, str]:
+    """Return the name and the folder of the base model of a training, also if the store was moved since."""
+    given = str(manifest.settings["model"])
+    name = models.recorded(given)
+    moved = TRAINED.fullmatch(name) and store.complete(name)
+    return name, _folder(store, name if moved else given)
 
 
 def _settings(manifest: Manifest) -> TrainSettings:

@@ -27,7 +27,7 @@ VERBS = {
     "export",
     "serve",
 }
-VERBS |= {"report", "ui", "clean", "lineage"}
+VERBS |= {"report", "ui", "clean", "lineage", "refresh", "rollback"}
 CASES = [
     ([""], VERBS),
     (["pl"], {"plan"}),

@@ -75,7 +75,7 @@ def test_the_dataset_depends_on_the_content_and_not_on_the_path(tmp_path: Path) 
     one, two = put(tmp_path, "x.jsonl", text), put(tmp_path / "other", "y.ndjson", text)
     stores = [Store(str(tmp_path / f"store-{n}")) for n in range(2)]
     names = [ingest(s, source(p, on_bad_row="drop")) for s, p in zip(stores, (one, two), strict=True)]
-    assert names[0] == names[1] == place_of(source(two, on_bad_row="drop"))[0]
+    assert names[0] == names[1] == place_of(source(two, on_bad_row="drop"))
     assert stores[0].manifest(names[0]).shards == stores[1].manifest(names[1]).shards
     assert stores[0].read(names[0]).schema == SAMPLES
 
@@ -91,7 +91,7 @@ def test_content_order_and_settings_change_the_name(tmp_path: Path) -> None:
         source(a, on_bad_row="drop"),
         source(a, format="text"),
     ]
-    assert len({place_of(s)[0] for s in sources}) == len(sources)
+    assert len({place_of(s) for s in sources}) == len(sources)
 
 
 def test_a_second_time_nothing_is_written(tmp_path: Path, store: Store) -> None:

@@ -32,6 +32,24 @@ def test_an_epoch_takes_rows_by_weight_size_and_temperature(
     assert mixture.taken(rows, weights, temperature, replay) == wanted
 
 
+@pytest.mark.parametrize(
+    ("rows", "replay", "least", "wanted"),
+    [
+        ([90, 10], 0.0, [0, 0.2], [80, 20]),
+        ([90, 10], 0.0, [0, 0.05], [90, 10]),  # it has more than that
+        ([90, 10, 5], 0.2, [0, 0.2], [75, 25, 25]),  # 25 of 125
+        ([80, 20, 0], 0.0, [0, 0.5, 0.3], [50, 50, 0]),  # no rows, no share
+        ([98, 1, 1], 0.0, [0, 0.3, 0.3], [40, 30, 30]),
+        ([1, 40, 59], 0.0, [0.5, 0, 0.4], [50, 10, 40]),  # the last is too small after the first is raised
+    ],
+)
+def test_a_dataset_is_repeated_up_to_its_smallest_share(
+    rows: list[int], replay: float, least: list[float], wanted: list[int]
+) -> None:
+    weights = [1.0] * len(least)
+    assert mixture.taken(rows, weights, 1, replay, least) == wanted
+
+
 def test_one_dataset_is_read_as_it_always_was() -> None:
     one = (Group(0, 0, 10, 10),)
     for number in range(7):

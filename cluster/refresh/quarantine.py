@@ -1,0 +1,90 @@
+"""`gristmill rollback LINE`: the champion before takes its place again, and the rows of the bad model are put apart.
+
+The rollback is written first, with the ids of all rows that it puts apart. Then the open round ends, which began with
+the bad model, and the aliases move. A rollback that was killed in between is finished by the next one, or by the next
+tick of the line.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pyarrow.compute as pc
+
+from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.refresh import replay
+from gristmill.cluster.refresh.registry import Line, Rollback, champion_before, holding, line_of
+from gristmill.cluster.store.store import Store
+from gristmill.cluster.text.terminal import visible
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out the verb `rollback`, and return the exit code."""
+    store = Store(arguments.store)
+    line_of(store, arguments.line)
+    with holding(store, arguments.line) as line:
+        done = rollback(line, arguments.reason)
+    count = sum(map(len, done.quarantined.values()))
+    sys.stdout.write(visible(f"{line.name}: the champion is {done.to or 'the base model'} again, after {done.model}\n"))
+    sys.stdout.write(f"{count} rows that it wrote, and their descendants, are not trained on again\n")
+    return 0
+
+
+def rollback(line: Line, reason: str = "") -> Rollback:
+    """Move the alias `champion` back to the model before, and return what was done.
+
+    The caller holds the lease of the line.
+
+    Raises:
+        JobError: if the base model is the champion.
+    """
+    pending = settle(line)
+    if pending:
+        return pending
+    champion, rounds = line.aliases().champion, line.rounds()
+    if not champion:
+        raise JobError(f"{line.name}: the base model is the champion, must be a model of a round to go back from it")
+    done = Rollback(
+        number=len(line.rollbacks()) + 1,
+        model=champion,
+        to=champion_before(rounds, champion),
+        reason=reason,
+        after=len(rounds),
+        quarantined={name: ids for name in replay.written(rounds) if (ids := written_by(line.store, name, champion))},
+    )
+    line.write(done)
+    settle(line)
+    return done
+
+
+def settle(line: Line) -> Rollback | None:
+    """Finish the last rollback if it was killed, and return it; else return None."""
+    now = line.aliases()
+    done = next(reversed(line.rollbacks()), None)
+    if done is None or done.number <= now.rollback:
+        return None
+    rounds = line.rounds()
+    for one in rounds:
+        if one.state == "open":
+            line.write(replace(one, state="abandoned"))
+    before = champion_before(rounds, done.to)
+    line.write(replace(now, champion=done.to, previous=before, rollback=done.number, round=len(rounds)))
+    return done
+
+
+def written_by(store: Store, dataset: str, model: str) -> list[str]:
+    """Return the ids of the kept rows of a dataset that a model wrote, and of those that descend from them."""
+    found = [*_rows(store, dataset)]
+    bad = {name for name, _, writer in found if writer == model}
+    while more := {name for name, parents, _ in found if name not in bad and not bad.isdisjoint(parents)}:
+        bad |= more
+    return sorted(bad)
+
+
+def _rows(store: Store, dataset: str) -> Iterator[tuple[str, list[str], str | None]]:
+    """Yield id, parents and writing model of each kept row; the model is None for a row that nobody generated."""
+    for table in store.scan(dataset, ["id", "parents", "origin", "dropped"]):
+        rows = table.filter(pc.is_null(table["dropped"]))
+        models = pc.struct_field(rows["origin"], "model").to_pylist()
+        yield from zip(rows["id"].to_pylist(), rows["parents"].to_pylist(), models, strict=True)
