@@ -2,8 +2,8 @@
 
 Only what is certainly ours and certainly needed by nobody is listed: a folder with the name of a job and a fingerprint
 that has a manifest or a lease of that name, and a file with a name that only a store gives. What a run, or a dataset
-that a run needs, names anywhere in its recipe or ledger is needed, and what a line names in its records. So is a dataset that a person decided about or made
-in `gristmill ui`. What a living process makes is left alone.
+that a run needs, names anywhere in its recipe or ledger is needed, and what a line names in its records. So is a
+dataset that a person decided about or made in `gristmill ui`. What a living process makes is left alone.
 """
 
 import argparse

@@ -7,13 +7,14 @@ tick of the line.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow.compute as pc
 
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.refresh import replay
+from gristmill.cluster.refresh.lineage import descendants
 from gristmill.cluster.refresh.registry import Line, Rollback, champion_before, holding, line_of
 from gristmill.cluster.store.store import Store
 from gristmill.cluster.text.terminal import visible
@@ -51,7 +52,7 @@ def rollback(line: Line, reason: str = "") -> Rollback:
         to=champion_before(rounds, champion),
         reason=reason,
         after=len(rounds),
-        quarantined={name: ids for name in replay.written(rounds) if (ids := written_by(line.store, name, champion))},
+        quarantined=written_by(line.store, champion, replay.written(rounds)),
     )
     line.write(done)
     settle(line)
@@ -73,18 +74,16 @@ def settle(line: Line) -> Rollback | None:
     return done
 
 
-def written_by(store: Store, dataset: str, model: str) -> list[str]:
-    """Return the ids of the kept rows of a dataset that a model wrote, and of those that descend from them."""
-    found = [*_rows(store, dataset)]
-    bad = {name for name, _, writer in found if writer == model}
-    while more := {name for name, parents, _ in found if name not in bad and not bad.isdisjoint(parents)}:
-        bad |= more
-    return sorted(bad)
+def written_by(store: Store, model: str, datasets: Sequence[str]) -> dict[str, list[str]]:
+    """Return the ids of the rows of these datasets that a model wrote, and of those made from them, by dataset."""
+    own = {name for dataset in datasets for name in _of_model(store, dataset, model)}
+    found = descendants(store, own) if own else {}
+    return {name: found[name] for name in datasets if name in found}
 
 
-def _rows(store: Store, dataset: str) -> Iterator[tuple[str, list[str], str | None]]:
-    """Yield id, parents and writing model of each kept row; the model is None for a row that nobody generated."""
-    for table in store.scan(dataset, ["id", "parents", "origin", "dropped"]):
+def _of_model(store: Store, dataset: str, model: str) -> Iterator[str]:
+    """Yield the ids of the kept rows of a dataset that a model wrote."""
+    for table in store.scan(dataset, ["id", "origin", "dropped"]):
         rows = table.filter(pc.is_null(table["dropped"]))
-        models = pc.struct_field(rows["origin"], "model").to_pylist()
-        yield from zip(rows["id"].to_pylist(), rows["parents"].to_pylist(), models, strict=True)
+        theirs = pc.equal(pc.struct_field(rows["origin"], "model"), model)
+        yield from rows["id"].filter(theirs).to_pylist()

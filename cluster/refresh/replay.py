@@ -145,7 +145,7 @@ def quarantined(rollbacks: Iterable[Rollback]) -> dict[str, set[str]]:
 
 def whole(store: Store, datasets: Iterable[str], gone: Mapping[str, set[str]]) -> list[str]:
     """Return the datasets that have a kept row which is not gone."""
-    return [name for name in datasets if store.manifest(name).kept > len(gone.get(name, ()))]
+    return [name for name in datasets if any(row not in gone.get(name, ()) for row in _ids(store, name))]
 
 
 def reasons(store: Store, dataset: str, beginning: str) -> dict[str, int]:
