@@ -2,14 +2,14 @@
 
     python benchmarks/training.py memory
     python benchmarks/training.py speed --data FILE.jsonl [--samples 48] [--max-length 512] [--rounds 3]
-    python benchmarks/training.py encoding --data FILE.jsonl
+    python benchmarks/training.py encoding --data FILE.jsonl [--rounds 3]
 
 `memory`: 16 combinations of model, task, ZeRO stage, number of workers, tuning, precision, offloading, gradient
 checkpointing and micro-batch; VmHWM of the largest worker, over the whole run with its checkpoint and export, against
 `gristmill.training.memory`. The models have random weights, and rows are full.
 `speed`: full fine-tuning of the builtin model in fp32 on one thread, on the same samples with the same number of
 optimizer steps; label tokens (those that count in the loss) over CPU time after the first step. `encoding`: samples
-encoded over CPU time, as `[train]` encodes them.
+encoded over CPU time, as `[train]` encodes them; beside it, what the tokenizer alone takes for the rendered texts.
 
 FILE has rows in any form that `input` of a recipe reads. The workers run the real training loop, without Ray.
 """
@@ -303,22 +303,32 @@ def gflops() -> dict[str, float]:
     return found
 
 
-def measure_encoding(path: Path) -> dict[str, Any]:
-    """Encode the file again and again for ten CPU-seconds or more."""
+def measure_encoding(path: Path, rounds: int) -> dict[str, Any]:
+    """Encode the rows of the file with an encoder that has seen no row, in turn with the tokenizer alone; one thread."""
     from gristmill.training.data import chat
 
-    rows = rows_of(path, 2_000)
-    store = shelf(Path(tempfile.mkdtemp()), rows)
-    table = store.read(SAMPLES)
+    os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    rows = rows_of(path, 10_000)
+    table = shelf(Path(tempfile.mkdtemp()), rows).read(SAMPLES)
     job = Train(max_length=2048)
     tokenizer = chat.tokenizer(names.local(job.model), None, {})
-    chat.encode(tokenizer, tokens.conversations(table.slice(0, 100)), job.encoding)
-    began, done = time.process_time(), 0
-    while time.process_time() - began < 10:
+    plain = [tokenizer.apply_chat_template([turn._asdict() for turn in row.messages], tokenize=False) for row in rows]
+
+    def alone() -> None:
+        for start in range(0, len(plain), chat.AT_ONCE):
+            tokenizer.backend_tokenizer.encode_batch(plain[start : start + chat.AT_ONCE], add_special_tokens=False)
+
+    def encode() -> None:
         chat.encode(tokenizer, tokens.conversations(table), job.encoding)
-        done += table.num_rows
-    spent = time.process_time() - began
-    return {"rows": done, "cpu_s": round(spent, 2), "rows_per_cpu_s": round(done / spent)}
+
+    speeds: dict[str, list[int]] = {"rows_per_cpu_s": [], "tokenizer_alone_rows_per_cpu_s": []}
+    for _, (name, function) in itertools.product(range(rounds), zip(speeds, (encode, alone), strict=True)):
+        began = time.process_time()
+        function()
+        speeds[name].append(round(len(rows) / (time.process_time() - began)))
+    middle = {name: statistics.median(values) for name, values in speeds.items()}
+    characters = round(sum(map(len, plain)) / len(plain))
+    return {"rows": len(rows), "characters_of_a_row": characters, **middle, "rounds": speeds}
 
 
 def only(call: list[Any]) -> dict[str, Any]:
@@ -349,7 +359,7 @@ def main() -> None:
         partial = Path(tempfile.gettempdir()) / "gristmill-training-speed.json"
         result = measure_speed(given.data, given.samples, given.max_length, given.rounds, partial)
     else:
-        result = measure_encoding(given.data)
+        result = measure_encoding(given.data, given.rounds)
     write(
         "training", {**{key: known[key] for key in ("memory", "speed", "encoding") if key in known}, given.part: result}
     )

@@ -23,6 +23,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.models.template import ChatTemplate, UnrenderableError
 from gristmill.training.data.answers import AnswerFinder, EarlierAnswers, Talk, Text
 from gristmill.training.data.control import ControlTokens
+from gristmill.training.data.pieces import Joined, TextReader, Whole
 
 AT_ONCE = 512
 """Number of conversations that are tokenised together; the tokenizer splits them over its threads."""
@@ -50,12 +51,11 @@ class Encoding(NamedTuple):
 
 
 class Sequenced(NamedTuple):
-    """The token ids of one text, the mask of trained tokens, and the expected text of each answer."""
+    """The token ids of one text, the mask of trained tokens, and the tokens and expected text of each answer."""
 
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
-    answers: list[tuple[NDArray[np.bool_], str]]
-    """For each answer, the mask of its tokens, [tokens], and its text."""
+    answers: list[tuple[slice, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ class _Made:
             self._trained.append(trained[part])
             self.lengths.append(len(ids[part]))
             self._places.append(place)
-        self._stops.update(int(sample.ids[tokens][-1]) for tokens, _ in sample.answers if tokens.any())
+        self._stops.update(int(sample.ids[tokens.stop - 1]) for tokens, _ in sample.answers)
         return ""
 
     def encoded(self) -> EncodedChats:
@@ -260,9 +260,10 @@ class _Reader:
     """Reads conversations with one tokenizer and its template."""
 
     def __init__(self, tok: Any, how: Encoding, checked: int) -> None:  # noqa: ANN401
-        self._tok, self._backend = tok, tok.backend_tokenizer
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._tok, backend = tok, tok.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        self._text_reader = TextReader(backend)
         self._control = ControlTokens(tok)
         self._special = set(self._control.ids.values())
         self._finder = AnswerFinder(ChatTemplate(tok), self._control.names, how.earlier_answers)
@@ -277,8 +278,7 @@ class _Reader:
             plain = [
                 text.text for found, hidden in texts if not hidden and not isinstance(found, str) for text in found
             ]
-            # not through transformers, which makes lists of all ranges, for a third of the time
-            rows = iter(self._backend.encode_batch(plain, add_special_tokens=False) if plain else ())
+            rows = iter(self._text_reader.read(plain))
             for found, hidden in texts:
                 made = found if isinstance(found, str) else self._sequenced(found, rows, hidden=hidden)
                 if not isinstance(made, str) and self._to_check:
@@ -295,12 +295,11 @@ class _Reader:
             self.lost.add(talk, str(error))
             return str(error), hidden
 
-    def _sequenced(self, texts: list[Text], rows: Iterator[Any], *, hidden: bool) -> list[Sequenced] | str:
+    def _sequenced(self, texts: list[Text], rows: Iterator[Whole | Joined], *, hidden: bool) -> list[Sequenced] | str:
         made = []
         for text in texts:
             if not hidden:
-                read = next(rows)
-                made.append(_mask(read.ids, read, [(span, text.text[slice(*span)]) for span in text.spans]))
+                made.append(_mask(next(rows), [(span, text.text[slice(*span)]) for span in text.spans]))
                 continue
             twin = self._control.read(self._control.swapped(text.text))
             if twin is None:
@@ -309,7 +308,7 @@ class _Reader:
                 (tuple(len(self._control.swapped(text.text[:end])) for end in span), text.text[slice(*span)])
                 for span in text.spans
             ]
-            made.append(_mask(*twin, [(span, self._control.shown(said)) for span, said in moved]))
+            made.append(_mask(Whole(*twin), [(span, self._control.shown(said)) for span, said in moved]))
         return made
 
     def _require_answers(self, samples: list[Sequenced]) -> None:
@@ -330,7 +329,7 @@ class _Reader:
                         "or set train.template"
                     )
 
-    def _same(self, read: str, said: str, tokens: NDArray[np.bool_], sample: Sequenced) -> bool:
+    def _same(self, read: str, said: str, tokens: slice, sample: Sequenced) -> bool:
         """Say whether decoded tokens equal an answer; white space and the end of the header do not count."""
         first = self._tok.decode(sample.ids[tokens][:1], clean_up_tokenization_spaces=False)
         for text in (said, self._tok.decode(self._tok.encode(said, add_special_tokens=False))):
@@ -340,33 +339,13 @@ class _Reader:
         return False
 
 
-def _mask(ids: list[int], read: Any, answers: list[tuple[Any, str]]) -> Sequenced:  # noqa: ANN401 - an Encoding
+def _mask(read: Whole | Joined, answers: list[tuple[Any, str]]) -> Sequenced:
     """Return the token ids of a text, with a mask of the tokens that overlap an answer."""
-    row = np.array(ids, np.int32)
-    each = []
-    for (begin, end), said in answers:
-        tokens = np.zeros(len(row), np.bool_)
-        tokens[_overlapping(read, len(row), begin, end)] = True
-        each.append((tokens, said))
-    trained = np.zeros(len(row), np.bool_)
+    each = [(read.overlapping(*span), said) for span, said in answers]
+    trained = np.zeros(len(read.ids), np.bool_)
     for tokens, _ in each:
-        trained |= tokens
-    return Sequenced(row, trained, [(tokens, said) for tokens, said in each if tokens.any()])
-
-
-def _overlapping(read: Any, count: int, begin: int, end: int) -> slice | NDArray[np.int64]:  # noqa: ANN401
-    """Return the tokens whose characters overlap a range. Asking for a few tokens is faster than listing all ranges."""
-    first, last = (read.char_to_token(begin), read.char_to_token(end - 1)) if begin < end else (None, None)
-    if first is None or last is None:  # an empty answer, or white space that no token has
-        places = np.array(read.offsets, np.int64).reshape(-1, 2)
-        return np.flatnonzero((places[:, 0] < end) & (places[:, 1] > begin))
-    while (
-        first and read.token_to_chars(first - 1)[1] > begin
-    ):  # tokens of the same character, such as bytes of an emoji
-        first -= 1
-    while last + 1 < count and read.token_to_chars(last + 1)[0] < end:
-        last += 1
-    return slice(first, last + 1)
+        trained[tokens] = True
+    return Sequenced(read.ids, trained, [(tokens, said) for tokens, said in each if tokens.stop > tokens.start])
 
 
 def require_usable(drops: Mapping[str, int], lost: Lost, talks: int, samples: int, max_lost: float) -> None:
