@@ -127,7 +127,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-def after(driver: Driver, killed: float, step: int, pids: set[int]) -> dict[str, float]:
+def after(driver: Driver, killed: float, pids: set[int]) -> dict[str, float]:
     """Return the seconds from a kill to the first beat of a new worker, to its imports' end, and to the next step.
 
     The next step is the first one that a new worker writes, or the end of the run if no step was left.
@@ -148,7 +148,6 @@ def after(driver: Driver, killed: float, step: int, pids: set[int]) -> dict[str,
         return {}
     said = (driver.root / "runs/test/logs/train-0.log").read_text(encoding="utf-8")
     imports = float(re.findall(r"process group adopted after ([\d.]+) s", said)[-1])
-    del step
     return {"to_process": first, "imports": imports, "to_step": time.time() - killed}
 
 
@@ -179,7 +178,7 @@ def one_run(
                 driver = Driver(store, model, world)
             else:
                 os.kill(victim.pid, signal.SIGKILL)
-            fact |= {key: round(value, 1) for key, value in after(driver, killed, step, pids).items()}
+            fact |= {key: round(value, 1) for key, value in after(driver, killed, pids).items()}
             done.append(fact | {"next_world": world})
             sys.stderr.write(f"{done[-1]}\n")
         code = driver.process.wait(LONGEST_S)
