@@ -48,6 +48,7 @@ CALLS = {
     "clean": "gristmill.cluster.jobs.clean:run",
     "lineage": "gristmill.cluster.refresh.lineage:run",
     "refresh": "gristmill.cluster.refresh.rounds:run",
+    "forget": "gristmill.cluster.refresh.forget:run",
     "rollback": "gristmill.cluster.refresh.quarantine:run",
 }
 """Functions of verbs, as `module:function`. Each takes the parsed arguments and returns the exit code."""
@@ -276,10 +277,7 @@ def parser() -> argparse.ArgumentParser:
     sub = _store_verb(verbs, "serve", "answer requests in the form of OpenAI's API with the tuned model of a run")
     serve_arguments(sub)
     sub.set_defaults(call=_imported)
-    sub = _store_verb(verbs, "rollback", "make the model before the champion of a line the champion again")
-    sub.add_argument("line", help="name of the line, which is that of its recipe")
-    sub.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
-    sub.set_defaults(call=_imported)
+    _line_verbs(verbs)
     _clean_verb(verbs)
     sub = _store_verb(verbs, "lineage", "say what a row comes from, and which datasets and models it went into")
     sub.add_argument("id", help="the id of a row, or its beginning; or the name of a dataset or model")
@@ -298,6 +296,18 @@ def _ui_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     sub.add_argument("--by", default="", metavar="NAME", help="who decides, for tag decided_by (default: login name)")
     sub.add_argument("--browser", action="store_true", help="open the page in the browser")
     sub.set_defaults(call=_ui)
+
+
+def _line_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verbs that take the name of a line."""
+    sub = _store_verb(verbs, "rollback", "make the model before the champion of a line the champion again")
+    sub.add_argument("line", help="name of the line, which is that of its recipe")
+    sub.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
+    sub.set_defaults(call=_imported)
+    sub = _store_verb(verbs, "forget", "do the rounds of a line again without some rows, as if it had never read them")
+    sub.add_argument("line", help="name of the line, which is that of its recipe")
+    sub.add_argument("id", nargs="+", help="ids of rows of its inputs")
+    sub.set_defaults(call=_imported)
 
 
 def _clean_verb(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

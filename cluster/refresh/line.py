@@ -22,6 +22,7 @@ MODEL = "merged"
 """Folder of the finished model in a training."""
 SEEDS = ("generate.input", "select.input", "train.input")
 """Keys of the inputs that have rows of people; the first one that the recipe has is meant."""
+PEOPLE = "refresh.people"
 SUITES = "evaluate.suites."
 """Beginning of the keys of the items of suites."""
 TAKEN = ("train.replay", "train.replay_input")
@@ -40,6 +41,17 @@ class Tick:
     """Key of the tick, by which the same tick is known again; empty for none."""
     alarm: str = ""
     """Why a round must begin without new rows; empty if none must."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a round begins with, whatever the line has done before. The fields are those of `Round`."""
+
+    key: str
+    alarm: str
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    tables: dict[str, Any]
 
 
 def key_of(settings: RefreshSettings, now: float) -> str:
@@ -104,28 +116,24 @@ def begin(line: Line, recipe: Recipe, tick: Tick) -> Round | str:
     lacking = "" if tick.alarm else lacks(store, settings, rounds, inputs)
     if lacking:
         return lacking
-    people = replay.fixed(store, settings.people) if settings.people else ""
-    if people:
-        inputs["refresh.people"] = people
-    return opened(line, settings, Round(
-        number=len(rounds) + 1, key=tick.key, alarm=tick.alarm, start="", writer="", depth=0, inputs=inputs,
-        earlier=(), replayed="", tables=tables,
-    ))  # fmt: skip
+    if settings.people:
+        inputs[PEOPLE] = settings.people.dataset or replay.fixed(store, settings.people)
+    said = settings.model_dump(mode="json", exclude={"people"}, exclude_unset=True)
+    return opened(line, Opening(tick.key, tick.alarm, inputs, said, tables))
 
 
-def opened(line: Line, settings: RefreshSettings, new: Round) -> Round:
-    """Return a new round with its pointers: models by alias, rows of earlier rounds, rows of people, and suites."""
-    rounds, champion = line.rounds(), line.aliases().champion
+def opened(line: Line, new: Opening) -> Round:
+    """Return the next round of a line, with its pointers to models and to rows of earlier rounds."""
+    settings, rounds, champion = RefreshSettings.model_validate(new.settings), line.rounds(), line.aliases().champion
     gone = replay.quarantined(line.rollbacks())
     earlier = replay.whole(line.store, replay.written(rounds), gone)
     replayed = replay.history(line.store, earlier, gone, settings.replay_rows) if settings.replay else ""
     writer = _writer(rounds, champion, settings)
-    tables = _pointed(line.store, settings, new, earlier, replayed)
-    depth = depth_of(rounds, writer) + 1 if "generate" in tables else 0
+    depth = depth_of(rounds, writer) + 1 if "generate" in new.tables else 0
+    deepest = max(depth, depth_of(rounds, champion), *(one.depth for one in rounds if one.rows in earlier))
     return Round(
-        number=new.number, key=new.key, alarm=new.alarm, start=champion, writer=writer, depth=depth, inputs=new.inputs,
-        earlier=tuple(earlier), replayed=replayed, tables=tables,
-        trained_depth=max(depth, depth_of(rounds, champion), *(one.depth for one in rounds if one.rows in earlier)),
+        number=len(rounds) + 1, start=champion, writer=writer, depth=depth, earlier=tuple(earlier), replayed=replayed,
+        trained_depth=deepest, **vars(new),
     )  # fmt: skip
 
 
@@ -138,42 +146,40 @@ def _writer(rounds: Sequence[Round], champion: str, settings: RefreshSettings) -
     return champion
 
 
-def _pointed(
-    store: Store, settings: RefreshSettings, new: Round, earlier: Sequence[str], replayed: str
-) -> dict[str, Any]:
-    """Return the sections of a round with pointers to datasets. Those to models are put in when it runs."""
-    tables: dict[str, Any] = copied(new.tables)
-    suites = list(dict.fromkeys(name for key, name in new.inputs.items() if key.startswith(SUITES)))
-    people = new.inputs.get("refresh.people") or next((new.inputs[key] for key in SEEDS if key in new.inputs), "")
-    if "select" in tables:
-        steps = [{"kind": "against", "datasets": _stored(earlier)}] if earlier else []
-        steps += [{"kind": "decontaminate", "sets": _stored(suites)}] if suites else []
-        put(tables, "select.steps", [*get(tables, "select.steps", list(DEFAULT_STEPS)), *steps])
-    if "generate" in tables:
-        put(tables, SEED, get(tables, SEED, 0) + new.number)
-    put(tables, "train.test", [*get(tables, "train.test", []), *_stored(suites)])
-    if people and "train.input" not in new.inputs and replay.has_answers(store, people):
-        part = {"input": f"{STORED}{people}", "min_share": round(1 - settings.max_synthetic, 6)}
-        put(tables, "train.mixture", [*get(tables, "train.mixture", []), part])
-    if replayed:
-        put(tables, "train.replay", settings.replay)
-        put(tables, "train.replay_input", f"{STORED}{replayed}")
-    return tables
-
-
 DEFAULT_STEPS: tuple[dict[str, Any], ...] = ({"kind": "exact"}, {"kind": "minhash"}, {"kind": "semantic"})
 """The steps of a section `[select]` without steps."""
 
 
 def recipe_of_round(line: Line, one: Round, recipe: Recipe) -> dict[str, Any]:
-    """Return the tables of the recipe of a round, with the paths of its models. Cluster and store are the recipe's."""
+    """Return the tables of the recipe of a round, with pointers put in. Cluster and store are those of `recipe`."""
     tables: dict[str, Any] = copied(one.tables)
+    _point_to_datasets(line.store, one, tables)
     if one.start:
         put(tables, START, model_path(line.store, one.start))
     if one.writer and "generate" in tables:
         put(tables, WRITER, model_path(line.store, one.writer))
     ground = recipe.ground.model_dump(exclude_unset=True)
     return {"name": f"{line.name}-{one.number:04d}", "store": recipe.store, "cluster": ground, **tables}
+
+
+def _point_to_datasets(store: Store, one: Round, tables: dict[str, Any]) -> None:
+    """Put rows of earlier rounds, rows of people and the items of suites into the tables of a round."""
+    settings = RefreshSettings.model_validate(one.settings)
+    suites = list(dict.fromkeys(name for key, name in one.inputs.items() if key.startswith(SUITES)))
+    people = next((one.inputs[key] for key in (PEOPLE, *SEEDS) if key in one.inputs), "")
+    if "generate" in tables:
+        put(tables, SEED, get(tables, SEED, 0) + one.number)
+    if "select" in tables:
+        steps = [{"kind": "against", "datasets": _stored(one.earlier)}] if one.earlier else []
+        steps += [{"kind": "decontaminate", "sets": _stored(suites)}] if suites else []
+        put(tables, "select.steps", [*get(tables, "select.steps", DEFAULT_STEPS), *steps])
+    put(tables, "train.test", [*get(tables, "train.test", []), *_stored(suites)])
+    if people and "train.input" not in one.inputs and replay.has_answers(store, people):
+        part = {"input": f"{STORED}{people}", "min_share": round(1 - settings.max_synthetic, 6)}
+        put(tables, "train.mixture", [*get(tables, "train.mixture", []), part])
+    if one.replayed:
+        put(tables, "train.replay", settings.replay)
+        put(tables, "train.replay_input", f"{STORED}{one.replayed}")
 
 
 def model_path(store: Store, name: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.refresh import replay
 from gristmill.cluster.refresh.lineage import descendants
-from gristmill.cluster.refresh.registry import Line, Rollback, champion_before, holding, line_of
+from gristmill.cluster.refresh.registry import Aliases, Line, Rollback, Round, champion_before, holding, line_of
 from gristmill.cluster.store.store import Store
 from gristmill.cluster.text.terminal import visible
 
@@ -69,9 +69,14 @@ def settle(line: Line) -> Rollback | None:
     for one in rounds:
         if one.state == "open":
             line.write(replace(one, state="abandoned"))
-    before = champion_before(rounds, done.to)
-    line.write(replace(now, champion=done.to, previous=before, rollback=done.number, round=len(rounds)))
+    line.write(taken_back(now, rounds, done))
     return done
+
+
+def taken_back(now: Aliases, rounds: Sequence[Round], done: Rollback) -> Aliases:
+    """Return the aliases after a rollback. `rounds` are those before it."""
+    before = champion_before(rounds, done.to)
+    return replace(now, champion=done.to, previous=before, rollback=done.number, round=len(rounds))
 
 
 def written_by(store: Store, model: str, datasets: Sequence[str]) -> dict[str, list[str]]:

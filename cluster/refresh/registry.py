@@ -47,8 +47,10 @@ class Round:
     """Datasets of earlier rounds, with which the new rows are compared."""
     replayed: str
     """Dataset of the rows of earlier rounds that are trained on; empty for none."""
+    settings: dict[str, Any]
+    """The section `[refresh]` of the recipe when the round began."""
     tables: dict[str, Any]
-    """The sections of the recipe of the round, but for the paths of `start` and `writer`."""
+    """The other sections when the round began, with datasets of the store in place of files."""
     state: State = "open"
     run: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
@@ -135,9 +137,9 @@ class Line:
 
     def decision(self, number: int) -> Decision | None:
         """Return the decision of a round, or None if there is none yet."""
-        if not self.store.exists(self.folder, DECISIONS, _file(number)):
+        if not self.store.exists(self.folder, DECISIONS, file_of(number)):
             return None
-        return self.store.read_as(Decision, self.folder, DECISIONS, _file(number))
+        return self.store.read_as(Decision, self.folder, DECISIONS, file_of(number))
 
     def write(self, record: Round | Decision | Rollback | Aliases) -> None:
         """Write a record completely or not at all."""
@@ -146,14 +148,15 @@ class Line:
             return
         kind = {Round: ROUNDS, Decision: DECISIONS, Rollback: ROLLBACKS}[type(record)]
         number = record.round if isinstance(record, Decision) else record.number
-        self.store.write_json(asdict(record), self.folder, kind, _file(number))
+        self.store.write_json(asdict(record), self.folder, kind, file_of(number))
 
     def _all(self, kind: type[T], folder: str) -> list[T]:
         names = self.store.names(self.folder, folder)
         return [self.store.read_as(kind, self.folder, folder, name) for name in names]
 
 
-def _file(number: int) -> str:
+def file_of(number: int) -> str:
+    """Return the name of the file of a record."""
     return f"{number:04d}.json"
 
 
@@ -191,12 +194,11 @@ def line_of(store: Store, name: str) -> Line:
     return line
 
 
-def settled(line: Line, closed: Round) -> Aliases:
+def settled(now: Aliases, closed: Round) -> Aliases:
     """Return the aliases after a round has ended."""
-    now = line.aliases()
     if now.round >= closed.number:
         return now
-    now = replace(now, round=closed.number, challenger=closed.challenger)
+    now = replace(now, round=closed.number, challenger=closed.challenger or now.challenger)
     if closed.state == "promoted":
         now = replace(now, champion=closed.challenger, previous=now.champion)
     return now

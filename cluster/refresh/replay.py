@@ -97,8 +97,8 @@ def kept(store: Store, rows: Iterable[Sample]) -> str:
 
 def num_new(store: Store, dataset: str, older: str) -> int:
     """Return the number of kept rows of a dataset that an older one does not have; all if there is no older one."""
-    known = set(_ids(store, older)) if older else set()
-    return sum(1 for name in _ids(store, dataset) if name not in known)
+    known = set(ids_of(store, older)) if older else set()
+    return sum(1 for name in ids_of(store, dataset) if name not in known)
 
 
 def has_answers(store: Store, dataset: str) -> bool:
@@ -126,7 +126,7 @@ def history(store: Store, datasets: Sequence[str], gone: Mapping[str, set[str]],
         gone: ids of rows that are not used, by dataset.
         most: largest number of rows.
     """
-    everything = ((ids.digest("replay", name), dataset, name) for dataset in datasets for name in _ids(store, dataset)
+    everything = ((ids.digest("replay", name), dataset, name) for dataset in datasets for name in ids_of(store, dataset)
                   if name not in gone.get(dataset, ()))  # fmt: skip
     taken: dict[str, set[str]] = {}
     for _, dataset, name in heapq.nsmallest(most, everything):
@@ -145,7 +145,7 @@ def quarantined(rollbacks: Iterable[Rollback]) -> dict[str, set[str]]:
 
 def whole(store: Store, datasets: Iterable[str], gone: Mapping[str, set[str]]) -> list[str]:
     """Return the datasets that have a kept row which is not gone."""
-    return [name for name in datasets if any(row not in gone.get(name, ()) for row in _ids(store, name))]
+    return [name for name in datasets if any(row not in gone.get(name, ()) for row in ids_of(store, name))]
 
 
 def reasons(store: Store, dataset: str, beginning: str) -> dict[str, int]:
@@ -154,7 +154,8 @@ def reasons(store: Store, dataset: str, beginning: str) -> dict[str, int]:
     return dict(sorted(Counter(one for some in columns for one in some if one.startswith(beginning)).items()))
 
 
-def _ids(store: Store, dataset: str) -> Iterator[str]:
+def ids_of(store: Store, dataset: str) -> Iterator[str]:
+    """Yield the ids of the kept rows of a dataset."""
     for table in store.scan(dataset, ["id", "dropped"]):
         yield from table["id"].filter(pc.is_null(table["dropped"])).to_pylist()
 

@@ -21,8 +21,8 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.job import SAMPLE_JOBS
 from gristmill.cluster.jobs.recipe import Recipe, load
 from gristmill.cluster.jobs.run import execute
+from gristmill.cluster.refresh import forget, quarantine, replay
 from gristmill.cluster.refresh import line as pointers
-from gristmill.cluster.refresh import quarantine, replay
 from gristmill.cluster.refresh.line import Tick
 from gristmill.cluster.refresh.registry import STATES, Decision, Line, Round, State, holding, settled
 from gristmill.cluster.runtime.progress import Screen
@@ -110,6 +110,8 @@ def refresh(
     say: Say | None = screen.say if wait else None
     with holding(Store(recipe.store), recipe.name, say) as line:
         quarantine.settle(line)
+        if forget.settle(line):
+            return _redo(line, recipe, screen)
         last = next(reversed(line.rounds()), None)
         if last is not None and last.state == "open":
             return _end(line, last, "abandoned") if abandon else _run(line, last, recipe, screen)
@@ -123,6 +125,25 @@ def refresh(
             return Outcome(line.name, 0, "waiting", begun, line.aliases().champion)
         line.write(begun)
         return _run(line, begun, recipe, screen)
+
+
+def _redo(line: Line, recipe: Recipe, screen: Screen) -> Outcome:
+    """Do the rounds again that read forgotten rows, and delete what they had made."""
+    plan = forget.pending(line)
+    assert plan is not None
+    while True:
+        last = line.rounds()[-1] if line.rounds() else None
+        if last is not None and last.state == "open":
+            abandoned = plan.rounds[last.number - plan.first].abandoned
+            _ = _end(line, last, "abandoned") if abandoned else _run(line, last, recipe, screen)
+        opening = forget.next_opening(line, plan)
+        if opening is None:
+            break
+        line.write(pointers.opened(line, opening))
+    left = forget.finish(line, plan)
+    also = f"; other runs still have them or what was made from them: {', '.join(left)}" if left else ""
+    why = f"{len(plan.ids)} rows are forgotten, rounds {plan.first} to {len(line.rounds())} are done again{also}"
+    return Outcome(line.name, len(line.rounds()), line.rounds()[-1].state, why, line.aliases().champion)
 
 
 def _run(line: Line, one: Round, recipe: Recipe, screen: Screen) -> Outcome:
@@ -147,7 +168,7 @@ def _run(line: Line, one: Round, recipe: Recipe, screen: Screen) -> Outcome:
 def _end(line: Line, one: Round, state: State, why: str = "") -> Outcome:
     """Move the aliases after a round, write its end, and return what was done."""
     closed = replace(one, state=state)
-    aliases = settled(line, closed)
+    aliases = settled(line.aliases(), closed)
     line.write(aliases)
     line.write(closed)
     return Outcome(line.name, one.number, state, why, aliases.champion)

@@ -27,7 +27,7 @@ VERBS = {
     "export",
     "serve",
 }
-VERBS |= {"report", "ui", "clean", "lineage", "refresh", "rollback"}
+VERBS |= {"report", "ui", "clean", "lineage", "refresh", "rollback", "forget"}
 CASES = [
     ([""], VERBS),
     (["pl"], {"plan"}),
