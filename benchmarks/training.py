@@ -304,7 +304,7 @@ def gflops() -> dict[str, float]:
 
 
 def measure_encoding(path: Path, rounds: int) -> dict[str, Any]:
-    """Encode the rows of the file with an encoder that has seen no row, in turn with the tokenizer alone; one thread."""
+    """Encode the rows with an encoder that has seen none, in turn with the tokenizer alone, on one thread."""
     from gristmill.training.data import chat
 
     os.environ.update(RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
