@@ -1,6 +1,7 @@
 """The worked examples, whole, on this machine: `make examples`.
 
     python benchmarks/examples.py DATA [--folder runs/examples] [--only reviews entities ...] [--items 2000]
+                                  [--causal-items 2000]
 
 DATA holds `waimai_10k.csv`, `rt_polarity.pos` and `rt_polarity.neg`, which do not come with the project. The command
 line runs each recipe. `examples.json` has the figures and seconds of each, and is written after each; what the store in
@@ -8,7 +9,8 @@ the folder has already is not made again, so a second run continues.
 
 - `reviews`: `examples/reviews.toml` on both sets of reviews: 10 labelled texts of each label are the seeds, 500 texts
   lose their label, and `--items` are the test. A head is trained on the seeds alone, on what `[lift]` passes on, and on
-  the seeds with everything that people labelled. For English a causal model too, which writes the label.
+  the seeds with everything that people labelled. For English a causal model too, which writes the label; it is asked
+  the first `--causal-items` of the test, half of each label, because it takes several times as long as a head.
 - `writer`: `examples/reviews_writer.toml` on the English reviews: which of four methods of building helps?
 - `lift`: `examples/lift.toml` on the same rows, with fine-tuning (`confirm`).
 - `entities`, `question_answering`: these recipes, and the seeds alone.
@@ -43,6 +45,8 @@ RESULT = HERE / "examples.json"
 FILES = {"seeds": "seeds.jsonl", "test": "test.jsonl", "unlabelled": "texts.jsonl", "labelled": "labelled.jsonl"}
 PROMPTED = "prompted.jsonl"
 """The texts without a label that a model may read: those that are no near copies of a test item."""
+ASKED = "asked.jsonl"
+"""The test items that a causal model is asked."""
 CAUSAL = (
     "train.model=builtin:smollm2-135m-instruct",
     "train.task={kind = 'causal_lm'}",
@@ -77,8 +81,15 @@ def write(path: Path, samples: Sequence[Sample], *, label: bool) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def reviews(data: Path, folder: Path, task: str, items: int) -> Path:
+def reviews(data: Path, folder: Path, task: str, items: int, causal_items: int) -> Path:
     """Write the files of a set of reviews; return their folder.
+
+    Args:
+        data: folder of the public reviews.
+        folder: folder of the examples.
+        task: name of the set of reviews.
+        items: number of test items.
+        causal_items: number of these items that a causal model is asked.
 
     Raises:
         SystemExit: when a seed, which prompts may show, is a near copy of a test item.
@@ -86,17 +97,22 @@ def reviews(data: Path, folder: Path, task: str, items: int) -> Path:
     target = folder / task
     target.mkdir(parents=True, exist_ok=True)
     rows = drawn(pool(TASKS[task](data), 5000), 0, 0.5)
-    half = items // 2
-    by_label: dict[str, list[Sample]] = {}
-    for sample in rows["test"]:
-        by_label.setdefault(sample.answer, []).append(sample)
-    rows["test"] = [sample for _, some in sorted(by_label.items()) for sample in some[:half]]
+    rows["test"] = first(rows["test"], items)
     for role, name in FILES.items():
         write(target / name, rows[role], label=role != "unlabelled")
+    write(target / ASKED, first(rows["test"], causal_items), label=True)
     if len(unlike(rows["seeds"], rows["test"])) < len(rows["seeds"]):
         raise SystemExit(f"{task}: a seed is a near copy of a test item, must be none; draw other seeds")
     write(target / PROMPTED, unlike(rows["unlabelled"], rows["test"]), label=False)
     return target
+
+
+def first(samples: Sequence[Sample], number: int) -> list[Sample]:
+    """Return the first samples of each label, the same number of each of the two labels."""
+    by_label: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_label.setdefault(sample.answer, []).append(sample)
+    return [sample for _, some in sorted(by_label.items()) for sample in some[: number // 2]]
 
 
 def unlike(samples: Sequence[Sample], test: Sequence[Sample]) -> list[Sample]:
@@ -147,6 +163,7 @@ def parts_of(task: str, where: Path, folder: Path) -> dict[str, Callable[[], Fig
     roles.append("lift.validation=0.3")
     built = [f"generate.input={seeds}", f"generate.documents.path={texts}", f"select.steps.1.sets=['{test}']"]
     tested = [f"train.test=['{test}']", f"evaluate.suites.reviews.input={test}", "evaluate.suites.reviews.made=false"]
+    asked = [f"evaluate.suites.reviews.input={where / ASKED}"]
     arms = {
         "seeds alone": [f"train.input={seeds}"],
         "what [lift] passes on": [],
@@ -157,7 +174,7 @@ def parts_of(task: str, where: Path, folder: Path) -> dict[str, Callable[[], Fig
         sets = [*roles, *built, *tested, *more, ONE]
         found[f"reviews, {task}, head, {arm}"] = partial(run, "reviews", folder, sets)
         if task == "rt_polarity":  # the builtin causal model knows no Chinese
-            found[f"reviews, {task}, causal model, {arm}"] = partial(run, "reviews", folder, [*sets, *CAUSAL])
+            found[f"reviews, {task}, causal model, {arm}"] = partial(run, "reviews", folder, [*sets, *asked, *CAUSAL])
     if task == "rt_polarity":
         read = f"generate.documents.path={where / PROMPTED}"
         found[f"writer, {task}"] = partial(run, "reviews_writer", folder, [*roles, *built, read, *FILM])
@@ -192,12 +209,13 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "examples")
     parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--causal-items", type=int, default=2000)
     parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
     folder = given.folder.resolve()
     parts: dict[str, Callable[[], Figures]] = {}
     for task in TASKS:
-        parts |= parts_of(task, reviews(given.data, folder, task, given.items), folder)
+        parts |= parts_of(task, reviews(given.data, folder, task, given.items, given.causal_items), folder)
     for name in ("entities", "question_answering"):
         alone = [f"train.input={RECIPES / 'data' / f'{name}_seeds.jsonl'}", "train.mixture=[]", ONE]
         parts |= {name: partial(run, name, folder, [ONE]), f"{name}, seeds alone": partial(run, name, folder, alone)}
