@@ -67,6 +67,8 @@ STORED = "dataset:"
 SHARD_ROWS = 65_536
 SHAPE_ROWS = 1_000
 """Number of rows at the beginning of a file whose columns decide its shape."""
+SHAPE_CHARACTERS = 1 << 26
+"""Number of characters of rows after which no further row is looked at for this."""
 
 
 class Source(Settings):
@@ -261,6 +263,23 @@ def _write(store: Store, name: str, samples: Iterable[Sample], shard_rows: int, 
     return shards
 
 
+def _begin(read: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows whose columns decide the shape. Further rows stay in `read`."""
+    size = 0
+    for row in islice(read, SHAPE_ROWS):
+        yield row
+        size += len(row.raw) + _characters(row.columns)
+        if size > SHAPE_CHARACTERS:
+            return
+
+
+def _characters(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return sum(map(_characters, inner))
+
+
 @dataclass
 class _Pass:
     """The state of reading one source."""
@@ -297,7 +316,7 @@ class _Pass:
         if file.format in WHOLE and shape not in ("", "document"):
             raise JobError(f"{file.name}: is {file.format}, its shape must be document and not {shape}; change it")
         read = map(self.account.open, rows(file, self.source.dialect))
-        begin = list(islice(read, SHAPE_ROWS))
+        begin = list(_begin(read))
         shape = shape or _detected(file, begin)
         for row in chain(begin, read):
             for piece in self._pieces(file, row, shape):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
 from decimal import Decimal
@@ -20,6 +21,10 @@ from gristmill.cluster.io.readers.lines import Row, column_name
 BATCH_ROWS = 1024
 BATCH_BYTES = 1 << 26
 """Most bytes of rows that are turned into Python values at a time, unless a single row has more."""
+MOST_BYTES = 1 << 30
+"""Number of bytes that any file may become, and most bytes of a column of the rows that are read at a time."""
+MOST_RATIO = 1000
+"""Most bytes that a byte of a file may become. A text that is the same in all rows is in the file once."""
 MARKER = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Bytes at the end of a complete Arrow stream."""
 WHOLE_FLOATS = 1 << 53
@@ -27,12 +32,49 @@ WHOLE_FLOATS = 1 << 53
 
 
 def parquet_rows(file: File) -> Iterator[Row]:
-    """Yield the rows of a Parquet file."""
+    """Yield the rows of a Parquet file.
+
+    Raises:
+        JobError: if a column grows to more than `MOST_BYTES` and `MOST_RATIO` times its size, as in a bomb.
+    """
     with file.open_file() as source:
         opened = pq.ParquetFile(source, page_checksum_verification=True)
-        size = sum(opened.metadata.row_group(n).total_byte_size for n in range(opened.num_row_groups))
-        rows = _rows_at_a_time(size, opened.metadata.num_rows)
+        groups = [opened.metadata.row_group(n) for n in range(opened.num_row_groups)]
+        rows = _rows_at_a_time(sum(group.total_byte_size for group in groups), opened.metadata.num_rows)
+        for group in groups:
+            for column in map(group.column, range(group.num_columns)):
+                _require_no_bomb(file, column)
+                if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
+                    # each value may be the longest text of the dictionary
+                    values = math.ceil(column.num_values / max(group.num_rows, 1))
+                    rows = min(rows, max(1, MOST_BYTES // (values * _dictionary_bytes(source, column))))
         yield from _batches(file, opened.schema_arrow, opened.iter_batches(batch_size=rows))
+
+
+def _require_no_bomb(file: File, column: pq.ColumnChunkMetaData) -> None:
+    size = column.total_uncompressed_size
+    if size > MOST_BYTES and size > MOST_RATIO * column.total_compressed_size:
+        raise JobError(
+            f"{file.name}: column {column.path_in_schema} grows from {column.total_compressed_size} to {size} bytes, "
+            f"must grow to at most {MOST_RATIO} times its size; write it in smaller row groups"
+        )
+
+
+def _dictionary_bytes(source: Any, column: pq.ColumnChunkMetaData) -> int:  # noqa: ANN401 - a file of pyarrow
+    """Return the bytes of a column's dictionary, or those of the whole column if its head has an unusual form.
+
+    The head of a page is in Thrift's compact protocol: its kind and its size without compression come first.
+    """
+    head = source.read_at(16, column.dictionary_page_offset)
+    found = _HEAD.match(head)
+    if found is None:
+        return max(1, int(column.total_uncompressed_size))
+    size: int = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(found[1])) >> 1  # zigzag: no sign
+    return max(1, size)
+
+
+_HEAD = re.compile(rb"\x15\x04\x15([\x80-\xff]{0,4}[\x00-\x7f])", re.DOTALL)
+"""Matches the begin of the head of a dictionary page."""
 
 
 def arrow_rows(file: File) -> Iterator[Row]:
@@ -71,8 +113,15 @@ def arrow_rows(file: File) -> Iterator[Row]:
 def _batches(file: File, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
     require_distinct(file.name, schema.names)
     names, reads = [column_name(name) for name in schema.names], _reads(schema)
-    number = 0
+    number = size = 0
+    most = max(MOST_BYTES, MOST_RATIO * file.system.get_file_info(file.path).size)
     for batch in batches:
+        size += batch.nbytes
+        if size > most:
+            raise JobError(
+                f"{file.name}: grows to more than {most} bytes, which is {MOST_RATIO} times its size, at row {number}; "
+                "convert it to JSON lines, if it is no bomb"
+            )
         rows = _rows_at_a_time(batch.nbytes, batch.num_rows)
         for start in range(0, batch.num_rows, rows):
             for values in _values(batch.slice(start, rows)):

@@ -3,15 +3,22 @@
 import gzip
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gristmill.cluster.contract import gate
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.gate import GateError
-from gristmill.cluster.io.ingest import read
-from gristmill.cluster.io.readers import files
+from gristmill.cluster.io import ingest as ingest_module
+from gristmill.cluster.io.ingest import Source, read
+from gristmill.cluster.io.readers import columnar, files
+from gristmill.cluster.io.readers.files import find
+from gristmill.cluster.io.readers.rows import rows
 from gristmill.cluster.jobs.recipe import load
 from tests.cluster.io.sources import lines, put, source
 
@@ -83,3 +90,63 @@ def test_other_bombs_of_recipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="has 20000 keys") as caught:
         load({"select": {"input": "x.jsonl"}}, [f"{deep}=1", "select.steps.²=1", "select.steps=" + "[" * 5000])
     assert len(str(caught.value)) < 2000
+
+
+def named(texts: list[str], places: list[int]) -> pa.Table:
+    """Rows that name a few texts many times, as a Parquet file has them."""
+    column = pa.DictionaryArray.from_arrays(pa.array(places, pa.int32()), pa.array(texts))
+    return pa.table({"question": column, "answer": [f"answer {n}" for n in range(len(places))]})
+
+
+def test_a_text_that_many_rows_name_is_read_a_few_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has the text once. A batch of 1,024 rows would have it 1,024 times."""
+    monkeypatch.setattr(columnar, "MOST_BYTES", 1 << 22)
+    monkeypatch.setattr(columnar, "MOST_RATIO", 1 << 20)
+    path = tmp_path / "x.parquet"
+    pq.write_table(named(["long " * 100_000, "short"], [0, 1] * 500), path, compression="zstd", store_schema=False)
+    seen: list[int] = []
+    real = columnar._batches
+
+    def noted(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            seen.append(batch.num_rows)
+            yield batch
+
+    def watched(file: Any, schema: Any, batches: Iterator[Any]) -> Iterator[Any]:
+        return real(file, schema, noted(batches))
+
+    monkeypatch.setattr(columnar, "_batches", watched)
+    [file] = find((str(path),), "auto")
+    assert [len((row.columns or {})["question"]) for row in rows(file)] == [500_000, 5] * 500
+    assert max(seen) == (1 << 22) // (500_000 + 4 + 5 + 4)  # the dictionary's texts, with their lengths
+
+
+def test_files_of_rows_that_grow_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar, "MOST_BYTES", 1 << 20)
+    for name, table, options in (
+        ("rows", named(["the same"], [0] * 1_000_000).select(["question"]), {"store_schema": False}),
+        ("page", pa.table({"question": ["x" * 4_000_000], "answer": ["y"]}), {"use_dictionary": False}),
+    ):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(table, path, compression="zstd", **options)
+        [file] = find((str(path),), "auto")
+        with pytest.raises(JobError, match=rf"{name}.parquet: .*grows .*1000 times its size"):
+            list(rows(file))
+
+
+def test_the_shape_of_long_rows_is_found_from_few_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "SHAPE_CHARACTERS", 10_000)
+    taken: list[int] = []
+    text = "".join(json.dumps({"question": "long " * 1000 + str(n), "answer": "yes"}) + "\n" for n in range(50))
+    real = rows
+
+    def watched(*given: Any) -> Iterator[Any]:
+        for row in real(*given):
+            taken.append(row.number)
+            yield row
+
+    monkeypatch.setattr(ingest_module, "rows", watched)
+    first = next(read(Source(path=(put(tmp_path, "x.jsonl", text.encode()).as_posix(),))))
+    assert first.dropped is None and len(taken) < 5
