@@ -216,7 +216,7 @@ def test_a_whole_text_file_is_one_document_where_that_is_asked_for(tmp_path: Pat
     [whole] = samples(path, format="document")
     assert whole.instruction == "One line.\nAnother line."
     assert whole.tags["span"] == "0-23"
-    assert place_of(Source(path=(str(path),)))[0] != place_of(Source(path=(str(path),), format="document"))[0]
+    assert place_of(Source(path=(str(path),))) != place_of(Source(path=(str(path),), format="document"))
 
 
 def test_rows_are_cut_only_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.evaluate.scorers.contract import OWN, Judgement
 from gristmill.training.evaluate.suites import ask, compare
 from gristmill.training.evaluate.suites.freeze import contamination, freeze
+from gristmill.training.evaluate.suites.items import Judged
 from gristmill.training.evaluate.suites.values import gathered
 from gristmill.training.figures import EvaluateFigures, TrainFigures
 from gristmill.training.gate import decide
@@ -131,7 +132,7 @@ def evaluate(self: Evaluate, run: Run, work: Work) -> EvaluateFigures:
     near = contamination(run.store, suites, prepare.trained_on(run.store, work.inputs["model"]))
     for part in ask.parts(list(models), suites):
         quality = json.loads(Path(models[part.model], "config.json").read_text()).get("quality", 0.5)
-        judged = [(item, {OWN: Judgement(float(int(item.id[:6], 16) < quality * 16**6), "a reply")})
+        judged = [Judged(item, {OWN: Judgement(float(int(item.id[:6], 16) < quality * 16**6), "a reply")})
                   for item in part.suite.items[part.begin : part.end]]  # fmt: skip
         ask.commit(run.store, work.output, part.shard, part.model, part.suite, judged)
     values = gathered(run.store, work.output, run.store.committed(work.output).values(), suites)

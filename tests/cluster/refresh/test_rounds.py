@@ -127,9 +127,14 @@ def test_a_tick_that_is_killed_at_a_write_ends_in_the_same_bytes(line: Path, num
 
 def test_a_tick_writes_four_records(line: Path) -> None:
     written: list[str] = []
+    write = Line.write
+
+    def noted(self: Line, one: Any) -> None:
+        written.append(type(one).__name__)
+        write(self, one)
+
     with pytest.MonkeyPatch.context() as patch:
-        write = Line.write
-        patch.setattr(Line, "write", lambda self, one: (written.append(type(one).__name__), write(self, one))[1])
+        patch.setattr(Line, "write", noted)
         assert machine.tick(recipe(line), 4) == 0
     assert written == ["Round", "Decision", "Aliases", "Round"]
     assert len(written) == WRITES_OF_A_ROUND
