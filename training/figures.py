@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from gristmill.cluster.jobs.figures import Figures
-from gristmill.training.gate import Decision
+from gristmill.training.gate.rule import Decision
 
 ENOUGH_FAMILIES = 30
 """Smallest number of families for which an interval is shown without a warning."""

@@ -10,7 +10,7 @@ from gristmill.cluster.report.sections import Panel, Presentation, Section, Stag
 from gristmill.training.evaluate.suites import sections as suites
 from gristmill.training.figures import EvaluateFigures, LiftFigures, TrainFigures, mixed
 from gristmill.training.folds import FOLDS, said
-from gristmill.training.gate import Decision
+from gristmill.training.gate.rule import Decision
 from gristmill.training.loop import stopping
 from gristmill.training.search import TRIALS, as_settings
 
@@ -288,21 +288,24 @@ def _decided(decision: Decision) -> str:
 
 def gate_section(decision: Decision) -> Section:
     """Return the verdict of the gate with what each suite says."""
-    columns = (("suite", ""), ("margin", "num"), ("difference", "num"), ("families", "num"), ("p", "num"), ("", ""))
+    numbers = ("margin", "difference", "families", "look", "p", "at most")
+    columns = (("suite", ""), *((name, "num") for name in numbers), ("", ""))
     rows = [
         (
-            one.suite,
+            one.name,
             f"{one.margin:+g}",
             f"{one.difference:+.3f}",
             f"{one.families:,}",
+            str(one.look),
             f"{one.p:.2g}",
+            f"{one.level:.2g}",
             one.why or one.says,
         )
         for one in decision.findings
     ]
     note = (
-        f"Tuned minus base, mean over families. A suite is above its margin if p is at most {decision.level:.2g}; all "
-        "suites must be."
+        "Tuned minus base, mean over families. A suite is above its margin if p is at most what it may be at its look; "
+        f"all suites must be. All looks together have the level {decision.level:.2g}."
     )
     return Section(
         "Gate", _sentence("; ".join((decision.verdict, *decision.reasons))), (), [Table(columns, rows, note)]

@@ -3,8 +3,10 @@
     python -m tests.proof.gate              100,000 lines of 52 rounds, 10,000 of them in each of the harder scenarios
 
 Each line has one champion, whose answers are used again in all rounds until a challenger is promoted. Written to
-`benchmarks/gate.json`: the share of lines with a promotion, beside that of a gate that tests each round at 2.5 %; the
-level of Student's test in the same comparisons; and the power beside the one that `plan` states.
+`benchmarks/gate.json`: the share of lines with a promotion, with one look a round and with four, beside that of a gate
+that tests each round at 2.5 %; the level of Student's test in the same comparisons; power and share of the items
+asked, beside those that `plan` states; and lines whose challengers are all a little worse, with an anchor and without
+one.
 """
 
 import json
@@ -18,10 +20,13 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 from scipy.stats import multinomial
 
-from gristmill.training import gate
+from gristmill.training.gate import looks as sequential
+from gristmill.training.gate.exact import chance
+from gristmill.training.gate.looks import Suite
+from gristmill.training.gate.rule import Gate, Trial, decide
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "gate.json"
-ROUNDS, ALPHA = 52, 0.05
+ROUNDS, ALPHA, LOOKS = 52, 0.05, 4
 Floats = NDArray[np.float64]
 Rng = np.random.Generator
 
@@ -79,7 +84,7 @@ def p_values(means: Floats, margin: float, below: float) -> Floats:
     spread = np.sqrt((means**2).mean(axis=1) / means.shape[1])
     near = np.flatnonzero(away > -0.6 * float(gate_quantile(below)) * np.maximum(spread, 1e-9))
     found = np.ones(len(means))
-    found[near] = [gate.chance(means[place], margin) for place in near]
+    found[near] = [chance(means[place], margin) for place in near]
     return found
 
 
@@ -102,7 +107,7 @@ def lines(name: str, number: int, rounds: int = ROUNDS, seed: int = 0) -> dict[s
     """Play lines whose challengers are no better, or worse by exactly the margin; return the shares."""
     scenario, level = SCENARIOS[name], ALPHA / rounds
     rng = np.random.default_rng([seed, *name.encode()])
-    promoted = weekly = false = tests = by_student = 0
+    promoted = weekly = false = tests = by_student = early = 0
     for _ in range(number):
         a, b = scenario.right * scenario.spread, (1 - scenario.right) * scenario.spread
         chances = rng.beta(a, b, scenario.families)
@@ -120,9 +125,14 @@ def lines(name: str, number: int, rounds: int = ROUNDS, seed: int = 0) -> dict[s
         false += int((found <= level).sum())
         by_student += int((student(means, -scenario.loss) <= level).sum())
         tests += rounds
+        early += any(
+            bool((p_values(means[:, : scenario.families * look // LOOKS], -scenario.loss, most) <= most).any())
+            for look, most in enumerate(sequential.levels(level, LOOKS), 1)
+        )
     return {
         "lines": number,
         "promoted_in_a_year": promoted / number,
+        f"promoted_in_a_year_with_{LOOKS}_looks": early / number,
         "promoted_in_a_year_at_0.025_a_round": weekly / number,
         "level_of_a_round": false / tests,
         "level_of_students_test": by_student / tests,
@@ -133,16 +143,10 @@ def powers(draws: int = 4_000) -> list[dict[str, float]]:
     """Return the stated power of some comparisons beside the share of drawn ones that show the difference."""
     found = []
     rng = np.random.default_rng(1)
-    for effect, changed, margin in (
-        (0.05, 0.3, 0.0),
-        (0.1, 0.3, 0.0),
-        (0.03, 0.1, 0.0),
-        (0.0, 0.1, -0.02),
-        (0.0, 0.3, -0.05),
-    ):
+    for effect, changed, margin in COMPARISONS:
         for rounds in (1, ROUNDS):
-            level = ALPHA / rounds
-            families = gate.families_needed(effect, changed, level=level, margin=margin)
+            suite = Suite(effect, changed, ALPHA / rounds, margin)
+            families = sequential.families_needed(suite)
             assert families is not None
             shares = [(changed + effect) / 2, (changed - effect) / 2]
             counts, times = np.unique(
@@ -151,16 +155,98 @@ def powers(draws: int = 4_000) -> list[dict[str, float]]:
             shown = sum(
                 int(time_)
                 for (gains, losses, rest), time_ in zip(counts.tolist(), times, strict=True)
-                if gate.chance(np.repeat([1.0, -1.0, 0.0], (gains, losses, rest)), margin) <= level
+                if chance(np.repeat([1.0, -1.0, 0.0], (gains, losses, rest)), margin) <= suite.level
             )
             found.append(
                 {
                     "effect": effect, "changed": changed, "margin": margin, "rounds": rounds, "families": families,
-                    "stated": round(gate.power(families, effect, changed, level=level, margin=margin), 4),
-                    "drawn": round(shown / draws, 4),
+                    "stated": round(sequential.power(suite, families), 4), "drawn": round(shown / draws, 4),
                 }
             )  # fmt: skip
     return found
+
+
+def asked(draws: int = 2_000, looks: int = LOOKS) -> list[dict[str, float]]:
+    """Return power and mean share of the items that are asked with looks, as stated and as drawn.
+
+    The number of families is that for the effect with one look. The true difference is none, half of it, all of it or
+    twice as much.
+    """
+    found = []
+    rng = np.random.default_rng(2)
+    for effect, changed, margin in (COMPARISONS[0], COMPARISONS[3]):
+        rule = Gate(rounds=ROUNDS, looks=looks, margins={"x": margin})
+        suite = Suite(effect, changed, rule.level, margin, looks)
+        families = sequential.families_needed(suite._replace(looks=1))
+        assert families is not None
+        block = 1 + np.arange(families) * looks // families
+        for true in [margin + part * (effect - margin) for part in (0.0, 0.5, 1.0, 2.0)]:
+            shown, share = 0, 0.0
+            for _ in range(draws):
+                means = rng.choice(
+                    [1.0, -1.0, 0.0], families, p=[(changed + true) / 2, (changed - true) / 2, 1 - changed]
+                )
+                verdict, look = played(rule, means, block, effect)
+                shown += verdict == "promote"
+                share += look / looks / draws
+            walks = sequential.walks(suite, families, true)
+            found.append(
+                {
+                    "effect": effect, "changed": changed, "margin": margin, "looks": looks, "families": families,
+                    "true": round(true, 4), "stated": round(sum(walks.above), 4), "drawn": round(shown / draws, 4),
+                    "stated_share_asked": round(sequential.share_asked(suite, families, true), 4),
+                    "drawn_share_asked": round(share, 4),
+                }
+            )  # fmt: skip
+    return found
+
+
+def played(rule: Gate, means: Floats, block: NDArray[np.int64], effect: float) -> tuple[str, int]:
+    """Return the verdict on a suite of families of one item, and the look after which nothing more is asked."""
+    for look in range(1, rule.looks + 1):
+        count = int(np.searchsorted(block, look, side="right"))
+        trial = Trial(
+            suite="x", role="target", champion=np.zeros(count), challenger=means[:count], families=np.arange(count),
+            measures={}, looks=block[:count], look=look, effect=effect,
+        )  # fmt: skip
+        decision = decide(rule, [trial])
+        if not decision.waits:
+            break
+    return decision.verdict, look
+
+
+EPSILON, TOTAL = 0.03, 0.05
+"""Margin of the champion and of the anchor in the lines that get a little worse."""
+
+
+def anchored(number: int, loss: float, families: int = 2_000, rounds: int = ROUNDS) -> dict[str, float]:
+    """Play lines in which each challenger is worse than its champion by `loss`, which the gate is to allow.
+
+    The challenger passes its target suite each time. Answers change both ways: 3 % of them besides the loss.
+
+    Returns:
+        shares of lines whose last champion is worse than the first one by more than `TOTAL`.
+    """
+    level, churn = ALPHA / rounds, 0.03
+    rng = np.random.default_rng([3, int(loss * 1e6)])
+    fallen = {True: 0, False: 0}
+    for guarded in fallen:
+        for _ in range(number):
+            mean, anchor = 0.8, rng.random(families) < 0.8
+            champion = anchor
+            for _ in range(rounds):
+                lose, gain = loss / mean + churn / 2 / mean, churn / 2 / (1 - mean)
+                drawn = rng.random(families)
+                challenger = np.where(champion, drawn >= lose, drawn < gain)
+                change, fall = (challenger.astype(float) - side for side in (champion, anchor))
+                if chance(change, -EPSILON) > level or (guarded and chance(fall, -TOTAL) > level):
+                    continue
+                champion, mean = challenger, mean - loss
+            fallen[guarded] += 0.8 - mean > TOTAL + 1e-9
+    return {
+        "loss": loss, "epsilon": EPSILON, "total": TOTAL, "families": families, "lines": number,
+        "fallen_with_the_anchor": fallen[True] / number, "fallen_without": fallen[False] / number,
+    }  # fmt: skip
 
 
 def levels(families: int, changed: float, margin: float, level: float = ALPHA / ROUNDS) -> dict[str, float]:
@@ -179,7 +265,7 @@ def levels(families: int, changed: float, margin: float, level: float = ALPHA / 
     for (gains, losses), probability in zip(outcomes, chances, strict=True):
         if probability > 1e-10:
             means = np.repeat([1.0, -1.0, 0.0], (gains, losses, families - gains - losses))
-            found["gate"] += probability * (gate.chance(means, margin) <= level)
+            found["gate"] += probability * (chance(means, margin) <= level)
             found["student"] += probability * bool(student(means[None], margin)[0] <= level)
     return {name: float(value) for name, value in found.items()}
 
@@ -187,21 +273,28 @@ def levels(families: int, changed: float, margin: float, level: float = ALPHA / 
 def main() -> int:
     """Write the table; return 1 where more lines than allowed promote, or a power is off by more than 2 points."""
     began = time.process_time()
-    played = {}
+    found = {}
     for place, name in enumerate(SCENARIOS):
-        played[name] = lines(name, 50_000 if place == 0 else 10_000)
-        sys.stdout.write(f"{name}: {played[name]}\n")
+        found[name] = lines(name, 50_000 if place == 0 else 10_000)
+        sys.stdout.write(f"{name}: {found[name]}\n")
         sys.stdout.flush()
-    stated = powers()
+    stated, looked = powers(), asked()
     exact = [levels(*row) for row in EXACT]
-    result: dict[str, Any] = {"rounds": ROUNDS, "alpha": ALPHA, "lines": played, "power": stated, "levels": exact}
-    result["cpu seconds"] = round(time.process_time() - began, 1)
+    falls = [anchored(200, part * EPSILON) for part in (0.3, 0.5, 0.7, 0.9)]
+    result: dict[str, Any] = {"rounds": ROUNDS, "alpha": ALPHA, "lines": found, "power": stated, "looks": looked}
+    result |= {"anchor": falls, "levels": exact, "cpu seconds": round(time.process_time() - began, 1)}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    for row in stated:
+    for row in (*stated, *looked, *falls):
         sys.stdout.write(f"{row}\n")
-    over = any(row["promoted_in_a_year"] > ALPHA for row in played.values())
+    over = any(
+        row[name] > ALPHA
+        for row in found.values()
+        for name in row
+        if name.startswith("promoted") and "0.025" not in name
+    )
     over |= any(row["gate"] > row["nominal"] for row in exact)
-    return int(over or any(abs(row["stated"] - row["drawn"]) > 0.02 for row in stated))
+    over |= any(row["fallen_with_the_anchor"] > ALPHA for row in falls)
+    return int(over or any(abs(row["stated"] - row["drawn"]) > 0.02 for row in (*stated, *looked)))
 
 
 if __name__ == "__main__":

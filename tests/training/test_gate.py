@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, multinomial
 
-from gristmill.training import gate
-from gristmill.training.gate import Gate, Trial, chance, decide, families_needed, power
+from gristmill.training.gate import looks as sequential
+from gristmill.training.gate.exact import chance
+from gristmill.training.gate.looks import FEW, Suite, families_needed, power
+from gristmill.training.gate.rule import Gate, Trial, decide
 from tests.proof import gate as years
 
 
@@ -95,11 +97,12 @@ def test_a_year_of_rounds_asks_for_more() -> None:
 
 def test_the_number_of_families_is_that_of_the_usual_formula() -> None:
     """By hand: ((1.6449 + 0.8416) / 0.05)^2 (0.3 - 0.0025), and a little for the larger variance without effect."""
-    assert families_needed(0.05, 0.3, level=0.05) == pytest.approx(736 + 4 + 20, abs=2)
-    needed = families_needed(0.05, 0.3, level=0.05 / 52)
+    assert families_needed(Suite(0.05, 0.3, 0.05)) == pytest.approx(736 + 4 + 20, abs=2)
+    yearly = Suite(0.05, 0.3, 0.05 / 52)
+    needed = families_needed(yearly)
     assert needed is not None
-    assert power(needed, 0.05, 0.3, level=0.05 / 52) == pytest.approx(0.8, abs=0.002)
-    assert families_needed(0.0, 0.3, level=0.05) is None, "no effect is not shown"
+    assert power(yearly, needed) == pytest.approx(0.8, abs=0.002)
+    assert families_needed(Suite(0.0, 0.3, 0.05)) is None, "no effect is not shown"
 
 
 def test_the_rule_names_suites_that_there_are() -> None:
@@ -140,4 +143,83 @@ def test_a_missing_measure_breaks_no_floor_silently() -> None:
         "inconclusive",
         ("reviews.recall: there is no such measure, must be one of those of the suite: none",),
     )
-    assert gate.FEW == 30
+    assert FEW == 30
+
+
+def test_the_bounds_of_looks_are_those_of_the_literature() -> None:
+    """Of R's ldbounds and gsDesign: 2.5 % spent like O'Brien and Fleming's over 4 looks."""
+    scores = [bound / math.sqrt(look / 4) for look, bound in enumerate(sequential.bounds(0.025, 4), 1)]
+    assert scores == pytest.approx([4.3326, 2.9631, 2.3590, 2.0141], abs=2e-4)
+    assert sequential.levels(0.025, 1) == (0.025,)
+
+
+@pytest.mark.parametrize("looks", [2, 5, 8])
+def test_all_looks_together_have_the_level(looks: int) -> None:
+    upper = sequential.bounds(0.05 / 52, looks)
+    never = [-math.inf] * (looks - 1)
+    assert sum(sequential.crossing(upper, never, 0.0).above) == pytest.approx(0.05 / 52, rel=1e-4)
+    assert sum(sequential.crossing(upper, never, 0.0).stopped) == pytest.approx(1)
+
+
+def test_a_walk_that_is_played_does_what_is_computed() -> None:
+    upper, rng = sequential.bounds(0.05, 4), np.random.default_rng(0)
+    lower = sequential.too_low(upper, 2.5)
+    walks = np.cumsum(rng.normal(2.0 / 4, 0.5, (40_000, 4)), axis=1)
+    ended = (walks > upper) | np.hstack([walks[:, :3] < lower, np.ones((40_000, 1), bool)])
+    first = ended.argmax(axis=1)
+    found = sequential.crossing(upper, lower, 2.0)
+    assert np.bincount(first) / 40_000 == pytest.approx(found.stopped, abs=0.01)
+    above = walks[np.arange(40_000), first] > np.array(upper)[first]
+    assert np.bincount(first[above], minlength=4) / 40_000 == pytest.approx(found.above, abs=0.01)
+
+
+def blocked(good: Trial, looks: int, look: int, **more: Any) -> Trial:
+    """The trial after some of its looks, with its items in an order without a pattern."""
+    order = np.random.default_rng(0).permutation(len(good.families))
+    some = order[: len(order) * look // looks]
+    return Trial(
+        suite=good.suite, role=good.role, measures={}, champion=good.champion[some], challenger=good.challenger[some],
+        families=good.families[some], looks=1 + np.arange(len(order))[: len(some)] * looks // len(order), look=look,
+        **{"effect": 0.05, **more},
+    )  # fmt: skip
+
+
+def test_a_clear_challenger_is_promoted_by_a_part_of_the_items() -> None:
+    rule, clear = Gate(looks=4), trial(600, 100, 1300)
+    first, second = (decide(rule, [blocked(clear, 4, look)]) for look in (1, 2))
+    assert (first.verdict, first.waits, first.findings[0].look) == ("promote", (), 1)
+    assert (second.verdict, second.findings) == ("promote", first.findings), "later items change no decision"
+    poor = decide(rule, [blocked(trial(100, 600, 1300), 4, 1)])
+    assert (poor.verdict, poor.waits) == ("reject", ())
+
+
+def test_an_open_suite_is_asked_on_and_a_hopeless_one_is_not() -> None:
+    rule = Gate(looks=4, rounds=52)
+    better, equal = trial(350, 250, 1400), trial(300, 300, 1400, "facts")
+    found = decide(rule, [blocked(better, 4, 1)])
+    assert (found.verdict, found.waits) == ("inconclusive", ("reviews",))
+    found = decide(rule, [blocked(better, 4, 2), blocked(equal, 4, 3)])
+    assert (found.verdict, found.waits) == ("inconclusive", ()), "facts cannot pass any more, so nothing is asked"
+    assert decide(rule, [blocked(better, 4, 4)]).waits == ()
+    assert decide(rule, [blocked(better, 4, 1, problem="has a judge")]).waits == (), "no item changes that"
+
+
+def test_a_floor_rejects_nothing_before_all_items_are_asked() -> None:
+    rule = Gate(looks=2, floors={"reviews": 0.999})
+    clear = trial(600, 10, 1390)
+    part, whole = (decide(rule, [blocked(clear, 2, look)]) for look in (1, 2))
+    assert (part.findings[0].says, part.waits) == ("above", ("reviews",))
+    assert (whole.verdict, whole.waits) == ("reject", ())
+
+
+def test_the_anchor_must_not_be_far_above() -> None:
+    rule = Gate(anchor="first", anchor_margin=0.04)
+    good, kept = trial(60, 20, 120), trial(1, 2, 1297, "facts", "retention")
+    near, far = (trial(losses // 8, losses, 1300 - losses, "facts", "retention", anchored=True) for losses in (30, 200))
+    assert decide(rule, [good, kept, near]).verdict == "promote"
+    fallen = decide(rule, [good, kept, far])
+    assert (fallen.verdict, fallen.reasons) == (
+        "reject", ("facts (against the anchor): is shown to be below the margin -0.04",),
+    )  # fmt: skip
+    assert rule.problems(["facts"]) == ["gate.anchor: is first, must be a model of against"]
+    assert rule.problems(["facts"], ["first"]) == []

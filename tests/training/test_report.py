@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gristmill.training.gate import Decision, Finding
+from gristmill.training.gate.rule import Decision, Finding
 from gristmill.training.report import EvaluatePresentation, TrainPresentation, gate_section
 from tests.cluster.report.test_report import EVALUATED, TRAINED
 
@@ -66,11 +66,12 @@ def test_what_is_held_out_and_left_out_is_in_the_summary_of_a_training() -> None
 
 def test_the_decision_of_a_gate_is_in_the_summary_and_has_a_table() -> None:
     found = Finding(
-        suite="facts", margin=-0.02, difference=-0.01, families=40, p=0.2, p_below=0.7, says="open", why=""
+        suite="facts", margin=-0.02, difference=-0.01, families=40, p=0.2, p_below=0.7, says="open", why="",
+        look=2, level=0.04,
     )  # fmt: skip
     reason = "facts: is not shown to be above the margin -0.02 (p = 0.2)"
     decision = Decision(verdict="inconclusive", reasons=(reason,), level=0.05, findings=(found,))
     assert summary(decision=decision).endswith(f"gate: inconclusive; {reason}")
     section = gate_section(decision)
     assert section.title == "Gate" and section.lead == f"Inconclusive; {reason}."
-    assert section.tables[0].rows == [("facts", "-0.02", "-0.010", "40", "0.2", "open")]
+    assert section.tables[0].rows == [("facts", "-0.02", "-0.010", "40", "2", "0.2", "0.04", "open")]

@@ -51,12 +51,11 @@ from gristmill.training.evaluate.scorers import AnyScorer
 from gristmill.training.evaluate.scorers.pairwise import Pairwise
 from gristmill.training.evaluate.serving import AskAll, serving
 from gristmill.training.evaluate.statistics import items_needed
-from gristmill.training.evaluate.suites import compare
+from gristmill.training.evaluate.suites import compare, looks
 from gristmill.training.evaluate.suites.bench import Bench
 from gristmill.training.evaluate.suites.freeze import freeze
-from gristmill.training.evaluate.suites.values import gathered
 from gristmill.training.figures import EvaluateFigures, SuiteFigures
-from gristmill.training.gate import Decision, Gate, decide
+from gristmill.training.gate.rule import Decision, Gate
 from gristmill.training.loop import separation
 from gristmill.training.settings import TrainSettings
 from gristmill.training.tasks.heads import Head
@@ -122,6 +121,8 @@ class Evaluate(Job):
         """Return the settings that determine the figures; the weights of further models replace their paths."""
         value = super().identity()
         value["fields"]["against"] = [models.identity(name) for name in self.against]
+        if self.gate and self.gate.anchor:
+            value["fields"]["gate"]["fields"]["anchor"] = models.identity(self.gate.anchor)
         return value
 
     def sources(self) -> dict[str, Source]:
@@ -152,7 +153,12 @@ class Evaluate(Job):
             found += [f"suites.{name}.{problem}" for problem in scorer.problems()]
             if isinstance(scorer, Pairwise) and not scorer.judge.endpoint and models.missing(scorer.judge.model):
                 found.append(f"suites.{name}.judge.model: {scorer.judge.model}: {models.missing(scorer.judge.model)}")
-        return found + (self.gate.problems(list(self.suites)) if self.gate else [])
+        if not self.gate:
+            return found
+        judged = [name for name, scorer in self.suites.items() if isinstance(scorer, Pairwise)]
+        if judged and self.gate.looks > 1:
+            found.append(f"gate.looks: is {self.gate.looks} with the judged suite {judged[0]}, must be 1")
+        return found + self.gate.problems(list(self.suites), self.against)
 
     def plan(self, store: Store, work: Work) -> Plan:
         """Return the plan of the evaluation."""
@@ -184,19 +190,24 @@ class Evaluate(Job):
         seed = int(run.store.manifest(work.inputs["model"]).settings.get("seed", 0))
         headed = heads.heads_of([*models_.values()], base, tuned, seed)
         heads.require_answers(self.suites, headed)
-        suites = [freeze(run.store, name, one, work.inputs.get(_role(name))) for name, one in self.suites.items()]
+        suites = [
+            looks.in_blocks(freeze(run.store, name, one, work.inputs.get(_role(name))), self.gate)
+            for name, one in self.suites.items()
+        ]
         bench = Bench(run, work.output, models_, suites)
         near = bench.contamination(data.trained_on(run.store, work.inputs["model"])) if suites else {}
+        draws = compare.Draws(self.bootstrap, self.seed)
         done = run.store.committed(work.output)
         run.ledger.append("shards_planned", job=self.name, shards=1 + len(bench.parts), committed=len(done))
         found = self._held_out(run, work)
-        tokens = bench.run_models(partial(self._serving, run, headed), self._smoke(run, work, found, headed.get(tuned)))
-        bench.run_judges()
+        compared, decision, tokens = looks.ask(
+            bench,
+            self.gate,
+            lambda some, values: compare.compare(some, list(models_), values, near, draws),
+            partial(self._serving, run, headed),
+            self._smoke(run, work, found, headed.get(tuned)),
+        )
         run.store.write_json(found, work.output, EVALUATION)
-        draws = compare.Draws(self.bootstrap, self.seed)
-        values = gathered(run.store, work.output, run.store.committed(work.output).values(), suites)
-        compared = compare.compare(suites, list(bench.models), values, near, draws)
-        decision = decide(self.gate, compare.trials(suites, [*models_][:2], values, compared)) if self.gate else None
         figures = _figures(found, compared, decision, tokens, time.monotonic() - began)
         for line in (figures.uncertain, *(f"suite {one.suite}: {one.undecided}" for one in compared if one.undecided)):
             if line:

@@ -3,11 +3,11 @@
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.store.store import Store
 from gristmill.training.evaluate.job import Evaluate
-from gristmill.training.evaluate.suites import compare
+from gristmill.training.evaluate.suites import compare, looks
 from gristmill.training.evaluate.suites.freeze import opened
 from gristmill.training.evaluate.suites.values import gathered
 from gristmill.training.figures import EvaluateFigures
-from gristmill.training.gate import Decision, decide
+from gristmill.training.gate.rule import Decision
 
 
 def decided(store: Store, evaluation: str) -> Decision:
@@ -24,9 +24,12 @@ def decided(store: Store, evaluation: str) -> Decision:
     if job.gate is None:
         raise JobError(f"{evaluation}: has no gate, must have one to decide")
     said = EvaluateFigures.read(store.figures(evaluation)).suites
-    suites = [opened(store, one.suite, job.suites[one.suite], one.folder) for one in said]
+    suites = [looks.in_blocks(opened(store, one.suite, job.suites[one.suite], one.folder), job.gate) for one in said]
     values = gathered(store, evaluation, manifest.shards, suites)
     near = {one.suite: (one.contaminated, one.leaks) for one in said}
-    models = [one.model for one in said[0].models]
-    compared = compare.compare(suites, models, values, near, compare.Draws(job.bootstrap, job.seed))
-    return decide(job.gate, compare.trials(suites, models[:2], values, compared))
+    models, draws = [one.model for one in said[0].models], compare.Draws(job.bootstrap, job.seed)
+    found = looks.look(
+        suites, models, job.gate, lambda some, of: compare.compare(some, models, of, near, draws), lambda _: values
+    )[1]
+    assert found is not None
+    return found

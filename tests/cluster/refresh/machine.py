@@ -21,12 +21,11 @@ from gristmill.generation.job import Generate
 from gristmill.training.data import prepare
 from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.evaluate.scorers.contract import OWN, Judgement
-from gristmill.training.evaluate.suites import ask, compare
+from gristmill.training.evaluate.suites import ask, compare, looks
 from gristmill.training.evaluate.suites.freeze import contamination, freeze
 from gristmill.training.evaluate.suites.items import Judged
 from gristmill.training.evaluate.suites.values import gathered
 from gristmill.training.figures import EvaluateFigures, TrainFigures
-from gristmill.training.gate import decide
 from gristmill.training.job import Train
 from tests.fakes import two_layer_model
 from tests.generation.ground import Loop
@@ -128,17 +127,22 @@ def evaluate(self: Evaluate, run: Run, work: Work) -> EvaluateFigures:
     """Answer every item as well as the quality in the config of each model says, and let the real gate decide."""
     pause(run.store, "evaluate")
     models = self._models(run, work)
-    suites = [freeze(run.store, name, one, work.inputs[f"suites.{name}"]) for name, one in self.suites.items()]
+    suites = [
+        looks.in_blocks(freeze(run.store, name, one, work.inputs[f"suites.{name}"]), self.gate)
+        for name, one in self.suites.items()
+    ]
     near = contamination(run.store, suites, prepare.trained_on(run.store, work.inputs["model"]))
     for part in ask.parts(list(models), suites):
         quality = json.loads(Path(models[part.model], "config.json").read_text()).get("quality", 0.5)
         judged = [Judged(item, {OWN: Judgement(float(int(item.id[:6], 16) < quality * 16**6), "a reply")})
-                  for item in part.suite.items[part.begin : part.end]]  # fmt: skip
+                  for item in part.items]  # fmt: skip
         ask.commit(run.store, work.output, part.shard, part.model, part.suite, judged)
     values = gathered(run.store, work.output, run.store.committed(work.output).values(), suites)
-    compared = compare.compare(suites, list(models), values, near, compare.Draws(20, 0))
-    assert self.gate is not None
-    decision = decide(self.gate, compare.trials(suites, [*models][:2], values, compared))
+    names, draws = list(models), compare.Draws(20, 0)
+    compared, decision = looks.look(
+        suites, names, self.gate, lambda some, of: compare.compare(some, names, of, near, draws), lambda _: values
+    )
+    assert decision is not None
     figures = EvaluateFigures(
         rows=1, kept=1, tokens=1, loss_before=1.0, loss_after=1.0, perplexity_before=2.7, perplexity_after=2.7,
         difference=0.0, interval="none", families=1, families_better=0, families_worse=0, sign_p=1.0, precision="fp32",

@@ -90,7 +90,7 @@ def test_a_suite_asks_a_head_the_rows_themselves_and_no_texts_without_content(tm
         return actor.ask_all(requests)
 
     suite = Suite("films", "x", scorer, items, np.arange(2), {}, rows)
-    judged = Questions(ask, reads_rows=True).judged(Part("p", "m", suite, 0, 2))
+    judged = Questions(ask, reads_rows=True).judged(Part("p", "m", suite, 1, np.arange(2)))
     assert {request.messages for request in seen} == {rows[0].messages[:1], rows[1].messages[:1]}
     assert [one.scores[""].value for one in judged] == [1, 0]
     assert judged[0].scores[""] == judged[0].scores["raw"], "nothing is divided out"

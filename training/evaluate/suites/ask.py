@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from gristmill.cluster.contract.sample import Sample
 from gristmill.cluster.contract.schema import ITEMS
@@ -30,23 +32,26 @@ class Part:
     shard: str
     model: str
     suite: Suite
-    begin: int
-    end: int
-    """Index of the first item of the suite, and of the one after the last."""
+    look: int
+    """The look of the gate before which the items are asked."""
+    places: NDArray[np.int64]
+    """Indices of the items in the suite, ascending."""
 
     @property
     def items(self) -> Sequence[Item]:
         """The items, which are read from the suite."""
-        return self.suite.items[self.begin : self.end]
+        return tuple(items.some(self.suite.items, self.places))
 
 
 def parts(models: Sequence[str], suites: Sequence[Suite]) -> list[Part]:
-    """Return all parts. Their names depend on the order of models and suites."""
+    """Return all parts. Their names depend on the order of models and suites, and on the looks of the items."""
     found = [
-        (model, suite, start, min(start + AT_ONCE, len(suite.items)))
+        (model, suite, look, places[start : start + AT_ONCE])
+        for look in range(1, 1 + max((suite.last for suite in suites), default=0))
         for model in models
         for suite in suites
-        for start in range(0, len(suite.items), AT_ONCE)
+        for places in [suite.places(look)]
+        for start in range(0, len(places), AT_ONCE)
     ]
     return [Part(f"{ANSWERS}-{n:05d}", *part) for n, part in enumerate(found)]
 
@@ -65,7 +70,7 @@ class Questions:
         if name not in self._shared:
             self._shared[name] = [] if self._reads_rows else self._replies(scorer.shared(part.suite.items))
         items_ = part.items
-        rows: Iterable[Sample | None] = part.suite.rows[part.begin : part.end] if self._reads_rows else repeat(None)
+        rows: Iterable[Sample | None] = items.some(part.suite.rows, part.places) if self._reads_rows else repeat(None)
         requests = [scorer.requests(_asked(item, row)) for item, row in zip(items_, rows, strict=False)]
         replies = self._replies([request for some in requests for request in some])
         ends = list(accumulate(map(len, requests), initial=0))

@@ -43,18 +43,26 @@ class Bench:
                 self.run.screen.say(f"evaluate: suite {suite.name}: {line}")
         return found
 
-    def run_models(self, open_engine: OpenEngine, first: Callable[[AskAll], None] | None) -> int:
-        """Ask each model the parts that are not committed, the tuned model first; return the number of written tokens.
+    def run_models(
+        self,
+        open_engine: OpenEngine,
+        first: Callable[[AskAll], None] | None,
+        parts: Sequence[ask.Part] | None = None,
+    ) -> int:
+        """Ask each model those of the parts that are not committed; return the number of written tokens.
+
+        The tuned model is asked first.
 
         Args:
             open_engine: a function that starts an engine.
             first: a function to call with the tuned model's engine before its parts are asked, or None.
+            parts: the parts; all of them by default.
         """
         done = self.run.store.committed(self.output)
-        todo = [part for part in self.parts if part.shard not in done]
+        todo = [part for part in (self.parts if parts is None else parts) if part.shard not in done]
         base, tuned, *others = self.models
         written, asked = 0, 0
-        with self.run.screen.bar("evaluate: answers", sum(part.end - part.begin for part in todo) or None) as bar:
+        with self.run.screen.bar("evaluate: answers", sum(len(part.places) for part in todo) or None) as bar:
             for model in (tuned, base, *others):
                 mine = [part for part in todo if part.model == model]
                 before = first if model == tuned else None
@@ -66,7 +74,7 @@ class Bench:
                     questions = ask.Questions(engine, reads_rows=isinstance(engine, HeadEngine))
                     for part in mine:
                         self._commit(part, questions)
-                        asked += part.end - part.begin
+                        asked += len(part.places)
                         bar.update(asked, f"{part.suite.name}, {model}")
                     written += questions.tokens
                     if isinstance(engine, HeadEngine) and (cut := engine.cut()):

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gristmill.cluster.contract.own import Own
-from gristmill.training import gate
 from gristmill.training.evaluate import statistics
 from gristmill.training.evaluate.scorers.contract import OWN
 from gristmill.training.evaluate.scorers.pairwise import JUDGE, Pairwise
@@ -17,6 +16,7 @@ from gristmill.training.evaluate.suites.freeze import Suite
 from gristmill.training.evaluate.suites.reducers import Numbers, measures
 from gristmill.training.evaluate.suites.values import Gathered, Values
 from gristmill.training.figures import ModelFigures, SuiteFigures
+from gristmill.training.gate import rule as gate
 
 Floats = NDArray[np.float64]
 REDRAWS = 200
@@ -98,36 +98,51 @@ def _suite(
 
 
 def trials(
+    rule: gate.Gate,
     suites: Sequence[Suite],
     models: Sequence[str],
     values: Gathered,
     compared: Sequence[SuiteFigures],
+    looks: Mapping[str, int],
 ) -> list[gate.Trial]:
-    """Return what the gate reads of each suite: the values of the base model and of the tuned one for the same items.
+    """Return what the gate reads of each suite: the values of two models for the same items.
+
+    These are the base model and the tuned one; and the anchor and the tuned one in the suites in which the tuned one
+    may be worse.
 
     Args:
-        suites: the frozen suites.
+        rule: the gate.
+        suites: the frozen suites, with the items that were asked.
         models: names of the base model and of the tuned one.
         values: the values of the items by (model, suite).
         compared: the figures of the suites.
+        looks: number of looks so far at each suite.
     """
+    base, tuned = models
     found = []
     for suite, figures in zip(suites, compared, strict=True):
-        none = Values(np.zeros(len(suite.items), np.bool_))
-        both = [values.get((model, suite.name), none) for model in models]
-        asked = both[0].asked & both[1].asked
-        champion, challenger = (one.of(asked).get(OWN, np.empty(0)) for one in both)
-        found.append(
-            gate.Trial(
-                suite=suite.name,
-                role=suite.scorer.role,
-                champion=champion,
-                challenger=challenger,
-                families=suite.families[asked],
-                measures=next((model.measures for model in figures.models if model.model == models[1]), {}),
-                problem=_problem(figures, [champion, challenger]),
+        role = suite.scorer.role
+        others = [base, *([rule.anchor] if rule.anchor and rule.margin(suite.name, role) < 0 else [])]
+        for number, other in enumerate(others):
+            none = Values(np.zeros(len(suite.items), np.bool_))
+            both = [values.get((model, suite.name), none) for model in (other, tuned)]
+            asked = both[0].asked & both[1].asked
+            champion, challenger = (one.of(asked).get(OWN, np.empty(0)) for one in both)
+            found.append(
+                gate.Trial(
+                    suite=suite.name,
+                    role=role,
+                    champion=champion,
+                    challenger=challenger,
+                    families=suite.families[asked],
+                    measures=next((model.measures for model in figures.models if model.model == tuned), {}),
+                    problem=_problem(figures, [champion, challenger]),
+                    looks=None if suite.looks is None else suite.looks[asked],
+                    look=looks[suite.name],
+                    effect=suite.scorer.effect if role == "target" else 0.0,
+                    anchored=number > 0,
+                )
             )
-        )
     return found
 
 

@@ -25,7 +25,7 @@ from gristmill.cluster.store.store import Manifest, Store, place
 from gristmill.training.data.families import families, near_rows
 from gristmill.training.data.holdout import with_families
 from gristmill.training.evaluate.scorers.contract import ANSWERS, PREFIX, Item, Scorer
-from gristmill.training.evaluate.suites.items import BLOCK, Rows
+from gristmill.training.evaluate.suites.items import BLOCK, Rows, some
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,34 @@ class Suite:
     """Number of rows that could not become items, by reason."""
     rows: Sequence[Sample] = ()
     """[items] the row that each item was made from."""
+    looks: NDArray[np.int64] | None = None
+    """[items] the look of a gate before which each item is asked, from 1; 0 for an item that is held back. None asks
+    all before the first look."""
+
+    @property
+    def last(self) -> int:
+        """The last look."""
+        return 1 if self.looks is None else int(self.looks.max(initial=0))
+
+    def places(self, look: int) -> NDArray[np.int64]:
+        """Return the indices of the items that are asked before a look, and not before an earlier one."""
+        return np.arange(len(self.items)) if self.looks is None else np.flatnonzero(self.looks == look)
+
+    def until(self, look: int) -> NDArray[np.int64]:
+        """Return the indices of the items that are asked before a look or an earlier one."""
+        if self.looks is None:
+            return np.arange(len(self.items))
+        return np.flatnonzero((self.looks > 0) & (self.looks <= look))
+
+    def part(self, places: NDArray[np.int64]) -> "Suite":
+        """Return the suite with some of its items, by their ascending indices."""
+        return replace(
+            self,
+            items=some(self.items, places),
+            families=self.families[places],
+            rows=some(self.rows, places) if self.rows else (),
+            looks=None if self.looks is None else self.looks[places],
+        )
 
 
 def freeze(store: Store, name: str, scorer: Scorer, rows: str | None) -> Suite:

@@ -30,6 +30,10 @@ class Rows(Sequence[T]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def some(self, places: NDArray[np.int64]) -> "Rows[T]":
+        """Return some of the rows, by their ascending indices."""
+        return Rows(self._table, self._places[places], self._make)
+
     @overload
     def __getitem__(self, place: int) -> T: ...
 
@@ -50,6 +54,11 @@ class Rows(Sequence[T]):
     def __iter__(self) -> Iterator[T]:
         for start in range(0, len(self), BLOCK):
             yield from self[start : start + BLOCK]
+
+
+def some(rows: Sequence[T], places: NDArray[np.int64]) -> Sequence[T]:
+    """Return some rows by their ascending indices; those of a table are read when they are needed."""
+    return rows.some(places) if isinstance(rows, Rows) else [rows[place] for place in places.tolist()]
 
 
 class Judged(NamedTuple):

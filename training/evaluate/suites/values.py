@@ -35,6 +35,10 @@ class Values:
         """Return the numbers of some items."""
         return {name: values[taken] for name, values in self.numbers.items()}
 
+    def part(self, places: NDArray[np.int64]) -> "Values":
+        """Return the values of some items, by their indices."""
+        return Values(self.asked[places], {name: values[places] for name, values in self.numbers.items()})
+
 
 Gathered = dict[tuple[str, str], Values]
 """Values by (model, suite)."""
