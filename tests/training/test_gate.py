@@ -223,3 +223,10 @@ def test_the_anchor_must_not_be_far_above() -> None:
     )  # fmt: skip
     assert rule.problems(["facts"]) == ["gate.anchor: is first, must be a model of against"]
     assert rule.problems(["facts"], ["first"]) == []
+
+
+def test_some_suites_may_have_no_say() -> None:
+    rule = Gate(suites=("reviews",))
+    assert rule.decides("reviews") and not rule.decides("facts") and Gate().decides("facts")
+    assert rule.problems(["facts"]) == ["gate.suites: reviews is no suite, must be one of facts"]
+    assert rule.notes({"facts": "target"}, 0.3)[-1] == "gate: suite facts: does not decide"

@@ -155,7 +155,7 @@ class Evaluate(Job):
                 found.append(f"suites.{name}.judge.model: {scorer.judge.model}: {models.missing(scorer.judge.model)}")
         if not self.gate:
             return found
-        judged = [name for name, scorer in self.suites.items() if isinstance(scorer, Pairwise)]
+        judged = [name for name, one in self.suites.items() if isinstance(one, Pairwise) and self.gate.decides(name)]
         if judged and self.gate.looks > 1:
             found.append(f"gate.looks: is {self.gate.looks} with the judged suite {judged[0]}, must be 1")
         return found + self.gate.problems(list(self.suites), self.against)

@@ -26,7 +26,7 @@ class Gate(Settings):
     of the hypotheses is false, the probability of a promotion is at most the level of its own test (Berger 1982).
     """
 
-    newer: ClassVar[frozenset[str]] = frozenset({"looks", "anchor", "anchor_margin", "held_back", "round"})
+    newer: ClassVar[frozenset[str]] = frozenset({"suites", "looks", "anchor", "anchor_margin", "held_back", "round"})
 
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     """Largest probability that a challenger that is not better is promoted, at least once in `rounds` rounds."""
@@ -43,6 +43,8 @@ class Gate(Settings):
     With a suite of the kind `checks`, this is a floor for replies that end, are not empty, are JSON, or are in a
     language."""
 
+    suites: tuple[str, ...] = ()
+    """Names of the suites that decide; by default all. A suite whose failures steer `[generate]` must not decide."""
     looks: int = Field(default=1, gt=0, le=20)
     """Number of blocks in which the items of a suite are asked. After each block the gate looks at the results, and
     asks no more if they decide: if the suite is shown to be above or below its margin, or if it is too late for a
@@ -73,19 +75,17 @@ class Gate(Settings):
             for key in keys
             if key.partition(".")[0] not in suites or (table == "margins" and "." in key)
         ]
-        return (
-            found
-            + [
-                f"gate.margins.{name}: is {value:g}, must be above -1 and below 1"
-                for name, value in self.margins.items()
-                if not -1 < value < 1
-            ]
-            + [
-                f"gate.anchor: is {name}, must be a model of against"
-                for name in (self.anchor,)
-                if name and name not in against
-            ]
-        )
+        found += [
+            f"gate.suites: {name} is no suite, must be one of {known}" for name in self.suites if name not in suites
+        ]
+        found += [
+            f"gate.margins.{name}: is {value:g}, must be above -1 and below 1"
+            for name, value in self.margins.items()
+            if not -1 < value < 1
+        ]
+        if self.anchor and self.anchor not in against:
+            found.append(f"gate.anchor: is {self.anchor}, must be a model of against")
+        return found
 
     def notes(self, roles: Mapping[str, str], changed: float) -> list[str]:
         """Return for the plan how many families each suite needs, by its role.
@@ -96,6 +96,9 @@ class Gate(Settings):
         """
         found = [f"gate: each suite is tested at {self.level:.2g} ({self.alpha:g} over {self.rounds:,} rounds)"]
         for name, role in roles.items():
+            if not self.decides(name):
+                found.append(f"gate: suite {name}: does not decide")
+                continue
             margin = self.margin(name, role)
             for effect in EFFECTS if margin >= 0 else (0.0,):
                 suite = Suite(effect, changed, self.level, margin, self.looks)
@@ -109,6 +112,10 @@ class Gate(Settings):
         if self.held_back:
             found.append(f"gate: {self.held_back:.0%} of the families of each suite are held back in a round")
         return found
+
+    def decides(self, suite: str) -> bool:
+        """Say whether a suite decides."""
+        return not self.suites or suite in self.suites
 
     @property
     def level(self) -> float:

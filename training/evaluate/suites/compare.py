@@ -121,6 +121,8 @@ def trials(
     base, tuned = models
     found = []
     for suite, figures in zip(suites, compared, strict=True):
+        if not rule.decides(suite.name):
+            continue
         role = suite.scorer.role
         others = [base, *([rule.anchor] if rule.anchor and rule.margin(suite.name, role) < 0 else [])]
         for number, other in enumerate(others):

@@ -20,7 +20,7 @@ Compare = Callable[[Sequence[Suite], Gathered], tuple[SuiteFigures, ...]]
 
 def in_blocks(suite: Suite, rule: Gate | None) -> Suite:
     """Return a suite with the looks of a gate at its items."""
-    if rule is None or (rule.looks == 1 and not rule.held_back):
+    if rule is None or not rule.decides(suite.name) or (rule.looks == 1 and not rule.held_back):
         return suite
     names = np.array([item.id for item in suite.items], object)
     found = blocks(names, suite.families, looks=rule.looks, held_back=rule.held_back, round_=rule.round)
