@@ -1,5 +1,8 @@
 """`gristmill serve RUN`: the tuned model of a run answers requests in the form of OpenAI's API, until it is stopped.
 
+`gristmill serve LINE` serves the champion of a line. When another model becomes champion, its server takes the place of
+the one before. No request is answered while it starts.
+
 vLLM's own server runs in a child process, which ends with this process, also after `kill -9`. With `--replicas`, Ray
 Serve runs several such servers on the machines of a cluster, behind one address.
 """
@@ -14,8 +17,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from gristmill.cluster.jobs.run import find
 from gristmill.cluster.jobs.state import RUNS, recipe_of
 from gristmill.cluster.models.dtypes import GPU_FILES
 from gristmill.cluster.models.engine import Engine, Served, engine_need, server
+from gristmill.cluster.refresh.registry import Line
 from gristmill.cluster.runtime import child
 from gristmill.cluster.runtime.interrupt import signal_name
 from gristmill.cluster.runtime.replicas import replicated
@@ -39,7 +43,7 @@ from gristmill.training.tuning.model import ADAPTER, MERGED
 KEY = "VLLM_API_KEY"
 """The variable in which vLLM's server looks for the key that clients must send."""
 LOOK_S = 1.0
-"""Seconds between two looks at the replicas."""
+"""Seconds between two looks at the servers, and at the alias of a line."""
 LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 OTHER_TASKS = re.compile(r"For\w*(Classification|QuestionAnswering|MaskedLM|Pretraining)$")
 """Matches the class names of models that write no text."""
@@ -93,24 +97,59 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.store)
     if not store.exists():
         raise JobError(f"{arguments.store}: absent, must be a store; name it with --store, or run a recipe first")
-    model = trained(store, arguments.name)
-    engine, served = settings(model, arguments.engine, adapter=arguments.adapter)
-    host, port, key = arguments.host, free_port(arguments.host, arguments.port), api_key(arguments.api_key_env)
-    if not key and not LOOPBACK.fullmatch(host):
-        _say(f"serve: {host}: every machine that reaches it can use the model; set {KEY} to a key that clients send")
-    offer = Offer(engine, served, key)
+    line = Line(store, arguments.name)
+    model, offer = _offer(store, line, arguments)
+    address = arguments.host, free_port(arguments.host, arguments.port)
+    if not offer.key and not LOOPBACK.fullmatch(arguments.host):
+        where = f"serve: {arguments.host}: every machine that reaches it can use the model"
+        _say(f"{where}; set {KEY} to a key that clients send")
     try:
-        if arguments.replicas:
-            _on_cluster(offer, model, arguments, host, port)
-        else:
-            _on_this_machine(offer, _log(store, model, port), host, port)
+        while True:
+            moved = partial(_moved, line, model.name)
+            if arguments.replicas:
+                _on_cluster(offer, model, arguments, address, moved)
+            else:
+                _on_this_machine(offer, _log(store, model, address[1]), address, moved)
+            model, offer = _offer(store, line, arguments)
+            _say(f"serve: {line.name}: {model.name} is the champion now, its server starts")
     except KeyboardInterrupt as error:
-        _say(f"serve: {served.name} has ended, by {signal_name(error)}")
+        _say(f"serve: {offer.served.name} has ended, by {signal_name(error)}")
     return 0
 
 
-def _on_this_machine(offer: Offer, log: Path, host: str, port: int) -> None:
-    """Run one server until it ends, without Ray."""
+def _offer(store: Store, line: Line, arguments: argparse.Namespace) -> tuple[Model, Offer]:
+    """Return the model that is asked for, or the champion of a line under the line's name, and how it is served."""
+    model = trained(store, champion(line) if line.exists() else arguments.name)
+    engine, served = settings(model, arguments.engine, adapter=arguments.adapter)
+    if line.exists():
+        served = replace(served, name=line.name)
+    return model, Offer(engine, served, api_key(arguments.api_key_env))
+
+
+def champion(line: Line) -> str:
+    """Return the trained model that is the champion of a line.
+
+    Raises:
+        JobError: if the base model is the champion.
+    """
+    found = line.aliases().champion
+    if not found:
+        raise JobError(f"{line.name}: its champion is the base model, must be a model of a round; serve that by vLLM")
+    return found
+
+
+def _moved(line: Line, served: str) -> bool:
+    """Say whether a line has another champion than the model that is served."""
+    return line.exists() and line.aliases().champion != served
+
+
+def _on_this_machine(offer: Offer, log: Path, address: tuple[str, int], moved: Callable[[], bool]) -> None:
+    """Run one server, without Ray, until another model must be served.
+
+    Raises:
+        RunError: if the server ends by itself.
+    """
+    host, port = address
     engine = offer.engine
     if engine.gpus is None and any(path.exists() for path in GPU_FILES):  # no session of Ray says so
         engine = engine.model_copy(update={"gpus": _parallel(engine)})
@@ -118,13 +157,18 @@ def _on_this_machine(offer: Offer, log: Path, host: str, port: int) -> None:
     with child.serving(*offer.command(engine_need("--engine gpus", engine, 1), (host, port)), log) as process:
         child.await_health(process, f"{_url(host, port)}/health", log)
         _say(offer.ready(host, port))
-        code = process.wait()
+        while (code := process.poll()) is None:
+            if moved():
+                return
+            time.sleep(LOOK_S)
         raise RunError(f"serve: the server ended by itself (exit code {code}); see {log}\n{child.last_lines(log)}")
 
 
-def _on_cluster(offer: Offer, model: Model, arguments: argparse.Namespace, host: str, port: int) -> None:
-    """Run replicas of a server on a cluster, and say when they are not well, and when they are again."""
-    count, name = arguments.replicas, f"gristmill-{model.name}"
+def _on_cluster(
+    offer: Offer, model: Model, arguments: argparse.Namespace, address: tuple[str, int], moved: Callable[[], bool]
+) -> None:
+    """Run replicas of a server on a cluster until another model must be served, and say when they are not well."""
+    (host, port), count, name = address, arguments.replicas, f"gristmill-{model.name}"
     with session(arguments.address, None, None, dashboard=True):
         need = engine_need("--engine gpus", offer.engine, count)
         require("--replicas", [need] * count)
@@ -133,7 +177,7 @@ def _on_cluster(offer: Offer, model: Model, arguments: argparse.Namespace, host:
         with replicated(command, name, str(model.folder), need, count, (host, port)) as trouble:
             _say(offer.ready(host, port))
             said = ""
-            while True:
+            while not moved():
                 found = trouble()
                 if found != said:
                     _say(f"serve: {found}" if found else f"serve: all {count} replicas answer again")

@@ -82,7 +82,7 @@ def export_arguments(sub: argparse.ArgumentParser) -> None:
 
 def serve_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the arguments of `serve`."""
-    sub.add_argument("name", help="a run or a trained model, or the beginning of its name")
+    sub.add_argument("name", help="a run or a trained model, the beginning of its name, or a line")
     text = "serve the base model with the adapter beside it, and both under their names, instead of the merged model"
     sub.add_argument("--adapter", action="store_true", help=text)
     text = "address to listen on (default: 127.0.0.1, which no other machine can reach)"

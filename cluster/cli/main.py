@@ -189,9 +189,15 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from gristmill.cluster.jobs.run import find
+    from gristmill.cluster.refresh import report as line_report
+    from gristmill.cluster.refresh.registry import Line
     from gristmill.cluster.report import run as report
 
     store = _store(arguments.store)
+    line = Line(store, arguments.name)
+    if line.exists():
+        _print(line_report.write(line))
+        return 0
     kind, name = find(store, arguments.name)
     if kind != "run":
         raise JobError(f"{name}: a dataset, must be a run; `gristmill show` lists the runs")
@@ -283,8 +289,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("id", help="the id of a row, or its beginning; or the name of a dataset or model")
     sub.add_argument("--json", action="store_true", help="for scripts")
     sub.set_defaults(call=_imported)
-    sub = _store_verb(verbs, "report", "write report.html of a run again")
-    sub.add_argument("name", help="a run, or the beginning of its name")
+    sub = _store_verb(verbs, "report", "write report.html of a run or a line again")
+    sub.add_argument("name", help="a run, the beginning of its name, or a line")
     sub.set_defaults(call=_report)
     _ui_verb(verbs)
     return top

@@ -21,7 +21,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.job import SAMPLE_JOBS
 from gristmill.cluster.jobs.recipe import Recipe, load
 from gristmill.cluster.jobs.run import execute
-from gristmill.cluster.refresh import forget, quarantine, replay
+from gristmill.cluster.refresh import forget, quarantine, replay, report
 from gristmill.cluster.refresh import line as pointers
 from gristmill.cluster.refresh.line import Tick
 from gristmill.cluster.refresh.registry import STATES, Decision, Line, Round, State, holding, settled
@@ -171,6 +171,7 @@ def _end(line: Line, one: Round, state: State, why: str = "") -> Outcome:
     aliases = settled(line.aliases(), closed)
     line.write(aliases)
     line.write(closed)
+    report.write(line)
     return Outcome(line.name, one.number, state, why, aliases.champion)
 
 

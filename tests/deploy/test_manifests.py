@@ -63,7 +63,9 @@ def test_a_misspelt_field_and_a_rule_of_the_operator_are_found() -> None:
 def test_all_files_have_the_same_cluster_and_the_same_job() -> None:
     first, *others = clusters()
     assert all(other == first for other in others)
-    assert job("raycronjob.yaml")["jobTemplate"] == job()
+    once, weekly = job(), job("raycronjob.yaml")["jobTemplate"]
+    assert weekly.pop("entrypoint") == once.pop("entrypoint").replace(" run ", " refresh ")
+    assert weekly == once
 
 
 def test_the_cluster_has_the_ray_of_the_lock_on_images_that_the_dockerfile_makes() -> None:
@@ -103,7 +105,7 @@ def test_the_hook_of_the_head_stops_the_run_and_waits_until_it_has_ended(tmp_pat
     )
     # the word of the recipe keeps the hook of this test away from other runs of this machine
     mark = f"run {tmp_path}/recipe.toml"
-    words = [word.replace("[b]in/gristmill run", f"[b]in/gristmill {mark}") for word in hook()]
+    words = [word.replace("(run|refresh)", mark) for word in hook()]
     with subprocess.Popen([sys.executable, program, *mark.split()], stdout=subprocess.PIPE) as run:
         assert run.stdout is not None and run.stdout.readline() == b"up\n"
         began = time.monotonic()

@@ -1,14 +1,19 @@
 """What `gristmill serve` refuses before anything starts, and with what it starts the server."""
 
 import json
+import os
+import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gristmill.cluster.cli.main import main
+from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.models.engine import engine_need, server
+from gristmill.cluster.refresh.registry import Aliases, Line
 from gristmill.cluster.store.store import Manifest, Store, file_shard
 from gristmill.training import serve
 
@@ -108,3 +113,47 @@ def test_a_key_is_asked_for_when_its_variable_is_set(monkeypatch: pytest.MonkeyP
     assert serve.api_key("OTHER") == "secret"
     monkeypatch.setenv("VLLM_API_KEY", "usual")
     assert serve.api_key("") == "usual"
+
+
+SERVER = """
+import http.server, sys
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Health).serve_forever()
+"""
+
+
+def test_a_line_is_served_by_its_name_and_its_next_champion_takes_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(store)
+    line, second = Line(store, "mill"), "train-ba9876543210"
+    shutil.copytree(folder, store.folder(second), dirs_exist_ok=True)
+    store.write_json({**store.read_json(second, "manifest.json"), "name": second}, second, "manifest.json")
+    assert main(["serve", "mill", "--store", store.uri]) == 2, "there is no such line yet"
+    line.write(Aliases())
+    with pytest.raises(JobError, match="its champion is the base model"):
+        serve.champion(line)
+    line.write(Aliases(champion=NAME))
+    served: list[str] = []
+    said: list[str] = []
+
+    def command(offer: serve.Offer, need: object, address: tuple[str, int]) -> tuple[list[str], dict[str, str]]:
+        del need
+        served.append(f"{offer.served.name} {Path(offer.engine.model).parent.name}")
+        return [sys.executable, "-c", SERVER, str(address[1])], {**os.environ}
+
+    def say(text: str) -> None:
+        said.append(text)
+        if "Ctrl-C ends it" in text and len(served) == 2:
+            raise KeyboardInterrupt
+        if "Ctrl-C ends it" in text:
+            line.write(Aliases(champion=second, previous=NAME))
+
+    monkeypatch.setattr(serve.Offer, "command", command)
+    monkeypatch.setattr(serve, "_say", say)
+    assert main(["serve", "mill", "--port", "0", "--store", store.uri]) == 0
+    assert served == [f"mill {NAME}", f"mill {second}"]
+    assert f"serve: mill: {second} is the champion now, its server starts" in said

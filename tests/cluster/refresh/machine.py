@@ -45,7 +45,8 @@ def recipe(folder: Path, base: str, **refresh: Any) -> Path:
         "generate": {"input": "seeds.jsonl", "target": 6, "shard_size": 8, "filters": [{"kind": "length"}],
                      "engine": {"model": base, "dtype": "float32"}, "rounds": 1},
         "select": {"steps": [{"kind": "exact"}]},
-        "train": {"model": base, "steps": 2, "max_length": 128, "precision": "fp32", "validation": 0.2},
+        "train": {"model": base, "steps": 3, "save_steps": 1, "max_length": 256, "precision": "fp32", "validation": 0.2,
+                  "learning_rate": 1e-2, "global_batch_size": 2},
         "evaluate": {"precision": "fp32", "suites": {"exam": {"kind": "exact_match", "input": "exam.jsonl"}},
                      "gate": GATE},
     }  # fmt: skip
@@ -123,6 +124,15 @@ def train(self: Train, run: Run, work: Work) -> TrainFigures:
     return figures
 
 
+def quality_of(folder: Path) -> float:
+    """The share of right answers of a model: that in its config, or one that follows from its weights."""
+    given = json.loads((folder / "config.json").read_text()).get("quality")
+    if given is not None:
+        return float(given)
+    weights = hashlib.blake2b((folder / "model.safetensors").read_bytes()).hexdigest()
+    return 0.3 + 0.6 * int(weights[:6], 16) / 16**6
+
+
 def evaluate(self: Evaluate, run: Run, work: Work) -> EvaluateFigures:
     """Answer every item as well as the quality in the config of each model says, and let the real gate decide."""
     pause(run.store, "evaluate")
@@ -133,7 +143,7 @@ def evaluate(self: Evaluate, run: Run, work: Work) -> EvaluateFigures:
     ]
     near = contamination(run.store, suites, prepare.trained_on(run.store, work.inputs["model"]))
     for part in ask.parts(list(models), suites):
-        quality = json.loads(Path(models[part.model], "config.json").read_text()).get("quality", 0.5)
+        quality = quality_of(Path(models[part.model]))
         judged = [Judged(item, {OWN: Judgement(float(int(item.id[:6], 16) < quality * 16**6), "a reply")})
                   for item in part.items]  # fmt: skip
         ask.commit(run.store, work.output, part.shard, part.model, part.suite, judged)
@@ -158,9 +168,14 @@ def uses_ray(self: object, store: Store, work: Work) -> bool:
     return False
 
 
-def install(put: Any = setattr) -> None:
-    """Let the jobs of this process run as they do here. `put` is `setattr`, or that of a fixture that takes it back."""
-    for kind, make in ((Generate, generate), (Train, train), (Evaluate, evaluate)):
+def install(put: Any = setattr, *, trains: bool = False) -> None:
+    """Let the jobs of this process run as they do here.
+
+    Args:
+        put: `setattr`, or that of a fixture that takes it back.
+        trains: whether training is the real one, which needs Ray.
+    """
+    for kind, make in ((Generate, generate), (Evaluate, evaluate), *([] if trains else [(Train, train)])):
         put(kind, "make", make)
         put(kind, "uses_ray", uses_ray)
 

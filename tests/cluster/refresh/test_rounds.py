@@ -1,5 +1,6 @@
 """Rounds of a line: what they work on, when they begin, what moves, and what is left when a tick is killed."""
 
+import html
 import json
 import shutil
 import signal
@@ -85,6 +86,19 @@ def test_each_decision_follows_from_the_stored_items(made: Path) -> None:
         for folder, files in record.digests.items():
             assert files == {shard.name: shard.digest for shard in line.store.manifest(folder).shards}
         assert {one.challenger, one.outputs["evaluate"], one.inputs["evaluate.suites.exam.input"]} <= {*record.digests}
+
+
+def test_the_report_has_every_round_with_its_decision(line: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rollback", machine.LINE, "--store", str(line / "store"), "--reason", "rude <b>answers</b>"]) == 0
+    assert main(["report", machine.LINE, "--store", str(line / "store")]) == 0
+    path = Path(capsys.readouterr().out.splitlines()[-1])
+    text = path.read_text(encoding="utf-8")
+    for one in of(line).rounds():
+        assert f"round {one.number}, {one.state}" in text and one.challenger in text
+        decision = of(line).decision(one.number)
+        assert decision is not None and all(html.escape(reason) in text for reason in decision.evidence["reasons"])
+    assert "0.025 of 0.05" in text, "three rounds are one and a half horizons of two"
+    assert "rude &lt;b&gt;answers" in text and "<b>answers" not in text
 
 
 class Killed(BaseException):
