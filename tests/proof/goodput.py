@@ -33,13 +33,13 @@ from gristmill.cluster.models.engine import Engine
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.session import session
 from gristmill.cluster.store.ledger import Ledger
-from gristmill.cluster.store.store import Shard, Store
+from gristmill.cluster.store.store import Store
 from gristmill.generation.job import Generate
-from gristmill.generation.pipeline.dispatch import Actors, _Piece
+from gristmill.generation.pipeline.dispatch import _Piece
 from gristmill.generation.pipeline.plan import RawShard, ShardReport
 from tests.generation.ground import WORK, with_seeds
 from tests.paths import ROOT
-from tests.proof.simulator import MACHINE
+from tests.proof.simulator import MACHINE, VirtualActors
 from tests.virtual import Ref, VirtualActor, VirtualCalls
 
 BATCH, LATENCY_S = 16, 10.0
@@ -109,8 +109,8 @@ class Slots:
         return found
 
 
-class BusyActors(Actors):
-    """The real dispatch on virtual actors, whose engines only take time."""
+class BusyActors(VirtualActors):
+    """Virtual actors whose engines only take time."""
 
     calls: BusyCalls
 
@@ -129,20 +129,11 @@ class BusyActors(Actors):
         for name in calls.room if hazard_s else ():
             calls.after(self._rng.expovariate(1 / hazard_s), lambda name=name: self._preempt(name, hazard_s))  # type: ignore[misc]
 
-    def _prepare(self) -> None:
-        pass
-
     def _look(self) -> dict[str, float]:
         self.calls.spend(
             len(self.engines) * (self._cost.call_s + self._cost.get_s)
         )  # each engine is asked for its stats
         return {}
-
-    def _share(self, settled: list[Shard]) -> Sequence[Shard]:
-        return tuple(settled)
-
-    def _shared(self, reference: Sequence[Shard]) -> Sequence[Shard]:
-        return reference
 
     def _spawn(self, place: int) -> VirtualActor:
         return self.calls.spawn(place)

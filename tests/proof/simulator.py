@@ -134,20 +134,10 @@ class Schedule:
         self.rng = rng
 
 
-class SimulatedActors(Actors):
-    """The real dispatch, on virtual actors that make their shards in this process."""
+class VirtualActors(Actors):
+    """The real dispatch on virtual actors, without Ray."""
 
     calls: VirtualCalls
-
-    def __init__(self, run: Run, generate: Generate, schedule: Schedule, poison: int) -> None:
-        pipeline, self._at = generate.pipeline(run.id), generate.place(run.store, WORK, None)
-        super().__init__(run, self._at, pipeline, (None, None), generate.schedule(run.store, WORK).size)  # type: ignore[arg-type]
-        self.calls = VirtualCalls(schedule.machines, START_S)
-        self._schedule, self._poison, self.happened = schedule, poison, Counter[str]()
-        self._stragglers: list[Callable[[], None]] = []
-        for seconds, kind in schedule.faults:
-            if kind != "driver":
-                self.calls.after(seconds, lambda kind=kind: self._fault(kind))  # type: ignore[misc]
 
     def _prepare(self) -> None:
         pass
@@ -160,6 +150,20 @@ class SimulatedActors(Actors):
 
     def _shared(self, reference: Sequence[Shard]) -> Sequence[Shard]:
         return reference
+
+
+class SimulatedActors(VirtualActors):
+    """Virtual actors that make their shards in this process."""
+
+    def __init__(self, run: Run, generate: Generate, schedule: Schedule, poison: int) -> None:
+        pipeline, self._at = generate.pipeline(run.id), generate.place(run.store, WORK, None)
+        super().__init__(run, self._at, pipeline, (None, None), generate.schedule(run.store, WORK).size)  # type: ignore[arg-type]
+        self.calls = VirtualCalls(schedule.machines, START_S)
+        self._schedule, self._poison, self.happened = schedule, poison, Counter[str]()
+        self._stragglers: list[Callable[[], None]] = []
+        for seconds, kind in schedule.faults:
+            if kind != "driver":
+                self.calls.after(seconds, lambda kind=kind: self._fault(kind))  # type: ignore[misc]
 
     def _spawn(self, place: int) -> VirtualActor:
         engine = SimulatedEngine(self._engine, self._poison)
