@@ -33,21 +33,21 @@ BLOCK = 4_096
 TASK_ROWS = 50_000
 """Number of rows from which shards are encoded by tasks of Ray. Fewer take less time than a task takes to start."""
 
-W = TypeVar("W")
 T = TypeVar("T")
 
 
-class _Job(NamedTuple):
-    """What a task needs to encode one shard."""
+class ShardJob(NamedTuple):
+    """What a process needs to encode one shard."""
 
     store: Store
     model: str
     settings: TrainSettings
     dataset: str
     shard: Shard
+    number: int
+    """Number of the shard among all that are encoded, from 0."""
     path: str
-    """Path of the token files, without suffix."""
-    checked: int
+    """Path of the files with what is encoded, without suffix."""
 
 
 @dataclass(slots=True)
@@ -80,16 +80,9 @@ def encode(store: Store, output: str, role: str, datasets: Sequence[str], model:
     Raises:
         JobError: as `chat.encode` raises it.
     """
-    folder = store.folder(output)
-    shards = [(name, shard) for name in datasets for shard in store.manifest(name).shards]
-    path = str(folder / f"{TOKENS}{role}")
-    works = [
-        _Job(store, model, job, name, shard, f"{path}-{number:05d}", 0 if number else chat.CHECKED)
-        for number, (name, shard) in enumerate(shards)
-    ]
-    many = len(shards) > 1 and sum(shard.rows for _, shard in shards) >= TASK_ROWS
-    parts = by_tasks(_task, works) if many else None
-    found = _together(_here(works) if parts is None else parts, [shard.rows for _, shard in shards])
+    works = shard_jobs(store, output, role, datasets, model, job)
+    found = _together(over_shards(_shard, _tokenizer, works), [work.shard.rows for work in works])
+    path = str(store.folder(output) / f"{TOKENS}{role}")
     for suffix in (".ids", ".trained"):
         with Path(path + suffix).open("wb") as out:
             for work in works:
@@ -123,20 +116,41 @@ def sweep(store: Store, output: str) -> None:
             store.delete(output, name)
 
 
-def _here(works: Sequence[_Job]) -> Iterable[Tokens]:
-    tok = chat.tokenizer(works[0].model, works[0].settings.template, works[0].settings.template_args) if works else None
-    return (_shard(work, tok) for work in works)
+def shard_jobs(
+    store: Store, output: str, role: str, datasets: Sequence[str], model: str, settings: TrainSettings
+) -> list[ShardJob]:
+    """Return a job for each shard of some complete datasets; arguments as those of `encode`."""
+    path = str(store.folder(output) / f"{TOKENS}{role}")
+    shards = [(name, shard) for name in datasets for shard in store.manifest(name).shards]
+    return [
+        ShardJob(store, model, settings, name, shard, number, f"{path}-{number:05d}")
+        for number, (name, shard) in enumerate(shards)
+    ]
 
 
-def by_tasks(function: Callable[[W], T], works: Sequence[W]) -> list[T] | None:
-    """Return what a function returns for each of some works, each in a task of Ray; None without a Ray session."""
-    import ray
+def over_shards(
+    encode: Callable[[ShardJob, Any], T], load: Callable[[ShardJob], Any], works: Sequence[ShardJob]
+) -> Iterable[T]:
+    """Return what `encode` returns for each shard and the tokenizer that `load` returns.
 
-    if not ray.is_initialized():
-        return None
-    task = ray.remote(num_cpus=1, max_retries=3)(function)
-    found: list[T] = ray.get([task.remote(work) for work in works])
-    return found
+    Large datasets are encoded by tasks of Ray, if there is a session; others here, with one tokenizer for all shards.
+    """
+    if len(works) > 1 and sum(work.shard.rows for work in works) >= TASK_ROWS:
+        import ray
+
+        if ray.is_initialized():
+            task = ray.remote(num_cpus=1, max_retries=3)(_task)
+            found: list[T] = ray.get([task.remote(encode, load, work) for work in works])
+            return found
+    tok = load(works[0]) if works else None
+    return (encode(work, tok) for work in works)
+
+
+def _task(encode: Callable[[ShardJob, Any], T], load: Callable[[ShardJob], Any], work: ShardJob) -> T:
+    """Encode one shard in a process of Ray, with one thread."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return encode(work, load(work))
 
 
 def samples_of(table: pa.Table) -> Iterator[Sample]:
@@ -145,17 +159,14 @@ def samples_of(table: pa.Table) -> Iterator[Sample]:
         yield from from_table(table.slice(start, BLOCK))
 
 
-def _task(work: _Job) -> Tokens:
-    """Encode one shard in a process of Ray, with one thread."""
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return _shard(work, chat.tokenizer(work.model, work.settings.template, work.settings.template_args))
+def _tokenizer(work: ShardJob) -> Any:  # noqa: ANN401 - as `chat.tokenizer`
+    return chat.tokenizer(work.model, work.settings.template, work.settings.template_args)
 
 
-def _shard(work: _Job, tok: Any) -> Tokens:  # noqa: ANN401 - as `chat.tokenizer`
+def _shard(work: ShardJob, tok: Any) -> Tokens:  # noqa: ANN401 - as `chat.tokenizer`
     """Encode one shard, and write its token files."""
     table = work.store.read_shard(work.dataset, work.shard)
-    encoder = Encoder(tok, work.settings.encoding, work.checked)
+    encoder = Encoder(tok, work.settings.encoding, 0 if work.number else chat.CHECKED)
     blocks = []
     with Path(work.path + ".ids").open("wb") as ids, Path(work.path + ".trained").open("wb") as trained:
         for start in range(0, table.num_rows, BLOCK):

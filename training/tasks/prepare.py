@@ -11,12 +11,12 @@ shard. They write the same windows as one process.
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -112,20 +112,6 @@ def _notes(task: Task, sample: Sample, asked: Asked, windows: Sequence[Window]) 
     if instruction and not sample.instruction.startswith(instruction):
         found.append(BARE)
     return found
-
-
-class _Job(NamedTuple):
-    """What a task needs to read one shard."""
-
-    store: Store
-    model: str
-    settings: TrainSettings
-    names: list[str]
-    """The labels."""
-    dataset: str
-    shard: Shard
-    path: str
-    """The file for the windows."""
 
 
 @dataclass(slots=True)
@@ -287,15 +273,9 @@ def _encoded(
     store: Store, output: str, role: str, datasets: Sequence[str], model: str, names: list[str], job: TrainSettings
 ) -> _Encoded:
     """Read all rows of some datasets, one after the other."""
-    shards = [(name, shard) for name in datasets for shard in store.manifest(name).shards]
-    path = str(store.folder(output) / f"{tokens.TOKENS}{role}")
-    works = [
-        _Job(store, model, job, names, name, shard, f"{path}-{number:05d}.arrow")
-        for number, (name, shard) in enumerate(shards)
-    ]
-    many = len(shards) > 1 and sum(shard.rows for _, shard in shards) >= tokens.TASK_ROWS
-    found = (tokens.by_tasks(_task, works) if many else None) or [_shard(work) for work in works]
-    firsts = np.cumsum([0, *(shard.rows for _, shard in shards)])
+    works = tokens.shard_jobs(store, output, role, datasets, model, job)
+    found = list(tokens.over_shards(partial(_shard, names), _tokenizer, works))
+    firsts = np.cumsum([0, *(work.shard.rows for work in works)])
     drops = sum((one.drops for one in found), Counter[str]())
     notes = sum((one.notes for one in found), Counter[str]())
     weights = np.concatenate([one.weights[np.unique(one.owners, return_index=True)[1]] for one in found])
@@ -303,7 +283,7 @@ def _encoded(
     return _Encoded(
         pa.concat_tables(tables),
         np.repeat(np.arange(len(tables)), [one.num_rows for one in tables]),
-        pa.concat_tables([pa.ipc.open_file(pa.memory_map(work.path)).read_all() for work in works]),
+        pa.concat_tables([pa.ipc.open_file(pa.memory_map(_file(work))).read_all() for work in works]),
         np.concatenate([one.owners + first for one, first in zip(found, firsts, strict=False)]),
         np.concatenate([one.lengths for one in found]),
         np.concatenate([one.trained for one in found]),
@@ -312,24 +292,26 @@ def _encoded(
     )
 
 
-def _task(work: _Job) -> _Shard:
-    """Read one shard in a process of Ray, with one thread."""
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return _shard(work)
+def _tokenizer(work: tokens.ShardJob) -> Any:  # noqa: ANN401 - as `reader.tokenizer`
+    return reader.tokenizer(work.model)
 
 
-def _shard(work: _Job) -> _Shard:
-    """Read the rows of one shard, and write its windows."""
-    table, tok = work.store.read_shard(work.dataset, work.shard), reader.tokenizer(work.model)
+def _file(work: tokens.ShardJob) -> str:
+    """Return the path of the windows of a shard."""
+    return f"{work.path}.arrow"
+
+
+def _shard(names: Sequence[str], work: tokens.ShardJob, tok: Any) -> _Shard:  # noqa: ANN401 - as `reader.tokenizer`
+    """Read the rows of one shard with these labels, and write its windows."""
+    table = work.store.read_shard(work.dataset, work.shard)
     drops, notes = Counter[str](), Counter[str]()
     owners, lengths, trained, weights = [np.empty(0, np.int64)], [0], [0], [np.empty(0, np.float32)]
-    with pa.OSFile(work.path, "wb") as sink, pa.ipc.new_file(sink, WINDOWS) as writer:
+    with pa.OSFile(_file(work), "wb") as sink, pa.ipc.new_file(sink, WINDOWS) as writer:
         for start in range(0, table.num_rows, BLOCK):
             block = table.slice(start, BLOCK)
             fit, reasons = tokens.usable(block)
             rows = block.filter(pa.array(fit))
-            texts = encode(work.settings.task, tok, from_table(rows), work.names, work.settings)
+            texts = encode(work.settings.task, tok, from_table(rows), names, work.settings)
             counts = [len(windows) for windows in texts.windows]
             each = np.repeat(tokens.weights(rows)[texts.places], counts)
             windows = list(chain(*texts.windows))
