@@ -15,7 +15,7 @@ chunks. Each chunk is a row with one user turn and these tags:
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, ClassVar, Literal
@@ -37,7 +37,7 @@ from gristmill.cluster.io.documents import Document
 from gristmill.cluster.io.readers.files import WHOLE, File, FileFormat, find
 from gristmill.cluster.io.readers.lines import Dialect, Row, column_name
 from gristmill.cluster.io.readers.rows import rows
-from gristmill.cluster.io.shapes import LAYOUTS, detect, document_of, language
+from gristmill.cluster.io.shapes import LAYOUTS, document_of, language, shape_of
 from gristmill.cluster.io.turns import RowError
 from gristmill.cluster.jobs.figures import Figures
 from gristmill.cluster.runtime.progress import Bar, Screen
@@ -317,7 +317,7 @@ class _Pass:
             raise JobError(f"{file.name}: is {file.format}, its shape must be document and not {shape}; change it")
         read = map(self.account.open, rows(file, self.source.dialect))
         begin = list(_begin(read))
-        shape = shape or _detected(file, begin)
+        shape = shape or shape_of(file.name, [row.columns for row in begin if row.columns is not None])
         for row in chain(begin, read):
             for piece in self._pieces(file, row, shape):
                 yield from self._samples(number, file, piece, shape or "document", whole=piece is row)
@@ -396,20 +396,3 @@ class _Pass:
     def _where(self, number: int, row: Row) -> str:
         """Return the place of a row without the file's name, because the dataset must not depend on that name."""
         return row.place if len(self.files) == 1 else f"{row.place} of file {number}"
-
-
-def _detected(file: File, begin: Sequence[Row]) -> str:
-    """Return the first shape that any of the first rows has, or the empty string if no row could be read.
-
-    Raises:
-        JobError: if rows could be read, but none has a shape.
-    """
-    found = {tuple(row.columns) for row in begin if row.columns is not None}
-    columns = {name for names in found for name in names}
-    shape = detect(found)
-    if not shape and any(row.columns is not None for row in begin):
-        raise JobError(
-            f"{file.name}: the columns {', '.join(sorted(columns)) or '(none)'} fit no shape; name the shape, one of "
-            f"{', '.join(LAYOUTS)}, and rename the columns as the shape needs them"
-        )
-    return shape

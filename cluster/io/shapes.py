@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gristmill.cluster.contract import ids
+from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.contract.sample import GROUP, PREFERENCE, RATING, Message, seed_id
 from gristmill.cluster.io import contexts, multiple_choice
 from gristmill.cluster.io.conversation import (
@@ -217,6 +218,23 @@ LAYOUTS: Mapping[str, RowShape] = {
 def detect(found: Collection[Sequence[str]]) -> str:
     """Return the name of the first shape that fits any of these sets of columns, or the empty string."""
     return next((name for name, layout in LAYOUTS.items() if any(map(layout.fits, found))), "")
+
+
+def shape_of(file: str, rows: Sequence[Columns]) -> str:
+    """Return the first shape that any of the first rows of a file has, or the empty string if there are none.
+
+    Raises:
+        JobError: if no row has a shape.
+    """
+    found = {tuple(row) for row in rows}
+    shape = detect(found)
+    if rows and not shape:
+        columns = ", ".join(sorted({name for names in found for name in names})) or "(none)"
+        raise JobError(
+            f"{file}: the columns {columns} fit no shape; name the shape, one of {', '.join(LAYOUTS)}, and rename the "
+            "columns as the shape needs them"
+        )
+    return shape
 
 
 def _dialogue(row: Columns) -> tuple[Message, ...]:
