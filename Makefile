@@ -56,6 +56,7 @@ proof: $(READY)
 	$(BIN)/python -m tests.proof.goodput benchmarks/goodput.json
 	$(BIN)/python -m tests.proof.intervals
 	$(BIN)/python -m tests.proof.gate
+	$(BIN)/python -m tests.proof.watch
 	$(BIN)/python -m tests.proof.templates
 	$(BIN)/python -m tests.proof.packing
 	$(BIN)/python -m tests.proof.s3

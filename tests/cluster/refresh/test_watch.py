@@ -1,0 +1,117 @@
+"""The watch finds rounds whose rows differ, and slow changes; it seldom finds anything where there is nothing."""
+
+import numpy as np
+import pytest
+
+from gristmill.cluster.contract.sample import Message, Sample, to_table
+from gristmill.cluster.refresh.watch import (
+    LEVEL,
+    Measure,
+    alarms,
+    differ,
+    distance,
+    first_rows,
+    measured,
+    measures,
+    share,
+    spread,
+    trends,
+)  # fmt: skip
+from gristmill.cluster.store.store import Manifest, Store
+from tests.proof import watch as years
+
+
+def row(number: int, answer: str, dropped: str | None = None, **scores: float) -> Sample:
+    turns = (Message("user", "Say it."), Message("assistant", answer))
+    return Sample(f"{number:032x}", turns, dropped=dropped, scores=scores)
+
+
+def test_the_measures_of_rows_in_two_languages() -> None:
+    """By hand: the first answer has three sequences of three words, of which the second one has two."""
+    found = measures(
+        [
+            row(1, "one two three four five", judge=4, style=1),
+            row(2, "one two three four", judge=2),
+            row(3, "长江很长", judge=3),
+            row(4, "", "length: 0 words"),
+        ]
+    )
+    assert {*found} == {"acceptance", "length", "diversity", "score.judge"}, "not all rows have the score style"
+    assert (found["acceptance"].rows, found["acceptance"].mean) == (4, 0.75)
+    assert found["diversity"].mean == pytest.approx((1 / 3 + 0 + 1) / 3)
+    assert found["score.judge"] == measured(np.array([4.0, 2.0, 3.0]))
+    assert found["length"].mean == pytest.approx(np.log([24, 19, 5]).mean())
+
+
+def test_the_first_rows_of_a_dataset_are_read(store: Store) -> None:
+    rows = [row(n, f"answer {n}", None if n % 2 else "length: short") for n in range(9)]
+    shards = tuple(
+        store.commit_shard("generate-1", f"shard-{n:05d}", to_table(rows[3 * n : 3 * n + 3])) for n in range(3)
+    )
+    store.commit(Manifest("generate-1", "samples", "generate", "f" * 32, {}, {}, shards))
+    store.delete("generate-1", "shard-00002.arrow")
+    assert first_rows(store, "generate-1", 4) == measures(rows[:4])
+
+
+def test_batches_without_rows_or_without_kept_rows_have_few_measures() -> None:
+    assert measures([]) == {}
+    assert {*measures([row(1, "x", "length: 1 word")])} == {"acceptance"}
+    assert measures([row(1, "two words")])["diversity"].mean == 1
+
+
+def test_a_champion_that_writes_other_rows_raises_an_alarm() -> None:
+    rng = np.random.default_rng(0)
+    earlier = [years.drawn(rng, 0.0, {}) for _ in range(6)]
+    assert alarms(years.drawn(rng, 0.0, {}), earlier) == ()
+    [line] = alarms(years.drawn(rng, 0.0, {"acceptance": -0.8}), earlier)
+    assert line.startswith("acceptance: is 0.2") and line.endswith(" by 6 earlier rounds")
+    assert alarms(years.drawn(rng, 0.0, {"acceptance": -0.8}), earlier[:2]) == (), "two rounds are no limits"
+    assert alarms({"new": Measure(500, 1, 1)}, earlier) == (), "a new measure has no limits"
+
+
+def test_rounds_without_any_spread_are_compared_too() -> None:
+    same = [{"acceptance": share(500, 500)} for _ in range(8)]
+    assert alarms({"acceptance": share(499, 500)}, same) == ()
+    assert len(alarms({"acceptance": share(250, 500)}, same)) == 1
+
+
+@pytest.mark.parametrize("between", [0.0, 1.0])
+def test_few_rounds_have_a_false_alarm(between: float) -> None:
+    """20 years; of 1,040 rounds at most 5 are expected, and more than 16 have a probability of 0.0001."""
+    found = years.false_alarms(20, between)
+    alarms_ = (
+        42 * 20 * found["false_alarms_a_round_after_the_10th"] + 140 * found["false_alarms_a_round_up_to_the_10th"]
+    )
+    assert alarms_ <= 16 and LEVEL == 0.005
+
+
+def test_a_slow_collapse_is_a_trend_and_its_opposite_is_not() -> None:
+    rng = np.random.default_rng(1)
+    falling = [years.drawn(rng, 0.5, {"diversity": -0.05 * n, "copies": 0.05 * n}) for n in range(14)]
+    found = trends(falling, years.WORSE)
+    assert [line.partition(":")[0] for line in found] == ["diversity", "copies"]
+    assert "falls by 0.0" in found[0] and "over 14 rounds" in found[0]
+    assert trends(falling[::-1], years.WORSE) == ()
+    assert trends(falling[:3], years.WORSE) == (), "too few rounds"
+
+
+def test_the_energy_distance_of_two_groups_is_that_of_all_pairs() -> None:
+    rng = np.random.default_rng(2)
+    mine, people = rng.normal(size=(7, 3)), rng.normal(1.0, size=(5, 3))
+
+    def mean(left: np.ndarray, right: np.ndarray) -> float:
+        pairs = [np.linalg.norm(a - b) for n, a in enumerate(left) for m, b in enumerate(right)
+                 if left is not right or n != m]  # fmt: skip
+        return float(np.mean(pairs))
+
+    by_hand = 2 * mean(mine, people) - mean(mine, mine) - mean(people, people)
+    assert distance(mine, people).mean == pytest.approx(by_hand)
+    assert differ(mine, people, draws=199) < 0.05
+    assert differ(people, people + 1e-6, draws=199) > 0.05
+
+
+def test_rows_in_one_direction_have_no_spread() -> None:
+    one = np.tile([0.6, 0.8], (10, 1))
+    assert spread(one).mean == pytest.approx(0)
+    assert spread(np.eye(4)).mean == pytest.approx(0.5)
+    assert measured(np.array([1.0, 3.0])) == Measure(2, 2.0, 1.0)
