@@ -1,14 +1,18 @@
 """Diagnosis: in which topics a model fails, and how many rows of each topic the next round is to make."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.cluster.contract.sample import from_table
+from gristmill.cluster.refresh.registry import Round
+from gristmill.cluster.refresh.settings import RefreshSettings
 from gristmill.cluster.store.store import Store
 
+EVALUATE, STEERED = "evaluate", "targeted"
+"""The job that asks models the items of suites, and the kind of methods that have quotas of labels."""
 TOPICS = ("topic", "label")
 """Tags with the topic of an item, the first one first. Without them, its right answer is its topic."""
 WHOLE = 1_000
@@ -74,4 +78,51 @@ def quota(found: Mapping[str, Failures], labels: Mapping[str, object], floor: fl
     whole = sum(rates.values())
     return {
         name: max(1, round(WHOLE * (floor / len(rates) + (1 - floor) * rate / whole))) for name, rate in rates.items()
+    }
+
+
+def evidence(store: Store, rounds: Sequence[Round], champion: str) -> tuple[str, str] | None:
+    """Return the last evaluation of a line that asked a champion, and its name there; None if none did.
+
+    A champion was asked in the round that trained it, and in each round that began with it. The base model has the
+    empty string.
+    """
+    for one in reversed(rounds):
+        evaluation = one.outputs.get(EVALUATE, "")
+        if not evaluation or one.state in ("open", "abandoned"):
+            continue
+        if champion and one.challenger == champion:
+            return evaluation, champion
+        if one.start == champion:
+            return evaluation, str(store.manifest(one.challenger).settings["model"])
+    return None
+
+
+def quotas(store: Store, before: Sequence[Round], one: Round) -> dict[int, dict[str, int]]:
+    """Return the quotas of the labels of each `targeted` method of a round, by its place among the methods.
+
+    They follow the failures of the round's first champion in the suite `refresh.steer`. They are empty without such a
+    suite, and before an evaluation has asked the champion.
+
+    Args:
+        store: the store of the line.
+        before: the rounds before this one.
+        one: the round.
+    """
+    settings = RefreshSettings.model_validate(one.settings)
+    found = evidence(store, before, one.start) if settings.steer else None
+    if found is None:
+        return {}
+    evaluation, name = found
+    manifest = store.manifest(evaluation)
+    values = pa.concat_tables(
+        [store.read_shard(evaluation, shard) for shard in manifest.shards if shard.name.endswith(".arrow")]
+    )
+    topic_of = topics(store, manifest.inputs[f"suites.{settings.steer}"])
+    failed = failures(values, name, settings.steer, topic_of)
+    methods = one.tables.get("generate", {}).get("methods", [])
+    return {
+        place: quota(failed, dict.fromkeys(method["labels"]), settings.steer_floor)
+        for place, method in enumerate(methods)
+        if method["kind"] == STEERED
     }

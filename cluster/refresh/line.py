@@ -11,7 +11,7 @@ from typing import Any
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.ingest import STORED
 from gristmill.cluster.jobs.recipe import Recipe
-from gristmill.cluster.refresh import replay
+from gristmill.cluster.refresh import diagnosis, replay
 from gristmill.cluster.refresh.registry import Line, Round, champion_before, depth_of
 from gristmill.cluster.refresh.settings import RefreshSettings
 from gristmill.cluster.store.store import Store
@@ -30,6 +30,8 @@ TAKEN = ("train.replay", "train.replay_input")
 SEED = "generate.seed"
 """Key of the seed to which the number of the round is added, so that each round has other draws."""
 ENDPOINT, TASK, GATE = "generate.engine.endpoint", "train.task.kind", "evaluate.gate"
+HELD_BACK, GATE_ROUND = "evaluate.gate.held_back", "evaluate.gate.round"
+DECIDING = "evaluate.gate.suites"
 DAY_S = 86_400
 
 
@@ -70,6 +72,11 @@ def problems(recipe: Recipe) -> Iterator[str]:
         yield f"{GATE}: absent, must be the rule that decides on a challenger; add [train], [evaluate] and [{GATE}]"
     if "generate" in tables and "select" not in tables:
         yield "select: absent, must be a section; in it new rows are compared with those of earlier rounds"
+    steer, deciding = settings.steer, get(tables, DECIDING, [])
+    if steer and get(tables, f"{SUITES}{steer}") is None:
+        yield f"refresh.steer: {steer} is no suite, must be one of [evaluate.suites]"
+    elif steer and (not deciding or steer in deciding):
+        yield f"refresh.steer: {steer} decides, must not; name the suites that do in {DECIDING}"
     yield from (f"{key}: is set, must not be in a line; [refresh] sets it" for key in TAKEN if get(tables, key))
     if settings.writer == "champion" and "generate" in tables:
         if get(tables, ENDPOINT):
@@ -158,6 +165,10 @@ def recipe_of_round(line: Line, one: Round, recipe: Recipe) -> dict[str, Any]:
         put(tables, START, model_path(line.store, one.start))
     if one.writer and "generate" in tables:
         put(tables, WRITER, model_path(line.store, one.writer))
+    for place, weights in diagnosis.quotas(line.store, line.rounds()[: one.number - 1], one).items():
+        tables["generate"]["methods"][place]["quota"] = weights
+    if get(tables, HELD_BACK):
+        put(tables, GATE_ROUND, one.number)
     ground = recipe.ground.model_dump(exclude_unset=True)
     return {"name": f"{line.name}-{one.number:04d}", "store": recipe.store, "cluster": ground, **tables}
 

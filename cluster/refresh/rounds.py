@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.job import SAMPLE_JOBS
 from gristmill.cluster.jobs.recipe import Recipe, load
 from gristmill.cluster.jobs.run import execute
-from gristmill.cluster.refresh import forget, quarantine, replay, report
+from gristmill.cluster.refresh import forget, quarantine, replay, report, wear
 from gristmill.cluster.refresh import line as pointers
 from gristmill.cluster.refresh.line import Tick
 from gristmill.cluster.refresh.registry import STATES, Decision, Line, Round, State, holding, settled
@@ -162,7 +162,17 @@ def _run(line: Line, one: Round, recipe: Recipe, screen: Screen) -> Outcome:
     if found is None:
         found = _decided(line, one)
         line.write(found)
+    for warning in _worn(line, one, found):
+        screen.say(f"{line.name}: {warning}")
     return _end(line, one, STATES[found.verdict], "; ".join(found.evidence["reasons"]))
+
+
+def _worn(line: Line, one: Round, found: Decision) -> Iterator[str]:
+    """Yield a line for each suite that was decided on too often."""
+    suites = {key.removeprefix(pointers.SUITES).partition(".")[0]: dataset for key, dataset in one.inputs.items()
+              if key.startswith(pointers.SUITES)}  # fmt: skip
+    decisions = [decided for number in range(1, one.number + 1) if (decided := line.decision(number)) is not None]
+    return wear.worn(decisions, suites, found.evidence["level"])
 
 
 def _end(line: Line, one: Round, state: State, why: str = "") -> Outcome:

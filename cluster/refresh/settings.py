@@ -42,6 +42,13 @@ class RefreshSettings(Settings):
     replay_rows: int = Field(default=20_000, gt=0)
     """Most rows of earlier rounds from which the replay is drawn. A hash of their ids decides which."""
 
+    steer: str = ""
+    """Name of a suite of `[evaluate]`. The labels of `targeted` methods in which the champion fails in this suite get
+    more rows. The suite must not decide (`evaluate.gate.suites`), because rows that follow its failures are made for
+    its items. Without a name, the quotas of the recipe stay."""
+    steer_floor: float = Field(default=0.5, ge=0, le=1)
+    """Share of the rows that all labels get alike; the rest follows the failures."""
+
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:
         if self.replay >= self.max_synthetic:

@@ -5,7 +5,8 @@ import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample, to_table
 from gristmill.cluster.contract.schema import ITEMS
-from gristmill.cluster.refresh.diagnosis import Failures, failures, quota, topics
+from gristmill.cluster.refresh.diagnosis import Failures, failures, quota, quotas, topics
+from gristmill.cluster.refresh.registry import Round, State
 from gristmill.cluster.store.store import Manifest, Store
 
 
@@ -44,3 +45,36 @@ def test_labels_that_fail_get_more_and_each_gets_its_floor() -> None:
     assert three == {"bad": 556, "good": 111, "unseen": 333}, "an unseen label has the mean rate"
     assert quota({}, {"a": "", "b": ""}, 0.0) == {"a": 500, "b": 500}
     assert min(quota({"a": Failures(10**6, 0.0), "b": Failures(9, 9.0)}, {"a": "", "b": ""}, 0.0).values()) == 1
+
+
+def a_round(number: int, start: str, challenger: str, state: State, **settings: object) -> Round:
+    methods = [{"kind": "grounded"}, {"kind": "targeted", "labels": ["bad", "good"]}]
+    return Round(
+        number=number, key="", alarm="", start=start, writer=start, depth=1, inputs={}, earlier=(), replayed="",
+        settings=settings, tables={"generate": {"methods": methods}}, state=state, challenger=challenger,
+        outputs={"evaluate": f"evaluate-{number}"},
+    )  # fmt: skip
+
+
+def test_a_round_gets_the_quotas_of_its_champion(store: Store) -> None:
+    """The base model fails in `bad`, the model of round 1 in `good`; round 2 changed nothing."""
+    rows = [Sample(name, (Message("user", name), Message("assistant", "?")), tags={"label": label})
+            for name, label in (("a", "bad"), ("b", "good"))]  # fmt: skip
+    shard = store.commit_shard("ingest-1", "shard-00000", to_table(rows))
+    store.commit(Manifest("ingest-1", "samples", "ingest", "f" * 32, {}, {}, (shard,)))
+    values = {"base": (0.0, 1.0), "train-1": (1.0, 0.0), "/x/train-1/merged": (1.0, 0.0), "train-2": (1.0, 1.0)}
+    for number, both in ((1, ("base", "train-1")), (2, ("/x/train-1/merged", "train-2"))):
+        table = items(*((model, item, "labels", value) for model in both
+                        for item, value in zip("ab", values[model], strict=True)))  # fmt: skip
+        shard = store.commit_shard(f"evaluate-{number}", "shard-answers-00000", table)
+        inputs = {"model": f"train-{number}", "suites.kinds": "ingest-1"}
+        store.commit(Manifest(f"evaluate-{number}", "evaluation", "evaluate", "f" * 32, inputs, {}, (shard,)))
+        store.commit(Manifest(f"train-{number}", "model", "train", "f" * 32, {}, {"model": both[0]}, ()))
+    before = [a_round(1, "", "train-1", "promoted"), a_round(2, "train-1", "train-2", "rejected")]
+    of_first, of_base = {1: {"bad": 333, "good": 667}}, {1: {"bad": 667, "good": 333}}
+    steered = {"steer": "kinds", "steer_floor": 0.0}
+    assert quotas(store, before, a_round(3, "train-1", "", "open", **steered)) == of_first
+    assert quotas(store, before[:1], a_round(2, "train-1", "", "open", **steered)) == of_first
+    assert quotas(store, before, a_round(3, "", "", "open", **steered)) == of_base, "after a rollback"
+    assert quotas(store, [], a_round(1, "", "", "open", **steered)) == {}, "nothing has been evaluated"
+    assert quotas(store, before, a_round(3, "train-1", "", "open")) == {}, "the recipe does not steer"

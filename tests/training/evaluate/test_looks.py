@@ -12,8 +12,8 @@ from gristmill.cluster.models.engine import Request
 from gristmill.cluster.store.store import Store
 from gristmill.training.evaluate.suites import ask, compare, looks
 from gristmill.training.evaluate.suites.freeze import freeze
+from gristmill.training.gate.blocks import blocks
 from gristmill.training.gate.rule import Decision, Gate
-from gristmill.training.gate.wear import blocks, warning, wear
 from tests.training.conftest import dataset
 from tests.training.evaluate.items import Models
 from tests.training.evaluate.test_scorers import scorer
@@ -97,12 +97,3 @@ def test_blocks_keep_families_whole_and_are_of_one_size() -> None:
     moved = blocks(names[order], families[order], looks=4, held_back=0.2, round_=7)
     assert (moved == found[order]).all(), "they follow from the ids alone"
     assert blocks(names[:2], np.arange(2), looks=4, held_back=0, round_=0).tolist() in ([2, 4], [4, 2])
-
-
-def test_a_suite_wears_out_with_decisions_and_sooner_with_promotions() -> None:
-    """By hand: 3 decisions with 1 promotion have 1 + 2 + 3 histories before them, each with a test of its own."""
-    assert wear(3, 1, 0.01) == pytest.approx(0.06)
-    assert wear(52, 0, 0.05 / 52) == pytest.approx(0.05), "what the line planned to spend"
-    assert [next(n for n in range(600) if wear(n, won, 0.05 / 52) >= 0.5) for won in range(4)] == [520, 32, 15, 11]
-    assert warning("facts", 31, 1, 0.05 / 52) == ""
-    assert warning("facts", 32, 1, 0.05 / 52).startswith("suite facts: 32 decisions with 1 promotions were taken")

@@ -11,8 +11,8 @@ from gristmill.training.evaluate.suites.compare import trials
 from gristmill.training.evaluate.suites.freeze import Suite
 from gristmill.training.evaluate.suites.values import Gathered, gathered
 from gristmill.training.figures import SuiteFigures
+from gristmill.training.gate.blocks import blocks
 from gristmill.training.gate.rule import Decision, Gate, decide
-from gristmill.training.gate.wear import blocks
 
 Compare = Callable[[Sequence[Suite], Gathered], tuple[SuiteFigures, ...]]
 """A function that returns the figures of suites from the values of their items."""

@@ -5,12 +5,10 @@ they depended on it as badly as possible, the level of a round would no longer b
 history that the line could have had.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from math import comb
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gristmill.cluster.contract import ids
+from gristmill.cluster.refresh.registry import Decision
 
 WORN = 0.5
 """Bound on the probability of a wrong promotion from which on a suite counts as worn out."""
@@ -48,29 +46,17 @@ def warning(suite: str, decisions: int, promotions: int, level: float) -> str:
     )
 
 
-def blocks(
-    names: NDArray[np.object_], families: NDArray[np.int64], *, looks: int, held_back: float, round_: int
-) -> NDArray[np.int64]:
-    """Return before which look each item of a suite is asked, from 1; 0 if it is held back in this round, [items].
-
-    The items of a family stay together. The order of the families depends on the ids of their items alone, and which
-    are held back on the ids and the round.
+def worn(decisions: Sequence[Decision], suites: Mapping[str, str], level: float) -> Iterator[str]:
+    """Yield a line for people for each suite that is worn out.
 
     Args:
-        names: [items] ids.
-        families: [items] family of each item, numbered from 0.
-        looks: number of looks, each at as many further families.
-        held_back: share of the families that are held back.
-        round_: number of the round.
+        decisions: the decisions of a line.
+        suites: the dataset of the items of each suite, by the name of the suite. A decision was taken on the items of a
+            dataset if it has a digest of it.
+        level: level of one decision.
     """
-    count = int(families.max(initial=-1)) + 1
-    first = np.full(count, "", object)
-    for name, family in zip(names.tolist(), families.tolist(), strict=True):
-        first[family] = min(first[family] or name, name)
-    rest = np.array([ids.stream("held back", round_, name).random() for name in first])
-    asked = np.argsort(rest, kind="stable")[: max(1, round((1 - held_back) * count))] if held_back else np.arange(count)
-    place = np.array([ids.stream("look", first[family]).random() for family in asked])
-    found = np.zeros(count, np.int64)
-    # the last block is never empty
-    found[asked[np.argsort(place, kind="stable")]] = looks - np.arange(len(asked))[::-1] * looks // max(1, len(asked))
-    return found[families]
+    for name, dataset in sorted(suites.items()):
+        mine = [one.verdict for one in decisions if dataset in one.digests]
+        line = warning(name, len(mine), mine.count("promote"), level)
+        if line:
+            yield line
