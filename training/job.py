@@ -128,8 +128,8 @@ class Train(TrainSettings, Job):
         if more:
             plan.tokens *= 1 + more
             plan.notes.append(
-                f"{self.search.count} trials of a search and {self.folds} folds before the model is trained, one after "
-                "the other; the tokens are those of all"
+                f"{self.search.count} trials of a search and {self.folds} folds before the model is trained; the "
+                "tokens are those of all"
             )
         plan.notes.extend(memory.notes(self, plan.tokens))
         return plan

@@ -1,17 +1,19 @@
 """Hyper-parameter search: several trainings with other settings, of which the best value of `metric` decides.
 
-The trials run one after the other, each on all workers of the job. So the settings of a trial, and the step at which
-it is stopped, depend only on the seed and on the trials before it, and a search that was killed goes on where it was.
+The settings of a trial, and the step at which it is stopped, depend only on the seed and on the trials before it, so a
+search that was killed goes on where it was. The trials of `random` and `grid` do not depend on each other, so several
+may run at a time, with the same results. Those of `asha` and `optuna` run one after the other.
 """
 
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -66,6 +68,8 @@ class Range(Settings):
 class Search(Settings):
     """`[train.search]`: try several settings, and train the model with the best ones."""
 
+    not_identity: ClassVar[frozenset[str]] = frozenset({"parallel"})
+
     method: Literal["random", "grid", "asha", "optuna"] = "random"
     """`random`: values are drawn at random (Bergstra and Bengio 2012, JMLR 13). `grid`: all combinations of lists.
     `asha`: random, and a trial ends early when its `metric` is worse than those of the best `1 / eta` of the trials
@@ -81,6 +85,14 @@ class Search(Settings):
     the steps of the rung before."""
     seed: int = 0
     """Seed of the draws."""
+    parallel: int | None = Field(default=None, gt=0)
+    """Largest number of trials that run at a time. The default is as many as the cluster has cores, GPUs and memory
+    for. With `asha` and `optuna`, and with `workers` as a range, trials run one after the other."""
+
+    @property
+    def independent(self) -> bool:
+        """Whether no trial depends on another one."""
+        return self.method in ("random", "grid")
 
     @property
     def count(self) -> int:
@@ -227,25 +239,37 @@ def bars(done: Sequence[Trial], at: Sequence[int], eta: int) -> dict[int, float]
     return found
 
 
-def run(search: Search, done: list[Trial], at: Sequence[int], try_: Try, keep: Callable[[list[Trial]], None]) -> Trial:
+def run(
+    search: Search,
+    done: list[Trial],
+    at: Sequence[int],
+    try_: Try,
+    keep: Callable[[list[Trial]], None],
+    most: int = 1,
+    stop: Callable[[], None] = lambda: None,
+) -> Trial:
     """Run the trials that have not ended yet, and return the best one.
 
     Args:
         search: the settings of the search.
-        done: the trials that have ended; new ones are appended.
+        done: the trials that have ended; new ones are appended, in the order of their numbers.
         at: steps of the rungs; none unless the method is `asha`.
-        try_: runs a trial.
+        try_: runs a trial. Several threads call it if `most` is above 1.
         keep: writes the trials that have ended.
+        most: largest number of trials at a time; 1 unless they are independent.
+        stop: ends the trials that still run, when one of them failed or an interrupt came.
 
     Raises:
         JobError: when no trial ended with a finite loss.
     """
-    for number, values in enumerate(_values(search, done)):
-        if number < len(done):
-            if done[number].values != values:
-                raise JobError(f"search: trial {number + 1} had other values before; change search.seed to begin anew")
-            continue
-        done.append(try_(number, values, bars(done, at, search.eta)))
+    values = _values(search, done)
+    for number, before in enumerate([trial.values for trial in done]):
+        if before != next(values, None):
+            raise JobError(f"search: trial {number + 1} had other values before; change search.seed to begin anew")
+    left = enumerate(values, len(done))
+    ended = _side_by_side(left, try_, most, stop) if most > 1 else _in_turn(left, done, search, at, try_)
+    for trial in ended:
+        done.append(trial)
         keep(done)
     best = min(done, key=lambda trial: (_order(trial), done.index(trial)))
     if not math.isfinite(_order(best)):
@@ -253,6 +277,35 @@ def run(search: Search, done: list[Trial], at: Sequence[int], try_: Try, keep: C
             f"search: none of {len(done)} trials ended with a finite loss, at least one must; narrow the space"
         )
     return best
+
+
+Left = Iterator[tuple[int, dict[str, Any]]]
+"""The numbers and values of the trials that have not ended."""
+
+
+def _in_turn(left: Left, done: list[Trial], search: Search, at: Sequence[int], try_: Try) -> Iterator[Trial]:
+    """Run trials one after the other, and yield each."""
+    for number, values in left:
+        yield try_(number, values, bars(done, at, search.eta))
+
+
+def _side_by_side(left: Left, try_: Try, most: int, stop: Callable[[], None]) -> Iterator[Trial]:
+    """Run up to `most` independent trials at a time, and yield them in the order of their numbers."""
+    with ThreadPoolExecutor(most, "trial") as pool:
+        trials = [pool.submit(try_, *one, {}) for one in itertools.islice(left, most)]
+        running = set(trials)
+        try:
+            while running:
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for trial in ended:
+                    trial.result()  # raises what the trial raised
+                more = [pool.submit(try_, *one, {}) for one in itertools.islice(left, len(ended))]
+                trials += more
+                running |= set(more)
+                while trials and trials[0].done():
+                    yield trials.pop(0).result()
+        finally:
+            stop()
 
 
 def _order(trial: Trial) -> float:

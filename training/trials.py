@@ -2,14 +2,17 @@
 
 import math
 import shutil
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gristmill.cluster.contract.errors import RunError
 from gristmill.cluster.jobs.job import Run, Work
 from gristmill.cluster.models import names as models
+from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.runtime.resources import need_of
-from gristmill.training import search
+from gristmill.training import memory, search
 from gristmill.training.data import prepare as data
 from gristmill.training.loop import stopping, validation
 from gristmill.training.loop import worker as loop
@@ -17,12 +20,13 @@ from gristmill.training.loop.journal import METRICS, read_journal
 from gristmill.training.loop.state import WorkerPlan
 from gristmill.training.optim.schedule import eval_every, num_steps
 from gristmill.training.settings import TrainSettings
+from gristmill.training.supervision import elastic
 from gristmill.training.tasks import prepare as tasks
 
 FOLDER = "trials"
 """Folder of the trainings, inside that of the training. It is deleted when the model is committed."""
-Fit = Callable[[Any, WorkerPlan, Run], Any]
-"""Trains by a plan, as the train job does."""
+Fit = Callable[..., Any]
+"""Trains by a plan, as `gristmill.training.supervision.supervisor.fit` does."""
 
 
 class Trials:
@@ -32,6 +36,7 @@ class Trials:
         """Take the run and work of the train job, and its function that trains."""
         self._run, self._work, self._fit = run, work, fit
         self._folder = run.store.folder(work.output)
+        self._ended, self._preparing = threading.Event(), threading.Lock()
 
     def run_search(self, job: TrainSettings) -> tuple[TrainSettings, list[search.Trial], search.Trial]:
         """Return the settings of the best trial, all trials, and the best one. Trials that have ended are not repeated.
@@ -45,20 +50,27 @@ class Trials:
         if done:
             self._run.screen.say(f"train: {len(done)} of {total} trials have ended before")
 
+        most = side_by_side(job) if how.independent and not job.elastic else 1
+        most = min(most, how.parallel or most, total - len(done))
+        if most > 1:
+            self._run.screen.say(f"train: {most} trials at a time")
+
         def try_(number: int, values: Mapping[str, Any], bars: Mapping[int, float]) -> search.Trial:
             self._run.screen.say(f"train: trial {number + 1} of {total}: {search.as_settings(values)}")
-            found = self._trial(search.changed(base, values), number, values, bars)
+            run = _beside_others(self._run, number) if most > 1 else self._run
+            found = self._trial(search.changed(base, values), number, values, bars, run)
             what = "no loss" if found.loss is None else stopping.said(job.metric, found.loss)
             self._run.screen.say(f"train: trial {number + 1}: {found.state} after {found.steps} steps, {what}")
             return found
 
         def keep(trials: list[search.Trial]) -> None:
             self._run.store.write_json(search.as_json(trials), self._work.output, search.TRIALS)
-            shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
+            shutil.rmtree(self._folder / FOLDER / _name(len(trials) - 1), ignore_errors=True)
 
         asha = how.method == "asha" and isinstance(job.eval_steps, int)
         rungs = search.rungs(int(job.eval_steps), how.eta, MOST_STEPS) if asha else []
-        best = search.run(how, done, rungs, try_, keep)
+        best = search.run(how, done, rungs, try_, keep, most, self._ended.set)
+        shutil.rmtree(self._folder / FOLDER, ignore_errors=True)
         self._run.screen.say(
             f"train: trial {done.index(best) + 1} of {len(done)} is the best one, "
             f"{stopping.said(job.metric, best.loss or 0.0)}; its settings are trained: "
@@ -67,11 +79,11 @@ class Trials:
         return search.changed(base, best.values), done, best
 
     def _trial(
-        self, job: TrainSettings, number: int, values: Mapping[str, Any], bars: Mapping[int, float]
+        self, job: TrainSettings, number: int, values: Mapping[str, Any], bars: Mapping[int, float], run: Run
     ) -> search.Trial:
-        name, store = f"{self._work.output}/{FOLDER}/{number:04d}", self._run.store
+        name, store = f"{self._work.output}/{FOLDER}/{_name(number)}", self._run.store
         try:
-            lines, steps = self.train(job, name, bars)
+            lines, steps = self.train(job, name, bars, run=run)
         except RunError as error:
             if not store.exists(name, loop.FAILED):
                 raise  # the cluster failed, not the settings
@@ -87,19 +99,28 @@ class Trials:
         return search.Trial(dict(values), state, last if finite else None, end["end"], losses)
 
     def train(
-        self, job: TrainSettings, name: str, bars: Mapping[int, float], fold: tuple[int, int] | None = None
+        self,
+        job: TrainSettings,
+        name: str,
+        bars: Mapping[int, float],
+        fold: tuple[int, int] | None = None,
+        run: Run | None = None,
     ) -> tuple[list[dict[str, Any]], int]:
         """Train without writing a model, and return the journal and the number of planned steps.
+
+        A training that has ended in this folder is not repeated.
 
         Args:
             job: the settings.
             name: the folder, inside the store.
             bars: highest error with which training goes on, by step.
             fold: which fold is held out, of how many; None for the held-out rows of the settings.
+            run: the run, if it is not that of the train job.
         """
-        store, base = self._run.store, models.local(job.model)
+        run, store, base = run or self._run, self._run.store, models.local(job.model)
         prepare = data.prepare if job.task.causal else tasks.prepare
-        packed = prepare(store, name, self._work.inputs, base, job, fold)
+        with self._preparing:  # chat templates are rendered by one thread at a time
+            packed = prepare(store, name, self._work.inputs, base, job, fold)
         steps = job.steps or num_steps(job.epochs, packed.epoch_rows, job.global_batch_size)
         each = need_of("train.gpus_per_worker", job.cpus_per_worker, job.gpus_per_worker)
         cut = job.batching(job.worlds[-1])
@@ -107,12 +128,50 @@ class Trials:
         every = eval_every(job.eval_steps, packed.epoch_rows, job.global_batch_size)
         labels = validation.names(store, self._work.inputs, job)
         plan = WorkerPlan(
-            job, store, name, base, steps, cut, each, self._run.logs, head, exports=False, bars=bars, eval_steps=every,
+            job, store, name, base, steps, cut, each, run.logs, head, exports=False, bars=bars, eval_steps=every,
             labels=labels,
         )  # fmt: skip
         folder = store.folder(name)
-        self._fit(job, plan, self._run)
+        if not any("end" in line for line in read_journal(folder / METRICS)):
+            self._fit(job, plan, run, ended=self._ended)
         return read_journal(folder / METRICS), steps
+
+
+def side_by_side(job: TrainSettings) -> int:
+    """Return for how many trainings at a time the cluster has free cores, GPUs and memory, at least 1.
+
+    The memory of machines without GPUs counts only if the shape of the model is known.
+    """
+    world, each = job.worlds[-1], need_of("train.gpus_per_worker", job.cpus_per_worker, job.gpus_per_worker)
+    shape = None if each.gpus else memory.shape_of(models.local(job.model))
+    peak = memory.forecast(shape, job, world, gpu=False).peak if shape else 0.0
+    free = elastic.free(each)
+    places = [elastic.room(each, [have]) for have in free]
+    if peak:
+        places = [min(n, int(have.get("memory", 0.0) / peak)) for n, have in zip(places, free, strict=True)]
+    return max(1, sum(places) // world)
+
+
+def _name(number: int) -> str:
+    """Return the folder of a trial."""
+    return f"{number:04d}"
+
+
+class _Beside(Screen):
+    """The screen of a trial that runs together with others: lines with its number, and no bars."""
+
+    def __init__(self, screen: Screen, number: int) -> None:
+        super().__init__(quiet=True, every_s=math.inf)
+        self.activity, self._screen, self._number = screen.activity, screen, number
+
+    def say(self, line: str) -> None:
+        self._screen.say(f"trial {self._number + 1}: {line}")
+
+
+def _beside_others(run: Run, number: int) -> Run:
+    """Return the run with a screen and log files for one of several trials."""
+    logs = run.logs and f"{run.logs}/trial-{_name(number)}"
+    return replace(run, screen=_Beside(run.screen, number), logs=logs)
 
 
 MOST_STEPS = 1 << 40

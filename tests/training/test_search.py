@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.errors import JobError, RunError
 from gristmill.cluster.jobs.recipe import load
 from gristmill.training import search
 from gristmill.training.job import Train
@@ -150,6 +151,41 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_an_unbroken_one(tmp_path: 
         search.run(space(trials=9, seed=5, learning_rate=RATE), again, [], of, lambda trials: None)
 
 
+def test_trials_side_by_side_give_what_they_give_one_after_the_other() -> None:
+    how, whole = space(trials=7, learning_rate=RATE), list[Trial]()
+    best = search.run(how, whole, [], of, lambda trials: None)
+    done, kept, later = list[Trial](), list[int](), threading.Event()
+
+    def some(number: int, values: Mapping[str, Any], bars: Mapping[int, float]) -> Trial:
+        if number == 0:  # the first one ends when the third one has begun, so the second one has ended
+            assert later.wait(60)
+        elif number == 2:
+            later.set()
+        return of(number, values, bars)
+
+    assert search.run(how, done, [], some, lambda trials: kept.append(len(trials)), most=2) == best
+    assert done == whole and kept == [1, 2, 3, 4, 5, 6, 7]
+    again = whole[:3]
+    assert search.run(how, again, [], of, lambda trials: None, most=3) == best and again == whole
+
+
+def test_an_error_of_a_trial_ends_those_beside_it() -> None:
+    began, stop, done, begun = list[int](), threading.Event(), list[Trial](), threading.Event()
+
+    def some(number: int, values: Mapping[str, Any], bars: Mapping[int, float]) -> Trial:
+        began.append(number)
+        if number == 1:
+            assert begun.wait(60)
+            raise RunError("train: the machine is gone")
+        begun.set()
+        assert stop.wait(60), "it is not ended"
+        return of(number, values, bars)
+
+    with pytest.raises(RunError, match="the machine is gone"):
+        search.run(space(trials=9, learning_rate=RATE), done, [], some, lambda trials: None, 2, stop.set)
+    assert sorted(began) == [0, 1] and done == [], "only what is before it in the order is kept"
+
+
 def test_trials_that_failed_or_were_stopped_are_never_the_best() -> None:
     states = iter(("failed", "stopped", "done"))
     losses = iter((None, 0.1, 5.0))
@@ -181,6 +217,8 @@ def test_a_search_is_part_of_what_model_it_is_and_none_is_not() -> None:
     assert "search" not in none.identity()["fields"] and "folds" not in none.identity()["fields"]
     one = Train.model_validate({"search": {"space": {"epochs": [1, 2]}}})
     assert len({none.fingerprint(), one.fingerprint(), Train(folds=5).fingerprint()}) == 3
+    beside = Train.model_validate({"search": {"space": {"epochs": [1, 2]}, "parallel": 4}})
+    assert beside.fingerprint() == one.fingerprint()
 
 
 def test_the_best_settings_are_shown_as_the_command_line_takes_them() -> None:

@@ -1,6 +1,7 @@
 """A search and a cross-validation with real trainings; the search is stopped after its first trial and goes on."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from gristmill.cluster.jobs.job import Run, Work
 from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
+from gristmill.training import trials
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
+from gristmill.training.supervision import supervisor
 from tests.training.conftest import chats, dataset
 from tests.training.rehearsal import settings
 from tests.training.test_trackers import of_tensorboard
@@ -72,3 +75,26 @@ def test_the_best_settings_are_trained_after_a_stop_too_and_folds_say_the_spread
     assert [step for step, _ in curve] == [1, 2, 3, 4, 5, 6], "the model alone, each step once"
     assert curve[-1][1] == pytest.approx(figures.loss_last, rel=1e-6)
     assert figures.untracked == {} and not store.exists("train-0", "trackers.json")
+
+
+@pytest.mark.long
+def test_trials_side_by_side_end_as_those_in_turn_also_after_a_stop(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: dict[str, Any] = {**settings(tiny), "steps": 4, "eval_steps": 2, "workers": 1}
+    space = {"learning_rate": [1e-2, 1e-9]}
+    job = Train.model_validate({**wanted, "search": {"method": "grid", "space": space}})
+    found = {}
+    for name, most, stops in (("turn", 1, ["never"]), ("side", 2, ["trial 2: done", "never"])):
+        monkeypatch.setattr(trials, "side_by_side", lambda job, most=most: most)
+        store = Store(str(tmp_path / name))
+        dataset(store, chats(30))
+        for at in stops:
+            screen = Stopping(at)
+            run = Run("test", store, Ledger(store, "runs/test"), screen, f"{store.uri}/runs/test/logs")
+            work = Work("train-0", job.fingerprint(), {"samples": "select-000000000000"})
+            with pytest.raises(KeyboardInterrupt) if at != "never" else nullcontext():
+                found[name] = trials.Trials(run, work, supervisor.fit).run_search(job)
+    assert found["side"] == found["turn"] and found["side"][2].values == {"learning_rate": 1e-2}
+    logs = tmp_path / "side/runs/test/logs"
+    assert {path.name for path in logs.iterdir()} >= {"trial-0000", "trial-0001"}

@@ -2,6 +2,9 @@
 
 import json
 import math
+import shutil
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,12 @@ from gristmill.cluster.runtime.progress import Screen
 from gristmill.cluster.store.ledger import Ledger
 from gristmill.cluster.store.store import Store
 from gristmill.training import job as module
-from gristmill.training import trackers
+from gristmill.training import memory, trackers, trials
 from gristmill.training.figures import TrainFigures
 from gristmill.training.job import Train
 from gristmill.training.loop import validation
 from gristmill.training.loop.state import WorkerPlan
-from gristmill.training.supervision import supervisor
+from gristmill.training.supervision import elastic, supervisor
 from tests.training.conftest import chats, dataset
 from tests.training.rehearsal import settings
 from tests.training.test_trackers import of_tensorboard
@@ -36,7 +39,9 @@ class Scripted:
     def __init__(self) -> None:
         self.ran: list[tuple[str, float]] = []
 
-    def __call__(self, job: Train, plan: WorkerPlan, run: Run, planned: str = "") -> None:
+    def __call__(
+        self, job: Train, plan: WorkerPlan, run: Run, planned: str = "", ended: threading.Event | None = None
+    ) -> None:
         del planned
         rate, folder = job.learning_rate, run.store.folder(plan.output)
         self.ran.append((plan.output, rate))
@@ -75,6 +80,7 @@ class Said(Screen):
 def loop(monkeypatch: pytest.MonkeyPatch, store: Store) -> Scripted:
     made = Scripted()
     monkeypatch.setattr(supervisor, "fit", made)
+    monkeypatch.setattr(trials, "side_by_side", lambda job: 1)
     monkeypatch.setattr(module, "require", lambda where, needs: None)
     monkeypatch.setattr(trackers, "POLL_S", 0.05)
     dataset(store, chats(30))
@@ -144,6 +150,58 @@ def test_the_metric_decides_which_trial_is_the_best_and_which_ends_early(
     assert list(figures.fold_measures["accuracy"]) == pytest.approx([1 - 1e-6] * 2)
     text = "\n".join(screen.lines)
     assert "is the best one, held-out accuracy 1.0000" in text and "train: held-out accuracy of 2 folds 1.0000" in text
+
+
+def test_trials_side_by_side_are_those_in_turn_and_go_on_after_a_kill(
+    loop: Scripted, store: Store, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"learning_rate": [1e-3, 1e-5, 1e-9, 10.0]}
+    wanted = job(tiny, search={"method": "grid", "space": space})
+    figures = make(store, wanted, Said())
+    in_turn = store.read_json("train-0", "trials.json")
+    shutil.rmtree(store.folder("train-0"))
+    monkeypatch.setattr(trials, "side_by_side", lambda job: 2)
+    loop.ran.clear()
+    both, whole = threading.Barrier(2, timeout=60), supervisor.fit
+
+    def broken(job: Train, plan: WorkerPlan, run: Run, planned: str = "", ended: threading.Event | None = None) -> None:
+        if not plan.output.endswith(("0000", "0001")):  # begun after the second one has ended
+            assert ended and ended.wait(60)
+            raise RunError("train: ended because another training failed")
+        both.wait()  # two trials run at a time
+        if plan.output.endswith("0001"):
+            whole(job, plan, run)
+        both.wait()
+        if plan.output.endswith("0000"):
+            raise RunError("train: a machine is gone")
+
+    monkeypatch.setattr(supervisor, "fit", broken)
+    with pytest.raises(RunError, match="a machine is gone"):
+        make(store, wanted, Said())
+    assert not store.exists("train-0", "trials.json"), "the second trial is not there without the first"
+    monkeypatch.setattr(supervisor, "fit", whole)
+    screen = Said()
+    assert make(store, wanted, screen).chosen == figures.chosen == {"learning_rate": 1e-3}
+    assert store.read_json("train-0", "trials.json") == in_turn
+    ran = Counter(name.rpartition("/")[2] for name, _ in loop.ran)
+    assert ran == {"0000": 1, "0001": 1, "0002": 1, "0003": 1, "train-0": 1}, "no trial is run again that has ended"
+    assert "train: 2 trials at a time" in screen.lines and not store.exists("train-0", "trials")
+
+
+def test_as_many_trials_run_at_a_time_as_have_room(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = [{"CPU": 4.0, "memory": 1e12}, {"CPU": 3.0, "memory": 1e12, "GPU": 2.0}]
+    monkeypatch.setattr(elastic, "free", lambda need: machines)
+    assert trials.side_by_side(job(tiny, gpus_per_worker=0)) == 7
+    assert trials.side_by_side(job(tiny, gpus_per_worker=0, workers=2)) == 3
+    assert trials.side_by_side(job(tiny, gpus_per_worker=0, cpus_per_worker=2)) == 3
+    assert trials.side_by_side(job(tiny, gpus_per_worker=1)) == 2
+    shape = memory.shape_of(tiny)
+    assert shape
+    machines[0]["memory"] = 2.5 * memory.forecast(shape, job(tiny), 1, gpu=False).peak
+    machines[1]["memory"] = 0.0
+    assert trials.side_by_side(job(tiny, gpus_per_worker=0)) == 2
+    machines[0]["CPU"] = 0.0
+    assert trials.side_by_side(job(tiny, gpus_per_worker=0)) == 1
 
 
 def test_folds_hold_out_every_row_once_and_go_on_after_a_stop(loop: Scripted, store: Store, tiny: str) -> None:

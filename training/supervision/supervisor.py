@@ -55,7 +55,9 @@ class Attempts:
         return failure.kind != "memory" and self.failed[kind] <= budget
 
 
-def fit(job: TrainSettings, plan: WorkerPlan, run: Run, planned: str = "") -> Attempts:
+def fit(
+    job: TrainSettings, plan: WorkerPlan, run: Run, planned: str = "", ended: threading.Event | None = None
+) -> Attempts:
     """Run the workers until the model is written; start them again after failures, and on another number of machines.
 
     Args:
@@ -63,20 +65,24 @@ def fit(job: TrainSettings, plan: WorkerPlan, run: Run, planned: str = "") -> At
         plan: the plan of the workers; the number of workers follows from the cluster at each start.
         run: the run.
         planned: the planned memory in words, for a message.
+        ended: ends the workers when it is set; then nothing needs the model any more.
 
     Raises:
         JobError: when the only possible number of workers cannot read the checkpoint.
-        RunError: when a budget is used up, memory is full, or a worker reports an error that a restart cannot fix.
+        RunError: when a budget is used up, memory is full, a worker reports an error that a restart cannot fix, or
+            `ended` is set.
     """
     _limit_ray(job)
-    folder, attempts = run.store.folder(plan.output), Attempts()
+    folder, attempts, ended = run.store.folder(plan.output), Attempts(), ended or threading.Event()
     plan.store.delete(plan.output, loop.FAILED)
     with run.screen.bar("train: steps", plan.steps) as bar:
         while True:
+            if ended.is_set():
+                raise RunError(f"train: {plan.output} was ended because another training failed")
             world = _world(job, plan, run.wait_s, restarted=bool(attempts.failed))
             say_other_world(job, run, folder, world)
             attempt = _Attempt(job, replace(plan, batching=job.batching(world)), run, folder, bar)
-            failure = attempt.run()
+            failure = attempt.run(ended)
             attempts.peak_gib = max([attempts.peak_gib, *(beat.peak_gib for beat in attempt.beats.values())])
             if run.store.exists(plan.output, loop.FAILED):
                 raise RunError(str(run.store.read_json(plan.output, loop.FAILED)["error"]))
@@ -143,8 +149,11 @@ class _Attempt:
         """The error that Ray Train raised."""
         return self._errors[0] if self._errors else None
 
-    def run(self) -> Failure | None:
-        """Run the workers once and show their steps; return why they ended, or None if none failed."""
+    def run(self, ended: threading.Event) -> Failure | None:
+        """Run the workers once and show their steps; return why they ended, or None if none failed.
+
+        When `ended` is set, the workers are ended.
+        """
         heartbeat.forget(self._folder)
         (self._folder / loop.RESIZE).unlink(missing_ok=True)
         # in another thread, so that this one can show the bar and an interrupt ends the run at once
@@ -160,6 +169,8 @@ class _Attempt:
             known = _say_events(self._run, journal, known)
             if hang is None and (hang := watch.look(self.beats, time.monotonic())):
                 log.warning("%s; all workers are ended", hang.what)
+                kill(self.beats)
+            if ended.is_set():
                 kill(self.beats)
             if self._job.elastic and time.monotonic() - grown > GROW_EVERY_S:
                 grown = time.monotonic()
