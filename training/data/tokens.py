@@ -139,7 +139,7 @@ def over_shards(
         import ray
 
         if ray.is_initialized():
-            task = ray.remote(num_cpus=1, max_retries=3)(_task)
+            task: Any = ray.remote(num_cpus=1, max_retries=3)(_task)
             found: list[T] = ray.get([task.remote(encode, load, work) for work in works])
             return found
     tok = load(works[0]) if works else None
