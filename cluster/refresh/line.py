@@ -11,6 +11,7 @@ from typing import Any
 from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.io.ingest import STORED
 from gristmill.cluster.jobs.recipe import Recipe
+from gristmill.cluster.models.names import SMOLLM2
 from gristmill.cluster.refresh import diagnosis, replay
 from gristmill.cluster.refresh.registry import Line, Round, champion_before, depth_of
 from gristmill.cluster.refresh.settings import RefreshSettings
@@ -32,6 +33,7 @@ SEED = "generate.seed"
 ENDPOINT, TASK, GATE = "generate.engine.endpoint", "train.task.kind", "evaluate.gate"
 HELD_BACK, GATE_ROUND = "evaluate.gate.held_back", "evaluate.gate.round"
 DECIDING = "evaluate.gate.suites"
+ANCHOR, AGAINST = "evaluate.gate.anchor", "evaluate.against"
 DAY_S = 86_400
 
 
@@ -191,6 +193,18 @@ def _point_to_datasets(store: Store, one: Round, tables: dict[str, Any]) -> None
     if one.replayed:
         put(tables, "train.replay", settings.replay)
         put(tables, "train.replay_input", f"{STORED}{one.replayed}")
+    if one.start and settings.anchor and not get(tables, ANCHOR) and _may_lose(tables):
+        base = get(tables, START, SMOLLM2)
+        put(tables, AGAINST, [*get(tables, AGAINST, []), base])
+        put(tables, ANCHOR, base)
+
+
+def _may_lose(tables: Mapping[str, Any]) -> bool:
+    """Say whether there is a suite in which the challenger may be worse than the champion."""
+    suites, margins = get(tables, SUITES.rstrip("."), {}), get(tables, f"{GATE}.margins", {})
+    return any(
+        margins[name] < 0 if name in margins else one.get("role", "target") != "target" for name, one in suites.items()
+    )
 
 
 def model_path(store: Store, name: str) -> str:

@@ -48,6 +48,10 @@ class RefreshSettings(Settings):
     its items. Without a name, the quotas of the recipe stay."""
     steer_floor: float = Field(default=0.5, ge=0, le=1)
     """Share of the rows that all labels get alike; the rest follows the failures."""
+    anchor: bool = True
+    """Whether the challenger must also not be worse than the base model by `evaluate.gate.anchor_margin`, in each suite
+    in which it may be worse than the champion. So many small losses cannot add up. From the first promotion on, the
+    base model is asked the suites too."""
 
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +271,30 @@ def test_the_writer_is_the_newest_model_whose_rows_are_not_too_deep(made: Path) 
     writers = {most: pointers._writer(rounds, champion, RefreshSettings(max_depth=most)) for most in (1, 2, 3)}
     assert writers == {1: "", 2: rounds[0].challenger, 3: champion}
     assert pointers._writer(rounds, champion, RefreshSettings(writer="recipe")) == ""
+
+
+@pytest.mark.parametrize(
+    ("suite", "gate", "anchored"),
+    [
+        ({"role": "target"}, {}, False),  # it must be better, so no losses can add up
+        ({"role": "retention"}, {}, True),
+        ({"role": "target"}, {"margins": {"exam": -0.01}}, True),
+        ({"role": "retention"}, {"margins": {"exam": 0.0}}, False),
+        ({"role": "retention"}, {"anchor": "models/first"}, False),
+    ],
+)
+def test_a_challenger_that_may_lose_a_little_is_also_compared_with_the_base_model(
+    made: Path, base: str, suite: dict[str, Any], gate: dict[str, Any], *, anchored: bool
+) -> None:
+    line, given = of(made), load(recipe(made))
+    first, second, _ = line.rounds()
+    for one, wanted in ((first, False), (second, anchored)):  # the first champion is the base model
+        tables = pointers.copied(one.tables)
+        tables["evaluate"]["suites"]["exam"] |= suite
+        tables["evaluate"]["gate"] |= gate
+        found = pointers.recipe_of_round(line, replace(one, tables=tables), given)["evaluate"]
+        assert found.get("against", []) == ([base] if wanted else [])
+        assert found["gate"].get("anchor", "") == (base if wanted else gate.get("anchor", ""))
 
 
 def driver(folder: Path, number: int, *more: str) -> "subprocess.Popen[str]":
