@@ -18,10 +18,10 @@ from typing import Any
 
 from gristmill import __version__
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.jobs.job import SAMPLE_JOBS
+from gristmill.cluster.jobs.job import SAMPLE_JOBS, Work
 from gristmill.cluster.jobs.recipe import Recipe, load
 from gristmill.cluster.jobs.run import execute
-from gristmill.cluster.refresh import forget, quarantine, replay, report, wear
+from gristmill.cluster.refresh import canary, forget, quarantine, replay, report, wear
 from gristmill.cluster.refresh import line as pointers
 from gristmill.cluster.refresh.line import Tick
 from gristmill.cluster.refresh.registry import STATES, Decision, Line, Round, State, holding, settled
@@ -154,6 +154,11 @@ def _run(line: Line, one: Round, recipe: Recipe, screen: Screen) -> Outcome:
     works = whole.works()
     outputs = {name: work.output for name, work in works.items()}
     if found is None:
+        reasons = _canary(line, one, whole, works, screen)
+        if reasons:
+            done = quarantine.rollback(line, f"canary: {'; '.join(reasons)}")
+            report.write(line)
+            return Outcome(line.name, one.number, "abandoned", f"rolled back, {done.reason}", done.to)
         execute(whole, works, list(works), screen)
     samples = next((outputs[name] for name in reversed(SAMPLE_JOBS) if name in outputs), "")
     one = replace(
@@ -162,9 +167,21 @@ def _run(line: Line, one: Round, recipe: Recipe, screen: Screen) -> Outcome:
     if found is None:
         found = _decided(line, one)
         line.write(found)
-    for warning in _worn(line, one, found):
+    for warning in (*_worn(line, one, found), *canary.trends(line.store, [*_before(line, one), one])):
         screen.say(f"{line.name}: {warning}")
     return _end(line, one, STATES[found.verdict], "; ".join(found.evidence["reasons"]))
+
+
+def _before(line: Line, one: Round) -> list[Round]:
+    return line.rounds()[: one.number - 1]
+
+
+def _canary(line: Line, one: Round, whole: Recipe, works: Mapping[str, Work], screen: Screen) -> tuple[str, ...]:
+    """Make the new rows of a round, and return why its champion must not go on writing."""
+    if not one.settings.get("canary") or canary.GENERATE not in works:
+        return ()
+    execute(whole, works, [canary.GENERATE], screen)
+    return canary.alarms(line.store, _before(line, one), one, works[canary.GENERATE].output)
 
 
 def _worn(line: Line, one: Round, found: Decision) -> Iterator[str]:

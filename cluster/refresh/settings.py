@@ -41,7 +41,10 @@ class RefreshSettings(Settings):
     """Share of an epoch of the training that comes from the rows of earlier rounds; from the second round on."""
     replay_rows: int = Field(default=20_000, gt=0)
     """Most rows of earlier rounds from which the replay is drawn. A hash of their ids decides which."""
-
+    canary: int = Field(default=0, ge=0)
+    """Number of first rows of a round that are compared with those of earlier rounds, such as 500; 0 for none. If a new
+    champion writes rows whose acceptance, length, diversity or scores are outside of their control limits, it is rolled
+    back before anything is trained on its rows. It takes three earlier rounds with the same section `[generate]`."""
     steer: str = ""
     """Name of a suite of `[evaluate]`. The labels of `targeted` methods in which the champion fails in this suite get
     more rows. The suite must not decide (`evaluate.gate.suites`), because rows that follow its failures are made for

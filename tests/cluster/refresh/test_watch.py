@@ -1,9 +1,15 @@
 """The watch finds rounds whose rows differ, and slow changes; it seldom finds anything where there is nothing."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from gristmill.cluster.contract.sample import Message, Sample, to_table
+from gristmill.cluster.refresh import canary, watch
+from gristmill.cluster.refresh.registry import Line
 from gristmill.cluster.refresh.watch import (
     LEVEL,
     Measure,
@@ -18,6 +24,7 @@ from gristmill.cluster.refresh.watch import (
     trends,
 )  # fmt: skip
 from gristmill.cluster.store.store import Manifest, Store
+from tests.cluster.refresh import machine
 from tests.proof import watch as years
 
 
@@ -115,3 +122,34 @@ def test_rows_in_one_direction_have_no_spread() -> None:
     assert spread(one).mean == pytest.approx(0)
     assert spread(np.eye(4)).mean == pytest.approx(0.5)
     assert measured(np.array([1.0, 3.0])) == Measure(2, 2.0, 1.0)
+
+
+def test_a_champion_whose_first_rows_differ_is_rolled_back(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rounds are known. With limits of no width, any difference is one."""
+    monkeypatch.setattr(watch, "LEVEL", 3.0)  # three measures with 1 each
+    path = machine.recipe(line, json.loads((line / "mill.json").read_text())["jobs"]["train"]["model"], canary=6)
+    before = Line(Store(str(line / "store")), machine.LINE).aliases()
+    assert machine.tick(path, 4) == 0
+    records = Line(Store(str(line / "store")), machine.LINE)
+    [done], fourth = records.rollbacks(), records.rounds()[3]
+    assert done.model == before.champion == fourth.writer and done.reason.startswith("canary: ")
+    assert (fourth.state, records.decision(4)) == ("abandoned", None)
+    assert records.aliases().champion == before.previous != before.champion
+
+
+def test_a_champion_whose_first_rows_are_as_before_stays(line: Path) -> None:
+    path = machine.recipe(line, json.loads((line / "mill.json").read_text())["jobs"]["train"]["model"], canary=6)
+    assert machine.tick(path, 4) == 0
+    records = Line(Store(str(line / "store")), machine.LINE)
+    assert records.rollbacks() == [] and records.decision(4) is not None
+
+
+def test_only_rounds_with_the_same_section_are_compared_and_only_if_the_champion_writes(made: Path) -> None:
+    records = Line(Store(str(made / "store")), machine.LINE)
+    *_, last = rounds = records.rounds()
+    same = replace(last, number=4, start=last.challenger, writer=last.challenger, settings={"canary": 6})
+    dataset = last.outputs["generate"]
+    assert len(list(canary._measures(records.store, rounds, same, 6))) == 3
+    other = replace(same, tables={"generate": {**same.tables["generate"], "target": 7}})
+    assert list(canary._measures(records.store, rounds, other, 6)) == []
+    assert canary.alarms(records.store, rounds, replace(same, writer=""), dataset) == ()
