@@ -2,12 +2,15 @@
 
 import math
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, multinomial
 
+from gristmill.cluster.models import names as models
+from gristmill.training.evaluate.job import Evaluate
 from gristmill.training.gate import looks as sequential
 from gristmill.training.gate.exact import chance
 from gristmill.training.gate.looks import FEW, Suite, families_needed, power
@@ -230,3 +233,13 @@ def test_some_suites_may_have_no_say() -> None:
     assert rule.decides("reviews") and not rule.decides("facts") and Gate().decides("facts")
     assert rule.problems(["facts"]) == ["gate.suites: reviews is no suite, must be one of facts"]
     assert rule.notes({"facts": "target"}, 0.3)[-1] == "gate: suite facts: does not decide"
+
+
+def test_a_gate_without_new_settings_is_the_one_that_it_was_and_an_anchor_is_known_by_its_weights(
+    tmp_path: Path,
+) -> None:
+    assert {*Gate().identity()["fields"]} == {"alpha", "rounds", "delta", "epsilon", "margins", "floors"}
+    (tmp_path / "config.json").write_text("{}")
+    name = str(tmp_path)
+    job = Evaluate.model_validate({"against": [name], "gate": {"anchor": name}})
+    assert job.identity()["fields"]["gate"]["fields"]["anchor"] == models.identity(name) != name

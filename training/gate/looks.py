@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 FEW = 30
 """Smallest number of families for a decision; fewer say too little about others."""
 POINTS = 801
-"""Number of points of the walk's density. With 1,601 points, levels differ by less than 0.01 %."""
+"""Number of points of the walk's density. The last level is too high by 0.003 % with 4 looks, and by 0.2 % with 20."""
 FAR = 8.5
 """Standard deviations within which the density is computed."""
 HOPELESS = 0.1
