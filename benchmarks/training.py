@@ -4,7 +4,7 @@
     python benchmarks/training.py speed --data FILE.jsonl [--samples 48] [--max-length 512] [--rounds 3]
     python benchmarks/training.py encoding --data FILE.jsonl [--rounds 3]
 
-`memory`: 16 combinations of model, task, ZeRO stage, number of workers, tuning, precision, offloading, gradient
+`memory`: 22 combinations of model, task, ZeRO stage, number of workers, tuning, precision, offloading, gradient
 checkpointing and micro-batch; VmHWM of the largest worker, over the whole run with its checkpoint and export, against
 `gristmill.training.memory`. The models have random weights, and rows are full.
 `speed`: full fine-tuning of the builtin model in fp32 on one thread, on the same samples with the same number of
@@ -60,8 +60,14 @@ COMBINATIONS: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
     ("bert", 0, 1, {"tuning": FULL, "precision": "fp32", "micro_batch_size": 8}),
     ("bert", 1, 2, {"tuning": FULL, "precision": "fp32", "micro_batch_size": 16, "gradient_checkpointing": True}),
     ("bert", 2, 2, {"tuning": LORA, "precision": "bf16", "micro_batch_size": 16}),
+    ("bert 768x4", 0, 1, {"tuning": FULL, "precision": "fp32", "micro_batch_size": 16, "max_length": 128}),
+    ("bert 256x8", 0, 1, {"tuning": LORA, "precision": "fp32", "micro_batch_size": 16}),
+    ("bert 768x6", 2, 2, {"tuning": FULL, "precision": "bf16", "micro_batch_size": 4, "max_length": 384}),
+    ("bert 640x4", 0, 1, {"tuning": FULL, "precision": "fp32", "micro_batch_size": 16, "max_length": 96}),
+    ("bert 512x8", 1, 1, {"tuning": FULL, "precision": "fp32", "micro_batch_size": 8, "max_length": 128}),
+    ("bert 384x6", 0, 1, {"tuning": FULL, "precision": "bf16", "micro_batch_size": 32, "max_length": 64}),
 )
-"""Model, stage of ZeRO, number of workers and further settings of each run."""
+"""Model, stage of ZeRO, number of workers and further settings of each run. `bert 768x4` has 4 layers of 768."""
 LENGTH = 512
 KINDS = ("gristmill", "gristmill-mkl", "deepspeed", "trl-packed", "hf-padded")
 """The loops. `gristmill-mkl` computes products with the library that the others use too."""
@@ -150,7 +156,7 @@ def made(count: int) -> list[Sample]:
 
 
 def write_model(folder: Path, kind: str) -> str:
-    """Write a model of a kind with random weights, 42M to 96M, and the builtin model's tokenizer."""
+    """Write a model of a kind with random weights, 19M to 96M, and the builtin model's tokenizer."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
     from transformers import Qwen2Config, Qwen2ForCausalLM  # isort: skip
@@ -168,8 +174,10 @@ def write_model(folder: Path, kind: str) -> str:
         sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 3, "tie_word_embeddings": False}
         made = Qwen2ForCausalLM(Qwen2Config(**shape, **sizes, **heads))
     else:
-        sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8}
-        made = BertForMaskedLM(BertConfig(**shape, **sizes))
+        hidden, layers = map(int, (kind.partition(" ")[2] or "512x6").split("x"))
+        heads = {"num_attention_heads": hidden // 64}
+        sizes = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": layers}
+        made = BertForMaskedLM(BertConfig(**shape, **sizes, **heads))
     made.save_pretrained(str(folder))
     tokenizer = AutoTokenizer.from_pretrained(names.local(names.SMOLLM2))
     tokenizer.save_pretrained(str(folder))
@@ -184,7 +192,7 @@ def measure_memory(path: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         store = shelf(Path(folder), made(400))
         labelled(store)
-        models = {kind: write_model(Path(folder) / kind, kind) for kind in ("llama", "qwen", "bert")}
+        models = {kind: write_model(Path(folder) / kind, kind) for kind in dict.fromkeys(c[0] for c in COMBINATIONS)}
         for number, (kind, stage, world, given) in enumerate(COMBINATIONS, 1):
             name = f"{number} {kind} zero-{stage} workers-{world} {json.dumps(given)}"
             settings = {
@@ -192,7 +200,7 @@ def measure_memory(path: Path) -> dict[str, Any]:
                 "learning_rate": 1e-4, "save_steps": 1, **given, "zero": {"stage": stage, **given.get("zero", {})},
             }  # fmt: skip
             settings["global_batch_size"] = given.get("micro_batch_size", 1) * world
-            if kind == "bert":
+            if kind.startswith("bert"):
                 settings |= {"task": {"kind": "sequence_classification"}, "too_long": "truncate"}
             job = Train.model_validate(settings)
             if name not in results:

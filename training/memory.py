@@ -40,6 +40,10 @@ LABELLED = 0.6
 """Share of the tokens of a row that are trained on. The head runs at the places where some row has such a token."""
 LOGIT = 12
 """Bytes of a logit at the worst moment: its logarithm, and two gradients, all fp32."""
+RETURNED = 32 * 2**20
+"""Bytes of a tensor from which the C library returns its memory to the system (the largest `M_MMAP_THRESHOLD`). An
+encoder of 4 layers of 768 with tensors of 25 MB had 2.66 GiB, and 2.07 with a threshold of 1 MiB. The logits of a
+causal model are larger."""
 BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once (`reduce_bucket_size`), and that stage 3 gathers in advance."""
 SHARE = 0.9
@@ -169,7 +173,9 @@ def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: 
     stage = job.zero.stage if stage is None else stage
     size = 2 if job.precision in ("bf16", "fp16") or (gpu and job.precision == "auto") else 4
     count, split = trained(shape, job), world if stage else 1
-    master = 4 * count / split if stage else 0.0
+    master = 4 * count / split if stage or size == 2 else 0.0
+    if size == 2 and not stage:  # DeepSpeed keeps the gradients in fp32 too
+        master += 4 * count
     states = 4 * STATES.get(job.optimizer.kind, 2) * count / split + master
     whole = float(shape.weights * size)
     weights = whole / world if stage == 3 else whole
@@ -184,7 +190,10 @@ def forecast(shape: Shape, job: TrainSettings, world: int, *, gpu: bool, stage: 
         states = 0.0 if gpu else states + held
     gathered = min(whole, BUCKET * size) if stage == 3 else 0.0
     head = shape.vocabulary * shape.hidden * size if count >= shape.weights else 0.0  # its gradient comes first
-    step = max(activations(shape, job, size, gpu=gpu) + head, gradients) + gathered
+    begin = activations(shape, job, size, gpu=gpu) + head
+    if not gpu and not job.task.causal and job.micro_batch_size * job.max_length * shape.inner * size < RETURNED:
+        begin += count * size  # the memory of activations is not returned when the gradients come
+    step = max(begin, gradients) + gathered
     # loaded again, with the file that it is read from, and then with copies of the largest tensor to compare
     again = whole + max(whole, 2.0 * shape.vocabulary * shape.hidden * size)
     export = again + (whole if job.tuning.adapter or stage == 3 else 0.0) + MERGE_GIB * GIB * job.tuning.adapter

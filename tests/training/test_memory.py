@@ -57,6 +57,28 @@ def test_layers_in_the_manner_of_bert_keep_less_and_probabilities_that_drop_out_
     assert memory.activations(drops, job, 4, gpu=False) == 10 * (2 * (layer * 4 + 3 * 120 + 2 * 4 * 8) + 10 * 120)
 
 
+def test_small_activations_of_a_head_on_a_cpu_stay_when_the_gradients_come() -> None:
+    job = Train.model_validate(
+        {"task": {"kind": "sequence_classification"}, "tuning": {"kind": "full"}, "max_length": 128,
+         "precision": "fp32", "micro_batch_size": 8}
+    )  # fmt: skip
+    bert = Shape(weights=50_000_000, layers=4, hidden=768, inner=3072, keys=768, vocabulary=30_000, heads=12)
+    begin = memory.activations(bert, job, 4, gpu=False) + 30_000 * 768 * 4
+    small = memory.forecast(bert, job, 1, gpu=False, stage=0)
+    assert small.step == pytest.approx(begin + 50_000_000 * 4), "tensors of 13 MB"
+    assert memory.forecast(bert, job, 1, gpu=True, stage=0).step < begin + 50_000_000 * 4
+    longer = job.model_copy(update={"micro_batch_size": 32})
+    large = memory.activations(bert, longer, 4, gpu=False) + 30_000 * 768 * 4
+    assert memory.forecast(bert, longer, 1, gpu=False, stage=0).step == pytest.approx(large), "tensors of 50 MB"
+
+
+def test_without_zero_16_bits_have_master_weights_and_gradients_in_fp32() -> None:
+    job = Train(tuning=Full(), precision="bf16")
+    assert memory.forecast(LARGE, job, 1, gpu=True, stage=0).states == 4 * 4 * LARGE.weights
+    whole = job.model_copy(update={"precision": "fp32"})
+    assert memory.forecast(LARGE, whole, 1, gpu=True, stage=0).states == 2 * 4 * LARGE.weights
+
+
 def test_what_is_offloaded_leaves_a_gpu_and_adds_buffers_to_a_process_on_cpus() -> None:
     job = Train(tuning=Full(), precision="bf16", zero=Zero(stage=2))
     away = job.model_copy(update={"zero": Zero(stage=2, offload_optimizer="cpu")})
