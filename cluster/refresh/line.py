@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gristmill.cluster.contract.errors import JobError
+from gristmill.cluster.contract.secrets import public_settings
 from gristmill.cluster.io.ingest import STORED
 from gristmill.cluster.jobs.recipe import Recipe
 from gristmill.cluster.models.names import SMOLLM2
-from gristmill.cluster.refresh import diagnosis, replay
+from gristmill.cluster.refresh import diagnosis, mlflow, replay
 from gristmill.cluster.refresh.registry import Line, Round, champion_before, depth_of
 from gristmill.cluster.refresh.settings import RefreshSettings
 from gristmill.cluster.store.store import Store
@@ -79,6 +80,8 @@ def problems(recipe: Recipe) -> Iterator[str]:
         yield f"refresh.steer: {steer} is no suite, must be one of [evaluate.suites]"
     elif steer and (not deciding or steer in deciding):
         yield f"refresh.steer: {steer} decides, must not; name the suites that do in {DECIDING}"
+    if settings.mlflow and (problem := mlflow.missing(settings.mlflow)):
+        yield f"refresh.mlflow: {problem}"
     yield from (f"{key}: is set, must not be in a line; [refresh] sets it" for key in TAKEN if get(tables, key))
     if settings.writer == "champion" and "generate" in tables:
         if get(tables, ENDPOINT):
@@ -127,7 +130,7 @@ def begin(line: Line, recipe: Recipe, tick: Tick) -> Round | str:
         return lacking
     if settings.people:
         inputs[PEOPLE] = settings.people.dataset or replay.fixed(store, settings.people)
-    said = settings.model_dump(mode="json", exclude={"people"}, exclude_unset=True)
+    said = public_settings(settings.model_dump(mode="json", exclude={"people"}, exclude_unset=True))
     return opened(line, Opening(tick.key, tick.alarm, inputs, said, tables))
 
 

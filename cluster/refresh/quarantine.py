@@ -13,7 +13,7 @@ from dataclasses import replace
 import pyarrow.compute as pc
 
 from gristmill.cluster.contract.errors import JobError
-from gristmill.cluster.refresh import replay, report
+from gristmill.cluster.refresh import mlflow, replay, report
 from gristmill.cluster.refresh.lineage import descendants
 from gristmill.cluster.refresh.registry import Aliases, Line, Rollback, Round, champion_before, holding, line_of
 from gristmill.cluster.store.store import Store
@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     with holding(store, arguments.line) as line:
         done = rollback(line, arguments.reason)
         report.write(line)
+        mlflow.mirror(line)
     count = sum(map(len, done.quarantined.values()))
     sys.stdout.write(visible(f"{line.name}: the champion is {done.to or 'the base model'} again, after {done.model}\n"))
     sys.stdout.write(f"{count} rows that it wrote, and their descendants, are not trained on again\n")

@@ -21,7 +21,7 @@ from gristmill.cluster.contract.errors import JobError
 from gristmill.cluster.jobs.job import SAMPLE_JOBS, Work
 from gristmill.cluster.jobs.recipe import Recipe, load
 from gristmill.cluster.jobs.run import execute
-from gristmill.cluster.refresh import canary, forget, quarantine, replay, report, wear
+from gristmill.cluster.refresh import canary, forget, mlflow, quarantine, replay, report, wear
 from gristmill.cluster.refresh import line as pointers
 from gristmill.cluster.refresh.line import Tick
 from gristmill.cluster.refresh.registry import STATES, Decision, Line, Round, State, holding, settled
@@ -199,6 +199,7 @@ def _end(line: Line, one: Round, state: State, why: str = "") -> Outcome:
     line.write(aliases)
     line.write(closed)
     report.write(line)
+    mlflow.mirror(line)
     return Outcome(line.name, one.number, state, why, aliases.champion)
 
 

@@ -51,6 +51,10 @@ class RefreshSettings(Settings):
     its items. Without a name, the quotas of the recipe stay."""
     steer_floor: float = Field(default=0.5, ge=0, le=1)
     """Share of the rows that all labels get alike; the rest follows the failures."""
+    mlflow: str = ""
+    """Address of a registry of MLflow, such as `http://host:5000` or `sqlite:////folder/mlflow.db`. It gets a version
+    for each challenger and the aliases `champion`, `previous` and `challenger`, under the name of the line. The records
+    of the line stay what counts. Credentials are read from MLflow's own environment variables."""
     anchor: bool = True
     """Whether the challenger must also not be worse than the base model by `evaluate.gate.anchor_margin`, in each suite
     in which it may be worse than the champion. So many small losses cannot add up. From the first promotion on, the
