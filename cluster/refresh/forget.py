@@ -106,11 +106,12 @@ def forget(line: Line, ids: Sequence[str]) -> Plan:
     again = rounds[first - 1 :]
     without = {name: _without(line.store, name, gone) if found else name for name, found in has.items()}
     by_model = {one.challenger: one.number for one in rounds if one.state == "promoted"}
-    later = [one for one in line.rollbacks() if one.after >= first]
+    watched = {one.after for one in line.rollbacks() if one.reason.startswith(quarantine.CANARY)}  # decided again
+    later = [one for one in line.rollbacks() if one.after >= first and one.after not in watched]
     plan = Plan(
         ids=sorted(gone),
         first=first,
-        rounds=[Redo(_reopened(one, without), one.state == "abandoned") for one in again],
+        rounds=[Redo(_reopened(one, without), one.state == "abandoned" and one.number not in watched) for one in again],
         rollbacks=[(one.after, by_model[one.model], one.reason) for one in later],
         runs=[one.run for one in again if one.run],
         aliases=_aliases_before(line, rounds, first),

@@ -19,6 +19,9 @@ from gristmill.cluster.refresh.registry import Aliases, Line, Rollback, Round, c
 from gristmill.cluster.store.store import Store
 from gristmill.cluster.text.terminal import visible
 
+CANARY = "canary: "
+"""Beginning of the reason of a rollback that the rows of a round have caused."""
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the verb `rollback`, and return the exit code."""

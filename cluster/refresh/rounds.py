@@ -156,8 +156,9 @@ def _run(line: Line, one: Round, recipe: Recipe, screen: Screen) -> Outcome:
     if found is None:
         reasons = _canary(line, one, whole, works, screen)
         if reasons:
-            done = quarantine.rollback(line, f"canary: {'; '.join(reasons)}")
+            done = quarantine.rollback(line, f"{quarantine.CANARY}{'; '.join(reasons)}")
             report.write(line)
+            mlflow.mirror(line)
             return Outcome(line.name, one.number, "abandoned", f"rolled back, {done.reason}", done.to)
         execute(whole, works, list(works), screen)
     samples = next((outputs[name] for name in reversed(SAMPLE_JOBS) if name in outputs), "")

@@ -40,13 +40,15 @@ def recipe(folder: Path, base: str, **refresh: Any) -> Path:
     add_seeds(folder, *SEEDS)
     items = [{"instruction": f"Which number is {n} and {n * 7}?", "output": str(n * 8)} for n in range(60)]
     (folder / "exam.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    held = [{"instruction": f"What is after {n}?", "output": f"It is {n + 1}."} for n in range(3)]
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held), encoding="utf-8")
     tables = {
         "refresh": {"every_days": 0, "replay": 0.25, **refresh},
         "generate": {"input": "seeds.jsonl", "target": 6, "shard_size": 8, "filters": [{"kind": "length"}],
                      "engine": {"model": base, "dtype": "float32"}, "rounds": 1},
         "select": {"steps": [{"kind": "exact"}]},
-        "train": {"model": base, "steps": 3, "save_steps": 1, "max_length": 256, "precision": "fp32", "validation": 0.2,
-                  "learning_rate": 1e-2, "global_batch_size": 2},
+        "train": {"model": base, "steps": 3, "save_steps": 1, "max_length": 1000, "precision": "fp32",
+                  "validation": "held.jsonl", "learning_rate": 1e-2, "global_batch_size": 2},
         "evaluate": {"precision": "fp32", "suites": {"exam": {"kind": "exact_match", "input": "exam.jsonl"}},
                      "gate": GATE},
     }  # fmt: skip
