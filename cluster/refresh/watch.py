@@ -98,63 +98,6 @@ def share(count: int, rows: int) -> Measure:
     return Measure(rows, part, math.sqrt(part * (1 - part)))
 
 
-def spread(vectors: Floats) -> Measure:
-    """Return how far embeddings are from their mean direction, 0 to 1 or more.
-
-    `vectors` are unit vectors, [rows, dimensions].
-    """
-    centre = vectors.mean(axis=0)
-    return measured(1 - vectors @ (centre / max(float(np.linalg.norm(centre)), 1e-9)))
-
-
-def distance(vectors: Floats, people: Floats) -> Measure:
-    """Return the energy distance of embeddings to those of people's rows; 0 if both are of one distribution.
-
-    Each row has a part of it: twice its mean distance to people's rows, less its mean distance to the other rows and
-    that of people's rows among each other. Cost: rows x (rows + people's rows) products.
-
-    Args:
-        vectors: [rows, dimensions]; at least two.
-        people: [people's rows, dimensions]; at least two.
-
-    Source: Székely & Rizzo 2013, Energy statistics, J. Statist. Plann. Inference 143.
-    """
-    inside = _distances(people, people).sum() / (len(people) * (len(people) - 1))
-    others = _distances(vectors, vectors).sum(axis=1) / (len(vectors) - 1)
-    return measured(2 * _distances(vectors, people).mean(axis=1) - others - inside)
-
-
-def differ(vectors: Floats, people: Floats, *, draws: int = 999, seed: int = 0) -> float:
-    """Return the p-value of the hypothesis that rows and people's rows are of one distribution.
-
-    It is the share of permutations with an energy distance as large. The arguments are those of `distance`; each draw
-    costs as many sums.
-    """
-    both = np.concatenate([vectors, people])
-    table, count = _distances(both, both), len(vectors)
-    rng, rest = np.random.default_rng(seed), len(both) - count
-
-    def energy(order: NDArray[np.int64]) -> float:
-        mine = np.zeros(len(both))
-        mine[order[:count]] = 1
-        within, cross = table @ mine, table @ (1 - mine)
-        one = float(mine @ within) / (count * (count - 1))
-        other = float((1 - mine) @ cross) / (rest * (rest - 1))
-        return 2 * float(mine @ cross) / (count * rest) - one - other
-
-    least = energy(np.arange(len(both)))
-    drawn = [energy(rng.permutation(len(both))) for _ in range(draws)]
-    return (1 + sum(one >= least - 1e-12 for one in drawn)) / (1 + draws)
-
-
-def _distances(left: Floats, right: Floats) -> Floats:
-    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * left @ right.T
-    found: Floats = np.sqrt(np.maximum(squares, 0))
-    if left is right:
-        np.fill_diagonal(found, 0)
-    return found
-
-
 def alarms(
     now: Mapping[str, Measure], earlier: Sequence[Mapping[str, Measure]], level: float = LEVEL
 ) -> tuple[str, ...]:

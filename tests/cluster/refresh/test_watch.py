@@ -14,13 +14,10 @@ from gristmill.cluster.refresh.watch import (
     LEVEL,
     Measure,
     alarms,
-    differ,
-    distance,
     first_rows,
     measured,
     measures,
     share,
-    spread,
     trends,
 )  # fmt: skip
 from gristmill.cluster.store.store import Manifest, Store
@@ -102,28 +99,6 @@ def test_a_slow_collapse_is_a_trend_and_its_opposite_is_not() -> None:
     assert trends(falling[:3], years.WORSE) == (), "too few rounds"
 
 
-def test_the_energy_distance_of_two_groups_is_that_of_all_pairs() -> None:
-    rng = np.random.default_rng(2)
-    mine, people = rng.normal(size=(7, 3)), rng.normal(1.0, size=(5, 3))
-
-    def mean(left: np.ndarray, right: np.ndarray) -> float:
-        pairs = [np.linalg.norm(a - b) for n, a in enumerate(left) for m, b in enumerate(right)
-                 if left is not right or n != m]  # fmt: skip
-        return float(np.mean(pairs))
-
-    by_hand = 2 * mean(mine, people) - mean(mine, mine) - mean(people, people)
-    assert distance(mine, people).mean == pytest.approx(by_hand)
-    assert differ(mine, people, draws=199) < 0.05
-    assert differ(people, people + 1e-6, draws=199) > 0.05
-
-
-def test_rows_in_one_direction_have_no_spread() -> None:
-    one = np.tile([0.6, 0.8], (10, 1))
-    assert spread(one).mean == pytest.approx(0)
-    assert spread(np.eye(4)).mean == pytest.approx(0.5)
-    assert measured(np.array([1.0, 3.0])) == Measure(2, 2.0, 1.0)
-
-
 def test_a_champion_whose_first_rows_differ_is_rolled_back(line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rounds are known. With limits of no width, any difference is one."""
     monkeypatch.setattr(watch, "LEVEL", 3.0)  # three measures with 1 each
@@ -153,3 +128,13 @@ def test_only_rounds_with_the_same_section_are_compared_and_only_if_the_champion
     other = replace(same, tables={"generate": {**same.tables["generate"], "target": 7}})
     assert list(canary._measures(records.store, rounds, other, 6)) == []
     assert canary.alarms(records.store, rounds, replace(same, writer=""), dataset) == ()
+
+
+def test_rows_near_those_of_earlier_rounds_are_copies(line: Path) -> None:
+    records = Line(Store(str(line / "store")), "mill")
+    first, *others = records.rounds()
+    assert canary._copies(records.store, first) == {}, "there is no earlier round"
+    for one in others:
+        rows = [row for table in records.store.scan(one.outputs["select"]) for row in table["dropped"].to_pylist()]
+        near = [reason for reason in rows if reason and reason.startswith("against")]
+        assert canary._copies(records.store, one) == {"copies": share(len(near), len(rows))}
