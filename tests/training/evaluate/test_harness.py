@@ -118,7 +118,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def asked(store: Store, made: Harness, engine: Transformers) -> tuple[freeze.Suite, list[Any]]:
     suite = freeze.freeze(store, "mine", made, None)
-    return suite, Questions(engine).judged(Part("p", "m", suite, 0, len(suite.items)))
+    return suite, Questions(engine).judged(Part("p", "m", suite, 1, np.arange(len(suite.items))))
 
 
 def theirs(path: Path, engine: Transformers) -> dict[str, Any]:
