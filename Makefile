@@ -3,8 +3,8 @@
 #   engines in virtual time, and 16 real ones that wait, draw 50,000 comparisons of models of which the truth is known, play
 #   100,000 years of a gate, encode for 72 chat templates, pack for 84 architectures; with `moto_server` on the path, send
 #   exports and a store through S3; race for datasets 200 times in a store of each kind; with `prometheus` on the path, let it
-#   scrape a run and fire its alerts; let a training follow machines that come and go; kill trainings for 55 minutes (the next
-#   call continues, up to 100 kills); then pass the long tests.
+#   scrape a run and fire its alerts; let a training follow machines that come and go; kill a line of six rounds ten times, and do a
+#   year of 52 rounds; kill trainings for 55 minutes (the next call continues, up to 100 kills); then pass the long tests.
 # make examples DATA=folder: set up, then run the worked examples, two of them on public reviews that are in the folder.
 # make demo: set up, then run examples/quickstart.toml.   make test: set up, then pass the tests.   make lock: pin anew.
 SHELL := /bin/bash
@@ -63,6 +63,7 @@ proof: $(READY)
 	$(BIN)/python -m tests.proof.races 200 benchmarks/races.json
 	$(BIN)/python -m tests.proof.prometheus
 	$(BIN)/python -m tests.proof.machines benchmarks/machines.json
+	$(BIN)/python -m tests.proof.lines
 	$(BIN)/python -m tests.proof.kills --kills 100 --folder .proof/kills --minutes 55
 	$(BIN)/pytest -q -m long --durations=0 --durations-min=1
 

@@ -20,8 +20,8 @@ from gristmill.cluster.store.store import Store
 
 WRITER, START = "generate.engine.model", "train.model"
 """Keys that get the path of a model of the line."""
-MODEL = "merged"
-"""Folder of the finished model in a training."""
+MODEL, JOURNAL = "merged", "metrics.jsonl"
+"""Folder of the finished model in a training, and its file that has times and one line for each start."""
 SEEDS = ("generate.input", "select.input", "train.input")
 """Keys of the inputs that have rows of people; the first one that the recipe has is meant."""
 PEOPLE = "refresh.people"

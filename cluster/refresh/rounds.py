@@ -212,7 +212,7 @@ def _decided(line: Line, one: Round) -> Decision:
     if evidence is None:
         raise JobError(f"{evaluation}: has no decision, must have one; add [evaluate.gate] to the recipe")
     digests = {
-        name: {shard.name: shard.digest for shard in store.manifest(name).shards}
+        name: {shard.name: shard.digest for shard in store.manifest(name).shards if shard.name != pointers.JOURNAL}
         for name in (evaluation, one.challenger, one.start, *_suites(store, evaluation))
         if name
     }

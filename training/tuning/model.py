@@ -107,6 +107,9 @@ def write_adapter(model: Any, state: dict[str, Any], folder: Path) -> None:  # n
     if rank != said.r:
         said.r = said.lora_alpha = rank
         said.init_lora_weights, said.use_rslora = True, False
+    for name, value in vars(said).items():
+        if isinstance(value, set):  # whose order differs from process to process
+            setattr(said, name, sorted(value))
     folder.mkdir(parents=True, exist_ok=True)
     said.save_pretrained(str(folder))
     named = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)

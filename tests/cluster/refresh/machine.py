@@ -15,7 +15,7 @@ from gristmill.cluster.cli.main import main
 from gristmill.cluster.contract import ids
 from gristmill.cluster.contract.sample import Message, from_table, seed, to_table
 from gristmill.cluster.jobs.job import Run, Work
-from gristmill.cluster.store.store import Store, file_shard
+from gristmill.cluster.store.store import MANIFEST, Store, file_shard
 from gristmill.generation.figures import GenerateFigures
 from gristmill.generation.job import Generate
 from gristmill.training.data import prepare
@@ -27,6 +27,7 @@ from gristmill.training.evaluate.suites.items import Judged
 from gristmill.training.evaluate.suites.values import gathered
 from gristmill.training.figures import EvaluateFigures, TrainFigures
 from gristmill.training.job import Train
+from gristmill.training.loop.journal import METRICS, read_journal
 from tests.fakes import two_layer_model
 from tests.generation.ground import Loop
 
@@ -183,14 +184,30 @@ def install(put: Any = setattr, *, trains: bool = False) -> None:
 
 
 def contents(store: str) -> dict[str, str]:
-    """The digest of each file of a store that says what a line did. Files with times are left out."""
+    """The digest of each file of a store that says what a line did.
+
+    Files with times are left out. A journal of a training has times too, and a line for each start after a kill; of it
+    the steps and their losses count.
+    """
     found = {}
     for path in sorted(Path(store).rglob("*")):
         name = str(path.relative_to(store))
         timed = path.name in ("figures.json", "recipe.json") or name.startswith(("runs/", ".leases/"))
         if path.is_file() and not timed and "/report" not in name:
-            found[name] = hashlib.blake2b(path.read_bytes()).hexdigest()
+            found[name] = hashlib.blake2b(_lasting(path)).hexdigest()
     return found
+
+
+def _lasting(path: Path) -> bytes:
+    """The bytes of a file without the times of a journal, and without its digest in a manifest."""
+    if path.name == METRICS:
+        steps = [(line["step"], line["loss"]) for line in read_journal(path) if "step" in line]
+        return json.dumps(steps).encode()
+    if path.name != MANIFEST:
+        return path.read_bytes()
+    manifest = json.loads(path.read_bytes())
+    manifest["shards"] = [shard for shard in manifest["shards"] if shard["name"] != METRICS]
+    return json.dumps(manifest).encode()
 
 
 if __name__ == "__main__":

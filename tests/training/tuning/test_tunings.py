@@ -1,5 +1,6 @@
 """Each way of tuning trains what it says, and the finished adapter with the base is the model that was trained."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def test_an_adapter_with_the_base_and_the_merged_model_are_the_model_that_was_tr
     chosen = tuning(**LORA, **settings)
     model, first = trained(tiny, chosen)
     models.write_adapter(model, chosen.exported(models.initial(model), first), tmp_path / "adapter")
+    targets = json.loads((tmp_path / "adapter/adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets) != [], "the same file from each process"
     whole, difference = models.merged(models.adapted(models.load(tiny, "fp32"), tmp_path / "adapter"), range(30, 60))
     assert difference < 1e-4
     models.write_model(whole, AutoTokenizer.from_pretrained(tiny), [257], tmp_path / "merged")
