@@ -33,6 +33,8 @@ class VirtualActor:
     machine: str | None = None
     up: bool = False
     dead: bool = False
+    why: str = ""
+    """Why it died. Ray says it of each later call too."""
     start: Ref = field(default_factory=Ref)
     calls: list[Ref] = field(default_factory=list)
     state: Any = None
@@ -82,7 +84,7 @@ class VirtualCalls:
         """Return the reference of a call that the test finishes later; it fails when the actor is dead."""
         ref = Ref()
         if actor.dead:
-            self.finish(ref, error=DiedError("dead already"))
+            self.finish(ref, error=DiedError(actor.why))
         else:
             actor.calls.append(ref)
         return ref
@@ -96,7 +98,7 @@ class VirtualCalls:
     def kill(self, actor: VirtualActor, why: str = "itself") -> None:
         """Let an actor die."""
         if not actor.dead:
-            actor.dead, actor.up = True, False
+            actor.dead, actor.up, actor.why = True, False, why
             for ref in (actor.start, *actor.calls):
                 self.finish(ref, error=DiedError(why))
             self.actors.remove(actor)
