@@ -52,15 +52,15 @@ def run(arguments: argparse.Namespace) -> int:
         sent = pack(recipe, Path(folder))
         words = ["gristmill", "run", recipe.path.name, *(w for line in arguments.set for w in ("--set", line))]
         job = _start(client, shlex.join(words), {"working_dir": folder, "env_vars": variables})
-    _say(f"submit: {job} has {', '.join(map(str, sent))}, and writes to {public_uri(recipe.store)}")
-    if not arguments.follow:
-        _say(f"submit: `ray job logs {job} --follow` shows what it does, `ray job stop {job}` ends it")
-        return 0
     try:
-        return follow(client, job)
+        _say(f"submit: {job} has {', '.join(map(str, sent))}, and writes to {public_uri(recipe.store)}")
+        if arguments.follow:
+            return follow(client, job)
     except KeyboardInterrupt:
         _say(f"submit: {job} goes on; `ray job logs {job} --follow` shows it, `ray job stop {job}` ends it")
         return TRY_AGAIN
+    _say(f"submit: `ray job logs {job} --follow` shows what it does, `ray job stop {job}` ends it")
+    return 0
 
 
 def store_problem(store: str) -> str:
