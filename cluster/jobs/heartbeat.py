@@ -130,8 +130,9 @@ class RunMetrics:
 
     def update(self, beat: Beat) -> None:
         """Report a heartbeat, if a session of Ray is open."""
-        ray = sys.modules.get("ray")  # not imported for this: a run without Ray has no metrics
-        if ray is None or not ray.is_initialized():
+        # Ray is not imported for this: a run without it has no metrics. Another thread may just be importing it
+        has_session = getattr(sys.modules.get("ray"), "is_initialized", None)
+        if has_session is None or not has_session():
             return
         import psutil  # psutil comes with Ray
 

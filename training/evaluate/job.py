@@ -223,7 +223,7 @@ class Evaluate(Job):
         """Return the folders of all models by name: the base model, the tuned one, and those of `against`."""
         tuned = work.inputs["model"]
         base, folder = _base(run.store, run.store.manifest(tuned))
-        found = {base: folder, tuned: _folder(run.store, tuned)}
+        found = {base: folder, tuned: _merged(run.store, tuned)}
         for name in self.against:
             if name in found:
                 run.screen.say(f"evaluate: against {name}: is compared anyway, as the base or the tuned model")
@@ -257,7 +257,7 @@ class Evaluate(Job):
         kind, encoding = (scoring.Scorer, settings.encoding) if causal else (heads.HeadScorer, settings)
         samples = tokens.conversations(table) if causal else from_table(table)
         scorer = spawn(kind, own, run.logs, own.cpus, self.precision, encoding)
-        paths = {"before": before, "after": _folder(run.store, work.inputs["model"])}
+        paths = {"before": before, "after": _merged(run.store, work.inputs["model"])}
         try:
             opened = ray.get(scorer.open.remote(paths["after"], samples))
             run.screen.say(f"evaluate: {opened['precision']}, {opened['why']}")
@@ -325,7 +325,11 @@ class Evaluate(Job):
 
 def _folder(store: Store, name: str) -> str:
     """Return the folder of a model, which may be an earlier training in the store."""
-    return str(store.folder(name) / MERGED) if TRAINED.fullmatch(name) else models.local(name)
+    return _merged(store, name) if TRAINED.fullmatch(name) else models.local(name)
+
+
+def _merged(store: Store, name: str) -> str:
+    return str(store.folder(name) / MERGED)
 
 
 def _base(store: Store, manifest: Manifest) -> tuple[str, str]:

@@ -1,10 +1,12 @@
 """The heartbeat: what a run does, when it last got further, what it waits for, and what its age says."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -206,3 +208,10 @@ def test_metrics_are_those_of_the_heartbeat_and_a_wait_that_is_over_is_zero(monk
     assert values["gristmill_run_driver_memory_bytes", "mill-1"] > 1e6
     metrics.update(said)
     assert values["gristmill_run_waiting_seconds", "mill-1", "room"] == 0
+
+
+def test_a_ray_that_another_thread_is_just_importing_has_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    metrics = RunMetrics("mill-1")
+    metrics.update(beat(time.time()))
+    assert not metrics._gauges
