@@ -249,12 +249,14 @@ def play(
     found = {
         "engines": engines, "shard_size": size, "rows": figures.rows, "steady_s": round(end - begin, 1),
         "tail_s": round(calls.clock - end, 1), "efficiency": round((busy - actors.lost_s) / up, 4),
-        "whole": round(figures.rows * LATENCY_S / BATCH / sum(calls.clock - one.begin for one in actors.engines), 4),
         "driver_cores": round(calls.driver_s / calls.clock, 3),
         "driver_cpu_ms_per_row": round(calls.driver_s / figures.rows * 1e3, 4),
         "wall_s": round(time.monotonic() - began, 1),
     }  # fmt: skip
-    if hazard_s:
+    if not hazard_s:
+        given = sum(calls.clock - one.begin for one in actors.engines)
+        found["whole"] = round(figures.rows * LATENCY_S / BATCH / given, 4)
+    else:
         found |= {
             "taken_away": actors.preempted,
             "machine_hours_between": round(hazard_s / HOUR_S, 2),
