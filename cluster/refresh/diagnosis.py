@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gristmill.cluster.contract.sample import from_table
+from gristmill.cluster.models import names
 from gristmill.cluster.refresh.registry import Round
 from gristmill.cluster.refresh.settings import RefreshSettings
 from gristmill.cluster.store.store import Store
@@ -94,7 +95,7 @@ def evidence(store: Store, rounds: Sequence[Round], champion: str) -> tuple[str,
         if champion and one.challenger == champion:
             return evaluation, champion
         if one.start == champion:
-            return evaluation, str(store.manifest(one.challenger).settings["model"])
+            return evaluation, names.recorded(str(store.manifest(one.challenger).settings["model"]))
     return None
 
 

@@ -62,19 +62,21 @@ def test_a_round_gets_the_quotas_of_its_champion(store: Store) -> None:
             for name, label in (("a", "bad"), ("b", "good"))]  # fmt: skip
     shard = store.commit_shard("ingest-1", "shard-00000", to_table(rows))
     store.commit(Manifest("ingest-1", "samples", "ingest", "f" * 32, {}, {}, (shard,)))
-    values = {"base": (0.0, 1.0), "train-1": (1.0, 0.0), "/x/train-1/merged": (1.0, 0.0), "train-2": (1.0, 1.0)}
-    for number, both in ((1, ("base", "train-1")), (2, ("/x/train-1/merged", "train-2"))):
+    first, second = "train-000000000001", "train-000000000002"
+    values = {"base": (0.0, 1.0), first: (1.0, 0.0), second: (1.0, 1.0)}
+    for number, both, given in ((1, ("base", first), "base"), (2, (first, second), f"/x/{first}/merged")):
+        # ITEMS name a trained model by its training, and the settings of the next training have its path
         table = items(*((model, item, "labels", value) for model in both
                         for item, value in zip("ab", values[model], strict=True)))  # fmt: skip
         shard = store.commit_shard(f"evaluate-{number}", "shard-answers-00000", table)
-        inputs = {"model": f"train-{number}", "suites.kinds": "ingest-1"}
+        inputs = {"model": both[1], "suites.kinds": "ingest-1"}
         store.commit(Manifest(f"evaluate-{number}", "evaluation", "evaluate", "f" * 32, inputs, {}, (shard,)))
-        store.commit(Manifest(f"train-{number}", "model", "train", "f" * 32, {}, {"model": both[0]}, ()))
-    before = [a_round(1, "", "train-1", "promoted"), a_round(2, "train-1", "train-2", "rejected")]
+        store.commit(Manifest(both[1], "model", "train", "f" * 32, {}, {"model": given}, ()))
+    before = [a_round(1, "", first, "promoted"), a_round(2, first, second, "rejected")]
     of_first, of_base = {1: {"bad": 333, "good": 667}}, {1: {"bad": 667, "good": 333}}
     steered = {"steer": "kinds", "steer_floor": 0.0}
-    assert quotas(store, before, a_round(3, "train-1", "", "open", **steered)) == of_first
-    assert quotas(store, before[:1], a_round(2, "train-1", "", "open", **steered)) == of_first
+    assert quotas(store, before, a_round(3, first, "", "open", **steered)) == of_first
+    assert quotas(store, before[:1], a_round(2, first, "", "open", **steered)) == of_first
     assert quotas(store, before, a_round(3, "", "", "open", **steered)) == of_base, "after a rollback"
     assert quotas(store, [], a_round(1, "", "", "open", **steered)) == {}, "nothing has been evaluated"
-    assert quotas(store, before, a_round(3, "train-1", "", "open")) == {}, "the recipe does not steer"
+    assert quotas(store, before, a_round(3, first, "", "open")) == {}, "the recipe does not steer"
