@@ -14,14 +14,14 @@ from gristmill.cluster.io.ingest import STORED
 from gristmill.cluster.jobs.recipe import Recipe
 from gristmill.cluster.models.names import SMOLLM2
 from gristmill.cluster.refresh import diagnosis, mlflow, replay
-from gristmill.cluster.refresh.registry import Line, Round, champion_before, depth_of
+from gristmill.cluster.refresh.registry import Line, Round, champion_before, depth_of, model_path
 from gristmill.cluster.refresh.settings import RefreshSettings
 from gristmill.cluster.store.store import Store
 
 WRITER, START = "generate.engine.model", "train.model"
 """Keys that get the path of a model of the line."""
-MODEL, JOURNAL = "merged", "metrics.jsonl"
-"""Folder of the finished model in a training, and its file that has times and one line for each start."""
+JOURNAL = "metrics.jsonl"
+"""File of a training that has times, and one line for each start."""
 SEEDS = ("generate.input", "select.input", "train.input")
 """Keys of the inputs that have rows of people; the first one that the recipe has is meant."""
 PEOPLE = "refresh.people"
@@ -208,11 +208,6 @@ def _may_lose(tables: Mapping[str, Any]) -> bool:
     return any(
         margins[name] < 0 if name in margins else one.get("role", "target") != "target" for name, one in suites.items()
     )
-
-
-def model_path(store: Store, name: str) -> str:
-    """Return the absolute path of a trained model."""
-    return str((store.folder(name) / MODEL).resolve())
 
 
 def get(tables: Mapping[str, Any], key: str, default: Any = None) -> Any:  # noqa: ANN401 - any JSON value

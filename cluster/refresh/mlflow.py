@@ -7,9 +7,10 @@ server does not answer, this is logged, and the next round tries again.
 import logging
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gristmill.cluster.refresh.registry import Line
+from gristmill.cluster.refresh.registry import Line, model_path
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -18,8 +19,6 @@ log = logging.getLogger(__name__)
 ALIASES = ("champion", "previous", "challenger")
 TRAINING = "gristmill.training"
 """Tag with the name of the training of a version."""
-MODEL = "merged"
-"""Folder of the finished model in a training."""
 
 
 def missing(uri: str) -> str:
@@ -68,7 +67,7 @@ def _mirror(line: Line, client: "MlflowClient") -> None:
     for one in line.rounds():
         if one.challenger and one.challenger not in known:
             tags = {TRAINING: one.challenger, "gristmill.round": str(one.number), "gristmill.state": one.state}
-            path = (line.store.folder(one.challenger) / MODEL).resolve().as_uri()
+            path = Path(model_path(line.store, one.challenger)).as_uri()
             made = client.create_model_version(line.name, path, tags=tags)
             known[one.challenger] = made.version
     for model in known.keys() - {one.challenger for one in line.rounds()}:  # of rounds that were done again

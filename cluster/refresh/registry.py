@@ -20,6 +20,8 @@ from gristmill.cluster.store.store import Store
 
 LINES = "lines"
 ROUNDS, DECISIONS, ROLLBACKS, ALIASES = "rounds", "decisions", "rollbacks", "aliases.json"
+MODEL = "merged"
+"""Folder of the finished model in a training."""
 State = Literal["open", "promoted", "rejected", "inconclusive", "abandoned"]
 STATES: dict[str, State] = {"promote": "promoted", "reject": "rejected", "inconclusive": "inconclusive"}
 """State of a round after each verdict."""
@@ -153,6 +155,11 @@ class Line:
     def _all(self, kind: type[T], folder: str) -> list[T]:
         names = self.store.names(self.folder, folder)
         return [self.store.read_as(kind, self.folder, folder, name) for name in names]
+
+
+def model_path(store: Store, name: str) -> str:
+    """Return the absolute path of a trained model."""
+    return str((store.folder(name) / MODEL).resolve())
 
 
 def file_of(number: int) -> str:

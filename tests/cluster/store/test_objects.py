@@ -132,6 +132,22 @@ def test_a_stale_writer_replaces_nothing(away: Store, server: Objects) -> None:
     assert away.read_bytes(NAME, "a") == b"of 2" and not away.exists(NAME, "b")
 
 
+def on_its_way(server: Objects, write: Callable[[], object]) -> tuple[threading.Thread, list[BusyError]]:
+    """Write in a thread until the server holds the request; return the thread, and the errors that it will have."""
+    failed: list[BusyError] = []
+
+    def write_late() -> None:
+        try:
+            write()
+        except BusyError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write_late)
+    thread.start()
+    assert server.held.wait(10)
+    return thread, failed
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_request_that_arrives_late_replaces_nothing(away: Store, server: Objects, there: bool) -> None:
     """The holder has looked at its lease, and its request arrives after the next holder has written the same file."""
@@ -141,17 +157,7 @@ def test_a_request_that_arrives_late_replaces_nothing(away: Store, server: Objec
         old.write_bytes(b"first of 1", NAME, "a")
     puts = iter(range(99))
     server.hold = lambda method, key: method == "PUT" and key.endswith("/a") and next(puts) == there
-    failed: list[Exception] = []
-
-    def write() -> None:
-        try:
-            old.write_bytes(b"late", NAME, "a")
-        except BusyError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    assert server.held.wait(10)
+    thread, failed = on_its_way(server, lambda: old.write_bytes(b"late", NAME, "a"))
     lease_of(server, 2)
     new.write_bytes(b"of 2", NAME, "a")
     server.go.set()
@@ -166,17 +172,7 @@ def test_a_request_that_arrives_after_the_end_leaves_no_file(
     lease_of(server, 1)
     old, new = away.with_fences({NAME: 1}), away.with_fences({NAME: 2})
     server.hold = lambda method, key: method == "PUT" and key.endswith("shard-00007.arrow")
-    failed: list[Exception] = []
-
-    def write() -> None:
-        try:
-            old.commit_shard(NAME, "shard-00007", ROWS)
-        except BusyError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    assert server.held.wait(10)
+    thread, failed = on_its_way(server, lambda: old.commit_shard(NAME, "shard-00007", ROWS))
     lease_of(server, 2)
     fill(new)
     monkeypatch.setattr(objects_module, "CHECK_S", 0.0)  # that long ago was the look
